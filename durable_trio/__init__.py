@@ -1,0 +1,101 @@
+"""Durable execution for trio: workflows that survive ``kill -9``, on one SQLite file."""
+
+from durable_trio.clock import Clock
+from durable_trio.context.context import Context
+from durable_trio.context.current import CurrentStep, current_step
+from durable_trio.engine.engine import Engine, open_engine
+from durable_trio.engine.observers import Event, Observer
+from durable_trio.engine.run import Run
+from durable_trio.errors import (
+    CodecError,
+    CompensationFailed,
+    Detached,
+    DurableError,
+    NonDeterminismError,
+    NotADatabase,
+    OwnershipLost,
+    PayloadTooLarge,
+    RunCancelled,
+    RunConflict,
+    RunExpired,
+    RunFailed,
+    RunFinished,
+    RunNotFound,
+    SchemaTooNew,
+    SignalTimeout,
+    StepFailed,
+    StepInterrupted,
+    StepTimeout,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreReadOnly,
+    UnknownWorkflow,
+)
+from durable_trio.policies import Retry
+from durable_trio.records import (
+    EngineStatus,
+    FailureRecord,
+    Page,
+    Problem,
+    RunRecord,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+)
+from durable_trio.stores.base import Store
+from durable_trio.stores.sqlite import sqlite3
+from durable_trio.workflow import Workflow, workflow
+
+__all__ = [
+    "Clock",
+    "CodecError",
+    "CompensationFailed",
+    "Context",
+    "CurrentStep",
+    "Detached",
+    "DurableError",
+    "Engine",
+    "EngineStatus",
+    "Event",
+    "FailureRecord",
+    "NonDeterminismError",
+    "NotADatabase",
+    "Observer",
+    "OwnershipLost",
+    "Page",
+    "PayloadTooLarge",
+    "Problem",
+    "Retry",
+    "Run",
+    "RunCancelled",
+    "RunConflict",
+    "RunExpired",
+    "RunFailed",
+    "RunFinished",
+    "RunNotFound",
+    "RunRecord",
+    "RunStatus",
+    "SchemaTooNew",
+    "SignalTimeout",
+    "StepFailed",
+    "StepInterrupted",
+    "StepKind",
+    "StepRecord",
+    "StepStatus",
+    "StepTimeout",
+    "Store",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreInUse",
+    "StoreReadOnly",
+    "UnknownWorkflow",
+    "Workflow",
+    "current_step",
+    "open_engine",
+    "sqlite3",
+    "workflow",
+]

@@ -1,0 +1,1 @@
+"""What a workflow body can call: steps, waits, saga."""

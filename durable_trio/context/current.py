@@ -1,0 +1,62 @@
+"""``current_step()``: what a step's function can ask about itself."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+import trio
+
+from durable_trio.records import Key
+
+_CURRENT: ContextVar[CurrentStep | None] = ContextVar("durable_trio_current_step", default=None)
+
+
+class CurrentStep:
+    """One attempt of a step, seen from its function.
+
+    ``run_id`` and ``key`` name it; ``attempt`` counts from 1; ``idempotency_key`` is the same across attempts,
+    crashes and resumes, and another one for each generation and each re-created run.
+    """
+
+    def __init__(self, run_id: str, key: Key, attempt: int, idempotency_key: str, timeout: float | None) -> None:
+        self.run_id = run_id
+        self.key = str(key)
+        self.attempt = attempt
+        self.idempotency_key = idempotency_key
+        self._timeout = timeout
+        self.limit: trio.CancelScope | None = None
+
+    def heartbeat(self) -> None:
+        """Say that the function is alive: its timeout starts anew. In a sync function this is the cancel point.
+
+        Raises:
+            trio.Cancelled: in a sync function whose step was cancelled or is past its timeout; let it through.
+        """
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            trio.from_thread.check_cancelled()
+            trio.from_thread.run_sync(self._extend)
+        else:
+            self._extend()
+
+    def _extend(self) -> None:
+        if self.limit is not None and self._timeout is not None:
+            self.limit.deadline = trio.current_time() + self._timeout
+
+
+def current_step() -> CurrentStep:
+    """Return the step whose function is running; also in the thread of a sync function.
+
+    Raises:
+        RuntimeError: not called from a step's function.
+    """
+    current = _CURRENT.get()
+    if current is None:
+        raise RuntimeError("current_step() works only inside the function of a step")
+    return current
+
+
+def set_current_step(step: CurrentStep) -> None:
+    """Make ``step`` the current one of this task."""
+    _CURRENT.set(step)

@@ -1,0 +1,225 @@
+"""A durable call that runs a function of the user's: attempts, timeout, retries, outcome.
+
+Each attempt is a task of its own in the run's nursery, beside the body. So a cancelled body knows at once which
+functions must still come out, a draining engine can let them finish, and what a function spawns never counts as body.
+
+Once the function has returned or raised, its outcome is recorded, even if the call was cancelled meanwhile. One that
+raises only ``Cancelled`` records nothing. ``KeyboardInterrupt`` and its like are never recorded: they stop the executor.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from durable_trio.clock import due_after
+from durable_trio.codec import UNANNOTATED
+from durable_trio.context.current import CurrentStep, set_current_step
+from durable_trio.context.environment import Environment
+from durable_trio.errors import CodecError, StepInterrupted, StepTimeout
+from durable_trio.policies import Retry
+from durable_trio.records import Key, StepKind, StepStatus, WaitRow
+from durable_trio.replay.calls import Call
+from durable_trio.replay.quiet import BODY
+from durable_trio.rules.retry import delay_after
+
+NO_RETRY = Retry.none()
+
+
+@attrs.frozen(kw_only=True)
+class FunctionOptions:
+    """How a function is run."""
+
+    retry: Retry = NO_RETRY
+    timeout: float | None = None
+    at_most_once: bool = False
+    abandon: bool = False
+    returns: Any = UNANNOTATED
+    compensates: bool = False
+
+
+class FunctionCall(Call):
+    """Runs ``fn(*args)`` until it succeeds or its policy gives up, and records that."""
+
+    def __init__(
+        self,
+        env: Environment,
+        kind: StepKind,
+        key: Key,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: FunctionOptions,
+    ) -> None:
+        super().__init__(key)
+        self.kind = kind
+        self._env = env
+        self._fn = fn
+        self._args = args
+        self._options = options
+        self._attempt = 0
+        self._scope: trio.CancelScope | None = None
+
+    def go_live(self) -> None:
+        wait = self.turns.waits.get(self.key)
+        now = self._env.clock.now()
+        self.started_at = now if wait is None else wait.started_at
+        if wait is None and self._options.at_most_once:
+            intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
+            self.turns.waits[self.key] = intent
+            self.turns.busy(self)
+            self.turns.port.advance(self._intended, waits=(intent,), now=now)
+        elif wait is None:
+            self._start()
+        elif wait.kind == "intent":
+            self._fail(
+                StepInterrupted(
+                    f"{self._where()} had begun when its process died, and it must not run twice",
+                    step=str(self.key),
+                    run_id=self._env.run_id,
+                )
+            )
+        else:
+            self._attempt = wait.attempt
+            self.turns.set_timer(self, wait.due_at or now, None)
+
+    def fire(self, now: int) -> None:
+        self.due_at = None
+        self._start()
+
+    def cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def dropped(self) -> None:
+        self.turns.clear_wait(self.key)
+
+    # ---- one attempt -------------------------------------------------------------------------------------------
+
+    def _intended(self, outcome: Any) -> None:
+        self.turns.emerged(self)
+        if outcome is not True:
+            self.turns.check(outcome)
+        elif self.turns.is_held:
+            self.turns.clear_wait(self.key)  # it has not begun, and must not look as if it had
+        elif self.raise_cancel is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._attempt += 1
+        self.turns.busy(self)
+        self._env.notify("step_started", key=str(self.key), kind=self.kind, attempt=self._attempt)
+        self.task_context.run(self._spawn)
+
+    def _spawn(self) -> None:
+        BODY.set(None)
+        self._env.nursery.start_soon(self._run_attempt, name=f"step {self.key} of run {self._env.run_id}")
+
+    async def _run_attempt(self) -> None:
+        env = self._env
+        step = CurrentStep(
+            env.run_id, self.key, self._attempt, env.idempotency_key(self.key), self._options.timeout
+        )
+        set_current_step(step)
+        finish: Callable[[], None] | None = None
+        with trio.CancelScope() as self._scope:
+            if self.raise_cancel is not None:
+                self._scope.cancel()
+            try:
+                value = await self._invoke(step)
+            except Exception as error:
+                caught = error
+                finish = lambda: self._fail(caught)  # noqa: E731
+            except BaseExceptionGroup as group:
+                failures = group.split(trio.Cancelled)[1]
+                if not isinstance(failures, ExceptionGroup):
+                    raise
+                finish = lambda: self._fail(failures)  # noqa: E731
+            else:
+                finish = lambda: self._succeed(value)  # noqa: E731
+        self._scope = None
+        if self.turns.port.is_cut:
+            return
+        if finish is not None:
+            finish()
+        self.turns.emerged(self)
+
+    async def _invoke(self, step: CurrentStep) -> Any:
+        timeout = self._options.timeout
+        if timeout is None:
+            return await self._call()
+        with trio.move_on_after(timeout) as limit:
+            step.limit = limit
+            return await self._call()
+        raise StepTimeout(
+            f"{self._where()} took longer than its timeout of {timeout:g} s",
+            step=str(self.key),
+            run_id=self._env.run_id,
+        )
+
+    async def _call(self) -> Any:
+        if inspect.iscoroutinefunction(self._fn):
+            return await self._fn(*self._args)
+        value = await trio.to_thread.run_sync(self._fn, *self._args, abandon_on_cancel=self._options.abandon)
+        # A lambda or a callable object that makes a coroutine.
+        return await value if inspect.isawaitable(value) else value
+
+    # ---- its outcome -------------------------------------------------------------------------------------------
+
+    def _succeed(self, value: Any) -> None:
+        try:
+            encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
+        except CodecError as error:
+            self._record_failure(error, compensates=self._options.compensates)
+            return
+        self.outcome = encoded.value
+        self._record(StepStatus.COMPLETED, result=encoded.text, compensates=self._options.compensates)
+
+    def _fail(self, error: Exception) -> None:
+        delay = None
+        if self.raise_cancel is None and self._attempt:
+            delay = delay_after(self._options.retry, self._attempt, error, chance=random.random())
+        if delay is None:
+            self._record_failure(error)
+            return
+        now = self._env.clock.now()
+        text, _ = self._env.failures.encode(error, where=self._where())
+        wait = WaitRow(
+            key=self.key,
+            kind="retry",
+            due_at=due_after(now, delay),
+            attempt=self._attempt,
+            error=text,
+            started_at=self.started_at,
+        )
+        self.turns.waits[self.key] = wait
+        self._env.notify("step_retried", key=str(self.key), attempt=self._attempt, error=error, delay=delay)
+        self.turns.port.advance(self._scheduled, waits=(wait,), now=now)
+
+    def _scheduled(self, outcome: Any) -> None:
+        if outcome is True and self.raise_cancel is None:
+            self.turns.set_timer(self, self.turns.waits[self.key].due_at or 0, None)
+        self.turns.check(outcome)
+
+    def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:
+        text, rebuilt = self._env.failures.encode(error, where=self._where())
+        self.outcome = rebuilt
+        status = StepStatus.TIMED_OUT if isinstance(error, StepTimeout) else StepStatus.FAILED
+        self._record(status, error=text, compensates=compensates)
+
+    def _record(self, status: StepStatus, **fields: Any) -> None:
+        self.record(
+            now=self._env.clock.now(),
+            started_at=self.started_at,
+            status=status,
+            attempt=max(1, self._attempt),
+            cleared=self.turns.stored_wait(self.key),
+            **fields,
+        )
+
+    def _where(self) -> str:
+        return self._env.where(self.kind, self.key)

@@ -1,0 +1,81 @@
+"""A step whose rows and checkpoint are one transaction: exactly once."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from durable_trio.context.current import CurrentStep, set_current_step
+from durable_trio.context.functions import FunctionCall
+from durable_trio.errors import StepTimeout
+from durable_trio.limits import TRANSACTION_SECONDS_MAX
+from durable_trio.records import HistoryRow, StepKind
+from durable_trio.stores.base import Advance
+
+
+class _RolledBack(Exception):
+    """The user's function raised, or its result cannot be stored; ``__cause__`` tells."""
+
+
+class TransactionCall(FunctionCall):
+    """Runs ``fn(connection, *args)`` in the store's write turn and commits its rows with the outcome."""
+
+    def _start(self) -> None:
+        self._attempt += 1
+        self.is_sealed = True  # from here on its outcome is recorded, whatever it is
+        self.turns.busy(self)
+        self._env.notify("step_started", key=str(self.key), kind=self.kind, attempt=self._attempt)
+        self.turns.record(self._submit)
+
+    def _submit(self) -> None:
+        seq = self.turns.next_seq()
+        row: HistoryRow | None = None
+
+        def run(connection: Any) -> Advance:
+            nonlocal row
+            try:
+                value = self.task_context.copy().run(self._call_function, connection)
+                encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
+            except Exception as error:
+                raise _RolledBack from error
+            self.outcome = encoded.value
+            now = self._env.clock.now()
+            row = HistoryRow(
+                seq=seq,
+                key=self.key,
+                kind=StepKind.TRANSACTION,
+                attempt=self._attempt,
+                result=encoded.text,
+                compensates=self._options.compensates,
+                started_at=self.started_at,
+                finished_at=now,
+            )
+            return Advance(
+                fence=self.turns.port.fence, rows=(row,), cleared=(self.key,), status=self.turns.port.next_status, now=now
+            )
+
+        def done(outcome: Any) -> None:
+            cause = outcome.__cause__ if isinstance(outcome, _RolledBack) else outcome
+            if outcome is True and row is not None:
+                self.turns.port.continued()
+                self.turns.committed(outcome, row, self)
+            elif isinstance(outcome, _RolledBack | StepTimeout) and isinstance(cause, Exception):
+                self.is_sealed = False
+                self.outcome = None
+                self._fail(cause)
+            else:
+                self.turns.check(outcome)
+            self.turns.emerged(self)
+
+        limit = self._options.timeout
+        self.turns.port.transaction(run, done, seconds_max=TRANSACTION_SECONDS_MAX if limit is None else limit)
+
+    def _call_function(self, connection: Any) -> Any:
+        env = self._env
+        set_current_step(CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key(self.key), None))
+        value = self._fn(connection, *self._args)
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise TypeError(f"the function of {self._where()} must be sync: it runs inside the store's transaction")
+        return value

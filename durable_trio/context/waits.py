@@ -1,0 +1,101 @@
+"""Durable waits: sleep and signals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from durable_trio.clock import due_after
+from durable_trio.context.environment import Environment
+from durable_trio.errors import SignalTimeout
+from durable_trio.records import Key, StepKind, StepStatus, WaitRow
+from durable_trio.replay.calls import Call
+
+
+class SleepCall(Call):
+    """Waits until an instant; the first due time is kept."""
+
+    kind = StepKind.SLEEP
+
+    def __init__(self, env: Environment, key: Key, due_from: Callable[[int], int]) -> None:
+        super().__init__(key)
+        self._env = env
+        self._due_from = due_from
+
+    def go_live(self) -> None:
+        wait = self.turns.waits.get(self.key)
+        now = self._env.clock.now()
+        if wait is not None:
+            self.started_at = wait.started_at
+            self.turns.set_timer(self, wait.due_at or now, None)
+            return
+        self.started_at = now
+        due_at = self._due_from(now)
+        if due_at <= now:
+            self.fire(now)
+        else:
+            self.turns.set_timer(
+                self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now)
+            )
+
+    def fire(self, now: int) -> None:
+        self.record(now=now, started_at=self.started_at, cleared=self.turns.stored_wait(self.key))
+
+    def dropped(self) -> None:
+        self.turns.clear_wait(self.key)
+
+
+class SignalCall(Call):
+    """Waits for the next signal of a name, for a while or for ever."""
+
+    kind = StepKind.SIGNAL
+
+    def __init__(self, env: Environment, key: Key, name: str, timeout: float | None) -> None:
+        super().__init__(key)
+        self.waits_for = name
+        self._env = env
+        self._timeout = timeout
+        self._name = name
+
+    def go_live(self) -> None:
+        wait = self.turns.waits.get(self.key)
+        now = self._env.clock.now()
+        self.started_at = now if wait is None else wait.started_at
+        if wait is not None:
+            self.turns.set_timer(self, wait.due_at or now, None)
+        elif self._timeout is not None:
+            due_at = due_after(now, self._timeout)
+            self.turns.set_timer(
+                self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now)
+            )
+
+    def fire(self, now: int) -> None:
+        error = SignalTimeout(
+            f"no signal {self._name!r} came in time for {self._env.where('signal', self.key)}",
+            step=str(self.key),
+            run_id=self._env.run_id,
+        )
+        text, self.outcome = self._env.failures.encode(error, where=self._env.where("signal", self.key))
+        # A signal that another process has sent in time may not have been noticed yet: it wins.
+        self.record(
+            now=now,
+            started_at=self.started_at,
+            status=StepStatus.TIMED_OUT,
+            error=text,
+            cleared=self.turns.stored_wait(self.key),
+            unless_unread=(self._name, self.due_at or now),
+        )
+
+    def dropped(self) -> None:
+        self.turns.clear_wait(self.key)
+
+
+def constant(instant: int) -> Callable[[int], int]:
+    """Return a due time that does not depend on when the sleep begins."""
+    return lambda _now: instant
+
+
+def after(seconds: float) -> Callable[[int], int]:
+    """Return a due time some seconds after the sleep has begun."""
+    return lambda now: due_after(now, seconds)
+
+

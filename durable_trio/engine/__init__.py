@@ -1,0 +1,1 @@
+"""The engine: a facade, and one file per service of its tree."""

@@ -1,0 +1,48 @@
+"""SIGTERM and SIGINT for ``serve``: the first drains, the second stops at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+
+import trio
+
+DEFAULT = (signal.SIGTERM, signal.SIGINT)
+# After the second signal a sync step function may still block the process: it is not waited for longer.
+_LAST_RESORT_SECONDS = 1.0
+
+
+def is_main_task() -> bool:
+    """Return whether this is the main task of ``trio.run`` in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    nursery = trio.lowlevel.current_task().parent_nursery
+    return nursery is not None and nursery.parent_task is trio.lowlevel.current_root_task()
+
+
+async def wait_for_stop(
+    signals: Sequence[int],
+    stop: Callable[[], None],
+    stop_at_once: Callable[[], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call ``stop`` at the first signal and ``stop_at_once`` at the second; runs until cancelled."""
+    with trio.open_signal_receiver(*signals) as received:
+        task_status.started()
+        count = 0
+        async for signum in received:
+            count += 1
+            if count == 1:
+                stop()
+            elif count == 2:
+                stop_at_once()
+                _exit_soon(128 + signum)
+
+
+def _exit_soon(code: int) -> None:
+    timer = threading.Timer(_LAST_RESORT_SECONDS, os._exit, args=(code,))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,93 @@
+"""Turns stored rows into the records that users see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from durable_trio.clock import to_datetime
+from durable_trio.codec import UNANNOTATED, Codec, parse
+from durable_trio.errors import CodecError
+from durable_trio.failures import CannotRebuild, Failures, describe
+from durable_trio.records import FailureRecord, HistoryRow, Problem, RunRecord, RunRow, StepRecord
+from durable_trio.workflow import Workflow
+
+
+def run_record(
+    row: RunRow,
+    *,
+    codec: Codec,
+    workflow: Workflow[..., Any] | None,
+    failures: Failures,
+    values: Mapping[str, str],
+) -> RunRecord:
+    """Return a run as users see it: converted where its workflow is known and fits, else plain JSON."""
+    result: Any = None
+    if row.result is not None:
+        annotation = UNANNOTATED if workflow is None else workflow.result_type
+        result = _lenient(codec, row.result, annotation)
+    return RunRecord(
+        id=row.id,
+        workflow=row.workflow,
+        status=row.status,
+        args=_arguments(codec, row, workflow),
+        result=result,
+        error=None if row.error is None else rebuilt_error(row.error, failures),
+        problem=None if row.problem is None else codec.decode(row.problem, Problem, where="a problem"),
+        queue=row.queue,
+        priority=row.priority,
+        tags=codec.decode(row.tags, dict[str, str], where="tags"),
+        parent_id=row.parent_id,
+        created_at=to_datetime(row.created_at),
+        started_at=None if row.started_at is None else to_datetime(row.started_at),
+        finished_at=None if row.finished_at is None else to_datetime(row.finished_at),
+        wake_at=None if row.wake_at is None else to_datetime(row.wake_at),
+        ttl_at=None if row.ttl_at is None else to_datetime(row.ttl_at),
+        recoveries=row.recoveries,
+        generation=row.generation,
+        compensation_errors=tuple(
+            describe(codec.encode(item, UNANNOTATED, where="a failure").text)
+            for item in parse(row.compensation_errors, where="compensation errors")
+        ),
+        values={key: _lenient(codec, text, UNANNOTATED) for key, text in values.items()},
+    )
+
+
+def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
+    """Return a history row as users see it."""
+    return StepRecord(
+        key=str(row.key),
+        kind=row.kind,
+        status=row.status,
+        attempt=row.attempt,
+        result=None if row.result is None else parse(row.result, where=str(row.key)),
+        error=None if row.error is None else describe(row.error),
+        started_at=to_datetime(row.started_at),
+        finished_at=to_datetime(row.finished_at),
+    )
+
+
+def rebuilt_error(text: str, failures: Failures) -> BaseException | FailureRecord:
+    """Return a stored failure as an exception where it can be rebuilt, else its record."""
+    try:
+        return failures.decode(text)
+    except (CannotRebuild, CodecError):
+        return describe(text)
+
+
+def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:
+    plain = parse(row.args, where="arguments")
+    if workflow is not None:
+        try:
+            annotations = workflow.annotations_for((None,) * len(plain))
+            return codec.decode_arguments(row.args, annotations, where=f"the arguments of run {row.id!r}")
+        except (CodecError, TypeError):
+            pass  # the code has changed; what is stored is still readable
+    return tuple(plain)
+
+
+def _lenient(codec: Codec, text: str, annotation: Any) -> Any:
+    try:
+        return codec.decode(text, annotation, where="a stored value")
+    except CodecError:
+        return parse(text, where="a stored value")

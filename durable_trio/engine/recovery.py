@@ -1,0 +1,139 @@
+"""The recovery service: this executor's registration and lease, and the reaping of dead executors.
+
+An executor is dead if its kernel lock is free (its process has ended) or its lease has passed (it is stopped or hung).
+Reaping sets its runs free in one transaction; the dispatcher then claims them as any other due run. An executor that
+finds itself declared dead gives up all its runs, which the store would not let it write to anyhow, and registers anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import trio
+
+from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.engine.runs import Runs
+from durable_trio.errors import StoreFull, StoreInUse
+from durable_trio.stores.base import ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.front import StoreFront
+
+_LOGGER = logging.getLogger("durable_trio.engine")
+# How often the others' locks are probed: a probe costs microseconds.
+_LOOK_SECONDS = 0.25
+
+
+def monotonic_now() -> int:
+    """Return microseconds of a clock of this boot that also counts while the machine is suspended."""
+    clock_id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock_id) // 1000
+
+
+def boot_id() -> str:
+    """Return a text that is another one after each boot of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{socket.gethostname()}-{int(time.time() - time.monotonic()) // 60}"
+
+
+class Recovery:
+    """Keeps this executor alive in the store's eyes, and finds those that are not."""
+
+    def __init__(
+        self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float, is_memory: bool
+    ) -> None:
+        self.executor = 0
+        # Set by the tree: told the new executor id, and that runs were set free.
+        self.on_registered: Callable[[int], None] = lambda _executor: None
+        self.on_reaped: Callable[[], None] = lambda: None
+        self._front = front
+        self._runs = runs
+        self._clock = clock
+        self._lease = int(lease_seconds * MICROSECONDS)
+        self._is_memory = is_memory
+        self._boot_id = boot_id()
+        self._renew_at = 0
+        self._send, self._inbox = trio.open_memory_channel[None](1)
+
+    def nudge(self) -> None:
+        """A write was refused: look at once whether this executor was declared dead."""
+        self._renew_at = 0
+        try:
+            self._send.send_nowait(None)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            pass
+
+    async def register(self) -> None:
+        """Become an executor."""
+        now = monotonic_now()
+        self.executor = await self._front.write(
+            RegisterExecutor(
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                boot_id=self._boot_id,
+                lease_until=now + self._lease,
+                now=self._clock.now(),
+            )
+        )
+        self._renew_at = now + self._lease // 3
+        self.on_registered(self.executor)
+
+    async def retire(self) -> None:
+        """Stop being an executor in good order: what it owns is free at once, and nothing has crashed."""
+        await self._front.write(ReapExecutor(executor=self.executor, crashed=False, now=self._clock.now()))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        await self.register()
+        await self._reap_dead()
+        task_status.started()
+        while True:
+            if self._is_memory:
+                await self._inbox.receive()  # nobody else can own anything
+            else:
+                with trio.move_on_after(_LOOK_SECONDS):
+                    await self._inbox.receive()
+            try:
+                await self._renew()
+                await self._reap_dead()
+            except (StoreFull, StoreInUse) as error:
+                _LOGGER.warning("the lease could not be renewed yet: %s", error)
+
+    async def _renew(self) -> None:
+        now = monotonic_now()
+        if now < self._renew_at:
+            return
+        until = now + self._lease
+        if await self._front.write(RenewLease(executor=self.executor, lease_until=until)):
+            self._renew_at = now + self._lease // 3
+            return
+        _LOGGER.warning(
+            "executor %d was declared dead (stopped for longer than its lease?); its runs are given up", self.executor
+        )
+        await self._runs.detach_all()
+        await self.register()
+
+    async def _reap_dead(self) -> None:
+        store = self._front.store
+        reaped = False
+        for row in await self._front.read(store.executors):
+            if row.id == self.executor:
+                continue
+            lease_before = None
+            if store.executor_is_alive(row.id):
+                lease_before = monotonic_now()
+                if row.boot_id != self._boot_id or row.lease_until >= lease_before:
+                    continue
+            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.now())
+            count = await self._front.write(reap)
+            if count is not None:
+                reaped = True
+                _LOGGER.info("executor %d (pid %d) is dead; %d runs are free", row.id, row.pid, count)
+        if reaped:
+            self.on_reaped()

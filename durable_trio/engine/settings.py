@@ -1,0 +1,76 @@
+"""The options of an engine, checked once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from durable_trio.clock import Clock
+from durable_trio.limits import (
+    CONCURRENCY,
+    GRACE_SECONDS,
+    LEASE_SECONDS,
+    PAYLOAD_BYTES_MAX,
+    REPLAY_STALL_SECONDS,
+)
+
+
+def _positive(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{attribute.name} must be a number above 0, not {value!r}")
+
+
+def _whole(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{attribute.name} must be a whole number of at least 1, not {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What ``Engine`` was given. Seconds, bytes, counts."""
+
+    durability: str = attrs.field(default="full")
+    concurrency: int = attrs.field(default=CONCURRENCY, validator=_whole)
+    lease_seconds: float = attrs.field(default=LEASE_SECONDS, validator=_positive)
+    grace_seconds: float = attrs.field(default=GRACE_SECONDS)
+    payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
+    replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, validator=_positive)
+    strict: bool = False
+    errors: tuple[type[Exception], ...] = attrs.field(default=())
+    observers: tuple[Any, ...] = ()
+    clock: Clock = attrs.field(factory=Clock)
+
+    @durability.validator
+    def _check_durability(self, attribute: attrs.Attribute[str], value: str) -> None:
+        if value not in ("full", "normal"):
+            raise ValueError(f"durability is {value!r}; choose 'full' (power loss) or 'normal' (death of the process)")
+
+    @grace_seconds.validator
+    def _check_grace(self, attribute: attrs.Attribute[float], value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+            raise ValueError(f"grace_seconds must be a number of at least 0, not {value!r}")
+
+    @errors.validator
+    def _check_errors(self, attribute: attrs.Attribute[Any], value: Sequence[Any]) -> None:
+        for item in value:
+            if not (isinstance(item, type) and issubclass(item, Exception)):
+                raise TypeError(f"errors must be subclasses of Exception, not {item!r}")
+
+
+def make_settings(options: dict[str, Any]) -> Settings:
+    """Return the settings for an engine's keyword options.
+
+    Raises:
+        TypeError: an option of another name; the message offers the nearest one.
+        ValueError: a value out of range.
+    """
+    known = [attribute.name for attribute in attrs.fields(Settings)]
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"Engine has no option {name!r}{hint}")
+    return Settings(**options)

@@ -1,0 +1,114 @@
+"""What ``engine.start`` was given, checked and made into an operation."""
+
+from __future__ import annotations
+
+import difflib
+import secrets
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
+
+from durable_trio.clock import Clock, due_after, from_datetime, seconds_of
+from durable_trio.codec import UNANNOTATED, Codec
+from durable_trio.limits import check_name
+from durable_trio.stores.base import StartRun
+from durable_trio.workflow import Registry, Workflow, check_tags
+
+
+class StartOptions(TypedDict, total=False):
+    """The keyword options of ``engine.start`` and ``engine.run``.
+
+    ``id``: the run's id, default a new UUID; the same id again is the same run. ``queue``: a name to list runs by.
+    ``priority``: higher ones are taken first. ``delay`` (seconds) or ``at``: when to begin. ``ttl``: seconds from now
+    after which the run fails with ``RunExpired``, default the workflow's. ``tags``: to list and watch by.
+    """
+
+    id: str | None
+    queue: str | None
+    priority: int
+    delay: float | timedelta | None
+    at: datetime | None
+    ttl: float | timedelta | None
+    tags: Mapping[str, str] | None
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raise ``TypeError`` for an option of another name; the message offers the nearest one."""
+    known = list(StartOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"there is no option {name!r} for starting a run{hint}")
+
+
+def start_operation(
+    workflow: Workflow[Any, Any] | str,
+    args: tuple[object, ...],
+    options: StartOptions,
+    *,
+    registry: Registry,
+    codec: Codec,
+    clock: Clock,
+) -> StartRun:
+    """Return the operation that stores the run.
+
+    Raises:
+        TypeError, ValueError: wrong arguments or options, or names that cannot be stored.
+        CodecError, PayloadTooLarge: an argument cannot be stored.
+    """
+    check_options(options)
+    known, name, annotations = _resolve(workflow, args, registry)
+    given_id = options.get("id")
+    run_id = str(uuid.uuid4()) if given_id is None else check_name("run id", given_id)
+    queue = options.get("queue")
+    if queue is not None:
+        check_name("queue name", queue)
+    text, digest = codec.encode_arguments(args, annotations, where=f"the arguments of run {run_id!r}")
+    now = clock.now()
+    ttl = options.get("ttl")
+    ttl_seconds = seconds_of(ttl, what="ttl") if ttl is not None else known.ttl if known is not None else None
+    tags = {**(known.tags if known is not None else {}), **check_tags(options.get("tags"))}
+    return StartRun(
+        id=run_id,
+        workflow=name,
+        args=text,
+        args_digest=digest,
+        queue=queue,
+        priority=_priority(options.get("priority", 0)),
+        tags=codec.encode(tags, dict[str, str], where="tags").text,
+        seed=secrets.token_bytes(16),
+        created_at=now,
+        due_at=_due_at(now, options.get("delay"), options.get("at")),
+        ttl_at=None if ttl_seconds is None else due_after(now, ttl_seconds),
+    )
+
+
+def _resolve(
+    workflow: object, args: tuple[object, ...], registry: Registry
+) -> tuple[Workflow[Any, Any] | None, str, tuple[Any, ...]]:
+    """Return the workflow as the engine knows it, its name, and the annotations of the arguments."""
+    if isinstance(workflow, Workflow):
+        return workflow, workflow.name, workflow.annotations_for(args)
+    if not isinstance(workflow, str):
+        raise TypeError(f"start takes a workflow or its name, not {workflow!r}; decorate the function with @workflow")
+    name = check_name("workflow name", workflow)
+    known = registry.get(name)
+    if known is None:
+        return None, name, (UNANNOTATED,) * len(args)
+    return known, name, known.annotations_for(args)
+
+
+def _priority(priority: object) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise ValueError(f"priority must be an int of at most 32 bits, not {priority!r}")
+    return priority
+
+
+def _due_at(now: int, delay: float | timedelta | None, at: datetime | None) -> int:
+    if delay is not None and at is not None:
+        raise ValueError("give either delay or at, not both")
+    if delay is not None:
+        return due_after(now, seconds_of(delay, what="delay"))
+    return now if at is None else max(now, from_datetime(at, what="at"))

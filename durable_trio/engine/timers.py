@@ -1,0 +1,44 @@
+"""The timers service: one task that wakes up others at their due times."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+from durable_trio.clock import MICROSECONDS, Clock
+
+
+class Timers:
+    """Calls back at instants of the engine's clock, never early; once each, perhaps for nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._changed = trio.Event()
+
+    def call_at(self, due_at: int, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called at ``due_at``. It must not raise."""
+        heapq.heappush(self._heap, (due_at, next(self._order), callback))
+        if self._heap[0][0] == due_at:
+            self._changed.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        task_status.started()
+        while True:
+            self._changed = trio.Event()
+            now = self._clock.now()
+            while self._heap and self._heap[0][0] <= now:
+                heapq.heappop(self._heap)[2]()
+            if not self._heap:
+                await self._changed.wait()
+                continue
+            # The wall clock may be set forward while we nap, so naps are bounded.
+            nap = min((self._heap[0][0] - now) / MICROSECONDS, self._clock.nap_seconds_max)
+            with trio.move_on_after(nap):
+                await self._changed.wait()

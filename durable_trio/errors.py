@@ -1,0 +1,215 @@
+"""The whole hierarchy of errors, and nothing else.
+
+One base class, ``DurableError``; subclasses say whose fault it is. Fields are keyword-only attributes that a
+program may read; the message says what happened, to which thing, and what to do about it.
+``Detached`` is not an error of anybody: it ends the stay of a run in this process and must never be caught.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from durable_trio.records import FailureRecord
+
+__all__ = [
+    "CodecError",
+    "CompensationFailed",
+    "Detached",
+    "DurableError",
+    "NonDeterminismError",
+    "NotADatabase",
+    "OwnershipLost",
+    "PayloadTooLarge",
+    "RunCancelled",
+    "RunConflict",
+    "RunExpired",
+    "RunFailed",
+    "RunFinished",
+    "RunNotFound",
+    "SchemaTooNew",
+    "SignalTimeout",
+    "StepFailed",
+    "StepInterrupted",
+    "StepTimeout",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreInUse",
+    "StoreReadOnly",
+    "UnknownWorkflow",
+]
+
+
+class DurableError(Exception):
+    """Base class of every error that this library raises."""
+
+
+class _RunError(DurableError):
+    """An error about one run; ``run_id`` names it."""
+
+    def __init__(self, message: str, *, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_id = run_id
+
+
+class RunNotFound(_RunError):
+    """No run has this id in this store."""
+
+
+class RunConflict(_RunError):
+    """What was asked contradicts what is stored: another run, signal or state has this id."""
+
+
+class RunFinished(_RunError):
+    """The run is in a final status and takes no more signals."""
+
+
+class RunFailed(_RunError):
+    """The run failed. ``error`` is the exception, or its record where it cannot be rebuilt."""
+
+    def __init__(
+        self, message: str, *, run_id: str | None = None, error: BaseException | FailureRecord | None = None
+    ) -> None:
+        super().__init__(message, run_id=run_id)
+        self.error = error
+
+
+class RunCancelled(_RunError):
+    """The run was cancelled. ``reason`` is what ``cancel`` was given."""
+
+    def __init__(self, message: str, *, run_id: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message, run_id=run_id)
+        self.reason = reason
+
+
+class RunExpired(_RunError):
+    """The run's time to live was over before it ended."""
+
+
+class _StepError(DurableError):
+    """An error about one step; ``step`` is its key in text, ``run_id`` its run."""
+
+    def __init__(self, message: str, *, step: str | None = None, run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.run_id = run_id
+
+
+class StepFailed(_StepError):
+    """Stands for a step's exception that cannot be given back as itself.
+
+    ``type`` is the original's qualified name, ``message`` its text, ``traceback`` the formatted traceback.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        type: str = "",
+        traceback: str = "",
+        step: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        super().__init__(message, step=step, run_id=run_id)
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+
+class StepInterrupted(_StepError):
+    """A step with ``at_most_once=True`` had begun when the process died; whether it took effect is not known."""
+
+
+class StepTimeout(trio.TooSlowError, _StepError):
+    """A step's function took longer than its ``timeout``."""
+
+
+class SignalTimeout(trio.TooSlowError, _StepError):
+    """No signal of that name arrived in time."""
+
+
+class CompensationFailed(_StepError):
+    """A compensation raised; the others ran all the same. ``error`` is what it raised."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: str | None = None,
+        run_id: str | None = None,
+        error: BaseException | FailureRecord | None = None,
+    ) -> None:
+        super().__init__(message, step=step, run_id=run_id)
+        self.error = error
+
+
+class NonDeterminismError(_RunError):
+    """The code does not do what the history says. ``diff`` shows both side by side."""
+
+    def __init__(self, message: str, *, run_id: str | None = None, diff: str = "") -> None:
+        super().__init__(message, run_id=run_id)
+        self.diff = diff
+
+
+class CodecError(DurableError):
+    """A value cannot be stored, or read back, without being changed.
+
+    ``where`` names the step, argument or result; ``path`` the place inside the value; ``type`` the type asked for.
+    """
+
+    def __init__(self, message: str, *, where: str = "", path: str = "", type: str = "") -> None:
+        super().__init__(message)
+        self.where = where
+        self.path = path
+        self.type = type
+
+
+class PayloadTooLarge(CodecError):
+    """An encoded value is longer than ``payload_bytes_max``; store a reference to it instead."""
+
+
+class UnknownWorkflow(_RunError):
+    """The engine was given no workflow of this name."""
+
+
+class StoreError(DurableError):
+    """The store could not do what was asked. Nothing that was acknowledged is lost."""
+
+
+class SchemaTooNew(StoreError):
+    """A newer version of this library has written the file; upgrade this one."""
+
+
+class NotADatabase(StoreError):
+    """The path is a directory, another program's file, or no database at all. It was not changed."""
+
+
+class StoreFull(StoreError):
+    """The disk, or the database, is full. Free some room: nothing runs twice because of it."""
+
+
+class StoreReadOnly(StoreError):
+    """The file, its folder or its file system does not allow writing."""
+
+
+class StoreCorrupt(StoreError):
+    """The file is damaged, or could not be read or written; the process must not go on with it."""
+
+
+class StoreInUse(StoreError):
+    """Another process holds the file's write turn and does not let go."""
+
+
+class OwnershipLost(StoreError):
+    """Another executor owns the run, or this executor was declared dead; nothing was written."""
+
+
+class Detached(BaseException):
+    """The run leaves this process: shutdown, passivation, lost ownership. Never catch it.
+
+    Durable calls raise it once the run is detached and write nothing; the run goes on elsewhere from its last
+    committed row.
+    """

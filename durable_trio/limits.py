@@ -1,0 +1,76 @@
+"""Every bound of the library, with its unit and its reason; and the rule for names.
+
+A bound that a user may change is an option of ``Engine`` whose default stands here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from typing import Final
+
+# One payload is one row: SQLite copies it several times and a loop pass encodes it in one go.
+PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
+# Names are keys, shown in tables and paths: long enough for any URL-like id, short enough to index.
+NAME_CHARACTERS_MAX: Final = 256
+# Runs that execute at once in one process; a resident run costs some 20 KiB, a waiting one a row.
+CONCURRENCY: Final = 256
+# Idle runs kept in memory beyond those that execute, before the least recently used are passivated.
+RESIDENT_RUNS_MAX: Final = 1024
+# An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
+LEASE_SECONDS: Final = 30.0
+# What steps in flight get to finish when the engine drains.
+GRACE_SECONDS: Final = 10.0
+# Crashes without progress after which a run is set aside: it probably kills its process.
+MAX_RECOVERIES: Final = 10
+# From this count on, such runs resume one at a time, so that one poisoner takes no others along.
+SUSPECT_RECOVERIES: Final = 2
+# A body blocked in a wait that is not durable gets so long at replay before the run is parked.
+REPLAY_STALL_SECONDS: Final = 10.0
+# A wait whose end is farther away than this leaves memory at once; a shorter one is not worth a reload.
+PASSIVATE_AFTER_SECONDS: Final = 1.0
+# Operations in one transaction: past a few hundred the sync is paid for and only the latency grows.
+BATCH_OPERATIONS_MAX: Final = 512
+# Operations that wait for the writer. Callers wait for their own commit, so tasks bound it; this is the alarm.
+WRITER_QUEUE_MAX: Final = 100_000
+# A commit on the event loop blocks every task: only while the measured commits stay shorter than this.
+INLINE_COMMIT_MS_MAX: Final = 2.0
+# How long one pass of a busy event loop waits for the writer thread's commit (with the GIL released).
+LINGER_MS: Final = 1.0
+# Commits of other processes are noticed by a look at this interval; 50 ms is promised.
+FEED_INTERVAL_SECONDS: Final = 0.02
+# Runs taken by one claim: more than one pass can start only lengthens the transaction.
+CLAIM_RUNS_MAX: Final = 64
+# Unread notices to one resident run, and nudges to one service: level-triggered, so few are enough.
+INBOX_CAPACITY: Final = 64
+# Bytes of a traceback that are stored: the last frames tell the most.
+TRACEBACK_CHARACTERS_MAX: Final = 16_000
+# Rows of one page of ``list_runs``.
+PAGE_RUNS_MAX: Final = 1000
+# How deep a payload may nest: far below the interpreter's recursion limit on every platform.
+PAYLOAD_DEPTH_MAX: Final = 100
+# A transaction step holds the file's write turn: others wait for it.
+TRANSACTION_SECONDS_MAX: Final = 30.0
+
+
+def check_name(what: str, name: object) -> str:
+    """Return ``name`` if it may be stored as the name or id of ``what``.
+
+    Raises:
+        TypeError: it is no ``str``.
+        ValueError: it is empty, longer than 256 characters, has a control character or lone surrogate,
+            or a blank at either end.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a str, not {type(name).__name__}")
+    if not name:
+        raise ValueError(f"{what} is empty; give it 1 to {NAME_CHARACTERS_MAX} characters")
+    if len(name) > NAME_CHARACTERS_MAX:
+        raise ValueError(f"{what} has {len(name)} characters; at most {NAME_CHARACTERS_MAX} are allowed")
+    if name[0].isspace() or name[-1].isspace():
+        raise ValueError(f"{what} {name!r} begins or ends with a blank")
+    if not name.isprintable():
+        for character in name:
+            if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp"):
+                raise ValueError(f"{what} {name!r} has the control character {character!r}")
+    return name

@@ -1,0 +1,96 @@
+"""Policies that a user hands in: values that check themselves at construction and compute nothing else."""
+
+from __future__ import annotations
+
+import math
+from datetime import timedelta
+from typing import Self
+
+import attrs
+
+from durable_trio.clock import seconds_of
+
+__all__ = ["Retry"]
+
+
+def _exception_classes(value: object, what: str) -> tuple[type[Exception], ...]:
+    classes = (value,) if isinstance(value, type) else tuple(value)  # type: ignore[arg-type]
+    for item in classes:
+        if not (isinstance(item, type) and issubclass(item, Exception)):
+            raise TypeError(f"{what} must be subclasses of Exception, not {item!r}")
+    return classes
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """How often and when a failed attempt is tried again. Made by ``none``, ``fixed`` or ``exponential``.
+
+    ``max_attempts`` counts the first try. ``initial_delay`` and ``max_delay`` are seconds. ``jitter`` (0 to 1) takes
+    up to that part off each delay, so a delay never goes above its cap. Only exceptions in ``on`` that are not in
+    ``give_up_on`` are tried again.
+    """
+
+    max_attempts: int = 1
+    initial_delay: float = 0.0
+    multiplier: float = 1.0
+    max_delay: float = math.inf
+    jitter: float = 0.0
+    on: tuple[type[Exception], ...] = (Exception,)
+    give_up_on: tuple[type[Exception], ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
+            raise TypeError(f"max_attempts must be an int, not {self.max_attempts!r}")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts is {self.max_attempts}; it counts the first try, so give at least 1")
+        if not self.multiplier >= 1:
+            raise ValueError(f"multiplier is {self.multiplier}; delays must not shrink, so give at least 1")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter is {self.jitter}; give a part between 0 and 1")
+
+    @classmethod
+    def none(cls) -> Self:
+        """Try once."""
+        return cls()
+
+    @classmethod
+    def fixed(
+        cls,
+        max_attempts: int,
+        delay: float | timedelta,
+        *,
+        on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
+        give_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> Self:
+        """Try up to ``max_attempts`` times, ``delay`` seconds apart."""
+        seconds = seconds_of(delay, what="delay")
+        return cls(
+            max_attempts=max_attempts,
+            initial_delay=seconds,
+            max_delay=seconds,
+            on=_exception_classes(on, "on"),
+            give_up_on=_exception_classes(give_up_on, "give_up_on"),
+        )
+
+    @classmethod
+    def exponential(
+        cls,
+        max_attempts: int,
+        initial_delay: float | timedelta = 1,
+        multiplier: float = 2,
+        max_delay: float | timedelta = 300,
+        jitter: float = 0.0,
+        *,
+        on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
+        give_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> Self:
+        """Try up to ``max_attempts`` times; each delay is ``multiplier`` times the one before, up to ``max_delay``."""
+        return cls(
+            max_attempts=max_attempts,
+            initial_delay=seconds_of(initial_delay, what="initial_delay"),
+            multiplier=multiplier,
+            max_delay=seconds_of(max_delay, what="max_delay"),
+            jitter=jitter,
+            on=_exception_classes(on, "on"),
+            give_up_on=_exception_classes(give_up_on, "give_up_on"),
+        )

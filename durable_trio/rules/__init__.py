@@ -1,0 +1,1 @@
+"""Pure decisions: no trio, no SQL, no clock (``now`` is an argument)."""

@@ -1,0 +1,21 @@
+"""When a failed attempt is tried again."""
+
+from __future__ import annotations
+
+from durable_trio.policies import Retry
+
+
+def delay_after(policy: Retry, attempt: int, error: Exception, *, chance: float) -> float | None:
+    """Return the seconds to wait after the failure of ``attempt`` (1-based), or ``None`` to give up.
+
+    ``chance`` in [0, 1) chooses how much of the jitter is taken off. The delay is never above ``max_delay``.
+    """
+    if attempt >= policy.max_attempts:
+        return None
+    if not isinstance(error, policy.on) or isinstance(error, policy.give_up_on):
+        return None
+    try:
+        delay = policy.initial_delay * policy.multiplier ** (attempt - 1)
+    except OverflowError:
+        delay = policy.max_delay
+    return min(delay, policy.max_delay) * (1.0 - policy.jitter * chance)

@@ -1,0 +1,1 @@
+"""Stores: one contract (``base``), one async front (``front``), one folder per implementation."""

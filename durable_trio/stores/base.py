@@ -1,0 +1,485 @@
+"""The one seam between the engine and a database: every verb, and what each promises.
+
+A store is synchronous and batch-shaped. It owns its connection, its locks and its schema; it must not know trio,
+workflows or codecs: payloads are JSON text, instants are microseconds, runs are small integers.
+
+Writing is one pure verb: ``apply(batch)`` takes operations in order and returns one outcome for each, in the same
+order, all committed in one transaction. A batch cannot fail for one of its operations: an operation that is refused
+(stale fence, unknown run, conflict) changes nothing, its outcome is the error *as a value*, and the others stand. What
+concerns the whole store (full disk, I/O error, foreign writer) is raised, and then nothing of the batch is committed,
+except where the error says that the commit is in doubt.
+
+A run's writes carry a ``Fence``: they take effect only if ``owner`` and ``token`` are still those of the run, and the
+executor has not ended; it is checked in the same transaction. Otherwise the outcome is ``OwnershipLost`` and nothing
+of that operation is written.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from durable_trio.records import (
+    ExecutorRow,
+    HistoryRow,
+    Key,
+    MailboxEntry,
+    RunRow,
+    RunStatus,
+    WaitRow,
+)
+
+# ---- operations --------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Fence:
+    """Who claims to own a run: the store's key of the run, the executor, and the token of the claim."""
+
+    run: int
+    owner: int
+    token: int
+
+
+@attrs.frozen(kw_only=True)
+class StartRun:
+    """Store a new run. Outcome: ``Started``, or ``RunConflict``; ``RunNotFound`` if there is no run ``parent``.
+
+    The same ``id`` again with equal ``workflow`` and ``args_digest``: ``Started(created=False)`` with the run as it
+    is stored. Otherwise ``RunConflict``, and nothing is written. With ``owner`` the run is claimed in the same
+    transaction (status running, token 1, ``started_at = created_at``), provided that executor has not ended; if
+    it has, the run is stored unowned. Without, it is ``pending`` with ``wake_at = due_at``, capped at ``ttl_at``.
+    """
+
+    id: str
+    workflow: str
+    args: str
+    args_digest: bytes
+    queue: str | None = None
+    priority: int = 0
+    tags: str = "{}"
+    seed: bytes
+    created_at: int
+    due_at: int
+    ttl_at: int | None = None
+    owner: int | None = None
+    parent: int | None = None
+
+
+@attrs.frozen
+class Started:
+    """A run is stored. ``created`` is False for one that was there already; ``claimed`` if it was claimed with it."""
+
+    row: RunRow
+    created: bool
+    claimed: bool
+
+
+@attrs.frozen(kw_only=True)
+class ClaimDue:
+    """Claim runs that nobody owns and whose ``wake_at`` has come. Outcome: ``tuple[RunRow, ...]`` as claimed.
+
+    Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``, higher priority
+    first, then earlier ``wake_at``. Each gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
+    ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``, ``compensating`` stays.
+    An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are not due,
+    or not among ``workflows``.
+    """
+
+    owner: int
+    workflows: tuple[str, ...]
+    now: int
+    limit: int
+
+
+@attrs.frozen(kw_only=True)
+class Advance:
+    """Commit, all or nothing, what a run's owner has to say. Outcome: ``True``; ``False``; or ``OwnershipLost``.
+
+    ``rows`` are appended to the history (a key that is there already: outcome ``RunConflict``, nothing written).
+    ``waits`` are inserted or replaced by key, ``cleared`` are removed (missing ones are no error). ``taken`` marks
+    mailbox entries as consumed by the row of that seq. ``published`` are upserted; JSON text by key.
+    ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox, the
+    outcome is ``False`` and nothing is written.
+    ``status``: the run's new status, if given. With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
+    it, although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
+    ``error`` replaces the run's error, if given.
+    """
+
+    fence: Fence
+    rows: tuple[HistoryRow, ...] = ()
+    waits: tuple[WaitRow, ...] = ()
+    cleared: tuple[Key, ...] = ()
+    taken: tuple[tuple[int, int], ...] = ()  # (mailbox id, seq)
+    published: tuple[tuple[str, str], ...] = ()
+    unless_unread: tuple[str, int] | None = None
+    status: RunStatus | None = None
+    wake_at: int | None = None
+    waits_for: tuple[str, ...] = ()
+    error: str | None = None
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class Release:
+    """Let a run go without ending it. Outcome: ``True``; ``False`` if there is something to do; ``OwnershipLost``.
+
+    Stores status, ``wake_at`` and ``waits_for`` and sets the owner NULL. With ``suspended``, it is refused
+    (``False``, nothing written) while the mailbox has an unread entry that the run waits for: any cancel or child
+    end, or a signal of a name in ``waits_for``. Other statuses are always released.
+    """
+
+    fence: Fence
+    status: RunStatus
+    wake_at: int | None
+    waits_for: tuple[str, ...] = ()
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class Park:
+    """Set a run aside with a problem: suspended, ``wake_at`` NULL, unowned. Outcome: ``True`` or ``OwnershipLost``."""
+
+    fence: Fence
+    problem: str  # JSON of a Problem
+    fingerprint: str
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class Finish:
+    """End a run. Outcome: ``True`` or ``OwnershipLost``.
+
+    Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
+    ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
+    id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
+    an unowned suspended parent gets ``wake_at = now``, unless it is parked.
+    """
+
+    fence: Fence
+    status: RunStatus
+    result: str | None = None
+    error: str | None = None
+    compensation_errors: str = "[]"
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class SendSignal:
+    """Put a signal into a run's mailbox. Outcome: ``Sent``, ``RunNotFound``, ``RunFinished`` or ``RunConflict``.
+
+    The same ``signal_id`` to one run again, with the same name and payload, is the same signal (``created=False``),
+    also when it was consumed long ago and when the run has ended; with another name or payload ``RunConflict``.
+    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked.
+    """
+
+    run_id: str
+    name: str
+    payload: str
+    signal_id: str | None
+    now: int
+
+
+@attrs.frozen
+class Sent:
+    """A message is in a mailbox. ``owner`` is the run's executor, if any, at that instant."""
+
+    entry: MailboxEntry
+    created: bool
+    owner: int | None
+
+
+@attrs.frozen(kw_only=True)
+class RequestCancel:
+    """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
+
+    A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``).
+    A final or compensating run: ``None``, nothing written. Asking again is the same entry (``created=False``). An
+    unowned suspended run gets ``wake_at = now``; so does a parked one, whose problem is cleared.
+    ``reason`` is JSON (a string or null) and becomes the entry's payload.
+    """
+
+    run_id: str
+    reason: str
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class ResumeRun:
+    """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
+
+    A parked run (suspended with a problem): the problem is cleared, ``wake_at = now``. A failed or cancelled run
+    none of whose history rows is a compensation: a last row that is a failure, or the cancel or ttl row with all
+    rows after it, is removed (signals consumed by removed rows are unread again, a consumed or unread cancel entry
+    goes); result, error and ``finished_at`` become NULL, recoveries 0, status pending, ``wake_at = now``; ``ttl_at``
+    NULL if it has passed. Anything else: ``RunConflict``.
+    """
+
+    run_id: str
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class ForkRun:
+    """Store a copy of a run with its history before one row. Outcome: ``RunRow``, or an error as a value.
+
+    ``RunNotFound`` for an unknown run, ``ValueError`` if no row has the key ``before``, ``RunConflict`` if ``id``
+    exists. Rows with a lower seq are copied with ``compensates`` false, compensation, cancel and ttl rows left out.
+    The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed.
+    """
+
+    run_id: str
+    before: Key
+    id: str
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class DeleteRun:
+    """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final."""
+
+    run_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Prune:
+    """Remove final runs that ended before ``before``, at most ``limit``, oldest first. Outcome: how many."""
+
+    before: int
+    statuses: tuple[RunStatus, ...]
+    limit: int
+
+
+@attrs.frozen(kw_only=True)
+class Unpark:
+    """Clear the problem of parked runs of ``workflow`` whose fingerprint is another. Outcome: how many."""
+
+    workflow: str
+    fingerprint: str
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class RegisterExecutor:
+    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before."""
+
+    pid: int
+    host: str
+    boot_id: str
+    lease_until: int
+    now: int
+
+
+@attrs.frozen(kw_only=True)
+class RenewLease:
+    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead."""
+
+    executor: int
+    lease_until: int
+
+
+@attrs.frozen(kw_only=True)
+class ReapExecutor:
+    """Declare an executor dead and set its runs free. Outcome: how many runs, or ``None`` if it is alive after all.
+
+    With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
+    Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
+    or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
+    Done again: 0 and no change. ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are.
+    """
+
+    executor: int
+    lease_before: int | None = None
+    crashed: bool = True
+    now: int
+
+
+Operation = (
+    StartRun
+    | ClaimDue
+    | Advance
+    | Release
+    | Park
+    | Finish
+    | SendSignal
+    | RequestCancel
+    | ResumeRun
+    | ForkRun
+    | DeleteRun
+    | Prune
+    | Unpark
+    | RegisterExecutor
+    | RenewLease
+    | ReapExecutor
+)
+
+
+# ---- reads -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Loaded:
+    """All that an executor needs to go on with a run it has claimed. History in order of seq."""
+
+    history: tuple[HistoryRow, ...]
+    waits: tuple[WaitRow, ...]
+    unread: tuple[MailboxEntry, ...]
+    values: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class RunFilter:
+    """Which runs. Several statuses: any; several tags: all. ``None`` means any."""
+
+    run_id: str | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    workflow: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    queue: str | None = None
+    parent_id: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class StoreStatus:
+    """Counts for ``engine.status``."""
+
+    runs_by_status: Mapping[RunStatus, int]
+    parked: tuple[str, ...]  # ids, at most 1000
+    unfinished_by_workflow: Mapping[str, int]
+    library_version: str
+    warnings: tuple[str, ...]
+
+
+class Store(abc.ABC):
+    """A database that keeps runs. One instance belongs to one process; ``apply`` is called by one thread at a time.
+
+    Reads may be called from one other thread at the same time as ``apply``; a read never sees half a batch.
+    """
+
+    #: Whether everything happens in this process's memory: the front then never uses a thread.
+    is_memory: bool = False
+    #: "full", "normal" or "memory".
+    durability: str = "full"
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Open or create the database and bring its schema up to date. Twice is nothing.
+
+        Raises:
+            StoreError: a subclass that names what is wrong with the file; the file is unchanged then.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Close all connections, and release every lock of this store's executors. Twice is nothing."""
+
+    @abc.abstractmethod
+    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        """Commit a batch and return one outcome per operation (module docstring).
+
+        ``block=False``: return ``None`` at once, with nothing done, if another process has the write turn.
+
+        Raises:
+            StoreFull, StoreReadOnly: nothing is committed; the same batch may be tried again.
+            StoreInUse: somebody else held the file longer than patience; nothing is committed.
+            StoreCorrupt: I/O error or damage; the commit may be in doubt, the store must not be used on.
+        """
+
+    @abc.abstractmethod
+    def transact(
+        self,
+        fence: Fence,
+        fn: Callable[[Any], Advance],
+        *,
+        seconds_max: float,
+    ) -> Any:
+        """Run a user's function and commit its rows and the ``Advance`` that it returns in one transaction.
+
+        ``fn(connection)`` gets a guarded connection: no transaction control, attach, pragma, or writes to the
+        engine's tables. It runs alone, in the write turn. If it raises, all is rolled back and the exception comes
+        out; so does ``OwnershipLost``, checked before ``fn`` is called and again at the end. ``StepTimeout`` after
+        ``seconds_max``. Outcome as of ``Advance``.
+        """
+
+    @abc.abstractmethod
+    def connect(self) -> Any:
+        """Return a new connection to the same database for the user; the user closes it."""
+
+    @abc.abstractmethod
+    def foreign_changes(self) -> bool | None:
+        """Return whether others have committed since this was last asked; ``None`` if it cannot be told just now.
+
+        Own commits do not count. Costs microseconds: it is asked many times a second, by the thread that applies.
+        """
+
+    @abc.abstractmethod
+    def executor_is_alive(self, executor: int) -> bool:
+        """Return whether that executor's kernel lock is held. Costs microseconds."""
+
+    # reads
+
+    @abc.abstractmethod
+    def run(self, run_id: str) -> RunRow | None:
+        """Return the run with that id."""
+
+    @abc.abstractmethod
+    def load(self, run: int) -> Loaded:
+        """Return history, waits, unread mailbox and published values of a run, of one instant."""
+
+    @abc.abstractmethod
+    def history(self, run: int) -> tuple[HistoryRow, ...]:
+        """Return the history of a run in order of seq."""
+
+    @abc.abstractmethod
+    def list_runs(
+        self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None
+    ) -> tuple[RunRow, ...]:
+        """Return runs, newest first by ``(created_at, run)``; ``before`` continues after that pair."""
+
+    @abc.abstractmethod
+    def changes(self, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
+        """Return runs with ``changed > after``, in order of ``(changed, run)``; a run that matches no more is left out.
+
+        ``limit`` never cuts between runs with the same ``changed``.
+        """
+
+    @abc.abstractmethod
+    def last_change(self) -> int:
+        """Return the highest ``changed`` given out so far; 0 in an empty store."""
+
+    @abc.abstractmethod
+    def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
+        """Return the published values of some runs, by run and key, as JSON text."""
+
+    @abc.abstractmethod
+    def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
+        """Return mailbox entries with a higher id, in order, whether read or not."""
+
+    @abc.abstractmethod
+    def last_mailbox_id(self) -> int:
+        """Return the highest mailbox id given out so far; 0 if none."""
+
+    @abc.abstractmethod
+    def unread(self, run: int) -> tuple[MailboxEntry, ...]:
+        """Return the unread mailbox entries of a run, in order of arrival."""
+
+    @abc.abstractmethod
+    def next_due(self, workflows: Sequence[str]) -> int | None:
+        """Return the earliest ``wake_at`` of unowned runs of these workflows. Cost as for ``ClaimDue``."""
+
+    @abc.abstractmethod
+    def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
+        """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
+
+    @abc.abstractmethod
+    def status(self) -> StoreStatus:
+        """Return counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
+
+    @abc.abstractmethod
+    def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
+        """Move the log into the database, in the write turn; nothing where there is no log."""

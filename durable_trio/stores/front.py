@@ -1,0 +1,328 @@
+"""The async front that all stores share: one writer task, two drivers, group commit.
+
+Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
+applies the batch on the event loop: for a store in memory, and for a single operation while measured commits stay
+short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next batch.
+
+A thread that needs the GIL back after its commit starves beside a busy event loop. So while a commit is in flight and
+the loop has work, each pass of the loop waits for the thread, with the GIL released, for at most ``LINGER_MS``.
+
+A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``Release``, ``Park``,
+``Finish``): their outcomes happened and must not be lost, so they are kept in order and tried again until there is
+room. Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+from outcome import Value
+
+from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
+from durable_trio.limits import BATCH_OPERATIONS_MAX, INLINE_COMMIT_MS_MAX, LINGER_MS, WRITER_QUEUE_MAX
+from durable_trio.stores.base import Advance, Fence, Finish, Operation, Park, Release, Store
+
+T = TypeVar("T")
+Callback = Callable[[Any], None]
+
+_FULL_RETRY_SECONDS: Final = 0.5
+
+
+@attrs.frozen
+class _Transaction:
+    fence: Fence
+    fn: Callable[[Any], Advance]
+    seconds_max: float
+
+
+@attrs.frozen
+class _Tidy:
+    """Asks for a wal checkpoint."""
+
+
+_ALONE: Final = (_Transaction, _Tidy)
+_Item = Operation | _Transaction | _Tidy
+_OWNERS: Final = (Advance, Release, Park, Finish, _Transaction)
+
+
+class _Linger(trio.abc.Instrument):
+    """Lets a busy event loop wait a moment for the commit in flight."""
+
+    def __init__(self) -> None:
+        self.in_flight = False
+        self.finished = threading.Event()
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.in_flight and timeout == 0:
+            self.finished.wait(LINGER_MS / 1000)
+
+
+class StoreFront:
+    """Gives trio tasks a store. ``run`` is its task; everything else works only while that runs."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.failure: BaseException | None = None
+        self.is_full = False
+        self.commit_count = 0
+        self.operation_count = 0
+        self._waiting: deque[tuple[_Item, Callback]] = deque()
+        self._task: trio.lowlevel.Task | None = None
+        self._is_parked = False
+        self._is_running = False
+        self._linger = _Linger()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._commit_ms = 0.0
+        # Called after each batch, on the event loop.
+        self.on_commit: Callable[[], None] | None = None
+        self._readers = trio.CapacityLimiter(1)
+
+    # ---- for tasks ---------------------------------------------------------------------------------------------
+
+    def submit(self, operation: Operation, callback: Callback) -> None:
+        """Queue an operation. The callback gets its outcome on the event loop, an error as a value."""
+        self._put(operation, callback)
+
+    def submit_transaction(
+        self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
+    ) -> None:
+        """Queue a transaction of the user's; it is committed alone."""
+        self._put(_Transaction(fence, fn, seconds_max), callback)
+
+    async def write(self, operation: Operation) -> Any:
+        """Commit an operation and return its outcome.
+
+        *Cancellation:* a cancel point before it is submitted; then the wait for the commit is not abandoned.
+
+        Raises:
+            DurableError: the outcome, if it is one; or the store's error.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        outcome = await self._wait_for(operation)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def read(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a read of the store, off the event loop where the store is not in memory."""
+        if self.store.is_memory:
+            await trio.lowlevel.checkpoint()
+            return fn(*args, **kwargs)
+        return await trio.to_thread.run_sync(lambda: fn(*args, **kwargs), limiter=self._readers)
+
+    async def tidy(self) -> None:
+        """Have the store move its log into the database, by the writer thread and in its turn."""
+        task = trio.lowlevel.current_task()
+        self._put(_Tidy(), lambda result: trio.lowlevel.reschedule(task, Value(result)))
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    def foreign_changes(self) -> bool:
+        """Return whether others have committed; False while it cannot be told."""
+        if self._linger.in_flight or self.failure is not None:
+            return False
+        return bool(self.store.foreign_changes())
+
+    async def _wait_for(self, operation: Operation) -> Any:
+        task = trio.lowlevel.current_task()
+        self._put(operation, lambda result: trio.lowlevel.reschedule(task, Value(result)))
+        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+
+    def _put(self, item: _Item, callback: Callback) -> None:
+        if self.failure is not None or not self._is_running:
+            raise self.failure or trio.ClosedResourceError("the store is closed")
+        if len(self._waiting) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
+            raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
+        self._waiting.append((item, callback))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._is_parked and self._task is not None:
+            self._is_parked = False
+            trio.lowlevel.reschedule(self._task)
+
+    # ---- the writer task ---------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what is submitted until cancelled; then what still waits, and return.
+
+        Raises:
+            StoreError: the store cannot be used any more.
+        """
+        self._task = trio.lowlevel.current_task()
+        self._is_running = True
+        with self._thread():
+            trio.lowlevel.add_instrument(self._linger)
+            try:
+                task_status.started()
+                while True:
+                    if not self._waiting:
+                        await self._park()
+                    await self._commit()
+            except trio.Cancelled:
+                with trio.CancelScope(shield=True):
+                    while self._waiting and not self.is_full:
+                        await self._commit()
+                raise
+            finally:
+                self._is_running = False
+                trio.lowlevel.remove_instrument(self._linger)
+                self._fail_waiting(self.failure or trio.ClosedResourceError("the store is closed"))
+
+    async def _park(self) -> None:
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._is_parked = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._is_parked = True
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _commit(self) -> None:
+        """Commit one batch and call back."""
+        items = self._take()
+        try:
+            outcomes = await self._apply(items)
+        except StoreFull as error:
+            await self._keep(items, error)
+            return
+        except StoreInUse as error:
+            outcomes = [error] * len(items)  # nothing is committed; who waits may decide
+            if self._hand_back(items, outcomes):
+                await trio.sleep(_FULL_RETRY_SECONDS)
+            return
+        except BaseException as error:
+            self.failure = error
+            for _, callback in items:
+                callback(error)
+            raise
+        self.is_full = False
+        self.commit_count += 1
+        self.operation_count += len(items)
+        for (_, callback), outcome in zip(items, outcomes, strict=True):
+            callback(outcome)
+        if self.on_commit is not None:
+            self.on_commit()
+
+    def _take(self) -> list[tuple[_Item, Callback]]:
+        waiting = self._waiting
+        items = [waiting.popleft()]
+        if not isinstance(items[0][0], _ALONE):
+            while waiting and len(items) < BATCH_OPERATIONS_MAX and not isinstance(waiting[0][0], _ALONE):
+                items.append(waiting.popleft())
+        return items
+
+    async def _apply(self, items: list[tuple[_Item, Callback]]) -> list[Any]:
+        store = self.store
+        first = items[0][0]
+        if isinstance(first, _Tidy):
+            return [await self._in_thread(store.wal_checkpoint)]
+        if isinstance(first, _Transaction):
+            job = functools.partial(self._transact, first)
+            if store.is_memory:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return [job()]
+            return [await self._in_thread(job)]
+        batch: list[Any] = [item for item, _ in items]
+        if store.is_memory or (len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            began = time.perf_counter()
+            outcomes = store.apply(batch, block=store.is_memory)
+            if outcomes is not None:
+                self._measure(began)
+                return outcomes
+        began = time.perf_counter()
+        outcomes = await self._in_thread(lambda: store.apply(batch))
+        assert outcomes is not None
+        self._measure(began, len(batch))
+        return outcomes
+
+    def _transact(self, transaction: _Transaction) -> Any:
+        try:
+            return self.store.transact(transaction.fence, transaction.fn, seconds_max=transaction.seconds_max)
+        except OwnershipLost as error:
+            return error
+        except StoreError:
+            raise
+        except Exception as error:
+            return error
+
+    def _measure(self, began: float, operation_count: int = 1) -> None:
+        # A moving average; a batch counts as what one of its operations would take at least.
+        elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, operation_count / 8)
+        self._commit_ms += (elapsed_ms - self._commit_ms) / 8
+
+    async def _keep(self, items: list[tuple[_Item, Callback]], error: StoreFull) -> None:
+        """The disk is full: owners' outcomes are kept in order, others are told; wait a little."""
+        self.is_full = True
+        if len(items) > 1:  # perhaps only one of them is too large; smaller batches find room
+            self._waiting.extendleft(reversed(items[1:]))
+            items = items[:1]
+        kept = self._hand_back(items, [error])
+        if kept:
+            await trio.sleep(_FULL_RETRY_SECONDS)
+
+    def _hand_back(self, items: list[tuple[_Item, Callback]], outcomes: list[Any]) -> bool:
+        kept = [item for item in items if isinstance(item[0], _OWNERS)]
+        self._waiting.extendleft(reversed(kept))
+        for (operation, callback), outcome in zip(items, outcomes, strict=True):
+            if not isinstance(operation, _OWNERS):
+                callback(outcome)
+        return bool(kept)
+
+    def _fail_waiting(self, error: BaseException) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for _, callback in waiting:
+            callback(error)
+
+    # ---- the writer thread -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _thread(self) -> Iterator[None]:
+        if self.store.is_memory:
+            yield
+            return
+        thread = threading.Thread(target=self._work, name="durable_trio writer", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._jobs.put(None)
+            thread.join()  # it is idle: every job was waited for
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    async def _in_thread(self, fn: Callable[[], T]) -> T:
+        """Run ``fn`` in the writer thread; the wait cannot be cancelled."""
+        task = trio.lowlevel.current_task()
+        token = trio.lowlevel.current_trio_token()
+        linger = self._linger
+        results: list[T] = []
+        errors: list[BaseException] = []
+
+        def job() -> None:
+            try:
+                results.append(fn())
+            except BaseException as error:
+                errors.append(error)
+            linger.in_flight = False
+            token.run_sync_soon(trio.lowlevel.reschedule, task)
+            linger.finished.set()
+
+        linger.finished.clear()
+        linger.in_flight = True
+        self._jobs.put(job)
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        if errors:
+            raise errors[0]
+        return results[0]
+

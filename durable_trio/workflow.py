@@ -1,0 +1,238 @@
+"""``@workflow``: an ordinary ``async def`` with a name, converters for its arguments, and policies.
+
+There is no global registry: an engine knows the workflows that it is given, in a ``Registry`` of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import types
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, TypeVarTuple, overload
+
+import attrs
+
+from durable_trio.clock import seconds_of
+from durable_trio.codec import UNANNOTATED
+from durable_trio.limits import MAX_RECOVERIES, check_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+Ts = TypeVarTuple("Ts")
+ContextT = TypeVar("ContextT", contravariant=True)
+
+__all__ = ["Registry", "Startable", "Workflow", "workflow"]
+
+
+class Startable(Protocol[*Ts, R_co]):
+    """What ``engine.start`` takes: a ``Workflow``, seen as its arguments and its result."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, ctx: Any, /, *args: *Ts) -> Awaitable[R_co]: ...
+
+
+@attrs.frozen(kw_only=True)
+class Workflow(Generic[P, R]):
+    """A registered function. Made by ``@workflow``.
+
+    Calling it calls the function itself with whatever context it is given, as a test of the bare body would.
+    """
+
+    fn: Callable[Concatenate[Any, P], Awaitable[R]] = attrs.field(repr=False)
+    name: str
+    ttl: float | None = None
+    max_recoveries: int = MAX_RECOVERIES
+    tags: Mapping[str, str] = attrs.field(factory=dict)
+    strict: bool | None = None
+    argument_types: tuple[Any, ...] = attrs.field(repr=False)
+    required_count: int = attrs.field(repr=False)
+    takes_any_count: bool = attrs.field(repr=False)
+    result_type: Any = attrs.field(repr=False)
+    fingerprint: str = attrs.field(repr=False)
+
+    def __call__(self, ctx: Any, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return self.fn(ctx, *args, **kwargs)
+
+    def annotations_for(self, args: tuple[object, ...]) -> tuple[Any, ...]:
+        """Return the annotation of each argument.
+
+        Raises:
+            TypeError: too few or too many arguments.
+        """
+        most = len(self.argument_types)
+        if len(args) < self.required_count or (len(args) > most and not self.takes_any_count):
+            expected = str(most) if self.required_count == most else f"{self.required_count} to {most}"
+            raise TypeError(f"workflow {self.name!r} takes {expected} arguments after the context, got {len(args)}")
+        if len(args) > most:
+            return self.argument_types[:-1] + (self.argument_types[-1],) * (len(args) - most + 1)
+        return self.argument_types[: len(args)]
+
+
+@overload
+def workflow(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(
+    *,
+    name: str | None = None,
+    ttl: float | timedelta | None = None,
+    max_recoveries: int = MAX_RECOVERIES,
+    tags: Mapping[str, str] | None = None,
+    strict: bool | None = None,
+) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], Workflow[P, R]]: ...
+def workflow(
+    fn: Callable[Concatenate[Any, P], Awaitable[R]] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    ttl: float | timedelta | None = None,
+    max_recoveries: int = MAX_RECOVERIES,
+    tags: Mapping[str, str] | None = None,
+    strict: bool | None = None,
+) -> Any:
+    """Make a workflow of an ``async def`` whose first parameter is the ``Context``.
+
+    Args:
+        name: how runs refer to it, 1 to 256 characters; default the function's name.
+        ttl: seconds from ``start`` after which a run fails with ``RunExpired``; default never.
+        max_recoveries: crashes without progress after which a run is set aside as failed.
+        tags: given to every run of it.
+        strict: raise where the engine would only warn; default the engine's setting.
+
+    Raises:
+        TypeError: not an ``async def``, no context parameter, or keyword-only parameters without default.
+        ValueError: a name that is empty, too long, or has control characters or outer blanks.
+    """
+
+    def wrap(function: Callable[Concatenate[Any, P], Awaitable[R]]) -> Workflow[P, R]:
+        if not inspect.iscoroutinefunction(function):
+            raise TypeError(f"a workflow must be an `async def`, {function!r} is not")
+        if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 1:
+            raise ValueError(f"max_recoveries must be an int of at least 1, not {max_recoveries!r}")
+        types_, required, variadic, result = _signature(function)
+        return Workflow(
+            fn=function,
+            name=check_name("workflow name", function.__name__ if name is None else name),
+            ttl=None if ttl is None else seconds_of(ttl, what="ttl"),
+            max_recoveries=max_recoveries,
+            tags=check_tags(tags),
+            strict=strict,
+            argument_types=types_,
+            required_count=required,
+            takes_any_count=variadic,
+            result_type=result,
+            fingerprint=_fingerprint(function),
+        )
+
+    return wrap if fn is None else wrap(fn)
+
+
+def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    """Return tags as a new dict if every key and value may be stored.
+
+    Raises:
+        TypeError: not all are ``str``.
+        ValueError: a key is no valid name.
+    """
+    checked: dict[str, str] = {}
+    for key, value in (tags or {}).items():
+        check_name("tag", key)
+        if not isinstance(value, str):
+            raise TypeError(f"the value of tag {key!r} must be a str, not {type(value).__name__}")
+        value.encode()  # a lone surrogate cannot be stored
+        checked[key] = value
+    return checked
+
+
+def resolved_annotations(function: Callable[..., object]) -> dict[str, Any]:
+    """Return the annotations of a function with names resolved; those that cannot be are left out."""
+    try:
+        return inspect.get_annotations(function, eval_str=True)
+    except Exception:  # one unresolvable name must not cost the others
+        found: dict[str, Any] = {}
+        module_names = getattr(function, "__globals__", {})
+        for key, value in getattr(function, "__annotations__", {}).items():
+            if not isinstance(value, str):
+                found[key] = value
+            elif value in module_names:
+                found[key] = module_names[value]
+        return found
+
+
+def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, bool, Any]:
+    annotations = resolved_annotations(function)
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or parameters[0].kind not in positional:
+        raise TypeError(f"workflow {function.__name__!r} takes no context; its first parameter must be the Context")
+    found: list[Any] = []
+    required = 0
+    variadic = False
+    for parameter in parameters[1:]:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            variadic = True
+        elif parameter.kind not in positional:
+            if parameter.default is inspect.Parameter.empty and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                raise TypeError(
+                    f"workflow {function.__name__!r}: parameter {parameter.name!r} is keyword-only;"
+                    " arguments of runs are positional"
+                )
+            continue
+        elif parameter.default is inspect.Parameter.empty:
+            required += 1
+        found.append(annotations.get(parameter.name, UNANNOTATED))
+    return tuple(found), required, variadic, annotations.get("return", UNANNOTATED)
+
+
+def _fingerprint(function: Callable[..., object]) -> str:
+    """Return a hash of the code: that of the module's source where it can be read, and of the compiled body."""
+    digest = hashlib.sha256()
+    try:
+        source = inspect.getsourcefile(function)
+        if source is not None:
+            digest.update(Path(source).read_bytes())
+    except (OSError, TypeError):
+        pass  # typed into a prompt or frozen: the compiled body alone must do
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        _digest_code(code, digest)
+    return digest.hexdigest()[:16]
+
+
+def _digest_code(code: types.CodeType, digest: Any) -> None:
+    digest.update(code.co_code)
+    digest.update(repr(code.co_names).encode())
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _digest_code(constant, digest)
+        else:
+            digest.update(repr(constant).encode("utf-8", "backslashreplace"))
+
+
+class Registry:
+    """The workflows that one engine knows, by name."""
+
+    def __init__(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
+        self._by_name: dict[str, Workflow[Any, Any]] = {}
+        for item in workflows:
+            if not isinstance(item, Workflow):
+                raise TypeError(f"workflows must be made by @workflow, {item!r} is not")
+            if self._by_name.setdefault(item.name, item) is not item:
+                raise ValueError(f"two workflows are named {item.name!r}; give one another name")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all workflows."""
+        return tuple(self._by_name)
+
+    def __iter__(self) -> Any:
+        return iter(self._by_name.values())
+
+    def get(self, name: str) -> Workflow[Any, Any] | None:
+        """Return the workflow of that name, if it is known."""
+        return self._by_name.get(name)
