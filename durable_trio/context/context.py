@@ -244,7 +244,11 @@ class Context:
                     )
                 undo = Compensation(step=row.key, fn=compensate, result=result, retry=compensate_retry or NO_RETRY)
                 env.saga.register(row.seq, undo)
-            env.notify("step_ended", key=str(row.key), kind=row.kind, status=row.status, attempt=row.attempt)
+            if env.observe is not None:
+                env.observe(
+                    "step_ended",
+                    {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt},
+                )
         return result
 
     # ---- waits -------------------------------------------------------------------------------------------------

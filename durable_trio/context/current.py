@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 
 import trio
@@ -14,17 +15,34 @@ _CURRENT: ContextVar[CurrentStep | None] = ContextVar("durable_trio_current_step
 class CurrentStep:
     """One attempt of a step, seen from its function.
 
-    ``run_id`` and ``key`` name it; ``attempt`` counts from 1; ``idempotency_key`` is the same across attempts,
+    ``run_id`` and ``key`` name it; ``attempt`` counts from 1. ``idempotency_key`` is the same across attempts,
     crashes and resumes, and another one for each generation and each re-created run.
     """
 
-    def __init__(self, run_id: str, key: Key, attempt: int, idempotency_key: str, timeout: float | None) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        key: Key,
+        attempt: int,
+        make_idempotency_key: Callable[[Key], str],
+        timeout: float | None,
+    ) -> None:
         self.run_id = run_id
-        self.key = str(key)
         self.attempt = attempt
-        self.idempotency_key = idempotency_key
-        self._timeout = timeout
         self.limit: trio.CancelScope | None = None
+        self._key = key
+        self._make_idempotency_key = make_idempotency_key
+        self._timeout = timeout
+
+    @property
+    def key(self) -> str:
+        """The key of the step's row in the history, as text."""
+        return str(self._key)
+
+    @property
+    def idempotency_key(self) -> str:
+        """32 hexadecimal digits for outside services, so that they recognise a repeated call."""
+        return self._make_idempotency_key(self._key)
 
     def heartbeat(self) -> None:
         """Say that the function is alive: its timeout starts anew. In a sync function this is the cancel point.

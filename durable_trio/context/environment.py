@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
 import attrs
-import trio
 
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.context.saga import Saga
+from durable_trio.context.workers import StepTasks
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CannotRebuild, Failures
 from durable_trio.records import HistoryRow, Key, Problem
@@ -37,7 +37,7 @@ class Environment:
     seed: bytes
     fingerprint: str
     turns: Turns
-    nursery: trio.Nursery  # of the step tasks; outside the body's scope
+    tasks: StepTasks
     clock: Clock
     codec: Codec
     failures: Failures
@@ -86,8 +86,3 @@ class Environment:
         """Set the run aside; never returns."""
         self.host.park(Problem(kind=kind, text=text, fingerprint=self.fingerprint))
         raise Detached
-
-    def notify(self, event: str, **fields: Any) -> None:
-        """Tell the observers, if there are any."""
-        if self.observe is not None:
-            self.observe(event, fields)

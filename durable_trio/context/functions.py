@@ -1,6 +1,6 @@
 """A durable call that runs a function of the user's: attempts, timeout, retries, outcome.
 
-Each attempt is a task of its own in the run's nursery, beside the body. So a cancelled body knows at once which
+Each attempt has a task of its own in the run's nursery, beside the body. So a cancelled body knows at once which
 functions must still come out, a draining engine can let them finish, and what a function spawns never counts as body.
 
 Once the function has returned or raised, its outcome is recorded, even if the call was cancelled meanwhile. One that
@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -63,6 +64,8 @@ class FunctionCall(Call):
         self._options = options
         self._attempt = 0
         self._scope: trio.CancelScope | None = None
+        self._step: CurrentStep
+        self._finish: Callable[[], None] | None = None
 
     def go_live(self) -> None:
         wait = self.turns.waits.get(self.key)
@@ -112,48 +115,52 @@ class FunctionCall(Call):
     def _start(self) -> None:
         self._attempt += 1
         self.turns.busy(self)
-        self._env.notify("step_started", key=str(self.key), kind=self.kind, attempt=self._attempt)
-        self.task_context.run(self._spawn)
-
-    def _spawn(self) -> None:
-        BODY.set(None)
-        self._env.nursery.start_soon(self._run_attempt, name=f"step {self.key} of run {self._env.run_id}")
-
-    async def _run_attempt(self) -> None:
         env = self._env
-        step = CurrentStep(
-            env.run_id, self.key, self._attempt, env.idempotency_key(self.key), self._options.timeout
-        )
-        set_current_step(step)
-        finish: Callable[[], None] | None = None
-        with trio.CancelScope() as self._scope:
-            if self.raise_cancel is not None:
-                self._scope.cancel()
-            try:
-                value = await self._invoke(step)
-            except Exception as error:
-                caught = error
-                finish = lambda: self._fail(caught)  # noqa: E731
-            except BaseExceptionGroup as group:
-                failures = group.split(trio.Cancelled)[1]
-                if not isinstance(failures, ExceptionGroup):
-                    raise
-                finish = lambda: self._fail(failures)  # noqa: E731
-            else:
-                finish = lambda: self._succeed(value)  # noqa: E731
+        if env.observe is not None:
+            env.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
+        self.task_context.run(self._enter_step)
+        env.tasks.start(self.task_context, self)
+
+    def _enter_step(self) -> None:
+        BODY.set(None)
+        env = self._env
+        self._step = CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, self._options.timeout)
+        set_current_step(self._step)
+
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Run one attempt inside ``scope``."""
+        self._scope = scope
+        self._finish = None
+        if self.raise_cancel is not None:
+            scope.cancel()
+        try:
+            value = await self._invoke()
+        except Exception as error:
+            self._finish = partial(self._fail, error)
+        except BaseExceptionGroup as group:
+            failures = group.split(trio.Cancelled)[1]
+            if not isinstance(failures, ExceptionGroup):
+                raise
+            self._finish = partial(self._fail, failures)
+        else:
+            self._finish = partial(self._succeed, value)
+
+    def ended(self) -> None:
+        """The attempt has come out: with an outcome, or cancelled without one."""
         self._scope = None
+        finish, self._finish = self._finish, None
         if self.turns.port.is_cut:
             return
         if finish is not None:
             finish()
         self.turns.emerged(self)
 
-    async def _invoke(self, step: CurrentStep) -> Any:
+    async def _invoke(self) -> Any:
         timeout = self._options.timeout
         if timeout is None:
             return await self._call()
         with trio.move_on_after(timeout) as limit:
-            step.limit = limit
+            self._step.limit = limit
             return await self._call()
         raise StepTimeout(
             f"{self._where()} took longer than its timeout of {timeout:g} s",
@@ -197,7 +204,9 @@ class FunctionCall(Call):
             started_at=self.started_at,
         )
         self.turns.waits[self.key] = wait
-        self._env.notify("step_retried", key=str(self.key), attempt=self._attempt, error=error, delay=delay)
+        if self._env.observe is not None:
+            fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
+            self._env.observe("step_retried", fields)
         self.turns.port.advance(self._scheduled, waits=(wait,), now=now)
 
     def _scheduled(self, outcome: Any) -> None:

@@ -24,7 +24,9 @@ class TransactionCall(FunctionCall):
         self._attempt += 1
         self.is_sealed = True  # from here on its outcome is recorded, whatever it is
         self.turns.busy(self)
-        self._env.notify("step_started", key=str(self.key), kind=self.kind, attempt=self._attempt)
+        if self._env.observe is not None:
+            fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
+            self._env.observe("step_started", fields)
         self.turns.record(self._submit)
 
     def _submit(self) -> None:
@@ -72,7 +74,7 @@ class TransactionCall(FunctionCall):
 
     def _call_function(self, connection: Any) -> Any:
         env = self._env
-        set_current_step(CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key(self.key), None))
+        set_current_step(CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, None))
         value = self._fn(connection, *self._args)
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):

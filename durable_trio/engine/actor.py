@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
@@ -21,6 +22,7 @@ from durable_trio.context.context import Context
 from durable_trio.context.environment import Environment
 from durable_trio.context.functions import FunctionCall, FunctionOptions
 from durable_trio.context.saga import Saga
+from durable_trio.context.workers import StepTasks
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import (
     CodecError,
@@ -59,6 +61,10 @@ class Surroundings(Protocol):
     front: StoreFront
     settings: Settings
     codec: Codec
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether there are observers to tell."""
 
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         """Call back at that time."""
@@ -134,13 +140,13 @@ class RunActor:
                     seed=self.row.seed,
                     fingerprint=self._workflow.fingerprint,
                     turns=self._turns,
-                    nursery=nursery,
+                    tasks=StepTasks(nursery, f"step of run {self.row.id}"),
                     clock=self._clock,
                     codec=around.codec,
                     failures=self._failures,
                     saga=Saga(),
                     host=self,
-                    observe=self._tell,
+                    observe=self._tell if around.is_observed else None,
                     stored_values=self._loaded.values,
                 )
                 resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
@@ -311,7 +317,7 @@ class RunActor:
             self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.now())
         self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> bool:
         now = self._clock.now()
         compensating = self._port.status is RunStatus.COMPENSATING
         status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
@@ -325,6 +331,7 @@ class RunActor:
         if is_far:
             release = Release(fence=self._port.fence, status=status, wake_at=due_at, waits_for=waits_for, now=now)
             self._port.submit(release, lambda outcome: self._released(outcome, due_at))
+        return is_far
 
     def _released(self, outcome: Any, due_at: int | None) -> None:
         if outcome is True:
@@ -351,7 +358,8 @@ class RunActor:
             self._diverged(row)
 
     def alarm(self, due_at: int) -> None:
-        self._around.alarm(due_at, lambda: self.post(Message.WAKE))
+        # A weak reference: the alarm may be days away, and the run may leave before.
+        self._around.alarm(due_at, partial(_wake, weakref.ref(self)))
 
     def look(self) -> None:
         self.post(Message.MAIL)
@@ -405,6 +413,12 @@ class RunActor:
 
     def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
         self._around.tell(name, self.row.id, self.row.workflow, fields)
+
+
+def _wake(actor: weakref.ref[RunActor]) -> None:
+    resident = actor()
+    if resident is not None:
+        resident.post(Message.WAKE)
 
 
 def _cancel_text(run_id: str, reason: object) -> str:

@@ -184,8 +184,7 @@ class Engine(trio.abc.AsyncResource):
         self._tree = None
         client, self._client = self._client, None
         if client is not None:
-            with trio.CancelScope(shield=True):  # local and short
-                await client.aclose()
+            await client.aclose()  # no scope around it: it leaves scopes that were entered before
         await trio.lowlevel.checkpoint()
 
     async def _open_store(self) -> None:
@@ -255,18 +254,23 @@ class Engine(trio.abc.AsyncResource):
             CodecError, PayloadTooLarge: an argument cannot be stored.
             TypeError, ValueError: wrong arguments or options, or a name that cannot be stored.
         """
+        run, _ = await self._start(workflow, args, cast(StartOptions, options))
+        return run
+
+    async def _start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> tuple[Run[Any], bool]:
+        """Return the run's handle, and whether it was stored in this very step of the task."""
         tree = self._tree_in_use()
         operation = start_operation(
             workflow,
             args,
-            cast(StartOptions, options),
+            options,
             registry=self._registry,
             codec=self._codec,
             clock=self._settings.clock,
         )
-        await tree.start(operation)
+        is_new = await tree.start(operation)
         known = workflow if isinstance(workflow, Workflow) else self._registry.get(operation.workflow)
-        return Run(self, operation.id, known)
+        return Run(self, operation.id, known), is_new
 
     async def run(self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> R:
         """Start a run and wait for its result; arguments and options are those of ``start``.
@@ -276,8 +280,8 @@ class Engine(trio.abc.AsyncResource):
         Raises:
             RunFailed, RunCancelled, RunExpired: as ``Run.result``.
         """
-        run = await self.start(workflow, *args, **options)
-        return await run.result()
+        run, is_new = await self._start(workflow, args, options)
+        return cast(R, await run._result(is_new=is_new))
 
     @overload
     def get(self, run_id: str, workflow: None = None) -> Run[Any]: ...

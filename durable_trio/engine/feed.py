@@ -81,8 +81,8 @@ class Feed:
             self._endings[event] = Ending(status, result, error)
             event.set()
 
-    async def wait_ended(self, run_id: str) -> Ending:
-        """Return how a run has ended, once it has.
+    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> Ending:
+        """Return how a run has ended, once it has. ``is_new``: it was stored in this very step of the task.
 
         Raises:
             RunNotFound: there is no such run.
@@ -92,11 +92,12 @@ class Feed:
         waiters = self._waiters.setdefault(run_id, set())
         waiters.add(event)
         try:
-            row = await self._front.read(self._front.store.run, run_id)
-            if row is None and not event.is_set():
-                raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-            if row is not None and row.status.is_final:
-                return Ending(row.status, row.result, row.error)
+            if not is_new:
+                row = await self._front.read(self._front.store.run, run_id)
+                if row is None and not event.is_set():
+                    raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+                if row is not None and row.status.is_final:
+                    return Ending(row.status, row.result, row.error)
             await event.wait()
             return self._endings[event]
         finally:

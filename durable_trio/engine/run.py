@@ -40,8 +40,11 @@ class Run(Generic[R]):
             RunExpired: it did not end within its time to live.
             RunNotFound: there is no such run.
         """
+        return await self._result()
+
+    async def _result(self, *, is_new: bool = False) -> R:
         engine = self._engine
-        ending = await engine._tree_in_use().feed.wait_ended(self.id)
+        ending = await engine._tree_in_use().feed.wait_ended(self.id, is_new=is_new)
         if ending.status is RunStatus.COMPLETED:
             workflow = self._workflow or await engine._workflow_of(self.id)
             annotation = UNANNOTATED if workflow is None else workflow.result_type

@@ -171,6 +171,10 @@ class Runs:
 
     # ---- Surroundings: what actors ask -------------------------------------------------------------------------
 
+    @property
+    def is_observed(self) -> bool:
+        return bool(self._observers)
+
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         self._timers.call_at(due_at, callback)
 

@@ -78,25 +78,29 @@ class Tree:
 
     # ---- what the facade asks ----------------------------------------------------------------------------------
 
-    async def start(self, operation: StartRun) -> None:
-        """Store a run; where this executor has room for it, store and claim it in one transaction."""
+    async def start(self, operation: StartRun) -> bool:
+        """Store a run; where this executor has room for it, store and claim it in one transaction.
+
+        Returns:
+            Whether the run is new; if so, nothing was waited for since its commit.
+        """
         is_due = operation.due_at <= operation.created_at
         executor = self.executor
         if executor is None or not is_due or self.registry.get(operation.workflow) is None or not self.runs.reserve():
             started: Started = await self.front.write(operation)
             if executor is not None and started.created:
                 self.dispatcher.nudge_at(None if is_due else operation.due_at)
-            return
-        await trio.lowlevel.checkpoint_if_cancelled()
+            return started.created
         try:
-            with trio.CancelScope(shield=True):  # what is claimed must be started
-                started = await self.front.write(attrs.evolve(operation, owner=executor))
+            # The wait for the commit is not abandoned, so what is claimed is started.
+            started = await self.front.write(attrs.evolve(operation, owner=executor))
         finally:
             self.runs.unreserve()
         if started.created and started.claimed:
             self.runs.start(started.row)
         elif started.created:
             self.dispatcher.nudge()
+        return started.created
 
     def sent(self, sent: Sent) -> None:
         """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""

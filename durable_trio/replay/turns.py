@@ -51,8 +51,8 @@ class Host(Protocol):
     def went_live(self) -> None:
         """All recorded rows are delivered."""
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
-        """The run only waits now. ``waits`` are not stored yet."""
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> bool:
+        """The run only waits now. ``waits`` are not stored yet. Return whether it is about to leave."""
 
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         """At replay nobody waits for the next row; hopeless if no task waits for anything outside either."""
@@ -232,7 +232,8 @@ class Turns:
         """What ran for ``call`` has come out."""
         call.is_busy = False
         self.busy_count -= 1
-        self.pump()
+        if self._wave or self.busy_count == 0:
+            self.pump()
 
     def message(self, entries: Sequence[MailboxEntry]) -> None:
         """Take the unread entries of the run's mailbox, as they are now."""
@@ -447,6 +448,8 @@ class Turns:
         return (key,)
 
     def _fire_due(self) -> bool:
+        if not self._timers and self._ttl_at is None:
+            return False
         now = self.clock.now()
         if self.is_live and not self.expired and not self._control_pending:
             self._take_ttl(now)
@@ -467,17 +470,18 @@ class Turns:
         while self._timers and self._is_stale(*self._timers[0]):
             heapq.heappop(self._timers)
         due_at = self._timers[0][0] if self._timers else None
-        if due_at is not None:
-            self._raise_alarm(due_at)
         quiet = not (self._wave or self._cancelled or self._ready or self._held)
         if quiet and not self.port.in_flight and not self.busy_count and self.calls and self._leaves_are_durable():
             names = sorted({call.waits_for for call in self.calls.values() if call.waits_for is not None})
             if self._ttl_at is not None:
                 due_at = self._ttl_at if due_at is None else min(due_at, self._ttl_at)
             waits, self._new_waits = tuple(self._new_waits), []
-            self._host.idle(due_at, tuple(names), waits)
+            leaves = self._host.idle(due_at, tuple(names), waits)
         else:
+            leaves = False
             self._flush_waits()
+        if due_at is not None and not leaves:
+            self._raise_alarm(due_at)
 
     def _flush_waits(self) -> None:
         if self._new_waits:

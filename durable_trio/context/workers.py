@@ -1,0 +1,73 @@
+"""Tasks for step functions: spawned in the run's nursery beside the body, and used again while the run is resident.
+
+Spawning a task and a cancel scope for each step would cost about as much as all the rest of a step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, Protocol
+
+import trio
+from outcome import Value
+
+# Tasks kept for the next step; a burst of many concurrent steps leaves no more behind.
+_IDLE_TASKS_MAX = 4
+
+
+class Job(Protocol):
+    """One attempt of a function."""
+
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Run the function inside ``scope``, which may be cancelled."""
+
+    def ended(self) -> None:
+        """The function has come out, or was cancelled. Must not raise."""
+
+
+class StepTasks:
+    """Runs jobs, each in a task that runs nothing else meanwhile."""
+
+    def __init__(self, nursery: trio.Nursery, name: str) -> None:
+        self._nursery = nursery
+        self._name = name
+        self._idle: list[trio.lowlevel.Task] = []
+
+    def start(self, context: Context, job: Job) -> None:
+        """Run a job in a task with the given context."""
+        if self._idle:
+            task = self._idle.pop()
+            task.context = context
+            trio.lowlevel.reschedule(task, Value(job))
+        else:
+            context.run(self._spawn, job)
+
+    def _spawn(self, job: Job) -> None:
+        self._nursery.start_soon(self._work, job, name=self._name)
+
+    async def _work(self, job: Job | None) -> None:
+        while job is not None:
+            with trio.CancelScope() as scope:
+                while job is not None:
+                    await job.run(scope)
+                    if scope.cancel_called:
+                        break
+                    job.ended()
+                    job = await self._next()
+            if job is not None:  # its scope is used up
+                job.ended()
+                job = await self._next()
+
+    async def _next(self) -> Job | None:
+        if len(self._idle) >= _IDLE_TASKS_MAX:
+            return None
+        task = trio.lowlevel.current_task()
+
+        def abort(_: Callable[[], Any]) -> trio.lowlevel.Abort:
+            self._idle.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._idle.append(task)
+        job: Job = await trio.lowlevel.wait_task_rescheduled(abort)
+        return job
