@@ -317,7 +317,7 @@ class RunActor:
             self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.now())
         self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> bool:
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         now = self._clock.now()
         compensating = self._port.status is RunStatus.COMPENSATING
         status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
@@ -330,10 +330,11 @@ class RunActor:
         self._rest = rest
         if is_far:
             release = Release(fence=self._port.fence, status=status, wake_at=due_at, waits_for=waits_for, now=now)
+            self._turns.is_leaving = True
             self._port.submit(release, lambda outcome: self._released(outcome, due_at))
-        return is_far
 
     def _released(self, outcome: Any, due_at: int | None) -> None:
+        self._turns.is_leaving = False
         if outcome is True:
             self._tell("run_suspended", {})
             self.detach()

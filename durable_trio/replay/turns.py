@@ -51,8 +51,8 @@ class Host(Protocol):
     def went_live(self) -> None:
         """All recorded rows are delivered."""
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> bool:
-        """The run only waits now. ``waits`` are not stored yet. Return whether it is about to leave."""
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        """The run only waits now. ``waits`` are not stored yet."""
 
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         """At replay nobody waits for the next row; hopeless if no task waits for anything outside either."""
@@ -83,6 +83,7 @@ class Turns:
         self.tasks: set[trio.lowlevel.Task] = set()
         self.is_live = False
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
+        self.is_leaving = False  # its release is on its way: no alarm is needed here any more
         self.expired = False
         self.calls: dict[Key, Call] = {}
         self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in loaded.waits}
@@ -476,11 +477,10 @@ class Turns:
             if self._ttl_at is not None:
                 due_at = self._ttl_at if due_at is None else min(due_at, self._ttl_at)
             waits, self._new_waits = tuple(self._new_waits), []
-            leaves = self._host.idle(due_at, tuple(names), waits)
+            self._host.idle(due_at, tuple(names), waits)
         else:
-            leaves = False
             self._flush_waits()
-        if due_at is not None and not leaves:
+        if due_at is not None and not self.is_leaving:
             self._raise_alarm(due_at)
 
     def _flush_waits(self) -> None:
