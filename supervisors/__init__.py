@@ -1,0 +1,97 @@
+"""Supervision trees in the manner of Erlang/OTP, for trio tasks and for processes."""
+
+from supervisors.child_process import ChildProcess, child_process
+from supervisors.children import ChildStatus
+from supervisors.dynamic import DynamicSupervisor
+from supervisors.errors import (
+    ChildNotFound,
+    ChildRunning,
+    ProcessError,
+    ProcessFailed,
+    ProcessNotReady,
+    ProcessUnresponsive,
+    RestartIntensityExceeded,
+    SupervisorClosed,
+    SupervisorError,
+    TooManyChildren,
+    UnstoppedChild,
+)
+from supervisors.events import (
+    ChildExited,
+    ChildStarted,
+    ChildUnstopped,
+    Event,
+    EventsLost,
+    EventStream,
+    RestartScheduled,
+    SupervisorEnded,
+    SupervisorEvent,
+    SupervisorStarted,
+    SupervisorStopping,
+)
+from supervisors.exits import Exit, ExitKind, ProcessExit
+from supervisors.opening import open_dynamic_supervisor, open_supervisor, run_supervisor
+from supervisors.reports import ChildInfo, NodeKind, TreeNode, format_tree
+from supervisors.specs import (
+    AutoShutdown,
+    Backoff,
+    Child,
+    ChildSpec,
+    DynamicSupervisorSpec,
+    Intensity,
+    Process,
+    Restart,
+    Strategy,
+    SupervisorSpec,
+)
+from supervisors.supervisor import Supervisor
+
+__all__ = [
+    "AutoShutdown",
+    "Backoff",
+    "Child",
+    "ChildExited",
+    "ChildInfo",
+    "ChildNotFound",
+    "ChildProcess",
+    "ChildRunning",
+    "ChildSpec",
+    "ChildStarted",
+    "ChildStatus",
+    "ChildUnstopped",
+    "DynamicSupervisor",
+    "DynamicSupervisorSpec",
+    "Event",
+    "EventStream",
+    "EventsLost",
+    "Exit",
+    "ExitKind",
+    "Intensity",
+    "NodeKind",
+    "Process",
+    "ProcessError",
+    "ProcessExit",
+    "ProcessFailed",
+    "ProcessNotReady",
+    "ProcessUnresponsive",
+    "Restart",
+    "RestartIntensityExceeded",
+    "RestartScheduled",
+    "Strategy",
+    "Supervisor",
+    "SupervisorClosed",
+    "SupervisorEnded",
+    "SupervisorError",
+    "SupervisorEvent",
+    "SupervisorSpec",
+    "SupervisorStarted",
+    "SupervisorStopping",
+    "TooManyChildren",
+    "TreeNode",
+    "UnstoppedChild",
+    "child_process",
+    "format_tree",
+    "open_dynamic_supervisor",
+    "open_supervisor",
+    "run_supervisor",
+]

@@ -1,0 +1,128 @@
+"""The child's side of a `Process`: what a program calls to tell its supervisor that it is ready, and alive.
+
+A program that is not run by a supervisor can call all of this too; then it does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from supervisors.exec_shim import die_with_parent
+from supervisors.frames import BEAT, LINK_VARIABLE, Link, encode_ready
+
+
+def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
+    """Connect this process with the supervisor that started it. Call it once, early, in the main thread.
+
+    From then on the process is killed, with its process group, when its parent dies.
+
+    A trio program uses it as ``async with child_process() as process:``, and calls ``process.ready(value)`` inside.
+    While the block runs, heartbeats are sent from the event loop: a loop that spins or hangs is found by the
+    supervisor, and so is a program that goes on for long after the block. SIGTERM cancels the block, which then ends
+    quietly, unless ``is_cancelled_by_sigterm`` is False.
+    The block has a nursery, so its errors come in an ExceptionGroup.
+
+    Any other program calls ``process.ready(value)``, and ``process.beat()`` some four times per ``heartbeat_within``.
+    """
+    text = os.environ.pop(LINK_VARIABLE, None)  # the children of this process are not the supervisor's
+    if text is None:
+        return ChildProcess(None, 0.0, is_cancelled_by_sigterm)
+    link = Link.from_text(text)
+    connection = socket.socket(fileno=link.descriptor)
+    connection.set_inheritable(False)
+    # Started through a wrapper (a shell, a launcher), it is not the supervisor's own child: then the link alone tells.
+    if os.getppid() == link.parent_pid:
+        die_with_parent(link.parent_pid)
+    threading.Thread(target=_die_with_link, args=(connection,), name="supervisors-parent-watch", daemon=True).start()
+    return ChildProcess(connection, link.beat_seconds, is_cancelled_by_sigterm)
+
+
+class ChildProcess:
+    """This process as a child of a supervisor; made by `child_process`."""
+
+    def __init__(self, connection: socket.socket | None, beat_seconds: float, is_cancelled_by_sigterm: bool) -> None:
+        self._connection = connection
+        self._beat_seconds = beat_seconds
+        self._is_cancelled_by_sigterm = is_cancelled_by_sigterm
+        self._is_ready = False
+        self._block: AbstractAsyncContextManager[None] | None = None
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a supervisor started this process."""
+        return self._connection is not None
+
+    def ready(self, value: object = None) -> None:
+        """Tell the supervisor that the process is ready; `start_child` there returns ``value``.
+
+        ``value`` is anything JSON carries, up to 64 KiB. Raises TypeError, ValueError; RuntimeError the second time.
+        """
+        if self._is_ready:
+            raise RuntimeError("ready() was called twice")
+        frame = encode_ready(value)
+        self._is_ready = True
+        if self._connection is not None:
+            # All of it or nothing: half a frame would make one of it with the next beat.
+            self._connection.sendall(frame)
+
+    def beat(self) -> None:
+        """Send a heartbeat. Never waits: if the parent does not read, it has beats enough to read."""
+        if self._connection is None:
+            return
+        # A parent that is gone ends this process by other means.
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            self._connection.send(BEAT, socket.MSG_DONTWAIT)
+
+    async def __aenter__(self) -> Self:
+        self._block = self._run()
+        await self._block.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._block is not None
+        return await self._block.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            if self._connection is not None and self._beat_seconds > 0:
+                nursery.start_soon(self._send_beats)
+            if self._is_cancelled_by_sigterm and threading.current_thread() is threading.main_thread():
+                await nursery.start(self._cancel_on_sigterm, nursery.cancel_scope)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _send_beats(self) -> None:
+        while True:
+            self.beat()
+            await trio.sleep(self._beat_seconds)
+
+    async def _cancel_on_sigterm(
+        self, block_scope: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as arrivals:
+            task_status.started()
+            async for _ in arrivals:
+                block_scope.cancel()
+
+
+def _die_with_link(connection: socket.socket) -> None:
+    """End this process and its group when the parent's end of the link is closed."""
+    try:
+        while connection.recv(1024):
+            pass
+    except OSError:
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)

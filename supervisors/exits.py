@@ -1,0 +1,65 @@
+"""How children end, as data. Knows no trio: errors, events and reports all build on it."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+
+class ExitKind(enum.Enum):
+    """Why an incarnation of a child is over."""
+
+    RETURNED = "returned"
+    """It came to its end by itself: the function returned, the process exited with code 0."""
+    CRASHED = "crashed"
+    """It raised an exception, exited with another code, was killed, or was found hung."""
+    STOPPED = "stopped"
+    """Its supervisor asked it to stop, whatever it did then."""
+
+
+@attrs.frozen(kw_only=True)
+class ProcessExit:
+    """What is known about the end of a process."""
+
+    code: int | None = None
+    """Exit code, or None if a signal ended it."""
+    os_signal: str | None = None
+    """Name of the signal that ended it, such as ``"SIGKILL"``, or None."""
+    is_killed_by_supervisor: bool = False
+    """The signal was the supervisor's: it was hung, or did not end within its ``shutdown`` seconds."""
+    is_out_of_memory: bool | None = None
+    """Whether the kernel's out-of-memory killer was at work when it was killed; None if that cannot be known."""
+    stderr_tail: str = ""
+    """The last part of its standard error, at most ``stderr_bytes_max`` bytes."""
+
+    def __str__(self) -> str:
+        reason = f"signal {self.os_signal}" if self.os_signal else f"code {self.code}"
+        if self.is_killed_by_supervisor:
+            reason += ", sent by its supervisor"
+        if self.is_out_of_memory:
+            reason += ", probably out of memory"
+        return reason
+
+
+def error_text(error: BaseException) -> str:
+    """Write an error as the last line of a traceback does; of a group, the errors in it, which say more."""
+    if isinstance(error, BaseExceptionGroup):
+        return " + ".join(error_text(part) for part in error.exceptions)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@attrs.frozen(kw_only=True)
+class Exit:
+    """The end of one incarnation of a child."""
+
+    kind: ExitKind
+    error: Exception | None = None
+    """What it raised. With ``kind`` STOPPED: what it raised while it was being stopped."""
+    process: ProcessExit | None = None
+    """For a `Process` child: how the process ended."""
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.kind.value}: {error_text(self.error)}"
+        return f"{self.kind.value} ({self.process})" if self.process is not None else self.kind.value

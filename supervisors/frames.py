@@ -1,0 +1,82 @@
+"""What a process child says to its parent: lines on a socket pair, named to it by one environment variable.
+
+``ready JSON`` once, ``beat`` again and again. The other direction carries nothing: it only ends, with the parent.
+"""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+
+LINK_VARIABLE = "SUPERVISORS_LINK"
+FRAME_BYTES_MAX = 64 * 1024
+"""A value given to ready() is a port number or an address, not a payload."""
+
+BEATS_PER_WINDOW = 4
+"""Heartbeats in one ``heartbeat_within``: three may be late before the process counts as hung."""
+
+BEAT = b"beat\n"
+
+
+@attrs.frozen(kw_only=True)
+class Link:
+    """What a process child must know to talk to its parent."""
+
+    descriptor: int
+    parent_pid: int
+    beat_seconds: float
+    """Time between two heartbeats; 0: none are wanted."""
+
+    def to_text(self) -> str:
+        return f"{self.descriptor}:{self.parent_pid}:{self.beat_seconds!r}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Link:
+        descriptor, parent_pid, beat_seconds = text.split(":")
+        return cls(descriptor=int(descriptor), parent_pid=int(parent_pid), beat_seconds=float(beat_seconds))
+
+
+@attrs.frozen
+class Ready:
+    """The process is ready; ``value`` is what `start_child` returns."""
+
+    value: object
+
+
+@attrs.frozen
+class Beat:
+    """The process is alive."""
+
+
+def encode_ready(value: object) -> bytes:
+    """Raises TypeError if JSON cannot carry the value, ValueError if it is too large."""
+    frame = f"ready {json.dumps(value)}\n".encode()
+    if len(frame) > FRAME_BYTES_MAX:
+        raise ValueError(f"the value given to ready() takes {len(frame)} bytes, over {FRAME_BYTES_MAX}")
+    return frame
+
+
+def decode(line: bytes) -> Ready | Beat | None:
+    """Give what a line says; None for what is no frame, which is ignored."""
+    if line == b"beat":
+        return Beat()
+    word, _, text = line.partition(b" ")
+    if word != b"ready":
+        return None
+    try:
+        return Ready(json.loads(text))
+    except ValueError:
+        return None
+
+
+class FrameReader:
+    """Cuts received bytes into frames; a line that is too long is dropped."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Ready | Beat]:
+        *lines, rest = (self._rest + data).split(b"\n")
+        self._rest = rest if len(rest) <= FRAME_BYTES_MAX else b""
+        return [frame for line in lines if (frame := decode(line)) is not None]

@@ -1,0 +1,109 @@
+"""The doors: open a supervisor as a block, or run one as a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from random import Random
+
+import trio
+
+from supervisors.dynamic import DynamicSupervisor
+from supervisors.errors import UnstoppedChild
+from supervisors.node import Node, Surroundings
+from supervisors.specs import (
+    AutoShutdown,
+    ChildSpec,
+    DynamicSupervisorSpec,
+    Intensity,
+    Strategy,
+    SupervisorSpec,
+)
+from supervisors.supervisor import Supervisor
+
+
+def open_supervisor(
+    spec: SupervisorSpec | None = None,
+    *,
+    name: str = "supervisor",
+    strategy: Strategy = Strategy.ONE_FOR_ONE,
+    intensity: Intensity = Intensity(),  # noqa: B008  (an immutable value)
+    auto_shutdown: AutoShutdown = AutoShutdown.NEVER,
+    children: Sequence[ChildSpec] = (),
+    random: Random | None = None,
+    on_unstopped: Callable[[UnstoppedChild], None] | None = None,
+) -> AbstractAsyncContextManager[Supervisor]:
+    """Open a supervisor: ``async with open_supervisor() as supervisor: ...``.
+
+    Takes a `SupervisorSpec`, or its fields. The block is entered when all ``children`` are ready. Leaving it stops the
+    children in reverse order, each with its own deadline; to serve until something ends the block, sleep forever in
+    it. ``random`` is the source of jitter, to be seeded in tests.
+
+    ``on_unstopped`` is called at once when a child anywhere in the tree does not stop in its time; since a task cannot
+    be killed, `os._exit` there is the last resort. It must not raise.
+
+    Raises, in an ExceptionGroup as a nursery does: what the block raised; the error of a child that crashed before it
+    was ready at the start; `RestartIntensityExceeded`; `UnstoppedChild`. If the supervisor fails or ends by itself,
+    the block is cancelled.
+
+    *Cancellation:* the block is cancelled first, then the children are stopped as above; nothing is left behind.
+    """
+    fields = SupervisorSpec(strategy=strategy, intensity=intensity, auto_shutdown=auto_shutdown, children=children)
+    if spec is not None and fields != SupervisorSpec():
+        raise TypeError("give a SupervisorSpec or its fields, not both")
+    return Supervisor(spec or fields, _root(name, random, on_unstopped)).opened()
+
+
+def open_dynamic_supervisor(
+    spec: DynamicSupervisorSpec | None = None,
+    *,
+    name: str = "supervisor",
+    max_children: int | None = None,
+    intensity: Intensity = Intensity(),  # noqa: B008  (an immutable value)
+    random: Random | None = None,
+    on_unstopped: Callable[[UnstoppedChild], None] | None = None,
+) -> AbstractAsyncContextManager[DynamicSupervisor]:
+    """Open a supervisor for any number of independent children, at most ``max_children`` at a time.
+
+    Leaving the block stops all children at the same time. Else as `open_supervisor`.
+    """
+    fields = DynamicSupervisorSpec(max_children=max_children, intensity=intensity)
+    if spec is not None and fields != DynamicSupervisorSpec():
+        raise TypeError("give a DynamicSupervisorSpec or its fields, not both")
+    return DynamicSupervisor(spec or fields, _root(name, random, on_unstopped)).opened()
+
+
+async def run_supervisor(
+    spec: SupervisorSpec | DynamicSupervisorSpec,
+    *,
+    name: str = "supervisor",
+    random: Random | None = None,
+    on_unstopped: Callable[[UnstoppedChild], None] | None = None,
+    task_status: trio.TaskStatus[Supervisor | DynamicSupervisor] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a supervisor until it ends by itself or is cancelled; ``started()`` gets it when its children are ready.
+
+    Returns when significant children have ended it, or its ``stop()`` was called. Raises as `open_supervisor`.
+
+    *Cancellation:* stops the children in order, then passes it on.
+    """
+    if isinstance(spec, SupervisorSpec):
+        async with open_supervisor(spec, name=name, random=random, on_unstopped=on_unstopped) as supervisor:
+            task_status.started(supervisor)
+            await trio.sleep_forever()
+    else:
+        async with open_dynamic_supervisor(spec, name=name, random=random, on_unstopped=on_unstopped) as dynamic:
+            task_status.started(dynamic)
+            await trio.sleep_forever()
+
+
+def _root(name: str, random: Random | None, on_unstopped: Callable[[UnstoppedChild], None] | None) -> Surroundings:
+    return Surroundings(
+        name=name, parent=None, random=random or Random(), on_unstopped=on_unstopped, make_node=_make_node
+    )
+
+
+def _make_node(spec: SupervisorSpec | DynamicSupervisorSpec, surroundings: Surroundings) -> Node:
+    if isinstance(spec, DynamicSupervisorSpec):
+        return DynamicSupervisor(spec, surroundings)
+    return Supervisor(spec, surroundings)

@@ -1,0 +1,280 @@
+"""The parent's side of a `Process`: start it, follow it, end it. For the supervisor it is one more task.
+
+The process is started on the thread of the event loop, not by `trio.lowlevel.open_process`: PR_SET_PDEATHSIG fires when
+the *thread* that started the child ends, and trio's worker threads end after some seconds of idleness, while the loop's
+own thread lives as long as the supervisor. Starting blocks the loop for about a millisecond.
+
+Order at the end: the leader is waited for without being reaped (its pid, and so its group's id, cannot be reused until
+then), the rest of its group is killed, and only then is it reaped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import attrs
+import trio
+
+from supervisors import exec_shim
+from supervisors.children import Incarnation
+from supervisors.errors import ProcessFailed, ProcessNotReady, ProcessUnresponsive
+from supervisors.exits import ProcessExit
+from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, FrameReader, Link, Ready
+from supervisors.specs import Process
+
+STDERR_DRAIN_SECONDS = 1.0
+"""How long standard error is read after the end: a descendant that left the group may hold it open for ever."""
+
+OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/proc/vmstat")
+"""Where Linux counts what its out-of-memory killer did: in this control group (as a container sees it), or at all."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class RunningProcess:
+    """A spawned process and the descriptors that belong to it."""
+
+    popen: subprocess.Popen[bytes]
+    link: socket.socket
+    stderr: trio.lowlevel.FdStream
+    pid_descriptor: int | None
+    oom_count: int | None
+    is_ending: bool = False
+    """It is being ended: no deadline but that of its end counts any more."""
+    is_killed: bool = False
+    missed: str | None = None
+    """Which deadline it missed: "ready" or "heartbeat"."""
+    wait_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    stderr_tail: bytearray = attrs.field(factory=bytearray)
+    stderr_ended: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def has_exited(self) -> bool:
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    async def wait_exited(self) -> None:
+        """Wait until the process has exited, without reaping it."""
+        if self.pid_descriptor is not None:
+            await trio.lowlevel.wait_readable(self.pid_descriptor)
+        else:
+            wait = partial(os.waitid, os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            # Its own limiter: these waits are long, and must not use up the threads others need.
+            await trio.to_thread.run_sync(wait, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+
+    def signal_group(self, os_signal: int) -> None:
+        # PermissionError: macOS, if only zombies are left.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, os_signal)
+
+    def miss(self, deadline: str) -> None:
+        """Note that a deadline was missed, and end the wait for the exit."""
+        if not self.is_ending:
+            self.missed = deadline
+            self.wait_scope.cancel()
+
+    def reap(self) -> ProcessExit:
+        """Collect the exited process and close everything that belongs to it."""
+        status = self.popen.wait()
+        self.link.close()
+        if self.pid_descriptor is not None:
+            os.close(self.pid_descriptor)
+        is_dead_by_kill = status == -signal.SIGKILL
+        return ProcessExit(
+            code=status if status >= 0 else None,
+            os_signal=signal.Signals(-status).name if status < 0 else None,
+            is_killed_by_supervisor=is_dead_by_kill and self.is_killed,
+            is_out_of_memory=self._is_out_of_memory() if is_dead_by_kill and not self.is_killed else None,
+            stderr_tail=self.stderr_tail.decode(errors="replace"),
+        )
+
+    def _is_out_of_memory(self) -> bool | None:
+        """The counters do not say whom it killed; a rise beside a SIGKILL that nobody here sent is a good guess."""
+        now_count = read_oom_count()
+        return None if self.oom_count is None or now_count is None else now_count > self.oom_count
+
+
+def read_oom_count(paths: tuple[str, ...] = OOM_COUNTERS) -> int | None:
+    """Give how many processes the out-of-memory killer has killed, or None where that is not told."""
+    for path in paths:
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            word, _, number = line.partition(" ")
+            if word == "oom_kill":
+                return int(number)
+    return None
+
+
+def spawn(spec: Process) -> RunningProcess:
+    """Start the process in its own group, with its link. Raises OSError, such as FileNotFoundError for the program."""
+    environment = dict(os.environ if spec.env is None else spec.env)
+    program = shutil.which(spec.argv[0], path=environment.get("PATH", os.defpath))
+    if program is None and not (spec.cwd and os.sep in spec.argv[0]):
+        raise FileNotFoundError(errno.ENOENT, f"process {spec.name!r}: no such program", spec.argv[0])
+    argv = list(spec.argv)
+    if sys.platform.startswith("linux"):
+        has_locale = "1" if "LC_CTYPE" in environment else "0"
+        shim = [sys.executable, "-I", "-S", exec_shim.__file__, str(os.getpid()), has_locale]
+        argv = [*shim, program or spec.argv[0], *argv]
+    oom_count = read_oom_count()
+    parent_link, child_link = socket.socketpair()
+    stderr_read, stderr_write = os.pipe()
+    beat_seconds = 0.0 if spec.heartbeat_within is None else spec.heartbeat_within / BEATS_PER_WINDOW
+    link = Link(descriptor=child_link.fileno(), parent_pid=os.getpid(), beat_seconds=beat_seconds)
+    environment[LINK_VARIABLE] = link.to_text()
+    try:
+        popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stderr=stderr_write,
+            env=environment,
+            cwd=spec.cwd,
+            pass_fds=(child_link.fileno(), *spec.pass_fds),
+            process_group=0,
+        )
+    except BaseException:
+        parent_link.close()
+        os.close(stderr_read)
+        raise
+    finally:
+        child_link.close()
+        os.close(stderr_write)
+    return RunningProcess(
+        popen=popen,
+        link=parent_link,
+        stderr=trio.lowlevel.FdStream(stderr_read),
+        pid_descriptor=open_pid(popen.pid),
+        oom_count=oom_count,
+    )
+
+
+def open_pid(pid: int) -> int | None:
+    """Give a descriptor that is readable when the process has exited, or None where there is none (not Linux)."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # an old kernel, or a sandbox that forbids it
+        return None
+
+
+async def run_process(spec: Process, incarnation: Incarnation) -> None:
+    """Run one incarnation of a process child: return when it exited with code 0, raise `ProcessError` else.
+
+    *Cancellation:* SIGTERM, SIGKILL after ``spec.shutdown`` seconds, and the process is reaped.
+    """
+    running = spawn(spec)
+    incarnation.pid = running.pid
+    if spec.ready_within is None:
+        incarnation.set_ready()
+    async with trio.open_nursery() as nursery:
+        # Shielded: while the process is being ended, it may still write, and must not block on a full pipe.
+        followers = trio.CancelScope(shield=True)
+        nursery.start_soon(follow, followers, running, spec, incarnation)
+        try:
+            with running.wait_scope:
+                await running.wait_exited()
+        finally:
+            with trio.CancelScope(shield=True):
+                await end_process(running, spec.shutdown)
+                with trio.move_on_after(STDERR_DRAIN_SECONDS):
+                    await running.stderr_ended.wait()
+            followers.cancel()
+            exit = incarnation.process_exit = running.reap()
+    if running.missed == "ready":
+        raise ProcessNotReady(spec.name, exit, spec.ready_within or 0.0)
+    if running.missed == "heartbeat":
+        raise ProcessUnresponsive(spec.name, exit, spec.heartbeat_within or 0.0)
+    if exit.code != 0 or incarnation.ready_at is None:
+        raise ProcessFailed(spec.name, exit, is_ready=incarnation.ready_at is not None)
+
+
+async def end_process(running: RunningProcess, shutdown_seconds: float) -> None:
+    """End the process, if it has not ended, and what is left of its group; return when it has exited.
+
+    One that missed a deadline is killed at once: it is not in a state to end in an orderly way.
+    """
+    running.is_ending = True
+    if not running.has_exited() and running.missed is None:
+        os.kill(running.pid, signal.SIGTERM)
+        os.kill(running.pid, signal.SIGCONT)  # a stopped process takes no other signal
+        with trio.move_on_after(shutdown_seconds):
+            await running.wait_exited()
+    if not running.has_exited():
+        running.is_killed = True
+        running.signal_group(signal.SIGKILL)
+        await running.wait_exited()
+    running.signal_group(signal.SIGKILL)
+
+
+async def follow(scope: trio.CancelScope, running: RunningProcess, spec: Process, incarnation: Incarnation) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow_stderr, running, spec)
+            nursery.start_soon(follow_link, running, spec, incarnation)
+
+
+async def follow_stderr(running: RunningProcess, spec: Process) -> None:
+    tail = running.stderr_tail
+    async with running.stderr:
+        async for data in running.stderr:
+            if spec.is_stderr_forwarded:
+                forward(data)
+            tail += data
+            del tail[: max(0, len(tail) - spec.stderr_bytes_max)]
+    running.stderr_ended.set()
+
+
+def forward(data: bytes | bytearray) -> None:
+    """Write to our own standard error, as the process itself would have done; it may be closed."""
+    try:
+        while data:
+            data = data[os.write(2, data) :]
+    except OSError:
+        pass
+
+
+async def follow_link(running: RunningProcess, spec: Process, incarnation: Incarnation) -> None:
+    """Read what the process says, and hold it to its deadlines."""
+    # A duplicate, so that cancelling this task does not close the link: that would end the process.
+    with trio.socket.from_stdlib_socket(running.link.dup()) as link:
+        reader = FrameReader()
+        if spec.ready_within is not None:
+            ready = None
+            with trio.move_on_after(spec.ready_within):
+                while ready is None:
+                    ready = next((frame for frame in await receive(link, reader) if isinstance(frame, Ready)), None)
+            if ready is None:
+                running.miss("ready")
+                return
+            incarnation.set_ready(ready.value)
+        while True:
+            with trio.move_on_after(float("inf") if spec.heartbeat_within is None else spec.heartbeat_within) as window:
+                await receive(link, reader)
+            if window.cancelled_caught:
+                running.miss("heartbeat")
+                return
+
+
+async def receive(link: trio.socket.SocketType, reader: FrameReader) -> list[object]:
+    """Receive at least one byte; wait for ever if the process has closed its end, its exit says the rest."""
+    try:
+        data = await link.recv(4096)
+    except OSError:
+        data = b""
+    if not data:
+        await trio.sleep_forever()
+    return [*reader.feed(data)]
