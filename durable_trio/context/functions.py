@@ -68,12 +68,12 @@ class FunctionCall(Call):
         self._finish: Callable[[], None] | None = None
 
     def go_live(self) -> None:
-        wait = self.turns.waits.get(self.key)
+        wait = self.turns.agenda.waits.get(self.key)
         now = self._env.clock.now()
         self.started_at = now if wait is None else wait.started_at
         if wait is None and self._options.at_most_once:
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
-            self.turns.waits[self.key] = intent
+            self.turns.agenda.waits[self.key] = intent
             self.turns.busy(self)
             self.turns.port.advance(self._intended, waits=(intent,), now=now)
         elif wait is None:
@@ -203,7 +203,7 @@ class FunctionCall(Call):
             error=text,
             started_at=self.started_at,
         )
-        self.turns.waits[self.key] = wait
+        self.turns.agenda.waits[self.key] = wait
         if self._env.observe is not None:
             fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
             self._env.observe("step_retried", fields)
@@ -211,7 +211,7 @@ class FunctionCall(Call):
 
     def _scheduled(self, outcome: Any) -> None:
         if outcome is True and self.raise_cancel is None:
-            self.turns.set_timer(self, self.turns.waits[self.key].due_at or 0, None)
+            self.turns.set_timer(self, self.turns.agenda.waits[self.key].due_at or 0, None)
         self.turns.check(outcome)
 
     def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:

@@ -22,7 +22,7 @@ class SleepCall(Call):
         self._due_from = due_from
 
     def go_live(self) -> None:
-        wait = self.turns.waits.get(self.key)
+        wait = self.turns.agenda.waits.get(self.key)
         now = self._env.clock.now()
         if wait is not None:
             self.started_at = wait.started_at
@@ -57,7 +57,7 @@ class SignalCall(Call):
         self._name = name
 
     def go_live(self) -> None:
-        wait = self.turns.waits.get(self.key)
+        wait = self.turns.agenda.waits.get(self.key)
         now = self._env.clock.now()
         self.started_at = now if wait is None else wait.started_at
         if wait is not None:

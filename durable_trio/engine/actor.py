@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
@@ -77,6 +77,9 @@ class Surroundings(Protocol):
 
     def lost(self, error: BaseException) -> None:
         """A write was refused: perhaps this executor was declared dead."""
+
+    def warn_foreign_wait(self, workflow: str, place: str) -> None:
+        """Say once that a workflow waits there for something that is not durable."""
 
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
         """Tell the observers."""
@@ -232,7 +235,7 @@ class RunActor:
     async def _end(self, error: Exception | None, result: str | None) -> None:
         turns = self._turns
         status = RunStatus.COMPLETED if error is None else RunStatus.FAILED
-        if turns.expired:
+        if turns.is_expired:
             status = RunStatus.FAILED
             error = RunExpired(
                 f"run {self.row.id!r} did not end within its time to live", run_id=self.row.id
@@ -250,7 +253,7 @@ class RunActor:
                 compensation_errors = await self._compensate(error_text)
         if self._port.is_cut:
             return
-        rest = turns.remaining()
+        rest = turns.history.next_of_body()
         if rest is not None or (error is None and self.row.status is RunStatus.COMPENSATING):
             self._diverged(rest)
             return
@@ -276,7 +279,7 @@ class RunActor:
             return []
         turns = self._turns
         if self._port.status is not RunStatus.COMPENSATING:
-            rest = turns.remaining()
+            rest = turns.history.next_of_body()
             if rest is not None:
                 self._diverged(rest)
                 raise Detached
@@ -345,6 +348,15 @@ class RunActor:
         else:
             self.refused(outcome)
 
+    def foreign(self, places: Sequence[str]) -> None:
+        strict = self._workflow.strict
+        if self._around.settings.strict if strict is None else strict:
+            text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
+            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self._workflow.fingerprint))
+            return
+        for place in places:
+            self._around.warn_foreign_wait(self.row.workflow, place)
+
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         if hopeless:
             self._diverged(row)
@@ -355,7 +367,7 @@ class RunActor:
     async def _watch_stall(self, row: HistoryRow) -> None:
         await trio.sleep(self._around.settings.replay_stall_seconds)
         self._stall_watched = False
-        if self._turns.is_replaying and self._turns.remaining() is row and self._turns.runnable_count == 0:
+        if self._turns.is_replaying and self._turns.history.next_of_body() is row and self._turns.runnable_count == 0:
             self._diverged(row)
 
     def alarm(self, due_at: int) -> None:
@@ -384,7 +396,7 @@ class RunActor:
             ended=self._body_has_ended,
         )
         text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
-        foreign = turns.foreign_waits()
+        foreign = turns.foreign_waits(also_in_process=True)
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)

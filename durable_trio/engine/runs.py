@@ -53,6 +53,7 @@ class Runs:
         self._actors: dict[int, RunActor] = {}
         self._reserved = 0
         self._failures: dict[str, Failures] = {}
+        self._warned_places: set[tuple[str, str]] = set()
         self._suspects = trio.Lock()
         self._nursery: trio.Nursery | None = None
         self._empty = trio.Event()
@@ -187,6 +188,17 @@ class Runs:
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)
         self.on_refused()
+
+    def warn_foreign_wait(self, workflow: str, place: str) -> None:
+        if (workflow, place) in self._warned_places:
+            return
+        self._warned_places.add((workflow, place))
+        _LOGGER.warning(
+            "workflow %r waits for something that is not durable, at %s: after a crash it waits anew, and the run "
+            "cannot leave memory meanwhile; put it into a step, or use ctx.sleep or ctx.wait_signal",
+            workflow,
+            place,
+        )
 
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
         if self._observers:

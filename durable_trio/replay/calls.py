@@ -7,8 +7,10 @@ from collections.abc import Callable
 from contextvars import Context as TaskContext
 from typing import TYPE_CHECKING, Any
 
+import outcome
 import trio
 
+from durable_trio.errors import RunConflict
 from durable_trio.records import HistoryRow, Key, StepKind, StepStatus
 
 if TYPE_CHECKING:
@@ -23,12 +25,20 @@ class Call(abc.ABC):
     """
 
     kind: StepKind
+    # A cancelled scope does not end it: it has to clean up first, and ends with a row of its own.
+    is_unabortable = False
+    #: When it must be looked at next (microseconds), the signal and the child that it waits for.
+    due_at: int | None = None
+    waits_for: str | None = None
+    waits_for_child: str | None = None
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.turns: Turns
-        self.task: trio.lowlevel.Task
+        # The task of the body that waits; none for an item of a map, whose map waits.
+        self.task: trio.lowlevel.Task | None = None
         self.task_context: TaskContext
+        self.started_at = 0
         self.is_live = False
         # Its outcome is recorded or on its way: it cannot be aborted any more.
         self.is_sealed = False
@@ -38,10 +48,7 @@ class Call(abc.ABC):
         # The value of a live outcome, so that it need not be decoded again.
         self.outcome: Any = None
 
-    #: When it must be looked at next (microseconds), and the signal it waits for; for passivation.
-    due_at: int | None = None
-    started_at: int = 0
-    waits_for: str | None = None
+    # ---- what subclasses say -----------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def go_live(self) -> None:
@@ -51,11 +58,39 @@ class Call(abc.ABC):
     def fire(self, now: int) -> None:
         """The time ``due_at`` has come."""
 
+    def parked(self) -> None:  # noqa: B027  # most calls have nothing to do before they begin
+        """The call has arrived; at replay its outcome may be recorded."""
+
     def cancel(self) -> None:  # noqa: B027  # most calls have nothing running to cancel
         """The body's scope is cancelled: stop what runs. ``is_busy`` tells when it has come out."""
 
     def dropped(self) -> None:  # noqa: B027  # most calls leave nothing behind
         """The call was cancelled without an outcome: remove what it left in the store."""
+
+    def child_ended(self) -> None:  # noqa: B027  # few calls wait for a child
+        """The child ``waits_for_child`` has ended."""
+
+    def conflicted(self, error: RunConflict) -> bool:
+        """The store refused the row because of a conflict; return whether the call deals with it."""
+        return False
+
+    # ---- delivery ----------------------------------------------------------------------------------------------
+
+    def deliver(self, row: HistoryRow) -> None:
+        """Wake the body with the outcome."""
+        self.wake(outcome.Value(row))
+
+    def deliver_cancellation(self) -> None:
+        """Wake the body with the cancellation that it asked for."""
+        assert self.raise_cancel is not None
+        del self.turns.calls[self.key]
+        self.dropped()
+        self.wake(outcome.capture(self.raise_cancel))
+
+    def wake(self, result: outcome.Outcome[Any]) -> None:
+        """Let the body's task go on."""
+        assert self.task is not None
+        trio.lowlevel.reschedule(self.task, result)
 
     def record(
         self,

@@ -80,10 +80,11 @@ def watching() -> Iterator[None]:
 _IN_PROCESS_MODULES = frozenset({"trio._sync", "trio._channel", "trio._core._parking_lot", "trio._core._unbounded_queue"})
 
 
-def foreign_wait(task: trio.lowlevel.Task) -> str | None:
+def foreign_wait(task: trio.lowlevel.Task, *, also_in_process: bool = False) -> str | None:
     """Return where a blocked task waits for something outside the process, as ``file:line in function``, else None.
 
     A nursery's exit and trio's primitives between tasks are no such waits: their end comes from another task.
+    That other task need not be the body's own; ``also_in_process`` counts the primitives too.
     """
     modules: list[str] = []
     place = "unknown place"
@@ -94,6 +95,6 @@ def foreign_wait(task: trio.lowlevel.Task) -> str | None:
         modules.append(name)
         if name == "trio._core._run" and frame.f_code.co_name == "_nested_child_finished":
             return None
-    if any(module in _IN_PROCESS_MODULES for module in modules):
+    if not also_in_process and any(module in _IN_PROCESS_MODULES for module in modules):
         return None
     return place

@@ -9,18 +9,18 @@ and delivers, in this order of precedence:
 
 1. cancellations of parked calls that a delivered row or the body itself has caused, one at a time in order of keys;
    a cancelled step function is waited for first, so that its call ends in this same turn;
-2. at replay, the next row of the history; a row that nobody waits for is divergence;
-3. when all rows are delivered (the barrier): control messages that are waiting; then the parked calls go live;
-4. rows committed since, in order of seq;
-5. a signal, if nothing else of the run is undelivered or on its way;
-6. due times.
+2. starts of branches, one at a time, in order of ``start_soon``;
+3. at replay, the next row of the history; a row that nobody waits for is divergence;
+4. when all rows are delivered (the barrier): control messages that are waiting; then the parked calls go live;
+5. rows committed since, in order of seq;
+6. a signal, if nothing else of the run is undelivered or on its way;
+7. due times.
 
 Nothing here waits: it is all synchronous, on the event loop, and must not raise.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,14 +32,16 @@ import outcome
 import trio
 
 from durable_trio.clock import Clock
-from durable_trio.errors import Detached, RunExpired
+from durable_trio.errors import Detached, RunConflict, RunExpired
 from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind, WaitRow
+from durable_trio.replay.agenda import Agenda
 from durable_trio.replay.calls import Call
+from durable_trio.replay.deadlines import DeadlineScope
+from durable_trio.replay.history import CONTROL_KINDS, History
+from durable_trio.replay.mail import Mail
 from durable_trio.replay.port import Port
 from durable_trio.replay.quiet import foreign_wait
 from durable_trio.stores.base import Loaded
-
-_CONTROL_KINDS = frozenset({StepKind.CANCEL, StepKind.TTL})
 
 
 class Host(Protocol):
@@ -53,6 +55,9 @@ class Host(Protocol):
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """The run only waits now. ``waits`` are not stored yet."""
+
+    def foreign(self, places: Sequence[str]) -> None:
+        """The body is blocked in waits that are not durable."""
 
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         """At replay nobody waits for the next row; hopeless if no task waits for anything outside either."""
@@ -80,42 +85,39 @@ class Turns:
         self.clock = clock
         self.now = started_at  # of the last delivered row: the time that the body sees
         self.runnable_count = 0
+        self.busy_count = 0
         self.tasks: set[trio.lowlevel.Task] = set()
         self.is_live = False
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
         self.is_leaving = False  # its release is on its way: no alarm is needed here any more
-        self.expired = False
+        self.is_expired = False
+        self.history = History(loaded.history)
+        self.agenda = Agenda(loaded.waits)
         self.calls: dict[Key, Call] = {}
-        self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in loaded.waits}
-        self.unread: list[MailboxEntry] = list(loaded.unread)
-        self.delivered: list[HistoryRow] = []
-        self.busy_count = 0
+        self.deadlines: dict[Key, DeadlineScope] = {}
+        self._left_deadlines: set[Key] = set()
+        self.delivered: deque[HistoryRow] = deque(maxlen=8)  # for people, when something diverges
+        self.mail = Mail(self, loaded.unread, ttl_at)
         self._host = host
-        self._ttl_at = ttl_at
-        self._history: Sequence[HistoryRow] = loaded.history
-        self._next = 0
-        self._recorded = {row.key for row in loaded.history}
-        self._seq = loaded.history[-1].seq if loaded.history else 0
+        self._seq = self.history.last_seq
         self._ready: deque[tuple[HistoryRow, Call | None]] = deque()
         self._cancelled: list[Call] = []
         self._wave: deque[Call] = deque()
-        self._timers: list[tuple[int, Key]] = []
-        self._alarm_at: int | None = None
-        self._new_waits: list[WaitRow] = []
-        self._control_pending = 0
-        self._pumping = False
-        self._control_taken = False
-        self._held: deque[Callable[[], None]] | None = None
+        self._starts: dict[int, trio.lowlevel.Task] = {}
+        self._start_count = 0
         self._extended: set[trio.lowlevel.Task] = set()
+        self._held: deque[Callable[[], None]] | None = None
+        self._alarm_at: int | None = None
+        self._is_pumping = False
 
     # ---- the body's side ---------------------------------------------------------------------------------------
 
     @property
     def is_replaying(self) -> bool:
         """Whether recorded rows are still to be delivered."""
-        return self._next < len(self._history)
+        return not self.history.is_over
 
-    async def perform(self, call: Call) -> HistoryRow:
+    async def perform(self, call: Call) -> Any:
         """Park the calling task until the call's row is delivered; return the row.
 
         Raises:
@@ -125,19 +127,23 @@ class Turns:
         """
         if self.port.is_cut:
             raise Detached
-        call.turns = self
         call.task = trio.lowlevel.current_task()
         call.task_context = copy_context()
-        call.is_sealed = call.key in self._recorded
-        self.calls[call.key] = call
+        self.add(call)
         # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
-        if not call.is_sealed and trio.current_effective_deadline() != -math.inf:
+        if not call.is_sealed and (call.is_unabortable or trio.current_effective_deadline() != -math.inf):
             if self._is_refused(call):
                 self._refuse_expired(call)
             elif self.is_live and not self.is_held:
                 self._begin(call)
-        row: HistoryRow = await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
-        return row
+        return await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
+
+    def add(self, call: Call) -> None:
+        """Take a call that waits for its outcome."""
+        call.turns = self
+        call.is_sealed = self.history.has(call.key)
+        self.calls[call.key] = call
+        call.parked()
 
     async def extend(self, submit: Callable[[Callable[[Any], None]], None]) -> Any:
         """Wait for a commit inside the running turn: nothing is delivered meanwhile. Not a cancel point."""
@@ -145,18 +151,30 @@ class Turns:
             raise Detached
         task = trio.lowlevel.current_task()
 
-        def done(outcome_: Any) -> None:
+        def done(result: Any) -> None:
             self._extended.discard(task)
             self.runnable_count -= 1  # rescheduling counts it again
-            trio.lowlevel.reschedule(task, outcome.Value(outcome_))
+            trio.lowlevel.reschedule(task, outcome.Value(result))
 
         self._extended.add(task)
         self.runnable_count += 1
         submit(done)
-        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        return await trio.lowlevel.wait_task_rescheduled(_no_abort)
+
+    def announce_start(self) -> int:
+        """Return the place of a branch in the order of starts."""
+        self._start_count += 1
+        return self._start_count
+
+    async def await_start(self, place: int) -> None:
+        """Park a new branch until its start is delivered. Not a cancel point: trio starts such a task, too."""
+        if self.port.is_cut:
+            raise Detached
+        self._starts[place] = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(_no_abort)
 
     def _is_refused(self, call: Call) -> bool:
-        return self.expired and call.kind is not StepKind.COMPENSATION
+        return self.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
 
     def _refuse_expired(self, call: Call) -> None:
         def raise_expired() -> None:
@@ -171,11 +189,19 @@ class Turns:
             return trio.lowlevel.Abort.SUCCEEDED
         call.raise_cancel = raise_cancel
         if not call.is_sealed:
-            if call.is_live:
+            if call.is_live or call.is_unabortable:
                 call.cancel()
-            self._cancelled.append(call)
-            self.pump()
+            if not call.is_unabortable:
+                self._cancelled.append(call)
+                self.pump()
         return trio.lowlevel.Abort.FAILED
+
+    def abandon(self, call: Call) -> None:
+        """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
+        if not call.is_sealed and call.raise_cancel is None:
+            call.raise_cancel = _no_raise
+            call.cancel()
+            self._cancelled.append(call)
 
     # ---- the live side -----------------------------------------------------------------------------------------
 
@@ -184,45 +210,52 @@ class Turns:
         self._seq += 1
         return self._seq
 
-    def committed(self, outcome_: Any, row: HistoryRow, call: Call | None) -> None:
+    def record(self, submit: Callable[[], None]) -> None:
+        """Call ``submit``, which takes a seq and writes; later, if a signal is waiting for its turn."""
+        if self._held is None:
+            submit()
+        else:
+            self._held.append(submit)
+
+    def committed(self, result: Any, row: HistoryRow, call: Call | None) -> None:
         """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
-        if outcome_ is True:
+        if result is True:
             self._ready.append((row, call))
             self.pump()
-        elif outcome_ is False and call is not None:
+        elif result is False and call is not None:
             call.is_sealed = False
             call.outcome = None
             self._host.look()
-        else:
-            self._refuse(outcome_)
+        elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
+            self._refuse(result)
 
-    def check(self, outcome_: Any) -> None:
+    def check(self, result: Any) -> None:
         """Take the outcome of a commit that nobody waits for."""
-        if outcome_ is True:
+        if result is True:
             self.pump()
         else:
-            self._refuse(outcome_)
+            self._refuse(result)
 
-    def _refuse(self, outcome_: Any) -> None:
-        error = outcome_ if isinstance(outcome_, BaseException) else RuntimeError(f"unexpected outcome {outcome_!r}")
+    def _refuse(self, result: Any) -> None:
+        error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
         self._host.refused(error)
 
     def set_timer(self, call: Call, due_at: int, wait: WaitRow | None) -> None:
         """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests."""
         call.due_at = due_at
-        heapq.heappush(self._timers, (due_at, call.key))
+        self.agenda.set_timer(call.key, due_at)
         if wait is not None:
-            self.waits[wait.key] = wait
-            self._new_waits.append(wait)
+            self.agenda.remember(wait)
+
+    def stored_wait(self, key: Key) -> tuple[Key, ...]:
+        """Return the keys to clear for a call that ends: its own if something of it is stored."""
+        return (key,) if self.agenda.is_stored(key) else ()
 
     def clear_wait(self, key: Key) -> None:
         """Remove what a cancelled call left in the store; nobody waits for it."""
-        if self.waits.pop(key, None) is None:
-            return
-        if any(wait.key == key for wait in self._new_waits):
-            self._new_waits = [wait for wait in self._new_waits if wait.key != key]
-            return
-        self.port.advance(self.check, cleared=(key,), now=self.clock.now())
+        if self.agenda.is_stored(key):
+            self.port.advance(self.check, cleared=(key,), now=self.clock.now())
+        self.agenda.forget(key)
 
     def busy(self, call: Call) -> None:
         """Something of the user's begins to run for ``call``."""
@@ -238,12 +271,10 @@ class Turns:
 
     def message(self, entries: Sequence[MailboxEntry]) -> None:
         """Take the unread entries of the run's mailbox, as they are now."""
-        self.unread = list(entries)
         for call in self.calls.values():
             if call.waits_for is not None and call.due_at is not None:  # one that is due was told to look first
-                heapq.heappush(self._timers, (call.due_at, call.key))
-        if self.is_live:
-            self._take_control()
+                self.agenda.set_timer(call.key, call.due_at)
+        self.mail.take(entries)
         self.pump()
 
     def hold(self) -> None:
@@ -251,37 +282,54 @@ class Turns:
         self.is_held = True
         self.pump()
 
+    # ---- deadlines ---------------------------------------------------------------------------------------------
+
+    def enter_deadline(self, scope: DeadlineScope) -> None:
+        """A durable deadline begins."""
+        self.deadlines[scope.key] = scope
+        self.agenda.set_timer(scope.key, scope.due_at)
+
+    def exit_deadline(self, scope: DeadlineScope) -> None:
+        """A durable deadline's block has ended; a row of its expiry is void from now on."""
+        del self.deadlines[scope.key]
+        if not self.is_live:
+            self._left_deadlines.add(scope.key)
+
     # ---- the pump ----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """Deliver what can be delivered until the body moves or nothing is left."""
-        if self._pumping or self.port.is_cut:
+        if self._is_pumping or self.port.is_cut:
             return
         if self.is_held:
             self._flush_waits()
             if not self.busy_count and not self.port.in_flight:
                 self._host.quiesced()
             return
-        self._pumping = True
+        self._is_pumping = True
         try:
             while self.runnable_count == 0 and not self.port.is_cut and self._deliver():
                 pass
             if self.runnable_count == 0 and not self.port.is_cut and self.is_live:
                 self._rest()
         finally:
-            self._pumping = False
+            self._is_pumping = False
 
     def _deliver(self) -> bool:
         """Make one delivery; return whether another look makes sense."""
         if self._wave or self._cancelled:
             return self._deliver_cancellation()
-        if self.is_replaying:
-            return self._replay(self._history[self._next])
-        if not self.is_live:
-            return self._barrier()
-        if self._ready:
+        if self._starts:
+            trio.lowlevel.reschedule(self._starts.pop(min(self._starts)))
+            return True
+        row = self.history.next_row()
+        if row is not None:
+            return self._replay(row)
+        if self._ready and (self.is_live or self._ready[0][1] is None):
             self._hand_over(*self._ready.popleft())
             return True
+        if not self.is_live:
+            return self._pass_barrier()
         return self._take_signal() or self._fire_due()
 
     def _deliver_cancellation(self) -> bool:
@@ -289,66 +337,60 @@ class Turns:
             self._wave.extend(sorted(self._cancelled, key=lambda call: call.key))
             self._cancelled.clear()
         call = self._wave[0]
-        if call.is_sealed:
-            self._wave.popleft()
-            return True
-        if call.is_busy:
+        if not call.is_sealed and call.is_busy:
             return False
         self._wave.popleft()
-        del self.calls[call.key]
-        call.dropped()
-        assert call.raise_cancel is not None
-        trio.lowlevel.reschedule(call.task, outcome.capture(call.raise_cancel))
+        if not call.is_sealed and self.calls.get(call.key) is call:
+            call.deliver_cancellation()
         return True
 
     def _replay(self, row: HistoryRow) -> bool:
         call = self.calls.get(row.key)
-        if row.kind in _CONTROL_KINDS or (call is not None and call.kind is row.kind):
-            self._next += 1
+        if row.kind in CONTROL_KINDS or row.kind is StepKind.PATCH or (call is not None and call.kind is row.kind):
+            self.history.advance()
             self._hand_over(row, call)
             return True
-        self._host.stuck(row, hopeless=not self.foreign_waits())
+        if row.kind is StepKind.DEADLINE and self._has_met(row.key):
+            self.history.advance()
+            self._hand_over(row, None)
+            return True
+        self._host.stuck(row, hopeless=not self.foreign_waits(also_in_process=True))
         return False
 
-    def foreign_waits(self) -> list[str]:
-        """Return where tasks of the body are blocked in something that is not durable."""
-        others = self.tasks - self._parked_tasks()
-        return [place for place in map(foreign_wait, others) if place is not None]
-
-    def _parked_tasks(self) -> set[trio.lowlevel.Task]:
-        return {call.task for call in self.calls.values()}
+    def _has_met(self, key: Key) -> bool:
+        """Return whether the body has entered that deadline in this replay."""
+        return key in self.deadlines or key in self._left_deadlines
 
     def _hand_over(self, row: HistoryRow, call: Call | None) -> None:
-        self._recorded.discard(row.key)
         self.now = max(self.now, row.finished_at)
         self.delivered.append(row)
-        if call is None:
-            self.expired = self.expired or row.kind is StepKind.TTL
+        if call is not None:
+            del self.calls[row.key]
+            self.agenda.forget(row.key)
+            call.deliver(row)
+        elif row.kind is StepKind.DEADLINE:
+            scope = self.deadlines.get(row.key)
+            if scope is not None:
+                scope.cancel("its durable deadline has expired")
+        elif row.kind in CONTROL_KINDS:
+            self.is_expired = self.is_expired or row.kind is StepKind.TTL
+            self.mail.note_control(row)
             self._host.control(row)
-            return
-        del self.calls[row.key]
-        self.waits.pop(row.key, None)
-        trio.lowlevel.reschedule(call.task, outcome.Value(row))
 
-    def _barrier(self) -> bool:
+    def _pass_barrier(self) -> bool:
         """All rows are delivered: let control messages go first, then let the parked calls begin."""
-        if not self._control_taken:
-            self._control_taken = True
-            self._take_control()
-            self._take_ttl(self.clock.now())
-        if self._ready:
-            self._hand_over(*self._ready.popleft())
-            return True
-        if self._control_pending:
+        if not self.mail.is_settled():
             return False
         self.is_live = True
         self._host.went_live()
-        if self._ttl_at is not None:
-            self._raise_alarm(self._ttl_at)
+        if self.mail.ttl_at is not None:
+            self._raise_alarm(self.mail.ttl_at)
         for call in sorted(self.calls.values(), key=lambda call: call.key):
-            if call.raise_cancel is None and self._is_refused(call):
+            if call.raise_cancel is not None and not call.is_unabortable:
+                continue
+            if self._is_refused(call):
                 self._refuse_expired(call)
-            elif call.raise_cancel is None:
+            else:
                 self._begin(call)
         return True
 
@@ -356,42 +398,9 @@ class Turns:
         call.is_live = True
         call.go_live()
 
-    # ---- control, signals, timers ------------------------------------------------------------------------------
-
-    def _take_control(self) -> None:
-        for entry in self.unread:
-            if entry.kind == "cancel":
-                self.unread.remove(entry)
-                self._submit_control(StepKind.CANCEL, entry)
-                break
-
-    def _take_ttl(self, now: int) -> None:
-        if self._ttl_at is not None and now >= self._ttl_at:
-            self._ttl_at = None
-            if not any(row.kind is StepKind.TTL for row in self.delivered):
-                self._submit_control(StepKind.TTL, None)
-
-    def _submit_control(self, kind: StepKind, entry: MailboxEntry | None) -> None:
-        now = self.clock.now()
-        row = HistoryRow(
-            seq=self.next_seq(),
-            key=Key("", f"({kind})", sum(row.kind is kind for row in self.delivered)),
-            kind=kind,
-            result=entry.payload if entry is not None else None,
-            started_at=entry.created_at if entry is not None else now,
-            finished_at=now,
-        )
-        taken = ((entry.id, row.seq),) if entry is not None else ()
-        self._control_pending += 1
-        self.port.advance(partial(self._control_committed, row), rows=(row,), taken=taken, now=now)
-
-    def _control_committed(self, row: HistoryRow, outcome_: Any) -> None:
-        self._control_pending -= 1
-        self.committed(outcome_, row, None)
-
     def _take_signal(self) -> bool:
         """Record one signal that a parked call waits for; only with nothing else of the run on its way."""
-        match = self._matching_signal() if self.unread else None
+        match = self.mail.matching_signal()
         if match is None:
             self._unhold()
             return False
@@ -399,121 +408,111 @@ class Turns:
             if self._held is None:  # else steps that commit all the time would hold up the signal for ever
                 self._held = deque()
             return False
-        call, entry = match
-        self.unread.remove(entry)
         held, self._held = self._held, None
-        now = self.clock.now()
-        call.record(
-            now=now,
-            started_at=call.started_at,
-            result=entry.payload,
-            taken=(entry.id,),
-            cleared=self.stored_wait(call.key),
-        )
+        self.mail.record_signal(*match)
         self._held = held
         self._unhold()
         return True
-
-    def record(self, submit: Callable[[], None]) -> None:
-        """Call ``submit``, which takes a seq and writes; later, if a signal is waiting for its turn."""
-        if self._held is None:
-            submit()
-        else:
-            self._held.append(submit)
 
     def _unhold(self) -> None:
         held, self._held = self._held, None
         for submit in held or ():
             submit()
 
-    def _matching_signal(self) -> tuple[Call, MailboxEntry] | None:
-        for entry in self.unread:
-            if entry.kind != "signal":
-                continue
-            for call in self.calls.values():
-                if (
-                    call.waits_for == entry.name
-                    and call.is_live
-                    and not call.is_sealed
-                    and call.raise_cancel is None
-                    and (call.due_at is None or entry.created_at <= call.due_at)
-                ):
-                    return call, entry
-        return None
-
-    def stored_wait(self, key: Key) -> tuple[Key, ...]:
-        """Return the keys to clear for a call that ends: its own if something of it is stored."""
-        if key not in self.waits:
-            return ()
-        self._new_waits = [wait for wait in self._new_waits if wait.key != key]
-        return (key,)
-
     def _fire_due(self) -> bool:
-        if not self._timers and self._ttl_at is None:
+        if self.agenda.is_empty and self.mail.ttl_at is None:
             return False
         now = self.clock.now()
-        if self.is_live and not self.expired and not self._control_pending:
-            self._take_ttl(now)
+        self.mail.take_ttl(now)
         fired = False
-        while self._timers and self._timers[0][0] <= now:
-            due_at, key = heapq.heappop(self._timers)
-            call = self.calls.get(key)
-            if call is None or call.is_sealed or call.raise_cancel is not None or call.due_at != due_at:
+        while (due := self.agenda.pop_due(now)) is not None:
+            if self._is_stale(*due):
                 continue
-            call.fire(now)
             fired = True
+            call = self.calls.get(due[1])
+            if call is not None:
+                call.fire(now)
+            else:
+                self._expire(self.deadlines[due[1]], now)
         return fired
+
+    def _expire(self, scope: DeadlineScope, now: int) -> None:
+        scope.is_expiring = True
+
+        def submit() -> None:
+            row = HistoryRow(
+                seq=self.next_seq(), key=scope.key, kind=StepKind.DEADLINE, started_at=scope.due_at, finished_at=now
+            )
+            self.port.advance(lambda result: self.committed(result, row, None), rows=(row,), now=now)
+
+        self.record(submit)
+
+    def _is_stale(self, due_at: int, key: Key) -> bool:
+        call = self.calls.get(key)
+        if call is not None:
+            return call.is_sealed or call.raise_cancel is not None or call.due_at != due_at
+        scope = self.deadlines.get(key)
+        return scope is None or scope.is_expiring or scope.cancel_called
 
     # ---- rest --------------------------------------------------------------------------------------------------
 
     def _rest(self) -> None:
         """Nothing more to deliver now: store new waits, set the alarm, and say so if the run only waits."""
-        while self._timers and self._is_stale(*self._timers[0]):
-            heapq.heappop(self._timers)
-        due_at = self._timers[0][0] if self._timers else None
-        quiet = not (self._wave or self._cancelled or self._ready or self._held)
-        if quiet and not self.port.in_flight and not self.busy_count and self.calls and self._leaves_are_durable():
+        due_at = self.agenda.next_due(self._is_stale)
+        if self._only_waits():
             names = sorted({call.waits_for for call in self.calls.values() if call.waits_for is not None})
-            if self._ttl_at is not None:
-                due_at = self._ttl_at if due_at is None else min(due_at, self._ttl_at)
-            waits, self._new_waits = tuple(self._new_waits), []
-            self._host.idle(due_at, tuple(names), waits)
+            if self.mail.ttl_at is not None:
+                due_at = self.mail.ttl_at if due_at is None else min(due_at, self.mail.ttl_at)
+            self._host.idle(due_at, tuple(names), self.agenda.take_new())
         else:
             self._flush_waits()
         if due_at is not None and not self.is_leaving:
             self._raise_alarm(due_at)
 
+    def _only_waits(self) -> bool:
+        if self.port.in_flight or self.busy_count or self._wave or self._cancelled or self._ready or self._held:
+            return False
+        foreign = self.foreign_waits()
+        if foreign:
+            self._host.foreign(foreign)
+        return bool(self.calls) and not foreign
+
     def _flush_waits(self) -> None:
-        if self._new_waits:
-            waits, self._new_waits = tuple(self._new_waits), []
+        waits = self.agenda.take_new()
+        if waits:
             self.port.advance(self.check, waits=waits, now=self.clock.now())
 
-    def _is_stale(self, due_at: int, key: Key) -> bool:
-        call = self.calls.get(key)
-        return call is None or call.is_sealed or call.due_at != due_at
+    def foreign_waits(self, *, also_in_process: bool = False) -> list[str]:
+        """Return where tasks of the body are blocked in something that is not durable.
 
-    def _leaves_are_durable(self) -> bool:
-        return len(self.tasks) == len(self.calls) or not self.foreign_waits()
+        ``also_in_process``: also where they wait for another task, which need not be one of the body's.
+        """
+        if len(self.tasks) == len(self.calls) == 1:
+            return []
+        parked = {call.task for call in self.calls.values() if call.task is not None}
+        others = self.tasks - parked - self._extended - set(self._starts.values())
+        places = [foreign_wait(task, also_in_process=also_in_process) for task in others]
+        return [place for place in places if place is not None]
 
     def _raise_alarm(self, due_at: int) -> None:
         if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.clock.now():
             self._alarm_at = due_at
             self._host.alarm(due_at)
 
-    # ---- the end -----------------------------------------------------------------------------------------------
-
-    def remaining(self) -> HistoryRow | None:
-        """Return the next row that the body did not ask for, if any; a control row that came too late is none."""
-        for row in self._history[self._next :]:
-            if row.kind not in _CONTROL_KINDS:
-                return row
-        return None
-
     # ---- detach ------------------------------------------------------------------------------------------------
 
     def throw_detached(self) -> None:
         """End the durable waits that are still blocked; the port is cut and the body's scope cancelled before."""
-        calls, self.calls = list(self.calls.values()), {}
-        extended, self._extended = self._extended, set()
-        for task in [call.task for call in calls] + list(extended):
+        tasks = [call.task for call in self.calls.values() if call.task is not None]
+        tasks += [*self._extended, *self._starts.values()]
+        self.calls, self._extended, self._starts = {}, set(), {}
+        for task in tasks:
             trio.lowlevel.reschedule(task, outcome.Error(Detached()))
+
+
+def _no_abort(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
+
+
+def _no_raise() -> None:
+    """Stands for the cancellation of a call that no task waits for."""

@@ -1,0 +1,56 @@
+"""A run's recorded rows while they are being delivered again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from durable_trio.records import HistoryRow, Key, StepKind
+
+#: Rows that no call of the body waits for: they come from outside.
+CONTROL_KINDS = frozenset({StepKind.CANCEL, StepKind.TTL})
+
+
+class History:
+    """Rows in order of seq, with the place up to which they are delivered."""
+
+    def __init__(self, rows: Sequence[HistoryRow]) -> None:
+        self._rows = rows
+        self._next = 0
+        self._waiting = {row.key for row in rows}
+        self._by_branch: dict[str, list[Key]] | None = None
+        self.last_seq = rows[-1].seq if rows else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all rows are delivered."""
+        return self._next >= len(self._rows)
+
+    def next_row(self) -> HistoryRow | None:
+        """Return the row whose turn it is."""
+        return None if self.is_over else self._rows[self._next]
+
+    def advance(self) -> None:
+        """The next row is delivered, or void."""
+        self._waiting.discard(self._rows[self._next].key)
+        self._next += 1
+        if self.is_over:
+            self._rows, self._next = (), 0  # it may be large
+
+    def has(self, key: Key) -> bool:
+        """Return whether a row with that key is still to be delivered."""
+        return key in self._waiting
+
+    def keys_in(self, branch: str) -> list[Key]:
+        """Return the keys of a branch that are still to be delivered."""
+        if self._by_branch is None:
+            self._by_branch = {}
+            for key in self._waiting:
+                self._by_branch.setdefault(key.branch, []).append(key)
+        return [key for key in self._by_branch.get(branch, ()) if key in self._waiting]
+
+    def next_of_body(self) -> HistoryRow | None:
+        """Return the next row that a body asks for; a control row that came too late is none."""
+        for row in self._rows[self._next :]:
+            if row.kind not in CONTROL_KINDS and row.kind is not StepKind.DEADLINE:
+                return row
+        return None
