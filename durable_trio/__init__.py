@@ -1,6 +1,8 @@
 """Durable execution for trio: workflows that survive ``kill -9``, on one SQLite file."""
 
 from durable_trio.clock import Clock
+from durable_trio.context.branches import DurableNursery
+from durable_trio.context.child_calls import ChildRun
 from durable_trio.context.context import Context
 from durable_trio.context.current import CurrentStep, current_step
 from durable_trio.engine.engine import Engine, open_engine
@@ -45,18 +47,22 @@ from durable_trio.records import (
     StepRecord,
     StepStatus,
 )
+from durable_trio.replay.deadlines import DeadlineScope
 from durable_trio.stores.base import Store
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.workflow import Workflow, workflow
 
 __all__ = [
+    "ChildRun",
     "Clock",
     "CodecError",
     "CompensationFailed",
     "Context",
     "CurrentStep",
+    "DeadlineScope",
     "Detached",
     "DurableError",
+    "DurableNursery",
     "Engine",
     "EngineStatus",
     "Event",

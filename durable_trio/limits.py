@@ -6,7 +6,6 @@ A bound that a user may change is an option of ``Engine`` whose default stands h
 from __future__ import annotations
 
 import unicodedata
-
 from typing import Final
 
 # One payload is one row: SQLite copies it several times and a loop pass encodes it in one go.
@@ -29,6 +28,8 @@ SUSPECT_RECOVERIES: Final = 2
 REPLAY_STALL_SECONDS: Final = 10.0
 # A wait whose end is farther away than this leaves memory at once; a shorter one is not worth a reload.
 PASSIVATE_AFTER_SECONDS: Final = 1.0
+# Items of one ``ctx.map`` that run at once unless it says otherwise.
+MAP_CONCURRENCY: Final = 100
 # Operations in one transaction: past a few hundred the sync is paid for and only the latency grows.
 BATCH_OPERATIONS_MAX: Final = 512
 # Operations that wait for the writer. Callers wait for their own commit, so tasks bound it; this is the alarm.

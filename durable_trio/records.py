@@ -53,9 +53,12 @@ class StepKind(enum.StrEnum):
     TRANSACTION = "transaction"
     SLEEP = "sleep"
     SIGNAL = "signal"
-    CHILD = "child"
+    MAP = "map"  # never stored: its items are steps
+    CHILD = "child"  # a child was started
+    CHILD_END = "child_end"  # a child's end was awaited
     DEADLINE = "deadline"  # a durable deadline has expired
     PATCH = "patch"
+    CONTINUE = "continue"  # never stored: it ends the history
     CANCEL = "cancel"  # the run was asked to cancel
     TTL = "ttl"  # the run's time to live was over
     COMPENSATION = "compensation"

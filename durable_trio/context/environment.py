@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import attrs
+import trio
 
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
@@ -13,19 +15,38 @@ from durable_trio.context.saga import Saga
 from durable_trio.context.workers import StepTasks
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CannotRebuild, Failures
-from durable_trio.records import HistoryRow, Key, Problem
+from durable_trio.records import HistoryRow, Key, Problem, RunRow
 from durable_trio.replay.calls import Call
 from durable_trio.replay.turns import Turns
 from durable_trio.rules import randomness
+from durable_trio.workflow import Registry, Workflow
+
+if TYPE_CHECKING:
+    from durable_trio.context.context import Context
 
 Observe = Callable[[str, Mapping[str, Any]], None]
 
 
-class Parker(Protocol):
-    """Sets the run aside."""
+class Host(Protocol):
+    """The actor around the body."""
 
     def park(self, problem: Problem) -> None:
         """Park the run with this problem and detach it."""
+
+    def continued(self) -> None:
+        """A new generation of the run is stored: this one leaves."""
+
+    def child_started(self) -> None:
+        """A child of the run is stored and due."""
+
+    def request_cancel(self, run_id: str) -> None:
+        """Ask another run to cancel; nobody waits for it."""
+
+    async def cancel_and_tell(self, run_id: str) -> bool:
+        """Ask another run to cancel, and return whether it had not ended."""
+
+    async def look_up(self, run_id: str) -> RunRow | None:
+        """Return another run as it is stored now."""
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -35,18 +56,47 @@ class Environment:
     run_id: str
     generation: int
     seed: bytes
-    fingerprint: str
+    workflow: Workflow[..., Any]
+    registry: Registry
     turns: Turns
     tasks: StepTasks
     clock: Clock
     codec: Codec
     failures: Failures
     saga: Saga
-    host: Parker
+    host: Host
     observe: Observe | None
     stored_values: Mapping[str, str]  # as published in the store when the run was claimed
     published: dict[str, str] = attrs.Factory(dict)  # by the body so far, live or at replay
     is_detaching: bool = False
+    # Children that the run waits for before it ends: whether each has been seen to end.
+    children: dict[str, bool] = attrs.Factory(dict)
+    # Which task of the body is which branch.
+    contexts: dict[trio.lowlevel.Task, Context] = attrs.Factory(dict)
+
+    @contextmanager
+    def branch(self, branch: str) -> Iterator[Context]:
+        """Give the current task a context of its own inside the block."""
+        from durable_trio.context.context import Context  # it is made of what is here
+
+        context = Context(self, branch=branch)
+        task = trio.lowlevel.current_task()
+        self.contexts[task] = context
+        try:
+            yield context
+        finally:
+            del self.contexts[task]
+
+    def context_of_current_task(self) -> Context:
+        """Return the context of the calling task.
+
+        Raises:
+            RuntimeError: it is no task of this run's body.
+        """
+        context = self.contexts.get(trio.lowlevel.current_task())
+        if context is None:
+            raise RuntimeError(f"only a task of run {self.run_id!r} with a context of its own can do this")
+        return context
 
     def where(self, kind: str, key: Key) -> str:
         """Return how errors name a durable call."""
@@ -84,5 +134,5 @@ class Environment:
 
     def park(self, kind: str, text: str) -> NoReturn:
         """Set the run aside; never returns."""
-        self.host.park(Problem(kind=kind, text=text, fingerprint=self.fingerprint))
+        self.host.park(Problem(kind=kind, text=text, fingerprint=self.workflow.fingerprint))
         raise Detached

@@ -4,7 +4,8 @@ Each attempt has a task of its own in the run's nursery, beside the body. So a c
 functions must still come out, a draining engine can let them finish, and what a function spawns never counts as body.
 
 Once the function has returned or raised, its outcome is recorded, even if the call was cancelled meanwhile. One that
-raises only ``Cancelled`` records nothing. ``KeyboardInterrupt`` and its like are never recorded: they stop the executor.
+raises only ``Cancelled`` records nothing. ``KeyboardInterrupt`` and its like are never recorded: they stop the
+executor.
 """
 
 from __future__ import annotations
@@ -104,13 +105,14 @@ class FunctionCall(Call):
     # ---- one attempt -------------------------------------------------------------------------------------------
 
     def _intended(self, outcome: Any) -> None:
-        self.turns.emerged(self)
-        if outcome is not True:
-            self.turns.check(outcome)
-        elif self.turns.is_held:
+        begins = outcome is True and self.raise_cancel is None and not self.turns.is_held
+        if outcome is True and self.turns.is_held:
             self.turns.clear_wait(self.key)  # it has not begun, and must not look as if it had
-        elif self.raise_cancel is None:
+        self.turns.emerged(self, goes_on=begins)
+        if begins:
             self._start()
+        elif outcome is not True:
+            self.turns.check(outcome)
 
     def _start(self) -> None:
         self._attempt += 1

@@ -53,7 +53,11 @@ class TransactionCall(FunctionCall):
                 finished_at=now,
             )
             return Advance(
-                fence=self.turns.port.fence, rows=(row,), cleared=(self.key,), status=self.turns.port.next_status, now=now
+                fence=self.turns.port.fence,
+                rows=(row,),
+                cleared=(self.key,),
+                status=self.turns.port.next_status,
+                now=now,
             )
 
         def done(outcome: Any) -> None:

@@ -33,9 +33,7 @@ class SleepCall(Call):
         if due_at <= now:
             self.fire(now)
         else:
-            self.turns.set_timer(
-                self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now)
-            )
+            self.turns.set_timer(self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now))
 
     def fire(self, now: int) -> None:
         self.record(now=now, started_at=self.started_at, cleared=self.turns.stored_wait(self.key))
@@ -64,9 +62,7 @@ class SignalCall(Call):
             self.turns.set_timer(self, wait.due_at or now, None)
         elif self._timeout is not None:
             due_at = due_after(now, self._timeout)
-            self.turns.set_timer(
-                self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now)
-            )
+            self.turns.set_timer(self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
 
     def fire(self, now: int) -> None:
         error = SignalTimeout(
@@ -97,5 +93,3 @@ def constant(instant: int) -> Callable[[int], int]:
 def after(seconds: float) -> Callable[[int], int]:
     """Return a due time some seconds after the sleep has begun."""
     return lambda now: due_after(now, seconds)
-
-

@@ -1,185 +1,31 @@
-"""The actor of one resident run: its body, its inbox, and its end.
-
-Services reach it only through its memory channel; all that happens to the run's state happens here and in its turns.
-The actor owns one nursery: the body (inside its own cancel scope), the tasks of step functions, and the listener.
-"""
+"""The actor of one resident run of a workflow: it runs the body in its own cancel scope, then ends the run."""
 
 from __future__ import annotations
 
-import enum
-import logging
-import weakref
-from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 
-from durable_trio.clock import MICROSECONDS
-from durable_trio.codec import Codec, parse
-from durable_trio.context.context import Context
-from durable_trio.context.environment import Environment
-from durable_trio.context.functions import FunctionCall, FunctionOptions
-from durable_trio.context.saga import Saga
-from durable_trio.context.workers import StepTasks
-from durable_trio.engine.settings import Settings
-from durable_trio.errors import (
-    CodecError,
-    Detached,
-    NonDeterminismError,
-    RunCancelled,
-    RunExpired,
-)
-from durable_trio.failures import Failures
-from durable_trio.limits import INBOX_CAPACITY, PASSIVATE_AFTER_SECONDS
-from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepKind, WaitRow
-from durable_trio.replay.port import Port
+from durable_trio.codec import parse
+from durable_trio.engine.ending import EndingRun
+from durable_trio.errors import CodecError, Detached
 from durable_trio.replay.quiet import BODY
-from durable_trio.replay.turns import Turns
-from durable_trio.rules.compensation import compensation_key
-from durable_trio.rules.divergence import explain
-from durable_trio.stores.base import Fence, Finish, Loaded, Park, Release
-from durable_trio.stores.front import StoreFront
-from durable_trio.workflow import Workflow
-
-_LOGGER = logging.getLogger("durable_trio.engine")
 
 
-class Message(enum.Enum):
-    """What services tell a run. Level-triggered: the run looks for itself."""
-
-    MAIL = "mail"  # there may be unread entries in its mailbox
-    WAKE = "wake"  # something is due
-    DRAIN = "drain"  # leave as soon as no step function runs
-    DETACH = "detach"  # leave at once
-
-
-class Surroundings(Protocol):
-    """What an actor needs of the engine around it."""
-
-    front: StoreFront
-    settings: Settings
-    codec: Codec
-
-    @property
-    def is_observed(self) -> bool:
-        """Whether there are observers to tell."""
-
-    def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
-        """Call back at that time."""
-
-    def released(self, wake_at: int | None) -> None:
-        """A run has left memory and wants to be claimed at that time."""
-
-    def ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
-        """A run's final status is committed."""
-
-    def lost(self, error: BaseException) -> None:
-        """A write was refused: perhaps this executor was declared dead."""
-
-    def warn_foreign_wait(self, workflow: str, place: str) -> None:
-        """Say once that a workflow waits there for something that is not durable."""
-
-    def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
-        """Tell the observers."""
-
-
-class RunActor:
-    """One run, resident in this process."""
-
-    def __init__(
-        self, around: Surroundings, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
-    ) -> None:
-        self.row = row
-        self._around = around
-        self._workflow = workflow
-        self._loaded = loaded
-        self._failures = failures
-        self._clock = around.settings.clock
-        self._send, self._inbox = trio.open_memory_channel[Message](INBOX_CAPACITY)
-        self._root_scope = trio.CancelScope()
-        self._saga_scope = trio.CancelScope()
-        assert row.owner is not None
-        self._port = Port(around.front, Fence(row.run, row.owner, row.token), status=row.status)
-        self._turns = Turns(
-            loaded,
-            port=self._port,
-            host=self,
-            clock=self._clock,
-            ttl_at=row.ttl_at,
-            started_at=row.started_at or row.created_at,
-        )
-        self._env: Environment
-        self._nursery: trio.Nursery
-        self._cancel_row: HistoryRow | None = None
-        self._body_has_ended = False
-        self._rest: tuple[int | None, tuple[str, ...]] | None = None
-        self._stall_watched = False
-        self._missed_message = False
-
-    # ---- for services ------------------------------------------------------------------------------------------
-
-    def post(self, message: Message) -> None:
-        """Put a message into the inbox; if it is full, the run will look at everything anyway."""
-        try:
-            self._send.send_nowait(message)
-        except trio.WouldBlock:
-            self._missed_message = True
-        except trio.BrokenResourceError:
-            pass  # it has left; the store knows what is to be done
-
-    # ---- the task ----------------------------------------------------------------------------------------------
+class RunActor(EndingRun):
+    """One run of a workflow, resident in this process."""
 
     async def run(self) -> None:
         """Execute the run until it ends or leaves this process."""
-        around = self._around
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self._env = Environment(
-                    run_id=self.row.id,
-                    generation=self.row.generation,
-                    seed=self.row.seed,
-                    fingerprint=self._workflow.fingerprint,
-                    turns=self._turns,
-                    tasks=StepTasks(nursery, f"step of run {self.row.id}"),
-                    clock=self._clock,
-                    codec=around.codec,
-                    failures=self._failures,
-                    saga=Saga(),
-                    host=self,
-                    observe=self._tell if around.is_observed else None,
-                    stored_values=self._loaded.values,
-                )
-                resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
-                self._tell("run_resumed" if resumed else "run_started", {})
-                context = copy_context()
-                context.run(BODY.set, self._turns)
-                context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
-                await self._listen()
-        except BaseExceptionGroup as group:
-            rest = group.split(Detached)[1]
-            if rest is not None:
-                raise rest from None
-        finally:
-            self._port.cut()
-            self._inbox.close()
-
-    async def _listen(self) -> None:
-        async for message in self._inbox:
-            if message is Message.DETACH:
-                self.detach()
-            elif message is Message.DRAIN:
-                self._turns.hold()
-            else:
-                if message is Message.MAIL or self._missed_message:
-                    self._missed_message = False
-                    self._turns.message(await self._read_mail())
-                self._turns.pump()
-
-    async def _read_mail(self) -> Any:
-        return await self._around.front.read(self._around.front.store.unread, self.row.run)
+        if self._port.is_cut:
+            return
+        async with self._resident() as nursery:
+            context = copy_context()
+            context.run(BODY.set, self._turns)
+            context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
+            await self._listen()
 
     async def _main(self) -> None:
         try:
@@ -192,7 +38,8 @@ class RunActor:
         finally:
             if not self._port.is_cut:
                 self._port.cut()
-            self._nursery.cancel_scope.cancel()
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()
 
     async def _execute_body(self) -> tuple[Exception | None, str | None]:
         """Return the body's error, or its encoded result."""
@@ -202,7 +49,8 @@ class RunActor:
             with self._root_scope:
                 try:
                     args = self._arguments()
-                    value = await self._workflow.fn(Context(self._env), *args)
+                    with self._env.branch("") as context:
+                        value = await self._workflow.fn(context, *args)
                     result = self._around.codec.encode(
                         value, self._workflow.result_type, where=f"the result of run {self.row.id!r}"
                     ).text
@@ -229,214 +77,3 @@ class RunActor:
             return codec.decode_arguments(self.row.args, annotations, where=f"the arguments of run {self.row.id!r}")
         except (CodecError, TypeError) as error:
             self._env.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")
-
-    # ---- the end -----------------------------------------------------------------------------------------------
-
-    async def _end(self, error: Exception | None, result: str | None) -> None:
-        turns = self._turns
-        status = RunStatus.COMPLETED if error is None else RunStatus.FAILED
-        if turns.is_expired:
-            status = RunStatus.FAILED
-            error = RunExpired(
-                f"run {self.row.id!r} did not end within its time to live", run_id=self.row.id
-            )
-        elif self._cancel_row is not None:
-            status = RunStatus.CANCELLED
-            reason = self._around.codec.decode(self._cancel_row.result or "null", Any, where="a reason")
-            error = RunCancelled(_cancel_text(self.row.id, reason), run_id=self.row.id, reason=reason)
-        error_text: str | None = None
-        compensation_errors: list[str] = []
-        if error is not None:
-            result = None
-            error_text, _ = self._failures.encode(error, where=f"the failure of run {self.row.id!r}")
-            with self._saga_scope:
-                compensation_errors = await self._compensate(error_text)
-        if self._port.is_cut:
-            return
-        rest = turns.history.next_of_body()
-        if rest is not None or (error is None and self.row.status is RunStatus.COMPENSATING):
-            self._diverged(rest)
-            return
-        finish = Finish(
-            fence=self._port.fence,
-            status=status,
-            result=result,
-            error=error_text,
-            compensation_errors=f"[{','.join(compensation_errors)}]",
-            now=self._clock.now(),
-        )
-        outcome = await turns.extend(lambda done: self._port.submit(finish, done))
-        if outcome is not True:
-            self.refused(outcome)
-            return
-        self._around.ended(self.row.id, status, result, error_text)
-        self._tell("run_ended", {"status": status})
-
-    async def _compensate(self, error_text: str) -> list[str]:
-        """Undo the completed steps, the last one first; return the failures' texts."""
-        undo = self._env.saga.in_order()
-        if not undo:
-            return []
-        turns = self._turns
-        if self._port.status is not RunStatus.COMPENSATING:
-            rest = turns.history.next_of_body()
-            if rest is not None:
-                self._diverged(rest)
-                raise Detached
-            outcome = await turns.extend(
-                lambda done: self._port.advance(
-                    done, status=RunStatus.COMPENSATING, error=error_text, now=self._clock.now()
-                )
-            )
-            if outcome is not True:
-                self.refused(outcome)
-                raise Detached
-            self._tell("run_compensating", {})
-        errors: list[str] = []
-        for item in undo:
-            key = compensation_key(item.step)
-            options = FunctionOptions(retry=item.retry)
-            call = FunctionCall(self._env, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
-            row = await turns.perform(call)
-            if row.error is not None:
-                errors.append(row.error)
-            self._tell("step_ended", {"key": str(key), "kind": row.kind, "status": row.status, "attempt": row.attempt})
-        return errors
-
-    # ---- Host: what the turns ask ------------------------------------------------------------------------------
-
-    def control(self, row: HistoryRow) -> None:
-        if self._body_has_ended:
-            return  # it came too late
-        if row.kind is StepKind.CANCEL:
-            self._cancel_row = row
-        self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
-
-    def went_live(self) -> None:
-        fresh = {
-            key: text for key, text in self._env.published.items() if self._loaded.values.get(key) != text
-        }
-        if fresh:
-            self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.now())
-        self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
-
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
-        now = self._clock.now()
-        compensating = self._port.status is RunStatus.COMPENSATING
-        status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
-        is_far = due_at is None or due_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
-        rest = (due_at, waits_for)
-        if waits or (not is_far and (rest != self._rest or self._port.status is not status)):
-            self._port.advance(
-                self._turns.check, waits=waits, status=status, wake_at=due_at, waits_for=waits_for, now=now
-            )
-        self._rest = rest
-        if is_far:
-            release = Release(fence=self._port.fence, status=status, wake_at=due_at, waits_for=waits_for, now=now)
-            self._turns.is_leaving = True
-            self._port.submit(release, lambda outcome: self._released(outcome, due_at))
-
-    def _released(self, outcome: Any, due_at: int | None) -> None:
-        self._turns.is_leaving = False
-        if outcome is True:
-            self._tell("run_suspended", {})
-            self.detach()
-            self._around.released(due_at)
-        elif outcome is False:
-            self._rest = None
-            self.look()
-        else:
-            self.refused(outcome)
-
-    def foreign(self, places: Sequence[str]) -> None:
-        strict = self._workflow.strict
-        if self._around.settings.strict if strict is None else strict:
-            text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
-            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self._workflow.fingerprint))
-            return
-        for place in places:
-            self._around.warn_foreign_wait(self.row.workflow, place)
-
-    def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
-        if hopeless:
-            self._diverged(row)
-        elif not self._stall_watched:
-            self._stall_watched = True
-            self._nursery.start_soon(self._watch_stall, row)
-
-    async def _watch_stall(self, row: HistoryRow) -> None:
-        await trio.sleep(self._around.settings.replay_stall_seconds)
-        self._stall_watched = False
-        if self._turns.is_replaying and self._turns.history.next_of_body() is row and self._turns.runnable_count == 0:
-            self._diverged(row)
-
-    def alarm(self, due_at: int) -> None:
-        # A weak reference: the alarm may be days away, and the run may leave before.
-        self._around.alarm(due_at, partial(_wake, weakref.ref(self)))
-
-    def look(self) -> None:
-        self.post(Message.MAIL)
-
-    def quiesced(self) -> None:
-        self.detach()
-
-    def refused(self, error: BaseException) -> None:
-        self.detach()
-        self._around.lost(error)
-
-    # ---- leaving -----------------------------------------------------------------------------------------------
-
-    def _diverged(self, row: HistoryRow | None) -> None:
-        turns = self._turns
-        calls = sorted(turns.calls.values(), key=lambda call: call.key)
-        diff = explain(
-            turns.delivered,
-            row,
-            [(str(call.kind), str(call.key)) for call in calls],
-            ended=self._body_has_ended,
-        )
-        text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
-        foreign = turns.foreign_waits(also_in_process=True)
-        if foreign:
-            text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
-        error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
-        _LOGGER.error("%s", error)
-        self.park(Problem(kind="divergence", text=text, fingerprint=self._workflow.fingerprint))
-
-    def park(self, problem: Problem) -> None:
-        """Set the run aside with a problem, and leave."""
-        if self._port.is_cut:
-            return
-        text = self._around.codec.encode(problem, Problem, where="a problem").text
-        park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.now())
-        self._around.front.submit(park, _ignore)
-        self._tell("run_parked", {"problem": problem})
-        self.detach()
-
-    def detach(self) -> None:
-        """Leave this process: write nothing any more, cancel the body, drop what comes out of it."""
-        if self._port.is_cut:
-            return
-        self._port.cut()
-        self._env.is_detaching = True
-        self._root_scope.cancel("the run leaves this process")
-        self._saga_scope.cancel("the run leaves this process")
-        self._turns.throw_detached()
-        self._nursery.cancel_scope.cancel("the run leaves this process")
-
-    def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
-        self._around.tell(name, self.row.id, self.row.workflow, fields)
-
-
-def _wake(actor: weakref.ref[RunActor]) -> None:
-    resident = actor()
-    if resident is not None:
-        resident.post(Message.WAKE)
-
-
-def _cancel_text(run_id: str, reason: object) -> str:
-    return f"run {run_id!r} was cancelled" + (f": {reason}" if reason else "")
-
-
-def _ignore(outcome: Any) -> None:
-    """Nothing depends on this outcome."""

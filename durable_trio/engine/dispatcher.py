@@ -76,11 +76,14 @@ class Dispatcher:
                 self.nudge_at(due_at)
                 return
             limit = min(CLAIM_RUNS_MAX, runs.free_count)
-            if limit == 0:
+            if limit == 0 or not runs.reserve(limit):
                 return
-            with trio.CancelScope(shield=True):  # what is claimed must be started
-                claim = ClaimDue(owner=self.executor, workflows=self._workflows, now=now, limit=limit)
-                rows = await front.write(claim)
-                loaded = await front.read(load_all, front, rows) if rows else []
-                for row, one in zip(rows, loaded, strict=True):
-                    runs.start(row, one)
+            try:
+                with trio.CancelScope(shield=True):  # what is claimed must be started
+                    claim = ClaimDue(owner=self.executor, workflows=self._workflows, now=now, limit=limit)
+                    rows = await front.write(claim)
+                    loaded = await front.read(load_all, front, rows) if rows else []
+                    for row, one in zip(rows, loaded, strict=True):
+                        runs.start(row, one)
+            finally:
+                runs.unreserve(limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import signal
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -15,25 +16,31 @@ import trio
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.codec import UNANNOTATED, Codec
+from durable_trio.context.context import Context
+from durable_trio.context.starting import SignalStartOptions, StartOptions, start_operation
 from durable_trio.engine import os_signals
+from durable_trio.engine.inline import INLINE_NAME, open_inline
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.reading import run_record
 from durable_trio.engine.run import Run
 from durable_trio.engine.settings import make_settings
-from durable_trio.engine.starting import StartOptions, start_operation
 from durable_trio.engine.tree import Tree
 from durable_trio.engine.watching import Changes, watch
 from durable_trio.errors import RunNotFound
 from durable_trio.failures import Failures
 from durable_trio.limits import PAGE_RUNS_MAX, check_name
-from durable_trio.records import EngineStatus, ExecutorStatus, Page, RunRecord, RunRow, RunStatus
+from durable_trio.records import EngineStatus, ExecutorStatus, Key, Page, RunRecord, RunRow, RunStatus
 from durable_trio.stores.base import (
     DeleteRun,
+    ForkRun,
     Prune,
     RequestCancel,
     ResumeRun,
     RunFilter,
     SendSignal,
+    SignalWithStart,
+    Started,
+    StartRun,
     Store,
 )
 from durable_trio.stores.sqlite import SqliteStore
@@ -230,9 +237,7 @@ class Engine(trio.abc.AsyncResource):
     @overload
     async def start(self, workflow: str, /, *args: Any, **options: Unpack[StartOptions]) -> Run[Any]: ...
     @overload
-    async def start(
-        self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]
-    ) -> Run[R]: ...
+    async def start(self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> Run[R]: ...
     async def start(self, workflow: Any, /, *args: Any, **options: Any) -> Run[Any]:  # type: ignore[misc]  # takes *Ts
         """Store a new run and return its handle; whoever serves executes it.
 
@@ -260,17 +265,15 @@ class Engine(trio.abc.AsyncResource):
     async def _start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> tuple[Run[Any], bool]:
         """Return the run's handle, and whether it was stored in this very step of the task."""
         tree = self._tree_in_use()
-        operation = start_operation(
-            workflow,
-            args,
-            options,
-            registry=self._registry,
-            codec=self._codec,
-            clock=self._settings.clock,
-        )
+        operation = self._start_operation(workflow, args, options)
         is_new = await tree.start(operation)
         known = workflow if isinstance(workflow, Workflow) else self._registry.get(operation.workflow)
         return Run(self, operation.id, known), is_new
+
+    def _start_operation(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> StartRun:
+        return start_operation(
+            workflow, args, options, registry=self._registry, codec=self._codec, clock=self._settings.clock
+        )
 
     async def run(self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> R:
         """Start a run and wait for its result; arguments and options are those of ``start``.
@@ -343,16 +346,16 @@ class Engine(trio.abc.AsyncResource):
             CodecError: the payload cannot be stored.
         """
         tree = self._tree_in_use()
+        tree.sent(await tree.front.write(self._signal_operation(run_id, name, payload, id)))
+
+    def _signal_operation(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> SendSignal:
         check_name("run id", run_id)
         check_name("signal name", name)
-        if id is not None:
-            check_name("signal id", id)
+        if signal_id is not None:
+            check_name("signal id", signal_id)
         annotation = UNANNOTATED if payload is None or type(payload) in _JSON_TYPES else type(payload)
         text = self._codec.encode(payload, annotation, where=f"the payload of signal {name!r}").text
-        operation = SendSignal(
-            run_id=run_id, name=name, payload=text, signal_id=id, now=self._settings.clock.now()
-        )
-        tree.sent(await tree.front.write(operation))
+        return SendSignal(run_id=run_id, name=name, payload=text, signal_id=signal_id, now=self._settings.clock.now())
 
     async def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """Ask a run to cancel: its body is cancelled, its steps are compensated, then it is ``cancelled``.
@@ -366,13 +369,44 @@ class Engine(trio.abc.AsyncResource):
         tree = self._tree_in_use()
         check_name("run id", run_id)
         text = self._codec.encode(reason, str | None, where="the reason").text
-        sent = await tree.front.write(
-            RequestCancel(run_id=run_id, reason=text, now=self._settings.clock.now())
-        )
+        sent = await tree.front.write(RequestCancel(run_id=run_id, reason=text, now=self._settings.clock.now()))
         if sent is None:
             return False
         tree.sent(sent)
         return True
+
+    async def signal_with_start(
+        self,
+        workflow: Startable[*Ts, Any] | str,
+        /,
+        *args: *Ts,
+        signal: str,
+        payload: Any = None,
+        id: str,
+        signal_id: str | None = None,
+        **options: Unpack[SignalStartOptions],
+    ) -> Run[Any]:
+        """Start a run unless it is there, and send it a signal: both or neither.
+
+        Args:
+            signal, payload, signal_id: as ``send_signal``'s name, payload and id.
+            id: the run's id.
+            options: those of ``start``.
+
+        *Durability:* once it returns, both are stored.
+
+        Raises:
+            RunConflict: there is a run with this id, with another workflow or other arguments.
+            RunFinished: the run has ended.
+        """
+        tree = self._tree_in_use()
+        start = self._start_operation(workflow, args, cast(StartOptions, {**options, "id": id}))
+        send = self._signal_operation(id, signal, payload, signal_id)
+        started: Started = await tree.front.write(SignalWithStart(start=start, signal=send))
+        if tree.executor is not None:
+            tree.runs.mail(started.row.run)
+            tree.dispatcher.nudge()
+        return Run(self, id, self._registry.get(started.row.workflow))
 
     # ---- upkeep ------------------------------------------------------------------------------------------------
 
@@ -391,6 +425,47 @@ class Engine(trio.abc.AsyncResource):
         if tree.executor is not None:
             tree.dispatcher.nudge()
         return Run(self, row.id, self._registry.get(row.workflow))
+
+    async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
+        """Start a new run with the history of another up to, not including, the row with the key ``before``.
+
+        Steps that are copied are not compensated by the new run.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ValueError: it has no row of that key.
+            RunConflict: there is a run with the new id.
+        """
+        tree = self._tree_in_use()
+        check_name("run id", run_id)
+        new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
+        operation = ForkRun(
+            run_id=run_id,
+            before=Key.parse(before),
+            id=new_id,
+            now=self._settings.clock.now(),
+        )
+        row: RunRow = await tree.front.write(operation)
+        if tree.executor is not None:
+            tree.dispatcher.nudge()
+        return Run(self, row.id, self._registry.get(row.workflow))
+
+    def inline(self, run_id: str, *, input: Any = None) -> AbstractAsyncContextManager[Context]:
+        """Durable steps in an ordinary trio block: ``async with engine.inline("import-7") as ctx: …``, for scripts.
+
+        Normal exit completes the run. An exception leaves it as it is, uncompensated; entered again with the same id
+        it goes on: calls that were recorded give back their outcomes.
+
+        Args:
+            input: a plain JSON value that is stored with the run; the same each time.
+
+        Raises:
+            RunConflict: another block holds the run, or it was begun with another input.
+            RunFinished: it has completed, or was cancelled.
+            RunCancelled: at the end of the block, if the run was cancelled meanwhile.
+            OwnershipLost: another executor has taken it over.
+        """
+        return open_inline(self._tree_in_use(), check_name("run id", run_id), input)
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.
@@ -468,7 +543,7 @@ class Engine(trio.abc.AsyncResource):
         unknown = {
             name: count
             for name, count in found.unfinished_by_workflow.items()
-            if self._registry.get(name) is None
+            if self._registry.get(name) is None and name != INLINE_NAME
         }
         return EngineStatus(
             durability=store.durability,

@@ -139,9 +139,7 @@ class Feed:
                 await self._pass_changes()
 
     async def _pass_mail(self) -> None:
-        while entries := await self._front.read(
-            self._front.store.mailbox_after, self._last_entry, limit=_ROWS_MAX
-        ):
+        while entries := await self._front.read(self._front.store.mailbox_after, self._last_entry, limit=_ROWS_MAX):
             self._last_entry = entries[-1].id
             for run in {entry.run for entry in entries}:
                 self.on_mail(run)

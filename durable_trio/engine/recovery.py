@@ -45,9 +45,7 @@ def boot_id() -> str:
 class Recovery:
     """Keeps this executor alive in the store's eyes, and finds those that are not."""
 
-    def __init__(
-        self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float, is_memory: bool
-    ) -> None:
+    def __init__(self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float, is_memory: bool) -> None:
         self.executor = 0
         # Set by the tree: told the new executor id, and that runs were set free.
         self.on_registered: Callable[[int], None] = lambda _executor: None

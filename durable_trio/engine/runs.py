@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import trio
 
 from durable_trio.codec import Codec
-from durable_trio.engine.actor import Message, RunActor
+from durable_trio.engine.actor import RunActor
 from durable_trio.engine.observers import Observers
+from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError
@@ -18,7 +20,7 @@ from durable_trio.failures import Failures
 from durable_trio.limits import SUSPECT_RECOVERIES
 from durable_trio.records import RunRow, RunStatus
 from durable_trio.replay.quiet import watching
-from durable_trio.stores.base import Fence, Finish, Loaded
+from durable_trio.stores.base import Fence, Finish, Loaded, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflow import Registry, Workflow
 
@@ -46,12 +48,14 @@ class Runs:
         # Set by the tree: told when a place is free or a run is due, when a run ends, when a write is refused.
         self.on_free: Callable[[int | None], None] = lambda _due_at: None
         self.on_ended: Callable[[str, RunStatus, str | None, str | None], None] = lambda *_: None
+        self.on_sent: Callable[[Sent], None] = lambda _sent: None
         self.on_refused: Callable[[], None] = lambda: None
-        self._registry = registry
+        self.registry = registry
         self._observers = observers
         self._timers = timers
-        self._actors: dict[int, RunActor] = {}
+        self._actors: dict[int, ResidentRun] = {}
         self._reserved = 0
+        self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
         self._failures: dict[str, Failures] = {}
         self._warned_places: set[tuple[str, str]] = set()
         self._suspects = trio.Lock()
@@ -72,28 +76,43 @@ class Runs:
             return 0
         return max(0, self.settings.concurrency - len(self._actors) - self._reserved)
 
-    def reserve(self) -> bool:
-        """Keep a place for a run that is being started; ``unreserve`` gives it back."""
-        if self.free_count == 0 or self.front.is_full:
+    def reserve(self, count: int = 1) -> bool:
+        """Keep places for runs that are being claimed; ``unreserve`` gives them back once those are started."""
+        if self.free_count < count:
             return False
-        self._reserved += 1
+        self._reserved += count
         return True
 
-    def unreserve(self) -> None:
-        """Give a reserved place back."""
-        self._reserved -= 1
+    def unreserve(self, count: int = 1) -> None:
+        """Give reserved places back."""
+        self._reserved -= count
+        if not self._reserved:
+            self._early_mail.clear()
 
     def start(self, row: RunRow, loaded: Loaded = _NOTHING) -> None:
         """Make a claimed run resident."""
-        workflow = self._registry.get(row.workflow)
-        if workflow is None or self._nursery is None:
+        workflow = self.registry.get(row.workflow)
+        if workflow is None or self._nursery is None or self.is_draining:
             return  # the engine is stopping; it gives back what it owns
         actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
         self._actors[row.run] = actor
+        if row.run in self._early_mail:
+            actor.post(Message.MAIL)
         self._nursery.start_soon(self._run, actor, workflow, name=f"actor of run {row.id}")
+
+    @contextmanager
+    def adopt(self, resident: ResidentRun) -> Iterator[None]:
+        """Count a run that somebody else executes in this process as resident inside the block."""
+        self._actors[resident.row.run] = resident
+        try:
+            yield
+        finally:
+            self._left(resident)
 
     def mail(self, run: int) -> None:
         """Tell a run, if it is resident, that there is something in its mailbox."""
+        if self._reserved:  # it may be on its way into memory, and was read before the mail came
+            self._early_mail.add(run)
         actor = self._actors.get(run)
         if actor is not None:
             actor.post(Message.MAIL)
@@ -150,12 +169,15 @@ class Runs:
         except Exception:  # a fault of ours in one run must not take the others along
             _LOGGER.exception("run %r stopped by an internal error; it stays claimed until this executor ends", row.id)
         finally:
-            if self._actors.get(row.run) is actor:
-                del self._actors[row.run]
-            if not self._actors:
-                self._empty.set()
-                self._empty = trio.Event()
-            self.on_free(None)
+            self._left(actor)
+
+    def _left(self, resident: ResidentRun) -> None:
+        if self._actors.get(resident.row.run) is resident:
+            del self._actors[resident.row.run]
+        if not self._actors:
+            self._empty.set()
+            self._empty = trio.Event()
+        self.on_free(None)
 
     async def _set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
         assert row.owner is not None
@@ -167,7 +189,7 @@ class Runs:
         fence = Fence(row.run, row.owner, row.token)
         now = self.settings.clock.now()
         await self.front.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
-        self.ended(row.id, RunStatus.FAILED, None, text)
+        self.ended(row, RunStatus.FAILED, None, text)
         self.tell("run_ended", row.id, row.workflow, {"status": RunStatus.FAILED})
 
     # ---- Surroundings: what actors ask -------------------------------------------------------------------------
@@ -182,8 +204,19 @@ class Runs:
     def released(self, wake_at: int | None) -> None:
         self.on_free(wake_at)
 
-    def ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
-        self.on_ended(run_id, status, result, error)
+    def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
+        if row.parent is not None:
+            self.mail(row.parent)
+        self.on_ended(row.id, status, result, error)
+
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None]) -> None:
+        def done(outcome: Any) -> None:
+            if isinstance(outcome, Sent):
+                self.on_sent(outcome)
+            callback(outcome)
+
+        reason = self.codec.encode("its parent ended or was cancelled", str, where="a reason").text
+        self.front.submit(RequestCancel(run_id=run_id, reason=reason, now=self.settings.clock.now()), done)
 
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from durable_trio.limits import (
     PAYLOAD_BYTES_MAX,
     REPLAY_STALL_SECONDS,
 )
+from durable_trio.rules.hints import check_options
 
 
 def _positive(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -67,10 +67,5 @@ def make_settings(options: dict[str, Any]) -> Settings:
         TypeError: an option of another name; the message offers the nearest one.
         ValueError: a value out of range.
     """
-    known = [attribute.name for attribute in attrs.fields(Settings)]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"Engine has no option {name!r}{hint}")
+    check_options("Engine", options, [attribute.name for attribute in attrs.fields(Settings)])
     return Settings(**options)

@@ -38,6 +38,7 @@ class Tree:
         self, store: Store, *, settings: Settings, registry: Registry, codec: Codec, observers: Observers
     ) -> None:
         self.settings = settings
+        self.codec = codec
         self.registry = registry
         self.front = StoreFront(store)
         self.timers = Timers(settings.clock)
@@ -65,6 +66,7 @@ class Tree:
     def _wire(self) -> None:
         self.runs.on_free = self.dispatcher.nudge_at
         self.runs.on_ended = self.feed.ended
+        self.runs.on_sent = self.sent
         self.runs.on_refused = self.recovery.nudge
         self.recovery.on_registered = self._registered
         self.recovery.on_reaped = self.dispatcher.nudge
@@ -86,7 +88,8 @@ class Tree:
         """
         is_due = operation.due_at <= operation.created_at
         executor = self.executor
-        if executor is None or not is_due or self.registry.get(operation.workflow) is None or not self.runs.reserve():
+        is_ours = executor is not None and is_due and self.registry.get(operation.workflow) is not None
+        if not is_ours or self.front.is_full or not self.runs.reserve():
             started: Started = await self.front.write(operation)
             if executor is not None and started.created:
                 self.dispatcher.nudge_at(None if is_due else operation.due_at)
@@ -94,12 +97,12 @@ class Tree:
         try:
             # The wait for the commit is not abandoned, so what is claimed is started.
             started = await self.front.write(attrs.evolve(operation, owner=executor))
+            if started.created and started.claimed:
+                self.runs.start(started.row)
+            elif started.created:
+                self.dispatcher.nudge()
         finally:
             self.runs.unreserve()
-        if started.created and started.claimed:
-            self.runs.start(started.row)
-        elif started.created:
-            self.dispatcher.nudge()
         return started.created
 
     def sent(self, sent: Sent) -> None:
@@ -154,9 +157,7 @@ class Tree:
         """Runs that were parked by other code of a workflow get another chance with this one's."""
         for workflow in self.registry:
             await self.front.write(
-                Unpark(
-                    workflow=workflow.name, fingerprint=workflow.fingerprint, now=self.settings.clock.now()
-                )
+                Unpark(workflow=workflow.name, fingerprint=workflow.fingerprint, now=self.settings.clock.now())
             )
 
     async def _drain(self, grace: trio.CancelScope) -> None:

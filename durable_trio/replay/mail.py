@@ -23,6 +23,7 @@ class Mail:
 
     def __init__(self, turns: Turns, unread: Sequence[MailboxEntry], ttl_at: int | None) -> None:
         self.unread = list(unread)
+        self._consumed: set[int] = set()  # ids of entries that a look may still show as unread
         self.ttl_at = ttl_at
         self._turns = turns
         self._on_the_way = 0
@@ -31,7 +32,9 @@ class Mail:
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
         """The mailbox was read again."""
-        self.unread = list(entries)
+        # The look may be older than what was consumed since it was begun; what one does not show, no later one does.
+        self._consumed.intersection_update(entry.id for entry in entries)
+        self.unread = [entry for entry in entries if entry.id not in self._consumed]
         if self._turns.is_live:
             self._take_controls()
 
@@ -61,7 +64,7 @@ class Mail:
 
     def record_signal(self, call: Call, entry: MailboxEntry) -> None:
         """Let the call consume the signal."""
-        self.unread.remove(entry)
+        self._consume(entry)
         turns = self._turns
         call.record(
             now=turns.clock.now(),
@@ -83,10 +86,10 @@ class Mail:
         now = turns.clock.now()
         for entry in list(self.unread):
             if entry.kind == "cancel":
-                self.unread.remove(entry)
+                self._consume(entry)
                 self._record_control(StepKind.CANCEL, entry, now)
             elif entry.kind == "child":
-                self.unread.remove(entry)
+                self._consume(entry)
                 turns.port.advance(turns.check, taken=((entry.id, 0),), now=now)
                 for call in list(turns.calls.values()):
                     if call.waits_for_child == entry.name and call.is_live:
@@ -107,6 +110,10 @@ class Mail:
         taken = ((entry.id, row.seq),) if entry is not None else ()
         self._on_the_way += 1
         turns.port.advance(partial(self._recorded, row), rows=(row,), taken=taken, now=now)
+
+    def _consume(self, entry: MailboxEntry) -> None:
+        self.unread.remove(entry)
+        self._consumed.add(entry.id)
 
     def note_control(self, row: HistoryRow) -> None:
         """A control of the history was delivered: the next of its kind has another key."""

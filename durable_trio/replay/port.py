@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from durable_trio.records import RunStatus
-from durable_trio.stores.base import Advance, Fence, Finish, Operation, Park, Release
+from durable_trio.records import HistoryRow, RunStatus
+from durable_trio.stores.base import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
 
 Outcome = Any
 Callback = Callable[[Outcome], None]
@@ -34,6 +34,7 @@ class Port:
         self._front = front
         self.fence = fence
         self.is_cut = False
+        self._riders: list[HistoryRow] = []
         self.in_flight = 0
         # What the store says the run's status is once all that was submitted is committed.
         self.status = status
@@ -47,8 +48,15 @@ class Port:
         """A row was committed without ``advance``, with ``next_status``."""
         self.status = self.next_status or self.status
 
+    def ride(self, row: HistoryRow) -> None:
+        """Have a row committed with the next ones; nobody waits for it."""
+        self._riders.append(row)
+
     def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
         """Submit an ``Advance``. A row for a suspended run makes it running in the same transaction."""
+        if self._riders:
+            fields["rows"] = (*self._riders, *fields.get("rows", ()))
+            self._riders.clear()
         status = fields.get("status")
         if status is None and fields.get("rows"):
             status = fields["status"] = self.next_status
@@ -56,7 +64,7 @@ class Port:
             self.status = status
         self.submit(Advance(fence=self.fence, now=now, **fields), callback)
 
-    def submit(self, operation: Advance | Release | Park | Finish, callback: Callback) -> None:
+    def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
         """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""
         if self.is_cut:
             return
@@ -67,6 +75,8 @@ class Port:
         """Submit a transaction of the user's."""
         if self.is_cut:
             return
+        if self._riders:
+            self.advance(_ignore, now=self._riders[-1].started_at)
         self.in_flight += 1
         self._front.submit_transaction(
             self.fence, fn, seconds_max=seconds_max, callback=lambda outcome: self._done(outcome, callback)
@@ -80,3 +90,7 @@ class Port:
         self.in_flight -= 1
         if not self.is_cut:
             callback(outcome)
+
+
+def _ignore(outcome: Outcome) -> None:
+    """A refusal shows at the next write."""

@@ -77,7 +77,9 @@ def watching() -> Iterator[None]:
 
 
 # Where a task that waits for another task of this process is blocked, as seen by the innermost frames' module.
-_IN_PROCESS_MODULES = frozenset({"trio._sync", "trio._channel", "trio._core._parking_lot", "trio._core._unbounded_queue"})
+_IN_PROCESS_MODULES = frozenset(
+    {"trio._sync", "trio._channel", "trio._core._parking_lot", "trio._core._unbounded_queue"}
+)
 
 
 def foreign_wait(task: trio.lowlevel.Task, *, also_in_process: bool = False) -> str | None:

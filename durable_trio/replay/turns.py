@@ -117,6 +117,11 @@ class Turns:
         """Whether recorded rows are still to be delivered."""
         return not self.history.is_over
 
+    @property
+    def is_repeating(self) -> bool:
+        """Whether the body does again what it has done before: it has a history, and no call of it has begun yet."""
+        return self.history.last_seq > 0 and not self.is_live
+
     async def perform(self, call: Call) -> Any:
         """Park the calling task until the call's row is delivered; return the row.
 
@@ -262,11 +267,11 @@ class Turns:
         call.is_busy = True
         self.busy_count += 1
 
-    def emerged(self, call: Call) -> None:
-        """What ran for ``call`` has come out."""
+    def emerged(self, call: Call, *, goes_on: bool = False) -> None:
+        """What ran for ``call`` has come out; if it ``goes_on`` at once, the run must not look idle in between."""
         call.is_busy = False
         self.busy_count -= 1
-        if self._wave or self.busy_count == 0:
+        if not goes_on and (self._wave or self.busy_count == 0):
             self.pump()
 
     def message(self, entries: Sequence[MailboxEntry]) -> None:
@@ -281,6 +286,10 @@ class Turns:
         """Let nothing begin and deliver nothing any more; functions that run may finish and are recorded."""
         self.is_held = True
         self.pump()
+
+    def has_unmatched_waits(self) -> bool:
+        """Return whether something is stored of a call that the body has not made yet in this stay."""
+        return any(key not in self.calls for key in self.agenda.waits)
 
     # ---- deadlines ---------------------------------------------------------------------------------------------
 

@@ -26,3 +26,8 @@ def random_uuid(seed: bytes, generation: int, branch: str, count: int) -> uuid.U
 def idempotency_key(seed: bytes, run_id: str, generation: int, key: Key) -> str:
     """Return a step's key for outside services: 32 hexadecimal digits, stable over attempts and crashes."""
     return _digest(seed, "idempotency", run_id, generation, key).hex()
+
+
+def child_id(seed: bytes, run_id: str, generation: int, key: Key) -> str:
+    """Return the id of the child that a call starts: the same at each replay."""
+    return str(uuid.UUID(bytes=_digest(seed, "child", run_id, generation, key), version=4))

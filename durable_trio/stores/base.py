@@ -84,9 +84,9 @@ class ClaimDue:
 
     Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``, higher priority
     first, then earlier ``wake_at``. Each gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
-    ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``, ``compensating`` stays.
-    An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are not due,
-    or not among ``workflows``.
+    ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``,
+    ``compensating`` stays. An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are
+    not due, or not among ``workflows``.
     """
 
     owner: int
@@ -96,12 +96,29 @@ class ClaimDue:
 
 
 @attrs.frozen(kw_only=True)
+class ClaimRun:
+    """Claim one run by its id, due or not. Outcome: its ``RunRow`` as claimed, or an error as a value.
+
+    ``RunNotFound``; ``RunFinished`` if it has ended; ``RunConflict`` if an executor owns it or it is of another
+    workflow; ``OwnershipLost`` if the claiming executor has ended. What changes is as for ``ClaimDue``; a problem is
+    cleared.
+    """
+
+    owner: int
+    run_id: str
+    workflow: str
+    now: int
+
+
+@attrs.frozen(kw_only=True)
 class Advance:
     """Commit, all or nothing, what a run's owner has to say. Outcome: ``True``; ``False``; or ``OwnershipLost``.
 
     ``rows`` are appended to the history (a key that is there already: outcome ``RunConflict``, nothing written).
     ``waits`` are inserted or replaced by key, ``cleared`` are removed (missing ones are no error). ``taken`` marks
     mailbox entries as consumed by the row of that seq. ``published`` are upserted; JSON text by key.
+    ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
+    ``RunConflict`` and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox, the
     outcome is ``False`` and nothing is written.
     ``status``: the run's new status, if given. With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
@@ -115,6 +132,7 @@ class Advance:
     cleared: tuple[Key, ...] = ()
     taken: tuple[tuple[int, int], ...] = ()  # (mailbox id, seq)
     published: tuple[tuple[str, str], ...] = ()
+    children: tuple[StartRun, ...] = ()
     unless_unread: tuple[str, int] | None = None
     status: RunStatus | None = None
     wake_at: int | None = None
@@ -168,6 +186,20 @@ class Finish:
 
 
 @attrs.frozen(kw_only=True)
+class ContinueAsNew:
+    """End a run's history and let it begin anew with other arguments. Outcome: ``True`` or ``OwnershipLost``.
+
+    History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0.
+    Unread mailbox entries and published values stay.
+    """
+
+    fence: Fence
+    args: str
+    args_digest: bytes
+    now: int
+
+
+@attrs.frozen(kw_only=True)
 class SendSignal:
     """Put a signal into a run's mailbox. Outcome: ``Sent``, ``RunNotFound``, ``RunFinished`` or ``RunConflict``.
 
@@ -193,17 +225,29 @@ class Sent:
 
 
 @attrs.frozen(kw_only=True)
+class SignalWithStart:
+    """Store a run unless it is there, and put a signal into its mailbox: both or neither. Outcome: ``Started``.
+
+    Or the error of the one that was refused, as ``StartRun`` and ``SendSignal`` give it. The run is not claimed.
+    """
+
+    start: StartRun
+    signal: SendSignal
+
+
+@attrs.frozen(kw_only=True)
 class RequestCancel:
     """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
 
     A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``).
     A final or compensating run: ``None``, nothing written. Asking again is the same entry (``created=False``). An
     unowned suspended run gets ``wake_at = now``; so does a parked one, whose problem is cleared.
-    ``reason`` is JSON (a string or null) and becomes the entry's payload.
+    ``reason`` is JSON (a string or null) and becomes the entry's payload; ``error`` that of a run that ends at once.
     """
 
     run_id: str
     reason: str
+    error: str | None = None
     now: int
 
 
@@ -300,11 +344,14 @@ class ReapExecutor:
 Operation = (
     StartRun
     | ClaimDue
+    | ClaimRun
     | Advance
     | Release
     | Park
     | Finish
+    | ContinueAsNew
     | SendSignal
+    | SignalWithStart
     | RequestCancel
     | ResumeRun
     | ForkRun
@@ -436,9 +483,7 @@ class Store(abc.ABC):
         """Return the history of a run in order of seq."""
 
     @abc.abstractmethod
-    def list_runs(
-        self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None
-    ) -> tuple[RunRow, ...]:
+    def list_runs(self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None) -> tuple[RunRow, ...]:
         """Return runs, newest first by ``(created_at, run)``; ``before`` continues after that pair."""
 
     @abc.abstractmethod

@@ -325,4 +325,3 @@ class StoreFront:
         if errors:
             raise errors[0]
         return results[0]
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import secrets
 import uuid
 from collections.abc import Mapping
@@ -12,19 +11,14 @@ from typing import Any, TypedDict
 from durable_trio.clock import Clock, due_after, from_datetime, seconds_of
 from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.limits import check_name
+from durable_trio.rules.hints import check_options
 from durable_trio.stores.base import StartRun
 from durable_trio.workflow import Registry, Workflow, check_tags
 
 
-class StartOptions(TypedDict, total=False):
-    """The keyword options of ``engine.start`` and ``engine.run``.
+class SignalStartOptions(TypedDict, total=False):
+    """The keyword options of ``engine.signal_with_start``: those of ``engine.start`` but the id."""
 
-    ``id``: the run's id, default a new UUID; the same id again is the same run. ``queue``: a name to list runs by.
-    ``priority``: higher ones are taken first. ``delay`` (seconds) or ``at``: when to begin. ``ttl``: seconds from now
-    after which the run fails with ``RunExpired``, default the workflow's. ``tags``: to list and watch by.
-    """
-
-    id: str | None
     queue: str | None
     priority: int
     delay: float | timedelta | None
@@ -33,14 +27,15 @@ class StartOptions(TypedDict, total=False):
     tags: Mapping[str, str] | None
 
 
-def check_options(options: Mapping[str, object]) -> None:
-    """Raise ``TypeError`` for an option of another name; the message offers the nearest one."""
-    known = list(StartOptions.__annotations__)
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"there is no option {name!r} for starting a run{hint}")
+class StartOptions(SignalStartOptions, total=False):
+    """The keyword options of ``engine.start`` and ``engine.run``.
+
+    ``id``: the run's id, default a new UUID; the same id again is the same run. ``queue``: a name to list runs by.
+    ``priority``: higher ones are taken first. ``delay`` (seconds) or ``at``: when to begin. ``ttl``: seconds from now
+    after which the run fails with ``RunExpired``, default the workflow's. ``tags``: to list and watch by.
+    """
+
+    id: str | None
 
 
 def start_operation(
@@ -58,7 +53,7 @@ def start_operation(
         TypeError, ValueError: wrong arguments or options, or names that cannot be stored.
         CodecError, PayloadTooLarge: an argument cannot be stored.
     """
-    check_options(options)
+    check_options("starting a run", options, StartOptions.__annotations__)
     known, name, annotations = _resolve(workflow, args, registry)
     given_id = options.get("id")
     run_id = str(uuid.uuid4()) if given_id is None else check_name("run id", given_id)

@@ -1,0 +1,39 @@
+"""The end of one history and the beginning of the next, under the same id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_trio.context.environment import Environment
+from durable_trio.records import Key, StepKind
+from durable_trio.replay.calls import Call
+from durable_trio.stores.base import ContinueAsNew
+
+
+class ContinueCall(Call):
+    """Begins a new generation; the body that waits for it is dropped."""
+
+    kind = StepKind.CONTINUE
+
+    def __init__(self, env: Environment, key: Key, args: str, digest: bytes) -> None:
+        super().__init__(key)
+        self._env = env
+        self._args = args
+        self._digest = digest
+
+    def go_live(self) -> None:
+        self.is_sealed = True
+        turns = self.turns
+        operation = ContinueAsNew(
+            fence=turns.port.fence, args=self._args, args_digest=self._digest, now=turns.clock.now()
+        )
+        turns.port.submit(operation, self._continued)
+
+    def fire(self, now: int) -> None:
+        raise AssertionError("it is never due")
+
+    def _continued(self, outcome: Any) -> None:
+        if outcome is True:
+            self._env.host.continued()
+        else:
+            self.turns.check(outcome)

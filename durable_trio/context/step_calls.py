@@ -1,0 +1,245 @@
+"""The part of a context that runs functions: ``step``, ``transaction`` and ``map``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
+
+import trio
+
+from durable_trio.clock import seconds_of
+from durable_trio.codec import UNANNOTATED
+from durable_trio.context.base import ContextBase
+from durable_trio.context.functions import NO_RETRY, FunctionCall, FunctionOptions
+from durable_trio.context.mapping import MapCall
+from durable_trio.context.saga import Compensation
+from durable_trio.context.transactions import TransactionCall
+from durable_trio.limits import MAP_CONCURRENCY
+from durable_trio.policies import Retry
+from durable_trio.records import HistoryRow, StepKind
+from durable_trio.rules.hints import check_options
+from durable_trio.workflow import resolved_annotations
+
+T = TypeVar("T")
+ItemT = TypeVar("ItemT")
+
+
+class TransactionOptions(TypedDict, total=False):
+    """The keyword options of ``ctx.transaction``; see there."""
+
+    retry: Retry | None
+    timeout: float | timedelta | None
+    compensate: Callable[[Any], Any] | None
+    compensate_retry: Retry | None
+    returns: Any
+
+
+class StepOptions(TransactionOptions, total=False):
+    """The keyword options of ``ctx.step``; see there."""
+
+    at_most_once: bool
+    abandon: bool
+
+
+class StepMethods(ContextBase):
+    """Durable calls that run a function of the user's."""
+
+    @overload
+    async def step(
+        self, name: str, fn: Callable[..., Awaitable[T]], *args: Any, **options: Unpack[StepOptions]
+    ) -> T: ...
+    @overload
+    async def step(self, name: str, fn: Callable[..., T], *args: Any, **options: Unpack[StepOptions]) -> T: ...
+    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **options: Unpack[StepOptions]) -> Any:
+        """Run ``fn(*args)`` and record its outcome; at replay give back the recorded one.
+
+        Args:
+            name: the step's name, 1 to 256 characters; it may come again.
+            fn: async, or sync (it runs in a thread). It runs again only if the process died before its commit.
+            retry: when to try again; default once.
+            timeout: seconds per attempt; a sync function is waited for unless it calls ``heartbeat()``.
+            compensate: ``compensate(result)``, async or sync, undoes the step if the run fails later.
+            compensate_retry: when to try a failed compensation again.
+            at_most_once: record the intent first; after a crash ``StepInterrupted`` instead of a second run.
+            abandon: let go of a sync function's thread on cancel and timeout.
+            returns: the type of the result; default ``fn``'s annotation.
+
+        Raises:
+            Exception: what ``fn`` raised, as itself where it can be given back, else ``StepFailed``.
+            StepTimeout: the last attempt took too long.
+            StepInterrupted: see ``at_most_once``.
+            CodecError: the result cannot be stored; recorded as any failure, ``compensate`` gets ``None``.
+            ValueError: ``at_most_once`` with ``retry``, or a name that cannot be stored.
+        """
+        self._check_task()
+        chosen = _function_options("ctx.step", fn, options)
+        call = FunctionCall(self._env, StepKind.STEP, self._next_key("step name", name), fn, args, chosen)
+        return await self._perform(call, chosen.returns, options)
+
+    async def transaction(
+        self, name: str, fn: Callable[..., T], *args: Any, **options: Unpack[TransactionOptions]
+    ) -> T:
+        """Run ``fn(connection, *args)`` inside the store's own transaction: its rows and the outcome, or neither.
+
+        ``fn`` is sync and short: all other writes to the file wait meanwhile. It must not commit, attach, set
+        pragmas, or write to the engine's tables, and may be called again after a crash or a rollback.
+
+        Args:
+            timeout: seconds that SQLite may spend in it; default 30.
+            retry, compensate, compensate_retry, returns: as for ``step``.
+
+        Raises:
+            Exception: what ``fn`` raised; its rows are rolled back, the failure is recorded.
+            StepTimeout: it took too long; rolled back.
+        """
+        self._check_task()
+        check_options("ctx.transaction", options, TransactionOptions.__annotations__)
+        chosen = _function_options("ctx.transaction", fn, cast(StepOptions, options))
+        key = self._next_key("transaction name", name)
+        call = TransactionCall(self._env, StepKind.TRANSACTION, key, fn, args, chosen)
+        result: T = await self._perform(call, chosen.returns, options)
+        return result
+
+    async def _perform(self, call: FunctionCall, annotation: Any, options: TransactionOptions) -> Any:
+        env = self._env
+        row = await env.turns.perform(call)
+        result = None
+        try:
+            result = env.deliver(call, row, annotation)
+        finally:
+            if row.compensates and not env.turns.port.is_cut:
+                self._register(options.get("compensate"), options.get("compensate_retry") or NO_RETRY, row, result)
+            if env.observe is not None:
+                env.observe(
+                    "step_ended",
+                    {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt},
+                )
+        return result
+
+    def _register(self, compensate: Callable[[Any], Any] | None, retry: Retry, row: HistoryRow, result: Any) -> None:
+        """Have a completed step undone if the run does not complete."""
+        env = self._env
+        if compensate is None:
+            env.park(
+                "divergence",
+                f"{env.where(row.kind, row.key)} was recorded with a compensation, the code gives none",
+            )
+        env.saga.register(row.seq, Compensation(step=row.key, fn=compensate, result=result, retry=retry))
+
+    # ---- map ---------------------------------------------------------------------------------------------------
+
+    @overload
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[ItemT], Awaitable[T]],
+        items: Iterable[ItemT],
+        *,
+        return_exceptions: Literal[False] = False,
+        limit: int | None = None,
+        **options: Unpack[StepOptions],
+    ) -> list[T]: ...
+    @overload
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[ItemT], T],
+        items: Iterable[ItemT],
+        *,
+        return_exceptions: Literal[False] = False,
+        limit: int | None = None,
+        **options: Unpack[StepOptions],
+    ) -> list[T]: ...
+    @overload
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[ItemT], Any],
+        items: Iterable[ItemT],
+        *,
+        return_exceptions: bool,
+        limit: int | None = None,
+        **options: Unpack[StepOptions],
+    ) -> list[Any]: ...
+    async def map(
+        self,
+        name: str,
+        fn: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        return_exceptions: bool = False,
+        limit: int | None = None,
+        **options: Unpack[StepOptions],
+    ) -> list[Any]:
+        """Run ``fn(item)`` as a step for each item, concurrently, and return the results in the order of the items.
+
+        Each outcome is recorded by itself, so that after a crash only unfinished items run again. The items must be
+        the same at replay.
+
+        Args:
+            limit: how many run at once; default 100.
+            return_exceptions: give failures back as values in their places, instead of raising the first.
+            options: those of ``step``, for each item.
+
+        Raises:
+            Exception: the failure of the item that failed first; the others are cancelled and waited for.
+
+        *Cancellation:* the items that run are cancelled and waited for; recorded ones stay recorded.
+        """
+        self._check_task()
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
+        key = self._next_key("map name", name)
+        call = MapCall(
+            self._env,
+            key,
+            fn,
+            list(items),
+            _function_options("ctx.map", fn, options),
+            limit=MAP_CONCURRENCY if limit is None else limit,
+            return_exceptions=return_exceptions,
+            registered=functools.partial(
+                self._register, options.get("compensate"), options.get("compensate_retry") or NO_RETRY
+            ),
+        )
+        if call.is_empty:
+            await trio.lowlevel.checkpoint()
+            return []
+        results: list[Any] = await self._env.turns.perform(call)
+        return results
+
+
+def _function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:
+    check_options(what, options, StepOptions.__annotations__)
+    retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
+    at_most_once = options.get("at_most_once", False)
+    if at_most_once and retry is not None and retry.max_attempts > 1:
+        raise ValueError(f"{what}: at_most_once and retry contradict each other")
+    return FunctionOptions(
+        retry=retry or NO_RETRY,
+        timeout=None if timeout is None else seconds_of(timeout, what="timeout"),
+        at_most_once=at_most_once,
+        abandon=options.get("abandon", False),
+        returns=return_annotation(fn) if returns is None else returns,
+        compensates=options.get("compensate") is not None,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _annotation_of(function: Callable[..., object]) -> Any:
+    return resolved_annotations(function).get("return", UNANNOTATED)
+
+
+def return_annotation(fn: Callable[..., object]) -> Any:
+    """Return the annotated result type of a function, method, partial or callable object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if inspect.ismethod(fn):
+        fn = fn.__func__
+    if not inspect.isfunction(fn):
+        fn = getattr(type(fn), "__call__", fn)
+    # Only annotated functions are remembered: a lambda made at each call must not be kept alive.
+    return _annotation_of(fn) if inspect.isfunction(fn) and fn.__annotations__ else UNANNOTATED

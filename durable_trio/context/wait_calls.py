@@ -1,0 +1,88 @@
+"""The part of a context that waits and tells: ``sleep``, ``sleep_until``, ``wait_signal`` and ``publish``."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
+
+import trio
+
+from durable_trio.clock import from_datetime, seconds_of
+from durable_trio.codec import UNANNOTATED
+from durable_trio.context.base import ContextBase
+from durable_trio.context.waits import SignalCall, SleepCall, after, constant
+from durable_trio.limits import check_name
+
+T = TypeVar("T")
+
+
+class WaitMethods(ContextBase):
+    """Durable waits, and values for others to see."""
+
+    async def sleep(self, duration: float | timedelta, *, name: str = "sleep") -> None:
+        """Sleep for some seconds, over any number of restarts; the first due time is kept. Zero is due at once.
+
+        Raises:
+            ValueError: the duration is NaN.
+        """
+        self._check_task()
+        seconds = seconds_of(duration)
+        await self._env.turns.perform(SleepCall(self._env, self._next_key("sleep name", name), after(seconds)))
+
+    async def sleep_until(self, when: datetime, *, name: str = "sleep") -> None:
+        """Sleep until an instant, over any number of restarts; a past one is due at once.
+
+        Raises:
+            ValueError: the datetime has no time zone.
+        """
+        self._check_task()
+        due_at = from_datetime(when)
+        await self._env.turns.perform(SleepCall(self._env, self._next_key("sleep name", name), constant(due_at)))
+
+    @overload
+    async def wait_signal(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...
+    @overload
+    async def wait_signal(self, name: str, type: Any = Any, *, timeout: float | timedelta | None = None) -> Any: ...
+    async def wait_signal(self, name: str, type: Any = Any, *, timeout: float | timedelta | None = None) -> Any:
+        """Return the payload of the next signal of that name; one that came before the wait counts.
+
+        Args:
+            type: what the payload is converted to; default plain JSON.
+            timeout: seconds after which to give up; the due time is kept over restarts.
+
+        Raises:
+            SignalTimeout: none came in time; recorded, and a later one is kept for the next wait.
+            CodecError: the payload is of another type; the signal is consumed.
+        """
+        self._check_task()
+        seconds = None if timeout is None else seconds_of(timeout, what="timeout")
+        call = SignalCall(self._env, self._next_key("signal name", name), name, seconds)
+        env = self._env
+        row = await env.turns.perform(call)
+        if row.error is not None:
+            return env.deliver(call, row, type)
+        # The payload is the sender's, not the code's: one of another type is the body's to handle, now and at replay.
+        return env.codec.decode(row.result or "null", type, where=env.where("signal", call.key))
+
+    async def publish(self, key: str, value: Any) -> None:
+        """Make a plain JSON value readable by ``run.value(key)`` and in ``watch``; a new one replaces the old.
+
+        While the run replays nothing is written again.
+
+        Raises:
+            CodecError: not made of exact JSON types.
+        """
+        self._check_task()
+        check_name("published key", key)
+        env = self._env
+        text = env.codec.encode(value, UNANNOTATED, where=f"published value {key!r} of run {env.run_id!r}").text
+        await trio.lowlevel.checkpoint()
+        env.published[key] = text
+        # Not before all rows are delivered: the store may hold a newer value, which the body has not come to yet.
+        if env.turns.is_live or not (env.turns.is_replaying or env.stored_values.get(key) == text):
+            outcome = await env.turns.extend(
+                lambda done: env.turns.port.advance(done, published=((key, text),), now=env.clock.now())
+            )
+            if outcome is not True:
+                env.turns.check(outcome)
+                await trio.lowlevel.checkpoint()

@@ -1,0 +1,124 @@
+"""``engine.inline``: durable steps in an ordinary trio block, for scripts.
+
+The block's own task is the body. Everything else is as for any resident run, except that it does not leave memory while
+the block waits, and that an exception leaves it resumable instead of failing it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import trio
+
+from durable_trio.codec import UNANNOTATED
+from durable_trio.context.context import Context
+from durable_trio.engine.ending import EndingRun
+from durable_trio.engine.tree import Tree
+from durable_trio.errors import Detached, OwnershipLost, RunCancelled
+from durable_trio.records import RunRow, RunStatus, WaitRow
+from durable_trio.replay.quiet import BODY
+from durable_trio.stores.base import ClaimRun, Loaded, Release, Started, StartRun
+from durable_trio.workflow import Workflow, workflow
+
+#: The workflow's name of inline runs; no user's function is behind it.
+INLINE_NAME: Final = "(inline)"
+_NOTHING = Loaded((), (), (), {})
+
+
+@workflow(name=INLINE_NAME)
+async def _inline(ctx: Context, given: Any = None) -> None:
+    """Stands for the block in the run's record."""
+
+
+class InlineRun(EndingRun):
+    """One inline run, resident while its block is entered."""
+
+    @asynccontextmanager
+    async def block(self) -> AsyncIterator[Context]:
+        """Be the run's body inside the block."""
+        failure: Exception | None = None
+        async with self._resident() as nursery:
+            nursery.start_soon(self._listen)
+            token = BODY.set(self._turns)
+            task = trio.lowlevel.current_task()
+            self._turns.tasks.add(task)
+            self._turns.runnable_count += 1
+            try:
+                with self._root_scope, self._env.branch("") as context:
+                    try:
+                        yield context
+                    except Exception as error:
+                        failure = error
+                self._body_has_ended = True
+                if not self._port.is_cut:
+                    await self._leave(failure)
+            finally:
+                BODY.reset(token)
+                self._turns.tasks.discard(task)
+                was_cut = self._port.is_cut
+                self._port.cut()
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if self._cancel_row is not None:
+            raise RunCancelled(f"run {self.row.id!r} was cancelled", run_id=self.row.id)
+        if was_cut:
+            raise OwnershipLost(f"run {self.row.id!r} left this process: it was taken over, or the engine was stopped")
+
+    async def _leave(self, failure: Exception | None) -> None:
+        if self._cancel_row is not None or failure is None or self._turns.is_expired:
+            await self._end(None, "null")
+            return
+        release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.now())
+        with trio.CancelScope(shield=True):
+            await self._turns.extend(lambda done: self._port.submit(release, done))
+
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        """It stays in memory, whatever it waits for."""
+        if waits:
+            self._port.advance(self._turns.check, waits=waits, now=self._clock.now())
+
+    def foreign(self, places: object) -> None:
+        """The block is ordinary trio code: other waits are its own business."""
+
+
+@asynccontextmanager
+async def open_inline(tree: Tree, run_id: str, given: Any) -> AsyncIterator[Context]:
+    """Claim or start the inline run and be its body inside the block."""
+    if tree.executor is None:
+        raise RuntimeError(
+            "engine.inline executes: use it inside `async with open_engine(…)` or while the engine serves"
+        )
+    row, loaded = await _claim(tree, tree.executor, run_id, given)
+    known: Workflow[Any, Any] = _inline
+    resident = InlineRun(tree.runs, row, known, loaded, tree.runs.failures_of(None))
+    with tree.runs.adopt(resident):
+        try:
+            async with resident.block() as context:
+                yield context
+        except Detached:
+            raise OwnershipLost(f"run {run_id!r} left this process") from None
+
+
+async def _claim(tree: Tree, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
+    codec, now = tree.codec, tree.settings.clock.now()
+    args, digest = codec.encode_arguments((given,), (UNANNOTATED,), where=f"the input of run {run_id!r}")
+    started: Started = await tree.front.write(
+        StartRun(
+            id=run_id,
+            workflow=INLINE_NAME,
+            args=args,
+            args_digest=digest,
+            seed=secrets.token_bytes(16),
+            created_at=now,
+            due_at=now,
+            owner=executor,
+        )
+    )
+    if started.claimed:
+        return started.row, _NOTHING
+    row = await tree.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
+    return row, await tree.front.read(tree.front.store.load, row.run)

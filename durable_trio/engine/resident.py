@@ -1,0 +1,335 @@
+"""A run that is in memory: its turns, its inbox, and how it leaves. What its body is, subclasses say.
+
+Services reach it only through its memory channel; all that happens to the run's state happens here and in its turns.
+It owns one nursery: the body (inside its own cancel scope), the tasks of step functions, and the listener.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+from outcome import Value
+
+from durable_trio.clock import MICROSECONDS
+from durable_trio.codec import Codec
+from durable_trio.context.environment import Environment
+from durable_trio.context.saga import Saga
+from durable_trio.context.workers import StepTasks
+from durable_trio.engine.settings import Settings
+from durable_trio.errors import Detached, NonDeterminismError
+from durable_trio.failures import Failures
+from durable_trio.limits import INBOX_CAPACITY, PASSIVATE_AFTER_SECONDS
+from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepKind, WaitRow
+from durable_trio.replay.port import Port
+from durable_trio.replay.turns import Turns
+from durable_trio.rules.divergence import explain
+from durable_trio.stores.base import Fence, Loaded, Park, Release
+from durable_trio.stores.front import StoreFront
+from durable_trio.workflow import Registry, Workflow
+
+_LOGGER = logging.getLogger("durable_trio.engine")
+
+
+class Message(enum.Enum):
+    """What services tell a run. Level-triggered: the run looks for itself."""
+
+    MAIL = "mail"  # there may be unread entries in its mailbox
+    WAKE = "wake"  # something is due
+    DRAIN = "drain"  # leave as soon as no step function runs
+    DETACH = "detach"  # leave at once
+
+
+class Surroundings(Protocol):
+    """What an actor needs of the engine around it."""
+
+    front: StoreFront
+    settings: Settings
+    codec: Codec
+    registry: Registry
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether there are observers to tell."""
+
+    def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
+        """Call back at that time."""
+
+    def released(self, wake_at: int | None) -> None:
+        """A run has left memory and wants to be claimed at that time."""
+
+    def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
+        """A run's final status is committed."""
+
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None]) -> None:
+        """Ask a run to cancel; the callback gets the outcome, an error as a value."""
+
+    def lost(self, error: BaseException) -> None:
+        """A write was refused: perhaps this executor was declared dead."""
+
+    def warn_foreign_wait(self, workflow: str, place: str) -> None:
+        """Say once that a workflow waits there for something that is not durable."""
+
+    def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
+        """Tell the observers."""
+
+
+class ResidentRun:
+    """One run, resident in this process."""
+
+    def __init__(
+        self, around: Surroundings, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
+    ) -> None:
+        self.row = row
+        self._around = around
+        self._workflow = workflow
+        self._loaded = loaded
+        self._failures = failures
+        self._clock = around.settings.clock
+        self._send, self._inbox = trio.open_memory_channel[Message](INBOX_CAPACITY)
+        self._root_scope = trio.CancelScope()
+        self._saga_scope = trio.CancelScope()
+        assert row.owner is not None
+        self._port = Port(around.front, Fence(row.run, row.owner, row.token), status=row.status)
+        self._turns = Turns(
+            loaded,
+            port=self._port,
+            host=self,
+            clock=self._clock,
+            ttl_at=row.ttl_at,
+            started_at=row.started_at or row.created_at,
+        )
+        self._env: Environment
+        self._nursery: trio.Nursery | None = None
+        self._cancel_row: HistoryRow | None = None
+        self._body_has_ended = False
+        self._rest: tuple[int | None, tuple[str, ...]] | None = None
+        self._stall_watched = False
+        self._missed_message = False
+
+    # ---- for services ------------------------------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        """Put a message into the inbox; if it is full, the run will look at everything anyway."""
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock:
+            self._missed_message = True
+        except trio.BrokenResourceError:
+            pass  # it has left; the store knows what is to be done
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _resident(self) -> AsyncIterator[trio.Nursery]:
+        """Have everything around the body inside the block; the block ends when the run leaves."""
+        around = self._around
+        try:
+            async with trio.open_nursery() as nursery:
+                self._env = Environment(
+                    run_id=self.row.id,
+                    generation=self.row.generation,
+                    seed=self.row.seed,
+                    workflow=self._workflow,
+                    registry=around.registry,
+                    turns=self._turns,
+                    tasks=StepTasks(nursery, f"step of run {self.row.id}"),
+                    clock=self._clock,
+                    codec=around.codec,
+                    failures=self._failures,
+                    saga=Saga(),
+                    host=self,
+                    observe=self._tell if around.is_observed else None,
+                    stored_values=self._loaded.values,
+                )
+                self._nursery = nursery
+                resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
+                self._tell("run_resumed" if resumed else "run_started", {})
+                yield nursery
+        except BaseExceptionGroup as group:
+            rest = group.split(Detached)[1]
+            if rest is not None:
+                raise rest from None
+        finally:
+            self._port.cut()
+            self._inbox.close()
+
+    async def _listen(self) -> None:
+        async for message in self._inbox:
+            if message is Message.DETACH:
+                self.detach()
+            elif message is Message.DRAIN:
+                self._turns.hold()
+            else:
+                if message is Message.MAIL or self._missed_message:
+                    self._missed_message = False
+                    self._turns.message(await self._read_mail())
+                self._turns.pump()
+
+    async def _read_mail(self) -> Any:
+        return await self._around.front.read(self._around.front.store.unread, self.row.run)
+
+    # ---- Host: what the turns ask ------------------------------------------------------------------------------
+
+    def control(self, row: HistoryRow) -> None:
+        if self._body_has_ended:  # it came too late, but not for children that are waited for
+            for child_id, has_ended in self._env.children.items():
+                if not has_ended and self._turns.is_live:
+                    self.request_cancel(child_id)
+            return
+        if row.kind is StepKind.CANCEL:
+            self._cancel_row = row
+        self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
+
+    def went_live(self) -> None:
+        fresh = {key: text for key, text in self._env.published.items() if self._loaded.values.get(key) != text}
+        if fresh:
+            self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.now())
+        self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
+
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        now = self._clock.now()
+        compensating = self._port.status is RunStatus.COMPENSATING
+        status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
+        is_far = due_at is None or due_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
+        rest = (due_at, waits_for)
+        if waits or (not is_far and (rest != self._rest or self._port.status is not status)):
+            self._port.advance(
+                self._turns.check, waits=waits, status=status, wake_at=due_at, waits_for=waits_for, now=now
+            )
+        self._rest = rest
+        if is_far:
+            release = Release(fence=self._port.fence, status=status, wake_at=due_at, waits_for=waits_for, now=now)
+            self._turns.is_leaving = True
+            self._port.submit(release, lambda outcome: self._released(outcome, due_at))
+
+    def _released(self, outcome: Any, due_at: int | None) -> None:
+        self._turns.is_leaving = False
+        if outcome is True:
+            self._tell("run_suspended", {})
+            self.detach()
+            self._around.released(due_at)
+        elif outcome is False:
+            self._rest = None
+            self.look()
+        else:
+            self.refused(outcome)
+
+    def foreign(self, places: Sequence[str]) -> None:
+        strict = self._workflow.strict
+        if self._around.settings.strict if strict is None else strict:
+            text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
+            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self._workflow.fingerprint))
+            return
+        for place in places:
+            self._around.warn_foreign_wait(self.row.workflow, place)
+
+    def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
+        if hopeless:
+            self._diverged(row)
+        elif not self._stall_watched and self._nursery is not None:
+            self._stall_watched = True
+            self._nursery.start_soon(self._watch_stall, row)
+
+    async def _watch_stall(self, row: HistoryRow) -> None:
+        await trio.sleep(self._around.settings.replay_stall_seconds)
+        self._stall_watched = False
+        if self._turns.is_replaying and self._turns.history.next_of_body() is row and self._turns.runnable_count == 0:
+            self._diverged(row)
+
+    def continued(self) -> None:
+        self.detach()
+        self._around.released(None)
+
+    def child_started(self) -> None:
+        self._around.released(None)
+
+    def request_cancel(self, run_id: str) -> None:
+        self._around.request_cancel(run_id, ignore)
+
+    async def cancel_and_tell(self, run_id: str) -> bool:
+        task = trio.lowlevel.current_task()
+        self._around.request_cancel(run_id, lambda result: trio.lowlevel.reschedule(task, Value(result)))
+        outcome = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome is not None
+
+    async def look_up(self, run_id: str) -> RunRow | None:
+        front = self._around.front
+        return await front.read(front.store.run, run_id)
+
+    def alarm(self, due_at: int) -> None:
+        # A weak reference: the alarm may be days away, and the run may leave before.
+        self._around.alarm(due_at, partial(_wake, weakref.ref(self)))
+
+    def look(self) -> None:
+        self.post(Message.MAIL)
+
+    def quiesced(self) -> None:
+        self.detach()
+
+    def refused(self, error: BaseException) -> None:
+        self.detach()
+        self._around.lost(error)
+
+    # ---- leaving -----------------------------------------------------------------------------------------------
+
+    def _diverged(self, row: HistoryRow | None) -> None:
+        turns = self._turns
+        calls = sorted(turns.calls.values(), key=lambda call: call.key)
+        diff = explain(
+            turns.delivered,
+            row,
+            [(str(call.kind), str(call.key)) for call in calls],
+            ended=self._body_has_ended,
+        )
+        text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
+        foreign = turns.foreign_waits(also_in_process=True)
+        if foreign:
+            text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
+        error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
+        _LOGGER.error("%s", error)
+        self.park(Problem(kind="divergence", text=text, fingerprint=self._workflow.fingerprint))
+
+    def park(self, problem: Problem) -> None:
+        """Set the run aside with a problem, and leave."""
+        if self._port.is_cut:
+            return
+        text = self._around.codec.encode(problem, Problem, where="a problem").text
+        park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.now())
+        self._around.front.submit(park, ignore)
+        self._tell("run_parked", {"problem": problem})
+        self.detach()
+
+    def detach(self) -> None:
+        """Leave this process: write nothing any more, cancel the body, drop what comes out of it."""
+        if self._port.is_cut:
+            return
+        self._port.cut()
+        if self._nursery is None:
+            return  # it has not begun
+        self._env.is_detaching = True
+        self._root_scope.cancel("the run leaves this process")
+        self._saga_scope.cancel("the run leaves this process")
+        self._turns.throw_detached()
+        self._nursery.cancel_scope.cancel("the run leaves this process")
+
+    def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
+        self._around.tell(name, self.row.id, self.row.workflow, fields)
+
+
+def _wake(actor: weakref.ref[ResidentRun]) -> None:
+    resident = actor()
+    if resident is not None:
+        resident.post(Message.WAKE)
+
+
+def ignore(outcome: Any) -> None:
+    """Nothing depends on this outcome."""

@@ -1,0 +1,16 @@
+"""Errors for options of another name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ``TypeError`` for an option that is not known; the message offers the nearest one."""
+    names = list(known)
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise TypeError(f"{what} has no option {name!r}{hint}")

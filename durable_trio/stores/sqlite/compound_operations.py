@@ -1,0 +1,54 @@
+"""Operations beside the common ones: a claim by id, and a signal with a start."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
+from durable_trio.records import RunRow, RunStatus
+from durable_trio.stores.base import ClaimRun, SignalWithStart, Started
+from durable_trio.stores.sqlite.claim_operations import CLAIM
+from durable_trio.stores.sqlite.message_operations import run_not_found, send_signal
+from durable_trio.stores.sqlite.rows import run_from
+from durable_trio.stores.sqlite.start_operations import start_run
+from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
+
+__all__ = ["claim_run", "signal_with_start"]
+
+FIND_RUN: Final = "SELECT run, status, workflow, owner FROM runs WHERE id = ?"
+CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
+
+
+def claim_run(
+    transaction: Transaction, operation: ClaimRun
+) -> RunRow | RunNotFound | RunFinished | RunConflict | OwnershipLost:
+    """Claim one run by its id (see ``ClaimRun``)."""
+    if not transaction.is_executor_alive(operation.owner):
+        return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    run, status, workflow, owner = found
+    run_id = operation.run_id
+    if workflow != operation.workflow:
+        return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {operation.workflow!r}", run_id=run_id)
+    if RunStatus(status).is_final:
+        return RunFinished(f"run {run_id!r} is {status}", run_id=run_id)
+    if owner is not None:
+        return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)
+    transaction.execute(CLEAR_PROBLEM, (run,))
+    values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
+    return run_from(transaction.execute(CLAIM, values).fetchall()[0])
+
+
+def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> Any:
+    """Store a run and a signal to it, both or neither (see ``SignalWithStart``)."""
+    started = start_run(transaction, operation.start)
+    if not isinstance(started, Started):
+        return started
+    sent = send_signal(transaction, operation.signal)
+    if isinstance(sent, Exception):
+        if started.created:
+            raise RefusalError(sent)
+        return sent
+    return started

@@ -1,0 +1,69 @@
+"""Opening connections: what every connection to a store's database has in common.
+
+Connections commit by themselves (``isolation_level=None``); transactions are begun and ended by statements of our
+own, always ``BEGIN IMMEDIATE`` where something is written: a transaction that begins by reading and then writes can
+fail with BUSY at once, without any waiting.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from durable_trio.stores.sqlite.library import sqlite3
+
+__all__ = ["BUSY_TIMEOUT_MS", "open_connection", "set_up_reader", "set_up_writer"]
+
+AnyConnection = TypeVar("AnyConnection", bound=sqlite3.Connection)
+
+# How long a program that is not of this library may hold SQLite's write lock before it is an error.
+BUSY_TIMEOUT_MS: Final = 5000
+# The log is cut back to this size when it is reset, so that one huge transaction does not keep its room for ever.
+JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
+# Pages in memory per connection, in KiB (SQLite's sign for KiB is the minus).
+CACHE_KIB: Final = -4_000
+
+
+def open_connection(
+    target: str, factory: type[AnyConnection], *, uri: bool = False, statements_max: int = 256
+) -> AnyConnection:
+    """Open a connection with the settings that all share.
+
+    ``check_same_thread`` is off because the front may move between its loop and its thread; the store's own lock
+    keeps two threads from using a connection at once. Memory-mapped reads stay off: a damaged disk then gives an error
+    rather than SIGBUS. ``trusted_schema`` is off: a hostile file cannot call functions from its schema.
+    """
+    connection = sqlite3.connect(
+        target,
+        timeout=BUSY_TIMEOUT_MS / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=statements_max,
+        uri=uri,
+        factory=factory,
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA mmap_size = 0").fetchall()
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute(f"PRAGMA cache_size = {CACHE_KIB}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def set_up_writer(connection: sqlite3.Connection, durability: str) -> None:
+    """Give a connection that writes its sync level; "memory" has nothing to sync and no log."""
+    if durability == "memory":
+        connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
+        connection.execute("PRAGMA synchronous = OFF")
+        return
+    connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}").fetchall()
+    connection.execute("PRAGMA synchronous = NORMAL" if durability == "normal" else "PRAGMA synchronous = FULL")
+
+
+def set_up_reader(connection: sqlite3.Connection) -> None:
+    """Make a connection read only, and keep it from moving the log."""
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()

@@ -1,0 +1,91 @@
+"""Which SQLite library is in use, and what its errors mean.
+
+One process must use one SQLite library for one file: POSIX locks belong to the process, and two libraries cancel each
+other's. sqlite-utils takes pysqlite3 where that is installed, so whatever it has taken is used here too, and is what
+``durable_trio.sqlite3`` gives to users.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
+
+if TYPE_CHECKING:
+    import sqlite3
+else:
+    from sqlite_utils.utils import sqlite3
+
+__all__ = ["VERSION_MIN", "code_of", "sqlite3", "translate", "version_warnings"]
+
+# STRICT tables came with 3.37, RETURNING with 3.35, memory databases shared by name with 3.36.
+VERSION_MIN: Final = (3, 37, 0)
+
+# Primary result codes of SQLite (sqlite.org/rescode.html).
+PERM: Final = 3
+BUSY: Final = 5
+LOCKED: Final = 6
+READONLY: Final = 8
+INTERRUPT: Final = 9
+IOERR: Final = 10
+CORRUPT: Final = 11
+FULL: Final = 13
+CANTOPEN: Final = 14
+AUTH: Final = 23
+NOTADB: Final = 26
+
+
+def code_of(error: BaseException) -> int:
+    """Return SQLite's primary result code of an error; 0 if it has none."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code & 0xFF if isinstance(code, int) else 0
+
+
+def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> StoreError:
+    """Return the error of this library that says what SQLite's error means for the store.
+
+    Args:
+        committing: the error came out of COMMIT, so that an I/O error leaves the commit in doubt.
+    """
+    code = code_of(error)
+    if code == FULL:
+        return StoreFull(
+            f"the disk or the database is full; nothing was committed to {path!r}: free some room ({error})"
+        )
+    if code in (READONLY, PERM):
+        return StoreReadOnly(
+            f"{path!r} cannot be written; give this process write permission for the file and its folder ({error})"
+        )
+    if code in (BUSY, LOCKED):
+        return StoreInUse(f"another program keeps {path!r} locked; end its transaction and try again ({error})")
+    if code == NOTADB:
+        return NotADatabase(f"{path!r} is not an SQLite database; choose another path ({error})")
+    if code == CANTOPEN:
+        return StoreError(
+            f"{path!r} or a file beside it cannot be opened; check permissions and free descriptors ({error})"
+        )
+    if code in (IOERR, CORRUPT):
+        doubt = "; whether the last commit took effect is in doubt" if committing else ""
+        return StoreCorrupt(
+            f"{path!r} is damaged or could not be read or written{doubt}; stop, check the disk, "
+            f"and run 'PRAGMA integrity_check' or restore a copy ({error})"
+        )
+    return StoreError(f"SQLite reports for {path!r}: {error}")
+
+
+def version_warnings(version: str) -> tuple[str, ...]:
+    """Return what users should know about an SQLite version, as sentences.
+
+    Versions 3.7.0 to 3.51.2, except 3.44.6 and 3.50.7 and later of their series, can damage a database in WAL mode
+    when two connections write and checkpoint at the same time (fixed in 3.51.3).
+    """
+    parts = tuple(int(part) for part in version.split(".")[:3])
+    is_affected = (3, 7, 0) <= parts < (3, 51, 3)
+    is_repaired = (parts[:2] == (3, 44) and parts >= (3, 44, 6)) or (parts[:2] == (3, 50) and parts >= (3, 50, 7))
+    if not is_affected or is_repaired:
+        return ()
+    return (
+        f"SQLite {version} has a rare fault that can damage a WAL database when several connections write at once; "
+        "processes of this library take turns and are not affected, but other programs writing to the same file are: "
+        "install durable-trio[sqlite], which brings SQLite 3.51.3 or later.",
+    )

@@ -1,0 +1,112 @@
+"""Operations on a run's mailbox: signals, requests to cancel, and the ends of children."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.errors import RunConflict, RunFinished, RunNotFound
+from durable_trio.records import MailboxEntry, RunStatus
+from durable_trio.stores.base import RequestCancel, SendSignal, Sent
+from durable_trio.stores.sqlite.rows import ENTRY_COLUMNS, entry_from
+from durable_trio.stores.sqlite.transaction import Transaction
+
+__all__ = ["request_cancel", "send_signal", "tell_parent"]
+
+FIND_RECEIVER: Final = "SELECT run, status, owner, problem FROM runs WHERE id = ?"
+FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND signal_id = ?"
+FIND_CANCEL: Final = f"SELECT {ENTRY_COLUMNS}, seq FROM mailbox WHERE run = ? AND kind = 'cancel'"
+ADD_ENTRY: Final = """
+    INSERT INTO mailbox (run, kind, name, payload, signal_id, created_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+WAKE_WAITING: Final = """
+    UPDATE runs SET wake_at = ?
+    WHERE run = ? AND owner IS NULL AND status = 'suspended' AND problem IS NULL
+        AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = ?)
+"""
+WAKE: Final = "UPDATE runs SET wake_at = ? WHERE run = ?"
+UNPARK: Final = "UPDATE runs SET wake_at = ?, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?"
+CANCEL_PENDING: Final = """
+    UPDATE runs SET status = 'cancelled', wake_at = NULL, waits_for = NULL, error = ?, finished_at = ?, changed = ?
+    WHERE run = ?
+"""
+FIND_PARENT: Final = """
+    SELECT parent.run, parent.status, parent.owner, parent.problem, child.id, json_quote(child.status)
+    FROM runs AS child JOIN runs AS parent ON parent.run = child.parent WHERE child.run = ?
+"""
+
+
+def send_signal(transaction: Transaction, operation: SendSignal) -> Sent | RunNotFound | RunFinished | RunConflict:
+    """Put a signal into a run's mailbox (see ``SendSignal``)."""
+    found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    run, status, owner, _ = found
+    if operation.signal_id is not None:
+        known = transaction.execute(FIND_SIGNAL, (run, operation.signal_id)).fetchone()
+        if known is not None:
+            entry = entry_from(known)
+            if (entry.name, entry.payload) == (operation.name, operation.payload):
+                return Sent(entry=entry, created=False, owner=owner)
+            return RunConflict(
+                f"signal {operation.signal_id!r} was sent to run {operation.run_id!r} with another name or payload; "
+                "give a new signal a new id",
+                run_id=operation.run_id,
+            )
+    if RunStatus(status).is_final:
+        return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
+    entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
+    if owner is None and status == RunStatus.SUSPENDED:
+        transaction.execute(WAKE_WAITING, (operation.now, run, operation.name))
+    return Sent(entry=entry, created=True, owner=owner)
+
+
+def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent | RunNotFound | None:
+    """Ask a run to cancel (see ``RequestCancel``)."""
+    found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    run, status, owner, problem = found
+    if status == RunStatus.COMPENSATING or RunStatus(status).is_final:
+        return None
+    known = transaction.execute(FIND_CANCEL, (run,)).fetchone()
+    is_unread = known is None or known[-1] is None
+    if known is None:
+        entry = _add(transaction, run, "cancel", "cancel", operation.reason, operation.now, None)
+    else:
+        entry = entry_from(known)
+    if owner is None:
+        if status == RunStatus.PENDING:
+            transaction.execute(CANCEL_PENDING, (operation.error, operation.now, transaction.change(), run))
+            tell_parent(transaction, run, operation.now)
+        elif problem is not None:
+            transaction.execute(UNPARK, (operation.now, transaction.change(), run))
+        elif status == RunStatus.SUSPENDED and is_unread:
+            transaction.execute(WAKE, (operation.now, run))
+    return Sent(entry=entry, created=known is None, owner=owner)
+
+
+def tell_parent(transaction: Transaction, run: int, now: int) -> None:
+    """Leave word of a run's end with its parent, if it has one that has not ended, and wake it if it sleeps."""
+    found = transaction.execute(FIND_PARENT, (run,)).fetchone()
+    if found is None:
+        return
+    parent, status, owner, problem, run_id, payload = found
+    if RunStatus(status).is_final:
+        return
+    _add(transaction, parent, "child", run_id, payload, now, None)
+    if owner is None and status == RunStatus.SUSPENDED and problem is None:
+        transaction.execute(WAKE, (now, parent))
+
+
+def run_not_found(run_id: str) -> RunNotFound:
+    """Return the error for an id that no run has."""
+    return RunNotFound(f"no run has the id {run_id!r}", run_id=run_id)
+
+
+def _add(
+    transaction: Transaction, run: int, kind: str, name: str, payload: str, now: int, signal_id: str | None
+) -> MailboxEntry:
+    transaction.execute(ADD_ENTRY, (run, kind, name, payload, signal_id, now))
+    entry = transaction.cursor.lastrowid
+    assert entry is not None
+    return MailboxEntry(id=entry, run=run, kind=kind, name=name, payload=payload, created_at=now)

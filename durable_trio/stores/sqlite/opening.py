@@ -1,0 +1,147 @@
+"""Opening a database: judge the file before touching it, create or migrate it in the write turn, check its schema."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import attrs
+
+from durable_trio.errors import NotADatabase, StoreError
+from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
+from durable_trio.stores.sqlite.library import VERSION_MIN, sqlite3, translate
+from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
+from durable_trio.stores.sqlite.paths import check_content, check_path, create_file, move_into_place
+from durable_trio.stores.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
+from durable_trio.stores.sqlite.turn import FileTurn, MemoryTurn, Turn
+
+__all__ = ["Opened", "open_file", "open_memory"]
+
+
+@attrs.frozen
+class Opened:
+    """What an open store holds. In memory the reader is the writer."""
+
+    turn: Turn
+    owners: Owners
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+
+
+def open_memory(uri: str) -> Opened:
+    """Open a database in memory; all connections of this process with the same ``uri`` see the same data."""
+    _check_library()
+    writer = open_connection(uri, sqlite3.Connection, uri=True)
+    set_up_writer(writer, "memory")
+    writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    migrate(writer)
+    return Opened(turn=MemoryTurn(), owners=MemoryLocks(), writer=writer, reader=writer)
+
+
+def open_file(path: str, durability: str) -> Opened:
+    """Open or create a database file.
+
+    Raises:
+        StoreError: a subclass that names what is wrong with the file, which is unchanged then.
+    """
+    _check_library()
+    status = check_path(path)
+    if status is not None and status.st_size > 0 and not os.path.lexists(f"{path}-turn"):
+        check_content(path)  # leave no lock files beside a file that is not ours
+    turn = FileTurn(path)
+    try:
+        turn.take()
+        try:
+            writer, reader = _open_in_turn(path, durability)
+        finally:
+            turn.release()
+        try:
+            owners = open_owners(path)
+        except BaseException:
+            reader.close()
+            writer.close()
+            raise
+    except BaseException:
+        turn.close()
+        raise
+    return Opened(turn=turn, owners=owners, writer=writer, reader=reader)
+
+
+def _check_library() -> None:
+    if sqlite3.sqlite_version_info < VERSION_MIN:
+        needed = ".".join(map(str, VERSION_MIN))
+        raise StoreError(
+            f"SQLite {sqlite3.sqlite_version} is too old, {needed} is needed; install durable-trio[sqlite]"
+        )
+
+
+def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    status = check_path(path)
+    if status is None or status.st_size == 0:
+        _create(path)
+    else:
+        check_content(path)
+    inode = os.lstat(path).st_ino
+    writer = reader = None
+    try:
+        writer = open_connection(path, sqlite3.Connection)
+        _prepare(writer, path, durability)
+        reader = open_connection(path, sqlite3.Connection)
+        set_up_reader(reader)
+        if os.lstat(path).st_ino != inode:
+            raise NotADatabase(f"{path!r} was replaced while it was being opened; find out by whom, and try again")
+    except BaseException as error:
+        for connection in (reader, writer):
+            if connection is not None:
+                with suppress(sqlite3.Error):
+                    connection.close()
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, path) from error
+        raise
+    return writer, reader
+
+
+def _create(path: str) -> None:
+    """Create a database beside its place and move it there: whoever finds the name finds a whole database.
+
+    It is synced once, at the end, not at each of its half a dozen commits. A process that dies on the way leaves a
+    file that the next one removes.
+    """
+    draft = f"{path}-new"
+    for leftover in (f"{draft}-wal", f"{draft}-shm"):
+        with suppress(OSError):
+            os.unlink(leftover)
+    create_file(draft)
+    try:
+        connection = open_connection(draft, sqlite3.Connection)
+        try:
+            connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            migrate(connection)
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        finally:
+            connection.close()
+        move_into_place(draft, path)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(draft)
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, path) from error
+        raise
+
+
+def _prepare(writer: sqlite3.Connection, path: str, durability: str) -> None:
+    version = schema_version(writer, path)
+    check_schema(writer, path, is_current=False)
+    mode = writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(
+            f"{path!r} cannot have a write-ahead log (its journal mode stays {mode!r}); "
+            "use a local file system with shared memory"
+        )
+    set_up_writer(writer, durability)
+    if version < SCHEMA_VERSION:
+        migrate(writer)
+        writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    check_schema(writer, path, is_current=True)

@@ -1,0 +1,211 @@
+"""What can be asked of a store, on a connection that the caller has to itself. Each answer is of one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, RunRow, RunStatus
+from durable_trio.stores.base import Loaded, RunFilter, StoreStatus
+from durable_trio.stores.sqlite.claim_operations import DUE_BY_PRIORITY
+from durable_trio.stores.sqlite.library import sqlite3, version_warnings
+from durable_trio.stores.sqlite.rows import (
+    ENTRY_COLUMNS,
+    EXECUTOR_COLUMNS,
+    HISTORY_COLUMNS,
+    RUN_COLUMNS,
+    WAIT_COLUMNS,
+    entry_from,
+    executor_from,
+    history_from,
+    run_from,
+    wait_from,
+)
+from durable_trio.stores.sqlite.start_operations import FIND_RUN
+
+__all__ = [
+    "changes",
+    "executors",
+    "history",
+    "last_change",
+    "last_mailbox_id",
+    "list_runs",
+    "load",
+    "mailbox_after",
+    "next_due",
+    "run",
+    "status",
+    "unread",
+    "values",
+]
+
+# Ids of parked runs that a status names; more would only scroll.
+_PARKED_MAX: Final = 1000
+# Runs whose values are asked for by one statement: below SQLite's oldest limit of parameters.
+_RUNS_AT_ONCE: Final = 500
+
+HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
+WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
+UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
+PUBLISHED: Final = "SELECT key, value FROM published WHERE run = ? ORDER BY key"
+PUBLISHED_OF: Final = "SELECT run, key, value FROM published WHERE run IN ({marks}) ORDER BY run, key"
+LIST: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY created_at DESC, run DESC LIMIT ?"
+CHANGES: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY changed, run LIMIT ?"
+REST_OF_CHANGE: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY run"
+HAS_TAG: Final = """
+    EXISTS (SELECT 1 FROM json_each(runs.tags) AS tag WHERE tag.key = ? AND tag.type = 'text' AND tag.value = ?)
+"""
+LAST_CHANGE: Final = "SELECT changed FROM change_counter"
+MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ?"
+LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
+LIVING: Final = f"SELECT {EXECUTOR_COLUMNS} FROM executors WHERE ended_at IS NULL ORDER BY id"
+OWNING: Final = f"""
+    SELECT {EXECUTOR_COLUMNS} FROM executors
+    WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id) ORDER BY id
+"""
+COUNT_FINISHED: Final = "SELECT status, count(*) FROM runs WHERE finished_at IS NOT NULL GROUP BY status"
+COUNT_UNFINISHED: Final = """
+    SELECT workflow, status, count(*) FROM runs WHERE finished_at IS NULL GROUP BY workflow, status
+"""
+PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ?"
+
+
+def run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
+    """Return the run with that id."""
+    row = connection.execute(FIND_RUN, (run_id,)).fetchone()
+    return None if row is None else run_from(row)
+
+
+def load(connection: sqlite3.Connection, run: int) -> Loaded:
+    """Return what an executor needs to go on with a run; call it within a transaction, for one instant."""
+    return Loaded(
+        history=history(connection, run),
+        waits=tuple(map(wait_from, connection.execute(WAITS, (run,)).fetchall())),
+        unread=unread(connection, run),
+        values=dict(connection.execute(PUBLISHED, (run,)).fetchall()),
+    )
+
+
+def history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:
+    """Return the history of a run in order of seq."""
+    return tuple(map(history_from, connection.execute(HISTORY, (run,)).fetchall()))
+
+
+def list_runs(
+    connection: sqlite3.Connection, which: RunFilter, *, limit: int, before: tuple[int, int] | None
+) -> tuple[RunRow, ...]:
+    """Return runs, newest first."""
+    terms, parameters = _conditions(which)
+    if before is not None:
+        terms.append("(created_at, run) < (?, ?)")
+        parameters += before
+    sql = LIST.format(which=" AND ".join(terms) or "true")
+    return tuple(map(run_from, connection.execute(sql, (*parameters, max(0, limit))).fetchall()))
+
+
+def changes(connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
+    """Return runs that have changed since, in order; call it within a transaction."""
+    terms, parameters = _conditions(which)
+    sql = CHANGES.format(which=" AND ".join([*terms, "changed > ?"]))
+    found = connection.execute(sql, (*parameters, after, max(0, limit))).fetchall()
+    rows = list(map(run_from, found))
+    if rows and len(rows) >= limit:
+        last = rows[-1]
+        sql = REST_OF_CHANGE.format(which=" AND ".join([*terms, "changed = ?", "run > ?"]))
+        rows += map(run_from, connection.execute(sql, (*parameters, last.changed, last.run)).fetchall())
+    return tuple(rows)
+
+
+def last_change(connection: sqlite3.Connection) -> int:
+    """Return the highest change number given out so far."""
+    return int(connection.execute(LAST_CHANGE).fetchone()[0])
+
+
+def values(connection: sqlite3.Connection, runs: Sequence[int]) -> dict[int, Mapping[str, str]]:
+    """Return the published values of some runs; call it within a transaction."""
+    found: dict[int, dict[str, str]] = {run: {} for run in runs}
+    wanted = list(found)
+    for start in range(0, len(wanted), _RUNS_AT_ONCE):
+        part = wanted[start : start + _RUNS_AT_ONCE]
+        sql = PUBLISHED_OF.format(marks=", ".join("?" * len(part)))
+        for run, key, value in connection.execute(sql, part).fetchall():
+            found[run][key] = value
+    return dict(found)
+
+
+def mailbox_after(connection: sqlite3.Connection, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
+    """Return later mailbox entries, in order."""
+    return tuple(map(entry_from, connection.execute(MAILBOX_AFTER, (entry, max(0, limit))).fetchall()))
+
+
+def last_mailbox_id(connection: sqlite3.Connection) -> int:
+    """Return the highest mailbox id given out so far, also if that entry is gone."""
+    row = connection.execute(LAST_MAILBOX_ID).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def unread(connection: sqlite3.Connection, run: int) -> tuple[MailboxEntry, ...]:
+    """Return the unread mailbox entries of a run, in order of arrival."""
+    return tuple(map(entry_from, connection.execute(UNREAD, (run,)).fetchall()))
+
+
+def next_due(connection: sqlite3.Connection, workflows: Sequence[str]) -> int | None:
+    """Return the earliest ``wake_at`` of unowned runs of some workflows; call it within a transaction."""
+    earliest = [
+        wake_at
+        for workflow in dict.fromkeys(workflows)
+        for _, wake_at in connection.execute(DUE_BY_PRIORITY, {"workflow": workflow}).fetchall()
+    ]
+    return min(earliest, default=None)
+
+
+def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:
+    """Return executors."""
+    return tuple(map(executor_from, connection.execute(OWNING if ended else LIVING).fetchall()))
+
+
+def status(connection: sqlite3.Connection) -> StoreStatus:
+    """Return counts and warnings; call it within a transaction."""
+    by_status = dict.fromkeys(RunStatus, 0)
+    by_workflow: dict[str, int] = {}
+    for name, count in connection.execute(COUNT_FINISHED).fetchall():
+        by_status[RunStatus(name)] += count
+    for workflow, name, count in connection.execute(COUNT_UNFINISHED).fetchall():
+        by_status[RunStatus(name)] += count
+        by_workflow[workflow] = by_workflow.get(workflow, 0) + count
+    return StoreStatus(
+        runs_by_status={status: count for status, count in by_status.items() if count},
+        parked=tuple(row[0] for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
+        unfinished_by_workflow=by_workflow,
+        library_version=sqlite3.sqlite_version,
+        warnings=version_warnings(sqlite3.sqlite_version),
+    )
+
+
+def _conditions(which: RunFilter) -> tuple[list[str], list[Any]]:
+    """Return the terms of a filter and their parameters. Only fixed text goes into the statement."""
+    terms: list[str] = []
+    parameters: list[Any] = []
+
+    def add(term: str, *given: Any) -> None:
+        terms.append(term)
+        parameters.extend(given)
+
+    if which.run_id is not None:
+        add("id = ?", which.run_id)
+    if which.statuses is not None:
+        marks = ", ".join("?" * len(which.statuses))
+        add(f"status IN ({marks})", *(status.value for status in which.statuses))
+    if which.workflow is not None:
+        add("workflow = ?", which.workflow)
+    for key, value in which.tags:
+        add(HAS_TAG, key, value)
+    if which.queue is not None:
+        add("queue = ?", which.queue)
+    if which.parent_id is not None:
+        add("parent_id = ?", which.parent_id)
+    if which.created_after is not None:
+        add("created_at > ?", which.created_after)
+    if which.created_before is not None:
+        add("created_at < ?", which.created_before)
+    return terms, parameters

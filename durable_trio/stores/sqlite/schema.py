@@ -1,0 +1,236 @@
+"""The tables, how they came to be, and whether a file's schema is the one that was written here.
+
+Payloads come last in a row, so that a look at a run's owner does not walk through its arguments. Times are integer
+microseconds since 1970 UTC. Runs that have ended are in none of the indexes that the hot path uses.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final
+
+import sqlite_utils
+
+from durable_trio.errors import NotADatabase, SchemaTooNew
+from durable_trio.stores.sqlite.library import sqlite3
+
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES", "check_schema", "migrate", "migrations", "schema_version"]
+
+# "DTrn" in ASCII: tells our files from those of other programs.
+APPLICATION_ID: Final = 0x4454726E
+SCHEMA_VERSION: Final = 1
+
+TABLES: Final = frozenset(
+    {"runs", "history", "waits", "mailbox", "executors", "published", "change_counter", "_sqlite_migrations"}
+)
+
+migrations = sqlite_utils.Migrations("durable_trio")
+
+_VERSION_1: Final = (
+    """
+    CREATE TABLE runs (
+        run INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        workflow TEXT NOT NULL,
+        status TEXT NOT NULL
+            CHECK (status IN ('pending', 'running', 'suspended', 'compensating', 'completed', 'failed', 'cancelled')),
+        owner INTEGER,
+        token INTEGER NOT NULL DEFAULT 0,
+        claimed_seq INTEGER NOT NULL DEFAULT -1,
+        recoveries INTEGER NOT NULL DEFAULT 0,
+        changed INTEGER NOT NULL,
+        priority INTEGER NOT NULL DEFAULT 0,
+        queue TEXT,
+        created_at INTEGER NOT NULL,
+        started_at INTEGER,
+        finished_at INTEGER,
+        wake_at INTEGER,
+        ttl_at INTEGER,
+        parent INTEGER REFERENCES runs (run) ON DELETE SET NULL,
+        parent_id TEXT,
+        generation INTEGER NOT NULL DEFAULT 0,
+        seed BLOB NOT NULL,
+        args_digest BLOB NOT NULL,
+        waits_for TEXT,
+        fingerprint TEXT,
+        problem TEXT,
+        tags TEXT NOT NULL DEFAULT '{}',
+        compensation_errors TEXT NOT NULL DEFAULT '[]',
+        error TEXT,
+        result TEXT,
+        args TEXT NOT NULL
+    ) STRICT
+    """,
+    # Claims: one seek per workflow and distinct priority, whatever the size of the backlog.
+    """
+    CREATE INDEX runs_due ON runs (workflow, priority, wake_at) WHERE owner IS NULL AND wake_at IS NOT NULL
+    """,
+    "CREATE INDEX runs_owned ON runs (owner) WHERE owner IS NOT NULL",
+    "CREATE INDEX runs_changed ON runs (changed)",
+    "CREATE INDEX runs_created ON runs (created_at)",
+    "CREATE INDEX runs_of_parent ON runs (parent) WHERE parent IS NOT NULL",
+    "CREATE INDEX runs_of_parent_id ON runs (parent_id) WHERE parent_id IS NOT NULL",
+    "CREATE INDEX runs_parked ON runs (workflow) WHERE problem IS NOT NULL",
+    "CREATE INDEX runs_unfinished ON runs (workflow) WHERE finished_at IS NULL",
+    "CREATE INDEX runs_finished ON runs (finished_at, status) WHERE finished_at IS NOT NULL",
+    """
+    CREATE TABLE history (
+        id INTEGER PRIMARY KEY,
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        seq INTEGER NOT NULL,
+        branch TEXT NOT NULL,
+        name TEXT NOT NULL,
+        n INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        status TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        compensates INTEGER NOT NULL,
+        started_at INTEGER NOT NULL,
+        finished_at INTEGER NOT NULL,
+        error TEXT,
+        result TEXT,
+        UNIQUE (run, branch, name, n)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE waits (
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        branch TEXT NOT NULL,
+        name TEXT NOT NULL,
+        n INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        due_at INTEGER,
+        attempt INTEGER NOT NULL,
+        started_at INTEGER NOT NULL,
+        error TEXT,
+        PRIMARY KEY (run, branch, name, n)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # seq: that of the history row that has consumed the entry; NULL while it is unread.
+    """
+    CREATE TABLE mailbox (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        seq INTEGER,
+        kind TEXT NOT NULL CHECK (kind IN ('signal', 'cancel', 'child')),
+        name TEXT NOT NULL,
+        signal_id TEXT,
+        created_at INTEGER NOT NULL,
+        payload TEXT
+    ) STRICT
+    """,
+    # Unread entries are one seek (seq IS NULL), and deleting a run finds all of its entries.
+    "CREATE INDEX mailbox_of_run ON mailbox (run, seq)",
+    "CREATE UNIQUE INDEX mailbox_signal_id ON mailbox (run, signal_id) WHERE signal_id IS NOT NULL",
+    "CREATE UNIQUE INDEX mailbox_cancel ON mailbox (run) WHERE kind = 'cancel'",
+    """
+    CREATE TABLE executors (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        pid INTEGER NOT NULL,
+        host TEXT NOT NULL,
+        boot_id TEXT NOT NULL,
+        started_at INTEGER NOT NULL,
+        lease_until INTEGER NOT NULL,
+        ended_at INTEGER
+    ) STRICT
+    """,
+    """
+    CREATE TABLE published (
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        PRIMARY KEY (run, key)
+    ) STRICT, WITHOUT ROWID
+    """,
+    # One row: the number that the last transaction with a visible change has taken.
+    "CREATE TABLE change_counter (id INTEGER PRIMARY KEY CHECK (id = 1), changed INTEGER NOT NULL) STRICT",
+    "INSERT INTO change_counter (id, changed) VALUES (1, 0)",
+)
+
+
+@migrations(name="1")
+def create_tables(database: sqlite_utils.Database) -> None:
+    """Create the tables of version 1."""
+    for statement in _VERSION_1:
+        database.execute(statement)
+    database.execute("PRAGMA user_version = 1")
+
+
+def schema_version(connection: sqlite3.Connection, path: str) -> int:
+    """Return the version of a file's schema; 0 for an empty database.
+
+    Raises:
+        SchemaTooNew: a newer version of this library has written it.
+        NotADatabase: the number makes no sense.
+    """
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{path!r} has schema version {version}, written by a newer version of this library; "
+            f"this one knows version {SCHEMA_VERSION}: upgrade it. The file was not changed"
+        )
+    if version < 0:
+        raise NotADatabase(f"{path!r} has the impossible schema version {version}; restore a copy of the file")
+    return version
+
+
+def migrate(connection: sqlite3.Connection, *, stop_before: str | None = None) -> None:
+    """Bring the schema up to date, in one transaction. Call it in the write turn; done again it changes nothing.
+
+    Args:
+        stop_before: name of the first migration to leave out, to build a file of an older version.
+    """
+    database = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        migrations.apply(database, stop_before=stop_before)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def check_schema(connection: sqlite3.Connection, path: str, *, is_current: bool) -> None:
+    """Refuse a file whose schema was tampered with: it would run statements of somebody else inside ours.
+
+    Args:
+        is_current: also compare the text of every table and index with what the migrations make.
+
+    Raises:
+        NotADatabase: triggers on our tables, or something else in their place.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall():
+        is_ours = table.lower() in TABLES or name.lower() in TABLES
+        if not is_ours:
+            continue
+        is_virtual = kind == "table" and sql is not None and sql.lstrip().upper().startswith("CREATE VIRTUAL")
+        if kind not in ("table", "index") or is_virtual:
+            what = "virtual table" if is_virtual else kind
+            raise NotADatabase(
+                f"{path!r} has a {what} {name!r} on or in place of a table of this library; "
+                "remove it, or restore a copy"
+            )
+        if sql is not None:
+            found[name] = (kind, sql)
+    if not is_current:
+        return
+    for name, expected in _expected_schema().items():
+        if found.get(name) != expected:
+            raise NotADatabase(
+                f"{path!r}: the {expected[0]} {name!r} is missing or was changed; restore a copy of the file"
+            )
+
+
+@cache
+def _expected_schema() -> dict[str, tuple[str, str]]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        migrate(connection)
+        rows = connection.execute(
+            "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE '%sqlite_%'"
+        ).fetchall()
+    finally:
+        connection.close()
+    return {name: (kind, sql) for kind, name, sql in rows}

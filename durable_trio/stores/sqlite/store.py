@@ -1,0 +1,350 @@
+"""``SqliteStore``: the contract of ``stores.base`` on one SQLite file, or in memory.
+
+Three connections. The *writer* applies batches; the *reader* answers questions, so that a question never waits for a
+commit; the *guarded* one runs users' transaction steps. In memory there is no reader of its own: a rollback-journal
+database, which memory has, locks readers out while somebody writes.
+
+Every write, wal checkpoint, migration and the last close happen in the write turn (``turn``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Literal, TypeVar
+
+from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, RunRow
+from durable_trio.stores.base import Advance, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
+from durable_trio.stores.sqlite import reads
+from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, set_up_writer
+from durable_trio.stores.sqlite.guarded import GuardedConnection
+from durable_trio.stores.sqlite.handlers import HANDLERS
+from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
+from durable_trio.stores.sqlite.library import BUSY, CORRUPT, FULL, IOERR, NOTADB, code_of, sqlite3, translate
+from durable_trio.stores.sqlite.opening import open_file, open_memory
+from durable_trio.stores.sqlite.owners import Owners
+from durable_trio.stores.sqlite.transact import run_guarded
+from durable_trio.stores.sqlite.transaction import Transaction, apply_batch
+from durable_trio.stores.sqlite.turn import Turn
+
+__all__ = ["SqliteStore"]
+
+# How long closing waits for its turn. Without it others have the file open, so that the close moves no pages.
+_CLOSING_PATIENCE_SECONDS: Final = 5.0
+# Errors of a transaction step that are the store's, not the user function's.
+_STORE_CODES: Final = (FULL, IOERR, CORRUPT, NOTADB)
+
+Answer = TypeVar("Answer")
+
+
+class SqliteStore(Store):
+    """A store in one SQLite file; ``":memory:"`` keeps it in this process's memory until it is closed.
+
+    Args:
+        path: the database. Beside it stand its log (``-wal``, ``-shm``) and lock files (``-turn``, ``-turn-queue``,
+            ``-owners``), all readable by their owner only. The folder must exist. POSIX systems only, and a local
+            file system: locks and shared memory do not work on network ones.
+        durability: "full" (default) survives power loss; "normal" the death of the process, after a power loss
+            the last commits may be missing. In memory it is "memory".
+
+    Raises:
+        ValueError: an unknown durability, or an empty path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durability: str = "full") -> None:
+        if durability not in ("full", "normal"):
+            raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
+        name = os.fspath(path)
+        if not name or "\0" in name:
+            raise ValueError(f"{name!r} is no path of a file")
+        self.is_memory = name == ":memory:"
+        self.path = f"file:/durable-{uuid.uuid4()}?vfs=memdb" if self.is_memory else os.path.abspath(name)
+        self.durability = "memory" if self.is_memory else durability
+        self._name = name if self.is_memory else self.path  # for messages
+        self._write_lock = threading.Lock()  # guards the writer
+        self._read_lock = self._write_lock if self.is_memory else threading.Lock()
+        self._turn: Turn
+        self._owners: Owners
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._guarded: GuardedConnection | None = None
+        self._pid = 0
+        self._data_version = 0
+        self._has_foreign_changes = False
+        self._busy_timeout_ms = BUSY_TIMEOUT_MS
+        self._broken: str | None = None
+
+    # ---- open, close ---------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Open or create the database (see ``Store.open``)."""
+        if self._writer is not None:
+            self._usable()
+            return
+        opened = open_memory(self.path) if self.is_memory else open_file(self.path, self.durability)
+        self._turn, self._owners = opened.turn, opened.owners
+        self._writer, self._reader = opened.writer, opened.reader
+        self._pid = os.getpid()
+        self._busy_timeout_ms = BUSY_TIMEOUT_MS
+        self._broken = None
+        self._data_version = _data_version(self._writer)
+        self._has_foreign_changes = False
+
+    def close(self) -> None:
+        """Close all connections, and release the locks of this store's executors (see ``Store.close``)."""
+        if self._writer is None:
+            return
+        if self._pid != os.getpid():
+            self._writer = self._reader = self._guarded = None
+            return
+        has_turn = False
+        with suppress(StoreInUse):
+            has_turn = self._turn.take(patience_seconds=_CLOSING_PATIENCE_SECONDS)
+        try:
+            with self._read_lock:
+                for connection in (self._guarded, self._reader, self._writer):
+                    if connection is not None:
+                        with suppress(sqlite3.Error):
+                            connection.close()
+                self._writer = self._reader = self._guarded = None
+        finally:
+            if has_turn:
+                self._turn.release()
+        self._owners.close()
+        self._turn.close()
+
+    def _usable(self) -> sqlite3.Connection:
+        """Return the writer's connection.
+
+        Raises:
+            StoreError: the store is not open, broken, or was carried over a fork.
+        """
+        if self._writer is None:
+            raise StoreError(f"the store {self._name!r} is not open; call open() first")
+        if self._broken is not None:
+            raise StoreCorrupt(f"the store failed before and must not be used on: {self._broken}")
+        if self._pid != os.getpid():
+            raise StoreError(
+                f"the store {self._name!r} was opened by process {self._pid} and does not work after a fork; "
+                "open another one in this process, or start processes by exec"
+            )
+        return self._writer
+
+    def _translate(self, error: sqlite3.Error, *, committing: bool = False) -> StoreError:
+        translated = translate(error, self._name, committing=committing)
+        if isinstance(translated, StoreCorrupt):
+            self._broken = str(translated)
+        elif isinstance(translated, StoreInUse) and not self.is_memory:
+            pids = foreign_writers(self.path)
+            if pids:
+                who = ", ".join(describe_process(pid) for pid in pids)
+                return StoreInUse(f"{translated}. It is {who}")
+        return translated
+
+    # ---- writing -------------------------------------------------------------------------------------------------
+
+    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
+        connection = self._usable()
+        for operation in batch:
+            if type(operation) not in HANDLERS:
+                raise TypeError(f"{type(operation).__name__} is no operation of a store")
+        if not batch:
+            return []
+        if not self._turn.take(block=block):
+            return None
+        try:
+            with self._write_lock:
+                return self._apply(connection, batch, block)
+        finally:
+            self._turn.release()
+
+    def _apply(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
+        self._set_busy_timeout(connection, BUSY_TIMEOUT_MS if block else 0)
+        transaction = Transaction(connection, self._owners)
+        step = "begin"
+        try:
+            transaction.begin()
+            step = "operations"
+            outcomes = apply_batch(transaction, HANDLERS, batch)
+            step = "commit"
+            transaction.commit()
+        except sqlite3.Error as error:
+            transaction.roll_back()
+            if step == "begin" and not block and code_of(error) == BUSY:
+                return None
+            raise self._translate(error, committing=step == "commit") from error
+        except BaseException:
+            transaction.roll_back()
+            raise
+        return outcomes
+
+    def _set_busy_timeout(self, connection: sqlite3.Connection, milliseconds: int) -> None:
+        if milliseconds != self._busy_timeout_ms:
+            connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
+            self._busy_timeout_ms = milliseconds
+
+    def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
+        """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
+        connection = self._usable()
+        self._turn.take()
+        try:
+            if self._guarded is None:
+                self._guarded = open_connection(self.path, GuardedConnection, uri=self.is_memory, statements_max=0)
+                set_up_writer(self._guarded, self.durability)
+            with self._write_lock:
+                self._note_foreign_changes(connection)
+            outcome = run_guarded(self._guarded, self._owners, fence, fn, seconds_max=seconds_max)
+            with self._write_lock:  # the commit was that of another connection, but ours
+                self._data_version = _data_version(connection)
+            return outcome
+        except sqlite3.Error as error:
+            if code_of(error) in _STORE_CODES:
+                raise self._translate(error, committing=True) from error
+            raise
+        finally:
+            self._turn.release()
+
+    def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
+        """Move the log into the database (see ``Store.wal_checkpoint``)."""
+        connection = self._usable()
+        if mode not in ("passive", "truncate"):
+            raise ValueError(f"mode must be 'passive' or 'truncate', not {mode!r}")
+        if self.is_memory:
+            return
+        self._turn.take()
+        try:
+            with self._write_lock:
+                connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+        finally:
+            self._turn.release()
+
+    # ---- noticing ------------------------------------------------------------------------------------------------
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a new connection to the same database for the user; the user closes it.
+
+        This is the one supported way to open the file in a process that has a store on it: it uses the same SQLite
+        library. Foreign keys are on, a locked database is waited for (5 s), and the connection never moves the log:
+        that is left to the write turn. A transaction that stays open keeps the store's own writes waiting.
+        """
+        self._usable()
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_MS / 1000, uri=self.is_memory, check_same_thread=False
+        )
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+        return connection
+
+    def foreign_changes(self) -> bool | None:
+        """Return whether others have committed since this was last asked (see ``Store.foreign_changes``).
+
+        SQLite changes a connection's data version when it sees a commit that is not that connection's own.
+        """
+        connection = self._usable()
+        if not self._write_lock.acquire(blocking=False):
+            return None
+        try:
+            self._note_foreign_changes(connection)
+        except sqlite3.Error as error:
+            if code_of(error) == BUSY:
+                return None
+            raise self._translate(error) from error
+        finally:
+            self._write_lock.release()
+        has_changed, self._has_foreign_changes = self._has_foreign_changes, False
+        return has_changed
+
+    def _note_foreign_changes(self, connection: sqlite3.Connection) -> None:
+        version = _data_version(connection)
+        if version != self._data_version:
+            self._data_version = version
+            self._has_foreign_changes = True
+
+    def executor_is_alive(self, executor: int) -> bool:
+        """Return whether that executor's kernel lock is held (see ``Store.executor_is_alive``)."""
+        self._usable()
+        return self._owners.is_held(executor)
+
+    # ---- reads ---------------------------------------------------------------------------------------------------
+
+    def _read(self, read: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+        """Ask within one read transaction, so that the answer is of one instant."""
+        self._usable()
+        with self._read_lock:
+            connection = self._reader
+            if connection is None:
+                raise StoreError(f"the store {self._name!r} was closed")
+            try:
+                connection.execute("BEGIN")
+                try:
+                    return read(connection, *arguments, **options)
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                raise self._translate(error) from error
+
+    def run(self, run_id: str) -> RunRow | None:
+        """Return the run with that id."""
+        return self._read(reads.run, run_id)
+
+    def load(self, run: int) -> Loaded:
+        """Return history, waits, unread mailbox and published values of a run, of one instant."""
+        return self._read(reads.load, run)
+
+    def history(self, run: int) -> tuple[HistoryRow, ...]:
+        """Return the history of a run in order of seq."""
+        return self._read(reads.history, run)
+
+    def list_runs(self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None) -> tuple[RunRow, ...]:
+        """Return runs, newest first (see ``Store.list_runs``)."""
+        return self._read(reads.list_runs, which, limit=limit, before=before)
+
+    def changes(self, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
+        """Return runs that have changed since, in order (see ``Store.changes``)."""
+        return self._read(reads.changes, which, after=after, limit=limit)
+
+    def last_change(self) -> int:
+        """Return the highest ``changed`` given out so far; 0 in an empty store."""
+        return self._read(reads.last_change)
+
+    def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
+        """Return the published values of some runs; a run without any has an empty mapping."""
+        return self._read(reads.values, runs)
+
+    def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
+        """Return mailbox entries with a higher id, in order, whether read or not."""
+        return self._read(reads.mailbox_after, entry, limit=limit)
+
+    def last_mailbox_id(self) -> int:
+        """Return the highest mailbox id given out so far; 0 if none."""
+        return self._read(reads.last_mailbox_id)
+
+    def unread(self, run: int) -> tuple[MailboxEntry, ...]:
+        """Return the unread mailbox entries of a run, in order of arrival."""
+        return self._read(reads.unread, run)
+
+    def next_due(self, workflows: Sequence[str]) -> int | None:
+        """Return the earliest ``wake_at`` of unowned runs of these workflows."""
+        return self._read(reads.next_due, workflows)
+
+    def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
+        """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
+        return self._read(reads.executors, ended=ended)
+
+    def status(self) -> StoreStatus:
+        """Return counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
+        return self._read(reads.status)
+
+
+def _data_version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
+    return version

@@ -1,0 +1,161 @@
+"""One write transaction: what its operations share, and how a batch of them becomes one commit.
+
+A batch cannot fail for one of its operations, and savepoints would double the cost of each. So an operation's first
+statement is its own precondition (the fence stands in its WHERE): if it is refused there, nothing has been written and
+the refusal is simply its outcome. If it is refused later, which only faulty callers and damaged data bring about, the
+whole transaction is rolled back and done again with a savepoint around every operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from durable_trio.errors import DurableError, OwnershipLost, StoreError
+from durable_trio.stores.base import Fence, Operation
+from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.owners import Owners
+
+__all__ = ["Handler", "RefusalError", "Transaction", "apply_batch", "is_owned", "ownership_lost"]
+
+TAKE_CHANGE: Final = "UPDATE change_counter SET changed = changed + 1 RETURNING changed"
+IS_EXECUTOR_ALIVE: Final = "SELECT 1 FROM executors WHERE id = ? AND ended_at IS NULL"
+IS_OWNED: Final = "SELECT 1 FROM runs WHERE run = ? AND owner = ? AND token = ?"
+FIND_OWNER: Final = "SELECT id, owner, token FROM runs WHERE run = ?"
+
+
+class RefusalError(Exception):
+    """An operation is refused after it may have written something; ``outcome`` is the error that it gives."""
+
+    def __init__(self, outcome: Exception) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome
+
+
+# What a single operation can bring about by what it contains: a constraint, a value too big, or one that is no text.
+_OPERATION_ERRORS: Final = (
+    RefusalError,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+
+
+class Transaction:
+    """What the operations of one transaction share: the cursor, the change number, and locks taken on the way.
+
+    All rows that a query finds must be fetched before the next statement: there is one cursor.
+    """
+
+    __slots__ = ("_change", "_living", "cursor", "ended", "execute", "owners", "registered")
+
+    def __init__(self, connection: sqlite3.Connection, owners: Owners) -> None:
+        self.cursor = connection.cursor()
+        self.execute = self.cursor.execute
+        self.owners = owners
+        self.registered: list[int] = []  # executors whose lock was taken; released again if this is rolled back
+        self.ended: list[int] = []  # executors declared dead; their locks are released once this is committed
+        self._change = 0
+        self._living: set[int] = set()
+
+    def change(self) -> int:
+        """Return this transaction's change number, for a run whose change watchers should see."""
+        if not self._change:
+            self._change = self.execute(TAKE_CHANGE).fetchall()[0][0]
+        return self._change
+
+    def is_executor_alive(self, executor: int) -> bool:
+        """Return whether an executor is registered and has not ended."""
+        if executor in self._living:
+            return True
+        if self.execute(IS_EXECUTOR_ALIVE, (executor,)).fetchone() is None:
+            return False
+        self._living.add(executor)
+        return True
+
+    def end_executor(self, executor: int) -> None:
+        """Note that an executor was declared dead in this transaction."""
+        self._living.discard(executor)
+        self.ended.append(executor)
+
+    def begin(self) -> None:
+        """Begin the transaction."""
+        self.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Commit, and let go of the locks of executors that have ended."""
+        self.execute("COMMIT")
+        for executor in self.ended:
+            self.owners.release(executor)
+
+    def roll_back(self) -> None:
+        """Undo everything. SQLite has done so itself after some errors, such as a full disk."""
+        for executor in self.registered:
+            self.owners.release(executor)
+        self.registered.clear()
+        self.ended.clear()
+        self._change = 0
+        self._living.clear()
+        if self.cursor.connection.in_transaction:
+            self.execute("ROLLBACK")
+
+    def attempt(self, handler: Handler, operation: Operation) -> Any:
+        """Apply an operation within a savepoint; if it is refused it leaves nothing behind but its outcome."""
+        registered = len(self.registered)
+        ended = len(self.ended)
+        change = self._change
+        self.execute("SAVEPOINT operation")
+        try:
+            outcome = handler(self, operation)
+        except _OPERATION_ERRORS as error:
+            self.execute("ROLLBACK TO operation")
+            for executor in self.registered[registered:]:
+                self.owners.release(executor)
+            del self.registered[registered:]
+            del self.ended[ended:]
+            self._change = change
+            self._living.clear()
+            outcome = _outcome_of(error)
+        self.execute("RELEASE operation")
+        return outcome
+
+
+Handler = Callable[[Transaction, Any], Any]
+
+
+def apply_batch(transaction: Transaction, handlers: Mapping[type, Handler], batch: Sequence[Operation]) -> list[Any]:
+    """Apply operations in order within a transaction that has begun, and return their outcomes; do not commit."""
+    try:
+        return [handlers[type(operation)](transaction, operation) for operation in batch]
+    except _OPERATION_ERRORS:
+        transaction.roll_back()
+        transaction.begin()
+        return [transaction.attempt(handlers[type(operation)], operation) for operation in batch]
+
+
+def is_owned(transaction: Transaction, fence: Fence) -> bool:
+    """Return whether a fence holds. An executor that has ended owns no runs: both happen in one transaction."""
+    return transaction.execute(IS_OWNED, (fence.run, fence.owner, fence.token)).fetchone() is not None
+
+
+def ownership_lost(transaction: Transaction, fence: Fence) -> OwnershipLost:
+    """Return the error for a fence that does not hold."""
+    found = transaction.execute(FIND_OWNER, (fence.run,)).fetchone()
+    if found is None:
+        return OwnershipLost(f"run {fence.run} is not stored any more; executor {fence.owner} wrote nothing")
+    run_id, owner, token = found
+    holder = f"nobody owns it after claim {token}" if owner is None else f"executor {owner} owns it by claim {token}"
+    return OwnershipLost(
+        f"run {run_id!r} is not owned by executor {fence.owner} by claim {fence.token}: {holder}; nothing was written"
+    )
+
+
+def _outcome_of(error: Exception) -> Exception:
+    if isinstance(error, RefusalError):
+        return error.outcome
+    refusal: DurableError = StoreError(f"the operation cannot be stored and was left out: {error}")
+    refusal.__cause__ = error
+    return refusal

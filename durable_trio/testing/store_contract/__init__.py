@@ -1,0 +1,44 @@
+"""The contract of ``durable_trio.stores.base.Store`` as pytest tests, for every store, also one that you write.
+
+Subclass ``StoreContract`` in a test module and say how to make a store::
+
+    from durable_trio.testing.store_contract import StoreContract
+
+    class TestMyStore(StoreContract):
+        def make_store(self, tmp_path):
+            return MyStore(tmp_path / "runs.db")
+
+        def reopen(self, tmp_path):        # only if the data outlives the instance
+            return MyStore(tmp_path / "runs.db")
+
+Each test gets a new, empty, open store; afterwards it is closed. The name of a test is what must hold.
+"""
+
+import pytest
+
+for _part in ("claims", "executors", "history", "kit", "messages", "reads", "runs", "transactions", "upkeep"):
+    pytest.register_assert_rewrite(f"{__name__}.{_part}")
+
+from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
+from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
+from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
+from durable_trio.testing.store_contract.messages import MessageContract  # noqa: E402
+from durable_trio.testing.store_contract.reads import ReadContract  # noqa: E402
+from durable_trio.testing.store_contract.runs import RunContract  # noqa: E402
+from durable_trio.testing.store_contract.transactions import TransactionContract  # noqa: E402
+from durable_trio.testing.store_contract.upkeep import UpkeepContract  # noqa: E402
+
+__all__ = ["StoreContract"]
+
+
+class StoreContract(
+    RunContract,
+    ClaimContract,
+    HistoryContract,
+    MessageContract,
+    UpkeepContract,
+    ExecutorContract,
+    TransactionContract,
+    ReadContract,
+):
+    """Every verb of a store (module docstring)."""

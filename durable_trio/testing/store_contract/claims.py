@@ -1,0 +1,118 @@
+"""The contract of claims: which runs, in which order, and once only."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_trio.errors import OwnershipLost
+from durable_trio.records import RunStatus
+from durable_trio.stores.base import ClaimDue, ReapExecutor, Release, Store
+from durable_trio.testing.store_contract.kit import (
+    ContractKit,
+    claim,
+    fence_of,
+    finish,
+    one,
+    owned,
+    park,
+    register,
+    row_of,
+    start,
+    suspend,
+)
+
+
+class ClaimContract(ContractKit):
+    """Claims, and when the next one is due."""
+
+    def test_a_claim_gives_owner_and_next_token(self, store: Store) -> None:
+        before = start(store)
+        executor = register(store)
+        (row,) = claim(store, executor, now=33)
+        assert row == row_of(store)
+        assert (row.owner, row.token, row.status) == (executor, 1, RunStatus.RUNNING)
+        assert (row.started_at, row.wake_at) == (33, None)
+        assert row.changed > before.changed
+
+    def test_a_run_is_claimed_once(self, store: Store) -> None:
+        start(store)
+        outcomes = store.apply(
+            [ClaimDue(owner=register(store), workflows=("work",), now=50, limit=9) for _ in range(3)]
+        )
+        assert outcomes is not None
+        assert [len(outcome) for outcome in outcomes] == [1, 0, 0]
+
+    def test_only_due_unowned_runs_of_these_workflows_are_claimed(self, store: Store) -> None:
+        executor = register(store)
+        start(store, "due", due_at=50)
+        start(store, "later", due_at=51)
+        start(store, "unknown", workflow="another", due_at=1)
+        start(store, "owned", owner=executor)
+        _, fence = owned(store, "parked")
+        park(store, fence)
+        _, fence = owned(store, "finished")
+        finish(store, fence)
+        assert [row.id for row in claim(store, executor, now=50)] == ["due"]
+        assert claim(store, executor, now=100, workflows=()) == ()
+        assert [row.id for row in claim(store, executor, now=100, workflows=("another", "work", "another"))] == [
+            "unknown",
+            "later",
+        ]
+
+    def test_higher_priority_comes_first_then_the_longer_wait_also_across_workflows(self, store: Store) -> None:
+        start(store, "a", priority=0, due_at=11)
+        start(store, "b", priority=5, due_at=30, workflow="another")
+        start(store, "c", priority=5, due_at=20)
+        start(store, "d", priority=5, due_at=25, workflow="another")
+        start(store, "e", priority=-1, due_at=10)
+        start(store, "f", priority=9, due_at=999)
+        executor = register(store)
+        both = ("work", "another")
+        assert [row.id for row in claim(store, executor, now=50, limit=3, workflows=both)] == ["c", "d", "b"]
+        assert [row.id for row in claim(store, executor, now=50, limit=1, workflows=both)] == ["a"]
+        assert claim(store, executor, now=50, limit=0, workflows=both) == ()
+        assert [row.id for row in claim(store, executor, now=50, limit=9, workflows=both)] == ["e"]
+
+    def test_runs_due_at_the_same_instant_come_in_the_order_of_their_start(self, store: Store) -> None:
+        names = [f"run-{number}" for number in range(20)]
+        for name in names:
+            start(store, name)
+        executor = register(store)
+        claimed = [row.id for _ in range(4) for row in claim(store, executor, limit=5)]
+        assert claimed == names
+
+    def test_a_suspended_run_becomes_running_and_keeps_when_it_began(self, store: Store) -> None:
+        _, fence = owned(store, created_at=5)
+        suspend(store, fence, wake_at=60)
+        assert claim(store, register(store), now=59) == ()
+        (again,) = claim(store, register(store), now=60)
+        assert (again.status, again.started_at, again.token) == (RunStatus.RUNNING, 5, 2)
+
+    @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
+    def test_a_run_that_was_running_or_compensating_stays_so(self, store: Store, status: RunStatus) -> None:
+        _, fence = owned(store)
+        one(store, Release(fence=fence, status=status, wake_at=60, now=50))
+        changed = row_of(store).changed
+        (row,) = claim(store, register(store))
+        assert (row.status, row.changed) == (status, changed)
+
+    def test_an_executor_that_has_ended_claims_nothing(self, store: Store) -> None:
+        start(store)
+        executor = register(store)
+        one(store, ReapExecutor(executor=executor, now=1))
+        assert isinstance(claim(store, executor), OwnershipLost)
+        assert isinstance(claim(store, executor + 99), OwnershipLost)
+        assert row_of(store).owner is None
+
+    def test_next_due_is_the_earliest_unowned_wake_time_of_these_workflows(self, store: Store) -> None:
+        start(store, "a", due_at=70, priority=5)
+        start(store, "b", due_at=60)
+        start(store, "c", due_at=20, workflow="another")
+        assert store.next_due(["work"]) == 60
+        assert store.next_due(["work", "another", "third"]) == 20
+        assert store.next_due(["third"]) is None
+        (row,) = claim(store, register(store), now=60)
+        assert row.id == "b"
+        assert store.next_due(["work"]) == 70
+        suspend(store, fence_of(row), wake_at=65)
+        assert store.next_due(["work"]) == 65

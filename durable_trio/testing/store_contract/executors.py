@@ -1,0 +1,171 @@
+"""The contract of executors: registration, leases, and what becomes of the runs of a dead one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_trio.errors import OwnershipLost
+from durable_trio.records import ExecutorRow, RunStatus
+from durable_trio.stores.base import Advance, ReapExecutor, RegisterExecutor, RenewLease, Store
+from durable_trio.testing.store_contract.kit import (
+    ContractKit,
+    add,
+    claim,
+    fence_of,
+    one,
+    owned,
+    register,
+    row_of,
+    signal,
+    step,
+)
+
+
+def reap(store: Store, executor: int, **options: Any) -> Any:
+    """Declare an executor dead."""
+    return one(store, ReapExecutor(executor=executor, **({"now": 90} | options)))
+
+
+class ExecutorContract(ContractKit):
+    """One owner per run, and none for the runs of the dead."""
+
+    def test_an_executor_is_stored_as_it_registered(self, store: Store) -> None:
+        executor = one(store, RegisterExecutor(pid=7, host="höst", boot_id="b", lease_until=30, now=3))
+        row = ExecutorRow(id=executor, pid=7, host="höst", boot_id="b", started_at=3, lease_until=30, ended_at=None)
+        assert store.executors() == (row,)
+        assert store.executor_is_alive(executor)
+        assert not store.executor_is_alive(executor + 1)
+
+    def test_executor_ids_are_never_used_again(self, store: Store) -> None:
+        seen = []
+        for _ in range(5):
+            executor = register(store)
+            seen.append(executor)
+            reap(store, executor)
+        assert seen == sorted(set(seen))
+        assert store.executors() == ()
+
+    def test_an_executor_that_was_reaped_or_closed_is_not_alive(self, tmp_path: Path, store: Store) -> None:
+        executor, other = register(store), register(store)
+        reap(store, executor)
+        assert not store.executor_is_alive(executor)
+        assert store.executor_is_alive(other)
+        again = self.reopen(tmp_path)
+        if again is None:
+            return
+        again.open()
+        try:
+            assert again.executor_is_alive(other)
+            assert not again.executor_is_alive(executor)
+            store.close()
+            assert not again.executor_is_alive(other)
+        finally:
+            again.close()
+
+    def test_a_lease_is_prolonged_until_the_executor_is_declared_dead(self, store: Store) -> None:
+        executor = register(store, lease_until=10)
+        assert one(store, RenewLease(executor=executor, lease_until=20)) is True
+        assert store.executors()[0].lease_until == 20
+        reap(store, executor)
+        assert one(store, RenewLease(executor=executor, lease_until=30)) is False
+        assert one(store, RenewLease(executor=executor + 9, lease_until=30)) is False
+
+    def test_a_renewal_that_comes_first_wins(self, store: Store) -> None:
+        row, fence = owned(store)
+        assert one(store, RenewLease(executor=fence.owner, lease_until=50)) is True
+        assert reap(store, fence.owner, lease_before=50) is None
+        assert row_of(store) == row
+        assert reap(store, fence.owner, lease_before=51) == 1
+        assert reap(store, fence.owner, lease_before=51) == 0
+
+    def test_a_dead_executor_writes_nothing_any_more(self, store: Store) -> None:
+        row, fence = owned(store)
+        assert reap(store, fence.owner) == 1
+        assert isinstance(one(store, Advance(fence=fence, rows=(step(1),), now=91)), OwnershipLost)
+        assert store.history(row.run) == ()
+        assert isinstance(claim(store, fence.owner), OwnershipLost)
+
+    def test_reaping_sets_its_runs_free_and_no_others(self, store: Store) -> None:
+        executor = register(store)
+        for run_id in ("a", "b"):
+            one_run, _ = owned(store, run_id)
+            reap(store, one_run.owner or 0, crashed=False)
+        assert len(claim(store, executor)) == 2
+        other, _ = owned(store, "other")
+        assert reap(store, executor, now=90) == 2
+        assert [row_of(store, run_id).owner for run_id in ("a", "b")] == [None, None]
+        assert [row_of(store, run_id).wake_at for run_id in ("a", "b")] == [90, 90]
+        assert row_of(store, "other") == other
+        before = row_of(store, "a")
+        assert reap(store, executor) == 0
+        assert reap(store, 999) == 0
+        assert row_of(store, "a") == before
+        assert (before.status, before.token) == (RunStatus.RUNNING, 2)
+
+    @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
+    def test_crashes_without_progress_are_counted(self, store: Store, status: RunStatus) -> None:
+        row, fence = owned(store)
+        one(store, Advance(fence=fence, status=status, now=20))
+        for expected in (1, 2, 3):
+            reap(store, fence.owner)
+            assert row_of(store).recoveries == expected
+            (row,) = claim(store, register(store))
+            fence = fence_of(row)
+        add(store, fence, step(1))
+        reap(store, fence.owner)
+        assert row_of(store).recoveries == 1
+        (row,) = claim(store, register(store))
+        reap(store, fence_of(row).owner)
+        assert row_of(store).recoveries == 2
+
+    def test_an_orderly_end_counts_no_crash(self, store: Store) -> None:
+        _, fence = owned(store)
+        assert reap(store, fence.owner, crashed=False, now=91) == 1
+        row = row_of(store)
+        assert (row.recoveries, row.wake_at, row.owner) == (0, 91, None)
+
+    @pytest.mark.parametrize("wake_at", [None, 500])
+    def test_a_suspended_orphan_is_not_woken_before_its_time(self, store: Store, wake_at: int | None) -> None:
+        _, fence = owned(store)
+        suspended = Advance(fence=fence, status=RunStatus.SUSPENDED, wake_at=wake_at, waits_for=("go",), now=20)
+        one(store, suspended)
+        assert reap(store, fence.owner, now=90) == 1
+        row = row_of(store)
+        assert (row.status, row.owner, row.wake_at, row.recoveries) == (RunStatus.SUSPENDED, None, wake_at, 0)
+        signal(store, name="other", now=95)
+        assert row_of(store).wake_at == wake_at
+        signal(store, name="go", now=96)
+        assert row_of(store).wake_at == 96
+
+    def test_a_suspended_orphan_with_mail_is_woken(self, store: Store) -> None:
+        _, fence = owned(store)
+        one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, wake_at=500, waits_for=("go",), now=20))
+        signal(store, name="other")
+        reap(store, fence.owner, now=90)
+        assert row_of(store).wake_at == 90
+
+    def test_ended_executors_are_listed_only_while_they_own_runs(self, store: Store) -> None:
+        executor = register(store)
+        living = register(store)
+        reap(store, executor)
+        assert [row.id for row in store.executors()] == [living]
+        assert [row.id for row in store.executors(ended=True)] == [living]
+
+    def test_registering_in_a_batch_with_a_refused_operation_holds(self, store: Store) -> None:
+        _, fence = owned(store)
+        add(store, fence, step(1, "a"))
+        outcomes = store.apply(
+            [
+                RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=1, now=1),
+                Advance(fence=fence, rows=(step(2, "b"), step(3, "a")), now=20),
+                RegisterExecutor(pid=2, host="h", boot_id="b", lease_until=1, now=1),
+            ]
+        )
+        assert outcomes is not None
+        assert store.executor_is_alive(outcomes[0])
+        assert store.executor_is_alive(outcomes[2])
+        assert outcomes[0] != outcomes[2]
+        assert [row.id for row in store.executors()] == [fence.owner, outcomes[0], outcomes[2]]

@@ -1,0 +1,169 @@
+"""The contract of history, waits and what goes with them in one commit."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_trio.errors import RunConflict
+from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
+from durable_trio.stores.base import Advance, Store
+from durable_trio.testing.store_contract.kit import (
+    STRANGE,
+    ContractKit,
+    add,
+    finish,
+    one,
+    owned,
+    row_of,
+    signal,
+    step,
+)
+
+
+def wait(name: str = "nap", n: int = 0, **options: object) -> WaitRow:
+    """Return a wait row."""
+    defaults: dict[str, object] = {"key": Key("", name, n), "kind": "sleep", "due_at": 99, "started_at": 9}
+    return WaitRow(**(defaults | options))  # type: ignore[arg-type]
+
+
+class HistoryContract(ContractKit):
+    """History rows are written once; waits come and go with them."""
+
+    def test_history_comes_back_as_it_was_written(self, store: Store) -> None:
+        row, fence = owned(store)
+        rows = (
+            step(1, key=Key("a#0/b#1", "charge", 3), attempt=4, compensates=True, result='{"ä": [1, null]}'),
+            step(2, status=StepStatus.FAILED, result=None, error='{"type": "X"}'),
+            step(5, n=1, status=StepStatus.TIMED_OUT, result="null", kind=StepKind.SIGNAL),
+        )
+        add(store, fence, *rows)
+        assert store.history(row.run) == rows
+        assert store.load(row.run).history == rows
+
+    @pytest.mark.parametrize("kind", list(StepKind))
+    def test_every_kind_and_status_comes_back(self, store: Store, kind: StepKind) -> None:
+        row, fence = owned(store)
+        rows = tuple(step(seq, f"s{seq}", kind=kind, status=status) for seq, status in enumerate(StepStatus))
+        add(store, fence, *rows)
+        assert store.history(row.run) == rows
+
+    def test_history_comes_in_order_of_seq(self, store: Store) -> None:
+        row, fence = owned(store)
+        for seq in (3, 1, 2, 10, 4):
+            add(store, fence, step(seq, "s", seq))
+        assert [entry.seq for entry in store.history(row.run)] == [1, 2, 3, 4, 10]
+
+    def test_runs_do_not_see_each_other(self, store: Store) -> None:
+        one_run, one_fence = owned(store, "one")
+        other_run, other_fence = owned(store, "other")
+        add(store, one_fence, step(1, "a"))
+        add(store, other_fence, step(1, "a"), step(2, "b"))
+        one(store, Advance(fence=one_fence, waits=(wait(),), now=20))
+        signal(store, "one")
+        assert [entry.key.name for entry in store.history(one_run.run)] == ["a"]
+        other = store.load(other_run.run)
+        assert [entry.key.name for entry in other.history] == ["a", "b"]
+        assert (other.waits, other.unread, other.values) == ((), (), {})
+
+    def test_a_key_that_is_there_is_a_conflict_and_its_outcome_stays(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1, "a", result="1"))
+        outcome = one(store, Advance(fence=fence, rows=(step(2, "a", result="2"),), published=(("k", "1"),), now=20))
+        assert isinstance(outcome, RunConflict)
+        outcome = one(store, Advance(fence=fence, rows=(step(2, "b"), step(3, "a", result="3")), now=20))
+        assert isinstance(outcome, RunConflict)
+        assert store.history(row.run) == (step(1, "a", result="1"),)
+        assert store.values([row.run]) == {row.run: {}}
+
+    def test_keys_differ_by_branch_name_and_count(self, store: Store) -> None:
+        row, fence = owned(store)
+        keys = [Key("", "a", 0), Key("", "a", 1), Key("x#0", "a", 0), Key("", "A", 0), Key("", "a ", 0)]
+        add(store, fence, *(step(seq, key=key) for seq, key in enumerate(keys)))
+        assert [entry.key for entry in store.history(row.run)] == keys
+
+    def test_rows_alone_do_not_tell_watchers(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1))
+        assert row_of(store) == row
+        assert store.last_change() == row.changed
+
+    def test_waits_are_replaced_by_key_and_cleared(self, store: Store) -> None:
+        row, fence = owned(store)
+        nap = wait(key=Key("b#0", "nap", 2))
+        retry = wait("charge", kind="retry", attempt=2, error='{"e": 1}', due_at=None)
+        one(store, Advance(fence=fence, waits=(nap, retry), now=20))
+        assert set(store.load(row.run).waits) == {nap, retry}
+        later = wait("charge", kind="retry", attempt=3, due_at=7)
+        one(store, Advance(fence=fence, waits=(later,), now=20))
+        assert set(store.load(row.run).waits) == {nap, later}
+        one(store, Advance(fence=fence, rows=(step(1),), cleared=(nap.key, Key("", "missing", 0)), now=20))
+        assert store.load(row.run).waits == (later,)
+        finish(store, fence)
+        assert store.load(row.run).waits == ()
+
+    def test_an_entry_is_taken_with_the_row_that_consumed_it(self, store: Store) -> None:
+        row, fence = owned(store)
+        first, second = signal(store, payload="1").entry, signal(store, payload="2").entry
+        taken = Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((first.id, 1),), now=20)
+        assert one(store, taken) is True
+        assert store.unread(row.run) == (second,)
+        again = Advance(fence=fence, rows=(step(2, "x"),), taken=((first.id, 2),), now=20)
+        assert isinstance(one(store, again), RunConflict)
+        assert len(store.history(row.run)) == 1
+        assert store.load(row.run).unread == (second,)
+
+    def test_an_entry_of_another_run_is_not_taken(self, store: Store) -> None:
+        _, fence = owned(store, "one")
+        other, _ = owned(store, "other")
+        entry = signal(store, "other").entry
+        outcome = one(store, Advance(fence=fence, rows=(step(1),), taken=((entry.id, 1),), now=20))
+        assert isinstance(outcome, RunConflict)
+        assert store.unread(other.run) == (entry,)
+
+    def test_unless_unread_writes_nothing_if_such_a_signal_came_in_time(self, store: Store) -> None:
+        row, fence = owned(store)
+        signal(store, name="go", now=60)
+        timeout = step(1, kind=StepKind.SIGNAL, status=StepStatus.TIMED_OUT)
+
+        def expire(name: str, at: int) -> object:
+            return one(store, Advance(fence=fence, rows=(timeout,), unless_unread=(name, at), now=70))
+
+        assert expire("go", 60) is False
+        assert store.history(row.run) == ()
+        assert expire("go", 59) is True
+        assert store.history(row.run) == (timeout,)
+        outcome = one(store, Advance(fence=fence, rows=(step(2, "x"),), unless_unread=("other", 99), now=70))
+        assert outcome is True
+
+    def test_strange_names_are_only_names(self, store: Store) -> None:
+        row, fence = owned(store)
+        rows = tuple(
+            step(seq, key=Key(text, text, seq), result=f'"{seq}"', error=text) for seq, text in enumerate(STRANGE)
+        )
+        add(store, fence, *rows)
+        one(store, Advance(fence=fence, waits=tuple(wait(key=entry.key) for entry in rows), now=20))
+        loaded = store.load(row.run)
+        assert loaded.history == rows
+        assert {entry.key for entry in loaded.waits} == {entry.key for entry in rows}
+
+    def test_large_payloads_and_numbers_come_back(self, store: Store) -> None:
+        row, fence = owned(store)
+        large: HistoryRow = step(2**53 + 1, result='"' + "ä" * 2_000_000 + '"', finished_at=2**62)
+        add(store, fence, large)
+        assert store.history(row.run) == (large,)
+
+    def test_text_that_cannot_be_stored_fails_only_its_own_operation(self, store: Store) -> None:
+        row, fence = owned(store)
+        outcomes = store.apply(
+            [
+                Advance(fence=fence, rows=(step(1, "a"),), now=20),
+                Advance(fence=fence, rows=(step(2, "b"), step(3, "c", result='"\ud800"')), now=20),
+                Advance(fence=fence, rows=(step(2**80, "d"),), now=20),
+                Advance(fence=fence, rows=(step(4, "e"),), now=20),
+            ]
+        )
+        assert outcomes is not None
+        assert [outcomes[0], outcomes[3]] == [True, True]
+        assert isinstance(outcomes[1], Exception)
+        assert isinstance(outcomes[2], Exception)
+        assert [entry.key.name for entry in store.history(row.run)] == ["a", "e"]

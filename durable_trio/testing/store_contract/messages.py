@@ -1,0 +1,232 @@
+"""The contract of the mailbox: signals, requests to cancel, the ends of children, and what they wake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable_trio.errors import RunConflict, RunFinished, RunNotFound
+from durable_trio.records import MailboxEntry, RunStatus, StepKind
+from durable_trio.stores.base import Advance, Release, RequestCancel, Sent, Store
+from durable_trio.testing.store_contract.kit import (
+    STRANGE,
+    ContractKit,
+    claim,
+    finish,
+    one,
+    owned,
+    park,
+    register,
+    row_of,
+    signal,
+    start,
+    step,
+    suspend,
+)
+
+
+def cancel(store: Store, run_id: str = "run", reason: str = "null", now: int = 80) -> Any:
+    """Ask a run to cancel."""
+    return one(store, RequestCancel(run_id=run_id, reason=reason, now=now))
+
+
+class MessageContract(ContractKit):
+    """Nothing that was accepted is lost, and it comes in order, once."""
+
+    def test_a_signal_waits_unread_and_names_the_owner(self, store: Store) -> None:
+        row, fence = owned(store)
+        sent = signal(store, payload='{"a": null}', now=61)
+        expected = MailboxEntry(
+            id=sent.entry.id, run=row.run, kind="signal", name="go", payload='{"a": null}', created_at=61
+        )
+        assert sent == Sent(entry=expected, created=True, owner=fence.owner)
+        assert store.unread(row.run) == (expected,)
+        assert store.mailbox_after(0, limit=9) == (expected,)
+        assert store.last_mailbox_id() == expected.id
+        start(store, "pending")
+        assert signal(store, "pending").owner is None
+
+    def test_signals_come_in_order_of_arrival_also_at_the_same_instant(self, store: Store) -> None:
+        row, _ = owned(store)
+        for number in range(20):
+            signal(store, name=f"name-{number % 3}", payload=str(number), now=60 - number % 2)
+        assert [entry.payload for entry in store.unread(row.run)] == [str(number) for number in range(20)]
+
+    @pytest.mark.parametrize("payload", ["null", "false", "0", '""', "[]"])
+    def test_empty_payloads_are_payloads(self, store: Store, payload: str) -> None:
+        row, _ = owned(store)
+        signal(store, payload=payload)
+        assert [entry.payload for entry in store.unread(row.run)] == [payload]
+
+    def test_the_same_signal_id_to_one_run_is_one_signal(self, store: Store) -> None:
+        row, fence = owned(store)
+        other, _ = owned(store, "other")
+        first = signal(store, signal_id="id")
+        again = signal(store, signal_id="id", now=99)
+        assert (again.created, again.entry) == (False, first.entry)
+        assert isinstance(signal(store, signal_id="id", payload="2"), RunConflict)
+        assert isinstance(signal(store, signal_id="id", name="stop"), RunConflict)
+        assert signal(store, "other", signal_id="id").created
+        assert len(store.unread(row.run)) == len(store.unread(other.run)) == 1
+        one(store, Advance(fence=fence, rows=(step(1),), taken=((first.entry.id, 1),), now=70))
+        assert not signal(store, signal_id="id").created
+        assert store.unread(row.run) == ()
+        finish(store, fence)
+        assert signal(store, signal_id="id").entry == first.entry
+        assert isinstance(signal(store, signal_id="new"), RunFinished)
+
+    def test_signals_to_nobody_or_to_finished_runs_are_refused(self, store: Store) -> None:
+        assert isinstance(signal(store, "nobody"), RunNotFound)
+        row, fence = owned(store)
+        finish(store, fence)
+        refused = signal(store)
+        assert isinstance(refused, RunFinished)
+        assert refused.run_id == "run"
+        assert store.unread(row.run) == ()
+
+    def test_a_signal_wakes_a_sleeping_run_that_waits_for_its_name(self, store: Store) -> None:
+        _, fence = owned(store)
+        suspend(store, fence, wake_at=500, waits_for=("go", 'stop"\n\\ü🌍'))
+        signal(store, name="other", now=60)
+        assert row_of(store).wake_at == 500
+        signal(store, name='stop"\n\\ü🌍', now=61)
+        assert row_of(store).wake_at == 61
+        assert [row.id for row in claim(store, register(store), now=61)] == ["run"]
+
+    def test_a_signal_does_not_wake_a_parked_run_or_touch_one_that_is_owned_or_pending(self, store: Store) -> None:
+        _, fence = owned(store, "parked")
+        park(store, fence)
+        signal(store, "parked")
+        assert row_of(store, "parked").wake_at is None
+        _owned_row, fence = owned(store, "owned")
+        one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, wake_at=500, waits_for=("go",), now=20))
+        signal(store, "owned")
+        assert row_of(store, "owned").wake_at == 500
+        start(store, "pending", due_at=900)
+        signal(store, "pending")
+        assert row_of(store, "pending").wake_at == 900
+
+    def test_a_release_is_refused_while_something_that_the_run_waits_for_is_unread(self, store: Store) -> None:
+        _row, fence = owned(store)
+        entry = signal(store).entry
+        before = row_of(store)
+        assert suspend(store, fence, waits_for=("stop", "go")) is False
+        assert row_of(store) == before
+        one(store, Advance(fence=fence, rows=(step(1),), taken=((entry.id, 1),), now=70))
+        assert suspend(store, fence, waits_for=("stop", "go")) is True
+
+    def test_a_release_is_not_refused_for_what_the_run_does_not_wait_for(self, store: Store) -> None:
+        _, fence = owned(store)
+        signal(store)
+        assert suspend(store, fence, waits_for=("stop",)) is True
+
+    def test_a_release_is_refused_for_any_cancel_or_end_of_a_child(self, store: Store) -> None:
+        _, fence = owned(store)
+        cancel(store)
+        assert suspend(store, fence) is False
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        finish(store, child_fence)
+        assert suspend(store, parent_fence) is False
+
+    @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING, RunStatus.PENDING])
+    def test_other_releases_are_never_refused(self, store: Store, status: RunStatus) -> None:
+        _, fence = owned(store)
+        signal(store)
+        cancel(store)
+        assert one(store, Release(fence=fence, status=status, wake_at=70, waits_for=("go",), now=70)) is True
+
+    def test_a_cancel_request_is_one_unread_entry_however_often_it_is_asked(self, store: Store) -> None:
+        row, fence = owned(store)
+        sent = cancel(store, reason='"why"', now=81)
+        assert (sent.created, sent.owner) == (True, fence.owner)
+        assert (sent.entry.kind, sent.entry.payload, sent.entry.created_at) == ("cancel", '"why"', 81)
+        again = cancel(store, reason='"other"', now=99)
+        assert (again.created, again.entry) == (False, sent.entry)
+        assert store.unread(row.run) == (sent.entry,)
+        assert row_of(store) == row
+
+    def test_a_pending_run_is_cancelled_at_once(self, store: Store) -> None:
+        row = start(store)
+        sent = cancel(store, now=81)
+        assert (sent.created, sent.owner) == (True, None)
+        after = row_of(store)
+        assert (after.status, after.finished_at, after.wake_at) == (RunStatus.CANCELLED, 81, None)
+        assert after.changed > row.changed
+        assert cancel(store) is None
+        assert claim(store, register(store)) == ()
+
+    @pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED])
+    def test_cancelling_a_finished_run_changes_nothing(self, store: Store, status: RunStatus) -> None:
+        row, fence = owned(store)
+        finish(store, fence, status)
+        before = row_of(store)
+        assert cancel(store) is None
+        assert (row_of(store), store.unread(row.run)) == (before, ())
+
+    def test_cancelling_a_compensating_run_changes_nothing(self, store: Store) -> None:
+        row, fence = owned(store)
+        one(store, Advance(fence=fence, status=RunStatus.COMPENSATING, now=20))
+        assert cancel(store) is None
+        assert store.unread(row.run) == ()
+
+    def test_cancelling_nobody_is_not_found(self, store: Store) -> None:
+        assert isinstance(cancel(store, "nobody"), RunNotFound)
+
+    def test_a_cancel_wakes_a_sleeping_run(self, store: Store) -> None:
+        _, fence = owned(store)
+        suspend(store, fence, wake_at=500)
+        cancel(store, now=81)
+        row = row_of(store)
+        assert (row.status, row.wake_at) == (RunStatus.SUSPENDED, 81)
+
+    def test_a_cancel_wakes_a_parked_run_and_clears_its_problem(self, store: Store) -> None:
+        _, fence = owned(store)
+        park(store, fence)
+        changed = row_of(store).changed
+        cancel(store, now=81)
+        row = row_of(store)
+        assert (row.problem, row.wake_at) == (None, 81)
+        assert row.changed > changed
+
+    def test_the_end_of_a_child_is_told_to_its_parent_and_wakes_it(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        suspend(store, parent_fence, wake_at=500)
+        finish(store, child_fence, RunStatus.FAILED, now=55)
+        (entry,) = store.unread(parent.run)
+        assert (entry.kind, entry.name, entry.payload, entry.created_at) == ("child", "child", '"failed"', 55)
+        assert row_of(store, "parent").wake_at == 55
+
+    def test_a_child_cancelled_while_pending_is_told_to_its_parent(self, store: Store) -> None:
+        parent, _ = owned(store, "parent")
+        start(store, "child", parent=parent.run)
+        cancel(store, "child")
+        assert [(entry.name, entry.payload) for entry in store.unread(parent.run)] == [("child", '"cancelled"')]
+
+    def test_a_parent_that_has_ended_is_told_nothing(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        finish(store, parent_fence)
+        assert finish(store, child_fence) is True
+        assert store.unread(parent.run) == ()
+
+    def test_mailbox_after_gives_all_entries_in_order_read_or_not(self, store: Store) -> None:
+        _, fence = owned(store)
+        start(store, "other")
+        entries = [signal(store, run_id).entry for run_id in ("run", "other", "run", "run")]
+        one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((entries[0].id, 1),), now=70))
+        assert store.mailbox_after(0, limit=99) == tuple(entries)
+        assert store.mailbox_after(0, limit=2) == tuple(entries[:2])
+        assert store.mailbox_after(entries[1].id, limit=99) == tuple(entries[2:])
+        assert store.mailbox_after(entries[-1].id, limit=99) == ()
+
+    def test_strange_names_and_ids_of_signals_are_only_strings(self, store: Store) -> None:
+        row, fence = owned(store)
+        for text in STRANGE:
+            assert signal(store, name=text, payload=text, signal_id=text).created
+            assert not signal(store, name=text, payload=text, signal_id=text).created
+            assert isinstance(signal(store, f"no {text}"), RunNotFound)
+        assert [entry.name for entry in store.unread(row.run)] == list(STRANGE)
+        assert suspend(store, fence, waits_for=("nothing",)) is True

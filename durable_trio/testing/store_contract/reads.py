@@ -1,0 +1,176 @@
+"""The contract of lists, filters, changes and counts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from durable_trio.records import RunRow, RunStatus
+from durable_trio.stores.base import Advance, Finish, RunFilter, Store
+from durable_trio.testing.store_contract.kit import (
+    STRANGE,
+    ContractKit,
+    add,
+    fence_of,
+    finish,
+    one,
+    owned,
+    park,
+    register,
+    row_of,
+    start,
+    start_operation,
+    step,
+    suspend,
+)
+
+
+def ids(rows: tuple[RunRow, ...]) -> list[str]:
+    """Return the ids of runs."""
+    return [row.id for row in rows]
+
+
+class ReadContract(ContractKit):
+    """What can be asked."""
+
+    @pytest.fixture
+    def zoo(self, store: Store) -> Store:
+        """A store with runs that differ in everything a filter looks at."""
+        parent = start(store, "a", created_at=1, queue="q", tags='{"x": "1", "y": "2"}')
+        start(store, "b", created_at=2, workflow="another", tags='{"x": "1"}', parent=parent.run)
+        _, fence = owned(store, "c", created_at=2, queue="Q", tags='{"x": "2", "1": "x"}')
+        finish(store, fence)
+        _, fence = owned(store, "d", created_at=3, queue="q", parent=parent.run)
+        finish(store, fence, RunStatus.FAILED)
+        return store
+
+    @pytest.mark.parametrize(
+        ("which", "expected"),
+        [
+            (RunFilter(), "dcba"),
+            (RunFilter(run_id="b"), "b"),
+            (RunFilter(run_id="B"), ""),
+            (RunFilter(workflow="work"), "dca"),
+            (RunFilter(workflow="wor%"), ""),
+            (RunFilter(statuses=(RunStatus.PENDING,)), "ba"),
+            (RunFilter(statuses=(RunStatus.FAILED, RunStatus.COMPLETED)), "dc"),
+            (RunFilter(statuses=()), ""),
+            (RunFilter(tags=(("x", "1"),)), "ba"),
+            (RunFilter(tags=(("x", "1"), ("y", "2"))), "a"),
+            (RunFilter(tags=(("x", "1"), ("x", "2"))), ""),
+            (RunFilter(tags=(("1", "x"),)), "c"),
+            (RunFilter(tags=(("$.x", "1"),)), ""),
+            (RunFilter(queue="q"), "da"),
+            (RunFilter(parent_id="a"), "db"),
+            (RunFilter(created_after=1), "dcb"),
+            (RunFilter(created_before=3), "cba"),
+            (RunFilter(created_after=1, created_before=3), "cb"),
+            (RunFilter(workflow="work", statuses=(RunStatus.PENDING,), queue="q"), "a"),
+        ],
+    )
+    def test_filters_find_what_they_say(self, zoo: Store, which: RunFilter, expected: str) -> None:
+        assert ids(zoo.list_runs(which, limit=100)) == list(expected)
+        assert sorted(ids(zoo.changes(which, after=0, limit=100))) == sorted(expected)
+
+    def test_pages_go_on_where_the_last_one_ended_also_among_equal_times(self, store: Store) -> None:
+        for number in range(25):
+            start(store, f"run-{number}", created_at=number // 7)
+        everything = store.list_runs(RunFilter(), limit=100)
+        assert ids(everything) == [f"run-{number}" for number in reversed(range(25))]
+        paged: list[RunRow] = []
+        before = None
+        while page := store.list_runs(RunFilter(), limit=4, before=before):
+            paged += page
+            before = (page[-1].created_at, page[-1].run)
+        assert tuple(paged) == everything
+        assert store.list_runs(RunFilter(), limit=0) == ()
+
+    @pytest.mark.parametrize("status", list(RunStatus))
+    def test_every_status_comes_back(self, store: Store, status: RunStatus) -> None:
+        _, fence = owned(store)
+        if status.is_final:
+            finish(store, fence, status)
+        else:
+            one(store, Advance(fence=fence, status=status, now=20))
+        assert row_of(store).status is status
+        assert ids(store.list_runs(RunFilter(statuses=(status,)), limit=9)) == ["run"]
+        assert store.status().runs_by_status == {status: 1}
+
+    def test_tags_with_strange_names_and_values_are_found(self, store: Store) -> None:
+        for number, text in enumerate(STRANGE):
+            start(store, f"run-{number}", tags=json.dumps({text: text}))
+        for number, text in enumerate(STRANGE):
+            assert ids(store.list_runs(RunFilter(tags=((text, text),)), limit=99)) == [f"run-{number}"]
+            assert store.list_runs(RunFilter(tags=((text, text + "'"),)), limit=99) == ()
+
+    def test_changes_come_in_order_each_run_as_it_is_now(self, store: Store) -> None:
+        first, fence = owned(store, "first")
+        second = start(store, "second")
+        assert ids(store.changes(RunFilter(), after=0, limit=9)) == ["first", "second"]
+        assert 0 < first.changed < second.changed == store.last_change()
+        one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, now=20))
+        assert ids(store.changes(RunFilter(), after=second.changed, limit=9)) == ["first"]
+        assert ids(store.changes(RunFilter(), after=0, limit=9)) == ["second", "first"]
+        assert store.changes(RunFilter(), after=store.last_change(), limit=9) == ()
+        pending = RunFilter(statuses=(RunStatus.PENDING,))
+        assert ids(store.changes(pending, after=0, limit=9)) == ["second"]
+
+    def test_all_runs_changed_in_one_commit_have_one_number_and_are_never_cut_apart(self, store: Store) -> None:
+        start(store, "before")
+        outcomes = store.apply([start_operation(f"run-{number}") for number in range(6)])
+        assert outcomes is not None
+        assert len({outcome.row.changed for outcome in outcomes}) == 1
+        start(store, "after")
+        assert ids(store.changes(RunFilter(), after=0, limit=3)) == ["before", *(f"run-{n}" for n in range(6))]
+        assert ids(store.changes(RunFilter(), after=0, limit=1)) == ["before"]
+        last = store.changes(RunFilter(), after=0, limit=3)[-1].changed
+        assert ids(store.changes(RunFilter(), after=last, limit=3)) == ["after"]
+
+    def test_a_change_number_is_never_given_twice(self, store: Store) -> None:
+        seen = [0]
+        for number in range(5):
+            row, fence = owned(store, f"run-{number}")
+            assert row.changed > seen[-1]
+            finish(store, fence)
+            assert row_of(store, f"run-{number}").changed > row.changed
+            seen.append(store.last_change())
+
+    def test_status_counts_what_is_there(self, store: Store) -> None:
+        start(store, "a")
+        start(store, "b", workflow="another")
+        _, fence = owned(store, "c")
+        finish(store, fence)
+        _, fence = owned(store, "d")
+        park(store, fence)
+        _, fence = owned(store, "e")
+        suspend(store, fence)
+        status = store.status()
+        assert status.runs_by_status == {RunStatus.PENDING: 2, RunStatus.COMPLETED: 1, RunStatus.SUSPENDED: 2}
+        assert status.unfinished_by_workflow == {"work": 3, "another": 1}
+        assert status.parked == ("d",)
+        assert status.library_version
+        assert all(isinstance(warning, str) for warning in status.warnings)
+
+    def test_load_of_an_unknown_run_is_empty(self, store: Store) -> None:
+        loaded = store.load(999)
+        assert (loaded.history, loaded.waits, loaded.unread, loaded.values) == ((), (), (), {})
+        assert store.values([999]) == {999: {}}
+
+    def test_many_runs_do_not_disturb_each_other(self, store: Store) -> None:
+        executor = register(store)
+        outcomes = store.apply([start_operation(f"run-{n}", owner=executor) for n in range(300)])
+        assert outcomes is not None
+        fences = [fence_of(outcome.row) for outcome in outcomes]
+        advances = [Advance(fence=f, rows=(step(1, f"s{f.run}"),), published=(("k", "1"),), now=20) for f in fences]
+        assert store.apply(advances) == [True] * 300
+        assert (
+            store.apply([Finish(fence=f, status=RunStatus.COMPLETED, result=str(f.run), now=9) for f in fences])
+            == [True] * 300
+        )
+        for outcome in outcomes[::37]:
+            row = row_of(store, outcome.row.id)
+            assert row.result == str(row.run)
+            assert [entry.key.name for entry in store.history(row.run)] == [f"s{row.run}"]
+        assert len(store.values([f.run for f in fences])) == 300
+        add(store, *(lambda found: (found[1], step(1)))(owned(store, "last")))

@@ -1,0 +1,161 @@
+"""The contract of transaction steps, and of noticing what others have written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_trio.errors import OwnershipLost, RunConflict, StepTimeout
+from durable_trio.records import RunStatus
+from durable_trio.stores.base import Advance, Store
+from durable_trio.testing.store_contract.kit import (
+    ContractKit,
+    add,
+    one,
+    owned,
+    signal,
+    stale,
+    start,
+    step,
+    suspend,
+)
+
+
+def count(store: Store, table: str = "account") -> int:
+    """Return how many rows a user's table has."""
+    connection = store.connect()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT count(*) FROM {table}")
+        found: int = cursor.fetchone()[0]
+        return found
+    finally:
+        connection.close()
+
+
+class TransactionContract(ContractKit):
+    """A user's rows and the checkpoint: together or neither."""
+
+    @pytest.fixture
+    def account(self, store: Store) -> None:
+        """A table of the user's."""
+        connection = store.connect()
+        connection.cursor().execute("CREATE TABLE account (amount INTEGER)")
+        connection.commit()
+        connection.close()
+
+    @pytest.mark.usefixtures("account")
+    def test_rows_and_checkpoint_are_committed_together(self, store: Store) -> None:
+        row, fence = owned(store)
+
+        def pay(connection: Any) -> Advance:
+            connection.cursor().execute("INSERT INTO account VALUES (7)")
+            return Advance(fence=fence, rows=(step(1),), status=RunStatus.RUNNING, now=20)
+
+        assert store.transact(fence, pay, seconds_max=5.0) is True
+        assert count(store) == 1
+        assert store.history(row.run) == (step(1),)
+
+    @pytest.mark.usefixtures("account")
+    def test_an_exception_rolls_everything_back_and_comes_out(self, store: Store) -> None:
+        row, fence = owned(store)
+
+        def fail(connection: Any) -> Advance:
+            connection.cursor().execute("INSERT INTO account VALUES (7)")
+            raise LookupError("no such customer")
+
+        with pytest.raises(LookupError, match="no such customer"):
+            store.transact(fence, fail, seconds_max=5.0)
+        assert (count(store), store.history(row.run)) == (0, ())
+        add(store, fence, step(1))
+
+    @pytest.mark.usefixtures("account")
+    def test_a_lost_run_is_noticed_before_the_function_is_called(self, store: Store) -> None:
+        _, fence = owned(store)
+        with pytest.raises(OwnershipLost):
+            store.transact(stale(fence), lambda _: pytest.fail("must not be called"), seconds_max=5.0)
+        suspend(store, fence)
+        with pytest.raises(OwnershipLost):
+            store.transact(fence, lambda _: pytest.fail("must not be called"), seconds_max=5.0)
+
+    @pytest.mark.usefixtures("account")
+    def test_a_refused_advance_rolls_the_rows_back(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1))
+        signal(store)
+
+        def pay(**options: Any) -> Any:
+            def function(connection: Any) -> Advance:
+                connection.cursor().execute("INSERT INTO account VALUES (7)")
+                return Advance(fence=fence, now=20, **options)
+
+            return store.transact(fence, function, seconds_max=5.0)
+
+        assert isinstance(pay(rows=(step(2, "new"), step(3))), RunConflict)
+        assert pay(rows=(step(2, "new"),), unless_unread=("go", 99)) is False
+        assert (count(store), len(store.history(row.run))) == (0, 1)
+        assert pay(rows=(step(2, "new"),)) is True
+        assert count(store) == 1
+
+    @pytest.mark.usefixtures("account")
+    def test_a_function_that_takes_too_long_is_stopped(self, store: Store) -> None:
+        row, fence = owned(store)
+
+        def slow(connection: Any) -> Advance:
+            connection.cursor().execute("INSERT INTO account VALUES (7)")
+            time.sleep(0.06)
+            return Advance(fence=fence, rows=(step(1),), now=20)
+
+        with pytest.raises(StepTimeout):
+            store.transact(fence, slow, seconds_max=0.05)
+        assert (count(store), store.history(row.run)) == (0, ())
+
+    def test_an_advance_of_another_run_is_refused(self, store: Store) -> None:
+        _, fence = owned(store)
+        other, other_fence = owned(store, "other")
+        with pytest.raises(ValueError, match="Advance"):
+            store.transact(fence, lambda _: Advance(fence=other_fence, rows=(step(1),), now=20), seconds_max=5.0)
+        assert store.history(other.run) == ()
+
+    @pytest.mark.usefixtures("account")
+    def test_foreign_changes_are_noticed_once_and_own_ones_never(self, tmp_path: Path, store: Store) -> None:
+        store.foreign_changes()
+        assert store.foreign_changes() is False
+        _, fence = owned(store)
+        assert store.foreign_changes() is False
+        store.transact(fence, lambda _: Advance(fence=fence, rows=(step(1),), now=20), seconds_max=5.0)
+        assert store.foreign_changes() is False
+        connection = store.connect()
+        connection.cursor().execute("INSERT INTO account VALUES (1)")
+        connection.commit()
+        connection.close()
+        assert store.foreign_changes() is True
+        assert store.foreign_changes() is False
+        again = self.reopen(tmp_path)
+        if again is None:
+            return
+        again.open()
+        try:
+            start(again, "from-elsewhere")
+            one(store, Advance(fence=fence, rows=(step(2, "b"),), now=20))
+            assert store.foreign_changes() is True
+            assert store.foreign_changes() is False
+            assert again.foreign_changes() is True
+        finally:
+            again.close()
+
+    def test_a_wal_checkpoint_changes_no_data(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1))
+        before = store.load(row.run)
+        store.wal_checkpoint()
+        store.wal_checkpoint("truncate")
+        assert store.load(row.run) == before
+        assert store.durability in ("full", "normal", "memory")
+
+    def test_apply_without_blocking_works_when_nobody_writes(self, store: Store) -> None:
+        _, fence = owned(store)
+        assert store.apply([Advance(fence=fence, rows=(step(1),), now=20)], block=False) == [True]

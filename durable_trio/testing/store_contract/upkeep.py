@@ -1,0 +1,272 @@
+"""The contract of resume, fork, delete, prune and unpark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from durable_trio.errors import RunConflict, RunNotFound
+from durable_trio.records import Key, RunRow, RunStatus, StepKind, StepStatus, WaitRow
+from durable_trio.stores.base import (
+    Advance,
+    DeleteRun,
+    ForkRun,
+    Prune,
+    ReapExecutor,
+    RequestCancel,
+    ResumeRun,
+    Store,
+    Unpark,
+)
+from durable_trio.testing.store_contract.kit import (
+    ContractKit,
+    add,
+    claim,
+    fence_of,
+    finish,
+    one,
+    owned,
+    park,
+    register,
+    row_of,
+    signal,
+    start,
+    step,
+    suspend,
+)
+
+ALL = tuple(RunStatus)
+
+
+def resume(store: Store, run_id: str = "run", now: int = 200) -> Any:
+    """Resume a run."""
+    return one(store, ResumeRun(run_id=run_id, now=now))
+
+
+def fork(store: Store, before: Key, run_id: str = "run", new_id: str = "copy") -> Any:
+    """Fork a run."""
+    return one(store, ForkRun(run_id=run_id, before=before, id=new_id, now=300))
+
+
+def names(store: Store, row: RunRow) -> list[str]:
+    """Return the names of a run's history rows."""
+    return [entry.key.name for entry in store.history(row.run)]
+
+
+class UpkeepContract(ContractKit):
+    """What people and the upkeep of the engine ask for."""
+
+    def test_a_parked_run_resumes_without_its_problem(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1, status=StepStatus.FAILED))
+        park(store, fence)
+        changed = row_of(store).changed
+        after = resume(store)
+        assert after == row_of(store)
+        assert (after.status, after.problem, after.wake_at) == (RunStatus.SUSPENDED, None, 200)
+        assert after.changed > changed
+        assert len(store.history(row.run)) == 1
+        assert [found.id for found in claim(store, register(store))] == ["run"]
+
+    def test_a_failed_run_resumes_without_its_last_failure(self, store: Store) -> None:
+        row, fence = owned(store, ttl_at=150)
+        add(store, fence, step(1, "a", status=StepStatus.FAILED), step(2, "b"), step(3, "c", status=StepStatus.FAILED))
+        finish(store, fence, RunStatus.FAILED, error='"e"', result="1")
+        after = resume(store)
+        assert after == row_of(store)
+        assert names(store, row) == ["a", "b"]
+        assert (after.status, after.result, after.error, after.finished_at) == (RunStatus.PENDING, None, None, None)
+        assert (after.wake_at, after.ttl_at, after.recoveries, after.owner) == (200, None, 0, None)
+        (claimed,) = claim(store, register(store))
+        assert (claimed.token, claimed.started_at) == (2, row.started_at)
+
+    def test_a_time_to_live_that_is_not_over_is_kept(self, store: Store) -> None:
+        _, fence = owned(store, ttl_at=201)
+        finish(store, fence, RunStatus.FAILED)
+        assert resume(store).ttl_at == 201
+
+    def test_a_last_row_that_is_no_failure_stays(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1, "a"), step(2, "b"))
+        finish(store, fence, RunStatus.FAILED)
+        resume(store)
+        assert names(store, row) == ["a", "b"]
+
+    @pytest.mark.parametrize("kind", [StepKind.CANCEL, StepKind.TTL])
+    def test_a_cancelled_run_resumes_without_the_cancel_and_what_came_after(self, store: Store, kind: StepKind) -> None:
+        row, fence = owned(store)
+        early = signal(store, payload="1").entry
+        late = signal(store, payload="2").entry
+        entry = one(store, RequestCancel(run_id="run", reason="null", now=70)).entry
+        add(store, fence, step(1, "a"))
+        one(store, Advance(fence=fence, rows=(step(2, "s"),), taken=((early.id, 2),), now=70))
+        one(store, Advance(fence=fence, rows=(step(3, "cancel", kind=kind),), taken=((entry.id, 3),), now=70))
+        one(store, Advance(fence=fence, rows=(step(4, "t"),), taken=((late.id, 4),), now=70))
+        add(store, fence, step(5, "z", status=StepStatus.FAILED))
+        finish(store, fence, RunStatus.CANCELLED)
+        assert resume(store).status is RunStatus.PENDING
+        assert names(store, row) == ["a", "s"]
+        assert store.unread(row.run) == (late,)
+        assert one(store, RequestCancel(run_id="run", reason="null", now=210)).created
+
+    def test_a_run_cancelled_while_pending_resumes(self, store: Store) -> None:
+        row = start(store)
+        one(store, RequestCancel(run_id="run", reason="null", now=70))
+        assert resume(store).status is RunStatus.PENDING
+        assert store.unread(row.run) == ()
+        assert len(claim(store, register(store))) == 1
+
+    def test_a_compensated_run_does_not_resume(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1, "a"), step(2, "undo", kind=StepKind.COMPENSATION))
+        finish(store, fence, RunStatus.FAILED)
+        before = row_of(store)
+        assert isinstance(resume(store), RunConflict)
+        assert (row_of(store), names(store, row)) == (before, ["a", "undo"])
+
+    def test_other_runs_do_not_resume(self, store: Store) -> None:
+        assert isinstance(resume(store, "nobody"), RunNotFound)
+        start(store, "pending")
+        _, _ = owned(store, "running")
+        _, fence = owned(store, "sleeping")
+        suspend(store, fence, wake_at=900)
+        _, fence = owned(store, "completed")
+        finish(store, fence)
+        for run_id in ("pending", "running", "sleeping", "completed"):
+            before = row_of(store, run_id)
+            assert isinstance(resume(store, run_id), RunConflict)
+            assert row_of(store, run_id) == before
+
+    def test_recoveries_begin_anew_with_a_resumed_run(self, store: Store) -> None:
+        _, fence = owned(store)
+        one(store, ReapExecutor(executor=fence.owner, now=20))
+        (row,) = claim(store, register(store))
+        assert row.recoveries == 1
+        finish(store, fence_of(row), RunStatus.FAILED)
+        assert resume(store).recoveries == 0
+
+    def test_a_fork_has_the_history_before_its_row(self, store: Store) -> None:
+        row, fence = owned(store, args="[1]", queue="q", priority=4, tags='{"a": "b"}')
+        add(
+            store,
+            fence,
+            step(1, "a", compensates=True),
+            step(2, "undo", kind=StepKind.COMPENSATION),
+            step(3, "cancel", kind=StepKind.CANCEL),
+            step(4, "ttl", kind=StepKind.TTL),
+            step(5, "b", status=StepStatus.FAILED, error="1"),
+            step(6, "c"),
+        )
+        signal(store)
+        copy = fork(store, Key("", "c", 0))
+        assert copy == row_of(store, "copy")
+        assert (copy.status, copy.wake_at, copy.created_at, copy.owner, copy.token) == (
+            RunStatus.PENDING,
+            300,
+            300,
+            None,
+            0,
+        )
+        assert (copy.args, copy.queue, copy.priority, copy.tags, copy.seed) == ("[1]", "q", 4, '{"a": "b"}', row.seed)
+        assert (copy.workflow, copy.result, copy.error, copy.parent) == (row.workflow, None, None, None)
+        assert store.history(copy.run) == (step(1, "a"), step(5, "b", status=StepStatus.FAILED, error="1"))
+        assert store.unread(copy.run) == ()
+        assert len(store.history(row.run)) == 6
+        assert [found.id for found in claim(store, register(store))] == ["copy"]
+
+    def test_a_fork_before_the_first_row_is_empty(self, store: Store) -> None:
+        _, fence = owned(store)
+        add(store, fence, step(1, "a"))
+        assert store.history(fork(store, Key("", "a", 0)).run) == ()
+
+    def test_a_fork_that_cannot_be_is_refused(self, store: Store) -> None:
+        _, fence = owned(store)
+        add(store, fence, step(1, "a"))
+        assert isinstance(fork(store, Key("", "a", 0), "nobody"), RunNotFound)
+        for missing in (Key("", "a", 1), Key("x", "a", 0), Key("", "b", 0)):
+            assert isinstance(fork(store, missing), ValueError)
+        assert isinstance(fork(store, Key("", "a", 0), new_id="run"), RunConflict)
+        assert store.run("copy") is None
+
+    def test_deleting_a_final_run_removes_all_its_rows(self, store: Store) -> None:
+        row, fence = owned(store)
+        other, _ = owned(store, "other")
+        signal(store)
+        signal(store, "other")
+        nap = WaitRow(key=Key("", "nap", 0), kind="sleep", started_at=1)
+        one(store, Advance(fence=fence, rows=(step(1),), waits=(nap,), published=(("k", "1"),), now=20))
+        last_entry, last_change = store.last_mailbox_id(), store.last_change()
+        finish(store, fence)
+        assert one(store, DeleteRun(run_id="run")) is True
+        assert store.run("run") is None
+        gone = store.load(row.run)
+        assert (gone.history, gone.waits, gone.unread, gone.values) == ((), (), (), {})
+        assert len(store.unread(other.run)) == 1
+        assert isinstance(one(store, DeleteRun(run_id="run")), RunNotFound)
+        assert (store.last_mailbox_id(), store.last_change() >= last_change) == (last_entry, True)
+        again = start(store)
+        assert again.run > other.run
+        assert store.load(again.run).history == ()
+
+    def test_a_run_that_goes_on_is_not_deleted(self, store: Store) -> None:
+        start(store, "pending")
+        _, fence = owned(store, "parked")
+        park(store, fence)
+        owned(store, "running")
+        for run_id in ("pending", "parked", "running"):
+            assert isinstance(one(store, DeleteRun(run_id=run_id)), RunConflict)
+            assert store.run(run_id) is not None
+
+    def test_a_child_outlives_its_deleted_parent(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        finish(store, parent_fence)
+        assert one(store, DeleteRun(run_id="parent")) is True
+        child = row_of(store, "child")
+        assert (child.parent, child.parent_id) == (None, "parent")
+        assert finish(store, child_fence) is True
+
+    def test_prune_removes_the_oldest_ended_runs_and_spares_the_others(self, store: Store) -> None:
+        for number in range(6):
+            _, fence = owned(store, f"run-{number}")
+            add(store, fence, step(1))
+            finish(store, fence, RunStatus.FAILED if number == 2 else RunStatus.COMPLETED, now=100 - number)
+        start(store, "pending", created_at=1)
+        _, fence = owned(store, "running")
+        _, fence = owned(store, "parked")
+        park(store, fence)
+        completed = (RunStatus.COMPLETED,)
+        assert one(store, Prune(before=100, statuses=completed, limit=2)) == 2
+        assert (store.run("run-5"), store.run("run-4")) == (None, None)
+        assert one(store, Prune(before=100, statuses=completed, limit=0)) == 0
+        assert one(store, Prune(before=100, statuses=completed, limit=9)) == 2
+        assert store.run("run-2") is not None
+        assert store.run("run-0") is not None
+        assert one(store, Prune(before=1000, statuses=(), limit=9)) == 0
+        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 2
+        assert sorted(store.status().runs_by_status.items()) == [
+            (RunStatus.PENDING, 1),
+            (RunStatus.RUNNING, 1),
+            (RunStatus.SUSPENDED, 1),
+        ]
+
+    def test_unpark_wakes_runs_parked_under_other_code(self, store: Store) -> None:
+        for run_id, workflow, fingerprint in (
+            ("old", "work", "code-1"),
+            ("same", "work", "code-2"),
+            ("another", "another", "code-1"),
+        ):
+            _, fence = owned(store, run_id, workflow=workflow)
+            park(store, fence, fingerprint)
+        _, fence = owned(store, "sleeping")
+        suspend(store, fence, wake_at=900)
+        before = [row_of(store, run_id) for run_id in ("same", "another", "sleeping")]
+        last = store.last_change()
+        assert one(store, Unpark(workflow="work", fingerprint="code-2", now=400)) == 1
+        row = row_of(store, "old")
+        assert (row.problem, row.wake_at, row.status) == (None, 400, RunStatus.SUSPENDED)
+        assert row.changed > last
+        assert [row_of(store, run_id) for run_id in ("same", "another", "sleeping")] == before
+        assert one(store, Unpark(workflow="work", fingerprint="code-2", now=400)) == 0
+        assert one(store, Unpark(workflow="nobody", fingerprint="", now=400)) == 0

@@ -1,0 +1,216 @@
+"""The schema: migrations, and indexes that keep the hot path from growing with what it does not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_trio.errors import StoreError
+from durable_trio.records import RunStatus
+from durable_trio.stores.base import ClaimDue, Finish
+from durable_trio.stores.sqlite import (
+    SqliteStore,
+    claim_operations,
+    executor_operations,
+    library,
+    message_operations,
+    opening,
+    reads,
+    run_operations,
+    schema,
+    sqlite3,
+    upkeep_operations,
+)
+from durable_trio.testing.store_contract.kit import (
+    claim,
+    fence_of,
+    one,
+    owned,
+    register,
+    row_of,
+    start,
+    start_operation,
+)
+
+
+@pytest.fixture
+def store() -> Iterator[SqliteStore]:
+    """An open store in memory."""
+    store = SqliteStore(":memory:")
+    store.open()
+    yield store
+    store.close()
+
+
+def write_old_file(path: Path, version: int) -> None:
+    """Write a database as an older version of the schema has left it; version 0 has the mark and nothing else."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    if version > 0:
+        schema.migrate(connection, stop_before=str(version + 1))
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == version
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(schema.SCHEMA_VERSION + 1))
+def test_every_older_schema_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
+    write_old_file(tmp_path / "runs.db", version)
+    for _ in range(2):
+        store = SqliteStore(tmp_path / "runs.db")
+        store.open()
+        start(store)
+        assert row_of(store).id == "run"
+        store.close()
+    connection = sqlite3.connect(tmp_path / "runs.db")
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == schema.SCHEMA_VERSION
+    connection.close()
+
+
+def test_migrating_again_changes_nothing() -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    schema.migrate(connection)
+    everything = "SELECT * FROM sqlite_schema", "SELECT * FROM _sqlite_migrations", "SELECT * FROM change_counter"
+    before = [connection.execute(sql).fetchall() for sql in everything]
+    schema.migrate(connection)
+    assert [connection.execute(sql).fetchall() for sql in everything] == before
+    connection.close()
+
+
+def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "runs.db"
+    write_old_file(path, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_VERSION_1", (*schema._VERSION_1, "CREATE TABLE runs (again)"))
+        with pytest.raises(StoreError):
+            SqliteStore(path).open()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == []
+    connection.close()
+    store = SqliteStore(path)
+    store.open()
+    store.close()
+
+
+def test_an_sqlite_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "VERSION_MIN", (99, 0, 0))
+    with pytest.raises(StoreError, match="too old"):
+        SqliteStore(":memory:").open()
+
+
+@pytest.mark.parametrize(
+    ("version", "is_affected"),
+    [
+        ("3.6.23", False),
+        ("3.7.0", True),
+        ("3.40.1", True),
+        ("3.44.5", True),
+        ("3.44.6", False),
+        ("3.50.6", True),
+        ("3.50.7", False),
+        ("3.51.2", True),
+        ("3.51.3", False),
+        ("3.53.4", False),
+        ("4.0.0", False),
+    ],
+)
+def test_versions_with_the_wal_reset_fault_are_named(version: str, is_affected: bool) -> None:
+    warnings = library.version_warnings(version)
+    assert len(warnings) == is_affected
+    assert all(version in warning and "durable-trio[sqlite]" in warning for warning in warnings)
+
+
+def plan(store: SqliteStore, sql: str, values: Any) -> str:
+    """Return how SQLite would run a statement."""
+    assert store._writer is not None
+    rows = store._writer.execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
+    return " | ".join(row[3] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("sql", "values", "index"),
+    [
+        (claim_operations.FIND_DUE, ("w", 0, 1, 1), "runs_due"),
+        (claim_operations.DUE_BY_PRIORITY, {"workflow": "w"}, "runs_due"),
+        (reads.UNREAD, (1,), "mailbox_of_run"),
+        (reads.HISTORY, (1,), "sqlite_autoindex_history_1"),
+        (reads.PARKED, (1,), "runs_parked"),
+        (reads.COUNT_FINISHED, (), "runs_finished"),
+        (reads.COUNT_UNFINISHED, (), "runs_unfinished"),
+        (reads.CHANGES.format(which="changed > ?"), (1, 1), "runs_changed"),
+        (reads.LIST.format(which="(created_at, run) < (?, ?)"), (1, 1, 1), "runs_created"),
+        (upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1), "runs_finished"),
+        (upkeep_operations.UNPARK, (1, 1, "w", "f"), "runs_parked"),
+        (executor_operations.SET_FREE, {"executor": 1, "crashed": 1, "now": 1}, "runs_owned"),
+        (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
+        (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),
+        (run_operations.IS_WANTED_UNREAD, (1, "[]"), "mailbox_of_run"),
+        (run_operations.HAS_UNREAD, (1, "x", 1), "mailbox_of_run"),
+        ("SELECT 1 FROM runs WHERE parent_id = ?", ("x",), "runs_of_parent_id"),
+        ("DELETE FROM runs WHERE parent = ?", (1,), "runs_of_parent"),
+    ],
+)
+def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: Any, index: str) -> None:
+    found = plan(store, sql, values)
+    assert f"USING INDEX {index}" in found or f"USING COVERING INDEX {index}" in found
+    if index in ("runs_due", "runs_changed", "runs_created"):
+        assert "TEMP B-TREE" not in found
+
+
+def steps(store: SqliteStore, work: Callable[[], object]) -> int:
+    """Return how many instructions of SQLite's machine some work takes."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    assert store._writer is not None
+    store._writer.set_progress_handler(tick, 1)
+    work()
+    store._writer.set_progress_handler(None, 0)
+    return count
+
+
+def test_a_claim_costs_nothing_for_runs_that_it_does_not_take(store: SqliteStore) -> None:
+    executor = register(store)
+
+    def measure() -> tuple[int, int, int]:
+        start(store, f"due-{store.last_change()}", due_at=5, priority=3)
+        claimed: list[object] = []
+        cost = steps(store, lambda: claimed.append(claim(store, executor, now=10, limit=4)))
+        assert len(claimed[0]) == 1  # type: ignore[arg-type]
+        empty = steps(store, lambda: claim(store, executor, now=10, limit=4))
+        return cost, empty, steps(store, lambda: store.next_due(["work"]))
+
+    start(store, "later", due_at=1000)
+    before = measure()
+    store.apply([start_operation(f"later-{n}", due_at=1000 + n) for n in range(3000)])
+    store.apply([start_operation(f"unknown-{n}", workflow="unknown", due_at=1) for n in range(3000)])
+    outcomes = store.apply([start_operation(f"finished-{n}", owner=executor) for n in range(1000)])
+    assert outcomes is not None
+    store.apply([Finish(fence=fence_of(o.row), status=RunStatus.COMPLETED, now=9) for o in outcomes])
+    after = measure()
+    assert all(new <= old * 1.1 + 20 for old, new in zip(before, after, strict=True))
+
+
+def test_a_claim_does_not_sort_the_backlog(store: SqliteStore) -> None:
+    executor = register(store)
+    store.apply([start_operation(f"run-{n}", due_at=1, priority=n % 3) for n in range(3000)])
+    cost = steps(store, lambda: claim(store, executor, now=10, limit=8))
+    assert cost < 3000
+    claimed = one(store, ClaimDue(owner=executor, workflows=("work",), now=10, limit=5000))
+    assert len(claimed) == 2992
+    assert [row.priority for row in claimed] == sorted((row.priority for row in claimed), reverse=True)
+
+
+def test_the_tables_are_readable_by_people(store: SqliteStore) -> None:
+    row, _ = owned(store, args='["Grüße"]')
+    connection = store.connect()
+    found = connection.execute("SELECT id, workflow, status, args, created_at FROM runs").fetchall()
+    connection.close()
+    assert found == [("run", "work", "running", '["Grüße"]', row.created_at)]
