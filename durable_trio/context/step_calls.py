@@ -240,6 +240,6 @@ def return_annotation(fn: Callable[..., object]) -> Any:
     if inspect.ismethod(fn):
         fn = fn.__func__
     if not inspect.isfunction(fn):
-        fn = getattr(type(fn), "__call__", fn)
+        fn = getattr(type(fn), "__call__", fn)  # noqa: B004  # its annotations are wanted, not whether it is there
     # Only annotated functions are remembered: a lambda made at each call must not be kept alive.
     return _annotation_of(fn) if inspect.isfunction(fn) and fn.__annotations__ else UNANNOTATED

@@ -5,6 +5,7 @@ Level-triggered: whenever it is nudged it asks the store what is due; a nudge ca
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import NoReturn
 
@@ -39,10 +40,8 @@ class Dispatcher:
 
     def nudge(self) -> None:
         """Look what is due."""
-        try:
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(None)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            pass
 
     def nudge_at(self, due_at: int | None) -> None:
         """Look at that time; ``None`` means now."""

@@ -7,6 +7,7 @@ finds itself declared dead gives up all its runs, which the store would not let 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -62,10 +63,8 @@ class Recovery:
     def nudge(self) -> None:
         """A write was refused: look at once whether this executor was declared dead."""
         self._renew_at = 0
-        try:
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(None)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            pass
 
     async def register(self) -> None:
         """Become an executor."""

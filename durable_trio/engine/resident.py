@@ -285,7 +285,7 @@ class ResidentRun:
         turns = self._turns
         calls = sorted(turns.calls.values(), key=lambda call: call.key)
         diff = explain(
-            turns.delivered,
+            tuple(turns.delivered),
             row,
             [(str(call.kind), str(call.key)) for call in calls],
             ended=self._body_has_ended,

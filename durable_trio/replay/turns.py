@@ -1,8 +1,8 @@
 """Delivers a run's rows to its body one at a time, each when the body is quiet; the same live and at replay.
 
 The theory. Let a body be any number of tasks that share memory. If (1) its tasks are woken from outside only by
-delivered rows, (2) a row is delivered only when all tasks are blocked, and (3) the rows come in the recorded order, then
-each replay runs through the same states, whatever the scheduler does between the tasks of different runs.
+delivered rows, (2) a row is delivered only when all tasks are blocked, and (3) the rows come in the recorded order,
+then each replay runs through the same states, whatever the scheduler does between the tasks of different runs.
 
 ``pump`` is the whole machine. It is called whenever something may have become possible (quiet, a commit, a message)
 and delivers, in this order of precedence:

@@ -189,8 +189,8 @@ class Finish:
 class ContinueAsNew:
     """End a run's history and let it begin anew with other arguments. Outcome: ``True`` or ``OwnershipLost``.
 
-    History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0.
-    Unread mailbox entries and published values stay.
+    History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
+    are 0. Unread mailbox entries and published values stay.
     """
 
     fence: Fence

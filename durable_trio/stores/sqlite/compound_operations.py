@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import attrs
+
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import ClaimRun, SignalWithStart, Started
+from durable_trio.stores.base import ClaimRun, Sent, SignalWithStart, Started
 from durable_trio.stores.sqlite.claim_operations import CLAIM
 from durable_trio.stores.sqlite.message_operations import run_not_found, send_signal
 from durable_trio.stores.sqlite.rows import run_from
-from durable_trio.stores.sqlite.start_operations import start_run
+from durable_trio.stores.sqlite.start_operations import FIND_RUN, start_run
 from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
 
 __all__ = ["claim_run", "signal_with_start"]
 
-FIND_RUN: Final = "SELECT run, status, workflow, owner FROM runs WHERE id = ?"
+FIND_CLAIMABLE: Final = "SELECT run, status, workflow, owner FROM runs WHERE id = ?"
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
 
@@ -25,7 +27,7 @@ def claim_run(
     """Claim one run by its id (see ``ClaimRun``)."""
     if not transaction.is_executor_alive(operation.owner):
         return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
-    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
+    found = transaction.execute(FIND_CLAIMABLE, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
     run, status, workflow, owner = found
@@ -43,12 +45,18 @@ def claim_run(
 
 def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> Any:
     """Store a run and a signal to it, both or neither (see ``SignalWithStart``)."""
-    started = start_run(transaction, operation.start)
+    run_id = operation.start.id
+    if operation.signal.run_id != run_id:
+        return ValueError(f"the signal is for run {operation.signal.run_id!r}, not for {run_id!r}, which is started")
+    started = start_run(transaction, attrs.evolve(operation.start, owner=None))
     if not isinstance(started, Started):
         return started
     sent = send_signal(transaction, operation.signal)
-    if isinstance(sent, Exception):
+    if not isinstance(sent, Sent):
         if started.created:
             raise RefusalError(sent)
         return sent
-    return started
+    if started.created:
+        return started
+    # The signal may have woken it.
+    return attrs.evolve(started, row=run_from(transaction.execute(FIND_RUN, (run_id,)).fetchone()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from durable_trio.errors import OwnershipLost
+from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.stores.base import ClaimDue, ReapExecutor, Release, Store
+from durable_trio.stores.base import ClaimDue, ClaimRun, ReapExecutor, Release, Store
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     claim,
@@ -20,6 +22,11 @@ from durable_trio.testing.store_contract.kit import (
     start,
     suspend,
 )
+
+
+def claim_one(store: Store, owner: int, run_id: str = "run", workflow: str = "work") -> Any:
+    """Claim a run by its id."""
+    return one(store, ClaimRun(owner=owner, run_id=run_id, workflow=workflow, now=70))
 
 
 class ClaimContract(ContractKit):
@@ -116,3 +123,31 @@ class ClaimContract(ContractKit):
         assert store.next_due(["work"]) == 70
         suspend(store, fence_of(row), wake_at=65)
         assert store.next_due(["work"]) == 65
+
+    def test_a_run_is_claimed_by_its_id_due_or_not(self, store: Store) -> None:
+        before = start(store, due_at=900)
+        executor = register(store)
+        row = claim_one(store, executor)
+        assert row == row_of(store)
+        assert (row.owner, row.token, row.status, row.started_at) == (executor, 1, RunStatus.RUNNING, 70)
+        assert row.changed > before.changed
+
+    def test_a_parked_run_claimed_by_its_id_has_no_problem_any_more(self, store: Store) -> None:
+        _, fence = owned(store)
+        park(store, fence)
+        row = claim_one(store, register(store))
+        assert (row.problem, row.status, row.token) == (None, RunStatus.RUNNING, 2)
+        assert store.status().parked == ()
+
+    def test_a_claim_by_id_that_cannot_be_is_refused(self, store: Store) -> None:
+        executor = register(store)
+        assert isinstance(claim_one(store, executor, "nobody"), RunNotFound)
+        owned_row, fence = owned(store)
+        assert isinstance(claim_one(store, executor), RunConflict)
+        assert row_of(store) == owned_row
+        finish(store, fence)
+        assert isinstance(claim_one(store, executor), RunFinished)
+        pending = start(store, "pending")
+        assert isinstance(claim_one(store, executor, "pending", workflow="another"), RunConflict)
+        assert isinstance(claim_one(store, executor + 99, "pending"), OwnershipLost)
+        assert row_of(store, "pending") == pending

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from durable_trio.errors import RunConflict
-from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
-from durable_trio.stores.base import Advance, Store
+from durable_trio.errors import OwnershipLost, RunConflict
+from durable_trio.records import HistoryRow, Key, RunStatus, StepKind, StepStatus, WaitRow
+from durable_trio.stores.base import Advance, ContinueAsNew, ResumeRun, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
     add,
+    claim,
+    fence_of,
     finish,
     one,
     owned,
+    register,
     row_of,
     signal,
+    stale,
+    start_operation,
     step,
 )
 
@@ -119,6 +124,47 @@ class HistoryContract(ContractKit):
         outcome = one(store, Advance(fence=fence, rows=(step(1),), taken=((entry.id, 1),), now=20))
         assert isinstance(outcome, RunConflict)
         assert store.unread(other.run) == (entry,)
+
+    def test_a_run_that_continues_as_new_has_no_history_but_its_mail_and_values(self, store: Store) -> None:
+        row, fence = owned(store, args="[1]", ttl_at=900)
+        read, unread = signal(store, payload="1", signal_id="read").entry, signal(store, payload="2").entry
+        forgotten = signal(store, payload="3").entry
+        taken = ((read.id, 1), (forgotten.id, 1))
+        one(store, Advance(fence=fence, rows=(step(1),), taken=taken, waits=(wait(),), now=20))
+        one(store, Advance(fence=fence, published=(("k", "1"),), now=20))
+        changed = row_of(store).changed
+        assert one(store, ContinueAsNew(fence=fence, args="[2]", args_digest=b"two", now=70)) is True
+        after = row_of(store)
+        assert (after.status, after.owner, after.wake_at, after.generation) == (RunStatus.PENDING, None, 70, 1)
+        assert (after.args, after.seed, after.recoveries, after.ttl_at) == ("[2]", row.seed, 0, 900)
+        assert after.changed > changed
+        loaded = store.load(row.run)
+        assert (loaded.history, loaded.waits, loaded.unread, loaded.values) == ((), (), (unread,), {"k": "1"})
+        assert not signal(store, payload="1", signal_id="read").created
+        assert isinstance(one(store, Advance(fence=fence, rows=(step(1),), now=71)), OwnershipLost)
+        (again,) = claim(store, register(store), now=72)
+        assert (again.token, again.started_at) == (2, 72)
+        add(store, fence_of(again), step(1))
+        assert one(store, start_operation(args_digest=b"two")).created is False
+
+    def test_what_an_earlier_generation_has_consumed_stays_consumed(self, store: Store) -> None:
+        row, fence = owned(store)
+        entry = signal(store, signal_id="id").entry
+        one(store, Advance(fence=fence, rows=(step(9),), taken=((entry.id, 9),), now=20))
+        one(store, ContinueAsNew(fence=fence, args="[]", args_digest=b"", now=70))
+        (again,) = claim(store, register(store))
+        add(store, fence_of(again), step(1, status=StepStatus.FAILED))
+        finish(store, fence_of(again), RunStatus.FAILED)
+        one(store, ResumeRun(run_id="run", now=80))
+        assert store.history(row.run) == store.unread(row.run) == ()
+
+    def test_a_stale_token_does_not_continue_as_new(self, store: Store) -> None:
+        row, fence = owned(store)
+        add(store, fence, step(1))
+        operation = ContinueAsNew(fence=stale(fence), args="[2]", args_digest=b"two", now=70)
+        assert isinstance(one(store, operation), OwnershipLost)
+        assert row_of(store) == row
+        assert len(store.history(row.run)) == 1
 
     def test_unless_unread_writes_nothing_if_such_a_signal_came_in_time(self, store: Store) -> None:
         row, fence = owned(store)

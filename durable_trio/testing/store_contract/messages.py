@@ -8,7 +8,7 @@ import pytest
 
 from durable_trio.errors import RunConflict, RunFinished, RunNotFound
 from durable_trio.records import MailboxEntry, RunStatus, StepKind
-from durable_trio.stores.base import Advance, Release, RequestCancel, Sent, Store
+from durable_trio.stores.base import Advance, Release, RequestCancel, SendSignal, Sent, SignalWithStart, Started, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -21,6 +21,7 @@ from durable_trio.testing.store_contract.kit import (
     row_of,
     signal,
     start,
+    start_operation,
     step,
     suspend,
 )
@@ -29,6 +30,12 @@ from durable_trio.testing.store_contract.kit import (
 def cancel(store: Store, run_id: str = "run", reason: str = "null", now: int = 80) -> Any:
     """Ask a run to cancel."""
     return one(store, RequestCancel(run_id=run_id, reason=reason, now=now))
+
+
+def signal_with_start(store: Store, signal_id: str | None = None, **options: Any) -> Any:
+    """Start a run, or not if it is there, and send it a signal."""
+    send = SendSignal(run_id="run", name="go", payload="1", signal_id=signal_id, now=85)
+    return one(store, SignalWithStart(start=start_operation(**options), signal=send))
 
 
 class MessageContract(ContractKit):
@@ -189,6 +196,38 @@ class MessageContract(ContractKit):
         row = row_of(store)
         assert (row.problem, row.wake_at) == (None, 81)
         assert row.changed > changed
+
+    def test_the_error_of_a_cancel_request_is_that_of_a_run_that_ends_at_once(self, store: Store) -> None:
+        start(store)
+        one(store, RequestCancel(run_id="run", reason="null", error='{"e": 1}', now=80))
+        assert row_of(store).error == '{"e": 1}'
+        owned(store, "owned")
+        one(store, RequestCancel(run_id="owned", reason="null", error='{"e": 1}', now=80))
+        assert row_of(store, "owned").error is None
+
+    def test_a_signal_with_start_starts_a_run_that_is_not_there(self, store: Store) -> None:
+        started = signal_with_start(store, owner=register(store))
+        assert started == Started(row=row_of(store), created=True, claimed=False)
+        assert started.row.status is RunStatus.PENDING
+        assert [entry.name for entry in store.unread(started.row.run)] == ["go"]
+
+    def test_a_signal_with_start_signals_a_run_that_is_there(self, store: Store) -> None:
+        row, fence = owned(store)
+        suspend(store, fence, wake_at=500, waits_for=("go",))
+        started = signal_with_start(store)
+        assert started == Started(row=row_of(store), created=False, claimed=False)
+        assert started.row.wake_at == 85
+        assert len(store.unread(row.run)) == 1
+
+    def test_a_signal_with_start_does_both_or_neither(self, store: Store) -> None:
+        row, fence = owned(store)
+        assert isinstance(signal_with_start(store, args_digest=b"another"), RunConflict)
+        assert store.unread(row.run) == ()
+        signal(store, payload="2", signal_id="id")
+        assert isinstance(signal_with_start(store, signal_id="id"), RunConflict)
+        finish(store, fence)
+        assert isinstance(signal_with_start(store), RunFinished)
+        assert len(store.unread(row.run)) == 1
 
     def test_the_end_of_a_child_is_told_to_its_parent_and_wakes_it(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")

@@ -155,6 +155,28 @@ class RunContract(ContractKit):
         assert isinstance(one(store, start_operation("orphan", parent=parent.run + 99)), RunNotFound)
         assert store.run("orphan") is None
 
+    def test_children_are_started_with_their_parents_row_or_not_at_all(self, store: Store) -> None:
+        parent, fence = owned(store, "parent")
+        children = (start_operation("child-1"), start_operation("child-2", owner=fence.owner, tags='{"a": "b"}'))
+        assert one(store, Advance(fence=fence, rows=(step(1),), children=children, now=20)) is True
+        first, second = row_of(store, "child-1"), row_of(store, "child-2")
+        assert {(row.parent, row.parent_id) for row in (first, second)} == {(parent.run, "parent")}
+        assert (first.status, first.owner, second.status, second.owner) == (
+            RunStatus.PENDING,
+            None,
+            RunStatus.RUNNING,
+            fence.owner,
+        )
+        taken = (start_operation("child-3"), start_operation("child-1"))
+        outcome = one(store, Advance(fence=fence, rows=(step(2, "b"),), children=taken, now=20))
+        assert isinstance(outcome, RunConflict)
+        assert outcome.run_id == "child-1"
+        late = Advance(fence=stale(fence), rows=(step(2, "b"),), children=(start_operation("child-3"),), now=20)
+        assert isinstance(one(store, late), OwnershipLost)
+        assert isinstance(one(store, attrs.evolve(late, rows=())), OwnershipLost)
+        assert store.run("child-3") is None
+        assert len(store.history(parent.run)) == 1
+
     def test_advance_sets_status_and_tells_watchers(self, store: Store) -> None:
         row, fence = owned(store)
         assert one(store, Advance(fence=fence, status=RunStatus.COMPENSATING, error='"e"', now=20)) is True
