@@ -62,6 +62,8 @@ class TransactionCall(FunctionCall):
 
         def done(outcome: Any) -> None:
             cause = outcome.__cause__ if isinstance(outcome, _RolledBack) else outcome
+            if isinstance(outcome, StepTimeout):
+                cause = StepTimeout(f"{self._where()}: {outcome}", step=str(self.key), run_id=self._env.run_id)
             if outcome is True and row is not None:
                 self.turns.port.continued()
                 self.turns.committed(outcome, row, self)

@@ -59,8 +59,11 @@ class SignalCall(Call):
         now = self._env.clock.now()
         self.started_at = now if wait is None else wait.started_at
         if wait is not None:
-            self.turns.set_timer(self, wait.due_at or now, None)
-        elif self._timeout is not None:
+            if wait.due_at is not None:
+                self.turns.set_timer(self, wait.due_at, None)
+        elif self._timeout is None:
+            self.turns.agenda.remember(WaitRow(key=self.key, kind="signal", started_at=now))
+        else:
             due_at = due_after(now, self._timeout)
             self.turns.set_timer(self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
 

@@ -26,7 +26,7 @@ class EndingRun(ResidentRun):
         elif self._cancel_row is not None:
             status = RunStatus.CANCELLED
             reason = self._around.codec.decode(self._cancel_row.result or "null", Any, where="a reason")
-            error = RunCancelled(_cancel_text(self.row.id, reason), run_id=self.row.id, reason=reason)
+            error = cancelled(self.row.id, reason)
         error_text: str | None = None
         compensation_errors: list[str] = []
         if error is not None:
@@ -100,5 +100,7 @@ class EndingRun(ResidentRun):
         return errors
 
 
-def _cancel_text(run_id: str, reason: object) -> str:
-    return f"run {run_id!r} was cancelled" + (f": {reason}" if reason else "")
+def cancelled(run_id: str, reason: str | None) -> RunCancelled:
+    """Return the error of a run that was cancelled."""
+    text = f"run {run_id!r} was cancelled" + (f": {reason}" if reason else "")
+    return RunCancelled(text, run_id=run_id, reason=reason)

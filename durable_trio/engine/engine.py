@@ -19,6 +19,7 @@ from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.context.context import Context
 from durable_trio.context.starting import SignalStartOptions, StartOptions, start_operation
 from durable_trio.engine import os_signals
+from durable_trio.engine.ending import cancelled
 from durable_trio.engine.inline import INLINE_NAME, open_inline
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.reading import run_record
@@ -124,25 +125,26 @@ class Engine(trio.abc.AsyncResource):
             StoreError: the store cannot be opened.
             ExceptionGroup: a service has failed for good; names which.
         """
-        stop = trio.Event()
         handled = self._signals_to_handle(signals)
-        await self._open_store()
-        try:
-            async with trio.open_nursery() as nursery:
-                grace: trio.CancelScope = await nursery.start(self._run_tree, stop)
-                if handled:
-                    await nursery.start(os_signals.wait_for_stop, handled, stop.set, grace.cancel)
-                task_status.started(self)
-                try:
-                    await stop.wait()
-                    with trio.CancelScope(shield=True):
-                        await self._tree_ended.wait()
-                finally:
-                    stop.set()
-                    if self._tree_ended.is_set():
-                        nursery.cancel_scope.cancel()
-        finally:
-            await self._close_store()
+        with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
+            await self._open_store()
+            try:
+                stop, grace = trio.Event(), trio.CancelScope()
+                async with trio.open_nursery() as nursery:
+                    if os_signals_received is not None:
+                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, stop.set, grace.cancel)
+                    await nursery.start(self._run_tree, stop, grace)
+                    task_status.started(self)
+                    try:
+                        await stop.wait()
+                        with trio.CancelScope(shield=True):
+                            await self._tree_ended.wait()
+                    finally:
+                        stop.set()
+                        if self._tree_ended.is_set():
+                            nursery.cancel_scope.cancel()
+            finally:
+                await self._close_store()
 
     def _signals_to_handle(self, signals: Sequence[int] | bool | None) -> Sequence[int]:
         if signals is None:
@@ -154,16 +156,17 @@ class Engine(trio.abc.AsyncResource):
     async def _run_tree(
         self,
         stop: trio.Event,
+        grace: trio.CancelScope,
         *,
-        task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         self._tree_ended = trio.Event()
         tree = self._make_tree()
         try:
             with trio.CancelScope(shield=True):
-                async with tree.executor_tree() as grace:
+                async with tree.executor_tree(grace):
                     self._tree = tree
-                    task_status.started(grace)
+                    task_status.started()
                     await stop.wait()
         finally:
             self._tree = None
@@ -369,7 +372,10 @@ class Engine(trio.abc.AsyncResource):
         tree = self._tree_in_use()
         check_name("run id", run_id)
         text = self._codec.encode(reason, str | None, where="the reason").text
-        sent = await tree.front.write(RequestCancel(run_id=run_id, reason=text, now=self._settings.clock.now()))
+        # A run that has not begun ends with the request itself, so its error goes along.
+        error, _ = self._failures_of(None).encode(cancelled(run_id, reason), where="the error of a cancelled run")
+        now = self._settings.clock.now()
+        sent = await tree.front.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
         if sent is None:
             return False
         tree.sent(sent)
@@ -633,7 +639,7 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Any) -> Asy
     await engine._open_store()
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(engine._run_tree, stop)
+            await nursery.start(engine._run_tree, stop, trio.CancelScope())
             try:
                 yield engine
             except Exception as error:

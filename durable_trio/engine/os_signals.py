@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
@@ -22,24 +23,28 @@ def is_main_task() -> bool:
     return nursery is not None and nursery.parent_task is trio.lowlevel.current_root_task()
 
 
+@contextmanager
+def received(signals: Sequence[int]) -> Iterator[AsyncIterator[int] | None]:
+    """Receive these signals inside the block, instead of dying of them; none: nothing is received."""
+    if not signals:
+        yield None
+        return
+    with trio.open_signal_receiver(*signals) as receiver:
+        yield receiver
+
+
 async def wait_for_stop(
-    signals: Sequence[int],
-    stop: Callable[[], None],
-    stop_at_once: Callable[[], None],
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    receiver: AsyncIterator[int], stop: Callable[[], None], stop_at_once: Callable[[], None]
 ) -> None:
     """Call ``stop`` at the first signal and ``stop_at_once`` at the second; runs until cancelled."""
-    with trio.open_signal_receiver(*signals) as received:
-        task_status.started()
-        count = 0
-        async for signum in received:
-            count += 1
-            if count == 1:
-                stop()
-            elif count == 2:
-                stop_at_once()
-                _exit_soon(128 + signum)
+    count = 0
+    async for signum in receiver:
+        count += 1
+        if count == 1:
+            stop()
+        elif count == 2:
+            stop_at_once()
+            _exit_soon(128 + signum)
 
 
 def _exit_soon(code: int) -> None:

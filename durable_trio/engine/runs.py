@@ -11,6 +11,7 @@ import trio
 
 from durable_trio.codec import Codec
 from durable_trio.engine.actor import RunActor
+from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
@@ -136,6 +137,11 @@ class Runs:
                 await self._empty.wait()
         await self.detach_all()
 
+    def store_failed(self) -> None:
+        """Nothing can be written any more: make every run leave before it notices."""
+        for actor in list(self._actors.values()):
+            actor.detach()
+
     async def detach_all(self) -> None:
         """Make every run leave at once, and wait until all have."""
         for actor in list(self._actors.values()):
@@ -215,8 +221,10 @@ class Runs:
                 self.on_sent(outcome)
             callback(outcome)
 
-        reason = self.codec.encode("its parent ended or was cancelled", str, where="a reason").text
-        self.front.submit(RequestCancel(run_id=run_id, reason=reason, now=self.settings.clock.now()), done)
+        why = "its parent ended or was cancelled"
+        reason = self.codec.encode(why, str, where="a reason").text
+        error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
+        self.front.submit(RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.now()), done)
 
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)

@@ -64,6 +64,7 @@ class Tree:
         self.executor: int | None = None
 
     def _wire(self) -> None:
+        self.front.on_failure = self.runs.store_failed
         self.runs.on_free = self.dispatcher.nudge_at
         self.runs.on_ended = self.feed.ended
         self.runs.on_sent = self.sent
@@ -130,10 +131,9 @@ class Tree:
             store_nursery.cancel_scope.cancel()
 
     @asynccontextmanager
-    async def executor_tree(self) -> AsyncIterator[trio.CancelScope]:
-        """Run the whole tree inside the block, then drain it. Cancel the yielded scope to cut the grace short."""
+    async def executor_tree(self, grace: trio.CancelScope) -> AsyncIterator[None]:
+        """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short."""
         self._wire()
-        grace = trio.CancelScope()
         async with trio.open_nursery() as store_nursery:
             await store_nursery.start(self.front.run)
             async with trio.open_nursery() as runs_nursery:
@@ -146,7 +146,7 @@ class Tree:
                     await services.start(self.dispatcher.run)
                     services.start_soon(run_janitor, self.front)
                     try:
-                        yield grace
+                        yield
                     finally:
                         await self._drain(grace)
                     services.cancel_scope.cancel()

@@ -27,7 +27,7 @@ import attrs
 import trio
 from outcome import Value
 
-from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
+from durable_trio.errors import OwnershipLost, StoreCorrupt, StoreError, StoreFull, StoreInUse
 from durable_trio.limits import BATCH_OPERATIONS_MAX, INLINE_COMMIT_MS_MAX, LINGER_MS, WRITER_QUEUE_MAX
 from durable_trio.stores.base import Advance, Fence, Finish, Operation, Park, Release, Store
 
@@ -82,6 +82,8 @@ class StoreFront:
         self._linger = _Linger()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._commit_ms = 0.0
+        # Called once, when the store has failed for good and before anybody else learns of it.
+        self.on_failure: Callable[[], None] = lambda: None
         # Called after each batch, on the event loop.
         self.on_commit: Callable[[], None] | None = None
         self._readers = trio.CapacityLimiter(1)
@@ -90,13 +92,13 @@ class StoreFront:
 
     def submit(self, operation: Operation, callback: Callback) -> None:
         """Queue an operation. The callback gets its outcome on the event loop, an error as a value."""
-        self._put(operation, callback)
+        self._put_or_refuse(operation, callback)
 
     def submit_transaction(
         self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
     ) -> None:
         """Queue a transaction of the user's; it is committed alone."""
-        self._put(_Transaction(fence, fn, seconds_max), callback)
+        self._put_or_refuse(_Transaction(fence, fn, seconds_max), callback)
 
     async def write(self, operation: Operation) -> Any:
         """Commit an operation and return its outcome.
@@ -136,9 +138,16 @@ class StoreFront:
         self._put(operation, lambda result: trio.lowlevel.reschedule(task, Value(result)))
         return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
+    def _put_or_refuse(self, item: _Item, callback: Callback) -> None:
+        """Queue an item; if that cannot be, call back in a later pass: who submits is in the middle of something."""
+        try:
+            self._put(item, callback)
+        except (StoreError, trio.ClosedResourceError) as error:
+            trio.lowlevel.current_trio_token().run_sync_soon(callback, error)
+
     def _put(self, item: _Item, callback: Callback) -> None:
         if self.failure is not None or not self._is_running:
-            raise self.failure or trio.ClosedResourceError("the store is closed")
+            raise _unusable(self.failure)
         if len(self._waiting) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
             raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
         self._waiting.append((item, callback))
@@ -175,7 +184,7 @@ class StoreFront:
             finally:
                 self._is_running = False
                 trio.lowlevel.remove_instrument(self._linger)
-                self._fail_waiting(self.failure or trio.ClosedResourceError("the store is closed"))
+                self._fail_waiting(_unusable(self.failure))
 
     async def _park(self) -> None:
         def abort(_: Any) -> trio.lowlevel.Abort:
@@ -200,8 +209,9 @@ class StoreFront:
             return
         except BaseException as error:
             self.failure = error
+            self.on_failure()
             for _, callback in items:
-                callback(error)
+                callback(_unusable(error))
             raise
         self.is_full = False
         self.commit_count += 1
@@ -325,3 +335,14 @@ class StoreFront:
         if errors:
             raise errors[0]
         return results[0]
+
+
+def _unusable(failure: BaseException | None) -> Exception:
+    """Return the error for those who still want something of a store that has failed or is closed."""
+    if failure is None:
+        return trio.ClosedResourceError("the store is closed")
+    if isinstance(failure, StoreError):
+        return failure
+    error = StoreCorrupt(f"the store has failed and cannot be used any more: {failure!r}")
+    error.__cause__ = failure
+    return error

@@ -1,5 +1,6 @@
-"""What users test their workflows with: virtual time, and the contract that every store keeps."""
+"""What users test their workflows with: virtual time, simulated crashes, and the contract that every store keeps."""
 
 from durable_trio.testing.clock import VirtualClock
+from durable_trio.testing.crash import CrashingStore, SimulatedCrash
 
-__all__ = ["VirtualClock"]
+__all__ = ["CrashingStore", "SimulatedCrash", "VirtualClock"]

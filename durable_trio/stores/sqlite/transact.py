@@ -61,11 +61,12 @@ def _call(connection: GuardedConnection, fn: Callable[[Any], Advance], seconds_m
     connection.guard(seconds_max)
     try:
         result = fn(connection)
-    except sqlite3.Error as error:
+    except Exception as error:
         if connection.is_late:
             raise _too_late(seconds_max) from error
-        if code_of(error) == AUTH:
-            error.add_note(
+        cause = error if isinstance(error, sqlite3.Error) else error.__cause__  # the caller may have wrapped it
+        if isinstance(cause, sqlite3.Error) and code_of(cause) == AUTH:
+            cause.add_note(
                 "Inside a transaction step there is no commit, rollback, attach or pragma, and the tables of the "
                 "engine cannot be written."
             )

@@ -1,0 +1,173 @@
+"""Measures the engine against raw SQLite in the same run; prints ratios with machine, pragmas, n and spread.
+
+    python scripts/bench.py [--folder DIR] [--rounds N] [--json]
+
+Three questions, each at ``durability="full"``:
+
+1. one sequential step against one raw one-row commit;
+2. steps per second of 1000 runs of 5 steps, against rows per second of raw one-row commits;
+3. the latency of one commit beside 200 busy tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+import durable_trio
+from durable_trio import Context, Engine, open_engine, workflow
+
+RAW_COMMITS = 400
+SEQUENTIAL_STEPS = 400
+RUNS = 1000
+STEPS_PER_RUN = 5
+BUSY_TASKS = 200
+BUSY_COMMITS = 100
+
+
+async def one() -> int:
+    return 1
+
+
+@workflow
+async def sequential(ctx: Context, steps: int) -> list[float]:
+    times = []
+    for _ in range(steps):
+        began = time.perf_counter()
+        await ctx.step("one", one)
+        times.append(time.perf_counter() - began)
+    return times
+
+
+@workflow
+async def short(ctx: Context) -> int:
+    total = 0
+    for _ in range(STEPS_PER_RUN):
+        total += await ctx.step("one", one)
+    return total
+
+
+def raw_commits(folder: Path) -> list[float]:
+    """Return the seconds of raw one-row commits with the same module and pragmas."""
+    connection = durable_trio.sqlite3.connect(str(folder / "raw.db"), isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("CREATE TABLE row (id INTEGER PRIMARY KEY, value TEXT)")
+    times = []
+    for number in range(RAW_COMMITS):
+        began = time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO row (value) VALUES (?)", (f"value {number}",))
+        connection.execute("COMMIT")
+        times.append(time.perf_counter() - began)
+    connection.close()
+    return times
+
+
+async def sequential_steps(engine: Engine) -> list[float]:
+    """Return the seconds of steps one after the other in one run."""
+    return await engine.run(sequential, SEQUENTIAL_STEPS)
+
+
+async def many_runs(engine: Engine) -> float:
+    """Return steps per second of many runs at once, from the first start to the last result."""
+    began = time.perf_counter()
+    async with trio.open_nursery() as nursery:
+        for _ in range(RUNS):
+            nursery.start_soon(engine.run, short)
+    return RUNS * STEPS_PER_RUN / (time.perf_counter() - began)
+
+
+async def beside_busy_tasks(engine: Engine) -> list[float]:
+    """Return the seconds of steps one after the other while other tasks keep the event loop busy."""
+
+    async def busy() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(BUSY_TASKS):
+            nursery.start_soon(busy)
+        times = await engine.run(sequential, BUSY_COMMITS)
+        nursery.cancel_scope.cancel()
+    return times
+
+
+def quantile_ms(times: Sequence[float], part: float) -> float:
+    """Return a quantile of seconds in milliseconds."""
+    return sorted(times)[min(len(times) - 1, int(len(times) * part))] * 1000
+
+
+async def measure(folder: Path, rounds: int) -> list[dict[str, float]]:
+    """Run all measurements a few times, interleaved, so that noise hits all alike."""
+    results = []
+    for number in range(rounds):
+        work = folder / str(number)
+        work.mkdir()
+        raw = await trio.to_thread.run_sync(raw_commits, work)
+        async with open_engine(work / "bench.db", workflows=[sequential, short], concurrency=RUNS) as engine:
+            steps = await sequential_steps(engine)
+            steps_per_second = await many_runs(engine)
+            busy = await beside_busy_tasks(engine)
+        results.append(
+            {
+                "raw_commit_ms_p50": quantile_ms(raw, 0.5),
+                "raw_commit_ms_p99": quantile_ms(raw, 0.99),
+                "step_ms_p50": quantile_ms(steps, 0.5),
+                "step_ms_p99": quantile_ms(steps, 0.99),
+                "step_to_raw_ratio": quantile_ms(steps, 0.5) / quantile_ms(raw, 0.5),
+                "steps_per_second": steps_per_second,
+                "throughput_to_raw_ratio": steps_per_second * quantile_ms(raw, 0.5) / 1000,
+                "busy_commit_ms_p50": quantile_ms(busy, 0.5),
+                "busy_commit_ms_p99": quantile_ms(busy, 0.99),
+            }
+        )
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=None, help="a folder on the disk to measure; default temporary")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        results = trio.run(measure, Path(folder), arguments.rounds)
+    machine = {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "sqlite": durable_trio.sqlite3.sqlite_version,
+        "pragmas": "journal_mode=WAL synchronous=FULL",
+        "rounds": len(results),
+        "load_average": os.getloadavg()[0],
+    }
+    summary = {
+        key: {
+            "median": statistics.median(result[key] for result in results),
+            "least": min(result[key] for result in results),
+            "most": max(result[key] for result in results),
+        }
+        for key in results[0]
+    }
+    if arguments.json:
+        print(json.dumps({"machine": machine, "results": summary}, indent=2))
+        return
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(f"n per round: {RAW_COMMITS} raw commits, {SEQUENTIAL_STEPS} steps, {RUNS} runs x {STEPS_PER_RUN} steps,")
+    print(f"{BUSY_COMMITS} steps beside {BUSY_TASKS} busy tasks; median of rounds (least - most)")
+    for key, value in summary.items():
+        print(f"{key:26} {value['median']:10.2f}   ({value['least']:.2f} - {value['most']:.2f})")
+
+
+if __name__ == "__main__":
+    main()

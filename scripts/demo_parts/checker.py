@@ -1,0 +1,145 @@
+"""Says whether all that was promised holds: ``python -m demo_parts.checker FOLDER FILES ORDERS KILLS SEED``.
+
+It knows the plan, reads the engine's file with plain SQL and read-only, the tree, the store's folder, and the logs that
+the services kept. It asks the engine nothing. Exit code 0 if every finding is good.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from demo_parts import orders_check, store_check, trace
+from demo_parts.children import end_with_parent
+from demo_parts.findings import Finding, counted, finding
+from demo_parts.places import Places, source_tree
+from demo_parts.plan import Plan, make_plan
+from demo_parts.screen import Screen, report
+from durable_trio import sqlite3
+
+_PROBLEMS_SHOWN: Final = 5
+
+
+def check_file(connection: Any, plan: Plan) -> Iterator[Finding]:
+    """Check the engine's file in itself."""
+    damage = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    damage += [f"foreign key of {row[0]}" for row in connection.execute("PRAGMA foreign_key_check")]
+    yield finding("the file is sound: integrity_check, foreign_key_check", damage)
+    counts = Counter(dict(connection.execute("SELECT status, count(*) FROM runs GROUP BY status").fetchall()))
+    unfinished = [f"{counts[name]} runs {name}" for name in counts if name not in ("completed", "failed")]
+    if counts.total() != len(plan.files) + len(plan.orders):
+        unfinished.append(f"{counts.total()} runs instead of {len(plan.files) + len(plan.orders)}")
+    for table in ("waits", "executors WHERE ended_at IS NULL", "runs WHERE owner IS NOT NULL"):
+        (count,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+        if count:
+            unfinished.append(f"{count} rows left in {table}")
+    yield finding(f"{counts.total():,} runs have ended, and no run, wait or owner is left over", unfinished)
+
+
+def check_trace(connection: Any, counts: trace.Counts) -> Iterator[Finding]:
+    """Check what the serving processes noted against what is recorded."""
+    (recorded,) = connection.execute(
+        "SELECT sum(attempt) FROM history WHERE kind IN ('step', 'compensation')"
+    ).fetchone()
+    problems = []
+    if counts.repeated_within:
+        problems.append(f"{counts.repeated_within} attempts were begun twice by the same process")
+    if counts.attempts_begun - counts.repeated_by_kill != (recorded or 0):
+        problems.append(
+            f"{recorded} attempts are recorded, {counts.attempts_begun} were begun, "
+            f"{counts.repeated_by_kill} of them again"
+        )
+    yield finding("a step was begun again only where a kill came before its commit", problems)
+
+
+@attrs.frozen(kw_only=True)
+class Figures:
+    """What the kills cost."""
+
+    recorded: int
+    counts: trace.Counts
+    store_repeats: int
+    shop: orders_check.ShopFigures
+    executors: int
+
+    def lines(self) -> Iterator[str]:
+        """Return them as text."""
+        counts, shop = self.counts, self.shop
+        yield f"{self.recorded:7,}  rows are recorded in the histories"
+        yield f"{counts.attempts_begun:7,}  times a step's function began to run,"
+        yield f"{counts.repeated_by_kill:7,}  of them again, as a kill had come before the commit of its outcome"
+        yield f"{self.store_repeats:7,}  chunks came to the object store again, which knew them"
+        yield f"{counts.given_after_kill:7,}  outcomes were replayed after a kill: given back, nothing ran"
+        yield f"{counts.given_after_rest:7,}  outcomes were replayed to runs that had left memory to wait"
+        yield f"{shop.unavailable:7,}  times the shop was away; its answer was lost {counted(shop.lost, 'time')}"
+        yield f"{shop.known:7,}  requests came to the shop again, which knew them by their key"
+        yield f"{self.executors:7,}  processes have executed, one after the other"
+
+
+def main(folder: Path, files: int, orders: int, kills: int, seed: int) -> bool:
+    """Check everything, write what was found, and return whether it is good."""
+    places = Places(folder)
+    tree = source_tree()
+    plan = make_plan(tree, files=files, orders=orders, kills=kills, seed=seed)
+    store_log = read_log(places.store_log)
+    shop_log = read_log(places.shop_log)
+    with open(places.trace, encoding="utf-8") as lines:
+        counts = trace.count(lines)
+    connection = sqlite3.connect(f"file:{places.database}?mode=ro", uri=True)
+    try:
+        findings = [
+            *check_file(connection, plan),
+            *store_check.check_objects(tree, plan, places.objects),
+            *store_check.check_history(connection, tree, plan),
+            *store_check.check_log(plan, store_log),
+            *orders_check.check_runs(connection, plan),
+            *orders_check.check_signals(connection, plan),
+            *orders_check.check_shop(plan, shop_log),
+            *check_trace(connection, counts),
+        ]
+        (recorded,) = connection.execute("SELECT count(*) FROM history").fetchone()
+        (executors,) = connection.execute("SELECT count(*) FROM executors").fetchone()
+    finally:
+        connection.close()
+    if executors != kills + 1:
+        findings.append(finding(f"{counted(kills, 'kill')}", [f"{executors} processes have executed, not {kills + 1}"]))
+    figures = Figures(
+        recorded=recorded,
+        counts=counts,
+        store_repeats=sum(entry["again"] for entry in store_log),
+        shop=orders_check.shop_figures(shop_log),
+        executors=executors,
+    )
+    write(findings, figures)
+    return all(item.is_good for item in findings)
+
+
+def write(findings: list[Finding], figures: Figures) -> None:
+    """Write the findings and the figures."""
+    screen = Screen()
+    for item in findings:
+        report(item.is_good, item.text, screen)
+        for problem in item.problems[:_PROBLEMS_SHOWN]:
+            screen.line(f"      {problem}", "red")
+        if len(item.problems) > _PROBLEMS_SHOWN:
+            screen.line(f"      and {len(item.problems) - _PROBLEMS_SHOWN} more", "red")
+    screen.heading("What the kills cost")
+    for line in figures.lines():
+        screen.line(f"  {line}")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a service's log."""
+    with open(path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.exit(0 if main(Path(sys.argv[1]), *map(int, sys.argv[2:6])) else 1)
