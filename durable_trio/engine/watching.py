@@ -20,9 +20,18 @@ _PRESENT_RUNS_PAGE = 500
 class Changes:
     """An async iterator of ``RunRecord``. Intermediate states may merge; the last one is always given."""
 
-    def __init__(self, subscription: Subscription, present: Sequence[RunRow], convert: Convert, *, one: bool) -> None:
+    def __init__(
+        self,
+        subscription: Subscription,
+        present: Sequence[RunRow],
+        convert: Convert,
+        matches: Callable[[RunRow], bool],
+        *,
+        one: bool,
+    ) -> None:
         self._subscription = subscription
         self._convert = convert
+        self._matches = matches
         self._one = one
         # What was read at first may be offered again as a change; later changes come once and in order.
         self._seen: dict[int, int] = {}
@@ -45,14 +54,17 @@ class Changes:
                 if row.changed <= self._seen.get(row.run, -1):
                     self._waiting.pop()
                     continue
-                (record,) = await self._convert([row])
+                records = await self._convert([row]) if self._matches(row) else []
                 self._waiting.pop()
                 if row.changed <= self._read_up_to:
                     self._seen[row.run] = row.changed
                 else:
                     self._seen.clear()
                 self._has_ended = self._one and row.status.is_final
-                return record
+                if records:
+                    return records[0]
+                if self._has_ended:
+                    raise StopAsyncIteration
             subscription = self._subscription
             if not subscription.pending:
                 subscription.changed = trio.Event()
@@ -71,18 +83,24 @@ async def watch(
     convert: Convert,
     matches: Callable[[RunRow], bool],
 ) -> AsyncIterator[Changes]:
-    """Open a watch. With a run's id it ends after the final status."""
-    subscription = Subscription(matches)
+    """Open a watch. With a run's id it ends after the final status, also if that does not match."""
+    one = which.run_id is not None
+    subscription = Subscription((lambda row: row.id == which.run_id) if one else matches)
     feed.subscribe(subscription)
     try:
         present: list[RunRow] = []
+        if which.run_id is not None:
+            row = await front.read(front.store.run, which.run_id)
+            if row is None:
+                raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)
+            present.append(row)
         before: tuple[int, int] | None = None
-        while page := await front.read(front.store.list_runs, which, limit=_PRESENT_RUNS_PAGE, before=before):
+        while not one and (
+            page := await front.read(front.store.list_runs, which, limit=_PRESENT_RUNS_PAGE, before=before)
+        ):
             present.extend(page)
             before = (page[-1].created_at, page[-1].run)
-        if which.run_id is not None and not present:
-            raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)
         present.sort(key=lambda row: (row.changed, row.run))
-        yield Changes(subscription, present, convert, one=which.run_id is not None)
+        yield Changes(subscription, present, convert, matches, one=one)
     finally:
         feed.unsubscribe(subscription)

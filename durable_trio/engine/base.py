@@ -1,0 +1,123 @@
+"""What all parts of the engine's facade share: its settings, its tree, and how stored rows become records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from durable_trio.codec import Codec
+from durable_trio.engine.observers import Observer, Observers
+from durable_trio.engine.reading import run_record
+from durable_trio.engine.run import Run
+from durable_trio.engine.settings import make_settings
+from durable_trio.engine.tree import Tree
+from durable_trio.errors import RunNotFound
+from durable_trio.failures import Failures
+from durable_trio.records import RunRecord, RunRow
+from durable_trio.stores.base import Store
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.workflow import Registry, Workflow
+
+if TYPE_CHECKING:
+    from durable_trio.engine.engine import Engine
+
+
+class EngineBase:
+    """An engine before it is opened, and what handles ask of it."""
+
+    def __init__(
+        self,
+        store: str | PathLike[str] | Store,
+        *,
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        observers: Sequence[Observer] = (),
+        errors: Sequence[type[Exception]] = (),
+        durability: str = "full",
+        strict: bool = False,
+        **options: Any,
+    ) -> None:
+        self._settings = make_settings(
+            {
+                "observers": tuple(observers),
+                "errors": tuple(errors),
+                "durability": durability,
+                "strict": strict,
+                **options,
+            }
+        )
+        self._registry = Registry(workflows)
+        self._observers = Observers(observers)
+        self._codec = Codec(payload_bytes_max=self._settings.payload_bytes_max)
+        if isinstance(store, Store):
+            self._store = store
+        elif isinstance(store, str) and "://" in store:
+            raise ValueError(f"store {store!r}: only files and ':memory:' are supported")
+        else:
+            self._store = SqliteStore(store, durability=durability)
+        self._tree: Tree | None = None
+        self._closed = False
+        self._reading_failures: dict[str, Failures] = {}
+        self._client: AsyncExitStack | None = None
+
+    def _handle(self, run_id: str, workflow: Workflow[Any, Any] | None) -> Run[Any]:
+        return Run(cast("Engine", self), run_id, workflow)  # every base is part of one
+
+    def _make_tree(self) -> Tree:
+        return Tree(
+            self._store,
+            settings=self._settings,
+            registry=self._registry,
+            codec=self._codec,
+            observers=self._observers,
+        )
+
+    def _tree_in_use(self) -> Tree:
+        if self._tree is None:
+            if self._closed:
+                raise trio.ClosedResourceError("the engine is closed")
+            raise RuntimeError(
+                "the engine is not open: use it while it serves, inside `async with open_engine(…)`, "
+                "or as a client inside `async with Engine(…)`"
+            )
+        return self._tree
+
+    # ---- for handles -------------------------------------------------------------------------------------------
+
+    async def _row(self, run_id: str) -> RunRow:
+        front = self._tree_in_use().front
+        row = await front.read(front.store.run, run_id)
+        if row is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        return row
+
+    async def _record(self, run_id: str) -> RunRecord:
+        (record,) = await self._records([await self._row(run_id)])
+        return record
+
+    async def _records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
+        front = self._tree_in_use().front
+        values = await front.read(front.store.values, [row.run for row in rows])
+        records = []
+        for row in rows:
+            workflow = self._registry.get(row.workflow)
+            failures = self._failures_of(workflow)
+            records.append(
+                run_record(
+                    row,
+                    codec=self._codec,
+                    workflow=workflow,
+                    failures=failures,
+                    values=values.get(row.run, {}),
+                )
+            )
+        return records
+
+    def _failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
+        return self._tree_in_use().runs.failures_of(workflow)
+
+    async def _workflow_of(self, run_id: str) -> Workflow[..., Any] | None:
+        return self._registry.get((await self._row(run_id)).workflow)

@@ -1,0 +1,98 @@
+"""The part of the engine that mends and tidies: resume, fork, delete, prune."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from durable_trio.clock import from_datetime
+from durable_trio.engine.base import EngineBase
+from durable_trio.engine.filters import statuses_of
+from durable_trio.engine.run import Run
+from durable_trio.limits import check_name
+from durable_trio.records import Key, RunRow, RunStatus
+from durable_trio.stores.base import DeleteRun, ForkRun, Prune, ResumeRun
+
+# Runs that one transaction of ``prune`` removes: others can write in between.
+_PRUNE_BATCH: Final = 200
+
+
+class UpkeepCalls(EngineBase):
+    """Resume, fork, delete, prune."""
+
+    async def resume(self, run_id: str) -> Run[Any]:
+        """Let a parked run go on, or a failed or cancelled one none of whose compensation has run.
+
+        It goes on from its history, without the failure or cancel at its end.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunConflict: it is in no such state.
+        """
+        tree = self._tree_in_use()
+        check_name("run id", run_id)
+        row: RunRow = await tree.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.now()))
+        if tree.executor is not None:
+            tree.dispatcher.nudge()
+        return self._handle(row.id, self._registry.get(row.workflow))
+
+    async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
+        """Start a new run with the history of another up to, not including, the row with the key ``before``.
+
+        Steps that are copied are not compensated by the new run.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ValueError: it has no row of that key.
+            RunConflict: there is a run with the new id.
+        """
+        tree = self._tree_in_use()
+        check_name("run id", run_id)
+        new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
+        operation = ForkRun(
+            run_id=run_id,
+            before=Key.parse(before),
+            id=new_id,
+            now=self._settings.clock.now(),
+        )
+        row: RunRow = await tree.front.write(operation)
+        if tree.executor is not None:
+            tree.dispatcher.nudge()
+        return self._handle(row.id, self._registry.get(row.workflow))
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that has ended, with all its rows.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunConflict: it has not ended.
+        """
+        await self._tree_in_use().front.write(DeleteRun(run_id=check_name("run id", run_id)))
+
+    async def prune(
+        self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None
+    ) -> int:
+        """Remove runs that ended before an instant, and return how many.
+
+        Args:
+            status: only those in this final status, or these; default all three.
+
+        *Cancellation:* what is removed stays removed.
+
+        Raises:
+            ValueError: a status that is not final, or a datetime without time zone.
+        """
+        tree = self._tree_in_use()
+        statuses = statuses_of(status) or (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        for item in statuses:
+            if not item.is_final:
+                raise ValueError(f"prune removes only runs that have ended; {item.value!r} is no final status")
+        instant = from_datetime(before, what="before")
+        count = 0
+        while True:  # in small transactions, so that others can write in between
+            removed: int = await tree.front.write(Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH))
+            count += removed
+            if removed < _PRUNE_BATCH:
+                return count
