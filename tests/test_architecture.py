@@ -1,0 +1,112 @@
+"""Imports go one way, and what a layer must not know it does not import."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each layer may import those before it, and itself.
+LAYERS = (
+    ("errors", "limits", "clock", "records", "policies"),
+    ("codec", "failures"),
+    ("rules", "workflow"),
+    ("stores",),
+    ("replay",),
+    ("context",),
+    ("engine",),
+    ("workers",),
+    ("cli", "web"),
+)
+# The public door, which re-exports from everywhere, and what only tests import.
+BESIDE = ("__init__", "__main__", "testing")
+
+
+def modules() -> list[Path]:
+    return sorted((ROOT / "durable_trio").rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports when it runs; those for type checkers only are left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module or ""
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "durable_trio").parts[0].removesuffix(".py")
+
+
+def layer_of(part: str) -> int:
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    part = part_of(path)
+    if part in BESIDE:
+        return
+    for name in imported(path):
+        if not name.startswith("durable_trio"):
+            continue
+        pieces = name.split(".")
+        assert len(pieces) > 1, f"{path} imports the public door"
+        assert pieces[1] != "testing", f"{path} imports {name}, which is for tests"
+        assert layer_of(pieces[1]) <= layer_of(part), f"{path} imports {name} from a later layer"
+
+
+def users_of(*names: str) -> set[str]:
+    return {
+        str(path.relative_to(ROOT / "durable_trio"))
+        for path in modules()
+        if any(name.split(".")[0] in names for name in imported(path))
+    }
+
+
+def test_only_the_codec_knows_cattrs_and_orjson() -> None:
+    assert all(user.startswith("codec") for user in users_of("cattrs", "orjson"))
+
+
+def test_only_the_sqlite_store_knows_sqlite() -> None:
+    users = {user for user in users_of("sqlite3", "pysqlite3", "sqlite_utils") if not user.startswith("testing/")}
+    assert users
+    assert all(user.startswith("stores/sqlite/") for user in users)
+
+
+def test_rules_and_stores_know_no_trio() -> None:
+    allowed = {"stores/front.py"}  # the async side of every store
+    assert {user for user in users_of("trio") if user.startswith(("rules/", "stores/"))} <= allowed
+
+
+def test_supervisors_know_trio_and_attrs_only() -> None:
+    for path in sorted((ROOT / "supervisors").rglob("*.py")):
+        for name in imported(path):
+            assert not name.startswith("durable_trio"), path
+            assert name.split(".")[0] not in {"sqlite3", "sqlite_utils", "cattrs", "orjson", "click"}, path
+
+
+def test_files_are_short_enough_to_read() -> None:
+    """About 400 lines; and functions of at most 70."""
+    for package in ("durable_trio", "supervisors"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            text = path.read_text()
+            assert text.count("\n") <= 520, path
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                    assert node.end_lineno - node.lineno < 70, f"{path}:{node.lineno} {node.name}"
