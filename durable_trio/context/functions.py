@@ -171,10 +171,11 @@ class FunctionCall(Call):
         )
 
     async def _call(self) -> Any:
-        if inspect.iscoroutinefunction(self._fn):
-            return await self._fn(*self._args)
-        value = await trio.to_thread.run_sync(self._fn, *self._args, abandon_on_cancel=self._options.abandon)
-        # A lambda or a callable object that makes a coroutine.
+        fn, args = self._fn, self._args
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
+            return await fn(*args)
+        # In a tuple: trio takes a bare coroutine for a mistake, but a lambda may well make one.
+        (value,) = await trio.to_thread.run_sync(lambda: (fn(*args),), abandon_on_cancel=self._options.abandon)
         return await value if inspect.isawaitable(value) else value
 
     # ---- its outcome -------------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def start_operation(
         args_digest=digest,
         queue=queue,
         priority=_priority(options.get("priority", 0)),
-        tags=codec.encode(tags, dict[str, str], where="tags").text,
+        tags=codec.encode(tags, dict[str, str], where="tags").text if tags else "{}",
         seed=secrets.token_bytes(16),
         created_at=now,
         due_at=_due_at(now, options.get("delay"), options.get("at")),

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 import trio
 
@@ -213,6 +213,8 @@ class StepMethods(ContextBase):
 
 
 def _function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:
+    if not options:
+        return _plain_options(return_annotation(fn))
     check_options(what, options, StepOptions.__annotations__)
     retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
     at_most_once = options.get("at_most_once", False)
@@ -226,6 +228,22 @@ def _function_options(what: str, fn: Callable[..., object], options: StepOptions
         returns=return_annotation(fn) if returns is None else returns,
         compensates=options.get("compensate") is not None,
     )
+
+
+def _plain_options(returns: Any) -> FunctionOptions:
+    """Return the options of a step that names none; most do, and a class is a fine key."""
+    if type(returns) is not type:
+        return FunctionOptions(returns=returns)
+    found = _plain.get(returns)
+    if found is None:
+        if len(_plain) >= _PLAIN_MAX:
+            _plain.clear()
+        found = _plain[returns] = FunctionOptions(returns=returns)
+    return found
+
+
+_PLAIN_MAX: Final = 1024
+_plain: dict[type, FunctionOptions] = {}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,9 +5,8 @@ Spawning a task and a cancel scope for each step would cost about as much as all
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Protocol
+from typing import Protocol
 
 import trio
 from outcome import Value
@@ -32,21 +31,32 @@ class StepTasks:
     def __init__(self, nursery: trio.Nursery, name: str) -> None:
         self._nursery = nursery
         self._name = name
-        self._idle: list[trio.lowlevel.Task] = []
+        self._idle: list[_Worker] = []
 
     def start(self, context: Context, job: Job) -> None:
         """Run a job in a task with the given context."""
         if self._idle:
-            task = self._idle.pop()
+            task = self._idle.pop().task
             task.context = context
             trio.lowlevel.reschedule(task, Value(job))
         else:
             context.run(self._spawn, job)
 
     def _spawn(self, job: Job) -> None:
-        self._nursery.start_soon(self._work, job, name=self._name)
+        self._nursery.start_soon(_Worker(self._idle).work, job, name=self._name)
 
-    async def _work(self, job: Job | None) -> None:
+
+class _Worker:
+    """One task for jobs, and its place among the idle ones."""
+
+    __slots__ = ("_idle", "task")
+
+    def __init__(self, idle: list[_Worker]) -> None:
+        self._idle = idle
+        self.task: trio.lowlevel.Task
+
+    async def work(self, job: Job | None) -> None:
+        self.task = trio.lowlevel.current_task()
         while job is not None:
             with trio.CancelScope() as scope:
                 while job is not None:
@@ -62,12 +72,10 @@ class StepTasks:
     async def _next(self) -> Job | None:
         if len(self._idle) >= _IDLE_TASKS_MAX:
             return None
-        task = trio.lowlevel.current_task()
-
-        def abort(_: Callable[[], Any]) -> trio.lowlevel.Abort:
-            self._idle.remove(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        self._idle.append(task)
-        job: Job = await trio.lowlevel.wait_task_rescheduled(abort)
+        self._idle.append(self)
+        job: Job = await trio.lowlevel.wait_task_rescheduled(self._abort)
         return job
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._idle.remove(self)
+        return trio.lowlevel.Abort.SUCCEEDED

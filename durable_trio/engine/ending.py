@@ -32,6 +32,8 @@ class EndingRun(ResidentRun):
         if error is not None:
             result = None
             error_text, _ = self._failures.encode(error, where=f"the failure of run {self.row.id!r}")
+            if self.row.status is RunStatus.COMPENSATING:  # what it began to compensate for stays the reason
+                error_text = self.row.error or error_text
         with self._saga_scope:
             await self._end_children(cancels=error is not None)
             if error_text is not None:

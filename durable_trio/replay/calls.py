@@ -110,27 +110,53 @@ class Call(abc.ABC):
         ``taken`` are mailbox entries that this row consumes; ``fields`` go to the ``Advance``.
         """
         self.is_sealed = True
+        self.turns.record(_Recording(self, now, started_at, status, attempt, result, error, compensates, taken, fields))
 
-        def submit() -> None:
-            turns = self.turns
-            row = HistoryRow(
-                seq=turns.next_seq(),
-                key=self.key,
-                kind=self.kind,
-                status=status,
-                attempt=attempt,
-                result=result,
-                error=error,
-                compensates=compensates,
-                started_at=started_at,
-                finished_at=now,
-            )
-            turns.port.advance(
-                lambda outcome: turns.committed(outcome, row, self),
-                rows=(row,),
-                taken=tuple((entry, row.seq) for entry in taken),
-                now=now,
-                **fields,
-            )
 
-        self.turns.record(submit)
+class _Recording:
+    """A row that waits for its seq."""
+
+    __slots__ = ("_call", "_fields", "_outcome", "_row", "_taken", "_times")
+
+    def __init__(
+        self,
+        call: Call,
+        now: int,
+        started_at: int,
+        status: StepStatus,
+        attempt: int,
+        result: str | None,
+        error: str | None,
+        compensates: bool,
+        taken: tuple[int, ...],
+        fields: dict[str, Any],
+    ) -> None:
+        self._call = call
+        self._times = (started_at, now)
+        self._outcome = (status, attempt, result, error, compensates)
+        self._taken = taken
+        self._fields = fields
+        self._row: HistoryRow
+
+    def __call__(self) -> None:
+        """Take a seq, and write."""
+        call = self._call
+        turns = call.turns
+        status, attempt, result, error, compensates = self._outcome
+        row = self._row = HistoryRow(
+            seq=turns.next_seq(),
+            key=call.key,
+            kind=call.kind,
+            status=status,
+            attempt=attempt,
+            result=result,
+            error=error,
+            compensates=compensates,
+            started_at=self._times[0],
+            finished_at=self._times[1],
+        )
+        taken = tuple((entry, row.seq) for entry in self._taken) if self._taken else ()
+        turns.port.advance(self._committed, rows=(row,), taken=taken, now=row.finished_at, **self._fields)
+
+    def _committed(self, outcome: Any) -> None:
+        self._call.turns.committed(outcome, self._row, self._call)

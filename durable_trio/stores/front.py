@@ -76,6 +76,7 @@ class StoreFront:
         self.commit_count = 0
         self.operation_count = 0
         self._waiting: deque[tuple[_Item, Callback]] = deque()
+        self._alone: deque[tuple[_Item, Callback]] = deque()  # had no room together: each is tried by itself, and first
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = False
         self._is_running = False
@@ -173,7 +174,7 @@ class StoreFront:
             try:
                 task_status.started()
                 while True:
-                    if not self._waiting:
+                    if not self._waiting and not self._alone:
                         await self._park()
                     await self._commit()
             except trio.Cancelled:
@@ -222,6 +223,8 @@ class StoreFront:
             self.on_commit()
 
     def _take(self) -> list[tuple[_Item, Callback]]:
+        if self._alone:
+            return [self._alone.popleft()]
         waiting = self._waiting
         items = [waiting.popleft()]
         if not isinstance(items[0][0], _ALONE):
@@ -270,13 +273,17 @@ class StoreFront:
         self._commit_ms += (elapsed_ms - self._commit_ms) / 8
 
     async def _keep(self, items: list[tuple[_Item, Callback]], error: StoreFull) -> None:
-        """The disk is full: owners' outcomes are kept in order, others are told; wait a little."""
+        """The disk is full: owners' outcomes are kept in order, others are told; wait a little.
+
+        Of several, perhaps only one is too large: the others' are tried one by one, before the owners' again. They
+        may even make room.
+        """
         self.is_full = True
-        if len(items) > 1:  # perhaps only one of them is too large; smaller batches find room
-            self._waiting.extendleft(reversed(items[1:]))
-            items = items[:1]
-        kept = self._hand_back(items, [error])
-        if kept:
+        others = [item for item in items if not isinstance(item[0], _OWNERS)]
+        if len(items) > 1 and others:
+            self._alone.extend(others)
+            self._waiting.extendleft(reversed([item for item in items if isinstance(item[0], _OWNERS)]))
+        elif self._hand_back(items, [error] * len(items)):
             await trio.sleep(_FULL_RETRY_SECONDS)
 
     def _hand_back(self, items: list[tuple[_Item, Callback]], outcomes: list[Any]) -> bool:
@@ -288,7 +295,7 @@ class StoreFront:
         return bool(kept)
 
     def _fail_waiting(self, error: BaseException) -> None:
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._alone, self._waiting = [*self._alone, *self._waiting], deque(), deque()
         for _, callback in waiting:
             callback(error)
 

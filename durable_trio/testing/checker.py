@@ -70,7 +70,7 @@ _SET_ASIDE: Final = "was set aside"
 
 _RUNS: Final = """
     SELECT run, id, workflow, status, owner, token, recoveries, started_at, finished_at, wake_at, waits_for, problem,
-        parent, parent_id, compensation_errors, error, result, args FROM runs ORDER BY run
+        generation, parent, parent_id, compensation_errors, error, result, args FROM runs ORDER BY run
 """
 _HISTORY: Final = """
     SELECT run, id, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error, result
@@ -326,6 +326,7 @@ class _Judge:
         yield from self._signals()
         yield from self._timers()
         yield from self._compensations()
+        yield from self._children()
         if reference is not None:
             yield from self._results(reference)
         for run in self.now.runs.values():
@@ -395,6 +396,8 @@ class _Judge:
     # ---- points 2 and 3 ----------------------------------------------------------------------------------------
 
     def _whole(self) -> Iterator[Violation]:
+        # The end of a child wakes its parent.
+        parents = {run["parent_id"] for run in self.now.runs.values() if run["status"] not in _FINAL}
         for name, run in self.now.runs.items():
             is_final = run["status"] in _FINAL
             keys = {row["text"] for row in self.now.history.get(name, ())}
@@ -408,11 +411,13 @@ class _Judge:
                 yield Violation(2, f"run {name!r} has ended and still has an owner, a wake_at or waits")
             if run["owner"] is not None and run["owner"] not in self.now.living:
                 yield Violation(8, f"run {name!r} belongs to executor {run['owner']}, which has ended")
-            is_free = run["owner"] is None and not is_final and run["problem"] is None
+            is_free = run["owner"] is None and not is_final and run["problem"] is None and name not in parents
             if is_free and run["wake_at"] is None and run["waits_for"] in (None, "[]"):
                 yield Violation(14, f"run {name!r} is {run['status']}, and nothing will ever wake it")
             seqs = {row["seq"]: row for row in self.now.history.get(name, ())}
             for entry in self.now.mailbox.get(name, ()):
+                if entry["kind"] == "child":
+                    continue  # only noted: the row of the child's end is written by the call that waits for it
                 row = seqs.get(entry["seq"])
                 if entry["seq"] is not None and (row is None or row["kind"] != entry["kind"]):
                     yield Violation(2, f"{entry['kind']} {entry['name']!r} of run {name!r} was consumed by no row")
@@ -576,6 +581,19 @@ class _Judge:
                 if given is not _NOTHING and given != json.loads(step["result"] or "null"):
                     yield Violation(7, f"the compensation of {step['text']!r} of run {name!r} was given {given!r}")
 
+    # ---- point 10 ----------------------------------------------------------------------------------------------
+
+    def _children(self) -> Iterator[Violation]:
+        """Each row of a started child has its run, and each child the row."""
+        started = Counter(run["parent_id"] for run in self.now.runs.values() if run["parent_id"] is not None)
+        for name, run in self.now.runs.items():
+            rows = sum(row["kind"] == "child" for row in self.now.history.get(name, ()))
+            self.counters["children"] += rows
+            if run["generation"] == 0 and name not in self._resumed and rows != started[name]:
+                yield Violation(10, f"run {name!r} has recorded {rows} children, {started[name]} are stored")
+        for name in started.keys() - self.now.runs.keys() - self._deleted:
+            yield Violation(10, f"run {name!r} has children and is not stored")
+
     # ---- point 13 ----------------------------------------------------------------------------------------------
 
     def _results(self, reference: Mapping[str, Any]) -> Iterator[Violation]:
@@ -633,6 +651,8 @@ def compare(before: Snapshot, after: Snapshot, *, excused: Iterable[str] = ()) -
             found.append(Violation(8, f"run {name!r} changed hands under token {new['token']}"))
         if old["status"] in _FINAL and _ending_of(old) != _ending_of(new):
             found.append(Violation(9, f"run {name!r} had ended: {_ending_of(old)}, now {_ending_of(new)}"))
+        if old["generation"] != new["generation"]:
+            continue  # it has begun a new history
         later = {row["id"]: row for row in after.history.get(name, ())}
         for row in before.history.get(name, ()):
             if later.get(row["id"]) != row:

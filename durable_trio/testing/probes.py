@@ -18,22 +18,20 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, RunRow, RunStatus, StepKind, StepStatus
+from durable_trio.records import HistoryRow, RunStatus, StepKind, StepStatus
 from durable_trio.stores.base import (
     Advance,
     ClaimDue,
     Fence,
-    Loaded,
     Operation,
     ReapExecutor,
     RegisterExecutor,
     RenewLease,
-    RunFilter,
     SendSignal,
     StartRun,
     Store,
-    StoreStatus,
 )
+from durable_trio.testing.wrapping import WrappedStore
 
 __all__ = ["KINDS", "PROBES", "ProbedStore", "kill_self", "kinds_of"]
 
@@ -50,6 +48,9 @@ KINDS: Final[Mapping[str, str]] = {
     "timeout": "no signal came in time",
     "cancel": "a run takes the request to cancel",
     "ttl": "a run's time to live is over",
+    "child": "a child is started, with the row that says so",
+    "child-end": "the end of a child is taken",
+    "deadline": "a durable deadline has expired",
     "compensation": "a compensation has succeeded",
     "compensation-failed": "a compensation has failed for good",
     "wait-sleep": "the due time of a sleep",
@@ -128,10 +129,11 @@ def _kinds_of_advance(advance: Advance) -> Iterator[str]:
 def _kind_of_row(row: HistoryRow) -> str:
     if row.kind is StepKind.SIGNAL:
         return "signal" if row.status is StepStatus.COMPLETED else "timeout"
-    return row.kind.value if row.status is StepStatus.COMPLETED else f"{row.kind.value}-failed"
+    name = row.kind.value.replace("_", "-")
+    return name if row.status is StepStatus.COMPLETED else f"{name}-failed"
 
 
-class ProbedStore(Store):
+class ProbedStore(WrappedStore):
     """A store that passes everything on to another one, and kills its process at a probe.
 
     Args:
@@ -149,9 +151,7 @@ class ProbedStore(Store):
     ) -> None:
         if kill_at is not None and kill_at not in PROBES:
             raise ValueError(f"there is no probe {kill_at!r}; PROBES lists them")
-        self.inner = inner
-        self.is_memory = inner.is_memory
-        self.durability = inner.durability
+        super().__init__(inner)
         self._kill_at = kill_at
         self._left = count
         self._kill = kill
@@ -209,80 +209,6 @@ class ProbedStore(Store):
         self._reach("before", kinds)
         self.inner.wal_checkpoint(mode)
         self._reach("after", kinds)
-
-    # ---- passed on -----------------------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        """See ``Store.open``."""
-        self.inner.open()
-
-    def close(self) -> None:
-        """See ``Store.close``."""
-        self.inner.close()
-
-    def connect(self) -> Any:
-        """See ``Store.connect``."""
-        return self.inner.connect()
-
-    def foreign_changes(self) -> bool | None:
-        """See ``Store.foreign_changes``."""
-        return self.inner.foreign_changes()
-
-    def executor_is_alive(self, executor: int) -> bool:
-        """See ``Store.executor_is_alive``."""
-        return self.inner.executor_is_alive(executor)
-
-    def run(self, run_id: str) -> RunRow | None:
-        """See ``Store.run``."""
-        return self.inner.run(run_id)
-
-    def load(self, run: int) -> Loaded:
-        """See ``Store.load``."""
-        return self.inner.load(run)
-
-    def history(self, run: int) -> tuple[HistoryRow, ...]:
-        """See ``Store.history``."""
-        return self.inner.history(run)
-
-    def list_runs(self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None) -> tuple[RunRow, ...]:
-        """See ``Store.list_runs``."""
-        return self.inner.list_runs(which, limit=limit, before=before)
-
-    def changes(self, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
-        """See ``Store.changes``."""
-        return self.inner.changes(which, after=after, limit=limit)
-
-    def last_change(self) -> int:
-        """See ``Store.last_change``."""
-        return self.inner.last_change()
-
-    def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
-        """See ``Store.values``."""
-        return self.inner.values(runs)
-
-    def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
-        """See ``Store.mailbox_after``."""
-        return self.inner.mailbox_after(entry, limit=limit)
-
-    def last_mailbox_id(self) -> int:
-        """See ``Store.last_mailbox_id``."""
-        return self.inner.last_mailbox_id()
-
-    def unread(self, run: int) -> tuple[MailboxEntry, ...]:
-        """See ``Store.unread``."""
-        return self.inner.unread(run)
-
-    def next_due(self, workflows: Sequence[str]) -> int | None:
-        """See ``Store.next_due``."""
-        return self.inner.next_due(workflows)
-
-    def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
-        """See ``Store.executors``."""
-        return self.inner.executors(ended=ended)
-
-    def status(self) -> StoreStatus:
-        """See ``Store.status``."""
-        return self.inner.status()
 
 
 def _without_effect(batch: Sequence[Operation], outcomes: Sequence[Any]) -> frozenset[str]:

@@ -222,6 +222,12 @@ def test_a_planted_hard_link_is_refused(tmp_path: Path, suffix: str) -> None:
     assert victim.read_text() == "precious"
 
 
+def test_a_database_with_a_second_name_is_refused(tmp_path: Path) -> None:
+    path = make(tmp_path / "runs.db", "run")
+    os.link(path, tmp_path / "other.db")
+    refused(tmp_path / "other.db", NotADatabase)
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that other users may enter."""

@@ -128,6 +128,32 @@ def test_a_process_killed_in_its_turn_lets_go_of_it_and_leaves_nothing(store: Sq
     assert row_of(store, "held").error is None
 
 
+def test_what_was_acknowledged_outlives_a_kill(store: SqliteStore, spawn: Spawn) -> None:
+    script = """
+store = SqliteStore(sys.argv[1], durability=sys.argv[2])
+store.open()
+fence = started(store, sys.argv[2])
+for seq in range(10**9):
+    batch = [Advance(fence=fence, rows=(row(2 * seq + half),), now=1) for half in (0, 1)]
+    assert store.apply(batch) == [True, True]
+    say(seq)
+"""
+    for durability in ("normal", "full"):
+        process = spawn(script, store.path, durability)
+        assert process.stdout is not None
+        while process.stdout.readline() != "40\n":
+            pass
+        process.kill()
+        acknowledged = int(["40", *process.stdout.read().split()][-1])
+        stored = [row.seq for row in store.history(row_of(store, durability).run)]
+        assert stored == list(range(len(stored)))
+        assert len(stored) % 2 == 0
+        assert len(stored) in (2 * acknowledged + 2, 2 * acknowledged + 4)
+    connection = store.connect()
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
 def test_a_process_stopped_in_its_turn_is_named_and_may_go_on(
     store: SqliteStore, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +175,24 @@ def test_a_process_stopped_in_its_turn_is_named_and_may_go_on(
     add(store, fence, step(1))
     assert store._turn.take(block=False)  # nobody holds on to the turn of an abandoned wait
     store._turn.release()
+
+
+def test_a_turn_that_comes_when_nobody_wants_it_any_more_is_let_go(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, third = SqliteStore(store.path), SqliteStore(store.path)
+    other.open()
+    third.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(turn, "PATIENCE_SECONDS", 0.1)
+        assert store._turn.take()
+        with pytest.raises(StoreInUse):
+            start(other, "gives-up")
+    store._turn.release()
+    start(third, "third")
+    start(other, "comes-back")
+    third.close()
+    other.close()
 
 
 def test_a_store_closes_while_another_process_is_stopped_in_its_turn(

@@ -80,6 +80,12 @@ class ClaimContract(ContractKit):
         assert claim(store, executor, now=50, limit=0, workflows=both) == ()
         assert [row.id for row in claim(store, executor, now=50, limit=9, workflows=both)] == ["e"]
 
+    def test_the_longer_wait_comes_first_whatever_the_order_of_workflows(self, store: Store) -> None:
+        for number in range(6):
+            start(store, f"run-{number}", workflow=("work", "another")[number % 2], due_at=60 - number)
+        claimed = claim(store, register(store), limit=4, workflows=("work", "another"))
+        assert [row.id for row in claimed] == ["run-5", "run-4", "run-3", "run-2"]
+
     def test_runs_due_at_the_same_instant_come_in_the_order_of_their_start(self, store: Store) -> None:
         names = [f"run-{number}" for number in range(20)]
         for name in names:

@@ -20,6 +20,7 @@ from durable_trio.testing.store_contract.kit import (
     register,
     row_of,
     signal,
+    start_operation,
     step,
 )
 
@@ -146,6 +147,19 @@ class ExecutorContract(ContractKit):
         signal(store, name="other")
         reap(store, fence.owner, now=90)
         assert row_of(store).wake_at == 90
+
+    def test_an_executor_that_ends_in_a_batch_owns_nothing_that_comes_after_in_it(self, store: Store) -> None:
+        executor = register(store)
+        outcomes = store.apply(
+            [
+                start_operation("before", owner=executor),
+                ReapExecutor(executor=executor, now=20),
+                start_operation("after", owner=executor),
+            ]
+        )
+        assert outcomes is not None
+        assert (outcomes[0].claimed, outcomes[1], outcomes[2].claimed) == (True, 1, False)
+        assert [row_of(store, run_id).owner for run_id in ("before", "after")] == [None, None]
 
     def test_ended_executors_are_listed_only_while_they_own_runs(self, store: Store) -> None:
         executor = register(store)

@@ -238,6 +238,14 @@ class MessageContract(ContractKit):
         assert (entry.kind, entry.name, entry.payload, entry.created_at) == ("child", "child", '"failed"', 55)
         assert row_of(store, "parent").wake_at == 55
 
+    def test_the_end_of_a_child_does_not_wake_a_parked_parent(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        park(store, parent_fence)
+        finish(store, child_fence)
+        assert row_of(store, "parent").wake_at is None
+        assert len(store.unread(parent.run)) == 1
+
     def test_a_child_cancelled_while_pending_is_told_to_its_parent(self, store: Store) -> None:
         parent, _ = owned(store, "parent")
         start(store, "child", parent=parent.run)

@@ -127,6 +127,13 @@ class ReadContract(ContractKit):
         last = store.changes(RunFilter(), after=0, limit=3)[-1].changed
         assert ids(store.changes(RunFilter(), after=last, limit=3)) == ["after"]
 
+    def test_a_change_that_was_refused_gives_no_number_to_others(self, store: Store) -> None:
+        _, fence = owned(store)
+        children = (start_operation("child"), start_operation("run"))
+        outcomes = store.apply([Advance(fence=fence, children=children, now=20), start_operation("other")])
+        assert outcomes is not None
+        assert outcomes[1].row.changed == store.last_change() == row_of(store, "other").changed
+
     def test_a_change_number_is_never_given_twice(self, store: Store) -> None:
         seen = [0]
         for number in range(5):

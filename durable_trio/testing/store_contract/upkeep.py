@@ -81,10 +81,21 @@ class UpkeepContract(ContractKit):
         (claimed,) = claim(store, register(store))
         assert (claimed.token, claimed.started_at) == (2, row.started_at)
 
-    def test_a_time_to_live_that_is_not_over_is_kept(self, store: Store) -> None:
-        _, fence = owned(store, ttl_at=201)
+    def test_a_signal_consumed_by_the_failure_is_unread_again(self, store: Store) -> None:
+        row, fence = owned(store)
+        first, second = signal(store, payload="1").entry, signal(store, payload="2").entry
+        one(store, Advance(fence=fence, rows=(step(1, "s"),), taken=((first.id, 1),), now=70))
+        failure = step(2, "t", status=StepStatus.FAILED)
+        one(store, Advance(fence=fence, rows=(failure,), taken=((second.id, 2),), now=70))
         finish(store, fence, RunStatus.FAILED)
-        assert resume(store).ttl_at == 201
+        resume(store)
+        assert store.unread(row.run) == (second,)
+
+    @pytest.mark.parametrize(("ttl_at", "kept"), [(201, 201), (200, None)])
+    def test_a_time_to_live_is_kept_unless_it_is_over(self, store: Store, ttl_at: int, kept: int | None) -> None:
+        _, fence = owned(store, ttl_at=ttl_at)
+        finish(store, fence, RunStatus.FAILED)
+        assert resume(store).ttl_at == kept
 
     def test_a_last_row_that_is_no_failure_stays(self, store: Store) -> None:
         row, fence = owned(store)
