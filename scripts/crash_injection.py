@@ -69,7 +69,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--probe", action="append", metavar="NAME", help="die there; several: one after the other")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="die the n-th time the probe is reached (1)")
     parser.add_argument("--minutes", type=float, metavar="M", help="go on with new seeds for so long")
-    parser.add_argument("--directory", metavar="DIR", help="where the files are; default a new one in /tmp")
+    parser.add_argument("--directory", metavar="DIR", help="where the files are; default a new temporary one")
     parser.add_argument("--list", action="store_true", help="list the probes, and end")
     options = parser.parse_args()
     if options.list:

@@ -150,6 +150,11 @@ class MapItem(FunctionCall):
         super().__init__(env, StepKind.STEP, key, fn, (item,), options)
         self._parent = parent
 
+    @property
+    def place_in_wave(self) -> tuple[str | int, ...]:
+        """Right before its map, where the map is at replay, whose items without a row do not come again."""
+        return (*self._parent.key, 0, self.key.n)
+
     def deliver(self, row: HistoryRow) -> None:
         self._parent.collect(self, row)
 

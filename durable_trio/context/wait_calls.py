@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 
@@ -76,13 +77,19 @@ class WaitMethods(ContextBase):
         check_name("published key", key)
         env = self._env
         text = env.codec.encode(value, UNANNOTATED, where=f"published value {key!r} of run {env.run_id!r}").text
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        turns = env.turns
         env.published[key] = text
         # Not before all rows are delivered: the store may hold a newer value, which the body has not come to yet.
-        if env.turns.is_live or not (env.turns.is_replaying or env.stored_values.get(key) == text):
-            outcome = await env.turns.extend(
-                lambda done: env.turns.port.advance(done, published=((key, text),), now=env.clock.now())
-            )
-            if outcome is not True:
-                env.turns.check(outcome)
-                await trio.lowlevel.checkpoint()
+        is_news = turns.is_live or not (turns.is_replaying or env.stored_values.get(key) == text)
+
+        def publish(done: Callable[[Any], None]) -> None:
+            if is_news:
+                turns.port.advance(done, published=((key, text),), now=env.clock.now())
+            else:
+                done(True)
+
+        outcome = await turns.extend(publish)  # also at replay, so that it takes the same place in the turn
+        if outcome is not True:
+            turns.check(outcome)
+            await trio.lowlevel.checkpoint()

@@ -7,6 +7,7 @@ from typing import Any
 from durable_trio.context.child_calls import end_key
 from durable_trio.context.children import ChildEndCall
 from durable_trio.context.functions import FunctionCall, FunctionOptions
+from durable_trio.context.saga import Compensation
 from durable_trio.engine.resident import ResidentRun
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
@@ -18,46 +19,79 @@ class EndingRun(ResidentRun):
     """A resident run that knows how to end."""
 
     async def _end(self, error: Exception | None, result: str | None) -> None:
+        """End the run, now that its body has.
+
+        A cancel that was accepted before the run ends counts, even if the body has not noticed: the store refuses to
+        end the run otherwise than cancelled, or to begin to compensate, while one is unread.
+        """
+        self._turns.mail.ttl_at = None
+        with self._saga_scope:
+            while not await self._try_to_end(error, result):
+                await self._look_for_cancel()
+
+    async def _try_to_end(self, error: Exception | None, result: str | None) -> bool:
+        """Return whether the run has ended, or has left; not if a cancel came first."""
         turns = self._turns
-        status = RunStatus.COMPLETED if error is None else RunStatus.FAILED
-        if turns.is_expired:
-            status = RunStatus.FAILED
-            error = RunExpired(f"run {self.row.id!r} did not end within its time to live", run_id=self.row.id)
-        elif self._cancel_row is not None:
-            status = RunStatus.CANCELLED
-            reason = self._around.codec.decode(self._cancel_row.result or "null", Any, where="a reason")
-            error = cancelled(self.row.id, reason)
-        error_text: str | None = None
+        await turns.settle()
+        status, error = self._decide(error)
+        await self._end_children(cancels=error is not None)
+        await turns.settle()
+        if self._cancel_row is not None and status is not RunStatus.CANCELLED and not turns.is_expired:
+            return False  # it came while the children were waited for
+        if error is None and self.row.status is RunStatus.COMPENSATING:
+            self._diverged(turns.history.next_of_body())
+            return True
         compensation_errors: list[str] = []
+        error_text: str | None = None
         if error is not None:
             result = None
             error_text, _ = self._failures.encode(error, where=f"the failure of run {self.row.id!r}")
             if self.row.status is RunStatus.COMPENSATING:  # what it began to compensate for stays the reason
                 error_text = self.row.error or error_text
-        with self._saga_scope:
-            await self._end_children(cancels=error is not None)
-            if error_text is not None:
-                compensation_errors = await self._compensate(error_text)
-        if self._port.is_cut:
-            return
+            undo = self._env.saga.in_order()
+            if undo and not await self._begin_to_compensate(status, error_text):
+                return False
+            self._is_compensating = bool(undo)
+            for item in undo:
+                await self._compensate(item, compensation_errors)
         rest = turns.history.next_of_body()
-        if rest is not None or (error is None and self.row.status is RunStatus.COMPENSATING):
+        if rest is not None:
             self._diverged(rest)
-            return
+            return True
         finish = Finish(
             fence=self._port.fence,
             status=status,
             result=result,
             error=error_text,
             compensation_errors=f"[{','.join(compensation_errors)}]",
+            unless_cancelled=self._port.status is not RunStatus.COMPENSATING and self._cancel_row is None,
             now=self._clock.now(),
         )
-        outcome = await turns.extend(lambda done: self._port.submit(finish, done))
-        if outcome is not True:
-            self.refused(outcome)
-            return
+        if not self._is_done(await turns.extend(lambda done: self._port.submit(finish, done))):
+            return False
         self._around.ended(self.row, status, result, error_text)
         self._tell("run_ended", {"status": status})
+        return True
+
+    def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:
+        """Return how the run ends: a time to live that is over and a cancel count more than what the body did."""
+        if self._turns.is_expired:
+            text = f"run {self.row.id!r} did not end within its time to live"
+            return RunStatus.FAILED, RunExpired(text, run_id=self.row.id)
+        if self._cancel_row is not None:
+            reason = self._around.codec.decode(self._cancel_row.result or "null", Any, where="a reason")
+            return RunStatus.CANCELLED, cancelled(self.row.id, reason)
+        return (RunStatus.COMPLETED if error is None else RunStatus.FAILED), error
+
+    async def _look_for_cancel(self) -> None:
+        self._turns.message(await self._read_mail())
+
+    def _is_done(self, outcome: Any) -> bool:
+        """Return whether a write took place; not if a cancel came first. A refused one ends the stay."""
+        if outcome is True or outcome is False:
+            return bool(outcome)
+        self.refused(outcome)
+        raise Detached
 
     async def _end_children(self, *, cancels: bool) -> None:
         """Wait for the children that nobody has awaited; a run does not end before them."""
@@ -70,36 +104,38 @@ class EndingRun(ResidentRun):
                 await self._turns.perform(call)
                 env.children[child_id] = True
 
-    async def _compensate(self, error_text: str) -> list[str]:
-        """Undo the completed steps, the last one first; return the failures' texts."""
-        undo = self._env.saga.in_order()
-        if not undo:
-            return []
-        turns = self._turns
-        if self._port.status is not RunStatus.COMPENSATING:
-            rest = turns.history.next_of_body()
-            if rest is not None:
-                self._diverged(rest)
-                raise Detached
-            outcome = await turns.extend(
-                lambda done: self._port.advance(
-                    done, status=RunStatus.COMPENSATING, error=error_text, now=self._clock.now()
-                )
+    async def _begin_to_compensate(self, status: RunStatus, error_text: str) -> bool:
+        """Store that the run compensates from now on; return False if a cancel came first."""
+        if self._port.status is RunStatus.COMPENSATING:
+            return True
+        rest = self._turns.history.next_of_body()
+        if rest is not None:
+            self._diverged(rest)
+            raise Detached
+        outcome = await self._turns.extend(
+            lambda done: self._port.advance(
+                done,
+                status=RunStatus.COMPENSATING,
+                error=error_text,
+                unless_cancelled=status is not RunStatus.CANCELLED,
+                now=self._clock.now(),
             )
-            if outcome is not True:
-                self.refused(outcome)
-                raise Detached
-            self._tell("run_compensating", {})
-        errors: list[str] = []
-        for item in undo:
-            key = compensation_key(item.step)
-            options = FunctionOptions(retry=item.retry)
-            call = FunctionCall(self._env, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
-            row = await turns.perform(call)
-            if row.error is not None:
-                errors.append(row.error)
-            self._tell("step_ended", {"key": str(key), "kind": row.kind, "status": row.status, "attempt": row.attempt})
-        return errors
+        )
+        if not self._is_done(outcome):
+            self._port.status = RunStatus.RUNNING
+            return False
+        self._tell("run_compensating", {})
+        return True
+
+    async def _compensate(self, item: Compensation, errors: list[str]) -> None:
+        """Undo one step, and add its failure to ``errors``."""
+        key = compensation_key(item.step)
+        options = FunctionOptions(retry=item.retry)
+        call = FunctionCall(self._env, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
+        row = await self._turns.perform(call)
+        if row.error is not None:
+            errors.append(row.error)
+        self._tell("step_ended", {"key": str(key), "kind": row.kind, "status": row.status, "attempt": row.attempt})
 
 
 def cancelled(run_id: str, reason: str | None) -> RunCancelled:

@@ -160,7 +160,7 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Any) -> Asy
     comes out as itself; a failure of the engine's as an ``ExceptionGroup``.
     """
     engine = Engine(store, **options)
-    failure: Exception | None = None
+    failure: BaseException | None = None
     stop = trio.Event()
     await engine._open_store()
     try:
@@ -168,7 +168,7 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Any) -> Asy
             await nursery.start(engine._run_tree, stop, trio.CancelScope())
             try:
                 yield engine
-            except Exception as error:
+            except (Exception, KeyboardInterrupt, SystemExit) as error:
                 failure = error
             finally:
                 stop.set()

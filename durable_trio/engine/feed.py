@@ -38,6 +38,7 @@ class Subscription:
     accepts: Callable[[RunRow], bool]
     pending: dict[int, RunRow] = attrs.Factory(dict)
     changed: trio.Event = attrs.Factory(trio.Event)
+    is_closed: bool = False
 
     def offer(self, row: RunRow) -> None:
         """Take a newer state of a run, in place of an older one that was not taken yet."""
@@ -62,6 +63,7 @@ class Feed:
         self._last_entry = 0
         self._own_commits = -1
         self._nudged = trio.Event()
+        self._is_closed = False
         front.on_commit = self._nudge
 
     # ---- for watchers ------------------------------------------------------------------------------------------
@@ -69,6 +71,7 @@ class Feed:
     def subscribe(self, subscription: Subscription) -> None:
         """Offer it all changes from now on."""
         self._catch_up()
+        subscription.is_closed = self._is_closed
         self._subscriptions.add(subscription)
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -86,6 +89,7 @@ class Feed:
 
         Raises:
             RunNotFound: there is no such run.
+            trio.ClosedResourceError: the engine has ended before.
         """
         self._catch_up()
         event = trio.Event()
@@ -98,13 +102,26 @@ class Feed:
                     raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                 if row is not None and row.status.is_final:
                     return Ending(row.status, row.result, row.error)
-            await event.wait()
+            if not self._is_closed:
+                await event.wait()
+            if event not in self._endings:
+                raise trio.ClosedResourceError("the engine was closed before the run has ended; the run goes on")
             return self._endings[event]
         finally:
             self._endings.pop(event, None)
             waiters.discard(event)
             if not waiters:
                 self._waiters.pop(run_id, None)
+
+    def close(self) -> None:
+        """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
+        self._is_closed = True
+        for waiters in self._waiters.values():
+            for event in waiters:
+                event.set()
+        for subscription in self._subscriptions:
+            subscription.is_closed = True
+            subscription.changed.set()
 
     # ---- the task ----------------------------------------------------------------------------------------------
 
@@ -148,7 +165,9 @@ class Feed:
         front = self._front
         self._own_commits = front.commit_count
         if not self._subscriptions and not self._waiters:
-            self._last_change = await front.read(front.store.last_change)
+            last_change = await front.read(front.store.last_change)
+            if not self._subscriptions and not self._waiters:  # one that came meanwhile has perhaps not seen it
+                self._last_change = last_change
             return
         while rows := await front.read(front.store.changes, _EVERYTHING, after=self._last_change, limit=_ROWS_MAX):
             self._last_change = rows[-1].changed

@@ -45,6 +45,7 @@ class InlineRun(EndingRun):
             token = BODY.set(self._turns)
             task = trio.lowlevel.current_task()
             self._turns.tasks.add(task)
+            self._turns.lane.adopt(task)
             self._turns.runnable_count += 1
             try:
                 with self._root_scope, self._env.branch("") as context:

@@ -109,6 +109,7 @@ class ResidentRun:
         self._nursery: trio.Nursery | None = None
         self._cancel_row: HistoryRow | None = None
         self._body_has_ended = False
+        self._is_compensating = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
         self._missed_message = False
@@ -178,13 +179,15 @@ class ResidentRun:
     # ---- Host: what the turns ask ------------------------------------------------------------------------------
 
     def control(self, row: HistoryRow) -> None:
-        if self._body_has_ended:  # it came too late, but not for children that are waited for
+        if self._is_compensating:
+            return  # it came too late
+        if row.kind is StepKind.CANCEL:
+            self._cancel_row = row
+        if self._body_has_ended:  # but the children may still be waited for
             for child_id, has_ended in self._env.children.items():
                 if not has_ended and self._turns.is_live:
                     self.request_cancel(child_id)
             return
-        if row.kind is StepKind.CANCEL:
-            self._cancel_row = row
         self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
 
     def went_live(self) -> None:

@@ -67,5 +67,6 @@ def make_settings(options: dict[str, Any]) -> Settings:
         TypeError: an option of another name; the message offers the nearest one.
         ValueError: a value out of range.
     """
-    check_options("Engine", options, [attribute.name for attribute in attrs.fields(Settings)])
+    known = [attribute.name for attribute in attrs.fields(Settings)]
+    check_options("Engine", options, [*known, "workflows"])  # that one is taken before; it is there for the hint
     return Settings(**options)

@@ -127,6 +127,7 @@ class Tree:
                 try:
                     yield
                 finally:
+                    self.feed.close()
                     services.cancel_scope.cancel()
             store_nursery.cancel_scope.cancel()
 
@@ -148,7 +149,10 @@ class Tree:
                     try:
                         yield
                     finally:
-                        await self._drain(grace)
+                        try:
+                            await self._drain(grace)
+                        finally:
+                            self.feed.close()
                     services.cancel_scope.cancel()
                 runs_nursery.cancel_scope.cancel()
             store_nursery.cancel_scope.cancel()

@@ -67,6 +67,8 @@ class Changes:
                     raise StopAsyncIteration
             subscription = self._subscription
             if not subscription.pending:
+                if subscription.is_closed:
+                    raise trio.ClosedResourceError("the engine was closed; nothing more is to be seen")
                 subscription.changed = trio.Event()
                 await subscription.changed.wait()
             self._waiting = list(reversed(subscription.pending.values()))

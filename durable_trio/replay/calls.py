@@ -42,11 +42,18 @@ class Call(abc.ABC):
         self.is_live = False
         # Its outcome is recorded or on its way: it cannot be aborted any more.
         self.is_sealed = False
+        # On its way, but the store may refuse it: whether it can be aborted shows then.
+        self.is_undecided = False
         # Something of the user's runs for it and has not come out yet.
         self.is_busy = False
         self.raise_cancel: Callable[[], Any] | None = None
         # The value of a live outcome, so that it need not be decoded again.
         self.outcome: Any = None
+
+    @property
+    def place_in_wave(self) -> tuple[str | int, ...]:
+        """Where its cancellation comes among those with the same cause."""
+        return (*self.key, 1)
 
     # ---- what subclasses say -----------------------------------------------------------------------------------
 
@@ -110,6 +117,7 @@ class Call(abc.ABC):
         ``taken`` are mailbox entries that this row consumes; ``fields`` go to the ``Advance``.
         """
         self.is_sealed = True
+        self.is_undecided = "unless_unread" in fields
         self.turns.record(_Recording(self, now, started_at, status, attempt, result, error, compensates, taken, fields))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Mail:
         self._turns = turns
         self._on_the_way = 0
         self._is_begun = False
+        self._waiting: Callable[[Any], None] | None = None
         self._control_counts: dict[StepKind, int] = {}
 
     def take(self, entries: Sequence[MailboxEntry]) -> None:
@@ -45,6 +46,15 @@ class Mail:
             self._take_controls()
             self.take_ttl(self._turns.clock.now())
         return self._on_the_way == 0
+
+    @property
+    def is_on_the_way(self) -> bool:
+        """Whether a control is being recorded."""
+        return self._on_the_way > 0
+
+    def when_recorded(self, callback: Callable[[Any], None]) -> None:
+        """Call back once no control is being recorded."""
+        self._waiting = callback
 
     def matching_signal(self) -> tuple[Call, MailboxEntry] | None:
         """Return a signal with a call that may have it: the oldest first, and none that came after the call was due."""
@@ -122,3 +132,6 @@ class Mail:
     def _recorded(self, row: HistoryRow, result: Any) -> None:
         self._on_the_way -= 1
         self._turns.committed(result, row, None)
+        if not self._on_the_way and self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting(None)

@@ -3,10 +3,15 @@
 One trio instrument serves all resident runs of a trio run. A task belongs to a run if its context variable says so:
 tasks that a body spawns inherit it, step functions run with it cleared. It counts per run the tasks that are
 runnable; where the count falls to zero the run is *quiet*. It is installed only while a run is resident.
+
+It also keeps the tasks of one body apart. Trio shuffles the tasks that are runnable at once, and keeps those that wait
+for an event or sit in a cancelled scope in sets: two tasks that one outcome wakes would run in another order at replay.
+So only one task of a body at a time is in trio's run queue; the next follows when it has made its step.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,11 +22,84 @@ import trio
 BODY: ContextVar[Watched | None] = ContextVar("durable_trio_body", default=None)
 
 
+class Lane:
+    """Lets the tasks of one body go one at a time, in an order that the body alone decides.
+
+    Tasks that are woken together (by one step of a task, or by one delivery) go in the order of their ages, behind
+    those that were woken before. A task that something else wakes, which no replay repeats, goes behind all.
+
+    Reaches into trio's run queue, because no instrument can hold a task back: a test guards what it assumes.
+    """
+
+    def __init__(self) -> None:
+        self._going: trio.lowlevel.Task | None = None  # in trio's hands
+        self._woken: list[trio.lowlevel.Task] = []  # since the last look
+        self._waiting: deque[trio.lowlevel.Task] = deque()
+        self._ages: dict[trio.lowlevel.Task, int] = {}
+        self._count = 0
+
+    def spawned(self, task: trio.lowlevel.Task) -> None:
+        """A task of the body begins."""
+        self._count += 1
+        self._ages[task] = self._count
+
+    def exited(self, task: trio.lowlevel.Task) -> None:
+        """A task of the body has ended."""
+        self._ages.pop(task, None)
+
+    def adopt(self, task: trio.lowlevel.Task) -> None:
+        """The calling task becomes one of the body."""
+        self.spawned(task)
+        self._going = task
+
+    def scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Trio has just put a task into its run queue: take it out again if another one goes."""
+        if self._going is None:
+            self._going = task
+            return
+        queue = task._runner.runq
+        assert queue[-1] is task
+        queue.pop()
+        self._woken.append(task)
+
+    def delivered(self) -> None:
+        """Something was delivered: of the tasks that it has woken, the oldest goes first."""
+        if not self._woken:
+            return
+        assert self._going is not None
+        self._going._runner.runq.remove(self._going)
+        self._woken.append(self._going)
+        self._next()
+
+    def stepped(self) -> None:
+        """The task that goes has made its step."""
+        if self._woken or self._waiting:
+            self._next()
+        else:
+            self._going = None
+
+    def open(self) -> None:
+        """Let all tasks go at once: nobody looks on any more."""
+        for task in (*self._waiting, *self._woken):
+            task._runner.runq.append(task)
+        self._waiting.clear()
+        self._woken.clear()
+
+    def _next(self) -> None:
+        if len(self._woken) > 1:
+            self._woken.sort(key=lambda task: self._ages.get(task, 0))
+        self._waiting.extend(self._woken)
+        self._woken.clear()
+        self._going = self._waiting.popleft()
+        self._going._runner.runq.append(self._going)
+
+
 class Watched(Protocol):
     """What the instrument needs of a run."""
 
     runnable_count: int
     tasks: set[trio.lowlevel.Task]
+    lane: Lane
 
     def pump(self) -> None:
         """Go on with whatever can be delivered now."""
@@ -35,21 +113,25 @@ class _Quiet(trio.abc.Instrument):
         watched = task.context.get(BODY)
         if watched is not None:
             watched.tasks.add(task)
+            watched.lane.spawned(task)
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
             watched.tasks.discard(task)
+            watched.lane.exited(task)
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
             watched.runnable_count += 1
+            watched.lane.scheduled(task)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
             watched.runnable_count -= 1
+            watched.lane.stepped()
             if watched.runnable_count == 0:
                 watched.pump()
 
@@ -74,6 +156,18 @@ def watching() -> Iterator[None]:
         quiet.users -= 1
         if quiet.users == 0:
             trio.lowlevel.remove_instrument(quiet)
+            for task in _all_tasks(trio.lowlevel.current_root_task()):  # what outlives an inline run's block
+                watched = task.context.get(BODY)
+                if watched is not None:
+                    watched.lane.open()
+
+
+def _all_tasks(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:
+    left = [task] if task is not None else []
+    while left:
+        task = left.pop()
+        yield task
+        left.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
 
 
 # Where a task that waits for another task of this process is blocked, as seen by the innermost frames' module.

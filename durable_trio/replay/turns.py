@@ -1,8 +1,9 @@
 """Delivers a run's rows to its body one at a time, each when the body is quiet; the same live and at replay.
 
 The theory. Let a body be any number of tasks that share memory. If (1) its tasks are woken from outside only by
-delivered rows, (2) a row is delivered only when all tasks are blocked, and (3) the rows come in the recorded order,
-then each replay runs through the same states, whatever the scheduler does between the tasks of different runs.
+delivered rows, (2) a row is delivered only when all tasks are blocked, (3) the rows come in the recorded order, and
+(4) tasks that are woken together go one at a time, the oldest first (``quiet.Lane``), then each replay runs through
+the same states, whatever trio's scheduler does.
 
 ``pump`` is the whole machine. It is called whenever something may have become possible (quiet, a commit, a message)
 and delivers, in this order of precedence:
@@ -40,7 +41,7 @@ from durable_trio.replay.deadlines import DeadlineScope
 from durable_trio.replay.history import CONTROL_KINDS, History
 from durable_trio.replay.mail import Mail
 from durable_trio.replay.port import Port
-from durable_trio.replay.quiet import foreign_wait
+from durable_trio.replay.quiet import Lane, foreign_wait
 from durable_trio.stores.base import Loaded
 
 
@@ -75,6 +76,14 @@ class Host(Protocol):
         """A write was refused: the run is no longer ours, or the store is lost."""
 
 
+class _Extension:
+    """A task that waits inside the running turn, and what it waits for once that is known."""
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task = task
+        self.result: outcome.Outcome[Any] | None = None
+
+
 class Turns:
     """The turns of one resident run. See the module's docstring."""
 
@@ -87,6 +96,7 @@ class Turns:
         self.runnable_count = 0
         self.busy_count = 0
         self.tasks: set[trio.lowlevel.Task] = set()
+        self.lane = Lane()
         self.is_live = False
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
         self.is_leaving = False  # its release is on its way: no alarm is needed here any more
@@ -105,7 +115,7 @@ class Turns:
         self._wave: deque[Call] = deque()
         self._starts: dict[int, trio.lowlevel.Task] = {}
         self._start_count = 0
-        self._extended: set[trio.lowlevel.Task] = set()
+        self._extended: deque[_Extension] = deque()
         self._held: deque[Callable[[], None]] | None = None
         self._alarm_at: int | None = None
         self._is_pumping = False
@@ -151,20 +161,35 @@ class Turns:
         call.parked()
 
     async def extend(self, submit: Callable[[Callable[[Any], None]], None]) -> Any:
-        """Wait for a commit inside the running turn: nothing is delivered meanwhile. Not a cancel point."""
+        """Wait for a commit inside the running turn: nothing is delivered meanwhile. Not a cancel point.
+
+        It goes on when the other tasks of the turn are blocked, however long the commit took.
+        """
         if self.port.is_cut:
             raise Detached
-        task = trio.lowlevel.current_task()
+        extension = _Extension(trio.lowlevel.current_task())
 
         def done(result: Any) -> None:
-            self._extended.discard(task)
-            self.runnable_count -= 1  # rescheduling counts it again
-            trio.lowlevel.reschedule(task, outcome.Value(result))
+            extension.result = outcome.Value(result)
+            self.pump()
 
-        self._extended.add(task)
-        self.runnable_count += 1
+        self._extended.append(extension)
         submit(done)
         return await trio.lowlevel.wait_task_rescheduled(_no_abort)
+
+    async def settle(self) -> None:
+        """Take the controls that are recorded up to here, and those on their way, now that the body has ended."""
+        while True:
+            row = self.history.next_row()
+            while row is not None and row.kind in CONTROL_KINDS:
+                self.history.advance()
+                self._hand_over(row, None)
+                row = self.history.next_row()
+            while self._ready and self._ready[0][1] is None:
+                self._hand_over(*self._ready.popleft())
+            if not self.mail.is_on_the_way:
+                return
+            await self.extend(self.mail.when_recorded)
 
     def announce_start(self) -> int:
         """Return the place of a branch in the order of starts."""
@@ -199,6 +224,8 @@ class Turns:
             if not call.is_unabortable:
                 self._cancelled.append(call)
                 self.pump()
+        elif call.is_undecided:
+            self._cancelled.append(call)
         return trio.lowlevel.Abort.FAILED
 
     def abandon(self, call: Call) -> None:
@@ -224,6 +251,8 @@ class Turns:
 
     def committed(self, result: Any, row: HistoryRow, call: Call | None) -> None:
         """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
+        if call is not None:
+            call.is_undecided = False
         if result is True:
             self._ready.append((row, call))
             self.pump()
@@ -285,6 +314,7 @@ class Turns:
     def hold(self) -> None:
         """Let nothing begin and deliver nothing any more; functions that run may finish and are recorded."""
         self.is_held = True
+        self._unhold()
         self.pump()
 
     def has_unmatched_waits(self) -> bool:
@@ -310,6 +340,9 @@ class Turns:
         """Deliver what can be delivered until the body moves or nothing is left."""
         if self._is_pumping or self.port.is_cut:
             return
+        if self._extended and self.runnable_count == 0:
+            self._end_extension()
+            return
         if self.is_held:
             self._flush_waits()
             if not self.busy_count and not self.port.in_flight:
@@ -318,7 +351,7 @@ class Turns:
         self._is_pumping = True
         try:
             while self.runnable_count == 0 and not self.port.is_cut and self._deliver():
-                pass
+                self.lane.delivered()
             if self.runnable_count == 0 and not self.port.is_cut and self.is_live:
                 self._rest()
         finally:
@@ -341,12 +374,17 @@ class Turns:
             return self._pass_barrier()
         return self._take_signal() or self._fire_due()
 
+    def _end_extension(self) -> None:
+        result = self._extended[0].result
+        if result is not None:
+            trio.lowlevel.reschedule(self._extended.popleft().task, result)
+
     def _deliver_cancellation(self) -> bool:
         if not self._wave:
-            self._wave.extend(sorted(self._cancelled, key=lambda call: call.key))
+            self._wave.extend(sorted(self._cancelled, key=lambda call: call.place_in_wave))
             self._cancelled.clear()
         call = self._wave[0]
-        if not call.is_sealed and call.is_busy:
+        if call.is_undecided or (not call.is_sealed and call.is_busy):
             return False
         self._wave.popleft()
         if not call.is_sealed and self.calls.get(call.key) is call:
@@ -499,7 +537,7 @@ class Turns:
         if len(self.tasks) == len(self.calls) == 1:
             return []
         parked = {call.task for call in self.calls.values() if call.task is not None}
-        others = self.tasks - parked - self._extended - set(self._starts.values())
+        others = self.tasks - parked - {extension.task for extension in self._extended} - set(self._starts.values())
         places = [foreign_wait(task, also_in_process=also_in_process) for task in others]
         return [place for place in places if place is not None]
 
@@ -513,8 +551,8 @@ class Turns:
     def throw_detached(self) -> None:
         """End the durable waits that are still blocked; the port is cut and the body's scope cancelled before."""
         tasks = [call.task for call in self.calls.values() if call.task is not None]
-        tasks += [*self._extended, *self._starts.values()]
-        self.calls, self._extended, self._starts = {}, set(), {}
+        tasks += [*(extension.task for extension in self._extended), *self._starts.values()]
+        self.calls, self._extended, self._starts = {}, deque(), {}
         for task in tasks:
             trio.lowlevel.reschedule(task, outcome.Error(Detached()))
 

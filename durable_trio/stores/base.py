@@ -120,7 +120,7 @@ class Advance:
     ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
     ``RunConflict`` and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox, the
-    outcome is ``False`` and nothing is written.
+    outcome is ``False`` and nothing is written. ``unless_cancelled``: likewise for an unread cancel.
     ``status``: the run's new status, if given. With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
     it, although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
     ``error`` replaces the run's error, if given.
@@ -134,6 +134,7 @@ class Advance:
     published: tuple[tuple[str, str], ...] = ()
     children: tuple[StartRun, ...] = ()
     unless_unread: tuple[str, int] | None = None
+    unless_cancelled: bool = False
     status: RunStatus | None = None
     wake_at: int | None = None
     waits_for: tuple[str, ...] = ()
@@ -169,8 +170,9 @@ class Park:
 
 @attrs.frozen(kw_only=True)
 class Finish:
-    """End a run. Outcome: ``True`` or ``OwnershipLost``.
+    """End a run. Outcome: ``True``; ``False``; or ``OwnershipLost``.
 
+    With ``unless_cancelled``: if the mailbox has an unread cancel, the outcome is ``False`` and nothing is written.
     Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
     ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
     id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
@@ -182,6 +184,7 @@ class Finish:
     result: str | None = None
     error: str | None = None
     compensation_errors: str = "[]"
+    unless_cancelled: bool = False
     now: int
 
 

@@ -14,7 +14,7 @@ from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 
 
-class SimulatedCrash(BaseException):  # noqa: N818  # like KeyboardInterrupt, it is no error of anybody
+class SimulatedCrash(BaseException):  # like KeyboardInterrupt, it is no error of anybody
     """The process would have died here."""
 
 

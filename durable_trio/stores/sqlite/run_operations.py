@@ -16,6 +16,7 @@ from durable_trio.stores.sqlite.transaction import RefusalError, Transaction, is
 
 __all__ = ["advance", "continue_as_new", "finish", "park", "release"]
 
+HAS_UNREAD_CANCEL: Final = "SELECT 1 FROM mailbox WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
 HAS_UNREAD: Final = """
     SELECT 1 FROM mailbox WHERE run = ? AND seq IS NULL AND kind = 'signal' AND name = ? AND created_at <= ? LIMIT 1
 """
@@ -81,6 +82,8 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
         is_fenced = True
         if transaction.execute(HAS_UNREAD, (fence.run, *operation.unless_unread)).fetchone() is not None:
             return False
+    if operation.unless_cancelled and _is_being_cancelled(transaction, fence):
+        return False
     for row in operation.rows:
         key = row.key
         transaction.execute(
@@ -118,6 +121,13 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
     if operation.published or operation.status is not None or operation.error is not None:
         _change_run(transaction, operation)
     return True
+
+
+def _is_being_cancelled(transaction: Transaction, fence: Fence) -> bool:
+    """Return whether the run is owned, and asked to cancel without knowing it yet."""
+    if not is_owned(transaction, fence):
+        return False  # what follows refuses it
+    return transaction.execute(HAS_UNREAD_CANCEL, (fence.run,)).fetchone() is not None
 
 
 def _start_children(transaction: Transaction, operation: Advance) -> None:
@@ -194,6 +204,8 @@ def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost:
     fence: Fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
+    if operation.unless_cancelled and _is_being_cancelled(transaction, fence):
+        return False
     transaction.execute(
         FINISH,
         (

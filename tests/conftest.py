@@ -1,0 +1,39 @@
+"""Fixtures for every test: the stores that exist, and a look at what is left behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# The shared pieces are one plain module beside the engine's tests; tests of other packages import it too.
+sys.path.insert(0, str(Path(__file__).parent / "engine"))
+
+from harness import Leftovers
+from hypothesis import settings
+
+# The same examples on every run: a failure shown once is shown again.
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def file_path(tmp_path: Path) -> str:
+    """The path of a store in a file that does not exist yet."""
+    return str(tmp_path / "app.db")
+
+
+@pytest.fixture(params=["memory", "file"])
+def store_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """``":memory:"``, then the path of a file."""
+    return ":memory:" if request.param == "memory" else str(tmp_path / "app.db")
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail the test if it leaves a thread, a child process or an open file behind."""
+    before = Leftovers.now()
+    yield
+    before.assert_nothing_new()

@@ -1,0 +1,173 @@
+"""What tests of the engine share: an engine in a block, waits with a deadline, a look at what is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import attrs
+import trio
+
+from durable_trio import Clock, Engine, Run, RunRecord, RunStatus, Workflow, open_engine
+
+R = TypeVar("R")
+
+#: Seconds after which a wait of a test is a failure; far above anything a healthy machine needs.
+PATIENCE_SECONDS = 20.0
+
+
+@asynccontextmanager
+async def serving(store: str, *workflows: Workflow[..., Any], **options: Any) -> AsyncIterator[Engine]:
+    """Serve the workflows in the background of a block; fail if a task outlives it."""
+    before = set(_system_tasks())
+    async with open_engine(store, workflows=workflows, **options) as engine:
+        yield engine
+    left = [task.name for task in _system_tasks() if task not in before]
+    assert not left, f"tasks outlive the engine: {left}"
+
+
+async def wait_status(run: Run[Any], *statuses: RunStatus) -> RunRecord:
+    """Return the run's record once it has one of the statuses."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with run.watch() as changes:
+            async for record in changes:
+                if record.status in statuses:
+                    return record
+    raise AssertionError(f"run {run.id!r} ended without being {' or '.join(statuses)}")
+
+
+async def wait_parked(run: Run[Any]) -> RunRecord:
+    """Return the run's record once it is parked."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with run.watch() as changes:
+            async for record in changes:
+                if record.problem is not None:
+                    return record
+    raise AssertionError(f"run {run.id!r} ended instead of being parked")
+
+
+async def wait_until(condition: Callable[[], object]) -> None:
+    """Return once the condition holds; for what a run's functions do, which no event tells of."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.002)
+
+
+def noted(log: list[Any], entry: object, result: R) -> R:
+    """Append an entry to the log and return the result; for lambdas as step functions."""
+    log.append(entry)
+    return result
+
+
+async def wait_passivated(engine: Engine) -> None:
+    """Return once no run is resident: all have ended, are parked or have left memory to wait."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while (await engine.status()).resident_runs:  # noqa: ASYNC110  # leaving memory is no event of the public API
+            await trio.sleep(0.002)
+
+
+class SettableClock(Clock):
+    """A wall clock that moves only when a test says so; for engines on a file, where virtual time cannot serve."""
+
+    nap_seconds_max = 0.01
+
+    def __init__(self) -> None:
+        self._now_ns = 1_900_000_000_000_000_000
+        super().__init__(wall=self._read, monotonic=self._read)
+
+    def advance(self, seconds: float) -> None:
+        """Let some seconds pass at once."""
+        self._now_ns += round(seconds * 1_000_000_000)
+
+    def _read(self) -> int:
+        return self._now_ns
+
+
+async def killed_when_ready(module: str, function: str, *args: str) -> str:
+    """Call ``module.function(*args)`` in a process of its own, kill -9 it at its first line, and return that line."""
+    code = f"import sys, {module}; {module}.{function}(*sys.argv[1:])"
+    path = os.pathsep.join(item for item in sys.path if item)
+    command = [sys.executable, "-c", code, *args]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+    try:
+        assert process.stdout is not None
+        line = b""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not line.endswith(b"\n"):
+                received = await process.stdout.receive_some()
+                assert received, f"{module}.{function} ended without a line"
+                line += received
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            if process.stdout is not None:
+                await process.stdout.aclose()
+    return line.decode().strip()
+
+
+@attrs.frozen
+class Leftovers:
+    """Threads, child processes and open files of this process at one moment."""
+
+    threads: Counter[str]
+    processes: frozenset[int]
+    files: Counter[str]
+
+    @classmethod
+    def now(cls) -> Leftovers:
+        """Look now. Idle threads of trio's cache are nobody's."""
+        threads = (thread.name for thread in threading.enumerate())
+        return cls(
+            threads=Counter(name for name in threads if not name.startswith("Trio thread")),
+            processes=frozenset(_children()),
+            files=Counter(_open_files()),
+        )
+
+    def assert_nothing_new(self) -> None:
+        """Fail unless all that is new has gone within two seconds."""
+        deadline = time.monotonic() + 2.0
+        while True:
+            after = Leftovers.now()
+            new = (after.threads - self.threads, after.processes - self.processes, after.files - self.files)
+            if not any(new):
+                return
+            if time.monotonic() >= deadline:
+                raise AssertionError(f"left behind: threads {new[0]}, processes {set(new[1])}, files {new[2]}")
+            gc.collect()  # a failed test's traceback may hold a file
+            time.sleep(0.02)
+
+
+def _children() -> Iterator[int]:
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/children") as file:
+                yield from map(int, file.read().split())
+        except OSError:  # the thread has ended meanwhile
+            continue
+
+
+def _open_files() -> Iterator[str]:
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:  # the descriptor of the listing itself
+            continue
+        # A pipe or socket counts by its kind: its number tells nothing.
+        yield target if target.startswith("/") else target.partition(":")[0]
+
+
+def _system_tasks() -> Iterator[trio.lowlevel.Task]:
+    """Yield the tasks directly under trio's root: the only place where a service could be forgotten."""
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    for nursery in root.child_nurseries:
+        yield from nursery.child_tasks

@@ -1,0 +1,678 @@
+"""Cancelling runs: in every status, with clean-up, not to be swallowed, once and for all."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import trio
+from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
+from trio.testing import MockClock
+
+from durable_trio import (
+    Context,
+    Engine,
+    Retry,
+    RunCancelled,
+    RunConflict,
+    RunNotFound,
+    RunStatus,
+    StepKind,
+    StepStatus,
+    current_step,
+    workflow,
+)
+from durable_trio.testing import VirtualClock
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+S = RunStatus
+
+
+@workflow
+async def sleeper(ctx: Context, seconds: float) -> str:
+    await ctx.sleep(seconds)
+    return "up"
+
+
+@workflow
+async def waiter(ctx: Context) -> Any:
+    return await ctx.wait_signal("go")
+
+
+# ---- in each status ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_pending_run_is_cancelled_at_once_and_never_begins(store_path: str) -> None:
+    begun: list[str] = []
+
+    @workflow
+    async def noting(ctx: Context) -> None:
+        begun.append(ctx.run_id)
+
+    async with serving(store_path, noting) as engine:
+        run = await engine.start(noting, delay=3600)
+        assert await run.cancel("changed my mind")
+        record = await run.record()
+        assert record.status is S.CANCELLED
+        assert record.started_at is None
+        assert record.finished_at is not None
+        assert await run.steps() == ()
+        with pytest.raises(RunCancelled):
+            await run.result()
+    assert begun == []
+
+
+async def test_a_running_run_is_cancelled_in_the_middle_of_its_step(store_path: str) -> None:
+    begun = trio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    @workflow
+    async def hanging(ctx: Context) -> None:
+        await ctx.step("hang", hang)
+
+    async with serving(store_path, hanging) as engine:
+        run = await engine.start(hanging)
+        await begun.wait()
+        assert (await run.record()).status is S.RUNNING
+        assert await run.cancel(wait=True)
+        assert (await run.record()).status is S.CANCELLED
+        # A function that raised only Cancelled has recorded nothing.
+        assert [step.kind for step in await run.steps()] == [StepKind.CANCEL]
+
+
+async def test_a_sleeping_run_that_left_memory_is_cancelled(store_path: str) -> None:
+    async with serving(store_path, sleeper) as engine:
+        run = await engine.start(sleeper, 3600.0)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.cancel(wait=True)
+        record = await run.record()
+        assert (record.status, record.wake_at) == (S.CANCELLED, None)
+
+
+async def test_a_sleeping_run_in_memory_is_cancelled_and_its_timer_ends_with_it(autojump_clock: MockClock) -> None:
+    woken: list[str] = []
+
+    @workflow
+    async def short(ctx: Context) -> None:
+        await ctx.sleep(0.9)
+        woken.append(ctx.run_id)
+
+    async with serving(":memory:", short, clock=VirtualClock()) as engine:
+        run = await engine.start(short)
+        await wait_status(run, S.SUSPENDED)
+        assert await run.cancel(wait=True)
+        assert trio.current_time() < 0.9
+        await trio.sleep(10)
+        assert (await run.record()).status is S.CANCELLED
+        assert [step.kind for step in await run.steps()] == [StepKind.CANCEL]
+    assert woken == []
+
+
+async def test_a_run_that_waits_for_a_signal_is_cancelled(store_path: str) -> None:
+    async with serving(store_path, waiter) as engine:
+        run = await engine.start(waiter)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.cancel(wait=True)
+        assert (await run.record()).status is S.CANCELLED
+
+
+@pytest.mark.parametrize("delay", [0.9, 3600.0])
+async def test_a_retry_that_waits_is_ended_by_cancel(autojump_clock: MockClock, delay: float) -> None:
+    attempts: list[int] = []
+
+    async def fail() -> None:  # sync ones run in threads, which virtual time does not wait for
+        attempts.append(current_step().attempt)
+        raise OSError("no")
+
+    @workflow
+    async def retrying(ctx: Context) -> None:
+        await ctx.step("call", fail, retry=Retry.fixed(5, delay))
+
+    async with serving(":memory:", retrying, clock=VirtualClock()) as engine:
+        run = await engine.start(retrying)
+        await wait_status(run, S.SUSPENDED)
+        began = trio.current_time()
+        assert await run.cancel(wait=True)
+        assert trio.current_time() == began
+        await trio.sleep(2 * delay)
+        assert (await run.record()).status is S.CANCELLED
+    assert attempts == [1]
+
+
+async def test_a_run_that_compensates_is_not_cancelled_and_goes_on_compensating(store_path: str) -> None:
+    begun, go = trio.Event(), trio.Event()
+    undone: list[str] = []
+
+    async def undo(result: str) -> None:
+        begun.set()
+        await go.wait()
+        undone.append(result)
+
+    @workflow
+    async def failing(ctx: Context) -> None:
+        for name in ("a", "b"):
+            await ctx.step(name, lambda name=name: name, compensate=undo, returns=str)
+        raise ValueError("no")
+
+    async with serving(store_path, failing) as engine:
+        run = await engine.start(failing)
+        await begun.wait()
+        assert (await run.record()).status is S.COMPENSATING
+        assert await run.cancel("too late") is False
+        assert await engine.cancel(run.id) is False
+        go.set()
+        record = await wait_status(run, S.FAILED)
+        assert isinstance(record.error, ValueError)
+    assert undone == ["b", "a"]
+
+
+@pytest.mark.parametrize("ending", [S.COMPLETED, S.FAILED, S.CANCELLED])
+async def test_cancelling_a_run_that_has_ended_changes_nothing_and_says_so(
+    store_path: str, ending: RunStatus
+) -> None:
+    @workflow
+    async def ended(ctx: Context, how: str) -> str:
+        if how == "failed":
+            raise ValueError("no")
+        if how == "cancelled":
+            await ctx.sleep(3600)
+        return "done"
+
+    async with serving(store_path, ended) as engine:
+        run = await engine.start(ended, ending.value)
+        if ending is S.CANCELLED:
+            await run.cancel("first", wait=True)
+        before = await wait_status(run, ending)
+        assert await run.cancel("second", wait=True) is False
+        after = await run.record()
+        assert (after.status, after.result, after.finished_at) == (before.status, before.result, before.finished_at)
+        assert str(after.error) == str(before.error)
+
+
+async def test_cancelling_an_unknown_run_is_an_error(store_path: str) -> None:
+    async with serving(store_path, sleeper) as engine:
+        with pytest.raises(RunNotFound) as caught:
+            await engine.cancel("nobody")
+        assert caught.value.run_id == "nobody"
+        with pytest.raises(RunNotFound):
+            await engine.get("nobody").cancel(wait=True)
+
+
+async def test_a_parked_run_can_be_cancelled(store_path: str) -> None:
+    goes_left = True
+
+    @workflow
+    async def fickle(ctx: Context) -> None:
+        await ctx.step("left" if goes_left else "right", lambda: None)
+        await ctx.wait_signal("go")
+
+    async with serving(store_path, fickle) as engine:
+        run = await engine.start(fickle)
+        await wait_passivated(engine)
+        goes_left = False
+        await run.signal("go")
+        await wait_parked(run)
+        goes_left = True
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.cancel("give it up", wait=True)
+        record = await run.record()
+        assert (record.status, record.problem) == (S.CANCELLED, None)
+
+
+async def test_a_run_whose_executor_is_gone_is_cancelled_by_the_next(file_path: str) -> None:
+    async with serving(file_path, sleeper) as engine:
+        await engine.start(sleeper, 3600.0, id="r")
+        await wait_passivated(engine)
+    async with Engine(file_path) as client:
+        assert await client.cancel("r", reason="while nobody serves")
+        assert (await client.get("r").record()).status is S.SUSPENDED
+    async with serving(file_path, sleeper) as engine:
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunCancelled) as caught:
+            await engine.get("r").result()
+        assert caught.value.reason == "while nobody serves"
+
+
+async def test_a_run_of_another_engine_is_cancelled(file_path: str) -> None:
+    begun = trio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    @workflow
+    async def hanging(ctx: Context) -> None:
+        await ctx.step("hang", hang)
+
+    async with serving(file_path, hanging) as engine, Engine(file_path) as client:
+        run = await engine.start(hanging)
+        await begun.wait()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await client.get(run.id).cancel("from afar", wait=True)
+        assert (await run.record()).status is S.CANCELLED
+
+
+async def test_a_cancel_at_any_instant_of_a_start_is_noticed(file_path: str) -> None:
+    """Sent as soon as the run is stored, while it is on its way into memory."""
+
+    @workflow
+    async def hanging(ctx: Context) -> None:
+        await ctx.step("hang", trio.sleep_forever)
+
+    async def cancel(engine: Engine, run_id: str) -> None:
+        while True:
+            try:
+                await engine.cancel(run_id)
+            except RunNotFound:
+                continue
+            return
+
+    async with serving(file_path, hanging, grace_seconds=0) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(100):
+                run_id = f"r{number}"
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cancel, engine, run_id)
+                    run = await engine.start(hanging, id=run_id)
+                with pytest.raises(RunCancelled):
+                    await run.result()
+
+
+async def test_a_cancel_at_any_instant_of_a_claim_is_noticed(file_path: str) -> None:
+    """As above, for runs that the dispatcher takes."""
+
+    @workflow
+    async def hanging(ctx: Context) -> None:
+        await ctx.step("hang", trio.sleep_forever)
+
+    async with serving(file_path, hanging, grace_seconds=0) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(60):
+                run = await engine.start(hanging, delay=0.002)
+                await trio.sleep(number % 8 / 1000)
+                assert await run.cancel(wait=True)
+
+
+# ---- clean-up ---------------------------------------------------------------------------------------------------------
+
+
+async def test_finally_and_except_blocks_of_the_body_run(store_path: str) -> None:
+    seen: list[str] = []
+
+    @workflow
+    async def careful(ctx: Context) -> None:
+        try:
+            try:
+                await ctx.step("hang", trio.sleep_forever)
+            except trio.Cancelled:
+                seen.append("except")
+                raise
+        finally:
+            seen.append("finally")
+
+    async with serving(store_path, careful) as engine:
+        run = await engine.start(careful)
+        await run.cancel(wait=True)
+    assert seen == ["except", "finally"]
+
+
+async def test_a_shielded_durable_step_of_the_clean_up_runs_and_is_recorded(store_path: str) -> None:
+    done: list[str] = []
+
+    @workflow
+    async def careful(ctx: Context) -> None:
+        try:
+            await ctx.sleep(3600)
+        finally:
+            with trio.CancelScope(shield=True):
+                await ctx.step("tidy", done.append, "tidied")
+
+    async with serving(store_path, careful) as engine:
+        run = await engine.start(careful)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.cancel(wait=True)
+        assert [step.kind for step in await run.steps()] == [StepKind.CANCEL, StepKind.STEP]
+        assert (await run.record()).status is S.CANCELLED
+    assert done == ["tidied"]
+
+
+async def test_completed_steps_are_compensated_in_reverse_order(store_path: str) -> None:
+    undone: list[str] = []
+
+    @workflow
+    async def saga(ctx: Context) -> None:
+        for name in ("a", "b", "c"):
+            await ctx.step(name, lambda name=name: name, compensate=undone.append, returns=str)
+        await ctx.sleep(3600)
+
+    async with serving(store_path, saga) as engine:
+        run = await engine.start(saga)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.cancel(wait=True)
+        assert (await run.record()).status is S.CANCELLED
+        kinds = [step.kind for step in await run.steps()]
+        assert kinds == [StepKind.STEP] * 3 + [StepKind.CANCEL] + [StepKind.COMPENSATION] * 3
+    assert undone == ["c", "b", "a"]
+
+
+async def test_a_sync_function_is_waited_for_and_its_outcome_recorded(store_path: str) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        assert go.wait(PATIENCE_SECONDS)
+        return "worked"
+
+    @workflow
+    async def working(ctx: Context) -> str:
+        return await ctx.step("work", work)
+
+    async with serving(store_path, working) as engine:
+        run = await engine.start(working)
+        await trio.to_thread.run_sync(begun.wait)
+        assert await run.cancel()
+        await trio.sleep(0.02)
+        assert (await run.record()).status is S.RUNNING
+        go.set()
+        await wait_status(run, S.CANCELLED)
+        steps = {step.key: step for step in await run.steps()}
+        assert steps["work#0"].result == "worked"
+
+
+async def test_wait_returns_only_after_the_clean_up(store_path: str) -> None:
+    begun, go = trio.Event(), trio.Event()
+
+    async def undo(_: object) -> None:
+        begun.set()
+        await go.wait()
+
+    @workflow
+    async def saga(ctx: Context) -> None:
+        await ctx.step("a", lambda: None, compensate=undo)
+        await ctx.sleep(3600)
+
+    async with serving(store_path, saga) as engine, trio.open_nursery() as nursery:
+        run = await engine.start(saga)
+        await wait_passivated(engine)
+        has_returned = False
+
+        async def cancel() -> None:
+            nonlocal has_returned
+            await run.cancel(wait=True)
+            has_returned = True
+
+        nursery.start_soon(cancel)
+        await begun.wait()
+        assert not has_returned
+        go.set()
+        assert (await wait_status(run, S.CANCELLED)).status is S.CANCELLED
+
+
+# ---- not to be swallowed ----------------------------------------------------------------------------------------------
+
+
+async def test_a_body_that_swallows_the_cancellation_still_ends_cancelled(store_path: str) -> None:
+    @workflow
+    async def stubborn(ctx: Context) -> str:
+        try:
+            await ctx.sleep(3600)
+        except trio.Cancelled:
+            pass
+        return "I do not care"
+
+    async with serving(store_path, stubborn) as engine:
+        run = await engine.start(stubborn)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.cancel(wait=True)
+        record = await run.record()
+        assert (record.status, record.result) == (S.CANCELLED, None)
+
+
+async def test_every_durable_call_after_a_swallowed_cancellation_is_cancelled_again(store_path: str) -> None:
+    ran: list[str] = []
+    cancelled: list[int] = []
+
+    @workflow
+    async def stubborn(ctx: Context) -> None:
+        for number in range(3):
+            try:
+                if number:
+                    await ctx.step("more", ran.append, "more")
+                else:
+                    await ctx.sleep(3600)
+            except trio.Cancelled:
+                if not ctx.detaching:
+                    cancelled.append(number)
+
+    async with serving(store_path, stubborn) as engine:
+        run = await engine.start(stubborn)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.cancel(wait=True)
+        assert (await run.record()).status is S.CANCELLED
+    assert (ran, cancelled) == ([], [0, 1, 2])
+
+
+async def test_a_body_that_raises_something_else_after_cancel_ends_cancelled(store_path: str) -> None:
+    @workflow
+    async def angry(ctx: Context) -> None:
+        try:
+            await ctx.sleep(3600)
+        finally:
+            raise ValueError("instead")
+
+    async with serving(store_path, angry) as engine:
+        run = await engine.start(angry)
+        await wait_passivated(engine)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.cancel(wait=True)
+        record = await run.record()
+        assert record.status is S.CANCELLED
+        assert isinstance(record.error, RunCancelled)
+
+
+# ---- the reason, and asking again -------------------------------------------------------------------------------------
+
+
+async def test_the_reason_is_kept(store_path: str) -> None:
+    async with serving(store_path, sleeper) as engine:
+        run = await engine.start(sleeper, 3600.0)
+        await run.cancel("out of stock", wait=True)
+        with pytest.raises(RunCancelled, match="out of stock") as caught:
+            await run.result()
+        assert caught.value.reason == "out of stock"
+        assert caught.value.run_id == run.id
+        error = (await run.record()).error
+        assert isinstance(error, RunCancelled)
+        assert error.reason == "out of stock"
+
+
+async def test_the_reason_is_kept_for_a_run_that_never_began(store_path: str) -> None:
+    async with serving(store_path, sleeper) as engine:
+        run = await engine.start(sleeper, 3600.0, delay=3600)
+        await run.cancel("out of stock", wait=True)
+        with pytest.raises(RunCancelled, match="out of stock") as caught:
+            await run.result()
+        assert caught.value.reason == "out of stock"
+        error = (await run.record()).error
+        assert isinstance(error, RunCancelled)
+        assert error.reason == "out of stock"
+
+
+async def test_a_cancel_without_reason_has_none(store_path: str) -> None:
+    async with serving(store_path, sleeper) as engine:
+        for delay in (0, 3600):
+            run = await engine.start(sleeper, 3600.0, delay=delay)
+            await run.cancel()
+            with pytest.raises(RunCancelled) as caught:
+                await run.result()
+            assert caught.value.reason is None
+
+
+async def test_asking_again_is_also_true_and_the_first_reason_stays(store_path: str) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert go.wait(PATIENCE_SECONDS)
+
+    @workflow
+    async def working(ctx: Context) -> None:
+        await ctx.step("work", work)
+
+    async with serving(store_path, working) as engine:
+        run = await engine.start(working)
+        await trio.to_thread.run_sync(begun.wait)
+        assert await run.cancel("first")
+        assert await run.cancel("second")
+        go.set()
+        await wait_status(run, S.CANCELLED)
+        with pytest.raises(RunCancelled, match="first"):
+            await run.result()
+        assert [step.kind for step in await run.steps()].count(StepKind.CANCEL) == 1
+
+
+async def test_many_cancels_and_signals_at_once_are_one_cancel(file_path: str) -> None:
+    """The mailbox is read while what it shows is being consumed."""
+    async with serving(file_path, waiter) as engine:
+        for _ in range(10):
+            run = await engine.start(waiter)
+            with trio.fail_after(PATIENCE_SECONDS):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(8):
+                        nursery.start_soon(run.cancel)
+                        nursery.start_soon(send_unless_finished, run)
+                async with run.watch() as changes:
+                    async for record in changes:
+                        last = record.status
+            assert last in (S.CANCELLED, S.COMPLETED)
+
+
+async def send_unless_finished(run: Any) -> None:
+    from durable_trio import RunFinished
+
+    try:
+        await run.signal("other")
+    except RunFinished:
+        pass
+
+
+# ---- replay, restarts, resume -----------------------------------------------------------------------------------------
+
+
+async def test_a_cancel_is_delivered_at_the_same_place_after_a_restart(file_path: str) -> None:
+    """The process is lost while the cancelled run compensates; the next one goes on where it stopped."""
+    begun = trio.Event()
+    undone: list[str] = []
+    hangs = True
+
+    async def undo(name: str) -> None:
+        if name == "a" and hangs:
+            begun.set()
+            await trio.sleep_forever()
+        undone.append(name)
+
+    @workflow
+    async def saga(ctx: Context) -> None:
+        for name in ("a", "b"):
+            await ctx.step(name, lambda name=name: name, compensate=undo, returns=str)
+        await ctx.sleep(3600)
+
+    async with serving(file_path, saga, grace_seconds=0) as engine:
+        run = await engine.start(saga, id="r")
+        await wait_passivated(engine)
+        await run.cancel("stop it")
+        await begun.wait()
+    hangs = False
+    async with serving(file_path, saga) as engine:
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunCancelled) as caught:
+            await engine.get("r").result()
+        assert caught.value.reason == "stop it"
+    assert undone == ["b", "a"]
+
+
+async def test_a_cancelled_run_without_compensation_can_be_resumed(store_path: str) -> None:
+    async with serving(store_path, waiter) as engine:
+        run = await engine.start(waiter)
+        await wait_passivated(engine)
+        await run.cancel("by mistake", wait=True)
+        resumed = await engine.resume(run.id)
+        assert resumed.id == run.id
+        await run.signal("go", "at last")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == "at last"
+        record = await run.record()
+        assert (record.status, record.error) == (S.COMPLETED, None)
+
+
+async def test_a_pending_run_that_was_cancelled_can_be_resumed(store_path: str) -> None:
+    async with serving(store_path, waiter) as engine:
+        run = await engine.start(waiter, delay=3600)
+        await run.cancel(wait=True)
+        await engine.resume(run.id)
+        await run.signal("go", 1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == 1
+
+
+async def test_a_resumed_run_can_be_cancelled_again(store_path: str) -> None:
+    async with serving(store_path, waiter) as engine:
+        run = await engine.start(waiter)
+        for reason in ("first", "second", "third"):
+            await wait_passivated(engine)
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert await run.cancel(reason, wait=True)
+            with pytest.raises(RunCancelled) as caught:
+                await run.result()
+            assert caught.value.reason == reason
+            await engine.resume(run.id)
+
+
+async def test_a_compensated_run_cannot_be_resumed(store_path: str) -> None:
+    @workflow
+    async def saga(ctx: Context) -> None:
+        await ctx.step("a", lambda: None, compensate=lambda _: None)
+        await ctx.sleep(3600)
+
+    async with serving(store_path, saga) as engine:
+        run = await engine.start(saga)
+        await wait_passivated(engine)
+        await run.cancel(wait=True)
+        with pytest.raises(RunConflict):
+            await engine.resume(run.id)
+        assert (await run.record()).status is S.CANCELLED
+
+
+async def test_a_cancelled_wait_for_the_result_does_not_cancel_the_run(store_path: str) -> None:
+    async with serving(store_path, waiter) as engine:
+        with trio.move_on_after(0.01):
+            await engine.run(waiter, id="r")
+        run = engine.get("r")
+        assert (await run.record()).status is not S.CANCELLED
+        await run.signal("go", 1)
+        assert await run.result() == 1
+
+
+async def test_a_signal_that_came_before_the_cancel_stays_recorded(store_path: str) -> None:
+    @workflow
+    async def twice(ctx: Context) -> None:
+        await ctx.wait_signal("go")
+        await ctx.wait_signal("go")
+
+    async with serving(store_path, twice) as engine:
+        run = await engine.start(twice)
+        await run.signal("go", "first")
+        await wait_passivated(engine)
+        await run.cancel(wait=True)
+        first, second = await run.steps()
+        assert (first.kind, first.status, first.result) == (StepKind.SIGNAL, StepStatus.COMPLETED, "first")
+        assert second.kind is StepKind.CANCEL

@@ -1,0 +1,722 @@
+"""An engine's life: starting, order, draining, detaching, resuming, closing, and the user's own tables beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+from harness import PATIENCE_SECONDS, SettableClock, serving, wait_parked, wait_passivated, wait_status
+from trio.testing import MockClock
+
+import durable_trio
+from durable_trio import (
+    Context,
+    Detached,
+    Engine,
+    Run,
+    RunConflict,
+    RunFailed,
+    RunNotFound,
+    RunStatus,
+    StepKind,
+    UnknownWorkflow,
+    open_engine,
+    workflow,
+)
+from durable_trio.testing import VirtualClock
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+S = RunStatus
+
+
+@workflow
+async def quick(ctx: Context, value: int = 0) -> int:
+    return value
+
+
+@workflow
+async def waiter(ctx: Context) -> Any:
+    return await ctx.wait_signal("go")
+
+
+# ---- order and delay --------------------------------------------------------------------------------------------------
+
+
+async def test_runs_are_taken_by_priority_and_then_in_order(store_path: str) -> None:
+    """With room for one, while it is taken."""
+    go = trio.Event()
+    taken: list[str] = []
+
+    @workflow
+    async def noting(ctx: Context) -> None:
+        taken.append(ctx.run_id)
+        if ctx.run_id == "first":
+            await ctx.step("hold", go.wait)
+
+    async with serving(store_path, noting, concurrency=1) as engine:
+        await engine.start(noting, id="first")
+        wanted = [("low", -5), ("normal 1", 0), ("high", 10), ("normal 2", 0), ("highest", 2**31 - 1), ("lowest", -(2**31))]
+        runs = [await engine.start(noting, id=run_id, priority=priority) for run_id, priority in wanted]
+        go.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            for run in runs:
+                await run.result()
+        assert (await engine.get("high").record()).priority == 10
+    assert taken == ["first", "highest", "high", "normal 1", "normal 2", "low", "lowest"]
+
+
+@pytest.mark.parametrize("priority", [2**31, -(2**31) - 1, 1.0, "1", True, None])
+async def test_a_priority_that_cannot_be_stored_is_refused(priority: Any) -> None:
+    async with serving(":memory:", quick) as engine:
+        with pytest.raises(ValueError, match="priority"):
+            await engine.start(quick, priority=priority)
+        assert (await engine.list_runs()).runs == ()
+
+
+async def test_no_more_runs_are_in_memory_than_the_concurrency_allows(store_path: str) -> None:
+    inside, most = 0, 0
+
+    async def work() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        inside -= 1
+
+    @workflow
+    async def working(ctx: Context) -> None:
+        await ctx.step("work", work)
+        await ctx.step("work", work)
+
+    async with serving(store_path, working, concurrency=3) as engine:
+        runs: list[Run[None]] = []
+
+        async def start(number: int) -> None:
+            runs.append(await engine.start(working, delay=None if number % 2 else 0.001))
+
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for number in range(30):
+                    nursery.start_soon(start, number)
+            for run in runs:
+                await run.result()
+                assert (await engine.status()).resident_runs <= 3
+    assert most == 3
+
+
+async def test_a_delayed_run_begins_after_its_delay_and_not_before(autojump_clock: MockClock) -> None:
+    @workflow
+    async def timed(ctx: Context) -> float:
+        return trio.current_time()
+
+    async with serving(":memory:", timed, clock=VirtualClock()) as engine:
+        run = await engine.start(timed, delay=90.0)
+        record = await run.record()
+        assert (record.status, record.started_at) == (S.PENDING, None)
+        assert record.wake_at == datetime(2030, 1, 1, 0, 1, 30, tzinfo=UTC)
+        assert 90.0 <= await run.result() < 90.001
+        run = await engine.start(timed, at=datetime(2030, 1, 1, 1, tzinfo=UTC))
+        assert 3600.0 <= await run.result() < 3600.001
+
+
+@pytest.mark.parametrize(
+    "options", [{"delay": 0}, {"delay": -5.0}, {"delay": timedelta(0)}, {"at": datetime(2000, 1, 1, tzinfo=UTC)}]
+)
+async def test_a_delay_that_is_over_is_none(autojump_clock: MockClock, options: dict[str, Any]) -> None:
+    async with serving(":memory:", quick, clock=VirtualClock()) as engine:
+        assert await engine.run(quick, 3, **options) == 3
+        assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"delay": float("nan")}, ValueError),
+        ({"at": datetime(2030, 1, 1)}, ValueError),  # noqa: DTZ001
+        ({"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)}, ValueError),
+        ({"delay": "1"}, TypeError),
+        ({"at": 5.0}, TypeError),
+        ({"ttl": float("nan")}, ValueError),
+        ({"tags": {"a": 1}}, TypeError),
+        ({"tags": {"": "x"}}, ValueError),
+        ({"queue": " "}, ValueError),
+    ],
+)
+async def test_options_of_a_start_that_make_no_sense_are_refused(
+    options: dict[str, Any], error: type[Exception]
+) -> None:
+    async with serving(":memory:", quick) as engine:
+        with pytest.raises(error):
+            await engine.start(quick, **options)
+        assert (await engine.list_runs()).runs == ()
+
+
+async def test_a_delay_is_kept_over_a_restart(file_path: str) -> None:
+    clock = SettableClock()
+    async with serving(file_path, quick, clock=clock) as engine:
+        await engine.start(quick, 7, id="r", delay=100)
+    clock.advance(99.9)
+    async with serving(file_path, quick, clock=clock) as engine:
+        await trio.sleep(0.05)
+        assert (await engine.get("r").record()).status is S.PENDING
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == 7
+
+
+async def test_a_delay_given_by_a_client_is_noticed_by_who_serves(file_path: str) -> None:
+    async with serving(file_path, quick) as engine, Engine(file_path) as client:
+        far = await client.start("quick", 1, delay=3600)
+        near = await client.start("quick", 2, delay=0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await client.get(near.id, quick).result() == 2
+        assert (await engine.get(far.id).record()).status is S.PENDING
+
+
+async def test_tags_are_those_of_the_workflow_and_of_the_start(store_path: str) -> None:
+    @workflow(tags={"team": "blue", "size": "S"})
+    async def tagged(ctx: Context) -> None:
+        pass
+
+    async with serving(store_path, tagged) as engine:
+        run = await engine.start(tagged, tags={"size": "L", "é": ""}, queue="mail")
+        record = await run.record()
+        assert record.tags == {"team": "blue", "size": "L", "é": ""}
+        assert record.queue == "mail"
+
+
+async def test_a_run_can_be_started_by_name(store_path: str) -> None:
+    async with serving(store_path, quick) as engine:
+        run = await engine.start("quick", 5)
+        assert await run.result() == 5
+        with pytest.raises(TypeError):
+            await engine.start("quick", 1, 2, 3)
+        with pytest.raises(TypeError):
+            await engine.start(lambda ctx: None)  # type: ignore[arg-type]
+
+
+# ---- ways to serve ----------------------------------------------------------------------------------------------------
+
+
+async def test_serve_as_a_child_task_is_ready_when_started_and_usable(file_path: str) -> None:
+    engine = Engine(file_path, workflows=[quick])
+    with pytest.raises(RuntimeError, match="not open"):
+        await engine.start(quick)
+    async with trio.open_nursery() as nursery:
+        served = await nursery.start(engine.serve)
+        assert served is engine
+        assert await engine.run(quick, 3) == 3
+        with pytest.raises(RuntimeError, match="in use"):
+            await engine.serve()
+        nursery.cancel_scope.cancel()
+    with pytest.raises(trio.ClosedResourceError):
+        await engine.start(quick)
+    with pytest.raises(trio.ClosedResourceError):
+        await engine.serve()
+
+
+async def test_serve_cancelled_as_a_child_lets_the_step_in_flight_finish_and_begins_no_other(file_path: str) -> None:
+    begun, go = trio.Event(), trio.Event()
+    ran: list[str] = []
+
+    async def first() -> str:
+        begun.set()
+        await go.wait()
+        ran.append("first")
+        return "first"
+
+    @workflow
+    async def two(ctx: Context) -> list[str]:
+        return [await ctx.step("first", first), await ctx.step("second", note, "second")]
+
+    async def note(name: str) -> str:
+        ran.append(name)
+        return name
+
+    engine = Engine(file_path, workflows=[two])
+    async with trio.open_nursery() as nursery:
+        scope = await start_in_scope(nursery, engine)
+        await engine.start(two, id="r")
+        await begun.wait()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert ran == ["first"]
+    async with Engine(file_path) as client:
+        run = client.get("r")
+        assert [step.key for step in await run.steps()] == ["first#0"]
+        record = await run.record()
+        assert not record.status.is_final
+        assert record.recoveries == 0
+    async with serving(file_path, two) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == ["first", "second"]
+    assert ran == ["first", "second"]
+
+
+async def start_in_scope(nursery: trio.Nursery, engine: Engine) -> trio.CancelScope:
+    """Serve in a cancel scope of its own, and return that once the engine is ready."""
+    scope = trio.CancelScope()
+
+    async def serve(*, task_status: trio.TaskStatus[Engine]) -> None:
+        with scope:
+            await engine.serve(task_status=task_status)
+
+    await nursery.start(serve)
+    return scope
+
+
+async def test_after_its_grace_serve_detaches_what_still_runs(file_path: str) -> None:
+    begun = trio.Event()
+    seen: list[str] = []
+    hangs = True
+
+    async def hang() -> str:
+        begun.set()
+        try:
+            if hangs:
+                await trio.sleep_forever()
+        finally:
+            seen.append("step ends")
+        return "done"
+
+    @workflow
+    async def hanging(ctx: Context) -> str:
+        try:
+            return await ctx.step("hang", hang)
+        finally:
+            seen.append(f"finally, detaching: {ctx.detaching}")
+
+    engine = Engine(file_path, workflows=[hanging], grace_seconds=0.1)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        scope = await start_in_scope(nursery, engine)
+        await engine.start(hanging, id="r")
+        await begun.wait()
+        scope.cancel()
+    assert 0.1 <= trio.current_time() - began < 5
+    assert sorted(seen) == ["finally, detaching: True", "step ends"]
+    hangs = False
+    async with serving(file_path, hanging) as engine:
+        assert await engine.get("r").steps() == ()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == "done"
+
+
+async def test_durable_calls_of_a_body_that_is_detached_raise_and_write_nothing(file_path: str) -> None:
+    seen: list[str] = []
+    begun = trio.Event()
+
+    async def hang() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    steps: list[Callable[[], Any]] = [hang, lambda: None]
+
+    @workflow
+    async def stubborn(ctx: Context) -> str:
+        try:
+            await ctx.step("hang", steps[0])
+        except trio.Cancelled:
+            calls: list[Callable[[], Any]] = [
+                lambda: ctx.step("more", lambda: seen.append("ran")),
+                lambda: ctx.sleep(0),
+                lambda: ctx.wait_signal("go"),
+                lambda: ctx.publish("key", 1),
+            ]
+            for call in calls:
+                try:
+                    with trio.CancelScope(shield=True):
+                        await call()
+                except Detached:
+                    seen.append("Detached")
+            raise
+        return "done"
+
+    async with serving(file_path, stubborn, grace_seconds=0) as engine:
+        await engine.start(stubborn, id="r")
+        await begun.wait()
+    assert seen == ["Detached"] * 4
+    steps.pop(0)
+    async with serving(file_path, stubborn) as engine:
+        run = engine.get("r")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == "done"
+        assert [step.key for step in await run.steps()] == ["hang#0"]
+        assert await run.values() == {}
+
+
+async def test_a_sync_step_in_flight_is_waited_for_when_the_engine_drains(file_path: str) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        assert go.wait(PATIENCE_SECONDS)
+        return "worked"
+
+    @workflow
+    async def working(ctx: Context) -> str:
+        return await ctx.step("work", work)
+
+    async with trio.open_nursery() as nursery:
+        async with serving(file_path, working) as engine:
+            await engine.start(working, id="r")
+            await trio.to_thread.run_sync(begun.wait)
+            nursery.start_soon(set_soon, go)
+    async with serving(file_path, working) as engine:
+        assert [step.result for step in await engine.get("r").steps()] == ["worked"]
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == "worked"
+
+
+async def set_soon(event: threading.Event) -> None:
+    await trio.sleep(0.03)
+    event.set()
+
+
+async def test_nothing_is_claimed_any_more_while_the_engine_drains(file_path: str) -> None:
+    begun, go = trio.Event(), trio.Event()
+    ran: list[str] = []
+
+    async def hold() -> None:
+        begun.set()
+        await go.wait()
+
+    @workflow
+    async def holding(ctx: Context) -> None:
+        await ctx.step("hold", hold)
+
+    @workflow
+    async def noting(ctx: Context) -> None:
+        ran.append(ctx.run_id)
+
+    engine = Engine(file_path, workflows=[holding, noting])
+    async with trio.open_nursery() as nursery:
+        scope = await start_in_scope(nursery, engine)
+        await engine.start(holding)
+        await begun.wait()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        late = await engine.start(noting)
+        assert (await late.record()).status is S.PENDING
+        go.set()
+    assert ran == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
+async def test_serve_drains_and_returns_at_a_signal_it_was_told_of(file_path: str) -> None:
+    engine = Engine(file_path, workflows=[waiter])
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+
+            async def serve(*, task_status: trio.TaskStatus[Engine]) -> None:
+                await engine.serve(signals=[signal.SIGUSR1], task_status=task_status)
+
+            await nursery.start(serve)
+            run = await engine.start(waiter)
+            os.kill(os.getpid(), signal.SIGUSR1)
+    async with Engine(file_path) as client:
+        assert not (await client.get(run.id).record()).status.is_final
+
+
+# ---- blocks -----------------------------------------------------------------------------------------------------------
+
+
+class Unexpected(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error", [Unexpected("mine"), ExceptionGroup("mine", [Unexpected("a")]), KeyboardInterrupt(), SystemExit(3)]
+)
+def test_an_exception_of_the_block_comes_out_as_itself(store_path: str, error: BaseException) -> None:
+    async def main() -> None:
+        async with open_engine(store_path, workflows=[quick]) as engine:
+            await engine.run(quick)
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        trio.run(main)
+    assert caught.value is error
+
+
+async def test_a_cancelled_block_drains_and_the_cancellation_goes_on(file_path: str) -> None:
+    finished: list[str] = []
+
+    async def work() -> None:
+        await trio.sleep(0.05)
+        finished.append("work")
+
+    @workflow
+    async def working(ctx: Context) -> None:
+        await ctx.step("work", work)
+
+    with trio.CancelScope() as scope:
+        async with open_engine(file_path, workflows=[working]) as engine:
+            await engine.start(working)
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert finished == ["work"]
+
+
+async def test_a_client_block_lets_its_exception_out_and_closes(file_path: str) -> None:
+    client = Engine(file_path)
+    with pytest.raises(Unexpected):
+        async with client:
+            raise Unexpected
+    with pytest.raises(trio.ClosedResourceError):
+        await client.list_runs()
+
+
+async def test_a_cancelled_client_closes(file_path: str) -> None:
+    with trio.CancelScope() as scope:
+        async with Engine(file_path) as client:
+            await client.start("quick", id="r")
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    async with Engine(file_path) as client:
+        assert (await client.get("r").record()).status is S.PENDING
+
+
+async def test_many_clients_in_one_task_and_out_of_order_use(file_path: str) -> None:
+    """Clients are resources of a block each; they share the file, not their life."""
+    async with Engine(file_path) as one:
+        async with Engine(file_path) as two:
+            await two.start("quick", id="r")
+            assert (await one.get("r").record()).id == "r"
+        assert (await one.get("r").record()).id == "r"
+        await two.aclose()
+
+
+async def test_whoever_waits_for_a_result_or_a_change_is_not_left_behind_when_the_engine_ends(file_path: str) -> None:
+    """Whoever waits for something that can no longer come gets an error, or is cancelled with the block."""
+    engine = Engine(file_path, workflows=[waiter])
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            scope = await start_in_scope(nursery, engine)
+            run = await engine.start(waiter)
+            outcomes: list[str] = []
+
+            async def wait() -> None:
+                try:
+                    await run.result()
+                except trio.ClosedResourceError:
+                    outcomes.append("closed")
+
+            async def look() -> None:
+                async with engine.watch() as changes:
+                    try:
+                        async for _ in changes:
+                            pass
+                    except trio.ClosedResourceError:
+                        outcomes.append("closed")
+
+            nursery.start_soon(wait)
+            nursery.start_soon(look)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    assert outcomes == ["closed", "closed"]
+
+
+@pytest.mark.parametrize("durability", ["full", "normal"])
+async def test_status_tells_durability_executors_runs_and_library(file_path: str, durability: str) -> None:
+    async with serving(file_path, quick, waiter, durability=durability) as engine:
+        await engine.run(quick)
+        await engine.start(waiter)
+        await wait_passivated(engine)
+        status = await engine.status()
+        assert status.durability == durability
+        assert status.runs_by_status == {S.COMPLETED: 1, S.SUSPENDED: 1}
+        assert status.parked == ()
+        assert status.unknown_workflows == {}
+        assert status.resident_runs == 0
+        assert status.sqlite_version == durable_trio.sqlite3.sqlite_version
+        (executor,) = status.executors
+        assert (executor.pid, executor.is_self) == (os.getpid(), True)
+        assert executor.started_at.utcoffset() == timedelta(0)
+        async with Engine(file_path) as client:
+            (seen,) = (await client.status()).executors
+            assert (seen.id, seen.is_self) == (executor.id, False)
+
+
+# ---- resume -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_parked_run_is_reported_and_goes_on_when_resumed_with_the_right_code(store_path: str) -> None:
+    goes_left = True
+
+    @workflow
+    async def fickle(ctx: Context) -> str:
+        await ctx.step("left" if goes_left else "right", lambda: None)
+        return str(await ctx.wait_signal("go"))
+
+    async with serving(store_path, fickle, quick) as engine:
+        run = await engine.start(fickle)
+        await wait_passivated(engine)
+        goes_left = False
+        await run.signal("go", "at last")
+        record = await wait_parked(run)
+        assert record.status is S.SUSPENDED
+        assert record.problem is not None
+        assert record.problem.kind == "divergence"
+        assert "left#0" in record.problem.text
+        assert "right#0" in record.problem.text
+        assert (await engine.status()).parked == (run.id,)
+        assert await engine.run(quick, 1) == 1  # others go on
+        await engine.resume(run.id)  # still the wrong code
+        await trio.sleep(0.05)
+        assert (await wait_parked(run)).problem is not None
+        goes_left = True
+        await engine.resume(run.id)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == "at last"
+        record = await run.record()
+        assert (record.problem, record.error) == (None, None)
+        assert (await engine.status()).parked == ()
+
+
+async def test_a_failed_run_goes_on_from_its_history_without_the_failure(store_path: str) -> None:
+    broken = True
+    ran: list[str] = []
+
+    def work(name: str) -> str:
+        ran.append(name)
+        if name == "b" and broken:
+            raise OSError("not today")
+        return name
+
+    @workflow
+    async def failing(ctx: Context) -> list[str]:
+        return [await ctx.step(name, work, name) for name in "abc"]
+
+    async with serving(store_path, failing) as engine:
+        run = await engine.start(failing)
+        with pytest.raises(RunFailed):
+            await run.result()
+        broken = False
+        resumed = await engine.resume(run.id)
+        assert await resumed.result() == ["a", "b", "c"]
+        record = await run.record()
+        assert (record.status, record.error) == (S.COMPLETED, None)
+    assert ran == ["a", "b", "b", "c"]
+
+
+async def test_a_failed_run_whose_compensation_has_run_is_not_resumed(store_path: str) -> None:
+    @workflow
+    async def failing(ctx: Context) -> None:
+        await ctx.step("a", lambda: None, compensate=lambda _: None)
+        raise ValueError("no")
+
+    async with serving(store_path, failing) as engine:
+        run = await engine.start(failing)
+        before = await wait_status(run, S.FAILED)
+        with pytest.raises(RunConflict):
+            await engine.resume(run.id)
+        assert (await run.record()).finished_at == before.finished_at
+
+
+async def test_runs_in_other_states_are_not_resumed(store_path: str) -> None:
+    async with serving(store_path, quick, waiter) as engine:
+        await engine.run(quick, id="completed")
+        await engine.start(waiter, id="suspended")
+        await engine.start(quick, id="pending", delay=3600)
+        await wait_passivated(engine)
+        for run_id in ("completed", "suspended", "pending"):
+            before = (await engine.get(run_id).record()).status
+            with pytest.raises(RunConflict):
+                await engine.resume(run_id)
+            assert (await engine.get(run_id).record()).status is before
+        with pytest.raises(RunNotFound):
+            await engine.resume("nobody")
+
+
+async def test_a_parked_run_goes_on_by_itself_with_an_engine_that_has_other_code(file_path: str) -> None:
+    def make(name: str) -> Any:
+        if name == "left":
+
+            @workflow(name="fickle")
+            async def left(ctx: Context) -> str:
+                await ctx.step("left", lambda: None)
+                return str(await ctx.wait_signal("go"))
+
+            return left
+
+        @workflow(name="fickle")
+        async def right(ctx: Context) -> str:
+            await ctx.step("right", lambda: None)
+            return "wrong"
+
+        return right
+
+    left, right = make("left"), make("right")
+    async with serving(file_path, left) as engine:
+        await engine.start(left, id="r")
+        await wait_passivated(engine)
+    async with Engine(file_path) as client:
+        await client.send_signal("r", "go", "home")
+    async with serving(file_path, right) as engine:
+        await wait_parked(engine.get("r"))
+    async with serving(file_path, right) as engine:
+        assert (await engine.status()).parked == ("r",)  # the same wrong code is not tried again
+    async with serving(file_path, left) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == "home"
+
+
+# ---- the user's own tables --------------------------------------------------------------------------------------------
+
+
+async def test_a_table_of_the_users_lives_in_the_same_file(store_path: str) -> None:
+    def count_up(connection: Any, amount: int) -> int:
+        connection.execute("UPDATE counter SET n = n + ?", (amount,))
+        return int(connection.execute("SELECT n FROM counter").fetchone()[0])
+
+    @workflow
+    async def counting(ctx: Context) -> list[int]:
+        return [await ctx.transaction("count", count_up, amount) for amount in (1, 2, 3)]
+
+    async with serving(store_path, counting) as engine:
+        connection = engine.connect()
+        try:
+            with connection:
+                connection.execute("CREATE TABLE counter (n INTEGER)")
+                connection.execute("INSERT INTO counter VALUES (10)")
+            run = await engine.start(counting)
+            assert await run.result() == [11, 13, 16]
+            assert [step.kind for step in await run.steps()] == [StepKind.TRANSACTION] * 3
+            assert connection.execute("SELECT n FROM counter").fetchall() == [(16,)]
+        finally:
+            connection.close()
+
+
+async def test_the_users_rows_are_still_there_after_a_restart(file_path: str) -> None:
+    async with Engine(file_path) as client:
+        connection = client.connect()
+        try:
+            assert isinstance(connection, durable_trio.sqlite3.Connection)
+            with connection:
+                connection.execute("CREATE TABLE mine (value TEXT)")
+                connection.execute("INSERT INTO mine VALUES ('kept')")
+        finally:
+            connection.close()
+    async with serving(file_path, quick) as engine:
+        assert await engine.run(quick, 1) == 1
+        connection = engine.connect()
+        try:
+            assert connection.execute("SELECT value FROM mine").fetchall() == [("kept",)]
+        finally:
+            connection.close()
+
+
+def test_an_unknown_workflow_has_an_error_class_of_its_own() -> None:
+    assert issubclass(UnknownWorkflow, durable_trio.DurableError)

@@ -1,0 +1,554 @@
+"""Wrong files, wrong places, no room, wrong options: an error that names the thing, and nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3 as plain_sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status
+
+import durable_trio
+from durable_trio import (
+    CodecError,
+    Context,
+    DurableError,
+    Engine,
+    NotADatabase,
+    PayloadTooLarge,
+    RunFailed,
+    RunStatus,
+    SchemaTooNew,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreReadOnly,
+    open_engine,
+    workflow,
+)
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+S = RunStatus
+
+
+@workflow
+async def quick(ctx: Context, value: int = 0) -> int:
+    return value
+
+
+@workflow
+async def echo(ctx: Context, value: str) -> str:
+    return value
+
+
+async def open_block(path: str) -> None:
+    async with open_engine(path, workflows=[quick]):
+        raise AssertionError("not reached")
+
+
+async def open_client(path: str) -> None:
+    async with Engine(path):
+        raise AssertionError("not reached")
+
+
+async def serve(path: str) -> None:
+    await Engine(path, workflows=[quick]).serve()
+
+
+WAYS = pytest.mark.parametrize("way", [open_block, open_client, serve])
+Way = Callable[[str], Awaitable[None]]
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    """Return names and contents of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+async def refused(way: Way, path: Path, error: type[StoreError], *parts: str) -> None:
+    """Check that opening raises an error that names the path, and that nothing in its folder has changed."""
+    before = listing(path.parent)
+    with pytest.raises(error) as caught:
+        await way(str(path))
+    for part in (str(path), *parts):
+        assert part in str(caught.value)
+    assert isinstance(caught.value, DurableError)
+    assert listing(path.parent) == before
+
+
+# ---- wrong files ------------------------------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize("application_id", [0, 12345])
+async def test_another_programs_database_is_refused_and_not_touched(
+    way: Way, tmp_path: Path, application_id: int
+) -> None:
+    path = tmp_path / "firefox.db"
+    connection = plain_sqlite3.connect(path)
+    with contextlib.closing(connection), connection:
+        connection.execute(f"PRAGMA application_id = {application_id}")
+        connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    await refused(way, path, NotADatabase, "another program")
+
+
+@WAYS
+async def test_a_text_file_is_refused_and_not_touched(way: Way, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("milk, eggs, " * 100)
+    await refused(way, path, NotADatabase, "not an SQLite database")
+
+
+@WAYS
+async def test_a_directory_is_refused(way: Way, tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    path.mkdir()
+    await refused(way, path, NotADatabase, "directory")
+
+
+@WAYS
+async def test_a_folder_that_does_not_exist_is_named(way: Way, tmp_path: Path) -> None:
+    await refused_missing(way, tmp_path)
+
+
+async def refused_missing(way: Way, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="does not exist") as caught:
+        await way(str(tmp_path / "missing" / "app.db"))
+    assert str(tmp_path / "missing") in str(caught.value)
+    assert listing(tmp_path) == {}
+
+
+@WAYS
+async def test_a_file_of_a_newer_version_is_refused_and_not_touched(way: Way, tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with Engine(path) as client:
+        await client.start("quick", 1)
+    connection = plain_sqlite3.connect(path)
+    with contextlib.closing(connection), connection:
+        connection.execute("PRAGMA user_version = 999")
+    for name in os.listdir(tmp_path):
+        if name != "app.db":
+            (tmp_path / name).unlink()
+    await refused(way, path, SchemaTooNew, "999", "upgrade")
+
+
+@WAYS
+async def test_a_symbolic_link_is_refused_and_its_target_not_touched(way: Way, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    link = tmp_path / "app.db"
+    link.symlink_to(target)
+    await refused(way, link, NotADatabase, "symbolic link")
+    assert target.read_text() == "precious"
+
+
+@WAYS
+async def test_a_device_is_refused(way: Way) -> None:
+    with pytest.raises(StoreError, match="/dev/null"):
+        await way("/dev/null")
+
+
+async def test_a_damaged_file_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with serving(str(path), quick) as engine:
+        for number in range(50):
+            await engine.run(quick, number)
+    for name in ("app.db-wal", "app.db-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    content = bytearray(path.read_bytes())
+    content[4096:-4096] = b"\xa5" * (len(content) - 8192)
+    path.write_bytes(content)
+    with pytest.raises((StoreError, ExceptionGroup)) as caught:
+        async with open_engine(path, workflows=[quick]) as engine:
+            await engine.list_runs()
+    error = caught.value
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]  # type: ignore[assignment]
+    assert isinstance(error, StoreCorrupt | NotADatabase)
+    assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("store", ["", "a\0b", 5, None, b"bytes\0"])
+def test_what_is_no_path_is_refused_at_construction(store: Any) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Engine(store)
+
+
+def test_a_server_that_is_not_supported_is_refused_at_construction() -> None:
+    with pytest.raises(ValueError, match="mysql"):
+        Engine("mysql://host/db")
+
+
+async def test_an_engine_that_could_not_be_opened_can_be_tried_again(tmp_path: Path) -> None:
+    folder = tmp_path / "later"
+    engine = Engine(folder / "app.db", workflows=[quick])
+    with pytest.raises(StoreError):
+        await engine.serve()
+    folder.mkdir()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.serve)
+        assert await engine.run(quick, 1) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_path_may_be_a_path_object_and_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_engine(Path("app.db"), workflows=[quick]) as engine:
+        monkeypatch.chdir("/")
+        assert await engine.run(quick, 4) == 4
+    assert (tmp_path / "app.db").is_file()
+
+
+# ---- read-only --------------------------------------------------------------------------------------------------------
+
+
+def mount(*args: str) -> None:
+    """Call mount, or skip the test where that is not allowed."""
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs root and mount")
+    done = subprocess.run(["mount", *args], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mount is not possible here: {done.stderr.strip()}")
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", str(folder)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a store in it, on a file system that is mounted read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder))
+    try:
+
+        async def fill() -> None:
+            async with Engine(folder / "app.db") as client:
+                await client.start("quick", 1)
+
+        trio.run(fill)
+        mount("-o", "remount,ro", str(folder))
+        yield folder
+    finally:
+        unmount(folder)
+
+
+@WAYS
+@pytest.mark.parametrize("name", ["app.db", "new.db"])
+async def test_a_read_only_file_system_is_named(way: Way, read_only_folder: Path, name: str) -> None:
+    with pytest.raises(StoreReadOnly, match=name):
+        await way(str(read_only_folder / name))
+
+
+@WAYS
+@pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
+async def test_a_file_without_write_permission_is_named(way: Way, tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    async with Engine(path):
+        pass
+    path.chmod(0o400)
+    with pytest.raises(StoreReadOnly, match=r"app\.db"):
+        await way(str(path))
+
+
+# ---- a full disk ------------------------------------------------------------------------------------------------------
+
+
+class SmallDisk:
+    """A file system of a megabyte, with a ballast that takes what is left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "app.db")
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Take all the room that is left, to the last byte."""
+        with open(self._ballast, "ab", buffering=0) as file:
+            for size in (65536, 4096, 512, 1):
+                with contextlib.suppress(OSError):
+                    while file.write(b"x" * size) == size:
+                        pass
+
+    def make_room(self) -> None:
+        self._ballast.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
+    try:
+        yield SmallDisk(folder)
+    finally:
+        unmount(folder)
+
+
+async def test_on_a_full_disk_outcomes_are_kept_and_nothing_runs_twice_when_room_is_made(
+    small_disk: SmallDisk,
+) -> None:
+    calls: Counter[str] = Counter()
+
+    async def work(name: str) -> str:
+        calls[name] += 1
+        if name == "b":
+            small_disk.fill()
+        return name * 3000
+
+    @workflow
+    async def steps(ctx: Context) -> list[int]:
+        return [len(await ctx.step(name, work, name)) for name in "abcd"]
+
+    async with serving(small_disk.path, steps) as engine:
+        run = await engine.start(steps)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not calls["b"]:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            await trio.sleep(0.7)  # at least one more try
+            assert dict(calls) == {"a": 1, "b": 1}
+            assert [step.key for step in await run.steps()] == ["a#0"]
+            # Whoever calls is told, and not left waiting behind the outcome that has no room.
+            with pytest.raises(StoreFull, match="free some room"):
+                await engine.start(steps)
+            small_disk.make_room()
+            assert await run.result() == [3000] * 4
+        assert dict(calls) == dict.fromkeys("abcd", 1)
+        assert len((await engine.list_runs()).runs) == 1
+
+
+async def test_an_engine_ends_on_a_full_disk_and_its_runs_go_on_when_room_is_made(small_disk: SmallDisk) -> None:
+    calls: Counter[str] = Counter()
+
+    async def work(name: str) -> str:
+        calls[name] += 1
+        if name == "b" and calls["b"] == 1:
+            small_disk.fill()
+        return name * 3000
+
+    @workflow
+    async def steps(ctx: Context) -> list[int]:
+        return [len(await ctx.step(name, work, name)) for name in "abc"]
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with serving(small_disk.path, steps, grace_seconds=0.1) as engine:
+            await engine.start(steps, id="r")
+            while not calls["b"]:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+            await trio.sleep(0.05)
+    small_disk.make_room()
+    async with serving(small_disk.path, steps) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == [3000] * 3
+    # The outcome of b had no room and was lost with the process: only its step may run again.
+    assert calls == {"a": 1, "b": 2, "c": 1}
+
+
+async def test_what_was_acknowledged_before_the_disk_was_full_is_there(small_disk: SmallDisk) -> None:
+    acknowledged: list[str] = []
+    async with Engine(small_disk.path) as client:
+        with pytest.raises(StoreFull):
+            for number in range(2000):
+                run = await client.start("echo", "x" * 2000, id=f"r{number}")
+                acknowledged.append(run.id)
+        small_disk.make_room()
+        assert len(acknowledged) > 50
+    async with Engine(small_disk.path) as client:
+        ids = set()
+        page = await client.list_runs(limit=1000)
+        ids.update(record.id for record in page.runs)
+        assert ids == set(acknowledged)
+
+
+async def test_a_full_disk_does_not_end_the_engine(small_disk: SmallDisk) -> None:
+    async with serving(small_disk.path, quick) as engine:
+        assert await engine.run(quick, 1) == 1
+        small_disk.fill()
+        failures = 0
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(5):
+                try:
+                    await engine.start(quick, number, tags={"pad": "x" * 20_000})
+                except StoreFull:
+                    failures += 1
+        assert failures
+        small_disk.make_room()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.run(quick, 2) == 2
+
+
+async def test_a_new_store_on_a_full_disk_is_an_error_that_says_so(small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    with pytest.raises(StoreFull):
+        await open_client(small_disk.path)
+    small_disk.make_room()
+    async with Engine(small_disk.path) as client:
+        assert (await client.list_runs()).runs == ()
+
+
+# ---- payloads ---------------------------------------------------------------------------------------------------------
+
+
+async def test_arguments_over_the_limit_are_refused_and_nothing_is_written(store_path: str) -> None:
+    async with serving(store_path, echo, payload_bytes_max=1000) as engine:
+        with pytest.raises(PayloadTooLarge, match="1000"):
+            await engine.start(echo, "x" * 2000)
+        assert (await engine.list_runs()).runs == ()
+        assert await engine.run(echo, "x" * 900) == "x" * 900
+
+
+async def test_signals_published_values_and_step_results_over_the_limit_are_refused(store_path: str) -> None:
+    @workflow
+    async def large(ctx: Context) -> list[str]:
+        found = []
+        for call in (
+            lambda: ctx.step("large", lambda: "x" * 2000),
+            lambda: ctx.publish("large", "x" * 2000),
+        ):
+            try:
+                await call()
+            except PayloadTooLarge as error:
+                found.append(type(error).__name__)
+        await ctx.wait_signal("go")
+        return found
+
+    async with serving(store_path, large, payload_bytes_max=1000) as engine:
+        run = await engine.start(large)
+        await wait_passivated(engine)
+        with pytest.raises(PayloadTooLarge):
+            await run.signal("go", "x" * 2000)
+        with pytest.raises(CodecError):
+            await run.cancel("x" * 2000)
+        await run.signal("go", "small")
+        assert await run.result() == ["PayloadTooLarge", "PayloadTooLarge"]
+
+
+async def test_a_failure_with_a_huge_text_is_stored_all_the_same(store_path: str) -> None:
+    """An error must not be lost because its message is long."""
+
+    @workflow
+    async def failing(ctx: Context) -> None:
+        await ctx.step("shout", shout)
+
+    async def shout() -> None:
+        raise OSError("x" * 50_000)
+
+    async with serving(store_path, failing, payload_bytes_max=10_000) as engine:
+        run = await engine.start(failing)
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunFailed):
+            await run.result()
+        assert (await wait_status(run, S.FAILED)).error is not None
+
+
+# ---- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("lease_second", "lease_seconds"),
+        ("concurency", "concurrency"),
+        ("payload_max_bytes", "payload_bytes_max"),
+        ("grace", "grace_seconds"),
+    ],
+)
+def test_an_unknown_option_is_refused_and_the_nearest_offered(wrong: str, right: str) -> None:
+    with pytest.raises(TypeError, match=f"{wrong}.*did you mean '{right}'"):
+        Engine(":memory:", **{wrong: 1})
+
+
+def test_an_option_that_is_like_none_is_refused_without_a_hint() -> None:
+    with pytest.raises(TypeError, match="xyzzy") as caught:
+        Engine(":memory:", xyzzy=1)
+    assert "did you mean" not in str(caught.value)
+
+
+async def test_open_engine_refuses_options_before_it_touches_the_file(file_path: str) -> None:
+    with pytest.raises(TypeError, match="did you mean"):
+        async with open_engine(file_path, concurrenc=3):
+            raise AssertionError("not reached")
+    assert not os.path.exists(file_path)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("durability", ["off", "OFF", "", None, 1]),
+        ("concurrency", [0, -1, 1.5, True, "4", None]),
+        ("lease_seconds", [0, -1, NAN, float("inf"), True, "30", None]),
+        ("grace_seconds", [-1, NAN, True, "10", None]),
+        ("payload_bytes_max", [0, -1, 1.5, True, "1000", None]),
+        ("replay_stall_seconds", [0, -1, NAN, True, "10", None]),
+        ("errors", [5, [ValueError()], [BaseException], ["ValueError"], [KeyboardInterrupt]]),
+        ("observers", [5, [object()], [print]]),
+        ("workflows", [5, [print], ["quick"], [quick.fn]]),
+        ("clock", ["now", 5, None]),
+        ("strict", ["yes", None, 1]),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_and_named(option: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises((ValueError, TypeError)) as caught:
+            Engine(":memory:", **{option: value})
+        if not isinstance(value, int):  # what cannot even be iterated over is named by Python
+            assert option.rstrip("s") in str(caught.value), (option, value)
+
+
+def test_settings_in_range_are_taken() -> None:
+    for option, value in [
+        ("durability", "normal"),
+        ("concurrency", 1),
+        ("lease_seconds", 0.5),
+        ("grace_seconds", 0),
+        ("grace_seconds", float("inf")),
+        ("payload_bytes_max", 1),
+        ("replay_stall_seconds", 0.1),
+        ("errors", [ValueError, OSError]),
+        ("strict", True),
+        ("clock", durable_trio.Clock()),
+    ]:
+        Engine(":memory:", **{option: value})
+
+
+def test_two_workflows_of_one_name_are_refused() -> None:
+    @workflow(name="quick")
+    async def other(ctx: Context) -> None:
+        pass
+
+    with pytest.raises(ValueError, match="quick"):
+        Engine(":memory:", workflows=[quick, other])
+    Engine(":memory:", workflows=[quick, quick])
+
+
+@pytest.mark.parametrize("max_recoveries", [0, -1, True, 1.5, "3"])
+def test_a_workflow_refuses_max_recoveries_out_of_range(max_recoveries: Any) -> None:
+    with pytest.raises(ValueError, match="max_recoveries"):
+        workflow(max_recoveries=max_recoveries)(quick.fn)
+
+
+def test_a_workflow_must_be_async_and_take_a_context() -> None:
+    with pytest.raises(TypeError, match="async def"):
+        workflow(lambda ctx: None)  # type: ignore[arg-type, return-value]
+
+    async def without_context() -> None:
+        pass
+
+    with pytest.raises(TypeError, match="Context"):
+        workflow(without_context)  # type: ignore[arg-type]
+
+    async def with_keyword(ctx: Context, *, needed: int) -> None:
+        pass
+
+    with pytest.raises(TypeError, match="keyword-only"):
+        workflow(with_keyword)

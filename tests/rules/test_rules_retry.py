@@ -1,0 +1,70 @@
+"""The rule of retries, for every policy: bounded, never above its cap, given up in time."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable_trio import Retry
+from durable_trio.rules.retry import delay_after
+
+SECONDS = st.floats(0, 1e9)
+CHANCES = st.floats(0, 1, exclude_max=True)
+EXPONENTIAL = st.builds(
+    Retry.exponential,
+    st.integers(1, 10_000),
+    initial_delay=SECONDS,
+    multiplier=st.floats(1, 1e6),
+    max_delay=SECONDS,
+    jitter=st.floats(0, 1),
+)
+POLICIES = EXPONENTIAL | st.builds(Retry.fixed, st.integers(1, 10_000), SECONDS) | st.builds(Retry.none)
+ATTEMPTS = st.integers(1, 20_000)
+
+
+@given(POLICIES, ATTEMPTS, CHANCES)
+def test_it_gives_up_exactly_after_the_last_attempt(policy: Retry, attempt: int, chance: float) -> None:
+    delay = delay_after(policy, attempt, OSError(), chance=chance)
+    assert (delay is None) == (attempt >= policy.max_attempts)
+
+
+@given(POLICIES, ATTEMPTS, CHANCES)
+def test_a_delay_is_within_its_bounds(policy: Retry, attempt: int, chance: float) -> None:
+    delay = delay_after(policy, attempt, OSError(), chance=chance)
+    full = delay_after(policy, attempt, OSError(), chance=0)
+    if delay is not None:
+        assert full is not None
+        assert 0 <= delay <= full <= policy.max_delay
+        assert delay >= full * (1 - policy.jitter)
+
+
+@given(EXPONENTIAL, st.integers(1, 5_000))
+def test_full_delays_never_shrink(policy: Retry, attempt: int) -> None:
+    delay = delay_after(policy, attempt, OSError(), chance=0)
+    later = delay_after(policy, attempt + 1, OSError(), chance=0)
+    if delay is not None and later is not None:
+        assert delay <= later
+
+
+@given(st.integers(2, 50), st.floats(0.001, 10), st.floats(1, 3), st.floats(0.001, 1000))
+def test_each_delay_is_the_one_before_times_the_multiplier_up_to_the_cap(
+    attempts: int, initial: float, multiplier: float, cap: float
+) -> None:
+    policy = Retry.exponential(attempts, initial, multiplier, cap)
+    expected = initial
+    for attempt in range(1, attempts):
+        delay = delay_after(policy, attempt, OSError(), chance=0.5)
+        assert delay is not None
+        assert abs(delay - min(expected, cap)) <= 1e-9 * max(1.0, delay)
+        expected = min(expected * multiplier, 1e300)
+
+
+@given(st.integers(2, 100), CHANCES)
+def test_only_errors_that_the_policy_names_are_tried_again(attempts: int, chance: float) -> None:
+    policy = Retry.fixed(attempts, 1, on=(OSError, KeyError), give_up_on=(ConnectionError,))
+    outcomes = {
+        kind: delay_after(policy, 1, kind(), chance=chance)
+        for kind in (OSError, FileNotFoundError, KeyError, ConnectionResetError, ValueError, LookupError)
+    }
+    tried = {OSError, FileNotFoundError, KeyError}
+    assert {kind for kind, delay in outcomes.items() if delay is not None} == tried
