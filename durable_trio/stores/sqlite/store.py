@@ -181,6 +181,9 @@ class SqliteStore(Store):
         except BaseException:
             transaction.roll_back()
             raise
+        finally:
+            # In the frames of an error's traceback it would keep the connection open after close().
+            transaction.cursor.close()
         return outcomes
 
     def _set_busy_timeout(self, connection: sqlite3.Connection, milliseconds: int) -> None:

@@ -53,6 +53,7 @@ def run_guarded(
         transaction.roll_back()
         raise
     finally:
+        transaction.cursor.close()  # else an error's traceback would keep the connection open after close()
         connection.deny_all()
     return outcome
 

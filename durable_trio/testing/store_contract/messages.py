@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from durable_trio.errors import RunConflict, RunFinished, RunNotFound
+from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import MailboxEntry, RunStatus, StepKind
 from durable_trio.stores.base import Advance, Release, RequestCancel, SendSignal, Sent, SignalWithStart, Started, Store
 from durable_trio.testing.store_contract.kit import (
@@ -20,6 +20,7 @@ from durable_trio.testing.store_contract.kit import (
     register,
     row_of,
     signal,
+    stale,
     start,
     start_operation,
     step,
@@ -277,3 +278,16 @@ class MessageContract(ContractKit):
             assert isinstance(signal(store, f"no {text}"), RunNotFound)
         assert [entry.name for entry in store.unread(row.run)] == list(STRANGE)
         assert suspend(store, fence, waits_for=("nothing",)) is True
+
+    def test_a_run_does_not_end_otherwise_while_a_cancel_is_unread(self, store: Store) -> None:
+        row, fence = owned(store)
+        assert one(store, Advance(fence=fence, unless_cancelled=True, now=60)) is True
+        entry = cancel(store).entry
+        compensating = Advance(fence=fence, status=RunStatus.COMPENSATING, unless_cancelled=True, now=90)
+        assert one(store, compensating) is False
+        assert finish(store, fence, unless_cancelled=True) is False
+        assert row_of(store).status is RunStatus.RUNNING
+        assert isinstance(finish(store, stale(fence), unless_cancelled=True), OwnershipLost)
+        one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.CANCEL),), taken=((entry.id, 1),), now=95))
+        assert store.unread(row.run) == ()
+        assert finish(store, fence, RunStatus.CANCELLED, unless_cancelled=True) is True
