@@ -1,0 +1,236 @@
+"""``Codec``: values to JSON text and back, by annotation.
+
+It promises that nothing is changed silently. What it encodes, it decodes again and compares, type by type; the caller
+goes on with the decoded value, so a first execution and its replay see the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from durable_trio import limits
+from durable_trio.codec.annotations import UNANNOTATED, is_unannotated, label
+from durable_trio.codec.coder import Coder
+from durable_trio.codec.coders import Coders
+from durable_trio.codec.extent import no_fields, room_left
+from durable_trio.codec.faults import Fault, at, type_name
+from durable_trio.codec.fields import field_names
+from durable_trio.codec.plain import to_plain
+from durable_trio.codec.sameness import check_same
+from durable_trio.codec.text import canonical, check_depth, check_strings, digest_of, dump, load, may_be_deep, parse_own
+from durable_trio.errors import CodecError, PayloadTooLarge
+
+__all__ = ["Codec", "Encoded", "parse"]
+
+# A value so many times too large is refused before its text is made; below that, the error tells the size.
+_TOO_LARGE_TIMES: Final = 2
+
+
+class Encoded(NamedTuple):
+    """The JSON text that is stored, and the value decoded from it again."""
+
+    text: str
+    value: Any
+
+
+class Codec:
+    """Encodes and decodes values by their annotations.
+
+    Args:
+        payload_bytes_max: bytes of UTF-8 that one encoded value may have; default 4 MiB.
+    """
+
+    def __init__(self, *, payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX) -> None:
+        self.payload_bytes_max = payload_bytes_max
+        self._room = payload_bytes_max * _TOO_LARGE_TIMES
+        self._coders = Coders()
+
+    def encode(self, value: object, annotation: Any, *, where: str) -> Encoded:
+        """Encode ``value`` by ``annotation``, exactly.
+
+        Args:
+            where: what the value is, for errors: ``"step 'pay#0': result"``.
+
+        Returns:
+            The text, and a fresh value decoded from it, which is the same as ``value`` at every level.
+
+        Raises:
+            CodecError: the value would come back changed, or its type or annotation is not supported.
+            PayloadTooLarge: its text is longer than ``payload_bytes_max``.
+        """
+        try:
+            if annotation is UNANNOTATED or is_unannotated(annotation):
+                if room_left(value, self._room, no_fields) < 0:
+                    raise self._too_large(where)
+                encoded = self._encode_json(value)
+                if encoded is not None:
+                    return encoded
+                coder = self._coders.get(UNANNOTATED)
+            else:
+                coder = self._coders.get(annotation)
+                if not self._has_room(value, coder):
+                    raise self._too_large(where)
+            raw = self._dump(coder.encode(value), where)
+            decoded = coder.decode(parse_own(raw))
+            check_same(value, decoded)
+            return Encoded(raw.decode(), decoded)
+        except (Fault, RecursionError) as error:
+            raise _codec_error(error, where, annotation) from error.__cause__
+
+    def decode(self, text: str, annotation: Any, *, where: str) -> Any:
+        """Return the value that ``encode`` has written as ``text``; a new object each time.
+
+        Raises:
+            CodecError: ``text`` is no JSON, nested too deeply, or not of this annotation.
+        """
+        try:
+            plain = load(text)
+            if annotation is UNANNOTATED and '"$' not in text:  # no tag in it
+                return plain
+            return self._coders.get(annotation).decode(plain)
+        except (Fault, RecursionError) as error:
+            raise _codec_error(error, where, annotation) from error.__cause__
+
+    def encode_arguments(self, args: Sequence[object], annotations: Sequence[Any], *, where: str) -> tuple[str, bytes]:
+        """Encode positional arguments as one JSON array.
+
+        Returns:
+            The text, and the SHA-256 of its canonical form: equal for arguments that are the same but for the order
+            of dicts and sets.
+
+        Raises:
+            CodecError, PayloadTooLarge: as ``encode``; or there are more arguments than annotations.
+        """
+        annotation: Any = None
+        try:
+            plain = []
+            for index, annotation in self._paired(args, annotations):
+                coder = at(index, self._coders.get, annotation)
+                if not at(index, self._has_room, args[index], coder):
+                    raise self._too_large(where)
+                plain.append(at(index, coder.encode, args[index]))
+            raw = self._dump(plain, where)
+            for index, item in enumerate(parse_own(raw)):
+                annotation = annotations[index]
+                decoded = at(index, self._coders.get(annotation).decode, item)
+                at(index, check_same, args[index], decoded)
+            return raw.decode(), digest_of(canonical(plain))
+        except (Fault, RecursionError) as error:
+            raise _codec_error(error, where, annotation) from error.__cause__
+
+    def decode_arguments(self, text: str, annotations: Sequence[Any], *, where: str) -> tuple[Any, ...]:
+        """Return the arguments that ``encode_arguments`` has written as ``text``.
+
+        There may be fewer than annotations: a function that has grown a parameter with a default still reads them.
+
+        Raises:
+            CodecError: as ``decode``; or there are more arguments than annotations.
+        """
+        annotation: Any = None
+        try:
+            plain = load(text)
+            if type(plain) is not list:
+                raise Fault(f"a list of arguments was expected, not {type_name(plain)}")
+            values = []
+            for index, annotation in self._paired(plain, annotations):
+                values.append(at(index, self._coders.get(annotation).decode, plain[index]))
+            return tuple(values)
+        except (Fault, RecursionError) as error:
+            raise _codec_error(error, where, annotation) from error.__cause__
+
+    def to_plain(self, value: object, annotation: Any) -> Any:
+        """Return the JSON value that stands for a part of a payload; ``write`` makes it text.
+
+        Raises:
+            Fault: it would not come back the same.
+        """
+        coder = self._coders.get(annotation)
+        if not self._has_room(value, coder):
+            raise Fault("longer than a payload may be")
+        plain = coder.encode(value)
+        check_same(value, coder.decode(plain))
+        return plain
+
+    def from_plain(self, plain: Any, annotation: Any) -> Any:
+        """Undo ``to_plain``; raise ``Fault`` if that did not write ``plain``."""
+        return self._coders.get(annotation).decode(plain)
+
+    def write(self, plain: Any, *, where: str) -> str:
+        """Return the text of a payload that was put together from plain values.
+
+        Raises:
+            CodecError, PayloadTooLarge: as ``encode``.
+        """
+        try:
+            return self._dump(plain, where).decode()
+        except (Fault, RecursionError) as error:
+            raise _codec_error(error, where, UNANNOTATED) from error.__cause__
+
+    def _paired(self, args: Sequence[object], annotations: Sequence[Any]) -> Iterable[tuple[int, Any]]:
+        if len(args) > len(annotations):
+            raise Fault(f"{len(args)} arguments, but only {len(annotations)} parameters")
+        return enumerate(annotations[: len(args)])
+
+    def _encode_json(self, value: object) -> Encoded | None:
+        """Encode what is exact JSON without any tag; ``None`` where the slower way must look closer."""
+        try:
+            raw = dump(value)
+        except TypeError:
+            return None
+        if b'"$' in raw or len(raw) > self.payload_bytes_max or may_be_deep(raw):
+            return None
+        decoded = parse_own(raw)
+        try:
+            check_same(value, decoded)
+        except Fault:
+            return None
+        return Encoded(raw.decode(), decoded)
+
+    def _dump(self, plain: Any, where: str) -> bytes:
+        try:
+            raw = dump(plain)
+        except TypeError:
+            check_strings(plain)
+            raise Fault(f"nested deeper than {limits.PAYLOAD_DEPTH_MAX} levels") from None
+        if len(raw) > self.payload_bytes_max:
+            raise self._too_large(where, str(len(raw)))
+        if may_be_deep(raw):
+            check_depth(raw.decode())
+        return raw
+
+    def _has_room(self, value: object, coder: Coder) -> bool:
+        """Whether a value may be walked in full; see ``extent``."""
+        if coder.is_flat or (coder.classes is not None and type(value) not in coder.classes):
+            return True  # another class is refused at once, by its name
+        return room_left(value, self._room, no_fields if coder.encode is to_plain else field_names) >= 0
+
+    def _too_large(self, where: str, size: str = "") -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"{where} has {size or f'more than {self._room}'} bytes; "
+            f"at most {self.payload_bytes_max} are stored in one payload. "
+            "Store it elsewhere and pass a reference, or raise payload_bytes_max",
+            where=where,
+        )
+
+
+def parse(text: str, *, where: str) -> Any:
+    """Return the JSON value of a stored text as it stands there, tags and all, for people to read.
+
+    Raises:
+        CodecError: it is no JSON, or nested too deeply.
+    """
+    try:
+        return load(text)
+    except Fault as fault:
+        raise _codec_error(fault, where, UNANNOTATED) from None
+
+
+def _codec_error(error: Fault | RecursionError, where: str, annotation: Any) -> CodecError:
+    if isinstance(error, RecursionError):
+        error = Fault(f"nested deeper than {limits.PAYLOAD_DEPTH_MAX} levels, or in itself")
+    name = label(annotation)
+    hint = "" if is_unannotated(annotation) else f" (annotated {name})"
+    # A path into something nested without end is no help.
+    path = error.path if len(error.path) <= 1000 else error.path[:1000] + "..."
+    return CodecError(f"{where}{path}: {error.reason}{hint}", where=where, path=path, type=name)

@@ -1,0 +1,94 @@
+"""Annotations to coders: which coder an annotation gets, compiled once."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import types
+import typing
+from pathlib import PurePath
+from typing import Any, Final
+
+from durable_trio.codec.annotations import ANY_MEMBERS, ANY_SCALARS, UNANNOTATED, label, resolve
+from durable_trio.codec.classes import class_coder, new_converter, typed_dict_coder
+from durable_trio.codec.coder import ALL_KINDS, Coder
+from durable_trio.codec.containers import dict_coder, fixed_tuple_coder, items_coder
+from durable_trio.codec.faults import Fault
+from durable_trio.codec.leaves import enum_coder, exact_coder, number_coder, text_coder
+from durable_trio.codec.plain import from_plain, to_plain
+from durable_trio.codec.scalars import SCALARS
+from durable_trio.codec.unions import literal_coder, union_coder
+
+__all__ = ["Coders"]
+
+# Annotations are as many as the program has; those of classes made at run time must not add up.
+_CODERS_MAX: Final = 4096
+
+
+class Coders:
+    """Compiles annotations, each once."""
+
+    def __init__(self) -> None:
+        self._coders: dict[Any, Coder] = {}
+        self._converter = new_converter()
+
+    def get(self, annotation: Any) -> Coder:
+        """Return the coder of an annotation, compiled if it is new; raise ``Fault`` if it is not supported."""
+        try:
+            found = self._coders.get(annotation)
+        except TypeError:  # an annotation that cannot be hashed
+            return self._compile(resolve(annotation))
+        if found is None:
+            if len(self._coders) >= _CODERS_MAX:
+                self._coders.clear()
+            try:
+                found = self._coders[annotation] = self._compile(resolve(annotation))
+            except BaseException:
+                self._coders.clear()  # also of those that were to contain this one
+                raise
+        return found
+
+    def started(self, annotation: Any, kind: str, classes: frozenset[type]) -> Coder:
+        """Return a coder without functions, known already to the types within it."""
+        coder = Coder(label(annotation), frozenset({kind}), classes)
+        with contextlib.suppress(TypeError):  # an annotation that cannot be hashed
+            self._coders[annotation] = coder
+        return coder
+
+    def _compile(self, annotation: Any) -> Coder:
+        origin = typing.get_origin(annotation) or annotation
+        arguments = typing.get_args(annotation)
+        if annotation is UNANNOTATED:
+            return Coder("Any", ALL_KINDS, None, to_plain, from_plain)
+        if annotation is ANY_SCALARS:
+            return union_coder(self, annotation, ANY_MEMBERS)
+        if origin in (typing.Union, types.UnionType):
+            return union_coder(self, annotation, arguments)
+        if origin is typing.Literal:
+            return literal_coder(self, annotation, arguments)
+        if not isinstance(origin, type):
+            raise Fault(f"{label(annotation)} is no type that can be stored")
+        return self._class(annotation, origin, arguments)
+
+    def _class(self, annotation: Any, cls: type, arguments: tuple[Any, ...]) -> Coder:
+        if cls is int or cls is float:
+            return number_coder(cls)
+        if cls in (type(None), bool, str):
+            return exact_coder(cls)
+        if cls in SCALARS:
+            return text_coder(cls.__name__, cls, *SCALARS[cls])
+        if issubclass(cls, PurePath):
+            return text_coder(cls.__name__, type(cls()), str, cls)
+        if issubclass(cls, enum.Enum):
+            return enum_coder(cls)
+        if cls is dict:
+            return dict_coder(self, annotation, *(arguments or (str, UNANNOTATED)))
+        if cls in (list, set, frozenset):
+            return items_coder(self, annotation, cls, arguments[0] if arguments else UNANNOTATED)
+        if cls is tuple:
+            if arguments[-1:] != (Ellipsis,) and annotation not in (tuple, typing.Tuple):  # noqa: UP006
+                return fixed_tuple_coder(self, annotation, arguments)
+            return items_coder(self, annotation, cls, arguments[0] if arguments else UNANNOTATED)
+        if issubclass(cls, dict) and hasattr(cls, "__total__"):
+            return typed_dict_coder(self, annotation, cls)
+        return class_coder(self, self._converter, annotation, cls)

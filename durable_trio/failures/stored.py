@@ -1,0 +1,40 @@
+"""What is stored of a failure, read with suspicion: each part is there and of its type, or it is ``CodecError``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_trio.codec import parse
+from durable_trio.errors import CodecError
+from durable_trio.records import FailureRecord
+
+__all__ = ["describe", "expect", "read"]
+
+
+def describe(text: str) -> FailureRecord:
+    """Return the type, text and traceback of a stored failure for people; rebuild nothing.
+
+    Raises:
+        CodecError: ``text`` is no failure.
+    """
+    name, message, trace, _, _ = read(parse(text, where="failure"))
+    return FailureRecord(type=name, message=message, traceback=trace)
+
+
+def expect(record: dict[str, Any], key: str, cls: type) -> Any:
+    """Return one entry of a record, which must be of this class."""
+    value = record.get(key)
+    if type(value) is not cls:
+        raise CodecError(f"failure: no {cls.__name__} {key!r} in it", where="failure", path=f".{key}")
+    return value
+
+
+def read(record: Any) -> tuple[str, str, str, list[str], str]:
+    """Return type, message, traceback, notes and recipe of a record."""
+    if type(record) is not dict:
+        raise CodecError("failure: an object was expected", where="failure")
+    notes = record.get("notes", [])
+    if type(notes) is not list or not all(type(note) is str for note in notes):
+        raise CodecError("failure: its notes are no list of strings", where="failure", path=".notes")
+    name, message, trace, recipe = (expect(record, key, str) for key in ("type", "message", "traceback", "recipe"))
+    return name, message, trace, notes, recipe

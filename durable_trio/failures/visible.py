@@ -1,0 +1,94 @@
+"""What there is to see of an exception: its name, text and notes, its attributes, also those kept in slots and C.
+
+Nothing of it may be trusted: a ``str()`` may raise, and a text may be no Unicode.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Final
+
+from durable_trio.codec.sameness import is_same
+from durable_trio.failures.tracebacks import clean, trace
+
+__all__ = ["attributes_of", "described", "failed", "is_equal", "qualified_name", "slots_of", "text_of"]
+
+# The object whose attribute was asked for belongs to the place of the error, like the frames of the traceback.
+_LEFT_OUT: Final = frozenset({(AttributeError, "obj"), (BaseException, "args")})
+
+
+def qualified_name(cls: type) -> str:
+    """Return the name of a class with its module."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def text_of(exc: BaseException) -> str:
+    """Return ``str(exc)``, or what went wrong with it."""
+    try:
+        return str(exc)
+    except Exception as error:
+        return f"<{type(error).__name__} in str() of {qualified_name(type(exc))}>"
+
+
+def _notes(exc: BaseException) -> list[str]:
+    notes = getattr(exc, "__notes__", None)
+    return [clean(note) for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
+
+
+def described(exc: BaseException, room: int) -> dict[str, Any]:
+    """Return the part of a record that people read; ``room`` is that of the traceback."""
+    record: dict[str, Any] = {
+        "type": clean(qualified_name(type(exc))),
+        "message": clean(text_of(exc)),
+        "traceback": trace(exc, room),
+    }
+    notes = _notes(exc)
+    return record | {"notes": notes} if notes else record
+
+
+def failed(exc: BaseException, room: int, *, is_cut: bool = False) -> dict[str, Any]:
+    """Return the record of what ``StepFailed`` will stand for."""
+    record = described(exc, room) | {"recipe": "failed"}
+    if is_cut:
+        record.pop("notes", None)
+        record["type"] = record["type"][:room]
+        if len(record["message"]) > room:
+            record["message"] = record["message"][:room] + "... (cut)"
+    return record
+
+
+def slots_of(cls: type) -> dict[str, Any]:
+    """Return the descriptors of a class's slots and C fields, but for those of every exception."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, member in vars(base).items():
+            is_slot = isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType)
+            if is_slot and not name.startswith("__") and (base, name) not in _LEFT_OUT:
+                found[name] = member
+    return found
+
+
+def attributes_of(exc: BaseException) -> dict[str, Any]:
+    """Return all that an exception holds besides its args and notes."""
+    found = {name: value for name, value in exc.__dict__.items() if name != "__notes__"}
+    for name, member in slots_of(type(exc)).items():
+        try:
+            found[name] = member.__get__(exc)
+        except AttributeError:
+            continue  # never set
+    return found
+
+
+def is_equal(exc: Exception, rebuilt: Exception) -> bool:
+    """Whether all of ``exc`` is in ``rebuilt``. Exceptions within it were proved by themselves."""
+    mine, theirs = attributes_of(exc), attributes_of(rebuilt)
+    return (
+        type(exc) is type(rebuilt)
+        and mine.keys() == theirs.keys()
+        and len(exc.args) == len(rebuilt.args)
+        and text_of(exc) == text_of(rebuilt)
+        and all(
+            is_same(a, b) or (isinstance(a, Exception) and isinstance(b, Exception))
+            for a, b in [*((mine[name], theirs[name]) for name in mine), *zip(exc.args, rebuilt.args, strict=True)]
+        )
+    )
