@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -17,10 +17,22 @@ from durable_trio.limits import (
 )
 from durable_trio.rules.hints import check_options
 
+# Thirty years: a lease is stored as whole microseconds.
+_SECONDS_MAX: Final = 10**9
 
 def _positive(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise ValueError(f"{attribute.name} must be a number above 0, not {value!r}")
+
+
+def _finite(instance: Settings, attribute: attrs.Attribute[Any], value: float) -> None:
+    if value > _SECONDS_MAX:
+        raise ValueError(f"{attribute.name} must be at most {_SECONDS_MAX}, not {value!r}")
+
+
+def _of_type(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, Clock if attribute.name == "clock" else bool):
+        raise TypeError(f"{attribute.name} must be a {attribute.type}, not {value!r}")
 
 
 def _whole(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -34,14 +46,14 @@ class Settings:
 
     durability: str = attrs.field(default="full")
     concurrency: int = attrs.field(default=CONCURRENCY, validator=_whole)
-    lease_seconds: float = attrs.field(default=LEASE_SECONDS, validator=_positive)
+    lease_seconds: float = attrs.field(default=LEASE_SECONDS, validator=[_positive, _finite])
     grace_seconds: float = attrs.field(default=GRACE_SECONDS)
     payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
     replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, validator=_positive)
-    strict: bool = False
+    strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
     observers: tuple[Any, ...] = ()
-    clock: Clock = attrs.field(factory=Clock)
+    clock: Clock = attrs.field(factory=Clock, validator=_of_type)
 
     @durability.validator
     def _check_durability(self, attribute: attrs.Attribute[str], value: str) -> None:

@@ -24,9 +24,9 @@ Results = dict[str, Future[Result]]
 
 @pytest.fixture(scope="module")
 def results(zygote: Zygote, reference: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
-    """All campaigns, two at a time: they wait for disks and timers most of the time."""
+    """All campaigns, several at a time: they wait for disks and timers most of the time."""
     directory = tmp_path_factory.mktemp("campaigns")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(4) as pool:
         yield {
             _name(plan): pool.submit(plan.run, zygote, directory / str(number), reference)
             for number, plan in enumerate(_PLANS)
