@@ -92,26 +92,29 @@ class Feed:
             trio.ClosedResourceError: the engine has ended before.
         """
         self._catch_up()
-        event = trio.Event()
-        waiters = self._waiters.setdefault(run_id, set())
-        waiters.add(event)
-        try:
-            if not is_new:
-                row = await self._front.read(self._front.store.run, run_id)
-                if row is None and not event.is_set():
-                    raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
-                if row is not None and row.status.is_final:
-                    return Ending(row.status, row.result, row.error)
-            if not self._is_closed:
-                await event.wait()
-            if event not in self._endings:
-                raise trio.ClosedResourceError("the engine was closed before the run has ended; the run goes on")
-            return self._endings[event]
-        finally:
-            self._endings.pop(event, None)
-            waiters.discard(event)
-            if not waiters:
-                self._waiters.pop(run_id, None)
+        while True:
+            event = trio.Event()
+            waiters = self._waiters.setdefault(run_id, set())
+            waiters.add(event)
+            try:
+                if not is_new:
+                    row = await self._front.read(self._front.store.run, run_id)
+                    if row is None and event not in self._endings:
+                        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+                    if row is not None and row.status.is_final:
+                        return Ending(row.status, row.result, row.error)
+                is_new = False
+                if not self._is_closed:
+                    await event.wait()
+                if event in self._endings:
+                    return self._endings[event]
+                if self._is_closed:
+                    raise trio.ClosedResourceError("the engine was closed before the run has ended; the run goes on")
+            finally:
+                self._endings.pop(event, None)
+                waiters.discard(event)
+                if not waiters:
+                    self._waiters.pop(run_id, None)
 
     def close(self) -> None:
         """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
@@ -175,4 +178,6 @@ class Feed:
                 for subscription in self._subscriptions:
                     subscription.offer(row)
                 if row.status.is_final:
-                    self.ended(row.id, row.status, row.result, row.error)
+                    # Only a hint to look again: the run may have been resumed since this row was read.
+                    for event in self._waiters.get(row.id, ()):
+                        event.set()

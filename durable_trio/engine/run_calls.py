@@ -12,6 +12,7 @@ from durable_trio.engine.base import EngineBase
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.inline import open_inline
 from durable_trio.engine.run import Run
+from durable_trio.errors import UnknownWorkflow
 from durable_trio.limits import check_name
 from durable_trio.stores.base import RequestCancel, SendSignal, SignalWithStart, Started, StartRun
 from durable_trio.workflow import Startable, Workflow
@@ -46,6 +47,7 @@ class RunCalls(EngineBase):
         *Durability:* once it returns, the run is stored and will be executed.
 
         Raises:
+            UnknownWorkflow: a workflow that this engine, which executes, was not given; a client may start any.
             RunConflict: there is a run with this id, with another workflow or other arguments.
             CodecError, PayloadTooLarge: an argument cannot be stored.
             TypeError, ValueError: wrong arguments or options, or a name that cannot be stored.
@@ -62,6 +64,12 @@ class RunCalls(EngineBase):
         return self._handle(operation.id, known), is_new
 
     def _start_operation(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> StartRun:
+        executes = self._tree_in_use().executor is not None
+        if executes and isinstance(workflow, Workflow) and self._registry.get(workflow.name) is None:
+            raise UnknownWorkflow(
+                f"this engine executes runs but was not given the workflow {workflow.name!r}: name it in workflows=, "
+                f"or start it by its name if another process serves it"
+            )
         return start_operation(
             workflow, args, options, registry=self._registry, codec=self._codec, clock=self._settings.clock
         )

@@ -611,6 +611,36 @@ async def test_a_failed_run_goes_on_from_its_history_without_the_failure(store_p
     assert ran == ["a", "b", "b", "c"]
 
 
+async def test_the_result_of_a_resumed_run_is_never_that_of_its_former_end(file_path: str) -> None:
+    """Although word of the former end may still be on its way to who waits now."""
+
+    @workflow
+    async def failing(ctx: Context) -> str:
+        if await ctx.wait_signal("go", bool):
+            return "done"
+        raise ValueError("no")
+
+    async with serving(file_path, failing) as engine, Engine(file_path, workflows=[failing]) as client:
+        run = await engine.start(failing)
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(15):
+                await run.signal("go", False)
+                await wait_status(run, S.FAILED)
+                await trio.sleep(number % 5 / 200)
+                await engine.resume(run.id)
+                async with trio.open_nursery() as nursery:
+                    for other in (engine, client):
+                        nursery.start_soon(expect_done, other, run.id)
+                    await trio.sleep(0.03)
+                    await run.signal("go", True)
+                await engine.delete(run.id)
+                run = await engine.start(failing, id=run.id)
+
+
+async def expect_done(engine: Engine, run_id: str) -> None:
+    assert await engine.get(run_id).result() == "done"
+
+
 async def test_a_failed_run_whose_compensation_has_run_is_not_resumed(store_path: str) -> None:
     @workflow
     async def failing(ctx: Context) -> None:

@@ -1,0 +1,97 @@
+"""Runs a scenario again and again, each time with a crash at another commit, until it has come through.
+
+The scenario is called with an engine after each crash; it must ask for the same things again, by the same ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from durable_trio import Engine, StoreError, Workflow, open_engine
+from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
+
+T = TypeVar("T")
+
+#: Far more than a scenario needs that is crashed once.
+_LIVES_MAX = 6
+_LOST = (SimulatedCrash, StoreError, trio.ClosedResourceError)
+
+
+class Crashed(Exception):  # noqa: N818  # what happened, not an error
+    """The engine died before the scenario was through."""
+
+
+async def live_once(
+    store: CrashingStore,
+    workflows: Iterable[Workflow[..., Any]],
+    scenario: Callable[[Engine], Awaitable[T]],
+    **options: Any,
+) -> T:
+    """Serve the workflows for the length of one scenario, in virtual time.
+
+    Raises:
+        Crashed: the store was told to crash meanwhile.
+    """
+    try:
+        async with open_engine(store, workflows=workflows, clock=VirtualClock(), **options) as engine:
+            return await scenario(engine)
+    except _LOST as error:
+        raise Crashed from error
+    except BaseExceptionGroup as group:
+        if group.split(_LOST)[1] is not None:
+            raise
+        raise Crashed from group
+    except trio.Cancelled as error:
+        raise AssertionError("a cancellation of the engine's came out") from error
+
+
+async def live_through(
+    store: CrashingStore,
+    workflows: Iterable[Workflow[..., Any]],
+    scenario: Callable[[Engine], Awaitable[T]],
+    **options: Any,
+) -> T:
+    """Serve one engine after the other until the scenario is through; a crash that is set strikes once."""
+    workflows = list(workflows)
+    for _ in range(_LIVES_MAX):
+        try:
+            return await live_once(store, workflows, scenario, **options)
+        except Crashed:
+            store.crash_after(None)
+    raise AssertionError(f"the scenario did not come through in {_LIVES_MAX} lives")
+
+
+async def at_every_commit(
+    workflows: Iterable[Workflow[..., Any]], scenario: Callable[[Engine], Awaitable[T]], **options: Any
+) -> tuple[T, int]:
+    """Check that a scenario gives the same value without a crash and with one at each commit, lost and kept.
+
+    Returns:
+        The value, and how many crashes there were.
+    """
+    workflows = list(workflows)
+    async with crashing_store() as store:
+        expected = await live_through(store, workflows, scenario, **options)
+        commit_count = store.commit_count
+    crash_count = 0
+    for loses_it in (False, True):
+        for commit in range(1, commit_count + 1):
+            async with crashing_store() as store:
+                store.crash_after(commit, loses_it=loses_it)
+                found = await live_through(store, workflows, scenario, **options)
+                assert found == expected, f"crash at commit {commit} of {commit_count}, {loses_it=}"
+                crash_count += 1
+    return expected, crash_count
+
+
+@asynccontextmanager
+async def crashing_store() -> AsyncIterator[CrashingStore]:
+    """A store in memory that outlives its engines inside the block."""
+    async with AsyncExitStack() as stack:
+        store = CrashingStore()
+        stack.callback(store.dispose)
+        yield store

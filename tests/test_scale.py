@@ -1,0 +1,26 @@
+"""Runs that only wait cost rows, not memory, and no time at a restart."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "scale.py"
+
+
+def test_ten_thousand_sleepers_cost_little_memory_and_no_time_at_a_restart() -> None:
+    """In a process of its own: memory that other tests have left would count."""
+    finished = subprocess.run(
+        [sys.executable, str(SCRIPT), "--runs", "10000", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    figures = json.loads(finished.stdout)
+    assert figures["runs"] == 10_001
+    assert figures["resident_runs"] == 0
+    assert figures["grown_megabytes"] < 20
+    assert figures["restart_ready_seconds"] < 1
