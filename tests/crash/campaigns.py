@@ -50,10 +50,13 @@ class Plan:
 def probe_plan(seed: int, probes: Sequence[str], *, count: int = 1) -> Plan:
     """Return a campaign that dies at each of the probes, one after the other."""
     chance = random.Random(f"{seed} {probes}")
+    # Somebody must have died before anybody can be declared dead.
+    first = (Kill(probe="after:start"),) if probes[0].endswith(":reap") else ()
     return Plan(
         name="probes " + " ".join(probes),
         seed=seed,
-        kills=tuple(
+        kills=first
+        + tuple(
             Kill(probe=probe, count=1 if probe.partition(":")[2] in _ONCE else count, torn=chance.random() < 0.5)
             for probe in probes
         ),

@@ -50,7 +50,7 @@ def test_the_faults_have_hit_something(results: Results) -> None:
     for future in results.values():
         counters.update(future.result().counters)
     print(dict(sorted(counters.items())))
-    assert counters["probes"] == len(PROBES)
+    assert counters["probes"] >= len(PROBES)
     assert counters["kills"] >= len(PROBES) + 20
     for name in (
         "log recovered",

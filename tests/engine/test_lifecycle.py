@@ -614,27 +614,32 @@ async def test_a_failed_run_goes_on_from_its_history_without_the_failure(store_p
 async def test_the_result_of_a_resumed_run_is_never_that_of_its_former_end(file_path: str) -> None:
     """Although word of the former end may still be on its way to who waits now."""
 
+    broken = True
+
+    async def work() -> None:
+        if broken:
+            raise OSError("not today")
+
     @workflow
     async def failing(ctx: Context) -> str:
-        if await ctx.wait_signal("go", bool):
-            return "done"
-        raise ValueError("no")
+        await ctx.step("work", work)
+        return str(await ctx.wait_signal("go"))
 
     async with serving(file_path, failing) as engine, Engine(file_path, workflows=[failing]) as client:
-        run = await engine.start(failing)
         with trio.fail_after(PATIENCE_SECONDS):
             for number in range(15):
-                await run.signal("go", False)
+                broken = True
+                run = await engine.start(failing, id="r")
                 await wait_status(run, S.FAILED)
                 await trio.sleep(number % 5 / 200)
+                broken = False
                 await engine.resume(run.id)
                 async with trio.open_nursery() as nursery:
                     for other in (engine, client):
                         nursery.start_soon(expect_done, other, run.id)
                     await trio.sleep(0.03)
-                    await run.signal("go", True)
+                    await run.signal("go", "done")
                 await engine.delete(run.id)
-                run = await engine.start(failing, id=run.id)
 
 
 async def expect_done(engine: Engine, run_id: str) -> None:

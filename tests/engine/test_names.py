@@ -62,12 +62,12 @@ STARTS: dict[str, Callable[[Engine, str], Awaitable[Any]]] = {
 }
 
 
-@bad_names
 @pytest.mark.parametrize("what", STARTS)
-async def test_a_start_refuses_the_name_and_writes_nothing(what: str, name: str) -> None:
+async def test_a_start_refuses_bad_names_and_writes_nothing(what: str) -> None:
     async with serving(":memory:", waits) as engine:
-        with pytest.raises(ValueError, match=what):
-            await STARTS[what](engine, name)
+        for name in BAD.values():
+            with pytest.raises(ValueError, match=what):
+                await STARTS[what](engine, name)
         assert (await engine.list_runs()).runs == ()
 
 

@@ -20,7 +20,7 @@ BUSY_TIMEOUT_MS: Final = 5000
 # The log is cut back to this size when it is reset, so that one huge transaction does not keep its room for ever.
 JOURNAL_BYTES_MAX: Final = 64 * 1024 * 1024
 # Pages in memory per connection, in KiB (SQLite's sign for KiB is the minus).
-CACHE_KIB: Final = -4_000
+CACHE_KIB: Final = -2_000
 
 
 def open_connection(
