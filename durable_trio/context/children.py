@@ -131,8 +131,10 @@ class ChildEndCall(Call):
                 error = self._env.failures.decode(child.error)
             except CannotRebuild:
                 error = describe(child.error)
-        if isinstance(error, RunCancelled | RunExpired):
-            return error
         if child.status is RunStatus.CANCELLED:
+            if isinstance(error, RunCancelled):
+                return error
             return RunCancelled(f"the child {child.id!r} was cancelled", run_id=child.id)
+        if isinstance(error, RunExpired) and error.run_id == child.id:  # else it is that of a child of the child
+            return error
         return RunFailed(f"the child {child.id!r} failed: {error}", run_id=child.id, error=error)

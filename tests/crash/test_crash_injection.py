@@ -50,7 +50,9 @@ def test_the_faults_have_hit_something(results: Results) -> None:
     for future in results.values():
         counters.update(future.result().counters)
     print(dict(sorted(counters.items())))
-    assert counters["probes"] >= len(PROBES)
+    probed = [kill.probe for plan in _PLANS for kill in plan.kills if kill.probe is not None]
+    assert set(probed) == set(PROBES)
+    assert counters["probes"] == len(probed)
     assert counters["kills"] >= len(PROBES) + 20
     for name in (
         "log recovered",
