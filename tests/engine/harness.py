@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -93,25 +94,37 @@ class SettableClock(Clock):
 
 async def killed_when_ready(module: str, function: str, *args: str) -> str:
     """Call ``module.function(*args)`` in a process of its own, kill -9 it at its first line, and return that line."""
+    line, _, _ = await stopped_when_ready(module, function, *args, os_signal=signal.SIGKILL)
+    return line
+
+
+async def stopped_when_ready(module: str, function: str, *args: str, os_signal: int) -> tuple[str, str, int]:
+    """Call ``module.function(*args)`` in a process of its own and send it a signal at its first line.
+
+    Returns that line, what it has written since, and its exit code.
+    """
     code = f"import sys, {module}; {module}.{function}(*sys.argv[1:])"
     path = os.pathsep.join(item for item in sys.path if item)
-    command = [sys.executable, "-c", code, *args]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert process.stdout is not None
+    output = b""
     try:
-        assert process.stdout is not None
-        line = b""
         with trio.fail_after(PATIENCE_SECONDS):
-            while not line.endswith(b"\n"):
-                received = await process.stdout.receive_some()
-                assert received, f"{module}.{function} ended without a line"
-                line += received
+            async for received in process.stdout:
+                if b"\n" not in output and b"\n" in received:
+                    process.send_signal(os_signal)
+                output += received
+            await process.wait()
     finally:
         with trio.CancelScope(shield=True):
-            process.kill()
+            if process.returncode is None:
+                process.kill()
             await process.wait()
-            if process.stdout is not None:
-                await process.stdout.aclose()
-    return line.decode().strip()
+            await process.stdout.aclose()
+    line, _, rest = output.decode().partition("\n")
+    return line, rest, process.returncode or 0
 
 
 @attrs.frozen

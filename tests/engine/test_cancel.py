@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
@@ -16,6 +17,7 @@ from durable_trio import (
     Retry,
     RunCancelled,
     RunConflict,
+    RunFinished,
     RunNotFound,
     RunStatus,
     StepKind,
@@ -41,7 +43,7 @@ async def waiter(ctx: Context) -> Any:
     return await ctx.wait_signal("go")
 
 
-# ---- in each status ---------------------------------------------------------------------------------------------------
+# ---- in each status --------------------------------------------------------------------------------------------------
 
 
 async def test_a_pending_run_is_cancelled_at_once_and_never_begins(store_path: str) -> None:
@@ -174,9 +176,7 @@ async def test_a_run_that_compensates_is_not_cancelled_and_goes_on_compensating(
 
 
 @pytest.mark.parametrize("ending", [S.COMPLETED, S.FAILED, S.CANCELLED])
-async def test_cancelling_a_run_that_has_ended_changes_nothing_and_says_so(
-    store_path: str, ending: RunStatus
-) -> None:
+async def test_cancelling_a_run_that_has_ended_changes_nothing_and_says_so(store_path: str, ending: RunStatus) -> None:
     @workflow
     async def ended(ctx: Context, how: str) -> str:
         if how == "failed":
@@ -299,7 +299,7 @@ async def test_a_cancel_at_any_instant_of_a_claim_is_noticed(file_path: str) -> 
                 assert await run.cancel(wait=True)
 
 
-# ---- clean-up ---------------------------------------------------------------------------------------------------------
+# ---- clean-up --------------------------------------------------------------------------------------------------------
 
 
 async def test_finally_and_except_blocks_of_the_body_run(store_path: str) -> None:
@@ -416,16 +416,14 @@ async def test_wait_returns_only_after_the_clean_up(store_path: str) -> None:
         assert (await wait_status(run, S.CANCELLED)).status is S.CANCELLED
 
 
-# ---- not to be swallowed ----------------------------------------------------------------------------------------------
+# ---- not to be swallowed ---------------------------------------------------------------------------------------------
 
 
 async def test_a_body_that_swallows_the_cancellation_still_ends_cancelled(store_path: str) -> None:
     @workflow
     async def stubborn(ctx: Context) -> str:
-        try:
+        with contextlib.suppress(trio.Cancelled):
             await ctx.sleep(3600)
-        except trio.Cancelled:
-            pass
         return "I do not care"
 
     async with serving(store_path, stubborn) as engine:
@@ -480,7 +478,7 @@ async def test_a_body_that_raises_something_else_after_cancel_ends_cancelled(sto
         assert isinstance(record.error, RunCancelled)
 
 
-# ---- the reason, and asking again -------------------------------------------------------------------------------------
+# ---- the reason, and asking again ------------------------------------------------------------------------------------
 
 
 async def test_the_reason_is_kept(store_path: str) -> None:
@@ -558,15 +556,11 @@ async def test_many_cancels_and_signals_at_once_are_one_cancel(file_path: str) -
 
 
 async def send_unless_finished(run: Any) -> None:
-    from durable_trio import RunFinished
-
-    try:
+    with contextlib.suppress(RunFinished):
         await run.signal("other")
-    except RunFinished:
-        pass
 
 
-# ---- replay, restarts, resume -----------------------------------------------------------------------------------------
+# ---- replay, restarts, resume ----------------------------------------------------------------------------------------
 
 
 async def test_a_cancel_is_delivered_at_the_same_place_after_a_restart(file_path: str) -> None:

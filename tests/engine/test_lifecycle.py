@@ -37,7 +37,7 @@ S = RunStatus
 
 
 @workflow
-async def quick(ctx: Context, value: int = 0) -> int:
+async def quick(ctx: Context, value: int) -> int:
     return value
 
 
@@ -46,7 +46,7 @@ async def waiter(ctx: Context) -> Any:
     return await ctx.wait_signal("go")
 
 
-# ---- order and delay --------------------------------------------------------------------------------------------------
+# ---- order and delay -------------------------------------------------------------------------------------------------
 
 
 async def test_runs_are_taken_by_priority_and_then_in_order(store_path: str) -> None:
@@ -62,7 +62,14 @@ async def test_runs_are_taken_by_priority_and_then_in_order(store_path: str) -> 
 
     async with serving(store_path, noting, concurrency=1) as engine:
         await engine.start(noting, id="first")
-        wanted = [("low", -5), ("normal 1", 0), ("high", 10), ("normal 2", 0), ("highest", 2**31 - 1), ("lowest", -(2**31))]
+        wanted = [
+            ("low", -5),
+            ("normal 1", 0),
+            ("high", 10),
+            ("normal 2", 0),
+            ("highest", 2**31 - 1),
+            ("lowest", -(2**31)),
+        ]
         runs = [await engine.start(noting, id=run_id, priority=priority) for run_id, priority in wanted]
         go.set()
         with trio.fail_after(PATIENCE_SECONDS):
@@ -76,7 +83,7 @@ async def test_runs_are_taken_by_priority_and_then_in_order(store_path: str) -> 
 async def test_a_priority_that_cannot_be_stored_is_refused(priority: Any) -> None:
     async with serving(":memory:", quick) as engine:
         with pytest.raises(ValueError, match="priority"):
-            await engine.start(quick, priority=priority)
+            await engine.start(quick, 0, priority=priority)
         assert (await engine.list_runs()).runs == ()
 
 
@@ -140,7 +147,7 @@ async def test_a_delay_that_is_over_is_none(autojump_clock: MockClock, options: 
     ("options", "error"),
     [
         ({"delay": float("nan")}, ValueError),
-        ({"at": datetime(2030, 1, 1)}, ValueError),  # noqa: DTZ001
+        ({"at": datetime(2030, 1, 1)}, ValueError),
         ({"delay": 1, "at": datetime(2030, 1, 1, tzinfo=UTC)}, ValueError),
         ({"delay": "1"}, TypeError),
         ({"at": 5.0}, TypeError),
@@ -155,7 +162,7 @@ async def test_options_of_a_start_that_make_no_sense_are_refused(
 ) -> None:
     async with serving(":memory:", quick) as engine:
         with pytest.raises(error):
-            await engine.start(quick, **options)
+            await engine.start(quick, 0, **options)
         assert (await engine.list_runs()).runs == ()
 
 
@@ -200,16 +207,16 @@ async def test_a_run_can_be_started_by_name(store_path: str) -> None:
         with pytest.raises(TypeError):
             await engine.start("quick", 1, 2, 3)
         with pytest.raises(TypeError):
-            await engine.start(lambda ctx: None)  # type: ignore[arg-type]
+            await engine.start(lambda ctx: None)  # type: ignore[call-overload]
 
 
-# ---- ways to serve ----------------------------------------------------------------------------------------------------
+# ---- ways to serve ---------------------------------------------------------------------------------------------------
 
 
 async def test_serve_as_a_child_task_is_ready_when_started_and_usable(file_path: str) -> None:
     engine = Engine(file_path, workflows=[quick])
     with pytest.raises(RuntimeError, match="not open"):
-        await engine.start(quick)
+        await engine.start(quick, 0)
     async with trio.open_nursery() as nursery:
         served = await nursery.start(engine.serve)
         assert served is engine
@@ -218,7 +225,7 @@ async def test_serve_as_a_child_task_is_ready_when_started_and_usable(file_path:
             await engine.serve()
         nursery.cancel_scope.cancel()
     with pytest.raises(trio.ClosedResourceError):
-        await engine.start(quick)
+        await engine.start(quick, 0)
     with pytest.raises(trio.ClosedResourceError):
         await engine.serve()
 
@@ -427,7 +434,7 @@ async def test_serve_drains_and_returns_at_a_signal_it_was_told_of(file_path: st
         assert not (await client.get(run.id).record()).status.is_final
 
 
-# ---- blocks -----------------------------------------------------------------------------------------------------------
+# ---- blocks ----------------------------------------------------------------------------------------------------------
 
 
 class Unexpected(Exception):
@@ -440,7 +447,7 @@ class Unexpected(Exception):
 def test_an_exception_of_the_block_comes_out_as_itself(store_path: str, error: BaseException) -> None:
     async def main() -> None:
         async with open_engine(store_path, workflows=[quick]) as engine:
-            await engine.run(quick)
+            await engine.run(quick, 0)
             raise error
 
     with pytest.raises(type(error)) as caught:
@@ -531,7 +538,7 @@ async def test_whoever_waits_for_a_result_or_a_change_is_not_left_behind_when_th
 @pytest.mark.parametrize("durability", ["full", "normal"])
 async def test_status_tells_durability_executors_runs_and_library(file_path: str, durability: str) -> None:
     async with serving(file_path, quick, waiter, durability=durability) as engine:
-        await engine.run(quick)
+        await engine.run(quick, 0)
         await engine.start(waiter)
         await wait_passivated(engine)
         status = await engine.status()
@@ -549,7 +556,7 @@ async def test_status_tells_durability_executors_runs_and_library(file_path: str
             assert (seen.id, seen.is_self) == (executor.id, False)
 
 
-# ---- resume -----------------------------------------------------------------------------------------------------------
+# ---- resume ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_parked_run_is_reported_and_goes_on_when_resumed_with_the_right_code(store_path: str) -> None:
@@ -662,9 +669,9 @@ async def test_a_failed_run_whose_compensation_has_run_is_not_resumed(store_path
 
 async def test_runs_in_other_states_are_not_resumed(store_path: str) -> None:
     async with serving(store_path, quick, waiter) as engine:
-        await engine.run(quick, id="completed")
+        await engine.run(quick, 0, id="completed")
         await engine.start(waiter, id="suspended")
-        await engine.start(quick, id="pending", delay=3600)
+        await engine.start(quick, 0, id="pending", delay=3600)
         await wait_passivated(engine)
         for run_id in ("completed", "suspended", "pending"):
             before = (await engine.get(run_id).record()).status
@@ -708,7 +715,7 @@ async def test_a_parked_run_goes_on_by_itself_with_an_engine_that_has_other_code
             assert await engine.get("r").result() == "home"
 
 
-# ---- the user's own tables --------------------------------------------------------------------------------------------
+# ---- the user's own tables -------------------------------------------------------------------------------------------
 
 
 async def test_a_table_of_the_users_lives_in_the_same_file(store_path: str) -> None:

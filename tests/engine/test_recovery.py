@@ -47,7 +47,9 @@ def register(store: SqliteStore, *, lease_seconds: float = 30.0) -> int:
 
 def claim(store: SqliteStore, executor: int, *workflows: str) -> tuple[RunRow, ...]:
     """Claim what is due."""
-    (rows,) = store.apply([ClaimDue(owner=executor, workflows=workflows, now=time.time_ns() // 1000 + 1000, limit=100)]) or []
+    (rows,) = (
+        store.apply([ClaimDue(owner=executor, workflows=workflows, now=time.time_ns() // 1000 + 1000, limit=100)]) or []
+    )
     assert isinstance(rows, tuple)
     return rows
 
@@ -69,7 +71,7 @@ def die_holding(path: str, *workflows: str) -> int:
         store.close()
 
 
-# ---- orphans ----------------------------------------------------------------------------------------------------------
+# ---- orphans ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_run_of_a_dead_executor_is_taken_over_at_once(file_path: str) -> None:
@@ -226,7 +228,7 @@ async def test_one_stuck_run_does_not_hold_up_the_recovery_of_others(file_path: 
         assert (await engine.get("a stuck one").record()).status is S.RUNNING
 
 
-# ---- unknown workflows ------------------------------------------------------------------------------------------------
+# ---- unknown workflows -----------------------------------------------------------------------------------------------
 
 
 async def test_a_run_of_an_unknown_workflow_is_left_alone_and_reported_until_an_engine_knows_it(
@@ -268,7 +270,7 @@ async def test_unknown_workflows_do_not_hold_up_known_ones(file_path: str) -> No
             assert await engine.run(stepwise, 2) == [0, 1]
 
 
-# ---- runs that kill their process -------------------------------------------------------------------------------------
+# ---- runs that kill their process ------------------------------------------------------------------------------------
 
 
 @workflow(name="deadly", max_recoveries=3)
@@ -401,7 +403,7 @@ async def test_a_suspect_run_that_waits_for_its_turn_can_be_cancelled(file_path:
             await wait_status(engine.get(f"r{number}"), S.CANCELLED)
 
 
-# ---- two executors ----------------------------------------------------------------------------------------------------
+# ---- two executors ---------------------------------------------------------------------------------------------------
 
 
 async def test_two_executors_on_one_file_run_every_run_once(file_path: str) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
-import subprocess
+import signal
 import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import trio
-from harness import SettableClock, noted, serving, wait_passivated, wait_status
+from harness import PATIENCE_SECONDS, SettableClock, noted, serving, stopped_when_ready, wait_passivated, wait_status
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -116,11 +115,12 @@ async def test_the_result_is_readable_by_another_process(file_path: str) -> None
         run = await engine.start(order, CART)
         await run.result()
         code = "import sys, trio, test_run; trio.run(test_run.print_result, *sys.argv[1:])"
-        done = await trio.run_process(
-            [sys.executable, "-c", code, file_path, run.id],
-            capture_stdout=True,
-            env={"PYTHONPATH": ":".join(item for item in sys.path if item)},
-        )
+        with trio.fail_after(PATIENCE_SECONDS):
+            done = await trio.run_process(
+                [sys.executable, "-c", code, file_path, run.id],
+                capture_stdout=True,
+                env={"PYTHONPATH": ":".join(item for item in sys.path if item)},
+            )
     assert done.stdout.decode().strip() == repr(RECEIPT)
 
 
@@ -789,20 +789,10 @@ async def test_a_closed_engine_leaves_its_waiting_runs_resumable(file_path: str)
         await engine.get("r").result()
 
 
-def test_serving_as_the_main_task_ends_at_a_signal(file_path: str, tmp_path: Path) -> None:
+async def test_serving_as_the_main_task_ends_at_a_signal(file_path: str) -> None:
     """``trio.run(engine.serve)`` drains at SIGTERM and returns."""
-    code = "import sys, test_run; test_run.serve_and_say(*sys.argv[1:])"
-    path = ":".join(item for item in sys.path if item)
-    command = [sys.executable, "-c", code, file_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": path}) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "serving\n"
-            process.terminate()
-            output, _ = process.communicate(timeout=20)
-            assert (output, process.returncode) == ("returned\n", 0)
-        finally:
-            process.kill()
+    stopped = await stopped_when_ready("test_run", "serve_and_say", file_path, os_signal=signal.SIGTERM)
+    assert stopped == ("serving", "returned\n", 0)
 
 
 def serve_and_say(path: str) -> None:

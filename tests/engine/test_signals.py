@@ -25,6 +25,7 @@ from durable_trio import (
     StepStatus,
     workflow,
 )
+from durable_trio.stores.front import StoreFront
 from durable_trio.testing import VirtualClock
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -62,7 +63,7 @@ class Approval:
     amount: int
 
 
-# ---- before, during, after --------------------------------------------------------------------------------------------
+# ---- before, during, after -------------------------------------------------------------------------------------------
 
 
 async def test_a_signal_sent_during_the_wait_is_taken(store_path: str) -> None:
@@ -125,7 +126,7 @@ async def test_a_signal_to_an_unknown_run_is_refused(store_path: str) -> None:
         assert caught.value.run_id == "nobody"
 
 
-# ---- order and identity -----------------------------------------------------------------------------------------------
+# ---- order and identity ----------------------------------------------------------------------------------------------
 
 
 async def test_signals_are_taken_in_the_order_of_their_arrival(store_path: str) -> None:
@@ -208,7 +209,7 @@ async def test_names_and_ids_that_cannot_be_stored_are_refused(name: str) -> Non
         assert await run.result() == ["good"]
 
 
-# ---- payloads ---------------------------------------------------------------------------------------------------------
+# ---- payloads --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ async def test_a_payload_that_cannot_be_stored_is_refused_by_the_sender(store_pa
         assert await run.result() == ["good"]
 
 
-# ---- timeouts ---------------------------------------------------------------------------------------------------------
+# ---- timeouts --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_timeout_is_recorded_and_a_later_signal_is_not_lost(autojump_clock: MockClock) -> None:
@@ -372,7 +373,28 @@ async def test_with_both_past_due_at_resume_a_signal_sent_too_late_loses_but_is_
             assert await engine.get("r").result() == ["timeout", "too late"]
 
 
-# ---- restarts ---------------------------------------------------------------------------------------------------------
+async def test_a_signal_in_time_wins_although_nobody_has_noticed_it_when_the_time_is_over(
+    file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has stored it; this one has not looked yet, and its timer comes first."""
+    monkeypatch.setattr(StoreFront, "foreign_changes", lambda _: False)
+    clock = SettableClock()
+    async with serving(file_path, impatient, clock=clock) as engine, Engine(file_path, clock=clock) as client:
+        run = await engine.start(impatient, 0.9)
+        await wait_status(run, S.SUSPENDED)
+        clock.advance(0.5)
+        await client.send_signal(run.id, "go", "in time")
+        clock.advance(1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not await run.steps():  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        await wait_passivated(engine)
+        await run.signal("go", "second")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == ["in time", "second"]
+
+
+# ---- restarts --------------------------------------------------------------------------------------------------------
 
 
 async def test_a_consumed_signal_is_not_waited_for_again_after_a_restart(file_path: str) -> None:
@@ -465,7 +487,7 @@ async def test_a_signal_at_any_instant_of_a_start_is_taken(file_path: str) -> No
                 assert await run.result() == [run_id]
 
 
-# ---- from another engine ----------------------------------------------------------------------------------------------
+# ---- from another engine ---------------------------------------------------------------------------------------------
 
 
 async def test_a_signal_from_another_engine_arrives_within_a_moment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from datetime import UTC, datetime, timedelta
@@ -92,7 +93,7 @@ async def test_nan_naive_datetimes_and_wrong_types_are_refused_before_anything_i
         errors = []
         calls: list[tuple[Any, Any]] = [
             (ctx.sleep, math.nan),
-            (ctx.sleep_until, datetime(2031, 1, 1)),  # noqa: DTZ001  # naive on purpose
+            (ctx.sleep_until, datetime(2031, 1, 1)),  # naive on purpose
             (ctx.sleep, "3"),
             (ctx.sleep, True),
             (ctx.sleep_until, 3.0),
@@ -127,7 +128,7 @@ async def test_sleeps_of_equal_name_follow_each_other_and_each_is_recorded(autoj
     async with serving(":memory:", sleep_thrice, clock=VirtualClock()) as engine:
         run = await engine.start(sleep_thrice, 10.0)
         times = [datetime.fromisoformat(text) for text in await run.result()]
-        for before, after in zip(times, times[1:], strict=False):
+        for before, after in itertools.pairwise(times):
             assert timedelta(seconds=10) <= after - before < timedelta(seconds=10, milliseconds=1)
         assert [step.key for step in await run.steps()] == ["sleep#0", "sleep#1", "sleep#2"]
 
@@ -148,7 +149,7 @@ async def test_concurrent_sleepers_wake_in_the_order_of_their_due_times(autojump
     assert woken == sorted(durations)
 
 
-# ---- memory -----------------------------------------------------------------------------------------------------------
+# ---- memory ----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_long_sleeper_leaves_memory_and_comes_back_by_its_timer(autojump_clock: MockClock) -> None:
@@ -171,6 +172,7 @@ async def test_a_short_sleeper_stays_in_memory_and_is_suspended_all_the_same(aut
         assert await run.result() == "up"
 
 
+@pytest.mark.slow
 async def test_ten_thousand_sleepers_are_rows_and_each_due_one_wakes(autojump_clock: MockClock) -> None:
     """All wait, none is in memory; a hundred come due before the others and complete, the others sleep on."""
     count, early_count = 10_000, 100
@@ -183,7 +185,7 @@ async def test_ten_thousand_sleepers_are_rows_and_each_due_one_wakes(autojump_cl
                 if record.status is S.SUSPENDED:
                     break
         with trio.fail_after(3600):
-            while (await engine.status()).runs_by_status != {S.SUSPENDED: count}:
+            while (await engine.status()).runs_by_status != {S.SUSPENDED: count}:  # noqa: ASYNC110
                 await trio.sleep(1.0)
         assert (await engine.status()).resident_runs == 0
         await trio.sleep(3700.0)
@@ -191,7 +193,7 @@ async def test_ten_thousand_sleepers_are_rows_and_each_due_one_wakes(autojump_cl
         assert counts == {S.SUSPENDED: count - early_count + 1, S.COMPLETED: early_count - 1}
 
 
-# ---- restarts ---------------------------------------------------------------------------------------------------------
+# ---- restarts --------------------------------------------------------------------------------------------------------
 
 
 async def test_the_due_time_is_kept_over_three_restarts(file_path: str) -> None:
@@ -290,7 +292,7 @@ async def test_a_retry_that_waits_long_leaves_memory_and_keeps_its_due_time(file
         assert step.attempt == 3
 
 
-# ---- the wall clock ---------------------------------------------------------------------------------------------------
+# ---- the wall clock --------------------------------------------------------------------------------------------------
 
 
 class Jumping(Clock):
@@ -364,7 +366,7 @@ async def test_the_real_clock_is_never_early(file_path: str) -> None:
             assert min([await run.result() for run in runs]) >= 0
 
 
-# ---- cancelled timers -------------------------------------------------------------------------------------------------
+# ---- cancelled timers ------------------------------------------------------------------------------------------------
 
 
 async def test_a_cancelled_sleep_leaves_no_timer_behind(file_path: str) -> None:

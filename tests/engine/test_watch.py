@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import trio
 from harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from durable_trio import Context, Engine, RunNotFound, RunRecord, RunStatus, workflow
+from durable_trio import Context, Engine, RunConflict, RunNotFound, RunRecord, RunStatus, workflow
+from durable_trio.engine.feed import Feed, Subscription
+from durable_trio.records import RunRow
 from durable_trio.testing import VirtualClock
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -19,7 +23,7 @@ S = RunStatus
 
 
 @workflow
-async def waiter(ctx: Context, count: int = 1) -> list[Any]:
+async def waiter(ctx: Context, count: int) -> list[Any]:
     return [await ctx.wait_signal("go") for _ in range(count)]
 
 
@@ -32,7 +36,7 @@ async def publisher(ctx: Context) -> None:
 
 
 @workflow
-async def quick(ctx: Context, value: int = 0) -> int:
+async def quick(ctx: Context, value: int) -> int:
     return value
 
 
@@ -55,12 +59,12 @@ async def nothing_more(changes: Any) -> bool:
     return True
 
 
-# ---- one run ----------------------------------------------------------------------------------------------------------
+# ---- one run ---------------------------------------------------------------------------------------------------------
 
 
 async def test_the_present_state_comes_first(store_path: str) -> None:
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         await wait_passivated(engine)
         async with run.watch() as changes:
             (record,) = await gather(changes, 1)
@@ -70,7 +74,7 @@ async def test_the_present_state_comes_first(store_path: str) -> None:
 
 async def test_the_final_state_is_always_given_and_ends_the_iteration(store_path: str) -> None:
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         async with run.watch() as changes:
             await gather(changes, 1)
             await run.signal("go", 1)
@@ -127,7 +131,7 @@ async def test_states_never_go_back_and_none_comes_twice(store_path: str) -> Non
                     await trio.sleep(0.002)
         assert [record.status for record in seen].count(S.COMPLETED) == 1
         assert seen[-1].status is S.COMPLETED
-        for before, after in zip(seen, seen[1:], strict=False):
+        for before, after in itertools.pairwise(seen):
             assert before.values.get("n", -1) <= after.values.get("n", -1)
             assert not before.status.is_final
         assert seen[-1].values == {"n": count - 1}
@@ -165,7 +169,7 @@ async def test_a_slow_watcher_gets_merged_states_and_the_final_one(store_path: s
 
 async def test_a_cancelled_look_loses_nothing(store_path: str) -> None:
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         await wait_passivated(engine)
         async with run.watch() as changes:
             await gather(changes, 1)
@@ -180,7 +184,7 @@ async def test_a_cancelled_look_loses_nothing(store_path: str) -> None:
 
 async def test_two_watchers_of_one_run_both_see_its_end(store_path: str) -> None:
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         async with run.watch() as first, run.watch() as second:
             await run.signal("go", 1)
             with trio.fail_after(PATIENCE_SECONDS):
@@ -191,7 +195,7 @@ async def test_two_watchers_of_one_run_both_see_its_end(store_path: str) -> None
 async def test_a_watch_of_one_run_with_a_status_waits_for_that_status_and_ends_with_the_run(store_path: str) -> None:
     """A run that is there but not in that status is no unknown run."""
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         await wait_passivated(engine)
         with trio.fail_after(PATIENCE_SECONDS):
             async with engine.watch(run_id=run.id, status=S.COMPLETED) as changes:
@@ -201,17 +205,17 @@ async def test_a_watch_of_one_run_with_a_status_waits_for_that_status_and_ends_w
                 assert [record.status async for record in changes] == []
 
 
-# ---- many runs --------------------------------------------------------------------------------------------------------
+# ---- many runs -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_watch_of_all_gives_the_present_runs_and_then_new_ones(store_path: str) -> None:
     async with serving(store_path, waiter, quick) as engine:
-        old = [await engine.start(waiter, id=f"old{number}") for number in range(3)]
+        old = [await engine.start(waiter, 1, id=f"old{number}") for number in range(3)]
         await wait_passivated(engine)
         async with engine.watch() as changes:
             present = await gather(changes, 3)
             assert {record.id for record in present} == {run.id for run in old}
-            new = await engine.start(quick, id="new")
+            new = await engine.start(quick, 0, id="new")
             with trio.fail_after(PATIENCE_SECONDS):
                 async for record in changes:
                     if record.status is S.COMPLETED:
@@ -241,10 +245,10 @@ async def test_a_watch_can_be_narrowed_by_workflow_status_and_tags(store_path: s
             engine.watch(status=[S.FAILED, "cancelled"]) as by_status,
             engine.watch(tags={"color": "red", "size": "L"}) as by_tags,
         ):
-            await engine.start(quick, id="q")
+            await engine.start(quick, 0, id="q")
             await engine.start(failing, id="f")
-            red = await engine.start(waiter, id="red", tags={"color": "red", "size": "L", "more": "x"})
-            await engine.start(waiter, id="small red", tags={"color": "red"})
+            red = await engine.start(waiter, 1, id="red", tags={"color": "red", "size": "L", "more": "x"})
+            await engine.start(waiter, 1, id="small red", tags={"color": "red"})
             await wait_passivated(engine)
             await red.cancel(wait=True)
             seen = {
@@ -274,7 +278,7 @@ async def until_final(changes: Any, run_id: str) -> set[str]:
 
 async def test_a_resumed_run_shows_again(store_path: str) -> None:
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         async with engine.watch() as changes:
             await wait_passivated(engine)
             await run.cancel(wait=True)
@@ -287,7 +291,7 @@ async def test_a_resumed_run_shows_again(store_path: str) -> None:
                         break
 
 
-# ---- across engines ---------------------------------------------------------------------------------------------------
+# ---- across engines --------------------------------------------------------------------------------------------------
 
 
 async def test_a_client_watches_a_run_of_another_engine_to_its_end(file_path: str) -> None:
@@ -314,7 +318,7 @@ async def test_a_client_sees_runs_that_others_start(file_path: str) -> None:
 
 async def test_the_result_of_a_run_of_another_engine_can_be_waited_for(file_path: str) -> None:
     async with serving(file_path, waiter) as engine, Engine(file_path, workflows=[waiter]) as client:
-        run = await engine.start(waiter)
+        run = await engine.start(waiter, 1)
         with trio.fail_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
 
@@ -327,7 +331,7 @@ async def test_the_result_of_a_run_of_another_engine_can_be_waited_for(file_path
 
 async def test_watching_in_virtual_time_costs_none(autojump_clock: MockClock) -> None:
     async with serving(":memory:", waiter, clock=VirtualClock()) as engine:
-        run = await engine.start(waiter, delay=3600.0)
+        run = await engine.start(waiter, 1, delay=3600.0)
         await run.signal("go", 1)
         async with run.watch() as changes:
             with trio.fail_after(3601):
@@ -337,21 +341,22 @@ async def test_watching_in_virtual_time_costs_none(autojump_clock: MockClock) ->
         assert trio.current_time() >= 3600
 
 
-# ---- lists ------------------------------------------------------------------------------------------------------------
+# ---- lists -----------------------------------------------------------------------------------------------------------
 
 
 async def test_a_list_can_be_narrowed_by_each_filter(store_path: str) -> None:
     clock = SettableClock()
     async with serving(store_path, quick, waiter, failing, clock=clock) as engine:
         created: dict[str, datetime] = {}
-        for name, body, options in [
-            ("a", quick, {"tags": {"color": "red"}}),
-            ("b", waiter, {"tags": {"color": "red", "size": "L"}, "queue": "mail"}),
-            ("c", failing, {"queue": "mail"}),
-            ("d", quick, {"delay": 3600.0}),
-        ]:
+        starts: list[tuple[str, str, list[int], dict[str, Any]]] = [
+            ("a", "quick", [0], {"tags": {"color": "red"}}),
+            ("b", "waiter", [1], {"tags": {"color": "red", "size": "L"}, "queue": "mail"}),
+            ("c", "failing", [], {"queue": "mail"}),
+            ("d", "quick", [0], {"delay": 3600.0}),
+        ]
+        for name, started, args, options in starts:
             clock.advance(1)
-            run = await engine.start(body, id=name, **options)
+            run = await engine.start(started, *args, id=name, **options)
             created[name] = (await run.record()).created_at
         await wait_passivated(engine)
 
@@ -390,7 +395,7 @@ async def test_pages_give_each_run_once_in_order_also_where_times_are_equal(stor
             cursor = page.next_cursor
             if cursor is None:
                 break
-            await engine.start(quick, id=f"later {len(found)}")  # newer ones do not shift the pages
+            await engine.start(quick, 0, id=f"later {len(found)}")  # newer ones do not shift the pages
     assert found == ids[::-1]
 
 
@@ -421,17 +426,17 @@ async def test_a_limit_out_of_range_is_refused(limit: Any) -> None:
 
 async def test_an_unknown_status_and_a_naive_time_are_refused() -> None:
     async with serving(":memory:", quick) as engine:
-        with pytest.raises(ValueError, match="sleeping.*suspended"):
+        with pytest.raises(ValueError, match=r"sleeping.*suspended"):
             await engine.list_runs(status="sleeping")
         with pytest.raises(ValueError, match="time zone"):
-            await engine.list_runs(created_after=datetime(2024, 1, 1))  # noqa: DTZ001
+            await engine.list_runs(created_after=datetime(2024, 1, 1))
         with pytest.raises(ValueError, match="sleeping"):
             engine.watch(status="sleeping")
         page = await engine.list_runs(created_after=datetime(2024, 1, 1, tzinfo=UTC))
         assert page.runs == ()
 
 
-# ---- delete, prune ----------------------------------------------------------------------------------------------------
+# ---- delete, prune ---------------------------------------------------------------------------------------------------
 
 
 async def test_a_deleted_run_is_gone_with_all_its_rows(file_path: str) -> None:
@@ -461,11 +466,9 @@ async def test_the_id_of_a_deleted_run_is_free_again(store_path: str) -> None:
 
 
 async def test_a_run_that_has_not_ended_is_not_deleted(store_path: str) -> None:
-    from durable_trio import RunConflict
-
     async with serving(store_path, waiter) as engine:
-        run = await engine.start(waiter)
-        pending = await engine.start(waiter, delay=3600)
+        run = await engine.start(waiter, 1)
+        pending = await engine.start(waiter, 1, delay=3600)
         await wait_passivated(engine)
         for run_id in (run.id, pending.id):
             with pytest.raises(RunConflict, match="cancel"):
@@ -478,12 +481,12 @@ async def test_prune_removes_only_runs_that_ended_before_and_spares_the_living(s
     clock = SettableClock()
     async with serving(store_path, quick, failing, waiter, clock=clock) as engine:
         for number in range(3):
-            await engine.run(quick, id=f"old{number}")
+            await engine.run(quick, 0, id=f"old{number}")
         await wait_status(await engine.start(failing, id="old failure"), S.FAILED)
-        await engine.start(waiter, id="alive")
+        await engine.start(waiter, 1, id="alive")
         clock.advance(60)
         middle = (await engine.get("old0").record()).created_at + timedelta(seconds=30)
-        await engine.run(quick, id="new")
+        await engine.run(quick, 0, id="new")
         assert await engine.prune(middle, status=S.COMPLETED) == 3
         assert await engine.prune(middle, status="completed") == 0
         assert {record.id for record in (await engine.list_runs()).runs} == {"old failure", "alive", "new"}
@@ -505,9 +508,164 @@ async def test_prune_removes_more_than_one_batch() -> None:
 
 async def test_prune_refuses_a_status_that_is_not_final_and_a_naive_time(store_path: str) -> None:
     async with serving(store_path, quick) as engine:
-        await engine.run(quick)
+        await engine.run(quick, 0)
         with pytest.raises(ValueError, match="running"):
             await engine.prune(datetime(2100, 1, 1, tzinfo=UTC), status=[S.COMPLETED, S.RUNNING])
         with pytest.raises(ValueError, match="time zone"):
-            await engine.prune(datetime(2100, 1, 1))  # noqa: DTZ001
+            await engine.prune(datetime(2100, 1, 1))
         assert len((await engine.list_runs()).runs) == 1
+
+
+# ---- the feed --------------------------------------------------------------------------------------------------------
+
+
+def stored(status: RunStatus, changed: int) -> RunRow:
+    """Return run ``r`` as a store would."""
+    return RunRow(
+        run=1,
+        id="r",
+        workflow="w",
+        status=status,
+        args="[]",
+        result='"done"' if status is S.COMPLETED else None,
+        error=None,
+        problem=None,
+        queue=None,
+        priority=0,
+        tags="{}",
+        parent=None,
+        parent_id=None,
+        seed=b"",
+        generation=0,
+        created_at=0,
+        started_at=None,
+        finished_at=None,
+        wake_at=None,
+        ttl_at=None,
+        recoveries=0,
+        compensation_errors="[]",
+        owner=None,
+        token=0,
+        changed=changed,
+    )
+
+
+class ManualStore:
+    """Answers what the test has set."""
+
+    is_memory = True
+
+    def __init__(self, present: RunRow) -> None:
+        self.present = present
+        self.changed: tuple[RunRow, ...] = ()
+        self.asked_after: list[int] = []
+
+    def run(self, run_id: str) -> RunRow:
+        return self.present
+
+    def changes(self, which: Any, *, after: int, limit: int) -> tuple[RunRow, ...]:
+        self.asked_after.append(after)
+        found, self.changed = self.changed, ()
+        return found
+
+    def last_change(self) -> int:
+        return self.present.changed
+
+    def last_mailbox_id(self) -> int:
+        return 0
+
+
+class ManualFront:
+    """Reads at once, except while a test holds the reading of ``last_change``."""
+
+    def __init__(self, store: ManualStore) -> None:
+        self.store = store
+        self.commit_count = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self.hold: trio.Event | None = None
+
+    async def read(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self.hold is not None and fn == self.store.last_change:
+            await self.hold.wait()
+        return fn(*args, **kwargs)
+
+    def foreign_changes(self) -> bool:
+        return False
+
+    def commit(self, *changed: RunRow) -> None:
+        self.store.changed = changed
+        self.commit_count += 1
+        self.on_commit()
+
+
+async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
+    """It was read before the run was resumed, and is passed on after somebody began to wait for the new end."""
+    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    feed = Feed(front)
+    endings: list[RunStatus] = []
+
+    async def wait() -> None:
+        endings.append((await feed.wait_ended("r")).status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(feed.run)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        front.commit(stored(S.FAILED, 4))
+        await wait_all_tasks_blocked()
+        assert endings == []
+        front.store.present = stored(S.COMPLETED, 6)
+        front.commit(stored(S.COMPLETED, 6))
+        await wait_all_tasks_blocked()
+        assert endings == [S.COMPLETED]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_catches_up() -> None:
+    """The feed asks for the newest change because nobody watches; somebody comes, and a commit, before the answer."""
+    front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    feed = Feed(front)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(feed.run)
+        passer_by = Subscription(lambda row: True)
+        feed.subscribe(passer_by)
+        front.on_commit()  # wakes the feed
+        feed.unsubscribe(passer_by)
+        front.store.is_memory = False  # from here on it looks by itself, and a new watcher does not make it catch up
+        front.hold = trio.Event()
+        front.commit_count += 1
+        await wait_all_tasks_blocked()
+        subscription = Subscription(lambda row: True)
+        feed.subscribe(subscription)
+        front.store.present = stored(S.COMPLETED, 6)
+        front.store.changed = (front.store.present,)
+        front.commit_count += 1
+        front.hold.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            await subscription.changed.wait()
+        assert front.store.asked_after[0] == 5
+        assert [row.status for row in subscription.pending.values()] == [S.COMPLETED]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
+    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    feed = Feed(front)
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await feed.wait_ended("r")
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(feed.run)
+            subscription = Subscription(lambda row: True)
+            feed.subscribe(subscription)
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            feed.close()
+            assert subscription.is_closed
+            await subscription.changed.wait()
+            await wait()
+            nursery.cancel_scope.cancel()

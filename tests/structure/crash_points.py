@@ -16,6 +16,8 @@ from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 
 T = TypeVar("T")
 
+#: Virtual seconds after which a scenario is taken for hung.
+_PATIENCE_SECONDS = 30 * 86400.0
 #: Far more than a scenario needs that is crashed once.
 _LIVES_MAX = 6
 _LOST = (SimulatedCrash, StoreError, trio.ClosedResourceError)
@@ -38,7 +40,8 @@ async def live_once(
     """
     try:
         async with open_engine(store, workflows=workflows, clock=VirtualClock(), **options) as engine:
-            return await scenario(engine)
+            with trio.fail_after(_PATIENCE_SECONDS):
+                return await scenario(engine)
     except _LOST as error:
         raise Crashed from error
     except BaseExceptionGroup as group:

@@ -66,7 +66,7 @@ async def work(seconds: float) -> float:
     """Take some virtual time, or none."""
     if seconds:
         await trio.sleep(seconds)
-    return seconds
+    return float(seconds)
 
 
 async def fail(seconds: float) -> None:
