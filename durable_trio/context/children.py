@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from durable_trio.clock import due_after
 from durable_trio.context.environment import Environment
 from durable_trio.errors import RunCancelled, RunConflict, RunExpired, RunFailed, RunNotFound
 from durable_trio.failures import CannotRebuild, describe
@@ -13,6 +14,9 @@ from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, S
 from durable_trio.replay.calls import Call
 from durable_trio.replay.quiet import BODY
 from durable_trio.stores.base import StartRun
+
+# How often a fork looks after a child that it has not started itself: the child's end is told to its parent only.
+_LOOK_SECONDS = 5.0
 
 
 class StartChildCall(Call):
@@ -74,7 +78,7 @@ class ChildEndCall(Call):
         self._look()
 
     def fire(self, now: int) -> None:
-        raise AssertionError("it is never due")
+        self.child_ended()
 
     def cancel(self) -> None:
         if self.is_unabortable and self.is_live:
@@ -109,6 +113,8 @@ class ChildEndCall(Call):
             self.turns.emerged(self)
             self._look()
             return
+        elif child.parent != self.turns.port.fence.run:  # it was started by the run that this one is a fork of
+            self.turns.set_timer(self, due_after(self._env.clock.now(), _LOOK_SECONDS), None)
         self.turns.emerged(self)
 
     def _record_end(self, child: RunRow | None) -> None:

@@ -72,7 +72,7 @@ class StructureMethods(ContextBase):
         self._check_task()
         key = self._next_key("change id", change_id)
         turns = self._env.turns
-        if turns.history.has(key):
+        if turns.history.take_patch(key):
             return True
         if turns.is_replaying or turns.has_unmatched_waits():
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import trio
 
@@ -13,7 +13,7 @@ from durable_trio.codec import Codec
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.reading import run_record
 from durable_trio.engine.run import Run
-from durable_trio.engine.settings import make_settings
+from durable_trio.engine.settings import EngineOptions, make_settings
 from durable_trio.engine.tree import Tree
 from durable_trio.errors import RunNotFound
 from durable_trio.failures import Failures
@@ -38,7 +38,7 @@ class EngineBase:
         errors: Sequence[type[Exception]] = (),
         durability: str = "full",
         strict: bool = False,
-        **options: Any,
+        **options: Unpack[EngineOptions],
     ) -> None:
         self._settings = make_settings(
             {

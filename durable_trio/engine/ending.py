@@ -85,6 +85,7 @@ class EndingRun(ResidentRun):
 
     async def _look_for_cancel(self) -> None:
         self._turns.message(await self._read_mail())
+        self._turns.mail.is_settled()  # the body may have ended at replay, before anything was taken
 
     def _is_done(self, outcome: Any) -> bool:
         """Return whether a write took place; not if a cancel came first. A refused one ends the stay."""

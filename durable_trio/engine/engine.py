@@ -10,13 +10,14 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, Unpack
 
 import trio
 
 from durable_trio.engine import os_signals
 from durable_trio.engine.query_calls import QueryCalls
 from durable_trio.engine.run_calls import RunCalls
+from durable_trio.engine.settings import OpenOptions
 from durable_trio.engine.upkeep_calls import UpkeepCalls
 from durable_trio.stores.base import Store
 
@@ -153,7 +154,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
 
 
 @asynccontextmanager
-async def open_engine(store: str | PathLike[str] | Store, **options: Any) -> AsyncIterator[Engine]:
+async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[OpenOptions]) -> AsyncIterator[Engine]:
     """Serve in the background of a block: ``async with open_engine("app.db", workflows=[order]) as engine:``.
 
     Takes the options of ``Engine``. At the block's end the engine drains and closes. An exception of the block

@@ -109,6 +109,7 @@ class ResidentRun:
         self._nursery: trio.Nursery | None = None
         self._cancel_row: HistoryRow | None = None
         self._body_has_ended = False
+        self._stops_waiting = False  # cancelled, or out of time, after its body has ended
         self._is_compensating = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
@@ -184,17 +185,24 @@ class ResidentRun:
         if row.kind is StepKind.CANCEL:
             self._cancel_row = row
         if self._body_has_ended:  # but the children may still be waited for
-            for child_id, has_ended in self._env.children.items():
-                if not has_ended and self._turns.is_live:
-                    self.request_cancel(child_id)
+            self._stops_waiting = True
+            if self._turns.is_live:
+                self._cancel_children()
             return
         self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
+
+    def _cancel_children(self) -> None:
+        for child_id, has_ended in self._env.children.items():
+            if not has_ended:
+                self.request_cancel(child_id)
 
     def went_live(self) -> None:
         fresh = {key: text for key, text in self._env.published.items() if self._loaded.values.get(key) != text}
         if fresh:
             self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.now())
         self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
+        if self._stops_waiting:  # the process may have died before it had asked them
+            self._cancel_children()
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         now = self._clock.now()

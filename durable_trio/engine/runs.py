@@ -93,7 +93,7 @@ class Runs:
     def start(self, row: RunRow, loaded: Loaded = _NOTHING) -> None:
         """Make a claimed run resident."""
         workflow = self.registry.get(row.workflow)
-        if workflow is None or self._nursery is None or self.is_draining:
+        if workflow is None or self._nursery is None or self.is_draining or self.front.failure is not None:
             return  # the engine is stopping; it gives back what it owns
         actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
         self._actors[row.run] = actor

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypedDict
 
 import attrs
 
 from durable_trio.clock import Clock
+from durable_trio.engine.observers import Observer
 from durable_trio.limits import (
     CONCURRENCY,
     GRACE_SECONDS,
@@ -16,9 +17,11 @@ from durable_trio.limits import (
     REPLAY_STALL_SECONDS,
 )
 from durable_trio.rules.hints import check_options
+from durable_trio.workflow import Workflow
 
 # Thirty years: a lease is stored as whole microseconds.
 _SECONDS_MAX: Final = 10**9
+
 
 def _positive(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -70,6 +73,27 @@ class Settings:
         for item in value:
             if not (isinstance(item, type) and issubclass(item, Exception)):
                 raise TypeError(f"errors must be subclasses of Exception, not {item!r}")
+
+
+class EngineOptions(TypedDict, total=False):
+    """The keyword options of ``Engine`` beyond the named ones; see ``Settings`` for units and defaults."""
+
+    concurrency: int
+    lease_seconds: float
+    grace_seconds: float
+    payload_bytes_max: int
+    replay_stall_seconds: float
+    clock: Clock
+
+
+class OpenOptions(EngineOptions, total=False):
+    """The keyword options of ``open_engine``: all of ``Engine``."""
+
+    workflows: Iterable[Workflow[Any, Any]]
+    observers: Sequence[Observer]
+    errors: Sequence[type[Exception]]
+    durability: str
+    strict: bool
 
 
 def make_settings(options: dict[str, Any]) -> Settings:

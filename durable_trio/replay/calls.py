@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from contextvars import Context as TaskContext
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,8 @@ class Call(abc.ABC):
         # Something of the user's runs for it and has not come out yet.
         self.is_busy = False
         self.raise_cancel: Callable[[], Any] | None = None
+        # Of trio's scopes around it, on trio's clock.
+        self.deadline = math.inf
         # The value of a live outcome, so that it need not be decoded again.
         self.outcome: Any = None
 

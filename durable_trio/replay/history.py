@@ -9,6 +9,9 @@ from durable_trio.records import HistoryRow, Key, StepKind
 #: Rows that no call of the body waits for: they come from outside.
 CONTROL_KINDS = frozenset({StepKind.CANCEL, StepKind.TTL})
 
+# Nor need it ask for these: a deadline's scope may have been left before, a question may have been taken out of the code.
+_OPTIONAL_KINDS = CONTROL_KINDS | {StepKind.DEADLINE, StepKind.PATCH}
+
 
 class History:
     """Rows in order of seq, with the place up to which they are delivered."""
@@ -17,6 +20,7 @@ class History:
         self._rows = rows
         self._next = 0
         self._waiting = {row.key for row in rows}
+        self._taken: set[Key] = set()  # patch rows that the body has met before their turn
         self._by_branch: dict[str, list[Key]] | None = None
         self.last_seq = rows[-1].seq if rows else 0
 
@@ -33,6 +37,20 @@ class History:
         """The next row is delivered, or void."""
         self._waiting.discard(self._rows[self._next].key)
         self._next += 1
+        self._pass_taken()
+
+    def take_patch(self, key: Key) -> bool:
+        """Return whether the answer under that key is recorded; its row is no history still to come from now on."""
+        if key not in self._waiting:
+            return False
+        self._waiting.discard(key)
+        self._taken.add(key)
+        self._pass_taken()
+        return True
+
+    def _pass_taken(self) -> None:
+        while not self.is_over and self._rows[self._next].key in self._taken:
+            self._next += 1
         if self.is_over:
             self._rows, self._next = (), 0  # it may be large
 
@@ -49,8 +67,8 @@ class History:
         return [key for key in self._by_branch.get(branch, ()) if key in self._waiting]
 
     def next_of_body(self) -> HistoryRow | None:
-        """Return the next row that a body asks for; a control row that came too late is none."""
+        """Return the next row that a body must ask for; a control row that came too late is none."""
         for row in self._rows[self._next :]:
-            if row.kind not in CONTROL_KINDS and row.kind is not StepKind.DEADLINE:
+            if row.kind not in _OPTIONAL_KINDS and row.key not in self._taken:
                 return row
         return None

@@ -36,7 +36,7 @@ class Mail:
         # The look may be older than what was consumed since it was begun; what one does not show, no later one does.
         self._consumed.intersection_update(entry.id for entry in entries)
         self.unread = [entry for entry in entries if entry.id not in self._consumed]
-        if self._turns.is_live:
+        if self._turns.is_live or self._is_begun:
             self._take_controls()
 
     def is_settled(self) -> bool:

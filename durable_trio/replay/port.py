@@ -6,6 +6,7 @@ Cutting the port is the first act of every detach: from then on nothing of this 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from durable_trio.records import HistoryRow, RunStatus
@@ -55,8 +56,9 @@ class Port:
     def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
         """Submit an ``Advance``. A row for a suspended run makes it running in the same transaction."""
         if self._riders:
-            fields["rows"] = (*self._riders, *fields.get("rows", ()))
-            self._riders.clear()
+            riders, self._riders = self._riders, []
+            fields["rows"] = (*riders, *fields.get("rows", ()))
+            callback = partial(self._carried, riders, callback)
         status = fields.get("status")
         if status is None and fields.get("rows"):
             status = fields["status"] = self.next_status
@@ -85,6 +87,11 @@ class Port:
     def cut(self) -> None:
         """Write nothing any more and call nothing back."""
         self.is_cut = True
+
+    def _carried(self, riders: list[HistoryRow], callback: Callback, outcome: Outcome) -> None:
+        if outcome is not True:  # nothing was written: they go with the next one
+            self._riders[:0] = riders
+        callback(outcome)
 
     def _done(self, outcome: Outcome, callback: Callback) -> None:
         self.in_flight -= 1

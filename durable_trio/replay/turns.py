@@ -146,7 +146,8 @@ class Turns:
         call.task_context = copy_context()
         self.add(call)
         # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
-        if not call.is_sealed and (call.is_unabortable or trio.current_effective_deadline() != -math.inf):
+        call.deadline = trio.current_effective_deadline()
+        if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
             if self._is_refused(call):
                 self._refuse_expired(call)
             elif self.is_live and not self.is_held:
@@ -327,6 +328,8 @@ class Turns:
         """A durable deadline begins."""
         self.deadlines[scope.key] = scope
         self.agenda.set_timer(scope.key, scope.due_at)
+        if self.port.is_cut:  # in a ``finally`` block of a run that is leaving
+            scope.shield = False
 
     def exit_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline's block has ended; a row of its expiry is void from now on."""
@@ -401,7 +404,9 @@ class Turns:
             self.history.advance()
             self._hand_over(row, None)
             return True
-        self._host.stuck(row, hopeless=not self.foreign_waits(also_in_process=True))
+        # A scope with trio's own deadline around a call may end it, as it did when the row was recorded.
+        ends_by_itself = any(call.deadline != math.inf for call in self.calls.values())
+        self._host.stuck(row, hopeless=not ends_by_itself and not self.foreign_waits(also_in_process=True))
         return False
 
     def _has_met(self, key: Key) -> bool:
@@ -555,6 +560,8 @@ class Turns:
         self.calls, self._extended, self._starts = {}, deque(), {}
         for task in tasks:
             trio.lowlevel.reschedule(task, outcome.Error(Detached()))
+        for scope in self.deadlines.values():  # a wait in memory inside a shielded one
+            scope.shield = False
 
 
 def _no_abort(_: object) -> trio.lowlevel.Abort:
