@@ -114,7 +114,7 @@ async def measure(folder: Path, rounds: int) -> list[dict[str, float]]:
         work = folder / str(number)
         work.mkdir()
         raw = await trio.to_thread.run_sync(raw_commits, work)
-        async with open_engine(work / "bench.db", workflows=[sequential, short], concurrency=RUNS) as engine:
+        async with open_engine(work / "bench.db", workflows=[sequential, short]) as engine:
             steps = await sequential_steps(engine)
             steps_per_second = await many_runs(engine)
             busy = await beside_busy_tasks(engine)

@@ -33,6 +33,9 @@ class Host(Protocol):
     def park(self, problem: Problem) -> None:
         """Park the run with this problem and detach it."""
 
+    def detach(self) -> None:
+        """Leave this process."""
+
     def continued(self) -> None:
         """A new generation of the run is stored: this one leaves."""
 

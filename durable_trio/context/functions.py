@@ -142,8 +142,15 @@ class FunctionCall(Call):
         except BaseExceptionGroup as group:
             failures = group.split(trio.Cancelled)[1]
             if not isinstance(failures, ExceptionGroup):
+                if failures is not None:
+                    self._env.host.detach()
                 raise
             self._finish = partial(self._fail, failures)
+        except trio.Cancelled:
+            raise
+        except BaseException:  # such as KeyboardInterrupt: it stops the executor, and the run leaves before
+            self._env.host.detach()
+            raise
         else:
             self._finish = partial(self._succeed, value)
 

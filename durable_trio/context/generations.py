@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from durable_trio.context.environment import Environment
+from durable_trio.errors import RunCancelled
 from durable_trio.records import Key, StepKind
 from durable_trio.replay.calls import Call
 from durable_trio.stores.base import ContinueAsNew
@@ -22,8 +23,15 @@ class ContinueCall(Call):
         self._digest = digest
 
     def go_live(self) -> None:
-        self.is_sealed = True
+        self.turns.end_with(self)
+
+    def end_history(self) -> None:
+        """Store the new generation; there is none after a cancel, which a shield may have kept off."""
         turns = self.turns
+        if turns.is_cancelled:
+            turns.refuse(self, RunCancelled(f"run {self._env.run_id!r} was cancelled and cannot begin anew"))
+            return
+        self.is_sealed = True
         operation = ContinueAsNew(
             fence=turns.port.fence, args=self._args, args_digest=self._digest, now=turns.clock.now()
         )

@@ -22,7 +22,7 @@ class TransactionCall(FunctionCall):
 
     def _start(self) -> None:
         self._attempt += 1
-        self.is_sealed = True  # from here on its outcome is recorded, whatever it is
+        self.is_sealed = self.is_undecided = True  # from here on its outcome is recorded, whatever it is
         self.turns.busy(self)
         if self._env.observe is not None:
             fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
@@ -68,7 +68,7 @@ class TransactionCall(FunctionCall):
                 self.turns.port.continued()
                 self.turns.committed(outcome, row, self)
             elif isinstance(outcome, _RolledBack | StepTimeout) and isinstance(cause, Exception):
-                self.is_sealed = False
+                self.is_sealed = self.is_undecided = False
                 self.outcome = None
                 self._fail(cause)
             else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -18,7 +19,8 @@ from durable_trio.context.context import Context
 from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.tree import Tree
 from durable_trio.errors import Detached, OwnershipLost, RunCancelled
-from durable_trio.records import RunRow, RunStatus, WaitRow
+from durable_trio.records import Key, RunRow, RunStatus, WaitRow
+from durable_trio.replay.port import Callback, Port
 from durable_trio.replay.quiet import BODY
 from durable_trio.stores.base import ClaimRun, Loaded, Release, Started, StartRun
 from durable_trio.workflow import Workflow, workflow
@@ -33,13 +35,31 @@ async def _inline(ctx: Context, given: Any = None) -> None:
     """Stands for the block in the run's record."""
 
 
+class InlinePort(Port):
+    """Removes what a cancelled call has left in the store only along with the next write.
+
+    If the block is left instead (by ctrl-C in a sleep, say), the call has its due time when it is entered again.
+    """
+
+    _cleared: tuple[Key, ...] = ()
+
+    def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
+        cleared: tuple[Key, ...] = fields.pop("cleared", ())
+        self._cleared += cleared
+        if fields:
+            super().advance(callback, now=now, cleared=self._cleared, **fields)
+            self._cleared = ()
+
+
 class InlineRun(EndingRun):
     """One inline run, resident while its block is entered."""
+
+    port_class = InlinePort
 
     @asynccontextmanager
     async def block(self) -> AsyncIterator[Context]:
         """Be the run's body inside the block."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         async with self._resident() as nursery:
             nursery.start_soon(self._listen)
             token = BODY.set(self._turns)
@@ -48,14 +68,17 @@ class InlineRun(EndingRun):
             self._turns.lane.adopt(task)
             self._turns.runnable_count += 1
             try:
-                with self._root_scope, self._env.branch("") as context:
-                    try:
+                try:
+                    with self._root_scope, self._env.branch("") as context:
                         yield context
-                    except Exception as error:
-                        failure = error
+                except BaseException as error:
+                    if self._port.is_cut and not isinstance(error, Exception):
+                        raise  # it comes of leaving
+                    failure = error  # also the script's own cancellation; it goes on below
                 self._body_has_ended = True
                 if not self._port.is_cut:
-                    await self._leave(failure)
+                    with trio.CancelScope(shield=True):
+                        await self._leave(failure)
             finally:
                 BODY.reset(token)
                 self._turns.tasks.discard(task)
@@ -69,13 +92,15 @@ class InlineRun(EndingRun):
         if was_cut:
             raise OwnershipLost(f"run {self.row.id!r} left this process: it was taken over, or the engine was stopped")
 
-    async def _leave(self, failure: Exception | None) -> None:
-        if self._cancel_row is not None or failure is None or self._turns.is_expired:
-            await self._end(None, "null")
-            return
-        release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.now())
-        with trio.CancelScope(shield=True):
-            await self._turns.extend(lambda done: self._port.submit(release, done))
+    async def _leave(self, failure: BaseException | None) -> None:
+        while failure is not None and self._cancel_row is None:
+            release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.now())
+            outcome = await self._turns.extend(partial(self._port.submit, release))
+            if outcome is not False:
+                return
+            await self._look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
+            await self._turns.settle()
+        await self._end(None, "null")
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """It stays in memory, whatever it waits for."""

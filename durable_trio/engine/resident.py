@@ -83,6 +83,8 @@ class Surroundings(Protocol):
 class ResidentRun:
     """One run, resident in this process."""
 
+    port_class = Port
+
     def __init__(
         self, around: Surroundings, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
     ) -> None:
@@ -96,7 +98,7 @@ class ResidentRun:
         self._root_scope = trio.CancelScope()
         self._saga_scope = trio.CancelScope()
         assert row.owner is not None
-        self._port = Port(around.front, Fence(row.run, row.owner, row.token), status=row.status)
+        self._port = self.port_class(around.front, Fence(row.run, row.owner, row.token), status=row.status)
         self._turns = Turns(
             loaded,
             port=self._port,

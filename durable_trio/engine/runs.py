@@ -137,8 +137,8 @@ class Runs:
                 await self._empty.wait()
         await self.detach_all()
 
-    def store_failed(self) -> None:
-        """Nothing can be written any more: make every run leave before it notices."""
+    def detach_now(self) -> None:
+        """Everything ends, perhaps because nothing can be written any more: make every run leave before it notices."""
         for actor in list(self._actors.values()):
             actor.detach()
 
@@ -174,6 +174,11 @@ class Runs:
                 await actor.run()
         except Exception:  # a fault of ours in one run must not take the others along
             _LOGGER.exception("run %r stopped by an internal error; it stays claimed until this executor ends", row.id)
+        except trio.Cancelled:
+            raise
+        except BaseException:  # such as KeyboardInterrupt: the executor stops, and no run may take it for a cancel
+            self.detach_now()
+            raise
         finally:
             self._left(actor)
 

@@ -64,7 +64,7 @@ class Tree:
         self.executor: int | None = None
 
     def _wire(self) -> None:
-        self.front.on_failure = self.runs.store_failed
+        self.front.on_failure = self.runs.detach_now
         self.runs.on_free = self.dispatcher.nudge_at
         self.runs.on_ended = self.feed.ended
         self.runs.on_sent = self.sent
@@ -149,8 +149,11 @@ class Tree:
                     try:
                         yield
                     finally:
+                        if services.cancel_scope.cancel_called:
+                            grace.cancel()  # a service has failed, and nothing can be waited for
                         try:
-                            await self._drain(grace)
+                            with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
+                                await self._drain(grace)
                         finally:
                             self.feed.close()
                     services.cancel_scope.cancel()

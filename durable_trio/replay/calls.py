@@ -6,6 +6,7 @@ import abc
 import math
 from collections.abc import Callable
 from contextvars import Context as TaskContext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import outcome
@@ -43,7 +44,7 @@ class Call(abc.ABC):
         self.is_live = False
         # Its outcome is recorded or on its way: it cannot be aborted any more.
         self.is_sealed = False
-        # On its way, but the store may refuse it: whether it can be aborted shows then.
+        # On its way: whether it counts, the commit tells. The body must not go by it before.
         self.is_undecided = False
         # Something of the user's runs for it and has not come out yet.
         self.is_busy = False
@@ -120,18 +121,14 @@ class Call(abc.ABC):
         ``taken`` are mailbox entries that this row consumes; ``fields`` go to the ``Advance``.
         """
         self.is_sealed = True
-        self.is_undecided = "unless_unread" in fields
-        self.turns.record(_Recording(self, now, started_at, status, attempt, result, error, compensates, taken, fields))
+        self.is_undecided = True
+        write = partial(
+            self._write, now, started_at, status, attempt, result, error, compensates, taken=taken, fields=fields
+        )
+        self.turns.record(write)
 
-
-class _Recording:
-    """A row that waits for its seq."""
-
-    __slots__ = ("_call", "_fields", "_outcome", "_row", "_taken", "_times")
-
-    def __init__(
+    def _write(
         self,
-        call: Call,
         now: int,
         started_at: int,
         status: StepStatus,
@@ -139,35 +136,26 @@ class _Recording:
         result: str | None,
         error: str | None,
         compensates: bool,
+        *,
         taken: tuple[int, ...],
         fields: dict[str, Any],
     ) -> None:
-        self._call = call
-        self._times = (started_at, now)
-        self._outcome = (status, attempt, result, error, compensates)
-        self._taken = taken
-        self._fields = fields
-        self._row: HistoryRow
-
-    def __call__(self) -> None:
-        """Take a seq, and write."""
-        call = self._call
-        turns = call.turns
-        status, attempt, result, error, compensates = self._outcome
-        row = self._row = HistoryRow(
+        """Take a seq, and submit the row."""
+        turns = self.turns
+        row = HistoryRow(
             seq=turns.next_seq(),
-            key=call.key,
-            kind=call.kind,
+            key=self.key,
+            kind=self.kind,
             status=status,
             attempt=attempt,
             result=result,
             error=error,
             compensates=compensates,
-            started_at=self._times[0],
-            finished_at=self._times[1],
+            started_at=started_at,
+            finished_at=now,
         )
-        taken = tuple((entry, row.seq) for entry in self._taken) if self._taken else ()
-        turns.port.advance(self._committed, rows=(row,), taken=taken, now=row.finished_at, **self._fields)
+        consumed = tuple((entry, row.seq) for entry in taken) if taken else ()
+        turns.port.advance(partial(self._committed, row), rows=(row,), taken=consumed, now=now, **fields)
 
-    def _committed(self, outcome: Any) -> None:
-        self._call.turns.committed(outcome, self._row, self._call)
+    def _committed(self, row: HistoryRow, outcome: Any) -> None:
+        self.turns.committed(outcome, row, self)

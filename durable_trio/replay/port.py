@@ -71,7 +71,7 @@ class Port:
         if self.is_cut:
             return
         self.in_flight += 1
-        self._front.submit(operation, lambda outcome: self._done(outcome, callback))
+        self._front.submit(operation, _InFlight(self, callback))
 
     def transaction(self, fn: Callable[[Any], Advance], callback: Callback, *, seconds_max: float) -> None:
         """Submit a transaction of the user's."""
@@ -80,9 +80,7 @@ class Port:
         if self._riders:
             self.advance(_ignore, now=self._riders[-1].started_at)
         self.in_flight += 1
-        self._front.submit_transaction(
-            self.fence, fn, seconds_max=seconds_max, callback=lambda outcome: self._done(outcome, callback)
-        )
+        self._front.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_InFlight(self, callback))
 
     def cut(self) -> None:
         """Write nothing any more and call nothing back."""
@@ -93,10 +91,21 @@ class Port:
             self._riders[:0] = riders
         callback(outcome)
 
-    def _done(self, outcome: Outcome, callback: Callback) -> None:
-        self.in_flight -= 1
-        if not self.is_cut:
-            callback(outcome)
+
+class _InFlight:
+    """The way back of one operation; an object of its own is cheaper than a closure, and there are many."""
+
+    __slots__ = ("_callback", "_port")
+
+    def __init__(self, port: Port, callback: Callback) -> None:
+        self._port = port
+        self._callback = callback
+
+    def __call__(self, outcome: Outcome) -> None:
+        port = self._port
+        port.in_flight -= 1
+        if not port.is_cut:
+            self._callback(outcome)
 
 
 def _ignore(outcome: Outcome) -> None:

@@ -9,7 +9,8 @@ the same states, whatever trio's scheduler does.
 and delivers, in this order of precedence:
 
 1. cancellations of parked calls that a delivered row or the body itself has caused, one at a time in order of keys;
-   a cancelled step function is waited for first, so that its call ends in this same turn;
+   a cancelled step function is waited for first, so that its call ends in this same turn; so is the commit of an
+   outcome that came before, because a replay after a crash may not find it;
 2. starts of branches, one at a time, in order of ``start_soon``;
 3. at replay, the next row of the history; a row that nobody waits for is divergence;
 4. when all rows are delivered (the barrier): control messages that are waiting; then the parked calls go live;
@@ -84,6 +85,16 @@ class _Extension:
         self.result: outcome.Outcome[Any] | None = None
 
 
+class LastCall(Protocol):
+    """A call that ends the history instead of adding to it."""
+
+    @property
+    def key(self) -> Key: ...
+
+    def end_history(self) -> None:
+        """Do it now."""
+
+
 class Turns:
     """The turns of one resident run. See the module's docstring."""
 
@@ -101,6 +112,7 @@ class Turns:
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
         self.is_leaving = False  # its release is on its way: no alarm is needed here any more
         self.is_expired = False
+        self.is_cancelled = False
         self.history = History(loaded.history)
         self.agenda = Agenda(loaded.waits)
         self.calls: dict[Key, Call] = {}
@@ -119,6 +131,7 @@ class Turns:
         self._held: deque[Callable[[], None]] | None = None
         self._alarm_at: int | None = None
         self._is_pumping = False
+        self._last_call: LastCall | None = None
 
     # ---- the body's side ---------------------------------------------------------------------------------------
 
@@ -208,10 +221,15 @@ class Turns:
         return self.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
 
     def _refuse_expired(self, call: Call) -> None:
-        def raise_expired() -> None:
-            raise RunExpired("the run's time to live is over; no durable call begins any more")
+        self.refuse(call, RunExpired("the run's time to live is over; no durable call begins any more"))
 
-        call.raise_cancel = raise_expired
+    def refuse(self, call: Call, error: Exception) -> None:
+        """Have a call that has no outcome raise ``error``, in its turn."""
+
+        def raise_error() -> None:
+            raise error
+
+        call.raise_cancel = raise_error
         self._cancelled.append(call)
 
     def _abort(self, call: Call, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
@@ -231,9 +249,10 @@ class Turns:
 
     def abandon(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
-        if not call.is_sealed and call.raise_cancel is None:
+        if call.raise_cancel is None and (call.is_undecided or not call.is_sealed):
             call.raise_cancel = _no_raise
-            call.cancel()
+            if not call.is_sealed:
+                call.cancel()
             self._cancelled.append(call)
 
     # ---- the live side -----------------------------------------------------------------------------------------
@@ -274,6 +293,10 @@ class Turns:
     def _refuse(self, result: Any) -> None:
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
         self._host.refused(error)
+
+    def end_with(self, call: LastCall) -> None:
+        """Have ``call.end_history`` called once nothing else of the run is undelivered or on its way."""
+        self._last_call = call
 
     def set_timer(self, call: Call, due_at: int, wait: WaitRow | None) -> None:
         """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests."""
@@ -375,7 +398,7 @@ class Turns:
             return True
         if not self.is_live:
             return self._pass_barrier()
-        return self._take_signal() or self._fire_due()
+        return self._take_signal() or self._fire_due() or self._end_history()
 
     def _end_extension(self) -> None:
         result = self._extended[0].result
@@ -388,6 +411,7 @@ class Turns:
             self._cancelled.clear()
         call = self._wave[0]
         if call.is_undecided or (not call.is_sealed and call.is_busy):
+            self._unhold()  # what it waits for may be among it
             return False
         self._wave.popleft()
         if not call.is_sealed and self.calls.get(call.key) is call:
@@ -426,6 +450,7 @@ class Turns:
                 scope.cancel("its durable deadline has expired")
         elif row.kind in CONTROL_KINDS:
             self.is_expired = self.is_expired or row.kind is StepKind.TTL
+            self.is_cancelled = self.is_cancelled or row.kind is StepKind.CANCEL
             self.mail.note_control(row)
             self._host.control(row)
 
@@ -487,6 +512,15 @@ class Turns:
             else:
                 self._expire(self.deadlines[due[1]], now)
         return fired
+
+    def _end_history(self) -> bool:
+        """Let a call end this history, with nothing of it on the way: a cancel that is would be lost with the rows."""
+        call = self._last_call
+        if call is None or self.port.in_flight or call.key not in self.calls:
+            return False
+        self._last_call = None
+        call.end_history()
+        return True
 
     def _expire(self, scope: DeadlineScope, now: int) -> None:
         scope.is_expiring = True

@@ -1,0 +1,68 @@
+"""What runs see when the executor stops for another reason than a drain: they are detached, never cancelled."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from harness import PATIENCE_SECONDS, serving
+
+from durable_trio import Context, Engine, workflow
+
+seen: list[str] = []
+begun = trio.Event()
+
+
+async def nothing() -> None:
+    pass
+
+
+async def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@workflow
+async def tidy(ctx: Context) -> str:
+    begun.set()
+    try:
+        await ctx.wait_signal("go", timeout=0.9)  # it stays in memory
+    except trio.Cancelled:
+        seen.append("detaching" if ctx.detaching else "cancelled")
+        with ctx.move_on_after(5, shield=True):
+            await ctx.step("clean up", nothing)
+            seen.append("cleaned up")
+        raise
+    except trio.TooSlowError:
+        pass
+    return "done"
+
+
+@workflow
+async def fatal(ctx: Context) -> None:
+    await ctx.step("interrupt", interrupt)
+
+
+@pytest.mark.parametrize("reason", ["a service fails", "a step is interrupted"])
+async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
+    file_path: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    global begun
+    begun = trio.Event()
+    seen.clear()
+    engine = Engine(file_path, workflows=[tidy, fatal])
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.serve)
+            await engine.start(tidy, id="tidy")
+            await begun.wait()
+            if reason == "a service fails":
+                monkeypatch.setattr(engine._store, "foreign_changes", lambda: 1 / 0)
+            else:
+                await engine.start(fatal, id="fatal")
+            with trio.fail_after(PATIENCE_SECONDS):
+                await trio.sleep_forever()
+    assert caught.value.split((ZeroDivisionError, KeyboardInterrupt))[0] is not None
+    assert seen == ["detaching"]
+    async with serving(file_path, tidy) as again:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await again.get("tidy").result() == "done"
+        assert [step.key for step in await again.get("tidy").steps()] == ["go#0"]
