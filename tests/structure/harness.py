@@ -157,6 +157,7 @@ def attempt(
     *,
     crashes: Iterable[tuple[int, bool]] = (),
     replays: Sequence[int | Order] = (),
+    store: UnfinishedStore | None = None,
 ) -> Trial:
     """Run a program to its end and return what came of it.
 
@@ -164,7 +165,8 @@ def attempt(
     ``replays``: schedules of further stays, after a crash right before the run's end is stored.
     """
     Notes.stays = []
-    store = UnfinishedStore()
+    if store is None:
+        store = UnfinishedStore()
 
     async def main() -> Trial:
         clock = VirtualClock()

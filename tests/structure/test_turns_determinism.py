@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from durable_trio import Context, Engine, SignalTimeout, workflow
+from durable_trio import Context, Engine, SignalTimeout, open_engine, workflow
 from durable_trio.context.branches import DurableNursery
+from durable_trio.context.mapping import MapItem
+from durable_trio.replay.calls import Call
+from durable_trio.replay.quiet import Lane
+from durable_trio.replay.turns import Turns
+from durable_trio.stores.base import Advance, Operation, SendSignal
+from durable_trio.testing import CrashingStore, VirtualClock
+from durable_trio.testing.schedule import scheduling
 
-from .harness import OFTEN, RUN_ID, Notes, Program, Trial, attempt
+from . import test_branches, test_map, test_select
+from .harness import OFTEN, RUN_ID, SEED_COUNT, Ended, Notes, Program, Trial, UnfinishedStore, attempt
 
 Operations = list[list[Any]]
 
@@ -255,3 +265,431 @@ def storm_trial(seed: int) -> Trial:
         assert trial.value == trial.stays[-1]
     COUNTS["rows"] += len(trial.keys)
     return trial
+
+
+# ---- the tests -----------------------------------------------------------------------------------------------------
+
+STORM_COUNT = 60
+
+
+def test_random_programs_see_the_same_at_replay_whatever_the_schedule_and_the_crash() -> None:
+    COUNTS.clear()
+    for seed in range(STORM_COUNT):
+        try:
+            storm_trial(seed)
+        except (AssertionError, Ended) as error:
+            raise AssertionError(f"storm_trial({seed}) repeats it") from error
+    rare = {kind: count for kind, count in COUNTS.items() if count < STORM_COUNT}
+    assert not rare, f"the generator makes too few of {rare}"
+    assert COUNTS["cancelled"] > 10 * STORM_COUNT
+    assert COUNTS["rows"] > 10 * STORM_COUNT
+
+
+def test_trio_still_has_the_hook_for_its_scheduling_order() -> None:
+    order: list[int] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+
+                async def note(number: int = number) -> None:
+                    order.append(number)
+
+                nursery.start_soon(note)
+
+    orders: dict[Any, list[int]] = {}
+    for choice in ("oldest first", "newest first", 1, 1, 2):
+        order.clear()
+        with scheduling(choice):
+            trio.run(main)
+        assert orders.setdefault(choice, list(order)) == order, "one seed gives one order"
+    assert orders["oldest first"] == [0, 1, 2, 3, 4, 5]
+    assert orders["newest first"] == [5, 4, 3, 2, 1, 0]
+    assert orders[1] != orders[2]
+
+
+def test_the_hook_is_as_it_was_after_the_block() -> None:
+    module: Any = trio._core._run  # type: ignore[attr-defined]
+    before = module._r, module._ALLOW_DETERMINISTIC_SCHEDULING
+    with scheduling(1):
+        assert module._ALLOW_DETERMINISTIC_SCHEDULING
+        assert module._r is not before[0]
+    assert (module._r, module._ALLOW_DETERMINISTIC_SCHEDULING) == before
+
+
+def test_a_task_that_trio_has_scheduled_is_the_last_of_its_run_queue() -> None:
+    """What keeps the tasks of a body apart rests on this."""
+    seen: list[bool] = []
+
+    class Look(trio.abc.Instrument):
+        def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+            seen.append(task._runner.runq[-1] is task)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.checkpoint)
+            nursery.start_soon(trio.sleep, 0.001)
+
+    trio.run(main, instruments=[Look()])
+    assert len(seen) > 4
+    assert all(seen)
+
+
+# ---- a refused row, a late look ------------------------------------------------------------------------------------
+
+
+class LateSignalStore(UnfinishedStore):
+    """Has a signal of another process arrive right before a timeout is committed."""
+
+    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        if any(isinstance(operation, Advance) and operation.unless_unread is not None for operation in batch):
+            signal = SendSignal(run_id=RUN_ID, name="go", payload='"late"', signal_id="late", created_at=0, now=0)
+            self.inner.apply([signal])
+        return super().apply(batch, block=block)
+
+
+@workflow(max_recoveries=OFTEN)
+async def timeout_and_cancel(ctx: Context) -> list[str]:
+    """A timeout is refused, because a signal came before, when its scope has just been cancelled."""
+    notes = Notes(ctx)
+
+    async def waiter(ctx: Context) -> None:
+        try:
+            notes.add(await ctx.wait_signal("go", timeout=1))
+        except SignalTimeout:
+            notes.add("timeout")
+        except trio.Cancelled:
+            notes.add("cancelled")
+            raise
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(waiter)
+        await ctx.step("s", work, 1.0)
+        nursery.cancel_scope.cancel()
+    notes.add("end")
+    return list(notes)
+
+
+def test_a_timeout_that_the_store_refuses_is_cancelled_if_its_scope_was_meanwhile() -> None:
+    found = Counter(
+        attempt(Program(timeout_and_cancel), seed, store=LateSignalStore()).value[0] for seed in range(SEED_COUNT)
+    )
+    assert found["cancelled"], f"never cancelled: {found}"
+    assert set(found) <= {"cancelled", "late"}
+
+
+# ---- other code ----------------------------------------------------------------------------------------------------
+
+
+def changed(
+    old: Callable[..., Awaitable[Any]], new: Callable[..., Awaitable[Any]], *, schedule: int = 1
+) -> tuple[str, str]:
+    """Record a run of ``old`` up to its wait for the signal "go", then go on with ``new``; return what comes of it.
+
+    That is ``("parked", report)``, ``("completed", result)`` or ``("failed", error)``.
+    """
+    store = CrashingStore()
+
+    async def main() -> tuple[str, str]:
+        clock = VirtualClock()
+        async with open_engine(store, workflows=[workflow(name="w")(old)], clock=clock) as engine:
+            run = await engine.start("w", id=RUN_ID)
+            async with run.watch() as changes:
+                async for record in changes:
+                    if record.status == "suspended" and record.wake_at is None:
+                        break
+            await trio.sleep(1)
+            assert (await engine.status()).resident_runs == 0
+        async with open_engine(store, workflows=[workflow(name="w")(new)], clock=clock) as engine:
+            run = engine.get(RUN_ID)
+            await run.signal("go", "gone")
+            with trio.fail_after(1000):
+                async with run.watch() as changes:
+                    async for record in changes:
+                        if record.problem is not None:
+                            assert record.problem.kind == "divergence"
+                            assert record.status == "suspended"
+                            return "parked", record.problem.text
+            record = await run.record()
+            return str(record.status.value), str(record.result if record.error is None else repr(record.error))
+        raise AssertionError("unreachable")
+
+    with scheduling(schedule):
+        try:
+            return trio.run(main, clock=MockClock(autojump_threshold=0))
+        finally:
+            store.dispose()
+
+
+async def _name(ctx: Context, name: str) -> None:
+    await ctx.step("echo", work, 0.0)
+    await ctx.step(name, work, 0.5)
+
+
+def _two_branches(*names: str, extra: str = "", keyed: bool = True, signal: bool = True) -> Callable[..., Awaitable[Any]]:
+    async def body(ctx: Context) -> str:
+        async with ctx.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(_name, name, name=name if keyed else "branch")
+            if extra:
+                await ctx.step(extra, work, 0.0)
+        return str(await ctx.wait_signal("go"))
+
+    return body
+
+
+def test_branches_of_the_same_names_in_another_order_match() -> None:
+    assert changed(_two_branches("a", "b"), _two_branches("b", "a")) == ("completed", "gone")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "report"),
+    [
+        (_two_branches("a", "b"), _two_branches("a", "c"), "nursery#0/b#0/echo#0"),
+        (_two_branches("a", "b"), _two_branches("a"), "nursery#0/b#0/echo#0"),
+        (_two_branches("a", "b", keyed=False), _two_branches("b", "a", keyed=False), "nursery#0/branch#0/"),
+        (_two_branches("a", "b", extra="x"), _two_branches("a", "b", extra="y"), "step x#0"),
+        (_two_branches("a", extra="x"), _two_branches("a"), "step x#0"),
+    ],
+    ids=["renamed", "removed", "swapped", "other call", "missing call"],
+)
+def test_another_structure_of_branches_parks_the_run_and_shows_both_sides(
+    old: Callable[..., Awaitable[Any]], new: Callable[..., Awaitable[Any]], report: str
+) -> None:
+    outcome, text = changed(old, new)
+    assert outcome == "parked"
+    assert report in text
+    assert "history" in text
+    assert "code" in text
+
+
+async def _without_nursery(ctx: Context) -> str:
+    await _name(ctx, "a")
+    return str(await ctx.wait_signal("go"))
+
+
+async def _nested_nursery(ctx: Context) -> str:
+    async with ctx.open_nursery():
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(_name, "a", name="a")
+    return str(await ctx.wait_signal("go"))
+
+
+@pytest.mark.parametrize("new", [_without_nursery, _nested_nursery])
+def test_a_nursery_that_was_removed_or_added_around_parks_the_run(new: Callable[..., Awaitable[Any]]) -> None:
+    assert changed(_two_branches("a"), new)[0] == "parked"
+
+
+async def _extra_call_first(ctx: Context, name: str) -> None:
+    await ctx.step("new", work, 0.0)
+    await _name(ctx, name)
+
+
+async def _extra_call_in_branch(ctx: Context) -> str:
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(_extra_call_first, "a", name="a")
+        nursery.start_soon(_name, "b", name="b")
+    return str(await ctx.wait_signal("go"))
+
+
+def test_an_extra_call_before_recorded_ones_of_its_branch_parks_the_run() -> None:
+    outcome, text = changed(_two_branches("a", "b"), _extra_call_in_branch)
+    assert outcome == "parked"
+    assert "nursery#0/a#0/new#0" in text
+
+
+async def _cancelled_calls(ctx: Context) -> str:
+    """Calls without a row come before recorded ones in the same branch: a cancellation explains them."""
+    for seconds in (1, 2):
+        with ctx.move_on_after(seconds):
+            await ctx.step("slow", work, 100.0)
+        await ctx.step("after", work, 0.0)
+    return str(await ctx.wait_signal("go"))
+
+
+def test_an_extra_call_that_a_cancellation_explains_is_no_divergence() -> None:
+    assert changed(_cancelled_calls, _cancelled_calls) == ("completed", "gone")
+
+
+def _map(*items: float, name: str = "m") -> Callable[..., Awaitable[Any]]:
+    async def body(ctx: Context) -> str:
+        results = await ctx.map(name, work, items)
+        return f"{len(results)} {await ctx.wait_signal('go')}"
+
+    return body
+
+
+def test_fewer_items_of_a_map_than_recorded_park_the_run() -> None:
+    outcome, text = changed(_map(0.0, 0.5, 1.0), _map(0.0, 0.5))
+    assert outcome == "parked"
+    assert "m#0/item#2" in text
+
+
+def test_a_map_of_another_name_parks_the_run() -> None:
+    assert changed(_map(0.0), _map(0.0, name="n"))[0] == "parked"
+
+
+def test_more_items_of_a_map_than_recorded_park_the_run_if_rows_follow() -> None:
+    async def new(ctx: Context) -> str:
+        await ctx.map("m", work, [0.0, 0.5, 0.25])
+        return str(await ctx.wait_signal("go"))
+
+    async def old(ctx: Context) -> str:
+        await ctx.map("m", work, [0.0, 0.5])
+        await ctx.step("after", work, 0.0)
+        return str(await ctx.wait_signal("go"))
+
+    assert changed(old, new)[0] == "parked"
+
+
+async def _deadline_first(ctx: Context) -> str:
+    with ctx.move_on_after(1):
+        await ctx.sleep(100)
+    return str(await ctx.wait_signal("go"))
+
+
+async def _event_first(ctx: Context) -> str:
+    await trio.Event().wait()
+    return str(await ctx.wait_signal("go"))
+
+
+async def _signal_only(ctx: Context) -> str:
+    return str(await ctx.wait_signal("go"))
+
+
+@pytest.mark.parametrize("new", [_event_first, _signal_only])
+def test_an_expiry_of_a_deadline_that_the_code_does_not_have_any_more_parks_the_run(
+    new: Callable[..., Awaitable[Any]],
+) -> None:
+    outcome, text = changed(_deadline_first, new)
+    assert outcome == "parked"
+    assert "deadline#0" in text
+
+
+@workflow(max_recoveries=OFTEN)
+async def to_fork(ctx: Context) -> list[str]:
+    notes = Notes(ctx)
+
+    async def branch(ctx: Context, number: int) -> None:
+        await ctx.sleep(number)
+        notes.add(f"{number} {await ctx.step('s', work, 0.0)}")
+        if number == 2:
+            raise ValueError(number)
+
+    try:
+        async with ctx.open_nursery() as nursery:
+            for number in (3, 1, 2):
+                nursery.start_soon(branch, number)
+            await ctx.map("m", work, [0.25, 0.5])
+    except* ValueError as group:
+        notes.add(repr(group))
+    return list(notes)
+
+
+def test_a_fork_before_any_row_of_branches_goes_on_as_the_original_did() -> None:
+    async def main() -> None:
+        async with open_engine(":memory:", workflows=[to_fork], clock=VirtualClock()) as engine:
+            run = await engine.start(to_fork)
+            result = await run.result()
+            keys = [step.key for step in await run.steps()]
+            assert len(keys) == 7
+            for key in keys:
+                fork = await engine.fork(run.id, before=key)
+                assert await fork.result() == result
+                assert [step.key for step in await fork.steps()] == keys
+
+    with scheduling(7):
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+# ---- planted bugs --------------------------------------------------------------------------------------------------
+
+
+def _without_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver rows while tasks of the body can still run."""
+    monkeypatch.setattr(Turns, "runnable_count", property(lambda self: 0, lambda self, value: None), raising=False)
+
+
+def _waves_unsorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deliver cancellations in any order."""
+    chance = random.Random(1)
+    monkeypatch.setattr(Call, "place_in_wave", property(lambda self: chance.random()))
+
+
+def _map_items_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancel the items of a map where their own keys are, not with their map."""
+    monkeypatch.setattr(MapItem, "place_in_wave", Call.place_in_wave)
+
+
+def _eager_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a signal while something of the run is on its way."""
+
+    def take(self: Turns) -> bool:
+        match = self.mail.matching_signal()
+        if match is None:
+            return False
+        self.mail.record_signal(*match)
+        return True
+
+    monkeypatch.setattr(Turns, "_take_signal", take)
+
+
+def _no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the order of tasks that are woken together to trio."""
+    for name in ("delivered", "stepped"):
+        monkeypatch.setattr(Lane, name, lambda self: None)
+    monkeypatch.setattr(Lane, "scheduled", lambda self, task: None)
+
+
+def _uncommitted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the body go by an outcome that is not committed yet."""
+    monkeypatch.setattr(Call, "is_undecided", property(lambda self: False, lambda self, value: None), raising=False)
+
+
+def _barrier_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin calls without a row at replay, while rows are still to be delivered."""
+    original = Turns.add
+
+    def add(self: Turns, call: Call) -> None:
+        original(self, call)
+        if not call.is_sealed and self.is_replaying:
+            self._begin(call)
+
+    monkeypatch.setattr(Turns, "add", add)
+
+
+def _publish_out_of_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on at once after a publish at replay."""
+    original = Turns.extend
+
+    async def extend(self: Turns, submit: Callable[[Callable[[Any], None]], None]) -> Any:
+        if self.is_replaying:
+            await trio.lowlevel.checkpoint()
+            return True
+        return await original(self, submit)
+
+    monkeypatch.setattr(Turns, "extend", extend)
+
+
+@pytest.mark.parametrize(
+    ("plant", "check"),
+    [
+        (_without_quiet, test_branches.test_memory_channels_between_branches_carry_the_same_at_replay),
+        (_waves_unsorted, test_branches.test_all_kinds_of_waits_are_cancelled_in_the_same_order_at_replay),
+        (_map_items_behind, test_map.test_a_cancelled_map_ends_at_the_same_place_among_cancelled_branches_at_replay),
+        (_eager_signals, test_select.test_the_loser_of_a_select_does_not_take_the_next_signal),
+        (_no_lane, test_branches.test_tasks_that_one_event_wakes_go_in_the_same_order_at_replay),
+        (_uncommitted_counts, test_select.test_of_outcomes_at_one_instant_the_recorded_winner_wins_again),
+        (_uncommitted_counts, test_a_timeout_that_the_store_refuses_is_cancelled_if_its_scope_was_meanwhile),
+        (_barrier_open, test_branches.test_a_step_that_a_recorded_failure_has_stopped_does_not_begin_again),
+        (_publish_out_of_turn, test_branches.test_publishing_takes_the_same_place_in_a_turn_at_replay),
+    ],
+)
+def test_a_planted_bug_is_caught(
+    monkeypatch: pytest.MonkeyPatch, plant: Callable[[pytest.MonkeyPatch], None], check: Callable[[], None]
+) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, Ended, ExceptionGroup)) as caught:
+        check()
+    if isinstance(caught.value, ExceptionGroup):
+        assert caught.group_contains((AssertionError, Ended))
