@@ -139,8 +139,9 @@ class ChildMethods(ContextBase):
             clock=env.clock,
         )
         call = StartChildCall(env, key, operation)
-        run_id: str = env.deliver(call, await env.turns.perform(call), str)
-        if not detached:
+        row = await env.turns.perform(call)
+        run_id: str = env.deliver(call, row, str)
+        if not detached and row.attempt:  # in a fork, those that were copied belong to the original
             env.children[run_id] = False
         known = workflow if isinstance(workflow, Workflow) else env.registry.get(name)
         return ChildRun(self, run_id, name, UNANNOTATED if known is None else known.result_type)

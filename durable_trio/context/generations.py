@@ -16,11 +16,10 @@ class ContinueCall(Call):
 
     kind = StepKind.CONTINUE
 
-    def __init__(self, env: Environment, key: Key, args: str, digest: bytes) -> None:
+    def __init__(self, env: Environment, key: Key, args: str) -> None:
         super().__init__(key)
         self._env = env
         self._args = args
-        self._digest = digest
 
     def go_live(self) -> None:
         self.turns.end_with(self)
@@ -33,7 +32,7 @@ class ContinueCall(Call):
             return
         self.is_sealed = True
         operation = ContinueAsNew(
-            fence=turns.port.fence, args=self._args, args_digest=self._digest, now=turns.clock.now()
+            fence=turns.port.fence, args=self._args, now=turns.clock.now()
         )
         turns.port.submit(operation, self._continued)
 

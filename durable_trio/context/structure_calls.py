@@ -95,8 +95,8 @@ class StructureMethods(ContextBase):
         env = self._env
         if self._branch or self._open_nursery_count:
             raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
-        text, digest = env.codec.encode_arguments(
+        text, _ = env.codec.encode_arguments(
             args, env.workflow.annotations_for(args), where=f"the arguments of run {env.run_id!r}"
         )
-        await env.turns.perform(ContinueCall(env, self._next_key("name", "(continue)"), text, digest))
+        await env.turns.perform(ContinueCall(env, self._next_key("name", "(continue)"), text))
         raise AssertionError("the run has left")

@@ -43,7 +43,6 @@ class Message(enum.Enum):
     MAIL = "mail"  # there may be unread entries in its mailbox
     WAKE = "wake"  # something is due
     DRAIN = "drain"  # leave as soon as no step function runs
-    DETACH = "detach"  # leave at once
 
 
 class Surroundings(Protocol):
@@ -115,16 +114,16 @@ class ResidentRun:
         self._is_compensating = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
-        self._missed_message = False
+        self._missed: set[Message] = set()
 
     # ---- for services ------------------------------------------------------------------------------------------
 
     def post(self, message: Message) -> None:
-        """Put a message into the inbox; if it is full, the run will look at everything anyway."""
+        """Put a message into the inbox; if that is full, it is taken with one of those that wait there."""
         try:
             self._send.send_nowait(message)
         except trio.WouldBlock:
-            self._missed_message = True
+            self._missed.add(message)
         except trio.BrokenResourceError:
             pass  # it has left; the store knows what is to be done
 
@@ -166,15 +165,13 @@ class ResidentRun:
 
     async def _listen(self) -> None:
         async for message in self._inbox:
-            if message is Message.DETACH:
-                self.detach()
-            elif message is Message.DRAIN:
+            messages = {message, *self._missed}
+            self._missed.clear()
+            if Message.DRAIN in messages:
                 self._turns.hold()
-            else:
-                if message is Message.MAIL or self._missed_message:
-                    self._missed_message = False
-                    self._turns.message(await self._read_mail())
-                self._turns.pump()
+            if Message.MAIL in messages:
+                self._turns.message(await self._read_mail())
+            self._turns.pump()
 
     async def _read_mail(self) -> Any:
         return await self._around.front.read(self._around.front.store.unread, self.row.run)
@@ -253,7 +250,7 @@ class ResidentRun:
     async def _watch_stall(self, row: HistoryRow) -> None:
         await trio.sleep(self._around.settings.replay_stall_seconds)
         self._stall_watched = False
-        if self._turns.is_replaying and self._turns.history.next_of_body() is row and self._turns.runnable_count == 0:
+        if self._turns.is_replaying and self._turns.history.next_row() is row and self._turns.runnable_count == 0:
             self._diverged(row)
 
     def continued(self) -> None:

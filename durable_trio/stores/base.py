@@ -193,12 +193,12 @@ class ContinueAsNew:
     """End a run's history and let it begin anew with other arguments. Outcome: ``True`` or ``OwnershipLost``.
 
     History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
-    are 0. Unread mailbox entries and published values stay.
+    are 0. What the run was started with stays known, so that
+    the same start again is still the same run. Unread mailbox entries and published values stay.
     """
 
     fence: Fence
     args: str
-    args_digest: bytes
     now: int
 
 
@@ -273,6 +273,7 @@ class ResumeRun:
 class ForkRun:
     """Store a copy of a run with its history before one row. Outcome: ``RunRow``, or an error as a value.
 
+    The rows of started children are copied with attempt 0: the children stay those of the original.
     ``RunNotFound`` for an unknown run, ``ValueError`` if no row has the key ``before``, ``RunConflict`` if ``id``
     exists. Rows with a lower seq are copied with ``compensates`` false, compensation, cancel and ttl rows left out.
     The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed.

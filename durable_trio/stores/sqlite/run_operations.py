@@ -61,7 +61,7 @@ CLEAR_HISTORY: Final = "DELETE FROM history WHERE run = ?"
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
 CONTINUE: Final = """
-    UPDATE runs SET owner = NULL, status = 'pending', generation = generation + 1, args = ?, args_digest = ?,
+    UPDATE runs SET owner = NULL, status = 'pending', generation = generation + 1, args = ?,
         wake_at = ?, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0, claimed_seq = -1, changed = ?
     WHERE run = ?
 """
@@ -234,7 +234,7 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
         return ownership_lost(transaction, fence)
     for statement in (CLEAR_HISTORY, CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED):
         transaction.execute(statement, (fence.run,))
-    values = (operation.args, operation.args_digest, operation.now, transaction.change(), fence.run)
+    values = (operation.args, operation.now, transaction.change(), fence.run)
     transaction.execute(CONTINUE, values)
     return True
 

@@ -33,10 +33,12 @@ COPY_RUN: Final = """
     FROM runs WHERE run = ?
     ON CONFLICT (id) DO NOTHING
 """
+# A copied row of a child gets attempt 0: that child belongs to the run that has started it.
 COPY_HISTORY: Final = """
     INSERT INTO history (run, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error,
         result)
-    SELECT ?, seq, branch, name, n, kind, status, attempt, 0, started_at, finished_at, error, result
+    SELECT ?, seq, branch, name, n, kind, status, CASE kind WHEN 'child' THEN 0 ELSE attempt END, 0, started_at,
+        finished_at, error, result
     FROM history WHERE run = ? AND seq < ? AND kind NOT IN ('compensation', 'cancel', 'ttl')
     ORDER BY id
 """
