@@ -983,8 +983,9 @@ async def test_a_step_at_most_once_that_was_detached_is_interrupted_for_good(fil
         await engine.start(pays, id="r")
         await wait_until(lambda: calls)
     async with serving(file_path, pays) as engine:
-        await wait_passivated(engine)
         run = engine.get("r")
+        await wait_until(lambda: seen)
+        await wait_passivated(engine)
         row = (await run.steps())[0]
         assert (row.key, row.status) == ("charge#0", "failed")
     async with serving(file_path, pays) as engine:
