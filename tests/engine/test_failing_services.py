@@ -49,7 +49,7 @@ async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
     begun = trio.Event()
     seen.clear()
     engine = Engine(file_path, workflows=[tidy, fatal])
-    with pytest.raises(BaseExceptionGroup) as caught:
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012  # the executor falls somewhere in the block
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.serve)
             await engine.start(tidy, id="tidy")

@@ -161,8 +161,8 @@ async def nothing(ctx: Context) -> None:
 
 
 WRONG_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
-    "engine": (lambda: Engine(":memory:", lease_second=3), "lease_seconds"),
-    "engine, no hint": (lambda: Engine(":memory:", zzz=3), "no option 'zzz'"),
+    "engine": (lambda: Engine(":memory:", lease_second=3), "lease_seconds"),  # type: ignore[call-arg]
+    "engine, no hint": (lambda: Engine(":memory:", zzz=3), "no option 'zzz'"),  # type: ignore[call-arg]
     "workflow": (lambda: workflow(nmae="typo"), "nmae"),  # type: ignore[call-overload]
     "retry": (lambda: Retry.fixed(3, 1, give_up=OSError), "give_up"),  # type: ignore[call-arg]
 }
@@ -193,7 +193,7 @@ def test_an_option_out_of_range_is_refused_at_construction(options: dict[str, An
 
 async def test_a_block_refuses_an_option_of_another_name() -> None:
     with pytest.raises(TypeError, match="did you mean 'workflows'"):
-        async with open_engine(":memory:", workflow=[nothing]):
+        async with open_engine(":memory:", workflow=[nothing]):  # type: ignore[call-arg]
             pass
 
 

@@ -19,7 +19,7 @@ async def unknown(ctx: Context, number: int) -> int:
 
 async def test_an_engine_that_executes_refuses_one_and_stores_nothing() -> None:
     async with open_engine(":memory:", workflows=[known]) as engine:
-        with pytest.raises(UnknownWorkflow, match="'unknown'.*workflows="):
+        with pytest.raises(UnknownWorkflow, match=r"'unknown'.*workflows="):
             await engine.start(unknown, 1)
         assert (await engine.list_runs()).runs == ()
 

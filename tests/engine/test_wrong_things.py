@@ -467,13 +467,13 @@ def test_an_unknown_option_is_refused_and_the_nearest_offered(wrong: str, right:
 
 def test_an_option_that_is_like_none_is_refused_without_a_hint() -> None:
     with pytest.raises(TypeError, match="xyzzy") as caught:
-        Engine(":memory:", xyzzy=1)
+        Engine(":memory:", xyzzy=1)  # type: ignore[call-arg]
     assert "did you mean" not in str(caught.value)
 
 
 async def test_open_engine_refuses_options_before_it_touches_the_file(file_path: str) -> None:
     with pytest.raises(TypeError, match="did you mean"):
-        async with open_engine(file_path, concurrenc=3):
+        async with open_engine(file_path, concurrenc=3):  # type: ignore[call-arg]
             raise AssertionError("not reached")
     assert listing(Path(file_path).parent) == {}
 
