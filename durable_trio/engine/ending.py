@@ -67,7 +67,9 @@ class EndingRun(ResidentRun):
             unless_cancelled=self._port.status is not RunStatus.COMPENSATING and self._cancel_row is None,
             now=self._clock.now(),
         )
-        if not self._is_done(await turns.extend(lambda done: self._port.submit(finish, done))):
+        self._is_finishing = True
+        self._is_finishing = self._is_done(await turns.extend(lambda done: self._port.submit(finish, done)))
+        if not self._is_finishing:
             return False
         self._around.ended(self.row, status, result, error_text)
         self._tell("run_ended", {"status": status})

@@ -112,6 +112,7 @@ class ResidentRun:
         self._body_has_ended = False
         self._stops_waiting = False  # cancelled, or out of time, after its body has ended
         self._is_compensating = False
+        self._is_finishing = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
         self._missed: set[Message] = set()
@@ -170,7 +171,9 @@ class ResidentRun:
             if Message.DRAIN in messages:
                 self._turns.hold()
             if Message.MAIL in messages:
-                self._turns.message(await self._read_mail())
+                entries = await self._read_mail()
+                if not self._is_finishing:  # a write behind the last one would be refused
+                    self._turns.message(entries)
             self._turns.pump()
 
     async def _read_mail(self) -> Any:

@@ -115,6 +115,7 @@ class _Builder:
             node["fails"] = self._below(5) == 4
             node["undo"] = self._below(2) == 1
             if self._below(4) == 3:
+                self._time(node, "first_ms")
                 self._time(node, "retry_ms")
         elif kind == "sleep":
             self._time(node, "ms")
@@ -174,14 +175,14 @@ class World:
     """What is outside of the process and outlives it: work that was begun, and effects."""
 
     began_at: float
-    begun: dict[int, float] = attrs.Factory(dict)
+    begun: dict[tuple[int, int], float] = attrs.Factory(dict)
     executions: Counter[tuple[int, int]] = attrs.Factory(Counter)
     undone: list[int] = attrs.Factory(list)
 
-    def is_flaky(self, number: int, attempt: int, retries: bool) -> bool:
-        """Note that an attempt has begun; the first one of a step with a retry fails at once."""
+    async def work(self, number: int, attempt: int, ms: int) -> None:
+        """Note that an attempt has begun, and wait until it ends: so long after it was first begun."""
         self.executions[number, attempt] += 1
-        return retries and attempt == 1
+        await trio.sleep_until(self.begun.setdefault((number, attempt), trio.current_time()) + ms / 1000)
 
 
 _world: World
@@ -197,18 +198,19 @@ class OutOfOrderError(Exception):
     """A step's own failure."""
 
 
-async def _work(number: int, ms: int, fails: bool, retries: bool) -> int:
-    world = _world
-    if world.is_flaky(number, current_step().attempt, retries):
+async def _work(number: int, ms: int, fails: bool, first_ms: int | None) -> int:
+    attempt = current_step().attempt
+    if first_ms is not None and attempt == 1:
+        await _world.work(number, attempt, first_ms)
         raise OSError("try again")
-    await trio.sleep_until(world.begun.setdefault(number, trio.current_time()) + ms / 1000)
+    await _world.work(number, attempt, ms)
     if fails:
         raise OutOfOrderError(f"step {number}")
     return number
 
 
 async def _work_item(item: dict[str, Any]) -> int:
-    return await _work(item["i"], item["ms"], item["fails"], False)
+    return await _work(item["i"], item["ms"], item["fails"], None)
 
 
 async def _undo(number: Any) -> None:
@@ -247,7 +249,7 @@ class _Interpreter:
 
     async def _step(self, ctx: Context, node: Node) -> Any:
         retry = Retry.fixed(2, node["retry_ms"] / 1000) if "retry_ms" in node else None
-        arguments = (node["i"], node["ms"], node["fails"], retry is not None)
+        arguments = (node["i"], node["ms"], node["fails"], node.get("first_ms"))
         return await ctx.step("work", _work, *arguments, retry=retry, compensate=_undo if node["undo"] else None)
 
     async def _sleep(self, ctx: Context, node: Node) -> None:
@@ -373,7 +375,7 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
     for record in records:
         steps = await engine.get(record.id).steps()
         compensations = [step.key.removeprefix("compensate/") for step in steps if step.kind is StepKind.COMPENSATION]
-        rows = []
+        rows: list[str] = []
         for step in steps:
             ms = (step.finished_at.timestamp() - record.created_at.timestamp()) * 1000
             # Who asks again after a crash may be told that it is too late.
@@ -382,10 +384,14 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
             if step.error is not None:
                 text += f" {describe(step.error)}"
             rows.append(_without_ids(text, labels))
+        if record.status == "cancelled" and record.finished_at == record.created_at:
+            rows, values = [], {}  # started and cancelled at one instant: how far it came is nobody's doing
+        else:
+            values = {key: sorted(value) for key, value in record.values.items()}
         runs[labels[record.id]] = {
             "status": str(record.status),
             "error": describe(record.error) if record.error is not None else None,
-            "values": {key: sorted(value) for key, value in record.values.items()},
+            "values": values,
             "history": sorted(rows),
             "compensations": compensations,
             "undoable": await _undoable(engine, record.id),
