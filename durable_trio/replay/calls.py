@@ -16,7 +16,7 @@ from durable_trio.errors import RunConflict
 from durable_trio.records import HistoryRow, Key, StepKind, StepStatus
 
 if TYPE_CHECKING:
-    from durable_trio.replay.turns import Turns
+    from durable_trio.replay.parking import Parking
 
 
 class Call(abc.ABC):
@@ -36,7 +36,7 @@ class Call(abc.ABC):
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.turns: Turns
+        self.turns: Parking
         # The task of the body that waits; none for an item of a map, whose map waits.
         self.task: trio.lowlevel.Task | None = None
         self.task_context: TaskContext

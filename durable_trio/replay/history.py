@@ -9,7 +9,7 @@ from durable_trio.records import HistoryRow, Key, StepKind
 #: Rows that no call of the body waits for: they come from outside.
 CONTROL_KINDS = frozenset({StepKind.CANCEL, StepKind.TTL})
 
-# Nor need it ask for these: a deadline's scope may have been left before, a question may have been taken out of the code.
+# Nor need it ask for these: a deadline's scope may have been left before, a question may have left the code.
 _OPTIONAL_KINDS = CONTROL_KINDS | {StepKind.DEADLINE, StepKind.PATCH}
 
 

@@ -100,7 +100,7 @@ class Mail:
                 self._record_control(StepKind.CANCEL, entry, now)
             elif entry.kind == "child":
                 self._consume(entry)
-                # No longer suspended: should the process die before the end is recorded, nothing else would wake the run.
+                # No longer suspended: should the process die before the end is recorded, nothing else would wake it.
                 turns.port.advance(turns.check, taken=((entry.id, 0),), status=turns.port.next_status, now=now)
                 for call in list(turns.calls.values()):
                     if call.waits_for_child == entry.name and call.is_live:

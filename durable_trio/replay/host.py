@@ -1,0 +1,49 @@
+"""What the turns of a run ask of whoever hosts it, and of a call that ends a history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from durable_trio.records import HistoryRow, Key, WaitRow
+
+
+class Host(Protocol):
+    """What the turns ask of the actor that hosts the run. All of it is synchronous and must not raise."""
+
+    def control(self, row: HistoryRow) -> None:
+        """A cancel or ttl row is delivered: cancel the body."""
+
+    def went_live(self) -> None:
+        """All recorded rows are delivered."""
+
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        """The run only waits now. ``waits`` are not stored yet."""
+
+    def foreign(self, places: Sequence[str]) -> None:
+        """The body is blocked in waits that are not durable."""
+
+    def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
+        """At replay nobody waits for the next row; hopeless if no task waits for anything outside either."""
+
+    def alarm(self, due_at: int) -> None:
+        """Call ``pump`` at that time."""
+
+    def look(self) -> None:
+        """The mailbox holds more than the run knows of: read it and call ``message``."""
+
+    def quiesced(self) -> None:
+        """Held, and no function runs and nothing is on its way to the store any more."""
+
+    def refused(self, error: BaseException) -> None:
+        """A write was refused: the run is no longer ours, or the store is lost."""
+
+
+class LastCall(Protocol):
+    """A call that ends the history instead of adding to it."""
+
+    @property
+    def key(self) -> Key: ...
+
+    def end_history(self) -> None:
+        """Do it now."""
