@@ -25,348 +25,66 @@ import attrs
 from durable_trio.records import (
     ExecutorRow,
     HistoryRow,
-    Key,
     MailboxEntry,
     RunRow,
     RunStatus,
     WaitRow,
 )
-
-# ---- operations --------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Fence:
-    """Who claims to own a run: the store's key of the run, the executor, and the token of the claim."""
-
-    run: int
-    owner: int
-    token: int
-
-
-@attrs.frozen(kw_only=True)
-class StartRun:
-    """Store a new run. Outcome: ``Started``, or ``RunConflict``; ``RunNotFound`` if there is no run ``parent``.
-
-    The same ``id`` again with equal ``workflow`` and ``args_digest``: ``Started(created=False)`` with the run as it
-    is stored. Otherwise ``RunConflict``, and nothing is written. With ``owner`` the run is claimed in the same
-    transaction (status running, token 1, ``started_at = created_at``), provided that executor has not ended; if
-    it has, the run is stored unowned. Without, it is ``pending`` with ``wake_at = due_at``, capped at ``ttl_at``.
-    """
-
-    id: str
-    workflow: str
-    args: str
-    args_digest: bytes
-    queue: str | None = None
-    priority: int = 0
-    tags: str = "{}"
-    seed: bytes
-    created_at: int
-    due_at: int
-    ttl_at: int | None = None
-    owner: int | None = None
-    parent: int | None = None
-
-
-@attrs.frozen
-class Started:
-    """A run is stored. ``created`` is False for one that was there already; ``claimed`` if it was claimed with it."""
-
-    row: RunRow
-    created: bool
-    claimed: bool
-
-
-@attrs.frozen(kw_only=True)
-class ClaimDue:
-    """Claim runs that nobody owns and whose ``wake_at`` has come. Outcome: ``tuple[RunRow, ...]`` as claimed.
-
-    Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``, higher priority
-    first, then earlier ``wake_at``. Each gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
-    ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``,
-    ``compensating`` stays. An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are
-    not due, or not among ``workflows``.
-    """
-
-    owner: int
-    workflows: tuple[str, ...]
-    now: int
-    limit: int
-
-
-@attrs.frozen(kw_only=True)
-class ClaimRun:
-    """Claim one run by its id, due or not. Outcome: its ``RunRow`` as claimed, or an error as a value.
-
-    ``RunNotFound``; ``RunFinished`` if it has ended; ``RunConflict`` if an executor owns it or it is of another
-    workflow; ``OwnershipLost`` if the claiming executor has ended. What changes is as for ``ClaimDue``; a problem is
-    cleared.
-    """
-
-    owner: int
-    run_id: str
-    workflow: str
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class Advance:
-    """Commit, all or nothing, what a run's owner has to say. Outcome: ``True``; ``False``; or ``OwnershipLost``.
-
-    ``rows`` are appended to the history (a key that is there already: outcome ``RunConflict``, nothing written).
-    ``waits`` are inserted or replaced by key, ``cleared`` are removed (missing ones are no error). ``taken`` marks
-    mailbox entries as consumed by the row of that seq. ``published`` are upserted; JSON text by key.
-    ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
-    ``RunConflict`` and nothing is written.
-    ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox, the
-    outcome is ``False`` and nothing is written. ``unless_cancelled``: likewise for an unread cancel.
-    ``status``: the run's new status, if given. With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
-    it, although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
-    ``error`` replaces the run's error, if given.
-    """
-
-    fence: Fence
-    rows: tuple[HistoryRow, ...] = ()
-    waits: tuple[WaitRow, ...] = ()
-    cleared: tuple[Key, ...] = ()
-    taken: tuple[tuple[int, int], ...] = ()  # (mailbox id, seq)
-    published: tuple[tuple[str, str], ...] = ()
-    children: tuple[StartRun, ...] = ()
-    unless_unread: tuple[str, int] | None = None
-    unless_cancelled: bool = False
-    status: RunStatus | None = None
-    wake_at: int | None = None
-    waits_for: tuple[str, ...] = ()
-    error: str | None = None
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class Release:
-    """Let a run go without ending it. Outcome: ``True``; ``False`` if there is something to do; ``OwnershipLost``.
-
-    Stores status, ``wake_at`` and ``waits_for`` and sets the owner NULL. With ``suspended``, it is refused
-    (``False``, nothing written) while the mailbox has an unread entry that the run waits for: any cancel or child
-    end, or a signal of a name in ``waits_for``. Other statuses are always released.
-    """
-
-    fence: Fence
-    status: RunStatus
-    wake_at: int | None
-    waits_for: tuple[str, ...] = ()
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class Park:
-    """Set a run aside with a problem: suspended, ``wake_at`` NULL, unowned. Outcome: ``True`` or ``OwnershipLost``."""
-
-    fence: Fence
-    problem: str  # JSON of a Problem
-    fingerprint: str
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class Finish:
-    """End a run. Outcome: ``True``; ``False``; or ``OwnershipLost``.
-
-    With ``unless_cancelled``: if the mailbox has an unread cancel, the outcome is ``False`` and nothing is written.
-    Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
-    ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
-    id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
-    an unowned suspended parent gets ``wake_at = now``, unless it is parked.
-    """
-
-    fence: Fence
-    status: RunStatus
-    result: str | None = None
-    error: str | None = None
-    compensation_errors: str = "[]"
-    unless_cancelled: bool = False
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class ContinueAsNew:
-    """End a run's history and let it begin anew with other arguments. Outcome: ``True`` or ``OwnershipLost``.
-
-    History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
-    are 0. What the run was started with stays known, so that
-    the same start again is still the same run. Unread mailbox entries and published values stay.
-    """
-
-    fence: Fence
-    args: str
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class SendSignal:
-    """Put a signal into a run's mailbox. Outcome: ``Sent``, ``RunNotFound``, ``RunFinished`` or ``RunConflict``.
-
-    The same ``signal_id`` to one run again, with the same name and payload, is the same signal (``created=False``),
-    also when it was consumed long ago and when the run has ended; with another name or payload ``RunConflict``.
-    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked.
-    """
-
-    run_id: str
-    name: str
-    payload: str
-    signal_id: str | None
-    now: int
-
-
-@attrs.frozen
-class Sent:
-    """A message is in a mailbox. ``owner`` is the run's executor, if any, at that instant."""
-
-    entry: MailboxEntry
-    created: bool
-    owner: int | None
-
-
-@attrs.frozen(kw_only=True)
-class SignalWithStart:
-    """Store a run unless it is there, and put a signal into its mailbox: both or neither. Outcome: ``Started``.
-
-    Or the error of the one that was refused, as ``StartRun`` and ``SendSignal`` give it. The run is not claimed.
-    """
-
-    start: StartRun
-    signal: SendSignal
-
-
-@attrs.frozen(kw_only=True)
-class RequestCancel:
-    """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
-
-    A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``).
-    A final or compensating run: ``None``, nothing written. Asking again is the same entry (``created=False``). An
-    unowned suspended run gets ``wake_at = now``; so does a parked one, whose problem is cleared.
-    ``reason`` is JSON (a string or null) and becomes the entry's payload; ``error`` that of a run that ends at once.
-    """
-
-    run_id: str
-    reason: str
-    error: str | None = None
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class ResumeRun:
-    """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
-
-    A parked run (suspended with a problem): the problem is cleared, ``wake_at = now``. A failed or cancelled run
-    none of whose history rows is a compensation: a last row that is a failure, or the cancel or ttl row with all
-    rows after it, is removed (signals consumed by removed rows are unread again, a consumed or unread cancel entry
-    goes); result, error and ``finished_at`` become NULL, recoveries 0, status pending, ``wake_at = now``; ``ttl_at``
-    NULL if it has passed. Anything else: ``RunConflict``.
-    """
-
-    run_id: str
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class ForkRun:
-    """Store a copy of a run with its history before one row. Outcome: ``RunRow``, or an error as a value.
-
-    The rows of started children are copied with attempt 0: the children stay those of the original.
-    ``RunNotFound`` for an unknown run, ``ValueError`` if no row has the key ``before``, ``RunConflict`` if ``id``
-    exists. Rows with a lower seq are copied with ``compensates`` false, compensation, cancel and ttl rows left out.
-    The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed.
-    """
-
-    run_id: str
-    before: Key
-    id: str
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class DeleteRun:
-    """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final."""
-
-    run_id: str
-
-
-@attrs.frozen(kw_only=True)
-class Prune:
-    """Remove final runs that ended before ``before``, at most ``limit``, oldest first. Outcome: how many."""
-
-    before: int
-    statuses: tuple[RunStatus, ...]
-    limit: int
-
-
-@attrs.frozen(kw_only=True)
-class Unpark:
-    """Clear the problem of parked runs of ``workflow`` whose fingerprint is another. Outcome: how many."""
-
-    workflow: str
-    fingerprint: str
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class RegisterExecutor:
-    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before."""
-
-    pid: int
-    host: str
-    boot_id: str
-    lease_until: int
-    now: int
-
-
-@attrs.frozen(kw_only=True)
-class RenewLease:
-    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead."""
-
-    executor: int
-    lease_until: int
-
-
-@attrs.frozen(kw_only=True)
-class ReapExecutor:
-    """Declare an executor dead and set its runs free. Outcome: how many runs, or ``None`` if it is alive after all.
-
-    With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
-    Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
-    or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
-    Done again: 0 and no change. ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are.
-    """
-
-    executor: int
-    lease_before: int | None = None
-    crashed: bool = True
-    now: int
-
-
-Operation = (
-    StartRun
-    | ClaimDue
-    | ClaimRun
-    | Advance
-    | Release
-    | Park
-    | Finish
-    | ContinueAsNew
-    | SendSignal
-    | SignalWithStart
-    | RequestCancel
-    | ResumeRun
-    | ForkRun
-    | DeleteRun
-    | Prune
-    | Unpark
-    | RegisterExecutor
-    | RenewLease
-    | ReapExecutor
+from durable_trio.stores.operations import (
+    Advance,
+    ClaimDue,
+    ClaimRun,
+    ContinueAsNew,
+    DeleteRun,
+    Fence,
+    Finish,
+    ForkRun,
+    Operation,
+    Park,
+    Prune,
+    ReapExecutor,
+    RegisterExecutor,
+    Release,
+    RenewLease,
+    RequestCancel,
+    ResumeRun,
+    SendSignal,
+    Sent,
+    SignalWithStart,
+    Started,
+    StartRun,
+    Unpark,
 )
 
+__all__ = [
+    "Advance",
+    "ClaimDue",
+    "ClaimRun",
+    "ContinueAsNew",
+    "DeleteRun",
+    "Fence",
+    "Finish",
+    "ForkRun",
+    "Loaded",
+    "Operation",
+    "Park",
+    "Prune",
+    "ReapExecutor",
+    "RegisterExecutor",
+    "Release",
+    "RenewLease",
+    "RequestCancel",
+    "ResumeRun",
+    "RunFilter",
+    "SendSignal",
+    "Sent",
+    "SignalWithStart",
+    "StartRun",
+    "Started",
+    "Store",
+    "StoreStatus",
+    "Unpark",
+]
 
 # ---- reads -------------------------------------------------------------------------------------------------------
 
