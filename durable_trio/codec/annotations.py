@@ -134,18 +134,26 @@ def field_types(annotation: Any, cls: type) -> dict[str, Any]:
     return hints
 
 
-def label(annotation: Any) -> str:
-    """Name an annotation, the same in every version of Python: names are stored as tags of unions."""
+def label(annotation: Any, within: frozenset[Any] = frozenset()) -> str:
+    """Name an annotation, the same in every version of Python: names are stored as tags of unions.
+
+    ``within`` are the aliases that are being named: one that comes again inside itself is named by its own name.
+    """
+    alias = annotation if hasattr(annotation, "__value__") else typing.get_origin(annotation)
+    if hasattr(alias, "__value__"):
+        if alias in within:
+            return str(alias.__name__)
+        within |= {alias}
     annotation = resolve(annotation)
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
     if origin is typing.Literal:
         return f"Literal[{', '.join(map(repr, arguments))}]"
     if origin in (typing.Union, types.UnionType):
-        return " | ".join(sorted(map(label, arguments)))
+        return " | ".join(sorted(label(argument, within) for argument in arguments))
     if annotation is Ellipsis:
         return "..."
     if isinstance(annotation, _Marker):
         return "Any"
     name = "None" if annotation is type(None) else getattr(origin or annotation, "__name__", str(annotation))
-    return f"{name}[{', '.join(map(label, arguments))}]" if arguments else name
+    return f"{name}[{', '.join(label(argument, within) for argument in arguments)}]" if arguments else name

@@ -120,7 +120,12 @@ class StoreFront:
         if self.store.is_memory:
             await trio.lowlevel.checkpoint()
             return fn(*args, **kwargs)
-        return await trio.to_thread.run_sync(lambda: fn(*args, **kwargs), limiter=self._readers)
+        try:
+            return await trio.to_thread.run_sync(lambda: fn(*args, **kwargs), limiter=self._readers)
+        except StoreError as error:
+            if self._is_running or self.failure is not None:
+                raise
+            raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
 
     async def tidy(self) -> None:
         """Have the store move its log into the database, by the writer thread and in its turn."""
