@@ -23,7 +23,7 @@ _LIVES_MAX = 6
 _LOST = (SimulatedCrash, StoreError, trio.ClosedResourceError)
 
 
-class Crashed(Exception):  # noqa: N818  # what happened, not an error
+class Crashed(Exception):
     """The engine died before the scenario was through."""
 
 

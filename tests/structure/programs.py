@@ -3,13 +3,15 @@
 A program is a list of JSON objects. Every duration in it is another power of two milliseconds, so no two chains of
 durations take equally long: at which instant something ends, and what ends first, is the program's doing alone. Step
 functions last until an instant that was fixed when they were first begun, as work outside of the process does: a crash
-in between changes no time. All functions are async: virtual time does not wait for threads. So a program must come out the same with and without crashes, to the millisecond.
+in between changes no time. All functions are async: virtual time does not wait for threads. So a program must come out
+the same with and without crashes, to the millisecond.
 
 Things that happen in one chain at the same instant have no order that a program fixes; they are compared as a set.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections import Counter
@@ -144,7 +146,10 @@ class _Builder:
                 self._time(node, "ms")
             if self._below(4) == 3:
                 self._time(node, "ttl_ms")
-            node["body"] = self._block(depth - 1, in_child=True, in_branch=False)
+            # Not all of it may happen at the instant of its start, at which it may be cancelled, too.
+            nap: Node = {"do": "sleep", "i": self._number()}
+            self._time(nap, "ms")
+            node["body"] = [nap, *self._block(depth - 1, in_child=True, in_branch=False)]
         return node
 
     def _time(self, node: dict[str, Any], field: str) -> None:
@@ -335,9 +340,9 @@ async def drive(engine: Engine, case: Case, world: World) -> Observation:
     async with trio.open_nursery() as nursery:
         for number, (ms, name) in enumerate(case.signals):
             nursery.start_soon(_signal_at, world.began_at + ms / 1000, run, name, number)
-        for ms in (case.cancel_ms, _END_MS):
-            if ms is not None:
-                nursery.start_soon(_cancel_at, world.began_at + ms / 1000, run)
+        for cancel_ms in (case.cancel_ms, _END_MS):
+            if cancel_ms is not None:
+                nursery.start_soon(_cancel_at, world.began_at + cancel_ms / 1000, run)
         outcome = await _ending(run)
         nursery.cancel_scope.cancel()
     while unfinished := (await engine.list_runs(status=_UNFINISHED)).runs:  # detached ones may start more of them
@@ -348,10 +353,8 @@ async def drive(engine: Engine, case: Case, world: World) -> Observation:
 
 async def _signal_at(at: float, run: Run[Any], name: str, number: int) -> None:
     await trio.sleep_until(at)
-    try:
+    with contextlib.suppress(RunFinished):
         await run.signal(name, number, id=f"signal {number}")
-    except RunFinished:
-        pass
 
 
 async def _cancel_at(at: float, run: Run[Any]) -> None:
@@ -379,8 +382,8 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
         for step in steps:
             ms = (step.finished_at.timestamp() - record.created_at.timestamp()) * 1000
             # Who asks again after a crash may be told that it is too late.
-            result = "asked" if " cancel#" in step.key else repr(step.result)
-            text = f"{ms:09.2f} {step.key} {step.kind} {step.status} {step.attempt} {result}"
+            result = "asked" if "cancel#" in step.key else repr(step.result)
+            text = f"{ms:09.2f} {step.key.replace(' ', '-')} {step.kind} {step.status} {step.attempt} {result}"
             if step.error is not None:
                 text += f" {describe(step.error)}"
             rows.append(_without_ids(text, labels))
@@ -394,6 +397,7 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
             "values": values,
             "history": sorted(rows),
             "compensations": compensations,
+            "consumed": [step.result for step in steps if step.kind is StepKind.SIGNAL and step.error is None],
             "undoable": await _undoable(engine, record.id),
         }
     return Observation(outcome, runs, sorted(set(world.undone)))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import Context, Engine, Retry, RunCancelled, RunFailed, RunStatus, workflow
+from durable_trio import Context, Engine, RunCancelled, RunStatus, workflow
 from durable_trio.testing import VirtualClock
 
 from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay, crash_everywhere, replay_often
@@ -368,7 +368,7 @@ def test_except_star_takes_the_same_arms_at_replay() -> None:
 
 
 def test_the_shape_of_an_exception_group_is_kept_in_the_failure_of_the_run() -> None:
-    trial = crash_and_replay(Program(nested_groups, (False,)))
+    trial = crash_everywhere(Program(nested_groups, (False,)), seeds=1)
     assert trial.end == (
         RunStatus.FAILED,
         f"ExceptionGroup('Exceptions from Trio nursery', [{_INNER}, ValueError('v')])",
@@ -394,7 +394,7 @@ async def group_from_a_step(ctx: Context) -> list[str]:
 
 
 def test_the_shape_of_an_exception_group_of_a_step_is_kept_at_replay() -> None:
-    trial = crash_and_replay(Program(group_from_a_step))
+    trial = replay_often(Program(group_from_a_step))
     assert trial.value == [
         "ExceptionGroup('outer', [ExceptionGroup('inner', [KeyError('x')])])",
         "ExceptionGroup('outer', [ValueError('x')])",
@@ -592,7 +592,7 @@ def test_compensation_across_branches_is_the_reverse_of_the_recorded_completion(
     assert len(reference) == 6
     crashed = crash_everywhere(program)
     assert crashed.keys == trial.keys
-    for at in range(1, trial.commit_count + 1):
+    for at in range(1, trial.commit_count + 1, 4):
         assert [key for key in attempt(program, at, crashes=[(at, True)]).keys if "compensate" in key] == reference
 
 

@@ -12,6 +12,7 @@ from harness import PATIENCE_SECONDS, serving, wait_passivated
 from trio.testing import MockClock
 
 from durable_trio import (
+    ChildRun,
     Context,
     Engine,
     Run,
@@ -304,14 +305,16 @@ async def test_unknown_options_and_bad_names_are_refused_before_anything_is_writ
     @workflow
     async def parent(ctx: Context) -> list[str]:
         errors = []
+        start: Any = ctx.start_child
+        run: Any = ctx.run_child
         calls: list[Any] = [
-            lambda: ctx.start_child(double, 1, detach=True),
-            lambda: ctx.run_child(double, 1, detached=True),
-            lambda: ctx.start_child(double),
-            lambda: ctx.start_child(" double", 1),
-            lambda: ctx.start_child(double, 1, id=""),
-            lambda: ctx.start_child(double, 1, delay=float("nan")),
-            lambda: ctx.start_child(double, object()),
+            lambda: start(double, 1, detach=True),
+            lambda: run(double, 1, detached=True),
+            lambda: start(double),
+            lambda: start(" double", 1),
+            lambda: start(double, 1, id=""),
+            lambda: start(double, 1, delay=float("nan")),
+            lambda: start(double, object()),
         ]
         for call in calls:
             try:
@@ -742,6 +745,21 @@ async def test_deleting_a_parent_leaves_its_detached_children(autojump_clock: Mo
         assert await engine.get("child", double).result() == 4
 
 
+async def test_nothing_is_said_of_children_that_end_as_they_should(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    @workflow
+    async def parent(ctx: Context, number: int) -> int:
+        with ctx.move_on_after(number / 10):
+            return await ctx.run_child(double, number)
+        return -1
+
+    async with virtual(parent, double) as engine:
+        runs = [await engine.start(parent, number) for number in range(40)]
+        assert [await run.result() for run in runs] == [-1] * 40
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 # ---- crashes -------------------------------------------------------------------------------------------------------
 
 
@@ -751,7 +769,7 @@ async def test_exactly_one_child_for_each_call_and_the_same_result_whatever_comm
     @workflow
     async def parent(ctx: Context) -> list[Any]:
         found: list[Any] = [await ctx.run_child(double, 1)]
-        started = [await ctx.start_child(double, 2), await ctx.start_child(failing, "x")]
+        started: list[ChildRun[Any]] = [await ctx.start_child(double, 2), await ctx.start_child(failing, "x")]
         for child in started:
             try:
                 found.append(await child.result())
@@ -820,6 +838,29 @@ async def test_a_cancelled_run_child_is_waited_for_whatever_commit_crashes(autoj
     (result, status, kinds, _), _ = await at_every_commit([parent, waiting], scenario)
     assert (result, status) == ("True", "cancelled")
     assert kinds == ["child", "deadline", "child_end"]
+
+
+async def test_the_end_of_a_child_is_noticed_at_once_whatever_commit_crashes(autojump_clock: MockClock) -> None:
+    """Its notice is consumed before the end is recorded: a crash in between must not leave the run asleep."""
+
+    @workflow
+    async def short(ctx: Context) -> None:
+        await ctx.sleep(0.125)
+
+    @workflow
+    async def parent(ctx: Context) -> None:
+        child = await ctx.start_child(short)
+        with ctx.move_on_after(0.5):  # so near that it stays in memory, suspended
+            await child.result()
+
+    async def scenario(engine: Engine) -> Any:
+        run = await engine.start(parent, id="parent")
+        await run.result()
+        began_at = (await run.record()).created_at
+        return [(step.key, (step.finished_at - began_at).total_seconds()) for step in await run.steps()]
+
+    found, _ = await at_every_commit([parent, short], scenario)
+    assert found == [("short#0", 0.0), ("short result#0", 0.125)]
 
 
 async def test_a_killed_parent_finds_its_child_where_it_was(file_path: str) -> None:

@@ -258,9 +258,7 @@ async def long_deadline(ctx: Context) -> list[str]:
 
 
 @pytest.mark.parametrize("restarts", [1, 4])
-async def test_the_remaining_time_of_a_deadline_is_kept_over_restarts(
-    autojump_clock: MockClock, restarts: int
-) -> None:
+async def test_the_remaining_time_of_a_deadline_is_kept_over_restarts(autojump_clock: MockClock, restarts: int) -> None:
     clock = VirtualClock()
     store = CrashingStore()
     for _ in range(restarts):

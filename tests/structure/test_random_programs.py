@@ -8,33 +8,38 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
-from .crash_points import Crashed, crashing_store, live_once, live_through
 from hypothesis import HealthCheck, Phase, given, note, settings
-from .programs import Case, Observation, World, cases, drive, enter, program
 from trio.testing import MockClock
 
-from durable_trio.context import child_calls, children, functions, saga, structure_calls, waits
-from durable_trio.replay import calls
+from durable_trio import clock
+from durable_trio.context import children, functions, saga, structure_calls, waits
+from durable_trio.engine import runs
+from durable_trio.replay import calls, port
+from durable_trio.testing import VirtualClock
+
+from .crash_points import Crashed, crashing_store, live_once, live_through
+from .programs import Case, Observation, World, cases, drive, enter, program
 
 _PROGRAMS = int(os.environ.get("DURABLE_TRIO_PROGRAMS", "0"))
 #: Crashes of each program in the repeatable set, spread over its commits.
-_CRASHES_MAX = 12
+_CRASHES_MAX = 10
 #: An engine that dies each time after this many commits still gets on: the first few are its own.
 _COMMITS_OF_A_LIFE = 9
 _LIVES_MAX = 300
 
 _repeatable = settings(
-    max_examples=_PROGRAMS or 45,
+    max_examples=_PROGRAMS or 40,
     derandomize=not _PROGRAMS,
     deadline=None,
     database=None,
     print_blob=bool(_PROGRAMS),
+    # A failure prints its program at once; only a long campaign takes the time to make it smaller.
+    phases=[Phase.explicit, Phase.generate, *([Phase.shrink] if _PROGRAMS else [])],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
 
@@ -66,6 +71,13 @@ async def _with_a_crash(case: Case, commit: int, *, loses_it: bool) -> Observati
 async def _crashing_all_the_time(case: Case) -> Observation:
     world = World(trio.current_time())
     enter(world)
+    # Runs that have crashed twice without progress would resume one after the other, and so later.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "SUSPECT_RECOVERIES", 10_000)
+        return await _living_again_and_again(case, world)
+
+
+async def _living_again_and_again(case: Case, world: World) -> Observation:
     async with crashing_store() as store:
         for _ in range(_LIVES_MAX):
             store.crash_after(_COMMITS_OF_A_LIFE)
@@ -80,7 +92,7 @@ def _in_virtual_time(fn: Callable[..., Any], *args: Any) -> Any:
     return trio.run(fn, *args, clock=MockClock(autojump_threshold=0))
 
 
-def _check(case: Case, *, crashes_max: int | None, seen_kinds: Counter[str] | None = None) -> int:
+def _check(case: Case, *, crashes_max: int | None, seen_kinds: Counter[tuple[str, str]] | None = None) -> int:
     """Compare the case without crashes and with them; return how many there were."""
     expected, commit_count = _in_virtual_time(_without_a_crash, case)
     _check_by_itself(expected)
@@ -102,6 +114,8 @@ def _check(case: Case, *, crashes_max: int | None, seen_kinds: Counter[str] | No
 def _check_by_itself(seen: Observation) -> None:
     """What must hold of every program, whatever it is."""
     for label, run in seen.runs.items():
+        consumed = run["consumed"]
+        assert len(set(consumed)) == len(consumed), f"{label} has taken a signal twice: {consumed}"
         completed = run["undoable"] if run["status"] != "completed" else []
         assert run["compensations"] == list(reversed(completed)), f"{label} was undone in another order"
 
@@ -115,7 +129,7 @@ def _compare(expected: Observation, found: Observation, when: str) -> None:
     assert found.undone == expected.undone, f"other effects undone after a crash: {when}"
 
 
-def _count(seen: Observation, kinds: Counter[str]) -> None:
+def _count(seen: Observation, kinds: Counter[tuple[str, str]]) -> None:
     for label, run in seen.runs.items():
         kinds["child" if label != "root" else "root", run["status"]] += 1
         for row in run["history"]:
@@ -127,15 +141,162 @@ def _count(seen: Observation, kinds: Counter[str]) -> None:
 
 
 def test_a_crash_after_any_commit_changes_nothing() -> None:
-    kinds: Counter[Any] = Counter()
-    crash_count = 0
+    """The generator must not be too weak either: everything that a program is made of has to come about."""
+    kinds: Counter[tuple[str, str]] = Counter()
+    counts: Counter[str] = Counter()
 
     @_repeatable
     @given(cases())
     def every_program(case: Case) -> None:
-        nonlocal crash_count
         note(f"DURABLE_TRIO_PROGRAM='{case.to_text()}'")
-        crash_count += _check(case, crashes_max=None if _PROGRAMS else _CRASHES_MAX, seen_kinds=kinds)
+        counts["programs"] += 1
+        counts["crashes"] += _check(case, crashes_max=None if _PROGRAMS else _CRASHES_MAX, seen_kinds=kinds)
 
     every_program()
-    print(crash_count, kinds)
+    print(dict(counts), dict(sorted(kinds.items())))
+    missing = [kind for kind in _MUST_COME_ABOUT if not kinds[kind]]
+    assert not missing, f"never came about in {counts['programs']} programs: {missing}"
+
+
+_MUST_COME_ABOUT = [
+    ("root", "completed"),
+    ("root", "failed"),
+    ("root", "cancelled"),
+    ("child", "completed"),
+    ("child", "failed"),
+    ("child", "cancelled"),
+    ("step", "completed"),
+    ("step", "failed"),
+    ("sleep", "completed"),
+    ("signal", "completed"),
+    ("signal", "timed_out"),
+    ("deadline", "completed"),
+    ("child_end", "completed"),
+    ("child_end", "failed"),
+    ("compensation", "completed"),
+    ("patch", "completed"),
+    ("cancel", "completed"),
+]
+
+
+@pytest.mark.skipif("DURABLE_TRIO_PROGRAM" not in os.environ, reason="no program is given")
+def test_the_given_program() -> None:
+    _check(Case.from_text(os.environ["DURABLE_TRIO_PROGRAM"]), crashes_max=None)
+
+
+# ---- planted bugs --------------------------------------------------------------------------------------------------
+
+_RICH = Case(
+    body=[
+        {"do": "step", "i": 1, "ms": 8, "fails": False, "undo": True},
+        {"do": "step", "i": 2, "ms": 4, "fails": False, "undo": True, "first_ms": 1, "retry_ms": 256},
+        {"do": "wait", "i": 3, "name": "red"},
+        {"do": "deadline", "i": 4, "ms": 512, "raises": False, "body": [
+            {"do": "child", "i": 5, "how": "await", "undo": False, "body": [{"do": "sleep", "i": 6, "ms": 16}]},
+            {"do": "child", "i": 7, "how": "run", "undo": False, "body": [{"do": "sleep", "i": 8, "ms": 2048}]},
+        ]},
+        {"do": "deadline", "i": 9, "ms": 128, "raises": False, "body": [
+            {"do": "step", "i": 10, "ms": 2, "fails": False, "undo": False},
+            {"do": "sleep", "i": 11, "ms": 8192},
+        ]},
+        {"do": "branches", "i": 12, "bodies": [
+            [{"do": "sleep", "i": 13, "ms": 4096}],
+            [{"do": "step", "i": 14, "ms": 64, "fails": False, "undo": False}],
+        ]},
+        {"do": "wait", "i": 15, "name": "red", "timeout_ms": 1024},  # in vain: the run fails, and is undone
+    ],
+    signals=((32, "red"),),
+    cancel_ms=None,
+)  # fmt: skip
+
+
+def test_the_rich_program_itself_is_sound() -> None:
+    _check(_RICH, crashes_max=None)
+
+
+def _sleep_begins_anew(patch: pytest.MonkeyPatch) -> None:
+    """After a crash a sleep is not told that it had begun."""
+
+    def go_live(self: waits.SleepCall) -> None:
+        self.turns.agenda.waits.pop(self.key, None)
+        original(self)
+
+    original = waits.SleepCall.go_live
+    patch.setattr(waits.SleepCall, "go_live", go_live)
+
+
+def _retry_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """After a crash a step is not told of its failed attempts."""
+
+    def go_live(self: functions.FunctionCall) -> None:
+        self.turns.agenda.waits.pop(self.key, None)
+        original(self)
+
+    original = functions.FunctionCall.go_live
+    patch.setattr(functions.FunctionCall, "go_live", go_live)
+
+
+def _signal_is_not_consumed(patch: pytest.MonkeyPatch) -> None:
+    """A signal's row does not consume its mailbox entry."""
+
+    def record(self: calls.Call, **fields: Any) -> None:
+        fields.pop("taken", None)
+        original(self, **fields)
+
+    original = calls.Call.record
+    patch.setattr(calls.Call, "record", record)
+
+
+def _deadline_begins_anew(patch: pytest.MonkeyPatch) -> None:
+    """A deadline counts from the clock, not from the last recorded outcome."""
+
+    def due_after(now: int, seconds: float) -> int:
+        return clock.due_after(VirtualClock().now(), seconds)
+
+    patch.setattr(structure_calls, "due_after", due_after)
+
+
+def _forward_compensation(patch: pytest.MonkeyPatch) -> None:
+    """The first completed step is undone first."""
+
+    def in_order(registered: Any) -> list[Any]:
+        return [item for _, item in sorted(registered, key=lambda pair: pair[0])]
+
+    patch.setattr(saga, "in_order", in_order)
+
+
+def _child_is_not_cancelled_again(patch: pytest.MonkeyPatch) -> None:
+    """After a crash a child whose parent's call is cancelled is waited for, but not cancelled."""
+
+    def go_live(self: children.ChildEndCall) -> None:
+        self.raise_cancel, kept = None, self.raise_cancel
+        self.is_unabortable, is_unabortable = self.is_unabortable and kept is None, self.is_unabortable
+        original(self)
+        self.raise_cancel, self.is_unabortable = kept, is_unabortable
+
+    original = children.ChildEndCall.go_live
+    patch.setattr(children.ChildEndCall, "go_live", go_live)
+
+
+def _childs_end_is_overlooked(patch: pytest.MonkeyPatch) -> None:
+    """The notice of a child's end is consumed and the run left suspended, before the end is recorded."""
+    patch.setattr(port.Port, "next_status", property(lambda self: None))
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        _sleep_begins_anew,
+        _retry_is_forgotten,
+        _signal_is_not_consumed,
+        _deadline_begins_anew,
+        _forward_compensation,
+        _child_is_not_cancelled_again,
+        _childs_end_is_overlooked,
+    ],
+    ids=lambda plant: plant.__name__.strip("_"),
+)
+def test_a_planted_bug_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        _check(_RICH, crashes_max=None)

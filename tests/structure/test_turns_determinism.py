@@ -52,7 +52,11 @@ def _make_operation(chance: random.Random, depth: int) -> list[Any]:
     kind = chance.choice(kinds)
     if kind == "nursery":
         count = chance.randint(1, 4)
-        return [kind, make_operations(chance, depth - 1, length=2), *(make_operations(chance, depth - 1) for _ in range(count))]
+        return [
+            kind,
+            make_operations(chance, depth - 1, length=2),
+            *(make_operations(chance, depth - 1) for _ in range(count)),
+        ]
     if kind in ("deadline", "clean", "plain", "swallow"):
         return [kind, chance.choice([0, 0.5, 2, 3, 10]), make_operations(chance, depth - 1)]
     if kind in ("step", "sleep", "fail step"):
@@ -270,7 +274,7 @@ def storm_trial(seed: int) -> Trial:
 
 # ---- the tests -----------------------------------------------------------------------------------------------------
 
-STORM_COUNT = 60
+STORM_COUNT = 50
 
 
 def test_random_programs_see_the_same_at_replay_whatever_the_schedule_and_the_crash() -> None:
@@ -310,7 +314,7 @@ def test_trio_still_has_the_hook_for_its_scheduling_order() -> None:
 
 
 def test_the_hook_is_as_it_was_after_the_block() -> None:
-    module: Any = trio._core._run  # type: ignore[attr-defined]
+    module: Any = trio._core._run
     before = module._r, module._ALLOW_DETERMINISTIC_SCHEDULING
     with scheduling(1):
         assert module._ALLOW_DETERMINISTIC_SCHEDULING
@@ -343,6 +347,7 @@ class LateSignalStore(UnfinishedStore):
     """Has a signal of another process arrive right before a timeout is committed."""
 
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        assert self.commit_count < 1000, "the run spins"
         if any(isinstance(operation, Advance) and operation.unless_unread is not None for operation in batch):
             signal = SendSignal(run_id=RUN_ID, name="go", payload='"late"', signal_id="late", now=0)
             self.inner.apply([signal])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -240,14 +241,35 @@ async def test_a_change_survives_a_crash_at_any_commit(autojump_clock: MockClock
     assert crash_count > 10
 
 
+async def test_questions_that_nothing_recorded_follows_survive_a_crash_at_any_commit(
+    autojump_clock: MockClock,
+) -> None:
+    """A marker that rode with a published value is all there is of the history, and none of it is still to come."""
+
+    @workflow
+    async def asking_twice(ctx: Context) -> list[bool]:
+        first = ctx.patched("change")
+        await ctx.publish("asked", first)
+        second = ctx.patched("change")
+        await ctx.publish("asked", [first, second])
+        return [first, second]
+
+    async def scenario(engine: Engine) -> Any:
+        run = await engine.start(asking_twice, id="run")
+        with trio.fail_after(_LONG_SECONDS):
+            return await run.result(), (await run.record()).problem
+
+    found, crash_count = await at_every_commit([asking_twice], scenario)
+    assert found == ([True, True], None)
+    assert crash_count > 8
+
+
 async def test_the_marker_is_kept_when_the_next_write_is_refused(autojump_clock: MockClock) -> None:
     @workflow
     async def starts_a_taken_child(ctx: Context) -> list[Any]:
         is_new = ctx.patched("change")
-        try:
+        with contextlib.suppress(RunConflict):
             await ctx.start_child(flow_before, id="taken")
-        except RunConflict:
-            pass
         await ctx.sleep(3600)  # leaves memory, and comes back
         return [is_new]
 
@@ -631,10 +653,8 @@ async def test_generations_survive_a_crash_at_any_commit(autojump_clock: MockClo
         except RunConflict:
             run = engine.get("run")
             for number in range(3):
-                try:
+                with contextlib.suppress(RunFinished):
                     await run.signal("number", number, id=f"{number}")
-                except RunFinished:
-                    pass
             result = await run.result()
             record = await run.record()
             return result, record.generation, record.values, [step.key for step in await run.steps()]
