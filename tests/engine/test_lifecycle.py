@@ -521,12 +521,12 @@ async def test_whoever_waits_for_a_result_or_a_change_is_not_left_behind_when_th
                     outcomes.append("closed")
 
             async def look() -> None:
-                async with engine.watch() as changes:
-                    try:
+                try:
+                    async with engine.watch() as changes:
                         async for _ in changes:
                             pass
-                    except trio.ClosedResourceError:
-                        outcomes.append("closed")
+                except trio.ClosedResourceError:
+                    outcomes.append("closed")
 
             nursery.start_soon(wait)
             nursery.start_soon(look)
