@@ -1,6 +1,6 @@
 """The whole hierarchy of errors. Fields say which supervisor or child; messages say what to do."""
 
-# ruff: noqa: N818  (names that say what happened read better than ones that end in Error)
+
 
 from __future__ import annotations
 
