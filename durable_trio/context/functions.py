@@ -188,13 +188,23 @@ class FunctionCall(Call):
     # ---- its outcome -------------------------------------------------------------------------------------------
 
     def _succeed(self, value: Any) -> None:
+        codec, returns = self._env.codec, self._options.returns
         try:
-            encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
-        except CodecError as error:
-            self._record_failure(error, compensates=self._options.compensates)
+            encoded = codec.encode(value, returns, where="")
+        except CodecError:
+            self._refuse_result(value)
             return
         self.outcome = encoded.value
         self._record(StepStatus.COMPLETED, result=encoded.text, compensates=self._options.compensates)
+
+    def _refuse_result(self, value: Any) -> None:
+        """The result cannot be stored; its place is named only now, for that costs more than all the rest."""
+        try:
+            self._env.codec.encode(value, self._options.returns, where=self._where())
+        except CodecError as error:
+            self._record_failure(error, compensates=self._options.compensates)
+        else:  # it was changed meanwhile by another task
+            self._succeed(value)
 
     def _fail(self, error: Exception) -> None:
         delay = None

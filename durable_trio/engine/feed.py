@@ -133,6 +133,19 @@ class Feed:
         if self._front.store.is_memory and not self._subscriptions and not self._waiters:
             self._last_change = self._front.store.last_change()
 
+    def _is_to_look(self) -> bool:
+        """Return whether own commits are to be looked at; who only waits for a run's end is told of it directly."""
+        commit_count = self._front.commit_count
+        if self._own_commits < 0 or self._subscriptions or not self._waiters:
+            return self._own_commits != commit_count
+        self._own_commits = commit_count
+        return False
+
+    def recheck(self) -> None:
+        """A commit of this process may have ended a run that nobody executes."""
+        self._own_commits = -1
+        self._nudge()
+
     def _nudge(self) -> None:
         if self._subscriptions or self._waiters:
             self._nudged.set()
@@ -155,7 +168,7 @@ class Feed:
                 await self._pass_mail()
                 self.on_foreign()
                 await self._pass_changes()
-            elif self._own_commits != front.commit_count:
+            elif self._is_to_look():
                 await self._pass_changes()
 
     async def _pass_mail(self) -> None:

@@ -108,6 +108,8 @@ class Tree:
 
     def sent(self, sent: Sent) -> None:
         """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
+        if sent.owner is None:
+            self.feed.recheck()
         if self.executor is None:
             return
         if sent.owner == self.executor:
