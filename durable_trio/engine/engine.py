@@ -106,6 +106,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
                     await stop.wait()
         finally:
             self._tree = None
+            self._closed = True
             self._tree_ended.set()
 
     async def __aenter__(self) -> Self:

@@ -12,6 +12,7 @@ import trio
 from harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+import durable_trio
 from durable_trio import Context, Engine, RunConflict, RunNotFound, RunRecord, RunStatus, workflow
 from durable_trio.engine.feed import Feed, Subscription
 from durable_trio.records import RunRow
@@ -613,10 +614,12 @@ async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() ->
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
         front.commit(stored(S.FAILED, 4))
+        feed.recheck()
         await wait_all_tasks_blocked()
         assert endings == []
         front.store.present = stored(S.COMPLETED, 6)
         front.commit(stored(S.COMPLETED, 6))
+        feed.recheck()
         await wait_all_tasks_blocked()
         assert endings == [S.COMPLETED]
         nursery.cancel_scope.cancel()
@@ -669,3 +672,19 @@ async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> No
             await subscription.changed.wait()
             await wait()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_pending_run_that_is_cancelled_ends_the_wait_of_this_process_at_once(store_path: str) -> None:
+    """No executor ends it: the request itself does."""
+    async with serving(store_path) as engine:
+        run = await engine.start("unknown here")
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(durable_trio.RunCancelled):
+                    await run.result()
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            with trio.fail_after(PATIENCE_SECONDS):
+                await run.cancel()
