@@ -1,7 +1,5 @@
 """The whole hierarchy of errors. Fields say which supervisor or child; messages say what to do."""
 
-
-
 from __future__ import annotations
 
 from supervisors.exits import ProcessExit

@@ -413,5 +413,5 @@ async def _undoable(engine: Engine, run_id: str) -> list[str]:
 
 def _without_ids(text: str, labels: dict[str, str]) -> str:
     for run_id, label in labels.items():
-        text = text.replace(run_id, f"<{label}>")
+        text = text.replace(run_id, f"<{label.replace(' ', '-')}>")
     return text

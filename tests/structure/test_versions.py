@@ -427,6 +427,37 @@ async def test_a_fork_of_a_run_that_waits_for_a_child_learns_of_its_end(autojump
             assert await fork.result() == "gone"
 
 
+@pytest.mark.parametrize("ends", ["completed", "failed", "cancelled"])
+async def test_a_fork_leaves_the_children_of_the_original_alone(autojump_clock: MockClock, ends: str) -> None:
+    @workflow
+    async def slow(ctx: Context) -> str:
+        return str(await ctx.wait_signal("go"))
+
+    @workflow
+    async def parent(ctx: Context) -> str:
+        await ctx.start_child(slow, id="child")
+        await ctx.step("between", note, "between")
+        how = await ctx.wait_signal("how", str)
+        if how == "failed":
+            raise ValueError(how)
+        return how
+
+    async with virtual(parent, slow) as engine:
+        run = await engine.start(parent)
+        await wait_passivated(engine)
+        fork = await engine.fork(run.id, before="between#0")
+        await wait_passivated(engine)
+        if ends == "cancelled":
+            await fork.cancel()
+        else:
+            await fork.signal("how", ends)
+        assert (await ended(fork)).value == ends
+        assert (await engine.get("child").record()).status is S.SUSPENDED
+        await run.signal("how", "completed")
+        await engine.send_signal("child", "go")
+        assert await run.result() == "completed"
+
+
 async def test_a_fork_is_made_once_whatever_commit_crashes(autojump_clock: MockClock) -> None:
     async def scenario(engine: Engine) -> Any:
         run = await engine.start(three_steps, "", id="run")
@@ -663,6 +694,15 @@ async def test_generations_survive_a_crash_at_any_commit(autojump_clock: MockClo
     assert (result, generation, keys) == ([0, 0, 1, 1, 2, 2], 2, ["number#0", "sleep#0"])
     assert values == {"found": result}
     assert crash_count > 30
+
+
+async def test_starting_it_again_by_its_id_is_the_same_run_in_every_generation(autojump_clock: MockClock) -> None:
+    async with virtual(counting) as engine:
+        run = await engine.start(counting, 0, 3, id="run")
+        await run.result()
+        assert await (await engine.start(counting, 0, 3, id="run")).result() == [3, 3]
+        with pytest.raises(RunConflict):
+            await engine.start(counting, 1, 3, id="run")
 
 
 # ---- signal_with_start ---------------------------------------------------------------------------------------------
