@@ -13,7 +13,7 @@ PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 # Names are keys, shown in tables and paths: long enough for any URL-like id, short enough to index.
 NAME_CHARACTERS_MAX: Final = 256
 # Runs that execute at once in one process; a resident run costs some 20 KiB, a waiting one a row.
-CONCURRENCY: Final = 256
+CONCURRENCY: Final = 128
 # Idle runs kept in memory beyond those that execute, before the least recently used are passivated.
 RESIDENT_RUNS_MAX: Final = 1024
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.

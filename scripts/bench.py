@@ -12,6 +12,7 @@ Three questions, each at ``durability="full"``:
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -116,7 +117,10 @@ async def measure(folder: Path, rounds: int) -> list[dict[str, float]]:
         raw = await trio.to_thread.run_sync(raw_commits, work)
         async with open_engine(work / "bench.db", workflows=[sequential, short]) as engine:
             steps = await sequential_steps(engine)
+            gc.collect()
+            gc.freeze()  # as a server does after its start: what is loaded is not searched for garbage again
             steps_per_second = await many_runs(engine)
+            gc.unfreeze()
             busy = await beside_busy_tasks(engine)
         results.append(
             {

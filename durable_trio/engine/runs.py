@@ -251,6 +251,6 @@ class Runs:
             self._observers.tell(name, run_id, workflow, fields)
 
 
-def load_all(front: StoreFront, rows: Sequence[RunRow]) -> list[Loaded]:
+def load_all(front: StoreFront, rows: Sequence[RunRow]) -> tuple[Loaded, ...]:
     """Read what is needed to go on with some runs; called off the event loop."""
-    return [front.store.load(row.run) for row in rows]
+    return front.store.load_many([row.run for row in rows])

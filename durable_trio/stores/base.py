@@ -200,6 +200,10 @@ class Store(abc.ABC):
     def load(self, run: int) -> Loaded:
         """Return history, waits, unread mailbox and published values of a run, of one instant."""
 
+    def load_many(self, runs: Sequence[int]) -> tuple[Loaded, ...]:
+        """Return what ``load`` does for each run; a store may do better than one by one."""
+        return tuple(self.load(run) for run in runs)
+
     @abc.abstractmethod
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         """Return the history of a run in order of seq."""

@@ -44,6 +44,9 @@ class WrappedStore(Store):
     def load(self, run: int) -> Loaded:
         return self.inner.load(run)
 
+    def load_many(self, runs: Sequence[int]) -> tuple[Loaded, ...]:
+        return self.inner.load_many(runs)
+
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         return self.inner.history(run)
 

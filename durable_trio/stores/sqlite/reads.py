@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ __all__ = [
     "last_mailbox_id",
     "list_runs",
     "load",
+    "load_many",
     "mailbox_after",
     "next_due",
     "run",
@@ -44,10 +46,20 @@ _PARKED_MAX: Final = 1000
 # Runs whose values are asked for by one statement: below SQLite's oldest limit of parameters.
 _RUNS_AT_ONCE: Final = 500
 
+NOTHING: Final = Loaded((), (), (), {})
+
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
 WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
 PUBLISHED: Final = "SELECT key, value FROM published WHERE run = ? ORDER BY key"
+# Those of some runs that have anything to load: a run that has just been started has nothing.
+NOT_EMPTY: Final = """
+    SELECT value FROM json_each(?) AS wanted
+    WHERE EXISTS (SELECT 1 FROM history WHERE run = wanted.value)
+        OR EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq IS NULL)
+        OR EXISTS (SELECT 1 FROM waits WHERE run = wanted.value)
+        OR EXISTS (SELECT 1 FROM published WHERE run = wanted.value)
+"""
 PUBLISHED_OF: Final = "SELECT run, key, value FROM published WHERE run IN ({marks}) ORDER BY run, key"
 LIST: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY created_at DESC, run DESC LIMIT ?"
 CHANGES: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY changed, run LIMIT ?"
@@ -84,6 +96,12 @@ def load(connection: sqlite3.Connection, run: int) -> Loaded:
         unread=unread(connection, run),
         values=dict(connection.execute(PUBLISHED, (run,)).fetchall()),
     )
+
+
+def load_many(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Loaded, ...]:
+    """Return what an executor needs to go on with some runs; call it within a transaction, for one instant."""
+    found = {run for (run,) in connection.execute(NOT_EMPTY, (json.dumps(list(runs)),)).fetchall()}
+    return tuple(load(connection, run) if run in found else NOTHING for run in runs)
 
 
 def history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:

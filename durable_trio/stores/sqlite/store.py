@@ -303,6 +303,10 @@ class SqliteStore(Store):
         """Return history, waits, unread mailbox and published values of a run, of one instant."""
         return self._read(reads.load, run)
 
+    def load_many(self, runs: Sequence[int]) -> tuple[Loaded, ...]:
+        """Return what ``load`` does for each run, of one instant."""
+        return self._read(reads.load_many, runs)
+
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         """Return the history of a run in order of seq."""
         return self._read(reads.history, run)

@@ -215,3 +215,17 @@ class HistoryContract(ContractKit):
         assert isinstance(outcomes[1], Exception)
         assert isinstance(outcomes[2], Exception)
         assert [entry.key.name for entry in store.history(row.run)] == ["a", "e"]
+
+    def test_load_many_is_load_for_each_in_the_order_that_was_asked(self, store: Store) -> None:
+        row, fence = owned(store)
+        empty, _ = owned(store, "empty")
+        waiting, waiting_fence = owned(store, "waiting")
+        told, _ = owned(store, "told")
+        speaking, speaking_fence = owned(store, "speaking")
+        add(store, fence, step(1))
+        one(store, Advance(fence=waiting_fence, waits=(wait(),), now=20))
+        one(store, Advance(fence=speaking_fence, published=(("k", "1"),), now=20))
+        signal(store, "told")
+        runs = [speaking.run, empty.run, row.run, told.run, waiting.run, 999]
+        assert store.load_many(runs) == tuple(store.load(run) for run in runs)
+        assert store.load_many([]) == ()
