@@ -10,7 +10,7 @@ from durable_trio.stores.base import Advance, Fence, Loaded, Operation, RunFilte
 
 
 class WrappedStore(Store):
-    """Delegates every verb to ``inner``."""
+    """Delegates every verb to ``inner``; ``load_many`` goes by ``load``, so that one is enough to override."""
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
@@ -43,9 +43,6 @@ class WrappedStore(Store):
 
     def load(self, run: int) -> Loaded:
         return self.inner.load(run)
-
-    def load_many(self, runs: Sequence[int]) -> tuple[Loaded, ...]:
-        return self.inner.load_many(runs)
 
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         return self.inner.history(run)
