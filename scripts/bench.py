@@ -169,6 +169,7 @@ def main() -> None:
     print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(f"n per round: {RAW_COMMITS} raw commits, {SEQUENTIAL_STEPS} steps, {RUNS} runs x {STEPS_PER_RUN} steps,")
     print(f"{BUSY_COMMITS} steps beside {BUSY_TASKS} busy tasks; median of rounds (least - most)")
+    print("heap frozen (gc.freeze) after the start, before the many runs")
     for key, value in summary.items():
         print(f"{key:26} {value['median']:10.2f}   ({value['least']:.2f} - {value['most']:.2f})")
 
