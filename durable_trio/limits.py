@@ -12,10 +12,9 @@ from typing import Final
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
 # Names are keys, shown in tables and paths: long enough for any URL-like id, short enough to index.
 NAME_CHARACTERS_MAX: Final = 256
-# Runs that execute at once in one process; a resident run costs some 20 KiB, a waiting one a row.
+# Runs that are in memory at once in one process; others wait in the store. More cost more garbage collection than
+# they gain where steps are short; raise it where they wait for the network.
 CONCURRENCY: Final = 128
-# Idle runs kept in memory beyond those that execute, before the least recently used are passivated.
-RESIDENT_RUNS_MAX: Final = 1024
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
 LEASE_SECONDS: Final = 30.0
 # What steps in flight get to finish when the engine drains.

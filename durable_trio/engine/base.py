@@ -60,7 +60,6 @@ class EngineBase:
             self._store = SqliteStore(store, durability=durability)
         self._tree: Tree | None = None
         self._closed = False
-        self._reading_failures: dict[str, Failures] = {}
         self._client: AsyncExitStack | None = None
 
     def _handle(self, run_id: str, workflow: Workflow[Any, Any] | None) -> Run[Any]:
