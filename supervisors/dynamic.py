@@ -84,6 +84,13 @@ class DynamicSupervisor(Node):
     # Its life
 
     async def _work(self) -> None:
+        first = [self._spawn(self._add_place(child)) for child in self._spec.children]
+        for incarnation in first:
+            await incarnation.settled.wait()
+            if incarnation.ready_at is None:
+                assert incarnation.exit is not None
+                self._fail(incarnation.exit.error or SupervisorClosed(self._path))
+                return
         self._opened.set()
         await trio.sleep_forever()
 

@@ -60,14 +60,16 @@ def open_dynamic_supervisor(
     name: str = "supervisor",
     max_children: int | None = None,
     intensity: Intensity = Intensity(),  # noqa: B008  (an immutable value)
+    children: Sequence[ChildSpec] = (),
     random: Random | None = None,
     on_unstopped: Callable[[UnstoppedChild], None] | None = None,
 ) -> AbstractAsyncContextManager[DynamicSupervisor]:
     """Open a supervisor for any number of independent children, at most ``max_children`` at a time.
 
-    Leaving the block stops all children at the same time. Else as `open_supervisor`.
+    The block is entered when all ``children``, which are started at the same time, are ready. Leaving it stops all
+    that there are then, again at the same time. Else as `open_supervisor`.
     """
-    fields = DynamicSupervisorSpec(max_children=max_children, intensity=intensity)
+    fields = DynamicSupervisorSpec(max_children=max_children, intensity=intensity, children=children)
     if spec is not None and fields != DynamicSupervisorSpec():
         raise TypeError("give a DynamicSupervisorSpec or its fields, not both")
     return DynamicSupervisor(spec or fields, _root(name, random, on_unstopped)).opened()

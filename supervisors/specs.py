@@ -297,6 +297,16 @@ def check_admissible(child: ChildSpec, auto_shutdown: AutoShutdown) -> None:
         raise ValueError(f"child {child.name!r} is significant, but its supervisor's auto_shutdown is NEVER")
 
 
+def check_children(children: Sequence[ChildSpec], auto_shutdown: AutoShutdown) -> None:
+    """Refuse children that a supervisor cannot have together."""
+    names = set()
+    for child in children:
+        check_admissible(child, auto_shutdown)
+        if child.name in names:
+            raise ValueError(f"two children are named {child.name!r}")
+        names.add(child.name)
+
+
 @attrs.frozen(kw_only=True)
 class SupervisorSpec:
     """A supervisor: its strategy, intensity, and the children it starts in this order and stops in reverse."""
@@ -308,17 +318,22 @@ class SupervisorSpec:
 
     @children.validator
     def _check_children(self, attribute: attrs.Attribute[Sequence[ChildSpec]], value: Sequence[ChildSpec]) -> None:
-        names = set()
-        for child in value:
-            check_admissible(child, self.auto_shutdown)
-            if child.name in names:
-                raise ValueError(f"two children are named {child.name!r}")
-            names.add(child.name)
+        check_children(value, self.auto_shutdown)
 
 
 @attrs.frozen(kw_only=True)
 class DynamicSupervisorSpec:
-    """A supervisor for any number of independent children started on demand; ``max_children`` None: no limit."""
+    """A supervisor for any number of independent children started on demand; ``max_children`` None: no limit.
+
+    ``children`` are those it starts by itself, all at the same time; it is open when all are ready.
+    """
 
     max_children: int | None = attrs.field(default=None, validator=count)
     intensity: Intensity = attrs.field(factory=Intensity, validator=attrs.validators.instance_of(Intensity))
+    children: tuple[ChildSpec, ...] = attrs.field(default=(), converter=to_children)
+
+    @children.validator
+    def _check_children(self, attribute: attrs.Attribute[Sequence[ChildSpec]], value: Sequence[ChildSpec]) -> None:
+        check_children(value, AutoShutdown.NEVER)
+        if self.max_children is not None and len(value) > self.max_children:
+            raise ValueError(f"{len(value)} children are more than max_children, {self.max_children}")
