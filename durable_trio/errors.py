@@ -67,7 +67,17 @@ class RunFinished(_RunError):
     """The run is in a final status and takes no more signals."""
 
 
-class RunFailed(_RunError):
+class _RunEndError(_RunError):
+    """A run ended without a result.
+
+    ``compensation_errors`` are those of its compensations that failed, in the order in which they ran; set where
+    ``result()`` raises it, and ``()`` where a workflow gets it from a child.
+    """
+
+    compensation_errors: tuple[CompensationFailed, ...] = ()
+
+
+class RunFailed(_RunEndError):
     """The run failed. ``error`` is the exception, or its record where it cannot be rebuilt."""
 
     def __init__(
@@ -77,7 +87,7 @@ class RunFailed(_RunError):
         self.error = error
 
 
-class RunCancelled(_RunError):
+class RunCancelled(_RunEndError):
     """The run was cancelled. ``reason`` is what ``cancel`` was given."""
 
     def __init__(self, message: str, *, run_id: str | None = None, reason: str | None = None) -> None:
@@ -85,7 +95,7 @@ class RunCancelled(_RunError):
         self.reason = reason
 
 
-class RunExpired(_RunError):
+class RunExpired(_RunEndError):
     """The run's time to live was over before it ended."""
 
 
@@ -132,7 +142,10 @@ class SignalTimeout(trio.TooSlowError, _StepError):
 
 
 class CompensationFailed(_StepError):
-    """A compensation raised; the others ran all the same. ``error`` is what it raised."""
+    """A compensation raised; the others ran all the same. Found in ``compensation_errors`` of what ``result()`` raises.
+
+    ``step`` is the key of the step that it should have undone, ``error`` what it raised, as in ``RunFailed``.
+    """
 
     def __init__(
         self,
@@ -173,6 +186,10 @@ class PayloadTooLarge(CodecError):
 
 class UnknownWorkflow(_RunError):
     """The engine was given no workflow of this name."""
+
+
+class WorkerFailed(DurableError):
+    """Worker processes cannot serve: the application cannot be imported, or ends as soon as it is started."""
 
 
 class StoreError(DurableError):

@@ -19,6 +19,12 @@ CONCURRENCY: Final = 128
 LEASE_SECONDS: Final = 30.0
 # What steps in flight get to finish when the engine drains.
 GRACE_SECONDS: Final = 10.0
+# A worker process whose event loop shows no sign of life for so long is killed: it may hold the file's write turn.
+HEARTBEAT_SECONDS: Final = 10.0
+# What a worker process gets to import the application and to open the store.
+WORKER_READY_SECONDS: Final = 60.0
+# Worker processes of one engine: each has its own write turns, and more than cores only wait for each other.
+WORKERS_MAX: Final = 256
 # Crashes without progress after which a run is set aside: it probably kills its process.
 MAX_RECOVERIES: Final = 10
 # From this count on, such runs resume one at a time, so that one poisoner takes no others along.
@@ -39,6 +45,8 @@ INLINE_COMMIT_MS_MAX: Final = 2.0
 LINGER_MS: Final = 1.0
 # Commits of other processes are noticed by a look at this interval; 50 ms is promised.
 FEED_INTERVAL_SECONDS: Final = 0.02
+# The same after a second in which others have committed nothing: half the cost while idle, and still within the 50 ms.
+FEED_IDLE_INTERVAL_SECONDS: Final = 0.035
 # Runs taken by one claim: more than one pass can start only lengthens the transaction.
 CLAIM_RUNS_MAX: Final = 64
 # Unread notices to one resident run, and nudges to one service: level-triggered, so few are enough.

@@ -13,16 +13,20 @@ from typing import Any, NamedTuple, Self
 
 import attrs
 
+from supervisors import TreeNode
+
 __all__ = [
     "EngineStatus",
     "FailureRecord",
     "Page",
     "Problem",
+    "ProcessReport",
     "RunRecord",
     "RunStatus",
     "StepKind",
     "StepRecord",
     "StepStatus",
+    "WaitRecord",
 ]
 
 
@@ -184,6 +188,15 @@ class RunRow:
 
 
 @attrs.frozen(kw_only=True)
+class ReportRow:
+    """What a process has said of itself, as it is stored."""
+
+    process: str
+    updated_at: int
+    report: str  # JSON
+
+
+@attrs.frozen(kw_only=True)
 class ExecutorRow:
     """One incarnation of an executor: a process that runs runs."""
 
@@ -245,6 +258,7 @@ class RunRecord:
     generation: int
     compensation_errors: tuple[FailureRecord, ...]
     values: Mapping[str, Any] = attrs.field(factory=dict)
+    owner: int | None = None  # the executor that has it in hand, by the id that ``EngineStatus`` gives
 
 
 @attrs.frozen(kw_only=True)
@@ -262,6 +276,22 @@ class StepRecord:
 
 
 @attrs.frozen(kw_only=True)
+class WaitRecord:
+    """A durable call that is open: what it has stored so far.
+
+    ``kind`` is "sleep", "signal", "retry" (a step before its next attempt) or "intent" (a step with ``at_most_once``
+    that has begun). Other open calls, a step that runs or a wait for a child, have stored nothing yet.
+    """
+
+    key: str
+    kind: str
+    due_at: datetime | None
+    attempt: int
+    error: FailureRecord | None
+    started_at: datetime
+
+
+@attrs.frozen(kw_only=True)
 class Page:
     """Some runs, newest first; ``next_cursor`` asks for the next ones, ``None`` at the end."""
 
@@ -271,13 +301,32 @@ class Page:
 
 @attrs.frozen(kw_only=True)
 class ExecutorStatus:
-    """A living executor of the store."""
+    """An executor that has not ended in order. ``is_alive``: its process holds its lock; else it has died."""
 
     id: int
     pid: int
     host: str
     started_at: datetime
     is_self: bool
+    is_alive: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class ProcessReport:
+    """A process that serves a store, as it was when its supervision tree last changed.
+
+    ``executor`` is the id by which it owns runs; ``None`` for the parent of worker processes. ``workflows`` are the
+    names of those that it can execute.
+    """
+
+    pid: int
+    host: str
+    parent_pid: int
+    executor: int | None
+    workflows: tuple[str, ...]
+    started_at: datetime
+    updated_at: datetime
+    tree: TreeNode
 
 
 @attrs.frozen(kw_only=True)
@@ -285,7 +334,8 @@ class EngineStatus:
     """What an engine and its store look like now.
 
     ``unknown_workflows`` are those with unfinished runs that this engine was not given, with their counts.
-    ``warnings`` are sentences for people, such as an SQLite version with a known fault.
+    ``warnings`` are sentences for people, such as an SQLite version with a known fault. ``recorded_count`` rises by one
+    with each recorded outcome: two looks give a rate. It may fall when the newest runs are removed.
     """
 
     durability: str
@@ -296,3 +346,4 @@ class EngineStatus:
     resident_runs: int
     sqlite_version: str
     warnings: tuple[str, ...]
+    recorded_count: int = 0

@@ -24,3 +24,8 @@ def compensation_key(step: Key) -> Key:
     """
     branch = f"{_PREFIX}/{step.branch}" if step.branch else _PREFIX
     return Key(branch, step.name, step.n)
+
+
+def compensated_step(key: Key) -> Key:
+    """Return the key of the step whose compensation is recorded under this one."""
+    return Key(key.branch.removeprefix(_PREFIX).removeprefix("/"), key.name, key.n)

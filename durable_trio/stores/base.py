@@ -22,14 +22,7 @@ from typing import Any, Literal
 
 import attrs
 
-from durable_trio.records import (
-    ExecutorRow,
-    HistoryRow,
-    MailboxEntry,
-    RunRow,
-    RunStatus,
-    WaitRow,
-)
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus, WaitRow
 from durable_trio.stores.operations import (
     Advance,
     ClaimDue,
@@ -42,6 +35,7 @@ from durable_trio.stores.operations import (
     Operation,
     Park,
     Prune,
+    PutReport,
     ReapExecutor,
     RegisterExecutor,
     Release,
@@ -58,6 +52,7 @@ from durable_trio.stores.operations import (
 
 __all__ = [
     "Advance",
+    "Change",
     "ClaimDue",
     "ClaimRun",
     "ContinueAsNew",
@@ -69,6 +64,7 @@ __all__ = [
     "Operation",
     "Park",
     "Prune",
+    "PutReport",
     "ReapExecutor",
     "RegisterExecutor",
     "Release",
@@ -99,6 +95,14 @@ class Loaded:
     values: Mapping[str, str]
 
 
+@attrs.frozen
+class Change:
+    """A run as it was after a change, with what it had published by then."""
+
+    row: RunRow
+    values: Mapping[str, str]
+
+
 @attrs.frozen(kw_only=True)
 class RunFilter:
     """Which runs. Several statuses: any; several tags: all. ``None`` means any."""
@@ -122,6 +126,16 @@ class StoreStatus:
     unfinished_by_workflow: Mapping[str, int]
     library_version: str
     warnings: tuple[str, ...]
+    recorded_count: int = 0  # rises with each history row; for rates
+
+
+@attrs.frozen(kw_only=True)
+class Backlog:
+    """What waits to be claimed, and how many runs each executor owns."""
+
+    next_due_at: int | None  # the earliest wake_at of unowned runs
+    due_count: int  # of those, how many are due; counted only up to a limit
+    owned_counts: Mapping[int, int]  # by executor; one that owns none is left out
 
 
 class Store(abc.ABC):
@@ -219,6 +233,16 @@ class Store(abc.ABC):
         ``limit`` never cuts between runs with the same ``changed``.
         """
 
+    def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
+        """Return what ``changes`` does, each with the published values of that run.
+
+        A store should answer of one instant, so that a watcher is never shown values that are newer than the status;
+        what is written here asks twice and cannot.
+        """
+        rows = self.changes(which, after=after, limit=limit)
+        values = self.values([row.run for row in rows])
+        return tuple(Change(row, values[row.run]) for row in rows)
+
     @abc.abstractmethod
     def last_change(self) -> int:
         """Return the highest ``changed`` given out so far; 0 in an empty store."""
@@ -226,6 +250,10 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
         """Return the published values of some runs, by run and key, as JSON text."""
+
+    def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some ids that no run has; a store may do better than one by one."""
+        return tuple(run_id for run_id in run_ids if self.run(run_id) is None)
 
     @abc.abstractmethod
     def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
@@ -244,8 +272,16 @@ class Store(abc.ABC):
         """Return the earliest ``wake_at`` of unowned runs of these workflows. Cost as for ``ClaimDue``."""
 
     @abc.abstractmethod
+    def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
+        """Return what waits to be claimed among these workflows, and who has how many. Cost as for ``ClaimDue``."""
+
+    @abc.abstractmethod
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
+
+    @abc.abstractmethod
+    def reports(self) -> tuple[ReportRow, ...]:
+        """Return what processes have said of themselves, also those that have died since, in order of ``process``."""
 
     @abc.abstractmethod
     def status(self) -> StoreStatus:

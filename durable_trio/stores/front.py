@@ -9,7 +9,8 @@ the loop has work, each pass of the loop waits for the thread, with the GIL rele
 
 A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``Release``, ``Park``,
 ``Finish``): their outcomes happened and must not be lost, so they are kept in order and tried again until there is
-room. Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it.
+room. Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it. An exception
+that is no ``StoreError`` is a fault of the program: who starts the front may open the store anew and start it again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import attrs
 import trio
 from outcome import Value
 
-from durable_trio.errors import OwnershipLost, StoreCorrupt, StoreError, StoreFull, StoreInUse
+from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
 from durable_trio.limits import BATCH_OPERATIONS_MAX, INLINE_COMMIT_MS_MAX, LINGER_MS, WRITER_QUEUE_MAX
 from durable_trio.stores.base import Advance, Fence, Finish, Operation, Park, Release, Store
 
@@ -127,6 +128,7 @@ class StoreFront:
                 raise
             raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
 
+    @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
         """Have the store move its log into the database, by the writer thread and in its turn."""
         task = trio.lowlevel.current_task()
@@ -139,6 +141,9 @@ class StoreFront:
             return False
         return bool(self.store.foreign_changes())
 
+    # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
+    # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
+    @trio.lowlevel.enable_ki_protection
     async def _wait_for(self, operation: Operation) -> Any:
         task = trio.lowlevel.current_task()
         self._put(operation, lambda result: trio.lowlevel.reschedule(task, Value(result)))
@@ -151,6 +156,7 @@ class StoreFront:
         except (StoreError, trio.ClosedResourceError) as error:
             trio.lowlevel.current_trio_token().run_sync_soon(callback, error)
 
+    @trio.lowlevel.enable_ki_protection
     def _put(self, item: _Item, callback: Callback) -> None:
         if self.failure is not None or not self._is_running:
             raise _unusable(self.failure)
@@ -166,13 +172,17 @@ class StoreFront:
 
     # ---- the writer task ---------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what is submitted until cancelled; then what still waits, and return.
 
+        May be called again after a failure, once the store was opened anew.
+
         Raises:
-            StoreError: the store cannot be used any more.
+            StoreError: the store cannot be used any more in this process.
         """
         self._task = trio.lowlevel.current_task()
+        self.failure, self.is_full = None, False
         self._is_running = True
         with self._thread():
             trio.lowlevel.add_instrument(self._linger)
@@ -355,6 +365,6 @@ def _unusable(failure: BaseException | None) -> Exception:
         return trio.ClosedResourceError("the store is closed")
     if isinstance(failure, StoreError):
         return failure
-    error = StoreCorrupt(f"the store has failed and cannot be used any more: {failure!r}")
+    error = StoreError(f"the store's writer crashed; whether this was committed is not known: ask again ({failure!r})")
     error.__cause__ = failure
     return error

@@ -62,12 +62,16 @@ class ClaimDue:
     ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``,
     ``compensating`` stays. An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are
     not due, or not among ``workflows``.
+
+    Of the *suspects*, those with ``SUSPECT_RECOVERIES`` or more, at most ``suspects_max`` are claimed; others are
+    passed over, and stay where they are.
     """
 
     owner: int
     workflows: tuple[str, ...]
     now: int
     limit: int
+    suspects_max: int | None = None  # as many as there are
 
 
 @attrs.frozen(kw_only=True)
@@ -320,6 +324,18 @@ class ReapExecutor:
     now: int
 
 
+@attrs.frozen(kw_only=True)
+class PutReport:
+    """Store what a process says of itself, in place of what it said before; ``None`` removes it. Outcome: ``None``.
+
+    Nothing depends on it but what people are shown. It changes no run, and is no change for watchers.
+    """
+
+    process: str  # of one process: not given out again after its end
+    report: str | None  # JSON
+    now: int
+
+
 Operation = (
     StartRun
     | ClaimDue
@@ -340,4 +356,5 @@ Operation = (
     | RegisterExecutor
     | RenewLease
     | ReapExecutor
+    | PutReport
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, RunRow
-from durable_trio.stores.base import Advance, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow
+from durable_trio.stores.base import Advance, Backlog, Change, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
 
 
 class WrappedStore(Store):
@@ -53,11 +53,17 @@ class WrappedStore(Store):
     def changes(self, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
         return self.inner.changes(which, after=after, limit=limit)
 
+    def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
+        return self.inner.changes_with_values(which, after=after, limit=limit)
+
     def last_change(self) -> int:
         return self.inner.last_change()
 
     def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
         return self.inner.values(runs)
+
+    def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+        return self.inner.missing_runs(run_ids)
 
     def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
         return self.inner.mailbox_after(entry, limit=limit)
@@ -71,8 +77,14 @@ class WrappedStore(Store):
     def next_due(self, workflows: Sequence[str]) -> int | None:
         return self.inner.next_due(workflows)
 
+    def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
+        return self.inner.backlog(workflows, now=now, due_max=due_max)
+
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         return self.inner.executors(ended=ended)
+
+    def reports(self) -> tuple[ReportRow, ...]:
+        return self.inner.reports()
 
     def status(self) -> StoreStatus:
         return self.inner.status()

@@ -133,7 +133,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
 @pytest.mark.parametrize(
     ("sql", "values", "index"),
     [
-        (claim_operations.FIND_DUE, ("w", 0, 1, 1), "runs_due"),
+        (claim_operations.FIND_DUE, ("w", 0, 1), "runs_due"),
         (claim_operations.DUE_BY_PRIORITY, {"workflow": "w"}, "runs_due"),
         (reads.UNREAD, (1,), "mailbox_of_run"),
         (reads.HISTORY, (1,), "sqlite_autoindex_history_1"),

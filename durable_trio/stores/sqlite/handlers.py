@@ -14,6 +14,7 @@ from durable_trio.stores.base import (
     ForkRun,
     Park,
     Prune,
+    PutReport,
     ReapExecutor,
     RegisterExecutor,
     Release,
@@ -29,6 +30,7 @@ from durable_trio.stores.sqlite.claim_operations import claim_due
 from durable_trio.stores.sqlite.compound_operations import claim_run, signal_with_start
 from durable_trio.stores.sqlite.executor_operations import reap_executor, register_executor, renew_lease
 from durable_trio.stores.sqlite.message_operations import request_cancel, send_signal
+from durable_trio.stores.sqlite.report_operations import put_report
 from durable_trio.stores.sqlite.run_operations import advance, continue_as_new, finish, park, release
 from durable_trio.stores.sqlite.start_operations import start_run
 from durable_trio.stores.sqlite.transaction import Handler
@@ -56,4 +58,5 @@ HANDLERS: Final[dict[type, Handler]] = {
     RegisterExecutor: register_executor,
     RenewLease: renew_lease,
     ReapExecutor: reap_executor,
+    PutReport: put_report,
 }

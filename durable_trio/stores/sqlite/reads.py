@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, RunRow, RunStatus
-from durable_trio.stores.base import Loaded, RunFilter, StoreStatus
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus
+from durable_trio.stores.base import Backlog, Change, Loaded, RunFilter, StoreStatus
 from durable_trio.stores.sqlite.claim_operations import DUE_BY_PRIORITY
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 from durable_trio.stores.sqlite.rows import (
@@ -25,7 +25,9 @@ from durable_trio.stores.sqlite.rows import (
 from durable_trio.stores.sqlite.start_operations import FIND_RUN
 
 __all__ = [
+    "backlog",
     "changes",
+    "changes_with_values",
     "executors",
     "history",
     "last_change",
@@ -34,7 +36,9 @@ __all__ = [
     "load",
     "load_many",
     "mailbox_after",
+    "missing_runs",
     "next_due",
+    "reports",
     "run",
     "status",
     "unread",
@@ -68,6 +72,9 @@ HAS_TAG: Final = """
     EXISTS (SELECT 1 FROM json_each(runs.tags) AS tag WHERE tag.key = ? AND tag.type = 'text' AND tag.value = ?)
 """
 LAST_CHANGE: Final = "SELECT changed FROM change_counter"
+MISSING: Final = """
+    SELECT value FROM json_each(?) AS wanted WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = wanted.value)
+"""
 MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ?"
 LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
 LIVING: Final = f"SELECT {EXECUTOR_COLUMNS} FROM executors WHERE ended_at IS NULL ORDER BY id"
@@ -75,10 +82,18 @@ OWNING: Final = f"""
     SELECT {EXECUTOR_COLUMNS} FROM executors
     WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id) ORDER BY id
 """
+COUNT_DUE: Final = """
+    SELECT count(*) FROM (
+        SELECT 1 FROM runs INDEXED BY runs_due
+        WHERE workflow = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ? LIMIT ?
+    )
+"""
+COUNT_OWNED: Final = "SELECT owner, count(*) FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL GROUP BY owner"
 COUNT_FINISHED: Final = "SELECT status, count(*) FROM runs WHERE finished_at IS NOT NULL GROUP BY status"
 COUNT_UNFINISHED: Final = """
     SELECT workflow, status, count(*) FROM runs WHERE finished_at IS NULL GROUP BY workflow, status
 """
+NEWEST_HISTORY: Final = "SELECT coalesce(max(id), 0) FROM history"
 PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ?"
 
 
@@ -134,6 +149,15 @@ def changes(connection: sqlite3.Connection, which: RunFilter, *, after: int, lim
     return tuple(rows)
 
 
+def changes_with_values(
+    connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
+) -> tuple[Change, ...]:
+    """Return runs that have changed since, in order, with what they have published; call it within a transaction."""
+    rows = changes(connection, which, after=after, limit=limit)
+    published = values(connection, [row.run for row in rows])
+    return tuple(Change(row, published[row.run]) for row in rows)
+
+
 def last_change(connection: sqlite3.Connection) -> int:
     """Return the highest change number given out so far."""
     return int(connection.execute(LAST_CHANGE).fetchone()[0])
@@ -149,6 +173,11 @@ def values(connection: sqlite3.Connection, runs: Sequence[int]) -> dict[int, Map
         for run, key, value in connection.execute(sql, part).fetchall():
             found[run][key] = value
     return dict(found)
+
+
+def missing_runs(connection: sqlite3.Connection, run_ids: Sequence[str]) -> tuple[str, ...]:
+    """Return those of some ids that no run has."""
+    return tuple(run_id for (run_id,) in connection.execute(MISSING, (json.dumps(list(run_ids)),)).fetchall())
 
 
 def mailbox_after(connection: sqlite3.Connection, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
@@ -177,9 +206,28 @@ def next_due(connection: sqlite3.Connection, workflows: Sequence[str]) -> int | 
     return min(earliest, default=None)
 
 
+def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
+    """Return what waits to be claimed; call it within a transaction."""
+    next_due_at, due_count = None, 0
+    for workflow in dict.fromkeys(workflows):
+        for priority, wake_at in connection.execute(DUE_BY_PRIORITY, {"workflow": workflow}).fetchall():
+            next_due_at = wake_at if next_due_at is None else min(next_due_at, wake_at)
+            if wake_at <= now and due_count < due_max:
+                parameters = (workflow, priority, now, due_max - due_count)
+                due_count += connection.execute(COUNT_DUE, parameters).fetchone()[0]
+    owned = {int(owner): int(count) for owner, count in connection.execute(COUNT_OWNED).fetchall()}
+    return Backlog(next_due_at=next_due_at, due_count=due_count, owned_counts=owned)
+
+
 def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:
     """Return executors."""
     return tuple(map(executor_from, connection.execute(OWNING if ended else LIVING).fetchall()))
+
+
+def reports(connection: sqlite3.Connection) -> tuple[ReportRow, ...]:
+    """Return what processes have said of themselves."""
+    found = connection.execute("SELECT process, updated_at, report FROM reports ORDER BY process").fetchall()
+    return tuple(ReportRow(process=row[0], updated_at=row[1], report=row[2]) for row in found)
 
 
 def status(connection: sqlite3.Connection) -> StoreStatus:
@@ -197,6 +245,7 @@ def status(connection: sqlite3.Connection) -> StoreStatus:
         unfinished_by_workflow=by_workflow,
         library_version=sqlite3.sqlite_version,
         warnings=version_warnings(sqlite3.sqlite_version),
+        recorded_count=connection.execute(NEWEST_HISTORY).fetchone()[0],
     )
 
 

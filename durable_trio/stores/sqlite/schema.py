@@ -18,10 +18,20 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES", "check_schema", "migrat
 
 # "DTrn" in ASCII: tells our files from those of other programs.
 APPLICATION_ID: Final = 0x4454726E
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 TABLES: Final = frozenset(
-    {"runs", "history", "waits", "mailbox", "executors", "published", "change_counter", "_sqlite_migrations"}
+    {
+        "runs",
+        "history",
+        "waits",
+        "mailbox",
+        "executors",
+        "published",
+        "change_counter",
+        "reports",
+        "_sqlite_migrations",
+    }
 )
 
 migrations = sqlite_utils.Migrations("durable_trio")
@@ -154,6 +164,15 @@ def create_tables(database: sqlite_utils.Database) -> None:
     for statement in _VERSION_1:
         database.execute(statement)
     database.execute("PRAGMA user_version = 1")
+
+
+@migrations(name="2")
+def create_reports(database: sqlite_utils.Database) -> None:
+    """Add the table of what processes say of themselves."""
+    database.execute(
+        "CREATE TABLE reports (process TEXT PRIMARY KEY, updated_at INTEGER NOT NULL, report TEXT NOT NULL) STRICT"
+    )
+    database.execute("PRAGMA user_version = 2")
 
 
 def schema_version(connection: sqlite3.Connection, path: str) -> int:

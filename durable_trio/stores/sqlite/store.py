@@ -17,8 +17,8 @@ from contextlib import suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, RunRow
-from durable_trio.stores.base import Advance, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow
+from durable_trio.stores.base import Advance, Backlog, Change, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
 from durable_trio.stores.sqlite import reads
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, set_up_writer
 from durable_trio.stores.sqlite.guarded import GuardedConnection
@@ -319,6 +319,10 @@ class SqliteStore(Store):
         """Return runs that have changed since, in order (see ``Store.changes``)."""
         return self._read(reads.changes, which, after=after, limit=limit)
 
+    def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
+        """Return runs that have changed since, in order, and what they have published, of one instant."""
+        return self._read(reads.changes_with_values, which, after=after, limit=limit)
+
     def last_change(self) -> int:
         """Return the highest ``changed`` given out so far; 0 in an empty store."""
         return self._read(reads.last_change)
@@ -326,6 +330,10 @@ class SqliteStore(Store):
     def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
         """Return the published values of some runs; a run without any has an empty mapping."""
         return self._read(reads.values, runs)
+
+    def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return those of some ids that no run has."""
+        return self._read(reads.missing_runs, run_ids)
 
     def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
         """Return mailbox entries with a higher id, in order, whether read or not."""
@@ -343,9 +351,17 @@ class SqliteStore(Store):
         """Return the earliest ``wake_at`` of unowned runs of these workflows."""
         return self._read(reads.next_due, workflows)
 
+    def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
+        """Return what waits to be claimed, and who has how many (see ``Store.backlog``)."""
+        return self._read(reads.backlog, workflows, now=now, due_max=due_max)
+
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
         return self._read(reads.executors, ended=ended)
+
+    def reports(self) -> tuple[ReportRow, ...]:
+        """Return what processes have said of themselves (see ``Store.reports``)."""
+        return self._read(reads.reports)
 
     def status(self) -> StoreStatus:
         """Return counts of runs, the parked ones, unfinished runs by workflow, and warnings."""

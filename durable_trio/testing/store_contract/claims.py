@@ -8,7 +8,7 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.stores.base import ClaimDue, ClaimRun, ReapExecutor, Release, Store
+from durable_trio.stores.base import Backlog, ClaimDue, ClaimRun, ReapExecutor, Release, Store
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     claim,
@@ -129,6 +129,25 @@ class ClaimContract(ContractKit):
         assert store.next_due(["work"]) == 70
         suspend(store, fence_of(row), wake_at=65)
         assert store.next_due(["work"]) == 65
+
+    def test_the_backlog_counts_what_is_due_and_what_each_executor_has(self, store: Store) -> None:
+        assert store.backlog(["work"], now=50, due_max=9) == Backlog(next_due_at=None, due_count=0, owned_counts={})
+        for number in range(4):
+            start(store, f"due-{number}", due_at=10 + number, priority=number % 2)
+        start(store, "later", due_at=60, priority=7)
+        start(store, "other", due_at=5, workflow="another")
+        backlog = store.backlog(["work"], now=50, due_max=9)
+        assert backlog == Backlog(next_due_at=10, due_count=4, owned_counts={})
+        assert store.backlog(["work"], now=50, due_max=3).due_count == 3
+        assert store.backlog(["work", "another", "work"], now=50, due_max=9).due_count == 5
+        assert store.backlog([], now=50, due_max=9) == Backlog(next_due_at=None, due_count=0, owned_counts={})
+        first, second = register(store), register(store)
+        claim(store, first, now=50, limit=1)
+        claim(store, second, now=50, limit=2)
+        backlog = store.backlog(["work"], now=50, due_max=9)
+        assert (backlog.due_count, backlog.owned_counts) == (1, {first: 1, second: 2})
+        claim(store, first, now=50)
+        assert store.backlog(["work"], now=50, due_max=9).next_due_at == 60
 
     def test_a_run_is_claimed_by_its_id_due_or_not(self, store: Store) -> None:
         before = start(store, due_at=900)

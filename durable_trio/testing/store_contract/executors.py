@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import OwnershipLost
-from durable_trio.records import ExecutorRow, RunStatus
-from durable_trio.stores.base import Advance, ReapExecutor, RegisterExecutor, RenewLease, Store
+from durable_trio.records import ExecutorRow, ReportRow, RunStatus
+from durable_trio.stores.base import Advance, PutReport, ReapExecutor, RegisterExecutor, RenewLease, Store
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
@@ -20,6 +20,7 @@ from durable_trio.testing.store_contract.kit import (
     register,
     row_of,
     signal,
+    start,
     start_operation,
     step,
 )
@@ -167,6 +168,25 @@ class ExecutorContract(ContractKit):
         reap(store, executor)
         assert [row.id for row in store.executors()] == [living]
         assert [row.id for row in store.executors(ended=True)] == [living]
+
+    def test_a_report_is_kept_until_it_is_replaced_or_removed(self, store: Store) -> None:
+        assert store.reports() == ()
+        assert one(store, PutReport(process="b", report='{"n": 1}', now=5)) is None
+        one(store, PutReport(process="a", report="{}", now=6))
+        one(store, PutReport(process="b", report='{"n": 2}', now=7))
+        assert store.reports() == (
+            ReportRow(process="a", updated_at=6, report="{}"),
+            ReportRow(process="b", updated_at=7, report='{"n": 2}'),
+        )
+        one(store, PutReport(process="b", report=None, now=8))
+        one(store, PutReport(process="never there", report=None, now=8))
+        assert [row.process for row in store.reports()] == ["a"]
+
+    def test_a_report_is_no_change_of_any_run(self, store: Store) -> None:
+        start(store)
+        before = store.last_change()
+        one(store, PutReport(process="a", report="{}", now=6))
+        assert store.last_change() == before
 
     def test_registering_in_a_batch_with_a_refused_operation_holds(self, store: Store) -> None:
         _, fence = owned(store)

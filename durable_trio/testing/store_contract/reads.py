@@ -7,7 +7,7 @@ import json
 import pytest
 
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import Advance, Finish, RunFilter, Store
+from durable_trio.stores.base import Advance, DeleteRun, Finish, RunFilter, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -115,6 +115,29 @@ class ReadContract(ContractKit):
         assert store.changes(RunFilter(), after=store.last_change(), limit=9) == ()
         pending = RunFilter(statuses=(RunStatus.PENDING,))
         assert ids(store.changes(pending, after=0, limit=9)) == ["second"]
+
+    def test_changes_bring_the_values_of_their_instant(self, store: Store) -> None:
+        _, fence = owned(store, "first")
+        start(store, "second")
+        for number in range(3):
+            one(store, Advance(fence=fence, published=(("n", str(number)), (f"k{number}", "1")), now=20))
+        second, first = store.changes_with_values(RunFilter(), after=0, limit=9)
+        assert (second.row, second.values) == (row_of(store, "second"), {})
+        assert (first.row, first.values) == (row_of(store, "first"), {"n": "2", "k0": "1", "k1": "1", "k2": "1"})
+        assert store.changes_with_values(RunFilter(), after=second.row.changed, limit=9) == (first,)
+        assert store.changes_with_values(RunFilter(run_id="second"), after=0, limit=1) == (second,)
+        assert store.changes_with_values(RunFilter(), after=first.row.changed, limit=9) == ()
+
+    def test_runs_that_are_not_stored_are_missing(self, store: Store) -> None:
+        _, fence = owned(store, "first")
+        start(store, "second")
+        finish(store, fence)
+        strange = tuple(text for text in STRANGE if text)
+        assert store.missing_runs([]) == ()
+        assert store.missing_runs(["second", "third", "first"]) == ("third",)
+        assert sorted(store.missing_runs(strange)) == sorted(strange)
+        one(store, DeleteRun(run_id="first"))
+        assert store.missing_runs(["first", "second"]) == ("first",)
 
     def test_all_runs_changed_in_one_commit_have_one_number_and_are_never_cut_apart(self, store: Store) -> None:
         start(store, "before")
