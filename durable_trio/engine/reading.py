@@ -7,9 +7,10 @@ from typing import Any
 
 from durable_trio.clock import to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
-from durable_trio.errors import CodecError
+from durable_trio.errors import CodecError, CompensationFailed
 from durable_trio.failures import CannotRebuild, Failures, describe
-from durable_trio.records import FailureRecord, HistoryRow, Problem, RunRecord, RunRow, StepRecord
+from durable_trio.records import FailureRecord, HistoryRow, Problem, RunRecord, RunRow, StepRecord, WaitRecord, WaitRow
+from durable_trio.rules.compensation import compensated_step
 from durable_trio.workflow import Workflow
 
 
@@ -50,6 +51,7 @@ def run_record(
             for item in parse(row.compensation_errors, where="compensation errors")
         ),
         values={key: _lenient(codec, text, UNANNOTATED) for key, text in values.items()},
+        owner=row.owner,
     )
 
 
@@ -67,6 +69,18 @@ def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
     )
 
 
+def wait_record(row: WaitRow) -> WaitRecord:
+    """Return what an open durable call has stored as users see it."""
+    return WaitRecord(
+        key=str(row.key),
+        kind=row.kind,
+        due_at=None if row.due_at is None else to_datetime(row.due_at),
+        attempt=row.attempt,
+        error=None if row.error is None else describe(row.error),
+        started_at=to_datetime(row.started_at),
+    )
+
+
 def rebuilt_error(text: str, failures: Failures) -> BaseException | FailureRecord:
     """Return a stored failure as an exception where it can be rebuilt, else its record."""
     try:
@@ -75,15 +89,29 @@ def rebuilt_error(text: str, failures: Failures) -> BaseException | FailureRecor
         return describe(text)
 
 
+def compensation_failed(row: HistoryRow, failures: Failures, run_id: str) -> CompensationFailed:
+    """Return the error of a compensation that is recorded as failed."""
+    error = None if row.error is None else rebuilt_error(row.error, failures)
+    step = str(compensated_step(row.key))
+    text = f"the compensation of step {step!r} failed: {error_text(error)}"
+    return CompensationFailed(text, step=step, run_id=run_id, error=error)
+
+
+def error_text(error: object) -> str:
+    """Return type and message of an exception or its record, in one line for people."""
+    message = getattr(error, "message", None) or str(error)
+    name = getattr(error, "type", None)
+    return f"{name if isinstance(name, str) and name else type(error).__name__}: {message}"
+
+
 def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:
     plain = parse(row.args, where="arguments")
-    if workflow is not None:
-        try:
-            annotations = workflow.annotations_for((None,) * len(plain))
-            return codec.decode_arguments(row.args, annotations, where=f"the arguments of run {row.id!r}")
-        except (CodecError, TypeError):
-            pass  # the code has changed; what is stored is still readable
-    return tuple(plain)
+    nothing = (None,) * len(plain)
+    try:
+        annotations = (UNANNOTATED,) * len(plain) if workflow is None else workflow.annotations_for(nothing)
+        return codec.decode_arguments(row.args, annotations, where=f"the arguments of run {row.id!r}")
+    except (CodecError, TypeError):  # the code is unknown or has changed; what is stored is still readable
+        return tuple(plain)
 
 
 def _lenient(codec: Codec, text: str, annotation: Any) -> Any:

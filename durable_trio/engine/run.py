@@ -6,9 +6,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from durable_trio.codec import UNANNOTATED
-from durable_trio.engine.reading import rebuilt_error, step_record
-from durable_trio.errors import RunCancelled, RunExpired, RunFailed
-from durable_trio.records import RunRecord, RunStatus, StepRecord
+from durable_trio.engine.reading import compensation_failed, error_text, rebuilt_error, step_record, wait_record
+from durable_trio.errors import CompensationFailed, RunCancelled, RunExpired, RunFailed
+from durable_trio.failures import Failures
+from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, WaitRecord
 from durable_trio.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -32,19 +33,22 @@ class Run(Generic[R]):
     async def result(self) -> R:
         """Wait until the run has ended, and return its result.
 
+        What it raises for a run that ended without one has ``compensation_errors``: a ``CompensationFailed`` for each
+        compensation that failed.
+
         *Cancellation:* ends the wait, not the run.
 
         Raises:
             RunFailed: it failed; ``error`` tells why.
             RunCancelled: it was cancelled.
             RunExpired: it did not end within its time to live.
-            RunNotFound: there is no such run.
+            RunNotFound: there is no such run, or it was removed before its end was seen.
         """
         return await self._result()
 
     async def _result(self, *, is_new: bool = False) -> R:
         engine = self._engine
-        ending = await engine._tree_in_use().feed.wait_ended(self.id, is_new=is_new)
+        ending = await engine._parts_in_use().feed.wait_ended(self.id, is_new=is_new)
         if ending.status is RunStatus.COMPLETED:
             workflow = self._workflow or await engine._workflow_of(self.id)
             annotation = UNANNOTATED if workflow is None else workflow.result_type
@@ -52,13 +56,30 @@ class Run(Generic[R]):
             return cast(R, engine._codec.decode(ending.result or "null", annotation, where=where))
         failures = engine._failures_of(self._workflow or await engine._workflow_of(self.id))
         error = None if ending.error is None else rebuilt_error(ending.error, failures)
+        end: RunFailed | RunCancelled | RunExpired
         if ending.status is RunStatus.CANCELLED:
-            if isinstance(error, RunCancelled):
-                raise error
-            raise RunCancelled(f"run {self.id!r} was cancelled", run_id=self.id)
-        if isinstance(error, RunExpired):
-            raise error
-        raise RunFailed(f"run {self.id!r} failed: {_text(error)}", run_id=self.id, error=error)
+            end = RunCancelled(f"run {self.id!r} was cancelled", run_id=self.id)
+            if isinstance(error, RunCancelled):  # it knows the reason
+                end = error
+        elif isinstance(error, RunExpired):
+            end = error
+        else:
+            end = RunFailed(f"run {self.id!r} failed: {error_text(error)}", run_id=self.id, error=error)
+        if compensation_errors := await self._compensation_errors(failures):
+            end.compensation_errors = compensation_errors
+        raise end
+
+    async def _compensation_errors(self, failures: Failures) -> tuple[CompensationFailed, ...]:
+        """Return how compensations of the run, which has ended, have failed."""
+        front = self._engine._parts_in_use().front
+        row = await front.read(front.store.run, self.id)
+        if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
+            return ()
+        return tuple(
+            compensation_failed(item, failures, self.id)
+            for item in await front.read(front.store.history, row.run)
+            if item.kind is StepKind.COMPENSATION and item.error is not None
+        )
 
     async def record(self) -> RunRecord:
         """Return the run as it is stored now.
@@ -75,9 +96,20 @@ class Run(Generic[R]):
             RunNotFound: there is no such run.
         """
         row = await self._engine._row(self.id)
-        front = self._engine._tree_in_use().front
+        front = self._engine._parts_in_use().front
         history = await front.read(front.store.history, row.run)
         return tuple(step_record(item, self._engine._codec) for item in history)
+
+    async def waits(self) -> tuple[WaitRecord, ...]:
+        """Return what the run waits for: its open durable calls that have stored something, the oldest first.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        row = await self._engine._row(self.id)
+        front = self._engine._parts_in_use().front
+        loaded = await front.read(front.store.load, row.run)
+        return tuple(map(wait_record, sorted(loaded.waits, key=lambda wait: (wait.started_at, wait.key))))
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to the run; see ``engine.send_signal``."""
@@ -87,11 +119,11 @@ class Run(Generic[R]):
         """Ask the run to cancel; see ``engine.cancel``. With ``wait``, return once its final status is durable."""
         requested = await self._engine.cancel(self.id, reason=reason)
         if wait:
-            await self._engine._tree_in_use().feed.wait_ended(self.id)
+            await self._engine._parts_in_use().feed.wait_ended(self.id)
         return requested
 
     def watch(self) -> AbstractAsyncContextManager[Changes]:
-        """Watch the run until it has ended; see ``engine.watch``."""
+        """Watch the run until it has ended: its present state first, its final one last; see ``engine.watch``."""
         return self._engine.watch(run_id=self.id)
 
     async def value(self, key: str) -> Any:
@@ -109,9 +141,3 @@ class Run(Generic[R]):
             RunNotFound: there is no such run.
         """
         return dict((await self.record()).values)
-
-
-def _text(error: object) -> str:
-    message = getattr(error, "message", None) or str(error)
-    name = getattr(error, "type", None)
-    return f"{name if isinstance(name, str) and name else type(error).__name__}: {message}"

@@ -1,42 +1,44 @@
-"""``engine.watch``: the present state first, then each change, never back, always the final one."""
+"""``engine.watch``: the present state first, then each change, never back, always the final one.
+
+What is given comes in the order of changes: the change number of what a watcher was given never falls. The present
+state is the first read of the store from the beginning, everything later is read or offered from there on (``feed``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 
 from durable_trio.engine.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord, RunRow
-from durable_trio.stores.base import RunFilter
+from durable_trio.stores.base import Change, RunFilter
 from durable_trio.stores.front import StoreFront
 
-Convert = Callable[[Sequence[RunRow]], Awaitable[list[RunRecord]]]
-_PRESENT_RUNS_PAGE = 500
+# Runs of one read of a watcher's own: it holds no more of them than these in its hands.
+_PAGE_RUNS: Final = 200
+# Runs that have not ended of which a watcher remembers what it was shown last, some 100 bytes each. Of more of them
+# it may be shown the same twice, where states between have merged.
+_SHOWN_RUNS_MAX: Final = 100_000
 
 
 class Changes:
-    """An async iterator of ``RunRecord``. Intermediate states may merge; the last one is always given."""
+    """An async iterator of ``RunRecord``, for one task. Made by ``engine.watch`` and ``run.watch``."""
 
     def __init__(
-        self,
-        subscription: Subscription,
-        present: Sequence[RunRow],
-        convert: Convert,
-        matches: Callable[[RunRow], bool],
-        *,
-        one: bool,
+        self, front: StoreFront, subscription: Subscription, which: RunFilter, convert: Callable[[Change], RunRecord]
     ) -> None:
+        self._front = front
         self._subscription = subscription
+        self._which = which
         self._convert = convert
-        self._matches = matches
-        self._one = one
-        # What was read at first may be offered again as a change; later changes come once and in order.
-        self._seen: dict[int, int] = {}
-        self._read_up_to = max((row.changed for row in present), default=0)
-        self._waiting: list[RunRow] = list(reversed(present))
+        self._run: int | None = None  # of a watch of one run: another one may get its id once it is removed
+        self._waiting: deque[Change] = deque()
+        self._shown: OrderedDict[int, int] = OrderedDict()
         self._has_ended = False
 
     def __aiter__(self) -> Changes:
@@ -46,34 +48,82 @@ class Changes:
         """Return the next state.
 
         *Cancellation:* nothing is lost: the next call gives the newest state.
+
+        Raises:
+            StopAsyncIteration: the one run that is watched has ended, and its final state was given.
+            RunNotFound: that run was removed before its final state was seen.
+            trio.ClosedResourceError: the engine was closed.
         """
         await trio.lowlevel.checkpoint()
+        subscription = self._subscription
         while not self._has_ended:
-            while self._waiting:
-                row = self._waiting[-1]
-                if row.changed <= self._seen.get(row.run, -1):
-                    self._waiting.pop()
-                    continue
-                records = await self._convert([row]) if self._matches(row) else []
-                self._waiting.pop()
-                if row.changed <= self._read_up_to:
-                    self._seen[row.run] = row.changed
-                else:
-                    self._seen.clear()
-                self._has_ended = self._one and row.status.is_final
-                if records:
-                    return records[0]
-                if self._has_ended:
-                    raise StopAsyncIteration
-            subscription = self._subscription
-            if not subscription.pending:
-                if subscription.is_closed:
-                    raise trio.ClosedResourceError("the engine was closed; nothing more is to be seen")
+            if self._waiting:
+                record = self._give(self._waiting.popleft())
+                if record is not None:
+                    return record
+            elif subscription.is_behind and not subscription.is_closed:
+                await self.read_on()
+            elif subscription.pending:
+                self._waiting.extend(subscription.take())
+            elif subscription.is_removed:
+                raise self._removed()
+            elif subscription.is_closed:
+                raise trio.ClosedResourceError("the engine was closed; nothing more is to be seen")
+            else:
                 subscription.changed = trio.Event()
                 await subscription.changed.wait()
-            self._waiting = list(reversed(subscription.pending.values()))
-            subscription.pending.clear()
         raise StopAsyncIteration
+
+    async def read_on(self) -> bool:
+        """Read a page of what the watcher was not given yet, and return whether there was anything."""
+        subscription = self._subscription
+        subscription.is_behind = False  # before the read: what is committed after it is offered
+        try:
+            store = self._front.store
+            position = subscription.position
+            page = await self._front.read(store.changes_with_values, self._which, after=position, limit=_PAGE_RUNS)
+        except BaseException:
+            subscription.fall_behind()
+            raise
+        if page:
+            subscription.position = page[-1].row.changed
+            self._waiting.extend(page)
+        if len(page) >= _PAGE_RUNS:
+            subscription.fall_behind()  # there may be more
+        return bool(page)
+
+    def _give(self, change: Change) -> RunRecord | None:
+        """Return a record, unless the watcher does not want it or was shown the same before."""
+        row = change.row
+        if self._which.run_id is not None:
+            self._run = self._run or row.run
+            if row.run != self._run:
+                raise self._removed()
+            self._has_ended = row.status.is_final
+            if not self._subscription.accepts(row):
+                return None
+        visible = _visible(change)
+        if self._shown.pop(row.run, None) == visible and not row.status.is_final:
+            self._shown[row.run] = visible
+            return None
+        if not row.status.is_final:
+            self._shown[row.run] = visible
+            if len(self._shown) > _SHOWN_RUNS_MAX:
+                self._shown.popitem(last=False)
+        return self._convert(change)
+
+    def _removed(self) -> RunNotFound:
+        self._has_ended = True
+        run_id = self._which.run_id
+        return RunNotFound(f"run {run_id!r} was removed before its end was seen", run_id=run_id)
+
+
+def _visible(change: Change) -> int:
+    """Return a hash of what a record shows, as far as it can change."""
+    row = change.row
+    state = (row.status, row.result, row.error, row.problem, row.args, row.generation, row.recoveries, row.priority)
+    times = (row.created_at, row.started_at, row.finished_at, row.wake_at, row.ttl_at)
+    return hash((row.id, state, times, row.compensation_errors, tuple(sorted(change.values.items()))))
 
 
 @asynccontextmanager
@@ -82,27 +132,18 @@ async def watch(
     feed: Feed,
     which: RunFilter,
     *,
-    convert: Convert,
+    convert: Callable[[Change], RunRecord],
     matches: Callable[[RunRow], bool],
 ) -> AsyncIterator[Changes]:
     """Open a watch. With a run's id it ends after the final status, also if that does not match."""
-    one = which.run_id is not None
-    subscription = Subscription((lambda row: row.id == which.run_id) if one else matches)
+    subscription = Subscription(matches, run_id=which.run_id)
+    if which.run_id is not None:
+        which = RunFilter(run_id=which.run_id)  # its end is wanted, whatever is to be shown
+    changes = Changes(front, subscription, which, convert)
     feed.subscribe(subscription)
     try:
-        present: list[RunRow] = []
-        if which.run_id is not None:
-            row = await front.read(front.store.run, which.run_id)
-            if row is None:
-                raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)
-            present.append(row)
-        before: tuple[int, int] | None = None
-        while not one and (
-            page := await front.read(front.store.list_runs, which, limit=_PRESENT_RUNS_PAGE, before=before)
-        ):
-            present.extend(page)
-            before = (page[-1].created_at, page[-1].run)
-        present.sort(key=lambda row: (row.changed, row.run))
-        yield Changes(subscription, present, convert, matches, one=one)
+        if not await changes.read_on() and which.run_id is not None:
+            raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)
+        yield changes
     finally:
         feed.unsubscribe(subscription)

@@ -14,7 +14,9 @@ from harness import killed_when_ready, noted, serving, wait_passivated, wait_sta
 from trio.testing import MockClock
 
 from durable_trio import (
+    CompensationFailed,
     Context,
+    Engine,
     Retry,
     Run,
     RunCancelled,
@@ -197,6 +199,75 @@ async def test_a_failing_compensation_does_not_stop_the_others_and_all_errors_ar
     assert isinstance(caught.value.error, LookupError)
     assert [error.message for error in record.compensation_errors] == ["cannot undo d", "cannot undo b"]
     assert all(error.type.endswith("OSError") for error in record.compensation_errors)
+    failures = caught.value.compensation_errors
+    assert all(isinstance(failure, CompensationFailed) for failure in failures)
+    assert [(failure.step, failure.run_id) for failure in failures] == [("d#0", run.id), ("b#0", run.id)]
+    assert [(type(failure.error), str(failure.error)) for failure in failures] == [
+        (OSError, "cannot undo d"),
+        (OSError, "cannot undo b"),
+    ]
+    assert str(failures[0]) == "the compensation of step 'd#0' failed: OSError: cannot undo d"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "failed"])
+async def test_whatever_ends_a_run_its_error_tells_which_compensations_failed(store_path: str, how: str) -> None:
+    """Also of steps in branches, and read by an engine that does not know the workflow."""
+    kinds: dict[str, type[RunCancelled | RunExpired | RunFailed]] = {
+        "cancelled": RunCancelled,
+        "expired": RunExpired,
+        "failed": RunFailed,
+    }
+
+    def fail(result: str) -> None:
+        raise OSError(f"cannot undo {result}")
+
+    @workflow
+    async def trip(ctx: Context) -> None:
+        async def book(branch: Context) -> None:
+            await branch.step("a", lambda: "a", compensate=fail)
+
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(book)
+        await ctx.step("b", lambda: "b", compensate=lambda _: None)
+        if how == "failed":
+            raise LookupError("the cause")
+        await ctx.wait_signal("never")
+
+    async with serving(store_path, trip) as engine:
+        run = await engine.start(trip, ttl=0.3 if how == "expired" else None)
+        if how == "cancelled":
+            await wait_passivated(engine)
+            await run.cancel()
+        with pytest.raises(kinds[how]) as caught:
+            await run.result()
+        (failure,) = caught.value.compensation_errors
+        assert (failure.step, str(failure.error)) == ("nursery#0/book#0/a#0", "cannot undo a")
+        if store_path != ":memory:":
+            async with Engine(store_path) as client:
+                with pytest.raises(kinds[how]) as caught:
+                    await client.get(run.id).result()
+            assert [failure.step for failure in caught.value.compensation_errors] == ["nursery#0/book#0/a#0"]
+
+
+async def test_an_error_without_failed_compensations_has_none_and_is_the_same_for_a_parent(store_path: str) -> None:
+    @workflow
+    async def child(ctx: Context) -> None:
+        await ctx.step("a", lambda: "a", compensate=lambda _: None)
+        raise LookupError("the cause")
+
+    @workflow
+    async def parent(ctx: Context) -> str:
+        try:
+            await ctx.run_child(child)
+        except RunFailed as error:
+            return f"{error.error}: {error.compensation_errors}"
+        return "not reached"
+
+    async with serving(store_path, child, parent) as engine:
+        assert await engine.run(parent) == "the cause: ()"
+        with pytest.raises(RunFailed) as caught:
+            await engine.run(child)
+    assert caught.value.compensation_errors == ()
 
 
 async def test_a_compensation_is_tried_again_as_its_policy_says(autojump_clock: MockClock) -> None:

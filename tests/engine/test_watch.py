@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import trio
 from harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
-import durable_trio
 from durable_trio import Context, Engine, RunConflict, RunNotFound, RunRecord, RunStatus, workflow
-from durable_trio.engine.feed import Feed, Subscription
-from durable_trio.records import RunRow
 from durable_trio.testing import VirtualClock
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -515,176 +511,3 @@ async def test_prune_refuses_a_status_that_is_not_final_and_a_naive_time(store_p
         with pytest.raises(ValueError, match="time zone"):
             await engine.prune(datetime(2100, 1, 1))
         assert len((await engine.list_runs()).runs) == 1
-
-
-# ---- the feed --------------------------------------------------------------------------------------------------------
-
-
-def stored(status: RunStatus, changed: int) -> RunRow:
-    """Return run ``r`` as a store would."""
-    return RunRow(
-        run=1,
-        id="r",
-        workflow="w",
-        status=status,
-        args="[]",
-        result='"done"' if status is S.COMPLETED else None,
-        error=None,
-        problem=None,
-        queue=None,
-        priority=0,
-        tags="{}",
-        parent=None,
-        parent_id=None,
-        seed=b"",
-        generation=0,
-        created_at=0,
-        started_at=None,
-        finished_at=None,
-        wake_at=None,
-        ttl_at=None,
-        recoveries=0,
-        compensation_errors="[]",
-        owner=None,
-        token=0,
-        changed=changed,
-    )
-
-
-class ManualStore:
-    """Answers what the test has set."""
-
-    is_memory = True
-
-    def __init__(self, present: RunRow) -> None:
-        self.present = present
-        self.changed: tuple[RunRow, ...] = ()
-        self.asked_after: list[int] = []
-
-    def run(self, run_id: str) -> RunRow:
-        return self.present
-
-    def changes(self, which: Any, *, after: int, limit: int) -> tuple[RunRow, ...]:
-        self.asked_after.append(after)
-        found, self.changed = self.changed, ()
-        return found
-
-    def last_change(self) -> int:
-        return self.present.changed
-
-    def last_mailbox_id(self) -> int:
-        return 0
-
-
-class ManualFront:
-    """Reads at once, except while a test holds the reading of ``last_change``."""
-
-    def __init__(self, store: ManualStore) -> None:
-        self.store = store
-        self.commit_count = 0
-        self.on_commit: Callable[[], None] = lambda: None
-        self.hold: trio.Event | None = None
-
-    async def read(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        await trio.lowlevel.checkpoint()
-        if self.hold is not None and fn == self.store.last_change:
-            await self.hold.wait()
-        return fn(*args, **kwargs)
-
-    def foreign_changes(self) -> bool:
-        return False
-
-    def commit(self, *changed: RunRow) -> None:
-        self.store.changed = changed
-        self.commit_count += 1
-        self.on_commit()
-
-
-async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
-    """It was read before the run was resumed, and is passed on after somebody began to wait for the new end."""
-    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
-    feed = Feed(front)
-    endings: list[RunStatus] = []
-
-    async def wait() -> None:
-        endings.append((await feed.wait_ended("r")).status)
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(feed.run)
-        nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
-        front.commit(stored(S.FAILED, 4))
-        feed.recheck()
-        await wait_all_tasks_blocked()
-        assert endings == []
-        front.store.present = stored(S.COMPLETED, 6)
-        front.commit(stored(S.COMPLETED, 6))
-        feed.recheck()
-        await wait_all_tasks_blocked()
-        assert endings == [S.COMPLETED]
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_catches_up() -> None:
-    """The feed asks for the newest change because nobody watches; somebody comes, and a commit, before the answer."""
-    front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
-    feed = Feed(front)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(feed.run)
-        passer_by = Subscription(lambda row: True)
-        feed.subscribe(passer_by)
-        front.on_commit()  # wakes the feed
-        feed.unsubscribe(passer_by)
-        front.store.is_memory = False  # from here on it looks by itself, and a new watcher does not make it catch up
-        front.hold = trio.Event()
-        front.commit_count += 1
-        await wait_all_tasks_blocked()
-        subscription = Subscription(lambda row: True)
-        feed.subscribe(subscription)
-        front.store.present = stored(S.COMPLETED, 6)
-        front.store.changed = (front.store.present,)
-        front.commit_count += 1
-        front.hold.set()
-        with trio.fail_after(PATIENCE_SECONDS):
-            await subscription.changed.wait()
-        assert front.store.asked_after[0] == 5
-        assert [row.status for row in subscription.pending.values()] == [S.COMPLETED]
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
-    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
-    feed = Feed(front)
-
-    async def wait() -> None:
-        with pytest.raises(trio.ClosedResourceError):
-            await feed.wait_ended("r")
-
-    with trio.fail_after(PATIENCE_SECONDS):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(feed.run)
-            subscription = Subscription(lambda row: True)
-            feed.subscribe(subscription)
-            nursery.start_soon(wait)
-            await wait_all_tasks_blocked()
-            feed.close()
-            assert subscription.is_closed
-            await subscription.changed.wait()
-            await wait()
-            nursery.cancel_scope.cancel()
-
-
-async def test_a_pending_run_that_is_cancelled_ends_the_wait_of_this_process_at_once(store_path: str) -> None:
-    """No executor ends it: the request itself does."""
-    async with serving(store_path) as engine:
-        run = await engine.start("unknown here")
-        async with trio.open_nursery() as nursery:
-
-            async def wait() -> None:
-                with pytest.raises(durable_trio.RunCancelled):
-                    await run.result()
-
-            nursery.start_soon(wait)
-            await wait_all_tasks_blocked()
-            with trio.fail_after(PATIENCE_SECONDS):
-                await run.cancel()
