@@ -34,6 +34,7 @@ from durable_trio.errors import (
     StoreInUse,
     StoreReadOnly,
     UnknownWorkflow,
+    WorkerFailed,
 )
 from durable_trio.policies import Retry
 from durable_trio.records import (
@@ -41,11 +42,13 @@ from durable_trio.records import (
     FailureRecord,
     Page,
     Problem,
+    ProcessReport,
     RunRecord,
     RunStatus,
     StepKind,
     StepRecord,
     StepStatus,
+    WaitRecord,
 )
 from durable_trio.replay.deadlines import DeadlineScope
 from durable_trio.stores.base import Store
@@ -74,6 +77,7 @@ __all__ = [
     "Page",
     "PayloadTooLarge",
     "Problem",
+    "ProcessReport",
     "Retry",
     "Run",
     "RunCancelled",
@@ -99,6 +103,8 @@ __all__ = [
     "StoreInUse",
     "StoreReadOnly",
     "UnknownWorkflow",
+    "WaitRecord",
+    "WorkerFailed",
     "Workflow",
     "current_step",
     "open_engine",

@@ -102,7 +102,7 @@ def workflow(
         ttl: seconds from ``start`` after which a run fails with ``RunExpired``; default never.
         max_recoveries: crashes without progress after which a run is set aside as failed.
         tags: given to every run of it.
-        strict: raise where the engine would only warn; default the engine's setting.
+        strict: park a run where the engine would only warn; default the engine's setting.
 
     Raises:
         TypeError: not an ``async def``, no context parameter, or keyword-only parameters without default.

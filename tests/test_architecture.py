@@ -18,8 +18,8 @@ LAYERS = (
     ("stores",),
     ("replay",),
     ("context",),
-    ("engine",),
     ("workers",),
+    ("engine",),
     ("cli", "web"),
 )
 # The public door, which re-exports from everywhere, and what only tests import.

@@ -154,6 +154,7 @@ class FunctionCall(Call):
         else:
             self._finish = partial(self._succeed, value)
 
+    @trio.lowlevel.enable_ki_protection  # ctrl-C is for the main task, not for a run whose step has just come out
     def ended(self) -> None:
         """The attempt has come out: with an outcome, or cancelled without one."""
         self._scope = None

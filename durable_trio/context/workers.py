@@ -69,6 +69,7 @@ class _Worker:
                 job.ended()
                 job = await self._next()
 
+    @trio.lowlevel.enable_ki_protection
     async def _next(self) -> Job | None:
         if len(self._idle) >= _IDLE_TASKS_MAX:
             return None

@@ -11,16 +11,17 @@ import trio
 
 from durable_trio.codec import Codec
 from durable_trio.engine.observers import Observer, Observers
+from durable_trio.engine.parts import Parts
 from durable_trio.engine.reading import run_record
 from durable_trio.engine.run import Run
 from durable_trio.engine.settings import EngineOptions, make_settings
-from durable_trio.engine.tree import Tree
 from durable_trio.errors import RunNotFound
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunRow
 from durable_trio.stores.base import Store
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflow import Registry, Workflow
+from supervisors import Supervisor
 
 if TYPE_CHECKING:
     from durable_trio.engine.engine import Engine
@@ -38,6 +39,8 @@ class EngineBase:
         errors: Sequence[type[Exception]] = (),
         durability: str = "full",
         strict: bool = False,
+        workers: int = 0,
+        app: str | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
         self._settings = make_settings(
@@ -46,6 +49,8 @@ class EngineBase:
                 "errors": tuple(errors),
                 "durability": durability,
                 "strict": strict,
+                "workers": workers,
+                "app": app,
                 **options,
             }
         )
@@ -58,15 +63,16 @@ class EngineBase:
             raise ValueError(f"store {store!r}: only files and ':memory:' are supported")
         else:
             self._store = SqliteStore(store, durability=durability)
-        self._tree: Tree | None = None
+        self._parts: Parts | None = None
+        self._root: Supervisor | None = None
         self._closed = False
         self._client: AsyncExitStack | None = None
 
     def _handle(self, run_id: str, workflow: Workflow[Any, Any] | None) -> Run[Any]:
         return Run(cast("Engine", self), run_id, workflow)  # every base is part of one
 
-    def _make_tree(self) -> Tree:
-        return Tree(
+    def _make_parts(self) -> Parts:
+        return Parts(
             self._store,
             settings=self._settings,
             registry=self._registry,
@@ -74,20 +80,20 @@ class EngineBase:
             observers=self._observers,
         )
 
-    def _tree_in_use(self) -> Tree:
-        if self._tree is None:
+    def _parts_in_use(self) -> Parts:
+        if self._parts is None:
             if self._closed:
                 raise trio.ClosedResourceError("the engine is closed")
             raise RuntimeError(
                 "the engine is not open: use it while it serves, inside `async with open_engine(…)`, "
                 "or as a client inside `async with Engine(…)`"
             )
-        return self._tree
+        return self._parts
 
     # ---- for handles -------------------------------------------------------------------------------------------
 
     async def _row(self, run_id: str) -> RunRow:
-        front = self._tree_in_use().front
+        front = self._parts_in_use().front
         row = await front.read(front.store.run, run_id)
         if row is None:
             raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
@@ -98,7 +104,7 @@ class EngineBase:
         return record
 
     async def _records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
-        front = self._tree_in_use().front
+        front = self._parts_in_use().front
         values = await front.read(front.store.values, [row.run for row in rows])
         records = []
         for row in rows:
@@ -116,7 +122,7 @@ class EngineBase:
         return records
 
     def _failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
-        return self._tree_in_use().runs.failures_of(workflow)
+        return self._parts_in_use().runs.failures_of(workflow)
 
     async def _workflow_of(self, run_id: str) -> Workflow[..., Any] | None:
         return self._registry.get((await self._row(run_id)).workflow)

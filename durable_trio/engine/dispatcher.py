@@ -1,4 +1,4 @@
-"""The dispatcher service: claims runs that are due while there is room for them.
+"""The dispatcher service: claims runs that are due while there is room for them, and no more than a fair share.
 
 Level-triggered: whenever it is nudged it asks the store what is due; a nudge carries no data, so none can be stale.
 """
@@ -7,34 +7,46 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import NoReturn
 
 import trio
 
-from durable_trio.clock import Clock
+from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.engine.resident import ignore
 from durable_trio.engine.runs import Runs, load_all
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import OwnershipLost, StoreFull, StoreInUse
 from durable_trio.limits import CLAIM_RUNS_MAX
-from durable_trio.stores.base import ClaimDue
+from durable_trio.records import RunRow
+from durable_trio.rules.admission import fair_share
+from durable_trio.stores.base import ClaimDue, Fence, Release, Unpark
 from durable_trio.stores.front import StoreFront
+from durable_trio.workflow import Registry
 
 _RETRY_SECONDS = 0.5
+# How long an executor that has its share leaves what is due to others: a little longer than they take to notice it.
+_YIELD_SECONDS = 0.05
+# Due runs are counted up to this number: it is more than a few executors can have in memory.
+_DUE_COUNTED_MAX = 1000
 
 
 class Dispatcher:
     """Claims due runs for one executor."""
 
-    def __init__(
-        self, *, front: StoreFront, runs: Runs, timers: Timers, clock: Clock, workflows: tuple[str, ...]
-    ) -> None:
+    def __init__(self, *, front: StoreFront, runs: Runs, timers: Timers, clock: Clock, registry: Registry) -> None:
         self.executor = 0
         self._front = front
         self._runs = runs
         self._timers = timers
         self._clock = clock
-        self._workflows = workflows
+        self._registry = registry
+        self._workflows = registry.names
+        self._has_unparked = False
         self._alarm_at = math.inf
+        # Set by the parts: how many other executors are alive.
+        self.others_count: Callable[[], int] = lambda: 0
+        self._has_yielded = False
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -56,6 +68,7 @@ class Dispatcher:
         task_status.started()
         while True:
             try:
+                await self._unpark()
                 await self._claim_all()
             except OwnershipLost:
                 self._runs.on_refused()
@@ -64,25 +77,75 @@ class Dispatcher:
                 continue
             await self._inbox.receive()
 
+    async def _unpark(self) -> None:
+        """Runs that were parked by other code of a workflow get another chance with this one's, once."""
+        if not self._has_unparked:
+            for workflow in self._registry:
+                now = self._clock.now()
+                unpark = Unpark(workflow=workflow.name, fingerprint=workflow.fingerprint, now=now)
+                await self._front.write(unpark)
+            self._has_unparked = True
+
     async def _claim_all(self) -> None:
-        front, runs = self._front, self._runs
-        while runs.free_count and self._workflows:
-            due_at = await front.read(front.store.next_due, self._workflows)
-            if due_at is None:
-                return
-            now = self._clock.now()
-            if due_at > now:
-                self.nudge_at(due_at)
-                return
-            limit = min(CLAIM_RUNS_MAX, runs.free_count)
-            if limit == 0 or not runs.reserve(limit):
+        while self._runs.free_count and self._workflows:
+            limit = min(CLAIM_RUNS_MAX, self._runs.free_count, await self._claimable_count())
+            if limit == 0 or not self._runs.reserve(limit):
                 return
             try:
                 with trio.CancelScope(shield=True):  # what is claimed must be started
-                    claim = ClaimDue(owner=self.executor, workflows=self._workflows, now=now, limit=limit)
-                    rows = await front.write(claim)
-                    loaded = await front.read(load_all, front, rows) if rows else []
-                    for row, one in zip(rows, loaded, strict=True):
-                        runs.start(row, one)
+                    claimed_count = await self._claim(limit)
             finally:
-                runs.unreserve(limit)
+                self._runs.unreserve(limit)
+            if not claimed_count:  # others were quicker, or all that is due must wait for a suspect to go on
+                self.nudge_at(self._clock.now() + int(_YIELD_SECONDS * MICROSECONDS))
+                return
+
+    async def _claimable_count(self) -> int:
+        """Return how many due runs this executor should claim now; if none, look again when that may change."""
+        front, now = self._front, self._clock.now()
+        if self.others_count() == 0:
+            due_at = await front.read(front.store.next_due, self._workflows)
+            if due_at is None:
+                return 0
+            if due_at > now:
+                self.nudge_at(due_at)
+                return 0
+            return CLAIM_RUNS_MAX
+        backlog = await front.read(front.store.backlog, self._workflows, now=now, due_max=_DUE_COUNTED_MAX)
+        if backlog.due_count == 0:
+            if backlog.next_due_at is not None:
+                self.nudge_at(backlog.next_due_at)
+            return 0
+        others = [count for executor, count in backlog.owned_counts.items() if executor != self.executor]
+        others += [0] * (self.others_count() - len(others))
+        own_count = max(self._runs.resident_count, backlog.owned_counts.get(self.executor, 0))
+        share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
+        if share == 0 and not self._has_yielded:
+            self._has_yielded = True
+            self.nudge_at(now + int(_YIELD_SECONDS * MICROSECONDS))
+            return 0
+        self._has_yielded = False
+        return share or backlog.due_count
+
+    async def _claim(self, limit: int) -> int:
+        front, now = self._front, self._clock.now()
+        claim = ClaimDue(
+            owner=self.executor,
+            workflows=self._workflows,
+            now=now,
+            limit=limit,
+            suspects_max=self._runs.suspects_max,
+        )
+        rows: tuple[RunRow, ...] = await front.write(claim)
+        try:
+            loaded = await front.read(load_all, front, rows) if rows else ()
+            for row, one in zip(rows, loaded, strict=True):
+                self._runs.start(row, one)
+        except BaseException:
+            for row in rows:  # those that were started are known, and nobody else would ever look for the others
+                if not self._runs.has(row.run):
+                    assert row.owner is not None
+                    fence = Fence(row.run, row.owner, row.token)
+                    front.submit(Release(fence=fence, status=row.status, wake_at=now, now=now), ignore)
+            raise
+        return len(rows)

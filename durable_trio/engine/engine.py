@@ -6,20 +6,28 @@ Here is its life; what it can be asked is in ``run_calls``, ``query_calls`` and 
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Final, Self, Unpack
 
+import attrs
 import trio
 
 from durable_trio.engine import os_signals
 from durable_trio.engine.query_calls import QueryCalls
 from durable_trio.engine.run_calls import RunCalls
 from durable_trio.engine.settings import OpenOptions
+from durable_trio.engine.tree import open_client, open_executor, open_parent
 from durable_trio.engine.upkeep_calls import UpkeepCalls
+from durable_trio.errors import WorkerFailed
 from durable_trio.stores.base import Store
+from durable_trio.workers.parent import Workers
+
+# The exit code when a task did not end that had to: EX_SOFTWARE of sysexits.h.
+EXIT_UNSTOPPED: Final = 70
 
 
 class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
@@ -33,8 +41,11 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             workflow's module's.
         concurrency: runs that are in memory at once; others wait in the store.
         durability: ``"full"`` survives power loss, ``"normal"`` the death of the process.
-        strict: raise where the engine would only warn.
-        options: ``lease_seconds=30``, ``grace_seconds=10``, ``payload_bytes_max=4 MiB``,
+        strict: park a run where the engine would only warn.
+        workers: processes that execute the runs, each a full executor with ``concurrency`` of its own; this one then
+            only supervises them. 0: this process executes.
+        app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
+        options: ``lease_seconds=30``, ``grace_seconds=10``, ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
             ``replay_stall_seconds=10``, ``clock``.
 
     Raises:
@@ -46,30 +57,36 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
     async def serve(
         self,
         *,
+        workers: int | None = None,
+        app: str | None = None,
         signals: Sequence[int] | bool | None = None,
         task_status: trio.TaskStatus[Engine] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Open the store, run the whole tree until cancelled or told to stop, close.
 
         As ``trio.run``'s main task, SIGTERM and SIGINT drain it and it returns; a second one stops it at once.
-        ``signals=`` names other signals, ``False`` none.
+        ``signals=`` names other signals, ``False`` none. ``workers`` and ``app``: instead of the engine's own.
 
         *Cancellation:* drains for ``grace_seconds``, then detaches. Nothing fails, nothing is cancelled by it.
         *Durability:* whatever was acknowledged goes on in the next process that serves.
 
         Raises:
             StoreError: the store cannot be opened.
+            ValueError: ``workers`` without ``app``, or on a store in memory.
+            WorkerFailed: worker processes cannot be started, as when ``app`` cannot be imported.
             ExceptionGroup: a service has failed for good; names which.
         """
+        family = self._workers(workers, app)
         handled = self._signals_to_handle(signals)
         with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
             await self._open_store()
             try:
                 stop, grace = trio.Event(), trio.CancelScope()
-                async with trio.open_nursery() as nursery:
+                async with _start_error_as_itself(), trio.open_nursery() as nursery:
                     if os_signals_received is not None:
                         nursery.start_soon(os_signals.wait_for_stop, os_signals_received, stop.set, grace.cancel)
-                    await nursery.start(self._run_tree, stop, grace)
+                    last_resort = os_signals.exit_soon if handled else _nothing
+                    await nursery.start(self._run_tree, stop, grace, family, partial(last_resort, EXIT_UNSTOPPED))
                     task_status.started(self)
                     try:
                         await stop.wait()
@@ -89,34 +106,62 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             return os_signals.DEFAULT if signals else ()
         return [signal.Signals(item) for item in signals]
 
+    def _workers(self, count: int | None, app: str | None) -> Workers | None:
+        """Return the worker processes to serve with, if any."""
+        settings = self._settings
+        if count is not None or app is not None:
+            settings = attrs.evolve(
+                settings,
+                workers=settings.workers if count is None else count,
+                app=settings.app if app is None else app,
+            )
+        if settings.workers == 0:
+            return None
+        if settings.app is None:
+            raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
+        if self._store.is_memory:
+            raise ValueError("a store in memory belongs to one process; give the engine a file, or workers=0")
+        return Workers(
+            app=settings.app,
+            count=settings.workers,
+            grace_seconds=settings.grace_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+
     async def _run_tree(
         self,
         stop: trio.Event,
         grace: trio.CancelScope,
+        family: Workers | None,
+        on_unstopped: Callable[[], None],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         self._tree_ended = trio.Event()
-        tree = self._make_tree()
+        parts = self._make_parts()
         try:
             with trio.CancelScope(shield=True):
-                async with tree.executor_tree(grace):
-                    self._tree = tree
+                if family is None:
+                    opened = open_executor(parts, grace, on_unstopped)
+                else:
+                    opened = open_parent(parts, family, grace, on_unstopped)
+                async with opened as root:
+                    self._parts, self._root = parts, root
                     task_status.started()
                     await stop.wait()
         finally:
-            self._tree = None
+            self._parts = self._root = None
             self._closed = True
             self._tree_ended.set()
 
     async def __aenter__(self) -> Self:
         """Open the store as a client: start, signal, cancel, list, watch; execute nothing."""
         await self._open_store()
-        tree = self._make_tree()
+        parts = self._make_parts()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_store)
-            await stack.enter_async_context(tree.client())
-            self._tree = tree
+            self._root = await stack.enter_async_context(open_client(parts))
+            self._parts = parts
             self._client = stack.pop_all()
         return self
 
@@ -128,7 +173,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
     async def aclose(self) -> None:
         """Close a client; twice is nothing. Calls after it raise ``trio.ClosedResourceError``."""
         self._closed = True
-        self._tree = None
+        self._parts = self._root = None
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()  # no scope around it: it leaves scopes that were entered before
@@ -137,7 +182,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
     async def _open_store(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("this engine was closed; make a new one")
-        if self._tree is not None:
+        if self._parts is not None:
             raise RuntimeError("this engine is in use already")
         if self._store.is_memory:
             self._store.open()
@@ -155,6 +200,25 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
 
 
 @asynccontextmanager
+async def _start_error_as_itself() -> AsyncIterator[None]:
+    """Take the error of workers that could not be started out of the nursery's group: it is the only one there."""
+    failed: WorkerFailed | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        (first, *others) = group.exceptions
+        if others or not isinstance(first, WorkerFailed):
+            raise
+        failed = first
+    if failed is not None:
+        raise failed
+
+
+def _nothing(*_: object) -> None:
+    """There is no last resort where the process is not ours to end."""
+
+
+@asynccontextmanager
 async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[OpenOptions]) -> AsyncIterator[Engine]:
     """Serve in the background of a block: ``async with open_engine("app.db", workflows=[order]) as engine:``.
 
@@ -164,10 +228,11 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[Open
     engine = Engine(store, **options)
     failure: BaseException | None = None
     stop = trio.Event()
+    family = engine._workers(None, None)
     await engine._open_store()
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(engine._run_tree, stop, trio.CancelScope())
+        async with _start_error_as_itself(), trio.open_nursery() as nursery:
+            await nursery.start(engine._run_tree, stop, trio.CancelScope(), family, _nothing)
             try:
                 yield engine
             except (Exception, KeyboardInterrupt, SystemExit) as error:

@@ -17,7 +17,7 @@ import trio
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
 from durable_trio.engine.ending import EndingRun
-from durable_trio.engine.tree import Tree
+from durable_trio.engine.parts import Parts
 from durable_trio.errors import Detached, OwnershipLost, RunCancelled
 from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
@@ -112,16 +112,16 @@ class InlineRun(EndingRun):
 
 
 @asynccontextmanager
-async def open_inline(tree: Tree, run_id: str, given: Any) -> AsyncIterator[Context]:
+async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Context]:
     """Claim or start the inline run and be its body inside the block."""
-    if tree.executor is None:
+    if parts.executor is None:
         raise RuntimeError(
             "engine.inline executes: use it inside `async with open_engine(…)` or while the engine serves"
         )
-    row, loaded = await _claim(tree, tree.executor, run_id, given)
+    row, loaded = await _claim(parts, parts.executor, run_id, given)
     known: Workflow[Any, Any] = _inline
-    resident = InlineRun(tree.runs, row, known, loaded, tree.runs.failures_of(None))
-    with tree.runs.adopt(resident):
+    resident = InlineRun(parts.runs, row, known, loaded, parts.runs.failures_of(None))
+    with parts.runs.adopt(resident):
         try:
             async with resident.block() as context:
                 yield context
@@ -129,10 +129,10 @@ async def open_inline(tree: Tree, run_id: str, given: Any) -> AsyncIterator[Cont
             raise OwnershipLost(f"run {run_id!r} left this process") from None
 
 
-async def _claim(tree: Tree, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
-    codec, now = tree.codec, tree.settings.clock.now()
+async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
+    codec, now = parts.codec, parts.settings.clock.now()
     args, digest = codec.encode_arguments((given,), (UNANNOTATED,), where=f"the input of run {run_id!r}")
-    started: Started = await tree.front.write(
+    started: Started = await parts.front.write(
         StartRun(
             id=run_id,
             workflow=INLINE_NAME,
@@ -146,5 +146,5 @@ async def _claim(tree: Tree, executor: int, run_id: str, given: Any) -> tuple[Ru
     )
     if started.claimed:
         return started.row, _NOTHING
-    row = await tree.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
-    return row, await tree.front.read(tree.front.store.load, row.run)
+    row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
+    return row, await parts.front.read(parts.front.store.load, row.run)

@@ -11,14 +11,21 @@ from durable_trio.stores.front import StoreFront
 _LOOK_SECONDS = 60.0
 
 
-async def run_janitor(front: StoreFront) -> NoReturn:
-    """Serve until cancelled."""
-    if front.store.is_memory:
-        await trio.sleep_forever()
-    tidied_at = front.commit_count
-    while True:
-        await trio.sleep(_LOOK_SECONDS)
-        if front.commit_count == tidied_at:
-            continue
-        await front.tidy()  # only tidiness: a real fault shows at the next commit
-        tidied_at = front.commit_count
+class Janitor:
+    """Moves the log into the database once in a while, where something was committed."""
+
+    def __init__(self, front: StoreFront) -> None:
+        self._front = front
+        self._tidied_at = front.commit_count
+
+    async def run(self) -> NoReturn:
+        """Serve until cancelled."""
+        front = self._front
+        if front.store.is_memory:
+            await trio.sleep_forever()
+        while True:
+            await trio.sleep(_LOOK_SECONDS)
+            if front.commit_count == self._tidied_at:
+                continue
+            await front.tidy()  # only tidiness: a real fault shows at the next commit
+            self._tidied_at = front.commit_count

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import trio
 
 DEFAULT = (signal.SIGTERM, signal.SIGINT)
-# After the second signal a sync step function may still block the process: it is not waited for longer.
+# A sync step function may block the process after the second signal: it is not waited for longer.
 _LAST_RESORT_SECONDS = 1.0
 
 
@@ -44,10 +44,11 @@ async def wait_for_stop(
             stop()
         elif count == 2:
             stop_at_once()
-            _exit_soon(128 + signum)
+            exit_soon(128 + signum)
 
 
-def _exit_soon(code: int) -> None:
+def exit_soon(code: int) -> None:
+    """End the process in a moment, if it has not ended by then."""
     timer = threading.Timer(_LAST_RESORT_SECONDS, os._exit, args=(code,))
     timer.daemon = True
     timer.start()

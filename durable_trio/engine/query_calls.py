@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.filters import make_cursor, make_filter, read_cursor
 from durable_trio.engine.inline import INLINE_NAME
+from durable_trio.engine.reading import run_record
+from durable_trio.engine.reports import merged, with_runs
 from durable_trio.engine.watching import Changes, watch
+from durable_trio.errors import CodecError
 from durable_trio.limits import PAGE_RUNS_MAX, check_name
-from durable_trio.records import EngineStatus, ExecutorStatus, Page, RunRow, RunStatus
-from durable_trio.stores.base import RunFilter
+from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunRecord, RunRow, RunStatus
+from durable_trio.stores.base import Change, RunFilter
 from durable_trio.workflow import Workflow
+from supervisors import EventStream, TreeNode, format_tree
+
+# Children of one supervisor that are drawn: resident runs may be many.
+_CHILDREN_DRAWN_MAX: Final = 20
 
 
 class QueryCalls(EngineBase):
@@ -39,7 +46,7 @@ class QueryCalls(EngineBase):
         Raises:
             ValueError: an unknown status, a cursor that no page gave, a limit out of range.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
             raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
         which = make_filter(
@@ -52,7 +59,7 @@ class QueryCalls(EngineBase):
             created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
         )
         before = None if cursor is None else read_cursor(cursor)
-        rows = await tree.front.read(tree.front.store.list_runs, which, limit=limit + 1, before=before)
+        rows = await parts.front.read(parts.front.store.list_runs, which, limit=limit + 1, before=before)
         page = rows[:limit]
         following = make_cursor(page[-1]) if len(rows) > limit else None
         return Page(runs=tuple(await self._records(page)), next_cursor=following)
@@ -67,18 +74,42 @@ class QueryCalls(EngineBase):
     ) -> AbstractAsyncContextManager[Changes]:
         """Watch runs: ``async with engine.watch(…) as changes: async for record in changes: …``.
 
-        The present state of each matching run comes first, then its changes in order, also those that other
-        processes make. Intermediate states may merge; the final one is always given. With ``run_id`` the
-        iteration ends after the final status.
+        The present state of each matching run comes first, then its changes in the order in which they were
+        committed, also those that other processes make, within some 20 ms. A run never goes back, and no record of it
+        equals the one before. Each is of one instant: status and published values belong together. Intermediate states
+        may merge, more so if the watcher is slow, which costs no memory; the final one is always given.
+
+        Args:
+            run_id: this run only. The iteration ends after its final status; if it is resumed after that, watch again.
+                Without it the iteration goes on until the block is left, and a resumed run shows again.
+            status: only states in this status, or one of these. Of a run that leaves them nothing tells; leave this
+                out where that matters. With ``run_id`` the iteration ends with the run all the same.
+            workflow: only runs of this workflow.
+            tags: only runs that have all of these.
+
+        A run that is deleted or pruned gives no more records. If that happens before its end was seen here, the
+        iteration of a watch with ``run_id`` raises ``RunNotFound``, within some seconds.
+
+        *Cancellation:* of a wait for the next record loses nothing.
+
+        Any number of watches cost the store no more queries than one, after the reading of the present state.
 
         Raises:
             RunNotFound: on entry, for an unknown ``run_id``.
+            ValueError: an unknown status.
+            trio.ClosedResourceError: from the iteration, once the engine is closed.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         if run_id is not None:
             check_name("run id", run_id)
         which = make_filter(run_id=run_id, status=status, workflow=workflow, tags=tags)
-        return watch(tree.front, tree.feed, which, convert=self._records, matches=self._matcher(which))
+
+        def convert(change: Change) -> RunRecord:
+            known = self._registry.get(change.row.workflow)
+            failures = parts.runs.failures_of(known)
+            return run_record(change.row, codec=self._codec, workflow=known, failures=failures, values=change.values)
+
+        return watch(parts.front, parts.feed, which, convert=convert, matches=self._matcher(which))
 
     def connect(self) -> Any:
         """Return a new connection to the engine's file, for tables of your own; close it yourself.
@@ -86,15 +117,15 @@ class QueryCalls(EngineBase):
         It is the one supported way to open the file inside a process that uses an engine on it: a second SQLite
         library on the same file in one process cancels the locks of the first. ``durable_trio.sqlite3`` is the module.
         """
-        self._tree_in_use()
+        self._parts_in_use()
         return self._store.connect()
 
     async def status(self) -> EngineStatus:
         """Return what the engine and its store look like now."""
-        tree = self._tree_in_use()
-        store = tree.front.store
-        found = await tree.front.read(store.status)
-        executors = await tree.front.read(store.executors)
+        parts = self._parts_in_use()
+        store = parts.front.store
+        found = await parts.front.read(store.status)
+        executors = await parts.front.read(store.executors)
         unknown = {
             name: count
             for name, count in found.unfinished_by_workflow.items()
@@ -108,19 +139,53 @@ class QueryCalls(EngineBase):
                     pid=row.pid,
                     host=row.host,
                     started_at=to_datetime(row.started_at),
-                    is_self=row.id == tree.executor,
+                    is_self=row.id == parts.executor,
+                    is_alive=store.executor_is_alive(row.id),
                 )
                 for row in executors
             ),
             runs_by_status=found.runs_by_status,
             parked=found.parked,
             unknown_workflows=unknown,
-            resident_runs=tree.runs.resident_count,
+            resident_runs=parts.runs.resident_count,
+            recorded_count=found.recorded_count,
             sqlite_version=found.library_version,
             warnings=found.warnings,
         )
 
-    def _matcher(self, which: RunFilter) -> Any:
+    def tree(self) -> TreeNode:
+        """Return this process's supervision tree as data, with the runs that are in memory."""
+        parts = self._parts_in_use()
+        assert self._root is not None
+        return with_runs(self._root.tree(), parts.runs.resident_rows())
+
+    def events(self) -> EventStream:
+        """Return what happens from now on in this process's supervision tree: starts, ends and restarts of children.
+
+        Iterate over it; the iteration ends when the engine is closed. A listener that is too slow loses the oldest
+        events and is told how many.
+        """
+        self._parts_in_use()
+        assert self._root is not None
+        return self._root.events()
+
+    def format_tree(self) -> str:
+        """Draw ``tree()`` as text."""
+        return format_tree(self.tree(), children_max=_CHILDREN_DRAWN_MAX)
+
+    async def processes(self) -> tuple[ProcessReport, ...]:
+        """Return what the processes that serve this store say of themselves, the longest running first.
+
+        Each says so when its supervision tree changes; those of another machine are taken for alive. A store in
+        memory has none.
+        """
+        return await self._parts_in_use().reports.read()
+
+    async def trees(self) -> tuple[TreeNode, ...]:
+        """Return the supervision trees of all servers of this store, each with those of its worker processes."""
+        return merged(await self.processes(), now=self._settings.clock.now())
+
+    def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
         tags = dict(which.tags)
 
         def matches(row: RunRow) -> bool:
@@ -132,7 +197,10 @@ class QueryCalls(EngineBase):
                 return False
             if not tags:
                 return True
-            found = self._codec.decode(row.tags, dict[str, str], where="tags")
+            try:
+                found = self._codec.decode(row.tags, dict[str, str], where="tags")
+            except CodecError:
+                return False  # damaged; the feed must not fail with it
             return all(found.get(key) == value for key, value in tags.items())
 
         return matches

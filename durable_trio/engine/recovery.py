@@ -43,10 +43,43 @@ def boot_id() -> str:
         return f"{socket.gethostname()}-{int(time.time() - time.monotonic()) // 60}"
 
 
+class Reaper:
+    """Finds executors that are dead, and sets their runs free."""
+
+    def __init__(self, front: StoreFront, clock: Clock) -> None:
+        self.boot_id = boot_id()
+        #: Living executors at the last look, this one not among them.
+        self.others_count = 0
+        self._front = front
+        self._clock = clock
+
+    async def reap_dead(self, own: int | None = None) -> bool:
+        """Look at every executor but ``own``; return whether runs may be free."""
+        store = self._front.store
+        has_reaped = False
+        others_count = 0
+        for row in await self._front.read(store.executors):
+            if row.id == own:
+                continue
+            lease_before = None
+            if store.executor_is_alive(row.id):
+                lease_before = monotonic_now()
+                if row.boot_id != self.boot_id or row.lease_until >= lease_before:
+                    others_count += 1
+                    continue
+            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.now())
+            count = await self._front.write(reap)
+            if count is not None:
+                has_reaped = True
+                _LOGGER.info("executor %d (pid %d) is dead; %d runs are free", row.id, row.pid, count)
+        self.others_count = others_count
+        return has_reaped
+
+
 class Recovery:
     """Keeps this executor alive in the store's eyes, and finds those that are not."""
 
-    def __init__(self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float, is_memory: bool) -> None:
+    def __init__(self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float) -> None:
         self.executor = 0
         # Set by the tree: told the new executor id, and that runs were set free.
         self.on_registered: Callable[[int], None] = lambda _executor: None
@@ -55,10 +88,19 @@ class Recovery:
         self._runs = runs
         self._clock = clock
         self._lease = int(lease_seconds * MICROSECONDS)
-        self._is_memory = is_memory
-        self._boot_id = boot_id()
+        self._reaper = Reaper(front, clock)
+        self._is_registered = False
         self._renew_at = 0
         self._send, self._inbox = trio.open_memory_channel[None](1)
+
+    @property
+    def others_count(self) -> int:
+        """How many other executors were alive at the last look."""
+        return self._reaper.others_count
+
+    def forget(self) -> None:
+        """The store is another one than before: this executor is none there."""
+        self._is_registered = False
 
     def nudge(self) -> None:
         """A write was refused: look at once whether this executor was declared dead."""
@@ -67,18 +109,22 @@ class Recovery:
             self._send.send_nowait(None)
 
     async def register(self) -> None:
-        """Become an executor."""
+        """Become an executor; what this process owned as another one is free."""
+        self._is_registered = False
+        if self.executor:
+            await self._front.write(ReapExecutor(executor=self.executor, now=self._clock.now()))
         now = monotonic_now()
         self.executor = await self._front.write(
             RegisterExecutor(
                 pid=os.getpid(),
                 host=socket.gethostname(),
-                boot_id=self._boot_id,
+                boot_id=self._reaper.boot_id,
                 lease_until=now + self._lease,
                 now=self._clock.now(),
             )
         )
         self._renew_at = now + self._lease // 3
+        self._is_registered = True
         self.on_registered(self.executor)
 
     async def retire(self) -> None:
@@ -87,11 +133,12 @@ class Recovery:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
-        await self.register()
+        if not self._is_registered:
+            await self.register()
         await self._reap_dead()
         task_status.started()
         while True:
-            if self._is_memory:
+            if self._front.store.is_memory:
                 await self._inbox.receive()  # nobody else can own anything
             else:
                 with trio.move_on_after(_LOOK_SECONDS):
@@ -117,20 +164,5 @@ class Recovery:
         await self.register()
 
     async def _reap_dead(self) -> None:
-        store = self._front.store
-        reaped = False
-        for row in await self._front.read(store.executors):
-            if row.id == self.executor:
-                continue
-            lease_before = None
-            if store.executor_is_alive(row.id):
-                lease_before = monotonic_now()
-                if row.boot_id != self._boot_id or row.lease_until >= lease_before:
-                    continue
-            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.now())
-            count = await self._front.write(reap)
-            if count is not None:
-                reaped = True
-                _LOGGER.info("executor %d (pid %d) is dead; %d runs are free", row.id, row.pid, count)
-        if reaped:
+        if await self._reaper.reap_dead(self.executor):
             self.on_reaped()

@@ -128,6 +128,11 @@ class ResidentRun:
         except trio.BrokenResourceError:
             pass  # it has left; the store knows what is to be done
 
+    @property
+    def has_progressed(self) -> bool:
+        """Whether a new row of it was committed since it is here."""
+        return self._turns.has_progressed
+
     # ---- life --------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -266,6 +271,7 @@ class ResidentRun:
     def request_cancel(self, run_id: str) -> None:
         self._around.request_cancel(run_id, ignore)
 
+    @trio.lowlevel.enable_ki_protection
     async def cancel_and_tell(self, run_id: str) -> bool:
         task = trio.lowlevel.current_task()
         self._around.request_cancel(run_id, lambda result: trio.lowlevel.reschedule(task, Value(result)))

@@ -57,14 +57,14 @@ class RunCalls(EngineBase):
 
     async def _start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> tuple[Run[Any], bool]:
         """Return the run's handle, and whether it was stored in this very step of the task."""
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         operation = self._start_operation(workflow, args, options)
-        is_new = await tree.start(operation)
+        is_new = await parts.start(operation)
         known = workflow if isinstance(workflow, Workflow) else self._registry.get(operation.workflow)
         return self._handle(operation.id, known), is_new
 
     def _start_operation(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> StartRun:
-        executes = self._tree_in_use().executor is not None
+        executes = self._parts_in_use().executor is not None
         if executes and isinstance(workflow, Workflow) and self._registry.get(workflow.name) is None:
             raise UnknownWorkflow(
                 f"this engine executes runs but was not given the workflow {workflow.name!r}: name it in workflows=, "
@@ -108,7 +108,7 @@ class RunCalls(EngineBase):
             RunCancelled: at the end of the block, if the run was cancelled meanwhile.
             OwnershipLost: another executor has taken it over.
         """
-        return open_inline(self._tree_in_use(), check_name("run id", run_id), input)
+        return open_inline(self._parts_in_use(), check_name("run id", run_id), input)
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -125,8 +125,8 @@ class RunCalls(EngineBase):
             RunConflict: the run has a signal with this id and another name or payload.
             CodecError: the payload cannot be stored.
         """
-        tree = self._tree_in_use()
-        tree.sent(await tree.front.write(self._signal_operation(run_id, name, payload, id)))
+        parts = self._parts_in_use()
+        parts.sent(await parts.front.write(self._signal_operation(run_id, name, payload, id)))
 
     def _signal_operation(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> SendSignal:
         check_name("run id", run_id)
@@ -146,16 +146,16 @@ class RunCalls(EngineBase):
         Raises:
             RunNotFound: there is no such run.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         check_name("run id", run_id)
         text = self._codec.encode(reason, str | None, where="the reason").text
         # A run that has not begun ends with the request itself, so its error goes along.
         error, _ = self._failures_of(None).encode(cancelled(run_id, reason), where="the error of a cancelled run")
         now = self._settings.clock.now()
-        sent = await tree.front.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
+        sent = await parts.front.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
         if sent is None:
             return False
-        tree.sent(sent)
+        parts.sent(sent)
         return True
 
     async def signal_with_start(
@@ -182,11 +182,11 @@ class RunCalls(EngineBase):
             RunConflict: there is a run with this id, with another workflow or other arguments.
             RunFinished: the run has ended.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         start = self._start_operation(workflow, args, cast(StartOptions, {**options, "id": id}))
         send = self._signal_operation(id, signal, payload, signal_id)
-        started: Started = await tree.front.write(SignalWithStart(start=start, signal=send))
-        if tree.executor is not None:
-            tree.runs.mail(started.row.run)
-            tree.dispatcher.nudge()
+        started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
+        if parts.executor is not None:
+            parts.runs.mail(started.row.run)
+            parts.dispatcher.nudge()
         return self._handle(id, self._registry.get(started.row.workflow))

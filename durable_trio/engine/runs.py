@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from traceback import format_exception
 from typing import Any, NoReturn
 
 import trio
@@ -13,15 +14,15 @@ from durable_trio.codec import Codec
 from durable_trio.engine.actor import RunActor
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.resident import Message, ResidentRun
+from durable_trio.engine.resident import Message, ResidentRun, ignore
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError
 from durable_trio.failures import Failures
-from durable_trio.limits import SUSPECT_RECOVERIES
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.limits import SUSPECT_RECOVERIES, TRACEBACK_CHARACTERS_MAX
+from durable_trio.records import Problem, RunRow, RunStatus
 from durable_trio.replay.quiet import watching
-from durable_trio.stores.base import Fence, Finish, Loaded, RequestCancel, Sent
+from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflow import Registry, Workflow
 
@@ -59,7 +60,6 @@ class Runs:
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
         self._failures: dict[str, Failures] = {}
         self._warned_places: set[tuple[str, str]] = set()
-        self._suspects = trio.Lock()
         self._nursery: trio.Nursery | None = None
         self._empty = trio.Event()
 
@@ -76,6 +76,16 @@ class Runs:
         if self.is_draining or self._nursery is None:
             return 0
         return max(0, self.settings.concurrency - len(self._actors) - self._reserved)
+
+    @property
+    def suspects_max(self) -> int:
+        """How many suspects may be claimed now: one at a time, so that a poisonous one takes no others along.
+
+        The others wait in the store. Here each death of this process would count as one of theirs.
+        """
+        actors = self._actors.values()
+        is_one_here = any(actor.row.recoveries >= SUSPECT_RECOVERIES and not actor.has_progressed for actor in actors)
+        return 0 if is_one_here else 1
 
     def reserve(self, count: int = 1) -> bool:
         """Keep places for runs that are being claimed; ``unreserve`` gives them back once those are started."""
@@ -109,6 +119,14 @@ class Runs:
             yield
         finally:
             self._left(resident)
+
+    def resident_rows(self) -> tuple[RunRow, ...]:
+        """Return the runs that are in memory, as they were when they were claimed."""
+        return tuple(actor.row for actor in self._actors.values())
+
+    def has(self, run: int) -> bool:
+        """Return whether a run is resident."""
+        return run in self._actors
 
     def mail(self, run: int) -> None:
         """Tell a run, if it is resident, that there is something in its mailbox."""
@@ -150,15 +168,29 @@ class Runs:
             await self._empty.wait()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
-        """Serve until cancelled."""
-        with watching():
-            async with trio.open_nursery() as self._nursery:
-                try:
-                    task_status.started()
-                    await trio.sleep_forever()
-                finally:
-                    self._nursery = None
+        """Serve until cancelled; then make every run leave, and return when all have."""
+        stop = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._keep, stop)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                stop.set()
         raise AssertionError("unreachable")
+
+    async def _keep(self, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+        """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
+        with trio.CancelScope(shield=True), watching():
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    task_status.started()
+                    await stop.wait()
+                    nursery, self._nursery = self._nursery, None
+                    await self.detach_all()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._nursery = None
 
     # ---- one run -----------------------------------------------------------------------------------------------
 
@@ -167,13 +199,11 @@ class Runs:
         try:
             if row.recoveries > workflow.max_recoveries:
                 await self._set_aside(row, workflow)
-            elif row.recoveries >= SUSPECT_RECOVERIES:
-                async with self._suspects:
-                    await actor.run()
             else:
                 await actor.run()
-        except Exception:  # a fault of ours in one run must not take the others along
-            _LOGGER.exception("run %r stopped by an internal error; it stays claimed until this executor ends", row.id)
+        except Exception as error:  # a fault of ours in one run must not take the others along
+            _LOGGER.exception("run %r is parked after an internal error", row.id)
+            self._park(row, workflow, error)
         except trio.Cancelled:
             raise
         except BaseException:  # such as KeyboardInterrupt: the executor stops, and no run may take it for a cancel
@@ -189,6 +219,19 @@ class Runs:
             self._empty.set()
             self._empty = trio.Event()
         self.on_free(None)
+
+    def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        assert row.owner is not None
+        trace = "".join(format_exception(error))[-TRACEBACK_CHARACTERS_MAX:]
+        text = f"run {row.id!r} met a fault of this library, please report it:\n{trace}"
+        problem = Problem(kind="internal_error", text=text, fingerprint=workflow.fingerprint)
+        park = Park(
+            fence=Fence(row.run, row.owner, row.token),
+            problem=self.codec.encode(problem, Problem, where="a problem").text,
+            fingerprint=workflow.fingerprint,
+            now=self.settings.clock.now(),
+        )
+        self.front.submit(park, ignore)
 
     async def _set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
         assert row.owner is not None

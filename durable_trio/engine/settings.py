@@ -12,11 +12,14 @@ from durable_trio.engine.observers import Observer
 from durable_trio.limits import (
     CONCURRENCY,
     GRACE_SECONDS,
+    HEARTBEAT_SECONDS,
     LEASE_SECONDS,
     PAYLOAD_BYTES_MAX,
     REPLAY_STALL_SECONDS,
+    WORKERS_MAX,
 )
 from durable_trio.rules.hints import check_options
+from durable_trio.workers.loading import check_app
 from durable_trio.workflow import Workflow
 
 # Thirty years: a lease is stored as whole microseconds.
@@ -43,6 +46,11 @@ def _whole(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> N
         raise ValueError(f"{attribute.name} must be a whole number of at least 1, not {value!r}")
 
 
+def _app(instance: Settings, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        check_app(value)
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """What ``Engine`` was given. Seconds, bytes, counts."""
@@ -52,6 +60,9 @@ class Settings:
     lease_seconds: float = attrs.field(default=LEASE_SECONDS, validator=[_positive, _finite])
     grace_seconds: float = attrs.field(default=GRACE_SECONDS)
     payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
+    heartbeat_seconds: float = attrs.field(default=HEARTBEAT_SECONDS, validator=[_positive, _finite])
+    workers: int = attrs.field(default=0)
+    app: str | None = attrs.field(default=None, validator=_app)
     replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, validator=_positive)
     strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
@@ -62,6 +73,11 @@ class Settings:
     def _check_durability(self, attribute: attrs.Attribute[str], value: str) -> None:
         if value not in ("full", "normal"):
             raise ValueError(f"durability is {value!r}; choose 'full' (power loss) or 'normal' (death of the process)")
+
+    @workers.validator
+    def _check_workers(self, attribute: attrs.Attribute[int], value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= WORKERS_MAX:
+            raise ValueError(f"workers must be a whole number from 0 to {WORKERS_MAX}, not {value!r}")
 
     @grace_seconds.validator
     def _check_grace(self, attribute: attrs.Attribute[float], value: float) -> None:
@@ -81,6 +97,7 @@ class EngineOptions(TypedDict, total=False):
     concurrency: int
     lease_seconds: float
     grace_seconds: float
+    heartbeat_seconds: float
     payload_bytes_max: int
     replay_stall_seconds: float
     clock: Clock
@@ -94,6 +111,8 @@ class OpenOptions(EngineOptions, total=False):
     errors: Sequence[type[Exception]]
     durability: str
     strict: bool
+    workers: int
+    app: str | None
 
 
 def make_settings(options: dict[str, Any]) -> Settings:

@@ -34,7 +34,12 @@ class Timers:
             self._changed = trio.Event()
             now = self._clock.now()
             while self._heap and self._heap[0][0] <= now:
-                heapq.heappop(self._heap)[2]()
+                alarm = heapq.heappop(self._heap)
+                try:
+                    alarm[2]()
+                except BaseException:
+                    heapq.heappush(self._heap, alarm)  # whoever serves next must not miss it
+                    raise
             if not self._heap:
                 await self._changed.wait()
                 continue

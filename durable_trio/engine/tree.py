@@ -1,182 +1,248 @@
-"""The engine's tree, and how it starts and stops.
+"""The engine's supervision tree, as data, and how it is opened and drained.
 
-    engine
-    ├─ store      the front's writer task; without it nothing else can live
-    ├─ runs       one actor per resident run
-    └─ services   timers · feed · recovery · dispatcher · janitor
+    engine  rest_for_one
+    ├─ store       the front's writer; when it crashes, all runs leave, and are taken over under the next executor id
+    ├─ runs        one actor per resident run
+    └─ services    one_for_one
+       └─ timers · recovery · feed · dispatcher · janitor · reports
 
-Children start in this order and stop in reverse. A client has only the store and the feed.
+A client has the store and the feed alone. With ``workers=N`` the parent executes nothing, and its tree is
+
+    engine  one_for_one
+    ├─ client      rest_for_one: store · feed
+    ├─ watch       has a dead worker's runs set free at once
+    ├─ reports
+    └─ workers     N processes, each with the first tree; started, and drained, at the same time
+
+Children start in this order and stop in reverse. A service that crashes is
+started again and looks at the store for what it has missed; those who wait for it go on waiting, or get an error.
+Too many crashes, and the engine ends with an ``ExceptionGroup`` that names the child.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
-import attrs
 import trio
 
-from durable_trio.codec import Codec
-from durable_trio.engine.dispatcher import Dispatcher
-from durable_trio.engine.feed import Feed
-from durable_trio.engine.janitor import run_janitor
-from durable_trio.engine.observers import Observers
-from durable_trio.engine.recovery import Recovery
-from durable_trio.engine.runs import Runs
-from durable_trio.engine.settings import Settings
-from durable_trio.engine.timers import Timers
+from durable_trio.engine.janitor import Janitor
+from durable_trio.engine.parts import Parts
+from durable_trio.engine.recovery import Reaper
 from durable_trio.errors import StoreError
-from durable_trio.stores.base import Sent, Started, StartRun, Store, Unpark
-from durable_trio.stores.front import StoreFront
-from durable_trio.workflow import Registry
+from durable_trio.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
+from supervisors import (
+    Backoff,
+    Child,
+    ChildStatus,
+    Intensity,
+    RestartIntensityExceeded,
+    Strategy,
+    Supervisor,
+    SupervisorSpec,
+    UnstoppedChild,
+    open_supervisor,
+)
+
+_LOGGER = logging.getLogger("durable_trio.engine")
+
+# A fault that comes back at once has come back four times after a third of a second; then the store's part is tried
+# anew twice, and after one to two seconds the engine gives up. A fault that comes once a minute is lived with.
+SERVICE_RESTARTS: Final = Intensity(3, per=5)
+ENGINE_RESTARTS: Final = Intensity(2, per=10)
+SOON: Final = Backoff(first=0.02, factor=3, longest=1, reset_after=5)
+# A body that is detached may have a sync step function that must end first.
+LEAVE_SECONDS: Final = 30.0
 
 
-class Tree:
-    """The services of one engine, wired to each other."""
+def services(parts: Parts) -> SupervisorSpec:
+    """Return the services of an executor, each of which can be restarted alone."""
+    return SupervisorSpec(
+        strategy=Strategy.ONE_FOR_ONE,
+        intensity=SERVICE_RESTARTS,
+        children=[
+            Child("timers", parts.timers.run, backoff=SOON),
+            Child("recovery", parts.recovery.run, backoff=SOON),
+            Child("feed", parts.feed.run, backoff=SOON),
+            Child("dispatcher", parts.dispatcher.run, backoff=SOON),
+            Child("janitor", Janitor(parts.front).run, backoff=SOON),
+            Child("reports", parts.reports.run, backoff=SOON),
+        ],
+    )
 
-    def __init__(
-        self, store: Store, *, settings: Settings, registry: Registry, codec: Codec, observers: Observers
-    ) -> None:
-        self.settings = settings
-        self.codec = codec
-        self.registry = registry
-        self.front = StoreFront(store)
-        self.timers = Timers(settings.clock)
-        self.feed = Feed(self.front)
-        self.runs = Runs(
-            front=self.front,
-            settings=settings,
-            codec=codec,
-            registry=registry,
-            observers=observers,
-            timers=self.timers,
-        )
-        self.dispatcher = Dispatcher(
-            front=self.front, runs=self.runs, timers=self.timers, clock=settings.clock, workflows=registry.names
-        )
-        self.recovery = Recovery(
-            front=self.front,
-            runs=self.runs,
-            clock=settings.clock,
-            lease_seconds=settings.lease_seconds,
-            is_memory=store.is_memory,
-        )
-        self.executor: int | None = None
 
-    def _wire(self) -> None:
-        self.front.on_failure = self.runs.detach_now
-        self.runs.on_free = self.dispatcher.nudge_at
-        self.runs.on_ended = self.feed.ended
-        self.runs.on_sent = self.sent
-        self.runs.on_refused = self.recovery.nudge
-        self.recovery.on_registered = self._registered
-        self.recovery.on_reaped = self.dispatcher.nudge
-        self.feed.on_mail = self.runs.mail
-        self.feed.on_foreign = self.dispatcher.nudge
+def executor_spec(parts: Parts) -> SupervisorSpec:
+    """Return the tree of an engine that executes runs."""
+    return SupervisorSpec(
+        strategy=Strategy.REST_FOR_ONE,
+        intensity=ENGINE_RESTARTS,
+        children=[
+            Child("store", parts.run_store, backoff=SOON),
+            Child("runs", parts.runs.run, shutdown=LEAVE_SECONDS),
+            Child("services", services(parts)),
+        ],
+    )
 
-    def _registered(self, executor: int) -> None:
-        self.executor = executor
-        self.dispatcher.executor = executor
-        self.dispatcher.nudge()
 
-    # ---- what the facade asks ----------------------------------------------------------------------------------
+def client_spec(parts: Parts) -> SupervisorSpec:
+    """Return the tree of an engine that executes nothing."""
+    return SupervisorSpec(
+        strategy=Strategy.REST_FOR_ONE,
+        intensity=ENGINE_RESTARTS,
+        children=[
+            Child("store", parts.run_store, backoff=SOON),
+            Child("feed", parts.feed.run, backoff=SOON),
+        ],
+    )
 
-    async def start(self, operation: StartRun) -> bool:
-        """Store a run; where this executor has room for it, store and claim it in one transaction.
 
-        Returns:
-            Whether the run is new; if so, nothing was waited for since its commit.
-        """
-        is_due = operation.due_at <= operation.created_at
-        executor = self.executor
-        is_ours = executor is not None and is_due and self.registry.get(operation.workflow) is not None
-        if not is_ours or self.front.is_full or not self.runs.reserve():
-            started: Started = await self.front.write(operation)
-            if executor is not None and started.created:
-                self.dispatcher.nudge_at(None if is_due else operation.due_at)
-            return started.created
+def parent_spec(parts: Parts, workers: Workers, watch: WorkerWatch) -> SupervisorSpec:
+    """Return the tree of an engine whose runs are executed by worker processes."""
+    return SupervisorSpec(
+        strategy=Strategy.ONE_FOR_ONE,
+        intensity=ENGINE_RESTARTS,
+        children=[
+            Child("client", client_spec(parts)),
+            Child("watch", watch.run, backoff=SOON),
+            Child("reports", parts.reports.run, backoff=SOON),
+            Child(WORKERS, workers.spec()),
+        ],
+    )
+
+
+@asynccontextmanager
+async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
+    """Run what a client needs inside the block."""
+    async with _open(parts, client_spec(parts), lambda: None) as root:
         try:
-            # The wait for the commit is not abandoned, so what is claimed is started.
-            started = await self.front.write(attrs.evolve(operation, owner=executor))
-            if started.created and started.claimed:
-                self.runs.start(started.row)
-            elif started.created:
-                self.dispatcher.nudge()
+            yield root
         finally:
-            self.runs.unreserve()
-        return started.created
+            parts.feed.close()
 
-    def sent(self, sent: Sent) -> None:
-        """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
-        if sent.owner is None:
-            self.feed.recheck()
-        if self.executor is None:
-            return
-        if sent.owner == self.executor:
-            self.runs.mail(sent.entry.run)
-        elif sent.owner is None:
-            self.dispatcher.nudge()
 
-    # ---- life --------------------------------------------------------------------------------------------------
+@asynccontextmanager
+async def open_executor(
+    parts: Parts, grace: trio.CancelScope, on_unstopped: Callable[[], None]
+) -> AsyncIterator[Supervisor]:
+    """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short.
 
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[None]:
-        """Run what a client needs inside the block."""
-        async with trio.open_nursery() as store_nursery:
-            await store_nursery.start(self.front.run)
-            async with trio.open_nursery() as services:
-                await services.start(self.feed.run)
-                try:
-                    yield
-                finally:
-                    self.feed.close()
-                    services.cancel_scope.cancel()
-            store_nursery.cancel_scope.cancel()
-
-    @asynccontextmanager
-    async def executor_tree(self, grace: trio.CancelScope) -> AsyncIterator[None]:
-        """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short."""
-        self._wire()
-        async with trio.open_nursery() as store_nursery:
-            await store_nursery.start(self.front.run)
-            async with trio.open_nursery() as runs_nursery:
-                await runs_nursery.start(self.runs.run)
-                async with trio.open_nursery() as services:
-                    await services.start(self.timers.run)
-                    await self._unpark()
-                    await services.start(self.recovery.run)
-                    await services.start(self.feed.run)
-                    await services.start(self.dispatcher.run)
-                    services.start_soon(run_janitor, self.front)
-                    try:
-                        yield
-                    finally:
-                        if services.cancel_scope.cancel_called:
-                            grace.cancel()  # a service has failed, and nothing can be waited for
-                        try:
-                            with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
-                                await self._drain(grace)
-                        finally:
-                            self.feed.close()
-                    services.cancel_scope.cancel()
-                runs_nursery.cancel_scope.cancel()
-            store_nursery.cancel_scope.cancel()
-
-    async def _unpark(self) -> None:
-        """Runs that were parked by other code of a workflow get another chance with this one's."""
-        for workflow in self.registry:
-            await self.front.write(
-                Unpark(workflow=workflow.name, fingerprint=workflow.fingerprint, now=self.settings.clock.now())
-            )
-
-    async def _drain(self, grace: trio.CancelScope) -> None:
-        self.runs.is_draining = True
-        if self.front.failure is not None:
-            return
+    ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process.
+    """
+    parts.become_executor()
+    async with _open(parts, executor_spec(parts), on_unstopped) as root:
+        parts.reports.watch(root)
         try:
-            with grace:
-                await self.runs.drain(self.settings.grace_seconds)
-            await self.runs.detach_all()
-            await self.recovery.retire()
-        except (StoreError, trio.ClosedResourceError):
-            pass  # the next executor finds the lock free and takes the runs over
+            yield root
+        except trio.Cancelled:
+            grace.cancel()  # the tree has failed, and nothing can be waited for
+            raise
+        finally:
+            try:
+                with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
+                    await _drain(parts, grace)
+            finally:
+                parts.feed.close()
+
+
+@asynccontextmanager
+async def open_parent(
+    parts: Parts, workers: Workers, grace: trio.CancelScope, on_unstopped: Callable[[], None]
+) -> AsyncIterator[Supervisor]:
+    """Run worker processes, and a client of their store, inside the block; then drain all workers at the same time.
+
+    Cancelling ``grace`` kills those that are left.
+
+    Raises:
+        WorkerFailed: the first workers could not be started.
+    """
+    watch = WorkerWatch(Reaper(parts.front, parts.settings.clock).reap_dead, parts.give_up)
+    has_opened = False
+    try:
+        async with trio.open_nursery() as nursery:
+            async with _open(parts, parent_spec(parts, workers, watch), on_unstopped) as root:
+                has_opened = True
+                watch.watch(root)
+                parts.reports.watch(root)
+                nursery.start_soon(_kill_when_cancelled, grace, root)
+                try:
+                    yield root
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await _retire_report(parts)
+                    parts.feed.close()
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        failed = None if has_opened else first_failure(group)
+        if failed is None:
+            raise
+        raise failed from None  # what the worker has said went to standard error
+
+
+async def _kill_when_cancelled(grace: trio.CancelScope, root: Supervisor) -> None:
+    with grace:
+        await trio.sleep_forever()
+    workers = root.child(WORKERS).value
+    for child in workers.children():
+        if child.pid is not None and child.status is ChildStatus.STOPPING:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
+
+
+@asynccontextmanager
+async def _open(parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], None]) -> AsyncIterator[Supervisor]:
+    def report(error: UnstoppedChild) -> None:
+        _LOGGER.critical("%s", error)
+        on_unstopped()
+
+    try:
+        async with open_supervisor(spec, name="engine", on_unstopped=report) as root:
+            parts.on_failure = root.stop
+            yield root
+    except BaseExceptionGroup as group:
+        exceeded, rest = group.split(RestartIntensityExceeded)
+        if exceeded is None or rest is not None:
+            raise
+        # One line that names the child, instead of one group for each supervisor on the way to it.
+        cause = _innermost(exceeded)
+        path = "/".join((*cause.path, cause.child))
+        raise ExceptionGroup(f"the engine has failed: {path} crashed too often", [cause]) from None
+    finally:
+        parts.on_failure = lambda: None
+    if parts.failure is not None:
+        raise ExceptionGroup("the engine has failed", [parts.failure])
+
+
+async def _retire_report(parts: Parts) -> None:
+    with contextlib.suppress(StoreError, trio.ClosedResourceError):
+        await parts.reports.retire()
+
+
+def _innermost(error: BaseException) -> RestartIntensityExceeded:
+    """Return the error of the supervisor whose own child has crashed."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, RestartIntensityExceeded)
+    if isinstance(error.__cause__, BaseExceptionGroup):
+        below = error.__cause__.split(RestartIntensityExceeded)[0]
+        if below is not None:
+            return _innermost(below)
+    return error
+
+
+async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
+    parts.runs.is_draining = True
+    if parts.front.failure is not None:
+        return
+    try:
+        with grace:
+            await parts.runs.drain(parts.settings.grace_seconds)
+        await parts.runs.detach_all()
+        await parts.recovery.retire()
+        await parts.reports.retire()
+    except (StoreError, trio.ClosedResourceError):
+        pass  # the next executor finds the lock free and takes the runs over

@@ -31,11 +31,11 @@ class UpkeepCalls(EngineBase):
             RunNotFound: there is no such run.
             RunConflict: it is in no such state.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         check_name("run id", run_id)
-        row: RunRow = await tree.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.now()))
-        if tree.executor is not None:
-            tree.dispatcher.nudge()
+        row: RunRow = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.now()))
+        if parts.executor is not None:
+            parts.dispatcher.nudge()
         return self._handle(row.id, self._registry.get(row.workflow))
 
     async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
@@ -48,7 +48,7 @@ class UpkeepCalls(EngineBase):
             ValueError: it has no row of that key.
             RunConflict: there is a run with the new id.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         check_name("run id", run_id)
         new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
         operation = ForkRun(
@@ -57,9 +57,9 @@ class UpkeepCalls(EngineBase):
             id=new_id,
             now=self._settings.clock.now(),
         )
-        row: RunRow = await tree.front.write(operation)
-        if tree.executor is not None:
-            tree.dispatcher.nudge()
+        row: RunRow = await parts.front.write(operation)
+        if parts.executor is not None:
+            parts.dispatcher.nudge()
         return self._handle(row.id, self._registry.get(row.workflow))
 
     async def delete(self, run_id: str) -> None:
@@ -69,7 +69,9 @@ class UpkeepCalls(EngineBase):
             RunNotFound: there is no such run.
             RunConflict: it has not ended.
         """
-        await self._tree_in_use().front.write(DeleteRun(run_id=check_name("run id", run_id)))
+        parts = self._parts_in_use()
+        await parts.front.write(DeleteRun(run_id=check_name("run id", run_id)))
+        parts.feed.recheck_removed()
 
     async def prune(
         self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None
@@ -84,7 +86,7 @@ class UpkeepCalls(EngineBase):
         Raises:
             ValueError: a status that is not final, or a datetime without time zone.
         """
-        tree = self._tree_in_use()
+        parts = self._parts_in_use()
         statuses = statuses_of(status) or (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
         for item in statuses:
             if not item.is_final:
@@ -92,7 +94,8 @@ class UpkeepCalls(EngineBase):
         instant = from_datetime(before, what="before")
         count = 0
         while True:  # in small transactions, so that others can write in between
-            removed: int = await tree.front.write(Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH))
+            removed: int = await parts.front.write(Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH))
+            parts.feed.recheck_removed()
             count += removed
             if removed < _PRUNE_BATCH:
                 return count

@@ -32,6 +32,8 @@ class Parking(Recording):
         """Whether the body does again what it has done before: it has a history, and no call of it has begun yet."""
         return self.history.last_seq > 0 and not self.is_live
 
+    # Ctrl-C between taking a call in and parking its task would leave a row to be delivered to a task that is gone.
+    @trio.lowlevel.enable_ki_protection
     async def perform(self, call: Call) -> Any:
         """Park the calling task until the call's row is delivered; return the row.
 
@@ -61,6 +63,7 @@ class Parking(Recording):
         self.calls[call.key] = call
         call.parked()
 
+    @trio.lowlevel.enable_ki_protection
     async def extend(self, submit: Callable[[Callable[[Any], None]], None]) -> Any:
         """Wait for a commit inside the running turn: nothing is delivered meanwhile. Not a cancel point.
 
@@ -83,6 +86,7 @@ class Parking(Recording):
         self._start_count += 1
         return self._start_count
 
+    @trio.lowlevel.enable_ki_protection
     async def await_start(self, place: int) -> None:
         """Park a new branch until its start is delivered. Not a cancel point: trio starts such a task, too."""
         if self.port.is_cut:

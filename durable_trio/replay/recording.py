@@ -49,6 +49,7 @@ class Recording(abc.ABC):
         self.is_live = False
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
         self.is_leaving = False  # its release is on its way: no alarm is needed here any more
+        self.has_progressed = False  # a row was committed that was not there before
         self.is_expired = False
         self.is_cancelled = False
         self.history = History(loaded.history)
@@ -91,6 +92,7 @@ class Recording(abc.ABC):
         if call is not None:
             call.is_undecided = False
         if result is True:
+            self.has_progressed = True
             self._ready.append((row, call))
             self.pump()
         elif result is False and call is not None:

@@ -27,6 +27,11 @@ class Logs:
         self._acks = _open(self.acks_path)
         self._ledger = _open(self.ledger_path)
 
+    def close(self) -> None:
+        """Close the files."""
+        os.close(self._acks)
+        os.close(self._ledger)
+
     def ack(self, kind: str, run: str, **fields: Any) -> None:
         """Note what a caller asks for or was told."""
         _append(self._acks, {"at": time.time_ns() // 1000, "pid": os.getpid(), "kind": kind, "run": run, **fields})

@@ -312,8 +312,9 @@ async def test_after_its_grace_serve_detaches_what_still_runs(file_path: str) ->
     assert 0.1 <= trio.current_time() - began < 5
     assert sorted(seen) == ["finally, detaching: True", "step ends"]
     hangs = False
+    async with Engine(file_path) as client:
+        assert await client.get("r").steps() == ()
     async with serving(file_path, hanging) as engine:
-        assert await engine.get("r").steps() == ()
         with trio.fail_after(PATIENCE_SECONDS):
             assert await engine.get("r").result() == "done"
 

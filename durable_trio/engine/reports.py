@@ -1,0 +1,208 @@
+"""The reports service: this process's supervision tree in the store, so that other processes can show it.
+
+A report is written when the tree has changed, a little later, so that many changes are one; while nothing changes it
+costs nothing. Nobody depends on it: if the store has no room, the next change is reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from durable_trio.clock import Clock, to_datetime
+from durable_trio.codec import Codec
+from durable_trio.engine.recovery import boot_id
+from durable_trio.errors import StoreError
+from durable_trio.records import ProcessReport, ReportRow, RunRow
+from durable_trio.stores.base import PutReport
+from durable_trio.stores.front import StoreFront
+from supervisors import ChildStatus, NodeKind, Restart, Supervisor, TreeNode
+
+_LOGGER = logging.getLogger("durable_trio.engine")
+# Changes within this time are one report: a restart is some three of them.
+_GATHER_SECONDS: Final = 0.2
+_WHERE: Final = "the report of a process"
+
+
+@attrs.frozen
+class ProcessIdentity:
+    """One process, told from a later one with the same number."""
+
+    host: str
+    boot_id: str
+    pid: int
+    started: str
+
+    @classmethod
+    def own(cls) -> ProcessIdentity:
+        """Return this process's."""
+        return cls(socket.gethostname(), boot_id(), os.getpid(), _started(os.getpid()))
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessIdentity:
+        """Return what ``str`` has made a text of."""
+        host, boot, pid, started = text.rsplit("/", 3)
+        return cls(host, boot, int(pid), started)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.boot_id}/{self.pid}/{self.started}"
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs, as far as can be told from here."""
+        if self.boot_id != boot_id():
+            return self.host != socket.gethostname()  # of another machine nothing is known
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return _started(self.pid) == self.started
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in the kernel's ticks; empty where that is not told."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]
+
+
+class Reports:
+    """Writes this process's report, and reads everybody's."""
+
+    def __init__(self, front: StoreFront, codec: Codec, clock: Clock, workflows: tuple[str, ...]) -> None:
+        # Set by the tree: what to report, once the tree is open; and which executor this process is.
+        self.executor: Callable[[], int | None] = lambda: None
+        self._front = front
+        self._codec = codec
+        self._clock = clock
+        self._workflows = workflows
+        self._identity = ProcessIdentity.own()
+        self._started_at = clock.now()
+        self._root: Supervisor | None = None
+        self._opened = trio.Event()
+
+    def watch(self, root: Supervisor) -> None:
+        """Tell which tree is to be reported."""
+        self._root = root
+        self._opened.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        task_status.started()
+        await self._opened.wait()
+        assert self._root is not None
+        if self._front.store.is_memory:  # nobody else can see it
+            await trio.sleep_forever()
+        with self._root.events() as events:
+            await self._remove_dead()
+            await self._put(self._root)
+            async for _ in events:
+                await trio.sleep(_GATHER_SECONDS)
+                while events.take_nowait() is not None:
+                    pass
+                await self._put(self._root)
+        await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
+        raise AssertionError("unreachable")
+
+    async def retire(self) -> None:
+        """Remove this process's report."""
+        if not self._front.store.is_memory:
+            await self._front.write(PutReport(process=str(self._identity), report=None, now=self._clock.now()))
+
+    async def read(self) -> tuple[ProcessReport, ...]:
+        """Return the reports of all processes that run, the longest running first."""
+        found = []
+        for row in await self._front.read(self._front.store.reports):
+            if ProcessIdentity.parse(row.process).is_alive():
+                found.append(self._decoded(row))
+        return tuple(sorted(found, key=lambda report: report.started_at))
+
+    def _decoded(self, row: ReportRow) -> ProcessReport:
+        report: ProcessReport = self._codec.decode(row.report, ProcessReport, where=_WHERE)
+        return report
+
+    async def _put(self, root: Supervisor) -> None:
+        now = self._clock.now()
+        report = ProcessReport(
+            pid=self._identity.pid,
+            host=self._identity.host,
+            parent_pid=os.getppid(),
+            executor=self.executor(),
+            workflows=self._workflows,
+            started_at=to_datetime(self._started_at),
+            updated_at=to_datetime(now),
+            tree=root.tree(),
+        )
+        text = self._codec.encode(report, ProcessReport, where=_WHERE).text
+        try:
+            await self._front.write(PutReport(process=str(self._identity), report=text, now=now))
+        except StoreError as error:
+            _LOGGER.warning("this process's tree could not be reported: %s", error)
+
+    async def _remove_dead(self) -> None:
+        for row in await self._front.read(self._front.store.reports):
+            if not ProcessIdentity.parse(row.process).is_alive():
+                await self._front.write(PutReport(process=row.process, report=None, now=self._clock.now()))
+
+
+def with_runs(root: TreeNode, rows: Iterable[RunRow]) -> TreeNode:
+    """Return an engine's tree with resident runs below the child that has them; to supervisors it is one task."""
+
+    def node(row: RunRow) -> TreeNode:
+        restart = Restart.TEMPORARY
+        return TreeNode(
+            name=f"{row.workflow} {row.id}", kind=NodeKind.TASK, status=ChildStatus.RUNNING, restart=restart
+        )
+
+    children = [
+        attrs.evolve(child, kind=NodeKind.DYNAMIC, children=tuple(map(node, rows))) if child.name == "runs" else child
+        for child in root.children
+    ]
+    return attrs.evolve(root, children=tuple(children))
+
+
+def merged(reports: Iterable[ProcessReport], *, now: int) -> tuple[TreeNode, ...]:
+    """Return the trees of all servers, each with those of its worker processes in their places.
+
+    Args:
+        now: microseconds; the time for which ``up_seconds`` is given.
+    """
+    by_pid = {report.pid: report for report in reports}
+    placed: set[int] = set()
+
+    def at_present(node: TreeNode, seconds: float) -> TreeNode:
+        children: Sequence[TreeNode] = node.children
+        worker = by_pid.get(node.pid) if node.pid is not None else None
+        if node.kind is NodeKind.PROCESS and worker is not None and worker.pid not in placed:
+            placed.add(worker.pid)
+            return attrs.evolve(grown(node, seconds), children=present(worker).children)
+        return attrs.evolve(grown(node, seconds), children=tuple(at_present(child, seconds) for child in children))
+
+    def grown(node: TreeNode, seconds: float) -> TreeNode:
+        return node if node.up_seconds is None else attrs.evolve(node, up_seconds=node.up_seconds + seconds)
+
+    def present(report: ProcessReport) -> TreeNode:
+        seconds = (to_datetime(now) - report.updated_at) / timedelta(seconds=1)
+        return at_present(report.tree, max(0.0, seconds))
+
+    roots = []
+    for report in sorted(by_pid.values(), key=_has_workers, reverse=True):  # parents place their workers first
+        if report.pid not in placed:
+            placed.add(report.pid)
+            roots.append(attrs.evolve(present(report), pid=report.pid))
+    return tuple(roots)
+
+
+def _has_workers(report: ProcessReport) -> bool:
+    return any(child.kind is NodeKind.DYNAMIC for child in report.tree.children)

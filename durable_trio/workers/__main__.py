@@ -1,0 +1,52 @@
+"""What runs in a worker process: import the application, serve as one executor, say that it is ready and alive."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import trio
+
+from durable_trio.errors import WorkerFailed
+from durable_trio.workers.loading import Servable, load_engine
+from durable_trio.workers.logs import LOG_VARIABLE, LogStyle, set_up_logging
+from durable_trio.workers.parent import PATH_VARIABLE
+from supervisors import child_process
+
+
+async def serve(engine: Servable) -> None:
+    """Serve until the parent says SIGTERM, or dies."""
+    async with child_process(is_cancelled_by_sigterm=False) as process, trio.open_nursery() as nursery:
+
+        async def serve_engine(*, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+            await engine.serve(workers=0, signals=[signal.SIGTERM, signal.SIGINT], task_status=task_status)
+
+        await nursery.start(serve_engine)
+        process.ready()
+
+
+def main() -> int:
+    """Serve the engine that the command line names; return the exit code."""
+    if len(sys.argv) != 2:
+        print("usage: python -m durable_trio.workers module:engine", file=sys.stderr)
+        return 2
+    path = os.environ.pop(PATH_VARIABLE, None)
+    style = os.environ.pop(LOG_VARIABLE, None)
+    if path is not None:
+        sys.path[:] = path.split(os.pathsep)
+    try:
+        engine = load_engine(sys.argv[1])
+    except (WorkerFailed, ValueError) as error:
+        if error.__cause__ is not None:
+            sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
+        print(error, file=sys.stderr)
+        return 1
+    if style is not None:
+        set_up_logging(LogStyle(style))
+    trio.run(serve, engine)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Find the engine that ``"module:name"`` stands for. It knows nothing of engines but that they can serve."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from durable_trio.errors import WorkerFailed
+
+__all__ = ["Servable", "check_app", "load_engine"]
+
+
+class Servable(Protocol):
+    """What is found: an ``Engine``."""
+
+    def serve(self, **options: Any) -> Awaitable[None]:
+        """Serve until cancelled or told to stop."""
+
+
+def check_app(app: object) -> str:
+    """Return ``app`` if it has the form ``"module:name"``.
+
+    Raises:
+        TypeError: it is no ``str``.
+        ValueError: it has another form.
+    """
+    if not isinstance(app, str):
+        raise TypeError(f"app must be a str like 'module:engine', not {app!r}")
+    module, _, name = app.partition(":")
+    parts = [*module.split("."), *name.split(".")]
+    if module.endswith(".py") or not all(part.isidentifier() for part in parts):
+        raise ValueError(f"app must look like 'module:engine' (what you would import, a colon, a name), not {app!r}")
+    return app
+
+
+def load_engine(app: str) -> Servable:
+    """Import a module and return the engine that it has under a name; a function is called for one.
+
+    Raises:
+        ValueError: ``app`` has no such form.
+        WorkerFailed: the module cannot be imported, has no such name, or something else has the name.
+    """
+    module_name, _, name = check_app(app).partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            where = ", ".join(path or "." for path in sys.path[:2])
+            raise WorkerFailed(
+                f"{app!r}: there is no module {error.name!r}; looked in {where}, …. "
+                "Start from the folder that has it, or set PYTHONPATH"
+            ) from None
+        raise WorkerFailed(f"{app!r}: importing {module_name!r} failed: {error}") from error
+    except Exception as error:
+        raise WorkerFailed(f"{app!r}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            close = difflib.get_close_matches(part, [item for item in vars(found) if not item.startswith("_")], n=1)
+            hint = f"; did you mean {module_name}:{close[0]}?" if close else ""
+            raise WorkerFailed(f"{app!r}: module {module_name!r} has no {name!r}{hint}")
+        found = getattr(found, part)
+    return _made(app, found)
+
+
+def _made(app: str, found: Any) -> Servable:
+    if _can_serve(found):
+        engine: Servable = found
+        return engine
+    if callable(found) and not isinstance(found, type):
+        try:
+            engine = found()
+        except Exception as error:
+            raise WorkerFailed(f"{app!r}: calling it for an engine failed: {type(error).__name__}: {error}") from error
+        if _can_serve(engine):
+            return engine
+        raise WorkerFailed(f"{app!r}: it returned {engine!r}, which is no Engine")
+    raise WorkerFailed(f"{app!r} is {found!r}; it must be an Engine, or a function that returns one")
+
+
+def _can_serve(found: object) -> bool:
+    return not isinstance(found, type) and callable(getattr(found, "serve", None)) and hasattr(found, "start")

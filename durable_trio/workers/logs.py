@@ -1,0 +1,103 @@
+"""Log lines of processes that serve: for people, as fields, or as JSON. A parent tells its workers which.
+
+It configures logging only where nobody has: an application with handlers of its own keeps them.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, Final
+
+__all__ = ["LOG_VARIABLE", "LineFormatter", "LogStyle", "is_configured", "set_up_logging"]
+
+#: In a worker's environment: the style of its log lines. Without it a worker configures nothing.
+LOG_VARIABLE: Final = "DURABLE_TRIO_WORKER_LOG"
+
+_LOGGER: Final = logging.getLogger("durable_trio")
+# What a value may consist of to stand without quotes.
+_BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/+@#")
+
+
+class LogStyle(enum.StrEnum):
+    """How a log line is written."""
+
+    TEXT = "text"  # for people at a terminal
+    FIELDS = "fields"  # key=value
+    JSON = "json"
+
+
+def is_configured() -> bool:
+    """Return whether the application has handlers that get the records of this library."""
+    return _LOGGER.hasHandlers()
+
+
+def set_up_logging(style: LogStyle) -> None:
+    """Write log records to standard error, unless the application has handlers: ours from INFO, others' as they say."""
+    if is_configured():
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(style))
+    logging.getLogger().addHandler(handler)
+    if _LOGGER.level == logging.NOTSET:
+        _LOGGER.setLevel(logging.INFO)
+
+
+class LineFormatter(logging.Formatter):
+    """One line for each record; a record's ``fields`` say it to programs, its message to people."""
+
+    def __init__(self, style: LogStyle) -> None:
+        super().__init__()
+        self._line_style = style
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end; a traceback for people has more lines."""
+        trace = self.formatException(record.exc_info) if record.exc_info else ""
+        if self._line_style is LogStyle.TEXT:
+            return _text(record, trace)
+        fields = _fields(record, trace)
+        if self._line_style is LogStyle.JSON:
+            return json.dumps(fields, default=str, separators=(",", ":"))
+        return " ".join(f"{key}={_value(value)}" for key, value in fields.items())
+
+
+def _text(record: logging.LogRecord, trace: str) -> str:
+    time = datetime.fromtimestamp(record.created)
+    is_event = hasattr(record, "fields")
+    source = "" if is_event else f"[{record.process}] "
+    level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+    text = f"{time:%H:%M:%S} {source}{level}{record.getMessage()}"
+    return _harmless(f"{text}\n{trace}" if trace else text)
+
+
+def _harmless(text: str) -> str:
+    """Escape what would move a terminal's cursor."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character in "\n\t" or character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _fields(record: logging.LogRecord, trace: str) -> dict[str, Any]:
+    at = datetime.fromtimestamp(record.created, UTC)
+    fields: dict[str, Any] = {
+        "time": at.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "level": record.levelname.lower(),
+    }
+    own = getattr(record, "fields", None)
+    if own is not None:
+        fields.update(own)
+    else:
+        fields.update(pid=record.process, logger=record.name, message=record.getMessage())
+    if trace:
+        fields["traceback"] = trace
+    return fields
+
+
+def _value(value: Any) -> str:
+    text = str(value)
+    return text if text and _BARE.issuperset(text) else json.dumps(text)
