@@ -191,6 +191,7 @@ class Node(ABC):
             finally:
                 self._begin_stop("its block ended")
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def _control(self) -> None:
         error: Exception | None = None
         try:

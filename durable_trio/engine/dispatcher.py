@@ -63,6 +63,7 @@ class Dispatcher:
             self._alarm_at = due_at
             self._timers.call_at(due_at, self.nudge)
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()

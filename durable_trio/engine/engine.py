@@ -30,6 +30,26 @@ from durable_trio.workers.parent import Workers
 EXIT_UNSTOPPED: Final = 70
 
 
+@attrs.define(eq=False)
+class Life:
+    """One life of an engine's tree, from its opening to its end."""
+
+    family: Workers | None
+    on_unstopped: Callable[[], None]
+    stop: trio.Event = attrs.field(factory=trio.Event)
+    grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    has_begun: trio.Event = attrs.field(factory=trio.Event)
+    """It is open, or will never be."""
+    has_ended: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(self) -> None:
+        """Drain the tree; if it is still being opened, there is nothing to drain, and opening is cancelled."""
+        self.stop.set()
+        if not self.has_begun.is_set():
+            self.scope.cancel("the engine was stopped while it was being opened")
+
+
 class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
     """Durable runs on one store. Serve with ``trio.run(engine.serve)``, or use it as a client with ``async with``.
 
@@ -81,20 +101,19 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
             await self._open_store()
             try:
-                stop, grace = trio.Event(), trio.CancelScope()
+                life = Life(family, partial(os_signals.exit_soon if handled else _nothing, EXIT_UNSTOPPED))
                 async with _start_error_as_itself(), trio.open_nursery() as nursery:
                     if os_signals_received is not None:
-                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, stop.set, grace.cancel)
-                    last_resort = os_signals.exit_soon if handled else _nothing
-                    await nursery.start(self._run_tree, stop, grace, family, partial(last_resort, EXIT_UNSTOPPED))
-                    task_status.started(self)
+                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
                     try:
-                        await stop.wait()
-                        with trio.CancelScope(shield=True):
-                            await self._tree_ended.wait()
+                        nursery.start_soon(self._run_tree, life)
+                        await life.has_begun.wait()
+                        if not life.has_ended.is_set():
+                            task_status.started(self)
+                        await life.has_ended.wait()
                     finally:
-                        stop.set()
-                        if self._tree_ended.is_set():
+                        life.end()
+                        if life.has_ended.is_set():
                             nursery.cancel_scope.cancel()
             finally:
                 await self._close_store()
@@ -128,31 +147,24 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             heartbeat_seconds=settings.heartbeat_seconds,
         )
 
-    async def _run_tree(
-        self,
-        stop: trio.Event,
-        grace: trio.CancelScope,
-        family: Workers | None,
-        on_unstopped: Callable[[], None],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        self._tree_ended = trio.Event()
+    async def _run_tree(self, life: Life) -> None:
+        """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
         parts = self._make_parts()
         try:
-            with trio.CancelScope(shield=True):
-                if family is None:
-                    opened = open_executor(parts, grace, on_unstopped)
+            with life.scope:
+                if life.family is None:
+                    opened = open_executor(parts, life.grace, life.on_unstopped)
                 else:
-                    opened = open_parent(parts, family, grace, on_unstopped)
+                    opened = open_parent(parts, life.family, life.grace, life.on_unstopped)
                 async with opened as root:
                     self._parts, self._root = parts, root
-                    task_status.started()
-                    await stop.wait()
+                    life.has_begun.set()
+                    await life.stop.wait()
         finally:
             self._parts = self._root = None
             self._closed = True
-            self._tree_ended.set()
+            life.has_ended.set()
+            life.has_begun.set()
 
     async def __aenter__(self) -> Self:
         """Open the store as a client: start, signal, cancel, list, watch; execute nothing."""
@@ -227,18 +239,18 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[Open
     """
     engine = Engine(store, **options)
     failure: BaseException | None = None
-    stop = trio.Event()
-    family = engine._workers(None, None)
+    life = Life(engine._workers(None, None), _nothing)
     await engine._open_store()
     try:
         async with _start_error_as_itself(), trio.open_nursery() as nursery:
-            await nursery.start(engine._run_tree, stop, trio.CancelScope(), family, _nothing)
             try:
+                nursery.start_soon(engine._run_tree, life)
+                await life.has_begun.wait()
                 yield engine
             except (Exception, KeyboardInterrupt, SystemExit) as error:
                 failure = error
             finally:
-                stop.set()
+                life.end()
     finally:
         await engine._close_store()
     if failure is not None:

@@ -208,6 +208,7 @@ class Feed:
 
     # ---- the task ----------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled. Started again after a crash it goes on where it was, so nothing is missed."""
         front, store = self._front, self._front.store

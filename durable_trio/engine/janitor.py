@@ -18,6 +18,7 @@ class Janitor:
         self._front = front
         self._tidied_at = front.commit_count
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self) -> NoReturn:
         """Serve until cancelled."""
         front = self._front

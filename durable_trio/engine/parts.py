@@ -123,6 +123,7 @@ class Parts:
 
     # ---- the store as a child ----------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run_store(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve as the store child until cancelled: the front's writer, on a store that is opened anew each time.
 

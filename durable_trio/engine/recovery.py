@@ -131,6 +131,7 @@ class Recovery:
         """Stop being an executor in good order: what it owns is free at once, and nothing has crashed."""
         await self._front.write(ReapExecutor(executor=self.executor, crashed=False, now=self._clock.now()))
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         if not self._is_registered:

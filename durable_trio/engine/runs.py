@@ -167,24 +167,27 @@ class Runs:
         if self._actors:
             await self._empty.wait()
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled; then make every run leave, and return when all have."""
-        stop = trio.Event()
+        begun, stop = trio.Event(), trio.Event()
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._keep, stop)
-            task_status.started()
             try:
+                nursery.start_soon(self._keep, begun, stop)
+                await begun.wait()
+                task_status.started()
                 await trio.sleep_forever()
             finally:
                 stop.set()
         raise AssertionError("unreachable")
 
-    async def _keep(self, stop: trio.Event, *, task_status: trio.TaskStatus[None]) -> None:
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def _keep(self, begun: trio.Event, stop: trio.Event) -> None:
         """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
         with trio.CancelScope(shield=True), watching():
             try:
                 async with trio.open_nursery() as self._nursery:
-                    task_status.started()
+                    begun.set()
                     await stop.wait()
                     nursery, self._nursery = self._nursery, None
                     await self.detach_all()

@@ -27,6 +27,7 @@ class Timers:
         if self._heap[0][0] == due_at:
             self._changed.set()
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()

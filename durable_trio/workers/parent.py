@@ -44,6 +44,8 @@ _RESTARTS_SECONDS: Final = 10.0
 _SERVED_SECONDS: Final = 1.0
 # So often in a row may a worker end without having served.
 _FALSE_STARTS_MAX: Final = 5
+# What a program dies of by its own fault; other signals are somebody's, such as an operator's or the kernel's.
+_FAULTS: Final = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 # A drained worker closes its store, and interpreters take their time.
 _EXIT_SECONDS: Final = 5.0
 
@@ -92,6 +94,7 @@ class WorkerWatch:
         self._root = root
         self._opened.set()
 
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()
@@ -116,7 +119,9 @@ class WorkerWatch:
         name, exit = event.path[-1], event.exit
         ready_at = self._ready_at.pop(name, None)
         has_served = ready_at is not None and event.at - ready_at >= _SERVED_SECONDS
-        is_own_doing = exit.kind is not ExitKind.STOPPED and exit.process is not None and exit.process.code is not None
+        process = exit.process
+        has_ended = process is not None and (process.code is not None or process.os_signal in _FAULTS)
+        is_own_doing = exit.kind is not ExitKind.STOPPED and has_ended
         if has_served or not is_own_doing:
             self._false_starts.pop(name, None)
             return

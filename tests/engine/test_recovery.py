@@ -350,6 +350,36 @@ async def test_runs_that_have_crashed_before_resume_one_at_a_time(file_path: str
     assert together == [1, 1, 1, 1]
 
 
+async def test_suspects_wait_in_the_store_where_the_death_of_a_process_is_not_counted_as_theirs(file_path: str) -> None:
+    begun = trio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    @workflow
+    async def suspect(ctx: Context) -> None:
+        await ctx.step("work", work)
+
+    @workflow
+    async def innocent(ctx: Context) -> str:
+        return await ctx.step("greet", lambda: "hello")
+
+    async with Engine(file_path) as client:
+        for number in range(4):
+            await client.start("suspect", id=f"r{number}")
+    for _ in range(2):
+        assert die_holding(file_path, "suspect") == 4
+    async with serving(file_path, suspect, innocent, grace_seconds=0) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            await begun.wait()
+            assert await engine.run(innocent) == "hello"  # it is held up by none of them
+        connection = engine.connect()
+        owned = connection.execute("SELECT count(*) FROM runs WHERE owner IS NOT NULL").fetchone()
+        connection.close()
+    assert owned == (1,)
+
+
 @pytest.mark.parametrize("grace_seconds", [0, 0.05])
 async def test_an_engine_ends_while_such_runs_wait_for_their_turn(file_path: str, grace_seconds: float) -> None:
     begun = trio.Event()

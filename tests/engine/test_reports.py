@@ -9,7 +9,7 @@ import sys
 import attrs
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving
+from harness import PATIENCE_SECONDS, serving, wait_until
 
 from durable_trio import Context, Engine, workflow
 from durable_trio.clock import from_datetime, to_datetime
@@ -21,6 +21,16 @@ from supervisors import ChildStatus, NodeKind, TreeNode, format_tree
 @workflow
 async def waiting(ctx: Context) -> None:
     await ctx.wait_signal("never", timeout=0.9)
+
+
+async def reported(client: Engine, text: str = "") -> tuple[ProcessReport, ...]:
+    """Wait until somebody's report is stored, and has some text in its tree."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while True:
+            reports = await client.processes()
+            if any(text in format_tree(report.tree) for report in reports):
+                return reports
+            await trio.sleep(0.02)
 
 
 async def test_the_tree_of_an_engine_is_the_one_of_its_design(file_path: str) -> None:
@@ -43,19 +53,14 @@ async def test_the_tree_of_an_engine_is_the_one_of_its_design(file_path: str) ->
 async def test_resident_runs_stand_below_their_child_of_the_tree(file_path: str) -> None:
     async with serving(file_path, waiting) as engine:
         await engine.start(waiting, id="w-1")
-        with trio.fail_after(PATIENCE_SECONDS):
-            while "waiting w-1" not in engine.format_tree():
-                await trio.sleep(0.01)
+        await wait_until(lambda: "waiting w-1" in engine.format_tree())
         (runs,) = (child for child in engine.tree().children if child.name == "runs")
         assert [child.name for child in runs.children] == ["waiting w-1"]
 
 
 async def test_another_process_sees_the_tree_until_the_engine_ends(file_path: str) -> None:
     async with serving(file_path, waiting) as engine, Engine(file_path) as client:
-        with trio.fail_after(PATIENCE_SECONDS):
-            while not (reports := await client.processes()):
-                await trio.sleep(0.02)
-        (report,) = reports
+        (report,) = await reported(client)
         assert (report.pid, report.parent_pid) == (os.getpid(), os.getppid())
         assert report.workflows == ("waiting",)
         assert [executor.id for executor in (await engine.status()).executors] == [report.executor]
@@ -70,12 +75,8 @@ async def test_a_restarted_service_is_reported(file_path: str, monkeypatch: pyte
     async with serving(file_path, waiting) as engine, Engine(file_path) as client:
         with monkeypatch.context() as patch:
             patch.setattr(engine._store, "executors", lambda *, ended=False: 1 / 0)
-            with trio.fail_after(PATIENCE_SECONDS):
-                while "recovery" not in engine.format_tree() or "ZeroDivisionError" not in engine.format_tree():
-                    await trio.sleep(0.01)
-        with trio.fail_after(PATIENCE_SECONDS):
-            while not any("ZeroDivisionError" in format_tree(tree) for tree in await client.trees()):
-                await trio.sleep(0.02)
+            await wait_until(lambda: "ZeroDivisionError" in engine.format_tree())
+        await reported(client, "ZeroDivisionError")
 
 
 async def test_a_store_in_memory_reports_to_nobody() -> None:
@@ -132,6 +133,4 @@ def node(
     up_seconds: float | None = None,
     children: tuple[TreeNode, ...] = (),
 ) -> TreeNode:
-    return TreeNode(
-        name=name, kind=kind, status=ChildStatus.RUNNING, pid=pid, up_seconds=up_seconds, children=children
-    )
+    return TreeNode(name=name, kind=kind, status=ChildStatus.RUNNING, pid=pid, up_seconds=up_seconds, children=children)

@@ -1,0 +1,104 @@
+"""Ctrl-C at the worst places: it stops the program, breaks nothing of trio's, and the run goes on in the next one."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import signal
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from harness import PATIENCE_SECONDS
+
+from durable_trio import Context, open_engine, workflow
+from durable_trio.replay.parking import Parking
+from durable_trio.stores import front as front_module
+from durable_trio.stores.front import StoreFront
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+async def double(number: int) -> int:
+    return 2 * number
+
+
+@workflow
+async def quadruple(ctx: Context, number: int) -> int:
+    return await ctx.step("second", double, await ctx.step("first", double, number))
+
+
+class CtrlC:
+    """Comes right after the nth call of a function, in the middle of whoever calls it."""
+
+    def __init__(self, nth: int) -> None:
+        self._nth = nth
+        self._is_armed = False
+        self.came = False
+
+    def arm(self) -> None:
+        self._is_armed = True
+
+    def after(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fn)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = fn(*args, **kwargs)
+            if self._is_armed and not self.came:
+                self._nth -= 1
+                if not self._nth:
+                    self.came = True
+                    signal.raise_signal(signal.SIGINT)
+            return result
+
+        return call
+
+
+def interrupt_and_go_on(file_path: str, ctrl_c: CtrlC) -> None:
+    async def program() -> None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with open_engine(file_path, workflows=[quadruple]) as engine:
+                ctrl_c.arm()
+                await engine.run(quadruple, 3, id="run")
+                await trio.sleep_forever()
+
+    async def next_program() -> int:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with open_engine(file_path, workflows=[quadruple]) as engine:
+                return await engine.run(quadruple, 3, id="run")
+
+    was_raised = False
+    try:
+        trio.run(program)
+    except* KeyboardInterrupt:  # by itself from the main task, in groups from others; and nothing else
+        was_raised = True
+    assert was_raised
+    assert ctrl_c.came
+    assert trio.run(next_program) == 12
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_when_the_writer_thread_has_just_got_a_batch(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctrl_c = CtrlC(nth)
+
+    class Jobs(queue.SimpleQueue[Any]):
+        put = ctrl_c.after(queue.SimpleQueue.put)
+
+    monkeypatch.setattr(front_module, "queue", types.SimpleNamespace(SimpleQueue=Jobs))
+    monkeypatch.setattr(front_module, "INLINE_COMMIT_MS_MAX", -1)  # never on the event loop
+    interrupt_and_go_on(file_path, ctrl_c)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_when_an_operation_has_just_been_queued(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctrl_c = CtrlC(nth)
+    monkeypatch.setattr(StoreFront, "_put", ctrl_c.after(StoreFront._put))
+    interrupt_and_go_on(file_path, ctrl_c)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_when_a_durable_call_is_about_to_wait(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctrl_c = CtrlC(nth)
+    monkeypatch.setattr(Parking, "add", ctrl_c.after(Parking.add))
+    interrupt_and_go_on(file_path, ctrl_c)
