@@ -1,9 +1,17 @@
-"""The programs in the documentation run, and print what stands below them."""
+"""The programs in the documentation run, and print what stands below them; its links lead somewhere; its site builds.
+
+A ``python`` block is a program; ``py`` is for pieces of one, which are not run. ``python title="NAME"`` and ``sh`` are
+for ``test_walk``.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
+import os
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -32,7 +40,7 @@ class Program:
 
 
 def programs_in(page: str, text: str) -> Iterator[Program]:
-    """Yield the programs of a page; a block that is marked ``python no-run`` is none."""
+    """Yield the programs of a page; a block that is marked otherwise than ``python`` is none."""
     blocks = list(_FENCE.finditer(text))
     for index, block in enumerate(blocks):
         if block["kind"].split() != ["python"]:
@@ -77,8 +85,9 @@ def test_a_program_prints_what_the_page_says(
 
 def test_there_are_programs_on_each_page() -> None:
     pages = {program.page for program in _PROGRAMS}
-    assert "docs/structured-concurrency.md" in pages
-    assert len(_PROGRAMS) >= 8
+    assert {"README.md", "docs/index.md", "docs/structured-concurrency.md", "docs/concepts.md"} <= pages
+    assert {"docs/watching.md", "docs/testing.md", "docs/operations.md"} <= pages
+    assert sum(program.output is not None for program in _PROGRAMS) >= 18
 
 
 def test_programs_are_found_with_their_lines_and_outputs() -> None:
@@ -92,7 +101,7 @@ def test_programs_are_found_with_their_lines_and_outputs() -> None:
             "```text",
             "1",
             "```",
-            "```python no-run",
+            "```py",
             "raise SystemExit",
             "```",
             "```python",
@@ -116,3 +125,55 @@ def test_programs_are_found_with_their_lines_and_outputs() -> None:
 def test_an_output_that_differs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     program = Program("page.md", 3, "print(__name__, 1 + 1)\n", "__main__ 3\n")
     assert run(program, monkeypatch) == "__main__ 2\n"
+
+
+# ---- links and names -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", [*_PAGES, _ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_links_to_files_lead_to_files(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target and not target.startswith("#"):
+            path, _, anchor = target.partition("#")
+            found = page.parent / path
+            assert found.exists(), f"{page.name} links to {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+                assert anchor in slugs, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(
+    ("module", "page"),
+    [
+        ("durable_trio", "api.md"),
+        ("durable_trio.testing", "api-testing.md"),
+        ("supervisors", "api-supervisors.md"),
+    ],
+)
+def test_the_reference_has_every_public_name(module: str, page: str) -> None:
+    text = (_ROOT / "docs" / page).read_text(encoding="utf-8")
+    shown = re.findall(rf"^::: {re.escape(module)}\.(\w+)$", text, re.MULTILINE)
+    public = set(importlib.import_module(module).__all__) - {"sqlite3"}  # a module of somebody else's
+    assert sorted(shown) == sorted(public)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed (the group docs)")
+def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=_ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = sorted(tmp_path.glob("*.html"))
+    assert len(pages) >= 15
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        fetched = re.findall(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"'> ]+)", text)
+        assert not fetched, f"{page.name} fetches {fetched}"
+        assert "```" not in text, f"{page.name} shows a fence as text"
