@@ -135,7 +135,7 @@ def describe(node: TreeNode) -> str:
     if node.up_seconds is not None:
         words.append(f"up {duration_text(node.up_seconds)}")
     if node.kind is NodeKind.DYNAMIC:
-        words.append(f"{len(node.children)} children")
+        words.append(f"{len(node.children)} {'child' if len(node.children) == 1 else 'children'}")
     if node.intensity is not None:
         words.append(f"{node.restarts_in_window} of {node.intensity.restarts} restarts in {node.intensity.per:g} s")
     if node.restart_count:

@@ -46,7 +46,7 @@ class Dispatcher:
         self._alarm_at = math.inf
         # Set by the parts: how many other executors are alive.
         self.others_count: Callable[[], int] = lambda: 0
-        self._has_yielded = False
+        self._yields_until: int | None = None
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -121,11 +121,13 @@ class Dispatcher:
         others += [0] * (self.others_count() - len(others))
         own_count = max(self._runs.resident_count, backlog.owned_counts.get(self.executor, 0))
         share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
-        if share == 0 and not self._has_yielded:
-            self._has_yielded = True
-            self.nudge_at(now + int(_YIELD_SECONDS * MICROSECONDS))
-            return 0
-        self._has_yielded = False
+        if share == 0:
+            if self._yields_until is None:
+                self._yields_until = now + int(_YIELD_SECONDS * MICROSECONDS)
+            if now < self._yields_until:  # perhaps nudged before
+                self.nudge_at(self._yields_until)
+                return 0
+        self._yields_until = None
         return share or backlog.due_count
 
     async def _claim(self, limit: int) -> int:

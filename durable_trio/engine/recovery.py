@@ -27,6 +27,9 @@ from durable_trio.stores.front import StoreFront
 _LOGGER = logging.getLogger("durable_trio.engine")
 # How often the others' locks are probed: a probe costs microseconds.
 _LOOK_SECONDS = 0.25
+# A look that comes so late tells that this process was stopped itself, or the machine: leases of others have passed
+# that they had no chance to renew, and for so long they get one.
+_HELD_UP_SECONDS = 1.0
 
 
 def monotonic_now() -> int:
@@ -52,10 +55,17 @@ class Reaper:
         self.others_count = 0
         self._front = front
         self._clock = clock
+        self._looked_at: int | None = None
+        self._trusts_leases_at = 0
 
     async def reap_dead(self, own: int | None = None) -> bool:
         """Look at every executor but ``own``; return whether runs may be free."""
         store = self._front.store
+        now, looked_at = monotonic_now(), self._looked_at
+        self._looked_at = now
+        held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
+        if looked_at is not None and now - looked_at > held_up:
+            self._trusts_leases_at = now + held_up
         has_reaped = False
         others_count = 0
         for row in await self._front.read(store.executors):
@@ -64,7 +74,8 @@ class Reaper:
             lease_before = None
             if store.executor_is_alive(row.id):
                 lease_before = monotonic_now()
-                if row.boot_id != self.boot_id or row.lease_until >= lease_before:
+                is_judged = row.boot_id == self.boot_id and lease_before >= self._trusts_leases_at
+                if not is_judged or row.lease_until >= lease_before:
                     others_count += 1
                     continue
             reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.now())

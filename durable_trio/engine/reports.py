@@ -1,4 +1,4 @@
-"""The reports service: this process's supervision tree in the store, so that other processes can show it.
+"""The reports service: this process's supervision tree in the store, for other processes to show; crashes in the log.
 
 A report is written when the tree has changed, a little later, so that many changes are one; while nothing changes it
 costs nothing. Nobody depends on it: if the store has no room, the next change is reported.
@@ -24,7 +24,7 @@ from durable_trio.errors import StoreError
 from durable_trio.records import ProcessReport, ReportRow, RunRow
 from durable_trio.stores.base import PutReport
 from durable_trio.stores.front import StoreFront
-from supervisors import ChildStatus, NodeKind, Restart, Supervisor, TreeNode
+from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
 
 _LOGGER = logging.getLogger("durable_trio.engine")
 # Changes within this time are one report: a restart is some three of them.
@@ -103,16 +103,17 @@ class Reports:
         task_status.started()
         await self._opened.wait()
         assert self._root is not None
-        if self._front.store.is_memory:  # nobody else can see it
-            await trio.sleep_forever()
         with self._root.events() as events:
-            await self._remove_dead()
-            await self._put(self._root)
-            async for _ in events:
-                await trio.sleep(_GATHER_SECONDS)
-                while events.take_nowait() is not None:
-                    pass
+            if not self._front.store.is_memory:  # else nobody could see it
+                await self._remove_dead()
                 await self._put(self._root)
+            async for event in events:
+                _log(event)
+                await trio.sleep(_GATHER_SECONDS)
+                while (another := events.take_nowait()) is not None:
+                    _log(another)
+                if not self._front.store.is_memory:
+                    await self._put(self._root)
         await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
         raise AssertionError("unreachable")
 
@@ -155,6 +156,15 @@ class Reports:
         for row in await self._front.read(self._front.store.reports):
             if not ProcessIdentity.parse(row.process).is_alive():
                 await self._front.write(PutReport(process=row.process, report=None, now=self._clock.now()))
+
+
+def _log(event: Event) -> None:
+    if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED:
+        path, line = "/".join(event.path), str(event.exit).splitlines()[0]
+        if event.exit.process is None:
+            _LOGGER.error("%s %s", path, line, exc_info=event.exit.error)
+        else:  # what it had to say, it has said on its standard error
+            _LOGGER.info("%s %s", path, line)
 
 
 def with_runs(root: TreeNode, rows: Iterable[RunRow]) -> TreeNode:

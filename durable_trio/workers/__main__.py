@@ -44,6 +44,8 @@ def main() -> int:
         return 1
     if style is not None:
         set_up_logging(LogStyle(style))
+    if hasattr(signal, "SIGUSR1"):  # asks the parent for the tree; sent to a worker it must not be its end
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     trio.run(serve, engine)
     return 0
 

@@ -71,12 +71,17 @@ async def test_another_process_sees_the_tree_until_the_engine_ends(file_path: st
         assert await client.processes() == ()
 
 
-async def test_a_restarted_service_is_reported(file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_restarted_service_is_reported_and_logged(
+    file_path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(file_path, waiting) as engine, Engine(file_path) as client:
         with monkeypatch.context() as patch:
             patch.setattr(engine._store, "executors", lambda *, ended=False: 1 / 0)
             await wait_until(lambda: "ZeroDivisionError" in engine.format_tree())
         await reported(client, "ZeroDivisionError")
+    (logged, *_) = [record for record in caplog.records if "crashed" in record.message]
+    assert logged.message == "engine/services/recovery crashed: ZeroDivisionError: division by zero"
+    assert logged.exc_info is not None
 
 
 async def test_a_store_in_memory_reports_to_nobody() -> None:

@@ -1,0 +1,48 @@
+"""``fork``: a new run with the beginning of another's history."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import click
+
+from durable_trio.cli.completion import complete_key
+from durable_trio.cli.options import database_option, run_argument
+from durable_trio.cli.output import write_lines
+
+if TYPE_CHECKING:
+    from durable_trio import Engine
+
+
+@click.command("fork")
+@database_option
+@run_argument
+@click.option(
+    "--before",
+    metavar="KEY",
+    required=True,
+    shell_complete=complete_key,
+    help="The first step that is run again, by its key as 'show' prints it.",
+)
+@click.option("--id", "new_id", metavar="ID", help="The new run's id. Default: a UUID.")
+def command(database: str, run_id: str, before: str, new_id: str | None) -> None:
+    """Start a new run that has RUN's history up to, not including, KEY; print its id.
+
+    Steps that are copied are not undone by the new run.
+    """
+    from durable_trio.cli.client import ask
+    from durable_trio.cli.faults import Failed
+
+    async def fork(client: Engine) -> str:
+        try:
+            return (await client.fork(run_id, before=before, id=new_id)).id
+        except ValueError as error:
+            keys = [step.key for step in await client.get(run_id).steps()]
+            if before in keys:
+                raise
+            near = get_close_matches(before, keys, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"'durable-trio show {run_id}' shows its keys"
+            raise Failed(f"run {run_id!r} has no row {before!r} in its history; {hint}") from error
+
+    write_lines([ask(database, fork)])

@@ -1,0 +1,155 @@
+"""``serve``: executes runs, in this process or in workers, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from durable_trio.cli.serving import Display
+    from durable_trio.engine.engine import Engine
+    from durable_trio.workers.logs import LogStyle
+
+
+@click.command("serve")
+@click.argument("app", metavar="APP")
+@click.option(
+    "--workers", type=click.IntRange(min=0), help="Worker processes; 0: this process. Default: the engine's own."
+)
+@click.option("--tree", "draws_tree", is_flag=True, help="Print the supervision tree, and again when it has changed.")
+@click.option("--log-json", is_flag=True, help="Log as JSON lines, also on a terminal.")
+@click.option("--verbose", is_flag=True, help="Show the traceback of what ends the server.")
+def command(app: str, workers: int | None, draws_tree: bool, log_json: bool, verbose: bool) -> None:
+    """Serve APP: module:engine or FILE.py:engine, where the name is an Engine or a function that returns one.
+
+    Ctrl-C or SIGTERM drains: no new runs are taken, steps in flight get the engine's grace_seconds, and unfinished runs
+    go on when the database is served again. A second one stops at once. SIGUSR1 prints the supervision tree.
+    """
+    app = _importable(app)
+    engine = _load(app, verbose=verbose)
+    display = _display(draws_tree=draws_tree, log_json=log_json)
+    try:
+        _serve(engine, display, app, workers, verbose=verbose)
+    finally:
+        if display.status_line is not None:
+            display.status_line.close()
+
+
+def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, verbose: bool) -> None:
+    from functools import partial
+
+    import trio
+
+    from durable_trio.cli.faults import Failed
+    from durable_trio.cli.serving import serve
+    from durable_trio.errors import DurableError
+
+    try:
+        trio.run(partial(serve, engine, display, app=app, workers=workers))
+    except (DurableError, ExceptionGroup, ValueError, OSError) as error:
+        if display.status_line is not None:
+            display.status_line.close()
+        is_terminal = display.status_line is not None or sys.stderr.isatty()
+        if verbose or (isinstance(error, BaseExceptionGroup) and not is_terminal):
+            fields = {"event": "failed", "error": _failure_text(error)}
+            display.logger.critical("the server has failed", exc_info=error, extra={"fields": fields})
+        raise Failed(_failure_text(error)) from error
+
+
+def _failure_text(error: BaseException) -> str:
+    """Return what ended the server in one line: of a tree that has failed, the child and what it crashed with."""
+    from supervisors import RestartIntensityExceeded
+
+    while isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], BaseExceptionGroup):
+        error = error.exceptions[0]  # the engine's own group says more than a nursery's
+    if not isinstance(error, BaseExceptionGroup):
+        return str(error)
+    causes = [part.__cause__ if isinstance(part, RestartIntensityExceeded) else part for part in error.exceptions]
+    return ": ".join([error.message, *(f"{type(cause).__name__}: {cause}" for cause in causes if cause is not None)])
+
+
+# ---- the application -----------------------------------------------------------------------------------------------
+
+
+def _importable(app: str) -> str:
+    """Put the application's folder where modules are looked for, as ``python -m`` and ``python FILE`` do."""
+    path, colon, name = app.rpartition(":")
+    if colon and path.endswith(".py"):
+        folder, file = os.path.split(os.path.abspath(path))
+        if not os.path.isfile(path):
+            raise click.UsageError(f"there is no file {path!r}")
+        sys.path.insert(0, folder)
+        return f"{file.removesuffix('.py')}:{name}"
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return app
+
+
+def _load(app: str, *, verbose: bool) -> Engine:
+    from durable_trio.cli.faults import Failed
+    from durable_trio.engine.engine import Engine
+    from durable_trio.errors import WorkerFailed
+    from durable_trio.workers.loading import load_engine
+
+    try:
+        engine = load_engine(app)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except WorkerFailed as error:
+        if verbose and error.__cause__ is not None:
+            sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
+        raise Failed(f"{error}{_place(error.__cause__)}") from error
+    if not isinstance(engine, Engine):
+        raise Failed(f"{app!r} is {engine!r}; it must be an Engine, or a function that returns one")
+    return engine
+
+
+def _place(error: BaseException | None) -> str:
+    """Return where in the application an import has failed; a syntax error tells it by itself."""
+    if error is None or isinstance(error, SyntaxError):
+        return ""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<frozen ") and "importlib" not in file and "durable_trio/workers/loading" not in file:
+            place = f" (at {os.path.relpath(file)}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+# ---- what is shown -------------------------------------------------------------------------------------------------
+
+
+def _display(*, draws_tree: bool, log_json: bool) -> Display:
+    """Return how this server shows what it does: for people on a terminal, else as structured log lines."""
+    from durable_trio.cli.serving import Display
+    from durable_trio.cli.status_line import StatusLine, can_have_status_line
+    from durable_trio.workers.logs import LogStyle
+
+    has_line = can_have_status_line(sys.stdout) and not log_json
+    style = LogStyle.JSON if log_json else LogStyle.TEXT if has_line or sys.stderr.isatty() else LogStyle.FIELDS
+    return Display(
+        logger=_make_logger(style),
+        status_line=StatusLine(sys.stdout) if has_line else None,
+        draws_tree=draws_tree,
+    )
+
+
+def _make_logger(style: LogStyle) -> logging.Logger:
+    """Return the logger of what the server itself has to say; give those of the library, and of workers, the style."""
+    from durable_trio.workers.logs import LOG_VARIABLE, LineFormatter, set_up_logging
+
+    set_up_logging(style)
+    os.environ[LOG_VARIABLE] = style.value  # for workers; each takes it out again
+    logger = logging.getLogger("durable_trio.serve")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(style))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return logger

@@ -1,0 +1,69 @@
+"""``start``: stores a run; whoever serves the database executes it."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from durable_trio.cli.completion import complete_workflow
+from durable_trio.cli.options import database_option, duration, json_value, tags_of, tags_option
+from durable_trio.cli.output import say, write_lines
+
+if TYPE_CHECKING:
+    from durable_trio import Engine
+
+
+@click.command("start", context_settings={"ignore_unknown_options": True})  # so that -5 is an argument
+@database_option
+@click.argument("workflow", shell_complete=complete_workflow)
+@click.argument("args", metavar="[JSON-ARGS]...", type=json_value, nargs=-1)
+@click.option("--id", "run_id", metavar="ID", help="The run's id; the same id again is the same run. Default: a UUID.")
+@click.option("--queue", metavar="NAME", help="A name to list runs by.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Higher ones are taken first.")
+@click.option("--delay", type=duration, help="Begin after so long: 90, 15m, 2d.")
+@tags_option("A tag of the run; may be repeated.")
+@click.option("--create", is_flag=True, help="Create the database if there is none.")
+def command(
+    database: str,
+    workflow: str,
+    args: tuple[Any, ...],
+    run_id: str | None,
+    queue: str | None,
+    priority: int,
+    delay: float | None,
+    tags: tuple[tuple[str, str], ...],
+    create: bool,
+) -> None:
+    """Start a run of WORKFLOW and print its id.
+
+    Each argument of the workflow is one JSON value: 7, true, '"text"', '{"item": "chair"}'. The run is executed by
+    whoever serves the database, now or later.
+    """
+    from durable_trio.cli.client import ask
+
+    given = tags_of(tags)
+
+    async def start(client: Engine) -> tuple[str, str | None]:
+        run = await client.start(
+            workflow, *args, id=run_id, queue=queue, priority=priority, delay=delay, tags=given or None
+        )
+        return run.id, await _doubt(client, workflow)
+
+    started, doubt = ask(database, start, creates=create)
+    write_lines([started])
+    if doubt is not None:
+        say(doubt)
+
+
+async def _doubt(client: Engine, workflow: str) -> str | None:
+    """Return what may keep the run from being executed."""
+    if not any(executor.is_alive for executor in (await client.status()).executors):
+        return "nobody serves this database now; the run begins when somebody does"
+    served = {name for process in await client.processes() for name in process.workflows}
+    if workflow in served or not served:  # one that has only just begun to serve has said nothing yet
+        return None
+    near = get_close_matches(workflow, served, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "is the name right?"
+    return f"nobody who serves this database knows {workflow!r}; {hint} The run waits until somebody does"

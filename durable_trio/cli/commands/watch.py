@@ -1,0 +1,64 @@
+"""``watch``: follows runs as they change."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from durable_trio.cli.completion import complete_run
+from durable_trio.cli.options import (
+    database_option,
+    json_option,
+    status_option,
+    tags_of,
+    tags_option,
+    workflow_option,
+)
+from durable_trio.cli.output import write_json_line, write_lines
+
+if TYPE_CHECKING:
+    from durable_trio import Engine
+
+
+@click.command("watch")
+@database_option
+@click.argument("run_id", metavar="[RUN]", required=False, shell_complete=complete_run)
+@status_option
+@workflow_option
+@tags_option("Only runs with this tag; may be repeated, then all must match.")
+@json_option
+def command(
+    database: str,
+    run_id: str | None,
+    statuses: tuple[str, ...],
+    workflow: str | None,
+    tags: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Follow one run to its end, or all runs until Ctrl-C: the present state of each first, then each change.
+
+    With --json each state is one line.
+    """
+    from durable_trio.cli.client import ask
+    from durable_trio.cli.documents import run_document
+    from durable_trio.cli.runs_table import ChangeLines
+    from durable_trio.cli.screen import find_screen
+
+    if run_id is not None and (statuses or workflow or tags):
+        raise click.UsageError("a run that is named needs no --status, --workflow or --tag")
+    given = tags_of(tags)
+    lines = ChangeLines(find_screen())
+
+    async def follow(client: Engine) -> None:
+        async with client.watch(
+            run_id=run_id, status=statuses or None, workflow=workflow, tags=given or None
+        ) as changes:
+            async for record in changes:
+                if as_json:
+                    write_json_line(run_document(record))
+                else:
+                    write_lines([lines.line(record, datetime.now(UTC))])
+
+    ask(database, follow)

@@ -1,0 +1,233 @@
+"""What ``--json`` prints, as attrs classes: they are the published shapes, ``schemas`` makes JSON Schema of them.
+
+Instants are ISO 8601 in UTC with microseconds, durations seconds. Fields may be added in later versions; none is
+renamed or changes its meaning.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from durable_trio.cli.text import jsonable
+from durable_trio.cli.times import iso
+from durable_trio.records import (
+    FailureRecord,
+    Problem,
+    RunRecord,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    WaitRecord,
+)
+
+__all__ = [
+    "CheckDocument",
+    "FailureDocument",
+    "Finding",
+    "ListDocument",
+    "PruneDocument",
+    "RunDocument",
+    "ShowDocument",
+    "StepDocument",
+    "WaitDocument",
+    "failure_document",
+    "plain",
+    "run_document",
+    "show_document",
+]
+
+Record = TypeVar("Record")
+
+
+@attrs.frozen(kw_only=True)
+class FailureDocument:
+    """A failure: the qualified name of its type, its text, its traceback."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@attrs.frozen(kw_only=True)
+class ProblemDocument:
+    """Why a run is parked."""
+
+    kind: str
+    text: str
+    fingerprint: str
+
+
+@attrs.frozen(kw_only=True)
+class RunDocument:
+    """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored."""
+
+    id: str
+    workflow: str
+    status: RunStatus
+    args: tuple[Any, ...]
+    result: Any
+    error: FailureDocument | None
+    problem: ProblemDocument | None
+    queue: str | None
+    priority: int
+    tags: Mapping[str, str]
+    parent_id: str | None
+    owner: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    wake_at: datetime | None
+    ttl_at: datetime | None
+    recoveries: int
+    generation: int
+    compensation_errors: tuple[FailureDocument, ...]
+    values: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class StepDocument:
+    """One row of a run's history."""
+
+    key: str
+    kind: StepKind
+    status: StepStatus
+    attempt: int
+    result: Any
+    error: FailureDocument | None
+    started_at: datetime
+    finished_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class WaitDocument:
+    """An open wait: a timer, a signal, the next attempt of a step, or a step that must not begin twice."""
+
+    key: str
+    kind: str
+    due_at: datetime | None
+    attempt: int
+    error: FailureDocument | None
+    started_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class ListDocument:
+    """What ``list`` prints."""
+
+    runs: tuple[RunDocument, ...]
+    next_cursor: str | None
+
+
+@attrs.frozen(kw_only=True)
+class ShowDocument:
+    """What ``show`` prints: the run, its history, its open waits, the ids of its children."""
+
+    run: RunDocument
+    steps: tuple[StepDocument, ...]
+    waits: tuple[WaitDocument, ...]
+    children: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class PruneDocument:
+    """What ``prune`` prints."""
+
+    count: int
+    before: datetime
+    is_dry_run: bool
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """One thing that ``check`` looked at. ``wrong`` makes the exit code 1."""
+
+    level: Literal["ok", "note", "wrong"]
+    about: str
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class CheckDocument:
+    """What ``check`` prints."""
+
+    database: str
+    is_sound: bool
+    findings: tuple[Finding, ...]
+    runs_by_status: Mapping[str, int]
+
+
+def run_document(record: RunRecord) -> RunDocument:
+    """Return a run as it is printed."""
+    return RunDocument(
+        **{
+            **_fields(record, RunDocument),
+            "error": failure_document(record.error),
+            "problem": _problem_document(record.problem),
+            "compensation_errors": tuple(map(_of_failure_record, record.compensation_errors)),
+        }
+    )
+
+
+def show_document(
+    record: RunRecord, steps: tuple[StepRecord, ...], waits: tuple[WaitRecord, ...], children: tuple[str, ...]
+) -> ShowDocument:
+    """Return a run with its history and open waits, as it is printed."""
+    return ShowDocument(
+        run=run_document(record),
+        steps=tuple(
+            StepDocument(**{**_fields(step, StepDocument), "error": failure_document(step.error)}) for step in steps
+        ),
+        waits=tuple(
+            WaitDocument(**{**_fields(wait, WaitDocument), "error": failure_document(wait.error)}) for wait in waits
+        ),
+        children=children,
+    )
+
+
+def failure_document(error: BaseException | FailureRecord | None) -> FailureDocument | None:
+    """Return a failure as it is printed, whether it could be rebuilt or not."""
+    if error is None:
+        return None
+    if isinstance(error, FailureRecord):
+        return _of_failure_record(error)
+    cls = type(error)
+    stored = error.__cause__  # of what was rebuilt it is the text of the recorded traceback
+    trace = stored.args[0] if stored is not None and stored.args and isinstance(stored.args[0], str) else ""
+    if isinstance(getattr(error, "type", None), str) and error.type:  # type: ignore[attr-defined]  # StepFailed
+        return FailureDocument(type=error.type, message=str(error), traceback=trace)  # type: ignore[attr-defined]
+    return FailureDocument(type=f"{cls.__module__}.{cls.__qualname__}", message=str(error), traceback=trace)
+
+
+def _of_failure_record(record: FailureRecord) -> FailureDocument:
+    return FailureDocument(type=record.type, message=record.message, traceback=record.traceback)
+
+
+def _problem_document(problem: Problem | None) -> ProblemDocument | None:
+    if problem is None:
+        return None
+    return ProblemDocument(kind=problem.kind, text=problem.text, fingerprint=problem.fingerprint)
+
+
+def _fields(record: object, cls: type[attrs.AttrsInstance]) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in attrs.fields(cls)}
+
+
+def plain(document: Any) -> Any:
+    """Return a document as JSON values."""
+    if attrs.has(type(document)):
+        return {field.name: plain(getattr(document, field.name)) for field in attrs.fields(type(document))}
+    if isinstance(document, datetime):
+        return iso(document)
+    if isinstance(document, enum.Enum):
+        return document.value
+    if isinstance(document, Mapping):
+        return {str(key): plain(item) for key, item in document.items()}
+    if isinstance(document, list | tuple):
+        return [plain(item) for item in document]
+    return jsonable(document)

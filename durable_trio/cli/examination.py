@@ -1,0 +1,134 @@
+"""What ``check`` looks at. The only SQL of the command line is here, on a connection of ``engine.connect``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import attrs
+import trio
+
+from durable_trio.cli.client import ask
+from durable_trio.cli.documents import CheckDocument, Finding
+from durable_trio.cli.text import plural, visible
+from durable_trio.engine.engine import Engine
+from durable_trio.errors import StoreCorrupt
+from durable_trio.records import EngineStatus
+from durable_trio.stores.sqlite import sqlite3
+
+__all__ = ["examine"]
+
+_INTEGRITY: Final = "PRAGMA integrity_check(5)"
+_REFERENCES: Final = "PRAGMA foreign_key_check"
+_OWNED: Final = "SELECT owner, count(*) FROM runs WHERE owner IS NOT NULL GROUP BY owner ORDER BY owner"
+_OVERDUE: Final = """
+    SELECT workflow, count(*) FROM runs WHERE owner IS NULL AND wake_at <= ? GROUP BY workflow ORDER BY workflow
+"""
+# A run that is due is taken within milliseconds, or as soon as there is room for it.
+_OVERDUE_AFTER: Final = timedelta(seconds=30)
+_NAMES_SHOWN: Final = 3
+
+
+@attrs.frozen(kw_only=True)
+class _Rows:
+    """What SQL had to be asked for."""
+
+    damage: tuple[str, ...]
+    dangling: int
+    owned: dict[int, int]  # by executor
+    overdue: dict[str, int]  # by workflow
+
+
+def examine(database: str) -> CheckDocument:
+    """Examine a database.
+
+    Raises:
+        Failed, DurableError: it cannot be opened; the message says why.
+    """
+
+    async def look(client: Engine) -> CheckDocument:
+        status = await client.status()
+        due_before = datetime.now(UTC) - _OVERDUE_AFTER
+        rows = await trio.to_thread.run_sync(_read, client, due_before, abandon_on_cancel=True)
+        findings = tuple(_findings(status, rows))
+        return CheckDocument(
+            database=database,
+            is_sound=all(finding.level != "wrong" for finding in findings),
+            findings=findings,
+            runs_by_status={key.value: count for key, count in status.runs_by_status.items()},
+        )
+
+    return ask(database, look)
+
+
+def _read(client: Engine, due_before: datetime) -> _Rows:
+    connection: Any = client.connect()
+    try:
+        due = round(due_before.timestamp() * 1_000_000)
+        answers = [str(row[0]) for row in connection.execute(_INTEGRITY).fetchall()]
+        return _Rows(
+            damage=() if answers == ["ok"] else tuple(answers),
+            dangling=len(connection.execute(_REFERENCES).fetchall()),
+            owned=dict(connection.execute(_OWNED).fetchall()),
+            overdue=dict(connection.execute(_OVERDUE, (due,)).fetchall()),
+        )
+    except sqlite3.DatabaseError as error:
+        raise StoreCorrupt(f"the database cannot be read to its end ({error}); restore a copy") from error
+    finally:
+        connection.close()
+
+
+def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
+    yield Finding(level="ok", about="file", text="the file is a database of durable_trio, of a schema known here")
+    yield from _soundness(rows)
+    for warning in status.warnings:
+        yield Finding(level="note", about="sqlite", text=warning)
+    if not status.warnings:
+        yield Finding(level="ok", about="sqlite", text=f"SQLite {status.sqlite_version}")
+    alive = [executor for executor in status.executors if executor.is_alive]
+    pids = ", ".join(str(executor.pid) for executor in alive[:_NAMES_SHOWN])
+    if alive:
+        more = ", …" if len(alive) > _NAMES_SHOWN else ""
+        yield Finding(level="ok", about="executors", text=f"{plural(len(alive), 'executor')} (process {pids}{more})")
+    else:
+        yield Finding(level="note", about="executors", text="nobody serves this database now")
+    yield from _runs(status, rows, {executor.id for executor in alive})
+
+
+def _soundness(rows: _Rows) -> Iterator[Finding]:
+    if rows.damage:
+        first = visible(rows.damage[0].replace("\n", " "))
+        yield Finding(level="wrong", about="integrity", text=f"the file is damaged: {first}; restore a copy")
+    else:
+        yield Finding(level="ok", about="integrity", text="its pages and indexes are whole")
+    if rows.dangling:
+        text = f"{plural(rows.dangling, 'row')} without their run: the file was changed by another program"
+        yield Finding(level="wrong", about="references", text=text)
+    else:
+        yield Finding(level="ok", about="references", text="each row belongs to a run")
+
+
+def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Finding]:
+    counts = ", ".join(f"{count:,} {name.value}" for name, count in status.runs_by_status.items() if count)
+    yield Finding(level="ok", about="runs", text=f"runs: {counts or 'none'}")
+    if status.parked:
+        text = f"{plural(len(status.parked), 'run')} parked: {_some(status.parked)}; 'show' tells why"
+        yield Finding(level="wrong", about="parked", text=text)
+    dead = {owner: count for owner, count in rows.owned.items() if owner not in alive}
+    if dead:
+        advice = "if this lasts, look at its log" if alive else "serve the database, then they go on"
+        text = f"{plural(sum(dead.values()), 'run')} in the hands of a process that has died; {advice}"
+        yield Finding(level="wrong", about="owners", text=text)
+    if rows.overdue:
+        names = [f"{name} ({count:,})" for name, count in rows.overdue.items()]
+        if alive:
+            text = f"due, but nobody takes them: {_some(names)}; does an executor know these workflows?"
+            yield Finding(level="wrong", about="workflows", text=text)
+        else:
+            yield Finding(level="note", about="workflows", text=f"due, for when somebody serves: {_some(names)}")
+
+
+def _some(names: list[str] | tuple[str, ...]) -> str:
+    shown = ", ".join(map(visible, names[:_NAMES_SHOWN]))
+    return f"{shown}, and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else shown

@@ -1,0 +1,185 @@
+"""The program: finds commands, and turns whatever ends one into one line and an exit code.
+
+0: done. 1: it could not be done, or ``check`` found something wrong. 2: wrong usage. 130: Ctrl-C. When the reader of
+the output has gone (``| head``), the program ends silently, with 141 as if by SIGPIPE.
+
+Nothing here imports trio or the engine; a command does, once it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Final, NoReturn
+
+import click
+
+from durable_trio.cli.faults import Failed, Interrupted, ReaderGone
+from durable_trio.cli.output import is_colored
+from durable_trio.cli.text import visible
+
+__all__ = ["COMMANDS", "Program", "main", "program"]
+
+# Name: module in ``commands``, and what the list of commands says of it; so that the list needs no import.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "serve": ("serve", "Execute runs, in this process or in worker processes."),
+    "start": ("start", "Start a run."),
+    "list": ("list_runs", "List runs, newest first."),
+    "show": ("show", "Show a run and its timeline."),
+    "watch": ("watch", "Follow one run, or all, as they change."),
+    "top": ("top", "Watch and steer runs on a screen that keeps itself up to date."),
+    "signal": ("signal", "Send a signal to a run."),
+    "cancel": ("cancel", "Ask a run to cancel."),
+    "resume": ("resume", "Let a parked, failed or cancelled run go on."),
+    "fork": ("fork", "Start a new run with the beginning of another's history."),
+    "tree": ("tree", "Show the supervision trees of those who serve."),
+    "prune": ("prune", "Remove runs that have ended."),
+    "check": ("check", "Examine a database; exit code 1 if something is wrong."),
+    "schema": ("schema", "Print the JSON Schema of what a command prints with --json."),
+}
+
+_BROKEN_PIPE: Final = 141
+_INTERRUPTED: Final = 130
+
+
+class Program(click.Group):
+    """A group of commands that are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of a run's life."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"durable_trio.cli.commands.{COMMANDS[cmd_name][0]}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or offer the nearest."""
+        name = args[0]
+        if name not in COMMANDS and not ctx.resilient_parsing:
+            near = get_close_matches(name, COMMANDS, n=1)
+            ctx.fail(f"there is no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Offer the names of commands without importing them; else what options offer."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+
+    def main(  # type: ignore[override]  # there is one mode only
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        """Run the program and exit."""
+        extra.pop("standalone_mode", None)
+        name = prog_name or "durable-trio"
+        try:
+            ended = super().main(args, name, standalone_mode=False, color=is_colored(sys.stdout), **extra)
+            sys.stdout.flush()
+            code = ended if isinstance(ended, int) else 0
+        except BaseException as error:
+            code = _exit_code_of(error, name)
+        sys.exit(code)
+
+
+def _exit_code_of(error: BaseException, name: str) -> int:
+    """Say what an exception means, in one line, and return the exit code."""
+    if isinstance(error, SystemExit):  # click's own, of the completion
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, ReaderGone | BrokenPipeError):
+        return _reader_has_gone()
+    if isinstance(error, Interrupted | KeyboardInterrupt | click.Abort):
+        if isinstance(error, Interrupted) and sys.stderr.isatty():
+            click.echo(err=True)  # the terminal has written ^C; click has ended that line for the others
+        return _INTERRUPTED
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx is not None else name
+        _say(f"{path}: {error.format_message()} (see '{path} --help')")
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        _say(f"{name}: {error.format_message()}")
+        return error.exit_code
+    text = _text_of_failure(error)
+    if text is None:
+        raise error
+    _say(f"{name}: {text}")
+    return 1
+
+
+def _text_of_failure(error: BaseException) -> str | None:
+    from durable_trio.errors import DurableError
+
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, Failed | DurableError | OSError):
+        return str(error)
+    return None
+
+
+def _say(text: str) -> None:
+    click.echo(" ".join(visible(line.strip()) for line in text.splitlines()), err=True)
+
+
+def _reader_has_gone() -> int:
+    """The interpreter flushes standard output once more at its end: let that go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return _BROKEN_PIPE
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"durable-trio {version('durable-trio')}")
+    except PackageNotFoundError:  # it runs from a checkout
+        click.echo("durable-trio, not installed")
+    ctx.exit()
+
+
+@click.command(
+    cls=Program,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Most commands take --json. Shell completion: see the page 'Command line' of the documentation.",
+)
+@click.option(
+    "--db",
+    metavar="FILE",
+    envvar="DURABLE_TRIO_DB",
+    show_envvar=True,
+    type=click.Path(),
+    help="The database. May also stand after the command.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def program(db: str | None) -> None:
+    """Look at durable_trio's runs, and steer them, from any process."""
+
+
+def main() -> NoReturn:
+    """Run the program ``durable-trio`` and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a character that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    program.main(prog_name="durable-trio")

@@ -1,0 +1,144 @@
+"""One run for people: what it is, how it goes, then its timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from textwrap import wrap
+from typing import Final
+
+import attrs
+import click
+
+from durable_trio.cli.documents import failure_document
+from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, status_text, status_word
+from durable_trio.cli.screen import Screen
+from durable_trio.cli.text import compact, cut, visible
+from durable_trio.cli.timeline import timeline
+from durable_trio.cli.times import duration_text, instant_text, until_text
+from durable_trio.records import ExecutorStatus, RunRecord, RunStatus, StepRecord, WaitRecord
+
+__all__ = ["RunView", "run_view"]
+
+_LABEL_WIDTH: Final = 11
+_PROBLEM_INDENT: Final = "    "
+
+
+@attrs.frozen(kw_only=True)
+class RunView:
+    """All that is shown of a run, and the executor that has it, if that is still known."""
+
+    record: RunRecord
+    steps: tuple[StepRecord, ...]
+    waits: tuple[WaitRecord, ...]
+    children: tuple[RunRecord, ...]
+    owner: ExecutorStatus | None
+
+
+def run_view(
+    view: RunView, now: datetime, screen: Screen, *, has_results: bool = False, has_traceback: bool = False
+) -> list[str]:
+    """Return the lines of a run's view."""
+    record = view.record
+    status = status_text(status_word(record))
+    room = screen.room - len(status_word(record)) - 2
+    lines = [click.style(cut(visible(record.id), max(8, room)), bold=True) + "  " + status]
+    for label, text, color in _facts(view, now):
+        lines.append(_fact(label, text, color, screen))
+    lines += _problem(record, screen)
+    if has_traceback:
+        lines += _traceback(record)
+    drawn = timeline(view, now, screen, has_results=has_results)
+    return [*lines, "", *drawn] if drawn else lines
+
+
+def _fact(label: str, text: str, color: str | None, screen: Screen) -> str:
+    shown = cut(text, screen.room - _LABEL_WIDTH)
+    return click.style(f"  {label:<{_LABEL_WIDTH - 2}}", dim=True) + click.style(shown, fg=color)
+
+
+def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
+    record = view.record
+    args = ", ".join(map(compact, record.args))
+    yield "workflow", f"{visible(record.workflow)}({args})", None
+    yield "time", _time(record, now), None
+    waiting = _waiting(record, now)
+    if waiting:
+        yield "waits", waiting, None
+    if record.ttl_at is not None and not record.status.is_final:
+        yield "expires", f"{until_text(record.ttl_at, now)} ({instant_text(record.ttl_at, now)})", None
+    if record.owner is not None:
+        yield "owner", _owner(view), None if view.owner is not None and view.owner.is_alive else "red"
+    if record.parent_id is not None:
+        yield "parent", visible(record.parent_id), None
+    if record.queue is not None or record.priority:
+        queue = visible(record.queue) if record.queue is not None else "none"
+        yield "queue", f"{queue}, priority {record.priority}", None
+    if record.tags:
+        yield "tags", "  ".join(f"{visible(key)}={visible(value)}" for key, value in sorted(record.tags.items())), None
+    if record.recoveries:
+        yield "recovered", f"{record.recoveries} times without a new step in between", "yellow"
+    if record.generation:
+        yield "generation", f"{record.generation} (continued as new)", None
+    for key, value in record.values.items():
+        yield "value", f"{visible(key)} = {compact(value)}", None
+    if record.status is RunStatus.COMPLETED:
+        yield "result", compact(record.result), "green"
+    if record.error is not None:
+        is_cancel = record.status is RunStatus.CANCELLED
+        yield (
+            ("reason" if is_cancel else "error"),
+            failure_text(record.error) or "none given",
+            (None if is_cancel else "red"),
+        )
+    for error in record.compensation_errors:
+        yield "not undone", failure_text(error), "red"
+
+
+def _time(record: RunRecord, now: datetime) -> str:
+    if record.started_at is None:
+        return f"created {instant_text(record.created_at, now)}, not begun yet"
+    begun = f"began {instant_text(record.started_at, now)}"
+    if record.finished_at is None:
+        return f"{begun}, {duration_text((now - record.started_at).total_seconds())} ago"
+    took = duration_text((record.finished_at - record.started_at).total_seconds())
+    return f"{begun}, ended {instant_text(record.finished_at, now)}, took {took}"
+
+
+def _waiting(record: RunRecord, now: datetime) -> str:
+    if record.status.is_final or record.owner is not None or record.problem is not None:
+        return ""
+    if record.wake_at is None or record.wake_at.year >= NEVER_YEAR:
+        return "for a message" if record.status is RunStatus.SUSPENDED else ""
+    what = "to begin" if record.started_at is None else "to go on"
+    if record.wake_at <= now:
+        return f"{what}: due since {instant_text(record.wake_at, now)}, for an executor that knows the workflow"
+    return f"{what} {until_text(record.wake_at, now)} ({instant_text(record.wake_at, now)})"
+
+
+def _owner(view: RunView) -> str:
+    number = view.record.owner
+    if view.owner is None:
+        return f"executor {number}, which has ended"
+    text = f"executor {number}, process {view.owner.pid} on {visible(view.owner.host)}"
+    return text if view.owner.is_alive else f"{text}, which has died"
+
+
+def _problem(record: RunRecord, screen: Screen) -> list[str]:
+    """Return why it is parked, whole: it is what there is to be read."""
+    problem = record.problem
+    if problem is None:
+        return []
+    lines = [_fact("parked", visible(problem.kind), "red", screen)]
+    room = screen.room - len(_PROBLEM_INDENT)
+    for line in problem.text.rstrip().splitlines():
+        lines += [_PROBLEM_INDENT + cut(part, room) for part in wrap(visible(line), room, drop_whitespace=False)]
+    lines.append(_fact("", "mend the code and serve it, or: durable-trio resume", None, screen))
+    return lines
+
+
+def _traceback(record: RunRecord) -> list[str]:
+    document = failure_document(record.error)
+    if document is None or not document.traceback:
+        return []
+    return ["", *("  " + visible(line) for line in document.traceback.rstrip().splitlines())]

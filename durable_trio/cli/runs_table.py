@@ -1,0 +1,133 @@
+"""Runs as a table, and as lines of a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+import click
+
+from durable_trio.cli.documents import failure_document
+from durable_trio.cli.screen import Screen
+from durable_trio.cli.table import Column, table
+from durable_trio.cli.text import cut, first_line, pad, visible, width_of
+from durable_trio.cli.times import duration_text, instant_text, until_text
+from durable_trio.records import FailureRecord, RunRecord, RunStatus
+
+__all__ = ["NEVER_YEAR", "ChangeLines", "failure_text", "note_of", "runs_table", "status_text", "status_word"]
+
+_COLORS: Final = {
+    RunStatus.PENDING: "blue",
+    RunStatus.RUNNING: "cyan",
+    RunStatus.SUSPENDED: "yellow",
+    RunStatus.COMPENSATING: "magenta",
+    RunStatus.COMPLETED: "green",
+    RunStatus.FAILED: "red",
+    RunStatus.CANCELLED: "bright_black",
+}
+_STATUS_WIDTH: Final = max(map(len, RunStatus))
+_PARKED: Final = "parked"
+_NOTE_MIN: Final = 10
+# What never comes due is stored as the end of this year.
+NEVER_YEAR: Final = 9999
+
+
+def status_word(record: RunRecord) -> str:
+    """Return the status in a word; a run that waits for people is ``parked``, not merely suspended."""
+    return _PARKED if record.problem is not None and not record.status.is_final else record.status.value
+
+
+def status_text(word: str) -> str:
+    """Return a status in its colour, also one that was cut or padded."""
+    bare = word.strip().removesuffix("…")
+    color = next((color for status, color in _COLORS.items() if bare and status.startswith(bare)), "red")
+    return click.style(word, fg=color, bold=color == "red")
+
+
+def failure_text(error: BaseException | FailureRecord | None) -> str:
+    """Return a failure in one line: its type without the module, and its text."""
+    document = failure_document(error)
+    if document is None:
+        return ""
+    name = document.type.rpartition(".")[2]
+    text = first_line(document.message)
+    if name == "RunCancelled":
+        reason = getattr(error, "reason", None)
+        return visible(reason) if isinstance(reason, str) else ""
+    return f"{visible(name)}: {text}" if text else visible(name)
+
+
+def note_of(record: RunRecord, now: datetime) -> str:
+    """Return the one thing to know of a run beside its status."""
+    if record.status is RunStatus.COMPLETED:
+        return ""
+    if record.status.is_final:
+        undone = f" ({len(record.compensation_errors)} not undone)" if record.compensation_errors else ""
+        return failure_text(record.error) + undone
+    if record.problem is not None:
+        return f"{visible(record.problem.kind)}: {first_line(record.problem.text)}"
+    if record.wake_at is not None and record.owner is None and record.wake_at.year < NEVER_YEAR:
+        return f"due {until_text(record.wake_at, now)}"
+    if record.recoveries:
+        return f"recovered {record.recoveries} times" if record.recoveries > 1 else "recovered once"
+    return ""
+
+
+def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list[str]:
+    """Return a table of runs."""
+    columns = [
+        Column(title="RUN", width_min=36, style=lambda text: click.style(text, bold=True)),
+        Column(title="STATUS", width_min=_STATUS_WIDTH, style=status_text),
+        Column(title="WORKFLOW", width_min=8),
+        Column(title="CREATED", width_min=8, drop_cost=4, style=lambda text: click.style(text, dim=True)),
+        Column(title="TOOK", width_min=6, is_right=True, drop_cost=1),
+        Column(title="", width_min=16, drop_cost=2),
+    ]
+    rows = [
+        (
+            visible(record.id),
+            status_word(record),
+            visible(record.workflow),
+            instant_text(record.created_at, now),
+            _took(record, now),
+            note_of(record, now),
+        )
+        for record in runs
+    ]
+    return table(columns, rows, screen)
+
+
+def _took(record: RunRecord, now: datetime) -> str:
+    if record.started_at is None:
+        return ""
+    return duration_text(((record.finished_at or now) - record.started_at).total_seconds())
+
+
+class ChangeLines:
+    """Lines of a watch: columns that widen as longer names come, and do not shrink again."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._id_width = 0
+        self._workflow_width = 0
+
+    def line(self, record: RunRecord, now: datetime) -> str:
+        """Return the line of a run's newest state."""
+        id, workflow = visible(record.id), visible(record.workflow)
+        room = self._screen.room
+        self._id_width = max(self._id_width, min(width_of(id), max(12, room // 2)))
+        self._workflow_width = max(self._workflow_width, min(width_of(workflow), max(8, room // 5)))
+        head = [
+            click.style(f"{now.astimezone():%H:%M:%S}", dim=True),
+            click.style(pad(id, self._id_width), bold=True),
+            status_text(pad(status_word(record), _STATUS_WIDTH)),
+        ]
+        rest = room - (8 + self._id_width + _STATUS_WIDTH + 2 * len(head))
+        if rest >= self._workflow_width:
+            head.append(pad(workflow, self._workflow_width))
+            rest -= self._workflow_width + 2
+        note = note_of(record, now)
+        if note and rest >= _NOTE_MIN:
+            head.append(cut(note, rest))
+        return "  ".join(head).rstrip()

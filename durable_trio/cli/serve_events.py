@@ -1,0 +1,112 @@
+"""What happens in the tree of a server, as log records: a message for people, fields for programs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, Final
+
+import attrs
+
+from durable_trio.workers.parent import WORKERS
+from supervisors import (
+    ChildExited,
+    ChildStarted,
+    ChildUnstopped,
+    ExitKind,
+    ProcessNotReady,
+    ProcessUnresponsive,
+    RestartScheduled,
+    TreeNode,
+)
+
+__all__ = ["Line", "TreeLog"]
+
+# A shorter wait for a restart is not worth a line.
+_DELAY_SECONDS: Final = 1.0
+
+
+@attrs.frozen
+class Line:
+    """One thing that has happened."""
+
+    event: str
+    message: str
+    fields: dict[str, Any] = attrs.Factory(dict)
+    level: int = logging.INFO
+
+
+class TreeLog:
+    """Turns the events of a supervision tree into lines; remembers which worker had which process."""
+
+    def __init__(self) -> None:
+        self._pids: dict[str, int] = {}
+        self.restart_count = 0
+
+    def present(self, workers: Iterator[TreeNode]) -> Iterator[Line]:
+        """Yield a line for each worker that runs already."""
+        for node in workers:
+            if node.pid is not None:
+                yield self._started(node.name, node.pid, node.restart_count)
+
+    def lines(self, event: object) -> Iterator[Line]:
+        """Yield what there is to say of an event; of most nothing."""
+        if isinstance(event, ChildUnstopped):
+            yield Line("unstopped", str(event.error), {"child": _path(event.path)}, logging.CRITICAL)
+        elif isinstance(event, ChildStarted | ChildExited | RestartScheduled):
+            is_worker = event.path[-2:-1] == (WORKERS,)
+            yield from self._of_worker(event) if is_worker else self._of_service(event)
+
+    def _of_worker(self, event: ChildStarted | ChildExited | RestartScheduled) -> Iterator[Line]:
+        name = event.path[-1]
+        if isinstance(event, ChildStarted) and event.pid is not None:
+            if self._pids.get(name) != event.pid:  # else it was said before
+                yield self._started(name, event.pid, event.restart_count)
+        elif isinstance(event, ChildExited):
+            yield self._exited(name, event)
+        elif isinstance(event, RestartScheduled) and event.delay_seconds >= _DELAY_SECONDS:
+            seconds = round(event.delay_seconds, 1)
+            fields = {"worker": name, "delay_seconds": seconds}
+            yield Line("worker_restart_delayed", f"{name} is started again in {seconds:g} s", fields)
+
+    def _started(self, name: str, pid: int, restart_count: int) -> Line:
+        self._pids[name] = pid
+        fields = {"worker": name, "pid": pid, "restarts": restart_count}
+        if not restart_count:
+            return Line("worker_started", f"{name} is ready (process {pid})", fields)
+        self.restart_count += 1
+        return Line("worker_restarted", f"{name} was restarted (process {pid})", fields, logging.WARNING)
+
+    def _exited(self, name: str, event: ChildExited) -> Line:
+        pid = self._pids.pop(name, None)
+        exit = event.exit
+        fields: dict[str, Any] = {"worker": name, "pid": pid}
+        if exit.kind is ExitKind.STOPPED:
+            return Line("worker_exited", f"{name} has stopped (process {pid})", {**fields, "reason": "stopped"})
+        reason = _reason(event)
+        message = f"{name} has ended (process {pid}): {reason}"
+        return Line("worker_exited", message, {**fields, "reason": reason}, logging.WARNING)
+
+    def _of_service(self, event: ChildStarted | ChildExited | RestartScheduled) -> Iterator[Line]:
+        path = _path(event.path)
+        if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED:
+            reason = _reason(event)
+            yield Line("child_crashed", f"{path}: {reason}", {"child": path, "reason": reason}, logging.WARNING)
+        elif isinstance(event, ChildStarted) and event.restart_count:
+            fields = {"child": path, "restarts": event.restart_count}
+            yield Line("child_restarted", f"{path} was restarted", fields, logging.WARNING)
+
+
+def _path(path: tuple[str, ...]) -> str:
+    return "/".join(path)
+
+
+def _reason(event: ChildExited) -> str:
+    """Return why a child has ended: of a process the signal or code, and the last thing that it said."""
+    process, error = event.exit.process, event.exit.error
+    if process is None:
+        return str(event.exit)
+    if isinstance(error, ProcessUnresponsive | ProcessNotReady):
+        return str(error).partition("\n")[0]
+    said = process.stderr_tail.rstrip().rpartition("\n")[2].strip()
+    return f"{process}, {said}" if said and process.code else str(process)

@@ -1,0 +1,98 @@
+"""Text in cells of a terminal: how wide it is, cutting and padding it, and making it harmless.
+
+Nothing that was stored is written to a terminal as it is: control characters could move its cursor or change its
+title, marks of writing direction could make one id look like another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from functools import lru_cache
+from typing import Any, Final
+
+__all__ = ["compact", "cut", "first_line", "pad", "plural", "visible", "width_of"]
+
+_ELLIPSIS: Final = "…"
+# Marks that turn the writing direction round, or join without being seen.
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_JOINERS: Final = frozenset("\u200c\u200d")  # in names of many languages, and in emoji
+
+
+@lru_cache(maxsize=4096)
+def _cells(character: str) -> int:
+    if character in _JOINERS or unicodedata.combining(character):
+        return 0
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def width_of(text: str) -> int:
+    """Return how many cells of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_cells, text))
+
+
+def cut(text: str, cells: int) -> str:
+    """Return a text that takes at most so many cells; where something is cut off it ends with …."""
+    if width_of(text) <= cells:
+        return text
+    if cells <= 0:
+        return ""
+    kept = 0
+    for index, character in enumerate(text):
+        kept += _cells(character)
+        if kept > cells - 1:
+            return text[:index] + _ELLIPSIS
+    return text
+
+
+def pad(text: str, cells: int, *, right: bool = False) -> str:
+    """Return a text cut or filled up with blanks to exactly so many cells; ``right`` puts it at the right end."""
+    text = cut(text, cells)
+    blanks = " " * (cells - width_of(text))
+    return blanks + text if right else text + blanks
+
+
+def visible(text: str) -> str:
+    """Return a text with everything unseen written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character in _JOINERS or unicodedata.category(character) not in _UNSEEN
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a text that has something in it; … tells that there are more."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    if not lines:
+        return ""
+    return visible(lines[0]) + (f" {_ELLIPSIS}" if any(lines[1:]) else "")
+
+
+def compact(value: Any) -> str:
+    """Return a JSON value as one line for people."""
+    return visible(json.dumps(jsonable(value), ensure_ascii=False, separators=(", ", ": ")))
+
+
+def jsonable(value: Any) -> Any:
+    """Return a stored value as JSON can say it: a number that is none is written with the codec's own tag."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def plural(count: int, noun: str) -> str:
+    """Return ``1 run``, ``2 runs``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -1,0 +1,35 @@
+"""Databases for the tests of the command line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from desk import shop
+
+
+@pytest.fixture(scope="session")
+def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a database with a run in each status, whose process was killed."""
+    folder = tmp_path_factory.mktemp("shop")
+    with shop(folder / "shop.db") as process:
+        process.kill()
+    return folder
+
+
+@pytest.fixture
+def db(abandoned: Path, tmp_path: Path) -> str:
+    """The path of a copy of that database."""
+    for file in abandoned.iterdir():
+        shutil.copyfile(file, tmp_path / file.name)
+    return str(tmp_path / "shop.db")
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The path of such a database while a process serves it."""
+    path = tmp_path_factory.mktemp("live") / "shop.db"
+    with shop(path):
+        yield str(path)

@@ -1,0 +1,168 @@
+"""``start``, ``signal``, ``cancel``, ``resume``, ``fork``, ``prune``: what they do, and what they say."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk import PATIENCE_SECONDS, call, call_process, command_line, process_of
+
+
+def shown(db: str, run_id: str) -> Any:
+    return call("--db", db, "show", run_id, "--json").json["run"]
+
+
+# ---- start ---------------------------------------------------------------------------------------------------------
+
+
+def test_start_stores_a_run_with_its_arguments_and_options_and_prints_its_id(db: str) -> None:
+    said = call(
+        "--db", db, "start", "order", "-5", '{"gift": [1.5, null]}', "--id", "order-99", "--queue", "slow",
+        "--priority", "3", "--tag", "customer=b=c", "--delay", "2d",
+    )  # fmt: skip
+    assert (said.code, said.out) == (0, "order-99\n")
+    run = shown(db, "order-99")
+    assert run["args"] == [-5, {"gift": [1.5, None]}]
+    assert (run["queue"], run["priority"], run["tags"]) == ("slow", 3, {"customer": "b=c"})
+    assert run["status"] == "pending"
+    assert run["wake_at"][:10] > run["created_at"][:10]
+
+
+def test_start_without_an_id_gives_one(db: str) -> None:
+    uuid.UUID(call("--db", db, "start", "order", "1").out.strip())
+
+
+def test_start_with_the_same_id_is_the_same_run_and_other_arguments_are_a_conflict(db: str) -> None:
+    assert call("--db", db, "start", "order", "1", "--id", "twice").code == 0
+    assert call("--db", db, "start", "order", "1", "--id", "twice").code == 0
+    said = call("--db", db, "start", "order", "2", "--id", "twice")
+    assert said.code == 1
+    assert "twice" in said.error
+
+
+def test_start_says_when_nobody_serves(db: str) -> None:
+    assert "nobody serves this database now" in call("--db", db, "start", "order", "1").err
+
+
+def test_start_of_a_name_that_never_ran_works_and_says_so(live: str) -> None:
+    said = call("--db", live, "start", "packin", '"x"', "--id", "misspelt")
+    assert (said.code, said.out) == (0, "misspelt\n")
+    assert "did you mean 'packing'?" in said.err
+    assert call("--db", live, "start", "packing", '"x"').err == ""
+
+
+def test_start_creates_a_database_only_when_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    said = call("--db", str(path), "start", "order", "1")
+    assert said.code == 1
+    assert "there is no database" in said.error
+    assert list(tmp_path.iterdir()) == []
+    assert call("--db", str(path), "start", "order", "1", "--id", "a", "--create").out == "a\n"
+    assert shown(str(path), "a")["status"] == "pending"
+
+
+# ---- signal, cancel ------------------------------------------------------------------------------------------------
+
+
+def test_signal_sends_json_and_the_same_id_is_one_signal(live: str) -> None:
+    assert call("--db", live, "start", "order", "1", "--id", "signalled").code == 0
+    for _ in range(2):
+        said = call("--db", live, "signal", "signalled", "approval", '{"by": "anna"}', "--id", "s1")
+        assert said.code == 0
+    said = call("--db", live, "watch", "signalled", "--json")
+    assert said.out.splitlines()[-1].count('"approved":{"by":"anna"}') == 1
+
+
+def test_signal_to_a_run_that_has_ended_is_an_error(db: str) -> None:
+    said = call("--db", db, "signal", "order-8", "approval")
+    assert said.code == 1
+    assert "takes no more signals" in said.error
+
+
+def test_cancel_waits_until_the_steps_are_undone(live: str) -> None:
+    said = call("--db", live, "cancel", "注文-11", "--reason", "it rains", "--wait")
+    assert (said.code, said.error) == (0, "'注文-11' is cancelled")
+    run = shown(live, "注文-11")
+    assert run["status"] == "cancelled"
+    assert "it rains" in call("--db", live, "show", "注文-11").out
+
+
+def test_cancel_of_a_run_that_has_ended_changes_nothing_and_says_so(db: str) -> None:
+    said = call("--db", db, "cancel", "order-7")
+    assert said.code == 0
+    assert "had already ended: completed" in said.error
+
+
+def test_ctrl_c_ends_the_wait_of_cancel_and_not_the_request(db: str) -> None:
+    with process_of(*command_line("--db", db, "cancel", "order-10", "--wait")) as process:
+        assert process.stderr is not None
+        assert "nobody serves this database now" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 130
+        assert process.stderr.read() == ""
+    with shop_again(db):
+        assert call("--db", db, "watch", "order-10", "--json").out.splitlines()[-1].count('"cancelled"') == 1
+
+
+def shop_again(db: str) -> Any:
+    """Serve a database that a killed process has left."""
+    return process_of(sys.executable, str(Path(__file__).with_name("shop.py")), db, "again")
+
+
+# ---- resume, fork, prune -------------------------------------------------------------------------------------------
+
+
+def test_resume_lets_a_parked_run_go_on(db: str) -> None:
+    assert call("--db", db, "resume", "payroll-12").code == 0
+    assert shown(db, "payroll-12")["problem"] is None
+
+
+def test_resume_of_a_run_that_has_undone_something_is_refused(db: str) -> None:
+    said = call("--db", db, "resume", "order-8")
+    assert said.code == 1
+    assert "order-8" in said.error
+
+
+def test_fork_copies_the_history_before_a_key(db: str) -> None:
+    said = call("--db", db, "fork", "order-8", "--before", "approval#0", "--id", "order-8b")
+    assert (said.code, said.out) == (0, "order-8b\n")
+    steps = call("--db", db, "show", "order-8b", "--json").json["steps"]
+    assert [step["key"] for step in steps] == ["pay#0", "reserve#0", "sleep#0"]
+
+
+def test_fork_before_an_unknown_key_offers_the_nearest(db: str) -> None:
+    said = call("--db", db, "fork", "order-8", "--before", "shp#0")
+    assert said.code == 1
+    assert said.error == "durable-trio: run 'order-8' has no row 'shp#0' in its history; did you mean 'ship#0'?"
+
+
+def test_prune_removes_what_has_ended_and_a_dry_run_only_counts(db: str) -> None:
+    everything = call("--db", db, "list", "--json").json["runs"]
+    final = [run for run in everything if run["finished_at"] is not None]
+    assert call("--db", db, "prune", "--before", "7d", "--dry-run").out == "would remove 0 runs\n"
+    assert call("--db", db, "prune", "--before", "0s", "--dry-run").out == f"would remove {len(final)} runs\n"
+    assert len(call("--db", db, "list", "--json").json["runs"]) == len(everything)
+    assert call("--db", db, "prune", "--before", "0s", "--status", "failed").out == "removed 1 run\n"
+    assert call("--db", db, "prune", "--before", "0s", "--json").json["count"] == len(final) - 1
+    assert len(call("--db", db, "list", "--json").json["runs"]) == len(everything) - len(final)
+
+
+@pytest.mark.parametrize("place", ["before", "after", "environment"])
+def test_the_database_is_named_before_or_after_the_command_or_by_the_environment(db: str, place: str) -> None:
+    said = {
+        "before": lambda: call_process("--db", db, "list", "--limit", "1"),
+        "after": lambda: call_process("list", "--limit", "1", "--db", db),
+        "environment": lambda: call_process("list", "--limit", "1", DURABLE_TRIO_DB=db),
+    }[place]()
+    assert said.code == 0
+    assert "stuck-1" in said.out
+
+
+def test_the_option_after_the_command_wins(db: str, tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.db")
+    assert call("--db", missing, "list", "--db", db, env={"DURABLE_TRIO_DB": missing}).code == 0
+    assert call("--db", db, "list", env={"DURABLE_TRIO_DB": missing}).code == 0

@@ -1,0 +1,294 @@
+"""``list``, ``show``, ``watch``, ``check``: what they print for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+import trio
+from desk import PATIENCE_SECONDS, call, command_line, process_of, surroundings
+
+from durable_trio import Context, Retry, open_engine, sqlite3, workflow
+from durable_trio.cli.text import width_of
+
+ALL = {"pending", "running", "suspended", "compensating", "completed", "failed", "cancelled"}
+
+
+def ids(out: str) -> list[str]:
+    return [line.split()[0] for line in out.splitlines()[1:]]
+
+
+# ---- list ----------------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_every_status_newest_first(db: str) -> None:
+    said = call("list", "--db", db)
+    assert said.code == 0
+    assert {line.split()[1] for line in said.out.splitlines()[1:]} == ALL | {"parked"}
+    assert ids(said.out)[0] == "stuck-1"
+    assert ids(said.out)[-1] == "payroll-12"
+
+
+def test_list_takes_filters(db: str) -> None:
+    assert ids(call("--db", db, "list", "--status", "failed", "--status", "cancelled").out) == ["order-9", "order-8"]
+    assert ids(call("--db", db, "list", "--workflow", "packing").out) == ["branches-1-child"]
+    assert ids(call("--db", db, "list", "--tag", "customer=anna", "--tag", "region=eu").out) == ["order-7"]
+    nothing = call("--db", db, "list", "--tag", "customer=bert")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "no run matches\n")
+
+
+def test_list_goes_on_with_the_cursor_that_it_gave(db: str) -> None:
+    everything = ids(call("--db", db, "list").out)
+    first = call("--db", db, "list", "--limit", "4")
+    *lines, more = first.out.splitlines()
+    assert "--cursor" in more
+    second = call("--db", db, "list", "--cursor", more.split()[-1])
+    assert ids("\n".join(lines)) + ids(second.out) == everything
+
+
+@pytest.mark.parametrize("columns", ["30", "40", "60", "80", "132"])
+def test_tables_and_timelines_fit_the_width_that_is_asked_for(db: str, columns: str) -> None:
+    for words in (["list"], ["show", "order-8"], ["show", "branches-1"], ["show", "payroll-12"], ["show", "注文-11"]):
+        for line in call("--db", db, *words, env={"COLUMNS": columns}).out.splitlines():
+            assert width_of(click.unstyle(line)) <= int(columns), line
+
+
+def test_into_a_pipe_nothing_is_cut(db: str) -> None:
+    env = surroundings()
+    del env["COLUMNS"]
+    done = subprocess.run(
+        command_line("--db", db, "list"), env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
+    assert "RuntimeError: out of stock …\n" in done.stdout  # the first line of two, whole
+    assert "the code of workflow 'payroll' does not do what" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+# ---- show ----------------------------------------------------------------------------------------------------------
+
+
+def test_show_draws_a_failed_run_with_attempts_waits_errors_and_what_was_undone(db: str) -> None:
+    out = call("--db", db, "show", "order-8").out
+    lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+    assert out.startswith("order-8  failed\n")
+    assert "order(38, null)" in lines["workflow"]
+    assert "step ×3" in lines["pay#0"] or "undo" in lines["pay#0"]
+    assert "░" in lines["approval#0"]
+    assert "█" not in lines["approval#0"]
+    assert "✗" in lines["ship#0"]
+    at = out.splitlines().index(next(line for line in out.splitlines() if line.startswith("ship#0")))
+    assert out.splitlines()[at + 1].strip() == "RuntimeError: out of stock …"
+    undone = [line.split()[0] for line in out.splitlines() if " undo " in line]
+    assert undone == ["reserve#0", "pay#0"]
+    assert all("▒" in line for line in out.splitlines() if " undo " in line)
+
+
+def test_show_draws_branches_below_each_other_and_names_children(db: str) -> None:
+    lines = call("--db", db, "show", "branches-1").out.splitlines()
+    first = lines.index("nursery#0")
+    assert lines[first + 1] == "  leg#0"
+    assert lines[first + 2].startswith("    load#0")
+    assert "  run branches-1-child: completed" in lines
+    assert any(line.split()[:3] == ["value", "progress", "="] for line in lines)
+
+
+def test_show_tells_what_a_live_run_waits_for(db: str) -> None:
+    out = call("--db", db, "show", "order-10").out
+    assert "waits for the signal; gives up in " in out
+    assert "›" in out
+    assert "begins" not in out
+    slow = call("--db", db, "show", "slow-1").out
+    assert "has begun, and will not begin twice" in slow
+    assert "which has died" in slow
+    pending = call("--db", db, "show", "pending-1").out
+    assert "not begun yet" in pending
+    assert "to begin in " in pending
+
+
+def test_show_tells_in_full_why_a_run_is_parked(db: str) -> None:
+    out = call("--db", db, "show", "payroll-12").out
+    assert out.startswith("payroll-12  parked\n")
+    assert "> step charge card#0 | > step charge account#0" in out
+    assert "durable-trio resume" in out
+
+
+def test_show_gives_results_and_traceback_when_asked(db: str) -> None:
+    assert '= {"item": "chair"}' in call("--db", db, "show", "order-7", "--results").out
+    assert "Traceback (most recent call last)" in call("--db", db, "show", "order-8", "--traceback").out
+    assert '{"approved": true, "名前": "椅子"}' in call("--db", db, "show", "order-7").out
+
+
+def test_where_blocks_cannot_be_shown_bars_are_ascii(db: str) -> None:
+    done = subprocess.run(
+        command_line("--db", db, "show", "order-8"),
+        env=surroundings(PYTHONIOENCODING="ascii"),
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    done.stdout.decode("ascii")
+    assert b"#" in done.stdout
+    assert b"...." in done.stdout
+
+
+def test_a_step_before_its_next_attempt_is_an_open_wait(file_path: str) -> None:
+    async def fail() -> None:
+        raise ConnectionError("no answer")
+
+    @workflow
+    async def impatient(ctx: Context) -> None:
+        await ctx.step("call", fail, retry=Retry.fixed(5, 300))
+
+    async def prepare() -> None:
+        async with open_engine(file_path, workflows=[impatient]) as engine:
+            run = await engine.start(impatient, id="r")
+            with trio.fail_after(PATIENCE_SECONDS):
+                while not await run.waits():  # noqa: ASYNC110  # an attempt is no event of the public API
+                    await trio.sleep(0.01)
+
+    trio.run(prepare)
+    out = call("--db", file_path, "show", "r").out
+    assert "retry ×1" in out or "step ×1" in out
+    assert "ConnectionError: no answer" in out
+    assert "next attempt in " in out
+
+
+def test_colours_only_on_a_terminal_that_wants_them(db: str) -> None:
+    assert "\x1b" not in call("--db", db, "list").out
+    said = {}
+    for name, env in {"terminal": {}, "no_color": {"NO_COLOR": "1"}, "dumb": {"TERM": "dumb"}}.items():
+        leader, follower = os.openpty()
+        with os.fdopen(follower, "wb") as end:
+            subprocess.run(
+                command_line("--db", db, "list"),
+                env=surroundings(**{"TERM": "xterm", **env}),
+                stdout=end,
+                timeout=PATIENCE_SECONDS,
+                check=True,
+            )
+            said[name] = os.read(leader, 65_536)
+        os.close(leader)
+    assert b"\x1b[" in said["terminal"]
+    assert b"\x1b[" not in said["no_color"]
+    assert b"\x1b[" not in said["dumb"]
+
+
+# ---- watch ---------------------------------------------------------------------------------------------------------
+
+
+def test_watch_of_a_run_ends_with_it(live: str) -> None:
+    with process_of(*command_line("--db", live, "watch", "order-10", "--json")) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        assert first["status"] == "suspended"
+        assert call("--db", live, "signal", "order-10", "approval", '"yes"').code == 0
+        rest = [json.loads(line) for line in process.stdout.read().splitlines()]
+        assert rest[-1]["status"] == "completed"
+        assert rest[-1]["result"]["approved"] == "yes"
+        assert process.wait(PATIENCE_SECONDS) == 0
+
+
+def test_watch_of_all_shows_the_present_then_changes_until_ctrl_c(live: str) -> None:
+    with process_of(*command_line("--db", live, "watch", "--workflow", "packing")) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "branches-1-child" in process.stdout.readline()
+        assert call("--db", live, "start", "packing", '"sofa"', "--id", "packing-2").code == 0
+        assert "packing-2" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 130
+        assert process.stderr.read() == ""
+
+
+def test_watch_of_a_run_that_has_ended_says_so_and_ends(db: str) -> None:
+    said = call("--db", db, "watch", "order-9")
+    assert said.code == 0
+    assert said.out.split()[1:3] == ["order-9", "cancelled"]
+    assert said.out.count("\n") == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(live: str) -> None:
+    for words in (["watch"], ["list"], ["show", "order-8"]):
+        with process_of(*command_line("--db", live, *words)) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            if words == ["watch"]:
+                process.stdout.readline()
+            process.stdout.close()
+            if words == ["watch"]:  # it finds out when it has something to tell
+                call("--db", live, "start", "packing", '"bed"')
+            assert process.wait(PATIENCE_SECONDS) == 141
+            assert process.stderr.read() == ""
+            process.stdout = None
+
+
+# ---- check ---------------------------------------------------------------------------------------------------------
+
+
+def findings(db: str) -> dict[str, str]:
+    said = call("--db", db, "check", "--json")
+    assert said.code == (0 if said.json["is_sound"] else 1)
+    return {item["about"]: item["level"] for item in said.json["findings"]}
+
+
+def test_check_finds_parked_runs_and_dead_owners(db: str) -> None:
+    said = call("--db", db, "check")
+    assert said.code == 1
+    assert "1 run parked: payroll-12" in said.out
+    assert "2 runs in the hands of a process that has died" in said.out
+    assert "nobody serves" in said.out
+    found = findings(db)
+    assert found["parked"] == found["owners"] == "wrong"
+    assert found["integrity"] == found["references"] == "ok"
+
+
+def test_check_of_a_sound_database_is_silent_success(file_path: str) -> None:
+    @workflow
+    async def nothing(ctx: Context) -> None:
+        return None
+
+    async def prepare() -> None:
+        async with open_engine(file_path, workflows=[nothing]) as engine:
+            await engine.run(nothing)
+
+    trio.run(prepare)
+    assert "wrong" not in findings(file_path).values()
+
+
+def test_check_sees_that_a_process_serves(live: str) -> None:
+    found = findings(live)
+    assert found["executors"] == "ok"
+    assert "owners" not in found
+
+
+def test_check_tells_of_due_runs_that_wait_for_somebody_to_serve(db: str) -> None:
+    assert call("--db", db, "start", "moon landing", "1", "--id", "moon").code == 0
+    connection = sqlite3.connect(db)
+    connection.execute("UPDATE runs SET wake_at = 1000 WHERE id = 'moon'")
+    connection.commit()
+    connection.close()
+    said = call("--db", db, "check")
+    assert "note   due, for when somebody serves: moon landing (1)" in said.out
+
+
+def test_check_finds_damage(db: str) -> None:
+    connection = sqlite3.connect(db)
+    connection.execute("PRAGMA foreign_keys = OFF")
+    connection.execute("DELETE FROM runs WHERE id = 'order-7'")
+    connection.commit()
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    assert findings(db)["references"] == "wrong"
+    content = bytearray(Path(db).read_bytes())
+    page = int.from_bytes(content[16:18], "big")
+    at = content.find(b"order-8")
+    content[at // page * page : at // page * page + 8] = b"\xff" * 8
+    Path(db).write_bytes(content)
+    said = call("--db", db, "check")
+    assert said.code == 1
+    assert "damaged" in said.out + said.err
