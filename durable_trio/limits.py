@@ -29,6 +29,8 @@ WORKERS_MAX: Final = 256
 MAX_RECOVERIES: Final = 10
 # From this count on, such runs resume one at a time, so that one poisoner takes no others along.
 SUSPECT_RECOVERIES: Final = 2
+# One that lives longer without progress does not kill its process by its beginning: the next one may begin too.
+SUSPECT_SECONDS: Final = 10.0
 # A body blocked in a wait that is not durable gets so long at replay before the run is parked.
 REPLAY_STALL_SECONDS: Final = 10.0
 # A wait whose end is farther away than this leaves memory at once; a shorter one is not worth a reload.

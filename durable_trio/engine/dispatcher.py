@@ -104,21 +104,14 @@ class Dispatcher:
     async def _claimable_count(self) -> int:
         """Return how many due runs this executor should claim now; if none, look again when that may change."""
         front, now = self._front, self._clock.now()
-        if self.others_count() == 0:
-            due_at = await front.read(front.store.next_due, self._workflows)
-            if due_at is None:
-                return 0
-            if due_at > now:
-                self.nudge_at(due_at)
-                return 0
-            return CLAIM_RUNS_MAX
-        backlog = await front.read(front.store.backlog, self._workflows, now=now, due_max=_DUE_COUNTED_MAX)
+        due_max = _DUE_COUNTED_MAX if self.others_count() else CLAIM_RUNS_MAX  # alone it needs no exact number
+        backlog = await front.read(front.store.backlog, self._workflows, now=now, due_max=due_max)
         if backlog.due_count == 0:
             if backlog.next_due_at is not None:
                 self.nudge_at(backlog.next_due_at)
             return 0
         others = [count for executor, count in backlog.owned_counts.items() if executor != self.executor]
-        others += [0] * (self.others_count() - len(others))
+        others += [0] * (backlog.executor_count - 1 - len(others))
         own_count = max(self._runs.resident_count, backlog.owned_counts.get(self.executor, 0))
         share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
         if share == 0:

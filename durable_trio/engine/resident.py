@@ -25,7 +25,7 @@ from durable_trio.context.workers import StepTasks
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError
 from durable_trio.failures import Failures
-from durable_trio.limits import INBOX_CAPACITY, PASSIVATE_AFTER_SECONDS
+from durable_trio.limits import INBOX_CAPACITY, PASSIVATE_AFTER_SECONDS, SUSPECT_RECOVERIES, SUSPECT_SECONDS
 from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepKind, WaitRow
 from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
@@ -93,6 +93,7 @@ class ResidentRun:
         self._loaded = loaded
         self._failures = failures
         self._clock = around.settings.clock
+        self._came_at = trio.current_time()
         self._send, self._inbox = trio.open_memory_channel[Message](INBOX_CAPACITY)
         self._root_scope = trio.CancelScope()
         self._saga_scope = trio.CancelScope()
@@ -129,9 +130,11 @@ class ResidentRun:
             pass  # it has left; the store knows what is to be done
 
     @property
-    def has_progressed(self) -> bool:
-        """Whether a new row of it was committed since it is here."""
-        return self._turns.has_progressed
+    def is_suspect(self) -> bool:
+        """Whether its processes have died again and again, and it gives no sign yet that this one will not."""
+        if self.row.recoveries < SUSPECT_RECOVERIES or self._turns.has_progressed:
+            return False
+        return trio.current_time() - self._came_at < SUSPECT_SECONDS
 
     # ---- life --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError
 from durable_trio.failures import Failures
-from durable_trio.limits import SUSPECT_RECOVERIES, TRACEBACK_CHARACTERS_MAX
+from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.records import Problem, RunRow, RunStatus
 from durable_trio.replay.quiet import watching
 from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
@@ -83,9 +83,7 @@ class Runs:
 
         The others wait in the store. Here each death of this process would count as one of theirs.
         """
-        actors = self._actors.values()
-        is_one_here = any(actor.row.recoveries >= SUSPECT_RECOVERIES and not actor.has_progressed for actor in actors)
-        return 0 if is_one_here else 1
+        return 0 if any(actor.is_suspect for actor in self._actors.values()) else 1
 
     def reserve(self, count: int = 1) -> bool:
         """Keep places for runs that are being claimed; ``unreserve`` gives them back once those are started."""

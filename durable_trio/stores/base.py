@@ -133,6 +133,7 @@ class StoreStatus:
 class Backlog:
     """What waits to be claimed, and how many runs each executor owns."""
 
+    executor_count: int  # those that have not ended, as far as is known
     next_due_at: int | None  # the earliest wake_at of unowned runs
     due_count: int  # of those, how many are due; counted only up to a limit
     owned_counts: Mapping[int, int]  # by executor; one that owns none is left out
@@ -266,10 +267,6 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def unread(self, run: int) -> tuple[MailboxEntry, ...]:
         """Return the unread mailbox entries of a run, in order of arrival."""
-
-    @abc.abstractmethod
-    def next_due(self, workflows: Sequence[str]) -> int | None:
-        """Return the earliest ``wake_at`` of unowned runs of these workflows. Cost as for ``ClaimDue``."""
 
     @abc.abstractmethod
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:

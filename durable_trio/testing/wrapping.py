@@ -74,9 +74,6 @@ class WrappedStore(Store):
     def unread(self, run: int) -> tuple[MailboxEntry, ...]:
         return self.inner.unread(run)
 
-    def next_due(self, workflows: Sequence[str]) -> int | None:
-        return self.inner.next_due(workflows)
-
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         return self.inner.backlog(workflows, now=now, due_max=due_max)
 

@@ -27,6 +27,7 @@ from durable_trio.stores.sqlite import (
 from durable_trio.testing.store_contract.kit import (
     claim,
     fence_of,
+    next_due,
     one,
     owned,
     register,
@@ -185,7 +186,7 @@ def test_a_claim_costs_nothing_for_runs_that_it_does_not_take(store: SqliteStore
         cost = steps(store, lambda: claimed.append(claim(store, executor, now=10, limit=4)))
         assert len(claimed[0]) == 1  # type: ignore[arg-type]
         empty = steps(store, lambda: claim(store, executor, now=10, limit=4))
-        return cost, empty, steps(store, lambda: store.next_due(["work"]))
+        return cost, empty, steps(store, lambda: next_due(store, ["work"]))
 
     start(store, "later", due_at=1000)
     before = measure()

@@ -37,7 +37,6 @@ __all__ = [
     "load_many",
     "mailbox_after",
     "missing_runs",
-    "next_due",
     "reports",
     "run",
     "status",
@@ -88,6 +87,7 @@ COUNT_DUE: Final = """
         WHERE workflow = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ? LIMIT ?
     )
 """
+COUNT_LIVING: Final = "SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL"
 COUNT_OWNED: Final = "SELECT owner, count(*) FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL GROUP BY owner"
 COUNT_FINISHED: Final = "SELECT status, count(*) FROM runs WHERE finished_at IS NOT NULL GROUP BY status"
 COUNT_UNFINISHED: Final = """
@@ -196,16 +196,6 @@ def unread(connection: sqlite3.Connection, run: int) -> tuple[MailboxEntry, ...]
     return tuple(map(entry_from, connection.execute(UNREAD, (run,)).fetchall()))
 
 
-def next_due(connection: sqlite3.Connection, workflows: Sequence[str]) -> int | None:
-    """Return the earliest ``wake_at`` of unowned runs of some workflows; call it within a transaction."""
-    earliest = [
-        wake_at
-        for workflow in dict.fromkeys(workflows)
-        for _, wake_at in connection.execute(DUE_BY_PRIORITY, {"workflow": workflow}).fetchall()
-    ]
-    return min(earliest, default=None)
-
-
 def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
     """Return what waits to be claimed; call it within a transaction."""
     next_due_at, due_count = None, 0
@@ -215,8 +205,9 @@ def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: in
             if wake_at <= now and due_count < due_max:
                 parameters = (workflow, priority, now, due_max - due_count)
                 due_count += connection.execute(COUNT_DUE, parameters).fetchone()[0]
+    (executor_count,) = connection.execute(COUNT_LIVING).fetchone()
     owned = {int(owner): int(count) for owner, count in connection.execute(COUNT_OWNED).fetchall()}
-    return Backlog(next_due_at=next_due_at, due_count=due_count, owned_counts=owned)
+    return Backlog(executor_count=executor_count, next_due_at=next_due_at, due_count=due_count, owned_counts=owned)
 
 
 def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:

@@ -168,10 +168,11 @@ def create_tables(database: sqlite_utils.Database) -> None:
 
 @migrations(name="2")
 def create_reports(database: sqlite_utils.Database) -> None:
-    """Add the table of what processes say of themselves."""
+    """Add the table of what processes say of themselves, and an index of those that execute."""
     database.execute(
         "CREATE TABLE reports (process TEXT PRIMARY KEY, updated_at INTEGER NOT NULL, report TEXT NOT NULL) STRICT"
     )
+    database.execute("CREATE INDEX executors_living ON executors (id) WHERE ended_at IS NULL")
     database.execute("PRAGMA user_version = 2")
 
 

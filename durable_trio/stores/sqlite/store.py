@@ -347,10 +347,6 @@ class SqliteStore(Store):
         """Return the unread mailbox entries of a run, in order of arrival."""
         return self._read(reads.unread, run)
 
-    def next_due(self, workflows: Sequence[str]) -> int | None:
-        """Return the earliest ``wake_at`` of unowned runs of these workflows."""
-        return self._read(reads.next_due, workflows)
-
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         """Return what waits to be claimed, and who has how many (see ``Store.backlog``)."""
         return self._read(reads.backlog, workflows, now=now, due_max=due_max)

@@ -14,6 +14,7 @@ from durable_trio.testing.store_contract.kit import (
     claim,
     fence_of,
     finish,
+    next_due,
     one,
     owned,
     park,
@@ -121,33 +122,56 @@ class ClaimContract(ContractKit):
         start(store, "a", due_at=70, priority=5)
         start(store, "b", due_at=60)
         start(store, "c", due_at=20, workflow="another")
-        assert store.next_due(["work"]) == 60
-        assert store.next_due(["work", "another", "third"]) == 20
-        assert store.next_due(["third"]) is None
+        assert next_due(store, ["work"]) == 60
+        assert next_due(store, ["work", "another", "third"]) == 20
+        assert next_due(store, ["third"]) is None
         (row,) = claim(store, register(store), now=60)
         assert row.id == "b"
-        assert store.next_due(["work"]) == 70
+        assert next_due(store, ["work"]) == 70
         suspend(store, fence_of(row), wake_at=65)
-        assert store.next_due(["work"]) == 65
+        assert next_due(store, ["work"]) == 65
+
+    def test_suspects_are_passed_over_above_their_limit(self, store: Store) -> None:
+        for number in range(3):
+            start(store, f"suspect-{number}", due_at=10 + number)
+        for _ in range(2):
+            dead = register(store)
+            assert len(claim(store, dead)) == 3
+            one(store, ReapExecutor(executor=dead, now=20))
+        for number in range(3):
+            start(store, f"new-{number}", due_at=30 + number, priority=-number)
+        executor = register(store)
+
+        def claimed(limit: int, suspects_max: int | None) -> list[str]:
+            operation = ClaimDue(owner=executor, workflows=("work",), now=99, limit=limit, suspects_max=suspects_max)
+            return [row.id for row in one(store, operation)]
+
+        assert claimed(2, 0) == ["new-0", "new-1"]
+        assert claimed(9, 1) == ["suspect-0", "new-2"]
+        assert claimed(9, 0) == []
+        assert claimed(9, None) == ["suspect-1", "suspect-2"]
 
     def test_the_backlog_counts_what_is_due_and_what_each_executor_has(self, store: Store) -> None:
-        assert store.backlog(["work"], now=50, due_max=9) == Backlog(next_due_at=None, due_count=0, owned_counts={})
+        nothing = Backlog(executor_count=0, next_due_at=None, due_count=0, owned_counts={})
+        assert store.backlog(["work"], now=50, due_max=9) == nothing
         for number in range(4):
             start(store, f"due-{number}", due_at=10 + number, priority=number % 2)
         start(store, "later", due_at=60, priority=7)
         start(store, "other", due_at=5, workflow="another")
         backlog = store.backlog(["work"], now=50, due_max=9)
-        assert backlog == Backlog(next_due_at=10, due_count=4, owned_counts={})
+        assert backlog == Backlog(executor_count=0, next_due_at=10, due_count=4, owned_counts={})
         assert store.backlog(["work"], now=50, due_max=3).due_count == 3
         assert store.backlog(["work", "another", "work"], now=50, due_max=9).due_count == 5
-        assert store.backlog([], now=50, due_max=9) == Backlog(next_due_at=None, due_count=0, owned_counts={})
+        assert store.backlog([], now=50, due_max=9) == nothing
         first, second = register(store), register(store)
         claim(store, first, now=50, limit=1)
         claim(store, second, now=50, limit=2)
         backlog = store.backlog(["work"], now=50, due_max=9)
-        assert (backlog.due_count, backlog.owned_counts) == (1, {first: 1, second: 2})
+        assert (backlog.due_count, backlog.owned_counts, backlog.executor_count) == (1, {first: 1, second: 2}, 2)
         claim(store, first, now=50)
-        assert store.backlog(["work"], now=50, due_max=9).next_due_at == 60
+        one(store, ReapExecutor(executor=second, now=50))
+        backlog = store.backlog(["work"], now=50, due_max=9)
+        assert (backlog.next_due_at, backlog.owned_counts, backlog.executor_count) == (50, {first: 2}, 1)
 
     def test_a_run_is_claimed_by_its_id_due_or_not(self, store: Store) -> None:
         before = start(store, due_at=900)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,11 @@ def stale(fence: Fence) -> Fence:
 def claim(store: Store, owner: int, *, now: int = 1000, limit: int = 10, workflows: tuple[str, ...] = ("work",)) -> Any:
     """Claim what is due."""
     return one(store, ClaimDue(owner=owner, workflows=workflows, now=now, limit=limit))
+
+
+def next_due(store: Store, workflows: Sequence[str]) -> int | None:
+    """Return the earliest ``wake_at`` of unowned runs of these workflows."""
+    return store.backlog(workflows, now=0, due_max=1).next_due_at
 
 
 def step(seq: int, name: str = "step", n: int = 0, **options: Any) -> HistoryRow:

@@ -18,6 +18,7 @@ from durable_trio.testing.store_contract.kit import (
     claim,
     fence_of,
     finish,
+    next_due,
     one,
     owned,
     park,
@@ -41,7 +42,7 @@ class RunContract(ContractKit):
         assert store.changes(RunFilter(), after=0, limit=10) == ()
         assert (store.last_change(), store.last_mailbox_id()) == (0, 0)
         assert (store.unread(1), store.mailbox_after(0, limit=10)) == ((), ())
-        assert (store.next_due(["work"]), store.next_due([])) == (None, None)
+        assert (next_due(store, ["work"]), next_due(store, [])) == (None, None)
         assert (store.executors(), store.executors(ended=True)) == ((), ())
         assert store.status().runs_by_status == {}
 
@@ -192,7 +193,7 @@ class RunContract(ContractKit):
         row = row_of(store)
         assert (row.status, row.wake_at, row.owner) == (RunStatus.SUSPENDED, 77, fence.owner)
         assert claim(store, register(store), now=100) == ()
-        assert store.next_due(["work"]) is None
+        assert next_due(store, ["work"]) is None
         one(store, Advance(fence=fence, rows=(step(1),), now=20))
         assert row_of(store).wake_at == 77
         one(store, Advance(fence=fence, status=RunStatus.RUNNING, wake_at=88, now=20))
@@ -222,7 +223,7 @@ class RunContract(ContractKit):
         _, fence = owned(store)
         assert suspend(store, fence) is True
         assert claim(store, register(store)) == ()
-        assert store.next_due(["work"]) is None
+        assert next_due(store, ["work"]) is None
 
     def test_a_release_that_keeps_the_status_does_not_tell_watchers(self, store: Store) -> None:
         _, fence = owned(store)
