@@ -40,6 +40,7 @@ __all__ = [
     "StoreInUse",
     "StoreReadOnly",
     "UnknownWorkflow",
+    "WorkerFailed",
 ]
 
 

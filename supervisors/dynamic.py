@@ -84,15 +84,38 @@ class DynamicSupervisor(Node):
     # Its life
 
     async def _work(self) -> None:
-        first = [self._spawn(self._add_place(child)) for child in self._spec.children]
-        for incarnation in first:
-            await incarnation.settled.wait()
-            if incarnation.ready_at is None:
-                assert incarnation.exit is not None
-                self._fail(incarnation.exit.error or SupervisorClosed(self._path))
-                return
+        failures: list[Exception] = []
+        first = [self._add_place(child) for child in self._spec.children]
+        async with trio.open_nursery() as nursery:
+            for place in first:
+                nursery.start_soon(self._start_first, place, failures, nursery.cancel_scope)
+        if failures:
+            self._fail(failures[0])
+            return
         self._opened.set()
         await trio.sleep_forever()
+
+    async def _start_first(self, place: Place, failures: list[Exception], scope: trio.CancelScope) -> None:
+        """Start one of the children that belong to the supervisor's opening; if it fails, so does that.
+
+        Except that a process which somebody has killed on its way is started again: that says nothing about it.
+        """
+        while True:
+            incarnation = self._spawn(place)
+            await incarnation.settled.wait()
+            if incarnation.ready_at is not None:
+                return
+            exit = incarnation.exit
+            assert exit is not None
+            try:
+                if exit.process is None or exit.process.is_fault:
+                    raise exit.error or SupervisorClosed(self._path)
+                await trio.sleep(self._next_delay(place, incarnation, (place.name,)))
+                place = self._add_place(place.spec)  # it was forgotten
+            except Exception as error:
+                failures.append(error)
+                scope.cancel()
+                return
 
     def _on_exit(self, place: Place, incarnation: Incarnation) -> None:
         assert incarnation.exit is not None

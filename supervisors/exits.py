@@ -6,6 +6,9 @@ import enum
 
 import attrs
 
+FAULTS = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
+"""What a program dies of by its own fault; other signals are somebody's, such as an operator's or the kernel's."""
+
 
 class ExitKind(enum.Enum):
     """Why an incarnation of a child is over."""
@@ -32,6 +35,11 @@ class ProcessExit:
     """Whether the kernel's out-of-memory killer was at work when it was killed; None if that cannot be known."""
     stderr_tail: str = ""
     """The last part of its standard error, at most ``stderr_bytes_max`` bytes."""
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the program ended by its own doing: by a code, a fault, or as hung; not by somebody else's signal."""
+        return self.os_signal is None or self.os_signal in FAULTS or self.is_killed_by_supervisor
 
     def __str__(self) -> str:
         reason = f"signal {self.os_signal}" if self.os_signal else f"code {self.code}"

@@ -30,8 +30,11 @@ _INTERRUPTED: Final = 130
 _NEAR_COUNT: Final = 3
 
 
-def ask(database: str, question: Callable[[Engine], Awaitable[Answer]], *, creates: bool = False) -> Answer:
+def ask(database: str, question: Callable[[Engine], Awaitable[Answer]], *, creates: bool | None = None) -> Answer:
     """Open a client, put a question to it, close it, and return the answer.
+
+    Args:
+        creates: whether to make a database where there is none; ``None``: the command has no option for it.
 
     Raises:
         Failed: there is no database; unless ``creates``.
@@ -82,7 +85,7 @@ async def _cancel_on_interrupt(received: AsyncIterator[int], scope: trio.CancelS
 # ---- what may be opened, and what was meant ------------------------------------------------------------------------
 
 
-def check_database(database: str, *, creates: bool = False) -> None:
+def check_database(database: str, *, creates: bool | None = None) -> None:
     """Refuse a path where nothing is to be read, before anything is created there.
 
     Raises:
@@ -98,6 +101,8 @@ def check_database(database: str, *, creates: bool = False) -> None:
         folder, name = os.path.split(os.path.abspath(database))
         near = get_close_matches(name, _databases_in(folder), n=1)
         hint = f"did you mean {os.path.join(os.path.dirname(database), near[0])!r}?" if near else "give --db its path"
+        if creates is not None:
+            hint += " --create makes it" if near else ", or --create"
         raise Failed(f"there is no database {database!r}; {hint}") from None
     except OSError as error:
         raise Failed(f"{database!r} cannot be read: {error.strerror}; check the path and its permissions") from error

@@ -15,6 +15,7 @@ import attrs
 
 from durable_trio.cli.text import jsonable
 from durable_trio.cli.times import iso
+from durable_trio.errors import StepFailed
 from durable_trio.records import (
     FailureRecord,
     Problem,
@@ -199,8 +200,8 @@ def failure_document(error: BaseException | FailureRecord | None) -> FailureDocu
     cls = type(error)
     stored = error.__cause__  # of what was rebuilt it is the text of the recorded traceback
     trace = stored.args[0] if stored is not None and stored.args and isinstance(stored.args[0], str) else ""
-    if isinstance(getattr(error, "type", None), str) and error.type:  # type: ignore[attr-defined]  # StepFailed
-        return FailureDocument(type=error.type, message=str(error), traceback=trace)  # type: ignore[attr-defined]
+    if isinstance(error, StepFailed) and error.type:
+        return FailureDocument(type=error.type, message=str(error), traceback=trace)
     return FailureDocument(type=f"{cls.__module__}.{cls.__qualname__}", message=str(error), traceback=trace)
 
 

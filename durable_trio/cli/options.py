@@ -38,9 +38,9 @@ def json_value(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        if text.startswith("-"):
-            raise click.BadParameter(f"there is no option {text!r}; a value that begins with - goes after --") from None
         hint = f"a text has quotes of its own: '{json.dumps(text, ensure_ascii=False)}'"
+        if text.startswith("-"):
+            raise click.BadParameter(f"{text!r} is no option, and no JSON; {hint}") from None
         raise click.BadParameter(f"{text!r} is no JSON ({error}); {hint}") from None
 
 
@@ -121,12 +121,12 @@ def workflow_option(command: Command) -> Command:
     )(command)
 
 
-def status_option(command: Command) -> Command:
-    """Add ``--status``, which may be given several times."""
+def status_option(command: Command, *others: str) -> Command:
+    """Add ``--status``, which may be given several times; ``others``: words that this command takes as well."""
     return click.option(
         "--status",
         "statuses",
-        type=click.Choice(_STATUSES),
+        type=click.Choice([*_STATUSES, *others]),
         multiple=True,
         help="Only runs in this status; may be repeated.",
     )(command)

@@ -179,6 +179,9 @@ def program(db: str | None) -> None:
 
 def main() -> NoReturn:
     """Run the program ``durable-trio`` and exit."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, as daemons do: no file of the database may get its number
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # for as long as the program
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")

@@ -133,7 +133,8 @@ def _problem(record: RunRecord, screen: Screen) -> list[str]:
     room = screen.room - len(_PROBLEM_INDENT)
     for line in problem.text.rstrip().splitlines():
         lines += [_PROBLEM_INDENT + cut(part, room) for part in wrap(visible(line), room, drop_whitespace=False)]
-    lines.append(_fact("", "mend the code and serve it, or: durable-trio resume", None, screen))
+    hint = f"serve mended code; if it stays parked: durable-trio resume {visible(record.id)}"
+    lines.append(_PROBLEM_INDENT + cut(hint, room))
     return lines
 
 

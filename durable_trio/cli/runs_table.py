@@ -46,7 +46,9 @@ def status_text(word: str) -> str:
 
 
 def failure_text(error: BaseException | FailureRecord | None) -> str:
-    """Return a failure in one line: its type without the module, and its text."""
+    """Return a failure in one line: its type without the module, and its text; of a group of one, what is in it."""
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return f"{failure_text(error.exceptions[0])} (in an {type(error).__name__})"
     document = failure_document(error)
     if document is None:
         return ""
@@ -81,7 +83,7 @@ def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list
         Column(title="STATUS", width_min=_STATUS_WIDTH, style=status_text),
         Column(title="WORKFLOW", width_min=8),
         Column(title="CREATED", width_min=8, drop_cost=4, style=lambda text: click.style(text, dim=True)),
-        Column(title="TOOK", width_min=6, is_right=True, drop_cost=1),
+        Column(title="TOOK", width_min=9, is_right=True, drop_cost=1),
         Column(title="", width_min=16, drop_cost=2),
     ]
     rows = [

@@ -57,10 +57,15 @@ class Display:
         self.logger.log(line.level, "%s", line.message, extra={"fields": {"event": line.event, **line.fields}})
 
 
-async def serve(engine: Engine, display: Display, *, app: str, workers: int | None) -> None:
-    """Serve until SIGTERM or Ctrl-C, as ``trio.run(engine.serve)`` does, and raise what that would raise."""
+async def serve(engine: Engine, display: Display, *, app: str, workers: int | None) -> int:
+    """Serve until SIGTERM or Ctrl-C, as ``trio.run(engine.serve)`` does, and raise what that would raise.
+
+    Returns:
+        The exit code: 0 after a drain; 130 or 143 if a second signal cut it short.
+    """
     failures: list[BaseException] = []
     ready = _Ready()
+    server = _Server(engine, display, ready, app)
     with trio.open_signal_receiver(*_TREE_SIGNALS) as tree_signals:
         async with trio.open_nursery() as nursery:
 
@@ -74,13 +79,13 @@ async def serve(engine: Engine, display: Display, *, app: str, workers: int | No
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(serve_engine)
-            server = _Server(engine, display, ready, app)
             for part in (server.say_when_stopped, server.follow, server.count, server.draw_tree):
                 nursery.start_soon(server.undisturbed, part)
             nursery.start_soon(server.undisturbed, server.draw_tree_when_asked, tree_signals)
     if failures:
         raise failures[0]
     display.say(Line("stopped", "stopped", {"pid": os.getpid()}))
+    return server.exit_code
 
 
 class _Ready:
@@ -104,6 +109,7 @@ class _Server:
         self._log = TreeLog()
         self._rates = Rates()
         self._stop_count = 0
+        self.exit_code = 0
 
     async def undisturbed(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a part of the display; its failure is no reason to stop serving."""
@@ -131,6 +137,7 @@ class _Server:
         if self._stop_count == 1:
             self._display.say(Line("draining", "draining … (again to stop at once)", {"signal": name}))
         elif self._stop_count == 2:
+            self.exit_code = 128 + signum
             if self._display.status_line is not None:
                 self._display.status_line.close()  # the process may end without another word
             self._display.say(Line("stopping", "stopping at once", {"signal": name}, logging.WARNING))

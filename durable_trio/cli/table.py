@@ -14,6 +14,8 @@ from durable_trio.cli.text import pad, width_of
 __all__ = ["Column", "table"]
 
 _GAP = 2
+_WIDE = 12
+_WIDTH_LEAST = 4
 
 
 @attrs.frozen(kw_only=True)
@@ -55,11 +57,15 @@ def _fit(columns: Sequence[Column], natural: dict[int, int], room: int) -> dict[
             break
     widths = {index: natural[index] for index in kept}
     excess = sum(widths.values()) + _GAP * (len(widths) - 1) - room
-    for floor in (least, dict.fromkeys(least, 4)):  # on a screen too narrow for all that has to be there, cut even that
-        for index in sorted(widths, reverse=True):
-            spare = max(0, min(excess, widths[index] - floor[index]))
-            widths[index] -= spare
-            excess -= spare
+    for index, floor in [
+        *((index, least[index]) for index in sorted(widths, reverse=True)),
+        # On a screen too narrow for all that has to be there, cut even that: what is wide first.
+        *((index, _WIDE) for index in sorted(widths)),
+        *((index, _WIDTH_LEAST) for index in sorted(widths, reverse=True)),
+    ]:
+        spare = max(0, min(excess, widths[index] - floor))
+        widths[index] -= spare
+        excess -= spare
     return widths
 
 
@@ -70,7 +76,7 @@ def _line(widths: dict[int, int], cells: Sequence[str], columns: Sequence[Column
         parts.append(click.style(text, dim=True) if is_title else columns[index].style(text))
     last = max(widths)
     if not columns[last].is_right:
-        parts[-1] = _without_end(parts[-1])
+        parts[-1] = _without_end(parts[-1]) if cells[last] else ""
     return (" " * _GAP).join(parts).rstrip(" ")
 
 

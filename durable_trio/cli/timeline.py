@@ -140,10 +140,15 @@ def _step_entry(step: StepRecord, glyphs: Glyphs, children: Mapping[str, RunReco
     else:
         glyph, color = glyphs.work, "green"
     below: list[tuple[str, str]] = []
+    started_at: datetime = step.started_at
+    ended_at: datetime | None = step.finished_at
     if step.error is not None:
         below.append((failure_text(step.error), "red"))
     if step.kind is StepKind.CHILD and isinstance(step.result, str):
         child = children.get(step.result)
+        if child is not None:  # the bar is that of the child's life, not of its being stored
+            started_at, ended_at = child.started_at or started_at, child.finished_at
+            has_failed = child.status is RunStatus.FAILED
         below.append((_child_text(step.result, child), ""))
     elif has_results and step.error is None and step.result is not None:
         below.append((f"= {compact(step.result)}", ""))
@@ -152,8 +157,8 @@ def _step_entry(step: StepRecord, glyphs: Glyphs, children: Mapping[str, RunReco
         kind=f"{kind} ×{step.attempt}" if step.attempt > 1 else kind,
         glyph=glyph,
         color="red" if has_failed else color,
-        started_at=step.started_at,
-        ended_at=step.finished_at,
+        started_at=started_at,
+        ended_at=ended_at,
         has_failed=has_failed,
         below=tuple(below),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 __all__ = ["Fault", "at", "each_of", "segment", "short", "type_name"]
@@ -25,6 +26,8 @@ class Fault(Exception):
 def type_name(value: object) -> str:
     """Name the type of a value for people."""
     cls = type(value)
+    if cls is CoroutineType:
+        return "a coroutine (is an await missing?)"
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 

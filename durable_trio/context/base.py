@@ -108,7 +108,8 @@ class ContextBase:
         if trio.lowlevel.current_task() is not self._task:
             raise RuntimeError(
                 f"the context of run {self._env.run_id!r} was used from another task than its own;"
-                " give each concurrent part of the workflow a context of its own"
+                " open branches with ctx.open_nursery(), and use the context that each is given;"
+                " a step's function has none"
             )
 
     def _next_key(self, what: str, name: str) -> Key:

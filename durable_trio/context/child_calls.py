@@ -123,9 +123,13 @@ class ChildMethods(ContextBase):
             RunConflict: there is a run with that id already.
         """
         self._check_task()
-        check_options("start_child", options, ChildOptions.__annotations__)
+        check_options("start_child", options, ChildOptions.__annotations__, arguments="arguments of the workflow")
         detached = bool(options.pop("detached", False))
         env = self._env
+        if not isinstance(workflow, Workflow | str):
+            raise TypeError(
+                f"start_child takes a workflow or its name, not {workflow!r}; decorate the function with @workflow"
+            )
         name = workflow.name if isinstance(workflow, Workflow) else workflow
         key = self._next_key("workflow name", name)
         if options.get("id") is None:
@@ -162,7 +166,7 @@ class ChildMethods(ContextBase):
         Raises:
             RunFailed, RunCancelled, RunExpired: it did not complete.
         """
-        check_options("run_child", options, RunChildOptions.__annotations__)
+        check_options("run_child", options, RunChildOptions.__annotations__, arguments="arguments of the workflow")
         compensate = options.pop("compensate", None)
         compensate_retry = options.pop("compensate_retry", None)
         child = await self.start_child(workflow, *args, **options)

@@ -53,7 +53,7 @@ def start_operation(
         TypeError, ValueError: wrong arguments or options, or names that cannot be stored.
         CodecError, PayloadTooLarge: an argument cannot be stored.
     """
-    check_options("starting a run", options, StartOptions.__annotations__)
+    check_options("starting a run", options, StartOptions.__annotations__, arguments="arguments of the workflow")
     known, name, annotations = _resolve(workflow, args, registry)
     given_id = options.get("id")
     run_id = str(uuid.uuid4()) if given_id is None else check_name("run id", given_id)

@@ -26,6 +26,8 @@ from durable_trio.workflow import resolved_annotations
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
 
+_ARGUMENTS: Final = "arguments of the function"
+
 
 class TransactionOptions(TypedDict, total=False):
     """The keyword options of ``ctx.transaction``; see there."""
@@ -96,7 +98,7 @@ class StepMethods(ContextBase):
             StepTimeout: it took too long; rolled back.
         """
         self._check_task()
-        check_options("ctx.transaction", options, TransactionOptions.__annotations__)
+        check_options("ctx.transaction", options, TransactionOptions.__annotations__, arguments=_ARGUMENTS)
         chosen = _function_options("ctx.transaction", fn, cast(StepOptions, options))
         key = self._next_key("transaction name", name)
         call = TransactionCall(self._env, StepKind.TRANSACTION, key, fn, args, chosen)
@@ -213,9 +215,13 @@ class StepMethods(ContextBase):
 
 
 def _function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:
+    if not callable(fn):
+        if inspect.iscoroutine(fn):
+            fn.close()  # else Python warns of it as well
+        raise TypeError(f"{what} takes a function, then its arguments, not {fn!r}; do not call it yourself")
     if not options:
         return _plain_options(return_annotation(fn))
-    check_options(what, options, StepOptions.__annotations__)
+    check_options(what, options, StepOptions.__annotations__, arguments=_ARGUMENTS)
     retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
     at_most_once = options.get("at_most_once", False)
     if at_most_once and retry is not None and retry.max_attempts > 1:

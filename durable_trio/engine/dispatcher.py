@@ -27,6 +27,8 @@ from durable_trio.workflow import Registry
 _RETRY_SECONDS = 0.5
 # How long an executor that has its share leaves what is due to others: a little longer than they take to notice it.
 _YIELD_SECONDS = 0.05
+# How long those that are started together wait for each other: a slow import is slower, but runs wait.
+_EXPECTED_SECONDS = 2.0
 # Due runs are counted up to this number: it is more than a few executors can have in memory.
 _DUE_COUNTED_MAX = 1000
 
@@ -47,6 +49,9 @@ class Dispatcher:
         # Set by the parts: how many other executors are alive.
         self.others_count: Callable[[], int] = lambda: 0
         self._yields_until: int | None = None
+        self._is_short_of_places = True
+        self._expected_count = 1
+        self._expects_until = 0
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -54,6 +59,16 @@ class Dispatcher:
         """Look what is due."""
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(None)
+
+    def expect(self, executor_count: int) -> None:
+        """So many executors, this one included, are being started together."""
+        self._expected_count = executor_count
+        self._expects_until = self._clock.now() + int(_EXPECTED_SECONDS * MICROSECONDS)
+
+    def place(self) -> None:
+        """There is room for one more run: of interest if the last look has left something for want of it."""
+        if self._is_short_of_places:
+            self.nudge()
 
     def nudge_at(self, due_at: int | None) -> None:
         """Look at that time; ``None`` means now."""
@@ -88,8 +103,12 @@ class Dispatcher:
             self._has_unparked = True
 
     async def _claim_all(self) -> None:
+        self._is_short_of_places = True
         while self._runs.free_count and self._workflows:
-            limit = min(CLAIM_RUNS_MAX, self._runs.free_count, await self._claimable_count())
+            claimable_count = await self._claimable_count()
+            # Free now: a run that was started meanwhile may have taken a place, and what is left is still to be filled.
+            limit = min(CLAIM_RUNS_MAX, self._runs.free_count, claimable_count)
+            self._is_short_of_places = claimable_count > 0 or self._yields_until is not None
             if limit == 0 or not self._runs.reserve(limit):
                 return
             try:
@@ -104,24 +123,30 @@ class Dispatcher:
     async def _claimable_count(self) -> int:
         """Return how many due runs this executor should claim now; if none, look again when that may change."""
         front, now = self._front, self._clock.now()
-        due_max = _DUE_COUNTED_MAX if self.others_count() else CLAIM_RUNS_MAX  # alone it needs no exact number
+        is_alone = self.others_count() == 0 and now >= self._expects_until
+        due_max = CLAIM_RUNS_MAX if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
         backlog = await front.read(front.store.backlog, self._workflows, now=now, due_max=due_max)
+        if backlog.executor_count >= self._expected_count:
+            self._expected_count = 1  # all have come; who is missing later has died
         if backlog.due_count == 0:
+            self._yields_until = None  # others have taken it: what comes next is yielded anew
             if backlog.next_due_at is not None:
                 self.nudge_at(backlog.next_due_at)
             return 0
         others = [count for executor, count in backlog.owned_counts.items() if executor != self.executor]
-        others += [0] * (backlog.executor_count - 1 - len(others))
+        is_early = now < self._expects_until and self._expected_count > 1
+        executor_count = self._expected_count if is_early else max(1, backlog.executor_count)
+        others += [0] * (executor_count - 1 - len(others))
         own_count = max(self._runs.resident_count, backlog.owned_counts.get(self.executor, 0))
         share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
         if share == 0:
-            if self._yields_until is None:
-                self._yields_until = now + int(_YIELD_SECONDS * MICROSECONDS)
+            until = self._expects_until if is_early else now + int(_YIELD_SECONDS * MICROSECONDS)
+            self._yields_until = until if self._yields_until is None else min(until, self._yields_until)
             if now < self._yields_until:  # perhaps nudged before
                 self.nudge_at(self._yields_until)
                 return 0
         self._yields_until = None
-        return share or backlog.due_count
+        return share or -(-backlog.due_count // executor_count)
 
     async def _claim(self, limit: int) -> int:
         front, now = self._front, self._clock.now()
@@ -136,12 +161,20 @@ class Dispatcher:
         try:
             loaded = await front.read(load_all, front, rows) if rows else ()
             for row, one in zip(rows, loaded, strict=True):
-                self._runs.start(row, one)
+                if self._runs.has(row.run):  # it was given up here a moment ago, and its step function still runs
+                    self._give_back(row, now + int(_RETRY_SECONDS * MICROSECONDS))
+                else:
+                    self._runs.start(row, one)
         except BaseException:
             for row in rows:  # those that were started are known, and nobody else would ever look for the others
                 if not self._runs.has(row.run):
-                    assert row.owner is not None
-                    fence = Fence(row.run, row.owner, row.token)
-                    front.submit(Release(fence=fence, status=row.status, wake_at=now, now=now), ignore)
+                    self._give_back(row, now)
             raise
         return len(rows)
+
+    def _give_back(self, row: RunRow, wake_at: int) -> None:
+        assert row.owner is not None
+        fence = Fence(row.run, row.owner, row.token)
+        release = Release(fence=fence, status=row.status, wake_at=wake_at, now=self._clock.now())
+        self._front.submit(release, ignore)
+        self.nudge_at(wake_at)

@@ -6,6 +6,7 @@ Here is its life; what it can be asked is in ``run_calls``, ``query_calls`` and 
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from durable_trio.engine.tree import open_client, open_executor, open_parent
 from durable_trio.engine.upkeep_calls import UpkeepCalls
 from durable_trio.errors import WorkerFailed
 from durable_trio.stores.base import Store
+from durable_trio.workers.loading import check_not_loading
 from durable_trio.workers.parent import Workers
 
 # The exit code when a task did not end that had to: EX_SOFTWARE of sysexits.h.
@@ -35,8 +37,10 @@ class Life:
     """One life of an engine's tree, from its opening to its end."""
 
     family: Workers | None
+    executor_count: int
     on_unstopped: Callable[[], None]
     stop: trio.Event = attrs.field(factory=trio.Event)
+    opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     has_begun: trio.Event = attrs.field(factory=trio.Event)
@@ -46,6 +50,7 @@ class Life:
     def end(self) -> None:
         """Drain the tree; if it is still being opened, there is nothing to drain, and opening is cancelled."""
         self.stop.set()
+        self.opening.cancel()
         if not self.has_begun.is_set():
             self.scope.cancel("the engine was stopped while it was being opened")
 
@@ -79,6 +84,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         *,
         workers: int | None = None,
         app: str | None = None,
+        executors: int = 1,
         signals: Sequence[int] | bool | None = None,
         task_status: trio.TaskStatus[Engine] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -86,6 +92,8 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
 
         As ``trio.run``'s main task, SIGTERM and SIGINT drain it and it returns; a second one stops it at once.
         ``signals=`` names other signals, ``False`` none. ``workers`` and ``app``: instead of the engine's own.
+        ``executors``: how many processes are started together to serve this store; the first of them leaves runs
+        that wait to the others, for two seconds. Worker processes are told by their parent.
 
         *Cancellation:* drains for ``grace_seconds``, then detaches. Nothing fails, nothing is cancelled by it.
         *Durability:* whatever was acknowledged goes on in the next process that serves.
@@ -93,15 +101,16 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         Raises:
             StoreError: the store cannot be opened.
             ValueError: ``workers`` without ``app``, or on a store in memory.
-            WorkerFailed: worker processes cannot be started, as when ``app`` cannot be imported.
+            WorkerFailed: worker processes cannot be started, as when ``app`` cannot be imported, or serves when it is.
             ExceptionGroup: a service has failed for good; names which.
         """
         family = self._workers(workers, app)
         handled = self._signals_to_handle(signals)
         with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
-            await self._open_store()
+            life = Life(family, executors, partial(os_signals.exit_soon if handled else _nothing, EXIT_UNSTOPPED))
+            if not await self._open_store_unless_stopped(life, os_signals_received):
+                return
             try:
-                life = Life(family, partial(os_signals.exit_soon if handled else _nothing, EXIT_UNSTOPPED))
                 async with _start_error_as_itself(), trio.open_nursery() as nursery:
                     if os_signals_received is not None:
                         nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
@@ -117,6 +126,24 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
                             nursery.cancel_scope.cancel()
             finally:
                 await self._close_store()
+
+    async def _open_store_unless_stopped(self, life: Life, os_signals_received: AsyncIterator[int] | None) -> bool:
+        """Open the store; return False if a signal of the operating system came first."""
+        if os_signals_received is None:
+            await self._open_store()
+            return True
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
+            with life.opening:
+                try:
+                    await self._open_store()
+                except Exception as error:  # it is not to come in a group
+                    failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return not life.opening.cancelled_caught
 
     def _signals_to_handle(self, signals: Sequence[int] | bool | None) -> Sequence[int]:
         if signals is None:
@@ -136,6 +163,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             )
         if settings.workers == 0:
             return None
+        check_not_loading()
         if settings.app is None:
             raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
         if self._store.is_memory:
@@ -150,6 +178,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
     async def _run_tree(self, life: Life) -> None:
         """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
         parts = self._make_parts()
+        parts.dispatcher.expect(life.executor_count)
         try:
             with life.scope:
                 if life.family is None:
@@ -200,7 +229,33 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             self._store.open()
             await trio.lowlevel.checkpoint()
         else:
-            await trio.to_thread.run_sync(self._store.open)
+            await self._open_file()
+
+    async def _open_file(self) -> None:
+        """Open the store off the event loop.
+
+        *Cancellation:* at once, though others may have the write turn for long; what is opened later is closed.
+        """
+        lock = threading.Lock()  # guards what follows
+        is_wanted, is_open = True, False
+
+        def open_store() -> None:
+            nonlocal is_open
+            self._store.open()
+            with lock:
+                is_open = is_wanted
+            if not is_open:
+                self._store.close()
+
+        try:
+            await trio.to_thread.run_sync(open_store, abandon_on_cancel=True)
+        except trio.Cancelled:
+            self._closed = True  # it may be open for a while yet
+            with lock:
+                is_wanted = False
+            if is_open:  # both at the same moment
+                await self._close_store()
+            raise
 
     async def _close_store(self) -> None:
         self._closed = True
@@ -239,7 +294,7 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[Open
     """
     engine = Engine(store, **options)
     failure: BaseException | None = None
-    life = Life(engine._workers(None, None), _nothing)
+    life = Life(engine._workers(None, None), 1, _nothing)
     await engine._open_store()
     try:
         async with _start_error_as_itself(), trio.open_nursery() as nursery:

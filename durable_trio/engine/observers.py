@@ -42,7 +42,7 @@ class Observer:
         """A run only waits now and has left the memory."""
 
     def run_parked(self, event: Event) -> None:
-        """A run was set aside with a problem."""
+        """A run was set aside with a problem; ``error`` is a ``NonDeterminismError`` if its code has diverged."""
 
     def run_compensating(self, event: Event) -> None:
         """A run has failed or was cancelled, and begins to undo its steps."""

@@ -64,7 +64,8 @@ class Parts:
     def become_executor(self) -> None:
         """Wire what only an engine that executes runs needs."""
         self.front.on_failure = self.runs.detach_now
-        self.runs.on_free = self.dispatcher.nudge_at
+        self.runs.on_place = self.dispatcher.place
+        self.runs.on_due = self.dispatcher.nudge_at
         self.runs.on_ended = self.feed.ended
         self.runs.on_sent = self.sent
         self.runs.on_refused = self.recovery.nudge
@@ -89,21 +90,24 @@ class Parts:
         """
         is_due = operation.due_at <= operation.created_at
         executor = self.executor
-        is_ours = executor is not None and is_due and self.registry.get(operation.workflow) is not None
+        can_keep = executor is not None and self.recovery.is_registered  # not while the store has just come back
+        is_ours = can_keep and is_due and self.registry.get(operation.workflow) is not None
         if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
             started: Started = await self.front.write(operation)
             if executor is not None and started.created:
                 self.dispatcher.nudge_at(None if is_due else operation.due_at)
             return started.created
+        has_kept = False
         try:
             # The wait for the commit is not abandoned, so what is claimed is started.
             started = await self.front.write(attrs.evolve(operation, owner=executor))
-            if started.created and started.claimed:
+            has_kept = started.created and started.claimed
+            if has_kept:
                 self.runs.start(started.row)
-            elif started.created:
-                self.dispatcher.nudge()
         finally:
             self.runs.unreserve()
+            if not has_kept:  # a run that is due may have found no place, because this one was kept for nothing
+                self.dispatcher.nudge()
         return started.created
 
     def _may_keep(self) -> bool:
@@ -140,6 +144,16 @@ class Parts:
         except StoreError as error:
             self.give_up(error)
             await trio.sleep_forever()
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run_runs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve as the runs child until cancelled.
+
+        Whoever was resident before has left, and still belongs to this executor: the services, which start after this
+        child, take the runs over under the next executor id.
+        """
+        self.recovery.forget()
+        await self.runs.run(task_status=task_status)
 
     def give_up(self, error: Exception) -> None:
         """End the tree: nothing that could be restarted would mend this."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from durable_trio.clock import to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
-from durable_trio.errors import CodecError, CompensationFailed
+from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe
 from durable_trio.records import FailureRecord, HistoryRow, Problem, RunRecord, RunRow, StepRecord, WaitRecord, WaitRow
 from durable_trio.rules.compensation import compensated_step
@@ -99,9 +99,11 @@ def compensation_failed(row: HistoryRow, failures: Failures, run_id: str) -> Com
 
 def error_text(error: object) -> str:
     """Return type and message of an exception or its record, in one line for people."""
-    message = getattr(error, "message", None) or str(error)
-    name = getattr(error, "type", None)
-    return f"{name if isinstance(name, str) and name else type(error).__name__}: {message}"
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return f"{error_text(error.exceptions[0])} (in an {type(error).__name__})"
+    if isinstance(error, FailureRecord | StepFailed) and error.type:
+        return f"{error.type}: {error.message}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:

@@ -28,7 +28,8 @@ _LOGGER = logging.getLogger("durable_trio.engine")
 # How often the others' locks are probed: a probe costs microseconds.
 _LOOK_SECONDS = 0.25
 # A look that comes so late tells that this process was stopped itself, or the machine: leases of others have passed
-# that they had no chance to renew, and for so long they get one.
+# that they had no chance to renew, and for so long they get one. So they do from one that looks for the first time: it
+# may have waited for a file that was busy, as they did.
 _HELD_UP_SECONDS = 1.0
 
 
@@ -64,7 +65,7 @@ class Reaper:
         now, looked_at = monotonic_now(), self._looked_at
         self._looked_at = now
         held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
-        if looked_at is not None and now - looked_at > held_up:
+        if looked_at is None or now - looked_at > held_up:
             self._trusts_leases_at = now + held_up
         has_reaped = False
         others_count = 0
@@ -109,8 +110,13 @@ class Recovery:
         """How many other executors were alive at the last look."""
         return self._reaper.others_count
 
+    @property
+    def is_registered(self) -> bool:
+        """Whether what is claimed under the present id stays claimed."""
+        return self._is_registered
+
     def forget(self) -> None:
-        """The store is another one than before: this executor is none there."""
+        """What this executor owned is executed no more: it is to become another one."""
         self._is_registered = False
 
     def nudge(self) -> None:
@@ -172,7 +178,7 @@ class Recovery:
         _LOGGER.warning(
             "executor %d was declared dead (stopped for longer than its lease?); its runs are given up", self.executor
         )
-        await self._runs.detach_all()
+        self._runs.detach_now()  # not waited for: a step function in a thread may take its time
         await self.register()
 
     async def _reap_dead(self) -> None:

@@ -6,6 +6,7 @@ costs nothing. Nobody depends on it: if the store has no room, the next change i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -99,27 +100,33 @@ class Reports:
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
-        """Serve until cancelled."""
+        """Serve until cancelled; then remove this process's report."""
         task_status.started()
         await self._opened.wait()
         assert self._root is not None
+        is_seen = not self._front.store.is_memory  # else there is nobody who could see it
         with self._root.events() as events:
-            if not self._front.store.is_memory:  # else nobody could see it
-                await self._remove_dead()
-                await self._put(self._root)
-            async for event in events:
-                _log(event)
-                await trio.sleep(_GATHER_SECONDS)
-                while (another := events.take_nowait()) is not None:
-                    _log(another)
-                if not self._front.store.is_memory:
+            try:
+                if is_seen:
+                    await self._remove_dead()
                     await self._put(self._root)
-        await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
+                async for event in events:
+                    _log(event)
+                    await trio.sleep(_GATHER_SECONDS)
+                    while (another := events.take_nowait()) is not None:
+                        _log(another)
+                    if is_seen:
+                        await self._put(self._root)
+                await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
+            finally:
+                if is_seen:
+                    with trio.CancelScope(shield=True):
+                        await self._remove_own()
         raise AssertionError("unreachable")
 
-    async def retire(self) -> None:
-        """Remove this process's report."""
-        if not self._front.store.is_memory:
+    async def _remove_own(self) -> None:
+        # Where it cannot be, the next process that serves the store finds that this one is dead.
+        with contextlib.suppress(StoreError, trio.ClosedResourceError):
             await self._front.write(PutReport(process=str(self._identity), report=None, now=self._clock.now()))
 
     async def read(self) -> tuple[ProcessReport, ...]:
@@ -153,9 +160,12 @@ class Reports:
             _LOGGER.warning("this process's tree could not be reported: %s", error)
 
     async def _remove_dead(self) -> None:
-        for row in await self._front.read(self._front.store.reports):
-            if not ProcessIdentity.parse(row.process).is_alive():
-                await self._front.write(PutReport(process=row.process, report=None, now=self._clock.now()))
+        try:
+            for row in await self._front.read(self._front.store.reports):
+                if not ProcessIdentity.parse(row.process).is_alive():
+                    await self._front.write(PutReport(process=row.process, report=None, now=self._clock.now()))
+        except StoreError as error:
+            _LOGGER.warning("reports of processes that have ended could not be removed: %s", error)
 
 
 def _log(event: Event) -> None:

@@ -317,17 +317,17 @@ class ResidentRun:
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
-        _LOGGER.error("%s", error)
-        self.park(Problem(kind="divergence", text=text, fingerprint=self._workflow.fingerprint))
+        self.park(Problem(kind="divergence", text=text, fingerprint=self._workflow.fingerprint), error)
 
-    def park(self, problem: Problem) -> None:
-        """Set the run aside with a problem, and leave."""
+    def park(self, problem: Problem, error: Exception | None = None) -> None:
+        """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
         if self._port.is_cut:
             return
         text = self._around.codec.encode(problem, Problem, where="a problem").text
         park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.now())
         self._around.front.submit(park, ignore)
-        self._tell("run_parked", {"problem": problem})
+        _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, problem.text)
+        self._tell("run_parked", {"problem": problem, "error": error})
         self.detach()
 
     def detach(self) -> None:

@@ -47,8 +47,9 @@ class Runs:
         self.settings = settings
         self.codec = codec
         self.is_draining = False
-        # Set by the tree: told when a place is free or a run is due, when a run ends, when a write is refused.
-        self.on_free: Callable[[int | None], None] = lambda _due_at: None
+        # Set by the parts: told when a place is free, when a run is due, ends, is sent something, or refused a write.
+        self.on_place: Callable[[], None] = lambda: None
+        self.on_due: Callable[[int | None], None] = lambda _due_at: None
         self.on_ended: Callable[[str, RunStatus, str | None, str | None], None] = lambda *_: None
         self.on_sent: Callable[[Sent], None] = lambda _sent: None
         self.on_refused: Callable[[], None] = lambda: None
@@ -219,7 +220,7 @@ class Runs:
         if not self._actors:
             self._empty.set()
             self._empty = trio.Event()
-        self.on_free(None)
+        self.on_place()
 
     def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         assert row.owner is not None
@@ -257,11 +258,13 @@ class Runs:
         self._timers.call_at(due_at, callback)
 
     def released(self, wake_at: int | None) -> None:
-        self.on_free(wake_at)
+        self.on_due(wake_at)
 
     def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
         if row.parent is not None:
             self.mail(row.parent)
+            if not self.has(row.parent):  # it is due now, if nobody else has it
+                self.on_due(None)
         self.on_ended(row.id, status, result, error)
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None]) -> None:

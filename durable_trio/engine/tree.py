@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -51,8 +52,8 @@ from supervisors import (
 
 _LOGGER = logging.getLogger("durable_trio.engine")
 
-# A fault that comes back at once has come back four times after a third of a second; then the store's part is tried
-# anew twice, and after one to two seconds the engine gives up. A fault that comes once a minute is lived with.
+# A fault that comes back at once has come back four times after a third of a second; then all services are tried anew
+# twice, and after one to two seconds the engine gives up. A fault that comes once a minute is lived with.
 SERVICE_RESTARTS: Final = Intensity(3, per=5)
 ENGINE_RESTARTS: Final = Intensity(2, per=10)
 SOON: Final = Backoff(first=0.02, factor=3, longest=1, reset_after=5)
@@ -71,7 +72,7 @@ def services(parts: Parts) -> SupervisorSpec:
             Child("feed", parts.feed.run, backoff=SOON),
             Child("dispatcher", parts.dispatcher.run, backoff=SOON),
             Child("janitor", Janitor(parts.front).run, backoff=SOON),
-            Child("reports", parts.reports.run, backoff=SOON),
+            Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
         ],
     )
 
@@ -83,7 +84,7 @@ def executor_spec(parts: Parts) -> SupervisorSpec:
         intensity=ENGINE_RESTARTS,
         children=[
             Child("store", parts.run_store, backoff=SOON),
-            Child("runs", parts.runs.run, shutdown=LEAVE_SECONDS),
+            Child("runs", parts.run_runs, shutdown=LEAVE_SECONDS),
             Child("services", services(parts)),
         ],
     )
@@ -109,7 +110,7 @@ def parent_spec(parts: Parts, workers: Workers, watch: WorkerWatch) -> Superviso
         children=[
             Child("client", client_spec(parts)),
             Child("watch", watch.run, backoff=SOON),
-            Child("reports", parts.reports.run, backoff=SOON),
+            Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
             Child(WORKERS, workers.spec()),
         ],
     )
@@ -172,8 +173,6 @@ async def open_parent(
                 try:
                     yield root
                 finally:
-                    with trio.CancelScope(shield=True):
-                        await _retire_report(parts)
                     parts.feed.close()
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -202,6 +201,8 @@ async def _open(parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], N
     try:
         async with open_supervisor(spec, name="engine", on_unstopped=report) as root:
             parts.on_failure = root.stop
+            if parts.failure is not None:  # since before there was somebody to tell
+                root.stop()
             yield root
     except BaseExceptionGroup as group:
         exceeded, rest = group.split(RestartIntensityExceeded)
@@ -215,11 +216,6 @@ async def _open(parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], N
         parts.on_failure = lambda: None
     if parts.failure is not None:
         raise ExceptionGroup("the engine has failed", [parts.failure])
-
-
-async def _retire_report(parts: Parts) -> None:
-    with contextlib.suppress(StoreError, trio.ClosedResourceError):
-        await parts.reports.retire()
 
 
 def _innermost(error: BaseException) -> RestartIntensityExceeded:
@@ -243,6 +239,5 @@ async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
             await parts.runs.drain(parts.settings.grace_seconds)
         await parts.runs.detach_all()
         await parts.recovery.retire()
-        await parts.reports.retire()
     except (StoreError, trio.ClosedResourceError):
         pass  # the next executor finds the lock free and takes the runs over

@@ -221,9 +221,10 @@ class SignalWithStart:
 class RequestCancel:
     """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
 
-    A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``).
+    A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``); so
+    does a parked one that has no history, no open call and no unfinished child: it could not be mended by code.
     A final or compensating run: ``None``, nothing written. Asking again is the same entry (``created=False``). An
-    unowned suspended run gets ``wake_at = now``; so does a parked one, whose problem is cleared.
+    unowned suspended run gets ``wake_at = now``; so does any other parked one, whose problem is cleared.
     ``reason`` is JSON (a string or null) and becomes the entry's payload; ``error`` that of a run that ends at once.
     """
 

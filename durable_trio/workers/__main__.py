@@ -6,24 +6,32 @@ import os
 import signal
 import sys
 
+import attrs
 import trio
 
 from durable_trio.errors import WorkerFailed
 from durable_trio.workers.loading import Servable, load_engine
 from durable_trio.workers.logs import LOG_VARIABLE, LogStyle, set_up_logging
-from durable_trio.workers.parent import PATH_VARIABLE
-from supervisors import child_process
+from durable_trio.workers.parent import COUNT_VARIABLE, PATH_VARIABLE
+from supervisors import ChildProcess, child_process
 
 
-async def serve(engine: Servable) -> None:
+@attrs.frozen
+class Ready:
+    """The ``task_status`` of an engine that serves; one that is told to stop before it is open never calls it."""
+
+    process: ChildProcess
+
+    def started(self, value: object = None) -> None:
+        """Tell the parent."""
+        self.process.ready()
+
+
+async def serve(engine: Servable, worker_count: int) -> None:
     """Serve until the parent says SIGTERM, or dies."""
-    async with child_process(is_cancelled_by_sigterm=False) as process, trio.open_nursery() as nursery:
-
-        async def serve_engine(*, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
-            await engine.serve(workers=0, signals=[signal.SIGTERM, signal.SIGINT], task_status=task_status)
-
-        await nursery.start(serve_engine)
-        process.ready()
+    os_signals = [signal.SIGTERM, signal.SIGINT]
+    async with child_process(is_cancelled_by_sigterm=False) as process:
+        await engine.serve(workers=0, executors=worker_count, signals=os_signals, task_status=Ready(process))
 
 
 def main() -> int:
@@ -33,6 +41,7 @@ def main() -> int:
         return 2
     path = os.environ.pop(PATH_VARIABLE, None)
     style = os.environ.pop(LOG_VARIABLE, None)
+    worker_count = int(os.environ.pop(COUNT_VARIABLE, "1"))
     if path is not None:
         sys.path[:] = path.split(os.pathsep)
     try:
@@ -46,7 +55,7 @@ def main() -> int:
         set_up_logging(LogStyle(style))
     if hasattr(signal, "SIGUSR1"):  # asks the parent for the tree; sent to a worker it must not be its end
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    trio.run(serve, engine)
+    trio.run(serve, engine, worker_count)
     return 0
 
 

@@ -6,11 +6,14 @@ import difflib
 import importlib
 import sys
 from collections.abc import Awaitable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from durable_trio.errors import WorkerFailed
 
-__all__ = ["Servable", "check_app", "load_engine"]
+__all__ = ["Servable", "check_app", "check_not_loading", "load_engine"]
+
+# What is being loaded: a state of the process, as an import is. Whoever is called by a module's own code can ask here.
+_loading: Final[list[str]] = []
 
 
 class Servable(Protocol):
@@ -36,6 +39,19 @@ def check_app(app: object) -> str:
     return app
 
 
+def check_not_loading() -> None:
+    """Refuse to start workers from the import that a worker begins with: theirs would start others, without end.
+
+    Raises:
+        WorkerFailed: a module is being imported for its engine.
+    """
+    if _loading:
+        raise WorkerFailed(
+            f"importing {_loading[-1].partition(':')[0]!r} serves with workers, which import it too; "
+            'put what serves under `if __name__ == "__main__":`'
+        )
+
+
 def load_engine(app: str) -> Servable:
     """Import a module and return the engine that it has under a name; a function is called for one.
 
@@ -43,7 +59,16 @@ def load_engine(app: str) -> Servable:
         ValueError: ``app`` has no such form.
         WorkerFailed: the module cannot be imported, has no such name, or something else has the name.
     """
-    module_name, _, name = check_app(app).partition(":")
+    check_app(app)
+    _loading.append(app)
+    try:
+        return _load(app)
+    finally:
+        _loading.pop()
+
+
+def _load(app: str) -> Servable:
+    module_name, _, name = app.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

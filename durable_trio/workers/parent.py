@@ -7,6 +7,7 @@ its runs without waiting for its lease.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
-from durable_trio.errors import WorkerFailed
+from durable_trio.errors import StoreFull, StoreInUse, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
 from supervisors import (
     Backoff,
@@ -30,8 +31,11 @@ from supervisors import (
     Supervisor,
 )
 
+_LOGGER: Final = logging.getLogger("durable_trio.engine")
 #: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
 PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
+#: How many workers there are to be, so that the first one there leaves the others their shares.
+COUNT_VARIABLE: Final = "DURABLE_TRIO_WORKER_COUNT"
 #: The tree's name of the supervisor of the workers.
 WORKERS: Final = "workers"
 
@@ -44,8 +48,6 @@ _RESTARTS_SECONDS: Final = 10.0
 _SERVED_SECONDS: Final = 1.0
 # So often in a row may a worker end without having served.
 _FALSE_STARTS_MAX: Final = 5
-# What a program dies of by its own fault; other signals are somebody's, such as an operator's or the kernel's.
-_FAULTS: Final = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 # A drained worker closes its store, and interpreters take their time.
 _EXIT_SECONDS: Final = 5.0
 
@@ -70,7 +72,7 @@ class Workers:
         return Process(
             name,
             [sys.executable, "-m", "durable_trio.workers", self.app],
-            env={**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path)},
+            env={**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path), COUNT_VARIABLE: str(self.count)},
             ready_within=WORKER_READY_SECONDS,
             heartbeat_within=self.heartbeat_seconds,
             shutdown=self.grace_seconds + _EXIT_SECONDS,
@@ -101,27 +103,31 @@ class WorkerWatch:
         await self._opened.wait()
         assert self._root is not None
         events = self._root.events()
-        await self._reap()  # of whom the last server of this file has left
+        await self._reap_dead()  # of whom the last server of this file has left
         async for event in events:
             if isinstance(event, EventsLost):
-                await self._reap()
+                await self._reap_dead()
             elif isinstance(event, ChildStarted | ChildExited) and event.path[-2:-1] == (WORKERS,):
                 if isinstance(event, ChildStarted):
                     self._ready_at[event.path[-1]] = event.at
                 else:
-                    await self._reap()
+                    await self._reap_dead()
                     self._count(event)
         await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
         raise AssertionError("unreachable")
+
+    async def _reap_dead(self) -> None:
+        try:
+            await self._reap()
+        except (StoreFull, StoreInUse) as error:  # no fault of this process, and the workers look for themselves too
+            _LOGGER.warning("a dead worker's runs could not be set free yet: %s", error)
 
     def _count(self, event: ChildExited) -> None:
         """Give up if a worker has ended by itself, again and again, without having served."""
         name, exit = event.path[-1], event.exit
         ready_at = self._ready_at.pop(name, None)
         has_served = ready_at is not None and event.at - ready_at >= _SERVED_SECONDS
-        process = exit.process
-        has_ended = process is not None and (process.code is not None or process.os_signal in _FAULTS)
-        is_own_doing = exit.kind is not ExitKind.STOPPED and has_ended
+        is_own_doing = exit.kind is not ExitKind.STOPPED and exit.process is not None and exit.process.is_fault
         if has_served or not is_own_doing:
             self._false_starts.pop(name, None)
             return

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from desk import shop
+
+from cli.desk import shop
 
 
 @pytest.fixture(scope="session")

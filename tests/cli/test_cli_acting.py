@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from desk import PATIENCE_SECONDS, call, call_process, command_line, process_of
+
+from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of
 
 
 def shown(db: str, run_id: str) -> Any:
@@ -60,6 +61,7 @@ def test_start_creates_a_database_only_when_told_to(tmp_path: Path) -> None:
     said = call("--db", str(path), "start", "order", "1")
     assert said.code == 1
     assert "there is no database" in said.error
+    assert "--create" in said.error
     assert list(tmp_path.iterdir()) == []
     assert call("--db", str(path), "start", "order", "1", "--id", "a", "--create").out == "a\n"
     assert shown(str(path), "a")["status"] == "pending"
@@ -95,6 +97,12 @@ def test_cancel_of_a_run_that_has_ended_changes_nothing_and_says_so(db: str) -> 
     said = call("--db", db, "cancel", "order-7")
     assert said.code == 0
     assert "had already ended: completed" in said.error
+
+
+def test_cancel_of_a_parked_run_says_what_it_waits_for(db: str) -> None:
+    said = call("--db", db, "cancel", "payroll-12")
+    assert said.code == 0
+    assert said.error.startswith("asked 'payroll-12' to cancel; it was parked, and is cancelled when")
 
 
 def test_ctrl_c_ends_the_wait_of_cancel_and_not_the_request(db: str) -> None:

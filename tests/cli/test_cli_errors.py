@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from desk import PATIENCE_SECONDS, call, call_process, command_line, process_of
 
+from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of, surroundings
 from durable_trio import sqlite3
 from durable_trio.stores.sqlite import connection as connections
 
@@ -155,7 +157,9 @@ def test_a_cursor_that_no_page_gave_is_an_error(db: str) -> None:
         (["start", "order", "milk"], """'"milk"'"""),
         (["start", "order", "NaN"], "NaN is no number in JSON"),
         (["start", "order", "1e999"], "1e999 is too large"),
-        (["start", "order", "--idd", "x"], "there is no option '--idd'"),
+        (["start", "order", "--idd", "x"], "'--idd' is no option"),
+        (["list", "--status", "parked", "--status", "failed"], "no other status"),
+        (["--db", "x.db", "serve", "shop:engine"], "takes no --db"),
         (["start", "order", "--delay", "soon"], "is no duration"),
         (["signal", "r", "s", "{"], "is no JSON"),
         (["fork", "r"], "--before"),
@@ -188,3 +192,17 @@ def test_a_process_of_its_own_exits_the_same_way(db: str) -> None:
     assert missing.error.startswith("durable-trio: there is no run 'nope'")
     assert call_process("--db", db, "shwo").code == 2
     assert call_process("--version").out.startswith("durable-trio")
+
+
+def test_a_closed_output_is_no_reason_to_fail(db: str) -> None:
+    sends = shlex.join(command_line("--db", db, "signal", "order-10", "approval"))
+    lists = shlex.join(command_line("--db", db, "list"))
+    done = subprocess.run(
+        ["sh", "-c", f"{sends} >&- && {lists} >&- 2>&-"],
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "sent 'approval' to 'order-10'\n")

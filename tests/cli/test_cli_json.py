@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trio
-from desk import call
 
+from cli.desk import call
 from durable_trio import Context, RunStatus, open_engine, workflow
 from durable_trio.cli.options import _STATUSES
 from durable_trio.cli.program import COMMANDS

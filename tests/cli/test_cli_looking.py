@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 import trio
-from desk import PATIENCE_SECONDS, call, command_line, process_of, surroundings
 
+from cli.desk import PATIENCE_SECONDS, call, command_line, process_of, surroundings
 from durable_trio import Context, Retry, open_engine, sqlite3, workflow
 from durable_trio.cli.text import width_of
 
@@ -37,6 +37,9 @@ def test_list_shows_every_status_newest_first(db: str) -> None:
 def test_list_takes_filters(db: str) -> None:
     assert ids(call("--db", db, "list", "--status", "failed", "--status", "cancelled").out) == ["order-9", "order-8"]
     assert ids(call("--db", db, "list", "--workflow", "packing").out) == ["branches-1-child"]
+    assert ids(call("--db", db, "list", "--status", "parked").out) == ["payroll-12"]
+    assert call("--db", db, "list", "--status", "parked", "--workflow", "order").out == ""
+    assert call("--db", db, "list", "--queue", "no such").out == ""
     assert ids(call("--db", db, "list", "--tag", "customer=anna", "--tag", "region=eu").out) == ["order-7"]
     nothing = call("--db", db, "list", "--tag", "customer=bert")
     assert (nothing.code, nothing.out, nothing.err) == (0, "", "no run matches\n")

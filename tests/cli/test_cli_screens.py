@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from desk import PATIENCE_SECONDS, call, command_line, surroundings
+
+from cli.desk import PATIENCE_SECONDS, call, command_line, surroundings
 
 _ENDED = re.compile(r"^ended with \d+$", re.MULTILINE)  # not the line that was typed
 SCREENS = Path(__file__).with_name("screens")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 import pytest
-from desk import PATIENCE_SECONDS, ROOT, call, call_process, command_line, surroundings
 
+from cli.desk import PATIENCE_SECONDS, ROOT, call, call_process, command_line, surroundings
 from durable_trio.cli.program import COMMANDS, program
 
 

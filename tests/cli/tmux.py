@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from desk import PATIENCE_SECONDS, surroundings
+
+from cli.desk import PATIENCE_SECONDS, surroundings
 
 in_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 

@@ -229,11 +229,18 @@ def test_what_shares_itself_below_the_depth_allowed_is_refused_for_its_depth() -
         assert error.path.startswith("[0][0][0]")
 
 
+async def forgotten() -> None:
+    """Is not awaited."""
+
+
 def test_a_class_that_is_not_converted_is_named_even_where_it_holds_itself() -> None:
     tree = Tree(0)
     tree.left = tree.right = tree
 
     assert "codec_examples.Tree is no JSON type" in str(refusal([tree]))
+    coroutine = forgotten()
+    assert "a coroutine (is an await missing?) is no JSON type" in str(refusal(coroutine))
+    coroutine.close()
     assert "codec_examples.Tree is no Card" in str(refusal(tree, Card))
     assert "nested deeper than 100 levels" in str(refusal(tree, Tree))
 

@@ -12,7 +12,7 @@ import trio
 from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 from trio.testing import MockClock
 
-from durable_trio import Context, Engine, Event, Observer, Retry, RunStatus, StepStatus, workflow
+from durable_trio import Context, Engine, Event, NonDeterminismError, Observer, Retry, RunStatus, StepStatus, workflow
 from durable_trio.engine.observers import HOOKS
 from durable_trio.testing import VirtualClock
 
@@ -199,6 +199,11 @@ async def test_a_parked_run_is_told_with_its_problem(store_path: str) -> None:
         record = await wait_parked(run)
     (event,) = noting.of("run_parked")
     assert event.fields["problem"] == record.problem
+    error = event.fields["error"]
+    assert isinstance(error, NonDeterminismError)
+    assert error.run_id == run.id
+    assert "left#0" in error.diff
+    assert "right#0" in error.diff
 
 
 @pytest.mark.parametrize("how", ["completed", "cancelled"])

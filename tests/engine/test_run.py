@@ -171,6 +171,21 @@ async def test_a_result_that_cannot_be_stored_fails_the_run(store_path: str) -> 
             await engine.run(opaque, id="opaque-1")
     assert isinstance(caught.value.error, CodecError)
     assert "opaque-1" in str(caught.value.error)
+    assert "opaque-1' failed: CodecError: " in str(caught.value)
+
+
+async def test_a_failure_that_is_a_group_of_one_is_told_by_what_is_in_it(store_path: str) -> None:
+    @workflow
+    async def branched(ctx: Context) -> None:
+        async def fail(branch: Context) -> None:
+            raise LookupError("no stock")
+
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(fail)
+
+    async with serving(store_path, branched) as engine:
+        with pytest.raises(RunFailed, match=r"failed: LookupError: no stock \(in an ExceptionGroup\)$"):
+            await engine.run(branched)
 
 
 async def test_a_result_over_the_limit_fails_the_run(store_path: str) -> None:

@@ -173,7 +173,8 @@ async def test_under_strict_the_run_is_parked_with_the_line(
         assert line_of(napping.fn, "not durable") in record.problem.text
         assert (await engine.status()).parked == (run.id,)
         assert (await engine.status()).resident_runs == 0
-    assert warnings_in(caplog) == []
+    (logged,) = warnings_in(caplog)
+    assert logged.startswith(f"run {run.id!r} is parked (foreign_wait): ")
 
 
 @pytest.mark.parametrize(("workflows_own", "engines", "is_parked"), [(True, False, True), (False, True, False)])

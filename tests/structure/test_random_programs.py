@@ -18,7 +18,7 @@ from trio.testing import MockClock
 
 from durable_trio import clock
 from durable_trio.context import children, functions, saga, structure_calls, waits
-from durable_trio.engine import runs
+from durable_trio.engine import resident
 from durable_trio.replay import calls, port
 from durable_trio.testing import VirtualClock
 
@@ -73,7 +73,7 @@ async def _crashing_all_the_time(case: Case) -> Observation:
     enter(world)
     # Runs that have crashed twice without progress would resume one after the other, and so later.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "SUSPECT_RECOVERIES", 10_000)
+        patch.setattr(resident, "SUSPECT_RECOVERIES", 10_000)
         return await _living_again_and_again(case, world)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -20,12 +20,15 @@ from durable_trio.cli.output import write_json, write_lines
 if TYPE_CHECKING:
     from durable_trio import Engine, Page
 
+PARKED: Final = "parked"
+
 
 @click.command("list")
 @database_option
-@status_option
+@lambda command: status_option(command, PARKED)
 @workflow_option
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
+@click.option("--queue", metavar="NAME", help="Only runs of this queue.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many runs.")
 @click.option("--cursor", metavar="CURSOR", help="Go on after a page, with the cursor that it gave.")
 @json_option
@@ -34,18 +37,26 @@ def command(
     statuses: tuple[str, ...],
     workflow: str | None,
     tags: tuple[tuple[str, str], ...],
+    queue: str | None,
     limit: int,
     cursor: str | None,
     as_json: bool,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    A parked run is a suspended one with a problem that waits for somebody; 'show' tells which.
+    """
+    if PARKED in statuses and (len(statuses) > 1 or cursor is not None):
+        raise click.UsageError("--status parked goes with no other status, and with no --cursor")
     from durable_trio.cli.client import ask
 
     given = tags_of(tags)
 
     async def look(client: Engine) -> Page:
+        if PARKED in statuses:
+            return await _parked(client, workflow=workflow, tags=given, queue=queue, limit=limit)
         return await client.list_runs(
-            status=statuses or None, workflow=workflow, tags=given or None, limit=limit, cursor=cursor
+            status=statuses or None, workflow=workflow, tags=given or None, queue=queue, limit=limit, cursor=cursor
         )
 
     page = ask(database, look)
@@ -58,10 +69,29 @@ def command(
     from durable_trio.cli.screen import find_screen
 
     if not page.runs:
-        is_filtered = bool(statuses or workflow or given or cursor)
+        is_filtered = bool(statuses or workflow or given or queue or cursor)
         click.echo("no run matches" if is_filtered else "no runs yet", err=True)
         return
     lines = runs_table(page.runs, datetime.now(UTC), find_screen())
     if page.next_cursor is not None:
         lines.append(click.style(f"there are more; go on with --cursor {page.next_cursor}", dim=True))
     write_lines(lines)
+
+
+async def _parked(client: Engine, *, workflow: str | None, tags: dict[str, str], queue: str | None, limit: int) -> Page:
+    """Return those that are parked, of the thousand that the engine names."""
+    from durable_trio.errors import RunNotFound
+    from durable_trio.records import Page
+
+    found = []
+    for run_id in reversed((await client.status()).parked):
+        try:
+            record = await client.get(run_id).record()
+        except RunNotFound:  # removed meanwhile
+            continue
+        is_wanted = workflow in (None, record.workflow) and queue in (None, record.queue)
+        if is_wanted and record.problem is not None and tags.items() <= record.tags.items():
+            found.append(record)
+        if len(found) == limit:
+            break
+    return Page(runs=tuple(found), next_cursor=None)

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from durable_trio.cli.serving import Display
@@ -23,23 +24,26 @@ if TYPE_CHECKING:
 @click.option("--tree", "draws_tree", is_flag=True, help="Print the supervision tree, and again when it has changed.")
 @click.option("--log-json", is_flag=True, help="Log as JSON lines, also on a terminal.")
 @click.option("--verbose", is_flag=True, help="Show the traceback of what ends the server.")
-def command(app: str, workers: int | None, draws_tree: bool, log_json: bool, verbose: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool, log_json: bool, verbose: bool) -> int:
     """Serve APP: module:engine or FILE.py:engine, where the name is an Engine or a function that returns one.
 
     Ctrl-C or SIGTERM drains: no new runs are taken, steps in flight get the engine's grace_seconds, and unfinished runs
     go on when the database is served again. A second one stops at once. SIGUSR1 prints the supervision tree.
     """
+    if ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("serve takes no --db: the database is the one that the engine was made with")
     app = _importable(app)
     engine = _load(app, verbose=verbose)
     display = _display(draws_tree=draws_tree, log_json=log_json)
     try:
-        _serve(engine, display, app, workers, verbose=verbose)
+        return _serve(engine, display, app, workers, verbose=verbose)
     finally:
         if display.status_line is not None:
             display.status_line.close()
 
 
-def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, verbose: bool) -> None:
+def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, verbose: bool) -> int:
     from functools import partial
 
     import trio
@@ -49,7 +53,7 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
     from durable_trio.errors import DurableError
 
     try:
-        trio.run(partial(serve, engine, display, app=app, workers=workers))
+        return trio.run(partial(serve, engine, display, app=app, workers=workers))
     except (DurableError, ExceptionGroup, ValueError, OSError) as error:
         if display.status_line is not None:
             display.status_line.close()

@@ -26,8 +26,13 @@ WAKE_WAITING: Final = """
 WAKE: Final = "UPDATE runs SET wake_at = ? WHERE run = ?"
 UNPARK: Final = "UPDATE runs SET wake_at = ?, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?"
 CANCEL_PENDING: Final = """
-    UPDATE runs SET status = 'cancelled', wake_at = NULL, waits_for = NULL, error = ?, finished_at = ?, changed = ?
+    UPDATE runs SET status = 'cancelled', wake_at = NULL, waits_for = NULL, problem = NULL, fingerprint = NULL,
+        error = ?, finished_at = ?, changed = ?
     WHERE run = ?
+"""
+HAS_DONE: Final = """
+    SELECT EXISTS (SELECT 1 FROM history WHERE run = :run) OR EXISTS (SELECT 1 FROM waits WHERE run = :run)
+        OR EXISTS (SELECT 1 FROM runs WHERE parent = :run AND finished_at IS NULL)
 """
 FIND_PARENT: Final = """
     SELECT parent.run, parent.status, parent.owner, parent.problem, child.id, json_quote(child.status)
@@ -75,7 +80,7 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     else:
         entry = entry_from(known)
     if owner is None:
-        if status == RunStatus.PENDING:
+        if status == RunStatus.PENDING or (problem is not None and _has_done_nothing(transaction, run)):
             transaction.execute(CANCEL_PENDING, (operation.error, operation.now, transaction.change(), run))
             tell_parent(transaction, run, operation.now)
         elif problem is not None:
@@ -83,6 +88,11 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
         elif status == RunStatus.SUSPENDED and is_unread:
             transaction.execute(WAKE, (operation.now, run))
     return Sent(entry=entry, created=known is None, owner=owner)
+
+
+def _has_done_nothing(transaction: Transaction, run: int) -> bool:
+    """Return whether nothing of a run is to be undone or waited for; its arguments may be what it is parked for."""
+    return not transaction.execute(HAS_DONE, {"run": run}).fetchone()[0]
 
 
 def tell_parent(transaction: Transaction, run: int, now: int) -> None:

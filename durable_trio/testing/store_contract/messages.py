@@ -12,6 +12,7 @@ from durable_trio.stores.base import Advance, Release, RequestCancel, SendSignal
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
+    add,
     claim,
     finish,
     one,
@@ -191,12 +192,21 @@ class MessageContract(ContractKit):
 
     def test_a_cancel_wakes_a_parked_run_and_clears_its_problem(self, store: Store) -> None:
         _, fence = owned(store)
+        add(store, fence, step(1))
         park(store, fence)
         changed = row_of(store).changed
         cancel(store, now=81)
         row = row_of(store)
         assert (row.problem, row.wake_at) == (None, 81)
         assert row.changed > changed
+
+    def test_a_cancel_ends_a_parked_run_that_has_done_nothing(self, store: Store) -> None:
+        _, fence = owned(store)
+        park(store, fence)
+        one(store, RequestCancel(run_id="run", reason="null", error='{"e": 1}', now=81))
+        row = row_of(store)
+        assert (row.status, row.problem, row.wake_at, row.finished_at) == (RunStatus.CANCELLED, None, None, 81)
+        assert row.error == '{"e": 1}'
 
     def test_the_error_of_a_cancel_request_is_that_of_a_run_that_ends_at_once(self, store: Store) -> None:
         start(store)

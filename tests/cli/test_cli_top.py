@@ -12,12 +12,12 @@ from typing import Any
 
 import click
 import pytest
-from desk import call, call_process, command_line
 from hypothesis import given
 from hypothesis import strategies as st
-from server import kill, serving, start
-from tmux import Pane, in_tmux, opened
 
+from cli.desk import call, call_process, command_line
+from cli.server import kill, serving, start
+from cli.tmux import Pane, in_tmux, opened
 from durable_trio import EngineStatus, RunRecord, RunStatus
 from durable_trio.cli.keyboard import split_keys
 from durable_trio.cli.run_view import RunView

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import trio
-from desk import PATIENCE_SECONDS, call
-from server import field, kill, serving
-from test_cli_json import validate
 
+from cli.desk import PATIENCE_SECONDS, call
+from cli.server import field, kill, serving
+from cli.test_cli_json import validate
 from durable_trio import Engine, open_engine
 from durable_trio.cli.rates import Rates
 from durable_trio.cli.screen import Screen

@@ -1,0 +1,127 @@
+"""Runs an example as its user does: as a process, in a folder of its own, killed in the middle, started again.
+
+    def test_a_kill_at_any_line_charges_once(tmp_path: Path) -> None:
+        example = Example("checkout", tmp_path, speed=20_000)
+        example.kill_at("order 7: charged")  # SIGKILL when that line has been printed
+        lines = example.run()  # the same command again, to its end
+        assert lines[-1] == "order 7: settled"
+        assert [row["cents"] for row in example.rows("payments.db", "SELECT cents FROM charges")] == [4900]
+
+Nothing here can hang: every process has a deadline, and is killed by its own pid when it passes.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from durable_trio import sqlite3
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+SECONDS_MAX = 60.0
+
+
+class Example:
+    """One example and its folder. Each call of ``run``, ``kill_at`` or ``interrupt_at`` is one process.
+
+    Args:
+        name: the file's, without ``.py``.
+        folder: where the process works; the example's own folder is made below it.
+        speed: what ``--speed`` is given; default the example's own.
+        options: further arguments for every process.
+    """
+
+    def __init__(self, name: str, folder: Path, *options: str, speed: float | None = None) -> None:
+        self.folder = folder / f"{name}-data"
+        self.lines: list[str] = []  # all that was printed, by all processes so far
+        self._cwd = folder
+        chosen = () if speed is None else ("--speed", str(speed))
+        # A warning, such as one of a file left open, is an error here: it would show among the lines.
+        self._argv = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), self.folder.name, *chosen, *options]
+
+    def run(self, *options: str, exit_status: int = 0) -> list[str]:
+        """Run to the end and return the lines that were printed; standard error is among them."""
+        with self._process(options) as process:
+            printed = list(_lines_of(process))
+            self.lines += printed
+            assert process.wait(SECONDS_MAX) == exit_status, _quoted(printed)
+        return printed
+
+    def kill_at(self, text: str, *options: str) -> list[str]:
+        """Run until a line that contains ``text`` was printed, then SIGKILL; return the lines.
+
+        The last lines may be later ones: the process runs on until it is dead.
+        """
+        return self._stop_at(text, signal.SIGKILL, options)
+
+    def interrupt_at(self, text: str, *options: str) -> list[str]:
+        """Run until a line that contains ``text`` was printed, then SIGINT as Ctrl-C does, and wait for its end."""
+        return self._stop_at(text, signal.SIGINT, options)
+
+    def rows(self, database: str, query: str) -> list[dict[str, Any]]:
+        """Return what a query finds in a database of the example's folder; no process may be running."""
+        with closing(sqlite3.connect(self.folder / database)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(query)]
+
+    def steps(self, name: str) -> list[str]:
+        """Return the statuses of all recorded outcomes of that name, of all runs, in order."""
+        query = f"SELECT status FROM history WHERE name = '{name}' ORDER BY run, seq"
+        return [row["status"] for row in self.rows("app.db", query)]
+
+    def _stop_at(self, text: str, os_signal: signal.Signals, options: tuple[str, ...]) -> list[str]:
+        printed: list[str] = []
+        was_seen = False
+        with self._process(options) as process:
+            for line in _lines_of(process):
+                printed.append(line)
+                if text in line and not was_seen:
+                    was_seen = True
+                    process.send_signal(os_signal)
+            self.lines += printed
+            process.wait(SECONDS_MAX)
+        assert was_seen, f"no line contained {text!r}:\n{_quoted(printed)}"
+        return printed
+
+    @contextmanager
+    def _process(self, options: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(
+            [*self._argv, *options], cwd=self._cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()  # nothing, if it has ended
+
+
+def _lines_of(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Yield the lines as they come, until the process closes its output or its time is over."""
+    output: IO[bytes] | None = process.stdout
+    assert output is not None
+    deadline = time.monotonic() + SECONDS_MAX
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            if not selector.select(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(f"{process.args!r} is not done after {SECONDS_MAX:g} s; unfinished line: {rest!r}")
+            read = os.read(output.fileno(), 65_536)
+            if not read:
+                break
+            *complete, rest = (rest + read).split(b"\n")
+            yield from (line.decode() for line in complete)
+    if rest:
+        yield rest.decode()
+
+
+def _quoted(lines: list[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines)
