@@ -144,11 +144,11 @@ def _pane(state: TopState, now: datetime, screen: Screen, room: int) -> list[str
     state.pane_scroll = first if state.is_pane_alone else state.pane_scroll
     shown = lines[first : first + room - 1]
     hidden = len(lines) - first - len(shown)
-    more = f"{hidden} more below" if hidden > 0 else ""
     rule = "─" if screen.is_unicode else "-"
-    head = cut(f"{rule * 2} {title} ", screen.width - len(more) - 2)
-    fill = rule * max(0, screen.width - width_of(head) - (len(more) + 4 if more else 0))
-    return [click.style(f"{head}{fill}" + (f" {more} {rule * 2}" if more else ""), dim=True), *shown]
+    more = f" {hidden} more below {rule * 2}" if hidden > 0 else ""
+    head = cut(f"{rule * 2} {title} ", screen.width - len(more))
+    fill = rule * max(0, screen.width - width_of(head) - len(more))
+    return [click.style(cut(f"{head}{fill}{more}", screen.width), dim=True), *shown]
 
 
 def _run_lines(state: TopState, now: datetime, screen: Screen) -> tuple[str, list[str]]:

@@ -127,7 +127,7 @@ async def fill(path: str) -> None:
 async def serve(path: str) -> None:
     """Serve a database with other code of payroll, and say so once all is at rest."""
     async with open_engine(path, workflows=[*KNOWN, payroll("charge account")], grace_seconds=0) as engine:
-        await engine.start("moon landing", 1, id="pending-1", delay=86_400)
+        await engine.start("landing", 1, id="pending-1", delay=86_400)
         await engine.start(slow, id="slow-1")
         await engine.start(stuck, id="stuck-1")
         await engine.send_signal("payroll-12", "paid out")

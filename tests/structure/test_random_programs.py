@@ -283,6 +283,9 @@ def _childs_end_is_overlooked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(port.Port, "next_status", property(lambda self: None))
 
 
+_TRIES_MAX = 4
+
+
 @pytest.mark.parametrize(
     "plant",
     [
@@ -298,5 +301,6 @@ def _childs_end_is_overlooked(patch: pytest.MonkeyPatch) -> None:
 )
 def test_a_planted_bug_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
-    with pytest.raises((AssertionError, ExceptionGroup)):
-        _check(_RICH, crashes_max=None)
+    with pytest.raises((AssertionError, ExceptionGroup)):  # noqa: PT012
+        for _ in range(_TRIES_MAX):  # trio's order of tasks is another each time, and one may hide it
+            _check(_RICH, crashes_max=None)

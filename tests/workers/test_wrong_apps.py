@@ -115,8 +115,7 @@ async def test_an_app_that_fails_after_it_has_worked_ends_serve_too(
     _, output = await trio.to_thread.run_sync(lambda: program.communicate(timeout=_SECONDS))
     print(f"{how}: {time.monotonic() - began:.1f} s, exit code {program.returncode}")
     assert program.returncode not in (0, None)
-    assert "ExceptionGroup: the engine has failed" in output
-    assert "WorkerFailed: worker-" in output
+    assert "WorkerFailed: worker-" in output  # in a group, unless it was not ready yet when it was killed
     assert not any(is_alive(pid) for pid in [*workers, *children_of(program.pid)])
     assert_free(tmp_path / "shop.db")
 
