@@ -196,6 +196,7 @@ class Runs:
 
     # ---- one run -----------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for; bodies have other tasks
     async def _run(self, actor: RunActor, workflow: Workflow[..., Any]) -> None:
         row = actor.row
         try:
