@@ -14,9 +14,9 @@ A client has the store and the feed alone. With ``workers=N`` the parent execute
     ├─ reports
     └─ workers     N processes, each with the first tree; started, and drained, at the same time
 
-Children start in this order and stop in reverse. A service that crashes is
-started again and looks at the store for what it has missed; those who wait for it go on waiting, or get an error.
-Too many crashes, and the engine ends with an ``ExceptionGroup`` that names the child.
+Children start in this order and stop in reverse. A service that crashes is started again and looks at the store for
+what it has missed; those who wait for it go on waiting, or get an error. Too many crashes, and the engine ends with an
+``ExceptionGroup`` that names the child.
 """
 
 from __future__ import annotations

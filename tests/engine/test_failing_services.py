@@ -42,6 +42,19 @@ async def fatal(ctx: Context) -> None:
     await ctx.step("interrupt", interrupt)
 
 
+async def test_a_runs_child_that_is_stopped_alone_detaches_its_runs_before_they_are_cancelled(file_path: str) -> None:
+    global begun
+    begun = trio.Event()
+    seen.clear()
+    async with serving(file_path, tidy) as engine:
+        await engine.start(tidy, id="tidy")
+        await begun.wait()
+        assert engine._root is not None
+        with trio.fail_after(PATIENCE_SECONDS):
+            await engine._root.terminate_child("runs")
+        assert seen == ["detaching"]
+
+
 @pytest.mark.parametrize("reason", ["a service fails", "a step is interrupted"])
 async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
     file_path: str, reason: str, monkeypatch: pytest.MonkeyPatch

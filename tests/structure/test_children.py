@@ -48,6 +48,25 @@ def _no_effects() -> None:
     effects.clear()
 
 
+async def test_the_end_of_a_child_wakes_a_parent_that_has_left_memory() -> None:
+    """In an engine with room for more, where nothing else tells that there is something to be claimed."""
+
+    @workflow
+    async def child(ctx: Context) -> int:
+        return await ctx.wait_signal("answer", int)
+
+    @workflow
+    async def parent(ctx: Context) -> int:
+        return 1 + await ctx.run_child(child, id="child")
+
+    async with serving(":memory:", parent, child) as engine:
+        run = await engine.start(parent)
+        await wait_passivated(engine)
+        await engine.send_signal("child", "answer", 41)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == 42
+
+
 async def note(text: str) -> str:
     effects.append(text)
     return text

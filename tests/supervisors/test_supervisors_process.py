@@ -31,6 +31,7 @@ from supervisors import (
     ProcessUnresponsive,
     Restart,
     RestartIntensityExceeded,
+    open_dynamic_supervisor,
     open_supervisor,
 )
 from supervisors.process import read_oom_count
@@ -111,6 +112,25 @@ def nothing_leaks() -> Iterator[None]:
 
 
 # Starting
+
+
+async def test_a_first_child_that_somebody_has_killed_on_its_way_is_started_again(tmp_path: Path) -> None:
+    """That says nothing about the program; one that ends by its own doing still ends the opening."""
+    once = f"""
+import os, pathlib, signal
+killed = pathlib.Path({str(tmp_path / "killed")!r})
+if not killed.exists():
+    killed.touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with trio.fail_after(20):
+        async with open_dynamic_supervisor(children=[python("worker", once + READY, ready_within=15)]) as supervisor:
+            assert supervisor.child("worker").value == {"answer": 42}
+            assert (tmp_path / "killed").exists()
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_dynamic_supervisor(children=[python("worker", "import os; os.abort()", ready_within=15)]):
+            pytest.fail("it was opened")
+    assert caught.group_contains(ProcessFailed, match="SIGABRT")
 
 
 async def test_a_process_is_ready_when_it_says_so_and_start_child_gives_its_value() -> None:

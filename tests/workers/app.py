@@ -23,6 +23,7 @@ from crash.logs import Logs
 from crash.worker import end_with_parent
 
 from durable_trio import Context, Engine, workflow
+from durable_trio.engine import recovery
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.probes import ProbedStore
 
@@ -49,6 +50,7 @@ ALL: Final = (*workflows.ALL, blocking)
 def engine() -> Engine:
     """Return the engine of a worker process: it may have an end of its own."""
     spec = json.loads(os.environ[SPEC_VARIABLE])
+    time.sleep(spec.get("start_seconds", 0))  # as an application with much to import
     for number, end in enumerate(spec.get("ends", ())):
         if _is_first(Path(spec["directory"]) / f"end-{number}"):
             return _make(spec, end)
@@ -57,6 +59,7 @@ def engine() -> Engine:
 
 def _make(spec: Mapping[str, Any], end: Mapping[str, Any]) -> Engine:
     logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s")
+    recovery._LOOK_SECONDS = spec.get("look_seconds", recovery._LOOK_SECONDS)
     directory = Path(spec["directory"])
     workflows.use(Logs(directory, kill_in_effect=end.get("in_effect")))
     options = {name: spec[name] for name in _OPTIONS if name in spec}

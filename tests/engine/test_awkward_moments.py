@@ -296,3 +296,34 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
             await newcomer.reap_dead(parts.executor)
         assert newcomer.others_count == 0  # it had time, and hangs
         assert await parts.front.write(ReapExecutor(executor=living, now=Clock().now())) == 0  # it was set free before
+
+
+async def test_who_was_declared_dead_goes_on_though_a_step_in_a_thread_goes_on_too(file_path: str) -> None:
+    """Its lease was lost; the step is not waited for, and new runs are not held up by it."""
+    entered, release = threading.Event(), threading.Event()
+
+    @workflow
+    async def slow(ctx: Context) -> str:
+        return await ctx.step("slow", enter)
+
+    def enter() -> str:
+        entered.set()
+        release.wait(PATIENCE_SECONDS)
+        return "slept"
+
+    async with serving(file_path, slow, nothing) as engine:
+        try:
+            run = await engine.start(slow)
+            await wait_until(entered.is_set)
+            (executor,) = (await engine.status()).executors
+            parts = engine._parts
+            assert parts is not None
+            await parts.front.write(ReapExecutor(executor=executor.id, now=0))
+            parts.recovery.nudge()
+            await wait_until(lambda: parts.executor != executor.id)
+            with trio.fail_after(PATIENCE_SECONDS / 2):
+                assert await engine.run(nothing) == "done"
+        finally:
+            release.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == "slept"
