@@ -133,11 +133,10 @@ class Parts:
 
         A fault of the file (I/O error, damage, a commit in doubt) is final in this process, and ends the tree. What
         else may come out is a fault of ours, after which the file is as it was: this child is restarted, and all that
-        depends on it. What it owned is taken over under the next executor id.
+        depends on it.
         """
         try:
             if self._store_has_run:
-                self.recovery.forget()
                 await self._reopen()
             self._store_has_run = True
             await self.front.run(task_status=task_status)
