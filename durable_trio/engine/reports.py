@@ -93,6 +93,12 @@ class Reports:
         self._root: Supervisor | None = None
         self._opened = trio.Event()
 
+    async def root(self) -> Supervisor:
+        """Return this process's tree, once it is open; a service cannot have it before."""
+        await self._opened.wait()
+        assert self._root is not None
+        return self._root
+
     def watch(self, root: Supervisor) -> None:
         """Tell which tree is to be reported."""
         self._root = root
@@ -102,21 +108,20 @@ class Reports:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled; then remove this process's report."""
         task_status.started()
-        await self._opened.wait()
-        assert self._root is not None
+        root = await self.root()
         is_seen = not self._front.store.is_memory  # else there is nobody who could see it
-        with self._root.events() as events:
+        with root.events() as events:
             try:
                 if is_seen:
                     await self._remove_dead()
-                    await self._put(self._root)
+                    await self._put(root)
                 async for event in events:
                     _log(event)
                     await trio.sleep(_GATHER_SECONDS)
                     while (another := events.take_nowait()) is not None:
                         _log(another)
                     if is_seen:
-                        await self._put(self._root)
+                        await self._put(root)
                 await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
             finally:
                 if is_seen:

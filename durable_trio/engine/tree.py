@@ -161,13 +161,12 @@ async def open_parent(
     Raises:
         WorkerFailed: the first workers could not be started.
     """
-    watch = WorkerWatch(Reaper(parts.front, parts.settings.clock).reap_dead, parts.give_up)
+    watch = WorkerWatch(parts.reports.root, Reaper(parts.front, parts.settings.clock).reap_dead, parts.give_up)
     has_opened = False
     try:
         async with trio.open_nursery() as nursery:
             async with _open(parts, parent_spec(parts, workers, watch), on_unstopped) as root:
                 has_opened = True
-                watch.watch(root)
                 parts.reports.watch(root)
                 nursery.start_soon(_kill_when_cancelled, grace, root)
                 try:

@@ -83,26 +83,23 @@ class Workers:
 class WorkerWatch:
     """The service that reacts to deaths of workers."""
 
-    def __init__(self, reap: Callable[[], Awaitable[object]], give_up: Callable[[WorkerFailed], None]) -> None:
+    def __init__(
+        self,
+        root: Callable[[], Awaitable[Supervisor]],
+        reap: Callable[[], Awaitable[object]],
+        give_up: Callable[[WorkerFailed], None],
+    ) -> None:
+        self._root = root
         self._reap = reap
         self._give_up = give_up
-        self._root: Supervisor | None = None
-        self._opened = trio.Event()
         self._ready_at: dict[str, float] = {}
         self._false_starts: dict[str, int] = {}
-
-    def watch(self, root: Supervisor) -> None:
-        """Tell which tree the workers are in, once it is open."""
-        self._root = root
-        self._opened.set()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()
-        await self._opened.wait()
-        assert self._root is not None
-        events = self._root.events()
+        events = (await self._root()).events()
         await self._reap_dead()  # of whom the last server of this file has left
         async for event in events:
             if isinstance(event, EventsLost):

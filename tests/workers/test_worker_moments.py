@@ -17,7 +17,7 @@ import trio
 from durable_trio.engine.tree import ENGINE_RESTARTS, SOON
 from durable_trio.errors import StoreFull, WorkerFailed
 from durable_trio.workers.parent import WORKERS, WorkerWatch
-from supervisors import Child, DynamicSupervisorSpec, Intensity, Process, SupervisorSpec, open_supervisor
+from supervisors import Child, DynamicSupervisorSpec, Intensity, Process, Supervisor, SupervisorSpec, open_supervisor
 from workers.kit import PATIENCE_SECONDS, Scene, children_of, kill, until
 
 
@@ -29,8 +29,14 @@ async def test_a_parent_whose_worker_dies_while_the_file_has_no_room_lives_on() 
         tries.append(trio.current_time())
         raise StoreFull("no room")
 
+    opened = trio.Event()
+
+    async def tree() -> Supervisor:
+        await opened.wait()
+        return root
+
     failures: list[WorkerFailed] = []
-    watch = WorkerWatch(reap, failures.append)
+    watch = WorkerWatch(tree, reap, failures.append)
     workers = DynamicSupervisorSpec(
         intensity=Intensity(20, per=10), children=[Process("worker-1", ["sleep", "1000"], shutdown=1)]
     )
@@ -39,7 +45,7 @@ async def test_a_parent_whose_worker_dies_while_the_file_has_no_room_lives_on() 
     )
     with trio.fail_after(PATIENCE_SECONDS):
         async with open_supervisor(spec, name="engine") as root:
-            watch.watch(root)
+            opened.set()
             for _ in range(5):
                 pid, count = root.child(WORKERS, "worker-1").pid, len(tries)
                 assert pid is not None
