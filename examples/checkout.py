@@ -21,6 +21,7 @@ from pathlib import Path
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Retry, Run, RunFailed, current_step, open_engine, workflow
 
@@ -49,7 +50,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 @workflow

@@ -12,11 +12,11 @@ import sqlite3
 import time
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Run, open_engine, workflow
 
@@ -32,7 +32,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 @workflow

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Retry, Run, RunFailed, RunFinished, SignalTimeout, current_step, open_engine, workflow
 
@@ -44,7 +45,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 @workflow

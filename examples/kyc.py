@@ -14,11 +14,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import Enum
-from functools import partial
 from pathlib import Path
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Retry, Run, RunFinished, current_step, open_engine, workflow
 
@@ -69,7 +69,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 @workflow

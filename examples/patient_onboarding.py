@@ -11,11 +11,11 @@ written by ``ctx.transaction``; ``hospital.db`` in the folder tells who was page
 import argparse
 from contextlib import closing, suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Engine, RunFinished, current_step, open_engine, sqlite3, workflow
 
@@ -43,7 +43,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 @workflow

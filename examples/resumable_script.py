@@ -16,13 +16,13 @@ from collections import defaultdict
 from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Retry, RunFinished, current_step, open_engine
 
@@ -46,7 +46,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 async def report_royalties(ctx: Context) -> None:

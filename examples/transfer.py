@@ -13,11 +13,11 @@ import time
 from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 import attrs
 import trio
+from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Engine, Retry, Run, RunFailed, current_step, open_engine, sqlite3, workflow
 
@@ -46,7 +46,6 @@ class Settings:  # what this process was told; none of it is recorded
 
 
 settings = Settings()
-say = partial(print, flush=True)
 
 
 @workflow

@@ -26,6 +26,7 @@ from typing import IO, Any
 from durable_trio import sqlite3
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+DYING = Path(__file__).with_name("dying.py")
 SECONDS_MAX = 60.0
 
 
@@ -44,27 +45,22 @@ class Example:
         self.lines: list[str] = []  # all that was printed, by all processes so far
         self._cwd = folder
         chosen = () if speed is None else ("--speed", str(speed))
-        # A warning, such as one of a file left open, is an error here: it would show among the lines.
-        self._argv = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), self.folder.name, *chosen, *options]
+        self._argv = [str(EXAMPLES / f"{name}.py"), self.folder.name, *chosen, *options]
 
     def run(self, *options: str, exit_status: int = 0) -> list[str]:
         """Run to the end and return the lines that were printed; standard error is among them."""
-        with self._process(options) as process:
-            printed = list(_lines_of(process))
-            self.lines += printed
-            assert process.wait(SECONDS_MAX) == exit_status, _quoted(printed)
-        return printed
+        return self._run([*self._argv, *options], exit_status)
 
     def kill_at(self, text: str, *options: str) -> list[str]:
-        """Run until a line that contains ``text`` was printed, then SIGKILL; return the lines.
-
-        The last lines may be later ones: the process runs on until it is dead.
-        """
-        return self._stop_at(text, signal.SIGKILL, options)
+        """Run until a line that contains ``text`` is printed, be killed by SIGKILL there, and return the lines."""
+        return self._end_at(text, signal.SIGKILL, options, exit_status=-signal.SIGKILL)
 
     def interrupt_at(self, text: str, *options: str) -> list[str]:
-        """Run until a line that contains ``text`` was printed, then SIGINT as Ctrl-C does, and wait for its end."""
-        return self._stop_at(text, signal.SIGINT, options)
+        """Run until a line that contains ``text`` is printed, get SIGINT there as of Ctrl-C, and return the lines.
+
+        Those that end it are among them, and those of steps that were under way and were let finish.
+        """
+        return self._end_at(text, signal.SIGINT, options, exit_status=0)
 
     def rows(self, database: str, query: str) -> list[dict[str, Any]]:
         """Return what a query finds in a database of the example's folder; no process may be running."""
@@ -77,24 +73,23 @@ class Example:
         query = f"SELECT status FROM history WHERE name = '{name}' ORDER BY run, seq"
         return [row["status"] for row in self.rows("app.db", query)]
 
-    def _stop_at(self, text: str, os_signal: signal.Signals, options: tuple[str, ...]) -> list[str]:
-        printed: list[str] = []
-        was_seen = False
-        with self._process(options) as process:
-            for line in _lines_of(process):
-                printed.append(line)
-                if text in line and not was_seen:
-                    was_seen = True
-                    process.send_signal(os_signal)
+    def _end_at(self, text: str, os_signal: signal.Signals, options: tuple[str, ...], *, exit_status: int) -> list[str]:
+        printed = self._run([str(DYING), str(int(os_signal)), text, *self._argv, *options], exit_status)
+        assert any(text in line for line in printed), f"no line contained {text!r}:\n{_quoted(printed)}"
+        return printed
+
+    def _run(self, argv: list[str], exit_status: int) -> list[str]:
+        with self._process(argv) as process:
+            printed = list(_lines_of(process))
             self.lines += printed
-            process.wait(SECONDS_MAX)
-        assert was_seen, f"no line contained {text!r}:\n{_quoted(printed)}"
+            assert process.wait(SECONDS_MAX) == exit_status, _quoted(printed)
         return printed
 
     @contextmanager
-    def _process(self, options: tuple[str, ...]) -> Iterator[subprocess.Popen[bytes]]:
+    def _process(self, argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+        # A warning, such as one of a file left open, is an error here: it would show among the lines.
         process = subprocess.Popen(
-            [*self._argv, *options], cwd=self._cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, "-W", "error", *argv], cwd=self._cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         with process:
             try:
