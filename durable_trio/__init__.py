@@ -48,6 +48,7 @@ from durable_trio.records import (
     StepKind,
     StepRecord,
     StepStatus,
+    UnreadRecord,
     WaitRecord,
 )
 from durable_trio.replay.deadlines import DeadlineScope
@@ -103,6 +104,7 @@ __all__ = [
     "StoreInUse",
     "StoreReadOnly",
     "UnknownWorkflow",
+    "UnreadRecord",
     "WaitRecord",
     "WorkerFailed",
     "Workflow",

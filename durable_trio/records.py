@@ -26,6 +26,7 @@ __all__ = [
     "StepKind",
     "StepRecord",
     "StepStatus",
+    "UnreadRecord",
     "WaitRecord",
 ]
 
@@ -289,6 +290,19 @@ class WaitRecord:
     attempt: int
     error: FailureRecord | None
     started_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class UnreadRecord:
+    """What has been sent to a run and is not taken by it yet.
+
+    ``kind`` is "signal" or "cancel" (a request). ``payload`` is the stored JSON value; of a cancel it is the reason.
+    """
+
+    kind: str
+    name: str
+    payload: Any
+    sent_at: datetime
 
 
 @attrs.frozen(kw_only=True)

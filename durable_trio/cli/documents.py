@@ -24,6 +24,7 @@ from durable_trio.records import (
     StepKind,
     StepRecord,
     StepStatus,
+    UnreadRecord,
     WaitRecord,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "RunDocument",
     "ShowDocument",
     "StepDocument",
+    "UnreadDocument",
     "WaitDocument",
     "failure_document",
     "plain",
@@ -118,6 +120,16 @@ class WaitDocument:
 
 
 @attrs.frozen(kw_only=True)
+class UnreadDocument:
+    """A signal, or a request to cancel with its reason as payload, that the run has not taken yet."""
+
+    kind: str
+    name: str
+    payload: Any
+    sent_at: datetime
+
+
+@attrs.frozen(kw_only=True)
 class ListDocument:
     """What ``list`` prints."""
 
@@ -127,11 +139,12 @@ class ListDocument:
 
 @attrs.frozen(kw_only=True)
 class ShowDocument:
-    """What ``show`` prints: the run, its history, its open waits, the ids of its children."""
+    """What ``show`` prints: the run, its history, its open waits, what it has not read, the ids of its children."""
 
     run: RunDocument
     steps: tuple[StepDocument, ...]
     waits: tuple[WaitDocument, ...]
+    unread: tuple[UnreadDocument, ...]
     children: tuple[str, ...]
 
 
@@ -176,9 +189,13 @@ def run_document(record: RunRecord) -> RunDocument:
 
 
 def show_document(
-    record: RunRecord, steps: tuple[StepRecord, ...], waits: tuple[WaitRecord, ...], children: tuple[str, ...]
+    record: RunRecord,
+    steps: tuple[StepRecord, ...],
+    waits: tuple[WaitRecord, ...],
+    unread: tuple[UnreadRecord, ...],
+    children: tuple[str, ...],
 ) -> ShowDocument:
-    """Return a run with its history and open waits, as it is printed."""
+    """Return a run with its history, open waits and unread messages, as it is printed."""
     return ShowDocument(
         run=run_document(record),
         steps=tuple(
@@ -187,6 +204,7 @@ def show_document(
         waits=tuple(
             WaitDocument(**{**_fields(wait, WaitDocument), "error": failure_document(wait.error)}) for wait in waits
         ),
+        unread=tuple(UnreadDocument(**_fields(entry, UnreadDocument)) for entry in unread),
         children=children,
     )
 

@@ -16,12 +16,13 @@ from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
-from durable_trio.records import ExecutorStatus, RunRecord, RunStatus, StepRecord, WaitRecord
+from durable_trio.records import ExecutorStatus, RunRecord, RunStatus, StepRecord, UnreadRecord, WaitRecord
 
 __all__ = ["RunView", "run_view"]
 
 _LABEL_WIDTH: Final = 11
 _PROBLEM_INDENT: Final = "    "
+_UNREAD_MAX: Final = 10  # of a run that is sent more than it takes
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +32,7 @@ class RunView:
     record: RunRecord
     steps: tuple[StepRecord, ...]
     waits: tuple[WaitRecord, ...]
+    unread: tuple[UnreadRecord, ...]
     children: tuple[RunRecord, ...]
     owner: ExecutorStatus | None
 
@@ -80,6 +82,7 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
         yield "recovered", f"{record.recoveries} times without a new step in between", "yellow"
     if record.generation:
         yield "generation", f"{record.generation} (continued as new)", None
+    yield from _unread(view, now)
     for key, value in record.values.items():
         yield "value", f"{visible(key)} = {compact(value)}", None
     if record.status is RunStatus.COMPLETED:
@@ -114,6 +117,18 @@ def _waiting(record: RunRecord, now: datetime) -> str:
     if record.wake_at <= now:
         return f"{what}: due since {instant_text(record.wake_at, now)}, for an executor that knows the workflow"
     return f"{what} {until_text(record.wake_at, now)} ({instant_text(record.wake_at, now)})"
+
+
+def _unread(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
+    for entry in view.unread[:_UNREAD_MAX]:
+        when = instant_text(entry.sent_at, now)
+        if entry.kind == "cancel":
+            reason = f": {visible(entry.payload)}" if entry.payload else ""
+            yield "unread", f"request to cancel, {when}{reason}", "yellow"
+        else:
+            yield "unread", f"signal {visible(entry.name)}, {when}: {compact(entry.payload)}", "yellow"
+    if len(view.unread) > _UNREAD_MAX:
+        yield "unread", f"… and {len(view.unread) - _UNREAD_MAX} more", "yellow"
 
 
 def _owner(view: RunView) -> str:

@@ -208,6 +208,7 @@ class Top:
                 record=record,
                 steps=await run.steps(),
                 waits=await run.waits(),
+                unread=await run.unread(),
                 children=(await self._client.list_runs(parent=run_id, limit=_CHILDREN_MAX)).runs[::-1],
                 owner=next((item for item in status.executors if item.id == record.owner), None),
             )

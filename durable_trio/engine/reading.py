@@ -9,7 +9,18 @@ from durable_trio.clock import to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe
-from durable_trio.records import FailureRecord, HistoryRow, Problem, RunRecord, RunRow, StepRecord, WaitRecord, WaitRow
+from durable_trio.records import (
+    FailureRecord,
+    HistoryRow,
+    MailboxEntry,
+    Problem,
+    RunRecord,
+    RunRow,
+    StepRecord,
+    UnreadRecord,
+    WaitRecord,
+    WaitRow,
+)
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.workflow import Workflow
 
@@ -79,6 +90,12 @@ def wait_record(row: WaitRow) -> WaitRecord:
         error=None if row.error is None else describe(row.error),
         started_at=to_datetime(row.started_at),
     )
+
+
+def unread_record(entry: MailboxEntry) -> UnreadRecord:
+    """Return a signal or a request to cancel as users see it."""
+    payload = None if entry.payload is None else parse(entry.payload, where=f"{entry.kind} {entry.name!r}")
+    return UnreadRecord(kind=entry.kind, name=entry.name, payload=payload, sent_at=to_datetime(entry.created_at))
 
 
 def rebuilt_error(text: str, failures: Failures) -> BaseException | FailureRecord:

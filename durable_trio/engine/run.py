@@ -6,10 +6,17 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from durable_trio.codec import UNANNOTATED
-from durable_trio.engine.reading import compensation_failed, error_text, rebuilt_error, step_record, wait_record
+from durable_trio.engine.reading import (
+    compensation_failed,
+    error_text,
+    rebuilt_error,
+    step_record,
+    unread_record,
+    wait_record,
+)
 from durable_trio.errors import CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures
-from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, WaitRecord
+from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
 from durable_trio.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -110,6 +117,20 @@ class Run(Generic[R]):
         front = self._engine._parts_in_use().front
         loaded = await front.read(front.store.load, row.run)
         return tuple(map(wait_record, sorted(loaded.waits, key=lambda wait: (wait.started_at, wait.key))))
+
+    async def unread(self) -> tuple[UnreadRecord, ...]:
+        """Return the signals and the request to cancel that the run has not taken yet, in order of arrival.
+
+        A signal whose name the run never waits for stays among them, also when the run has ended.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        row = await self._engine._row(self.id)
+        front = self._engine._parts_in_use().front
+        loaded = await front.read(front.store.load, row.run)
+        kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
+        return tuple(unread_record(entry) for entry in loaded.unread if entry.kind in kinds)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to the run; see ``engine.send_signal``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import sys
 import uuid
@@ -103,6 +105,22 @@ def test_cancel_of_a_parked_run_says_what_it_waits_for(db: str) -> None:
     said = call("--db", db, "cancel", "payroll-12")
     assert said.code == 0
     assert said.error.startswith("asked 'payroll-12' to cancel; it was parked, and is cancelled when")
+    out = call("--db", db, "show", "payroll-12").out
+    assert re.search(r"^  unread +request to cancel, ", out, re.MULTILINE)
+
+
+def test_a_signal_that_the_run_does_not_wait_for_is_shown_as_unread(db: str) -> None:
+    """So that who sent it under a wrong name sees why the run still waits."""
+    for number in range(11):
+        assert call("--db", db, "signal", "payroll-12", "paid-out", json.dumps({"number": number})).code == 0
+    out = call("--db", db, "show", "payroll-12").out
+    right, wrong, *_, tenth, more = (line.strip() for line in out.splitlines() if line.startswith("  unread"))
+    assert re.fullmatch(r"unread +signal paid out, .+: null", right)  # it is parked: this one will be taken
+    assert re.fullmatch(r'unread +signal paid-out, .+: \{"number": 0\}', wrong)
+    assert tenth.endswith('{"number": 8}')
+    assert more.endswith("… and 2 more")
+    unread = call("--db", db, "show", "payroll-12", "--json").json["unread"]
+    assert [entry["payload"] for entry in unread] == [None, *({"number": number} for number in range(11))]
 
 
 def test_ctrl_c_ends_the_wait_of_cancel_and_not_the_request(db: str) -> None:

@@ -95,7 +95,7 @@ def look(*runs: RunRecord) -> Look:
         sqlite_version="",
         warnings=(),
     )
-    view = RunView(record=runs[0], steps=(), waits=(), children=(), owner=None) if runs else None
+    view = RunView(record=runs[0], steps=(), waits=(), unread=(), children=(), owner=None) if runs else None
     return Look(at=NOW, status=status, runs=runs, view=view)
 
 
@@ -185,7 +185,7 @@ def test_the_selected_run_is_always_on_the_screen() -> None:
 def test_a_long_pane_can_be_read_to_its_end() -> None:
     top = state("a")
     values = {f"key-{number:02}": number for number in range(60)}
-    shown = RunView(record=record("a", values=values), steps=(), waits=(), children=(), owner=None)
+    shown = RunView(record=record("a", values=values), steps=(), waits=(), unread=(), children=(), owner=None)
     top.take(Look(at=NOW, status=look(record("a")).status, runs=(record("a"),), view=shown))
     assert "key-59" not in "".join(draw(top, "app.db", NOW, Screen(), 24))
     press(top, "enter", "end")

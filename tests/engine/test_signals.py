@@ -90,6 +90,47 @@ async def test_a_signal_to_a_run_that_has_not_begun_is_kept_for_it(store_path: s
         assert await run.result() == ["before the first line"]
 
 
+async def test_what_a_run_has_not_taken_yet_can_be_looked_at(store_path: str) -> None:
+    """In order of arrival, until it is taken; a signal that nothing waited for stays, also after the end."""
+    async with serving(store_path, collect_slowly) as engine:
+        run = await engine.start(collect_slowly, "go", 1)
+        assert await run.unread() == ()
+        await run.signal("other", Approval("anna", 3))
+        await run.signal("go", None)
+        kept, taken = await run.unread()
+        assert (kept.kind, kept.name, kept.payload) == ("signal", "other", {"by": "anna", "amount": 3})
+        assert (taken.name, taken.payload) == ("go", None)
+        assert (await run.record()).created_at <= kept.sent_at <= taken.sent_at
+        await run.signal("open")
+        assert await run.result() == [None]
+        assert await run.unread() == (kept,)
+        with pytest.raises(RunNotFound):
+            await engine.get("unknown").unread()
+
+
+async def test_a_request_to_cancel_is_unread_until_somebody_executes_the_run(file_path: str) -> None:
+    async with serving(file_path, collect) as engine:
+        run = await engine.start(collect, "go", 1, id="waits")
+        await wait_passivated(engine)
+    async with Engine(file_path) as client:
+        asked = client.get("waits")
+        await asked.cancel("too late")
+        (request,) = await asked.unread()
+        assert (request.kind, request.payload) == ("cancel", "too late")
+    async with serving(file_path, collect) as engine:
+        run = engine.get("waits")
+        await wait_status(run, S.CANCELLED)
+        assert await run.unread() == ()
+
+
+async def test_a_run_that_was_cancelled_before_it_began_has_nothing_unread(store_path: str) -> None:
+    async with serving(store_path, collect) as engine:
+        run = await engine.start(collect, "go", 1, delay=60)
+        await run.cancel("not wanted")
+        assert (await run.record()).status is S.CANCELLED
+        assert await run.unread() == ()
+
+
 async def test_a_signal_after_the_end_is_refused_and_changes_nothing(store_path: str) -> None:
     async with serving(store_path, collect) as engine:
         run = await engine.start(collect, "go", 0)

@@ -34,7 +34,8 @@ def command(database: str, run_id: str, results: bool, traceback: bool, as_json:
     if as_json:
         from durable_trio.cli.documents import show_document
 
-        write_json(show_document(view.record, view.steps, view.waits, tuple(child.id for child in view.children)))
+        children = tuple(child.id for child in view.children)
+        write_json(show_document(view.record, view.steps, view.waits, view.unread, children))
         return
     from durable_trio.cli.run_view import run_view
     from durable_trio.cli.screen import find_screen
@@ -52,6 +53,7 @@ async def _look(client: Engine, run_id: str) -> RunView:
         record=record,
         steps=await run.steps(),
         waits=await run.waits(),
+        unread=await run.unread(),
         children=(await client.list_runs(parent=run_id, limit=_CHILDREN_MAX)).runs[::-1],
         owner=next((executor for executor in executors if executor.id == record.owner), None),
     )
