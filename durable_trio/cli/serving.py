@@ -29,7 +29,7 @@ from durable_trio.errors import DurableError
 from durable_trio.records import EngineStatus, RunStatus
 from supervisors import ChildStatus, NodeKind, TreeNode
 
-__all__ = ["Display", "serve"]
+__all__ = ["Display", "serve", "tree_signals_ignored"]
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 # These ask for the tree, where there are such: SIGINFO is what Ctrl-T sends on BSD and macOS.
@@ -55,6 +55,17 @@ class Display:
     def say(self, line: Line) -> None:
         """Log one thing that has happened."""
         self.logger.log(line.level, "%s", line.message, extra={"fields": {"event": line.event, **line.fields}})
+
+
+@contextmanager
+def tree_signals_ignored() -> Iterator[None]:
+    """Ignore what asks for the tree while there is none yet, or no more: its default is to end the process."""
+    before = [(os_signal, signal.signal(os_signal, signal.SIG_IGN)) for os_signal in _TREE_SIGNALS]
+    try:
+        yield
+    finally:
+        for os_signal, handler in before:
+            signal.signal(os_signal, handler)
 
 
 async def serve(engine: Engine, display: Display, *, app: str, workers: int | None) -> int:

@@ -18,6 +18,21 @@ from cli.tmux import Pane, in_tmux, opened
 
 _HERE = Path(__file__).parent
 
+# An application whose first import, and whose second, wait until they may go on.
+SLOW_TO_IMPORT = """
+import pathlib
+import time
+
+from durable_trio import Engine
+
+folder = pathlib.Path(__file__).parent
+number = len(list(folder.glob("importing-*"))) + 1
+(folder / f"importing-{number}").touch()
+while not (folder / f"go-on-{number}").exists():
+    time.sleep(0.01)
+engine = Engine(folder / "app.db")
+"""
+
 
 def serve(folder: Path, *words: str) -> Said:
     """Serve something that ends by itself."""
@@ -127,10 +142,13 @@ def test_sigusr1_prints_the_tree_of_the_family_at_any_time(tmp_path: Path, optio
 
 
 def test_sigusr1_while_the_server_starts_does_no_harm(tmp_path: Path) -> None:
-    """Its default would be to end the process."""
-    with serving(tmp_path, "--workers", "1") as server:
-        server.until(lambda: Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text())
-        server.send(signal.SIGUSR1)
+    """Its default would be to end the process: it is sent while the application is imported, here and by the worker."""
+    (tmp_path / "slow.py").write_text(SLOW_TO_IMPORT)
+    with serving(tmp_path, "--workers", "1", app=f"{tmp_path / 'slow.py'}:engine") as server:
+        for number in (1, 2):  # the parent, and then the worker
+            server.until((tmp_path / f"importing-{number}").exists)
+            server.send(signal.SIGUSR1)
+            (tmp_path / f"go-on-{number}").touch()
         server.says("event=started")
         assert server.process.poll() is None
 

@@ -33,14 +33,17 @@ def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool,
     """
     if ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
         raise click.UsageError("serve takes no --db: the database is the one that the engine was made with")
-    app = _importable(app)
-    engine = _load(app, verbose=verbose)
-    display = _display(draws_tree=draws_tree, log_json=log_json)
-    try:
-        return _serve(engine, display, app, workers, verbose=verbose)
-    finally:
-        if display.status_line is not None:
-            display.status_line.close()
+    from durable_trio.cli.serving import tree_signals_ignored
+
+    with tree_signals_ignored():
+        app = _importable(app)
+        engine = _load(app, verbose=verbose)
+        display = _display(draws_tree=draws_tree, log_json=log_json)
+        try:
+            return _serve(engine, display, app, workers, verbose=verbose)
+        finally:
+            if display.status_line is not None:
+                display.status_line.close()
 
 
 def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, verbose: bool) -> int:
