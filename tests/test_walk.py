@@ -104,9 +104,13 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> subpro
 
 
 def is_as_shown(output: str, shown: str) -> bool:
-    """Return whether an output is what a page shows; blanks at the ends of lines do not count."""
-    pattern = ".*".join(re.escape(part) for part in shown.split("…"))
-    return re.fullmatch(pattern, re.sub(r" +$", "", output, flags=re.MULTILINE)) is not None
+    """Return whether an output is what a page shows; how many blanks there are does not count."""
+
+    def squeezed(text: str) -> str:
+        return re.sub(r" +$", "", re.sub(r" {2,}", "  ", text), flags=re.MULTILINE)
+
+    pattern = ".*".join(re.escape(part) for part in squeezed(shown).split("…"))
+    return re.fullmatch(pattern, squeezed(output)) is not None
 
 
 def follow(walk: Walk, folder: Path, environment: dict[str, str]) -> None:

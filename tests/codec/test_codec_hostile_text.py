@@ -109,11 +109,11 @@ from durable_trio.errors import CodecError
     ids=lambda value: str(value)[:40].encode("ascii", "backslashreplace").decode(),
 )
 def test_hostile_text_is_a_typed_error_in_bounded_time(text: str, annotation: Any) -> None:
-    started = clock.perf_counter()
+    started = clock.process_time()
 
     error = unreadable(text, annotation)
 
-    assert clock.perf_counter() - started < 2
+    assert clock.process_time() - started < 2
     assert len(str(error)) < 2000
     str(error).encode()
 

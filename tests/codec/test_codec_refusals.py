@@ -204,7 +204,7 @@ def shared(make: Callable[[Any], Any]) -> Any:
 )
 def test_a_value_that_shares_its_parts_without_end_is_too_large_in_bounded_time(value: Any, annotation: Any) -> None:
     codec = Codec(payload_bytes_max=100_000)
-    started = clock.perf_counter()
+    started = clock.process_time()
 
     with pytest.raises(PayloadTooLarge, match="w has more than 200000 bytes; at most 100000"):
         codec.encode(value, annotation, where="w")
@@ -213,7 +213,7 @@ def test_a_value_that_shares_its_parts_without_end_is_too_large_in_bounded_time(
     with pytest.raises(Fault, match="longer than a payload"):
         codec.to_plain(value, annotation)
 
-    assert clock.perf_counter() - started < 2
+    assert clock.process_time() - started < 2
 
 
 def test_what_shares_itself_below_the_depth_allowed_is_refused_for_its_depth() -> None:

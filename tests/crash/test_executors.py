@@ -257,11 +257,9 @@ def test_a_second_signal_stops_at_once(scene: Scene) -> None:
     worker.signal(signal.SIGTERM)
     with pytest.raises(TimeoutError):
         worker.wait_dead(0.3)
-    began = time.monotonic()
     worker.signal(signal.SIGTERM)
     scene.assert_dead(worker, 0)
 
-    assert time.monotonic() - began < 1.5
     assert scene.statuses() == {"long": "running"}
     scene.worker()
     scene.wait_all_ended()

@@ -92,14 +92,14 @@ def test_deep_and_many_times_nested_groups_are_bounded() -> None:
     wide: Exception = ValueError(1)
     for _ in range(20):
         wide = ExceptionGroup("g", [wide, wide])
-    started = clock.perf_counter()
+    started = clock.process_time()
 
     for error in (deep, wide):
         text, first = FAILURES.encode(error, where="x")
         assert isinstance(first, ExceptionGroup | StepFailed)
         assert type(FAILURES.decode(text)) is type(first)
 
-    assert clock.perf_counter() - started < 5
+    assert clock.process_time() - started < 5
 
 
 def test_text_that_is_no_unicode_is_escaped() -> None:
@@ -127,8 +127,8 @@ def test_an_error_that_shares_its_parts_without_end_becomes_step_failed_in_bound
         value = [value, value]
     error = PlainError("x")
     error.__dict__["detail"] = value
-    started = clock.perf_counter()
+    started = clock.process_time()
 
     assert stand_in(error, Failures(Codec(payload_bytes_max=100_000), modules=[PlainError.__module__])).message == "x"
 
-    assert clock.perf_counter() - started < 2
+    assert clock.process_time() - started < 2

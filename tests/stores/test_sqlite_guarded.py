@@ -208,7 +208,7 @@ def test_an_endless_statement_is_interrupted(store: SqliteStore, fence: Fence) -
 
     with pytest.raises(StepTimeout, match=r"0\.1 s"):
         transact(store, fence, attack, seconds=0.1)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20
 
     def stubborn(connection: Any) -> None:
         insert(connection)

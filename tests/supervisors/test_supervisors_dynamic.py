@@ -47,11 +47,11 @@ async def test_ten_thousand_children_start_and_stop_in_a_few_seconds() -> None:
         finally:
             stopped_count += 1
 
-    began_at = time.perf_counter()
+    began_at = time.thread_time()  # of this thread: other processes may be busy too
     batch_seconds = []
     async with open_dynamic_supervisor() as supervisor:
         for batch in range(10):
-            batch_began_at = time.thread_time()  # of this thread: other processes may be busy too
+            batch_began_at = time.thread_time()
             for number in range(1_000):
                 await supervisor.start_child(Child(f"{batch}-{number}", note))
             batch_seconds.append(time.thread_time() - batch_began_at)
@@ -59,7 +59,7 @@ async def test_ten_thousand_children_start_and_stop_in_a_few_seconds() -> None:
         assert supervisor.child("9-999").status is ChildStatus.RUNNING
     assert stopped_count == 10_000
     assert supervisor.child_count == 0
-    assert time.perf_counter() - began_at < 10
+    assert time.thread_time() - began_at < 10
     assert batch_seconds[-1] < 10 * min(batch_seconds)
 
 

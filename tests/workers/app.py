@@ -23,7 +23,7 @@ from crash.logs import Logs
 from crash.worker import end_with_parent
 
 from durable_trio import Context, Engine, workflow
-from durable_trio.engine import recovery
+from durable_trio.engine import dispatcher, recovery
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.probes import ProbedStore
 
@@ -60,6 +60,7 @@ def engine() -> Engine:
 def _make(spec: Mapping[str, Any], end: Mapping[str, Any]) -> Engine:
     logging.basicConfig(level=logging.INFO, format="%(process)d %(message)s")
     recovery._LOOK_SECONDS = spec.get("look_seconds", recovery._LOOK_SECONDS)
+    dispatcher._EXPECTED_SECONDS = spec.get("expected_seconds", dispatcher._EXPECTED_SECONDS)
     directory = Path(spec["directory"])
     workflows.use(Logs(directory, kill_in_effect=end.get("in_effect")))
     options = {name: spec[name] for name in _OPTIONS if name in spec}

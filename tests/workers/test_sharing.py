@@ -15,6 +15,8 @@ from workers.kit import Scene, kill, until
 
 _PROMPT_SECONDS = 0.3  # 0.1 is promised, from the reaping to the claim; the rest is for a machine that others use too
 
+_FOR_EVER_SECONDS = 600.0  # of a step that is interrupted: nobody has room for more because its runs have ended
+
 # Those that serve look for each other every 250 ms; who starts runs itself keeps them until then.
 _ACQUAINTED_SECONDS = 0.5
 
@@ -56,34 +58,29 @@ async def test_two_unrelated_engines_share_the_work(scene: Scene, starter: str) 
 
 
 async def test_four_workers_have_equal_parts_of_long_runs(scene: Scene) -> None:
-    server = await scene.serving(workers=4)
+    server = await scene.serving(workers=4, grace_seconds=0)
     async with scene.client() as client:
-        runs = [await client.start("sequence", 4, 0.2, id=f"run-{number}") for number in range(40)]
-        for run in runs:
-            await run.result()
+        for number in range(40):
+            await client.start("sequence", 1, _FOR_EVER_SECONDS, id=f"run-{number}")
+    await until(lambda: len(scene.ledger()) == 40)
     found = shares(scene)
     print(f"runs per worker: {sorted(found.values())}")
     assert len(found) == 4
     assert 5 <= min(found.values()) <= max(found.values()) <= 15
-    assert found.total() == 40
     await server.leave()
-    scene.assert_sound()
 
 
 async def test_the_first_of_several_workers_leaves_the_others_their_parts_of_what_waits(scene: Scene) -> None:
     """As at every deployment: runs have come while nobody served, and workers do not come up at the same instant."""
     async with scene.client() as client:
         for number in range(40):
-            await client.start("sequence", 4, 0.2, id=f"run-{number}")
-        server = await scene.serving(workers=4)
-        for number in range(40):
-            await client.get(f"run-{number}").result()
+            await client.start("sequence", 1, _FOR_EVER_SECONDS, id=f"run-{number}")
+    server = await scene.serving(workers=4, grace_seconds=0, expected_seconds=30)
+    await until(lambda: len(scene.ledger()) == 40)
     found = shares(scene)
     print(f"runs per worker: {sorted(found.values())}")
-    assert len(found) == 4
-    assert 5 <= min(found.values()) <= max(found.values()) <= 15
+    assert sorted(found.values()) == [10, 10, 10, 10]
     await server.leave()
-    scene.assert_sound()
 
 
 async def test_no_worker_has_more_runs_than_its_concurrency_and_the_rest_wait_in_the_file(scene: Scene) -> None:
