@@ -24,7 +24,8 @@ from supervisors.frames import BEAT, LINK_VARIABLE, Link, encode_ready
 def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
     """Connect this process with the supervisor that started it. Call it once, early, in the main thread.
 
-    From then on the process is killed, with its process group, when its parent dies.
+    From then on the process is killed when its parent dies. What it has started itself is killed with it only where
+    its parent stops it in order; a process that is to die with this one in any case should be its supervised child.
 
     A trio program uses it as ``async with child_process() as process:``, and calls ``process.ready(value)`` inside.
     While the block runs, heartbeats are sent from the event loop: a loop that spins or hangs is found by the

@@ -1,6 +1,6 @@
 """One child: its place in the tree, and the incarnations that come and go in it.
 
-A place lasts from `start_child` until the child is forgotten; it owns the mailbox. An incarnation is one run of the
+A place lasts from `start_child` until the child is forgotten. An incarnation is one run of the
 child, in one task of its supervisor's nursery. This file decides nothing: it runs the child and says how it ended.
 
 Why the wrapper catches *outside* the child's cancel scope: a cancelled child may raise an error while it unwinds, and
@@ -20,6 +20,7 @@ import trio
 
 from supervisors.errors import UnstoppedChild
 from supervisors.exits import Exit, ExitKind, ProcessExit
+from supervisors.mailboxes import Mailbox
 from supervisors.specs import Child, ChildSpec, StartFunction
 
 
@@ -114,22 +115,11 @@ class Place:
     attempt: int = 0
     """Consecutive restarts without a long enough time of being ready, for the backoff."""
     last_exit: Exit | None = None
-    mailbox: tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]] | None = None
+    mailbox: Mailbox | None = None
 
     @property
     def name(self) -> str:
         return self.spec.name
-
-    def close_mailbox(self) -> None:
-        if self.mailbox is not None:
-            for channel in self.mailbox:
-                channel.close()
-
-
-def new_place(spec: ChildSpec, path: tuple[str, ...]) -> Place:
-    has_mailbox = isinstance(spec, Child) and spec.mailbox is not None
-    mailbox = trio.open_memory_channel[Any](spec.mailbox or 0) if has_mailbox and isinstance(spec, Child) else None
-    return Place(spec=spec, path=path, mailbox=mailbox)
 
 
 def takes_task_status(start: StartFunction) -> bool:
@@ -149,6 +139,12 @@ def split_failure(raised: BaseException) -> tuple[Exception | None, BaseExceptio
     return None, raised
 
 
+def has_cancelled(raised: BaseException) -> bool:
+    if isinstance(raised, BaseExceptionGroup):
+        return raised.subgroup(trio.Cancelled) is not None
+    return isinstance(raised, trio.Cancelled)
+
+
 async def run_function(place: Place, incarnation: Incarnation) -> None:
     """Run a child that is an async function."""
     spec = place.spec
@@ -159,11 +155,15 @@ async def run_function(place: Place, incarnation: Incarnation) -> None:
         # A clone: the child may close its end, as `async with` does, and the place keeps its own.
         arguments["mailbox"] = place.mailbox[1].clone()
     try:
-        if takes_task_status(spec.start):
+        has_status = takes_task_status(spec.start)
+        if has_status:
             arguments["task_status"] = Readiness(incarnation)
-        else:
+        awaitable = spec.start(*spec.args, **arguments)  # wrong arguments show here, before it counts as ready
+        if not inspect.isawaitable(awaitable):
+            raise TypeError(f"child {place.name!r}: an async function is needed; this one returned {awaitable!r}")
+        if not has_status:
             incarnation.set_ready()
-        await spec.start(*spec.args, **arguments)
+        await awaitable
     finally:
         if "mailbox" in arguments:
             arguments["mailbox"].close()
@@ -174,8 +174,13 @@ async def run_incarnation(
     incarnation: Incarnation,
     body: Callable[[Place, Incarnation], Awaitable[None]],
     on_exit: Callable[[Place, Incarnation], None],
+    on_fatal: Callable[[BaseException], None],
 ) -> None:
-    """Run a child in this task and tell ``on_exit`` how it ended; raise only what is not the child's crash."""
+    """Run a child in this task and tell ``on_exit`` how it ended.
+
+    What is no crash of the child but the end of the program, such as KeyboardInterrupt, is given to ``on_fatal``: it
+    must not cancel the siblings all at once. Only a Cancelled of somebody else's is raised.
+    """
     error: Exception | None = None
     fatal: BaseException | None = None
     try:
@@ -193,6 +198,8 @@ async def run_incarnation(
     on_exit(place, incarnation)
     try:
         if fatal is not None:
-            raise fatal
+            if has_cancelled(fatal):
+                raise fatal
+            on_fatal(fatal)
     finally:
         del error, fatal  # their tracebacks refer to this frame

@@ -26,7 +26,7 @@ class DynamicSupervisor(Node):
     _kind = NodeKind.DYNAMIC
 
     def __init__(self, spec: DynamicSupervisorSpec, surroundings: Surroundings) -> None:
-        super().__init__(surroundings, spec.intensity)
+        super().__init__(surroundings, spec.intensity, spec.children)
         self._spec = spec
 
     # What users see
@@ -42,7 +42,8 @@ class DynamicSupervisor(Node):
         Raises the child's own error if it crashes before it is ready (it is forgotten then), ValueError if its name
         is taken, `TooManyChildren`, `SupervisorClosed`.
 
-        *Cancellation:* a child that is not ready yet is stopped and forgotten.
+        *Cancellation:* a child that is not ready yet is stopped and forgotten; the call returns when it is gone, or its
+        time to stop is over.
         """
         check_admissible(child, AutoShutdown.NEVER)
         await trio.lowlevel.checkpoint()
@@ -57,6 +58,8 @@ class DynamicSupervisor(Node):
         finally:
             if not incarnation.settled.is_set():
                 self._stop_soon(place)
+                with trio.CancelScope(shield=True):
+                    await incarnation.over.wait()
         if incarnation.ready_at is not None:
             return incarnation.value
         assert incarnation.exit is not None
@@ -68,7 +71,7 @@ class DynamicSupervisor(Node):
         Raises `ChildNotFound`, `SupervisorClosed`, and `UnstoppedChild` if it does not stop in time, with which the
         supervisor fails too.
 
-        *Cancellation:* the child is stopped all the same.
+        *Cancellation:* once the call has begun, the child is stopped all the same.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()

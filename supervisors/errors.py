@@ -24,10 +24,10 @@ class RestartIntensityExceeded(SupervisorError):
     """
 
     def __init__(self, path: tuple[str, ...], child: str, restarts: int, per_seconds: float) -> None:
-        super().__init__(
-            f"supervisor {path_text(path)!r} gave up: child {child!r} ended, and {restarts} restarts "
-            f"within {per_seconds:g} s were already used up"
-        )
+        spent = f"{restarts} restarts within {per_seconds:g} s were already used up"
+        if restarts <= 1:
+            spent = f"1 restart within {per_seconds:g} s was already used up" if restarts else "no restart is allowed"
+        super().__init__(f"supervisor {path_text(path)!r} gave up: child {child!r} ended, and {spent}")
         self.path = path
         self.child = child
         self.restarts = restarts

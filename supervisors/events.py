@@ -106,8 +106,8 @@ SupervisorEvent: TypeAlias = (
 Event: TypeAlias = SupervisorEvent | EventsLost
 
 
-class EventStream:
-    """An asynchronous iterator over events, from the call of ``events()`` to the end of the supervisor.
+class EventStream(trio.abc.ReceiveChannel["Event"]):
+    """The receiving end of a channel of events, from the call of ``events()`` to the end of the supervisor.
 
     ``async for`` ends when the supervisor has ended and all events were taken. Leave it, ``close()`` it or use it
     as a context manager; one that is merely dropped is forgotten too. For one listener; each takes its own stream.
@@ -121,18 +121,15 @@ class EventStream:
         self._is_closed = False
         self._bell = trio.Event()
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        """Give the next event. *Cancellation:* no event is lost."""
+    async def receive(self) -> Event:
+        """Give the next event. Raises `trio.EndOfChannel` when there will be no more. *Cancellation:* none is lost."""
         await trio.lowlevel.checkpoint()
         while True:
             event = self.take_nowait()
             if event is not None:
                 return event
             if self._is_closed:
-                raise StopAsyncIteration
+                raise trio.EndOfChannel
             self._bell = trio.Event()
             await self._bell.wait()
 
@@ -147,6 +144,11 @@ class EventStream:
         """Take no further events; those already here can still be read."""
         self._is_closed = True
         self._bell.set()
+
+    async def aclose(self) -> None:
+        """Close it, as ``close()`` does."""
+        self.close()
+        await trio.lowlevel.checkpoint()
 
     def put(self, event: SupervisorEvent) -> None:
         """Add an event, at the cost of the oldest if the stream is full. For the supervisor."""

@@ -7,7 +7,8 @@ to stop, and the control task then stops the children one after the other, each 
 counts as the child that was started last. The shield has a deadline as long as every child has one.
 
 A supervisor that ends by itself (it failed, or a significant child ended) cancels its block and stops its children.
-A failure leaves the block in an ExceptionGroup, as from a nursery.
+A failure leaves the block in an ExceptionGroup, as from a nursery. So does what a child raises that ends the program,
+such as KeyboardInterrupt: it too stops the children in order, within their deadlines.
 
 A child that does not come out after its cancellation cannot be killed, and trio, rightly, does not let its nursery end
 without it. What can be done is done at once: nobody takes its place, its supervisor stops all others and fails, and so
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import contextvars
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -28,7 +29,7 @@ import attrs
 import trio
 
 from supervisors import rules
-from supervisors.children import ChildStatus, Incarnation, Place, new_place, run_function, run_incarnation
+from supervisors.children import ChildStatus, Incarnation, Place, run_function, run_incarnation
 from supervisors.errors import ChildNotFound, RestartIntensityExceeded, SupervisorClosed, UnstoppedChild, path_text
 from supervisors.events import (
     EVENTS_MAX,
@@ -43,6 +44,7 @@ from supervisors.events import (
     SupervisorStopping,
 )
 from supervisors.exits import ExitKind, error_text
+from supervisors.mailboxes import Mailboxes
 from supervisors.process import run_process
 from supervisors.reports import (
     CHILDREN_DRAWN_MAX,
@@ -65,6 +67,8 @@ class Surroundings:
     random: Random
     """Source of jitter."""
     on_unstopped: Callable[[UnstoppedChild], None] | None
+    mailboxes: Mailboxes
+    """Those of its children; they outlive it, if it is nested and restarted."""
     make_node: Callable[[SupervisorSpec | DynamicSupervisorSpec, Surroundings], Node]
 
 
@@ -73,8 +77,9 @@ class Node(ABC):
 
     _kind: NodeKind
 
-    def __init__(self, surroundings: Surroundings, intensity: Intensity) -> None:
+    def __init__(self, surroundings: Surroundings, intensity: Intensity, children: Sequence[ChildSpec]) -> None:
         parent = surroundings.parent
+        self._declared = frozenset(child.name for child in children)
         self._surroundings = surroundings
         self._parent = parent
         self._intensity = intensity
@@ -84,6 +89,7 @@ class Node(ABC):
         self._places: dict[str, Place] = {}
         self._restarted_at: tuple[float, ...] = ()
         self._failures: list[Exception] = []
+        self._fatal: list[BaseException] = []
         self._reason: str | None = None
         self._block_scope = trio.CancelScope()
         self._work_scope = trio.CancelScope()
@@ -124,8 +130,10 @@ class Node(ABC):
     def mailbox(self, name: str) -> trio.MemorySendChannel[Any]:
         """Give a new sending end of the mailbox of a child's place; close it when done with it.
 
-        It stays valid over restarts of the child, and breaks (`trio.BrokenResourceError`) when the child is
-        forgotten. Raises `ChildNotFound`, or ValueError if the child was declared without ``mailbox=``.
+        It stays valid over restarts of the child and of the supervisors above it, and breaks
+        (`trio.BrokenResourceError`) when the child is forgotten.
+
+        Raises `ChildNotFound`, or ValueError if the child was declared without ``mailbox=``.
         """
         mailbox = self._find(name).mailbox
         if mailbox is None:
@@ -146,11 +154,16 @@ class Node(ABC):
         return TreeNode(
             name=self.name,
             kind=self._kind,
-            status=ChildStatus.RUNNING if self._reason is None else ChildStatus.STOPPING,
+            status=self._status(),
             intensity=self._intensity,
             restarts_in_window=sum(now - at <= window for at in self._restarted_at),
             children=tuple(self._branch(place, now) for place in self._places.values()),
         )
+
+    def _status(self) -> ChildStatus:
+        if self._ended.is_set():
+            return ChildStatus.STOPPED
+        return ChildStatus.RUNNING if self._reason is None else ChildStatus.STOPPING
 
     def format_tree(self, *, children_max: int = CHILDREN_DRAWN_MAX) -> str:
         """Draw `tree` as text, at most ``children_max`` children of each supervisor."""
@@ -180,7 +193,7 @@ class Node(ABC):
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Self]:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery(strict_exception_groups=True) as nursery:
             self._context = contextvars.copy_context()
             nursery.start_soon(self._control, name=f"supervisor {path_text(self._path)}")
             try:
@@ -203,8 +216,16 @@ class Node(ABC):
             error = self._combined_failure()
         finally:
             self._end(error)
-        if error is not None:
-            raise error
+        raised = [*self._fatal, *([error] if error is not None else [])]
+        if len(raised) == 1:
+            raise raised[0]
+        if raised:
+            raise BaseExceptionGroup(f"supervisor {path_text(self._path)!r} failed", raised)
+
+    def _note_fatal(self, raised: BaseException) -> None:
+        """A child has raised what ends the program; it leaves the block when all children are stopped."""
+        self._fatal.append(raised)
+        self._begin_stop(error_text(raised))
 
     def _begin_stop(self, reason: str) -> None:
         if self._reason is not None:
@@ -216,7 +237,8 @@ class Node(ABC):
             self._block_scope.cancel()
 
     def _fail(self, error: Exception) -> None:
-        if not any(error is known for known in self._failures):
+        is_consequence = bool(self._fatal) and isinstance(error, SupervisorClosed)
+        if not is_consequence and not any(error is known for known in self._failures):
             self._failures.append(error)
         self._begin_stop(error_text(error))
 
@@ -227,8 +249,8 @@ class Node(ABC):
 
     def _end(self, error: Exception | None) -> None:
         self._reason = self._reason or "ended"
-        for place in self._places.values():
-            place.close_mailbox()
+        # A nested supervisor's are kept for its successor, but for children that only this one knew.
+        self._surroundings.mailboxes.close_all(but=() if self._parent is None else self._declared)
         self._event_source.publish(SupervisorEnded(path=self._path, at=trio.current_time(), error=error))
         self._event_source.close()
         self._ended.set()
@@ -249,14 +271,16 @@ class Node(ABC):
     def _add_place(self, spec: ChildSpec) -> Place:
         if spec.name in self._places:
             raise ValueError(f"supervisor {path_text(self._path)!r} has a child {spec.name!r} already")
-        place = new_place(spec, (*self._path, spec.name))
+        place = Place(spec=spec, path=(*self._path, spec.name))
+        if isinstance(spec, Child) and spec.mailbox is not None:
+            place.mailbox = self._surroundings.mailboxes.open(spec.name, spec.mailbox)
         self._places[spec.name] = place
         return place
 
     def _forget(self, place: Place) -> None:
         if self._places.get(place.name) is place:
             del self._places[place.name]
-        place.close_mailbox()
+            self._surroundings.mailboxes.close(place.name)
 
     def _spawn(self, place: Place) -> Incarnation:
         """Start the child's task. It inherits the context of the supervisor, not of who asked for the child."""
@@ -265,7 +289,8 @@ class Node(ABC):
         place.incarnation = incarnation
         place.restart_at = None
         place.status = ChildStatus.STARTING
-        start = partial(self._nursery.start_soon, run_incarnation, place, incarnation, self._run_body, self._set_exited)
+        run = partial(run_incarnation, on_exit=self._set_exited, on_fatal=self._note_fatal)
+        start = partial(self._nursery.start_soon, run, place, incarnation, self._run_body)
         self._context.run(partial(start, name=path_text(place.path)))
         return incarnation
 
@@ -274,7 +299,13 @@ class Node(ABC):
         if isinstance(spec, Process):
             await run_process(spec, incarnation)
         elif isinstance(spec, Child) and isinstance(spec.start, SupervisorSpec | DynamicSupervisorSpec):
-            surroundings = attrs.evolve(self._surroundings, name=spec.name, parent=self, on_unstopped=None)
+            surroundings = attrs.evolve(
+                self._surroundings,
+                name=spec.name,
+                parent=self,
+                on_unstopped=None,
+                mailboxes=self._surroundings.mailboxes.below(spec.name),
+            )
             node = self._surroundings.make_node(spec.start, surroundings)
             incarnation.nested = node
             async with node.opened():

@@ -10,6 +10,7 @@ import trio
 
 from supervisors.dynamic import DynamicSupervisor
 from supervisors.errors import UnstoppedChild
+from supervisors.mailboxes import Mailboxes
 from supervisors.node import Node, Surroundings
 from supervisors.specs import (
     AutoShutdown,
@@ -101,7 +102,12 @@ async def run_supervisor(
 
 def _root(name: str, random: Random | None, on_unstopped: Callable[[UnstoppedChild], None] | None) -> Surroundings:
     return Surroundings(
-        name=name, parent=None, random=random or Random(), on_unstopped=on_unstopped, make_node=_make_node
+        name=name,
+        parent=None,
+        random=random or Random(),
+        on_unstopped=on_unstopped,
+        mailboxes=Mailboxes(),
+        make_node=_make_node,
     )
 
 

@@ -54,6 +54,7 @@ class RunningProcess:
     """Which deadline it missed: "ready" or "heartbeat"."""
     wait_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     stderr_tail: bytearray = attrs.field(factory=bytearray)
+    """One byte more than is wanted, if there was more: it tells whether the rest begins with a whole line."""
     stderr_ended: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -83,7 +84,7 @@ class RunningProcess:
             self.missed = deadline
             self.wait_scope.cancel()
 
-    def reap(self) -> ProcessExit:
+    def reap(self, stderr_bytes_max: int) -> ProcessExit:
         """Collect the exited process and close everything that belongs to it."""
         status = self.popen.wait()
         self.link.close()
@@ -92,16 +93,30 @@ class RunningProcess:
         is_dead_by_kill = status == -signal.SIGKILL
         return ProcessExit(
             code=status if status >= 0 else None,
-            os_signal=signal.Signals(-status).name if status < 0 else None,
+            os_signal=signal_name(-status) if status < 0 else None,
             is_killed_by_supervisor=is_dead_by_kill and self.is_killed,
             is_out_of_memory=self._is_out_of_memory() if is_dead_by_kill and not self.is_killed else None,
-            stderr_tail=self.stderr_tail.decode(errors="replace"),
+            stderr_tail=self._stderr_text(stderr_bytes_max),
         )
+
+    def _stderr_text(self, bytes_max: int) -> str:
+        """Give the tail of standard error; if what came before is cut off, from the first whole line."""
+        tail = self.stderr_tail
+        if len(tail) > bytes_max:
+            tail = tail.partition(b"\n")[2] or tail[1:]
+        return tail.decode(errors="replace")
 
     def _is_out_of_memory(self) -> bool | None:
         """The counters do not say whom it killed; a rise beside a SIGKILL that nobody here sent is a good guess."""
         now_count = read_oom_count()
         return None if self.oom_count is None or now_count is None else now_count > self.oom_count
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"SIG{number}"
 
 
 def read_oom_count(paths: tuple[str, ...] = OOM_COUNTERS) -> int | None:
@@ -123,6 +138,8 @@ def spawn(spec: Process) -> RunningProcess:
     environment = dict(os.environ if spec.env is None else spec.env)
     program = shutil.which(spec.argv[0], path=environment.get("PATH", os.defpath))
     if program is None and not (spec.cwd and os.sep in spec.argv[0]):
+        if os.sep in spec.argv[0] and os.path.exists(spec.argv[0]):
+            raise PermissionError(errno.EACCES, f"process {spec.name!r}: cannot be executed", spec.argv[0])
         raise FileNotFoundError(errno.ENOENT, f"process {spec.name!r}: no such program", spec.argv[0])
     argv = list(spec.argv)
     if sys.platform.startswith("linux"):
@@ -193,7 +210,7 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
                 with trio.move_on_after(STDERR_DRAIN_SECONDS):
                     await running.stderr_ended.wait()
             followers.cancel()
-            exit = incarnation.process_exit = running.reap()
+            exit = incarnation.process_exit = running.reap(spec.stderr_bytes_max)
     if running.missed == "ready":
         raise ProcessNotReady(spec.name, exit, spec.ready_within or 0.0)
     if running.missed == "heartbeat":
@@ -234,7 +251,7 @@ async def follow_stderr(running: RunningProcess, spec: Process) -> None:
             if spec.is_stderr_forwarded:
                 forward(data)
             tail += data
-            del tail[: max(0, len(tail) - spec.stderr_bytes_max)]
+            del tail[: max(0, len(tail) - spec.stderr_bytes_max - 1)]
     running.stderr_ended.set()
 
 

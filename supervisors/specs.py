@@ -10,6 +10,7 @@ import difflib
 import enum
 import inspect
 import math
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias, TypeVar
@@ -21,6 +22,9 @@ SHUTDOWN_SECONDS = 5.0
 
 NAME_CHARACTERS_MAX = 256
 """Names end up in reports and messages; longer ones are a mistake."""
+
+STOP_SECONDS_MIN = 0.05
+"""What a child has to stop, even with ``shutdown=0``: a cancelled task needs some passes of the loop to end."""
 
 KILL_GRACE_SECONDS = 5.0
 """How long the kernel may take to end a killed process before the process counts as unstopped."""
@@ -89,10 +93,10 @@ def to_arguments(arguments: Iterable[object]) -> tuple[object, ...]:
     return tuple(arguments)
 
 
-def to_words(words: Iterable[str]) -> tuple[str, ...]:
+def to_words(words: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     if isinstance(words, str):
         raise TypeError(f"argv is a sequence of words, not the str {words!r}; no shell will split it")
-    return tuple(words)
+    return tuple(os.fspath(word) if isinstance(word, os.PathLike) else word for word in words)
 
 
 def to_descriptors(descriptors: Iterable[int]) -> tuple[int, ...]:
@@ -225,7 +229,7 @@ class Child:
     @property
     def stop_seconds(self) -> float:
         """How long after the request to stop the child counts as unstopped."""
-        return self.shutdown
+        return max(self.shutdown, STOP_SECONDS_MIN)
 
 
 @attrs.frozen
@@ -257,7 +261,7 @@ class Process:
     )
     shutdown: float = attrs.field(default=SHUTDOWN_SECONDS, converter=to_seconds, kw_only=True)
     env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
-    cwd: str | None = attrs.field(default=None, kw_only=True)
+    cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
     pass_fds: tuple[int, ...] = attrs.field(default=(), converter=to_descriptors, kw_only=True)
     restart: Restart = attrs.field(default=Restart.PERMANENT, validator=member_of(Restart), kw_only=True)
     significant: bool = attrs.field(default=False, kw_only=True)

@@ -37,6 +37,7 @@ class Request:
     starts: str | None
     """The child it starts. Such a request ends with its caller; others are seen through."""
     is_new: bool = False
+    is_begun: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     done: trio.Event = attrs.field(factory=trio.Event)
     value: Any = None
@@ -49,7 +50,7 @@ class Supervisor(Node):
     _kind = NodeKind.SUPERVISOR
 
     def __init__(self, spec: SupervisorSpec, surroundings: Surroundings) -> None:
-        super().__init__(surroundings, spec.intensity)
+        super().__init__(surroundings, spec.intensity, spec.children)
         self._spec = spec
         self._inbox: deque[Request | tuple[Place, Incarnation]] = deque()
         self._requests: set[Request] = set()
@@ -63,7 +64,8 @@ class Supervisor(Node):
         A `Process` gives what it passed to ``ready()``, a nested supervisor itself. Raises the child's own error if
         it crashes before it is ready (it is forgotten then), ValueError if its name is taken, `SupervisorClosed`.
 
-        *Cancellation:* a child that is not ready yet is stopped and forgotten.
+        *Cancellation:* a child that is not ready yet is stopped and forgotten; the call returns when it is gone, or its
+        time to stop is over.
         """
         check_admissible(child, self._spec.auto_shutdown)
         return await self._call(partial(self._start_new, child), starts=child.name, is_new=True)
@@ -74,7 +76,7 @@ class Supervisor(Node):
         A child that waits for its restart is not restarted. Raises `ChildNotFound`, `SupervisorClosed`, and
         `UnstoppedChild` if it does not stop in time, with which the supervisor fails too.
 
-        *Cancellation:* the child is stopped all the same.
+        *Cancellation:* once the call has begun, the child is stopped all the same.
         """
         await self._call(partial(self._terminate, name))
 
@@ -136,6 +138,7 @@ class Supervisor(Node):
     async def _serve(self, request: Request) -> None:
         if request.scope.cancel_called:  # its caller went away while it waited for its turn
             return
+        request.is_begun = True
         with request.scope:
             try:
                 request.value = await request.action()
@@ -168,8 +171,11 @@ class Supervisor(Node):
         try:
             await request.done.wait()
         finally:
-            if starts is not None:
+            if starts is not None and not request.done.is_set():
                 request.scope.cancel()
+                if request.is_begun:
+                    with trio.CancelScope(shield=True):  # it lasts as long as the child may take to stop
+                        await request.done.wait()
             self._requests.discard(request)
         if request.error is not None:
             raise request.error
@@ -248,7 +254,7 @@ class Supervisor(Node):
     async def _handle_exit(self, place: Place, incarnation: Incarnation) -> None:
         assert incarnation.exit is not None
         kind = incarnation.exit.kind
-        if kind is ExitKind.STOPPED:  # a fatal error went through it: the nursery is being cancelled
+        if kind is ExitKind.STOPPED:  # it raised what ends the program: the supervisor stops
             return
         if rules.is_restarted(place.spec.restart, is_crash=kind is ExitKind.CRASHED):
             await self._restart(place, incarnation)

@@ -266,3 +266,18 @@ async def test_children_are_reported_as_values() -> None:
         assert (info.name, info.kind, info.status, info.pid) == ("a", NodeKind.TASK, ChildStatus.RUNNING, None)
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             info.name = "b"  # type: ignore[misc]
+
+
+async def test_a_stream_of_events_is_the_receiving_end_of_a_channel() -> None:
+    async with open_supervisor() as supervisor:
+        events: trio.abc.ReceiveChannel[Event] = supervisor.events()
+        await supervisor.start_child(Child("a", serve))
+        assert brief(await events.receive()) == "a started 0"
+        async with supervisor.events() as closed:
+            await supervisor.terminate_child("a")
+        assert brief(await closed.receive()) == "a stopped"
+        with pytest.raises(trio.EndOfChannel):
+            await closed.receive()
+    assert [brief(event) async for event in events][-1] == "supervisor ended: None"
+    with pytest.raises(trio.EndOfChannel):
+        await events.receive()

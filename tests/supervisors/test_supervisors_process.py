@@ -163,6 +163,41 @@ async def test_a_process_that_ends_before_it_is_ready_did_not_start() -> None:
             await supervisor.start_child(shell("quick", "exit 0", ready_within=20))
 
 
+async def test_of_a_long_standard_error_the_last_whole_lines_are_kept() -> None:
+    async with open_supervisor() as supervisor:
+        events = supervisor.events()
+        for bytes_max, kept in ((12, "two\nthree\n"), (10, "two\nthree\n"), (9, "three\n"), (3, "ee\n"), (0, "")):
+            script = "printf 'one\\ntwo\\nthree\\n' >&2; exit 3"
+            name = f"max-{bytes_max}"
+            await supervisor.start_child(shell(name, script, restart=Restart.TEMPORARY, stderr_bytes_max=bytes_max))
+            assert (await wait_for(events, ChildExited)).exit.process.stderr_tail == kept
+
+
+async def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    async with open_supervisor() as supervisor:
+        events = supervisor.events()
+        await supervisor.start_child(shell("x", "kill -40 $$", restart=Restart.TEMPORARY))
+        exit = (await wait_for(events, ChildExited)).exit
+    assert (exit.kind, exit.process.os_signal) == (ExitKind.CRASHED, "SIG40")
+    assert isinstance(exit.error, ProcessFailed)
+
+
+async def test_a_program_may_be_a_path(tmp_path: Path) -> None:
+    program = tmp_path / "program.sh"
+    program.write_text("exit 3")
+    async with open_supervisor() as supervisor:
+        with pytest.raises(ProcessFailed, match="code 3"):
+            await supervisor.start_child(Process("x", ["sh", program], cwd=tmp_path, ready_within=20))
+
+
+async def test_a_program_that_cannot_be_executed_is_an_error_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("exit 0")
+    async with open_supervisor() as supervisor:
+        with pytest.raises(PermissionError, match="cannot be executed"):
+            await supervisor.start_child(Process("x", [program]))
+
+
 async def test_an_unknown_program_is_an_error_at_once() -> None:
     async with open_supervisor() as supervisor:
         with pytest.raises(FileNotFoundError) as caught:

@@ -55,6 +55,13 @@ async def serve() -> None:
     await trio.sleep_forever()
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return what is in a group, however deep."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for part in error.exceptions for leaf in leaves(part)]
+
+
 async def crash_on(order: trio.Event) -> None:
     await order.wait()
     raise BoomError
@@ -321,3 +328,138 @@ async def test_a_child_without_a_mailbox_says_so() -> None:
     async with open_supervisor(children=[Child("a", serve)]) as supervisor:
         with pytest.raises(ValueError, match="no mailbox"):
             supervisor.mailbox("a")
+
+
+async def test_a_mailbox_outlives_a_restart_of_the_supervisor_above_its_child() -> None:
+    """Also what was sent meanwhile, and two levels further down; a sender need not know of any restart."""
+    got = []
+    crash = trio.Event()
+    crash_count = 0
+
+    async def crash_once(order: trio.Event) -> None:
+        nonlocal crash_count
+        await order.wait()
+        crash_count += 1
+        if crash_count > 1:
+            await trio.sleep_forever()
+        raise BoomError
+
+    async def read(*, mailbox: trio.MemoryReceiveChannel[str]) -> None:
+        async for message in mailbox:
+            got.append(message)
+
+    reader = SupervisorSpec(children=[Child("reader", read, mailbox=10)])
+    async with open_supervisor(strategy=Strategy.ONE_FOR_ALL) as supervisor:
+        await supervisor.start_child(Child("outer", SupervisorSpec(children=[Child("inner", reader)])))
+        await supervisor.start_child(Child("crasher", crash_once, args=(crash,)))
+        before: Supervisor = supervisor.child("outer", "inner").value
+        async with before.mailbox("reader") as sender:
+            await sender.send("one")
+            await wait_all_tasks_blocked()
+            crash.set()
+            await before.wait_ended()
+            await sender.send("two")
+            await wait_all_tasks_blocked()
+            assert supervisor.child("outer", "inner").value is not before
+            assert got == ["one", "two"]
+
+
+async def test_mailboxes_below_a_supervisor_break_when_its_place_is_gone() -> None:
+    async def idle(*, mailbox: trio.MemoryReceiveChannel[str]) -> None:
+        await trio.sleep_forever()
+
+    spec = SupervisorSpec(children=[Child("declared", idle, mailbox=1)])
+    async with open_supervisor() as supervisor:
+        nested = await supervisor.start_child(Child("nested", spec))
+        await nested.start_child(Child("added", idle, mailbox=1))
+        declared, added = nested.mailbox("declared"), nested.mailbox("added")
+        await supervisor.terminate_child("nested")
+        with pytest.raises(trio.BrokenResourceError):
+            added.send_nowait("nobody will start it again")
+        declared.send_nowait("for the next one")
+        await supervisor.delete_child("nested")
+        with pytest.raises(trio.BrokenResourceError):
+            declared.send_nowait("too late")
+
+
+# What ends the program
+
+
+async def test_what_ends_the_program_stops_the_siblings_in_order_within_their_deadlines(
+    autojump_clock: MockClock,
+) -> None:
+    ended: list[tuple[str, float]] = []
+    unstopped: list[UnstoppedChild] = []
+    interrupt = trio.Event()
+
+    async def slow(name: str) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            ended.append((name, trio.current_time()))
+
+    async def interrupted() -> None:
+        await interrupt.wait()
+        raise KeyboardInterrupt
+
+    deaf = Deaf(30)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_supervisor(on_unstopped=unstopped.append) as supervisor:
+            await supervisor.start_child(Child("first", slow, args=("first",)))
+            await supervisor.start_child(Child("interrupted", interrupted))
+            await supervisor.start_child(Child("deaf", deaf.serve, shutdown=5))
+            await supervisor.start_child(Child("last", slow, args=("last",)))
+            began_at = trio.current_time()
+            interrupt.set()
+            await trio.sleep_forever()
+    assert [(name, round(at - began_at)) for name, at in ended] == [("last", 1), ("first", 7)]
+    assert [error.path for error in unstopped] == [("supervisor", "deaf")]
+    assert caught.group_contains(KeyboardInterrupt)
+    assert caught.group_contains(UnstoppedChild)
+
+
+@pytest.mark.parametrize("open_one", [open_supervisor, open_dynamic_supervisor])
+async def test_what_ends_the_program_leaves_a_nested_supervisor_too(open_one: Any) -> None:
+    """Alone: nothing else has failed."""
+
+    async def exit() -> None:
+        await trio.lowlevel.checkpoint()
+        raise SystemExit(3)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_one() as supervisor:
+            nested = await supervisor.start_child(Child("nested", SupervisorSpec(children=[Child("exits", exit)])))
+            await trio.sleep_forever()
+    assert [type(error) for error in leaves(caught.value)] == [SystemExit]
+    assert nested.tree().status is ChildStatus.STOPPED
+
+
+async def test_a_child_that_ends_the_program_before_it_is_ready_is_all_that_is_raised() -> None:
+    async def exit(*, task_status: trio.TaskStatus[None]) -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_supervisor(children=[Child("exits", exit)]):
+            pass
+    assert [type(error) for error in leaves(caught.value)] == [SystemExit]
+
+
+# A tree that has ended
+
+
+async def test_the_tree_of_a_supervisor_that_has_ended_says_so() -> None:
+    async with open_supervisor(children=[Child("a", serve)]) as supervisor:
+        pass
+    assert supervisor.tree().status is ChildStatus.STOPPED
+    assert "stopped" in supervisor.format_tree().splitlines()[0]
+
+
+@pytest.mark.parametrize("open_one", [open_supervisor, open_dynamic_supervisor])
+async def test_with_no_time_to_stop_a_child_is_cancelled_and_no_more(open_one: Any) -> None:
+    """It is no failure: there are some passes of the loop for it to end."""
+    async with open_one() as supervisor:
+        await supervisor.start_child(Child("a", serve, shutdown=0))
+        await supervisor.start_child(Child("b", SupervisorSpec(children=[Child("c", serve, shutdown=0)]), shutdown=0))
+        await supervisor.terminate_child("a")

@@ -27,6 +27,7 @@ from supervisors import (
     Strategy,
     SupervisorClosed,
     SupervisorSpec,
+    open_dynamic_supervisor,
     open_supervisor,
     run_supervisor,
 )
@@ -754,3 +755,69 @@ async def test_run_supervisor_runs_one_as_a_task(troupe: Troupe) -> None:
         assert troupe.heard() == "+a +b"
         supervisor.stop()
     assert troupe.heard() == "-b -a"
+
+
+@pytest.mark.parametrize("open_one", [open_supervisor, open_dynamic_supervisor])
+async def test_a_child_that_cannot_even_be_called_is_not_ready(open_one: Any) -> None:
+    """Wrong arguments, a mailbox that it does not take, no async function: the caller hears, and nothing is left."""
+
+    async def needs_one(argument: int) -> None:
+        await trio.sleep_forever()
+
+    def plain() -> None: ...
+
+    async with open_one(intensity=Intensity(0)) as supervisor:
+        with pytest.raises(TypeError, match="argument"):
+            await supervisor.start_child(Child("a", needs_one))
+        with pytest.raises(TypeError, match="mailbox"):
+            await supervisor.start_child(Child("a", needs_one, args=(1,), mailbox=1))
+        with pytest.raises(TypeError, match=r"'a'.*async function is needed; this one returned None"):
+            await supervisor.start_child(Child("a", plain))  # type: ignore[arg-type]
+        assert supervisor.children() == ()
+
+
+@pytest.mark.parametrize("open_one", [open_supervisor, open_dynamic_supervisor])
+async def test_a_cancelled_start_returns_when_the_child_is_gone(autojump_clock: MockClock, open_one: Any) -> None:
+    """So its name is free."""
+
+    async def slow(*, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await trio.sleep(60)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2)
+
+    async def quick() -> None:
+        await trio.sleep_forever()
+
+    async with open_one() as supervisor:
+        with trio.move_on_after(1) as scope:
+            await supervisor.start_child(Child("a", slow))
+        assert scope.cancelled_caught
+        assert trio.current_time() == pytest.approx(3, abs=0.5)
+        assert supervisor.children() == ()
+        await supervisor.start_child(Child("a", quick))
+
+
+async def test_a_start_that_is_cancelled_before_its_turn_starts_nothing(autojump_clock: MockClock) -> None:
+    """It does not wait for the one whose turn it is."""
+    started = []
+
+    async def slow(*, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep(60)
+        task_status.started()
+        await trio.sleep_forever()
+
+    async def note() -> None:
+        started.append("b")
+        await trio.sleep_forever()
+
+    async with open_supervisor() as supervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.start_child, Child("a", slow))
+        await wait_all_tasks_blocked()
+        with trio.move_on_after(1):
+            await supervisor.start_child(Child("b", note))
+        assert trio.current_time() == pytest.approx(1, abs=0.5)
+        await trio.sleep(100)
+        assert started == []
+        assert [child.name for child in supervisor.children()] == ["a"]
