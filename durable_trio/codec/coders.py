@@ -14,7 +14,7 @@ from durable_trio.codec.classes import class_coder, new_converter, typed_dict_co
 from durable_trio.codec.coder import ALL_KINDS, Coder
 from durable_trio.codec.containers import dict_coder, fixed_tuple_coder, items_coder
 from durable_trio.codec.faults import Fault
-from durable_trio.codec.leaves import enum_coder, exact_coder, number_coder, text_coder
+from durable_trio.codec.leaves import enum_coder, exact_coder, float_coder, int_coder, text_coder
 from durable_trio.codec.plain import from_plain, to_plain
 from durable_trio.codec.scalars import SCALARS
 from durable_trio.codec.unions import literal_coder, union_coder
@@ -71,8 +71,10 @@ class Coders:
         return self._class(annotation, origin, arguments)
 
     def _class(self, annotation: Any, cls: type, arguments: tuple[Any, ...]) -> Coder:
-        if cls is int or cls is float:
-            return number_coder(cls)
+        if cls is int:
+            return int_coder()
+        if cls is float:
+            return float_coder(takes_int=True)
         if cls in (type(None), bool, str):
             return exact_coder(cls)
         if cls in SCALARS:

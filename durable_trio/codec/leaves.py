@@ -18,13 +18,27 @@ from durable_trio.codec.plain import (
     to_plain,
 )
 
-__all__ = ["enum_coder", "exact_coder", "number_coder", "text_coder"]
+__all__ = ["enum_coder", "exact_coder", "float_coder", "int_coder", "text_coder"]
 
 
-def number_coder(cls: type) -> Coder:
-    """Return the coder of ``int`` or ``float``."""
-    encode, decode = (int_to_plain, int_from_plain) if cls is int else (float_to_plain, float_from_plain)
-    return Coder(cls.__name__, frozenset({KINDS[cls]}), frozenset({cls}), encode, decode, is_flat=True)
+def int_coder() -> Coder:
+    """Return the coder of ``int``."""
+    return Coder("int", frozenset({"int"}), frozenset({int}), int_to_plain, int_from_plain, is_flat=True)
+
+
+def float_coder(*, takes_int: bool) -> Coder:
+    """Return the coder of ``float``, which to type checkers includes ``int``; each comes back as what it was."""
+    if not takes_int:
+        return Coder("float", frozenset({"float"}), frozenset({float}), float_to_plain, float_from_plain, is_flat=True)
+
+    def encode(value: Any) -> Any:
+        return int_to_plain(value) if type(value) is int else float_to_plain(value)
+
+    def decode(plain: Any) -> Any:
+        is_int = type(plain) is int or (type(plain) is dict and "$int" in plain)
+        return int_from_plain(plain) if is_int else float_from_plain(plain)
+
+    return Coder("float", frozenset({"float", "int"}), frozenset({float, int}), encode, decode, is_flat=True)
 
 
 def exact_coder(cls: type) -> Coder:

@@ -13,6 +13,7 @@ from typing import Any
 from durable_trio.codec.annotations import label, resolve
 from durable_trio.codec.coder import KINDS, Coder, Compiler
 from durable_trio.codec.faults import Fault, type_name
+from durable_trio.codec.leaves import float_coder
 from durable_trio.codec.sameness import is_same
 
 __all__ = ["literal_coder", "union_coder"]
@@ -43,6 +44,10 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
     coder = coders.started(annotation, "dict", frozenset())
     annotations = _flatten(arguments)
     members = [coders.get(member) for member in annotations]
+    if float in annotations:
+        place = annotations.index(float)
+        if any("int" in member.kinds for member in members[:place] + members[place + 1 :]):
+            members[place] = float_coder(takes_int=False)  # an int is the other one's
     coder.is_flat = all(member.is_flat for member in members)
     names = _names(members, annotations)
     coder.kinds = frozenset().union(*(member.kinds for member in members))

@@ -33,6 +33,7 @@ from codec_examples import (
     Line,
     Movie,
     Pair,
+    Point,
     Transfer,
     Tree,
     annotated,
@@ -113,6 +114,13 @@ def test_each_scalar_comes_back_alone_in_a_union_and_as_a_key(annotation: Any) -
         (b"x", str | bytes, '{"$type":"bytes","value":"eA=="}'),
         ([1], Sequence[int], "[1]"),
         (math.inf, float, '{"$float":"inf"}'),
+        (3, float, "3"),  # to type checkers an int is a float; it comes back as what it was
+        (3.0, float, "3.0"),
+        (2**64, float, '{"$int":"18446744073709551616"}'),
+        ([1, 2.5], list[float], "[1,2.5]"),
+        ([3, 3.0, None], list[float | None], "[3,3.0,null]"),
+        ([3, 3.0], list[int | float], "[3,3.0]"),
+        ([Level.LOW, 3.0], list[float | Level], "[1,3.0]"),  # an int alone would be taken for a level
         (2**64, UNANNOTATED, '{"$int":"18446744073709551616"}'),
         ({"$int": "1"}, UNANNOTATED, '{"$dict":{"$int":"1"}}'),
         (-0.0, UNANNOTATED, "-0.0"),
@@ -152,6 +160,9 @@ def test_the_stored_text_is_readable(value: Any, annotation: Any, text: str) -> 
         ({"a": {"$type": "Card", "number": "1"}}, dict[str, Card | dict[str, str]]),
         ({(1, "a"): {Level.LOW: b"x"}}, dict[tuple[int, str], dict[Level, bytes]]),
         ({True: 1, "true": 2}, dict[bool | str, int]),
+        ({1: 2, 1.5: 3.5}, dict[float, float]),
+        ([{1, 2.5}, (1, 2.0)], list[set[float] | tuple[float, float]]),
+        (Point(1, 2.0), Point),
         ({1: 1, "a": {"$x": math.nan}}, dict[int | str, Any]),
         (datetime(2024, 3, 31, 2, 30, tzinfo=BERLIN), datetime),  # an hour that the clocks leave out
         (datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1), datetime),

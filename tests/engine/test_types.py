@@ -221,3 +221,20 @@ def test_what_is_no_workflow_is_refused() -> None:
         workflow(print)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="errors"):
         Engine(":memory:", errors=[KeyboardInterrupt])  # type: ignore[list-item]
+
+
+async def test_an_int_where_a_float_is_annotated_is_kept_as_what_it_is(store_path: str) -> None:
+    """As type checkers allow it; for arguments, results of steps, signals and results of runs."""
+
+    async def measure() -> float:
+        return 3
+
+    @workflow
+    async def measuring(ctx: Context, first: float, rest: list[float]) -> list[float]:
+        return [first, *rest, await ctx.step("measure", measure), await ctx.wait_signal("last", float)]
+
+    async with serving(store_path, measuring) as engine:
+        run = await engine.start(measuring, 1, [2, 2.5])
+        await run.signal("last", 4)
+        assert [repr(number) for number in await run.result()] == ["1", "2", "2.5", "3", "4"]
+        assert (await run.record()).args == (1, [2, 2.5])
