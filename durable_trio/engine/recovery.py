@@ -144,9 +144,11 @@ class Recovery:
         self._is_registered = True
         self.on_registered(self.executor)
 
-    async def retire(self) -> None:
-        """Stop being an executor in good order: what it owns is free at once, and nothing has crashed."""
-        await self._front.write(ReapExecutor(executor=self.executor, crashed=False, now=self._clock.now()))
+    async def retire(self, crashed_runs: frozenset[int]) -> None:
+        """Stop being an executor in good order: what it owns is free at once, and nothing else has crashed."""
+        now = self._clock.now()
+        reap = ReapExecutor(executor=self.executor, crashed=False, crashed_runs=crashed_runs, now=now)
+        await self._front.write(reap)
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:

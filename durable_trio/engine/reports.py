@@ -70,12 +70,12 @@ class ProcessIdentity:
 
 
 def _started(pid: int) -> str:
-    """Return when a process was started, in the kernel's ticks; empty where that is not told."""
+    """Return when a process was started, in the kernel's ticks; empty where that is not told, or it has ended."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""
-    return stat.rpartition(")")[2].split()[19]
+    return "" if state in "ZX" else numbers[18]  # one that nobody has waited for is still there
 
 
 class Reports:

@@ -61,6 +61,7 @@ class Runs:
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
         self._failures: dict[str, Failures] = {}
         self._warned_places: set[tuple[str, str]] = set()
+        self.crashed: set[int] = set()  # runs whose own code has ended the executor
         self._nursery: trio.Nursery | None = None
         self._empty = trio.Event()
 
@@ -209,7 +210,9 @@ class Runs:
             self._park(row, workflow, error)
         except trio.Cancelled:
             raise
-        except BaseException:  # such as KeyboardInterrupt: the executor stops, and no run may take it for a cancel
+        except BaseException as error:  # the executor stops, and no run may take it for a cancel
+            if not _is_interrupt(error):
+                self.crashed.add(row.run)  # such as by SystemExit: counted, else it would end each executor anew
             self.detach_now()
             raise
         finally:
@@ -302,3 +305,10 @@ class Runs:
 def load_all(front: StoreFront, rows: Sequence[RunRow]) -> tuple[Loaded, ...]:
     """Read what is needed to go on with some runs; called off the event loop."""
     return front.store.load_many([row.run for row in rows])
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Return whether it is Ctrl-C alone: that says nothing of the code it has met."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(KeyboardInterrupt)[1] is None
+    return isinstance(error, KeyboardInterrupt)

@@ -237,6 +237,6 @@ async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
         with grace:
             await parts.runs.drain(parts.settings.grace_seconds)
         await parts.runs.detach_all()
-        await parts.recovery.retire()
+        await parts.recovery.retire(frozenset(parts.runs.crashed))
     except (StoreError, trio.ClosedResourceError):
         pass  # the next executor finds the lock free and takes the runs over

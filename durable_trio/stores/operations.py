@@ -316,12 +316,14 @@ class ReapExecutor:
     With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
     Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
     or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
-    Done again: 0 and no change. ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are.
+    Done again: 0 and no change. ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of
+    ``crashed_runs``: those whose own code has ended the executor.
     """
 
     executor: int
     lease_before: int | None = None
     crashed: bool = True
+    crashed_runs: frozenset[int] = frozenset()
     now: int
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -317,6 +318,60 @@ async def test_an_orderly_end_of_an_executor_counts_as_no_recovery(file_path: st
     for _ in range(4):
         async with serving(file_path, hanging, grace_seconds=0) as engine:
             await wait_status(engine.get("r"), S.RUNNING)
+    async with Engine(file_path) as client:
+        record = await client.get("r").record()
+        assert (record.status, record.recoveries) == (S.RUNNING, 0)
+
+
+@pytest.mark.parametrize("place", ["in the body", "in a step", "in a thread"])
+async def test_a_run_that_ends_its_program_is_set_aside_and_takes_no_others_along(file_path: str, place: str) -> None:
+    """With ``sys.exit``, say: all that runs here is given back in good order, and counted for the one that did it."""
+
+    def exit_in_thread() -> None:
+        sys.exit(3)
+
+    async def exit() -> None:
+        sys.exit(3)
+
+    @workflow(max_recoveries=2)
+    async def exiting(ctx: Context) -> None:
+        await ctx.step("before", trio.lowlevel.checkpoint)
+        if place == "in the body":
+            sys.exit(3)
+        await ctx.step("exit", exit if place == "in a step" else exit_in_thread)
+
+    @workflow(max_recoveries=1)
+    async def innocent(ctx: Context) -> str:
+        await ctx.wait_signal("go on", timeout=3600)
+        return "survived"
+
+    async with Engine(file_path) as client:
+        await client.start("innocent", id="innocent")
+        await client.start("exiting", id="exiting")
+    for _ in range(3):
+        with pytest.raises(BaseExceptionGroup) as caught, trio.fail_after(PATIENCE_SECONDS):
+            async with serving(file_path, exiting, innocent):
+                await trio.sleep_forever()
+        assert caught.group_contains(SystemExit)
+    async with serving(file_path, exiting, innocent) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            with pytest.raises(RunFailed, match=r"set aside.*died 3 times"):
+                await engine.get("exiting").result()
+            await engine.get("innocent").signal("go on")
+            assert await engine.get("innocent").result() == "survived"
+
+
+async def test_ctrl_c_counts_for_no_run(file_path: str) -> None:
+    @workflow(max_recoveries=1)
+    async def interrupted(ctx: Context) -> None:
+        raise KeyboardInterrupt
+
+    async with Engine(file_path) as client:
+        await client.start("interrupted", id="r")
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with serving(file_path, interrupted):
+            await trio.sleep_forever()
+    assert caught.group_contains(KeyboardInterrupt)
     async with Engine(file_path) as client:
         record = await client.get("r").record()
         assert (record.status, record.recoveries) == (S.RUNNING, 0)

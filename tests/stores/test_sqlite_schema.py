@@ -145,7 +145,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
         (reads.LIST.format(which="(created_at, run) < (?, ?)"), (1, 1, 1), "runs_created"),
         (upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1), "runs_finished"),
         (upkeep_operations.UNPARK, (1, 1, "w", "f"), "runs_parked"),
-        (executor_operations.SET_FREE, {"executor": 1, "crashed": 1, "now": 1}, "runs_owned"),
+        (executor_operations.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
         (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
         (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),
         (run_operations.IS_WANTED_UNREAD, (1, "[]"), "mailbox_of_run"),

@@ -24,7 +24,8 @@ SET_FREE: Final = """
     UPDATE runs SET
         owner = NULL,
         recoveries = CASE
-            WHEN NOT :crashed OR status NOT IN ('running', 'compensating') THEN recoveries
+            WHEN NOT (:crashed OR run IN (SELECT value FROM json_each(:crashed_runs)))
+                OR status NOT IN ('running', 'compensating') THEN recoveries
             WHEN EXISTS (SELECT 1 FROM history WHERE history.run = runs.run AND seq > claimed_seq) THEN 1
             ELSE recoveries + 1
         END,
@@ -61,6 +62,7 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
         "executor": operation.executor,
         "lease_before": operation.lease_before,
         "crashed": operation.crashed,
+        "crashed_runs": str(sorted(operation.crashed_runs)),
         "now": operation.now,
     }
     transaction.execute(END, values)

@@ -107,6 +107,17 @@ class ExecutorContract(ContractKit):
         assert row_of(store, "a") == before
         assert (before.status, before.token) == (RunStatus.RUNNING, 2)
 
+    def test_at_an_orderly_end_only_the_runs_that_caused_it_are_counted(self, store: Store) -> None:
+        executor = register(store)
+        for run_id in ("a", "b"):
+            one_run, _ = owned(store, run_id)
+            reap(store, one_run.owner or 0, crashed=False)
+        assert len(claim(store, executor)) == 2
+        causes = frozenset({row_of(store, "a").run, 999})
+        assert reap(store, executor, crashed=False, crashed_runs=causes) == 2
+        assert [row_of(store, run_id).recoveries for run_id in ("a", "b")] == [1, 0]
+        assert [row_of(store, run_id).owner for run_id in ("a", "b")] == [None, None]
+
     @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
     def test_crashes_without_progress_are_counted(self, store: Store, status: RunStatus) -> None:
         row, fence = owned(store)
