@@ -48,7 +48,7 @@ LINGER_MS: Final = 1.0
 # Commits of other processes are noticed by a look at this interval; 50 ms is promised.
 FEED_INTERVAL_SECONDS: Final = 0.02
 # The same after a second in which others have committed nothing: half the cost while idle, and still within the 50 ms.
-FEED_IDLE_INTERVAL_SECONDS: Final = 0.035
+FEED_IDLE_INTERVAL_SECONDS: Final = 0.04
 # Runs taken by one claim: more than one pass can start only lengthens the transaction.
 CLAIM_RUNS_MAX: Final = 64
 # Unread notices to one resident run, and nudges to one service: level-triggered, so few are enough.
