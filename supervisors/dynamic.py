@@ -87,18 +87,20 @@ class DynamicSupervisor(Node):
     # Its life
 
     async def _work(self) -> None:
-        failures: list[Exception] = []
+        failures: list[tuple[Place, Exception]] = []
         first = [self._add_place(child) for child in self._spec.children]
         async with trio.open_nursery() as nursery:
             for place in first:
                 nursery.start_soon(self._start_first, place, failures, nursery.cancel_scope)
         if failures:
-            self._fail(failures[0])
+            self._fail_to_start(*failures[0])
             return
         self._opened.set()
         await trio.sleep_forever()
 
-    async def _start_first(self, place: Place, failures: list[Exception], scope: trio.CancelScope) -> None:
+    async def _start_first(
+        self, place: Place, failures: list[tuple[Place, Exception]], scope: trio.CancelScope
+    ) -> None:
         """Start one of the children that belong to the supervisor's opening; if it fails, so does that.
 
         Except that a process which somebody has killed on its way is started again: that says nothing about it.
@@ -116,7 +118,7 @@ class DynamicSupervisor(Node):
                 await trio.sleep(self._next_delay(place, incarnation, (place.name,)))
                 place = self._add_place(place.spec)  # it was forgotten
             except Exception as error:
-                failures.append(error)
+                failures.append((place, error))
                 scope.cancel()
                 return
 

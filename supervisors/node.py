@@ -242,6 +242,13 @@ class Node(ABC):
             self._failures.append(error)
         self._begin_stop(error_text(error))
 
+    def _fail_to_start(self, place: Place, error: Exception) -> None:
+        """Fail with what a child crashed with before it was ready; a note tells which child."""
+        note = f"child {path_text(place.path)!r} crashed before it was ready"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        self._fail(error)
+
     def _combined_failure(self) -> Exception | None:
         if len(self._failures) > 1:
             return ExceptionGroup(f"supervisor {path_text(self._path)!r} failed", self._failures)

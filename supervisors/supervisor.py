@@ -103,7 +103,7 @@ class Supervisor(Node):
             try:
                 await self._start(place)
             except Exception as error:  # it leaves the block in a group
-                self._fail(error)
+                self._fail_to_start(place, error)
                 return
         self._opened.set()
         try:

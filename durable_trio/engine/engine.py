@@ -21,7 +21,7 @@ from durable_trio.engine import os_signals
 from durable_trio.engine.query_calls import QueryCalls
 from durable_trio.engine.run_calls import RunCalls
 from durable_trio.engine.settings import OpenOptions
-from durable_trio.engine.tree import open_client, open_executor, open_parent
+from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
 from durable_trio.engine.upkeep_calls import UpkeepCalls
 from durable_trio.errors import WorkerFailed
 from durable_trio.stores.base import Store
@@ -111,7 +111,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             if not await self._open_store_unless_stopped(life, os_signals_received):
                 return
             try:
-                async with _start_error_as_itself(), trio.open_nursery() as nursery:
+                async with _failure_as_itself(), trio.open_nursery() as nursery:
                     if os_signals_received is not None:
                         nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
                     try:
@@ -267,16 +267,19 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
 
 
 @asynccontextmanager
-async def _start_error_as_itself() -> AsyncIterator[None]:
-    """Take the error of workers that could not be started out of the nursery's group: it is the only one there."""
-    failed: WorkerFailed | None = None
+async def _failure_as_itself() -> AsyncIterator[None]:
+    """Take a failure of the engine's own out of the groups of nurseries around it, where it is the only one."""
+    failed: BaseException | None = None
     try:
         yield
     except BaseExceptionGroup as group:
-        (first, *others) = group.exceptions
-        if others or not isinstance(first, WorkerFailed):
+        failed = group
+        while isinstance(failed, BaseExceptionGroup) and not failed.message.startswith(FAILED):
+            if len(failed.exceptions) > 1:
+                raise
+            failed = failed.exceptions[0]
+        if not isinstance(failed, WorkerFailed | ExceptionGroup):
             raise
-        failed = first
     if failed is not None:
         raise failed
 
@@ -297,7 +300,7 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[Open
     life = Life(engine._workers(None, None), 1, _nothing)
     await engine._open_store()
     try:
-        async with _start_error_as_itself(), trio.open_nursery() as nursery:
+        async with _failure_as_itself(), trio.open_nursery() as nursery:
             try:
                 nursery.start_soon(engine._run_tree, life)
                 await life.has_begun.wait()

@@ -57,6 +57,8 @@ _LOGGER = logging.getLogger("durable_trio.engine")
 SERVICE_RESTARTS: Final = Intensity(3, per=5)
 ENGINE_RESTARTS: Final = Intensity(2, per=10)
 SOON: Final = Backoff(first=0.02, factor=3, longest=1, reset_after=5)
+# Where the group begins in which an engine's own failure comes.
+FAILED: Final = "the engine has failed"
 # A body that is detached may have a sync step function that must end first.
 LEAVE_SECONDS: Final = 30.0
 
@@ -203,18 +205,30 @@ async def _open(parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], N
             if parts.failure is not None:  # since before there was somebody to tell
                 root.stop()
             yield root
-    except BaseExceptionGroup as group:
+    except ExceptionGroup as group:
         exceeded, rest = group.split(RestartIntensityExceeded)
-        if exceeded is None or rest is not None:
+        if rest is not None:
             raise
+        assert exceeded is not None
         # One line that names the child, instead of one group for each supervisor on the way to it.
         cause = _innermost(exceeded)
         path = "/".join((*cause.path, cause.child))
-        raise ExceptionGroup(f"the engine has failed: {path} crashed too often", [cause]) from None
+        notes = getattr(only_error(cause.__cause__), "__notes__", ())
+        below = [note for note in notes if note.startswith("child ")]  # one that did not even start
+        what = f"{path} crashed too often" + "".join(f" ({note})" for note in below[:1])
+        raise ExceptionGroup(f"{FAILED}: {what}", [cause]) from None
     finally:
         parts.on_failure = lambda: None
     if parts.failure is not None:
-        raise ExceptionGroup("the engine has failed", [parts.failure])
+        raise ExceptionGroup(FAILED, [parts.failure])
+
+
+def only_error(error: BaseException | None) -> BaseException | None:
+    """Return the one error in a group, however deep; anything else as it is."""
+    inner = error
+    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
+        inner = inner.exceptions[0]
+    return error if isinstance(inner, BaseExceptionGroup) else inner
 
 
 def _innermost(error: BaseException) -> RestartIntensityExceeded:

@@ -88,3 +88,40 @@ async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
         with trio.fail_after(PATIENCE_SECONDS):
             assert await again.get("tidy").result() == "done"
         assert [step.key for step in await again.get("tidy").steps()] == ["go#0"]
+
+
+async def what_ends(engine: Engine, verb: str) -> ExceptionGroup[Exception]:
+    """Serve until a verb of the store has failed again and again; return what ``serve`` itself has raised."""
+    raised: list[ExceptionGroup[Exception]] = []
+
+    async def serve(*, task_status: trio.TaskStatus[Engine]) -> None:
+        try:
+            await engine.serve(task_status=task_status)
+        except ExceptionGroup as group:
+            raised.append(group)
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("disk on fire")
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve)
+            setattr(engine._store, verb, fail)
+    (group,) = raised
+    return group
+
+
+async def test_the_text_of_what_serve_raises_names_the_child_at_once(file_path: str) -> None:
+    group = await what_ends(Engine(file_path, workflows=[tidy]), "foreign_changes")
+    assert str(group) == "the engine has failed: engine/services/feed crashed too often (1 sub-exception)"
+    (exceeded,) = group.exceptions
+    assert isinstance(exceeded, RestartIntensityExceeded)
+    assert isinstance(exceeded.__cause__, OSError)
+
+
+async def test_the_text_also_names_a_child_that_does_not_even_start_again(file_path: str) -> None:
+    group = await what_ends(Engine(file_path, workflows=[tidy]), "executors")
+    assert group.message == (
+        "the engine has failed: engine/services crashed too often "
+        "(child 'engine/services/recovery' crashed before it was ready)"
+    )

@@ -463,3 +463,15 @@ async def test_with_no_time_to_stop_a_child_is_cancelled_and_no_more(open_one: A
         await supervisor.start_child(Child("a", serve, shutdown=0))
         await supervisor.start_child(Child("b", SupervisorSpec(children=[Child("c", serve, shutdown=0)]), shutdown=0))
         await supervisor.terminate_child("a")
+
+
+@pytest.mark.parametrize("spec", [SupervisorSpec, DynamicSupervisorSpec])
+async def test_a_child_that_crashes_at_the_opening_is_named_by_a_note(spec: Any) -> None:
+    async def crash(*, task_status: trio.TaskStatus[None]) -> None:
+        raise BoomError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with open_supervisor(children=[Child("nested", spec(children=[Child("crashes", crash)]))]):
+            pass
+    (error,) = leaves(caught.value)
+    assert error.__notes__ == ["child 'supervisor/nested/crashes' crashed before it was ready"]
