@@ -126,8 +126,8 @@ class Dispatcher:
         is_alone = self.others_count() == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
         backlog = await front.read(front.store.backlog, self._workflows, now=now, due_max=due_max)
-        if backlog.executor_count >= self._expected_count:
-            self._expected_count = 1  # all have come; who is missing later has died
+        if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
+            self._expected_count = 1  # all have come and have taken something; who is missing later has died
         if backlog.due_count == 0:
             self._yields_until = None  # others have taken it: what comes next is yielded anew
             if backlog.next_due_at is not None:

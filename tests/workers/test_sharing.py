@@ -79,8 +79,7 @@ async def test_the_first_of_several_workers_leaves_the_others_their_parts_of_wha
     await until(lambda: len(scene.ledger()) == 40)
     found = shares(scene)
     print(f"runs per worker: {sorted(found.values())}")
-    assert len(found) == 4
-    assert max(found.values()) <= 20  # 10 each, but for a last one that is slow to take its own
+    assert sorted(found.values()) == [10, 10, 10, 10]
     await server.leave()
 
 
