@@ -11,10 +11,16 @@ from supervisors import RestartIntensityExceeded
 
 seen: list[str] = []
 begun = trio.Event()
+release = trio.Event()
 
 
 async def nothing() -> None:
     pass
+
+
+async def hold() -> None:
+    begun.set()
+    await release.wait()
 
 
 async def interrupt() -> None:
@@ -23,17 +29,14 @@ async def interrupt() -> None:
 
 @workflow
 async def tidy(ctx: Context) -> str:
-    begun.set()
     try:
-        await ctx.wait_signal("go", timeout=0.9)  # it stays in memory
+        await ctx.step("hold", hold)
     except trio.Cancelled:
         seen.append("detaching" if ctx.detaching else "cancelled")
         with ctx.move_on_after(5, shield=True):
             await ctx.step("clean up", nothing)
             seen.append("cleaned up")
         raise
-    except trio.TooSlowError:
-        pass
     return "done"
 
 
@@ -43,8 +46,8 @@ async def fatal(ctx: Context) -> None:
 
 
 async def test_a_runs_child_that_is_stopped_alone_detaches_its_runs_before_they_are_cancelled(file_path: str) -> None:
-    global begun
-    begun = trio.Event()
+    global begun, release
+    begun, release = trio.Event(), trio.Event()
     seen.clear()
     async with serving(file_path, tidy) as engine:
         await engine.start(tidy, id="tidy")
@@ -53,14 +56,15 @@ async def test_a_runs_child_that_is_stopped_alone_detaches_its_runs_before_they_
         with trio.fail_after(PATIENCE_SECONDS):
             await engine._root.terminate_child("runs")
         assert seen == ["detaching"]
+        release.set()
 
 
 @pytest.mark.parametrize("reason", ["a service fails", "a step is interrupted"])
 async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
     file_path: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    global begun
-    begun = trio.Event()
+    global begun, release
+    begun, release = trio.Event(), trio.Event()
     seen.clear()
     engine = Engine(file_path, workflows=[tidy, fatal])
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012  # the executor falls somewhere in the block
@@ -84,10 +88,11 @@ async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
     else:
         assert isinstance(error, KeyboardInterrupt)
     assert seen == ["detaching"]
+    release.set()
     async with serving(file_path, tidy) as again:
         with trio.fail_after(PATIENCE_SECONDS):
             assert await again.get("tidy").result() == "done"
-        assert [step.key for step in await again.get("tidy").steps()] == ["go#0"]
+        assert [step.key for step in await again.get("tidy").steps()] == ["hold#0"]
 
 
 async def what_ends(engine: Engine, verb: str) -> ExceptionGroup[Exception]:
