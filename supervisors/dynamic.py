@@ -19,6 +19,9 @@ from supervisors.node import Node, Surroundings
 from supervisors.reports import NodeKind
 from supervisors.specs import AutoShutdown, ChildSpec, DynamicSupervisorSpec, check_admissible
 
+FIRST_STARTS_MAX = 10
+"""So often is one of the first children started that is killed before it is ready: by chance it is not."""
+
 
 class DynamicSupervisor(Node):
     """A supervisor of independent children; open one with `open_dynamic_supervisor`."""
@@ -103,9 +106,9 @@ class DynamicSupervisor(Node):
     ) -> None:
         """Start one of the children that belong to the supervisor's opening; if it fails, so does that.
 
-        Except that a process which somebody has killed on its way is started again: that says nothing about it.
+        Except that a process which somebody has killed on its way is started again: once says nothing about it.
         """
-        while True:
+        for starts_left in reversed(range(FIRST_STARTS_MAX)):
             incarnation = self._spawn(place)
             await incarnation.settled.wait()
             if incarnation.ready_at is not None:
@@ -113,7 +116,7 @@ class DynamicSupervisor(Node):
             exit = incarnation.exit
             assert exit is not None
             try:
-                if exit.process is None or exit.process.is_fault:
+                if exit.process is None or exit.process.is_fault or not starts_left:
                     raise exit.error or SupervisorClosed(self._path)
                 await trio.sleep(self._next_delay(place, incarnation, (place.name,)))
                 place = self._add_place(place.spec)  # it was forgotten

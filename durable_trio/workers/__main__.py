@@ -12,7 +12,8 @@ import trio
 from durable_trio.errors import WorkerFailed
 from durable_trio.workers.loading import Servable, load_engine
 from durable_trio.workers.logs import LOG_VARIABLE, LogStyle, set_up_logging
-from durable_trio.workers.parent import COUNT_VARIABLE, PATH_VARIABLE
+from durable_trio.workers.parent import COUNT_VARIABLE, ENGINE_FAILED, LOADING_FAILED, PATH_VARIABLE
+from durable_trio.workers.reasons import failure_text
 from supervisors import ChildProcess, child_process
 
 
@@ -50,12 +51,17 @@ def main() -> int:
         if error.__cause__ is not None:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
         print(error, file=sys.stderr)
-        return 1
+        return LOADING_FAILED
     if style is not None:
         set_up_logging(LogStyle(style))
     if hasattr(signal, "SIGUSR1"):  # asks the parent for the tree; sent to a worker it must not be its end
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    trio.run(serve, engine, worker_count)
+    try:
+        trio.run(serve, engine, worker_count)
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        print(failure_text(error), file=sys.stderr)  # the last line is what the parent passes on
+        return ENGINE_FAILED
     return 0
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 
 from durable_trio.errors import WorkerFailed
+from durable_trio.workers.reasons import error_line
 
 __all__ = ["Servable", "check_app", "check_not_loading", "load_engine"]
 
+# A list of workflows takes thousands; this tells what it is.
+_SHOWN_CHARACTERS_MAX: Final = 80
 # What is being loaded: a state of the process, as an import is. Whoever is called by a module's own code can ask here.
 _loading: Final[list[str]] = []
 
@@ -73,14 +77,14 @@ def _load(app: str) -> Servable:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            where = ", ".join(path or "." for path in sys.path[:2])
+            where = ", ".join(dict.fromkeys(path or "." for path in sys.path[:2]))
             raise WorkerFailed(
                 f"{app!r}: there is no module {error.name!r}; looked in {where}, …. "
                 "Start from the folder that has it, or set PYTHONPATH"
             ) from None
         raise WorkerFailed(f"{app!r}: importing {module_name!r} failed: {error}") from error
-    except Exception as error:
-        raise WorkerFailed(f"{app!r}: importing {module_name!r} failed: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise WorkerFailed(f"{app!r}: importing {module_name!r} failed: {error_line(error)}") from error
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -98,12 +102,21 @@ def _made(app: str, found: Any) -> Servable:
     if callable(found) and not isinstance(found, type):
         try:
             engine = found()
-        except Exception as error:
-            raise WorkerFailed(f"{app!r}: calling it for an engine failed: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise WorkerFailed(f"{app!r}: calling it for an engine failed: {error_line(error)}") from error
+        if inspect.iscoroutine(engine):
+            engine.close()
+            raise WorkerFailed(f"{app!r} is async; it must be an ordinary function that returns an Engine")
         if _can_serve(engine):
             return engine
-        raise WorkerFailed(f"{app!r}: it returned {engine!r}, which is no Engine")
-    raise WorkerFailed(f"{app!r} is {found!r}; it must be an Engine, or a function that returns one")
+        raise WorkerFailed(f"{app!r}: it returned {_short_repr(engine)}, which is no Engine")
+    raise WorkerFailed(f"{app!r} is {_short_repr(found)}; it must be an Engine, or a function that returns one")
+
+
+def _short_repr(value: object) -> str:
+    """Return a value's ``repr`` for an error message: one line, its end cut off if it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _SHOWN_CHARACTERS_MAX else f"{text[: _SHOWN_CHARACTERS_MAX - 1]}…"
 
 
 def _can_serve(found: object) -> bool:

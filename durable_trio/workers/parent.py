@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
-from durable_trio.errors import StoreFull, StoreInUse, WorkerFailed
+from durable_trio.errors import StoreError, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
 from supervisors import (
     Backoff,
@@ -28,6 +28,7 @@ from supervisors import (
     Intensity,
     Process,
     ProcessError,
+    ProcessExit,
     Supervisor,
 )
 
@@ -41,13 +42,21 @@ WORKERS: Final = "workers"
 
 # A worker that was well for a second comes back nearly at once; one that falls again and again comes back slower.
 _BACKOFF: Final = Backoff(first=0.02, factor=2, longest=0.5, reset_after=1)
-# Deaths by a signal are not the application's fault, and somebody may kill workers all day: this only stops a storm.
-_RESTARTS_PER_WORKER: Final = 20
+# At most some 25 restarts in 10 s are let through by the backoff, however fast a worker dies: nobody is to be given up
+# for them. Runs that kill workers are set aside by their own count, and false starts are counted below.
+_RESTARTS_PER_WORKER: Final = 30
 _RESTARTS_SECONDS: Final = 10.0
-# A worker that ends by itself before this time has not served anybody.
-_SERVED_SECONDS: Final = 1.0
-# So often in a row may a worker end without having served.
+#: The exit code of a worker that has no engine to serve.
+LOADING_FAILED: Final = 1
+#: The exit code of a worker whose engine has failed: EX_SOFTWARE of sysexits.h. Runs that kill a worker, with whatever
+#: code or signal, are counted by the store, and set aside; nobody but the parent counts this.
+ENGINE_FAILED: Final = 70
+# An engine that fails again and again does so within seconds; one that has lasted longer has served somebody.
+_SERVED_SECONDS: Final = 10.0
+# So often in a row may a worker end by itself without having served.
 _FALSE_STARTS_MAX: Final = 5
+# So often in a row may a worker be killed before it is ready: by chance it is not.
+_KILLS_MAX: Final = 10
 # A drained worker closes its store, and interpreters take their time.
 _EXIT_SECONDS: Final = 5.0
 
@@ -93,7 +102,7 @@ class WorkerWatch:
         self._reap = reap
         self._give_up = give_up
         self._ready_at: dict[str, float] = {}
-        self._false_starts: dict[str, int] = {}
+        self._starts: dict[str, _Starts] = {}
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -116,24 +125,47 @@ class WorkerWatch:
     async def _reap_dead(self) -> None:
         try:
             await self._reap()
-        except (StoreFull, StoreInUse) as error:  # no fault of this process, and the workers look for themselves too
+        except StoreError as error:  # no fault of the watch, and the workers look for themselves too
             _LOGGER.warning("a dead worker's runs could not be set free yet: %s", error)
 
     def _count(self, event: ChildExited) -> None:
-        """Give up if a worker has ended by itself, again and again, without having served."""
+        """Give up if a worker ends again and again without having served."""
         name, exit = event.path[-1], event.exit
         ready_at = self._ready_at.pop(name, None)
-        has_served = ready_at is not None and event.at - ready_at >= _SERVED_SECONDS
-        is_own_doing = exit.kind is not ExitKind.STOPPED and exit.process is not None and exit.process.is_fault
-        if has_served or not is_own_doing:
-            self._false_starts.pop(name, None)
+        if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event, ready_at):
+            self._starts.pop(name, None)
             return
-        count = self._false_starts[name] = self._false_starts.get(name, 0) + 1
-        if count >= _FALSE_STARTS_MAX:
-            why = last_line(exit.error) if exit.error is not None else str(exit)
-            failed = WorkerFailed(f"{name} ended {count} times in a row as soon as it was started: {why}")
-            failed.__cause__ = exit.error
-            self._give_up(failed)
+        starts = self._starts.setdefault(name, _Starts())
+        if exit.error.exit.is_fault:
+            starts.failed_count += 1
+            if starts.failed_count == _FALSE_STARTS_MAX:
+                what = f"{name} ended {starts.failed_count} times in a row as soon as it was started"
+                self._fail(what, exit.error)
+        else:
+            _LOGGER.warning("%s was killed before it was ready: %s", name, exit.error.exit)
+            starts.killed_count += 1
+            if starts.killed_count == _KILLS_MAX:
+                self._fail(f"{name} was killed {starts.killed_count} times in a row", exit.error)
+
+    def _fail(self, what: str, error: ProcessError) -> None:
+        failed = WorkerFailed(f"{what}: {_reason(error)}")
+        failed.__cause__ = error
+        self._give_up(failed)
+
+
+@attrs.define
+class _Starts:
+    """How often in a row a worker has ended without having served."""
+
+    failed_count: int = 0
+    killed_count: int = 0
+
+
+def _has_served(event: ChildExited, ready_at: float | None) -> bool:
+    if ready_at is None:
+        return False
+    process = event.exit.process
+    return process is None or process.code != ENGINE_FAILED or event.at - ready_at >= _SERVED_SECONDS
 
 
 def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | None:
@@ -143,9 +175,21 @@ def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | No
         error = error.exceptions[0]
     if not isinstance(error, ProcessError):
         return None
-    return WorkerFailed(f"{error.name} could not be started: {last_line(error)}")
+    return WorkerFailed(f"{error.name} could not be started: {_reason(error)}")
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of what a worker has said, which is its error."""
-    return str(error).rstrip().rsplit("\n", 1)[-1].strip()
+def _reason(error: ProcessError) -> str:
+    """Return in one line why a worker has ended."""
+    how, _, said = str(error).partition("\n")
+    last = said.rstrip().rsplit("\n", 1)[-1].strip()
+    if last and error.exit.code in (LOADING_FAILED, ENGINE_FAILED):
+        return last  # it says why itself
+    if not error.exit.is_fault:
+        return f"{how}; {_advice(error.exit)}"
+    return f"{how}; it said last: {last}" if last else how
+
+
+def _advice(exit: ProcessExit) -> str:
+    if exit.os_signal == "SIGKILL":
+        return "unless somebody kills it on purpose, memory is short: start fewer workers, or allow them more"
+    return f"find out who sends {exit.os_signal}"

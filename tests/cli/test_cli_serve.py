@@ -184,6 +184,8 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, options: tuple[str, ...])
         ("x = (\n", "app:engine", "'(' was never closed (app.py, line 1)"),
         ("import that_is_not_there", "app:engine", "No module named 'that_is_not_there' (at app.py:1)"),
         ("engine = 7", "app:engine", "is 7; it must be an Engine"),
+        ("engine = ['workflow'] * 999", "app:engine", "it must be an Engine"),
+        ("class Odd(list): serve = start = print\nengine = Odd('x' * 999)", "app:engine", "is of type Odd; it must"),
         ("", "other:engine", "there is no module 'other'"),
         ("import durable_trio as d\nengine = d.Engine('/no/such/app.db')", "app:engine", "'/no/such' does not exist"),
         ("import durable_trio as d\nengine = d.Engine('app.py')", "app.py:engine", "is not an SQLite database"),
@@ -197,6 +199,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
     said = call_process("serve", app)
     assert said.code == 1, said
     assert error in said.error
+    assert len(said.error) < 500
     assert said.out == ""
 
 

@@ -28,6 +28,17 @@ def make_nothing():
 
 def make_trouble():
     raise KeyError("no")
+
+def make_exit():
+    raise SystemExit("no config file")
+
+async def make_later():
+    return Engine(":memory:")
+
+many = ("first line\\n", *range(1000))
+
+def make_many():
+    return many
 """
 
 
@@ -42,6 +53,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "some_package" / "inner.py").write_text(APP)
     (tmp_path / "some_broken.py").write_text("import there_is_no_such_module\n")
     (tmp_path / "some_failing.py").write_text("1 / 0\n")
+    (tmp_path / "some_exit.py").write_text("import sys\nsys.exit('no config file')\n")
+    (tmp_path / "some_quiet_exit.py").write_text("import sys\nsys.exit()\n")
     yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
@@ -67,12 +80,24 @@ def test_an_engine_is_found_by_its_name_or_made_by_a_function(folder: Path, app:
         ("some_app:Engine", "it must be an Engine, or a function that returns one"),
         ("some_app:make_nothing", "it returned None, which is no Engine"),
         ("some_app:make_trouble", "calling it for an engine failed: KeyError: 'no'"),
+        ("some_exit:engine", "'some_exit:engine': importing 'some_exit' failed: SystemExit: no config file$"),
+        ("some_quiet_exit:engine", "importing 'some_quiet_exit' failed: SystemExit$"),
+        ("some_app:make_exit", "calling it for an engine failed: SystemExit: no config file$"),
+        ("some_app:make_later", "^'some_app:make_later' is async; it must be an ordinary function"),
+        ("some_app:many", r"^'some_app:many' is \('first line.{60,70}…; it must be an Engine"),
+        ("some_app:make_many", r"it returned \('first line.{60,70}…, which is no Engine$"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(folder: Path, app: str, message: str) -> None:
     with pytest.raises(WorkerFailed, match=message) as caught:
         load_engine(app)
     assert "\n" not in str(caught.value)
+
+
+def test_an_interrupt_while_an_app_is_imported_stays_one(folder: Path) -> None:
+    (folder / "some_interrupt.py").write_text("raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        load_engine("some_interrupt:engine")
 
 
 @pytest.mark.parametrize("app", ["", "app", "app:", ":engine", "app:engine()", "a b:c", "app.py:engine", "app:e:f"])

@@ -17,7 +17,7 @@ from durable_trio import Engine
 from durable_trio.stores.sqlite import sqlite3
 from workers.kit import children_of, is_alive, kill, until
 
-_SECONDS = 20.0
+_SECONDS = 60.0
 _SHOP = """
 import os, sys, time, trio
 from durable_trio import Engine
@@ -25,6 +25,9 @@ from durable_trio import Engine
 {worker}
 engine = Engine("shop.db", workers=2, app={app!r}, lease_seconds=30)
 path = "no engine"
+
+async def make():
+    return engine
 
 if __name__ == "__main__":
     trio.run(engine.serve)
@@ -64,9 +67,15 @@ def start(folder: Path, *, app: str = "shop:engine", worker: str = "") -> subpro
         ("shop:path", "", "it must be an Engine"),
         ("shop:engine", "raise KeyError('no password')", "KeyError: 'no password'"),
         ("shop:engine", "import not_installed_here", "not_installed_here"),
-        ("shop:engine", "sys.exit(3)", "code 3"),
+        ("shop:make", "", "'shop:make' is async; it must be an ordinary function"),
+        ("shop:engine", "sys.exit(3)", "importing 'shop' failed: SystemExit: 3"),
+        ("shop:engine", "sys.exit('no config file')", "importing 'shop' failed: SystemExit: no config file"),
+        ("shop:engine", "os._exit(3)", "code 3"),
+        ("shop:engine", "print('reading', file=sys.stderr, flush=True); os._exit(3)", "code 3; it said last: reading"),
         ("shop:engine", "os._exit(0)", "code 0"),
         ("shop:engine", "os.abort()", "SIGABRT"),
+        ("shop:engine", "os.kill(os.getpid(), 9)", "signal SIGKILL; unless somebody kills it on purpose"),
+        ("shop:engine", "os.kill(os.getpid(), 15)", "find out who sends SIGTERM"),
     ],
 )
 def test_an_app_that_cannot_be_served_ends_serve_and_is_named(

@@ -54,6 +54,7 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
     from durable_trio.cli.faults import Failed
     from durable_trio.cli.serving import serve
     from durable_trio.errors import DurableError
+    from durable_trio.workers.reasons import failure_text
 
     try:
         return trio.run(partial(serve, engine, display, app=app, workers=workers))
@@ -62,21 +63,9 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
             display.status_line.close()
         is_terminal = display.status_line is not None or sys.stderr.isatty()
         if verbose or (isinstance(error, BaseExceptionGroup) and not is_terminal):
-            fields = {"event": "failed", "error": _failure_text(error)}
+            fields = {"event": "failed", "error": failure_text(error)}
             display.logger.critical("the server has failed", exc_info=error, extra={"fields": fields})
-        raise Failed(_failure_text(error)) from error
-
-
-def _failure_text(error: BaseException) -> str:
-    """Return what ended the server in one line: of a tree that has failed, the child and what it crashed with."""
-    from supervisors import RestartIntensityExceeded
-
-    while isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], BaseExceptionGroup):
-        error = error.exceptions[0]  # the engine's own group says more than a nursery's
-    if not isinstance(error, BaseExceptionGroup):
-        return str(error)
-    causes = [part.__cause__ if isinstance(part, RestartIntensityExceeded) else part for part in error.exceptions]
-    return ": ".join([error.message, *(f"{type(cause).__name__}: {cause}" for cause in causes if cause is not None)])
+        raise Failed(failure_text(error)) from error
 
 
 # ---- the application -----------------------------------------------------------------------------------------------
@@ -111,7 +100,9 @@ def _load(app: str, *, verbose: bool) -> Engine:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
         raise Failed(f"{error}{_place(error.__cause__)}") from error
     if not isinstance(engine, Engine):
-        raise Failed(f"{app!r} is {engine!r}; it must be an Engine, or a function that returns one")
+        raise Failed(
+            f"{app!r} is of type {type(engine).__qualname__}; it must be an Engine, or a function that returns one"
+        )
     return engine
 
 

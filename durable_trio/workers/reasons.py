@@ -1,0 +1,40 @@
+"""What ended a server, in one line: for the person at the command line, and for a worker's parent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.errors import DurableError
+from supervisors import ProcessError, RestartIntensityExceeded
+
+__all__ = ["error_line", "failure_text"]
+
+# Their messages are sentences that need no name of a class before them.
+_SENTENCES: Final = (DurableError, ValueError, OSError)
+# What trio calls the group of a nursery, which says nothing.
+_NURSERY: Final = "Exceptions from Trio nursery"
+
+
+def failure_text(error: BaseException) -> str:
+    """Return what ended a server: of a tree that has failed, the child and what it crashed with."""
+    while isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], BaseExceptionGroup):
+        error = error.exceptions[0]  # the engine's own group says more than a nursery's
+    if not isinstance(error, BaseExceptionGroup):
+        return _joined(str(error)) if isinstance(error, _SENTENCES) and str(error) else error_line(error)
+    causes = [part.__cause__ if isinstance(part, RestartIntensityExceeded) else part for part in error.exceptions]
+    texts = [error_line(cause) for cause in causes if cause is not None]
+    return ": ".join(texts if error.message == _NURSERY else [error.message, *texts])
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error as the last line of a traceback has it, on one line; of a group, the errors in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return " + ".join(error_line(part) for part in error.exceptions)
+    text = str(error)
+    if isinstance(error, ProcessError):
+        text = text.partition("\n")[0]  # what follows is all that the process has said
+    return f"{type(error).__name__}: {_joined(text)}" if text else type(error).__name__
+
+
+def _joined(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
