@@ -23,7 +23,7 @@ from durable_trio.engine.run_calls import RunCalls
 from durable_trio.engine.settings import OpenOptions
 from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
 from durable_trio.engine.upkeep_calls import UpkeepCalls
-from durable_trio.errors import WorkerFailed
+from durable_trio.errors import DurableError
 from durable_trio.stores.base import Store
 from durable_trio.workers.loading import check_not_loading
 from durable_trio.workers.parent import Workers
@@ -278,7 +278,7 @@ async def _failure_as_itself() -> AsyncIterator[None]:
             if len(failed.exceptions) > 1:
                 raise
             failed = failed.exceptions[0]
-        if not isinstance(failed, WorkerFailed | ExceptionGroup):
+        if not isinstance(failed, DurableError | ExceptionGroup):
             raise
     if failed is not None:
         raise failed

@@ -199,28 +199,39 @@ async def _open(parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], N
         _LOGGER.critical("%s", error)
         on_unstopped()
 
+    refused: StoreError | None = None
+    is_open = False
     try:
         async with open_supervisor(spec, name="engine", on_unstopped=report) as root:
+            is_open = True
             parts.on_failure = root.stop
             if parts.failure is not None:  # since before there was somebody to tell
                 root.stop()
             yield root
     except ExceptionGroup as group:
-        exceeded, rest = group.split(RestartIntensityExceeded)
-        if rest is not None:
-            raise
-        assert exceeded is not None
-        # One line that names the child, instead of one group for each supervisor on the way to it.
-        cause = _innermost(exceeded)
-        path = "/".join((*cause.path, cause.child))
-        notes = getattr(only_error(cause.__cause__), "__notes__", ())
-        below = [note for note in notes if note.startswith("child ")]  # one that did not even start
-        what = f"{path} crashed too often" + "".join(f" ({note})" for note in below[:1])
-        raise ExceptionGroup(f"{FAILED}: {what}", [cause]) from None
+        only = only_error(group)
+        if is_open or not isinstance(only, StoreError):
+            raise _failure(group) from None
+        refused = only  # damaged, say: as itself, as if it had shown when the store was opened
     finally:
         parts.on_failure = lambda: None
+    if refused is not None:
+        raise refused
     if parts.failure is not None:
         raise ExceptionGroup(FAILED, [parts.failure])
+
+
+def _failure(group: ExceptionGroup[Exception]) -> ExceptionGroup[Exception]:
+    """Return one line that names the child, instead of one group for each supervisor on the way to it."""
+    exceeded, rest = group.split(RestartIntensityExceeded)
+    if exceeded is None or rest is not None:
+        return group
+    cause = _innermost(exceeded)
+    path = "/".join((*cause.path, cause.child))
+    notes = getattr(only_error(cause.__cause__), "__notes__", ())
+    below = [note for note in notes if note.startswith("child ")]  # one that did not even start
+    what = f"{path} crashed too often" + "".join(f" ({note})" for note in below[:1])
+    return ExceptionGroup(f"{FAILED}: {what}", [cause])
 
 
 def only_error(error: BaseException | None) -> BaseException | None:
