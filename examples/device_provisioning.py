@@ -23,8 +23,7 @@ from click import echo as say  # a line in one piece, whatever thread says it
 
 from durable_trio import Context, Retry, Run, RunFailed, RunFinished, SignalTimeout, current_step, open_engine, workflow
 
-LISTENS_EVERY = timedelta(minutes=5)
-REBOOT = timedelta(minutes=2)
+LISTENS_EVERY, REBOOT = timedelta(minutes=5), timedelta(minutes=2)
 CONFIRMS_WITHIN = timedelta(minutes=30)
 PATIENTLY = Retry.exponential(8, initial_delay=0.2, max_delay=5, on=OSError)
 
@@ -137,7 +136,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Device provisioning that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
-    parser.parse_args(namespace=settings)
+    if not parser.parse_args(namespace=settings).speed > 0:
+        parser.error("--speed must be more than 0")
     settings.folder.mkdir(parents=True, exist_ok=True)
     with ThreadingHTTPServer(("127.0.0.1", 0), Fleet) as fleet:
         settings.port = fleet.server_port

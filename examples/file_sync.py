@@ -132,7 +132,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="An upload that goes on where it was killed.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
-    parser.parse_args(namespace=settings)
+    if not parser.parse_args(namespace=settings).speed > 0:
+        parser.error("--speed must be more than 0")
     for folder in ("here", "there"):
         (settings.folder / folder).mkdir(parents=True, exist_ok=True)
     for name, size in {"holiday.raw": 900_000, "letter.txt": 3_000, "song.flac": 400_000}.items():

@@ -71,8 +71,7 @@ def ask(action: str, body: str | bytes) -> str:
     step = current_step()
     with closing(http.client.HTTPConnection("127.0.0.1", settings.port, timeout=10)) as server:
         server.request("POST", f"/{action}", body, {"idempotency-key": step.idempotency_key})
-        response = server.getresponse()
-        response.read()
+        (response := server.getresponse()).read()
     if response.status != 200:
         raise ValueError(response.reason)  # unlike an OSError not tried again
     say(f"{step.run_id}: {action} is done")
@@ -142,7 +141,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="An outbox that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
-    parser.parse_args(namespace=settings)
+    if not parser.parse_args(namespace=settings).speed > 0:
+        parser.error("--speed must be more than 0")
     settings.folder.mkdir(parents=True, exist_ok=True)
     try:
         trio.run(main)

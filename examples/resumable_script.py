@@ -24,10 +24,9 @@ import attrs
 import trio
 from click import echo as say  # a line in one piece, whatever thread says it
 
-from durable_trio import Context, Retry, RunFinished, current_step, open_engine
+from durable_trio import Context, Retry, RunConflict, RunFinished, current_step, open_engine
 
-REPORT_ID = "royalties-2024-05"
-ROYALTY = Decimal("0.08")
+REPORT_ID, ROYALTY = "royalties-2024-05", Decimal("0.08")
 PAUSE = timedelta(seconds=30)  # between two pages: the shop asks for that
 
 
@@ -58,7 +57,6 @@ async def report_royalties(ctx: Context) -> None:
         sales += page
         number += 1
         await ctx.sleep(pause)
-
     currencies = sorted({sale.currency for sale in sales})
     rates = await ctx.map("fetch rate", fetch_rate, currencies, retry=patiently)
     euros = dict(zip(currencies, rates, strict=True))
@@ -121,27 +119,31 @@ class Shop(BaseHTTPRequestHandler):
 # ---- the program -------------------------------------------------------------------------------------------------
 
 
-async def main() -> None:
+async def main() -> str | None:
     async with open_engine(settings.folder / "app.db") as engine:
         try:
             async with engine.inline(REPORT_ID) as ctx:
                 await report_royalties(ctx)
         except RunFinished:
             say("Nothing to do: the report was handed in before.")
+        except RunConflict as conflict:  # it runs in another terminal
+            return str(conflict)
     say((settings.folder / "report.txt").read_text() + "Done.")
+    return None
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A script that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
-    parser.parse_args(namespace=settings)
+    if not parser.parse_args(namespace=settings).speed > 0:
+        parser.error("--speed must be more than 0")
     settings.folder.mkdir(parents=True, exist_ok=True)
     with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as shop:
         settings.port = shop.server_port
         threading.Thread(target=shop.serve_forever, args=(0.05,)).start()
         try:
-            trio.run(main)
+            raise SystemExit(trio.run(main))
         except* KeyboardInterrupt:
             say("Stopped. The same command goes on from here.")
         finally:

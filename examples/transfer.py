@@ -137,7 +137,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Transfers of money that survive kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
-    parser.parse_args(namespace=settings)
+    if not parser.parse_args(namespace=settings).speed > 0:
+        parser.error("--speed must be more than 0")
     settings.folder.mkdir(parents=True, exist_ok=True)
     try:
         trio.run(main)

@@ -62,6 +62,13 @@ class Example:
         """
         return self._end_at(text, signal.SIGINT, options, exit_status=0)
 
+    @contextmanager
+    def alive_at(self, text: str) -> Iterator[None]:
+        """Run until a line that contains ``text`` is printed, and live on during the block; it ends with SIGKILL."""
+        with self._process(self._argv) as process:
+            assert any(text in line for line in _lines_of(process)), f"no line contained {text!r}"
+            yield
+
     def rows(self, database: str, query: str) -> list[dict[str, Any]]:
         """Return what a query finds in a database of the example's folder; no process may be running."""
         with closing(sqlite3.connect(self.folder / database)) as connection:

@@ -59,6 +59,15 @@ def test_killed_at_many_places_it_asks_for_little_twice(tmp_path: Path) -> None:
     assert example.steps("fetch page") == ["completed"] * 7
 
 
+def test_in_a_second_terminal_it_says_that_the_first_is_at_it(tmp_path: Path) -> None:
+    example = Example("resumable_script", tmp_path, speed=1)  # it pauses for half a minute
+    with example.alive_at("/sales/1: 200 OK"):
+        [line] = example.run(exit_status=1)
+    assert "royalties-2024-05" in line
+    assert "alive" in line
+    assert what_the_shop_was_asked(example) == {"/sales/1": 1}
+
+
 def test_ctrl_c_stops_it_until_it_is_run_again(tmp_path: Path) -> None:
     example = Example("resumable_script", tmp_path, speed=SPEED)
     assert "Stopped. The same command goes on from here." in example.interrupt_at("/sales/3")
