@@ -186,6 +186,13 @@ def test_the_readme_alone_leads_to_a_workflow_that_survives_kill_9(installed: In
     follow(walk, folder, installed.environment)
 
 
+def test_a_program_that_cannot_start_does_not_keep_the_reader_of_the_readme_waiting(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("raise SystemExit('no trio here')\n", encoding="utf-8")
+    (block,) = (block for block in read_walk("README.md").commands if "kill -9" in block.text)
+    done = run(["bash", "-c", block.text], tmp_path, outside())
+    assert "no trio here" in done.stderr
+
+
 _APP = """\
 import trio
 from durable_trio import Context, open_engine, workflow

@@ -1,6 +1,6 @@
 """Asks an engine's client in a database, once: the way from a command to the public API.
 
-A database is opened only where there is one: neither a command that looks nor a path with a typing error makes a file.
+A database is opened only where there is one: no command but ``start`` makes a file.
 Ctrl-C cancels what is going on, which undoes nothing and loses nothing; should it not end soon (another process holds
 the file and is stopped), the program ends all the same.
 """
@@ -11,11 +11,12 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from difflib import get_close_matches
+from shlex import quote
 from typing import Final, TypeVar
 
 import trio
 
-from durable_trio.cli.faults import Failed, Interrupted
+from durable_trio.cli.faults import Failed, Interrupted, sole
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import PAGE_RUNS_MAX
@@ -30,11 +31,11 @@ _INTERRUPTED: Final = 130
 _NEAR_COUNT: Final = 3
 
 
-def ask(database: str, question: Callable[[Engine], Awaitable[Answer]], *, creates: bool | None = None) -> Answer:
+def ask(database: str, question: Callable[[Engine], Awaitable[Answer]], *, creates: bool = False) -> Answer:
     """Open a client, put a question to it, close it, and return the answer.
 
     Args:
-        creates: whether to make a database where there is none; ``None``: the command has no option for it.
+        creates: whether to make a database where there is none.
 
     Raises:
         Failed: there is no database; unless ``creates``.
@@ -58,7 +59,7 @@ async def _ask(database: str, question: Callable[[Engine], Awaitable[Answer]]) -
 
 async def _interruptible(call: Callable[[], Awaitable[Answer]]) -> Answer:
     answers: list[Answer] = []
-    failure: Exception | None = None
+    failure: BaseException | None = None
     with trio.open_signal_receiver(signal.SIGINT) as received:
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
@@ -67,7 +68,7 @@ async def _interruptible(call: Callable[[], Awaitable[Answer]]) -> Answer:
                 try:
                     answers.append(await call())
                 except Exception as error:
-                    failure = error
+                    failure = sole(error)  # the engine's own may come in the groups of its tree
             nursery.cancel_scope.cancel()
     if answers:
         return answers[0]
@@ -85,7 +86,7 @@ async def _cancel_on_interrupt(received: AsyncIterator[int], scope: trio.CancelS
 # ---- what may be opened, and what was meant ------------------------------------------------------------------------
 
 
-def check_database(database: str, *, creates: bool | None = None) -> None:
+def check_database(database: str, *, creates: bool = False) -> None:
     """Refuse a path where nothing is to be read, before anything is created there.
 
     Raises:
@@ -100,9 +101,9 @@ def check_database(database: str, *, creates: bool | None = None) -> None:
     except FileNotFoundError:
         folder, name = os.path.split(os.path.abspath(database))
         near = get_close_matches(name, _databases_in(folder), n=1)
-        hint = f"did you mean {os.path.join(os.path.dirname(database), near[0])!r}?" if near else "give --db its path"
-        if creates is not None:
-            hint += " --create makes it" if near else ", or --create"
+        hint = (
+            f"did you mean {quote(os.path.join(os.path.dirname(database), near[0]))}?" if near else "give --db its path"
+        )
         raise Failed(f"there is no database {database!r}; {hint}") from None
     except OSError as error:
         raise Failed(f"{database!r} cannot be read: {error.strerror}; check the path and its permissions") from error
@@ -126,4 +127,4 @@ async def _with_near_ids(client: Engine, error: RunNotFound) -> Failed:
     near += [id for id in get_close_matches(wanted, ids, n=_NEAR_COUNT) if id not in near]
     if not near:
         return Failed(f"{error}; 'durable-trio list' shows those there are")
-    return Failed(f"{error}; did you mean {' or '.join(map(repr, near[:_NEAR_COUNT]))}?")
+    return Failed(f"{error}; did you mean {' or '.join(map(quote, near[:_NEAR_COUNT]))}?")

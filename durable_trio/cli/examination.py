@@ -13,7 +13,7 @@ from durable_trio.cli.client import ask
 from durable_trio.cli.documents import CheckDocument, Finding
 from durable_trio.cli.text import plural, visible
 from durable_trio.engine.engine import Engine
-from durable_trio.errors import StoreCorrupt
+from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.records import EngineStatus
 from durable_trio.stores.sqlite import sqlite3
 
@@ -41,10 +41,10 @@ class _Rows:
 
 
 def examine(database: str) -> CheckDocument:
-    """Examine a database.
+    """Examine a database. What is damaged, or is none of ours, is found to be so.
 
     Raises:
-        Failed, DurableError: it cannot be opened; the message says why.
+        Failed, DurableError: there is none, or it cannot be opened for another reason; the message says why.
     """
 
     async def look(client: Engine) -> CheckDocument:
@@ -59,7 +59,23 @@ def examine(database: str) -> CheckDocument:
             runs_by_status={key.value: count for key, count in status.runs_by_status.items()},
         )
 
-    return ask(database, look)
+    try:
+        return ask(database, look)
+    except (StoreCorrupt, SchemaTooNew, NotADatabase) as error:
+        return CheckDocument(database=database, is_sound=False, findings=(_unreadable(error),), runs_by_status={})
+
+
+def _unreadable(error: StoreCorrupt | SchemaTooNew | NotADatabase) -> Finding:
+    if not isinstance(error, StoreCorrupt):
+        return Finding(level="wrong", about="file", text=visible(str(error)))
+    # SQLite's own words, where it was SQLite: those of the engine advise to check the file.
+    text = visible(str(error)) if error.__cause__ is None else _damage_text(str(error.__cause__))
+    return Finding(level="wrong", about="integrity", text=text)
+
+
+def _damage_text(damage: str) -> str:
+    text = visible(damage.replace("\n", " "))
+    return f"the file is damaged: {text}; restore a copy"
 
 
 def _read(client: Engine, due_before: datetime) -> _Rows:
@@ -74,7 +90,7 @@ def _read(client: Engine, due_before: datetime) -> _Rows:
             overdue=dict(connection.execute(_OVERDUE, (due,)).fetchall()),
         )
     except sqlite3.DatabaseError as error:
-        raise StoreCorrupt(f"the database cannot be read to its end ({error}); restore a copy") from error
+        raise StoreCorrupt(f"the database cannot be read to its end ({error})") from error
     finally:
         connection.close()
 
@@ -98,8 +114,7 @@ def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
 
 def _soundness(rows: _Rows) -> Iterator[Finding]:
     if rows.damage:
-        first = visible(rows.damage[0].replace("\n", " "))
-        yield Finding(level="wrong", about="integrity", text=f"the file is damaged: {first}; restore a copy")
+        yield Finding(level="wrong", about="integrity", text=_damage_text(rows.damage[0]))
     else:
         yield Finding(level="ok", about="integrity", text="its pages and indexes are whole")
     if rows.dangling:

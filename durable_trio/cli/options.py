@@ -18,6 +18,7 @@ __all__ = [
     "duration",
     "json_option",
     "json_value",
+    "queue_option",
     "run_argument",
     "status_option",
     "tag",
@@ -114,11 +115,30 @@ def tags_option(text: str) -> Callable[[Command], Command]:
     )
 
 
+def _once(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str | None:
+    """Refuse an option's second value: beside options that may be repeated, the first would be lost unnoticed."""
+    if len(values) > 1:
+        raise click.UsageError(f"{param.opts[0]} is given twice", ctx)
+    return values[0] if values else None
+
+
 def workflow_option(command: Command) -> Command:
     """Add ``--workflow NAME``."""
     return click.option(
-        "--workflow", metavar="NAME", shell_complete=complete_workflow, help="Only runs of this workflow."
+        "--workflow",
+        metavar="NAME",
+        multiple=True,
+        callback=_once,
+        shell_complete=complete_workflow,
+        help="Only runs of this workflow.",
     )(command)
+
+
+def queue_option(command: Command) -> Command:
+    """Add ``--queue NAME``."""
+    return click.option("--queue", metavar="NAME", multiple=True, callback=_once, help="Only runs of this queue.")(
+        command
+    )
 
 
 def status_option(command: Command, *others: str) -> Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -56,7 +57,23 @@ def is_unicode(stream: TextIO) -> bool:
 
 
 def _write(text: str) -> None:
+    raw = getattr(sys.stdout, "buffer", None)
     try:
-        click.echo(text)
+        if isinstance(raw, io.RawIOBase):  # PYTHONUNBUFFERED
+            _write_whole(text, raw)
+        else:
+            click.echo(text)
     except BrokenPipeError as error:
         raise ReaderGone from error
+
+
+def _write_whole(text: str, raw: io.RawIOBase) -> None:
+    """A text stream without a buffer forgets what was not taken at once, as when the reader goes meanwhile."""
+    shown = io.StringIO()
+    click.echo(text, file=shown)  # which takes out colours where none are wanted
+    rest = shown.getvalue().encode(sys.stdout.encoding, sys.stdout.errors or "strict")
+    while rest:
+        count = raw.write(rest)
+        if count is None:
+            raise BlockingIOError("standard output does not wait for its reader; write to a file, or through cat")
+        rest = rest[count:]

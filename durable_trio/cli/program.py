@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from durable_trio.cli.faults import Failed, Interrupted, ReaderGone
+from durable_trio.cli.faults import Failed, Interrupted, ReaderGone, sole
 from durable_trio.cli.output import is_colored
 from durable_trio.cli.text import visible
 
@@ -128,8 +128,7 @@ def _exit_code_of(error: BaseException, name: str) -> int:
 def _text_of_failure(error: BaseException) -> str | None:
     from durable_trio.errors import DurableError
 
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = sole(error)
     if isinstance(error, Failed | DurableError | OSError):
         return str(error)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from shlex import quote
 from textwrap import wrap
 from typing import Final
 
@@ -11,12 +12,12 @@ import attrs
 import click
 
 from durable_trio.cli.documents import failure_document
-from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, status_text, status_word
+from durable_trio.cli.runs_table import NEVER_YEAR, began_at, failure_text, status_text, status_word
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
-from durable_trio.records import ExecutorStatus, RunRecord, RunStatus, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.records import ExecutorStatus, Key, RunRecord, RunStatus, StepRecord, UnreadRecord, WaitRecord
 
 __all__ = ["RunView", "run_view"]
 
@@ -64,7 +65,7 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
     args = ", ".join(map(compact, record.args))
     yield "workflow", f"{visible(record.workflow)}({args})", None
     yield "time", _time(record, now), None
-    waiting = _waiting(record, now)
+    waiting = _waiting(view, now)
     if waiting:
         yield "waits", waiting, None
     if record.ttl_at is not None and not record.status.is_final:
@@ -99,24 +100,33 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
 
 
 def _time(record: RunRecord, now: datetime) -> str:
-    if record.started_at is None:
+    begun_at = began_at(record)
+    if begun_at is None:
         return f"created {instant_text(record.created_at, now)}, not begun yet"
-    begun = f"began {instant_text(record.started_at, now)}"
+    begun = f"began {instant_text(begun_at, now)}"
     if record.finished_at is None:
-        return f"{begun}, {duration_text((now - record.started_at).total_seconds())} ago"
-    took = duration_text((record.finished_at - record.started_at).total_seconds())
+        return f"{begun}, {duration_text((now - begun_at).total_seconds())} ago"
+    took = duration_text((record.finished_at - begun_at).total_seconds())
     return f"{begun}, ended {instant_text(record.finished_at, now)}, took {took}"
 
 
-def _waiting(record: RunRecord, now: datetime) -> str:
+def _waiting(view: RunView, now: datetime) -> str:
+    record = view.record
     if record.status.is_final or record.owner is not None or record.problem is not None:
         return ""
     if record.wake_at is None or record.wake_at.year >= NEVER_YEAR:
-        return "for a message" if record.status is RunStatus.SUSPENDED else ""
-    what = "to begin" if record.started_at is None else "to go on"
+        return _message(view) if record.status is RunStatus.SUSPENDED else ""
+    what = "to begin" if began_at(record) is None else "to go on"
     if record.wake_at <= now:
         return f"{what}: due since {instant_text(record.wake_at, now)}, for an executor that knows the workflow"
     return f"{what} {until_text(record.wake_at, now)} ({instant_text(record.wake_at, now)})"
+
+
+def _message(view: RunView) -> str:
+    names = list(dict.fromkeys(visible(Key.parse(wait.key).name) for wait in view.waits if wait.kind == "signal"))
+    if not names:
+        return "for a message"
+    return f"for the signal{'s' if names[1:] else ''} {', '.join(names)}"
 
 
 def _unread(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
@@ -148,7 +158,7 @@ def _problem(record: RunRecord, screen: Screen) -> list[str]:
     room = screen.room - len(_PROBLEM_INDENT)
     for line in problem.text.rstrip().splitlines():
         lines += [_PROBLEM_INDENT + cut(part, room) for part in wrap(visible(line), room, drop_whitespace=False)]
-    hint = f"serve mended code; if it stays parked: durable-trio resume {visible(record.id)}"
+    hint = f"serve mended code; if it stays parked: durable-trio resume {visible(quote(record.id))}"
     lines.append(_PROBLEM_INDENT + cut(hint, room))
     return lines
 

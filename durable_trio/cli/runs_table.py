@@ -15,7 +15,16 @@ from durable_trio.cli.text import cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.records import FailureRecord, RunRecord, RunStatus
 
-__all__ = ["NEVER_YEAR", "ChangeLines", "failure_text", "note_of", "runs_table", "status_text", "status_word"]
+__all__ = [
+    "NEVER_YEAR",
+    "ChangeLines",
+    "began_at",
+    "failure_text",
+    "note_of",
+    "runs_table",
+    "status_text",
+    "status_word",
+]
 
 _COLORS: Final = {
     RunStatus.PENDING: "blue",
@@ -29,6 +38,8 @@ _COLORS: Final = {
 _STATUS_WIDTH: Final = max(map(len, RunStatus))
 _PARKED: Final = "parked"
 _NOTE_MIN: Final = 10
+_ID_WIDTH_MIN: Final = 12
+_UUID_WIDTH: Final = 36
 # What never comes due is stored as the end of this year.
 NEVER_YEAR: Final = 9999
 
@@ -79,7 +90,7 @@ def note_of(record: RunRecord, now: datetime) -> str:
 def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list[str]:
     """Return a table of runs."""
     columns = [
-        Column(title="RUN", width_min=36, style=lambda text: click.style(text, bold=True)),
+        Column(title="RUN", width_min=_id_width_min(runs), style=lambda text: click.style(text, bold=True)),
         Column(title="STATUS", width_min=_STATUS_WIDTH, style=status_text),
         Column(title="WORKFLOW", width_min=8),
         Column(title="CREATED", width_min=8, drop_cost=4, style=lambda text: click.style(text, dim=True)),
@@ -100,10 +111,22 @@ def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list
     return table(columns, rows, screen)
 
 
+def _id_width_min(runs: Sequence[RunRecord]) -> int:
+    """Return a width that most ids fit, at most that of a UUID: one that is longer costs the others no column."""
+    widths = sorted(width_of(visible(record.id)) for record in runs) or [0]
+    return min(_UUID_WIDTH, max(_ID_WIDTH_MIN, widths[(len(widths) - 1) // 2]))
+
+
+def began_at(record: RunRecord) -> datetime | None:
+    """Return when a run began; a fork has the original's ``started_at``, and began when it was taken, if it was."""
+    if record.started_at is not None and record.started_at < record.created_at:
+        return None if record.status is RunStatus.PENDING else record.created_at
+    return record.started_at
+
+
 def _took(record: RunRecord, now: datetime) -> str:
-    if record.started_at is None:
-        return ""
-    return duration_text(((record.finished_at or now) - record.started_at).total_seconds())
+    begun_at = began_at(record)
+    return "" if begun_at is None else duration_text(((record.finished_at or now) - begun_at).total_seconds())
 
 
 class ChangeLines:

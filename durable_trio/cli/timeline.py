@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import click
 
-from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, status_word
+from durable_trio.cli.runs_table import NEVER_YEAR, began_at, failure_text, status_word
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
@@ -117,7 +117,7 @@ def timeline(view: RunView, now: datetime, screen: Screen, *, has_results: bool 
     rows = [*_flat(root, 0), *_flat(undone, 0)]
     if not rows:
         return []
-    scale = _Scale(record, now, rows)
+    scale = _Scale(record, now)
     layout = _Layout(rows, screen)
     lines = [layout.titles(scale)]
     for depth, row in rows:
@@ -236,9 +236,8 @@ def _flat(branch: Branch, depth: int) -> Iterator[tuple[int, Entry | str]]:
 class _Scale:
     """Instants as cells of the bars."""
 
-    def __init__(self, record: RunRecord, now: datetime, rows: Iterable[tuple[int, Entry | str]]) -> None:
-        entries = [row for _, row in rows if isinstance(row, Entry)]
-        self.begin = record.started_at or min(entry.started_at for entry in entries)
+    def __init__(self, record: RunRecord, now: datetime) -> None:
+        self.begin = began_at(record) or record.created_at
         self.end = record.finished_at or now
         self.seconds = max(1e-6, (self.end - self.begin).total_seconds())
 

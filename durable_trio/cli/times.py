@@ -78,7 +78,7 @@ def read_seconds(text: str) -> float:
 
 
 def read_when(text: str, now: datetime) -> datetime:
-    """Return the instant of an ISO date or time (local unless it names a zone), or of an age such as ``7d``.
+    """Return the instant of an ISO date or time (local unless it names a zone), or of an age with a unit: ``7d``.
 
     Raises:
         ValueError: it is neither.
@@ -92,4 +92,6 @@ def read_when(text: str, now: datetime) -> datetime:
             return now - timedelta(seconds=read_seconds(text))
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{text!r} is no time; write an age such as 7d or 36h, or a time such as 2026-03-01T12:00")
+    raise ValueError(
+        f"{text!r} is no time; write an age with its unit, such as 90s or 7d, or a time, such as 2026-03-01T12:00"
+    )

@@ -54,19 +54,24 @@ def test_start_says_when_nobody_serves(db: str) -> None:
 def test_start_of_a_name_that_never_ran_works_and_says_so(live: str) -> None:
     said = call("--db", live, "start", "packin", '"x"', "--id", "misspelt")
     assert (said.code, said.out) == (0, "misspelt\n")
-    assert "did you mean 'packing'?" in said.err
+    assert "did you mean packing?" in said.err
     assert call("--db", live, "start", "packing", '"x"').err == ""
 
 
-def test_start_creates_a_database_only_when_told_to(tmp_path: Path) -> None:
-    path = tmp_path / "new.db"
-    said = call("--db", str(path), "start", "order", "1")
+def test_start_creates_a_database_where_there_is_none_and_says_so(tmp_path: Path) -> None:
+    path = str(tmp_path / "new.db")
+    said = call("--db", path, "start", "order", "1", "--id", "a")
+    assert (said.code, said.out) == (0, "a\n")
+    assert said.err.splitlines()[0] == f"created the database {path!r}"
+    assert shown(path, "a")["status"] == "pending"
+    assert "created" not in call("--db", path, "start", "order", "1", "--id", "b").err
+
+
+def test_start_creates_no_folder(tmp_path: Path) -> None:
+    said = call("--db", str(tmp_path / "none" / "new.db"), "start", "order", "1")
     assert said.code == 1
-    assert "there is no database" in said.error
-    assert "--create" in said.error
+    assert said.error.startswith("durable-trio: ")
     assert list(tmp_path.iterdir()) == []
-    assert call("--db", str(path), "start", "order", "1", "--id", "a", "--create").out == "a\n"
-    assert shown(str(path), "a")["status"] == "pending"
 
 
 # ---- signal, cancel ------------------------------------------------------------------------------------------------

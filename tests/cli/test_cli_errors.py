@@ -45,7 +45,7 @@ def test_no_command_creates_a_database(tmp_path: Path, words: list[str]) -> None
 
 def test_a_name_with_a_typing_error_is_answered_with_the_nearest(db: str) -> None:
     said = call("--db", db.replace("shop.db", "shpo.db"), "list")
-    assert f"did you mean {db!r}?" in said.error
+    assert f"did you mean {shlex.quote(db)}?" in said.error
 
 
 def test_an_empty_file_stays_empty(tmp_path: Path) -> None:
@@ -127,8 +127,17 @@ def test_a_file_that_may_not_be_written_is_named(db: str) -> None:
 def test_an_unknown_run_is_answered_with_near_ids(db: str) -> None:
     said = call("--db", db, "show", "ordr-7")
     assert said.code == 1
-    assert said.error.startswith("durable-trio: there is no run 'ordr-7'; did you mean 'order-7'")
+    assert said.error.startswith("durable-trio: there is no run 'ordr-7'; did you mean order-7 ")
     assert "'durable-trio list' shows those there are" in call("--db", db, "cancel", "zzz").error
+
+
+def test_what_was_perhaps_meant_is_told_as_a_shell_takes_it(db: str) -> None:
+    odd = "odd id/%#ü\"\\'"
+    assert call("--db", db, "start", "order", "1", "--id", odd).code == 0
+    quoted = shlex.quote(odd)
+    assert call("--db", db, "show", "odd id").error.endswith(f"; did you mean {quoted}?")
+    said = call("--db", db, "fork", odd, "--before", "x#0")
+    assert said.error.endswith(f"; its keys are shown by: durable-trio show {quoted}")
 
 
 def test_an_id_that_would_write_to_the_terminal_is_shown_escaped(db: str) -> None:
@@ -153,6 +162,9 @@ def test_a_cursor_that_no_page_gave_is_an_error(db: str) -> None:
         (["list", "--limit", "0"], "--limit"),
         (["list", "--tag", "x"], "write key=value"),
         (["list", "--tag", "a=1", "--tag", "a=2"], "given twice"),
+        (["list", "--workflow", "a", "--workflow", "b"], "--workflow is given twice"),
+        (["watch", "--workflow", "a", "--workflow", "b"], "--workflow is given twice"),
+        (["list", "--queue", "a", "--queue", "a"], "--queue is given twice"),
         (["list", "--frobnicate"], "No such option"),
         (["start", "order", "milk"], """'"milk"'"""),
         (["start", "order", "NaN"], "NaN is no number in JSON"),
@@ -165,6 +177,8 @@ def test_a_cursor_that_no_page_gave_is_an_error(db: str) -> None:
         (["fork", "r"], "--before"),
         (["prune"], "--before"),
         (["prune", "--before", "soon"], "is no time"),
+        (["prune", "--before", "90"], "an age with its unit, such as 90s"),
+        (["prune", "--before", "2026"], "an age with its unit, such as 90s"),
         (["prune", "--before", "7d", "--status", "running"], "'running' is not one of"),
         (["watch", "r", "--status", "failed"], "needs no --status"),
         (["schema", "start"], "'start' is not one of"),

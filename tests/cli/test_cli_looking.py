@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import uuid
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ import pytest
 import trio
 
 from cli.desk import PATIENCE_SECONDS, call, command_line, process_of, surroundings
-from durable_trio import Context, Retry, open_engine, sqlite3, workflow
+from durable_trio import Context, Engine, Retry, open_engine, sqlite3, workflow
 from durable_trio.cli.text import width_of
 
 ALL = {"pending", "running", "suspended", "compensating", "completed", "failed", "cancelled"}
@@ -52,6 +53,32 @@ def test_list_goes_on_with_the_cursor_that_it_gave(db: str) -> None:
     assert "--cursor" in more
     second = call("--db", db, "list", "--cursor", more.split()[-1])
     assert ids("\n".join(lines)) + ids(second.out) == everything
+
+
+def test_list_shows_twenty_runs_to_people_and_a_hundred_to_programs(file_path: str) -> None:
+    async def prepare() -> None:
+        async with Engine(file_path) as client:
+            async with trio.open_nursery() as nursery:
+                for _ in range(101):
+                    nursery.start_soon(client.start, "order", 1)
+
+    trio.run(prepare)
+    assert call("--db", file_path, "list").out.count("pending") == 20
+    assert len(call("--db", file_path, "list", "--json").json["runs"]) == 100
+    assert len(call("--db", file_path, "list", "--json", "--limit", "7").json["runs"]) == 7
+
+
+def test_one_long_id_is_shortened_for_the_errors_of_the_others_and_many_are_not(db: str) -> None:
+    """A person copies ids; so they are shown whole where most are long."""
+    long = str(uuid.UUID(int=7))
+    assert call("--db", db, "start", "order", "1", "--id", long).code == 0
+    out = call("--db", db, "list").out
+    assert f"{long[:12]}" in out
+    assert long not in out
+    assert "RuntimeError: " in out
+    assert call("--db", db, "list", env={"COLUMNS": "132"}).out.count(long) == 1
+    assert [run["id"] for run in call("--db", db, "list", "--json", "--limit", "1").json["runs"]] == [long]
+    assert long in call("--db", db, "list", "--limit", "1").out
 
 
 @pytest.mark.parametrize("columns", ["30", "40", "60", "80", "132"])
@@ -113,11 +140,65 @@ def test_show_tells_what_a_live_run_waits_for(db: str) -> None:
     assert "to begin in " in pending
 
 
+def test_show_names_the_signals_that_a_run_waits_for(file_path: str) -> None:
+    @workflow
+    async def patient(ctx: Context, *names: str) -> None:
+        async def wait(branch: Context, name: str) -> None:
+            await branch.wait_signal(name)
+
+        async with ctx.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(wait, name)
+
+    async def prepare() -> None:
+        async with open_engine(file_path, workflows=[patient]) as engine:
+            for names in (["a/b c"], ["one", "two", "one"]):
+                run = await engine.start(patient, *names, id=names[0])
+                with trio.fail_after(PATIENCE_SECONDS):
+                    while len(await run.waits()) < len(names):  # noqa: ASYNC110  # a wait is no event of the public API
+                        await trio.sleep(0.01)
+
+    trio.run(prepare)
+    assert "  waits    for the signal a/b c\n" in call("--db", file_path, "show", "a/b c").out
+    assert "  waits    for the signals one, two\n" in call("--db", file_path, "show", "one").out
+
+
+def test_a_fork_begins_no_earlier_than_it_was_made(db: str) -> None:
+    """It keeps the instant of the original's beginning, for ``ctx.now()``."""
+    connection = sqlite3.connect(db)
+    hour = 3_600_000_000
+    connection.execute(
+        "UPDATE runs SET created_at = created_at - ?, started_at = started_at - ? WHERE id = 'order-8'", (hour, hour)
+    )
+    connection.execute("UPDATE history SET started_at = started_at - ?, finished_at = finished_at - ?", (hour, hour))
+    connection.commit()
+    assert call("--db", db, "fork", "order-8", "--before", "approval#0", "--id", "fork").code == 0
+    pending = call("--db", db, "show", "fork").out
+    assert "not begun yet" in pending
+    assert "to begin: due since" in pending
+    assert pending.count("(copied)") == 3
+    connection.execute(
+        "UPDATE runs SET status = 'completed', finished_at = created_at + 2000000, result = 'null' WHERE id = 'fork'"
+    )
+    connection.commit()
+    connection.close()
+    assert ", took 2.0 s\n" in call("--db", db, "show", "fork").out
+    assert call("--db", db, "list").out.splitlines()[1].endswith(" 2.0 s")
+
+
 def test_show_tells_in_full_why_a_run_is_parked(db: str) -> None:
     out = call("--db", db, "show", "payroll-12").out
     assert out.startswith("payroll-12  parked\n")
     assert "> step charge card#0 | > step charge account#0" in out
     assert "durable-trio resume" in out
+
+
+def test_the_command_that_resumes_a_run_can_be_typed_as_it_is_shown(db: str) -> None:
+    connection = sqlite3.connect(db)
+    connection.execute("UPDATE runs SET id = 'pay roll' WHERE id = 'payroll-12'")
+    connection.commit()
+    connection.close()
+    assert "durable-trio resume 'pay roll'\n" in call("--db", db, "show", "pay roll").out
 
 
 def test_show_gives_results_and_traceback_when_asked(db: str) -> None:
@@ -230,6 +311,32 @@ def test_a_reader_that_goes_away_is_no_error(live: str) -> None:
             process.stdout = None
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_large_document_arrives_whole_or_its_reader_has_gone(file_path: str, unbuffered: str) -> None:
+    """It is larger than a pipe. Unbuffered, Python itself forgets what did not fit when the reader went away."""
+
+    @workflow
+    async def large(ctx: Context) -> list[str]:
+        return ["x" * 100] * 5_000
+
+    async def prepare() -> None:
+        async with open_engine(file_path, workflows=[large]) as engine:
+            await engine.run(large, id="large")
+
+    trio.run(prepare)
+    words = command_line("--db", file_path, "show", "large", "--json")
+    for is_read in (True, False):
+        with subprocess.Popen(words, env=surroundings(PYTHONUNBUFFERED=unbuffered), stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            begin = os.read(
+                process.stdout.fileno(), 100
+            )  # by now all that fits into the pipe is written, or being written
+            if is_read:
+                assert len(json.loads(begin + process.stdout.read())["run"]["result"]) == 5_000
+            process.stdout.close()
+            assert process.wait(PATIENCE_SECONDS) == (0 if is_read else 141)
+
+
 # ---- check ---------------------------------------------------------------------------------------------------------
 
 
@@ -293,5 +400,50 @@ def test_check_finds_damage(db: str) -> None:
     content[at // page * page : at // page * page + 8] = b"\xff" * 8
     Path(db).write_bytes(content)
     said = call("--db", db, "check")
-    assert said.code == 1
-    assert "damaged" in said.out + said.err
+    assert (said.code, said.err) == (1, "")
+    assert "wrong  the file is damaged: " in said.out
+
+
+def test_check_of_a_file_of_which_much_is_lost_gives_a_finding_and_a_document(db: str) -> None:
+    connection = sqlite3.connect(db)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.close()
+    path = Path(db)
+    content = path.read_bytes()
+    page = int.from_bytes(content[16:18], "big")
+    path.write_bytes(content[:page] + bytes(len(content) - page))
+    said = call("--db", db, "check")
+    assert (said.code, said.err) == (1, "")
+    assert said.out.startswith("wrong  the file is damaged: ")
+    assert "integrity_check" not in said.out
+    assert findings(db) == {"integrity": "wrong"}
+
+
+def test_check_finds_damage_that_the_engine_meets_as_it_opens(db: str) -> None:
+    """It ends a child of the engine's tree, and so comes in a group."""
+    connection = sqlite3.connect(db)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone()
+    connection.close()
+    content = bytearray(Path(db).read_bytes())
+    page = int.from_bytes(content[16:18], "big")
+    content[(root - 1) * page : root * page] = bytes(page)
+    Path(db).write_bytes(content)
+    assert findings(db) == {"integrity": "wrong"}
+
+
+@pytest.mark.parametrize("kind", ["text", "newer"])
+def test_check_of_what_cannot_be_opened_gives_a_finding_and_a_document(db: str, kind: str) -> None:
+    connection = sqlite3.connect(db)
+    connection.execute("PRAGMA user_version = 999")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.close()
+    if kind == "text":
+        Path(db).write_text("no database " * 1000)
+    said = call("--db", db, "check", "--json")
+    assert (said.code, said.err) == (1, "")
+    assert said.json["is_sound"] is False
+    assert said.json["runs_by_status"] == {}
+    (finding,) = said.json["findings"]
+    assert (finding["level"], finding["about"]) == ("wrong", "file")
+    assert ("schema version 999" if kind == "newer" else "not an SQLite database") in finding["text"]

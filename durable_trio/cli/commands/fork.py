@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -42,7 +43,8 @@ def command(database: str, run_id: str, before: str, new_id: str | None) -> None
             if before in keys:
                 raise
             near = get_close_matches(before, keys, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"'durable-trio show {run_id}' shows its keys"
+            shows = f"its keys are shown by: durable-trio show {quote(run_id)}"
+            hint = f"did you mean {quote(near[0])}?" if near else shows
             raise Failed(f"run {run_id!r} has no row {before!r} in its history; {hint}") from error
 
     write_lines([ask(database, fork)])

@@ -10,6 +10,7 @@ import click
 from durable_trio.cli.options import (
     database_option,
     json_option,
+    queue_option,
     status_option,
     tags_of,
     tags_option,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from durable_trio import Engine, Page
 
 PARKED: Final = "parked"
+LIMIT_FOR_PEOPLE: Final = 20  # a screen
+LIMIT_FOR_PROGRAMS: Final = 100  # as Engine.list_runs has it
 
 
 @click.command("list")
@@ -28,8 +31,12 @@ PARKED: Final = "parked"
 @lambda command: status_option(command, PARKED)
 @workflow_option
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
-@click.option("--queue", metavar="NAME", help="Only runs of this queue.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="At most so many runs.")
+@queue_option
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    help=f"At most so many runs. Default: {LIMIT_FOR_PEOPLE}, with --json {LIMIT_FOR_PROGRAMS}.",
+)
 @click.option("--cursor", metavar="CURSOR", help="Go on after a page, with the cursor that it gave.")
 @json_option
 def command(
@@ -38,7 +45,7 @@ def command(
     workflow: str | None,
     tags: tuple[tuple[str, str], ...],
     queue: str | None,
-    limit: int,
+    limit: int | None,
     cursor: str | None,
     as_json: bool,
 ) -> None:
@@ -51,12 +58,13 @@ def command(
     from durable_trio.cli.client import ask
 
     given = tags_of(tags)
+    runs_max = limit or (LIMIT_FOR_PROGRAMS if as_json else LIMIT_FOR_PEOPLE)
 
     async def look(client: Engine) -> Page:
         if PARKED in statuses:
-            return await _parked(client, workflow=workflow, tags=given, queue=queue, limit=limit)
+            return await _parked(client, workflow=workflow, tags=given, queue=queue, limit=runs_max)
         return await client.list_runs(
-            status=statuses or None, workflow=workflow, tags=given or None, queue=queue, limit=limit, cursor=cursor
+            status=statuses or None, workflow=workflow, tags=given or None, queue=queue, limit=runs_max, cursor=cursor
         )
 
     page = ask(database, look)

@@ -20,7 +20,13 @@ _PAGE = 1000
 
 @click.command("prune")
 @database_option
-@click.option("--before", metavar="WHEN", type=when, required=True, help="An age such as 7d, or a time in ISO form.")
+@click.option(
+    "--before",
+    metavar="WHEN",
+    type=when,
+    required=True,
+    help="An age with its unit, such as 90s or 7d, or a time in ISO form.",
+)
 @click.option(
     "--status", "statuses", type=click.Choice(_FINAL), multiple=True, help="Only those in this status; may be repeated."
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
 @click.option("--priority", type=int, default=0, show_default=True, help="Higher ones are taken first.")
 @click.option("--delay", type=duration, help="Begin after so long: 90, 15m, 2d.")
 @tags_option("A tag of the run; may be repeated.")
-@click.option("--create", is_flag=True, help="Create the database if there is none.")
 def command(
     database: str,
     workflow: str,
@@ -34,24 +35,26 @@ def command(
     priority: int,
     delay: float | None,
     tags: tuple[tuple[str, str], ...],
-    create: bool,
 ) -> None:
     """Start a run of WORKFLOW and print its id.
 
     Each argument of the workflow is one JSON value: 7, true, '"text"', '{"item": "chair"}'. The run is executed by
-    whoever serves the database, now or later.
+    whoever serves the database, now or later. Where there is no database, one is made.
     """
     from durable_trio.cli.client import ask
 
     given = tags_of(tags)
+    is_new = not os.path.exists(database)
 
     async def start(client: Engine) -> tuple[str, str | None]:
+        if is_new:
+            say(f"created the database {database!r}")
         run = await client.start(
             workflow, *args, id=run_id, queue=queue, priority=priority, delay=delay, tags=given or None
         )
         return run.id, await _doubt(client, workflow)
 
-    started, doubt = ask(database, start, creates=create)
+    started, doubt = ask(database, start, creates=True)
     write_lines([started])
     if doubt is not None:
         say(doubt)
@@ -65,5 +68,5 @@ async def _doubt(client: Engine, workflow: str) -> str | None:
     if workflow in served or not served:  # one that has only just begun to serve has said nothing yet
         return None
     near = get_close_matches(workflow, served, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "is the name right?"
+    hint = f"did you mean {quote(near[0])}?" if near else "is the name right?"
     return f"nobody who serves this database knows {workflow!r}; {hint} The run waits until somebody does"
