@@ -29,6 +29,7 @@ from workers.app import ALL, SPEC_VARIABLE
 _TESTS: Final = Path(__file__).resolve().parent.parent
 #: Seconds after which a wait of a test is a failure; far above anything a healthy machine needs.
 PATIENCE_SECONDS: Final = 30.0
+_CLIENT_SECONDS: Final = 90.0
 
 
 class Server:
@@ -114,9 +115,16 @@ class Scene:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Engine]:
-        """Be a client of the file in this process."""
-        async with Engine(str(self.path), workflows=ALL, durability="normal") as engine:
-            yield engine
+        """Be a client of the file in this process. What takes too long fails, with what the file holds then."""
+        try:
+            with trio.fail_after(_CLIENT_SECONDS):
+                async with Engine(str(self.path), workflows=ALL, durability="normal") as engine:
+                    yield engine
+        except trio.TooSlowError:
+            for name, run in self.snapshot().runs.items():
+                print(name, run)
+            print("executors:", self.executors(), self.output(), sep="\n")
+            raise
 
     def asker(self, client: Engine) -> Asker:
         """Return who starts runs and notes what it was told."""
