@@ -21,7 +21,7 @@ from durable_trio.records import ExecutorStatus, Key, RunRecord, RunStatus, Step
 
 __all__ = ["RunView", "run_view"]
 
-_LABEL_WIDTH: Final = 11
+_LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "
 _UNREAD_MAX: Final = 10  # of a run that is sent more than it takes
 

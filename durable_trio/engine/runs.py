@@ -14,6 +14,7 @@ from durable_trio.codec import Codec
 from durable_trio.engine.actor import RunActor
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
+from durable_trio.engine.reading import error_text
 from durable_trio.engine.resident import Message, ResidentRun, ignore
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
@@ -212,6 +213,7 @@ class Runs:
             raise
         except BaseException as error:  # the executor stops, and no run may take it for a cancel
             if not _is_interrupt(error):
+                _LOGGER.critical("the code of run %r has ended this executor: %s", row.id, error_text(error))
                 self.crashed.add(row.run)  # such as by SystemExit: counted, else it would end each executor anew
             self.detach_now()
             raise

@@ -12,7 +12,7 @@ import trio
 from durable_trio.errors import WorkerFailed
 from durable_trio.workers.loading import Servable, load_engine
 from durable_trio.workers.logs import LOG_VARIABLE, LogStyle, set_up_logging
-from durable_trio.workers.parent import COUNT_VARIABLE, ENGINE_FAILED, LOADING_FAILED, PATH_VARIABLE
+from durable_trio.workers.parent import COUNT_VARIABLE, ENDED_BY_RUN, ENGINE_FAILED, LOADING_FAILED, PATH_VARIABLE
 from durable_trio.workers.reasons import failure_text
 from supervisors import ChildProcess, child_process
 
@@ -58,10 +58,10 @@ def main() -> int:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         trio.run(serve, engine, worker_count)
-    except Exception as error:
+    except (Exception, BaseExceptionGroup) as error:
         sys.excepthook(type(error), error, error.__traceback__)
         print(failure_text(error), file=sys.stderr)  # the last line is what the parent passes on
-        return ENGINE_FAILED
+        return ENGINE_FAILED if isinstance(error, Exception) else ENDED_BY_RUN
     return 0
 
 

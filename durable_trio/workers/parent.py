@@ -51,6 +51,8 @@ LOADING_FAILED: Final = 1
 #: The exit code of a worker whose engine has failed: EX_SOFTWARE of sysexits.h. Runs that kill a worker, with whatever
 #: code or signal, are counted by the store, and set aside; nobody but the parent counts this.
 ENGINE_FAILED: Final = 70
+#: The exit code of a worker in which a run has called ``sys.exit``, say. Not the engine's failure: the run is counted.
+ENDED_BY_RUN: Final = 71
 # An engine that fails again and again does so within seconds; one that has lasted longer has served somebody.
 _SERVED_SECONDS: Final = 10.0
 # So often in a row may a worker end by itself without having served.
@@ -182,7 +184,7 @@ def _reason(error: ProcessError) -> str:
     """Return in one line why a worker has ended."""
     how, _, said = str(error).partition("\n")
     last = said.rstrip().rsplit("\n", 1)[-1].strip()
-    if last and error.exit.code in (LOADING_FAILED, ENGINE_FAILED):
+    if last and error.exit.code in (LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN):
         return last  # it says why itself
     if not error.exit.is_fault:
         return f"{how}; {_advice(error.exit)}"

@@ -23,6 +23,8 @@ def failure_text(error: BaseException) -> str:
         return _joined(str(error)) if isinstance(error, _SENTENCES) and str(error) else error_line(error)
     causes = [part.__cause__ if isinstance(part, RestartIntensityExceeded) else part for part in error.exceptions]
     texts = [error_line(cause) for cause in causes if cause is not None]
+    if not isinstance(error, Exception):  # SystemExit, say
+        return ": ".join(["ended by code that it runs", *texts])
     return ": ".join(texts if error.message == _NURSERY else [error.message, *texts])
 
 

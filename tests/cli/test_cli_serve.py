@@ -18,6 +18,21 @@ from cli.tmux import Pane, in_tmux, opened
 
 _HERE = Path(__file__).parent
 
+EXITS = """
+import os
+import sys
+
+from durable_trio import Engine, workflow
+
+
+@workflow(max_recoveries=1)
+async def exits(ctx):
+    await ctx.step("exit", lambda: sys.exit(3))
+
+
+engine = Engine(os.environ["SERVED_DATABASE"], workflows=[exits])
+"""
+
 # An application whose first import, and whose second, wait until they may go on.
 SLOW_TO_IMPORT = """
 import pathlib
@@ -230,6 +245,23 @@ def test_a_tree_that_fails_names_the_child_and_why_and_logs_the_traceback(tmp_pa
         assert "Traceback (most recent call last)" in failed
         crashed = server.says("event=child_crashed")
         assert field(crashed[0], "child") == "engine/services/janitor"
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "1")])
+def test_code_that_exits_is_named_with_its_run(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Alone the server ends, with one line; a worker is replaced, with one line, until the run is set aside."""
+    (tmp_path / "exits.py").write_text(EXITS)
+    with serving(tmp_path, *options, app=f"{tmp_path / 'exits.py'}:engine") as server:
+        server.says("event=started")
+        start(server.db, "exits", id="exits-1")
+        assert server.says("the code of run 'exits-1' has ended this executor: SystemExit: 3")
+        if options:
+            (exited, *_) = server.says("event=worker_exited")
+            assert field(exited, "reason") == "code 71, ended by code that it runs: SystemExit: 3"
+            reach(server.db, "exits-1", "failed")
+        else:
+            assert server.ends() == 1
+            assert server.err.splitlines()[-1] == "durable-trio: ended by code that it runs: SystemExit: 3"
 
 
 def test_a_file_can_be_named_instead_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

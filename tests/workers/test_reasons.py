@@ -36,9 +36,13 @@ def failed(cause: Exception) -> ExceptionGroup[Exception]:
             failed(ExceptionGroup("two", [KeyError("a"), RuntimeError("b\n  c")])),
             "the engine has failed: engine/services/feed crashed too often: KeyError: 'a' + RuntimeError: b c",
         ),
+        (
+            BaseExceptionGroup(_NURSERY, [BaseExceptionGroup(_NURSERY, [SystemExit(3)])]),
+            "ended by code that it runs: SystemExit: 3",
+        ),
     ],
 )
-def test_what_ended_a_server_is_its_innermost_failure(error: Exception, text: str) -> None:
+def test_what_ended_a_server_is_its_innermost_failure(error: BaseException, text: str) -> None:
     assert failure_text(error) == text
 
 

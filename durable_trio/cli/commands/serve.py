@@ -58,7 +58,9 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
 
     try:
         return trio.run(partial(serve, engine, display, app=app, workers=workers))
-    except (DurableError, ExceptionGroup, ValueError, OSError) as error:
+    except (DurableError, BaseExceptionGroup, ValueError, OSError) as error:
+        if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None:
+            raise
         if display.status_line is not None:
             display.status_line.close()
         is_terminal = display.status_line is not None or sys.stderr.isatty()
