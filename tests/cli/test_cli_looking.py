@@ -159,8 +159,8 @@ def test_show_names_the_signals_that_a_run_waits_for(file_path: str) -> None:
                         await trio.sleep(0.01)
 
     trio.run(prepare)
-    assert "  waits    for the signal a/b c\n" in call("--db", file_path, "show", "a/b c").out
-    assert "  waits    for the signals one, two\n" in call("--db", file_path, "show", "one").out
+    assert "  waits      for the signal a/b c\n" in call("--db", file_path, "show", "a/b c").out
+    assert "  waits      for the signals one, two\n" in call("--db", file_path, "show", "one").out
 
 
 def test_a_fork_begins_no_earlier_than_it_was_made(db: str) -> None:
