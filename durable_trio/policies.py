@@ -49,9 +49,14 @@ class Retry:
             raise ValueError(f"jitter is {self.jitter}; give a part between 0 and 1")
 
     @classmethod
-    def none(cls) -> Self:
-        """Try once."""
-        return cls()
+    def none(
+        cls,
+        *,
+        on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
+        give_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+    ) -> Self:
+        """Try once, whatever the error."""
+        return cls(on=_exception_classes(on, "on"), give_up_on=_exception_classes(give_up_on, "give_up_on"))
 
     @classmethod
     def fixed(

@@ -140,6 +140,8 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
         ValueError: a key is no valid name.
     """
     checked: dict[str, str] = {}
+    if tags is not None and not isinstance(tags, Mapping):
+        raise TypeError(f"tags must be a dict of str to str, not {tags!r}")
     for key, value in (tags or {}).items():
         check_name("tag", key)
         if not isinstance(value, str):

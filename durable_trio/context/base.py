@@ -88,6 +88,7 @@ class ContextBase:
 
     def now(self) -> datetime:
         """Return the time of the last outcome that was given back, in UTC; the same on replay."""
+        self._check_task()
         return to_datetime(self._env.turns.now)
 
     def random(self) -> float:

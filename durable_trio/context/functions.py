@@ -161,8 +161,12 @@ class FunctionCall(Call):
         finish, self._finish = self._finish, None
         if self.turns.port.is_cut:
             return
-        if finish is not None:
-            finish()
+        try:
+            if finish is not None:
+                finish()
+        except Exception:  # a fault of this library, or of an error's own methods: the run is parked, not stuck
+            self._env.host.detach()
+            raise
         self.turns.emerged(self)
 
     async def _invoke(self) -> Any:

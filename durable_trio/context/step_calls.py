@@ -223,6 +223,12 @@ def _function_options(what: str, fn: Callable[..., object], options: StepOptions
         return _plain_options(return_annotation(fn))
     check_options(what, options, StepOptions.__annotations__, arguments=_ARGUMENTS)
     retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
+    for name, value in (("retry", retry), ("compensate_retry", options.get("compensate_retry"))):
+        if value is not None and not isinstance(value, Retry):
+            raise TypeError(f"{what}: {name} must be a Retry, such as Retry.fixed(3, 1), not {value!r}")
+    compensate = options.get("compensate")
+    if compensate is not None and not callable(compensate):
+        raise TypeError(f"{what}: compensate must be a function, not {compensate!r}; do not call it yourself")
     at_most_once = options.get("at_most_once", False)
     if at_most_once and retry is not None and retry.max_attempts > 1:
         raise ValueError(f"{what}: at_most_once and retry contradict each other")
@@ -232,7 +238,7 @@ def _function_options(what: str, fn: Callable[..., object], options: StepOptions
         at_most_once=at_most_once,
         abandon=options.get("abandon", False),
         returns=return_annotation(fn) if returns is None else returns,
-        compensates=options.get("compensate") is not None,
+        compensates=compensate is not None,
     )
 
 

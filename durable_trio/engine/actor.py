@@ -47,6 +47,7 @@ class RunActor(EndingRun):
         result: str | None = None
         try:
             with self._root_scope:
+                self._turns.base_deadline = trio.current_effective_deadline()
                 try:
                     args = self._arguments()
                     with self._env.branch("") as context:

@@ -95,7 +95,7 @@ class Parts:
         if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
             started: Started = await self.front.write(operation)
             if executor is not None and started.created:
-                self.dispatcher.nudge_at(None if is_due else operation.due_at)
+                self.dispatcher.nudge_at(None if is_due else started.row.wake_at)  # the ttl may be over before
             return started.created
         has_kept = False
         try:

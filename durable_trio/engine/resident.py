@@ -66,7 +66,7 @@ class Surroundings(Protocol):
     def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
         """A run's final status is committed."""
 
-    def request_cancel(self, run_id: str, callback: Callable[[Any], None]) -> None:
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         """Ask a run to cancel; the callback gets the outcome, an error as a value."""
 
     def lost(self, error: BaseException) -> None:
@@ -272,12 +272,14 @@ class ResidentRun:
         self._around.released(None)
 
     def request_cancel(self, run_id: str) -> None:
-        self._around.request_cancel(run_id, ignore)
+        self._around.request_cancel(run_id, ignore, why="its parent ended or was cancelled")
 
     @trio.lowlevel.enable_ki_protection
     async def cancel_and_tell(self, run_id: str) -> bool:
         task = trio.lowlevel.current_task()
-        self._around.request_cancel(run_id, lambda result: trio.lowlevel.reschedule(task, Value(result)))
+        self._around.request_cancel(
+            run_id, lambda result: trio.lowlevel.reschedule(task, Value(result)), why="its parent cancelled it"
+        )
         outcome = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
         if isinstance(outcome, BaseException):
             raise outcome
@@ -313,7 +315,7 @@ class ResidentRun:
             ended=self._body_has_ended,
         )
         text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
-        foreign = turns.foreign_waits(also_in_process=True)
+        foreign = [] if self._body_has_ended else turns.foreign_waits(also_in_process=True)
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)

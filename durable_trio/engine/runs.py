@@ -273,13 +273,12 @@ class Runs:
                 self.on_due(None)
         self.on_ended(row.id, status, result, error)
 
-    def request_cancel(self, run_id: str, callback: Callable[[Any], None]) -> None:
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
             if isinstance(outcome, Sent):
                 self.on_sent(outcome)
             callback(outcome)
 
-        why = "its parent ended or was cancelled"
         reason = self.codec.encode(why, str, where="a reason").text
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
         self.front.submit(RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.now()), done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Final, TypedDict
 
 import attrs
@@ -24,6 +25,11 @@ from durable_trio.workflow import Workflow
 
 # Thirty years: a lease is stored as whole microseconds.
 _SECONDS_MAX: Final = 10**9
+
+
+def _seconds(value: Any) -> Any:
+    """Return a duration as seconds; what is none is left to the validators."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def _positive(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -57,13 +63,15 @@ class Settings:
 
     durability: str = attrs.field(default="full")
     concurrency: int = attrs.field(default=CONCURRENCY, validator=_whole)
-    lease_seconds: float = attrs.field(default=LEASE_SECONDS, validator=[_positive, _finite])
-    grace_seconds: float = attrs.field(default=GRACE_SECONDS)
+    lease_seconds: float = attrs.field(default=LEASE_SECONDS, converter=_seconds, validator=[_positive, _finite])
+    grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_seconds)
     payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
-    heartbeat_seconds: float = attrs.field(default=HEARTBEAT_SECONDS, validator=[_positive, _finite])
+    heartbeat_seconds: float = attrs.field(
+        default=HEARTBEAT_SECONDS, converter=_seconds, validator=[_positive, _finite]
+    )
     workers: int = attrs.field(default=0)
     app: str | None = attrs.field(default=None, validator=_app)
-    replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, validator=_positive)
+    replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, converter=_seconds, validator=_positive)
     strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
     observers: tuple[Any, ...] = ()
@@ -95,11 +103,11 @@ class EngineOptions(TypedDict, total=False):
     """The keyword options of ``Engine`` beyond the named ones; see ``Settings`` for units and defaults."""
 
     concurrency: int
-    lease_seconds: float
-    grace_seconds: float
-    heartbeat_seconds: float
+    lease_seconds: float | timedelta
+    grace_seconds: float | timedelta
+    heartbeat_seconds: float | timedelta
     payload_bytes_max: int
-    replay_stall_seconds: float
+    replay_stall_seconds: float | timedelta
     clock: Clock
 
 

@@ -50,6 +50,8 @@ class Turns(Parking):
     ) -> None:
         super().__init__(loaded, port=port, host=host, clock=clock, started_at=started_at)
         self.mail = Mail(self, loaded.unread, ttl_at)
+        #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
+        self.base_deadline = -math.inf
 
     # ---- for the host ------------------------------------------------------------------------------------------
 
@@ -270,7 +272,7 @@ class Turns(Parking):
     def _only_waits(self) -> bool:
         if self.port.in_flight or self.busy_count or self._wave or self._cancelled or self._ready or self._held:
             return False
-        foreign = self.foreign_waits()
+        foreign = [*self.foreign_waits(), *self._foreign_deadlines()]
         if foreign:
             self._host.foreign(foreign)
         return bool(self.calls) and not foreign
@@ -286,6 +288,14 @@ class Turns(Parking):
         others = self.tasks - parked - {extension.task for extension in self._extended} - set(self._starts.values())
         places = [foreign_wait(task, also_in_process=also_in_process) for task in others]
         return [place for place in places if place is not None]
+
+    def _foreign_deadlines(self) -> list[str]:
+        """Return which durable calls stand in a deadline of trio's own, which is lost when the run leaves memory."""
+        return [
+            f"the deadline of a trio scope around {call.key} (ctx.move_on_after and ctx.fail_after are durable)"
+            for call in self.calls.values()
+            if -math.inf < call.deadline < self.base_deadline
+        ]
 
     def _raise_alarm(self, due_at: int) -> None:
         if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.clock.now():

@@ -142,6 +142,7 @@ async def test_changed_code_parks_the_run_with_both_sides(file_path: str, body: 
         assert (await engine.status()).parked == ("r",)
         assert await _steps(run) == HISTORY
         text = record.problem.text
+    assert "not durable" not in text
     assert "'changing'" in text
     assert "'r'" in text
     sides = [re.split(r" \| ", line) for line in text.splitlines() if " | " in line]

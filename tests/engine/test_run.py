@@ -343,13 +343,14 @@ async def test_a_context_used_from_another_task_is_refused(store_path: str) -> N
             nursery.start_soon(use, lambda: ctx.sleep(1))
             nursery.start_soon(use, lambda: ctx.wait_signal("a"))
             nursery.start_soon(use, lambda: ctx.publish("a", 1))
+            nursery.start_soon(use_sync, ctx.now)
             nursery.start_soon(use_sync, ctx.random)
             nursery.start_soon(use_sync, ctx.uuid4)
         return refused
 
     async with serving(store_path, stray) as engine:
         run = await engine.start(stray)
-        assert sorted(await run.result()) == ["call"] * 5 + ["sync"] * 2
+        assert sorted(await run.result()) == ["call"] * 5 + ["sync"] * 3
         assert await run.steps() == ()
 
 
@@ -587,6 +588,13 @@ async def test_a_ttl_counts_from_start_also_for_a_run_that_has_not_begun(autojum
         with pytest.raises(RunExpired):
             await run.result()
     assert begun == []
+
+
+async def test_a_delayed_run_expires_at_its_ttl_and_not_at_the_end_of_its_delay(store_path: str) -> None:
+    async with serving(store_path, order) as engine:
+        run = await engine.start(order, CART, delay=3600, ttl=0.05)
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunExpired):
+            await run.result()
 
 
 async def test_a_run_that_ends_within_its_ttl_is_not_touched_by_it(autojump_clock: MockClock) -> None:

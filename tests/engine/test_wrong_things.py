@@ -10,12 +10,13 @@ import sqlite3 as plain_sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status
+from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 import durable_trio
 from durable_trio import (
@@ -25,6 +26,7 @@ from durable_trio import (
     Engine,
     NotADatabase,
     PayloadTooLarge,
+    Retry,
     RunFailed,
     RunStatus,
     SchemaTooNew,
@@ -35,6 +37,7 @@ from durable_trio import (
     open_engine,
     workflow,
 )
+from durable_trio.context.functions import FunctionCall
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -550,3 +553,66 @@ def test_a_workflow_must_be_async_and_take_a_context() -> None:
 
     with pytest.raises(TypeError, match="keyword-only"):
         workflow(with_keyword)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"retry": 3}, "retry must be a Retry"),
+        ({"retry": Retry}, "retry must be a Retry"),
+        ({"compensate_retry": 3}, "compensate_retry must be a Retry"),
+        ({"compensate": 3}, "compensate must be a function"),
+    ],
+)
+async def test_options_of_a_step_of_the_wrong_type_are_refused_before_it_begins(
+    options: dict[str, Any], text: str
+) -> None:
+    begun: list[str] = []
+
+    @workflow
+    async def wrong(ctx: Context) -> str:
+        with pytest.raises(TypeError, match=text):
+            await ctx.step("a", lambda: begun.append("a"), **options)
+        return "refused"
+
+    async with serving(":memory:", wrong) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.run(wrong) == "refused"
+    assert begun == []
+
+
+async def test_a_run_is_parked_when_an_outcome_cannot_be_recorded_for_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not stuck as running: the problem has the traceback, and cancel ends it once the fault is gone."""
+
+    async def fail() -> None:
+        raise ValueError("no")
+
+    @workflow
+    async def unlucky(ctx: Context) -> None:
+        await ctx.step("a", fail)
+
+    async with serving(":memory:", unlucky) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(FunctionCall, "_fail", lambda self, error: 1 / 0)
+            record = await wait_parked(await engine.start(unlucky, id="r"))
+        assert record.problem is not None
+        assert record.problem.kind == "internal_error"
+        assert "ZeroDivisionError" in record.problem.text
+        await engine.resume("r")
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunFailed, match="no"):
+            await engine.get("r").result()
+
+
+@pytest.mark.parametrize("tags", [["a"], "a", 3, []])
+async def test_tags_that_are_no_dict_are_refused(tags: Any) -> None:
+    async with serving(":memory:", quick) as engine:
+        with pytest.raises(TypeError, match="tags must be a dict of str to str"):
+            await engine.start(quick, 1, tags=tags)
+
+
+@pytest.mark.parametrize("option", ["lease_seconds", "grace_seconds", "heartbeat_seconds", "replay_stall_seconds"])
+def test_seconds_of_an_engine_may_be_a_timedelta(option: str) -> None:
+    engine = Engine(":memory:", **{option: timedelta(minutes=1)})  # type: ignore[arg-type]
+    assert getattr(engine._settings, option) == 60.0
+    with pytest.raises(ValueError, match=option):
+        Engine(":memory:", **{option: timedelta(minutes=-1)})  # type: ignore[arg-type]

@@ -18,7 +18,11 @@ EXPONENTIAL = st.builds(
     max_delay=SECONDS,
     jitter=st.floats(0, 1),
 )
-POLICIES = EXPONENTIAL | st.builds(Retry.fixed, st.integers(1, 10_000), SECONDS) | st.builds(Retry.none)
+POLICIES = (
+    EXPONENTIAL
+    | st.builds(Retry.fixed, st.integers(1, 10_000), SECONDS)
+    | st.builds(Retry.none, give_up_on=st.just(OSError))
+)
 ATTEMPTS = st.integers(1, 20_000)
 
 

@@ -698,7 +698,7 @@ async def test_a_childs_end_and_a_cancelled_child_carry_the_reason(autojump_cloc
             return str(error.reason)
 
     async with virtual(parent, waiting) as engine:
-        assert "parent" in await engine.run(parent)
+        assert await engine.run(parent) == "its parent cancelled it"
 
 
 # ---- compensation --------------------------------------------------------------------------------------------------
