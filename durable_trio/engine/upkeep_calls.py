@@ -25,7 +25,8 @@ class UpkeepCalls(EngineBase):
     async def resume(self, run_id: str) -> Run[Any]:
         """Let a parked run go on, or a failed or cancelled one none of whose compensation has run.
 
-        It goes on from its history, without the failure or cancel at its end.
+        It goes on from its history, without the failures or the cancel at its end. A failure after which the body went
+        on stays, and what has completed stays.
 
         Raises:
             RunNotFound: there is no such run.
@@ -77,6 +78,8 @@ class UpkeepCalls(EngineBase):
         self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None
     ) -> int:
         """Remove runs that ended before an instant, and return how many.
+
+        A child stays while its parent goes on and may still ask for its result.
 
         Args:
             status: only those in this final status, or these; default all three.

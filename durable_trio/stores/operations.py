@@ -239,10 +239,12 @@ class ResumeRun:
     """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
 
     A parked run (suspended with a problem): the problem is cleared, ``wake_at = now``. A failed or cancelled run
-    none of whose history rows is a compensation: a last row that is a failure, or the cancel or ttl row with all
-    rows after it, is removed (signals consumed by removed rows are unread again, a consumed or unread cancel entry
-    goes); result, error and ``finished_at`` become NULL, recoveries 0, status pending, ``wake_at = now``; ``ttl_at``
-    NULL if it has passed. Anything else: ``RunConflict``.
+    none of whose history rows is a compensation: the cancel or ttl row with all rows after it is removed; without one,
+    the rows of branch ``(end)`` and the last failures. Those are rows that are not completed and that no row which
+    stays follows: later in the same branch or in one around it, or of a call that began after the failure. Items of a
+    map, and branches of one nursery, do not follow each other. Signals consumed by removed rows are unread again, a
+    consumed or unread cancel entry goes; result, error and ``finished_at`` become NULL, recoveries 0, status pending,
+    ``wake_at = now``; ``ttl_at`` NULL if it has passed. Anything else: ``RunConflict``.
     """
 
     run_id: str
@@ -274,7 +276,10 @@ class DeleteRun:
 
 @attrs.frozen(kw_only=True)
 class Prune:
-    """Remove final runs that ended before ``before``, at most ``limit``, oldest first. Outcome: how many."""
+    """Remove final runs that ended before ``before``, at most ``limit``, oldest first. Outcome: how many.
+
+    A child is spared while its parent is stored and not final, and has the start of the child in its history.
+    """
 
     before: int
     statuses: tuple[RunStatus, ...]

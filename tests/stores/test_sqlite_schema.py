@@ -161,6 +161,12 @@ def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: An
         assert "TEMP B-TREE" not in found
 
 
+def test_prune_finds_parents_by_their_key(store: SqliteStore) -> None:
+    found = plan(store, upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1))
+    assert "SEARCH parents USING INTEGER PRIMARY KEY" in found
+    assert "SCAN" not in found
+
+
 def steps(store: SqliteStore, work: Callable[[], object]) -> int:
     """Return how many instructions of SQLite's machine some work takes."""
     count = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from itertools import takewhile
+from typing import Final, NamedTuple
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.records import RunRow, RunStatus, StepKind, StepStatus
@@ -13,11 +14,15 @@ from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["delete_run", "fork_run", "prune", "resume_run", "unpark"]
 
+END_BRANCH: Final = "(end)"  # of rows that the engine writes when it ends the children of a run
+
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?"
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, changed = ? WHERE run = ?"
-FIND_KINDS: Final = "SELECT seq, kind, status FROM history WHERE run = ? ORDER BY seq, id"
-CUT_HISTORY: Final = "DELETE FROM history WHERE run = ? AND seq >= ?"
-UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq >= ? AND kind <> 'cancel'"
+FIND_OUTCOMES: Final = """
+    SELECT id, seq, branch, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
+"""
+REMOVE_ROW: Final = "DELETE FROM history WHERE id = ?"
+UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? AND kind <> 'cancel'"
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
 REVIVE: Final = """
     UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
@@ -43,10 +48,18 @@ COPY_HISTORY: Final = """
     ORDER BY id
 """
 DELETE: Final = "DELETE FROM runs WHERE run = ?"
+# A child whose parent goes on stays: the parent may still ask for its result, unless it has begun a new history.
 PRUNE: Final = """
     DELETE FROM runs WHERE run IN (
-        SELECT run FROM runs
-        WHERE finished_at < ? AND status IN ({statuses}) ORDER BY finished_at, run LIMIT ?
+        SELECT run FROM runs AS ended
+        WHERE finished_at < ? AND status IN ({statuses}) AND NOT EXISTS (
+            SELECT 1 FROM runs AS parents WHERE parents.run = ended.parent AND parents.finished_at IS NULL
+                AND EXISTS (
+                    SELECT 1 FROM history
+                    WHERE history.run = parents.run AND kind = 'child' AND history.result = json_quote(ended.id)
+                )
+        )
+        ORDER BY finished_at, run LIMIT ?
     )
 """
 UNPARK: Final = """
@@ -58,6 +71,22 @@ IS_ANY_PARKED: Final = """
 """
 
 
+class Outcome(NamedTuple):
+    """What resuming looks at in a history row.
+
+    A branch is a path: nurseries and maps stand at its odd places, the branches of nurseries at its even ones. So a
+    path of even length is that of a body, one of odd length that of the items of a map.
+    """
+
+    id: int
+    seq: int
+    branch: str
+    kind: str
+    status: str
+    started_at: int
+    finished_at: int
+
+
 def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | RunNotFound | RunConflict:
     """Let a parked, failed or cancelled run go on (see ``ResumeRun``)."""
     found = transaction.execute(FIND, (operation.run_id,)).fetchone()
@@ -67,8 +96,8 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | RunNo
     if row.problem is not None:
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
     elif row.status in (RunStatus.FAILED, RunStatus.CANCELLED):
-        history = transaction.execute(FIND_KINDS, (row.run,)).fetchall()
-        if any(kind == StepKind.COMPENSATION for _, kind, _ in history):
+        history = [Outcome(*found) for found in transaction.execute(FIND_OUTCOMES, (row.run,)).fetchall()]
+        if any(outcome.kind == StepKind.COMPENSATION for outcome in history):
             return RunConflict(
                 f"run {row.id!r} has been compensated, at least in part, and cannot go on; start a new one",
                 run_id=row.id,
@@ -84,16 +113,49 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | RunNo
     return run_from(transaction.execute(FIND, (operation.run_id,)).fetchone())
 
 
-def _cut_history(transaction: Transaction, run: int, history: list[tuple[int, str, str]]) -> None:
-    ends = [seq for seq, kind, _ in history if kind in (StepKind.CANCEL, StepKind.TTL)]
-    if ends:
-        cut = ends[0]
-    elif history and history[-1][2] != StepStatus.COMPLETED:
-        cut = history[-1][0]
-    else:
-        return
-    transaction.execute(CUT_HISTORY, (run, cut))
-    transaction.execute(UNREAD_AGAIN, (run, cut))
+def _cut_history(transaction: Transaction, run: int, history: list[Outcome]) -> None:
+    ends = [outcome.seq for outcome in history if outcome.kind in (StepKind.CANCEL, StepKind.TTL)]
+    removed = [outcome for outcome in history if outcome.seq >= ends[0]] if ends else _last_failures(history)
+    for outcome in removed:
+        transaction.execute(REMOVE_ROW, (outcome.id,))
+        transaction.execute(UNREAD_AGAIN, (run, outcome.seq))
+
+
+def _last_failures(history: list[Outcome]) -> list[Outcome]:
+    """Return the failures that no row which stays may depend on, and the ends of children that nobody awaited."""
+    removed = []
+    kept: dict[str, int] = {}  # by branch: when the last call began whose row stays
+    latest = -1
+    for outcome in reversed(history):
+        is_failure = outcome.status != StepStatus.COMPLETED
+        if outcome.branch == END_BRANCH or (is_failure and not _is_followed(outcome, kept, latest)):
+            removed.append(outcome)
+        else:
+            latest = max(latest, outcome.started_at)
+            kept[outcome.branch] = max(kept.get(outcome.branch, -1), outcome.started_at)
+    return removed
+
+
+def _is_followed(failure: Outcome, kept: dict[str, int], latest: int) -> bool:
+    """Return whether the body may have gone on from a failure to one of the rows after it.
+
+    A later row of the same branch or of one around it says so; siblings, and items of one map, do not wait for each
+    other. Elsewhere it is told by time: a call that began before the failure does not depend on it. What began at the
+    same instant (a virtual clock) does not either, if it is of a sibling.
+    """
+    path = failure.branch.split("/") if failure.branch else []
+    around = ["/".join(path[:length]) for length in range(0, len(path) + 1, 2)]
+    if latest > failure.finished_at or any(branch in kept for branch in around):
+        return True
+    return latest == failure.finished_at and any(
+        began == latest and not _are_siblings(path, branch.split("/")) for branch, began in kept.items()
+    )
+
+
+def _are_siblings(path: list[str], other: list[str]) -> bool:
+    """Return whether two paths part inside a nursery or a map; else they part in one body, which goes step by step."""
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, other, strict=False)))
+    return shared % 2 == 1
 
 
 def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | RunNotFound | RunConflict | ValueError:

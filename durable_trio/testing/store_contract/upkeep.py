@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.records import Key, RunRow, RunStatus, StepKind, StepStatus, WaitRow
+from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus, WaitRow
 from durable_trio.stores.base import (
     Advance,
     DeleteRun,
@@ -103,6 +103,59 @@ class UpkeepContract(ContractKit):
         finish(store, fence, RunStatus.FAILED)
         resume(store)
         assert names(store, row) == ["a", "b"]
+
+    @pytest.mark.parametrize("began", [1, 9])
+    def test_a_failure_of_a_branch_goes_although_a_sibling_has_ended_after_it(self, store: Store, began: int) -> None:
+        row, fence = owned(store)
+        first, second = signal(store, payload="1").entry, signal(store, payload="2").entry
+        failure = step(2, key=Key("n#0/a#0", "a", 0), status=StepStatus.FAILED, started_at=1, finished_at=9)
+        sibling = step(3, key=Key("n#0/b#0", "b", 0), started_at=began, finished_at=9)
+        one(store, Advance(fence=fence, rows=(step(1, "x"), failure), taken=((first.id, 2),), now=70))
+        one(store, Advance(fence=fence, rows=(sibling,), taken=((second.id, 3),), now=70))
+        finish(store, fence, RunStatus.FAILED)
+        resume(store)
+        assert names(store, row) == ["x", "b"]
+        assert store.unread(row.run) == (first,)
+
+    @pytest.mark.parametrize(
+        "after",
+        [
+            step(2, key=Key("n#0/a#0", "b", 0), started_at=1),
+            step(2, key=Key("", "b", 0), started_at=1),
+            step(2, key=Key("n#0/b#0", "b", 0), started_at=10),
+            step(2, key=Key("n#1/b#0", "b", 0), started_at=9),
+            step(2, key=Key("m#0", "item", 0), started_at=9),
+        ],
+        ids=["the same branch", "a branch around it", "a sibling later", "another nursery", "a map"],
+    )
+    def test_a_failure_stays_if_the_body_may_have_gone_on_from_it(self, store: Store, after: HistoryRow) -> None:
+        row, fence = owned(store)
+        failure = step(1, key=Key("n#0/a#0", "a", 0), status=StepStatus.FAILED, started_at=1, finished_at=9)
+        add(store, fence, failure, after)
+        finish(store, fence, RunStatus.FAILED)
+        resume(store)
+        assert store.history(row.run) == (failure, after)
+
+    def test_all_failed_items_of_a_map_go_and_the_others_stay(self, store: Store) -> None:
+        row, fence = owned(store)
+        failed = [
+            step(seq, key=Key("m#0", "item", seq), status=StepStatus.FAILED, started_at=1, finished_at=9)
+            for seq in (1, 2, 4)
+        ]
+        completed = step(3, key=Key("m#0", "item", 3), started_at=1, finished_at=9)
+        add(store, fence, *failed[:2], completed, failed[2])
+        finish(store, fence, RunStatus.FAILED)
+        resume(store)
+        assert store.history(row.run) == (completed,)
+
+    @pytest.mark.parametrize("status", [StepStatus.COMPLETED, StepStatus.FAILED])
+    def test_ends_of_children_that_nobody_awaited_go_with_the_failure(self, store: Store, status: StepStatus) -> None:
+        row, fence = owned(store)
+        end = step(3, key=Key("(end)", "child", 0), kind=StepKind.CHILD_END, status=status)
+        add(store, fence, step(1, "child", kind=StepKind.CHILD), step(2, "a", status=StepStatus.FAILED), end)
+        finish(store, fence, RunStatus.FAILED)
+        resume(store)
+        assert names(store, row) == ["child"]
 
     @pytest.mark.parametrize("kind", [StepKind.CANCEL, StepKind.TTL])
     def test_a_cancelled_run_resumes_without_the_cancel_and_what_came_after(self, store: Store, kind: StepKind) -> None:
@@ -228,6 +281,41 @@ class UpkeepContract(ContractKit):
         for run_id in ("pending", "parked", "running"):
             assert isinstance(one(store, DeleteRun(run_id=run_id)), RunConflict)
             assert store.run(run_id) is not None
+
+    def test_prune_spares_an_ended_child_while_its_parent_may_ask_for_it(self, store: Store) -> None:
+        """Until the parent has ended, or has begun a new history, in which the child does not occur."""
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"child"'))
+        finish(store, child_fence)
+        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 0
+        assert store.run("child") is not None
+        finish(store, parent_fence)
+        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 2
+
+    def test_prune_removes_an_ended_child_that_is_not_in_the_history_of_its_parent(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"another"'))
+        finish(store, child_fence)
+        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 1
+        assert store.run("child") is None
+
+    def test_an_ended_child_can_be_deleted_by_name(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        _, child_fence = owned(store, "child", parent=parent.run)
+        add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"child"'))
+        finish(store, child_fence)
+        assert one(store, DeleteRun(run_id="child")) is True
+
+    def test_spared_children_do_not_count_for_the_limit_of_prune(self, store: Store) -> None:
+        parent, parent_fence = owned(store, "parent")
+        add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"child"'))
+        for run_id, owner, now in (("child", parent.run, 50), ("other", None, 60)):
+            _, fence = owned(store, run_id, parent=owner)
+            finish(store, fence, now=now)
+        assert one(store, Prune(before=1000, statuses=ALL, limit=1)) == 1
+        assert (store.run("child") is None, store.run("other") is None) == (False, True)
 
     def test_a_child_outlives_its_deleted_parent(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
