@@ -187,10 +187,11 @@ class Runs:
         """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
         with trio.CancelScope(shield=True), watching():
             try:
-                async with trio.open_nursery() as self._nursery:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     begun.set()
                     await stop.wait()
-                    nursery, self._nursery = self._nursery, None
+                    self._nursery = None
                     await self.detach_all()
                     nursery.cancel_scope.cancel()
             finally:
@@ -215,6 +216,7 @@ class Runs:
             if not _is_interrupt(error):
                 _LOGGER.critical("the code of run %r has ended this executor: %s", row.id, error_text(error))
                 self.crashed.add(row.run)  # such as by SystemExit: counted, else it would end each executor anew
+            self._nursery = None  # it is about to close: what came now would be neither begun nor given back
             self.detach_now()
             raise
         finally:

@@ -130,3 +130,37 @@ async def test_the_text_also_names_a_child_that_does_not_even_start_again(file_p
         "the engine has failed: engine/services crashed too often "
         "(child 'engine/services/recovery' crashed before it was ready)"
     )
+
+
+@workflow
+async def leaving(ctx: Context) -> None:
+    await ctx.step("exit", exit_program)
+
+
+async def exit_program() -> None:
+    raise SystemExit(3)
+
+
+@workflow
+async def short(ctx: Context) -> None:
+    await ctx.step("nothing", nothing)
+
+
+@pytest.mark.parametrize("attempt", range(3))
+async def test_no_run_is_begun_once_the_code_of_another_has_ended_the_executor(file_path: str, attempt: int) -> None:
+    """One that came at that very instant was never begun, never given back, and waited for without end."""
+
+    async def start_many(engine: Engine, name: str) -> None:
+        for number in range(1000):
+            await engine.start(short, id=f"{name}-{number}")
+
+    with trio.fail_after(PATIENCE_SECONDS), pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012
+        async with trio.open_nursery() as nursery:
+            engine: Engine = await nursery.start(Engine(file_path, workflows=[leaving, short]).serve)
+            for name in "abcdefgh":
+                nursery.start_soon(start_many, engine, f"{name}{attempt}")
+            await trio.sleep(0.02)
+            await engine.start(leaving, id="leaving")
+            await trio.sleep_forever()
+    assert caught.group_contains(SystemExit)
+    assert not caught.group_contains(RuntimeError)
