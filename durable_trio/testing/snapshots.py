@@ -6,6 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -78,12 +79,19 @@ class Snapshot:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[Line]:
-    """Return the lines of a log. One without its end was being written when its process died: it was told to nobody."""
+    """Return the lines of a log. One without its end was being written when its process died: it was told to nobody.
+
+    The next process goes on behind it, so such a part of a line may stand in the middle, if each begins a line anew.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.split("\n")[:-1] if line]
+    lines = []
+    for line in text.split("\n")[:-1]:
+        with suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
 
 
 def snapshot(path: str | os.PathLike[str]) -> Snapshot:

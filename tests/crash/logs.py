@@ -58,4 +58,5 @@ def _open(path: Path) -> int:
 
 
 def _append(descriptor: int, line: dict[str, Any]) -> None:
-    os.write(descriptor, json.dumps(line).encode() + b"\n")
+    # On a line of its own even if a kill has torn the line before: what a process writes last may be cut off anywhere.
+    os.write(descriptor, b"\n" + json.dumps(line).encode() + b"\n")

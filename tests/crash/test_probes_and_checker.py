@@ -172,4 +172,7 @@ def test_lines_without_end_were_told_to_nobody(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text('{"a": 1}\n{"a": ')
     assert read_lines(path) == [{"a": 1}]
+    with path.open("a") as log:
+        log.write('\n{"c": 3}\n')  # of the next process
+    assert read_lines(path) == [{"a": 1}, {"c": 3}]
     assert read_lines(tmp_path / "none") == []
