@@ -18,7 +18,7 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES", "check_schema", "migrat
 
 # "DTrn" in ASCII: tells our files from those of other programs.
 APPLICATION_ID: Final = 0x4454726E
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 TABLES: Final = frozenset(
     {
@@ -157,6 +157,8 @@ _VERSION_1: Final = (
     "INSERT INTO change_counter (id, changed) VALUES (1, 0)",
 )
 
+_VERSION_3: Final[tuple[str, ...]] = ()
+
 
 @migrations(name="1")
 def create_tables(database: sqlite_utils.Database) -> None:
@@ -174,6 +176,14 @@ def create_reports(database: sqlite_utils.Database) -> None:
     )
     database.execute("CREATE INDEX executors_living ON executors (id) WHERE ended_at IS NULL")
     database.execute("PRAGMA user_version = 2")
+
+
+@migrations(name="3")
+def prepare_for_size(database: sqlite_utils.Database) -> None:
+    """Apply the changes of version 3."""
+    for statement in _VERSION_3:
+        database.execute(statement)
+    database.execute("PRAGMA user_version = 3")
 
 
 def schema_version(connection: sqlite3.Connection, path: str) -> int:
