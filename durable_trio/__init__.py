@@ -1,115 +1,31 @@
-"""Durable execution for trio: workflows that survive ``kill -9``, on one SQLite file."""
+"""Durable execution for trio: workflows that survive ``kill -9``, on one SQLite file.
 
-from durable_trio.clock import Clock
-from durable_trio.context.branches import DurableNursery
-from durable_trio.context.child_calls import ChildRun
-from durable_trio.context.context import Context
-from durable_trio.context.current import CurrentStep, current_step
-from durable_trio.engine.engine import Engine, open_engine
-from durable_trio.engine.observers import Event, Observer
-from durable_trio.engine.run import Run
-from durable_trio.errors import (
-    CodecError,
-    CompensationFailed,
-    Detached,
-    DurableError,
-    NonDeterminismError,
-    NotADatabase,
-    OwnershipLost,
-    PayloadTooLarge,
-    RunCancelled,
-    RunConflict,
-    RunExpired,
-    RunFailed,
-    RunFinished,
-    RunNotFound,
-    SchemaTooNew,
-    SignalTimeout,
-    StepFailed,
-    StepInterrupted,
-    StepTimeout,
-    StoreCorrupt,
-    StoreError,
-    StoreFull,
-    StoreInUse,
-    StoreReadOnly,
-    UnknownWorkflow,
-    WorkerFailed,
-)
-from durable_trio.policies import Retry
-from durable_trio.records import (
-    EngineStatus,
-    FailureRecord,
-    Page,
-    Problem,
-    ProcessReport,
-    RunRecord,
-    RunStatus,
-    StepKind,
-    StepRecord,
-    StepStatus,
-    UnreadRecord,
-    WaitRecord,
-)
-from durable_trio.replay.deadlines import DeadlineScope
-from durable_trio.stores.base import Store
-from durable_trio.stores.sqlite import sqlite3
-from durable_trio.workflow import Workflow, workflow
+The names stand in ``door``, which is imported when the first of them is asked for (PEP 562): whoever needs less, as the
+command line does for its help, is not made to import trio and SQLite. From then on they are attributes like any other.
 
-__all__ = [
-    "ChildRun",
-    "Clock",
-    "CodecError",
-    "CompensationFailed",
-    "Context",
-    "CurrentStep",
-    "DeadlineScope",
-    "Detached",
-    "DurableError",
-    "DurableNursery",
-    "Engine",
-    "EngineStatus",
-    "Event",
-    "FailureRecord",
-    "NonDeterminismError",
-    "NotADatabase",
-    "Observer",
-    "OwnershipLost",
-    "Page",
-    "PayloadTooLarge",
-    "Problem",
-    "ProcessReport",
-    "Retry",
-    "Run",
-    "RunCancelled",
-    "RunConflict",
-    "RunExpired",
-    "RunFailed",
-    "RunFinished",
-    "RunNotFound",
-    "RunRecord",
-    "RunStatus",
-    "SchemaTooNew",
-    "SignalTimeout",
-    "StepFailed",
-    "StepInterrupted",
-    "StepKind",
-    "StepRecord",
-    "StepStatus",
-    "StepTimeout",
-    "Store",
-    "StoreCorrupt",
-    "StoreError",
-    "StoreFull",
-    "StoreInUse",
-    "StoreReadOnly",
-    "UnknownWorkflow",
-    "UnreadRecord",
-    "WaitRecord",
-    "WorkerFailed",
-    "Workflow",
-    "current_step",
-    "open_engine",
-    "sqlite3",
-    "workflow",
-]
+No module of this package may have the name of something that ``door`` gives: importing it would take that one's place.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from durable_trio.door import *  # noqa: F403  # the names are checked where they stand
+    from durable_trio.door import __all__ as __all__
+else:  # not for type checkers: they would believe in every name
+
+    def __getattr__(name: str) -> Any:
+        import sys
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        if not name.startswith("__") and find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")
+        if not name.startswith("__") or name == "__all__":
+            door = import_module(f"{__name__}.door")
+            globals().update({public: getattr(door, public) for public in door.__all__}, __all__=door.__all__)
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

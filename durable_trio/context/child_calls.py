@@ -17,7 +17,7 @@ from durable_trio.policies import Retry
 from durable_trio.records import Key, StepKind
 from durable_trio.rules.hints import check_options
 from durable_trio.rules.randomness import child_id
-from durable_trio.workflow import Startable, Workflow
+from durable_trio.workflows import Startable, Workflow
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")

@@ -19,7 +19,7 @@ from durable_trio.records import HistoryRow, Key, Problem, RunRow
 from durable_trio.replay.calls import Call
 from durable_trio.replay.turns import Turns
 from durable_trio.rules import randomness
-from durable_trio.workflow import Registry, Workflow
+from durable_trio.workflows import Registry, Workflow
 
 if TYPE_CHECKING:
     from durable_trio.context.context import Context

@@ -13,7 +13,7 @@ from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.limits import check_name
 from durable_trio.rules.hints import check_options
 from durable_trio.stores.base import StartRun
-from durable_trio.workflow import Registry, Workflow, check_tags
+from durable_trio.workflows import Registry, Workflow, check_tags
 
 
 class SignalStartOptions(TypedDict, total=False):

@@ -21,7 +21,7 @@ from durable_trio.limits import MAP_CONCURRENCY
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.rules.hints import check_options
-from durable_trio.workflow import resolved_annotations
+from durable_trio.workflows import resolved_annotations
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")

@@ -20,7 +20,7 @@ from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunRow
 from durable_trio.stores.base import Store
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.workflow import Registry, Workflow
+from durable_trio.workflows import Registry, Workflow
 from supervisors import Supervisor
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from durable_trio.records import RunRow
 from durable_trio.rules.admission import fair_share
 from durable_trio.stores.base import ClaimDue, Fence, Release, Unpark
 from durable_trio.stores.front import StoreFront
-from durable_trio.workflow import Registry
+from durable_trio.workflows import Registry
 
 _RETRY_SECONDS = 0.5
 # How long an executor that has its share leaves what is due to others: a little longer than they take to notice it.

@@ -8,7 +8,7 @@ from typing import Any
 
 from durable_trio.records import RunRow, RunStatus
 from durable_trio.stores.base import RunFilter
-from durable_trio.workflow import Workflow, check_tags
+from durable_trio.workflows import Workflow, check_tags
 
 
 def statuses_of(status: RunStatus | str | Iterable[RunStatus | str] | None) -> tuple[RunStatus, ...] | None:

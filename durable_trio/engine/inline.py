@@ -23,7 +23,7 @@ from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
 from durable_trio.replay.quiet import BODY
 from durable_trio.stores.base import ClaimRun, Loaded, Release, Started, StartRun
-from durable_trio.workflow import Workflow, workflow
+from durable_trio.workflows import Workflow, workflow
 
 #: The workflow's name of inline runs; no user's function is behind it.
 INLINE_NAME: Final = "(inline)"

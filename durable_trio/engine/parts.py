@@ -23,7 +23,7 @@ from durable_trio.engine.timers import Timers
 from durable_trio.errors import StoreError
 from durable_trio.stores.base import Sent, Started, StartRun, Store
 from durable_trio.stores.front import StoreFront
-from durable_trio.workflow import Registry
+from durable_trio.workflows import Registry
 
 
 class Parts:

@@ -18,7 +18,7 @@ from durable_trio.errors import CodecError
 from durable_trio.limits import PAGE_RUNS_MAX, check_name
 from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunRecord, RunRow, RunStatus
 from durable_trio.stores.base import Change, RunFilter
-from durable_trio.workflow import Workflow
+from durable_trio.workflows import Workflow
 from supervisors import EventStream, TreeNode, format_tree
 
 # Children of one supervisor that are drawn: resident runs may be many.

@@ -22,7 +22,7 @@ from durable_trio.records import (
     WaitRow,
 )
 from durable_trio.rules.compensation import compensated_step
-from durable_trio.workflow import Workflow
+from durable_trio.workflows import Workflow
 
 
 def run_record(

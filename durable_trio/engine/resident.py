@@ -32,7 +32,7 @@ from durable_trio.replay.turns import Turns
 from durable_trio.rules.divergence import explain
 from durable_trio.stores.base import Fence, Loaded, Park, Release
 from durable_trio.stores.front import StoreFront
-from durable_trio.workflow import Registry, Workflow
+from durable_trio.workflows import Registry, Workflow
 
 _LOGGER = logging.getLogger("durable_trio.engine")
 

@@ -17,7 +17,7 @@ from durable_trio.engine.reading import (
 from durable_trio.errors import CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
-from durable_trio.workflow import Workflow
+from durable_trio.workflows import Workflow
 
 if TYPE_CHECKING:
     from durable_trio.engine.engine import Engine

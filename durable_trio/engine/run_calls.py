@@ -15,7 +15,7 @@ from durable_trio.engine.run import Run
 from durable_trio.errors import UnknownWorkflow
 from durable_trio.limits import check_name
 from durable_trio.stores.base import RequestCancel, SendSignal, SignalWithStart, Started, StartRun
-from durable_trio.workflow import Startable, Workflow
+from durable_trio.workflows import Startable, Workflow
 
 Ts = TypeVarTuple("Ts")
 R = TypeVar("R")

@@ -25,7 +25,7 @@ from durable_trio.records import Problem, RunRow, RunStatus
 from durable_trio.replay.quiet import watching
 from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
-from durable_trio.workflow import Registry, Workflow
+from durable_trio.workflows import Registry, Workflow
 
 _LOGGER = logging.getLogger("durable_trio.engine")
 _NOTHING = Loaded((), (), (), {})

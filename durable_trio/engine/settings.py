@@ -21,7 +21,7 @@ from durable_trio.limits import (
 )
 from durable_trio.rules.hints import check_options
 from durable_trio.workers.loading import check_app
-from durable_trio.workflow import Workflow
+from durable_trio.workflows import Workflow
 
 # Thirty years: a lease is stored as whole microseconds.
 _SECONDS_MAX: Final = 10**9

@@ -23,7 +23,7 @@ from durable_trio.engine.runs import Runs
 from durable_trio.stores.base import Backlog, Operation, ReapExecutor, RegisterExecutor, StartRun, Unpark
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
-from durable_trio.workflow import Registry
+from durable_trio.workflows import Registry
 
 executed: list[str] = []
 

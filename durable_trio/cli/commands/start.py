@@ -41,9 +41,9 @@ def command(
     Each argument of the workflow is one JSON value: 7, true, '"text"', '{"item": "chair"}'. The run is executed by
     whoever serves the database, now or later. Where there is no database, one is made.
     """
+    given = tags_of(tags)
     from durable_trio.cli.client import ask
 
-    given = tags_of(tags)
     is_new = not os.path.exists(database)
 
     async def start(client: Engine) -> tuple[str, str | None]:

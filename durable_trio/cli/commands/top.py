@@ -21,7 +21,6 @@ def command(database: str, interval: float) -> int:
     Arrow keys select, Enter opens the run's timeline, t shows the supervision trees, / filters by a part of id, status
     or workflow. c cancels the selected run after a question, r resumes it. Needs the extra 'tui'.
     """
-    from durable_trio.cli.client import ask
     from durable_trio.cli.faults import Failed
 
     if interval < _INTERVAL_SECONDS_MIN:
@@ -30,6 +29,7 @@ def command(database: str, interval: float) -> int:
         raise Failed("top needs the library rich: pip install 'durable-trio[tui]'")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Failed("top needs a terminal; into pipes and files print 'durable-trio list', 'show' and 'watch'")
+    from durable_trio.cli.client import ask
     from durable_trio.cli.top_program import Top
 
     return ask(database, lambda client: Top(client, database, interval).run())

@@ -41,14 +41,14 @@ def command(
 
     With --json each state is one line.
     """
+    if run_id is not None and (statuses or workflow or tags):
+        raise click.UsageError("a run that is named needs no --status, --workflow or --tag")
+    given = tags_of(tags)
     from durable_trio.cli.client import ask
     from durable_trio.cli.documents import run_document
     from durable_trio.cli.runs_table import ChangeLines
     from durable_trio.cli.screen import find_screen
 
-    if run_id is not None and (statuses or workflow or tags):
-        raise click.UsageError("a run that is named needs no --status, --workflow or --tag")
-    given = tags_of(tags)
     lines = ChangeLines(find_screen())
 
     async def follow(client: Engine) -> None:
