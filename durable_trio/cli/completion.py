@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from durable_trio.unseen import visible
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -85,7 +87,11 @@ def _offered(
         from durable_trio.cli.client import ask
 
         found = dict(ask(os.path.expanduser(database), look))
-        return [CompletionItem(text, help=help or None) for text, help in found.items() if text.startswith(incomplete)]
+        return [
+            CompletionItem(text, help=visible(help) or None)
+            for text, help in found.items()
+            if text.startswith(incomplete) and visible(text) == text  # the shell would write it as it is
+        ]
     except Exception:  # a shell's line is no place for errors
         return []
     finally:

@@ -1,10 +1,15 @@
-"""Writes documents and lines to standard output, notes to standard error."""
+"""Writes documents and lines to standard output, notes to standard error: the one way out of the command line.
+
+Nothing unseen gets through: not in a document, whose escapes mean the same to a program, and not in lines, of which
+only the colours are left, even if what made them has forgotten to make a name ``visible``.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
@@ -12,33 +17,41 @@ from typing import Any, Final, TextIO
 import click
 
 from durable_trio.cli.faults import ReaderGone
-from durable_trio.cli.text import visible
+from durable_trio.unseen import visible, visible_json, visible_lines
 
-__all__ = ["is_colored", "is_unicode", "say", "write_json", "write_json_line", "write_lines"]
+__all__ = ["harmless", "is_colored", "is_unicode", "say", "write_id", "write_json", "write_json_line", "write_lines"]
 
 # For terminals that can show nothing better.
 _PLAIN: Final = str.maketrans("…×", "~x")
+# What ``click.style`` writes.
+_COLOR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
 
 def write_json(document: Any) -> None:
     """Write one document, indented for people who look at it."""
     from durable_trio.cli.documents import plain
 
-    _write(json.dumps(plain(document), indent=2, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False))
+    _write_json(plain(document), indent=2)
 
 
 def write_json_line(document: Any) -> None:
     """Write one document as a line, at once."""
     from durable_trio.cli.documents import plain
 
-    _write(json.dumps(plain(document), ensure_ascii=not is_unicode(sys.stdout), allow_nan=False, separators=(",", ":")))
+    _write_json(plain(document), separators=(",", ":"))
 
 
-def write_lines(lines: Iterable[str]) -> None:
+def write_lines(lines: Iterable[str], *, is_error: bool = False) -> None:
     """Write lines in one go."""
-    text = "\n".join(lines)
+    stream = sys.stderr if is_error else sys.stdout
+    text = harmless("\n".join(lines))
     if text:
-        _write(text if is_unicode(sys.stdout) else text.translate(_PLAIN))
+        _write(text if is_unicode(stream) else text.translate(_PLAIN), is_error=is_error)
+
+
+def write_id(id: str) -> None:
+    """Write an id alone, on a line, for a program to take: as it is, but for people at a terminal."""
+    _write(visible(id) if sys.stdout.isatty() else id)
 
 
 def is_colored(stream: TextIO) -> bool:
@@ -48,7 +61,12 @@ def is_colored(stream: TextIO) -> bool:
 
 def say(text: str) -> None:
     """Tell people something beside the output."""
-    click.echo(visible(text), err=True)
+    _write(visible(text), is_error=True)
+
+
+def harmless(text: str) -> str:
+    """Return a text that may have lines and colours, with everything else that is unseen written as an escape."""
+    return "".join(part if index % 2 else visible_lines(part) for index, part in enumerate(_COLOR.split(text)))
 
 
 def is_unicode(stream: TextIO) -> bool:
@@ -56,7 +74,14 @@ def is_unicode(stream: TextIO) -> bool:
     return "utf" in (stream.encoding or "").lower()
 
 
-def _write(text: str) -> None:
+def _write_json(value: Any, **layout: Any) -> None:
+    _write(visible_json(json.dumps(value, ensure_ascii=not is_unicode(sys.stdout), allow_nan=False, **layout)))
+
+
+def _write(text: str, *, is_error: bool = False) -> None:
+    if is_error:
+        click.echo(text, err=True)
+        return
     raw = getattr(sys.stdout, "buffer", None)
     try:
         if isinstance(raw, io.RawIOBase):  # PYTHONUNBUFFERED

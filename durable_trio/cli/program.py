@@ -18,8 +18,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from durable_trio.cli.faults import Failed, Interrupted, ReaderGone, sole
-from durable_trio.cli.output import is_colored
-from durable_trio.cli.text import visible
+from durable_trio.cli.output import is_colored, say, write_lines
+from durable_trio.unseen import print_traceback
 
 __all__ = ["COMMANDS", "Program", "main", "program"]
 
@@ -106,7 +106,7 @@ def _exit_code_of(error: BaseException, name: str) -> int:
         return _reader_has_gone()
     if isinstance(error, Interrupted | KeyboardInterrupt | click.Abort):
         if isinstance(error, Interrupted) and sys.stderr.isatty():
-            click.echo(err=True)  # the terminal has written ^C; click has ended that line for the others
+            say("")  # the terminal has written ^C; click has ended that line for the others
         return _INTERRUPTED
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
@@ -135,7 +135,7 @@ def _text_of_failure(error: BaseException) -> str | None:
 
 
 def _say(text: str) -> None:
-    click.echo(" ".join(visible(line.strip()) for line in text.splitlines()), err=True)
+    say(" ".join(line.strip() for line in text.splitlines()))
 
 
 def _reader_has_gone() -> int:
@@ -152,9 +152,9 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        click.echo(f"durable-trio {version('durable-trio')}")
+        write_lines([f"durable-trio {version('durable-trio')}"])
     except PackageNotFoundError:  # it runs from a checkout
-        click.echo("durable-trio, not installed")
+        write_lines(["durable-trio, not installed"])
     ctx.exit()
 
 
@@ -184,4 +184,5 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a character that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = print_traceback
     program.main(prog_name="durable-trio")

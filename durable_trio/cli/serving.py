@@ -15,10 +15,10 @@ from types import FrameType
 from typing import Any, Final
 
 import attrs
-import click
 import trio
 
-from durable_trio.cli.output import is_unicode
+from durable_trio.cli.faults import ReaderGone
+from durable_trio.cli.output import is_unicode, write_lines
 from durable_trio.cli.rates import Rates, unfinished_count
 from durable_trio.cli.screen import Screen, find_screen
 from durable_trio.cli.serve_events import Line, TreeLog
@@ -274,8 +274,8 @@ def _with_workers(node: TreeNode, below: Mapping[int | None, tuple[TreeNode, ...
 
 
 def _print_tree(tree: TreeNode, screen: Screen, *, is_error: bool) -> None:
-    with suppress(OSError):  # nobody reads it
-        click.echo("\n".join(tree_lines(tree, screen)), err=is_error)
+    with suppress(OSError, ReaderGone):  # nobody reads it
+        write_lines(tree_lines(tree, screen), is_error=is_error)
 
 
 def _counters(status: EngineStatus) -> dict[str, int]:

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from typing import Final, TextIO
 
-from durable_trio.cli.output import is_colored, is_unicode
+from durable_trio.cli.output import harmless, is_colored, is_unicode
 from durable_trio.cli.text import cut, pad
 
 __all__ = ["StatusLine", "can_have_status_line", "fitted"]
@@ -42,7 +42,7 @@ class StatusLine:
             return
         if size != self._size:
             self._reserve(size)
-        text = pad(text, size.columns)
+        text = pad(harmless(text), size.columns)
         if not is_unicode(self._stream):
             text = text.replace("·", "-").replace("…", "~").replace("×", "x")
         if is_colored(self._stream):

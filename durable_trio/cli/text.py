@@ -1,7 +1,6 @@
-"""Text in cells of a terminal: how wide it is, cutting and padding it, and making it harmless.
+"""Text in cells of a terminal: how wide it is, cutting and padding it, values and counts as text.
 
-Nothing that was stored is written to a terminal as it is: control characters could move its cursor or change its
-title, marks of writing direction could make one id look like another.
+Nothing that was stored is written to a terminal as it is; ``unseen`` says why, and makes it ``visible``.
 """
 
 from __future__ import annotations
@@ -12,19 +11,16 @@ import unicodedata
 from functools import lru_cache
 from typing import Any, Final
 
+from durable_trio.unseen import visible
+
 __all__ = ["compact", "cut", "first_line", "pad", "plural", "visible", "width_of"]
 
 _ELLIPSIS: Final = "…"
-# Marks that turn the writing direction round, or join without being seen.
-_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-_JOINERS: Final = frozenset("\u200c\u200d")  # in names of many languages, and in emoji
 
 
 @lru_cache(maxsize=4096)
 def _cells(character: str) -> int:
-    if character in _JOINERS or unicodedata.combining(character):
-        return 0
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+    if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
@@ -55,18 +51,6 @@ def pad(text: str, cells: int, *, right: bool = False) -> str:
     text = cut(text, cells)
     blanks = " " * (cells - width_of(text))
     return blanks + text if right else text + blanks
-
-
-def visible(text: str) -> str:
-    """Return a text with everything unseen written as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character in _JOINERS or unicodedata.category(character) not in _UNSEEN
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )
 
 
 def first_line(text: str) -> str:

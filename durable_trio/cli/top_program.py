@@ -23,7 +23,7 @@ import rich.text
 import trio
 
 from durable_trio.cli.keyboard import Keyboard
-from durable_trio.cli.output import is_unicode
+from durable_trio.cli.output import harmless, is_unicode
 from durable_trio.cli.rates import Rates
 from durable_trio.cli.run_view import RunView
 from durable_trio.cli.screen import Screen
@@ -254,7 +254,7 @@ class _Terminal:
             return
         width, height = self._console.size
         lines = drawn(Screen(width=width, is_unicode=is_unicode(sys.stdout)), height)
-        text = rich.text.Text.from_ansi("\n".join(lines), no_wrap=True, overflow="crop", end="")
+        text = rich.text.Text.from_ansi(harmless("\n".join(lines)), no_wrap=True, overflow="crop", end="")
         self._live.update(text, refresh=True)
 
     def _enter(self) -> None:

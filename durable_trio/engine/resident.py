@@ -32,6 +32,7 @@ from durable_trio.replay.turns import Turns
 from durable_trio.rules.divergence import explain
 from durable_trio.stores.base import Fence, Loaded, Park, Release
 from durable_trio.stores.front import StoreFront
+from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
 
 _LOGGER = logging.getLogger("durable_trio.engine")
@@ -328,7 +329,7 @@ class ResidentRun:
         text = self._around.codec.encode(problem, Problem, where="a problem").text
         park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.now())
         self._around.front.submit(park, ignore)
-        _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, problem.text)
+        _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, visible_lines(problem.text))
         self._tell("run_parked", {"problem": problem, "error": error})
         self.detach()
 

@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from durable_trio.errors import WorkerFailed
+from durable_trio.unseen import print_traceback, visible
 from durable_trio.workers.loading import Servable, load_engine
 from durable_trio.workers.logs import LOG_VARIABLE, LogStyle, set_up_logging
 from durable_trio.workers.parent import COUNT_VARIABLE, ENDED_BY_RUN, ENGINE_FAILED, LOADING_FAILED, PATH_VARIABLE
@@ -40,6 +41,7 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("usage: python -m durable_trio.workers module:engine", file=sys.stderr)
         return 2
+    sys.excepthook = print_traceback
     path = os.environ.pop(PATH_VARIABLE, None)
     style = os.environ.pop(LOG_VARIABLE, None)
     worker_count = int(os.environ.pop(COUNT_VARIABLE, "1"))
@@ -50,7 +52,7 @@ def main() -> int:
     except (WorkerFailed, ValueError) as error:
         if error.__cause__ is not None:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
-        print(error, file=sys.stderr)
+        print(visible(str(error)), file=sys.stderr)
         return LOADING_FAILED
     if style is not None:
         set_up_logging(LogStyle(style))
@@ -60,7 +62,7 @@ def main() -> int:
         trio.run(serve, engine, worker_count)
     except (Exception, BaseExceptionGroup) as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        print(failure_text(error), file=sys.stderr)  # the last line is what the parent passes on
+        print(visible(failure_text(error)), file=sys.stderr)  # the last line is what the parent passes on
         return ENGINE_FAILED if isinstance(error, Exception) else ENDED_BY_RUN
     return 0
 

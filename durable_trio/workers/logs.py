@@ -11,6 +11,8 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from durable_trio.unseen import visible_lines
+
 __all__ = ["LOG_VARIABLE", "LineFormatter", "LogStyle", "is_configured", "set_up_logging"]
 
 #: In a worker's environment: the style of its log lines. Without it a worker configures nothing.
@@ -69,17 +71,7 @@ def _text(record: logging.LogRecord, trace: str) -> str:
     source = "" if is_event else f"[{record.process}] "
     level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
     text = f"{time:%H:%M:%S} {source}{level}{record.getMessage()}"
-    return _harmless(f"{text}\n{trace}" if trace else text)
-
-
-def _harmless(text: str) -> str:
-    """Escape what would move a terminal's cursor."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character in "\n\t" or character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return visible_lines(f"{text}\n{trace}" if trace else text)
 
 
 def _fields(record: logging.LogRecord, trace: str) -> dict[str, Any]:

@@ -39,11 +39,8 @@ def test_what_is_cut_ends_with_an_ellipsis_and_wide_characters_are_not_halved() 
     assert cut("order", 0) == ""
 
 
-def test_nothing_unseen_reaches_the_terminal() -> None:
-    """Escapes move the cursor, marks of direction make one id look like another."""
-    assert visible("a\x1b[2Jb\u202ec\n") == "a\\x1b[2Jb\\u202ec\\n"
+def test_nothing_unseen_is_in_a_value() -> None:
     assert compact({"k": "\x9b31m\u2066"}) == '{"k": "\\x9b31m\\u2066"}'
-    assert visible("plain 値段 e\u0301 🙂") == "plain 値段 e\u0301 🙂"
 
 
 def test_values_that_json_has_not_are_written_with_their_tag() -> None:

@@ -10,7 +10,7 @@ import click
 
 from durable_trio.cli.completion import complete_key
 from durable_trio.cli.options import database_option, run_argument
-from durable_trio.cli.output import write_lines
+from durable_trio.cli.output import write_id
 
 if TYPE_CHECKING:
     from durable_trio import Engine
@@ -47,4 +47,4 @@ def command(database: str, run_id: str, before: str, new_id: str | None) -> None
             hint = f"did you mean {quote(near[0])}?" if near else shows
             raise Failed(f"run {run_id!r} has no row {before!r} in its history; {hint}") from error
 
-    write_lines([ask(database, fork)])
+    write_id(ask(database, fork))

@@ -16,7 +16,7 @@ from durable_trio.cli.options import (
     tags_option,
     workflow_option,
 )
-from durable_trio.cli.output import write_json, write_lines
+from durable_trio.cli.output import say, write_json, write_lines
 
 if TYPE_CHECKING:
     from durable_trio import Engine, Page
@@ -78,7 +78,7 @@ def command(
 
     if not page.runs:
         is_filtered = bool(statuses or workflow or given or queue or cursor)
-        click.echo("no run matches" if is_filtered else "no runs yet", err=True)
+        say("no run matches" if is_filtered else "no runs yet")
         return
     lines = runs_table(page.runs, datetime.now(UTC), find_screen())
     if page.next_cursor is not None:

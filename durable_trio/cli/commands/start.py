@@ -11,7 +11,7 @@ import click
 
 from durable_trio.cli.completion import complete_workflow
 from durable_trio.cli.options import database_option, duration, json_value, tags_of, tags_option
-from durable_trio.cli.output import say, write_lines
+from durable_trio.cli.output import say, write_id
 
 if TYPE_CHECKING:
     from durable_trio import Engine
@@ -55,7 +55,7 @@ def command(
         return run.id, await _doubt(client, workflow)
 
     started, doubt = ask(database, start, creates=True)
-    write_lines([started])
+    write_id(started)
     if doubt is not None:
         say(doubt)
 
