@@ -7,7 +7,7 @@ from typing import Any
 
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.functions import FunctionCall
-from durable_trio.errors import StepTimeout
+from durable_trio.errors import StepFailed, StepTimeout
 from durable_trio.limits import TRANSACTION_SECONDS_MAX
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.stores.base import Advance
@@ -62,12 +62,12 @@ class TransactionCall(FunctionCall):
 
         def done(outcome: Any) -> None:
             cause = outcome.__cause__ if isinstance(outcome, _RolledBack) else outcome
-            if isinstance(outcome, StepTimeout):
-                cause = StepTimeout(f"{self._where()}: {outcome}", step=str(self.key), run_id=self._env.run_id)
+            if isinstance(outcome, StepTimeout | StepFailed):
+                cause = self._named(outcome)
             if outcome is True and row is not None:
                 self.turns.port.continued()
                 self.turns.committed(outcome, row, self)
-            elif isinstance(outcome, _RolledBack | StepTimeout) and isinstance(cause, Exception):
+            elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and isinstance(cause, Exception):
                 self.is_sealed = self.is_undecided = False
                 self.outcome = None
                 self._fail(cause)
@@ -77,6 +77,13 @@ class TransactionCall(FunctionCall):
 
         limit = self._options.timeout
         self.turns.port.transaction(run, done, seconds_max=TRANSACTION_SECONDS_MAX if limit is None else limit)
+
+    def _named(self, error: StepTimeout | StepFailed) -> Exception:
+        """Return an error of the store's with the name of the step, which the store does not know."""
+        text, step, run_id = f"{self._where()}: {error}", str(self.key), self._env.run_id
+        if isinstance(error, StepTimeout):
+            return StepTimeout(text, step=step, run_id=run_id)
+        return StepFailed(text, type=error.type, step=step, run_id=run_id)
 
     def _call_function(self, connection: Any) -> Any:
         env = self._env

@@ -185,9 +185,11 @@ class Store(abc.ABC):
         """Run a user's function and commit its rows and the ``Advance`` that it returns in one transaction.
 
         ``fn(connection)`` gets a guarded connection: no transaction control, attach, pragma, or writes to the
-        engine's tables. It runs alone, in the write turn. If it raises, all is rolled back and the exception comes
-        out; so does ``OwnershipLost``, checked before ``fn`` is called and again at the end. ``StepTimeout`` after
-        ``seconds_max``. Outcome as of ``Advance``.
+        engine's tables. It runs alone, in the write turn, and finds nothing that another one has left in the
+        connection. If it raises, all is rolled back and the exception comes out; so does ``OwnershipLost``, checked
+        before ``fn`` is called and again at the end. ``StepTimeout`` after ``seconds_max``; ``StepFailed`` if it has
+        spoilt its transaction, as by having the database roll it back. An error of the store's is that also if ``fn``
+        has met it and swallowed it, or raised it as another. Outcome as of ``Advance``.
         """
 
     @abc.abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 import pytest
 import sqlite_utils
 
-from durable_trio.errors import RunConflict, StepTimeout, StoreError, StoreFull
+from durable_trio.errors import RunConflict, StepFailed, StepTimeout, StoreCorrupt, StoreFull
 from durable_trio.stores.base import Advance, Fence
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
+from durable_trio.stores.sqlite import store as store_module
+from durable_trio.stores.sqlite.connection import open_connection
 from durable_trio.testing.store_contract.kit import add, owned, row_of, step
 
 
@@ -131,6 +135,7 @@ def test_a_trigger_of_the_user_does_not_reach_the_engines_tables_either(store: S
         lambda connection: connection.set_authorizer(None),
         lambda connection: connection.set_progress_handler(None, 0),
         lambda connection: setattr(connection, "isolation_level", None),
+        lambda connection: connection.__init__(":memory:"),
     ],
 )
 def test_methods_that_would_end_the_transaction_or_the_guard_are_refused(
@@ -230,43 +235,314 @@ def test_an_error_of_the_function_is_its_own(store: SqliteStore, fence: Fence) -
     assert amounts(store) == []
 
 
-def test_a_conflict_clause_that_ends_the_transaction_is_noticed(store: SqliteStore, fence: Fence) -> None:
+ROLL_BACK = {
+    "clause": "INSERT OR ROLLBACK INTO account (amount) VALUES (7)",
+    "table": "INSERT INTO strict_account VALUES (7)",
+    "trigger": "INSERT INTO watched VALUES (7)",
+}
+
+
+@pytest.mark.parametrize("how", ROLL_BACK)
+def test_a_rollback_by_sqlite_that_the_function_swallows_is_its_failure(
+    store: SqliteStore, fence: Fence, how: str
+) -> None:
+    connection = store.connect()
+    connection.executescript(
+        """
+        CREATE TABLE strict_account (amount INTEGER UNIQUE ON CONFLICT ROLLBACK);
+        INSERT INTO strict_account VALUES (7);
+        CREATE TABLE watched (amount INTEGER);
+        CREATE TRIGGER watch AFTER INSERT ON watched BEGIN SELECT RAISE(ROLLBACK, 'not that one'); END;
+        """
+    )
+    connection.close()
+
     def attack(connection: Any) -> None:
         insert(connection)
         with pytest.raises(sqlite3.IntegrityError):
-            connection.execute("INSERT OR ROLLBACK INTO account (amount) VALUES (7)")
+            connection.execute(ROLL_BACK[how])
 
-    with pytest.raises(StoreError, match="rolled the transaction back"):
+    with pytest.raises(StepFailed, match="rolled the transaction back"):
         transact(store, fence, attack)
 
     def attack_and_write(connection: Any) -> None:
         attack(connection)
-        insert(connection, 8)
+        for statement in ("SAVEPOINT mine", "BEGIN", "INSERT INTO account (amount) VALUES (8)"):
+            with pytest.raises(sqlite3.DatabaseError):
+                connection.execute(statement)
 
-    with pytest.raises(sqlite3.DatabaseError):
+    with pytest.raises(StepFailed):
         transact(store, fence, attack_and_write)
+
+    def attack_and_raise(connection: Any) -> None:
+        insert(connection)
+        connection.execute(ROLL_BACK[how])
+
+    with pytest.raises(sqlite3.IntegrityError):
+        transact(store, fence, attack_and_raise)
     assert amounts(store) == []
     assert transact(store, fence, insert) is True
 
 
-def test_a_full_database_inside_the_function_is_the_stores_error(store: SqliteStore, fence: Fence) -> None:
-    assert transact(store, fence, lambda c: insert(c, 1)) is True
-    assert store._guarded is not None
-    store._guarded.allow_all()
-    pages = store._guarded.execute("PRAGMA page_count").fetchone()[0]
-    store._guarded.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+def test_a_foreign_key_left_violated_until_the_commit_is_the_functions_failure(
+    store: SqliteStore, fence: Fence
+) -> None:
+    connection = store.connect()
+    connection.execute("CREATE TABLE entry (of INTEGER REFERENCES account (id) DEFERRABLE INITIALLY DEFERRED)")
+    connection.close()
+    with pytest.raises(StepFailed, match="FOREIGN KEY") as caught:
+        transact(store, fence, lambda c: c.execute("INSERT INTO entry VALUES (99)"))
+    assert "IntegrityError" in caught.value.type
+    assert transact(store, fence, insert) is True
 
-    def fill(connection: Any) -> None:
-        for _ in range(1000):
-            connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
-            connection.execute("INSERT INTO large VALUES (zeroblob(10000))")
 
-    with pytest.raises(StoreFull):
-        transact(store, fence, fill, seq=2)
-    store._guarded.allow_all()
-    store._guarded.execute(f"PRAGMA max_page_count = {pages + 1000}").fetchall()
-    assert transact(store, fence, lambda c: insert(c, 2), seq=2) is True
-    assert amounts(store) == [1, 2]
+def test_what_is_left_open_or_taken_away_costs_the_step_at_most(store: SqliteStore, fence: Fence) -> None:
+    """Rows that were not read to the end, a cursor behind our back, the connection itself."""
+    kept: list[Any] = []
+
+    def unread(connection: Any) -> None:
+        kept.append(connection.execute("INSERT INTO account (amount) VALUES (1), (2) RETURNING amount"))
+
+    def unread_behind(connection: Any) -> None:
+        cursor = sqlite3.Cursor(connection)
+        cursor.execute("INSERT INTO account (amount) VALUES (3), (4) RETURNING amount")
+        kept.append(cursor)
+
+    def closed(connection: Any) -> None:
+        sqlite3.Connection.close(connection)
+
+    assert transact(store, fence, unread) is True
+    for spoil in (unread_behind, closed):
+        with pytest.raises(StepFailed):
+            transact(store, fence, spoil, seq=2)
+        kept.clear()  # in memory even an aborted query of a connection that was closed keeps its lock
+    assert transact(store, fence, lambda c: insert(c, 9), seq=2) is True
+    assert amounts(store) == [1, 2, 9]
+
+
+@pytest.mark.parametrize("name", ["backup", "deserialize"])
+def test_what_would_wait_for_the_transaction_or_replace_the_database_is_refused(
+    store: SqliteStore, fence: Fence, name: str
+) -> None:
+    if not hasattr(sqlite3.Connection, name):
+        pytest.skip("this module has no such method")
+    other = sqlite3.connect(":memory:")
+
+    def attack(connection: Any) -> None:
+        getattr(connection, name)(other if name == "backup" else b"")
+
+    with pytest.raises(sqlite3.ProgrammingError, match=name):
+        transact(store, fence, attack)
+    other.close()
+    assert transact(store, fence, insert) is True
+
+
+# ---- what one function leaves is not there for the next -------------------------------------------------------------
+
+
+def _leave_trace(connection: Any) -> None:
+    connection.set_trace_callback(lambda _: pytest.fail("it still listens"))
+    connection.set_trace_callback(lambda sql: pytest.fail("it still listens") if "999" in sql else None)
+
+
+LEFT: dict[str, Callable[[Any], object]] = {
+    "temporary table": lambda c: c.execute("CREATE TEMP TABLE account AS SELECT 0 AS id, 0 AS amount"),
+    "temporary table by schema": lambda c: c.execute("CREATE TABLE temp.account (id, amount)"),
+    "temporary view": lambda c: c.execute("CREATE TEMP VIEW account AS SELECT 0 AS id, 0 AS amount"),
+    "temporary trigger": lambda c: c.execute(
+        "CREATE TEMP TRIGGER mine BEFORE INSERT ON main.account BEGIN SELECT RAISE(IGNORE); END"
+    ),
+    "function": lambda c: c.create_function("abs", 1, lambda _: 5),
+    "aggregate": lambda c: c.create_aggregate("max", 1, type("A", (), {"step": print, "finalize": lambda _: 5})),
+    "collation": lambda c: c.create_collation("NOCASE", lambda *_: 1),
+    "trace": _leave_trace,
+    "row factory": lambda c: setattr(c, "row_factory", lambda *_: "row"),
+    "text factory": lambda c: setattr(c, "text_factory", bytes),
+    "attribute": lambda c: setattr(c, "execute", None),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_a_function_finds_a_connection_as_if_nobody_had_used_it(store: SqliteStore, fence: Fence, what: str) -> None:
+    assert transact(store, fence, lambda c: insert(c, -1)) is True  # so that it is not the first use either
+    assert transact(store, fence, LEFT[what], seq=2) is True
+    found: list[Any] = []
+
+    def look(connection: Any) -> None:
+        connection.execute("INSERT INTO account (amount) VALUES (-999)")
+        found.append(connection.execute("SELECT abs(max(amount)), 'a' FROM account").fetchone())
+        found.append(connection.execute("SELECT 'a' = 'A' COLLATE nocase").fetchone())
+        found.append(connection.execute("SELECT count(*) FROM temp.sqlite_schema").fetchone())
+
+    assert transact(store, fence, look, seq=3) is True
+    assert found == [(1, "a"), (1,), (0,)]
+    assert amounts(store) == [-1, -999]
+
+
+def test_a_temporary_table_of_a_function_that_fails_is_gone_as_well(store: SqliteStore, fence: Fence) -> None:
+    def fail(connection: Any) -> None:
+        connection.create_function("mine", 0, lambda: 1)
+        raise LookupError("no such customer")
+
+    with pytest.raises(LookupError):
+        transact(store, fence, fail)
+    with pytest.raises(sqlite3.OperationalError, match="no such function"):
+        transact(store, fence, lambda c: c.execute("SELECT mine()"))
+
+
+def test_a_kept_connection_does_not_reach_into_the_transaction_of_another_run(store: SqliteStore, fence: Fence) -> None:
+    kept: list[Any] = []
+    assert transact(store, fence, kept.append) is True
+
+    def use_the_kept_one(connection: Any) -> None:
+        assert connection is not kept[0]
+        with pytest.raises(sqlite3.ProgrammingError):
+            kept[0].execute("INSERT INTO account (amount) VALUES (1)")
+        with pytest.raises(sqlite3.ProgrammingError):
+            kept[0].interrupt()
+        insert(connection, 2)
+
+    assert transact(store, fence, use_the_kept_one, seq=2) is True
+    assert amounts(store) == [2]
+
+
+def test_the_connection_works_in_its_functions_thread_only(store: SqliteStore, fence: Fence) -> None:
+    errors: list[BaseException] = []
+
+    def elsewhere(do: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                do()
+            except sqlite3.Error as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    def work(connection: Any) -> None:
+        cursor = connection.execute("SELECT 1 UNION SELECT 2")
+        elsewhere(lambda: connection.execute("DELETE FROM account"))
+        elsewhere(lambda: cursor.execute("DELETE FROM account"))
+        elsewhere(cursor.fetchone)
+        elsewhere(lambda: connection.create_function("mine", 0, lambda: 1))
+        insert(connection)
+
+    assert transact(store, fence, work) is True
+    assert [type(error) for error in errors] == [sqlite3.ProgrammingError] * 4
+    assert amounts(store) == [7]
+
+
+def test_a_function_that_leaves_nothing_costs_no_new_connection(
+    store: SqliteStore, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(store_module, "open_connection", lambda *_, **__: pytest.fail("a connection was opened"))
+
+    def work(connection: Any) -> None:
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute("SELECT amount FROM account ORDER BY amount DESC")
+        opened.append(rows.fetchone())
+        connection.executemany("INSERT INTO account (amount) VALUES (?)", [(len(opened),)])
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        for _ in cursor:
+            pass
+
+    monkeypatch.undo()
+    assert transact(store, fence, work) is True
+    monkeypatch.setattr(store_module, "open_connection", lambda *_, **__: pytest.fail("a connection was opened"))
+    for seq in range(2, 6):
+        assert transact(store, fence, work, seq=seq) is True
+
+
+# ---- errors of the store, inside the function -----------------------------------------------------------------------
+
+
+def _swallow(connection: Any) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        _fill(connection)
+
+
+def _wrap(connection: Any) -> None:
+    try:
+        _fill(connection)
+    except sqlite3.Error:
+        raise ValueError("not today") from None
+
+
+def _fill(connection: Any) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
+    for _ in range(1000):
+        connection.execute("INSERT INTO large VALUES (zeroblob(10000))")
+
+
+def _fill_many(connection: Any) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
+    cursor = connection.cursor(type("Mine", (sqlite3.Cursor,), {}))
+    cursor.executemany("INSERT INTO large VALUES (zeroblob(?))", [(10_000,)] * 1000)
+
+
+def _fill_by_returning(connection: Any) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
+    for _ in connection.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) "
+        "INSERT INTO large SELECT zeroblob(10000) FROM n RETURNING 1"
+    ):
+        pass
+
+
+@pytest.mark.parametrize("fill", [_fill, _fill_many, _fill_by_returning, _swallow, _wrap])
+def test_a_full_database_inside_the_function_is_the_stores_error(
+    store: SqliteStore, fence: Fence, monkeypatch: pytest.MonkeyPatch, fill: Callable[[Any], None]
+) -> None:
+    def open_small(*arguments: Any, **options: Any) -> Any:
+        connection = open_connection(*arguments, **options)
+        connection.execute("PRAGMA max_page_count = 200").fetchall()
+        return connection
+
+    monkeypatch.setattr(store_module, "open_connection", open_small)
+    for _ in range(2):
+        with pytest.raises(StoreFull):
+            transact(store, fence, fill)
+    monkeypatch.undo()
+    assert transact(store, fence, insert) is True
+    assert amounts(store) == [7]
+
+
+def test_damage_that_the_function_meets_and_swallows_is_the_stores_error(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    fence = owned(store)[1]
+    connection = store.connect()
+    _fill(connection)
+    connection.commit()
+    root = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'large'").fetchone()[0]
+    connection.close()
+    store.wal_checkpoint("truncate")
+    with (tmp_path / "runs.db").open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+    def swallow(connection: Any) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("SELECT count(*) FROM large").fetchall()
+
+    with pytest.raises(StoreCorrupt):
+        transact(store, fence, swallow)
+    store.close()
+
+
+def test_a_damaged_index_of_a_virtual_table_is_the_functions_error(store: SqliteStore, fence: Fence) -> None:
+    def check(connection: Any) -> None:
+        connection.execute("CREATE VIRTUAL TABLE texts USING fts5 (text, content='')")
+        connection.execute("CREATE VIRTUAL TABLE notes USING fts5 (text, content='account', content_rowid='id')")
+        insert(connection)
+        connection.execute("INSERT INTO notes (notes) VALUES ('integrity-check')")
+
+    with pytest.raises(sqlite3.DatabaseError):
+        transact(store, fence, check)
+    assert transact(store, fence, insert) is True
 
 
 def test_a_checkpoint_that_is_refused_takes_the_rows_back_and_the_next_one_works(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
     from sqlite_utils.utils import sqlite3
 
-__all__ = ["VERSION_MIN", "code_of", "sqlite3", "translate", "version_warnings"]
+__all__ = ["VERSION_MIN", "code_of", "is_of_the_store", "sqlite3", "translate", "version_warnings"]
 
 # STRICT tables came with 3.37, RETURNING with 3.35, memory databases shared by name with 3.36.
 VERSION_MIN: Final = (3, 37, 0)
@@ -31,14 +31,29 @@ IOERR: Final = 10
 CORRUPT: Final = 11
 FULL: Final = 13
 CANTOPEN: Final = 14
+PROTOCOL: Final = 15
 AUTH: Final = 23
 NOTADB: Final = 26
+_OF_THE_STORE: Final = frozenset({IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB})
+# Extended code: a virtual table's own data are inconsistent, such as the index of a full text search.
+_CORRUPT_VTAB: Final = 267
 
 
 def code_of(error: BaseException) -> int:
     """Return SQLite's primary result code of an error; 0 if it has none."""
     code = getattr(error, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else 0
+
+
+def is_of_the_store(error: sqlite3.Error) -> bool:
+    """Return whether an error inside a write transaction tells of the file, the disk or another program.
+
+    Else it tells of the statement, or of another one of the same connection.
+    """
+    code = code_of(error)
+    if code == BUSY:
+        return "in progress" not in str(error)  # such a statement is one of the same connection
+    return code in _OF_THE_STORE and getattr(error, "sqlite_errorcode", None) != _CORRUPT_VTAB
 
 
 def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> StoreError:

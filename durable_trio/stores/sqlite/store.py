@@ -24,10 +24,10 @@ from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connecti
 from durable_trio.stores.sqlite.guarded import GuardedConnection
 from durable_trio.stores.sqlite.handlers import HANDLERS
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
-from durable_trio.stores.sqlite.library import BUSY, CORRUPT, FULL, IOERR, NOTADB, code_of, sqlite3, translate
+from durable_trio.stores.sqlite.library import BUSY, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.owners import Owners
-from durable_trio.stores.sqlite.transact import run_guarded
+from durable_trio.stores.sqlite.transact import StoreFault, run_guarded, stores_own
 from durable_trio.stores.sqlite.transaction import Transaction, apply_batch
 from durable_trio.stores.sqlite.turn import Turn
 
@@ -35,8 +35,6 @@ __all__ = ["SqliteStore"]
 
 # How long closing waits for its turn. Without it others have the file open, so that the close moves no pages.
 _CLOSING_PATIENCE_SECONDS: Final = 5.0
-# Errors of a transaction step that are the store's, not the user function's.
-_STORE_CODES: Final = (FULL, IOERR, CORRUPT, NOTADB)
 
 Answer = TypeVar("Answer")
 
@@ -193,24 +191,34 @@ class SqliteStore(Store):
 
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
-        connection = self._usable()
+        writer = self._usable()
         self._turn.take()
+        guarded: GuardedConnection | None = None
         try:
-            if self._guarded is None:
-                self._guarded = open_connection(self.path, GuardedConnection, uri=self.is_memory, statements_max=0)
-                set_up_writer(self._guarded, self.durability)
-            with self._write_lock:
-                self._note_foreign_changes(connection)
-            outcome = run_guarded(self._guarded, self._owners, fence, fn, seconds_max=seconds_max)
-            with self._write_lock:  # the commit was that of another connection, but ours
-                self._data_version = _data_version(connection)
+            guarded = self._take_guarded()
+            with self._write_lock, stores_own():
+                self._note_foreign_changes(writer)
+            outcome = run_guarded(guarded, self._owners, fence, fn, seconds_max=seconds_max)
+            with self._write_lock, stores_own():  # the commit was that of another connection, but ours
+                self._data_version = _data_version(writer)
+            if not guarded.is_spent and self._writer is not None:
+                self._guarded = guarded
             return outcome
-        except sqlite3.Error as error:
-            if code_of(error) in _STORE_CODES:
-                raise self._translate(error, committing=True) from error
-            raise
+        except StoreFault as fault:
+            raise self._translate(fault.error, committing=fault.committing) from fault.error
         finally:
+            if guarded is not None and self._guarded is None:
+                with suppress(sqlite3.Error):
+                    guarded.close()
             self._turn.release()
+
+    def _take_guarded(self) -> GuardedConnection:
+        guarded, self._guarded = self._guarded, None
+        if guarded is None:
+            with stores_own():
+                guarded = open_connection(self.path, GuardedConnection, uri=self.is_memory, statements_max=0)
+                set_up_writer(guarded, self.durability)
+        return guarded
 
     def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
         """Move the log into the database (see ``Store.wal_checkpoint``)."""

@@ -1,19 +1,34 @@
-"""A user's function and the checkpoint that records it, in one transaction on the guarded connection."""
+"""A user's function and the checkpoint that records it, in one transaction on the guarded connection.
+
+Whose error is it? What SQLite says of the file, the disk or another program is the store's, wherever it surfaces and
+whatever the function makes of it: the function is called again, or the store has failed. All else that comes of the
+function, also what it has done to its transaction, is its own failure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from durable_trio.errors import OwnershipLost, StepTimeout, StoreError
+from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout
 from durable_trio.stores.base import Advance, Fence
-from durable_trio.stores.sqlite.guarded import GuardedConnection
-from durable_trio.stores.sqlite.library import AUTH, code_of, sqlite3
+from durable_trio.stores.sqlite.guarded import GuardedConnection, Use
+from durable_trio.stores.sqlite.library import is_of_the_store, sqlite3
 from durable_trio.stores.sqlite.owners import Owners
 from durable_trio.stores.sqlite.run_operations import advance
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
 
-__all__ = ["run_guarded"]
+__all__ = ["StoreFault", "run_guarded", "stores_own"]
+
+
+class StoreFault(Exception):
+    """An error of SQLite that is the store's; ``committing`` if it came out of COMMIT."""
+
+    def __init__(self, error: sqlite3.Error, *, committing: bool = False) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.committing = committing
 
 
 def run_guarded(
@@ -26,58 +41,90 @@ def run_guarded(
 ) -> Any:
     """Commit what ``fn`` writes together with the ``Advance`` it returns, or neither (see ``Store.transact``).
 
-    SQLite's own errors come out untranslated; call it in the write turn.
+    Call it in the write turn.
+
+    Raises:
+        StoreFault: nothing is wrong with the function.
+        StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
     """
     connection.allow_all()
     transaction = Transaction(connection, owners)
     try:
-        transaction.begin()
-        if not is_owned(transaction, fence):
-            raise ownership_lost(transaction, fence)
+        with stores_own():
+            transaction.begin()
+            if not is_owned(transaction, fence):
+                raise ownership_lost(transaction, fence)
         result = _call(connection, fn, seconds_max)
         if result.fence != fence:
             raise ValueError(f"the function returned an Advance of {result.fence}, not of {fence}")
-        if not connection.in_transaction:
-            raise StoreError(
-                "SQLite has rolled the transaction back inside the function (OR ROLLBACK, or a full disk); "
-                "nothing was committed"
-            )
-        outcome = transaction.attempt(advance, result)
+        with _after_function():
+            outcome = transaction.attempt(advance, result)
         if isinstance(outcome, OwnershipLost):
             raise outcome
         if outcome is True:
-            transaction.commit()
+            with _after_function(committing=True):
+                transaction.commit()
         else:
             transaction.roll_back()
     except BaseException:
-        transaction.roll_back()
+        with suppress(sqlite3.Error):  # it may have been taken away from us, or is to be closed anyhow
+            transaction.roll_back()
         raise
     finally:
-        transaction.cursor.close()  # else an error's traceback would keep the connection open after close()
-        connection.deny_all()
+        with suppress(sqlite3.Error):
+            transaction.cursor.close()  # else an error's traceback would keep the connection open after close()
+            connection.deny_all()
     return outcome
 
 
 def _call(connection: GuardedConnection, fn: Callable[[Any], Advance], seconds_max: float) -> Advance:
-    connection.guard(seconds_max)
+    use = Use(seconds_max)
+    failure: Exception | None = None
     try:
-        result = fn(connection)
+        result: Advance = connection.lend(fn, use)
     except Exception as error:
-        if connection.is_late:
-            raise _too_late(seconds_max) from error
-        cause = error if isinstance(error, sqlite3.Error) else error.__cause__  # the caller may have wrapped it
-        if isinstance(cause, sqlite3.Error) and code_of(cause) == AUTH:
-            cause.add_note(
-                "Inside a transaction step there is no commit, rollback, attach or pragma, and the tables of the "
-                "engine cannot be written."
-            )
-        raise
-    finally:
-        connection.allow_all()
-    if connection.is_late:
-        raise _too_late(seconds_max)
+        failure = error
+    if use.fault is not None:
+        raise StoreFault(use.fault) from failure
+    if use.is_late:
+        raise StepTimeout(
+            f"the transaction took longer than {seconds_max:g} s; nothing of it was committed"
+        ) from failure
+    if failure is not None:
+        raise failure
+    if not _is_in_transaction(connection):
+        raise StepFailed(
+            "SQLite has rolled the transaction back inside the function (OR ROLLBACK, ON CONFLICT ROLLBACK or "
+            "RAISE(ROLLBACK)); nothing of it was committed"
+        )
     return result
 
 
-def _too_late(seconds_max: float) -> StepTimeout:
-    return StepTimeout(f"the transaction took longer than {seconds_max:g} s; nothing of it was committed")
+def _is_in_transaction(connection: GuardedConnection) -> bool:
+    try:
+        return connection.in_transaction
+    except sqlite3.Error:  # it was closed
+        return False
+
+
+@contextmanager
+def stores_own() -> Iterator[None]:
+    """Around statements of the store, before the function can have spoilt anything."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StoreFault(error) from error
+
+
+@contextmanager
+def _after_function(*, committing: bool = False) -> Iterator[None]:
+    """Around statements of the store after the function: it may have left a constraint violated, or a query open."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if is_of_the_store(error):
+            raise StoreFault(error, committing=committing) from error
+        raise StepFailed(
+            f"what the function has done cannot be committed: {error}",
+            type=f"{type(error).__module__}.{type(error).__qualname__}",
+        ) from error
