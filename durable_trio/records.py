@@ -236,7 +236,8 @@ class RunRecord:
     """A run as it was at one instant.
 
     ``args`` and ``result`` are converted by the workflow's annotations where the engine knows the workflow, else
-    they are plain JSON values. ``values`` are what the run has published so far.
+    they are plain JSON values. ``values`` are what the run has published so far. ``recoveries`` counts the deaths of
+    its process in a row without a new row of its history between them: after one that came with progress it is 1 again.
     """
 
     id: str

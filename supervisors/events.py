@@ -60,11 +60,15 @@ class ChildStarted:
 
 @attrs.frozen(kw_only=True)
 class ChildExited:
-    """An incarnation of a child is over; ``exit`` tells how, with the tail of standard error of a process."""
+    """An incarnation of a child is over; ``exit`` tells how, with the tail of standard error of a process.
+
+    ``ready_seconds`` is how long it had been ready by then, ``None`` if it never was.
+    """
 
     path: tuple[str, ...]
     at: float
     exit: Exit
+    ready_seconds: float | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -332,7 +332,10 @@ class Node(ABC):
         assert incarnation.exit is not None
         if incarnation.exit.kind is not ExitKind.STOPPED or incarnation.exit.error is not None:
             place.last_exit = incarnation.exit
-        self._event_source.publish(ChildExited(path=place.path, at=trio.current_time(), exit=incarnation.exit))
+        now, ready_at = trio.current_time(), incarnation.ready_at
+        ready_seconds = None if ready_at is None else now - ready_at
+        event = ChildExited(path=place.path, at=now, exit=incarnation.exit, ready_seconds=ready_seconds)
+        self._event_source.publish(event)
         self._on_exit(place, incarnation)
 
     def _next_delay(self, place: Place, incarnation: Incarnation, names: tuple[str, ...]) -> float:

@@ -12,7 +12,14 @@ import attrs
 import click
 
 from durable_trio.cli.documents import failure_document
-from durable_trio.cli.runs_table import NEVER_YEAR, began_at, failure_text, status_text, status_word
+from durable_trio.cli.runs_table import (
+    NEVER_YEAR,
+    began_at,
+    failure_text,
+    recovered_text,
+    status_text,
+    status_word,
+)
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
@@ -80,7 +87,7 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
     if record.tags:
         yield "tags", "  ".join(f"{visible(key)}={visible(value)}" for key, value in sorted(record.tags.items())), None
     if record.recoveries:
-        yield "recovered", f"{record.recoveries} times without a new step in between", "yellow"
+        yield "recovered", recovered_text(record), "yellow"
     if record.generation:
         yield "generation", f"{record.generation} (continued as new)", None
     yield from _unread(view, now)

@@ -21,6 +21,7 @@ __all__ = [
     "began_at",
     "failure_text",
     "note_of",
+    "recovered_text",
     "runs_table",
     "status_text",
     "status_word",
@@ -83,8 +84,15 @@ def note_of(record: RunRecord, now: datetime) -> str:
     if record.wake_at is not None and record.owner is None and record.wake_at.year < NEVER_YEAR:
         return f"due {until_text(record.wake_at, now)}"
     if record.recoveries:
-        return f"recovered {record.recoveries} times" if record.recoveries > 1 else "recovered once"
+        return f"recovered {recovered_text(record)}"
     return ""
+
+
+def recovered_text(record: RunRecord) -> str:
+    """Return what its process's deaths were; those before the last one that brought something new are not counted."""
+    if record.recoveries == 1:
+        return "after its process has died"
+    return f"{record.recoveries:,} times in a row, with nothing new recorded in between"
 
 
 def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list[str]:

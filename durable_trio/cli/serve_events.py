@@ -63,7 +63,8 @@ class TreeLog:
             if self._pids.get(name) != event.pid:  # else it was said before
                 yield self._started(name, event.pid, event.restart_count)
         elif isinstance(event, ChildExited):
-            yield self._exited(name, event)
+            if event.ready_seconds is not None:  # else the engine's own log says it
+                yield self._exited(name, event)
         elif isinstance(event, RestartScheduled) and event.delay_seconds >= _DELAY_SECONDS:
             seconds = round(event.delay_seconds, 1)
             fields = {"worker": name, "delay_seconds": seconds}
@@ -89,10 +90,7 @@ class TreeLog:
 
     def _of_service(self, event: ChildStarted | ChildExited | RestartScheduled) -> Iterator[Line]:
         path = _path(event.path)
-        if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED:
-            reason = _reason(event)
-            yield Line("child_crashed", f"{path}: {reason}", {"child": path, "reason": reason}, logging.WARNING)
-        elif isinstance(event, ChildStarted) and event.restart_count:
+        if isinstance(event, ChildStarted) and event.restart_count:  # that it has crashed is in the engine's own log
             fields = {"child": path, "restarts": event.restart_count}
             yield Line("child_restarted", f"{path} was restarted", fields, logging.WARNING)
 

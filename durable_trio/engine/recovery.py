@@ -81,11 +81,18 @@ class Reaper:
                     continue
             reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.now())
             count = await self._front.write(reap)
-            if count is not None:
-                has_reaped = True
-                _LOGGER.info("executor %d (pid %d) is dead; %d runs are free", row.id, row.pid, count)
+            # Also where another has reaped it a moment ago.
+            has_reaped = has_reaped or count is not None or lease_before is None
+            if count is not None:  # else whoever has done it has said so
+                _LOGGER.info("executor %d (process %d) has died; %s", row.id, row.pid, _what_is_free(count))
         self.others_count = others_count
         return has_reaped
+
+
+def _what_is_free(count: int) -> str:
+    if count == 0:
+        return "it had no runs"
+    return "its run is free for others" if count == 1 else f"its {count:,} runs are free for others"
 
 
 class Recovery:

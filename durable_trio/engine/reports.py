@@ -174,12 +174,11 @@ class Reports:
 
 
 def _log(event: Event) -> None:
-    if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED:
+    """Say that a task of the tree has crashed; the death of a worker is said by its parent and by who reaps it."""
+    if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED and event.exit.process is None:
         path, line = "/".join(event.path), str(event.exit).splitlines()[0]
-        if event.exit.process is None:
-            _LOGGER.error("%s %s", path, line, exc_info=event.exit.error)
-        else:  # what it had to say, it has said on its standard error
-            _LOGGER.info("%s %s", path, line)
+        fields = {"event": "child_crashed", "child": path, "reason": line.removeprefix("crashed: ")}
+        _LOGGER.error("%s %s", path, line, exc_info=event.exit.error, extra={"fields": fields})
 
 
 def with_runs(root: TreeNode, rows: Iterable[RunRow]) -> TreeNode:

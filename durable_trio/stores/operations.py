@@ -316,13 +316,15 @@ class RenewLease:
 
 @attrs.frozen(kw_only=True)
 class ReapExecutor:
-    """Declare an executor dead and set its runs free. Outcome: how many runs, or ``None`` if it is alive after all.
+    """Declare an executor dead and set its runs free. Outcome: how many runs.
 
+    It is ``None`` where nothing was done: the executor is alive after all, or was declared dead before, by whomever. So
+    of all that do it at the same time one knows that it was the one.
     With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
     Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
     or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
-    Done again: 0 and no change. ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of
-    ``crashed_runs``: those whose own code has ended the executor.
+    ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of ``crashed_runs``: those whose own code
+    has ended the executor.
     """
 
     executor: int

@@ -21,7 +21,6 @@ from durable_trio.limits import WORKER_READY_SECONDS
 from supervisors import (
     Backoff,
     ChildExited,
-    ChildStarted,
     DynamicSupervisorSpec,
     EventsLost,
     ExitKind,
@@ -59,6 +58,7 @@ _SERVED_SECONDS: Final = 10.0
 _FALSE_STARTS_MAX: Final = 5
 # So often in a row may a worker be killed before it is ready: by chance it is not.
 _KILLS_MAX: Final = 10
+_KILLED: Final = "was killed before it was ready"
 # A drained worker closes its store, and interpreters take their time.
 _EXIT_SECONDS: Final = 5.0
 
@@ -103,7 +103,6 @@ class WorkerWatch:
         self._root = root
         self._reap = reap
         self._give_up = give_up
-        self._ready_at: dict[str, float] = {}
         self._starts: dict[str, _Starts] = {}
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
@@ -115,12 +114,9 @@ class WorkerWatch:
         async for event in events:
             if isinstance(event, EventsLost):
                 await self._reap_dead()
-            elif isinstance(event, ChildStarted | ChildExited) and event.path[-2:-1] == (WORKERS,):
-                if isinstance(event, ChildStarted):
-                    self._ready_at[event.path[-1]] = event.at
-                else:
-                    await self._reap_dead()
-                    self._count(event)
+            elif isinstance(event, ChildExited) and event.path[-2:-1] == (WORKERS,):
+                await self._reap_dead()
+                self._count(event)
         await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
         raise AssertionError("unreachable")
 
@@ -133,18 +129,18 @@ class WorkerWatch:
     def _count(self, event: ChildExited) -> None:
         """Give up if a worker ends again and again without having served."""
         name, exit = event.path[-1], event.exit
-        ready_at = self._ready_at.pop(name, None)
-        if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event, ready_at):
+        if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event):
             self._starts.pop(name, None)
             return
         starts = self._starts.setdefault(name, _Starts())
+        if event.ready_seconds is None:  # the death of one that was an executor is said by whoever reaps it
+            _say_not_ready(name, exit.error)
         if exit.error.exit.is_fault:
             starts.failed_count += 1
             if starts.failed_count == _FALSE_STARTS_MAX:
                 what = f"{name} ended {starts.failed_count} times in a row as soon as it was started"
                 self._fail(what, exit.error)
         else:
-            _LOGGER.warning("%s was killed before it was ready: %s", name, exit.error.exit)
             starts.killed_count += 1
             if starts.killed_count == _KILLS_MAX:
                 self._fail(f"{name} was killed {starts.killed_count} times in a row", exit.error)
@@ -155,6 +151,13 @@ class WorkerWatch:
         self._give_up(failed)
 
 
+def _say_not_ready(name: str, error: ProcessError) -> None:
+    is_fault = error.exit.is_fault
+    what, reason = ("could not be started again", _reason(error)) if is_fault else (_KILLED, str(error.exit))
+    fields = {"event": "worker_exited", "worker": name, "reason": f"{what}: {reason}"}
+    _LOGGER.warning("%s %s: %s", name, what, reason, extra={"fields": fields})
+
+
 @attrs.define
 class _Starts:
     """How often in a row a worker has ended without having served."""
@@ -163,11 +166,12 @@ class _Starts:
     killed_count: int = 0
 
 
-def _has_served(event: ChildExited, ready_at: float | None) -> bool:
-    if ready_at is None:
+def _has_served(event: ChildExited) -> bool:
+    """Tell by the event alone: a worker that was there before the watch has had a life too."""
+    if event.ready_seconds is None:
         return False
     process = event.exit.process
-    return process is None or process.code != ENGINE_FAILED or event.at - ready_at >= _SERVED_SECONDS
+    return process is None or process.code != ENGINE_FAILED or event.ready_seconds >= _SERVED_SECONDS
 
 
 def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | None:

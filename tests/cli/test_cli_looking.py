@@ -14,7 +14,11 @@ import pytest
 import trio
 
 from cli.desk import PATIENCE_SECONDS, call, command_line, process_of, surroundings
-from durable_trio import Context, Engine, Retry, open_engine, sqlite3, workflow
+from cli.test_cli_top import NOW, record
+from durable_trio import Context, Engine, Retry, RunStatus, open_engine, sqlite3, workflow
+from durable_trio.cli.run_view import RunView, run_view
+from durable_trio.cli.runs_table import note_of
+from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import width_of
 
 ALL = {"pending", "running", "suspended", "compensating", "completed", "failed", "cancelled"}
@@ -97,6 +101,24 @@ def test_into_a_pipe_nothing_is_cut(db: str) -> None:
     assert "RuntimeError: out of stock …\n" in done.stdout  # the first line of two, whole
     assert "the code of workflow 'payroll' does not do what" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("recoveries", "note", "fact"),
+    [
+        (0, "", ""),
+        (1, "recovered after its process has died", "after its process has died"),
+        (2, "recovered 2 times in a row, with", "2 times in a row, with nothing new recorded in between"),
+        (4000, "recovered 4,000 times in a row, with", "4,000 times in a row, with nothing new recorded in between"),
+    ],
+)
+def test_recoveries_are_told_for_what_they_count(recoveries: int, note: str, fact: str) -> None:
+    """After any number of deaths with progress it is one; nothing tells how many there were in all."""
+    run = record("r", recoveries=recoveries, status=RunStatus.RUNNING, owner=1)
+    assert note_of(run, NOW).startswith(note)
+    view = RunView(record=run, steps=(), waits=(), unread=(), children=(), owner=None)
+    lines = list(map(click.unstyle, run_view(view, NOW, Screen(is_cut=False))))
+    assert [line.split(maxsplit=1)[1] for line in lines if "recovered" in line] == ([fact] if fact else [])
 
 
 # ---- show ----------------------------------------------------------------------------------------------------------

@@ -94,6 +94,28 @@ def test_without_a_terminal_each_event_is_a_line_with_fields(tmp_path: Path) -> 
         assert server.out == ""
 
 
+def test_a_worker_that_is_killed_is_told_of_once_and_so_are_its_runs(tmp_path: Path) -> None:
+    """By the parent, and by whoever sets its runs free; the others look too, and have nothing to say."""
+    with serving(tmp_path, "--workers", "3") as server:
+        workers = server.says("event=worker_started", count=3)
+        for count, line in enumerate(workers, start=1):
+            kill(int(field(line, "pid")))
+            server.says("event=worker_restarted", count=count)
+        start(server.db, "greet", '"anna"', id="greet-1")
+        reach(server.db, "greet-1", "completed")
+        server.send(signal.SIGTERM)
+        assert server.ends() == 0
+        lines = [line for line in server.err.splitlines() if "reason=stopped" not in line]
+        for line in workers:
+            pid = field(line, "pid")
+            told = [line for line in lines if re.search(rf"\b{pid}\b", line)]
+            assert len(told) == 3, told  # that it was ready, has ended, and that its runs are free
+            assert "event=worker_started" in told[0]
+            assert sum("has died; it had no runs" in line for line in told) == 1
+        assert "before it was ready" not in server.err
+        assert "crashed" not in server.err
+
+
 def test_counters_are_logged_when_they_have_changed(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         (first,) = server.says("event=runs")

@@ -177,7 +177,7 @@ def test_rows_of_executors_that_ended_long_ago_are_forgotten(
     kept = [row[0] for row in connection.execute("SELECT id FROM executors ORDER BY id").fetchall()]
     connection.close()
     assert kept == [living, last - 1, last]
-    assert one(store, ReapExecutor(executor=living + 1, now=1)) == 0
+    assert one(store, ReapExecutor(executor=living + 1, now=1)) is None
 
 
 def test_foreign_changes_cannot_be_told_during_a_commit_of_another_thread(store: SqliteStore) -> None:

@@ -63,13 +63,16 @@ def has_failed(_root: Supervisor, failures: list[WorkerFailed]) -> bool:
 
 
 @pytest.mark.parametrize("end", ["exit 1", "exit 9", "kill -ABRT $$", "kill -KILL $$"])
-async def test_a_worker_that_was_ready_may_die_again_and_again_however_it_does(end: str) -> None:
-    """A run may have done it, which is set aside by its own count of crashes."""
+async def test_a_worker_that_was_ready_may_die_again_and_again_however_it_does(
+    end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run may have done it, which is set aside by its own count of crashes. Its first life counts as any other."""
 
     def is_enough(root: Supervisor, failures: list[WorkerFailed]) -> bool:
         return bool(failures) or root.child(WORKERS, "worker-1").restart_count >= 12
 
     assert await watched(["sh", "-c", end], is_enough) == []
+    assert [record.message for record in caplog.records if "worker-1" in record.message] == []
 
 
 async def test_a_worker_whose_engine_fails_again_and_again_ends_serve_with_the_reason() -> None:

@@ -19,7 +19,6 @@ END: Final = """
     UPDATE executors SET ended_at = :now
     WHERE id = :executor AND ended_at IS NULL AND (:lease_before IS NULL OR lease_until < :lease_before)
 """
-IS_ALIVE: Final = "SELECT 1 FROM executors WHERE id = ? AND ended_at IS NULL"
 SET_FREE: Final = """
     UPDATE runs SET
         owner = NULL,
@@ -67,8 +66,7 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
     }
     transaction.execute(END, values)
     if transaction.cursor.rowcount != 1:
-        is_alive = transaction.execute(IS_ALIVE, (operation.executor,)).fetchone() is not None
-        return None if is_alive else 0
+        return None
     transaction.end_executor(operation.executor)
     transaction.execute(SET_FREE, values)
     return transaction.cursor.rowcount
