@@ -17,8 +17,11 @@ __all__ = ["MICROSECONDS", "Clock", "from_datetime", "seconds_of", "to_datetime"
 
 MICROSECONDS: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# The year 9999: the last instant that a datetime can hold; "for ever" is stored as this.
-INSTANT_MAX: Final = 253_402_300_799_999_999
+_MICROSECOND: Final = timedelta(microseconds=1)
+# The first and the last instant that a datetime can hold in every time zone; an offset is less than a day. "For ever"
+# is stored as the last. What lies beyond is taken for these, so that whatever is stored can be shown anywhere.
+INSTANT_MIN: Final = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+INSTANT_MAX: Final = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // _MICROSECOND - 1
 
 
 class Clock:
@@ -52,7 +55,7 @@ class Clock:
 
 
 def seconds_of(duration: float | timedelta, *, what: str = "duration") -> float:
-    """Return a duration in seconds; negative ones count as zero.
+    """Return a duration in seconds; negative ones count as zero, one that is too large for a float as endless.
 
     Raises:
         TypeError: neither a number nor a ``timedelta``.
@@ -62,25 +65,31 @@ def seconds_of(duration: float | timedelta, *, what: str = "duration") -> float:
         return max(0.0, duration.total_seconds())
     if isinstance(duration, bool) or not isinstance(duration, int | float):
         raise TypeError(f"{what} must be seconds or a timedelta, not {type(duration).__name__}")
-    if math.isnan(duration):
+    try:
+        seconds = float(duration)
+    except OverflowError:  # an int of hundreds of digits
+        seconds = math.inf if duration > 0 else 0.0
+    if math.isnan(seconds):
         raise ValueError(f"{what} is NaN")
-    return max(0.0, float(duration))
+    return max(0.0, seconds)
 
 
 def to_microseconds(seconds: float) -> int:
-    """Return seconds as whole microseconds, rounded up so that nothing happens early."""
+    """Return seconds as whole microseconds, rounded up so that nothing happens early; at most ``INSTANT_MAX``."""
     if seconds * MICROSECONDS >= INSTANT_MAX:
         return INSTANT_MAX
     return math.ceil(seconds * MICROSECONDS)
 
 
 def due_after(now: int, seconds: float) -> int:
-    """Return the instant ``seconds`` after ``now``, capped at the year 9999."""
+    """Return the instant ``seconds`` after ``now``, capped at ``INSTANT_MAX``."""
     return min(INSTANT_MAX, now + to_microseconds(seconds))
 
 
 def from_datetime(when: datetime, *, what: str = "time") -> int:
-    """Return an aware ``datetime`` as microseconds since 1970 UTC.
+    """Return an aware ``datetime`` as microseconds since 1970 UTC, capped at ``INSTANT_MIN`` and ``INSTANT_MAX``.
+
+    ``datetime.max`` west of Greenwich is of the year 10000 in UTC: it means "for ever", and is stored as that.
 
     Raises:
         ValueError: it has no time zone.
@@ -89,7 +98,7 @@ def from_datetime(when: datetime, *, what: str = "time") -> int:
         raise TypeError(f"{what} must be a datetime, not {type(when).__name__}")
     if when.utcoffset() is None:
         raise ValueError(f"{what} {when!r} has no time zone; use for example datetime.now(UTC)")
-    return (when - _EPOCH) // timedelta(microseconds=1)
+    return max(INSTANT_MIN, min(INSTANT_MAX, (when - _EPOCH) // _MICROSECOND))
 
 
 def to_datetime(instant: int) -> datetime:

@@ -21,6 +21,10 @@ def _exception_classes(value: object, what: str) -> tuple[type[Exception], ...]:
     return classes
 
 
+def _delay(value: float | timedelta) -> float:
+    return seconds_of(value, what="a delay")
+
+
 @attrs.frozen(kw_only=True)
 class Retry:
     """How often and when a failed attempt is tried again. Made by ``none``, ``fixed`` or ``exponential``.
@@ -31,9 +35,9 @@ class Retry:
     """
 
     max_attempts: int = 1
-    initial_delay: float = 0.0
+    initial_delay: float = attrs.field(default=0.0, converter=_delay)
     multiplier: float = 1.0
-    max_delay: float = math.inf
+    max_delay: float = attrs.field(default=math.inf, converter=_delay)
     jitter: float = 0.0
     on: tuple[type[Exception], ...] = (Exception,)
     give_up_on: tuple[type[Exception], ...] = ()
@@ -43,8 +47,8 @@ class Retry:
             raise TypeError(f"max_attempts must be an int, not {self.max_attempts!r}")
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts}; it counts the first try, so give at least 1")
-        if not self.multiplier >= 1:
-            raise ValueError(f"multiplier is {self.multiplier}; delays must not shrink, so give at least 1")
+        if not 1 <= self.multiplier < math.inf:
+            raise ValueError(f"multiplier is {self.multiplier}; delays must not shrink, so give a number of at least 1")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter}; give a part between 0 and 1")
 

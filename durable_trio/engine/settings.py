@@ -23,13 +23,19 @@ from durable_trio.rules.hints import check_options
 from durable_trio.workers.loading import check_app
 from durable_trio.workflows import Workflow
 
-# Thirty years: a lease is stored as whole microseconds.
+# Thirty years: a lease is stored as whole microseconds. Where a longer time is allowed, it is taken for this one.
 _SECONDS_MAX: Final = 10**9
 
 
 def _seconds(value: Any) -> Any:
     """Return a duration as seconds; what is none is left to the validators."""
     return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _patience(value: Any) -> Any:
+    """Return a time that may be endless as seconds that a deadline can be made of."""
+    seconds = _seconds(value)
+    return _SECONDS_MAX if isinstance(seconds, int | float) and seconds > _SECONDS_MAX else seconds
 
 
 def _positive(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -64,14 +70,14 @@ class Settings:
     durability: str = attrs.field(default="full")
     concurrency: int = attrs.field(default=CONCURRENCY, validator=_whole)
     lease_seconds: float = attrs.field(default=LEASE_SECONDS, converter=_seconds, validator=[_positive, _finite])
-    grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_seconds)
+    grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_patience)
     payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
     heartbeat_seconds: float = attrs.field(
         default=HEARTBEAT_SECONDS, converter=_seconds, validator=[_positive, _finite]
     )
     workers: int = attrs.field(default=0)
     app: str | None = attrs.field(default=None, validator=_app)
-    replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, converter=_seconds, validator=_positive)
+    replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, converter=_patience, validator=_positive)
     strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
     observers: tuple[Any, ...] = ()

@@ -14,6 +14,8 @@ def delay_after(policy: Retry, attempt: int, error: Exception, *, chance: float)
         return None
     if not isinstance(error, policy.on) or isinstance(error, policy.give_up_on):
         return None
+    if not policy.initial_delay:
+        return 0.0  # whatever it is multiplied by
     try:
         delay = policy.initial_delay * policy.multiplier ** (attempt - 1)
     except OverflowError:

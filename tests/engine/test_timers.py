@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -394,3 +394,48 @@ async def test_a_cancelled_sleep_leaves_no_timer_behind(file_path: str) -> None:
             assert connection.execute("SELECT count(*) FROM waits").fetchone() == (0,)
         finally:
             connection.close()
+
+
+# ---- the ends of time ------------------------------------------------------------------------------------------------
+
+_NEVER = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
+_ALWAYS = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+
+
+@workflow
+async def to_the_end(ctx: Context, way: str) -> None:
+    if way == "until":
+        await ctx.sleep_until(_NEVER)
+    elif way == "signal":
+        await ctx.wait_signal("never", timeout=timedelta.max)
+    elif way == "deadline":
+        with ctx.fail_after(10**400):
+            await ctx.wait_signal("never")
+    elif way == "timeout":
+        await ctx.step("now", str, timeout=1e308)
+        await ctx.sleep(timedelta.max)
+    else:
+        await ctx.sleep(float(way))
+
+
+async def test_a_time_beyond_all_datetimes_is_for_ever_and_disturbs_no_look_at_any_run(file_path: str) -> None:
+    async with serving(file_path, to_the_end) as engine:
+        for way in ("until", "signal", "deadline", "timeout", "inf", "1e308"):
+            await engine.start(to_the_end, way, id=way)
+        await engine.start(to_the_end, "0", id="at", at=_NEVER, ttl=timedelta.max)
+        await engine.start(to_the_end, "0", id="delay", delay=math.inf, ttl=10**400)
+        await wait_passivated(engine)
+        page = await engine.list_runs(created_after=_ALWAYS, created_before=_NEVER)
+        assert len(page.runs) == 8
+        for record in page.runs:
+            assert record.wake_at is None or record.wake_at.astimezone(_NEVER.tzinfo).year == 9999
+            run = engine.get(record.id)
+            assert await run.record() == record
+            await run.waits()
+            async with run.watch() as changes:
+                assert (await anext(changes)).id == record.id
+        assert await engine.prune(_ALWAYS) == 0
+        assert (await engine.list_runs(created_after=_NEVER)).runs == ()
+    async with serving(file_path, to_the_end) as engine:
+        assert await engine.get("until").cancel(wait=True)
+        await engine.run(to_the_end, "0", id="past", at=_ALWAYS)
