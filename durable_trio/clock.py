@@ -1,8 +1,26 @@
 """The only wall clock of the library, and conversions of times.
 
-Inside, every instant is an ``int`` of microseconds since 1970 UTC; every duration in seconds. ``Clock`` follows the
-system's wall clock but never goes back: after a step back of the wall clock it advances by the monotonic clock from
-its last value, until the wall clock has caught up. So a timer never fires twice or before its time.
+Inside, every instant is an ``int`` of microseconds since 1970 UTC; every duration in seconds.
+
+The theory. The wall clock of a machine may be set, forward and back, by any amount, while runs wait, and each process
+on the file may have been started before or after. Two things are asked of time, and no one clock gives both:
+
+- What is *stored* (due times, stamps) must mean the same to every process, now and after a restart. So it is wall time
+  as it was read: ``stamp()``. It goes back when the wall clock does.
+- What is *due* is decided by ``now()``, which never goes back: it follows the wall clock and steps forward with it, and
+  goes on from where it was when the wall clock is set back. From then on it is ahead of the wall clock. It need not
+  wait for the wall clock, since nothing of it is stored; where the wall clock steps forward again, it lets it come up.
+
+Between them stands ``Due``: a due time as it is stored, and the *era* in which it was stored, which a step of the wall
+clock ends. It has come when the wall clock says so (then it would also have come to a process that has slept), or when
+as much time has passed as was left when its era ended. So, whatever jumps, nothing is due before its time has passed by
+the wall clock or by the monotonic one, and in the process that has seen the step nothing is due later than by both.
+
+The era of what is read from the store is that in which the wall clock showed its stamp; if it showed it in several, the
+one that is due last, for nothing may be early. A process that was started after the step knows no other era than its
+own: it takes due times as they are written. Nor is anything early there.
+
+Stamps of one run may go back; what a body sees as ``ctx.now()`` is the latest so far.
 """
 
 from __future__ import annotations
@@ -11,12 +29,17 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["MICROSECONDS", "Clock", "from_datetime", "seconds_of", "to_datetime", "to_microseconds"]
+__all__ = ["MICROSECONDS", "Clock", "Due", "from_datetime", "seconds_of", "to_datetime", "to_microseconds"]
 
 MICROSECONDS: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# The wall clock was set if, from one look to the next, it has gone so much farther or less far than the monotonic one;
+# what the system corrects smoothly is far below.
+_STEP_NS: Final = 100_000_000
+# Past eras that are remembered; a machine whose clock is set more often than that within a wait is not kept track of.
+_ERAS_MAX: Final = 16
 _MICROSECOND: Final = timedelta(microseconds=1)
 # The first and the last instant that a datetime can hold in every time zone; an offset is less than a day. "For ever"
 # is stored as the last. What lies beyond is taken for these, so that whatever is stored can be shown anywhere.
@@ -24,8 +47,23 @@ INSTANT_MIN: Final = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 INSTANT_MAX: Final = (datetime(9999, 12, 31, tzinfo=UTC) - _EPOCH) // _MICROSECOND - 1
 
 
+class Due(NamedTuple):
+    """A due time as it is stored, and the era of the clock in which it was stored."""
+
+    instant: int
+    era: int
+
+
+class _Era(NamedTuple):
+    """A time without steps of the wall clock that has ended: what it showed, and how far it was from the monotonic."""
+
+    begin: int
+    end: int
+    offset: int
+
+
 class Clock:
-    """A wall clock that never goes back.
+    """A clock that never goes back, beside the wall clock that may.
 
     Args:
         wall: nanoseconds since 1970 UTC; default the system's.
@@ -40,18 +78,69 @@ class Clock:
     ) -> None:
         self._wall = wall
         self._monotonic = monotonic
-        self._last_wall = wall()
-        self._last_monotonic = monotonic()
+        # At the last look, of any thread: both clocks in nanoseconds; by how many microseconds steps back have left
+        # ``now`` ahead of the wall clock; and what it said.
+        self._last = (wall(), monotonic(), 0, 0)
+        self._begin = self._last[0] // 1000  # of the present era
+        self._past: dict[int, _Era] = {}
+        self.era = 0
+        """The number of the present era; another one tells that due times may come at another time than before."""
 
     def now(self) -> int:
-        """Return the present instant in microseconds since 1970 UTC; never less than before."""
-        monotonic = self._monotonic()
-        wall = self._wall()
-        if wall < self._last_wall:
-            wall = self._last_wall + max(0, monotonic - self._last_monotonic)
-        self._last_wall = wall
-        self._last_monotonic = monotonic
-        return wall // 1000
+        """Return the instant by which things are due, in microseconds; never less than before."""
+        return self._look()[3]
+
+    def stamp(self) -> int:
+        """Return the instant that is stored for the present, in microseconds since 1970 UTC; it may go back."""
+        return self._look()[0] // 1000
+
+    def due(self, instant: int, *, stamped_at: int | None = None) -> Due:
+        """Return a due time that was stored when the wall clock showed ``stamped_at``; default the present."""
+        era = self.era
+        if stamped_at is not None and self._past:
+            fitting = [(past.offset, number) for number, past in self._past.items() if _shows(past, stamped_at)]
+            wall, monotonic, _, _ = self._last
+            if self._begin <= stamped_at <= wall // 1000:
+                fitting.append((wall // 1000 - monotonic // 1000, era))
+            era = min(fitting, default=(0, era))[1]
+        return Due(instant, era)
+
+    def comes_at(self, due: Due) -> int:
+        """Return what ``now`` will say when ``due`` has come, unless the wall clock is set before."""
+        wall, monotonic, ahead, _ = self._look()
+        comes_at = due.instant + ahead
+        past = self._past.get(due.era)
+        if past is not None:
+            left = due.instant - past.offset - monotonic // 1000
+            comes_at = min(comes_at, wall // 1000 + ahead + left)
+        return comes_at
+
+    def as_stored(self, comes_at: int) -> int:
+        """Return the due time to store for what is due when ``now`` says ``comes_at``."""
+        return comes_at - self._look()[2]
+
+    def _look(self) -> tuple[int, int, int, int]:
+        """Return both clocks in nanoseconds, by how many microseconds ``now`` is ahead, and what it says."""
+        wall, monotonic = self._wall(), self._monotonic()
+        last_wall, last_monotonic, ahead, now = self._last
+        step = (wall - last_wall) - (monotonic - last_monotonic)
+        if not -_STEP_NS < step < _STEP_NS:
+            self._end_era(last_wall, last_monotonic, wall)
+            ahead = max(0, ahead - step // 1000)
+        self._last = looked = (wall, monotonic, ahead, max(now, wall // 1000 + ahead))
+        return looked
+
+    def _end_era(self, last_wall: int, last_monotonic: int, wall: int) -> None:
+        offset = last_wall // 1000 - last_monotonic // 1000
+        self._past[self.era] = _Era(self._begin, last_wall // 1000, offset)
+        if len(self._past) > _ERAS_MAX:
+            del self._past[min(self._past)]  # what is of that era comes when the wall clock says so
+        self.era += 1
+        self._begin = wall // 1000
+
+
+def _shows(era: _Era, stamp: int) -> bool:
+    return era.begin <= stamp <= era.end
 
 
 def seconds_of(duration: float | timedelta, *, what: str = "duration") -> float:

@@ -1,4 +1,4 @@
-"""Instants and durations: what lies beyond a datetime is capped at every door, and whatever is stored can be shown."""
+"""The clock keeps due times over a wall clock that jumps; instants and durations beyond a datetime are capped."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_trio import Retry
+from durable_trio import Clock, Retry
 from durable_trio.clock import (
     INSTANT_MAX,
     INSTANT_MIN,
+    Due,
     due_after,
     from_datetime,
     seconds_of,
@@ -98,3 +100,128 @@ def test_a_policy_made_by_hand_is_checked_as_well() -> None:
         Retry(max_delay=math.nan)
     with pytest.raises(ValueError, match="multiplier"):
         Retry(multiplier=math.inf)
+
+
+# ---- a wall clock that jumps -----------------------------------------------------------------------------------------
+
+
+class Machine:
+    """A machine whose wall clock somebody sets; all in microseconds. Its monotonic clock tells what has passed."""
+
+    def __init__(self) -> None:
+        self.wall = 1_900_000_000_000_000
+        self.passed = 0
+
+    def clock(self) -> Clock:
+        """The clock of a process that is started now."""
+        return Clock(wall=lambda: self.wall * 1000, monotonic=lambda: self.passed * 1000)
+
+
+@attrs.frozen
+class Timer:
+    """What somebody waits for: the stored instants, what the process keeps in memory, and the truth."""
+
+    stamped_at: int
+    due_at: int
+    in_memory: Due
+    started: int
+    duration: int
+    wall_has_said_so: list[bool] = attrs.field(factory=list)
+
+
+_SECOND = 10**6
+_moves = st.one_of(
+    st.tuples(st.just("pass"), st.integers(0, 7200 * _SECOND)),
+    st.tuples(st.just("set"), st.integers(_SECOND // 10, 20 * 86_400 * _SECOND)),
+    st.tuples(st.just("set"), st.integers(-20 * 86_400 * _SECOND, -_SECOND // 10)),
+    st.tuples(st.just("set"), st.sampled_from([-2 * _SECOND, -_SECOND, _SECOND, 2 * _SECOND])),
+    st.tuples(st.just("start"), st.integers(0, 20_000 * _SECOND)),
+)
+
+
+@given(st.lists(_moves, max_size=40))
+def test_whatever_the_wall_clock_does_nothing_is_due_early_and_nothing_later_than_by_both_clocks(
+    moves: list[tuple[str, int]],
+) -> None:
+    machine = Machine()
+    clock = machine.clock()
+    timers: list[Timer] = []
+    last = clock.now()
+    for move, amount in moves:
+        if move == "pass":
+            machine.passed += amount
+            machine.wall += amount
+        elif move == "set":
+            machine.wall += amount
+        else:
+            stamp = clock.stamp()
+            assert stamp == machine.wall
+            due = clock.due(stamp + amount)
+            timers.append(Timer(stamp, stamp + amount, due, machine.passed, amount))
+        now = clock.now()
+        assert now >= last
+        assert now >= clock.stamp() == machine.wall
+        last = now
+        restarted = machine.clock()
+        for timer in timers:
+            has_passed = machine.passed - timer.started >= timer.duration
+            is_over_by_the_wall = machine.wall >= timer.due_at
+            kept = clock.comes_at(timer.in_memory) <= now
+            stored = clock.comes_at(clock.due(timer.due_at, stamped_at=timer.stamped_at)) <= now
+            assert kept <= (has_passed or is_over_by_the_wall)  # never early
+            assert stored <= (has_passed or is_over_by_the_wall)
+            if is_over_by_the_wall:
+                assert kept
+                assert stored
+            if has_passed and clock.era - timer.in_memory.era <= 16:
+                assert kept
+            after = restarted.comes_at(restarted.due(timer.due_at, stamped_at=timer.stamped_at)) <= restarted.now()
+            assert after == is_over_by_the_wall  # another process takes what is stored as it is written
+
+
+@given(st.lists(st.integers(-_SECOND // 10 + 1, _SECOND // 10 - 1)))
+def test_small_corrections_of_the_wall_clock_are_followed_and_never_back(corrections: list[int]) -> None:
+    machine = Machine()
+    clock = machine.clock()
+    last = clock.now()
+    for correction in corrections:
+        machine.wall += correction
+        now = clock.now()
+        assert now == max(last, machine.wall)
+        last = now
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600, -864_000, 864_000])
+def test_a_wait_that_was_stored_just_before_a_step_comes_when_its_time_has_passed(jump: int) -> None:
+    machine = Machine()
+    clock = machine.clock()
+    stamp = clock.stamp()
+    machine.passed += _SECOND
+    machine.wall += _SECOND
+    clock.now()
+    machine.wall += jump * _SECOND
+    left = clock.comes_at(clock.due(stamp + 3 * _SECOND, stamped_at=stamp)) - clock.now()
+    assert left == 2 * _SECOND if jump < 0 else left < 0
+
+
+def test_a_wait_from_after_a_glitch_is_stored_as_the_wall_clock_shows_it() -> None:
+    """Ten days forward, and back: a process that is started later sees the same due time."""
+    machine = Machine()
+    clock = machine.clock()
+    for jump in (864_000, -864_000):
+        machine.wall += jump * _SECOND
+        clock.now()
+    due = clock.due(clock.stamp() + 3 * _SECOND)
+    assert clock.comes_at(due) - clock.now() == 3 * _SECOND
+    restarted = machine.clock()
+    assert restarted.comes_at(restarted.due(due.instant)) - restarted.now() == 3 * _SECOND
+    assert clock.as_stored(clock.comes_at(due)) == due.instant
+
+
+def test_two_steps_back_do_not_mix_up_what_was_stored_between_them() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    machine.wall -= 3600 * _SECOND
+    stamp = clock.stamp()
+    machine.wall -= 3600 * _SECOND
+    assert clock.comes_at(clock.due(stamp + _SECOND, stamped_at=stamp)) - clock.now() == _SECOND

@@ -31,7 +31,7 @@ class StartChildCall(Call):
 
     def go_live(self) -> None:
         env = self._env
-        now = env.clock.now()
+        now = env.clock.stamp()
         text = env.codec.encode(self._operation.id, str, where="a run id").text
         self.record(now=now, started_at=now, result=text, children=(self._operation,))
 
@@ -44,7 +44,7 @@ class StartChildCall(Call):
         super().deliver(row)
 
     def conflicted(self, error: RunConflict) -> bool:
-        now = self._env.clock.now()
+        now = self._env.clock.stamp()
         text, self.outcome = self._env.failures.encode(error, where=self._env.where("child", self.key))
         self.record(now=now, started_at=now, status=StepStatus.FAILED, error=text)
         return True
@@ -72,7 +72,7 @@ class ChildEndCall(Call):
         self._looks_again = False
 
     def go_live(self) -> None:
-        self.started_at = self._env.clock.now()
+        self.started_at = self._env.clock.stamp()
         if self._cancels or (self.is_unabortable and self.raise_cancel is not None):
             self._env.host.request_cancel(self._child_id)
         self._look()
@@ -114,11 +114,11 @@ class ChildEndCall(Call):
             self._look()
             return
         elif child.parent != self.turns.port.fence.run:  # it was started by the run that this one is a fork of
-            self.turns.set_timer(self, due_after(self._env.clock.now(), _LOOK_SECONDS), None)
+            self.turns.set_timer(self, due_after(self._env.clock.stamp(), _LOOK_SECONDS), None)
         self.turns.emerged(self)
 
     def _record_end(self, child: RunRow | None) -> None:
-        now = self._env.clock.now()
+        now = self._env.clock.stamp()
         if child is not None and child.status is RunStatus.COMPLETED:
             self.record(
                 now=now, started_at=self.started_at, result=child.result or "null", compensates=self._compensates

@@ -70,7 +70,7 @@ class FunctionCall(Call):
 
     def go_live(self) -> None:
         wait = self.turns.agenda.waits.get(self.key)
-        now = self._env.clock.now()
+        now = self._env.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is None and self._options.at_most_once:
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
@@ -218,7 +218,7 @@ class FunctionCall(Call):
         if delay is None:
             self._record_failure(error)
             return
-        now = self._env.clock.now()
+        now = self._env.clock.stamp()
         text, _ = self._env.failures.encode(error, where=self._where())
         wait = WaitRow(
             key=self.key,
@@ -247,7 +247,7 @@ class FunctionCall(Call):
 
     def _record(self, status: StepStatus, **fields: Any) -> None:
         self.record(
-            now=self._env.clock.now(),
+            now=self._env.clock.stamp(),
             started_at=self.started_at,
             status=status,
             attempt=max(1, self._attempt),

@@ -31,7 +31,7 @@ class ContinueCall(Call):
             turns.refuse(self, RunCancelled(f"run {self._env.run_id!r} was cancelled and cannot begin anew"))
             return
         self.is_sealed = True
-        operation = ContinueAsNew(fence=turns.port.fence, args=self._args, now=turns.clock.now())
+        operation = ContinueAsNew(fence=turns.port.fence, args=self._args, now=turns.clock.stamp())
         turns.port.submit(operation, self._continued)
 
     def fire(self, now: int) -> None:

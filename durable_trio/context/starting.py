@@ -61,7 +61,7 @@ def start_operation(
     if queue is not None:
         check_name("queue name", queue)
     text, digest = codec.encode_arguments(args, annotations, where=f"the arguments of run {run_id!r}")
-    now = clock.now()
+    now = clock.stamp()
     ttl = options.get("ttl")
     ttl_seconds = seconds_of(ttl, what="ttl") if ttl is not None else known.ttl if known is not None else None
     tags = {**(known.tags if known is not None else {}), **check_tags(options.get("tags"))}

@@ -47,7 +47,8 @@ class StructureMethods(ContextBase):
         self._check_task()
         seconds = seconds_of(duration)
         turns = self._env.turns
-        scope = DeadlineScope(self._next_key("deadline name", "deadline"), due_after(turns.now, seconds), shield=shield)
+        due_at = due_after(turns.last_stamp, seconds)
+        scope = DeadlineScope(self._next_key("deadline name", "deadline"), due_at, shield=shield)
         turns.enter_deadline(scope)
         try:
             with scope.scope:
@@ -76,7 +77,7 @@ class StructureMethods(ContextBase):
             return True
         if turns.is_replaying or turns.has_unmatched_waits():
             return False
-        now = turns.clock.now()
+        now = turns.clock.stamp()
         row = HistoryRow(seq=turns.next_seq(), key=key, kind=StepKind.PATCH, started_at=now, finished_at=turns.now)
         turns.port.ride(row)
         return True

@@ -41,7 +41,7 @@ class TransactionCall(FunctionCall):
             except Exception as error:
                 raise _RolledBack from error
             self.outcome = encoded.value
-            now = self._env.clock.now()
+            now = self._env.clock.stamp()
             row = HistoryRow(
                 seq=seq,
                 key=self.key,

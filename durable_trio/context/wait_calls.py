@@ -85,7 +85,7 @@ class WaitMethods(ContextBase):
 
         def publish(done: Callable[[Any], None]) -> None:
             if is_news:
-                turns.port.advance(done, published=((key, text),), now=env.clock.now())
+                turns.port.advance(done, published=((key, text),), now=env.clock.stamp())
             else:
                 done(True)
 

@@ -23,10 +23,10 @@ class SleepCall(Call):
 
     def go_live(self) -> None:
         wait = self.turns.agenda.waits.get(self.key)
-        now = self._env.clock.now()
+        now = self._env.clock.stamp()
         if wait is not None:
             self.started_at = wait.started_at
-            self.turns.set_timer(self, wait.due_at or now, None)
+            self.turns.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
             return
         self.started_at = now
         due_at = self._due_from(now)
@@ -56,11 +56,11 @@ class SignalCall(Call):
 
     def go_live(self) -> None:
         wait = self.turns.agenda.waits.get(self.key)
-        now = self._env.clock.now()
+        now = self._env.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is not None:
             if wait.due_at is not None:
-                self.turns.set_timer(self, wait.due_at, None)
+                self.turns.set_timer(self, wait.due_at, None, stamped_at=wait.started_at)
         elif self._timeout is None:
             self.turns.agenda.remember(WaitRow(key=self.key, kind="signal", started_at=now))
         else:

@@ -16,11 +16,11 @@ from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.resident import ignore
 from durable_trio.engine.runs import Runs, load_all
 from durable_trio.engine.timers import Timers
-from durable_trio.errors import OwnershipLost, StoreFull, StoreInUse
+from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
 from durable_trio.limits import CLAIM_RUNS_MAX
 from durable_trio.records import RunRow
 from durable_trio.rules.admission import fair_share
-from durable_trio.stores.base import ClaimDue, Fence, Release, Unpark
+from durable_trio.stores.base import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflows import Registry
 
@@ -52,6 +52,11 @@ class Dispatcher:
         self._is_short_of_places = True
         self._expected_count = 1
         self._expects_until = 0
+        self._era = clock.era
+        # When the next run comes whose due time was stored before the wall clock was set back; and those that were
+        # looked at because of that: what they have stored since is right.
+        self._set_back_at: int | None = None
+        self._looked_at: set[str] = set()
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -71,7 +76,7 @@ class Dispatcher:
             self.nudge()
 
     def nudge_at(self, due_at: int | None) -> None:
-        """Look at that time; ``None`` means now."""
+        """Look when the clock says so; ``None`` means now."""
         if due_at is None:
             self.nudge()
         elif due_at < self._alarm_at or self._alarm_at <= self._clock.now():
@@ -86,6 +91,7 @@ class Dispatcher:
             try:
                 await self._unpark()
                 await self._claim_all()
+                await self._claim_set_back()
             except OwnershipLost:
                 self._runs.on_refused()
             except (StoreFull, StoreInUse):
@@ -97,7 +103,7 @@ class Dispatcher:
         """Runs that were parked by other code of a workflow get another chance with this one's, once."""
         if not self._has_unparked:
             for workflow in self._registry:
-                now = self._clock.now()
+                now = self._clock.stamp()
                 unpark = Unpark(workflow=workflow.name, fingerprint=workflow.fingerprint, now=now)
                 await self._front.write(unpark)
             self._has_unparked = True
@@ -122,16 +128,17 @@ class Dispatcher:
 
     async def _claimable_count(self) -> int:
         """Return how many due runs this executor should claim now; if none, look again when that may change."""
-        front, now = self._front, self._clock.now()
+        front, clock = self._front, self._clock
+        now = clock.now()
         is_alone = self.others_count() == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
-        backlog = await front.read(front.store.backlog, self._workflows, now=now, due_max=due_max)
+        backlog = await front.read(front.store.backlog, self._workflows, now=clock.stamp(), due_max=due_max)
         if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
             self._expected_count = 1  # all have come and have taken something; who is missing later has died
         if backlog.due_count == 0:
             self._yields_until = None  # others have taken it: what comes next is yielded anew
             if backlog.next_due_at is not None:
-                self.nudge_at(backlog.next_due_at)
+                self.nudge_at(clock.comes_at(clock.due(backlog.next_due_at)))
             return 0
         others = [count for executor, count in backlog.owned_counts.items() if executor != self.executor]
         is_early = now < self._expects_until and self._expected_count > 1
@@ -149,15 +156,19 @@ class Dispatcher:
         return share or -(-backlog.due_count // executor_count)
 
     async def _claim(self, limit: int) -> int:
-        front, now = self._front, self._clock.now()
         claim = ClaimDue(
             owner=self.executor,
             workflows=self._workflows,
-            now=now,
+            now=self._clock.stamp(),
             limit=limit,
             suspects_max=self._runs.suspects_max,
         )
-        rows: tuple[RunRow, ...] = await front.write(claim)
+        rows: tuple[RunRow, ...] = await self._front.write(claim)
+        await self._make_resident(rows)
+        return len(rows)
+
+    async def _make_resident(self, rows: tuple[RunRow, ...]) -> None:
+        front, now = self._front, self._clock.stamp()
         try:
             loaded = await front.read(load_all, front, rows) if rows else ()
             for row, one in zip(rows, loaded, strict=True):
@@ -170,11 +181,46 @@ class Dispatcher:
                 if not self._runs.has(row.run):
                     self._give_back(row, now)
             raise
-        return len(rows)
+
+    async def _claim_set_back(self) -> None:
+        """Claim the runs whose wait is over though the wall clock, set back since, will not say so for a while."""
+        clock = self._clock
+        if self._era != clock.era:
+            self._era = clock.era
+            self._set_back_at = 0
+            self._looked_at.clear()
+        while self._set_back_at is not None and clock.now() >= self._set_back_at:
+            limit = CLAIM_RUNS_MAX + len(self._looked_at)
+            found = await self._front.read(self._front.store.set_back, self._workflows, now=clock.stamp(), limit=limit)
+            waiting = [item for item in found if item.run_id not in self._looked_at]
+            due = [(clock.comes_at(clock.due(item.wake_at, stamped_at=item.stamped_at)), item) for item in waiting]
+            now = clock.now()
+            for comes_at, item in due:
+                if comes_at <= now and not await self._claim_one(item):
+                    self._is_short_of_places = True
+                    return
+            self._set_back_at = min((comes_at for comes_at, _ in due), default=None)
+        if self._set_back_at is not None:
+            self.nudge_at(self._set_back_at)
+
+    async def _claim_one(self, item: SetBack) -> bool:
+        """Claim a run unless others were quicker; return False if there is no room for it."""
+        if not self._runs.reserve():
+            return False
+        self._looked_at.add(item.run_id)
+        claim = ClaimRun(owner=self.executor, run_id=item.run_id, workflow=item.workflow, now=self._clock.stamp())
+        try:
+            with trio.CancelScope(shield=True):  # what is claimed must be started
+                await self._make_resident((await self._front.write(claim),))
+        except (RunConflict, RunFinished, RunNotFound):
+            pass
+        finally:
+            self._runs.unreserve()
+        return True
 
     def _give_back(self, row: RunRow, wake_at: int) -> None:
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
-        release = Release(fence=fence, status=row.status, wake_at=wake_at, now=self._clock.now())
+        release = Release(fence=fence, status=row.status, wake_at=wake_at, now=self._clock.stamp())
         self._front.submit(release, ignore)
-        self.nudge_at(wake_at)
+        self.nudge_at(self._clock.comes_at(self._clock.due(wake_at)))

@@ -65,7 +65,7 @@ class EndingRun(ResidentRun):
             error=error_text,
             compensation_errors=f"[{','.join(compensation_errors)}]",
             unless_cancelled=self._port.status is not RunStatus.COMPENSATING and self._cancel_row is None,
-            now=self._clock.now(),
+            now=self._clock.stamp(),
         )
         self._is_finishing = True
         self._is_finishing = self._is_done(await turns.extend(lambda done: self._port.submit(finish, done)))
@@ -121,7 +121,7 @@ class EndingRun(ResidentRun):
                 status=RunStatus.COMPENSATING,
                 error=error_text,
                 unless_cancelled=status is not RunStatus.CANCELLED,
-                now=self._clock.now(),
+                now=self._clock.stamp(),
             )
         )
         if not self._is_done(outcome):

@@ -94,7 +94,7 @@ class InlineRun(EndingRun):
 
     async def _leave(self, failure: BaseException | None) -> None:
         while failure is not None and self._cancel_row is None:
-            release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.now())
+            release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.stamp())
             outcome = await self._turns.extend(partial(self._port.submit, release))
             if outcome is not False:
                 return
@@ -105,7 +105,7 @@ class InlineRun(EndingRun):
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """It stays in memory, whatever it waits for."""
         if waits:
-            self._port.advance(self._turns.check, waits=waits, now=self._clock.now())
+            self._port.advance(self._turns.check, waits=waits, now=self._clock.stamp())
 
     def foreign(self, places: object) -> None:
         """The block is ordinary trio code: other waits are its own business."""
@@ -130,7 +130,7 @@ async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Co
 
 
 async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
-    codec, now = parts.codec, parts.settings.clock.now()
+    codec, now = parts.codec, parts.settings.clock.stamp()
     args, digest = codec.encode_arguments((given,), (UNANNOTATED,), where=f"the input of run {run_id!r}")
     started: Started = await parts.front.write(
         StartRun(

@@ -70,6 +70,7 @@ class Parts:
         self.runs.on_sent = self.sent
         self.runs.on_refused = self.recovery.nudge
         self.dispatcher.others_count = lambda: self.recovery.others_count
+        self.timers.on_step = self.runs.clock_was_set
         self.recovery.on_registered = self._registered
         self.recovery.on_reaped = self.dispatcher.nudge
         self.feed.on_mail = self.runs.mail
@@ -95,7 +96,9 @@ class Parts:
         if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
             started: Started = await self.front.write(operation)
             if executor is not None and started.created:
-                self.dispatcher.nudge_at(None if is_due else started.row.wake_at)  # the ttl may be over before
+                wake_at = None if is_due else started.row.wake_at  # the ttl may be over before
+                clock = self.settings.clock
+                self.dispatcher.nudge_at(None if wake_at is None else clock.comes_at(clock.due(wake_at)))
             return started.created
         has_kept = False
         try:

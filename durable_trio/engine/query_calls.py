@@ -183,7 +183,7 @@ class QueryCalls(EngineBase):
 
     async def trees(self) -> tuple[TreeNode, ...]:
         """Return the supervision trees of all servers of this store, each with those of its worker processes."""
-        return merged(await self.processes(), now=self._settings.clock.now())
+        return merged(await self.processes(), now=self._settings.clock.stamp())
 
     def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
         tags = dict(which.tags)

@@ -75,7 +75,8 @@ def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
         attempt=row.attempt,
         result=None if row.result is None else parse(row.result, where=str(row.key)),
         error=None if row.error is None else describe(row.error),
-        started_at=to_datetime(row.started_at),
+        # The wall clock may have been set back meanwhile.
+        started_at=to_datetime(min(row.started_at, row.finished_at)),
         finished_at=to_datetime(row.finished_at),
     )
 

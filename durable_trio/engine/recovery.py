@@ -79,7 +79,7 @@ class Reaper:
                 if not is_judged or row.lease_until >= lease_before:
                     others_count += 1
                     continue
-            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.now())
+            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.stamp())
             count = await self._front.write(reap)
             # Also where another has reaped it a moment ago.
             has_reaped = has_reaped or count is not None or lease_before is None
@@ -136,7 +136,7 @@ class Recovery:
         """Become an executor; what this process owned as another one is free."""
         self._is_registered = False
         if self.executor:
-            await self._front.write(ReapExecutor(executor=self.executor, now=self._clock.now()))
+            await self._front.write(ReapExecutor(executor=self.executor, now=self._clock.stamp()))
         now = monotonic_now()
         self.executor = await self._front.write(
             RegisterExecutor(
@@ -144,7 +144,7 @@ class Recovery:
                 host=socket.gethostname(),
                 boot_id=self._reaper.boot_id,
                 lease_until=now + self._lease,
-                now=self._clock.now(),
+                now=self._clock.stamp(),
             )
         )
         self._renew_at = now + self._lease // 3
@@ -153,7 +153,7 @@ class Recovery:
 
     async def retire(self, crashed_runs: frozenset[int]) -> None:
         """Stop being an executor in good order: what it owns is free at once, and nothing else has crashed."""
-        now = self._clock.now()
+        now = self._clock.stamp()
         reap = ReapExecutor(executor=self.executor, crashed=False, crashed_runs=crashed_runs, now=now)
         await self._front.write(reap)
 

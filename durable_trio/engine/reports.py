@@ -89,7 +89,7 @@ class Reports:
         self._clock = clock
         self._workflows = workflows
         self._identity = ProcessIdentity.own()
-        self._started_at = clock.now()
+        self._started_at = clock.stamp()
         self._root: Supervisor | None = None
         self._opened = trio.Event()
 
@@ -132,7 +132,7 @@ class Reports:
     async def _remove_own(self) -> None:
         # Where it cannot be, the next process that serves the store finds that this one is dead.
         with contextlib.suppress(StoreError, trio.ClosedResourceError):
-            await self._front.write(PutReport(process=str(self._identity), report=None, now=self._clock.now()))
+            await self._front.write(PutReport(process=str(self._identity), report=None, now=self._clock.stamp()))
 
     async def read(self) -> tuple[ProcessReport, ...]:
         """Return the reports of all processes that run, the longest running first."""
@@ -147,7 +147,7 @@ class Reports:
         return report
 
     async def _put(self, root: Supervisor) -> None:
-        now = self._clock.now()
+        now = self._clock.stamp()
         report = ProcessReport(
             pid=self._identity.pid,
             host=self._identity.host,
@@ -168,7 +168,7 @@ class Reports:
         try:
             for row in await self._front.read(self._front.store.reports):
                 if not ProcessIdentity.parse(row.process).is_alive():
-                    await self._front.write(PutReport(process=row.process, report=None, now=self._clock.now()))
+                    await self._front.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
         except StoreError as error:
             _LOGGER.warning("reports of processes that have ended could not be removed: %s", error)
 

@@ -105,7 +105,7 @@ class ResidentRun:
             port=self._port,
             host=self,
             clock=self._clock,
-            ttl_at=row.ttl_at,
+            ttl_at=None if row.ttl_at is None else self._clock.due(row.ttl_at, stamped_at=row.created_at),
             started_at=row.started_at or row.created_at,
         )
         self._env: Environment
@@ -210,24 +210,25 @@ class ResidentRun:
     def went_live(self) -> None:
         fresh = {key: text for key, text in self._env.published.items() if self._loaded.values.get(key) != text}
         if fresh:
-            self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.now())
+            self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.stamp())
         self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
-        now = self._clock.now()
+        now = self._clock.stamp()
+        wake_at = None if due_at is None else self._clock.as_stored(due_at)
         compensating = self._port.status is RunStatus.COMPENSATING
         status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
-        is_far = due_at is None or due_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
+        is_far = wake_at is None or wake_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
         rest = (due_at, waits_for)
         if waits or (not is_far and (rest != self._rest or self._port.status is not status)):
             self._port.advance(
-                self._turns.check, waits=waits, status=status, wake_at=due_at, waits_for=waits_for, now=now
+                self._turns.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
             )
         self._rest = rest
         if is_far:
-            release = Release(fence=self._port.fence, status=status, wake_at=due_at, waits_for=waits_for, now=now)
+            release = Release(fence=self._port.fence, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
             self._turns.is_leaving = True
             self._port.submit(release, lambda outcome: self._released(outcome, due_at))
 
@@ -327,7 +328,7 @@ class ResidentRun:
         if self._port.is_cut:
             return
         text = self._around.codec.encode(problem, Problem, where="a problem").text
-        park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.now())
+        park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.stamp())
         self._around.front.submit(park, ignore)
         _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, visible_lines(problem.text))
         self._tell("run_parked", {"problem": problem, "error": error})

@@ -135,7 +135,7 @@ class RunCalls(EngineBase):
             check_name("signal id", signal_id)
         annotation = UNANNOTATED if payload is None or type(payload) in _JSON_TYPES else type(payload)
         text = self._codec.encode(payload, annotation, where=f"the payload of signal {name!r}").text
-        return SendSignal(run_id=run_id, name=name, payload=text, signal_id=signal_id, now=self._settings.clock.now())
+        return SendSignal(run_id=run_id, name=name, payload=text, signal_id=signal_id, now=self._settings.clock.stamp())
 
     async def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """Ask a run to cancel: its body is cancelled, its steps are compensated, then it is ``cancelled``.
@@ -151,7 +151,7 @@ class RunCalls(EngineBase):
         text = self._codec.encode(reason, str | None, where="the reason").text
         # A run that has not begun ends with the request itself, so its error goes along.
         error, _ = self._failures_of(None).encode(cancelled(run_id, reason), where="the error of a cancelled run")
-        now = self._settings.clock.now()
+        now = self._settings.clock.stamp()
         sent = await parts.front.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
         if sent is None:
             return False

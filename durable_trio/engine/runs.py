@@ -125,6 +125,12 @@ class Runs:
         """Return the runs that are in memory, as they were when they were claimed."""
         return tuple(actor.row for actor in self._actors.values())
 
+    def clock_was_set(self) -> None:
+        """Have everybody look anew when what they wait for comes."""
+        for actor in self._actors.values():
+            actor.post(Message.WAKE)
+        self.on_due(None)
+
     def has(self, run: int) -> bool:
         """Return whether a run is resident."""
         return run in self._actors
@@ -239,7 +245,7 @@ class Runs:
             fence=Fence(row.run, row.owner, row.token),
             problem=self.codec.encode(problem, Problem, where="a problem").text,
             fingerprint=workflow.fingerprint,
-            now=self.settings.clock.now(),
+            now=self.settings.clock.stamp(),
         )
         self.front.submit(park, ignore)
 
@@ -251,7 +257,7 @@ class Runs:
         )
         text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
         fence = Fence(row.run, row.owner, row.token)
-        now = self.settings.clock.now()
+        now = self.settings.clock.stamp()
         await self.front.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
         self.ended(row, RunStatus.FAILED, None, text)
         self.tell("run_ended", row.id, row.workflow, {"status": RunStatus.FAILED})
@@ -283,7 +289,9 @@ class Runs:
 
         reason = self.codec.encode(why, str, where="a reason").text
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
-        self.front.submit(RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.now()), done)
+        self.front.submit(
+            RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.stamp()), done
+        )
 
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)

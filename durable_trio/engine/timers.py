@@ -20,9 +20,12 @@ class Timers:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._changed = trio.Event()
+        self._era = clock.era
+        # Set by the parts: the wall clock was set, and what is stored may come at another time than was thought.
+        self.on_step: Callable[[], None] = lambda: None
 
     def call_at(self, due_at: int, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called at ``due_at``. It must not raise."""
+        """Have ``callback`` called when ``Clock.now`` says ``due_at``. It must not raise."""
         heapq.heappush(self._heap, (due_at, next(self._order), callback))
         if self._heap[0][0] == due_at:
             self._changed.set()
@@ -34,6 +37,9 @@ class Timers:
         while True:
             self._changed = trio.Event()
             now = self._clock.now()
+            if self._era != self._clock.era:
+                self._era = self._clock.era
+                self.on_step()
             while self._heap and self._heap[0][0] <= now:
                 alarm = heapq.heappop(self._heap)
                 try:

@@ -34,7 +34,7 @@ class UpkeepCalls(EngineBase):
         """
         parts = self._parts_in_use()
         check_name("run id", run_id)
-        row: RunRow = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.now()))
+        row: RunRow = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.stamp()))
         if parts.executor is not None:
             parts.dispatcher.nudge()
         return self._handle(row.id, self._registry.get(row.workflow))
@@ -56,7 +56,7 @@ class UpkeepCalls(EngineBase):
             run_id=run_id,
             before=Key.parse(before),
             id=new_id,
-            now=self._settings.clock.now(),
+            now=self._settings.clock.stamp(),
         )
         row: RunRow = await parts.front.write(operation)
         if parts.executor is not None:

@@ -1,24 +1,37 @@
-"""When a run must be looked at next, and what its open calls must remember over a crash."""
+"""When a run must be looked at next, and what its open calls must remember over a crash.
+
+Due times are kept as they are stored, with what the clock will say when they have come (see ``clock``).
+"""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable
 
+from durable_trio.clock import Clock, Due
 from durable_trio.records import Key, WaitRow
 
 
 class Agenda:
     """Due times by key, and the wait rows that are stored, or are to be stored before the run rests."""
 
-    def __init__(self, waits: Iterable[WaitRow]) -> None:
+    def __init__(self, waits: Iterable[WaitRow], clock: Clock) -> None:
+        self._clock = clock
+        self._era = clock.era
         self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in waits}
-        self._heap: list[tuple[int, Key]] = []
+        self._heap: list[tuple[int, Key, Due]] = []  # when it comes, whose, as it is stored
         self._new: list[WaitRow] = []
 
-    def set_timer(self, key: Key, due_at: int) -> None:
-        """Have the key come up at that time."""
-        heapq.heappush(self._heap, (due_at, key))
+    def set_timer(self, key: Key, due: Due) -> None:
+        """Have the key come up when it is due."""
+        heapq.heappush(self._heap, (self._clock.comes_at(due), key, due))
+
+    def _keep_up(self) -> None:
+        """Sort anew if the wall clock was set."""
+        if self._era != self._clock.era:
+            self._era = self._clock.era
+            self._heap = [(self._clock.comes_at(due), key, due) for _, key, due in self._heap]
+            heapq.heapify(self._heap)
 
     def remember(self, wait: WaitRow) -> None:
         """Have a wait row stored before the run rests."""
@@ -43,14 +56,17 @@ class Agenda:
         self.waits.pop(key, None)
 
     def pop_due(self, now: int) -> tuple[int, Key] | None:
-        """Return a key that has come up, with its time."""
+        """Return a key that has come up, with its stored time."""
+        self._keep_up()
         if self._heap and self._heap[0][0] <= now:
-            return heapq.heappop(self._heap)
+            _, key, due = heapq.heappop(self._heap)
+            return due.instant, key
         return None
 
     def next_due(self, is_stale: Callable[[int, Key], bool]) -> int | None:
-        """Return the earliest time that still means something."""
-        while self._heap and is_stale(*self._heap[0]):
+        """Return when the earliest comes that still means something."""
+        self._keep_up()
+        while self._heap and is_stale(self._heap[0][2].instant, self._heap[0][1]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 

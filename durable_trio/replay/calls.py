@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import outcome
 import trio
 
+from durable_trio.clock import Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import HistoryRow, Key, StepKind, StepStatus
 
@@ -29,7 +30,7 @@ class Call(abc.ABC):
     kind: StepKind
     # A cancelled scope does not end it: it has to clean up first, and ends with a row of its own.
     is_unabortable = False
-    #: When it must be looked at next (microseconds), the signal and the child that it waits for.
+    #: When it must be looked at next (microseconds, as it is stored), the signal and the child that it waits for.
     due_at: int | None = None
     waits_for: str | None = None
     waits_for_child: str | None = None
@@ -37,6 +38,7 @@ class Call(abc.ABC):
     def __init__(self, key: Key) -> None:
         self.key = key
         self.turns: Parking
+        self.due: Due  # if it has a ``due_at``
         # The task of the body that waits; none for an item of a map, whose map waits.
         self.task: trio.lowlevel.Task | None = None
         self.task_context: TaskContext

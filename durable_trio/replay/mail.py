@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from durable_trio.clock import Due
 from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
 from durable_trio.replay.calls import Call
 
@@ -21,7 +22,7 @@ class Mail:
     noted: a call that waits for the child reads how it ended.
     """
 
-    def __init__(self, turns: Turns, unread: Sequence[MailboxEntry], ttl_at: int | None) -> None:
+    def __init__(self, turns: Turns, unread: Sequence[MailboxEntry], ttl_at: Due | None) -> None:
         self.unread = list(unread)
         self._consumed: set[int] = set()  # ids of entries that a look may still show as unread
         self.ttl_at = ttl_at
@@ -57,7 +58,11 @@ class Mail:
         self._waiting = callback
 
     def matching_signal(self) -> tuple[Call, MailboxEntry] | None:
-        """Return a signal with a call that may have it: the oldest first, and none that came after the call was due."""
+        """Return a signal with a call that may have it: the oldest first, and none that came after the call was due.
+
+        One that claims to be of the future was stamped before the wall clock was set back, and counts as in time.
+        """
+        now = self._turns.clock.stamp() if self.unread else 0
         for entry in self.unread:
             if entry.kind != "signal":
                 continue
@@ -67,7 +72,7 @@ class Mail:
                     and call.is_live
                     and not call.is_sealed
                     and call.raise_cancel is None
-                    and (call.due_at is None or entry.created_at <= call.due_at)
+                    and (call.due_at is None or entry.created_at <= call.due_at or entry.created_at > now)
                 ):
                     return call, entry
         return None
@@ -77,7 +82,7 @@ class Mail:
         self._consume(entry)
         turns = self._turns
         call.record(
-            now=turns.clock.now(),
+            now=turns.clock.stamp(),
             started_at=call.started_at,
             result=entry.payload,
             taken=(entry.id,),
@@ -86,14 +91,14 @@ class Mail:
 
     def take_ttl(self, now: int) -> None:
         """Record that the time to live is over, once."""
-        if self.ttl_at is not None and now >= self.ttl_at:
+        if self.ttl_at is not None and now >= self._turns.clock.comes_at(self.ttl_at):
             self.ttl_at = None
             if not self._turns.is_expired:
-                self._record_control(StepKind.TTL, None, now)
+                self._record_control(StepKind.TTL, None, self._turns.clock.stamp())
 
     def _take_controls(self) -> None:
         turns = self._turns
-        now = turns.clock.now()
+        now = turns.clock.stamp()
         for entry in list(self.unread):
             if entry.kind == "cancel":
                 self._consume(entry)

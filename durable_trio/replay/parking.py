@@ -135,7 +135,7 @@ class Parking(Recording):
     def enter_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline begins."""
         self.deadlines[scope.key] = scope
-        self.agenda.set_timer(scope.key, scope.due_at)
+        self.agenda.set_timer(scope.key, self.clock.due(scope.due_at, stamped_at=self.last_stamp))
         if self.port.is_cut:  # in a ``finally`` block of a run that is leaving
             scope.shield = False
 

@@ -41,7 +41,8 @@ class Recording(abc.ABC):
     def __init__(self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, started_at: int) -> None:
         self.port = port
         self.clock = clock
-        self.now = started_at  # of the last delivered row: the time that the body sees
+        self.now = started_at  # the latest of the delivered rows: the time that the body sees
+        self.last_stamp = started_at  # of the last delivered row; unlike that, it may go back
         self.runnable_count = 0
         self.busy_count = 0
         self.tasks: set[trio.lowlevel.Task] = set()
@@ -53,7 +54,7 @@ class Recording(abc.ABC):
         self.is_expired = False
         self.is_cancelled = False
         self.history = History(loaded.history)
-        self.agenda = Agenda(loaded.waits)
+        self.agenda = Agenda(loaded.waits, clock)
         self.calls: dict[Key, Call] = {}
         self.deadlines: dict[Key, DeadlineScope] = {}
         self._left_deadlines: set[Key] = set()
@@ -117,10 +118,14 @@ class Recording(abc.ABC):
         """Have ``call.end_history`` called once nothing else of the run is undelivered or on its way."""
         self._last_call = call
 
-    def set_timer(self, call: Call, due_at: int, wait: WaitRow | None) -> None:
-        """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests."""
+    def set_timer(self, call: Call, due_at: int, wait: WaitRow | None, *, stamped_at: int | None = None) -> None:
+        """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests.
+
+        ``stamped_at``: when that time was set, if it was not now.
+        """
         call.due_at = due_at
-        self.agenda.set_timer(call.key, due_at)
+        call.due = self.clock.due(due_at, stamped_at=stamped_at)
+        self.agenda.set_timer(call.key, call.due)
         if wait is not None:
             self.agenda.remember(wait)
 
@@ -131,7 +136,7 @@ class Recording(abc.ABC):
     def clear_wait(self, key: Key) -> None:
         """Remove what a cancelled call left in the store; nobody waits for it."""
         if self.agenda.is_stored(key):
-            self.port.advance(self.check, cleared=(key,), now=self.clock.now())
+            self.port.advance(self.check, cleared=(key,), now=self.clock.stamp())
         self.agenda.forget(key)
 
     def busy(self, call: Call) -> None:
@@ -158,4 +163,4 @@ class Recording(abc.ABC):
     def _flush_waits(self) -> None:
         waits = self.agenda.take_new()
         if waits:
-            self.port.advance(self.check, waits=waits, now=self.clock.now())
+            self.port.advance(self.check, waits=waits, now=self.clock.stamp())

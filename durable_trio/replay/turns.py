@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 import trio
 
-from durable_trio.clock import Clock
+from durable_trio.clock import Clock, Due
 from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
 from durable_trio.replay.calls import Call
 from durable_trio.replay.deadlines import DeadlineScope
@@ -46,7 +46,7 @@ class Turns(Parking):
     """The turns of one resident run. See the module's docstring."""
 
     def __init__(
-        self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, ttl_at: int | None, started_at: int
+        self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, ttl_at: Due | None, started_at: int
     ) -> None:
         super().__init__(loaded, port=port, host=host, clock=clock, started_at=started_at)
         self.mail = Mail(self, loaded.unread, ttl_at)
@@ -59,7 +59,7 @@ class Turns(Parking):
         """Take the unread entries of the run's mailbox, as they are now."""
         for call in self.calls.values():
             if call.waits_for is not None and call.due_at is not None:  # one that is due was told to look first
-                self.agenda.set_timer(call.key, call.due_at)
+                self.agenda.set_timer(call.key, call.due)
         self.mail.take(entries)
         self.pump()
 
@@ -162,6 +162,8 @@ class Turns(Parking):
 
     def _hand_over(self, row: HistoryRow, call: Call | None) -> None:
         self.now = max(self.now, row.finished_at)
+        if row.kind is not StepKind.PATCH:  # which no turn delivers while it is new
+            self.last_stamp = row.finished_at
         self.delivered.append(row)
         if call is not None:
             del self.calls[row.key]
@@ -184,7 +186,7 @@ class Turns(Parking):
         self.is_live = True
         self._host.went_live()
         if self.mail.ttl_at is not None:
-            self._raise_alarm(self.mail.ttl_at)
+            self._raise_alarm(self.clock.comes_at(self.mail.ttl_at))
         for call in sorted(self.calls.values(), key=lambda call: call.key):
             if call.raise_cancel is not None and not call.is_unabortable:
                 continue
@@ -222,9 +224,9 @@ class Turns(Parking):
             fired = True
             call = self.calls.get(due[1])
             if call is not None:
-                call.fire(now)
+                call.fire(self.clock.stamp())
             else:
-                self._expire(self.deadlines[due[1]], now)
+                self._expire(self.deadlines[due[1]], self.clock.stamp())
         return fired
 
     def _end_history(self) -> bool:
@@ -262,7 +264,8 @@ class Turns(Parking):
         if self._only_waits():
             names = sorted({call.waits_for for call in self.calls.values() if call.waits_for is not None})
             if self.mail.ttl_at is not None:
-                due_at = self.mail.ttl_at if due_at is None else min(due_at, self.mail.ttl_at)
+                ttl_at = self.clock.comes_at(self.mail.ttl_at)
+                due_at = ttl_at if due_at is None else min(due_at, ttl_at)
             self._host.idle(due_at, tuple(names), self.agenda.take_new())
         else:
             self._flush_waits()

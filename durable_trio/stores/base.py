@@ -74,6 +74,7 @@ __all__ = [
     "RunFilter",
     "SendSignal",
     "Sent",
+    "SetBack",
     "SignalWithStart",
     "StartRun",
     "Started",
@@ -137,6 +138,16 @@ class Backlog:
     next_due_at: int | None  # the earliest wake_at of unowned runs
     due_count: int  # of those, how many are due; counted only up to a limit
     owned_counts: Mapping[int, int]  # by executor; one that owns none is left out
+
+
+@attrs.frozen
+class SetBack:
+    """An unowned run whose due time was stored before the wall clock was set back."""
+
+    run_id: str
+    workflow: str
+    wake_at: int
+    stamped_at: int  # when that was stored, or something later that the run has stored
 
 
 class Store(abc.ABC):
@@ -273,6 +284,14 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         """Return what waits to be claimed among these workflows, and who has how many. Cost as for ``ClaimDue``."""
+
+    def set_back(self, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
+        """Return the unowned runs of these workflows with ``wake_at > now`` and a stamp in the future, earliest first.
+
+        A stamp is ``created_at``, or ``started_at`` of a wait. It may cost a look at all that waits: it is asked only
+        after the wall clock was set back. A store that answers nothing has such runs wait until their written time.
+        """
+        return ()
 
     @abc.abstractmethod
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:

@@ -98,7 +98,8 @@ class Advance:
     mailbox entries as consumed by the row of that seq. ``published`` are upserted; JSON text by key.
     ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
     ``RunConflict`` and nothing is written.
-    ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox, the
+    ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one
+    that claims to be later than ``now``: it was stamped before the clock was set back), the
     outcome is ``False`` and nothing is written. ``unless_cancelled``: likewise for an unread cancel.
     ``status``: the run's new status, if given. With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
     it, although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.

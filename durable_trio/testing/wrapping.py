@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow
-from durable_trio.stores.base import Advance, Backlog, Change, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
+from durable_trio.stores.base import (
+    Advance,
+    Backlog,
+    Change,
+    Fence,
+    Loaded,
+    Operation,
+    RunFilter,
+    SetBack,
+    Store,
+    StoreStatus,
+)
 
 
 class WrappedStore(Store):
@@ -76,6 +87,9 @@ class WrappedStore(Store):
 
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         return self.inner.backlog(workflows, now=now, due_max=due_max)
+
+    def set_back(self, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
+        return self.inner.set_back(workflows, now=now, limit=limit)
 
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         return self.inner.executors(ended=ended)

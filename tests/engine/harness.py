@@ -82,14 +82,22 @@ class SettableClock(Clock):
 
     def __init__(self) -> None:
         self._now_ns = 1_900_000_000_000_000_000
-        super().__init__(wall=self._read, monotonic=self._read)
+        self._set_ns = 0
+        super().__init__(wall=self._read_wall, monotonic=self._read)
 
     def advance(self, seconds: float) -> None:
         """Let some seconds pass at once."""
         self._now_ns += round(seconds * 1_000_000_000)
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or back; no time passes."""
+        self._set_ns += round(seconds * 1_000_000_000)
+
     def _read(self) -> int:
         return self._now_ns
+
+    def _read_wall(self) -> int:
+        return self._now_ns + self._set_ns
 
 
 async def killed_when_ready(module: str, function: str, *args: str) -> str:

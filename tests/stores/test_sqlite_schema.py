@@ -149,7 +149,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
         (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
         (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),
         (run_operations.IS_WANTED_UNREAD, (1, "[]"), "mailbox_of_run"),
-        (run_operations.HAS_UNREAD, (1, "x", 1), "mailbox_of_run"),
+        (run_operations.HAS_UNREAD, (1, "x", 1, 2), "mailbox_of_run"),
         ("SELECT 1 FROM runs WHERE parent_id = ?", ("x",), "runs_of_parent_id"),
         ("DELETE FROM runs WHERE parent = ?", (1,), "runs_of_parent"),
     ],

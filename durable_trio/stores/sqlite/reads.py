@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus
-from durable_trio.stores.base import Backlog, Change, Loaded, RunFilter, StoreStatus
+from durable_trio.stores.base import Backlog, Change, Loaded, RunFilter, SetBack, StoreStatus
 from durable_trio.stores.sqlite.claim_operations import DUE_BY_PRIORITY
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 from durable_trio.stores.sqlite.rows import (
@@ -39,6 +39,7 @@ __all__ = [
     "missing_runs",
     "reports",
     "run",
+    "set_back",
     "status",
     "unread",
     "values",
@@ -86,6 +87,14 @@ COUNT_DUE: Final = """
         SELECT 1 FROM runs INDEXED BY runs_due
         WHERE workflow = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ? LIMIT ?
     )
+"""
+SET_BACK: Final = """
+    SELECT id, workflow, wake_at, max(created_at, coalesce((SELECT max(started_at) FROM waits WHERE run = runs.run), 0))
+    FROM runs
+    WHERE workflow IN (SELECT value FROM json_each(:workflows)) AND owner IS NULL AND wake_at IS NOT NULL
+        AND wake_at > :now
+        AND (created_at > :now OR EXISTS (SELECT 1 FROM waits WHERE run = runs.run AND started_at > :now))
+    ORDER BY wake_at, run LIMIT :limit
 """
 COUNT_LIVING: Final = "SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL"
 COUNT_OWNED: Final = "SELECT owner, count(*) FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL GROUP BY owner"
@@ -208,6 +217,12 @@ def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: in
     (executor_count,) = connection.execute(COUNT_LIVING).fetchone()
     owned = {int(owner): int(count) for owner, count in connection.execute(COUNT_OWNED).fetchall()}
     return Backlog(executor_count=executor_count, next_due_at=next_due_at, due_count=due_count, owned_counts=owned)
+
+
+def set_back(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
+    """Return runs whose due time was stored before the clock was set back."""
+    parameters = {"workflows": json.dumps(list(workflows)), "now": now, "limit": limit}
+    return tuple(SetBack(*row) for row in connection.execute(SET_BACK, parameters).fetchall())
 
 
 def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:

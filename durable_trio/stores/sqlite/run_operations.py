@@ -18,7 +18,8 @@ __all__ = ["advance", "continue_as_new", "finish", "park", "release"]
 
 HAS_UNREAD_CANCEL: Final = "SELECT 1 FROM mailbox WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
 HAS_UNREAD: Final = """
-    SELECT 1 FROM mailbox WHERE run = ? AND seq IS NULL AND kind = 'signal' AND name = ? AND created_at <= ? LIMIT 1
+    SELECT 1 FROM mailbox
+    WHERE run = ? AND seq IS NULL AND kind = 'signal' AND name = ? AND (created_at <= ? OR created_at > ?) LIMIT 1
 """
 ADD_HISTORY: Final = """
     INSERT INTO history (run, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error,
@@ -80,7 +81,7 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
         if not is_owned(transaction, fence):
             return ownership_lost(transaction, fence)
         is_fenced = True
-        if transaction.execute(HAS_UNREAD, (fence.run, *operation.unless_unread)).fetchone() is not None:
+        if transaction.execute(HAS_UNREAD, (fence.run, *operation.unless_unread, operation.now)).fetchone() is not None:
             return False
     if operation.unless_cancelled and _is_being_cancelled(transaction, fence):
         return False

@@ -18,7 +18,18 @@ from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow
-from durable_trio.stores.base import Advance, Backlog, Change, Fence, Loaded, Operation, RunFilter, Store, StoreStatus
+from durable_trio.stores.base import (
+    Advance,
+    Backlog,
+    Change,
+    Fence,
+    Loaded,
+    Operation,
+    RunFilter,
+    SetBack,
+    Store,
+    StoreStatus,
+)
 from durable_trio.stores.sqlite import reads
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, set_up_writer
 from durable_trio.stores.sqlite.guarded import GuardedConnection
@@ -358,6 +369,10 @@ class SqliteStore(Store):
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         """Return what waits to be claimed, and who has how many (see ``Store.backlog``)."""
         return self._read(reads.backlog, workflows, now=now, due_max=due_max)
+
+    def set_back(self, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
+        """Return runs whose due time was stored before the clock was set back (see ``Store.set_back``)."""
+        return self._read(reads.set_back, workflows, now=now, limit=limit)
 
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""

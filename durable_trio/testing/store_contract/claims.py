@@ -8,7 +8,8 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.stores.base import Backlog, ClaimDue, ClaimRun, ReapExecutor, Release, Store
+from durable_trio.stores.base import Advance, Backlog, ClaimDue, ClaimRun, ReapExecutor, Release, SetBack, Store
+from durable_trio.testing.store_contract.history import wait
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     claim,
@@ -200,3 +201,18 @@ class ClaimContract(ContractKit):
         assert isinstance(claim_one(store, executor, "pending", workflow="another"), RunConflict)
         assert isinstance(claim_one(store, executor + 99, "pending"), OwnershipLost)
         assert row_of(store, "pending") == pending
+
+    def test_runs_whose_due_time_was_stored_before_the_clock_was_set_back_can_be_found(self, store: Store) -> None:
+        start(store, "now", due_at=20)
+        start(store, "later", due_at=900)
+        start(store, "ahead", created_at=500, due_at=700)
+        start(store, "of another", created_at=500, due_at=650, workflow="another")
+        _, fence = owned(store, "waits")
+        one(store, Advance(fence=fence, waits=(wait(due_at=600, started_at=550),), now=550))
+        assert store.set_back(["work"], now=100, limit=9) == (SetBack("ahead", "work", 700, 500),)
+        suspend(store, fence, wake_at=600)
+        expected = (SetBack("waits", "work", 600, 550), SetBack("ahead", "work", 700, 500))
+        assert store.set_back(["work"], now=100, limit=9) == expected
+        assert store.set_back(["work"], now=100, limit=1) == expected[:1]
+        assert store.set_back(["work"], now=600, limit=9) == ()
+        assert store.set_back([], now=100, limit=9) == ()

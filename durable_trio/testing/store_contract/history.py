@@ -182,6 +182,9 @@ class HistoryContract(ContractKit):
         assert store.history(row.run) == (timeout,)
         outcome = one(store, Advance(fence=fence, rows=(step(2, "x"),), unless_unread=("other", 99), now=70))
         assert outcome is True
+        signal(store, name="of the future", now=900)
+        outcome = one(store, Advance(fence=fence, rows=(step(3, "y"),), unless_unread=("of the future", 99), now=70))
+        assert outcome is False
 
     def test_strange_names_are_only_names(self, store: Store) -> None:
         row, fence = owned(store)
