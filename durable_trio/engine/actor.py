@@ -51,9 +51,9 @@ class RunActor(EndingRun):
                 try:
                     args = self._arguments()
                     with self._env.branch("") as context:
-                        value = await self._workflow.fn(context, *args)
+                        value = await self.workflow.fn(context, *args)
                     result = self._around.codec.encode(
-                        value, self._workflow.result_type, where=f"the result of run {self.row.id!r}"
+                        value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
                     ).text
                 except Exception as caught:
                     error = caught
@@ -70,7 +70,7 @@ class RunActor(EndingRun):
         return error, result
 
     def _arguments(self) -> tuple[Any, ...]:
-        workflow = self._workflow
+        workflow = self.workflow
         codec = self._around.codec
         try:
             count = len(parse(self.row.args, where="arguments"))

@@ -15,6 +15,7 @@ import trio
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.resident import ignore
 from durable_trio.engine.runs import Runs, load_all
+from durable_trio.engine.service import Service
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
 from durable_trio.limits import CLAIM_RUNS_MAX
@@ -33,7 +34,7 @@ _EXPECTED_SECONDS = 2.0
 _DUE_COUNTED_MAX = 1000
 
 
-class Dispatcher:
+class Dispatcher(Service):
     """Claims due runs for one executor."""
 
     def __init__(self, *, front: StoreFront, runs: Runs, timers: Timers, clock: Clock, registry: Registry) -> None:

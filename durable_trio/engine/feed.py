@@ -18,6 +18,8 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
+from durable_trio.doors import guarded
+from durable_trio.engine.service import Service
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.records import RunRow, RunStatus
@@ -63,6 +65,7 @@ class Subscription:
     is_behind: bool = True
     is_removed: bool = False  # the run that is watched is stored no more
     is_closed: bool = False
+    fault: BaseException | None = None  # offering something to it has failed
     changed: trio.Event = attrs.Factory(trio.Event)
     # By run, and whether it is accepted: a state that is not shown does not displace one that is still to be shown.
     pending: dict[tuple[int, bool], Change] = attrs.Factory(dict)
@@ -108,12 +111,17 @@ class Subscription:
         self.is_closed = True
         self.changed.set()
 
+    def failed(self, error: BaseException) -> None:
+        """Raise what was met while something was offered to the watcher in the watcher, and in nobody else."""
+        self.fault = error
+        self.changed.set()
+
     def _forget(self) -> None:
         self.pending.clear()
         self._characters = 0
 
 
-class Feed:
+class Feed(Service):
     """Passes on what has been committed."""
 
     def __init__(self, front: StoreFront) -> None:
@@ -215,8 +223,8 @@ class Feed:
         is_behind = self._has_place  # what was noticed before the crash was perhaps not passed on
         if not self._has_place:
             front.foreign_changes()  # before the reads: what comes between is noticed again
-            self._last_change = await front.read(store.last_change)
-            self._last_entry = await front.read(store.last_mailbox_id)
+            self._last_change = await front.read_patiently(store.last_change)
+            self._last_entry = await front.read_patiently(store.last_mailbox_id)
             self._has_place = True
         active_at = -math.inf
         task_status.started()
@@ -237,7 +245,7 @@ class Feed:
                 check_at = self._last_removal_check_at + _REMOVAL_CHECK_SECONDS
                 self._removal_check_at = min(self._removal_check_at, check_at)
                 await self._pass_mail()
-                self.on_foreign()
+                guarded(self.on_foreign)
                 await self._pass_changes()
             elif self._is_to_look():
                 await self._pass_changes()
@@ -277,10 +285,10 @@ class Feed:
         read = self._front.store.mailbox_after
         is_last = False
         while not is_last:
-            entries = await self._front.read(read, self._last_entry, limit=_ROWS_MAX)
+            entries = await self._front.read_patiently(read, self._last_entry, limit=_ROWS_MAX)
             is_last = len(entries) < _ROWS_MAX
             for run in {entry.run for entry in entries}:
-                self.on_mail(run)
+                guarded(self.on_mail, run)
             if entries:
                 self._last_entry = entries[-1].id
 
@@ -295,12 +303,12 @@ class Feed:
         read = front.store.changes_with_values
         is_last = False
         while not is_last:
-            changes = await front.read(read, _EVERYTHING, after=self._last_change, limit=_ROWS_MAX)
+            changes = await front.read_patiently(read, _EVERYTHING, after=self._last_change, limit=_ROWS_MAX)
             is_last = len(changes) < _ROWS_MAX
             for change in changes:
                 for concerned in (None, change.row.id):
                     for subscription in self._subscriptions.get(concerned, ()):
-                        subscription.offer(change)
+                        guarded(subscription.offer, change)
                 if change.row.status.is_final:
                     # Only a hint to look again: the run may have been resumed since this row was read.
                     for event in self._waiters.get(change.row.id, ()):
@@ -313,7 +321,7 @@ class Feed:
 
         Without it the first watcher of an engine that has executed a million runs would have them all read once more.
         """
-        last_change = await self._front.read(self._front.store.last_change)
+        last_change = await self._front.read_patiently(self._front.store.last_change)
         self._has_skipped = False
         waiter_count = sum(map(len, self._waiters.values()))
         if last_change - self._last_change <= _ROWS_MAX + _ROWS_PER_WAITER * waiter_count:
@@ -331,7 +339,7 @@ class Feed:
         wanted = {*self._waiters, *(watcher.run_id for watcher in watchers if watcher.run_id is not None)}
         if not wanted:
             return
-        missing = set(await self._front.read(self._front.store.missing_runs, sorted(wanted)))
+        missing = set(await self._front.read_patiently(self._front.store.missing_runs, sorted(wanted)))
         for watcher in watchers:
             if watcher.run_id in missing:
                 watcher.remove()

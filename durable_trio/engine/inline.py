@@ -147,4 +147,4 @@ async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[
     if started.claimed:
         return started.row, _NOTHING
     row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
-    return row, await parts.front.read(parts.front.store.load, row.run)
+    return row, await parts.front.read_patiently(parts.front.store.load, row.run)

@@ -12,6 +12,7 @@ import attrs
 import trio
 
 from durable_trio.codec import Codec
+from durable_trio.doors import guarded
 from durable_trio.engine.dispatcher import Dispatcher
 from durable_trio.engine.feed import Feed
 from durable_trio.engine.observers import Observers
@@ -79,7 +80,7 @@ class Parts:
     def _registered(self, executor: int) -> None:
         self.executor = executor
         self.dispatcher.executor = executor
-        self.dispatcher.nudge()
+        guarded(self.dispatcher.nudge)
 
     # ---- what the facade asks ----------------------------------------------------------------------------------
 
@@ -98,7 +99,7 @@ class Parts:
             if executor is not None and started.created:
                 wake_at = None if is_due else started.row.wake_at  # the ttl may be over before
                 clock = self.settings.clock
-                self.dispatcher.nudge_at(None if wake_at is None else clock.comes_at(clock.due(wake_at)))
+                guarded(self.dispatcher.nudge_at, None if wake_at is None else clock.comes_at(clock.due(wake_at)))
             return started.created
         has_kept = False
         try:
@@ -110,7 +111,7 @@ class Parts:
         finally:
             self.runs.unreserve()
             if not has_kept:  # a run that is due may have found no place, because this one was kept for nothing
-                self.dispatcher.nudge()
+                guarded(self.dispatcher.nudge)
         return started.created
 
     def _may_keep(self) -> bool:
@@ -120,13 +121,13 @@ class Parts:
     def sent(self, sent: Sent) -> None:
         """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
         if sent.owner is None:
-            self.feed.recheck()
+            guarded(self.feed.recheck)
         if self.executor is None:
             return
         if sent.owner == self.executor:
             self.runs.mail(sent.entry.run)
         elif sent.owner is None:
-            self.dispatcher.nudge()
+            guarded(self.dispatcher.nudge)
 
     # ---- the store as a child ----------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ from typing import NoReturn
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.doors import guarded
 from durable_trio.engine.runs import Runs
+from durable_trio.engine.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.stores.base import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.front import StoreFront
@@ -69,7 +71,7 @@ class Reaper:
             self._trusts_leases_at = now + held_up
         has_reaped = False
         others_count = 0
-        for row in await self._front.read(store.executors):
+        for row in await self._front.read_patiently(store.executors):
             if row.id == own:
                 continue
             lease_before = None
@@ -95,7 +97,7 @@ def _what_is_free(count: int) -> str:
     return "its run is free for others" if count == 1 else f"its {count:,} runs are free for others"
 
 
-class Recovery:
+class Recovery(Service):
     """Keeps this executor alive in the store's eyes, and finds those that are not."""
 
     def __init__(self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float) -> None:
@@ -148,8 +150,8 @@ class Recovery:
             )
         )
         self._renew_at = now + self._lease // 3
-        self._is_registered = True
         self.on_registered(self.executor)
+        self._is_registered = True
 
     async def retire(self, crashed_runs: frozenset[int]) -> None:
         """Stop being an executor in good order: what it owns is free at once, and nothing else has crashed."""
@@ -192,4 +194,4 @@ class Recovery:
 
     async def _reap_dead(self) -> None:
         if await self._reaper.reap_dead(self.executor):
-            self.on_reaped()
+            guarded(self.on_reaped)

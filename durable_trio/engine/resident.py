@@ -15,13 +15,13 @@ from functools import partial
 from typing import Any, Protocol
 
 import trio
-from outcome import Value
 
 from durable_trio.clock import MICROSECONDS
 from durable_trio.codec import Codec
 from durable_trio.context.environment import Environment
 from durable_trio.context.saga import Saga
 from durable_trio.context.workers import StepTasks
+from durable_trio.doors import guarded
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError
 from durable_trio.failures import Failures
@@ -31,7 +31,7 @@ from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
 from durable_trio.rules.divergence import explain
 from durable_trio.stores.base import Fence, Loaded, Park, Release
-from durable_trio.stores.front import StoreFront
+from durable_trio.stores.front import StoreFront, Waiter
 from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
 
@@ -73,6 +73,12 @@ class Surroundings(Protocol):
     def lost(self, error: BaseException) -> None:
         """A write was refused: perhaps this executor was declared dead."""
 
+    def fell(self, resident: ResidentRun, error: Exception) -> None:
+        """A run has left because of a fault of ours: park it. Must not raise."""
+
+    def abandoned(self, resident: ResidentRun, place: str) -> None:
+        """A task of a run's body did not leave, and was abandoned at that place."""
+
     def warn_foreign_wait(self, workflow: str, place: str) -> None:
         """Say once that a workflow waits there for something that is not durable."""
 
@@ -90,7 +96,7 @@ class ResidentRun:
     ) -> None:
         self.row = row
         self._around = around
-        self._workflow = workflow
+        self.workflow = workflow
         self._loaded = loaded
         self._failures = failures
         self._clock = around.settings.clock
@@ -118,6 +124,8 @@ class ResidentRun:
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
         self._missed: set[Message] = set()
+        self._fault: BaseException | None = None
+        self._port.owner = self
 
     # ---- for services ------------------------------------------------------------------------------------------
 
@@ -149,7 +157,7 @@ class ResidentRun:
                     run_id=self.row.id,
                     generation=self.row.generation,
                     seed=self.row.seed,
-                    workflow=self._workflow,
+                    workflow=self.workflow,
                     registry=around.registry,
                     turns=self._turns,
                     tasks=StepTasks(nursery, f"step of run {self.row.id}"),
@@ -164,7 +172,11 @@ class ResidentRun:
                 self._nursery = nursery
                 resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
                 self._tell("run_resumed" if resumed else "run_started", {})
-                yield nursery
+                try:
+                    yield nursery
+                except BaseException:
+                    self.detach()  # before the nursery cancels the body, which must not take it for a cancel
+                    raise
         except BaseExceptionGroup as group:
             rest = group.split(Detached)[1]
             if rest is not None:
@@ -172,6 +184,8 @@ class ResidentRun:
         finally:
             self._port.cut()
             self._inbox.close()
+        if self._fault is not None and not isinstance(self._fault, Exception):
+            raise self._fault  # it stops the executor, and must come out of a task
 
     async def _listen(self) -> None:
         async for message in self._inbox:
@@ -186,7 +200,7 @@ class ResidentRun:
             self._turns.pump()
 
     async def _read_mail(self) -> Any:
-        return await self._around.front.read(self._around.front.store.unread, self.row.run)
+        return await self._around.front.read_patiently(self._around.front.store.unread, self.row.run)
 
     # ---- Host: what the turns ask ------------------------------------------------------------------------------
 
@@ -245,10 +259,10 @@ class ResidentRun:
             self.refused(outcome)
 
     def foreign(self, places: Sequence[str]) -> None:
-        strict = self._workflow.strict
+        strict = self.workflow.strict
         if self._around.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
-            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self._workflow.fingerprint))
+            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self.workflow.fingerprint))
             return
         for place in places:
             self._around.warn_foreign_wait(self.row.workflow, place)
@@ -278,18 +292,16 @@ class ResidentRun:
 
     @trio.lowlevel.enable_ki_protection
     async def cancel_and_tell(self, run_id: str) -> bool:
-        task = trio.lowlevel.current_task()
-        self._around.request_cancel(
-            run_id, lambda result: trio.lowlevel.reschedule(task, Value(result)), why="its parent cancelled it"
-        )
-        outcome = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        waiter = Waiter()
+        self._around.request_cancel(run_id, waiter, why="its parent cancelled it")
+        outcome = await waiter.outcome()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome is not None
 
     async def look_up(self, run_id: str) -> RunRow | None:
         front = self._around.front
-        return await front.read(front.store.run, run_id)
+        return await front.read_patiently(front.store.run, run_id)
 
     def alarm(self, due_at: int) -> None:
         # A weak reference: the alarm may be days away, and the run may leave before.
@@ -304,6 +316,17 @@ class ResidentRun:
     def refused(self, error: BaseException) -> None:
         self.detach()
         self._around.lost(error)
+
+    def failed(self, error: BaseException) -> None:
+        """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched."""
+        has_left = self._port.is_cut
+        self._fault = self._fault or error
+        self.detach()
+        if isinstance(error, Exception) and not has_left:
+            self._around.fell(self, error)
+
+    def abandoned(self, place: str) -> None:
+        self._around.abandoned(self, place)
 
     # ---- leaving -----------------------------------------------------------------------------------------------
 
@@ -321,7 +344,7 @@ class ResidentRun:
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
-        self.park(Problem(kind="divergence", text=text, fingerprint=self._workflow.fingerprint), error)
+        self.park(Problem(kind="divergence", text=text, fingerprint=self.workflow.fingerprint), error)
 
     def park(self, problem: Problem, error: Exception | None = None) -> None:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
@@ -342,10 +365,11 @@ class ResidentRun:
         if self._nursery is None:
             return  # it has not begun
         self._env.is_detaching = True
-        self._root_scope.cancel("the run leaves this process")
-        self._saga_scope.cancel("the run leaves this process")
-        self._turns.throw_detached()
-        self._nursery.cancel_scope.cancel("the run leaves this process")
+        why = "the run leaves this process"
+        guarded(self._root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
+        guarded(self._saga_scope.cancel, why)
+        guarded(self._turns.throw_detached)
+        guarded(self._nursery.cancel_scope.cancel, why)
 
     def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
         self._around.tell(name, self.row.id, self.row.workflow, fields)
@@ -354,7 +378,7 @@ class ResidentRun:
 def _wake(actor: weakref.ref[ResidentRun]) -> None:
     resident = actor()
     if resident is not None:
-        resident.post(Message.WAKE)
+        guarded(resident.post, Message.WAKE)
 
 
 def ignore(outcome: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast, overload
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
 from durable_trio.context.starting import SignalStartOptions, StartOptions, start_operation
+from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.inline import open_inline
@@ -188,5 +189,5 @@ class RunCalls(EngineBase):
         started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
         if parts.executor is not None:
             parts.runs.mail(started.row.run)
-            parts.dispatcher.nudge()
+            guarded(parts.dispatcher.nudge)
         return self._handle(id, self._registry.get(started.row.workflow))

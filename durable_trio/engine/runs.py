@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from traceback import format_exception
 from typing import Any, NoReturn
 
 import trio
 
 from durable_trio.codec import Codec
+from durable_trio.doors import guarded
 from durable_trio.engine.actor import RunActor
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
@@ -20,6 +20,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError
 from durable_trio.failures import Failures
+from durable_trio.failures.tracebacks import trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.records import Problem, RunRow, RunStatus
 from durable_trio.replay.quiet import watching
@@ -106,10 +107,14 @@ class Runs:
         workflow = self.registry.get(row.workflow)
         if workflow is None or self._nursery is None or self.is_draining or self.front.failure is not None:
             return  # the engine is stopping; it gives back what it owns
-        actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
+        try:
+            actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
+            if row.run in self._early_mail:
+                actor.post(Message.MAIL)
+        except Exception as error:
+            self._park(row, workflow, error)
+            return
         self._actors[row.run] = actor
-        if row.run in self._early_mail:
-            actor.post(Message.MAIL)
         self._nursery.start_soon(self._run, actor, workflow, name=f"actor of run {row.id}")
 
     @contextmanager
@@ -129,7 +134,7 @@ class Runs:
         """Have everybody look anew when what they wait for comes."""
         for actor in self._actors.values():
             actor.post(Message.WAKE)
-        self.on_due(None)
+        guarded(self.on_due, None)
 
     def has(self, run: int) -> bool:
         """Return whether a run is resident."""
@@ -141,7 +146,7 @@ class Runs:
             self._early_mail.add(run)
         actor = self._actors.get(run)
         if actor is not None:
-            actor.post(Message.MAIL)
+            guarded(actor.post, Message.MAIL)
 
     def failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
         """Return the converter of exceptions for a workflow's runs."""
@@ -156,7 +161,7 @@ class Runs:
         """Take no more runs; let step functions finish for some seconds, then detach what is left."""
         self.is_draining = True
         for actor in list(self._actors.values()):
-            actor.post(Message.DRAIN)
+            guarded(actor.post, Message.DRAIN)
         if self._actors and seconds > 0:
             with trio.move_on_after(seconds):
                 await self._empty.wait()
@@ -165,12 +170,11 @@ class Runs:
     def detach_now(self) -> None:
         """Everything ends, perhaps because nothing can be written any more: make every run leave before it notices."""
         for actor in list(self._actors.values()):
-            actor.detach()
+            guarded(actor.detach)
 
     async def detach_all(self) -> None:
         """Make every run leave at once, and wait until all have."""
-        for actor in list(self._actors.values()):
-            actor.detach()
+        self.detach_now()
         if self._actors:
             await self._empty.wait()
 
@@ -214,7 +218,6 @@ class Runs:
             else:
                 await actor.run()
         except Exception as error:  # a fault of ours in one run must not take the others along
-            _LOGGER.exception("run %r is parked after an internal error", row.id)
             self._park(row, workflow, error)
         except trio.Cancelled:
             raise
@@ -234,13 +237,21 @@ class Runs:
         if not self._actors:
             self._empty.set()
             self._empty = trio.Event()
-        self.on_place()
+        guarded(self.on_place)
 
     def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
+        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=error)
+        guarded(self._submit_park, row, workflow, error)
+
+    def _submit_park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         assert row.owner is not None
-        trace = "".join(format_exception(error))[-TRACEBACK_CHARACTERS_MAX:]
-        text = f"run {row.id!r} met a fault of this library, please report it:\n{trace}"
-        problem = Problem(kind="internal_error", text=text, fingerprint=workflow.fingerprint)
+        text = f"run {row.id!r} met a fault of this library, please report it:\n"
+        problem = Problem(
+            kind="internal_error",
+            text=text + trace(error, TRACEBACK_CHARACTERS_MAX),
+            fingerprint=workflow.fingerprint,
+        )
         park = Park(
             fence=Fence(row.run, row.owner, row.token),
             problem=self.codec.encode(problem, Problem, where="a problem").text,
@@ -272,20 +283,20 @@ class Runs:
         self._timers.call_at(due_at, callback)
 
     def released(self, wake_at: int | None) -> None:
-        self.on_due(wake_at)
+        guarded(self.on_due, wake_at)
 
     def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
         if row.parent is not None:
             self.mail(row.parent)
             if not self.has(row.parent):  # it is due now, if nobody else has it
-                self.on_due(None)
-        self.on_ended(row.id, status, result, error)
+                guarded(self.on_due, None)
+        guarded(self.on_ended, row.id, status, result, error)
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
             if isinstance(outcome, Sent):
-                self.on_sent(outcome)
-            callback(outcome)
+                guarded(self.on_sent, outcome)
+            guarded(callback, outcome)
 
         reason = self.codec.encode(why, str, where="a reason").text
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
@@ -295,7 +306,22 @@ class Runs:
 
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)
-        self.on_refused()
+        guarded(self.on_refused)
+
+    def fell(self, resident: ResidentRun, error: Exception) -> None:
+        self._park(resident.row, resident.workflow, error)
+
+    def abandoned(self, resident: ResidentRun, place: str) -> None:
+        _LOGGER.error(
+            "the body of run %r (workflow %r) does not leave: it catches what ends it, at %s. It was abandoned there, "
+            "and the memory that it holds is lost. Let Detached and trio.Cancelled through: catch Exception, or raise "
+            "them again",
+            resident.row.id,
+            resident.row.workflow,
+            place,
+        )
+        if not isinstance(resident, RunActor):  # the block of a script: it is not waited for, but its task goes on
+            self._left(resident)
 
     def warn_foreign_wait(self, workflow: str, place: str) -> None:
         if (workflow, place) in self._warned_places:

@@ -10,9 +10,11 @@ from typing import NoReturn
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.doors import guarded
+from durable_trio.engine.service import Service
 
 
-class Timers:
+class Timers(Service):
     """Calls back at instants of the engine's clock, never early; once each, perhaps for nothing."""
 
     def __init__(self, clock: Clock) -> None:
@@ -25,7 +27,10 @@ class Timers:
         self.on_step: Callable[[], None] = lambda: None
 
     def call_at(self, due_at: int, callback: Callable[[], None]) -> None:
-        """Have ``callback`` called when ``Clock.now`` says ``due_at``. It must not raise."""
+        """Have ``callback`` called when ``Clock.now`` says ``due_at``.
+
+        If it raises, this service crashes, and its successor calls it again.
+        """
         heapq.heappush(self._heap, (due_at, next(self._order), callback))
         if self._heap[0][0] == due_at:
             self._changed.set()
@@ -39,14 +44,20 @@ class Timers:
             now = self._clock.now()
             if self._era != self._clock.era:
                 self._era = self._clock.era
-                self.on_step()
+                guarded(self.on_step)
+            failed: list[tuple[int, int, Callable[[], None]]] = []
+            faults: list[BaseException] = []
             while self._heap and self._heap[0][0] <= now:
                 alarm = heapq.heappop(self._heap)
                 try:
                     alarm[2]()
-                except BaseException:
-                    heapq.heappush(self._heap, alarm)  # whoever serves next must not miss it
-                    raise
+                except BaseException as error:
+                    failed.append(alarm)
+                    faults.append(error)
+            for alarm in failed:  # whoever serves next must not miss it, and the others were not held up
+                heapq.heappush(self._heap, alarm)
+            if faults:
+                raise faults[0]
             if not self._heap:
                 await self._changed.wait()
                 continue

@@ -69,10 +69,10 @@ def services(parts: Parts) -> SupervisorSpec:
         strategy=Strategy.ONE_FOR_ONE,
         intensity=SERVICE_RESTARTS,
         children=[
-            Child("timers", parts.timers.run, backoff=SOON),
-            Child("recovery", parts.recovery.run, backoff=SOON),
-            Child("feed", parts.feed.run, backoff=SOON),
-            Child("dispatcher", parts.dispatcher.run, backoff=SOON),
+            Child("timers", parts.timers.serve, backoff=SOON),
+            Child("recovery", parts.recovery.serve, backoff=SOON),
+            Child("feed", parts.feed.serve, backoff=SOON),
+            Child("dispatcher", parts.dispatcher.serve, backoff=SOON),
             Child("janitor", Janitor(parts.front).run, backoff=SOON),
             Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
         ],
@@ -99,7 +99,7 @@ def client_spec(parts: Parts) -> SupervisorSpec:
         intensity=ENGINE_RESTARTS,
         children=[
             Child("store", parts.run_store, backoff=SOON),
-            Child("feed", parts.feed.run, backoff=SOON),
+            Child("feed", parts.feed.serve, backoff=SOON),
         ],
     )
 
@@ -261,7 +261,11 @@ async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
     try:
         with grace:
             await parts.runs.drain(parts.settings.grace_seconds)
-        await parts.runs.detach_all()
+        with trio.move_on_after(LEAVE_SECONDS) as patience:
+            await parts.runs.detach_all()
+        if patience.cancelled_caught:
+            names = ", ".join(repr(row.id) for row in parts.runs.resident_rows()[:20])
+            _LOGGER.error("these runs do not leave: %s; their steps ignore that they are cancelled", names)
         await parts.recovery.retire(frozenset(parts.runs.crashed))
     except (StoreError, trio.ClosedResourceError):
         pass  # the next executor finds the lock free and takes the runs over

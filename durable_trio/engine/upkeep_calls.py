@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from durable_trio.clock import from_datetime
+from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.filters import statuses_of
 from durable_trio.engine.run import Run
@@ -36,7 +37,7 @@ class UpkeepCalls(EngineBase):
         check_name("run id", run_id)
         row: RunRow = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.stamp()))
         if parts.executor is not None:
-            parts.dispatcher.nudge()
+            guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
 
     async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
@@ -60,7 +61,7 @@ class UpkeepCalls(EngineBase):
         )
         row: RunRow = await parts.front.write(operation)
         if parts.executor is not None:
-            parts.dispatcher.nudge()
+            guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
 
     async def delete(self, run_id: str) -> None:
@@ -72,7 +73,7 @@ class UpkeepCalls(EngineBase):
         """
         parts = self._parts_in_use()
         await parts.front.write(DeleteRun(run_id=check_name("run id", run_id)))
-        parts.feed.recheck_removed()
+        guarded(parts.feed.recheck_removed)
 
     async def prune(
         self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None
@@ -98,7 +99,7 @@ class UpkeepCalls(EngineBase):
         count = 0
         while True:  # in small transactions, so that others can write in between
             removed: int = await parts.front.write(Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH))
-            parts.feed.recheck_removed()
+            guarded(parts.feed.recheck_removed)
             count += removed
             if removed < _PRUNE_BATCH:
                 return count

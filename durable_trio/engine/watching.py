@@ -57,6 +57,8 @@ class Changes:
         await trio.lowlevel.checkpoint()
         subscription = self._subscription
         while not self._has_ended:
+            if subscription.fault is not None:
+                raise subscription.fault
             if self._waiting:
                 record = self._give(self._waiting.popleft())
                 if record is not None:

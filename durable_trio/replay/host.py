@@ -38,6 +38,12 @@ class Host(Protocol):
     def refused(self, error: BaseException) -> None:
         """A write was refused: the run is no longer ours, or the store is lost."""
 
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed in this run: set it aside."""
+
+    def abandoned(self, place: str) -> None:
+        """A task of the body did not leave and was abandoned at that place."""
+
 
 class LastCall(Protocol):
     """A call that ends the history instead of adding to it."""

@@ -16,6 +16,7 @@ from durable_trio.errors import Detached, RunExpired
 from durable_trio.records import StepKind
 from durable_trio.replay.calls import Call
 from durable_trio.replay.deadlines import DeadlineScope
+from durable_trio.replay.leaving import Exit
 from durable_trio.replay.recording import Extension, Recording
 
 
@@ -43,7 +44,7 @@ class Parking(Recording):
             Detached: the run leaves this process.
         """
         if self.port.is_cut:
-            raise Detached
+            await self.lane.refuse()
         call.task = trio.lowlevel.current_task()
         call.task_context = copy_context()
         self.add(call)
@@ -54,6 +55,7 @@ class Parking(Recording):
                 self._refuse_expired(call)
             elif self.is_live and not self.is_held:
                 self._begin(call)
+        call.task.custom_sleep_data = self  # until it goes on: so it is found again, whatever has gone wrong
         return await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
 
     def add(self, call: Call) -> None:
@@ -70,7 +72,7 @@ class Parking(Recording):
         It goes on when the other tasks of the turn are blocked, however long the commit took.
         """
         if self.port.is_cut:
-            raise Detached
+            await self.lane.refuse()
         extension = Extension(trio.lowlevel.current_task())
 
         def done(result: Any) -> None:
@@ -79,6 +81,7 @@ class Parking(Recording):
 
         self._extended.append(extension)
         submit(done)
+        extension.task.custom_sleep_data = self
         return await trio.lowlevel.wait_task_rescheduled(_no_abort)
 
     def announce_start(self) -> int:
@@ -90,9 +93,14 @@ class Parking(Recording):
     async def await_start(self, place: int) -> None:
         """Park a new branch until its start is delivered. Not a cancel point: trio starts such a task, too."""
         if self.port.is_cut:
-            raise Detached
-        self._starts[place] = trio.lowlevel.current_task()
+            await self.lane.refuse()
+        task = self._starts[place] = trio.lowlevel.current_task()
+        task.custom_sleep_data = self
         await trio.lowlevel.wait_task_rescheduled(_no_abort)
+
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed in this run: it leaves, and nobody else is touched."""
+        self._host.failed(error)
 
     def _is_refused(self, call: Call) -> bool:
         return self.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
@@ -114,6 +122,13 @@ class Parking(Recording):
             self.calls.pop(call.key, None)
             return trio.lowlevel.Abort.SUCCEEDED
         call.raise_cancel = raise_cancel
+        try:
+            self._note_cancel(call)
+        except BaseException as error:  # trio itself would end with it
+            self.failed(error)
+        return trio.lowlevel.Abort.FAILED
+
+    def _note_cancel(self, call: Call) -> None:
         if not call.is_sealed:
             if call.is_live or call.is_unabortable:
                 call.cancel()
@@ -122,7 +137,6 @@ class Parking(Recording):
                 self.pump()
         elif call.is_undecided:
             self._cancelled.append(call)
-        return trio.lowlevel.Abort.FAILED
 
     def abandon(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
@@ -151,11 +165,11 @@ class Parking(Recording):
 
     def throw_detached(self) -> None:
         """End the durable waits that are still blocked; the port is cut and the body's scope cancelled before."""
-        tasks = [call.task for call in self.calls.values() if call.task is not None]
-        tasks += [*(extension.task for extension in self._extended), *self._starts.values()]
+        self.lane = Exit(self.lane, len(self.tasks), self._host.abandoned)
         self.calls, self._extended, self._starts = {}, deque(), {}
-        for task in tasks:
-            trio.lowlevel.reschedule(task, outcome.Error(Detached()))
+        for task in list(self.tasks):
+            if task.custom_sleep_data is self:
+                trio.lowlevel.reschedule(task, outcome.Error(Detached()))
         for scope in self.deadlines.values():  # a wait in memory inside a shielded one
             scope.shield = False
 

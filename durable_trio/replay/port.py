@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from durable_trio.doors import Owner, tell
 from durable_trio.records import HistoryRow, RunStatus
 from durable_trio.stores.base import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
 
@@ -34,6 +35,8 @@ class Port:
     def __init__(self, front: Front, fence: Fence, *, status: RunStatus) -> None:
         self._front = front
         self.fence = fence
+        # Whose run it is: told of a fault in what is called back.
+        self.owner: Owner | None = None
         self.is_cut = False
         self._riders: list[HistoryRow] = []
         self.in_flight = 0
@@ -106,6 +109,10 @@ class _InFlight:
         port.in_flight -= 1
         if not port.is_cut:
             self._callback(outcome)
+
+    def failed(self, error: BaseException) -> None:
+        """Taking the outcome has failed: that is the run's affair, and nobody else's of its batch."""
+        tell(self._port.owner, error)
 
 
 def _ignore(outcome: Outcome) -> None:

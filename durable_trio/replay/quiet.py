@@ -7,6 +7,9 @@ runnable; where the count falls to zero the run is *quiet*. It is installed only
 It also keeps the tasks of one body apart. Trio shuffles the tasks that are runnable at once, and keeps those that wait
 for an event or sit in a cancelled scope in sets: two tasks that one outcome wakes would run in another order at replay.
 So only one task of a body at a time is in trio's run queue; the next follows when it has made its step.
+
+Trio takes out an instrument that raises, and all runs would stand still: so a fault of ours in here is told to the run
+that it came from.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
+
+from durable_trio.doors import tell
+from durable_trio.errors import Detached
 
 BODY: ContextVar[Watched | None] = ContextVar("durable_trio_body", default=None)
 
@@ -37,6 +43,8 @@ class Lane:
         self._waiting: deque[trio.lowlevel.Task] = deque()
         self._ages: dict[trio.lowlevel.Task, int] = {}
         self._count = 0
+        self._is_open = False
+        self.adopted: trio.lowlevel.Task | None = None  # not ours: it was there before, and goes on afterwards
 
     def spawned(self, task: trio.lowlevel.Task) -> None:
         """A task of the body begins."""
@@ -50,10 +58,12 @@ class Lane:
     def adopt(self, task: trio.lowlevel.Task) -> None:
         """The calling task becomes one of the body."""
         self.spawned(task)
-        self._going = task
+        self.adopted = self._going = task
 
     def scheduled(self, task: trio.lowlevel.Task) -> None:
         """Trio has just put a task into its run queue: take it out again if another one goes."""
+        if self._is_open:
+            return
         if self._going is None:
             self._going = task
             return
@@ -79,11 +89,17 @@ class Lane:
             self._going = None
 
     def open(self) -> None:
-        """Let all tasks go at once: nobody looks on any more."""
+        """Let all tasks go at once, from now on: nobody looks on any more, or the run leaves."""
+        self._is_open = True
         for task in (*self._waiting, *self._woken):
             task._runner.runq.append(task)
         self._waiting.clear()
         self._woken.clear()
+
+    async def refuse(self) -> NoReturn:
+        """Raise ``Detached`` in a durable call of a run that has left; others go first, since a body may catch it."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        raise Detached
 
     def _next(self) -> None:
         if len(self._woken) > 1:
@@ -104,6 +120,9 @@ class Watched(Protocol):
     def pump(self) -> None:
         """Go on with whatever can be delivered now."""
 
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed in this run. Must not raise."""
+
 
 class _Quiet(trio.abc.Instrument):
     def __init__(self) -> None:
@@ -112,28 +131,40 @@ class _Quiet(trio.abc.Instrument):
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
-            watched.tasks.add(task)
-            watched.lane.spawned(task)
+            try:
+                watched.tasks.add(task)
+                watched.lane.spawned(task)
+            except BaseException as error:
+                tell(watched, error)
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
-            watched.tasks.discard(task)
-            watched.lane.exited(task)
+            try:
+                watched.tasks.discard(task)
+                watched.lane.exited(task)
+            except BaseException as error:
+                tell(watched, error)
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
             watched.runnable_count += 1
-            watched.lane.scheduled(task)
+            try:
+                watched.lane.scheduled(task)
+            except BaseException as error:
+                tell(watched, error)
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
             watched.runnable_count -= 1
-            watched.lane.stepped()
-            if watched.runnable_count == 0:
-                watched.pump()
+            try:
+                watched.lane.stepped()
+                if watched.runnable_count == 0:
+                    watched.pump()
+            except BaseException as error:
+                tell(watched, error)
 
 
 _instrument: trio.lowlevel.RunVar[_Quiet] = trio.lowlevel.RunVar("durable_trio_quiet")
@@ -183,14 +214,20 @@ def foreign_wait(task: trio.lowlevel.Task, *, also_in_process: bool = False) -> 
     That other task need not be the body's own; ``also_in_process`` counts the primitives too.
     """
     modules: list[str] = []
-    place = "unknown place"
-    for frame, line in task.iter_await_frames():
+    for frame, _ in task.iter_await_frames():
         name = frame.f_globals.get("__name__", "")
-        if not name.startswith(("trio.", "durable_trio.")):
-            place = f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
         modules.append(name)
         if name == "trio._core._run" and frame.f_code.co_name == "_nested_child_finished":
             return None
     if not also_in_process and any(module in _IN_PROCESS_MODULES for module in modules):
         return None
+    return place_of(task)
+
+
+def place_of(task: trio.lowlevel.Task) -> str:
+    """Return the innermost line of the user's at which a task is, as ``file:line in function``."""
+    place = "unknown place"
+    for frame, line in task.iter_await_frames():
+        if not frame.f_globals.get("__name__", "").startswith(("trio.", "durable_trio.", "contextlib")):
+            place = f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
     return place

@@ -18,7 +18,7 @@ and delivers, in this order of precedence:
 6. a signal, if nothing else of the run is undelivered or on its way;
 7. due times.
 
-Nothing here waits: it is all synchronous, on the event loop, and must not raise.
+Nothing here waits: it is all synchronous, on the event loop. A fault of ours ends the run's stay, and nothing else.
 """
 
 from __future__ import annotations
@@ -86,23 +86,24 @@ class Turns(Parking):
     # ---- the pump ----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Deliver what can be delivered until the body moves or nothing is left."""
+        """Deliver what can be delivered until the body moves or nothing is left. Never raises."""
         if self._is_pumping or self.port.is_cut:
-            return
-        if self._extended and self.runnable_count == 0:
-            self._end_extension()
-            return
-        if self.is_held:
-            self._flush_waits()
-            if not self.busy_count and not self.port.in_flight:
-                self._host.quiesced()
             return
         self._is_pumping = True
         try:
-            while self.runnable_count == 0 and not self.port.is_cut and self._deliver():
-                self.lane.delivered()
-            if self.runnable_count == 0 and not self.port.is_cut and self.is_live:
-                self._rest()
+            if self._extended and self.runnable_count == 0:
+                self._end_extension()
+            elif self.is_held:
+                self._flush_waits()
+                if not self.busy_count and not self.port.in_flight:
+                    self._host.quiesced()
+            else:
+                while self.runnable_count == 0 and not self.port.is_cut and self._deliver():
+                    self.lane.delivered()
+                if self.runnable_count == 0 and not self.port.is_cut and self.is_live:
+                    self._rest()
+        except BaseException as error:
+            self.failed(error)
         finally:
             self._is_pumping = False
 

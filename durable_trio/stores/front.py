@@ -26,8 +26,9 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from outcome import Value
+from outcome import Error, Value
 
+from durable_trio.doors import guarded
 from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
 from durable_trio.limits import BATCH_OPERATIONS_MAX, INLINE_COMMIT_MS_MAX, LINGER_MS, WRITER_QUEUE_MAX
 from durable_trio.stores.base import Advance, Fence, Finish, Operation, Park, Release, Store
@@ -53,6 +54,24 @@ class _Tidy:
 _ALONE: Final = (_Transaction, _Tidy)
 _Item = Operation | _Transaction | _Tidy
 _OWNERS: Final = (Advance, Release, Park, Finish, _Transaction)
+
+
+class Waiter:
+    """A task that waits for an outcome, as a callback: whatever happens on the way to it, it goes on."""
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+    def __call__(self, outcome: Any) -> None:
+        trio.lowlevel.reschedule(self._task, Value(outcome))
+
+    def failed(self, error: BaseException) -> None:
+        """Raise a fault on the way in the task."""
+        trio.lowlevel.reschedule(self._task, Error(error))
+
+    async def outcome(self) -> Any:
+        """Wait for it; the wait cannot be cancelled."""
+        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
 
 class _Linger(trio.abc.Instrument):
@@ -93,7 +112,10 @@ class StoreFront:
     # ---- for tasks ---------------------------------------------------------------------------------------------
 
     def submit(self, operation: Operation, callback: Callback) -> None:
-        """Queue an operation. The callback gets its outcome on the event loop, an error as a value."""
+        """Queue an operation. The callback gets its outcome on the event loop, an error as a value.
+
+        What it raises is told to its own ``failed``, if it has that; nobody else learns of it.
+        """
         self._put_or_refuse(operation, callback)
 
     def submit_transaction(
@@ -128,12 +150,23 @@ class StoreFront:
                 raise
             raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
 
+    async def read_patiently(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Like ``read``, for those who can only wait: while another program holds the file, try again.
+
+        A run and a service have nobody who could be told, and no use for an error that is gone a moment later.
+        """
+        while True:
+            try:
+                return await self.read(fn, *args, **kwargs)
+            except StoreInUse:
+                await trio.sleep(_FULL_RETRY_SECONDS)
+
     @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
         """Have the store move its log into the database, by the writer thread and in its turn."""
-        task = trio.lowlevel.current_task()
-        self._put(_Tidy(), lambda result: trio.lowlevel.reschedule(task, Value(result)))
-        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        waiter = Waiter()
+        self._put(_Tidy(), waiter)
+        await waiter.outcome()
 
     def foreign_changes(self) -> bool:
         """Return whether others have committed; False while it cannot be told."""
@@ -145,16 +178,16 @@ class StoreFront:
     # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
     @trio.lowlevel.enable_ki_protection
     async def _wait_for(self, operation: Operation) -> Any:
-        task = trio.lowlevel.current_task()
-        self._put(operation, lambda result: trio.lowlevel.reschedule(task, Value(result)))
-        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        waiter = Waiter()
+        self._put(operation, waiter)
+        return await waiter.outcome()
 
     def _put_or_refuse(self, item: _Item, callback: Callback) -> None:
         """Queue an item; if that cannot be, call back in a later pass: who submits is in the middle of something."""
         try:
             self._put(item, callback)
         except (StoreError, trio.ClosedResourceError) as error:
-            trio.lowlevel.current_trio_token().run_sync_soon(callback, error)
+            trio.lowlevel.current_trio_token().run_sync_soon(guarded, callback, error)
 
     @trio.lowlevel.enable_ki_protection
     def _put(self, item: _Item, callback: Callback) -> None:
@@ -215,6 +248,8 @@ class StoreFront:
         items = self._take()
         try:
             outcomes = await self._apply(items)
+            if len(outcomes) != len(items):
+                raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
         except StoreFull as error:
             await self._keep(items, error)
             return
@@ -225,17 +260,17 @@ class StoreFront:
             return
         except BaseException as error:
             self.failure = error
-            self.on_failure()
+            guarded(self.on_failure)
             for _, callback in items:
-                callback(_unusable(error))
+                guarded(callback, _unusable(error))
             raise
         self.is_full = False
         self.commit_count += 1
         self.operation_count += len(items)
         for (_, callback), outcome in zip(items, outcomes, strict=True):
-            callback(outcome)
+            guarded(callback, outcome)
         if self.on_commit is not None:
-            self.on_commit()
+            guarded(self.on_commit)
 
     def _take(self) -> list[tuple[_Item, Callback]]:
         if self._alone:
@@ -306,13 +341,13 @@ class StoreFront:
         self._waiting.extendleft(reversed(kept))
         for (operation, callback), outcome in zip(items, outcomes, strict=True):
             if not isinstance(operation, _OWNERS):
-                callback(outcome)
+                guarded(callback, outcome)
         return bool(kept)
 
     def _fail_waiting(self, error: BaseException) -> None:
         waiting, self._alone, self._waiting = [*self._alone, *self._waiting], deque(), deque()
         for _, callback in waiting:
-            callback(error)
+            guarded(callback, error)
 
     # ---- the writer thread -------------------------------------------------------------------------------------
 

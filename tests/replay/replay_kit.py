@@ -97,6 +97,12 @@ class NotingHost:
     def refused(self, error: BaseException) -> None:
         self.told.append(("refused", type(error)))
 
+    def failed(self, error: BaseException) -> None:
+        self.told.append(("failed", repr(error)))
+
+    def abandoned(self, place: str) -> None:
+        self.told.append(("abandoned", place))
+
 
 class NamedCall(Call):
     """A durable call that does what the test tells it."""
