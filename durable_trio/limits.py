@@ -39,6 +39,9 @@ PASSIVATE_AFTER_SECONDS: Final = 1.0
 MAP_CONCURRENCY: Final = 100
 # Operations in one transaction: past a few hundred the sync is paid for and only the latency grows.
 BATCH_OPERATIONS_MAX: Final = 512
+# Starts and pieces of upkeep in one transaction beside all else that waits: new work comes as fast as callers like, so
+# what runs already have to say, and other processes, wait for no more of it than some milliseconds.
+BATCH_STARTS_MAX: Final = 128
 # Operations that wait for the writer. Callers wait for their own commit, so tasks bound it; this is the alarm.
 WRITER_QUEUE_MAX: Final = 100_000
 # A commit on the event loop blocks every task: only while the measured commits stay shorter than this.

@@ -92,7 +92,8 @@ class Parts:
         """
         is_due = operation.due_at <= operation.created_at
         executor = self.executor
-        can_keep = executor is not None and self.recovery.is_registered  # not while the store has just come back
+        # Not while the store has just come back, and not past others that are due and wait for a place.
+        can_keep = executor is not None and self.recovery.is_registered and not self.dispatcher.has_backlog
         is_ours = can_keep and is_due and self.registry.get(operation.workflow) is not None
         if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
             started: Started = await self.front.write(operation)

@@ -135,7 +135,7 @@ class Backlog:
     """What waits to be claimed, and how many runs each executor owns."""
 
     executor_count: int  # those that have not ended, as far as is known
-    next_due_at: int | None  # the earliest wake_at of unowned runs
+    next_due_at: int | None  # the earliest wake_at of unowned runs; of those in line, the earliest of their heads
     due_count: int  # of those, how many are due; counted only up to a limit
     owned_counts: Mapping[int, int]  # by executor; one that owns none is left out
 

@@ -3,6 +3,8 @@
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
 applies the batch on the event loop: for a store in memory, and for a single operation while measured commits stay
 short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next batch.
+Starts of runs stand in a queue of their own, of which each batch takes a few: what runs already have to say, and
+messages to them, never wait behind new ones.
 
 A thread that needs the GIL back after its commit starves beside a busy event loop. So while a commit is in flight and
 the loop has work, each pass of the loop waits for the thread, with the GIL released, for at most ``LINGER_MS``.
@@ -30,8 +32,24 @@ from outcome import Error, Value
 
 from durable_trio.doors import guarded
 from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
-from durable_trio.limits import BATCH_OPERATIONS_MAX, INLINE_COMMIT_MS_MAX, LINGER_MS, WRITER_QUEUE_MAX
-from durable_trio.stores.base import Advance, Fence, Finish, Operation, Park, Release, Store
+from durable_trio.limits import (
+    BATCH_OPERATIONS_MAX,
+    BATCH_STARTS_MAX,
+    INLINE_COMMIT_MS_MAX,
+    LINGER_MS,
+    WRITER_QUEUE_MAX,
+)
+from durable_trio.stores.base import (
+    Advance,
+    Fence,
+    Finish,
+    Operation,
+    Park,
+    Release,
+    SignalWithStart,
+    StartRun,
+    Store,
+)
 
 T = TypeVar("T")
 Callback = Callable[[Any], None]
@@ -53,6 +71,7 @@ class _Tidy:
 
 _ALONE: Final = (_Transaction, _Tidy)
 _Item = Operation | _Transaction | _Tidy
+_STARTS: Final = (StartRun, SignalWithStart)
 _OWNERS: Final = (Advance, Release, Park, Finish, _Transaction)
 
 
@@ -96,6 +115,8 @@ class StoreFront:
         self.commit_count = 0
         self.operation_count = 0
         self._waiting: deque[tuple[_Item, Callback]] = deque()
+        self._starts: deque[tuple[_Item, Callback]] = deque()
+        self._is_turn_of_starts = False
         self._alone: deque[tuple[_Item, Callback]] = deque()  # had no room together: each is tried by itself, and first
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = False
@@ -193,9 +214,10 @@ class StoreFront:
     def _put(self, item: _Item, callback: Callback) -> None:
         if self.failure is not None or not self._is_running:
             raise _unusable(self.failure)
-        if len(self._waiting) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
+        queued = self._starts if isinstance(item, _STARTS) else self._waiting
+        if len(queued) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
             raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
-        self._waiting.append((item, callback))
+        queued.append((item, callback))
         self._wake()
 
     def _wake(self) -> None:
@@ -222,12 +244,12 @@ class StoreFront:
             try:
                 task_status.started()
                 while True:
-                    if not self._waiting and not self._alone:
+                    if not self._has_items():
                         await self._park()
                     await self._commit()
             except trio.Cancelled:
                 with trio.CancelScope(shield=True):
-                    while self._waiting and not self.is_full:
+                    while self._has_items() and not self.is_full:
                         await self._commit()
                 raise
             finally:
@@ -275,12 +297,19 @@ class StoreFront:
     def _take(self) -> list[tuple[_Item, Callback]]:
         if self._alone:
             return [self._alone.popleft()]
-        waiting = self._waiting
-        items = [waiting.popleft()]
-        if not isinstance(items[0][0], _ALONE):
-            while waiting and len(items) < BATCH_OPERATIONS_MAX and not isinstance(waiting[0][0], _ALONE):
-                items.append(waiting.popleft())
+        waiting, starts = self._waiting, self._starts
+        if waiting and isinstance(waiting[0][0], _ALONE) and not (starts and self._is_turn_of_starts):
+            self._is_turn_of_starts = True
+            return [waiting.popleft()]
+        self._is_turn_of_starts = False
+        items: list[tuple[_Item, Callback]] = []
+        while waiting and len(items) < BATCH_OPERATIONS_MAX and not isinstance(waiting[0][0], _ALONE):
+            items.append(waiting.popleft())
+        items += [starts.popleft() for _ in range(min(len(starts), BATCH_STARTS_MAX))]
         return items
+
+    def _has_items(self) -> bool:
+        return bool(self._waiting or self._starts or self._alone)
 
     async def _apply(self, items: list[tuple[_Item, Callback]]) -> list[Any]:
         store = self.store
@@ -345,7 +374,9 @@ class StoreFront:
         return bool(kept)
 
     def _fail_waiting(self, error: BaseException) -> None:
-        waiting, self._alone, self._waiting = [*self._alone, *self._waiting], deque(), deque()
+        waiting = [*self._alone, *self._waiting, *self._starts]
+        for queued in (self._alone, self._waiting, self._starts):
+            queued.clear()
         for _, callback in waiting:
             guarded(callback, error)
 

@@ -57,11 +57,13 @@ class Started:
 class ClaimDue:
     """Claim runs that nobody owns and whose ``wake_at`` has come. Outcome: ``tuple[RunRow, ...]`` as claimed.
 
-    Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``, higher priority
-    first, then earlier ``wake_at``. Each gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
+    Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``. What has been claimed
+    before goes before all first claims; then higher priority, then earlier ``wake_at``, then the order of start. Each
+    gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
     ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``,
     ``compensating`` stays. An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are
-    not due, or not among ``workflows``.
+    not due, or not among ``workflows``, nor with those that are, or their priorities. Where very many become due at the
+    same time, they may come in the order of their due times, whatever their priority.
 
     Of the *suspects*, those with ``SUSPECT_RECOVERIES`` or more, at most ``suspects_max`` are claimed; others are
     passed over, and stay where they are.

@@ -16,11 +16,12 @@ from trio.testing import wait_all_tasks_blocked
 
 from durable_trio import RunStatus
 from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt, StoreFull, StoreInUse
-from durable_trio.limits import BATCH_OPERATIONS_MAX, INLINE_COMMIT_MS_MAX
+from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_COMMIT_MS_MAX
 from durable_trio.stores import front as front_module
-from durable_trio.stores.base import Advance, DeleteRun, Fence, Finish, Operation, Park, Release
+from durable_trio.stores.base import Advance, DeleteRun, Fence, Finish, Operation, Park, Release, StartRun
 from durable_trio.stores.front import StoreFront
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.store_contract.kit import start_operation
 from durable_trio.testing.wrapping import WrappedStore
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -34,6 +35,8 @@ def echo(batch: Sequence[Any]) -> list[Any]:
 
 
 def name_of(operation: Any) -> str:
+    if isinstance(operation, StartRun):
+        return operation.id
     return str(operation.run_id if isinstance(operation, DeleteRun) else operation.fence.run)
 
 
@@ -146,6 +149,40 @@ async def test_a_batch_has_a_limit() -> None:
         outcomes.submit(front, *[caller(number) for number in range(BATCH_OPERATIONS_MAX + 3)])
         await outcomes.wait(BATCH_OPERATIONS_MAX + 3)
     assert [len(batch) for batch in store.batches] == [BATCH_OPERATIONS_MAX, 3]
+
+
+async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
+    store = ScriptedStore(is_memory=True)
+    async with running(store) as front:
+        outcomes = Outcomes()
+        outcomes.submit(front, *[start_operation(f"start-{number}") for number in range(1000)], owner(77))
+        await outcomes.wait(1001)
+        outcomes.submit(front, owner(78), start_operation("last"))
+        await outcomes.wait(1003)
+    first = store.batches[0]
+    assert first[0] == "77"
+    assert len(first) == 1 + BATCH_STARTS_MAX
+    assert [name for name in outcomes.names if name.startswith("start")] == [f"start-{n}" for n in range(1000)]
+    assert outcomes.names[-2:] == ["78", "last"]
+
+
+@pytest.mark.parametrize("busy", ["operations", "transactions"])
+async def test_starts_have_their_part_however_much_runs_have_to_say(busy: str) -> None:
+    store = ScriptedStore(is_memory=True)
+    async with running(store) as front:
+        outcomes = Outcomes()
+        for number in range(3 * BATCH_OPERATIONS_MAX if busy == "operations" else 9):
+            if busy == "operations":
+                outcomes.submit(front, owner(number))
+            else:
+                fence = Fence(number, 1, 1)
+                fn = partial(lambda fence, _: Advance(fence=fence, now=1), fence)
+                front.submit_transaction(fence, fn, seconds_max=1, callback=partial(outcomes.take, "transaction"))
+        outcomes.submit(front, start_operation("new"))
+        with trio.fail_after(PATIENCE_SECONDS):
+            while "new" not in outcomes.names:
+                await trio.lowlevel.checkpoint()
+    assert any("new" in batch for batch in store.batches[:2])
 
 
 async def test_somebody_is_told_after_each_batch_once_all_of_it_were() -> None:

@@ -158,8 +158,14 @@ def test_an_impossible_schema_version_is_refused(tmp_path: Path) -> None:
         ("DROP TABLE published", "CREATE VIRTUAL TABLE published USING fts5 (run, key, value)"),
         ("DROP TABLE published", "CREATE TABLE published (run, key, value)"),
         ("DROP TABLE published",),
-        ("DROP INDEX runs_due",),
-        ("DROP INDEX runs_due", "CREATE INDEX runs_due ON runs (workflow)"),
+        ("DROP INDEX runs_line",),
+        ("DROP INDEX runs_line", "CREATE INDEX runs_line ON runs (workflow)"),
+        ("CREATE TRIGGER evil AFTER INSERT ON runs BEGIN DELETE FROM tags; END",),
+        (
+            "DROP TRIGGER tags_of_new_run",
+            "CREATE TRIGGER tags_of_new_run AFTER INSERT ON runs BEGIN DELETE FROM history; END",
+        ),
+        ("DROP TRIGGER tags_of_removed_run",),
         ("DROP TABLE change_counter", "CREATE VIEW change_counter AS SELECT 1 AS changed"),
     ],
 )

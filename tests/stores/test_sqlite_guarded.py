@@ -84,7 +84,7 @@ def insert(connection: Any, amount: int = 7) -> None:
         "REPLACE INTO change_counter VALUES (1, 0)",
         "WITH a AS (SELECT 1) DELETE FROM waits",
         "DROP TABLE published",
-        "DROP INDEX runs_due",
+        "DROP INDEX runs_line",
         "CREATE INDEX mine ON runs (result)",
         "ALTER TABLE runs ADD COLUMN mine",
         "ALTER TABLE history RENAME TO mine",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import StoreError
-from durable_trio.records import RunStatus
-from durable_trio.stores.base import ClaimDue, Finish
+from durable_trio.records import RunRow, RunStatus
+from durable_trio.stores.base import ClaimDue, Finish, Release
 from durable_trio.stores.sqlite import (
     SqliteStore,
     claim_operations,
@@ -34,6 +34,7 @@ from durable_trio.testing.store_contract.kit import (
     row_of,
     start,
     start_operation,
+    suspend,
 )
 
 
@@ -134,13 +135,15 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
 @pytest.mark.parametrize(
     ("sql", "values", "index"),
     [
-        (claim_operations.FIND_DUE, ("w", 0, 1), "runs_due"),
-        (claim_operations.DUE_BY_PRIORITY, {"workflow": "w"}, "runs_due"),
+        (claim_operations.FIND_IN_LINE, ("w", 1, 1), "runs_line"),
+        (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
+        (reads.NEXT_LATER, ("w", 1), "runs_later"),
+        (reads.COUNT_IN_LINE, ("w", 1), "runs_line"),
+        (reads.COUNT_LATER, ("w", 1, 1, 1), "runs_later"),
         (reads.UNREAD, (1,), "mailbox_of_run"),
         (reads.HISTORY, (1,), "sqlite_autoindex_history_1"),
         (reads.PARKED, (1,), "runs_parked"),
         (reads.COUNT_FINISHED, (), "runs_finished"),
-        (reads.COUNT_UNFINISHED, (), "runs_unfinished"),
         (reads.CHANGES.format(which="changed > ?"), (1, 1), "runs_changed"),
         (reads.LIST.format(which="(created_at, run) < (?, ?)"), (1, 1, 1), "runs_created"),
         (upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1), "runs_finished"),
@@ -148,8 +151,8 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
         (executor_operations.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
         (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
         (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),
-        (run_operations.IS_WANTED_UNREAD, (1, "[]"), "mailbox_of_run"),
-        (run_operations.HAS_UNREAD, (1, "x", 1, 2), "mailbox_of_run"),
+        (run_operations.IS_WANTED_UNREAD, {"run": 1, "names": "[]"}, "mailbox_unread"),
+        (run_operations.HAS_UNREAD, (1, "x", 1, 2), "mailbox_unread"),
         ("SELECT 1 FROM runs WHERE parent_id = ?", ("x",), "runs_of_parent_id"),
         ("DELETE FROM runs WHERE parent = ?", (1,), "runs_of_parent"),
     ],
@@ -157,7 +160,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
 def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: Any, index: str) -> None:
     found = plan(store, sql, values)
     assert f"USING INDEX {index}" in found or f"USING COVERING INDEX {index}" in found
-    if index in ("runs_due", "runs_changed", "runs_created"):
+    if index in ("runs_line", "runs_later", "runs_changed", "runs_created"):
         assert "TEMP B-TREE" not in found
 
 
@@ -203,6 +206,55 @@ def test_a_claim_costs_nothing_for_runs_that_it_does_not_take(store: SqliteStore
     store.apply([Finish(fence=fence_of(o.row), status=RunStatus.COMPLETED, now=9) for o in outcomes])
     after = measure()
     assert all(new <= old * 1.1 + 20 for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("waiting", ["of many priorities", "later, of many high priorities", "begun and asleep"])
+def test_a_claim_costs_the_same_whatever_waits_beside_it(store: SqliteStore, waiting: str) -> None:
+    executor = register(store)
+
+    def measure() -> tuple[int, int]:
+        start(store, f"urgent-{store.last_change()}", due_at=5, priority=1_000_000)
+        claimed: list[list[RunRow]] = []
+        cost = steps(store, lambda: claimed.append(claim(store, executor, now=10, limit=1)))
+        assert claimed[0][0].id.startswith("urgent")
+        return cost, steps(store, lambda: store.backlog(["work"], now=10, due_max=1))
+
+    numbers = range(3000)
+    if waiting == "of many priorities":
+        start(store, "waiting", due_at=1)
+        operations = [start_operation(f"waiting-{n}", due_at=1, priority=n) for n in numbers]
+    elif waiting == "later, of many high priorities":
+        start(store, "waiting", due_at=1000)
+        operations = [start_operation(f"waiting-{n}", due_at=1000, priority=2_000_000 + n) for n in numbers]
+    else:
+        _, fence = owned(store, "waiting")
+        suspend(store, fence, wake_at=1000)
+        operations = [start_operation(f"waiting-{n}", owner=executor, priority=2_000_000 + n) for n in numbers]
+    before = measure()
+    rows = [outcome.row for outcome in store.apply(operations) or ()]
+    asleep = [row for row in rows if row.owner is not None]
+    store.apply([Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=1000, now=9) for row in asleep])
+    after = measure()
+    assert all(new <= old * 1.1 + 30 for old, new in zip(before, after, strict=True))
+
+
+def test_very_many_that_become_due_together_are_put_in_line_a_part_at_a_time(store: SqliteStore) -> None:
+    executor = register(store)
+    store.apply([start_operation(f"run-{n}", due_at=1000 + n) for n in range(3000)])
+    few = steps(store, lambda: claim(store, executor, now=1010, limit=8))
+    many = steps(store, lambda: claim(store, executor, now=1600, limit=8))
+    assert many < 100 * few
+    claimed = [row.id for _ in range(40) for row in claim(store, executor, now=5000, limit=100)]
+    assert claimed == [f"run-{n}" for n in range(16, 3000)]
+
+
+def test_a_run_in_line_by_a_clock_that_was_ahead_is_not_claimed_early(store: SqliteStore) -> None:
+    start(store, "ahead", created_at=900, due_at=800, priority=9)
+    start(store, "due", due_at=10)
+    executor = register(store)
+    assert claim(store, executor, now=50, limit=1) == ()  # it stood in the way once
+    assert [row.id for row in claim(store, executor, now=50, limit=1)] == ["due"]
+    assert [row.id for row in claim(store, executor, now=800, limit=1)] == ["ahead"]
 
 
 def test_a_claim_does_not_sort_the_backlog(store: SqliteStore) -> None:

@@ -1,44 +1,44 @@
-"""Claims: an executor takes runs that are due, in order of priority, by index seeks only."""
+"""Claims: an executor takes runs that are due, in order, by index seeks only.
+
+Each workflow has its lines (``schema.LINE``): what has begun goes before all first claims; within a line a higher
+priority goes first, then the earlier due time, then the order of start. A claim looks at the heads of lines, so it
+costs the same however many wait, of however many priorities. Before that it moves runs whose time has come from
+``later`` into line, a bounded number of them: their order there is that of their due times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from durable_trio.errors import OwnershipLost
-from durable_trio.limits import SUSPECT_RECOVERIES
 from durable_trio.records import RunRow
 from durable_trio.stores.base import ClaimDue
 from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
+from durable_trio.stores.sqlite.schema import BEGUN, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["DUE_BY_PRIORITY", "FIND_DUE", "claim_due"]
+__all__ = ["FIND_IN_LINE", "FIND_LATER", "claim_due"]
 
-# Each distinct priority of a workflow's waiting runs by one seek, the highest first, with its earliest wake_at.
-DUE_BY_PRIORITY: Final = """
-    WITH RECURSIVE level (priority) AS (
-        SELECT max(priority) FROM runs WHERE workflow = :workflow AND owner IS NULL AND wake_at IS NOT NULL
-        UNION ALL
-        SELECT (
-            SELECT max(priority) FROM runs
-            WHERE workflow = :workflow AND owner IS NULL AND wake_at IS NOT NULL AND priority < level.priority
-        ) FROM level WHERE level.priority IS NOT NULL
-    )
-    SELECT level.priority, (
-        SELECT min(wake_at) FROM runs
-        WHERE workflow = :workflow AND priority = level.priority AND owner IS NULL AND wake_at IS NOT NULL
-    ) FROM level WHERE level.priority IS NOT NULL
+# Runs that one claim moves into line, of each workflow: some claims' worth, and a millisecond or two of the turn.
+_MOVED_MAX: Final = 256
+
+FIND_IN_LINE: Final = f"""
+    SELECT priority, wake_at, run FROM runs INDEXED BY runs_line
+    WHERE workflow = ? AND {LINE} = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
+    ORDER BY priority DESC, wake_at, run LIMIT ?
 """
-FIND_DUE: Final = """
-    SELECT wake_at, run, recoveries FROM runs INDEXED BY runs_due
-    WHERE workflow = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ?
-    ORDER BY wake_at, run
+FIND_LATER: Final = """
+    SELECT run FROM runs INDEXED BY runs_later
+    WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 0 AND wake_at <= ?
+    ORDER BY wake_at, run LIMIT ?
 """
+MOVE: Final = "UPDATE runs SET is_due = ? WHERE run = ?"
 CLAIM: Final = f"""
     UPDATE runs SET
         owner = :owner,
         token = token + 1,
         wake_at = NULL,
+        is_due = 0,
         waits_for = NULL,
         changed = CASE WHEN status IN ('pending', 'suspended') THEN :changed ELSE changed END,
         started_at = CASE WHEN status = 'pending' THEN coalesce(started_at, :now) ELSE started_at END,
@@ -49,51 +49,47 @@ CLAIM: Final = f"""
 """
 
 
-_Due = tuple[int, int, int]  # wake_at, run, recoveries
-
-
-def _is_suspect(due: _Due) -> bool:
-    return due[2] >= SUSPECT_RECOVERIES
-
-
-def _taken(due: Iterable[_Due], limit: int, suspects_max: int) -> list[_Due]:
-    """Return the first ones, with at most some suspects among them."""
-    taken: list[_Due] = []
-    for item in due:
-        if _is_suspect(item):
-            if suspects_max == 0:
-                continue
-            suspects_max -= 1
-        taken.append(item)
-        if len(taken) == limit:
-            break
-    return taken
+_Due = tuple[int, int, int]  # priority, negated; wake_at; run
 
 
 def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ...] | OwnershipLost:
     """Claim runs that are due (see ``ClaimDue``)."""
     if not transaction.is_executor_alive(operation.owner):
         return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
-    levels: dict[int, list[str]] = {}
-    for workflow in dict.fromkeys(operation.workflows):
-        for priority, earliest in transaction.execute(DUE_BY_PRIORITY, {"workflow": workflow}).fetchall():
-            if earliest <= operation.now:
-                levels.setdefault(priority, []).append(workflow)
+    workflows = tuple(dict.fromkeys(operation.workflows))
+    limit = operation.limit
+    suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
     due: list[_Due] = []
-    suspects_left = operation.limit if operation.suspects_max is None else operation.suspects_max
-    for priority in sorted(levels, reverse=True):
-        room = operation.limit - len(due)
-        if room <= 0:
-            break
-        found: list[_Due] = []
-        for workflow in levels[priority]:
-            # Lazily: the suspects that are passed over are not known beforehand.
-            found += _taken(transaction.execute(FIND_DUE, (workflow, priority, operation.now)), room, suspects_left)
-        taken = _taken(sorted(found), room, suspects_left)
-        suspects_left -= sum(_is_suspect(item) for item in taken)
-        due += taken
+    if limit > 0:
+        _move_into_line(transaction, workflows, operation.now)
+        suspects = _heads(transaction, workflows, SUSPECT, operation.now, suspects_max)
+        due = sorted([*suspects, *_heads(transaction, workflows, BEGUN, operation.now, limit)])[:limit]
+        due += _heads(transaction, workflows, NEW, operation.now, limit - len(due))
     claimed = []
-    for _, run, _ in due:
+    for _, _, run in due:
         values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
         claimed.append(run_from(transaction.execute(CLAIM, values).fetchall()[0]))
     return tuple(claimed)
+
+
+def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: int) -> None:
+    for workflow in workflows:
+        for has_begun in (True, False):
+            found = transaction.execute(FIND_LATER, (workflow, has_begun, now, _MOVED_MAX)).fetchall()
+            for (run,) in found:
+                transaction.execute(MOVE, (True, run))
+
+
+def _heads(transaction: Transaction, workflows: tuple[str, ...], line: int, now: int, limit: int) -> list[_Due]:
+    """Return the first of a kind of line, over all workflows, in order."""
+    found: list[_Due] = []
+    for workflow in workflows if limit > 0 else ():
+        heads = transaction.execute(FIND_IN_LINE, (workflow, line, limit)).fetchall()
+        for priority, wake_at, run in heads:
+            # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it
+            # may have been woken by a message; what is new must neither begin early nor stand in the way.
+            if wake_at <= now or line != NEW:
+                found.append((-priority, wake_at, run))
+            else:
+                transaction.execute(MOVE, (False, run))
+    return sorted(found)[:limit]

@@ -19,12 +19,14 @@ ADD_ENTRY: Final = """
     INSERT INTO mailbox (run, kind, name, payload, signal_id, created_at) VALUES (?, ?, ?, ?, ?, ?)
 """
 WAKE_WAITING: Final = """
-    UPDATE runs SET wake_at = ?
-    WHERE run = ? AND owner IS NULL AND status = 'suspended' AND problem IS NULL
-        AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = ?)
+    UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1
+    WHERE run = :run AND owner IS NULL AND status = 'suspended' AND problem IS NULL
+        AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name)
 """
-WAKE: Final = "UPDATE runs SET wake_at = ? WHERE run = ?"
-UNPARK: Final = "UPDATE runs SET wake_at = ?, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?"
+WAKE: Final = "UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1 WHERE run = :run"
+UNPARK: Final = """
+    UPDATE runs SET wake_at = ?, is_due = 1, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?
+"""
 CANCEL_PENDING: Final = """
     UPDATE runs SET status = 'cancelled', wake_at = NULL, waits_for = NULL, problem = NULL, fingerprint = NULL,
         error = ?, finished_at = ?, changed = ?
@@ -61,7 +63,7 @@ def send_signal(transaction: Transaction, operation: SendSignal) -> Sent | RunNo
         return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
     if owner is None and status == RunStatus.SUSPENDED:
-        transaction.execute(WAKE_WAITING, (operation.now, run, operation.name))
+        transaction.execute(WAKE_WAITING, {"now": operation.now, "run": run, "name": operation.name})
     return Sent(entry=entry, created=True, owner=owner)
 
 
@@ -86,7 +88,7 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
         elif problem is not None:
             transaction.execute(UNPARK, (operation.now, transaction.change(), run))
         elif status == RunStatus.SUSPENDED and is_unread:
-            transaction.execute(WAKE, (operation.now, run))
+            transaction.execute(WAKE, {"now": operation.now, "run": run})
     return Sent(entry=entry, created=known is None, owner=owner)
 
 
@@ -105,7 +107,7 @@ def tell_parent(transaction: Transaction, run: int, now: int) -> None:
         return
     _add(transaction, parent, "child", run_id, payload, now, None)
     if owner is None and status == RunStatus.SUSPENDED and problem is None:
-        transaction.execute(WAKE, (now, parent))
+        transaction.execute(WAKE, {"now": now, "run": parent})
 
 
 def run_not_found(run_id: str) -> RunNotFound:

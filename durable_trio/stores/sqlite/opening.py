@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import attrs
 
-from durable_trio.errors import NotADatabase, StoreError
+from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.library import VERSION_MIN, sqlite3, translate
 from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
@@ -97,6 +97,8 @@ def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlit
                     connection.close()
         if isinstance(error, sqlite3.Error):
             raise translate(error, path) from error
+        if isinstance(error, UnicodeError):  # SQLite's message quotes a schema that is no text any more
+            raise StoreCorrupt(f"{path!r} is damaged; restore a copy ({error})") from error
         raise
     return writer, reader
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus
 from durable_trio.stores.base import Backlog, Change, Loaded, RunFilter, SetBack, StoreStatus
-from durable_trio.stores.sqlite.claim_operations import DUE_BY_PRIORITY
+from durable_trio.stores.sqlite.claim_operations import FIND_IN_LINE
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 from durable_trio.stores.sqlite.rows import (
     ENTRY_COLUMNS,
@@ -22,6 +22,7 @@ from durable_trio.stores.sqlite.rows import (
     run_from,
     wait_from,
 )
+from durable_trio.stores.sqlite.schema import BEGUN, NEW, SUSPECT
 from durable_trio.stores.sqlite.start_operations import FIND_RUN
 
 __all__ = [
@@ -82,10 +83,10 @@ OWNING: Final = f"""
     SELECT {EXECUTOR_COLUMNS} FROM executors
     WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id) ORDER BY id
 """
-COUNT_DUE: Final = """
+COUNT_IN_LINE: Final = """
     SELECT count(*) FROM (
-        SELECT 1 FROM runs INDEXED BY runs_due
-        WHERE workflow = ? AND priority = ? AND owner IS NULL AND wake_at IS NOT NULL AND wake_at <= ? LIMIT ?
+        SELECT 1 FROM runs INDEXED BY runs_line
+        WHERE workflow = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 1 LIMIT ?
     )
 """
 SET_BACK: Final = """
@@ -96,11 +97,24 @@ SET_BACK: Final = """
         AND (created_at > :now OR EXISTS (SELECT 1 FROM waits WHERE run = runs.run AND started_at > :now))
     ORDER BY wake_at, run LIMIT :limit
 """
+COUNT_LATER: Final = """
+    SELECT count(*) FROM (
+        SELECT 1 FROM runs INDEXED BY runs_later
+        WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 0
+            AND wake_at <= ? LIMIT ?
+    )
+"""
+NEXT_LATER: Final = """
+    SELECT wake_at FROM runs INDEXED BY runs_later
+    WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 0
+    ORDER BY wake_at LIMIT 1
+"""
 COUNT_LIVING: Final = "SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL"
 COUNT_OWNED: Final = "SELECT owner, count(*) FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL GROUP BY owner"
 COUNT_FINISHED: Final = "SELECT status, count(*) FROM runs WHERE finished_at IS NOT NULL GROUP BY status"
 COUNT_UNFINISHED: Final = """
-    SELECT workflow, status, count(*) FROM runs WHERE finished_at IS NULL GROUP BY workflow, status
+    SELECT workflow, status, count(*) FROM runs INDEXED BY runs_by_status
+    WHERE finished_at IS NULL GROUP BY workflow, status
 """
 NEWEST_HISTORY: Final = "SELECT coalesce(max(id), 0) FROM history"
 PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ?"
@@ -207,16 +221,29 @@ def unread(connection: sqlite3.Connection, run: int) -> tuple[MailboxEntry, ...]
 
 def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
     """Return what waits to be claimed; call it within a transaction."""
-    next_due_at, due_count = None, 0
+    heads: list[int] = []
+    due_count = 0
+
+    def count(sql: str, *parameters: object) -> None:
+        nonlocal due_count
+        if due_count < due_max:
+            due_count += connection.execute(sql, (*parameters, due_max - due_count)).fetchone()[0]
+
     for workflow in dict.fromkeys(workflows):
-        for priority, wake_at in connection.execute(DUE_BY_PRIORITY, {"workflow": workflow}).fetchall():
-            next_due_at = wake_at if next_due_at is None else min(next_due_at, wake_at)
-            if wake_at <= now and due_count < due_max:
-                parameters = (workflow, priority, now, due_max - due_count)
-                due_count += connection.execute(COUNT_DUE, parameters).fetchone()[0]
+        for line in (SUSPECT, BEGUN, NEW):
+            heads += (wake_at for _, wake_at, _ in connection.execute(FIND_IN_LINE, (workflow, line, 1)).fetchall())
+        count(COUNT_IN_LINE, workflow)
+        for has_begun in (True, False):
+            later = connection.execute(NEXT_LATER, (workflow, has_begun)).fetchone()
+            if later is not None:
+                heads.append(later[0])
+                if later[0] <= now:
+                    count(COUNT_LATER, workflow, has_begun, now)
     (executor_count,) = connection.execute(COUNT_LIVING).fetchone()
     owned = {int(owner): int(count) for owner, count in connection.execute(COUNT_OWNED).fetchall()}
-    return Backlog(executor_count=executor_count, next_due_at=next_due_at, due_count=due_count, owned_counts=owned)
+    return Backlog(
+        executor_count=executor_count, next_due_at=min(heads, default=None), due_count=due_count, owned_counts=owned
+    )
 
 
 def set_back(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:

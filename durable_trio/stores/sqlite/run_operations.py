@@ -16,9 +16,11 @@ from durable_trio.stores.sqlite.transaction import RefusalError, Transaction, is
 
 __all__ = ["advance", "continue_as_new", "finish", "park", "release"]
 
-HAS_UNREAD_CANCEL: Final = "SELECT 1 FROM mailbox WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
+HAS_UNREAD_CANCEL: Final = (
+    "SELECT 1 FROM mailbox INDEXED BY mailbox_cancel WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
+)
 HAS_UNREAD: Final = """
-    SELECT 1 FROM mailbox
+    SELECT 1 FROM mailbox INDEXED BY mailbox_unread
     WHERE run = ? AND seq IS NULL AND kind = 'signal' AND name = ? AND (created_at <= ? OR created_at > ?) LIMIT 1
 """
 ADD_HISTORY: Final = """
@@ -45,8 +47,12 @@ SET_STATUS: Final = """
 SET_ERROR: Final = "UPDATE runs SET error = ?, changed = ? WHERE run = ?"
 # An entry that the run waits for: a cancel, the end of a child, or a signal of one of those names.
 IS_WANTED_UNREAD: Final = """
-    SELECT 1 FROM mailbox
-    WHERE run = ? AND seq IS NULL AND (kind <> 'signal' OR name IN (SELECT value FROM json_each(?))) LIMIT 1
+    SELECT EXISTS (SELECT 1 FROM mailbox WHERE run = :run AND seq IS NULL AND kind = 'cancel')
+        OR EXISTS (SELECT 1 FROM mailbox WHERE run = :run AND seq IS NULL AND kind = 'child')
+        OR EXISTS (
+            SELECT 1 FROM json_each(:names) AS wanted CROSS JOIN mailbox INDEXED BY mailbox_unread
+            WHERE mailbox.run = :run AND seq IS NULL AND mailbox.kind = 'signal' AND name = wanted.value
+        )
 """
 RELEASE: Final = """
     UPDATE runs SET owner = NULL, status = ?, wake_at = ?, waits_for = ?, changed = ? WHERE run = ?
@@ -63,7 +69,8 @@ FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL 
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
 CONTINUE: Final = """
     UPDATE runs SET owner = NULL, status = 'pending', generation = generation + 1, args = ?,
-        wake_at = ?, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0, claimed_seq = -1, changed = ?
+        wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0, claimed_seq = -1,
+        changed = ?
     WHERE run = ?
 """
 FINISH: Final = """
@@ -182,7 +189,7 @@ def release(transaction: Transaction, operation: Release) -> bool | OwnershipLos
     waits_for = None
     if operation.status is RunStatus.SUSPENDED:
         waits_for = _names(operation.waits_for)
-        if transaction.execute(IS_WANTED_UNREAD, (fence.run, waits_for)).fetchone() is not None:
+        if transaction.execute(IS_WANTED_UNREAD, {"run": fence.run, "names": waits_for}).fetchone()[0]:
             return False
     status, changed = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()
     if status != operation.status.value:

@@ -30,6 +30,8 @@ TABLES: Final = frozenset(
         "published",
         "change_counter",
         "reports",
+        "tags",
+        "unread_counts",
         "_sqlite_migrations",
     }
 )
@@ -157,7 +159,80 @@ _VERSION_1: Final = (
     "INSERT INTO change_counter (id, changed) VALUES (1, 0)",
 )
 
-_VERSION_3: Final[tuple[str, ...]] = ()
+# Where a run that is due stands in line. What has begun goes before all first claims; of the suspects, whose processes
+# have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart.
+LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END"
+SUSPECT, BEGUN, NEW = 2, 1, 0
+
+_VERSION_3: Final[tuple[str, ...]] = (
+    # Unowned runs with a wake_at stand in line (is_due) or come later. Whoever sets wake_at to the present puts the run
+    # in line; claims move those whose time has come. So a claim looks at the heads of lines only: it walks neither
+    # through priorities nor through runs of a high priority that are not due.
+    "DROP INDEX runs_due",
+    "ALTER TABLE runs ADD COLUMN is_due INTEGER NOT NULL DEFAULT 0",
+    f"""
+    CREATE INDEX runs_line ON runs (workflow, {LINE}, priority DESC, wake_at)
+        WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
+    """,
+    """
+    CREATE INDEX runs_later ON runs (workflow, token > 0, wake_at)
+        WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 0
+    """,
+    # Runs that are being copied or removed, piece by piece: nobody sees them, and their id is no longer, or not yet,
+    # the one that people know. The instant is that of the last piece.
+    "ALTER TABLE runs ADD COLUMN hidden_at INTEGER",
+    "CREATE INDEX runs_hidden ON runs (hidden_at) WHERE hidden_at IS NOT NULL",
+    # Lists, newest first, and counts.
+    "DROP INDEX runs_unfinished",
+    "CREATE INDEX runs_by_status ON runs (workflow, status, created_at)",
+    "CREATE INDEX runs_of_queue ON runs (queue, created_at) WHERE queue IS NOT NULL",
+    "DROP INDEX runs_of_parent_id",
+    "CREATE INDEX runs_of_parent_id ON runs (parent_id, created_at) WHERE parent_id IS NOT NULL",
+    """
+    CREATE TABLE tags (
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        run INTEGER NOT NULL,
+        PRIMARY KEY (key, value, created_at, run)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    INSERT INTO tags (key, value, created_at, run)
+    SELECT DISTINCT tag.key, tag.value, runs.created_at, runs.run
+    FROM runs, json_each(CASE WHEN json_valid(runs.tags) THEN runs.tags ELSE '{}' END) AS tag WHERE tag.type = 'text'
+    """,
+    # Triggers, so that the table is right whoever writes the runs.
+    """
+    CREATE TRIGGER tags_of_new_run AFTER INSERT ON runs WHEN new.tags <> '{}' AND json_valid(new.tags) BEGIN
+        INSERT OR IGNORE INTO tags (key, value, created_at, run)
+        SELECT key, value, new.created_at, new.run FROM json_each(new.tags) WHERE type = 'text';
+    END
+    """,
+    """
+    CREATE TRIGGER tags_of_removed_run AFTER DELETE ON runs WHEN old.tags <> '{}' AND json_valid(old.tags) BEGIN
+        DELETE FROM tags WHERE (key, value, created_at, run) IN (
+            SELECT key, value, old.created_at, old.run FROM json_each(old.tags) WHERE type = 'text'
+        );
+    END
+    """,
+    # Pruning: the oldest of each status, and whether a parent's history has the start of a child.
+    "DROP INDEX runs_finished",
+    "CREATE INDEX runs_finished ON runs (status, finished_at) WHERE finished_at IS NOT NULL",
+    "CREATE INDEX history_children ON history (run, result) WHERE kind = 'child'",
+    # What a run waits for is one seek, however much else is unread; and how much that is need not be counted.
+    "CREATE INDEX mailbox_unread ON mailbox (run, kind, name) WHERE seq IS NULL",
+    """
+    CREATE TABLE unread_counts (
+        run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE,
+        signals INTEGER NOT NULL
+    ) STRICT
+    """,
+    """
+    INSERT INTO unread_counts (run, signals)
+    SELECT run, count(*) FROM mailbox WHERE seq IS NULL AND kind = 'signal' GROUP BY run
+    """,
+)
 
 
 @migrations(name="1")
@@ -236,7 +311,8 @@ def check_schema(connection: sqlite3.Connection, path: str, *, is_current: bool)
         if not is_ours:
             continue
         is_virtual = kind == "table" and sql is not None and sql.lstrip().upper().startswith("CREATE VIRTUAL")
-        if kind not in ("table", "index") or is_virtual:
+        is_own_trigger = kind == "trigger" and _expected_schema().get(name) == (kind, sql)
+        if (kind not in ("table", "index") and not is_own_trigger) or is_virtual:
             what = "virtual table" if is_virtual else kind
             raise NotADatabase(
                 f"{path!r} has a {what} {name!r} on or in place of a table of this library; "

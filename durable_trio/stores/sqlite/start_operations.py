@@ -17,8 +17,8 @@ FIND_STARTED: Final = f"SELECT {RUN_COLUMNS}, args_digest FROM runs WHERE id = ?
 FIND_PARENT: Final = "SELECT id FROM runs WHERE run = ?"
 ADD_RUN: Final = """
     INSERT INTO runs (id, workflow, status, owner, token, changed, priority, queue, created_at, started_at, wake_at,
-        ttl_at, parent, parent_id, seed, args_digest, tags, args)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        is_due, ttl_at, parent, parent_id, seed, args_digest, tags, args)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO NOTHING
 """
 
@@ -67,6 +67,7 @@ def store_run(transaction: Transaction, operation: StartRun, parent_id: str | No
             operation.created_at,
             started_at,
             wake_at,
+            wake_at is not None and wake_at <= operation.created_at,
             operation.ttl_at,
             operation.parent,
             parent_id,

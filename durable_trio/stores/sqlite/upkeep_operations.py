@@ -17,7 +17,9 @@ __all__ = ["delete_run", "fork_run", "prune", "resume_run", "unpark"]
 END_BRANCH: Final = "(end)"  # of rows that the engine writes when it ends the children of a run
 
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?"
-CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, changed = ? WHERE run = ?"
+CLEAR_PROBLEM: Final = """
+    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?
+"""
 FIND_OUTCOMES: Final = """
     SELECT id, seq, branch, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
 """
@@ -26,15 +28,15 @@ UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? A
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
 REVIVE: Final = """
     UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
-        finished_at = NULL, recoveries = 0, wake_at = :now, waits_for = NULL,
+        finished_at = NULL, recoveries = 0, wake_at = :now, is_due = 1, waits_for = NULL,
         ttl_at = CASE WHEN ttl_at > :now THEN ttl_at END, changed = :changed
     WHERE run = :run
 """
 FIND_ROW: Final = "SELECT seq FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 COPY_RUN: Final = """
-    INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, wake_at, generation, seed,
-        args_digest, tags, args)
-    SELECT ?, workflow, 'pending', ?, priority, queue, ?, started_at, ?, generation, seed, args_digest, tags, args
+    INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, wake_at, is_due,
+        generation, seed, args_digest, tags, args)
+    SELECT ?, workflow, 'pending', ?, priority, queue, ?, started_at, ?, 1, generation, seed, args_digest, tags, args
     FROM runs WHERE run = ?
     ON CONFLICT (id) DO NOTHING
 """
@@ -63,11 +65,15 @@ PRUNE: Final = """
     )
 """
 UNPARK: Final = """
-    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, changed = ?
-    WHERE workflow = ? AND problem IS NOT NULL AND fingerprint IS NOT ?
+    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, is_due = 1, changed = ?
+    WHERE run IN (
+        SELECT run FROM runs INDEXED BY runs_parked
+        WHERE workflow = ? AND problem IS NOT NULL AND fingerprint IS NOT ?
+    )
 """
 IS_ANY_PARKED: Final = """
-    SELECT 1 FROM runs WHERE workflow = ? AND problem IS NOT NULL AND fingerprint IS NOT ? LIMIT 1
+    SELECT 1 FROM runs INDEXED BY runs_parked
+    WHERE workflow = ? AND problem IS NOT NULL AND fingerprint IS NOT ? LIMIT 1
 """
 
 

@@ -8,7 +8,18 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.stores.base import Advance, Backlog, ClaimDue, ClaimRun, ReapExecutor, Release, SetBack, Store
+from durable_trio.stores.base import (
+    Advance,
+    Backlog,
+    ClaimDue,
+    ClaimRun,
+    ContinueAsNew,
+    ReapExecutor,
+    Release,
+    RequestCancel,
+    SetBack,
+    Store,
+)
 from durable_trio.testing.store_contract.history import wait
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
@@ -21,6 +32,7 @@ from durable_trio.testing.store_contract.kit import (
     park,
     register,
     row_of,
+    signal,
     start,
     suspend,
 )
@@ -81,6 +93,32 @@ class ClaimContract(ContractKit):
         assert [row.id for row in claim(store, executor, now=50, limit=1, workflows=both)] == ["a"]
         assert claim(store, executor, now=50, limit=0, workflows=both) == ()
         assert [row.id for row in claim(store, executor, now=50, limit=9, workflows=both)] == ["e"]
+
+    def test_what_has_begun_goes_before_all_first_claims(self, store: Store) -> None:
+        """Whatever woke it, and whatever the priority of runs that nobody has begun."""
+        for number, run_id in enumerate(("timer", "signal", "cancel", "orphan", "again")):
+            _, fence = owned(store, run_id, priority=-number)
+            if run_id == "orphan":
+                one(store, ReapExecutor(executor=fence.owner, now=40))
+            elif run_id == "again":
+                one(store, ContinueAsNew(fence=fence, args="[]", now=40))
+            else:
+                suspend(store, fence, wake_at=40 if run_id == "timer" else None, waits_for=("go",))
+        signal(store, "signal", now=40)
+        one(store, RequestCancel(run_id="cancel", reason="null", now=40))
+        for number in range(5):
+            start(store, f"new-{number}", priority=100 + number, due_at=1)
+        executor = register(store)
+        claimed = [row.id for _ in range(5) for row in claim(store, executor, now=50, limit=2)]
+        assert claimed == ["timer", "signal", "cancel", "orphan", "again", "new-4", "new-3", "new-2", "new-1", "new-0"]
+
+    def test_a_run_that_is_woken_again_keeps_its_place(self, store: Store) -> None:
+        for run_id in ("first", "second"):
+            _, fence = owned(store, run_id)
+            suspend(store, fence, waits_for=("go",))
+            signal(store, run_id, now=40 if run_id == "first" else 45)
+        signal(store, "first", now=48)
+        assert [row.id for row in claim(store, register(store), now=50, limit=1)] == ["first"]
 
     def test_the_longer_wait_comes_first_whatever_the_order_of_workflows(self, store: Store) -> None:
         for number in range(6):
@@ -156,11 +194,11 @@ class ClaimContract(ContractKit):
         nothing = Backlog(executor_count=0, next_due_at=None, due_count=0, owned_counts={})
         assert store.backlog(["work"], now=50, due_max=9) == nothing
         for number in range(4):
-            start(store, f"due-{number}", due_at=10 + number, priority=number % 2)
+            start(store, f"due-{number}", due_at=11 + number, priority=number % 2)
         start(store, "later", due_at=60, priority=7)
         start(store, "other", due_at=5, workflow="another")
         backlog = store.backlog(["work"], now=50, due_max=9)
-        assert backlog == Backlog(executor_count=0, next_due_at=10, due_count=4, owned_counts={})
+        assert backlog == Backlog(executor_count=0, next_due_at=11, due_count=4, owned_counts={})
         assert store.backlog(["work"], now=50, due_max=3).due_count == 3
         assert store.backlog(["work", "another", "work"], now=50, due_max=9).due_count == 5
         assert store.backlog([], now=50, due_max=9) == nothing
