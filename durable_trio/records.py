@@ -327,11 +327,21 @@ class ExecutorStatus:
 
 
 @attrs.frozen(kw_only=True)
+class StepInHand:
+    """A step whose function is running, in a run that is to end: what the run waits for before it can."""
+
+    run_id: str
+    key: str
+    started_at: datetime
+
+
+@attrs.frozen(kw_only=True)
 class ProcessReport:
     """A process that serves a store, as it was when its supervision tree last changed.
 
     ``executor`` is the id by which it owns runs; ``None`` for the parent of worker processes. ``workflows`` are the
-    names of those that it can execute.
+    names of those that it can execute. ``lingering`` are steps that runs wait for which were asked to cancel, or which
+    are compensating; at most a hundred of them, looked at once a second.
     """
 
     pid: int
@@ -342,6 +352,7 @@ class ProcessReport:
     started_at: datetime
     updated_at: datetime
     tree: TreeNode
+    lingering: tuple[StepInHand, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

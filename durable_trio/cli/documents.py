@@ -21,6 +21,7 @@ from durable_trio.records import (
     Problem,
     RunRecord,
     RunStatus,
+    StepInHand,
     StepKind,
     StepRecord,
     StepStatus,
@@ -32,6 +33,7 @@ __all__ = [
     "CheckDocument",
     "FailureDocument",
     "Finding",
+    "InHandDocument",
     "ListDocument",
     "PruneDocument",
     "RunDocument",
@@ -130,6 +132,14 @@ class UnreadDocument:
 
 
 @attrs.frozen(kw_only=True)
+class InHandDocument:
+    """A step whose function is running, in a run that was asked to cancel or is compensating."""
+
+    key: str
+    started_at: datetime
+
+
+@attrs.frozen(kw_only=True)
 class ListDocument:
     """What ``list`` prints."""
 
@@ -139,13 +149,17 @@ class ListDocument:
 
 @attrs.frozen(kw_only=True)
 class ShowDocument:
-    """What ``show`` prints: the run, its history, its open waits, what it has not read, the ids of its children."""
+    """What ``show`` prints: the run, its history, open waits, what it has not read, the ids of its children.
+
+    ``in_hand`` are steps that it waits for if it is to end, as its executor has told within the last seconds.
+    """
 
     run: RunDocument
     steps: tuple[StepDocument, ...]
     waits: tuple[WaitDocument, ...]
     unread: tuple[UnreadDocument, ...]
     children: tuple[str, ...]
+    in_hand: tuple[InHandDocument, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -194,6 +208,7 @@ def show_document(
     waits: tuple[WaitRecord, ...],
     unread: tuple[UnreadRecord, ...],
     children: tuple[str, ...],
+    in_hand: tuple[StepInHand, ...],
 ) -> ShowDocument:
     """Return a run with its history, open waits and unread messages, as it is printed."""
     return ShowDocument(
@@ -206,6 +221,7 @@ def show_document(
         ),
         unread=tuple(UnreadDocument(**_fields(entry, UnreadDocument)) for entry in unread),
         children=children,
+        in_hand=tuple(InHandDocument(key=step.key, started_at=step.started_at) for step in in_hand),
     )
 
 

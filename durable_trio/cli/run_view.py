@@ -24,7 +24,18 @@ from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
-from durable_trio.records import ExecutorStatus, Key, RunRecord, RunStatus, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.errors import RunCancelled
+from durable_trio.records import (
+    ExecutorStatus,
+    Key,
+    RunRecord,
+    RunStatus,
+    StepInHand,
+    StepKind,
+    StepRecord,
+    UnreadRecord,
+    WaitRecord,
+)
 
 __all__ = ["RunView", "run_view"]
 
@@ -43,6 +54,7 @@ class RunView:
     unread: tuple[UnreadRecord, ...]
     children: tuple[RunRecord, ...]
     owner: ExecutorStatus | None
+    in_hand: tuple[StepInHand, ...] = ()  # what it waits for, if it is to end
 
 
 def run_view(
@@ -75,6 +87,7 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
     waiting = _waiting(view, now)
     if waiting:
         yield "waits", waiting, None
+    yield from _request(view, now)
     if record.ttl_at is not None and not record.status.is_final:
         yield "expires", f"{until_text(record.ttl_at, now)} ({instant_text(record.ttl_at, now)})", None
     if record.owner is not None:
@@ -96,7 +109,7 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
     if record.status is RunStatus.COMPLETED:
         yield "result", compact(record.result), "green"
     if record.error is not None:
-        is_cancel = record.status is RunStatus.CANCELLED
+        is_cancel = record.status is RunStatus.CANCELLED or isinstance(record.error, RunCancelled)
         yield (
             ("reason" if is_cancel else "error"),
             failure_text(record.error) or "none given",
@@ -136,16 +149,31 @@ def _message(view: RunView) -> str:
     return f"for the signal{'s' if names[1:] else ''} {', '.join(names)}"
 
 
-def _unread(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
-    for entry in view.unread[:_UNREAD_MAX]:
-        when = instant_text(entry.sent_at, now)
+def _request(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
+    """Yield what has become of a request to cancel, and what the run waits for before it can end."""
+    if view.record.status.is_final:
+        return
+    for entry in view.unread:
         if entry.kind == "cancel":
-            reason = f": {visible(entry.payload)}" if entry.payload else ""
-            yield "unread", f"request to cancel, {when}{reason}", "yellow"
-        else:
-            yield "unread", f"signal {visible(entry.name)}, {when}: {compact(entry.payload)}", "yellow"
-    if len(view.unread) > _UNREAD_MAX:
-        yield "unread", f"… and {len(view.unread) - _UNREAD_MAX} more", "yellow"
+            reason = f": {visible(entry.payload)}" if isinstance(entry.payload, str) and entry.payload else ""
+            yield "cancel", f"requested {instant_text(entry.sent_at, now)}, not taken yet{reason}", "yellow"
+    for step in view.steps:
+        if step.kind is StepKind.CANCEL:
+            reason = f": {visible(step.result)}" if isinstance(step.result, str) and step.result else ""
+            yield "cancel", f"taken {instant_text(step.finished_at, now)}{reason}", "yellow"
+    for running in view.in_hand[:_UNREAD_MAX]:
+        yield "in hand", f"{visible(running.key)}, since {instant_text(running.started_at, now)}", "yellow"
+    if len(view.in_hand) > _UNREAD_MAX:
+        yield "in hand", f"… and {len(view.in_hand) - _UNREAD_MAX} more", "yellow"
+
+
+def _unread(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
+    signals = [entry for entry in view.unread if entry.kind != "cancel"]
+    for entry in signals[:_UNREAD_MAX]:
+        when = instant_text(entry.sent_at, now)
+        yield "unread", f"signal {visible(entry.name)}, {when}: {compact(entry.payload)}", "yellow"
+    if len(signals) > _UNREAD_MAX:
+        yield "unread", f"… and {len(signals) - _UNREAD_MAX} more", "yellow"
 
 
 def _owner(view: RunView) -> str:

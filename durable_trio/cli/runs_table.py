@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -72,8 +72,13 @@ def failure_text(error: BaseException | FailureRecord | None) -> str:
     return f"{visible(name)}: {text}" if text else visible(name)
 
 
-def note_of(record: RunRecord, now: datetime) -> str:
-    """Return the one thing to know of a run beside its status."""
+def note_of(record: RunRecord, now: datetime, *, is_to_cancel: bool = False) -> str:
+    """Return what is to be known of a run beside its status."""
+    note = _note_of(record, now)
+    return "; ".join(filter(None, ("asked to cancel", note))) if is_to_cancel else note
+
+
+def _note_of(record: RunRecord, now: datetime) -> str:
     if record.status is RunStatus.COMPLETED:
         return ""
     if record.status.is_final:
@@ -95,8 +100,10 @@ def recovered_text(record: RunRecord) -> str:
     return f"{record.recoveries:,} times in a row, with nothing new recorded in between"
 
 
-def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list[str]:
-    """Return a table of runs."""
+def runs_table(
+    runs: Sequence[RunRecord], now: datetime, screen: Screen, *, to_cancel: Collection[str] = ()
+) -> list[str]:
+    """Return a table of runs; ``to_cancel``: ids of those that were asked to."""
     columns = [
         Column(title="RUN", width_min=_id_width_min(runs), style=lambda text: click.style(text, bold=True)),
         Column(title="STATUS", width_min=_STATUS_WIDTH, style=status_text),
@@ -112,7 +119,7 @@ def runs_table(runs: Sequence[RunRecord], now: datetime, screen: Screen) -> list
             visible(record.workflow),
             instant_text(record.created_at, now),
             _took(record, now),
-            note_of(record, now),
+            note_of(record, now, is_to_cancel=record.id in to_cancel),
         )
         for record in runs
     ]
@@ -145,7 +152,7 @@ class ChangeLines:
         self._id_width = 0
         self._workflow_width = 0
 
-    def line(self, record: RunRecord, now: datetime) -> str:
+    def line(self, record: RunRecord, now: datetime, *, is_to_cancel: bool = False) -> str:
         """Return the line of a run's newest state."""
         id, workflow = visible(record.id), visible(record.workflow)
         room = self._screen.room
@@ -160,7 +167,7 @@ class ChangeLines:
         if rest >= self._workflow_width:
             head.append(pad(workflow, self._workflow_width))
             rest -= self._workflow_width + 2
-        note = note_of(record, now)
+        note = note_of(record, now, is_to_cancel=is_to_cancel)
         if note and rest >= _NOTE_MIN:
             head.append(cut(note, rest))
         return "  ".join(head).rstrip()

@@ -22,6 +22,7 @@ import rich.live
 import rich.text
 import trio
 
+from durable_trio.cli.cancelling import in_hand_of
 from durable_trio.cli.keyboard import Keyboard
 from durable_trio.cli.output import harmless, is_unicode
 from durable_trio.cli.rates import Rates
@@ -211,6 +212,7 @@ class Top:
                 unread=await run.unread(),
                 children=(await self._client.list_runs(parent=run_id, limit=_CHILDREN_MAX)).runs[::-1],
                 owner=next((item for item in status.executors if item.id == record.owner), None),
+                in_hand=await in_hand_of(self._client, run_id) if record.owner is not None else (),
             )
         except RunNotFound:
             return None  # it was removed

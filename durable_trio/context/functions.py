@@ -68,6 +68,11 @@ class FunctionCall(Call):
         self._step: CurrentStep
         self._finish: Callable[[], None] | None = None
 
+    @property
+    def in_hand_since(self) -> int | None:
+        """When the call began, while its function is running."""
+        return None if self._scope is None else self.started_at
+
     def go_live(self) -> None:
         wait = self.turns.agenda.waits.get(self.key)
         now = self._env.clock.stamp()

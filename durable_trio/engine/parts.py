@@ -55,6 +55,7 @@ class Parts:
         )
         self.reports = Reports(self.front, codec, settings.clock, registry.names)
         self.reports.executor = lambda: self.executor
+        self.reports.lingering = self.runs.lingering
         self.executor: int | None = None
         # Why this process cannot go on, once that is so, such as the store's final error.
         self.failure: Exception | None = None

@@ -1,13 +1,15 @@
 """The reports service: this process's supervision tree in the store, for other processes to show; crashes in the log.
 
-A report is written when the tree has changed, a little later, so that many changes are one; while nothing changes it
-costs nothing. Nobody depends on it: if the store has no room, the next change is reported.
+A report is written when the tree has changed, a little later, so that many changes are one; and when it is another set
+of steps that keeps runs from ending which are to end. While nothing changes nothing is written. Nobody depends on it:
+if the store has no room, the next change is reported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +24,7 @@ from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
 from durable_trio.engine.recovery import boot_id
 from durable_trio.errors import StoreError
-from durable_trio.records import ProcessReport, ReportRow, RunRow
+from durable_trio.records import ProcessReport, ReportRow, RunRow, StepInHand
 from durable_trio.stores.base import PutReport
 from durable_trio.stores.front import StoreFront
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
@@ -30,6 +32,8 @@ from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Res
 _LOGGER = logging.getLogger("durable_trio.engine")
 # Changes within this time are one report: a restart is some three of them.
 _GATHER_SECONDS: Final = 0.2
+# How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.
+_LOOK_SECONDS: Final = 1.0
 _WHERE: Final = "the report of a process"
 
 
@@ -84,12 +88,15 @@ class Reports:
     def __init__(self, front: StoreFront, codec: Codec, clock: Clock, workflows: tuple[str, ...]) -> None:
         # Set by the tree: what to report, once the tree is open; and which executor this process is.
         self.executor: Callable[[], int | None] = lambda: None
+        # Set by the parts: the steps in hand that runs wait for which are to end.
+        self.lingering: Callable[[], tuple[StepInHand, ...]] = tuple
         self._front = front
         self._codec = codec
         self._clock = clock
         self._workflows = workflows
         self._identity = ProcessIdentity.own()
         self._started_at = clock.stamp()
+        self._lingering: tuple[StepInHand, ...] = ()
         self._root: Supervisor | None = None
         self._opened = trio.Event()
 
@@ -115,13 +122,18 @@ class Reports:
                 if is_seen:
                     await self._remove_dead()
                     await self._put(root)
-                async for event in events:
-                    _log(event)
-                    await trio.sleep(_GATHER_SECONDS)
-                    while (another := events.take_nowait()) is not None:
-                        _log(another)
-                    if is_seen:
+                while True:
+                    event = None
+                    with trio.move_on_after(_LOOK_SECONDS if is_seen else math.inf):
+                        event = await events.receive()
+                    if event is not None:
+                        _log(event)
+                        await trio.sleep(_GATHER_SECONDS)
+                        while (another := events.take_nowait()) is not None:
+                            _log(another)
+                    if is_seen and (event is not None or self.lingering() != self._lingering):
                         await self._put(root)
+            except trio.EndOfChannel:
                 await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
             finally:
                 if is_seen:
@@ -148,6 +160,7 @@ class Reports:
 
     async def _put(self, root: Supervisor) -> None:
         now = self._clock.stamp()
+        self._lingering = self.lingering()
         report = ProcessReport(
             pid=self._identity.pid,
             host=self._identity.host,
@@ -157,6 +170,7 @@ class Reports:
             started_at=to_datetime(self._started_at),
             updated_at=to_datetime(now),
             tree=root.tree(),
+            lingering=self._lingering,
         )
         text = self._codec.encode(report, ProcessReport, where=_WHERE).text
         try:

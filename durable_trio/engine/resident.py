@@ -9,16 +9,17 @@ from __future__ import annotations
 import enum
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import trio
 
-from durable_trio.clock import MICROSECONDS
+from durable_trio.clock import MICROSECONDS, to_datetime
 from durable_trio.codec import Codec
 from durable_trio.context.environment import Environment
+from durable_trio.context.functions import FunctionCall
 from durable_trio.context.saga import Saga
 from durable_trio.context.workers import StepTasks
 from durable_trio.doors import guarded
@@ -26,7 +27,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError
 from durable_trio.failures import Failures
 from durable_trio.limits import INBOX_CAPACITY, PASSIVATE_AFTER_SECONDS, SUSPECT_RECOVERIES, SUSPECT_SECONDS
-from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepKind, WaitRow
+from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepInHand, StepKind, WaitRow
 from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
 from durable_trio.rules.divergence import explain
@@ -144,6 +145,15 @@ class ResidentRun:
         if self.row.recoveries < SUSPECT_RECOVERIES or self._turns.has_progressed:
             return False
         return trio.current_time() - self._came_at < SUSPECT_SECONDS
+
+    def lingering(self) -> Iterator[StepInHand]:
+        """Yield the steps in hand that it waits for before it can end, if it is to end."""
+        if self._cancel_row is None and not self._is_compensating:
+            return
+        for call in self._turns.calls.values():
+            if isinstance(call, FunctionCall) and call.in_hand_since is not None:
+                since = to_datetime(call.in_hand_since)
+                yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=since)
 
     # ---- life --------------------------------------------------------------------------------------------------
 

@@ -128,9 +128,9 @@ class Run(Generic[R]):
         """
         row = await self._engine._row(self.id)
         front = self._engine._parts_in_use().front
-        loaded = await front.read(front.store.load, row.run)
+        unread = await front.read(front.store.unread, row.run)
         kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
-        return tuple(unread_record(entry) for entry in loaded.unread if entry.kind in kinds)
+        return tuple(unread_record(entry) for entry in unread if entry.kind in kinds)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to the run; see ``engine.send_signal``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NoReturn
 
 import trio
@@ -22,13 +23,15 @@ from durable_trio.errors import DurableError
 from durable_trio.failures import Failures
 from durable_trio.failures.tracebacks import trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
-from durable_trio.records import Problem, RunRow, RunStatus
+from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
 from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflows import Registry, Workflow
 
 _LOGGER = logging.getLogger("durable_trio.engine")
+# Steps that are named to people.
+_LINGERING_MAX = 100
 _NOTHING = Loaded((), (), (), {})
 
 
@@ -135,6 +138,11 @@ class Runs:
         for actor in self._actors.values():
             actor.post(Message.WAKE)
         guarded(self.on_due, None)
+
+    def lingering(self) -> tuple[StepInHand, ...]:
+        """Return the steps that runs wait for which are to end; of many some."""
+        steps = (step for actor in self._actors.values() for step in actor.lingering())
+        return tuple(islice(steps, _LINGERING_MAX))
 
     def has(self, run: int) -> bool:
         """Return whether a run is resident."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of
+from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of, until
+from cli.server import serving, start
+from cli.test_cli_json import validate
 
 
 def shown(db: str, run_id: str) -> Any:
@@ -111,7 +113,59 @@ def test_cancel_of_a_parked_run_says_what_it_waits_for(db: str) -> None:
     assert said.code == 0
     assert said.error.startswith("asked 'payroll-12' to cancel; it was parked, and is cancelled when")
     out = call("--db", db, "show", "payroll-12").out
-    assert re.search(r"^  unread +request to cancel, ", out, re.MULTILINE)
+    assert re.search(r"^  cancel +requested .*, not taken yet$", out, re.MULTILINE)
+    listed = call("--db", db, "list", "--workflow", "payroll").out
+    assert "asked to cancel" in listed
+
+
+def test_a_parked_run_that_its_code_does_not_fit_keeps_the_request_and_that_is_seen(live: str) -> None:
+    """It comes back as parked; nobody is to think that the request was lost."""
+    with process_of(*command_line("--db", live, "cancel", "payroll-12", "--wait", "--reason", "closed")) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("'payroll-12' is parked (divergence), and is cancelled when code that fits it is served")
+        until(lambda: "parked" in call("--db", live, "list", "--workflow", "payroll").out)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 130
+    (row,) = call("--db", live, "list", "--status", "parked", env={"COLUMNS": "160"}).out.splitlines()[1:]
+    assert "asked to cancel; divergence: " in row
+    out = call("--db", live, "show", "payroll-12").out
+    assert re.search(r"^  cancel +requested .*, not taken yet: closed$", out, re.MULTILINE)
+    with process_of(*command_line("--db", live, "watch", "payroll-12")) as watching:
+        assert watching.stdout is not None
+        assert "asked to cancel; divergence" in watching.stdout.readline()
+
+
+def test_cancel_says_which_step_it_waits_for(tmp_path: Path) -> None:
+    """A sync step function cannot be interrupted; who waits is told that it is this one, and since when."""
+    with serving(tmp_path) as server:
+        server.says("event=started")
+        start(server.db, "hang", json.dumps(str(tmp_path / "begun")), id="hang-1")
+        server.until((tmp_path / "begun").exists)
+        with process_of(*command_line("--db", server.db, "cancel", "hang-1", "--wait")) as process:
+            assert process.stderr is not None
+            # On a slow machine it may be told first that the request has not been taken yet.
+            line = next(line for line in process.stderr if "has not taken the request yet" not in line)
+            assert re.match(
+                r"'hang-1' is running, and waits for what is in hand to end: block#0, since \d\d:\d\d", line
+            )
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE_SECONDS) == 130
+            assert process.stderr.read() == ""
+        assert "asked to cancel" in call("--db", server.db, "list").out
+        out = call("--db", server.db, "show", "hang-1").out
+        assert re.search(r"^  cancel +taken ", out, re.MULTILINE)
+        assert re.search(r"^  in hand +block#0, since ", out, re.MULTILINE)
+        document = call("--db", server.db, "show", "hang-1", "--json").json
+        assert [step["key"] for step in document["in_hand"]] == ["block#0"]
+        validate(document, "show")
+
+
+def test_a_compensation_in_hand_is_shown(live: str) -> None:
+    until(
+        lambda: re.search(r"^  in hand +compensate/reserve#0, since ", call("--db", live, "show", "stuck-1").out, re.M)
+    )
+    assert "asked to cancel" not in call("--db", live, "list", "--status", "compensating").out
 
 
 def test_a_signal_that_the_run_does_not_wait_for_is_shown_as_unread(db: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +11,6 @@ from durable_trio.cli.output import say
 
 if TYPE_CHECKING:
     from durable_trio import Engine, RunRecord
-
-_PARKED: Final = "was parked, and is cancelled when code that fits it is served; 'durable-trio show' tells why"
 
 
 @click.command("cancel")
@@ -23,24 +21,20 @@ _PARKED: Final = "was parked, and is cancelled when code that fits it is served;
 def command(database: str, run_id: str, reason: str | None, wait: bool) -> None:
     """Ask RUN to cancel: its body is cancelled, its completed steps are undone, then it is 'cancelled'.
 
-    Asking again is nothing. A run whose body has ended is left as it is, and that is said.
+    Asking again is nothing. A run whose body has ended is left as it is, and that is said. A parked run takes the
+    request when code that fits its history is served. --wait says what it waits for when that takes longer.
     """
+    from durable_trio.cli.cancelling import parked_text, wait_until_cancelled
     from durable_trio.cli.client import ask
 
     async def cancel(client: Engine) -> tuple[bool, RunRecord, bool]:
         run = client.get(run_id)
-        was_parked = (await run.record()).problem is not None  # the request lets it try once more
+        before = await run.record()  # the request lets a parked one try once more
         requested = await run.cancel(reason)
         record = await run.record()
         if wait and requested and not record.status.is_final:
-            if was_parked:
-                say(f"{run_id!r} {_PARKED} (Ctrl-C ends the wait only)")
-            elif not any(executor.is_alive for executor in (await client.status()).executors):
-                say("nobody serves this database now; the run ends when somebody does (Ctrl-C ends the wait only)")
-            async with run.watch() as changes:
-                async for record in changes:  # noqa: B007  # the last one counts
-                    pass
-        return requested, record, was_parked
+            record = await wait_until_cancelled(client, run_id, before)
+        return requested, record, before.problem is not None
 
     requested, record, was_parked = ask(database, cancel)
     if not requested:
@@ -48,4 +42,4 @@ def command(database: str, run_id: str, reason: str | None, wait: bool) -> None:
     elif record.status.is_final:
         say(f"{run_id!r} is {record.status.value}")
     else:
-        say(f"asked {run_id!r} to cancel" + (f"; it {_PARKED}" if was_parked else ""))
+        say(f"asked {run_id!r} to cancel" + (f"; it was parked, and is {parked_text(run_id)}" if was_parked else ""))

@@ -55,19 +55,27 @@ def command(
     """
     if PARKED in statuses and (len(statuses) > 1 or cursor is not None):
         raise click.UsageError("--status parked goes with no other status, and with no --cursor")
+    from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
 
     given = tags_of(tags)
     runs_max = limit or (LIMIT_FOR_PROGRAMS if as_json else LIMIT_FOR_PEOPLE)
 
-    async def look(client: Engine) -> Page:
+    async def look(client: Engine) -> tuple[Page, frozenset[str]]:
         if PARKED in statuses:
-            return await _parked(client, workflow=workflow, tags=given, queue=queue, limit=runs_max)
-        return await client.list_runs(
-            status=statuses or None, workflow=workflow, tags=given or None, queue=queue, limit=runs_max, cursor=cursor
-        )
+            page = await _parked(client, workflow=workflow, tags=given, queue=queue, limit=runs_max)
+        else:
+            page = await client.list_runs(
+                status=statuses or None,
+                workflow=workflow,
+                tags=given or None,
+                queue=queue,
+                limit=runs_max,
+                cursor=cursor,
+            )
+        return page, frozenset() if as_json else await asked_to_cancel(client, page.runs)
 
-    page = ask(database, look)
+    page, to_cancel = ask(database, look)
     if as_json:
         from durable_trio.cli.documents import ListDocument, run_document
 
@@ -80,7 +88,7 @@ def command(
         is_filtered = bool(statuses or workflow or given or queue or cursor)
         say("no run matches" if is_filtered else "no runs yet")
         return
-    lines = runs_table(page.runs, datetime.now(UTC), find_screen())
+    lines = runs_table(page.runs, datetime.now(UTC), find_screen(), to_cancel=to_cancel)
     if page.next_cursor is not None:
         lines.append(click.style(f"there are more; go on with --cursor {page.next_cursor}", dim=True))
     write_lines(lines)

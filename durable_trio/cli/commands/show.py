@@ -35,7 +35,7 @@ def command(database: str, run_id: str, results: bool, traceback: bool, as_json:
         from durable_trio.cli.documents import show_document
 
         children = tuple(child.id for child in view.children)
-        write_json(show_document(view.record, view.steps, view.waits, view.unread, children))
+        write_json(show_document(view.record, view.steps, view.waits, view.unread, children, view.in_hand))
         return
     from durable_trio.cli.run_view import run_view
     from durable_trio.cli.screen import find_screen
@@ -44,6 +44,7 @@ def command(database: str, run_id: str, results: bool, traceback: bool, as_json:
 
 
 async def _look(client: Engine, run_id: str) -> RunView:
+    from durable_trio.cli.cancelling import in_hand_of
     from durable_trio.cli.run_view import RunView
 
     run = client.get(run_id)
@@ -56,4 +57,5 @@ async def _look(client: Engine, run_id: str) -> RunView:
         unread=await run.unread(),
         children=(await client.list_runs(parent=run_id, limit=_CHILDREN_MAX)).runs[::-1],
         owner=next((executor for executor in executors if executor.id == record.owner), None),
+        in_hand=await in_hand_of(client, run_id) if record.owner is not None else (),
     )

@@ -44,6 +44,7 @@ def command(
     if run_id is not None and (statuses or workflow or tags):
         raise click.UsageError("a run that is named needs no --status, --workflow or --tag")
     given = tags_of(tags)
+    from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
     from durable_trio.cli.documents import run_document
     from durable_trio.cli.runs_table import ChangeLines
@@ -59,6 +60,8 @@ def command(
                 if as_json:
                     write_json_line(run_document(record))
                 else:
-                    write_lines([lines.line(record, datetime.now(UTC))])
+                    # One that comes back as parked has not lost the request.
+                    is_to_cancel = record.problem is not None and bool(await asked_to_cancel(client, [record]))
+                    write_lines([lines.line(record, datetime.now(UTC), is_to_cancel=is_to_cancel)])
 
     ask(database, follow)

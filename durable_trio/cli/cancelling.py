@@ -1,0 +1,136 @@
+"""Runs that were asked to cancel and have not ended: which they are, and what they wait for.
+
+A request is a message to the run. It is taken by an executor with code that fits the run's history; then the steps in
+hand are cancelled and waited for, then completed ones are undone. Each of these may take its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from shlex import quote
+from typing import Final
+
+import trio
+
+from durable_trio.cli.output import say
+from durable_trio.cli.times import instant_text
+from durable_trio.engine.engine import Engine
+from durable_trio.errors import DurableError
+from durable_trio.records import Problem, RunRecord, RunStatus, StepInHand
+
+__all__ = ["asked_to_cancel", "in_hand_of", "in_hand_text", "parked_text", "wait_until_cancelled"]
+
+# Before that nobody wonders; executors tell once a second what runs wait for.
+_QUIET_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
+_NAMED_MAX: Final = 3
+_HINT: Final = "Ctrl-C ends the wait only"
+_NOBODY: Final = "nobody serves this database now; the run ends when somebody does"
+_OPEN: Final = tuple(status for status in RunStatus if not status.is_final)
+
+
+async def asked_to_cancel(client: Engine, records: Iterable[RunRecord]) -> frozenset[str]:
+    """Return which of these runs were asked to cancel, and have not ended."""
+    unfinished = [record for record in records if not record.status.is_final]
+    if not unfinished:
+        return frozenset()
+    lingering = {step.run_id for process in await client.processes() for step in process.lingering}
+    found = set()
+    for record in unfinished:
+        if record.status is RunStatus.COMPENSATING:
+            continue  # it has got so far, or has failed
+        try:
+            if record.id in lingering or any(entry.kind == "cancel" for entry in await client.get(record.id).unread()):
+                found.add(record.id)
+        except DurableError:  # removed meanwhile, or it cannot be read
+            continue
+    return frozenset(found)
+
+
+async def in_hand_of(client: Engine, run_id: str) -> tuple[StepInHand, ...]:
+    """Return the steps that a run waits for before it can end, as its executor has told last."""
+    steps = (step for process in await client.processes() for step in process.lingering if step.run_id == run_id)
+    return tuple(sorted(steps, key=lambda step: step.started_at))
+
+
+def in_hand_text(step: StepInHand, now: datetime) -> str:
+    """Return a step in hand, and since when."""
+    return f"{step.key}, since {instant_text(step.started_at, now)}"
+
+
+def parked_text(run_id: str) -> str:
+    """Return what becomes of a request to a run that is parked."""
+    return f"cancelled when code that fits it is served; 'durable-trio show {quote(run_id)}' tells why"
+
+
+async def wait_until_cancelled(client: Engine, run_id: str, before: RunRecord) -> RunRecord:
+    """Wait for the end of a run that was asked to cancel, and say meanwhile what it waits for; return its last state.
+
+    ``before`` is how it was when it was asked. *Cancellation:* the request stays.
+    """
+    record = before
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_say_what_is_waited_for, client, run_id, before.problem)
+        async with client.watch(run_id=run_id) as changes:
+            async for record in changes:  # noqa: B007  # the last one counts
+                pass
+        nursery.cancel_scope.cancel()
+    return record
+
+
+async def _say_what_is_waited_for(client: Engine, run_id: str, problem: Problem | None) -> None:
+    """Say what keeps a run from its end, and again when it is something else: at once only what will not soon pass."""
+    said = ""
+    if problem is not None:
+        said = _parked(run_id, problem)
+    elif not await _is_served(client):
+        said = _NOBODY
+    if said:
+        say(f"{said} ({_HINT})")
+    await trio.sleep(_QUIET_SECONDS)
+    while True:
+        text = await _obstacle(client, run_id)
+        if text and text != said:
+            say(text if said else f"{text} ({_HINT})")
+            said = text
+        await trio.sleep(_LOOK_SECONDS)
+
+
+def _parked(run_id: str, problem: Problem) -> str:
+    return f"{run_id!r} is parked ({problem.kind}), and is {parked_text(run_id)}"
+
+
+async def _is_served(client: Engine) -> bool:
+    return any(executor.is_alive for executor in (await client.status()).executors)
+
+
+async def _obstacle(client: Engine, run_id: str) -> str:
+    run = client.get(run_id)
+    record, now = await run.record(), datetime.now(UTC)
+    if record.status.is_final:
+        return ""
+    if record.problem is not None:
+        return _parked(run_id, record.problem)
+    if not await _is_served(client):
+        return _NOBODY
+    owner = next((item for item in (await client.status()).executors if item.id == record.owner), None)
+    unread = [entry for entry in await run.unread() if entry.kind == "cancel"]
+    if record.owner is None:
+        return f"{run_id!r} waits for an executor that knows the workflow {record.workflow!r}"
+    if owner is None or not owner.is_alive:
+        return f"the process that had {run_id!r} has died; another one is to take it over"
+    if unread:
+        return f"executor {owner.id} (process {owner.pid}) has {run_id!r}, and has not taken the request yet"
+    steps = await in_hand_of(client, run_id)
+    if steps:
+        names = "; ".join(in_hand_text(step, now) for step in steps[:_NAMED_MAX])
+        more = f"; and {len(steps) - _NAMED_MAX} more" if len(steps) > _NAMED_MAX else ""
+        return f"{run_id!r} is {record.status.value}, and waits for what is in hand to end: {names}{more}"
+    waits = [wait for wait in await run.waits() if wait.error is not None]
+    if waits:
+        return f"{run_id!r} tries {waits[0].key} again (attempt {waits[0].attempt + 1})"
+    children = (await client.list_runs(parent=run_id, status=_OPEN, limit=1)).runs
+    if children:
+        return f"{run_id!r} waits for its child {children[0].id!r} to end: {children[0].status.value}"
+    return f"{run_id!r} is {record.status.value}"
