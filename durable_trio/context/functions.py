@@ -125,8 +125,10 @@ class FunctionCall(Call):
         env = self._env
         if env.observe is not None:
             env.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
-        self.task_context.run(self._enter_step)
-        env.tasks.start(self.task_context, self)
+        # Each attempt has the body's variables, as after a restart: not what the one before has set.
+        context = self.task_context.copy() if self._options.retry.max_attempts > 1 else self.task_context
+        context.run(self._enter_step)
+        env.tasks.start(context, self)
 
     def _enter_step(self) -> None:
         BODY.set(None)

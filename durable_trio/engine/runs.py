@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -118,7 +120,10 @@ class Runs:
             self._park(row, workflow, error)
             return
         self._actors[row.run] = actor
-        self._nursery.start_soon(self._run, actor, workflow, name=f"actor of run {row.id}")
+        # In a context of its own: a body must not see the variables of whoever has started it, since another process
+        # that goes on with it has none of them.
+        begin = partial(self._nursery.start_soon, self._run, actor, workflow, name=f"actor of run {row.id}")
+        contextvars.Context().run(begin)
 
     @contextmanager
     def adopt(self, resident: ResidentRun) -> Iterator[None]:
