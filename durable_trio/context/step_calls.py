@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Reversible, Set
 from datetime import timedelta
 from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -179,27 +179,30 @@ class StepMethods(ContextBase):
         """Run ``fn(item)`` as a step for each item, concurrently, and return the results in the order of the items.
 
         Each outcome is recorded by itself, so that after a crash only unfinished items run again. The items must be
-        the same at replay.
+        the same at replay, in the same order: outcomes belong to places.
 
         Args:
+            items: any iterable with an order of its own, taken whole before the first step begins.
             limit: how many run at once; default 100.
             return_exceptions: give failures back as values in their places, instead of raising the first.
             options: those of ``step``, for each item.
 
         Raises:
             Exception: the failure of the item that failed first; the others are cancelled and waited for.
+            TypeError: ``items`` is a set, whose order is another one in each process, or cannot be iterated over.
 
         *Cancellation:* the items that run are cancelled and waited for; recorded ones stay recorded.
         """
         self._check_task()
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
             raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
+        given = _in_order(items)
         key = self._next_key("map name", name)
         call = MapCall(
             self._env,
             key,
             fn,
-            list(items),
+            given,
             _function_options("ctx.map", fn, options),
             limit=MAP_CONCURRENCY if limit is None else limit,
             return_exceptions=return_exceptions,
@@ -212,6 +215,25 @@ class StepMethods(ContextBase):
             return []
         results: list[Any] = await self._env.turns.perform(call)
         return results
+
+
+def _in_order(items: Iterable[Any]) -> list[Any]:
+    """Return the items of a map as a list, unless their order is an accident of this process."""
+    # Views of a dict are sets, too, and so are the ordered sets of some libraries; those can be gone through backwards.
+    if (isinstance(items, Set) and not isinstance(items, Reversible)) or type(items) in _SET_ITERATORS:
+        raise TypeError(
+            f"ctx.map takes items in an order that is the same at replay; a {type(items).__name__} has none:"
+            " pass sorted(items), or a list"
+        )
+    if not isinstance(items, Iterable) and hasattr(type(items), "__aiter__"):
+        raise TypeError(
+            f"ctx.map takes an ordinary iterable, not the asynchronous {type(items).__name__}:"
+            " collect its items in a step"
+        )
+    return list(items)
+
+
+_SET_ITERATORS: Final = (type(iter(set[Any]())), type(iter(frozenset[Any]())))
 
 
 def _function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:

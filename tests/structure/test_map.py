@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Set
 from typing import Any
 
 import pytest
@@ -334,3 +335,78 @@ def test_maps_of_equal_names_in_several_branches_keep_their_rows_apart() -> None
     trial = crash_and_replay(Program(maps_in_branches))
     assert trial.value == [f"{name} [0.5, 0.25, 1.0]" for name in "aabb"] + ["own [0.375]"]
     assert len(set(trial.keys)) == 13
+
+
+# ---- what has no order -----------------------------------------------------------------------------------------------
+
+
+async def _no_items() -> AsyncIterator[int]:
+    yield 1
+
+
+class _OwnSet(set[int]):
+    """A set by another name."""
+
+
+class _Bag(Set[int]):
+    """A set of a library of its own, in no order that it tells of."""
+
+    def __contains__(self, item: object) -> bool:
+        return item == 1
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((1,))
+
+    def __len__(self) -> int:
+        return 1
+
+
+UNORDERED: dict[str, Callable[[], Any]] = {
+    "set": lambda: {1, 2},
+    "frozenset": lambda: frozenset({1, 2}),
+    "empty set": set,
+    "subclass": lambda: _OwnSet({1}),
+    "another kind of set": _Bag,
+    "difference of views": lambda: {1: 1}.keys() - {2},
+    "iterator over a set": lambda: iter({1, 2}),
+    "asynchronous": _no_items,
+    "no iterable": lambda: 7,
+}
+
+
+@pytest.mark.parametrize("kind", UNORDERED)
+async def test_items_that_have_no_order_of_their_own_are_refused_before_anything_runs(kind: str) -> None:
+    @workflow
+    async def mapping(ctx: Context) -> str:
+        with pytest.raises(TypeError) as caught:
+            await ctx.map("take", take, UNORDERED[kind]())
+        return str(caught.value)
+
+    async with open_engine(":memory:", workflows=[mapping]) as engine:
+        run = await engine.start(mapping)
+        message = await run.result()
+        assert await run.steps() == ()
+    assert "iterable" in message if kind in ("asynchronous", "no iterable") else "sorted(items)" in message
+    assert not effects.calls
+
+
+ORDERED: dict[str, Callable[[], Any]] = {
+    "list": lambda: [0.1, 0.2],
+    "tuple": lambda: (0.1, 0.2),
+    "dict": lambda: {0.1: "", 0.2: ""},
+    "keys": lambda: {0.1: "", 0.2: ""}.keys(),
+    "values": lambda: {"a": 0.1, "b": 0.2}.values(),
+    "generator": lambda: (number / 10 for number in (1, 2)),
+    "map": lambda: map(float, ("0.1", "0.2")),
+    "deque": lambda: deque([0.1, 0.2]),
+}
+
+
+@pytest.mark.parametrize("kind", ORDERED)
+async def test_whatever_has_an_order_can_be_mapped_over(autojump_clock: MockClock, kind: str) -> None:
+    @workflow
+    async def mapping(ctx: Context) -> list[float]:
+        return await ctx.map("take", take, ORDERED[kind]())
+
+    async with open_engine(":memory:", workflows=[mapping], clock=VirtualClock()) as engine:
+        assert await engine.run(mapping) == [0.1, 0.2]
