@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from durable_trio.clock import to_datetime
-from durable_trio.context.environment import Environment
+from durable_trio.context.environment import Environment, current_task
 from durable_trio.limits import check_name
 from durable_trio.records import Key
 from durable_trio.rules import randomness
@@ -106,7 +106,7 @@ class ContextBase:
     # ---- keys --------------------------------------------------------------------------------------------------
 
     def _check_task(self) -> None:
-        if trio.lowlevel.current_task() is not self._task:
+        if current_task() is not self._task:
             raise RuntimeError(
                 f"the context of run {self._env.run_id!r} was used from another task than its own;"
                 " open branches with ctx.open_nursery(), and use the context that each is given;"

@@ -52,6 +52,14 @@ class Host(Protocol):
         """Return another run as it is stored now."""
 
 
+def current_task() -> trio.lowlevel.Task | None:
+    """Return the calling task; ``None`` outside of trio, as in the thread of a sync function."""
+    try:
+        return trio.lowlevel.current_task()
+    except RuntimeError:
+        return None
+
+
 @attrs.define(kw_only=True, eq=False)
 class Environment:
     """Everything around one run's body."""
@@ -96,7 +104,8 @@ class Environment:
         Raises:
             RuntimeError: it is no task of this run's body.
         """
-        context = self.contexts.get(trio.lowlevel.current_task())
+        task = current_task()
+        context = None if task is None else self.contexts.get(task)
         if context is None:
             raise RuntimeError(f"only a task of run {self.run_id!r} with a context of its own can do this")
         return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from os import PathLike
@@ -67,6 +68,8 @@ class EngineBase:
         self._root: Supervisor | None = None
         self._closed = False
         self._client: AsyncExitStack | None = None
+        # Where it was opened, and that thread's name.
+        self._home: tuple[trio.lowlevel.TrioToken, str] | None = None
 
     def _handle(self, run_id: str, workflow: Workflow[Any, Any] | None) -> Run[Any]:
         return Run(cast("Engine", self), run_id, workflow)  # every base is part of one
@@ -81,6 +84,30 @@ class EngineBase:
         )
 
     def _parts_in_use(self) -> Parts:
+        """Return the parts, for a call that needs them.
+
+        Raises:
+            RuntimeError: the engine is not open, or it was opened by another ``trio.run``; nothing has happened.
+        """
+        parts = self._open_parts()
+        self._check_home()
+        return parts
+
+    def _check_home(self) -> None:
+        """Refuse a call from elsewhere: whatever is shared with the engine's tasks must be touched by them only."""
+        try:
+            here = trio.lowlevel.current_trio_token()
+        except RuntimeError:  # no trio in this thread
+            here = None
+        if self._home is None or here is self._home[0]:
+            return
+        raise RuntimeError(
+            f"the engine belongs to the trio.run of thread {self._home[1]!r}, and was called from elsewhere, in thread "
+            f"{threading.current_thread().name!r}: from a thread write trio.from_thread.run(engine.start, …), with "
+            "trio_token=… if trio has not made that thread; or open an engine of its own there, as a client"
+        )
+
+    def _open_parts(self) -> Parts:
         if self._parts is None:
             if self._closed:
                 raise trio.ClosedResourceError("the engine is closed")

@@ -212,7 +212,13 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close a client; twice is nothing. Calls after it raise ``trio.ClosedResourceError``."""
+        """Close a client; twice is nothing. Calls after it raise ``trio.ClosedResourceError``.
+
+        Raises:
+            RuntimeError: it was opened by another ``trio.run``.
+        """
+        if self._client is not None:
+            self._check_home()
         self._closed = True
         self._parts = self._root = None
         client, self._client = self._client, None
@@ -225,6 +231,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             raise trio.ClosedResourceError("this engine was closed; make a new one")
         if self._parts is not None:
             raise RuntimeError("this engine is in use already")
+        self._home = trio.lowlevel.current_trio_token(), threading.current_thread().name
         if self._store.is_memory:
             self._store.open()
             await trio.lowlevel.checkpoint()

@@ -116,8 +116,9 @@ class QueryCalls(EngineBase):
 
         It is the one supported way to open the file inside a process that uses an engine on it: a second SQLite
         library on the same file in one process cancels the locks of the first. ``durable_trio.sqlite3`` is the module.
+        It may be called from any thread, and the connection belongs to that one.
         """
-        self._parts_in_use()
+        self._open_parts()
         return self._store.connect()
 
     async def status(self) -> EngineStatus:
