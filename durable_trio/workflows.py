@@ -5,6 +5,7 @@ There is no global registry: an engine knows the workflows that it is given, in 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import types
@@ -18,6 +19,7 @@ import attrs
 from durable_trio.clock import seconds_of
 from durable_trio.codec import UNANNOTATED
 from durable_trio.limits import MAX_RECOVERIES, check_name
+from durable_trio.signatures import function_behind, is_method_of_a_class, resolved_annotations
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -55,6 +57,11 @@ class Workflow(Generic[P, R]):
     takes_any_count: bool = attrs.field(repr=False)
     result_type: Any = attrs.field(repr=False)
     fingerprint: str = attrs.field(repr=False)
+
+    @property
+    def module(self) -> str:
+        """The name of the module whose exceptions its runs may raise."""
+        return str(function_behind(self.fn).__module__)
 
     def __call__(self, ctx: Any, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         return self.fn(ctx, *args, **kwargs)
@@ -105,19 +112,28 @@ def workflow(
         strict: park a run where the engine would only warn; default the engine's setting.
 
     Raises:
-        TypeError: not an ``async def``, no context parameter, or keyword-only parameters without default.
+        TypeError: not an ``async def``, a method without its object, no context parameter, or keyword-only parameters
+            without default.
         ValueError: a name that is empty, too long, or has control characters or outer blanks.
     """
 
     def wrap(function: Callable[Concatenate[Any, P], Awaitable[R]]) -> Workflow[P, R]:
+        if isinstance(function, staticmethod):
+            function = function.__func__
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"a workflow must be an `async def`, {function!r} is not")
+        if is_method_of_a_class(function):
+            raise TypeError(
+                f"{function_behind(function).__qualname__!r} is a method: a run would have no object to call it on. "
+                "Make the workflow of a function or a staticmethod, whose first parameter is the Context, or of a "
+                "bound method: workflow(object.method)"
+            )
         if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 1:
             raise ValueError(f"max_recoveries must be an int of at least 1, not {max_recoveries!r}")
         types_, required, variadic, result = _signature(function)
         return Workflow(
             fn=function,
-            name=check_name("workflow name", function.__name__ if name is None else name),
+            name=check_name("workflow name", function_behind(function).__name__ if name is None else name),
             ttl=None if ttl is None else seconds_of(ttl, what="ttl"),
             max_recoveries=max_recoveries,
             tags=check_tags(tags),
@@ -151,27 +167,13 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     return checked
 
 
-def resolved_annotations(function: Callable[..., object]) -> dict[str, Any]:
-    """Return the annotations of a function with names resolved; those that cannot be are left out."""
-    try:
-        return inspect.get_annotations(function, eval_str=True)
-    except Exception:  # one unresolvable name must not cost the others
-        found: dict[str, Any] = {}
-        module_names = getattr(function, "__globals__", {})
-        for key, value in getattr(function, "__annotations__", {}).items():
-            if not isinstance(value, str):
-                found[key] = value
-            elif value in module_names:
-                found[key] = module_names[value]
-        return found
-
-
 def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, bool, Any]:
-    annotations = resolved_annotations(function)
+    behind = function_behind(function)
+    annotations = resolved_annotations(behind)
     parameters = list(inspect.signature(function).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
-        raise TypeError(f"workflow {function.__name__!r} takes no context; its first parameter must be the Context")
+        raise TypeError(f"workflow {behind.__name__!r} takes no context; its first parameter must be the Context")
     found: list[Any] = []
     required = 0
     variadic = False
@@ -181,7 +183,7 @@ def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, b
         elif parameter.kind not in positional:
             if parameter.default is inspect.Parameter.empty and parameter.kind is inspect.Parameter.KEYWORD_ONLY:
                 raise TypeError(
-                    f"workflow {function.__name__!r}: parameter {parameter.name!r} is keyword-only;"
+                    f"workflow {behind.__name__!r}: parameter {parameter.name!r} is keyword-only;"
                     " arguments of runs are positional"
                 )
             continue
@@ -193,6 +195,8 @@ def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, b
 
 def _fingerprint(function: Callable[..., object]) -> str:
     """Return a hash of the code: that of the module's source where it can be read, and of the compiled body."""
+    while isinstance(function, functools.partial):
+        function = function.func
     digest = hashlib.sha256()
     try:
         source = inspect.getsourcefile(function)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("doors", "unseen", "errors", "limits", "clock", "records", "policies"),
     ("codec", "failures"),
-    ("rules", "workflows"),
+    ("rules", "signatures", "workflows"),
     ("stores",),
     ("replay",),
     ("context",),

@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, cast, overlo
 import trio
 
 from durable_trio.clock import seconds_of
-from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
 from durable_trio.context.functions import NO_RETRY, FunctionCall, FunctionOptions
 from durable_trio.context.mapping import MapCall
@@ -21,7 +20,7 @@ from durable_trio.limits import MAP_CONCURRENCY
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.rules.hints import check_options
-from durable_trio.workflows import resolved_annotations
+from durable_trio.signatures import return_annotation
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -278,20 +277,3 @@ def _plain_options(returns: Any) -> FunctionOptions:
 
 _PLAIN_MAX: Final = 1024
 _plain: dict[type, FunctionOptions] = {}
-
-
-@functools.lru_cache(maxsize=4096)
-def _annotation_of(function: Callable[..., object]) -> Any:
-    return resolved_annotations(function).get("return", UNANNOTATED)
-
-
-def return_annotation(fn: Callable[..., object]) -> Any:
-    """Return the annotated result type of a function, method, partial or callable object."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    if inspect.ismethod(fn):
-        fn = fn.__func__
-    if not inspect.isfunction(fn):
-        fn = getattr(type(fn), "__call__", fn)  # noqa: B004  # its annotations are wanted, not whether it is there
-    # Only annotated functions are remembered: a lambda made at each call must not be kept alive.
-    return _annotation_of(fn) if inspect.isfunction(fn) and fn.__annotations__ else UNANNOTATED

@@ -166,7 +166,7 @@ class Runs:
         name = "" if workflow is None else workflow.name
         failures = self._failures.get(name)
         if failures is None:
-            modules = () if workflow is None else (workflow.fn.__module__,)
+            modules = () if workflow is None else (workflow.module,)
             failures = self._failures[name] = Failures(self.codec, modules=modules, classes=self.settings.errors)
         return failures
 
