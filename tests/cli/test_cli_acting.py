@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import signal
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of, until
+from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of, surroundings, until
 from cli.server import serving, start
 from cli.test_cli_json import validate
 
@@ -231,9 +234,55 @@ def test_prune_removes_what_has_ended_and_a_dry_run_only_counts(db: str) -> None
     assert call("--db", db, "prune", "--before", "7d", "--dry-run").out == "would remove 0 runs\n"
     assert call("--db", db, "prune", "--before", "0s", "--dry-run").out == f"would remove {len(final)} runs\n"
     assert len(call("--db", db, "list", "--json").json["runs"]) == len(everything)
-    assert call("--db", db, "prune", "--before", "0s", "--status", "failed").out == "removed 1 run\n"
-    assert call("--db", db, "prune", "--before", "0s", "--json").json["count"] == len(final) - 1
+    assert call("--db", db, "prune", "--before", "0s", "--yes", "--status", "failed").out == "removed 1 run\n"
+    assert call("--db", db, "prune", "--before", "0s", "--yes", "--json").json["count"] == len(final) - 1
     assert len(call("--db", db, "list", "--json").json["runs"]) == len(everything) - len(final)
+
+
+def on_terminal(*words: str, answer: str = "") -> tuple[int, str, str]:
+    """Call the program with a terminal for questions; return its exit code, its output, and what the terminal shows."""
+    ours, its = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            command_line(*words), env=surroundings(), stdin=its, stderr=its, stdout=subprocess.PIPE, text=True
+        )
+        os.close(its)
+        shown, is_answered = b"", False
+        try:
+            while data := terminal.read(1024):
+                shown += data
+                if answer and not is_answered and b"[y/N]" in shown:
+                    is_answered = True
+                    os.write(ours, f"{answer}\n".encode())
+        except OSError:  # the program has closed it
+            pass
+        assert process.stdout is not None
+        with process.stdout:
+            out = process.stdout.read()
+        return process.wait(PATIENCE_SECONDS), out, shown.decode()
+
+
+@pytest.mark.parametrize("cut", ["0s", "30m", "2999-01-01"])
+def test_prune_asks_on_a_terminal_and_wants_a_yes_of_a_program_that_removes_all(db: str, cut: str) -> None:
+    words = ["--db", db, "prune", "--before", cut, "--json"]
+    refused = call(*words)
+    assert (refused.code, refused.out) == (2, "")
+    assert "confirm by --yes" in refused.error
+    final = call(*words, "--dry-run").json["count"]
+    assert call(*words, "--yes").json["count"] == final
+
+
+def test_prune_on_a_terminal_removes_what_was_agreed_to(db: str) -> None:
+    final = call("--db", db, "prune", "--before", "0s", "--dry-run", "--json").json["count"]
+    code, out, shown = on_terminal("--db", db, "prune", "--before", "0s", answer="n")
+    assert (code, out) == (1, "")
+    assert f"remove {final} runs that ended before 2" in shown
+    assert "nothing was removed" in shown
+    code, out, shown = on_terminal("--db", db, "prune", "--before", "0s", "--status", "failed", answer="y")
+    assert (code, out) == (0, "removed 1 run\n")
+    assert "remove 1 run that ended" in shown
+    assert on_terminal("--db", db, "prune", "--before", "7d") == (0, "removed 0 runs\n", "")  # nothing to ask about
+    assert on_terminal("--db", db, "prune", "--before", "0s", "--yes") == (0, f"removed {final - 1} runs\n", "")
 
 
 @pytest.mark.parametrize("place", ["before", "after", "environment"])

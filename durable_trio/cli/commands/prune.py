@@ -1,14 +1,19 @@
-"""``prune``: removes runs that have ended."""
+"""``prune``: removes runs that have ended.
+
+What is removed is gone, so people are asked, with the number of runs. A program is not: it names a cut, and goes on.
+But a cut within the last hour takes what has only just ended, the whole of it with ``0s``; who means that says so.
+"""
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from durable_trio.cli.options import database_option, json_option, when
-from durable_trio.cli.output import write_json, write_lines
+from durable_trio.cli.output import say, write_json, write_lines
 from durable_trio.cli.text import plural
 
 if TYPE_CHECKING:
@@ -16,6 +21,7 @@ if TYPE_CHECKING:
 
 _FINAL = ("completed", "failed", "cancelled")
 _PAGE = 1000
+_RECENT: Final = timedelta(hours=1)
 
 
 @click.command("prune")
@@ -31,23 +37,52 @@ _PAGE = 1000
     "--status", "statuses", type=click.Choice(_FINAL), multiple=True, help="Only those in this status; may be repeated."
 )
 @click.option("--dry-run", is_flag=True, help="Only count what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask; without a terminal also for a WHEN within the last hour.")
 @json_option
-def command(database: str, before: datetime, statuses: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
-    """Remove runs that ended before WHEN, with all their rows. Live runs are never touched."""
+@click.pass_context
+def command(
+    ctx: click.Context,
+    database: str,
+    before: datetime,
+    statuses: tuple[str, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Remove runs that ended before WHEN, with all their rows. Live runs are never touched.
+
+    On a terminal you are asked first, and told how many there are.
+    """
+    asks = not (dry_run or yes) and sys.stdin.isatty() and sys.stderr.isatty()
+    if not (asks or dry_run or yes) and before > datetime.now(UTC) - _RECENT:
+        raise click.UsageError(
+            "--before is within the last hour: it removes what has only just ended; confirm by --yes"
+        )
     from durable_trio.cli.client import ask
 
+    async def count(client: Engine) -> int:
+        return await _count(client, before, statuses or _FINAL)
+
     async def prune(client: Engine) -> int:
-        if dry_run:
-            return await _count(client, before, statuses or _FINAL)
         return await client.prune(before, status=statuses or None)
 
-    count = ask(database, prune)
+    if asks:
+        found = ask(database, count)
+        if found and not _is_confirmed(found, before):
+            say("nothing was removed")
+            ctx.exit(1)
+    removed = ask(database, count if dry_run else prune)
     if as_json:
         from durable_trio.cli.documents import PruneDocument
 
-        write_json(PruneDocument(count=count, before=before, is_dry_run=dry_run))
+        write_json(PruneDocument(count=removed, before=before, is_dry_run=dry_run))
         return
-    write_lines([f"{'would remove' if dry_run else 'removed'} {plural(count, 'run')}"])
+    write_lines([f"{'would remove' if dry_run else 'removed'} {plural(removed, 'run')}"])
+
+
+def _is_confirmed(count: int, before: datetime) -> bool:
+    when = f"{before.astimezone():%Y-%m-%d %H:%M:%S}"
+    return click.confirm(f"remove {plural(count, 'run')} that ended before {when}, for good?", err=True)
 
 
 async def _count(client: Engine, before: datetime, statuses: tuple[str, ...]) -> int:
