@@ -10,6 +10,8 @@ from typing import Final
 
 # One payload is one row: SQLite copies it several times and a loop pass encodes it in one go.
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
+# What SQLite takes in one value: the bound of what is not the user's, or was accepted before under a larger limit.
+STORED_BYTES_MAX: Final = 1_000_000_000
 # Names are keys, shown in tables and paths: long enough for any URL-like id, short enough to index.
 NAME_CHARACTERS_MAX: Final = 256
 # Runs that are in memory at once in one process; others wait in the store. More cost more garbage collection than

@@ -16,6 +16,7 @@ import attrs
 from durable_trio.cli.text import jsonable
 from durable_trio.cli.times import iso
 from durable_trio.errors import StepFailed
+from durable_trio.looks import qualified_name, text_of
 from durable_trio.records import (
     FailureRecord,
     Problem,
@@ -231,12 +232,11 @@ def failure_document(error: BaseException | FailureRecord | None) -> FailureDocu
         return None
     if isinstance(error, FailureRecord):
         return _of_failure_record(error)
-    cls = type(error)
     stored = error.__cause__  # of what was rebuilt it is the text of the recorded traceback
     trace = stored.args[0] if stored is not None and stored.args and isinstance(stored.args[0], str) else ""
     if isinstance(error, StepFailed) and error.type:
-        return FailureDocument(type=error.type, message=str(error), traceback=trace)
-    return FailureDocument(type=f"{cls.__module__}.{cls.__qualname__}", message=str(error), traceback=trace)
+        return FailureDocument(type=error.type, message=text_of(error), traceback=trace)
+    return FailureDocument(type=qualified_name(type(error)), message=text_of(error), traceback=trace)
 
 
 def _of_failure_record(record: FailureRecord) -> FailureDocument:

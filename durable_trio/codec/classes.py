@@ -15,8 +15,9 @@ from cattrs.gen import make_dict_structure_fn_from_attrs, make_dict_unstructure_
 
 from durable_trio.codec.annotations import UNANNOTATED, field_types
 from durable_trio.codec.coder import Coder, Compiler
-from durable_trio.codec.faults import Fault, at, segment, type_name
-from durable_trio.codec.fields import Field, fields_of
+from durable_trio.codec.faults import Fault, at, fault_of, segment, type_name
+from durable_trio.codec.fields import Field, fields_of, unreadable
+from durable_trio.looks import qualified_name
 
 __all__ = ["class_coder", "new_converter", "typed_dict_coder"]
 
@@ -33,10 +34,11 @@ def class_coder(coders: Compiler, converter: cattrs.Converter, annotation: Any, 
     """Return the coder of a class with fields; raise ``Fault`` if it has none that are known."""
     fields = fields_of(cls)
     if fields is None:
-        raise Fault(f"{cls.__module__}.{cls.__qualname__} is no type that can be stored; use attrs or a dataclass")
+        raise Fault(f"{qualified_name(cls)} is no type that can be stored; use attrs or a dataclass")
     coder = coders.started(annotation, "dict", frozenset({cls}))
     hints = field_types(annotation, cls)
     parts = {field.name: coders.get(hints.get(field.name, UNANNOTATED)) for field in fields}
+    names = tuple(parts)
     coder.is_flat = all(part.is_flat for part in parts.values())
     # cattrs reads these as the fields of a class; their "types" are the coders of the fields.
     shadow = attrs.make_class(
@@ -66,8 +68,10 @@ def class_coder(coders: Compiler, converter: cattrs.Converter, annotation: Any, 
             raise Fault(f"{type_name(value)} is no {coder.name}")
         try:
             return unstructure(value)
-        except AttributeError as error:
-            raise Fault(str(error)) from error
+        except (Fault, RecursionError):
+            raise
+        except BaseException as error:  # of a property, say
+            raise unreadable(value, names, error) from None
 
     def decode(plain: Any) -> Any:
         _check_fields(coder, plain)
@@ -75,8 +79,9 @@ def class_coder(coders: Compiler, converter: cattrs.Converter, annotation: Any, 
             return structure(plain, cls)
         except (Fault, RecursionError):
             raise
-        except Exception as error:
-            raise Fault(f"{coder.name} does not take these fields: {type(error).__name__}: {error}") from error
+        except BaseException as error:  # of a validator, say
+            fault = fault_of(error, f"{coder.name} does not take these fields")
+            raise fault from fault.__cause__
 
     coder.encode, coder.decode = encode, decode
     return coder

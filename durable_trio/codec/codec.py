@@ -6,22 +6,29 @@ goes on with the decoded value, so a first execution and its replay see the same
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
+
+import trio
 
 from durable_trio import limits
 from durable_trio.codec.annotations import UNANNOTATED, is_unannotated, label
 from durable_trio.codec.coder import Coder
 from durable_trio.codec.coders import Coders
 from durable_trio.codec.extent import no_fields, room_left
-from durable_trio.codec.faults import Fault, at, type_name
+from durable_trio.codec.faults import Fault, at, fault_of, type_name
 from durable_trio.codec.fields import field_names
 from durable_trio.codec.plain import to_plain
 from durable_trio.codec.sameness import check_same
 from durable_trio.codec.text import canonical, check_depth, check_strings, digest_of, dump, load, may_be_deep, parse_own
 from durable_trio.errors import CodecError, PayloadTooLarge
+from durable_trio.looks import look, short
 
 __all__ = ["Codec", "Encoded", "parse"]
+
+# What a value's own code raises while it is converted is a ``CodecError``, whatever it is. Ctrl-C does not come there.
+_guarded = trio.lowlevel.enable_ki_protection
 
 # A value so many times too large is refused before its text is made; below that, the error tells the size.
 _TOO_LARGE_TIMES: Final = 2
@@ -46,6 +53,20 @@ class Codec:
         self._room = payload_bytes_max * _TOO_LARGE_TIMES
         self._coders = Coders()
 
+    @functools.cached_property
+    def own(self) -> Codec:
+        """The codec of what this library writes of its own, and of what was accepted before under a larger limit."""
+        own = Codec(payload_bytes_max=limits.STORED_BYTES_MAX)
+        own._coders = self._coders
+        return own
+
+    def check_size(self, text: str, *, where: str) -> None:
+        """Raise ``PayloadTooLarge`` if a text that ``own`` has written is too long for a payload of the user's."""
+        size = len(text.encode())
+        if size > self.payload_bytes_max:
+            raise self._too_large(where, str(size))
+
+    @_guarded
     def encode(self, value: object, annotation: Any, *, where: str) -> Encoded:
         """Encode ``value`` by ``annotation``, exactly.
 
@@ -61,9 +82,11 @@ class Codec:
         """
         try:
             if annotation is UNANNOTATED or is_unannotated(annotation):
-                if room_left(value, self._room, no_fields) < 0:
+                foreign: list[type] = []
+                if room_left(value, self._room, foreign.append) < 0:
                     raise self._too_large(where)
-                encoded = self._encode_json(value)
+                # Not with a class of the user's in it: orjson reads the value of an enum, and dies if that raises.
+                encoded = None if foreign else self._encode_json(value)
                 if encoded is not None:
                     return encoded
                 coder = self._coders.get(UNANNOTATED)
@@ -75,9 +98,13 @@ class Codec:
             decoded = coder.decode(parse_own(raw))
             check_same(value, decoded)
             return Encoded(raw.decode(), decoded)
-        except (Fault, RecursionError) as error:
-            raise _codec_error(error, where, annotation) from error.__cause__
+        except PayloadTooLarge:
+            raise
+        except BaseException as error:
+            refused = _codec_error(error, where, annotation)
+        raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
+    @_guarded
     def decode(self, text: str, annotation: Any, *, where: str) -> Any:
         """Return the value that ``encode`` has written as ``text``; a new object each time.
 
@@ -89,9 +116,13 @@ class Codec:
             if annotation is UNANNOTATED and '"$' not in text:  # no tag in it
                 return plain
             return self._coders.get(annotation).decode(plain)
-        except (Fault, RecursionError) as error:
-            raise _codec_error(error, where, annotation) from error.__cause__
+        except PayloadTooLarge:
+            raise
+        except BaseException as error:
+            refused = _codec_error(error, where, annotation)
+        raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
+    @_guarded
     def encode_arguments(self, args: Sequence[object], annotations: Sequence[Any], *, where: str) -> tuple[str, bytes]:
         """Encode positional arguments as one JSON array.
 
@@ -116,9 +147,13 @@ class Codec:
                 decoded = at(index, self._coders.get(annotation).decode, item)
                 at(index, check_same, args[index], decoded)
             return raw.decode(), digest_of(canonical(plain))
-        except (Fault, RecursionError) as error:
-            raise _codec_error(error, where, annotation) from error.__cause__
+        except PayloadTooLarge:
+            raise
+        except BaseException as error:
+            refused = _codec_error(error, where, annotation)
+        raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
+    @_guarded
     def decode_arguments(self, text: str, annotations: Sequence[Any], *, where: str) -> tuple[Any, ...]:
         """Return the arguments that ``encode_arguments`` has written as ``text``.
 
@@ -136,9 +171,13 @@ class Codec:
             for index, annotation in self._paired(plain, annotations):
                 values.append(at(index, self._coders.get(annotation).decode, plain[index]))
             return tuple(values)
-        except (Fault, RecursionError) as error:
-            raise _codec_error(error, where, annotation) from error.__cause__
+        except PayloadTooLarge:
+            raise
+        except BaseException as error:
+            refused = _codec_error(error, where, annotation)
+        raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
+    @_guarded
     def to_plain(self, value: object, annotation: Any) -> Any:
         """Return the JSON value that stands for a part of a payload; ``write`` makes it text.
 
@@ -152,6 +191,7 @@ class Codec:
         check_same(value, coder.decode(plain))
         return plain
 
+    @_guarded
     def from_plain(self, plain: Any, annotation: Any) -> Any:
         """Undo ``to_plain``; raise ``Fault`` if that did not write ``plain``."""
         return self._coders.get(annotation).decode(plain)
@@ -165,7 +205,8 @@ class Codec:
         try:
             return self._dump(plain, where).decode()
         except (Fault, RecursionError) as error:
-            raise _codec_error(error, where, UNANNOTATED) from error.__cause__
+            refused = _codec_error(error, where, UNANNOTATED)
+            raise refused from refused.__cause__
 
     def _paired(self, args: Sequence[object], annotations: Sequence[Any]) -> Iterable[tuple[int, Any]]:
         if len(args) > len(annotations):
@@ -226,11 +267,15 @@ def parse(text: str, *, where: str) -> Any:
         raise _codec_error(fault, where, UNANNOTATED) from None
 
 
-def _codec_error(error: Fault | RecursionError, where: str, annotation: Any) -> CodecError:
-    if isinstance(error, RecursionError):
-        error = Fault(f"nested deeper than {limits.PAYLOAD_DEPTH_MAX} levels, or in itself")
-    name = label(annotation)
+def _codec_error(error: BaseException, where: str, annotation: Any) -> CodecError:
+    if type(error) is RecursionError:
+        fault = Fault(f"nested deeper than {limits.PAYLOAD_DEPTH_MAX} levels, or in itself")
+    else:
+        fault = fault_of(error, "its own code has raised")
+    name = look(label, annotation, instead=lambda _: short(annotation))
     hint = "" if is_unannotated(annotation) else f" (annotated {name})"
     # A path into something nested without end is no help.
-    path = error.path if len(error.path) <= 1000 else error.path[:1000] + "..."
-    return CodecError(f"{where}{path}: {error.reason}{hint}", where=where, path=path, type=name)
+    path = fault.path if len(fault.path) <= 1000 else fault.path[:1000] + "..."
+    refused = CodecError(f"{where}{path}: {fault.reason}{hint}", where=where, path=path, type=name)
+    refused.__cause__ = fault.__cause__
+    return refused

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from durable_trio import limits
 from durable_trio.codec.faults import Fault, segment
-from durable_trio.codec.fields import field_names
+from durable_trio.codec.fields import field_names, unreadable
 
 __all__ = ["no_fields", "room_left"]
 
@@ -69,7 +69,7 @@ def room_left(
                     if room < 0:
                         return room
             return room
-        parts = value if names is None else [getattr(value, name, None) for name in names]
+        parts = value if names is None else _parts(value, names)
         room -= _ITEM_BYTES * len(parts)
         for place, part in enumerate(parts):  # noqa: B007  # named in the fault
             kind = type(part)
@@ -83,3 +83,11 @@ def room_left(
     except Fault as fault:
         fault.segments.append(segment(place) if names is None else f".{names[place]}")
         raise
+
+
+def _parts(value: Any, names: tuple[str, ...]) -> list[Any]:
+    try:
+        return [getattr(value, name, None) for name in names]
+    except BaseException as error:  # of a property, say
+        fault = unreadable(value, names, error)
+    raise fault from fault.__cause__

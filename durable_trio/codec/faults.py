@@ -6,7 +6,9 @@ from collections.abc import Callable
 from types import CoroutineType
 from typing import Any
 
-__all__ = ["Fault", "at", "each_of", "segment", "short", "type_name"]
+from durable_trio.looks import bears_a_look, class_name, exact_text, look, qualified_name, said, short
+
+__all__ = ["Fault", "at", "each_of", "fault_of", "segment", "short", "type_name"]
 
 
 class Fault(Exception):
@@ -28,22 +30,24 @@ def type_name(value: object) -> str:
     cls = type(value)
     if cls is CoroutineType:
         return "a coroutine (is an await missing?)"
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    name = qualified_name(cls)
+    return class_name(cls) if name == f"builtins.{class_name(cls)}" else name
+
+
+def fault_of(error: BaseException, what: str, *segments: str) -> Fault:
+    """Return what a value's own code has raised as a fault, with ``what`` was done; a fault is itself."""
+    if type(error) is Fault:
+        error.segments.extend(segments)
+        return error
+    fault = Fault(f"{what}: {said(error)}", *segments)
+    fault.__cause__ = error if bears_a_look(error) else None
+    return fault
 
 
 def segment(key: object) -> str:
     """Name one entry of a dict or list in a path; long keys are cut."""
-    text = repr(key)
+    text = look(lambda: exact_text(repr(key)), instead=lambda _: f"<{type_name(key)}>")
     return f"[{text if len(text) <= 60 else text[:57] + '...'}]"
-
-
-def short(value: object) -> str:
-    """Show a value in a message; a long one is cut."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type_name(value)}>"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def at(key: object, convert: Callable[..., Any], *args: Any) -> Any:

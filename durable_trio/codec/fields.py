@@ -9,7 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import attrs
 
-__all__ = ["Field", "field_names", "fields_of"]
+from durable_trio.codec.faults import Fault, fault_of
+from durable_trio.looks import look
+
+__all__ = ["Field", "field_names", "fields_of", "unreadable"]
 
 # Classes come and go with the functions that define them; the cache must not keep them all.
 _CLASSES_MAX: Final = 4096
@@ -46,3 +49,17 @@ def field_names(cls: type) -> tuple[str, ...] | None:
     """Return the names of a class's fields; ``None`` if it is no class with fields, or an enum of such."""
     fields = None if issubclass(cls, enum.Enum) else fields_of(cls)
     return None if fields is None else tuple(field.name for field in fields)
+
+
+def unreadable(value: object, names: tuple[str, ...], error: BaseException) -> Fault:
+    """Return the fault of a value whose fields could not all be read; it names the first that cannot be."""
+    for name in names:
+        failure = look(_read, value, name, instead=lambda error: error)
+        if failure is not None:
+            return fault_of(failure, "reading it has raised", f".{name}")
+    return fault_of(error, "reading its fields has raised")
+
+
+def _read(value: object, name: str) -> BaseException | None:
+    getattr(value, name)
+    return None

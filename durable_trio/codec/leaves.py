@@ -58,7 +58,10 @@ def text_coder(name: str, cls: type, write: Callable[[Any], str], read: Callable
     def encode(value: Any) -> str:
         if type(value) is not cls:
             raise Fault(f"{type_name(value)} is no {name}")
-        return write(value)
+        text = write(value)
+        if type(text) is not str:  # of a path of the user's
+            raise Fault(f"its text is {type_name(text)}, no str")
+        return text
 
     def decode(plain: Any) -> Any:
         if type(plain) is not str:

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from durable_trio.codec.faults import Fault, segment, short, type_name
+from durable_trio.codec.faults import Fault, fault_of, segment, short, type_name
 from durable_trio.codec.fields import field_names
 
 __all__ = ["check_same", "is_same"]
@@ -126,9 +126,11 @@ def _same_fields(names: tuple[str, ...]) -> Callable[[Any, Any], None]:
         for name in names:
             try:
                 check_same(getattr(a, name, _MISSING), getattr(b, name, _MISSING))
-            except Fault as fault:
-                fault.segments.append(f".{name}")
+            except RecursionError:
                 raise
+            except BaseException as error:  # also of a property
+                fault = fault_of(error, "reading it has raised", f".{name}")
+                raise fault from fault.__cause__
 
     return compare
 

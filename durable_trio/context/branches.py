@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from durable_trio.failures import CARRYING
 from durable_trio.limits import check_name
 from durable_trio.records import escape
 
@@ -57,7 +58,7 @@ class DurableNursery:
     async def _run(self, place: int, branch: str, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         env = self._owner.env
         await env.turns.await_start(place)
-        with env.branch(branch) as context:
+        with env.branch(branch) as context, CARRYING:
             await fn(context, *args)
 
 

@@ -8,8 +8,9 @@ import trio
 
 from durable_trio.clock import due_after
 from durable_trio.context.environment import Environment
-from durable_trio.errors import RunCancelled, RunConflict, RunExpired, RunFailed, RunNotFound
+from durable_trio.errors import CodecError, RunCancelled, RunConflict, RunExpired, RunFailed, RunNotFound
 from durable_trio.failures import CannotRebuild, describe
+from durable_trio.looks import text_of
 from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus
 from durable_trio.replay.calls import Call
 from durable_trio.replay.quiet import BODY
@@ -32,7 +33,7 @@ class StartChildCall(Call):
     def go_live(self) -> None:
         env = self._env
         now = env.clock.stamp()
-        text = env.codec.encode(self._operation.id, str, where="a run id").text
+        text = env.codec.own.encode(self._operation.id, str, where="a run id").text
         self.record(now=now, started_at=now, result=text, children=(self._operation,))
 
     def fire(self, now: int) -> None:
@@ -135,7 +136,7 @@ class ChildEndCall(Call):
         if child.error is not None:
             try:
                 error = self._env.failures.decode(child.error)
-            except CannotRebuild:
+            except (CannotRebuild, CodecError):
                 error = describe(child.error)
         if child.status is RunStatus.CANCELLED:
             if isinstance(error, RunCancelled):
@@ -143,4 +144,5 @@ class ChildEndCall(Call):
             return RunCancelled(f"the child {child.id!r} was cancelled", run_id=child.id)
         if isinstance(error, RunExpired) and error.run_id == child.id:  # else it is that of a child of the child
             return error
-        return RunFailed(f"the child {child.id!r} failed: {error}", run_id=child.id, error=error)
+        text = text_of(error) if isinstance(error, BaseException) else str(error)
+        return RunFailed(f"the child {child.id!r} failed: {text}", run_id=child.id, error=error)

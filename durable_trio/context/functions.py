@@ -10,11 +10,10 @@ executor.
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
@@ -24,6 +23,8 @@ from durable_trio.codec import UNANNOTATED
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.environment import Environment
 from durable_trio.errors import CodecError, StepInterrupted, StepTimeout
+from durable_trio.failures import carried
+from durable_trio.looks import is_a, is_async, is_awaitable, look
 from durable_trio.policies import Retry
 from durable_trio.records import Key, StepKind, StepStatus, WaitRow
 from durable_trio.replay.calls import Call
@@ -67,6 +68,7 @@ class FunctionCall(Call):
         self._scope: trio.CancelScope | None = None
         self._step: CurrentStep
         self._finish: Callable[[], None] | None = None
+        self._raised: Exception | None = None  # by the function, where another exception is raised in its stead
 
     @property
     def in_hand_since(self) -> int | None:
@@ -139,13 +141,13 @@ class FunctionCall(Call):
     async def run(self, scope: trio.CancelScope) -> None:
         """Run one attempt inside ``scope``."""
         self._scope = scope
-        self._finish = None
+        self._finish = self._raised = None
         if self.raise_cancel is not None:
             scope.cancel()
         try:
             value = await self._invoke()
         except Exception as error:
-            self._finish = partial(self._fail, error)
+            self._finish = partial(self._fail, self._raised or error)
         except BaseExceptionGroup as group:
             failures = group.split(trio.Cancelled)[1]
             if not isinstance(failures, ExceptionGroup):
@@ -171,7 +173,7 @@ class FunctionCall(Call):
         try:
             if finish is not None:
                 finish()
-        except Exception:  # a fault of this library, or of an error's own methods: the run is parked, not stuck
+        except Exception:  # a fault of this library: the run is parked, not stuck
             self._env.host.detach()
             raise
         self.turns.emerged(self)
@@ -191,11 +193,26 @@ class FunctionCall(Call):
 
     async def _call(self) -> Any:
         fn, args = self._fn, self._args
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None)):  # noqa: B004
-            return await fn(*args)
-        # In a tuple: trio takes a bare coroutine for a mistake, but a lambda may well make one.
-        (value,) = await trio.to_thread.run_sync(lambda: (fn(*args),), abandon_on_cancel=self._options.abandon)
-        return await value if inspect.isawaitable(value) else value
+        try:
+            if look(is_async, fn, instead=lambda _: False):
+                return await fn(*args)
+            value, raised = await trio.to_thread.run_sync(self._call_sync, abandon_on_cancel=self._options.abandon)
+            if raised is not None:
+                raise raised
+            return await value if is_awaitable(value) else value
+        except BaseException as error:
+            safe = carried(error)
+            if safe is error:
+                raise
+            self._raised = cast(Exception, error) if is_a(error, Exception) else None
+        raise safe  # out here, so that nothing is left of what trio could not carry
+
+    def _call_sync(self) -> tuple[Any, BaseException | None]:
+        """Call a sync function, in a thread, which would be lost with what it raises if that bears no look."""
+        try:
+            return self._fn(*self._args), None
+        except BaseException as error:
+            return None, error
 
     # ---- its outcome -------------------------------------------------------------------------------------------
 
@@ -204,19 +221,13 @@ class FunctionCall(Call):
         try:
             encoded = codec.encode(value, returns, where="")
         except CodecError:
-            self._refuse_result(value)
-            return
+            try:  # its place is named only now, for that costs more than all the rest
+                encoded = codec.encode(value, returns, where=self._where())
+            except CodecError as error:
+                self._record_failure(error, compensates=self._options.compensates)
+                return
         self.outcome = encoded.value
         self._record(StepStatus.COMPLETED, result=encoded.text, compensates=self._options.compensates)
-
-    def _refuse_result(self, value: Any) -> None:
-        """The result cannot be stored; its place is named only now, for that costs more than all the rest."""
-        try:
-            self._env.codec.encode(value, self._options.returns, where=self._where())
-        except CodecError as error:
-            self._record_failure(error, compensates=self._options.compensates)
-        else:  # it was changed meanwhile by another task
-            self._succeed(value)
 
     def _fail(self, error: Exception) -> None:
         delay = None

@@ -13,6 +13,7 @@ from durable_trio.clock import due_after, seconds_of
 from durable_trio.context.base import ContextBase
 from durable_trio.context.branches import DurableNursery
 from durable_trio.context.generations import ContinueCall
+from durable_trio.failures import CARRYING
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.replay.deadlines import DeadlineScope
 
@@ -31,7 +32,8 @@ class StructureMethods(ContextBase):
         self._open_nursery_count += 1
         try:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
-                yield DurableNursery(self, path, nursery)
+                with CARRYING:
+                    yield DurableNursery(self, path, nursery)
         finally:
             self._open_nursery_count -= 1
 
@@ -51,7 +53,7 @@ class StructureMethods(ContextBase):
         scope = DeadlineScope(self._next_key("deadline name", "deadline"), due_at, shield=shield)
         turns.enter_deadline(scope)
         try:
-            with scope.scope:
+            with scope.scope, CARRYING:
                 yield scope
         finally:
             turns.exit_deadline(scope)

@@ -11,6 +11,7 @@ import trio
 from durable_trio.codec import parse
 from durable_trio.engine.ending import EndingRun
 from durable_trio.errors import CodecError, Detached
+from durable_trio.failures import CARRYING
 from durable_trio.replay.quiet import BODY
 
 
@@ -48,15 +49,15 @@ class RunActor(EndingRun):
         try:
             with self._root_scope:
                 self._turns.base_deadline = trio.current_effective_deadline()
-                try:
-                    args = self._arguments()
-                    with self._env.branch("") as context:
+                args = self._arguments()
+                with self._env.branch("") as context, CARRYING:
+                    try:
                         value = await self.workflow.fn(context, *args)
-                    result = self._around.codec.encode(
-                        value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
-                    ).text
-                except Exception as caught:
-                    error = caught
+                        result = self._around.codec.encode(
+                            value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
+                        ).text
+                    except Exception as caught:
+                        error = caught  # not let out: it may be one that trio cannot carry
         except BaseExceptionGroup as group:
             if self._port.is_cut:
                 rest = group.split((Detached, Exception, trio.Cancelled))[1]

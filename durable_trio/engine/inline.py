@@ -19,6 +19,7 @@ from durable_trio.context.context import Context
 from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.parts import Parts
 from durable_trio.errors import Detached, OwnershipLost, RunCancelled
+from durable_trio.looks import bears_a_look
 from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
 from durable_trio.replay.quiet import BODY
@@ -70,7 +71,12 @@ class InlineRun(EndingRun):
             try:
                 try:
                     with self._root_scope, self._env.branch("") as context:
-                        yield context
+                        try:
+                            yield context
+                        except BaseException as error:
+                            if bears_a_look(error):
+                                raise
+                            failure = error  # it goes on below, where no scope of trio's is in its way
                 except BaseException as error:
                     if self._port.is_cut and not isinstance(error, Exception):
                         raise  # it comes of leaving

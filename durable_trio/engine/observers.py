@@ -8,6 +8,9 @@ from typing import Any
 
 import attrs
 
+from durable_trio.failures import logged
+from durable_trio.looks import look, short
+
 _LOGGER = logging.getLogger("durable_trio.observers")
 
 
@@ -79,7 +82,12 @@ class Observers:
         """Call the hook of that name on every observer."""
         event = Event(name=name, run_id=run_id, workflow=workflow, fields=dict(fields))
         for observer in self._observers:
-            try:
-                getattr(observer, name)(event)
-            except Exception:  # an observer must not disturb a run
-                _LOGGER.exception("observer %r raised in %s for run %r", observer, name, run_id)
+            error = look(_tell, observer, name, event, instead=lambda error: error)
+            if error is not None:  # an observer must not disturb a run
+                told = (short(observer), name, run_id)
+                _LOGGER.error("observer %s raised in %s for run %r", *told, exc_info=logged(error))
+
+
+def _tell(observer: Observer, name: str, event: Event) -> BaseException | None:
+    getattr(observer, name)(event)
+    return None

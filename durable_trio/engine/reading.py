@@ -9,6 +9,7 @@ from durable_trio.clock import to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe
+from durable_trio.looks import class_name, members_of, said
 from durable_trio.records import (
     FailureRecord,
     HistoryRow,
@@ -58,7 +59,7 @@ def run_record(
         recoveries=row.recoveries,
         generation=row.generation,
         compensation_errors=tuple(
-            describe(codec.encode(item, UNANNOTATED, where="a failure").text)
+            describe(codec.own.encode(item, UNANNOTATED, where="a failure").text)
             for item in parse(row.compensation_errors, where="compensation errors")
         ),
         values={key: _lenient(codec, text, UNANNOTATED) for key, text in values.items()},
@@ -117,11 +118,11 @@ def compensation_failed(row: HistoryRow, failures: Failures, run_id: str) -> Com
 
 def error_text(error: object) -> str:
     """Return type and message of an exception or its record, in one line for people."""
-    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        return f"{error_text(error.exceptions[0])} (in an {type(error).__name__})"
+    if isinstance(error, BaseExceptionGroup) and len(members := members_of(error)) == 1:
+        return f"{error_text(members[0])} (in an {class_name(type(error))})"
     if isinstance(error, FailureRecord | StepFailed) and error.type:
         return f"{error.type}: {error.message}"
-    return f"{type(error).__name__}: {error}"
+    return said(error) if isinstance(error, BaseException) else f"{type(error).__name__}: {error}"
 
 
 def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:

@@ -172,7 +172,7 @@ class Reports:
             tree=root.tree(),
             lingering=self._lingering,
         )
-        text = self._codec.encode(report, ProcessReport, where=_WHERE).text
+        text = self._codec.own.encode(report, ProcessReport, where=_WHERE).text
         try:
             await self._front.write(PutReport(process=str(self._identity), report=text, now=now))
         except StoreError as error:

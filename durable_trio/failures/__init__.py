@@ -9,15 +9,28 @@ An exception is stored with a *recipe*, the first that rebuilt an equal one when
 ``failed``   none rebuilds it, or its class is not to be rebuilt: ``StepFailed`` stands for it
 
 Equal means: the same type, args, text, notes and attributes, also those kept in C. Left out are what belongs to the
-raise and not to the error (traceback, context) and ``AttributeError.obj``. ``encode`` returns what ``decode`` will, so
-the first execution gets what each replay gets: a new object whose cause is the text of the original's traceback.
+raise and not to the error (traceback, context) and ``AttributeError.obj``. An error that is among its own attributes
+is so again. ``encode`` returns what ``decode`` will, so the first execution gets what each replay gets: a new object
+whose cause is the text of the original's traceback.
 
 The name of a class in stored data is looked up among loaded modules and only where the engine allows it. Nothing is
 imported, and nothing called but the constructors of exception classes.
 """
 
+from durable_trio.failures.carrying import CARRYING, carried, ends_executor, logged
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
 from durable_trio.failures.failures import Failures
 from durable_trio.failures.stored import describe
+from durable_trio.failures.tracebacks import trace
 
-__all__ = ["CannotRebuild", "Failures", "StepTraceback", "describe"]
+__all__ = [
+    "CARRYING",
+    "CannotRebuild",
+    "Failures",
+    "StepTraceback",
+    "carried",
+    "describe",
+    "ends_executor",
+    "logged",
+    "trace",
+]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from durable_trio.failures.errors import CannotRebuild
-from durable_trio.failures.visible import qualified_name
+from durable_trio.looks import qualified_name
 
 __all__ = ["Allowed"]
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import trio
+
 from durable_trio import limits
 from durable_trio.codec import Codec, parse
-from durable_trio.errors import CodecError
 from durable_trio.failures.allowed import Allowed
-from durable_trio.failures.errors import CannotRebuild
 from durable_trio.failures.rebuilding import Rebuilder
 from durable_trio.failures.recording import Recorder
 from durable_trio.failures.visible import failed
+from durable_trio.looks import look, qualified_name
 
 __all__ = ["Failures"]
 
 # A failure too large for a payload keeps so much of its texts; JSON may need six bytes for a character.
 _CUT_SHARE: Final = 32
+# However small a payload may be, so much says what has happened.
+_CUT_CHARACTERS_MIN: Final = 1000
+# A failure of this library's own must come back as itself, however small a payload may be.
+_FAILURE_BYTES_MIN: Final = 16 * 1024
 
 
 class Failures:
@@ -38,26 +43,46 @@ class Failures:
     def encode(self, exc: Exception, *, where: str) -> tuple[str, Exception]:
         """Return the JSON text of an exception, and the exception as ``decode`` will rebuild it.
 
-        What cannot be rebuilt equal becomes ``StepFailed``; no exception is refused.
+        What cannot be rebuilt equal, or cannot bear a look, becomes ``StepFailed``; no exception is refused, whatever
+        it does when it is looked at.
 
         Args:
             where: what failed, for errors.
         """
-        # Each is smaller than the one before; the last one fits any limit that leaves room for a sentence.
-        attempts: tuple[Callable[[], dict[str, Any]], ...] = (
-            lambda: self._recorder.record(exc, limits.TRACEBACK_CHARACTERS_MAX),
-            lambda: failed(exc, limits.TRACEBACK_CHARACTERS_MAX),
-            lambda: failed(exc, self._codec.payload_bytes_max // _CUT_SHARE, is_cut=True),
+        # Each is smaller than the one before, and the last two always fit. Any may raise what the exception does.
+        attempts: tuple[Callable[[], str], ...] = (
+            lambda: self._within_limit(self._recorder.record(exc, limits.TRACEBACK_CHARACTERS_MAX), where),
+            lambda: self._within_limit(failed(exc, limits.TRACEBACK_CHARACTERS_MAX), where),
+            lambda: self._write(failed(exc, self._cut_room, is_cut=True), where),
+            lambda: self._write(
+                {"type": qualified_name(type(exc)), "message": "", "traceback": "", "recipe": "failed"}, where
+            ),
         )
         for attempt in attempts:
-            try:
-                text = self._codec.write(attempt(), where=where)
-                return text, self.decode(text)
-            except (CodecError, CannotRebuild, RecursionError):
-                continue
-        text = self._codec.write({"type": "", "message": "", "traceback": "", "recipe": "failed"}, where=where)
+            encoded = look(self._encoded, attempt, instead=lambda _: None)
+            if encoded is not None:
+                return encoded
+        raise AssertionError("the last one always fits")
+
+    def _encoded(self, attempt: Callable[[], str]) -> tuple[str, Exception]:
+        text = attempt()
         return text, self.decode(text)
 
+    def _write(self, record: dict[str, Any], where: str) -> str:
+        return self._codec.own.write(record, where=where)
+
+    def _within_limit(self, record: dict[str, Any], where: str) -> str:
+        """Write a record if all in it that is the user's fits a payload; what this library adds does not count."""
+        text = self._write(record, where)
+        if len(text) > max(_FAILURE_BYTES_MIN, self._codec.payload_bytes_max):
+            self._codec.write(_without_tracebacks(record), where=where)
+        return text
+
+    @property
+    def _cut_room(self) -> int:
+        return max(_CUT_CHARACTERS_MIN, self._codec.payload_bytes_max // _CUT_SHARE)
+
+    @trio.lowlevel.enable_ki_protection  # what the constructors raise is their own
     def decode(self, text: str) -> Exception:
         """Return the exception that ``encode`` has written as ``text``; a new object each time.
 
@@ -66,3 +91,13 @@ class Failures:
             CodecError: ``text`` is no failure.
         """
         return self._rebuilder.rebuild(parse(text, where="failure"))
+
+
+def _without_tracebacks(plain: Any) -> Any:
+    """Return a record, or a part of one, without the tracebacks in it."""
+    if type(plain) is list:
+        return [_without_tracebacks(item) for item in plain]
+    if type(plain) is not dict:
+        return plain
+    is_record = "recipe" in plain and "traceback" in plain
+    return {key: "" if is_record and key == "traceback" else _without_tracebacks(item) for key, item in plain.items()}

@@ -5,7 +5,7 @@ No property and no ``__setattr__`` of a class is called: only slots, C fields an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from durable_trio.codec import ANY_SCALARS, Codec
@@ -13,7 +13,8 @@ from durable_trio.errors import CodecError, StepFailed
 from durable_trio.failures.allowed import Allowed
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
 from durable_trio.failures.stored import expect, read
-from durable_trio.failures.visible import qualified_name, slots_of, text_of
+from durable_trio.failures.visible import slots_of
+from durable_trio.looks import attributes, bears_a_look, qualified_name, said
 from durable_trio.records import FailureRecord
 
 __all__ = ["CONSTRUCTORS", "Rebuilder"]
@@ -24,6 +25,8 @@ CONSTRUCTORS: Final[dict[str, Callable[..., Any]]] = {
     "init": lambda cls, args: cls(*args),
 }
 
+_Around = list[Exception | None]
+
 
 class Rebuilder:
     """Rebuilds exceptions of the classes that are allowed."""
@@ -32,71 +35,96 @@ class Rebuilder:
         self._codec = codec
         self._allowed = allowed
 
-    def rebuild(self, record: Any) -> Exception:
+    def rebuild(self, record: Any, around: Sequence[Exception] = ()) -> Exception:
         """Rebuild an exception from what is stored of it.
+
+        Args:
+            around: the exceptions that it is within, the innermost last; it may hold them.
 
         Raises:
             CannotRebuild: its class is not loaded, not allowed, or does not take its fields any more.
             CodecError: it is no record.
         """
+        return self._rebuild(record, list(around))
+
+    def _rebuild(self, record: Any, around: _Around) -> Exception:
+        """``around`` has ``None`` for those that are not made yet."""
+        around.append(None)
+        try:
+            return self._rebuild_within(record, around)
+        finally:
+            around.pop()
+
+    def _rebuild_within(self, record: Any, around: _Around) -> Exception:
         name, message, trace, notes, recipe = read(record)
         try:
             if recipe == "failed":
                 exc: Exception = StepFailed(message, type=name, traceback=trace)
             elif recipe == "group":
-                exc = self._rebuild_group(record, self._allowed.find(name))
+                exc = self._rebuild_group(record, self._allowed.find(name), around)
             else:
-                exc = self._construct(record, recipe, self._allowed.find(name))
+                exc = self._construct(record, recipe, self._allowed.find(name), around)
             if notes:
-                exc.__dict__["__notes__"] = notes
+                attributes(exc)["__notes__"] = notes
             # Past whatever __setattr__ the class has; a frozen attrs class refuses it otherwise.
             BaseException.__setattr__(exc, "__cause__", StepTraceback(trace))
         except (CannotRebuild, CodecError):
             raise
-        except Exception as error:
-            problem = f"{name} cannot be rebuilt by its recipe {recipe!r}: {type(error).__name__}: {text_of(error)}"
-            raise CannotRebuild(problem, type=name) from error
+        except BaseException as error:  # of a constructor, say
+            problem = f"{name} cannot be rebuilt by its recipe {recipe!r}: {said(error)}"
+            raise CannotRebuild(problem, type=name) from error if bears_a_look(error) else None
         return exc
 
-    def _rebuild_group(self, record: dict[str, Any], cls: type[Exception]) -> Exception:
+    def _rebuild_group(self, record: dict[str, Any], cls: type[Exception], around: _Around) -> Exception:
         if not issubclass(cls, ExceptionGroup):
             raise TypeError(f"{cls.__qualname__} is no ExceptionGroup")
-        errors = [self.rebuild(each) for each in expect(record, "errors", list)]
+        errors = [self._rebuild(each, around) for each in expect(record, "errors", list)]
         exc = cls.__new__(cls, expect(record, "text", str), errors)
-        self._restore(exc, expect(record, "state", dict))
+        self._restore(exc, expect(record, "state", dict), around)
         return exc
 
-    def _construct(self, record: dict[str, Any], recipe: str, cls: type[Exception]) -> Exception:
+    def _construct(self, record: dict[str, Any], recipe: str, cls: type[Exception], around: _Around) -> Exception:
         exc: Exception
         if recipe == "fields":
             exc = self._codec.from_plain(record.get("fields"), cls)
             if "args" in record:
-                exc.args = tuple(self._value_from_plain(value) for value in expect(record, "args", list))
+                exc.args = tuple(self._value_from_plain(value, around) for value in expect(record, "args", list))
         elif recipe in CONSTRUCTORS:
-            args = tuple(self._value_from_plain(value) for value in expect(record, "args", list))
+            args = tuple(self._value_from_plain(value, around) for value in expect(record, "args", list))
             exc = CONSTRUCTORS[recipe](cls, args)
         else:
             raise TypeError("the recipe is unknown")
         if type(exc) is not cls:
             raise TypeError(f"it became {qualified_name(type(exc))}")
-        self._restore(exc, expect(record, "state", dict))
+        self._restore(exc, expect(record, "state", dict), around)
         return exc
 
-    def _restore(self, exc: Exception, state: dict[str, Any]) -> None:
+    def _restore(self, exc: Exception, state: dict[str, Any], around: _Around) -> None:
+        around[-1] = exc
         slots = slots_of(type(exc))
         for name, plain in state.items():
             if name.startswith("__") and name.endswith("__"):
                 raise TypeError(f"{name} is no attribute of an error")
-            value = self._value_from_plain(plain)
+            value = self._value_from_plain(plain, around)
             if name in slots:
                 slots[name].__set__(exc, value)
             else:
-                exc.__dict__[name] = value
+                attributes(exc)[name] = value
 
-    def _value_from_plain(self, plain: Any) -> Any:
+    def _value_from_plain(self, plain: Any, around: _Around) -> Any:
         if type(plain) is dict and len(plain) == 1:
             if "$error" in plain:
-                return self.rebuild(plain["$error"])
+                return self._rebuild(plain["$error"], around)
+            if "$outer" in plain:
+                return _outer(plain["$outer"], around)
             if "$record" in plain:
                 return self._codec.from_plain(plain["$record"], FailureRecord)
         return self._codec.from_plain(plain, ANY_SCALARS)
+
+
+def _outer(levels: object, around: _Around) -> Exception:
+    """Return the exception so many levels around what is being read; the one that it belongs to is 0."""
+    exc = around[-1 - levels] if type(levels) is int and 0 <= levels < len(around) else None
+    if exc is None:
+        raise TypeError("an exception holds one that is not around it, or not made yet")
+    return exc

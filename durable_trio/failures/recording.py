@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import attrs
 
 from durable_trio.codec import ANY_SCALARS, Codec
 from durable_trio.codec.faults import Fault
 from durable_trio.codec.sameness import is_same
-from durable_trio.errors import CodecError
 from durable_trio.failures.allowed import Allowed
-from durable_trio.failures.errors import CannotRebuild
 from durable_trio.failures.rebuilding import CONSTRUCTORS, Rebuilder
-from durable_trio.failures.tracebacks import EXCEPTIONS_MAX, clean
-from durable_trio.failures.visible import attributes_of, described, failed, is_equal, qualified_name, text_of
+from durable_trio.failures.tracebacks import EXCEPTIONS_MAX
+from durable_trio.failures.visible import attributes_of, described, failed, is_equal
+from durable_trio.looks import bears_a_look, clean, is_a, look, members_of, message_of, qualified_name, text_of
 from durable_trio.records import FailureRecord
 
 __all__ = ["Recorder"]
@@ -26,12 +25,28 @@ _LEVELS_MAX: Final = 24
 _TRACEBACK_CHARACTERS_MIN: Final = 400
 
 
+class _HoldsItself(Exception):
+    """An exception was met among what it is made of, and so before it could be there again; ``of`` is its id."""
+
+    def __init__(self, of: int) -> None:
+        super().__init__(of)
+        self.of = of
+
+
+@attrs.define
+class _Around:
+    """An exception that others are met in."""
+
+    exc: Exception
+    is_made: bool = False  # it is there before what is recorded now: its attributes are, which are set last
+
+
 @attrs.define
 class _Progress:
     """How far the encoding of one failure has come."""
 
     count: int = 0
-    within: set[int] = attrs.field(factory=set)  # ids of the exceptions around this one
+    around: list[_Around] = attrs.field(factory=list)  # the exceptions around this one, the innermost last
 
 
 class Recorder:
@@ -52,42 +67,65 @@ class Recorder:
 
     def _record(self, exc: Exception, progress: _Progress, room: int) -> dict[str, Any]:
         progress.count += 1
-        if progress.count > EXCEPTIONS_MAX or len(progress.within) >= _LEVELS_MAX or id(exc) in progress.within:
+        if progress.count > EXCEPTIONS_MAX or len(progress.around) >= _LEVELS_MAX:
             return failed(exc, room)
-        progress.within.add(id(exc))
+        progress.around.append(_Around(exc))
         try:
-            if isinstance(exc, ExceptionGroup):
-                return self._record_group(exc, progress, room)
-            if self._allowed.is_found(type(exc)):
+            if is_a(exc, ExceptionGroup):
+                return self._record_group(cast(ExceptionGroup[Exception], exc), progress, room)
+            if self._is_rebuilt(exc):
                 for recipe in ("fields", *CONSTRUCTORS):
                     record = self._try_recipe(recipe, exc, progress, room)
                     if record is not None:
                         return record
-            return failed(exc, room)
+        except _HoldsItself as loop:
+            if loop.of != id(exc):
+                raise
         finally:
-            progress.within.discard(id(exc))
+            progress.around.pop()
+        return failed(exc, room)
+
+    def _is_rebuilt(self, exc: Exception) -> bool:
+        """Whether an exception may come back as itself: its class is allowed, and whoever gets it can look at it."""
+        if type(exc) is ExceptionGroup:  # of what it holds each is looked at by itself
+            return True
+        return look(self._allowed.is_found, type(exc), instead=lambda _: False) and bears_a_look(exc)
 
     def _record_group(self, exc: ExceptionGroup[Exception], progress: _Progress, room: int) -> dict[str, Any]:
-        share = max(_TRACEBACK_CHARACTERS_MIN, room // len(exc.exceptions))
-        record = described(exc, room) | {"recipe": "group", "text": clean(exc.message)}
-        record["errors"] = [self._record(each, progress, share) for each in exc.exceptions]
+        members = members_of(exc)
+        share = max(_TRACEBACK_CHARACTERS_MIN, room // len(members))
+        record = described(exc, room) | {"recipe": "group", "text": clean(message_of(exc))}
+        record["errors"] = [self._record_member(exc, each, progress, share) for each in members]
         # A subclass that cannot be rebuilt still keeps its shape, which ``except*`` goes by.
-        state = {name: value for name, value in attributes_of(exc).items() if name not in ("message", "exceptions")}
-        record["state"] = {}
         try:
-            if not self._allowed.is_found(type(exc)):
+            state = attributes_of(exc).items()
+            if not self._is_rebuilt(exc):
                 raise Fault("its class is not to be rebuilt")
-            record["state"] = self._values_to_plain(state, progress, room)
-            rebuilt = self._rebuilder.rebuild(record)
+            own = {name: value for name, value in state if name not in ("message", "exceptions")}
+            record["state"] = self._state_to_plain(own, progress, room)
+            rebuilt = self._rebuild(record, progress)
             if type(rebuilt) is type(exc) and text_of(rebuilt) == text_of(exc):
                 return record
-        except (Fault, CannotRebuild, CodecError):
-            pass
+        except RecursionError:
+            raise
+        except Exception:
+            pass  # also of what holds the group itself: its shape is kept all the same
         return record | {"type": qualified_name(ExceptionGroup), "state": {}}
+
+    def _record_member(
+        self, group: ExceptionGroup[Exception], exc: Exception, progress: _Progress, room: int
+    ) -> dict[str, Any]:
+        try:
+            return self._record(exc, progress, room)
+        except _HoldsItself as loop:
+            if loop.of != id(group):
+                raise
+            return failed(exc, room)  # it holds the group that it is in, which keeps its shape
 
     def _try_recipe(self, recipe: str, exc: Exception, progress: _Progress, room: int) -> dict[str, Any] | None:
         cls = type(exc)
         record = described(exc, room) | {"recipe": recipe}
+        progress.around[-1].is_made = False
         try:
             if recipe == "fields":
                 if not (attrs.has(cls) or dataclasses.is_dataclass(cls)):
@@ -102,19 +140,31 @@ class Recorder:
             before = attributes_of(made)
             state = attributes_of(exc)
             changed = {n: v for n, v in state.items() if n not in before or not is_same(before[n], v)}
-            record["state"] = self._values_to_plain(changed, progress, room)
-            return record if is_equal(exc, self._rebuilder.rebuild(record)) else None
-        except RecursionError:
+            record["state"] = self._state_to_plain(changed, progress, room)
+            rebuilt = self._rebuild(record, progress)
+            return record if is_equal(exc, rebuilt) and bears_a_look(rebuilt) else None
+        except (RecursionError, _HoldsItself):
             raise
         except Exception:
             return None  # whatever a constructor raises: this recipe does not fit
 
-    def _values_to_plain(self, values: dict[str, Any], progress: _Progress, room: int) -> dict[str, Any]:
+    def _rebuild(self, record: dict[str, Any], progress: _Progress) -> Exception:
+        """Rebuild the innermost exception by its record; those around it are there already."""
+        return self._rebuilder.rebuild(record, [around.exc for around in progress.around[:-1]])
+
+    def _state_to_plain(self, values: dict[str, Any], progress: _Progress, room: int) -> dict[str, Any]:
+        progress.around[-1].is_made = True
         return {name: self._value_to_plain(value, progress, room) for name, value in values.items()}
 
     def _value_to_plain(self, value: object, progress: _Progress, room: int) -> Any:
-        if isinstance(value, Exception):
-            return {"$error": self._record(value, progress, max(_TRACEBACK_CHARACTERS_MIN, room // 2))}
+        if is_a(value, Exception):
+            for levels, around in enumerate(reversed(progress.around)):
+                if around.exc is value:
+                    if around.is_made:
+                        return {"$outer": levels}
+                    raise _HoldsItself(id(value))
+            record = self._record(cast(Exception, value), progress, max(_TRACEBACK_CHARACTERS_MIN, room // 2))
+            return {"$error": record}
         if type(value) is FailureRecord:
             return {"$record": self._codec.to_plain(value, FailureRecord)}
         return self._codec.to_plain(value, ANY_SCALARS)

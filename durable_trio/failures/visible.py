@@ -1,6 +1,7 @@
 """What there is to see of an exception: its name, text and notes, its attributes, also those kept in slots and C.
 
-Nothing of it may be trusted: a ``str()`` may raise, and a text may be no Unicode.
+Nothing of it may be trusted: each look may raise, and a text may be no Unicode. ``described`` and ``failed`` never
+raise; the others may raise whatever the exception does.
 """
 
 from __future__ import annotations
@@ -9,30 +10,18 @@ import types
 from typing import Any, Final
 
 from durable_trio.codec.sameness import is_same
-from durable_trio.failures.tracebacks import clean, trace
+from durable_trio.failures.tracebacks import trace
+from durable_trio.looks import attributes, clean, is_a, look, qualified_name, text_of
 
-__all__ = ["attributes_of", "described", "failed", "is_equal", "qualified_name", "slots_of", "text_of"]
+__all__ = ["attributes_of", "described", "failed", "is_equal", "slots_of"]
 
 # The object whose attribute was asked for belongs to the place of the error, like the frames of the traceback.
 _LEFT_OUT: Final = frozenset({(AttributeError, "obj"), (BaseException, "args")})
 
 
-def qualified_name(cls: type) -> str:
-    """Return the name of a class with its module."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def text_of(exc: BaseException) -> str:
-    """Return ``str(exc)``, or what went wrong with it."""
-    try:
-        return str(exc)
-    except Exception as error:
-        return f"<{type(error).__name__} in str() of {qualified_name(type(exc))}>"
-
-
 def _notes(exc: BaseException) -> list[str]:
-    notes = getattr(exc, "__notes__", None)
-    return [clean(note) for note in notes if isinstance(note, str)] if isinstance(notes, list | tuple) else []
+    notes = look(getattr, exc, "__notes__", None, instead=lambda _: attributes(exc).get("__notes__"))
+    return [clean(note) for note in notes if type(note) is str] if type(notes) in (list, tuple) else []
 
 
 def described(exc: BaseException, room: int) -> dict[str, Any]:
@@ -70,7 +59,7 @@ def slots_of(cls: type) -> dict[str, Any]:
 
 def attributes_of(exc: BaseException) -> dict[str, Any]:
     """Return all that an exception holds besides its args and notes."""
-    found = {name: value for name, value in exc.__dict__.items() if name != "__notes__"}
+    found = {name: value for name, value in attributes(exc).items() if name != "__notes__"}
     for name, member in slots_of(type(exc)).items():
         try:
             found[name] = member.__get__(exc)
@@ -88,7 +77,7 @@ def is_equal(exc: Exception, rebuilt: Exception) -> bool:
         and len(exc.args) == len(rebuilt.args)
         and text_of(exc) == text_of(rebuilt)
         and all(
-            is_same(a, b) or (isinstance(a, Exception) and isinstance(b, Exception))
+            is_same(a, b) or (is_a(a, Exception) and is_a(b, Exception))
             for a, b in [*((mine[name], theirs[name]) for name in mine), *zip(exc.args, rebuilt.args, strict=True)]
         )
     )

@@ -51,15 +51,57 @@ def test_a_constructor_with_effects_is_not_called_again() -> None:
     assert PickyError.calls == 1
 
 
-def test_an_error_that_holds_itself_becomes_step_failed_within() -> None:
-    error = PlainError("x")
-    error.__dict__["me"] = error
+class FirstError(Exception):
+    """The first of a chain is its own root, as many libraries have it."""
 
-    text, first = FAILURES.encode(error, where="x")
+    def __init__(self, text: str, root: Exception | None = None) -> None:
+        super().__init__(text)
+        self.root = root or self
 
-    assert type(first) is PlainError
-    assert type(first.__dict__["me"]) is StepFailed
-    assert type(FAILURES.decode(text).__dict__["me"]) is StepFailed
+
+HOLDERS = Failures(Codec(), modules=[__name__])
+
+
+def both(error: Exception) -> tuple[Any, Any]:
+    """Return what the first execution gets of an exception, and what a replay does."""
+    text, first = HOLDERS.encode(raised(error), where="x")
+    return first, HOLDERS.decode(text)
+
+
+def test_an_error_that_holds_itself_holds_itself_when_it_comes_back() -> None:
+    for error in both(FirstError("x")):
+        assert type(error) is FirstError
+        assert error.root is error
+
+
+def test_errors_that_hold_each_other_do_so_when_they_come_back() -> None:
+    outer, inner = FirstError("outer"), FirstError("inner")
+    outer.root, inner.root = inner, outer
+
+    for error in both(outer):
+        assert (type(error), type(error.root)) == (FirstError, FirstError)
+        assert error.root is not error
+        assert error.root.root is error
+
+
+def test_an_error_that_is_made_of_itself_becomes_step_failed() -> None:
+    """Its constructor would have to be given what is not there yet."""
+    error = FirstError("x")
+    error.args = ("x", error)
+    through_another = FirstError("y")
+    through_another.args = ("y", FirstError("z", root=through_another))
+
+    for each in (error, through_another):
+        assert [type(seen) for seen in both(each)] == [StepFailed, StepFailed]
+
+
+def test_a_group_keeps_its_shape_where_one_of_it_holds_the_group() -> None:
+    member = FirstError("x")
+    group = ExceptionGroup("g", [member, ValueError(1)])
+    member.root = group
+
+    for error in both(group):
+        assert [type(each) for each in error.exceptions] == [StepFailed, ValueError]
 
 
 def test_a_group_keeps_its_shape_where_one_of_it_cannot_be_rebuilt() -> None:

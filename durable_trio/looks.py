@@ -1,0 +1,216 @@
+"""Looks at users' objects that nothing of theirs comes out of.
+
+Whatever looks at an object may run code of the user's: ``str()``, ``repr()``, an attribute, ``==``, ``len()``, a loop,
+even ``isinstance``, which asks an object for its ``__class__``. That code may raise, also ``SystemExit``, recurse, or
+return what it must not. So no other module looks at an object of the user's in the open: it asks here, goes by the
+object's real type (``is_a``), or has its whole look guarded (``look``).
+
+What an object raises when it is looked at says something of the object and no more: also a ``KeyboardInterrupt`` or
+``SystemExit`` of it ends nothing. Ctrl-C itself cannot come inside a look.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import trio
+
+__all__ = [
+    "attributes",
+    "bears_a_look",
+    "class_name",
+    "clean",
+    "exact_text",
+    "is_a",
+    "is_async",
+    "is_awaitable",
+    "leaves",
+    "look",
+    "members_of",
+    "message_of",
+    "qualified_name",
+    "said",
+    "short",
+    "text_of",
+    "traceback_of",
+]
+
+T = TypeVar("T")
+T_exc = TypeVar("T_exc", bound=BaseException)
+
+# What ``short`` shows of a value.
+_SHORT_CHARACTERS_MAX: Final = 80
+# Exceptions in a group, counted as often as they are met: twenty groups, each twice in the next, hold a million.
+_MEMBERS_MAX: Final = 100_000
+
+# Python's own getters, which no class of the user's can put another in place of.
+_BASE: Final = vars(BaseException)
+_attributes: Final = _BASE["__dict__"].__get__
+_traceback: Final = _BASE["__traceback__"].__get__
+_message: Final = vars(BaseExceptionGroup)["message"].__get__
+_members: Final = vars(BaseExceptionGroup)["exceptions"].__get__
+_class_qualname: Final = vars(type)["__qualname__"].__get__
+_class_mro: Final = vars(type)["__mro__"].__get__
+_class_attributes: Final = vars(type)["__dict__"].__get__
+_class_module: Final = vars(type)["__module__"].__get__
+
+
+@trio.lowlevel.enable_ki_protection  # so that what is caught here is the object's own
+def look(at: Callable[..., T], *args: Any, instead: Callable[[BaseException], T]) -> T:
+    """Return ``at(*args)``, or what ``instead``, which must look at nothing itself, makes of whatever that raises."""
+    try:
+        return at(*args)
+    except BaseException as error:
+        return instead(error)
+
+
+def is_a(value: object, cls: type | tuple[type, ...]) -> bool:
+    """Whether a value is an instance of a class, by its real type alone, as ``except`` goes by it."""
+    if type(cls) is tuple:
+        return any(is_a(value, each) for each in cls)
+    return type.__subclasscheck__(cast(type, cls), type(value))
+
+
+def exact_text(text: str) -> str:
+    """Return a ``str`` as one of no subclass.
+
+    Raises:
+        TypeError: it is none, whatever it says of itself.
+    """
+    return text if type(text) is str else str.__str__(text)
+
+
+def clean(text: str) -> str:
+    """Escape what is not Unicode text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# ---- classes ---------------------------------------------------------------------------------------------------------
+
+
+def class_name(cls: type) -> str:
+    """Return the name of a class, as it stands in its module."""
+    return exact_text(_class_qualname(cls))
+
+
+def qualified_name(cls: type) -> str:
+    """Return the name of a class with its module."""
+    module = look(lambda: exact_text(_class_module(cls)), instead=lambda _: "?")
+    return f"{module}.{class_name(cls)}"
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def short(value: object) -> str:
+    """Show a value in a message; a long one is cut."""
+    text = look(lambda: exact_text(repr(value)), instead=lambda _: f"<{qualified_name(type(value))}>")
+    return text if len(text) <= _SHORT_CHARACTERS_MAX else text[: _SHORT_CHARACTERS_MAX - 3] + "..."
+
+
+# ---- functions and what they return ----------------------------------------------------------------------------------
+
+
+def is_async(fn: object) -> bool:
+    """Whether calling ``fn`` gives an awaitable, as far as it tells; it may raise whatever the function does."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether a value can be awaited, by its real type alone."""
+    cls = type(value)
+    if cls is types.GeneratorType:
+        return bool(cast(types.GeneratorType[Any, Any, Any], value).gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
+    return any("__await__" in _class_attributes(base) for base in _class_mro(cls))
+
+
+# ---- exceptions ------------------------------------------------------------------------------------------------------
+
+
+def text_of(exc: BaseException) -> str:
+    """Return ``str(exc)``, or what went wrong with it."""
+    return look(
+        lambda: exact_text(str(exc)),
+        instead=lambda error: f"<{class_name(type(error))} in str() of {qualified_name(type(exc))}>",
+    )
+
+
+def said(exc: BaseException) -> str:
+    """Return type and text of an exception, in one line for people."""
+    return f"{class_name(type(exc))}: {text_of(exc)}"
+
+
+def attributes(exc: BaseException) -> dict[Any, Any]:
+    """Return the attributes of an exception that are its own, and not those that its class makes up."""
+    return cast("dict[Any, Any]", _attributes(exc))
+
+
+def traceback_of(exc: BaseException) -> Any:
+    """Return the real traceback of an exception."""
+    return _traceback(exc)
+
+
+def members_of(group: BaseExceptionGroup[T_exc]) -> tuple[T_exc, ...]:
+    """Return the real exceptions in a group."""
+    return cast("tuple[T_exc, ...]", _members(group))
+
+
+def message_of(group: BaseExceptionGroup[Any]) -> str:
+    """Return the real message of a group."""
+    return exact_text(_message(group))
+
+
+def leaves(exc: BaseException) -> list[BaseException]:
+    """Return the exceptions in a group, however deep, each once; or the exception, if it is no group."""
+    found: dict[int, BaseException] = {}
+    seen: set[int] = set()
+    left = [exc]
+    while left:
+        each = left.pop()
+        if not is_a(each, BaseExceptionGroup):
+            found.setdefault(id(each), each)
+        elif id(each) not in seen:  # a group may be in others many times over
+            seen.add(id(each))
+            left.extend(reversed(_members(each)))
+    return list(found.values())
+
+
+def bears_a_look(exc: BaseException) -> bool:
+    """Whether an exception can be handled as trio, ``contextlib``, ``traceback`` and ``logging`` handle them.
+
+    They get its attributes and its ``repr()``, in places where nobody expects that to raise: inside trio's own loop it
+    ends the process. Its ``str()`` they know to be wary of.
+    """
+    return look(_bears_a_look, exc, instead=lambda _: False)
+
+
+def _bears_a_look(exc: BaseException) -> bool:
+    cls = type(exc)
+    if exc.__class__ is not cls or not all(type(name) is str for name in (cls.__module__, cls.__qualname__)):
+        return False
+    for name in ("__cause__", "__context__", "__suppress_context__", "__notes__"):
+        getattr(exc, name, None)
+    if is_a(exc, BaseExceptionGroup):
+        if not _is_small(exc):
+            return False
+        parts = cast(BaseExceptionGroup[Any], exc).split(trio.Cancelled)
+        if not all(part is None or is_a(part, BaseExceptionGroup) for part in parts):
+            return False
+        if not all(map(_bears_a_look, leaves(exc))):
+            return False
+    return exc.with_traceback(exc.__traceback__) is exc and is_a(repr(exc), str)
+
+
+def _is_small(exc: BaseException) -> bool:
+    """Whether whoever walks through a group, once for each time that one is in another, comes to an end."""
+    left = [exc]
+    for _ in range(_MEMBERS_MAX):
+        if not left:
+            return True
+        each = left.pop()
+        if is_a(each, BaseExceptionGroup):
+            left.extend(_members(each))
+    return not left
