@@ -36,6 +36,9 @@ class Host(Protocol):
     def detach(self) -> None:
         """Leave this process."""
 
+    def failed(self, error: BaseException) -> None:
+        """Leave because of a fault of ours; or because the run's own code has ended the program, and end it."""
+
     def continued(self) -> None:
         """A new generation of the run is stored: this one leaves."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
+from types import CoroutineType
+from typing import Any, cast
 
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.functions import FunctionCall
 from durable_trio.errors import StepFailed, StepTimeout
+from durable_trio.failures import carried, ends_executor
 from durable_trio.limits import TRANSACTION_SECONDS_MAX
+from durable_trio.looks import is_a, is_awaitable
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.stores.base import Advance
 
@@ -32,13 +34,16 @@ class TransactionCall(FunctionCall):
     def _submit(self) -> None:
         seq = self.turns.next_seq()
         row: HistoryRow | None = None
+        exit: BaseException | None = None  # what the function has ended the program with
 
         def run(connection: Any) -> Advance:
-            nonlocal row
+            nonlocal row, exit
+            row = exit = None
             try:
                 value = self.task_context.copy().run(self._call_function, connection)
                 encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
-            except Exception as error:
+            except BaseException as error:
+                exit = error if ends_executor(error) else None
                 raise _RolledBack from error
             self.outcome = encoded.value
             now = self._env.clock.stamp()
@@ -67,10 +72,13 @@ class TransactionCall(FunctionCall):
             if outcome is True and row is not None:
                 self.turns.port.continued()
                 self.turns.committed(outcome, row, self)
-            elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and isinstance(cause, Exception):
+            elif exit is not None:
+                self._env.host.failed(carried(exit))
+                return
+            elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):
                 self.is_sealed = self.is_undecided = False
                 self.outcome = None
-                self._fail(cause)
+                self._fail(cast(Exception, cause))
             else:
                 self.turns.check(outcome)
             self.turns.emerged(self)
@@ -89,8 +97,8 @@ class TransactionCall(FunctionCall):
         env = self._env
         set_current_step(CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, None))
         value = self._fn(connection, *self._args)
-        if inspect.isawaitable(value):
-            if inspect.iscoroutine(value):
+        if is_awaitable(value):
+            if type(value) is CoroutineType:
                 value.close()
             raise TypeError(f"the function of {self._where()} must be sync: it runs inside the store's transaction")
         return value

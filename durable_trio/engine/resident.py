@@ -328,7 +328,10 @@ class ResidentRun:
         self._around.lost(error)
 
     def failed(self, error: BaseException) -> None:
-        """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched."""
+        """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched.
+
+        Or what its own code has ended the program with: that is raised once the run has left.
+        """
         has_left = self._port.is_cut
         self._fault = self._fault or error
         self.detach()
@@ -360,7 +363,7 @@ class ResidentRun:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
         if self._port.is_cut:
             return
-        text = self._around.codec.encode(problem, Problem, where="a problem").text
+        text = self._around.codec.own.encode(problem, Problem, where="a problem").text
         park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.stamp())
         self._around.front.submit(park, ignore)
         _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, visible_lines(problem.text))

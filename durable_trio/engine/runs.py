@@ -17,14 +17,13 @@ from durable_trio.doors import guarded
 from durable_trio.engine.actor import RunActor
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.reading import error_text
 from durable_trio.engine.resident import Message, ResidentRun, ignore
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError
-from durable_trio.failures import Failures
-from durable_trio.failures.tracebacks import trace
+from durable_trio.failures import Failures, ends_executor, logged, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
+from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
 from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
@@ -232,17 +231,28 @@ class Runs:
                 await actor.run()
         except Exception as error:  # a fault of ours in one run must not take the others along
             self._park(row, workflow, error)
-        except trio.Cancelled:
-            raise
-        except BaseException as error:  # the executor stops, and no run may take it for a cancel
-            if not _is_interrupt(error):
-                _LOGGER.critical("the code of run %r has ended this executor: %s", row.id, error_text(error))
-                self.crashed.add(row.run)  # such as by SystemExit: counted, else it would end each executor anew
-            self._nursery = None  # it is about to close: what came now would be neither begun nor given back
-            self.detach_now()
-            raise
+        except BaseException as error:
+            exits = ends_executor(error)
+            if exits:
+                self._end_executor(row, exits)
+                raise
+            # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
+            faults, rest = error.split(Exception) if isinstance(error, BaseExceptionGroup) else (None, error)
+            if faults is not None:
+                self._park(row, workflow, faults)
+            if rest is not None:
+                raise rest from None
         finally:
             self._left(actor)
+
+    def _end_executor(self, row: RunRow, exits: Sequence[BaseException]) -> None:
+        """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""
+        if not all(isinstance(each, KeyboardInterrupt) for each in exits):  # Ctrl-C says nothing of what it has met
+            text = ", ".join(map(said, exits))
+            _LOGGER.critical("the code of run %r has ended this executor: %s", row.id, text)
+            self.crashed.add(row.run)  # counted, else it would end each executor anew
+        self._nursery = None  # it is about to close: what came now would be neither begun nor given back
+        self.detach_now()
 
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
@@ -254,7 +264,7 @@ class Runs:
 
     def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
-        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=error)
+        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=logged(error))
         guarded(self._submit_park, row, workflow, error)
 
     def _submit_park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
@@ -267,7 +277,7 @@ class Runs:
         )
         park = Park(
             fence=Fence(row.run, row.owner, row.token),
-            problem=self.codec.encode(problem, Problem, where="a problem").text,
+            problem=self.codec.own.encode(problem, Problem, where="a problem").text,
             fingerprint=workflow.fingerprint,
             now=self.settings.clock.stamp(),
         )
@@ -311,7 +321,7 @@ class Runs:
                 guarded(self.on_sent, outcome)
             guarded(callback, outcome)
 
-        reason = self.codec.encode(why, str, where="a reason").text
+        reason = self.codec.own.encode(why, str, where="a reason").text
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
         self.front.submit(
             RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.stamp()), done
@@ -355,10 +365,3 @@ class Runs:
 def load_all(front: StoreFront, rows: Sequence[RunRow]) -> tuple[Loaded, ...]:
     """Read what is needed to go on with some runs; called off the event loop."""
     return front.store.load_many([row.run for row in rows])
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    """Return whether it is Ctrl-C alone: that says nothing of the code it has met."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(KeyboardInterrupt)[1] is None
-    return isinstance(error, KeyboardInterrupt)
