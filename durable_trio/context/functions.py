@@ -49,6 +49,8 @@ class FunctionOptions:
 class FunctionCall(Call):
     """Runs ``fn(*args)`` until it succeeds or its policy gives up, and records that."""
 
+    begins_when_due = True
+
     def __init__(
         self,
         env: Environment,

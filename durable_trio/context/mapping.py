@@ -93,6 +93,9 @@ class MapCall(Call):
         if self.turns.is_expired:
             self._failure = RunExpired("the run's time to live is over; no durable call begins any more")
             return
+        if self.turns.is_overdue():
+            self.turns.let_begin(self)
+            return
         while len(self._open) < self._limit and self._next < len(self._items) and not self.turns.is_held:
             index = self._next
             self._next += 1

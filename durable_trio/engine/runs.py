@@ -140,7 +140,7 @@ class Runs:
     def clock_was_set(self) -> None:
         """Have everybody look anew when what they wait for comes."""
         for actor in self._actors.values():
-            actor.post(Message.WAKE)
+            guarded(actor.post, Message.WAKE)
         guarded(self.on_due, None)
 
     def lingering(self) -> tuple[StepInHand, ...]:

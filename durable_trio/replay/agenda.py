@@ -70,6 +70,11 @@ class Agenda:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
+    def is_due(self, now: int) -> bool:
+        """Return whether something may have come up."""
+        self._keep_up()
+        return bool(self._heap) and self._heap[0][0] <= now
+
     @property
     def is_empty(self) -> bool:
         """Whether nothing is due at any time."""

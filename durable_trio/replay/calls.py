@@ -30,6 +30,8 @@ class Call(abc.ABC):
     kind: StepKind
     # A cancelled scope does not end it: it has to clean up first, and ends with a row of its own.
     is_unabortable = False
+    #: What it does when it is due is to begin something.
+    begins_when_due = False
     #: When it must be looked at next (microseconds, as it is stored), the signal and the child that it waits for.
     due_at: int | None = None
     waits_for: str | None = None

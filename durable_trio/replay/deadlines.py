@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from durable_trio.clock import Due
 from durable_trio.records import Key
 
 
@@ -13,6 +14,7 @@ class DeadlineScope:
     def __init__(self, key: Key, due_at: int, *, shield: bool) -> None:
         self.key = key
         self.due_at = due_at
+        self.due: Due  # the same, in its era of the clock
         self.is_expiring = False  # its row is on the way
         self._scope = trio.CancelScope(shield=shield)
 

@@ -57,6 +57,10 @@ class Mail:
         """Call back once no control is being recorded."""
         self._waiting = callback
 
+    def has_signal(self, name: str, at: int) -> bool:
+        """Return whether a signal of that name was sent until ``at`` and is still unread."""
+        return any(entry.kind == "signal" and entry.name == name and entry.created_at <= at for entry in self.unread)
+
     def matching_signal(self) -> tuple[Call, MailboxEntry] | None:
         """Return a signal with a call that may have it: the oldest first, and none that came after the call was due.
 

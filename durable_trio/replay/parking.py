@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections import deque
 from collections.abc import Callable
@@ -54,7 +55,7 @@ class Parking(Recording):
             if self._is_refused(call):
                 self._refuse_expired(call)
             elif self.is_live and not self.is_held:
-                self._begin(call)
+                self.let_begin(call)
         call.task.custom_sleep_data = self  # until it goes on: so it is found again, whatever has gone wrong
         return await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
 
@@ -149,7 +150,8 @@ class Parking(Recording):
     def enter_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline begins."""
         self.deadlines[scope.key] = scope
-        self.agenda.set_timer(scope.key, self.clock.due(scope.due_at, stamped_at=self.last_stamp))
+        scope.due = self.clock.due(scope.due_at, stamped_at=self.last_stamp)
+        self.agenda.set_timer(scope.key, scope.due)
         if self.port.is_cut:  # in a ``finally`` block of a run that is leaving
             scope.shield = False
 
@@ -158,6 +160,33 @@ class Parking(Recording):
         del self.deadlines[scope.key]
         if not self.is_live:
             self._left_deadlines.add(scope.key)
+
+    def is_overdue(self) -> bool:
+        """Return whether the time of a durable deadline is over, whose expiry is not delivered yet."""
+        return bool(self.deadlines) and self._overdue_at() is not None
+
+    def _overdue_at(self) -> int | None:
+        """Return when the first of the deadlines was due whose time is over, as it is stored."""
+        now = self.clock.now()
+        if not self._expiring and not self.agenda.is_due(now):
+            return None
+        over = (
+            scope.due_at
+            for scope in self.deadlines.values()
+            if not scope.cancel_called and self.clock.comes_at(scope.due) <= now
+        )
+        return min(over, default=None)
+
+    def let_begin(self, call: Call) -> None:
+        """Begin a call; not before the expiry of a deadline whose time is over, for the call may be inside of it."""
+        if self.deadlines and not self._is_in_time(call):
+            self._late.append(call)
+        else:
+            self._begin(call)
+
+    @abc.abstractmethod
+    def _is_in_time(self, call: Call) -> bool:
+        """Return whether a call may go on now: no deadline is over, or what it waits for came before."""
 
     def _begin(self, call: Call) -> None:
         call.is_live = True

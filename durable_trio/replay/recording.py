@@ -57,6 +57,8 @@ class Recording(abc.ABC):
         self.agenda = Agenda(loaded.waits, clock)
         self.calls: dict[Key, Call] = {}
         self.deadlines: dict[Key, DeadlineScope] = {}
+        self._expiring: set[Key] = set()  # deadlines whose rows are on their way
+        self._late: list[Call] = []  # calls that begin once those are delivered, if they are still there
         self._left_deadlines: set[Key] = set()
         self.delivered: deque[HistoryRow] = deque(maxlen=8)  # for people, when something diverges
         self._host = host

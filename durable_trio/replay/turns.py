@@ -16,7 +16,12 @@ and delivers, in this order of precedence:
 4. when all rows are delivered (the barrier): control messages that are waiting; then the parked calls go live;
 5. rows committed since, in order of seq;
 6. a signal, if nothing else of the run is undelivered or on its way;
-7. due times.
+7. due times; then the calls that have waited for the expiry of deadlines.
+
+A deadline whose time is over lets nothing begin before its expiry is delivered: neither at the barrier nor at a call
+that the body makes later. What is inside of it is cancelled then, and never begins; what is not begins a little later,
+which is cheaper than to know which is which. What was to come before the deadline does: a signal that was sent in time,
+a sleep that was due before.
 
 Nothing here waits: it is all synchronous, on the event loop. A fault of ours ends the run's stay, and nothing else.
 """
@@ -122,7 +127,7 @@ class Turns(Parking):
             return True
         if not self.is_live:
             return self._pass_barrier()
-        return self._take_signal() or self._fire_due() or self._end_history()
+        return self._take_signal() or self._fire_due() or self._begin_late() or self._end_history()
 
     def _end_extension(self) -> None:
         result = self._extended[0].result
@@ -171,6 +176,7 @@ class Turns(Parking):
             self.agenda.forget(row.key)
             call.deliver(row)
         elif row.kind is StepKind.DEADLINE:
+            self._expiring.discard(row.key)
             scope = self.deadlines.get(row.key)
             if scope is not None:
                 scope.cancel("its durable deadline has expired")
@@ -194,12 +200,35 @@ class Turns(Parking):
             if self._is_refused(call):
                 self._refuse_expired(call)
             else:
-                self._begin(call)
+                self.let_begin(call)
         return True
+
+    def _begin_late(self) -> bool:
+        """Begin what has waited for expiries, and was not cancelled by them."""
+        if not self._late or self._expiring:
+            return False
+        late, self._late = self._late, []
+        for call in late:
+            if self.calls.get(call.key) is call and (call.raise_cancel is None or call.is_unabortable):
+                self.let_begin(call)
+        return len(self._late) < len(late)
+
+    def _is_in_time(self, call: Call) -> bool:
+        due_at = self._overdue_at()
+        if due_at is None:
+            return True
+        if call.begins_when_due:
+            return False
+        wait = self.agenda.waits.get(call.key)
+        if wait is not None and wait.due_at is not None and wait.due_at <= due_at:
+            return True
+        return call.waits_for is not None and self.mail.has_signal(call.waits_for, due_at)
 
     def _take_signal(self) -> bool:
         """Record one signal that a parked call waits for; only with nothing else of the run on its way."""
         match = self.mail.matching_signal()
+        if match is not None and self.deadlines and not self._is_in_time(match[0]):
+            match = None  # the expiry comes first
         if match is None:
             self._unhold()
             return False
@@ -224,7 +253,9 @@ class Turns(Parking):
                 continue
             fired = True
             call = self.calls.get(due[1])
-            if call is not None:
+            if call is not None and self.deadlines and not self._is_in_time(call):
+                self._late.append(call)
+            elif call is not None:
                 call.fire(self.clock.stamp())
             else:
                 self._expire(self.deadlines[due[1]], self.clock.stamp())
@@ -241,6 +272,7 @@ class Turns(Parking):
 
     def _expire(self, scope: DeadlineScope, now: int) -> None:
         scope.is_expiring = True
+        self._expiring.add(scope.key)
 
         def submit() -> None:
             row = HistoryRow(
@@ -274,7 +306,15 @@ class Turns(Parking):
             self._raise_alarm(due_at)
 
     def _only_waits(self) -> bool:
-        if self.port.in_flight or self.busy_count or self._wave or self._cancelled or self._ready or self._held:
+        if (
+            self.port.in_flight
+            or self.busy_count
+            or self._wave
+            or self._cancelled
+            or self._ready
+            or self._held
+            or self._late
+        ):
             return False
         foreign = [*self.foreign_waits(), *self._foreign_deadlines()]
         if foreign:
