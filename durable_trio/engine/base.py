@@ -132,7 +132,7 @@ class EngineBase:
 
     async def _records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
         front = self._parts_in_use().front
-        values = await front.read(front.store.values, [row.run for row in rows])
+        values = await front.ask(front.store.values, [row.run for row in rows])
         records = []
         for row in rows:
             workflow = self._registry.get(row.workflow)

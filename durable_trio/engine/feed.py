@@ -23,10 +23,9 @@ from durable_trio.engine.service import Service
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import Change, RunFilter
+from durable_trio.stores.base import Change
 from durable_trio.stores.front import StoreFront
 
-_EVERYTHING: Final = RunFilter()
 # Rows of one read: a page is passed on in one go, and watchers can take it before the next.
 _ROWS_MAX: Final = 500
 # What a watcher may leave untaken before it falls behind: some seconds of a busy engine, and no more than a few
@@ -246,9 +245,9 @@ class Feed(Service):
                 self._removal_check_at = min(self._removal_check_at, check_at)
                 await self._pass_mail()
                 guarded(self.on_foreign)
-                await self._pass_changes()
+                is_behind = await self._pass_changes()
             elif self._is_to_look():
-                await self._pass_changes()
+                is_behind = await self._pass_changes()
             if self._removal_check_at <= trio.current_time():
                 await self._pass_removals()
 
@@ -292,29 +291,27 @@ class Feed(Service):
             if entries:
                 self._last_entry = entries[-1].id
 
-    async def _pass_changes(self) -> None:
+    async def _pass_changes(self) -> bool:
+        """Pass on a page of changes, and return whether there may be more: mail goes before those."""
         front = self._front
         self._own_commits = front.commit_count
         if not self._subscriptions and not self._waiters:
             self._has_skipped = True
-            return
+            return False
         if self._has_skipped:
             await self._pass_over_skipped()
-        read = front.store.changes_with_values
-        is_last = False
-        while not is_last:
-            changes = await front.read_patiently(read, _EVERYTHING, after=self._last_change, limit=_ROWS_MAX)
-            is_last = len(changes) < _ROWS_MAX
-            for change in changes:
-                for concerned in (None, change.row.id):
-                    for subscription in self._subscriptions.get(concerned, ()):
-                        guarded(subscription.offer, change)
-                if change.row.status.is_final:
-                    # Only a hint to look again: the run may have been resumed since this row was read.
-                    for event in self._waiters.get(change.row.id, ()):
-                        event.set()
-            if changes:
-                self._last_change = changes[-1].row.changed
+        changes = await front.read_patiently(front.store.news, after=self._last_change, limit=_ROWS_MAX)
+        for change in changes:
+            for concerned in (None, change.row.id):
+                for subscription in self._subscriptions.get(concerned, ()):
+                    guarded(subscription.offer, change)
+            if change.row.status.is_final:
+                # Only a hint to look again: the run may have been resumed since this row was read.
+                for event in self._waiters.get(change.row.id, ()):
+                    event.set()
+        if changes:
+            self._last_change = changes[-1].row.changed
+        return len(changes) >= _ROWS_MAX
 
     async def _pass_over_skipped(self) -> None:
         """Pass over commits that were not looked at, if they are many: then it is cheaper that all look by themselves.

@@ -59,7 +59,7 @@ class QueryCalls(EngineBase):
             created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
         )
         before = None if cursor is None else read_cursor(cursor)
-        rows = await parts.front.read(parts.front.store.list_runs, which, limit=limit + 1, before=before)
+        rows = await parts.front.ask(parts.front.store.list_runs, which, limit=limit + 1, before=before)
         page = rows[:limit]
         following = make_cursor(page[-1]) if len(rows) > limit else None
         return Page(runs=tuple(await self._records(page)), next_cursor=following)
@@ -125,7 +125,7 @@ class QueryCalls(EngineBase):
         """Return what the engine and its store look like now."""
         parts = self._parts_in_use()
         store = parts.front.store
-        found = await parts.front.read(store.status)
+        found = await parts.front.ask(store.status)
         executors = await parts.front.read(store.executors)
         unknown = {
             name: count

@@ -149,7 +149,7 @@ class Reports:
     async def read(self) -> tuple[ProcessReport, ...]:
         """Return the reports of all processes that run, the longest running first."""
         found = []
-        for row in await self._front.read(self._front.store.reports):
+        for row in await self._front.ask(self._front.store.reports):
             if ProcessIdentity.parse(row.process).is_alive():
                 found.append(self._decoded(row))
         return tuple(sorted(found, key=lambda report: report.started_at))
@@ -180,7 +180,7 @@ class Reports:
 
     async def _remove_dead(self) -> None:
         try:
-            for row in await self._front.read(self._front.store.reports):
+            for row in await self._front.ask(self._front.store.reports):
                 if not ProcessIdentity.parse(row.process).is_alive():
                     await self._front.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
         except StoreError as error:

@@ -84,7 +84,7 @@ class Run(Generic[R]):
             return ()
         return tuple(
             compensation_failed(item, failures, self.id)
-            for item in await front.read(front.store.history, row.run)
+            for item in await front.ask(front.store.history, row.run)
             if item.kind is StepKind.COMPENSATION and item.error is not None
         )
 
@@ -104,8 +104,12 @@ class Run(Generic[R]):
         """
         row = await self._engine._row(self.id)
         front = self._engine._parts_in_use().front
-        history = await front.read(front.store.history, row.run)
-        return tuple(step_record(item, self._engine._codec) for item in history)
+        codec = self._engine._codec
+
+        def read() -> tuple[StepRecord, ...]:  # all of it there: a long history takes its time
+            return tuple(step_record(item, codec) for item in front.store.history(row.run))
+
+        return await front.ask(read)
 
     async def waits(self) -> tuple[WaitRecord, ...]:
         """Return what the run waits for: its open durable calls that have stored something, the oldest first.
@@ -115,8 +119,8 @@ class Run(Generic[R]):
         """
         row = await self._engine._row(self.id)
         front = self._engine._parts_in_use().front
-        loaded = await front.read(front.store.load, row.run)
-        return tuple(map(wait_record, sorted(loaded.waits, key=lambda wait: (wait.started_at, wait.key))))
+        waits = await front.ask(front.store.waits, row.run)
+        return tuple(map(wait_record, sorted(waits, key=lambda wait: (wait.started_at, wait.key))))
 
     async def unread(self) -> tuple[UnreadRecord, ...]:
         """Return the signals and the request to cancel that the run has not taken yet, in order of arrival.
@@ -128,7 +132,7 @@ class Run(Generic[R]):
         """
         row = await self._engine._row(self.id)
         front = self._engine._parts_in_use().front
-        unread = await front.read(front.store.unread, row.run)
+        unread = await front.ask(front.store.unread, row.run)
         kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
         return tuple(unread_record(entry) for entry in unread if entry.kind in kinds)
 

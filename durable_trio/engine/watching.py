@@ -83,7 +83,7 @@ class Changes:
         try:
             store = self._front.store
             position = subscription.position
-            page = await self._front.read(store.changes_with_values, self._which, after=position, limit=_PAGE_RUNS)
+            page = await self._front.ask(store.changes_with_values, self._which, after=position, limit=_PAGE_RUNS)
         except BaseException:
             subscription.fall_behind()
             raise

@@ -156,6 +156,10 @@ class Store(abc.ABC):
     Reads may be called from one other thread at the same time as ``apply``; a read never sees half a batch.
     """
 
+    #: Whether what only people ask may be called from a third thread at the same time: ``list_runs``, ``changes``,
+    #: ``changes_with_values``, ``values``, ``history``, ``waits``, ``unread``, ``reports`` and ``status``.
+    answers_apart: bool = False
+
     #: Whether everything happens in this process's memory: the front then never uses a thread.
     is_memory: bool = False
     #: "full", "normal" or "memory".
@@ -232,6 +236,10 @@ class Store(abc.ABC):
         """Return what ``load`` does for each run; a store may do better than one by one."""
         return tuple(self.load(run) for run in runs)
 
+    def waits(self, run: int) -> tuple[WaitRow, ...]:
+        """Return the open waits of a run; a store may do better than load it all."""
+        return self.load(run).waits
+
     @abc.abstractmethod
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         """Return the history of a run in order of seq."""
@@ -256,6 +264,10 @@ class Store(abc.ABC):
         rows = self.changes(which, after=after, limit=limit)
         values = self.values([row.run for row in rows])
         return tuple(Change(row, values[row.run]) for row in rows)
+
+    def news(self, *, after: int, limit: int) -> tuple[Change, ...]:
+        """Return what ``changes_with_values`` does of all runs, for the one who passes them on: others wait for it."""
+        return self.changes_with_values(RunFilter(), after=after, limit=limit)
 
     @abc.abstractmethod
     def last_change(self) -> int:

@@ -6,8 +6,7 @@ short. Otherwise the *writer thread* applies it, and its task waits. Whatever is
 Starts of runs stand in a queue of their own, of which each batch takes a few: what runs already have to say, and
 messages to them, never wait behind new ones.
 
-A thread that needs the GIL back after its commit starves beside a busy event loop. So while a commit is in flight and
-the loop has work, each pass of the loop waits for the thread, with the GIL released, for at most ``LINGER_MS``.
+Reads have a thread of their own, and what people ask another one: a list that takes its time keeps no run waiting.
 
 A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``Release``, ``Park``,
 ``Finish``): their outcomes happened and must not be lost, so they are kept in order and tried again until there is
@@ -18,12 +17,9 @@ that is no ``StoreError`` is a fault of the program: who starts the front may op
 from __future__ import annotations
 
 import functools
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -36,7 +32,6 @@ from durable_trio.limits import (
     BATCH_OPERATIONS_MAX,
     BATCH_STARTS_MAX,
     INLINE_COMMIT_MS_MAX,
-    LINGER_MS,
     WRITER_QUEUE_MAX,
 )
 from durable_trio.stores.base import (
@@ -50,6 +45,7 @@ from durable_trio.stores.base import (
     StartRun,
     Store,
 )
+from durable_trio.stores.threads import Linger, StoreThread
 
 T = TypeVar("T")
 Callback = Callable[[Any], None]
@@ -93,18 +89,6 @@ class Waiter:
         return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
 
 
-class _Linger(trio.abc.Instrument):
-    """Lets a busy event loop wait a moment for the commit in flight."""
-
-    def __init__(self) -> None:
-        self.in_flight = False
-        self.finished = threading.Event()
-
-    def before_io_wait(self, timeout: float) -> None:
-        if self.in_flight and timeout == 0:
-            self.finished.wait(LINGER_MS / 1000)
-
-
 class StoreFront:
     """Gives trio tasks a store. ``run`` is its task; everything else works only while that runs."""
 
@@ -121,14 +105,16 @@ class StoreFront:
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = False
         self._is_running = False
-        self._linger = _Linger()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._writer = StoreThread("durable_trio writer")
+        self._reader = StoreThread("durable_trio reader")
+        self._answerer = StoreThread("durable_trio answerer")
+        self._linger = Linger(self._writer, self._reader)
         self._commit_ms = 0.0
         # Called once, when the store has failed for good and before anybody else learns of it.
         self.on_failure: Callable[[], None] = lambda: None
         # Called after each batch, on the event loop.
         self.on_commit: Callable[[], None] | None = None
-        self._readers = trio.CapacityLimiter(1)
+        self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
     # ---- for tasks ---------------------------------------------------------------------------------------------
 
@@ -160,12 +146,23 @@ class StoreFront:
         return outcome
 
     async def read(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a read of the store, off the event loop where the store is not in memory."""
+        """Call a read of the store that costs little, off the event loop where the store is not in memory."""
+        return await self._call(self._reader, functools.partial(fn, *args, **kwargs))
+
+    async def ask(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what people want to know of the store, which may take its time: no run's ``read`` waits for it."""
+        thread = self._answerer if self.store.answers_apart else self._reader
+        return await self._call(thread, functools.partial(fn, *args, **kwargs))
+
+    async def _call(self, thread: StoreThread, fn: Callable[[], T]) -> T:
         if self.store.is_memory:
             await trio.lowlevel.checkpoint()
-            return fn(*args, **kwargs)
+            return fn()
+        await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            return await trio.to_thread.run_sync(lambda: fn(*args, **kwargs), limiter=self._readers)
+            if self._is_running:
+                return await thread.call(fn)
+            return await trio.to_thread.run_sync(fn, limiter=self._readers)
         except StoreError as error:
             if self._is_running or self.failure is not None:
                 raise
@@ -191,7 +188,7 @@ class StoreFront:
 
     def foreign_changes(self) -> bool:
         """Return whether others have committed; False while it cannot be told."""
-        if self._linger.in_flight or self.failure is not None:
+        if self._writer.is_busy or self.failure is not None:
             return False
         return bool(self.store.foreign_changes())
 
@@ -239,23 +236,24 @@ class StoreFront:
         self._task = trio.lowlevel.current_task()
         self.failure, self.is_full = None, False
         self._is_running = True
-        with self._thread():
-            trio.lowlevel.add_instrument(self._linger)
-            try:
-                task_status.started()
-                while True:
-                    if not self._has_items():
-                        await self._park()
+        trio.lowlevel.add_instrument(self._linger)
+        try:
+            task_status.started()
+            while True:
+                if not self._has_items():
+                    await self._park()
+                await self._commit()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                while self._has_items() and not self.is_full:
                     await self._commit()
-            except trio.Cancelled:
-                with trio.CancelScope(shield=True):
-                    while self._has_items() and not self.is_full:
-                        await self._commit()
-                raise
-            finally:
-                self._is_running = False
-                trio.lowlevel.remove_instrument(self._linger)
-                self._fail_waiting(_unusable(self.failure))
+            raise
+        finally:
+            self._is_running = False
+            trio.lowlevel.remove_instrument(self._linger)
+            for thread in (self._writer, self._reader, self._answerer):
+                thread.stop()
+            self._fail_waiting(_unusable(self.failure))
 
     async def _park(self) -> None:
         def abort(_: Any) -> trio.lowlevel.Abort:
@@ -315,13 +313,13 @@ class StoreFront:
         store = self.store
         first = items[0][0]
         if isinstance(first, _Tidy):
-            return [await self._in_thread(store.wal_checkpoint)]
+            return [await self._writer.call(store.wal_checkpoint)]
         if isinstance(first, _Transaction):
             job = functools.partial(self._transact, first)
             if store.is_memory:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return [job()]
-            return [await self._in_thread(job)]
+            return [await self._writer.call(job)]
         batch: list[Any] = [item for item, _ in items]
         if store.is_memory or (len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX):
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -331,7 +329,7 @@ class StoreFront:
                 self._measure(began)
                 return outcomes
         began = time.perf_counter()
-        outcomes = await self._in_thread(lambda: store.apply(batch))
+        outcomes = await self._writer.call(lambda: store.apply(batch))
         assert outcomes is not None
         self._measure(began, len(batch))
         return outcomes
@@ -379,50 +377,6 @@ class StoreFront:
             queued.clear()
         for _, callback in waiting:
             guarded(callback, error)
-
-    # ---- the writer thread -------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _thread(self) -> Iterator[None]:
-        if self.store.is_memory:
-            yield
-            return
-        thread = threading.Thread(target=self._work, name="durable_trio writer", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._jobs.put(None)
-            thread.join()  # it is idle: every job was waited for
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
-
-    async def _in_thread(self, fn: Callable[[], T]) -> T:
-        """Run ``fn`` in the writer thread; the wait cannot be cancelled."""
-        task = trio.lowlevel.current_task()
-        token = trio.lowlevel.current_trio_token()
-        linger = self._linger
-        results: list[T] = []
-        errors: list[BaseException] = []
-
-        def job() -> None:
-            try:
-                results.append(fn())
-            except BaseException as error:
-                errors.append(error)
-            linger.in_flight = False
-            token.run_sync_soon(trio.lowlevel.reschedule, task)
-            linger.finished.set()
-
-        linger.finished.clear()
-        linger.in_flight = True
-        self._jobs.put(job)
-        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        if errors:
-            raise errors[0]
-        return results[0]
 
 
 def _unusable(failure: BaseException | None) -> Exception:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.base import (
     Advance,
     Backlog,
@@ -27,6 +27,7 @@ class WrappedStore(Store):
         self.inner = inner
         self.is_memory = inner.is_memory
         self.durability = inner.durability
+        self.answers_apart = inner.answers_apart
 
     def open(self) -> None:
         self.inner.open()
@@ -54,6 +55,9 @@ class WrappedStore(Store):
 
     def load(self, run: int) -> Loaded:
         return self.inner.load(run)
+
+    def waits(self, run: int) -> tuple[WaitRow, ...]:
+        return self.inner.waits(run)
 
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         return self.inner.history(run)

@@ -236,7 +236,7 @@ class _Front:
     """A front with nothing but reads."""
 
     def __init__(self, read: Any) -> None:
-        self.read = read
+        self.read = self.ask = read
         self.store = SqliteStore(":memory:")
 
 

@@ -16,6 +16,7 @@ from harness import PATIENCE_SECONDS
 from durable_trio import Context, open_engine, workflow
 from durable_trio.replay.parking import Parking
 from durable_trio.stores import front as front_module
+from durable_trio.stores import threads
 from durable_trio.stores.front import StoreFront
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -85,7 +86,7 @@ def test_when_the_writer_thread_has_just_got_a_batch(nth: int, file_path: str, m
     class Jobs(queue.SimpleQueue[Any]):
         put = ctrl_c.after(queue.SimpleQueue.put)
 
-    monkeypatch.setattr(front_module, "queue", types.SimpleNamespace(SimpleQueue=Jobs))
+    monkeypatch.setattr(threads, "queue", types.SimpleNamespace(SimpleQueue=Jobs))
     monkeypatch.setattr(front_module, "INLINE_COMMIT_MS_MAX", -1)  # never on the event loop
     interrupt_and_go_on(file_path, ctrl_c)
 

@@ -71,6 +71,9 @@ class ManualStore:
         found, self.changed = self.changed, ()
         return tuple(Change(row, {}) for row in found)
 
+    def news(self, *, after: int, limit: int) -> tuple[Change, ...]:
+        return self.changes_with_values(None, after=after, limit=limit)
+
     def missing_runs(self, run_ids: Any) -> tuple[str, ...]:
         return ()
 
@@ -95,6 +98,8 @@ class ManualFront:
         if self.hold is not None and fn == self.store.last_change:
             await self.hold.wait()
         return fn(*args, **kwargs)
+
+    read_patiently = ask = read
 
     def foreign_changes(self) -> bool:
         return False

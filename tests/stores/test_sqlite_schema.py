@@ -18,6 +18,7 @@ from durable_trio.stores.sqlite import (
     library,
     message_operations,
     opening,
+    questions,
     reads,
     run_operations,
     schema,
@@ -132,6 +133,18 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
     return " | ".join(row[3] for row in rows)
 
 
+AFTER = " AND created_at = ? AND run < ?"
+SORTED = (
+    "runs_line",
+    "runs_later",
+    "runs_changed",
+    "runs_created",
+    "runs_by_status",
+    "runs_of_queue",
+    "runs_of_parent_id",
+)
+
+
 @pytest.mark.parametrize(
     ("sql", "values", "index"),
     [
@@ -142,10 +155,15 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
         (reads.COUNT_LATER, ("w", 1, 1, 1), "runs_later"),
         (reads.UNREAD, (1,), "mailbox_of_run"),
         (reads.HISTORY, (1,), "sqlite_autoindex_history_1"),
-        (reads.PARKED, (1,), "runs_parked"),
-        (reads.COUNT_FINISHED, (), "runs_finished"),
-        (reads.CHANGES.format(which="changed > ?"), (1, 1), "runs_changed"),
-        (reads.LIST.format(which="(created_at, run) < (?, ?)"), (1, 1, 1), "runs_created"),
+        (questions.PARKED, (1,), "runs_parked"),
+        (questions.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
+        (questions.END_OF_SLICE, (1, 9), "runs_changed"),
+        (questions.STREAM.format(source=questions.OF_ALL + AFTER), (1, 1), "runs_created"),
+        (questions.STREAM.format(source=questions.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
+        (questions.STREAM.format(source=questions.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
+        (questions.STREAM.format(source=questions.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
+        (questions.NEXT_WORKFLOW, ("",), "runs_by_status"),
+        (questions.NEXT_STATUS, ("w", ""), "runs_by_status"),
         (upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1), "runs_finished"),
         (upkeep_operations.UNPARK, (1, 1, "w", "f"), "runs_parked"),
         (executor_operations.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
@@ -160,7 +178,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
 def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: Any, index: str) -> None:
     found = plan(store, sql, values)
     assert f"USING INDEX {index}" in found or f"USING COVERING INDEX {index}" in found
-    if index in ("runs_line", "runs_later", "runs_changed", "runs_created"):
+    if index in SORTED:
         assert "TEMP B-TREE" not in found
 
 

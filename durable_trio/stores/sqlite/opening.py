@@ -20,12 +20,13 @@ __all__ = ["Opened", "open_file", "open_memory"]
 
 @attrs.frozen
 class Opened:
-    """What an open store holds. In memory the reader is the writer."""
+    """What an open store holds. In memory the readers are the writer."""
 
     turn: Turn
     owners: Owners
     writer: sqlite3.Connection
     reader: sqlite3.Connection
+    answerer: sqlite3.Connection
 
 
 def open_memory(uri: str) -> Opened:
@@ -35,7 +36,7 @@ def open_memory(uri: str) -> Opened:
     set_up_writer(writer, "memory")
     writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(writer)
-    return Opened(turn=MemoryTurn(), owners=MemoryLocks(), writer=writer, reader=writer)
+    return Opened(turn=MemoryTurn(), owners=MemoryLocks(), writer=writer, reader=writer, answerer=writer)
 
 
 def open_file(path: str, durability: str) -> Opened:
@@ -52,19 +53,19 @@ def open_file(path: str, durability: str) -> Opened:
     try:
         turn.take()
         try:
-            writer, reader = _open_in_turn(path, durability)
+            writer, reader, answerer = _open_in_turn(path, durability)
         finally:
             turn.release()
         try:
             owners = open_owners(path)
         except BaseException:
-            reader.close()
-            writer.close()
+            for connection in (answerer, reader, writer):
+                connection.close()
             raise
     except BaseException:
         turn.close()
         raise
-    return Opened(turn=turn, owners=owners, writer=writer, reader=reader)
+    return Opened(turn=turn, owners=owners, writer=writer, reader=reader, answerer=answerer)
 
 
 def _check_library() -> None:
@@ -75,32 +76,33 @@ def _check_library() -> None:
         )
 
 
-def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]:
     status = check_path(path)
     if status is None or status.st_size == 0:
         _create(path)
     else:
         check_content(path)
     inode = os.lstat(path).st_ino
-    writer = reader = None
+    connections: list[sqlite3.Connection] = []
     try:
-        writer = open_connection(path, sqlite3.Connection)
+        connections.append(writer := open_connection(path, sqlite3.Connection))
         _prepare(writer, path, durability)
-        reader = open_connection(path, sqlite3.Connection)
-        set_up_reader(reader)
+        for _ in range(2):
+            connections.append(reader := open_connection(path, sqlite3.Connection))
+            set_up_reader(reader)
         if os.lstat(path).st_ino != inode:
             raise NotADatabase(f"{path!r} was replaced while it was being opened; find out by whom, and try again")
     except BaseException as error:
-        for connection in (reader, writer):
-            if connection is not None:
-                with suppress(sqlite3.Error):
-                    connection.close()
+        for connection in reversed(connections):
+            with suppress(sqlite3.Error):
+                connection.close()
         if isinstance(error, sqlite3.Error):
             raise translate(error, path) from error
         if isinstance(error, UnicodeError):  # SQLite's message quotes a schema that is no text any more
             raise StoreCorrupt(f"{path!r} is damaged; restore a copy ({error})") from error
         raise
-    return writer, reader
+    writer, reader, answerer = connections
+    return writer, reader, answerer
 
 
 def _create(path: str) -> None:

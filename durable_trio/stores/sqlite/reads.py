@@ -1,20 +1,22 @@
-"""What can be asked of a store, on a connection that the caller has to itself. Each answer is of one instant."""
+"""What an engine reads of a store, on a connection that the caller has to itself. Each answer is of one instant.
+
+Runs wait for these reads: each costs a few seeks and the rows that it gives. What people ask is in ``questions``.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus
-from durable_trio.stores.base import Backlog, Change, Loaded, RunFilter, SetBack, StoreStatus
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.stores.base import Backlog, Loaded, SetBack
 from durable_trio.stores.sqlite.claim_operations import FIND_IN_LINE
-from durable_trio.stores.sqlite.library import sqlite3, version_warnings
+from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.rows import (
     ENTRY_COLUMNS,
     EXECUTOR_COLUMNS,
     HISTORY_COLUMNS,
-    RUN_COLUMNS,
     WAIT_COLUMNS,
     entry_from,
     executor_from,
@@ -27,13 +29,10 @@ from durable_trio.stores.sqlite.start_operations import FIND_RUN
 
 __all__ = [
     "backlog",
-    "changes",
-    "changes_with_values",
     "executors",
     "history",
     "last_change",
     "last_mailbox_id",
-    "list_runs",
     "load",
     "load_many",
     "mailbox_after",
@@ -41,13 +40,11 @@ __all__ = [
     "reports",
     "run",
     "set_back",
-    "status",
     "unread",
     "values",
+    "waits",
 ]
 
-# Ids of parked runs that a status names; more would only scroll.
-_PARKED_MAX: Final = 1000
 # Runs whose values are asked for by one statement: below SQLite's oldest limit of parameters.
 _RUNS_AT_ONCE: Final = 500
 
@@ -66,12 +63,6 @@ NOT_EMPTY: Final = """
         OR EXISTS (SELECT 1 FROM published WHERE run = wanted.value)
 """
 PUBLISHED_OF: Final = "SELECT run, key, value FROM published WHERE run IN ({marks}) ORDER BY run, key"
-LIST: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY created_at DESC, run DESC LIMIT ?"
-CHANGES: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY changed, run LIMIT ?"
-REST_OF_CHANGE: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE {{which}} ORDER BY run"
-HAS_TAG: Final = """
-    EXISTS (SELECT 1 FROM json_each(runs.tags) AS tag WHERE tag.key = ? AND tag.type = 'text' AND tag.value = ?)
-"""
 LAST_CHANGE: Final = "SELECT changed FROM change_counter"
 MISSING: Final = """
     SELECT value FROM json_each(?) AS wanted WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = wanted.value)
@@ -111,13 +102,6 @@ NEXT_LATER: Final = """
 """
 COUNT_LIVING: Final = "SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL"
 COUNT_OWNED: Final = "SELECT owner, count(*) FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL GROUP BY owner"
-COUNT_FINISHED: Final = "SELECT status, count(*) FROM runs WHERE finished_at IS NOT NULL GROUP BY status"
-COUNT_UNFINISHED: Final = """
-    SELECT workflow, status, count(*) FROM runs INDEXED BY runs_by_status
-    WHERE finished_at IS NULL GROUP BY workflow, status
-"""
-NEWEST_HISTORY: Final = "SELECT coalesce(max(id), 0) FROM history"
-PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ?"
 
 
 def run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
@@ -130,7 +114,7 @@ def load(connection: sqlite3.Connection, run: int) -> Loaded:
     """Return what an executor needs to go on with a run; call it within a transaction, for one instant."""
     return Loaded(
         history=history(connection, run),
-        waits=tuple(map(wait_from, connection.execute(WAITS, (run,)).fetchall())),
+        waits=waits(connection, run),
         unread=unread(connection, run),
         values=dict(connection.execute(PUBLISHED, (run,)).fetchall()),
     )
@@ -145,40 +129,6 @@ def load_many(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Load
 def history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:
     """Return the history of a run in order of seq."""
     return tuple(map(history_from, connection.execute(HISTORY, (run,)).fetchall()))
-
-
-def list_runs(
-    connection: sqlite3.Connection, which: RunFilter, *, limit: int, before: tuple[int, int] | None
-) -> tuple[RunRow, ...]:
-    """Return runs, newest first."""
-    terms, parameters = _conditions(which)
-    if before is not None:
-        terms.append("(created_at, run) < (?, ?)")
-        parameters += before
-    sql = LIST.format(which=" AND ".join(terms) or "true")
-    return tuple(map(run_from, connection.execute(sql, (*parameters, max(0, limit))).fetchall()))
-
-
-def changes(connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
-    """Return runs that have changed since, in order; call it within a transaction."""
-    terms, parameters = _conditions(which)
-    sql = CHANGES.format(which=" AND ".join([*terms, "changed > ?"]))
-    found = connection.execute(sql, (*parameters, after, max(0, limit))).fetchall()
-    rows = list(map(run_from, found))
-    if rows and len(rows) >= limit:
-        last = rows[-1]
-        sql = REST_OF_CHANGE.format(which=" AND ".join([*terms, "changed = ?", "run > ?"]))
-        rows += map(run_from, connection.execute(sql, (*parameters, last.changed, last.run)).fetchall())
-    return tuple(rows)
-
-
-def changes_with_values(
-    connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
-) -> tuple[Change, ...]:
-    """Return runs that have changed since, in order, with what they have published; call it within a transaction."""
-    rows = changes(connection, which, after=after, limit=limit)
-    published = values(connection, [row.run for row in rows])
-    return tuple(Change(row, published[row.run]) for row in rows)
 
 
 def last_change(connection: sqlite3.Connection) -> int:
@@ -212,6 +162,11 @@ def last_mailbox_id(connection: sqlite3.Connection) -> int:
     """Return the highest mailbox id given out so far, also if that entry is gone."""
     row = connection.execute(LAST_MAILBOX_ID).fetchone()
     return 0 if row is None else int(row[0])
+
+
+def waits(connection: sqlite3.Connection, run: int) -> tuple[WaitRow, ...]:
+    """Return the open waits of a run."""
+    return tuple(map(wait_from, connection.execute(WAITS, (run,)).fetchall()))
 
 
 def unread(connection: sqlite3.Connection, run: int) -> tuple[MailboxEntry, ...]:
@@ -261,51 +216,3 @@ def reports(connection: sqlite3.Connection) -> tuple[ReportRow, ...]:
     """Return what processes have said of themselves."""
     found = connection.execute("SELECT process, updated_at, report FROM reports ORDER BY process").fetchall()
     return tuple(ReportRow(process=row[0], updated_at=row[1], report=row[2]) for row in found)
-
-
-def status(connection: sqlite3.Connection) -> StoreStatus:
-    """Return counts and warnings; call it within a transaction."""
-    by_status = dict.fromkeys(RunStatus, 0)
-    by_workflow: dict[str, int] = {}
-    for name, count in connection.execute(COUNT_FINISHED).fetchall():
-        by_status[RunStatus(name)] += count
-    for workflow, name, count in connection.execute(COUNT_UNFINISHED).fetchall():
-        by_status[RunStatus(name)] += count
-        by_workflow[workflow] = by_workflow.get(workflow, 0) + count
-    return StoreStatus(
-        runs_by_status={status: count for status, count in by_status.items() if count},
-        parked=tuple(row[0] for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
-        unfinished_by_workflow=by_workflow,
-        library_version=sqlite3.sqlite_version,
-        warnings=version_warnings(sqlite3.sqlite_version),
-        recorded_count=connection.execute(NEWEST_HISTORY).fetchone()[0],
-    )
-
-
-def _conditions(which: RunFilter) -> tuple[list[str], list[Any]]:
-    """Return the terms of a filter and their parameters. Only fixed text goes into the statement."""
-    terms: list[str] = []
-    parameters: list[Any] = []
-
-    def add(term: str, *given: Any) -> None:
-        terms.append(term)
-        parameters.extend(given)
-
-    if which.run_id is not None:
-        add("id = ?", which.run_id)
-    if which.statuses is not None:
-        marks = ", ".join("?" * len(which.statuses))
-        add(f"status IN ({marks})", *(status.value for status in which.statuses))
-    if which.workflow is not None:
-        add("workflow = ?", which.workflow)
-    for key, value in which.tags:
-        add(HAS_TAG, key, value)
-    if which.queue is not None:
-        add("queue = ?", which.queue)
-    if which.parent_id is not None:
-        add("parent_id = ?", which.parent_id)
-    if which.created_after is not None:
-        add("created_at > ?", which.created_after)
-    if which.created_before is not None:
-        add("created_at < ?", which.created_before)
-    return terms, parameters

@@ -1,8 +1,9 @@
 """``SqliteStore``: the contract of ``stores.base`` on one SQLite file, or in memory.
 
-Three connections. The *writer* applies batches; the *reader* answers questions, so that a question never waits for a
-commit; the *guarded* one runs users' transaction steps. In memory there is no reader of its own: a rollback-journal
-database, which memory has, locks readers out while somebody writes.
+Four connections. The *writer* applies batches; the *reader* reads what runs wait for, so that they never wait for a
+commit; the *answerer* reads what people ask, so that runs never wait for that either; the *guarded* one runs users'
+transaction steps. In memory the writer is all of them but the last: a rollback-journal database, which memory has,
+locks readers out while somebody writes.
 
 Every write, wal checkpoint, migration and the last close happen in the write turn (``turn``).
 """
@@ -13,11 +14,11 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow
+from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.base import (
     Advance,
     Backlog,
@@ -30,7 +31,7 @@ from durable_trio.stores.base import (
     Store,
     StoreStatus,
 )
-from durable_trio.stores.sqlite import reads
+from durable_trio.stores.sqlite import questions, reads
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, set_up_writer
 from durable_trio.stores.sqlite.guarded import GuardedConnection
 from durable_trio.stores.sqlite.handlers import HANDLERS
@@ -76,10 +77,13 @@ class SqliteStore(Store):
         self._name = name if self.is_memory else self.path  # for messages
         self._write_lock = threading.Lock()  # guards the writer
         self._read_lock = self._write_lock if self.is_memory else threading.Lock()
+        self._answer_lock = self._write_lock if self.is_memory else threading.Lock()
+        self.answers_apart = not self.is_memory
         self._turn: Turn
         self._owners: Owners
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
+        self._answerer: sqlite3.Connection | None = None
         self._guarded: GuardedConnection | None = None
         self._pid = 0
         self._data_version = 0
@@ -96,7 +100,7 @@ class SqliteStore(Store):
             return
         opened = open_memory(self.path) if self.is_memory else open_file(self.path, self.durability)
         self._turn, self._owners = opened.turn, opened.owners
-        self._writer, self._reader = opened.writer, opened.reader
+        self._writer, self._reader, self._answerer = opened.writer, opened.reader, opened.answerer
         self._pid = os.getpid()
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._broken = None
@@ -108,18 +112,18 @@ class SqliteStore(Store):
         if self._writer is None:
             return
         if self._pid != os.getpid():
-            self._writer = self._reader = self._guarded = None
+            self._writer = self._reader = self._answerer = self._guarded = None
             return
         has_turn = False
         with suppress(StoreInUse):
             has_turn = self._turn.take(patience_seconds=_CLOSING_PATIENCE_SECONDS)
         try:
-            with self._read_lock:
-                for connection in (self._guarded, self._reader, self._writer):
+            with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
+                for connection in (self._guarded, self._answerer, self._reader, self._writer):
                     if connection is not None:
                         with suppress(sqlite3.Error):
                             connection.close()
-                self._writer = self._reader = self._guarded = None
+                self._writer = self._reader = self._answerer = self._guarded = None
         finally:
             if has_turn:
                 self._turn.release()
@@ -298,21 +302,31 @@ class SqliteStore(Store):
     # ---- reads ---------------------------------------------------------------------------------------------------
 
     def _read(self, read: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
-        """Ask within one read transaction, so that the answer is of one instant."""
+        """Read within one transaction, so that the answer is of one instant."""
         self._usable()
         with self._read_lock:
-            connection = self._reader
-            if connection is None:
-                raise StoreError(f"the store {self._name!r} was closed")
+            return self._within(self._reader, read, *arguments, **options)
+
+    def _ask(self, read: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
+        """Do what ``_read`` does, for people: no ``_read`` waits for it."""
+        self._usable()
+        with self._answer_lock:
+            return self._within(self._answerer, read, *arguments, **options)
+
+    def _within(
+        self, connection: sqlite3.Connection | None, read: Callable[..., Answer], *arguments: Any, **options: Any
+    ) -> Answer:
+        if connection is None:
+            raise StoreError(f"the store {self._name!r} was closed")
+        try:
+            connection.execute("BEGIN")
             try:
-                connection.execute("BEGIN")
-                try:
-                    return read(connection, *arguments, **options)
-                finally:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-            except sqlite3.Error as error:
-                raise self._translate(error) from error
+                return read(connection, *arguments, **options)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
 
     def run(self, run_id: str) -> RunRow | None:
         """Return the run with that id."""
@@ -326,21 +340,41 @@ class SqliteStore(Store):
         """Return what ``load`` does for each run, of one instant."""
         return self._read(reads.load_many, runs)
 
+    def waits(self, run: int) -> tuple[WaitRow, ...]:
+        """Return the open waits of a run."""
+        return self._ask(reads.waits, run)
+
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         """Return the history of a run in order of seq."""
-        return self._read(reads.history, run)
+        return self._ask(reads.history, run)
 
     def list_runs(self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None) -> tuple[RunRow, ...]:
         """Return runs, newest first (see ``Store.list_runs``)."""
-        return self._read(reads.list_runs, which, limit=limit, before=before)
+        rows: list[RunRow] = []
+        while True:
+            found = self._ask(questions.list_slice, which, limit=limit - len(rows), before=before)
+            rows += found.rows
+            before = found.position
+            if before is None or len(rows) >= limit:
+                return tuple(rows)
 
     def changes(self, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
         """Return runs that have changed since, in order (see ``Store.changes``)."""
-        return self._read(reads.changes, which, after=after, limit=limit)
+        return tuple(change.row for change in self.changes_with_values(which, after=after, limit=limit))
 
     def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
-        """Return runs that have changed since, in order, and what they have published, of one instant."""
-        return self._read(reads.changes_with_values, which, after=after, limit=limit)
+        """Return runs that have changed since, in order, and what they have published, each of one instant."""
+        changes: list[Change] = []
+        while True:
+            found, position = self._ask(_changes, which, after=after, limit=limit - len(changes))
+            changes += found
+            if position is None or len(changes) >= limit:
+                return tuple(changes)
+            after = position
+
+    def news(self, *, after: int, limit: int) -> tuple[Change, ...]:
+        """Return what ``changes_with_values`` does of all runs (see ``Store.news``)."""
+        return self._read(_changes, questions.EVERYTHING, after=after, limit=limit)[0]
 
     def last_change(self) -> int:
         """Return the highest ``changed`` given out so far; 0 in an empty store."""
@@ -348,7 +382,7 @@ class SqliteStore(Store):
 
     def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
         """Return the published values of some runs; a run without any has an empty mapping."""
-        return self._read(reads.values, runs)
+        return self._ask(reads.values, runs)
 
     def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
         """Return those of some ids that no run has."""
@@ -380,11 +414,19 @@ class SqliteStore(Store):
 
     def reports(self) -> tuple[ReportRow, ...]:
         """Return what processes have said of themselves (see ``Store.reports``)."""
-        return self._read(reads.reports)
+        return self._ask(reads.reports)
 
     def status(self) -> StoreStatus:
         """Return counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
-        return self._read(reads.status)
+        return self._ask(questions.status)
+
+
+def _changes(
+    connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
+) -> tuple[tuple[Change, ...], int | None]:
+    found = questions.changed_slice(connection, which, after=after, limit=limit)
+    published = reads.values(connection, [row.run for row in found.rows])
+    return tuple(Change(row, published[row.run]) for row in found.rows), found.position
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

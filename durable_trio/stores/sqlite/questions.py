@@ -1,0 +1,300 @@
+"""What people ask of a store: lists, counts, and the changes that a watcher has missed; each at any size of the file.
+
+A list is merged from *streams*: keys of runs, newest first, each read from one index, as far as they are needed. Of
+several parts of a filter that an index can serve, the rarest is read, and the rest of the filter is asked of its runs.
+Where none is rare, and few runs match all, many must be looked at: that is done in *slices*, each a short transaction
+of its own, so that nothing waits for a list: neither the log's wal checkpoint nor another question.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+from durable_trio.records import RunRow, RunStatus
+from durable_trio.stores.base import RunFilter, StoreStatus
+from durable_trio.stores.sqlite.library import sqlite3, version_warnings
+from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
+
+__all__ = ["EVERYTHING", "Slice", "changed_slice", "list_slice", "status"]
+
+# Runs that one slice looks at: some milliseconds.
+_SLICE_RUNS: Final = 4000
+# Runs that are looked at together: one statement.
+_RUNS_AT_ONCE: Final = 250
+# A part of a filter with fewer runs is rare: all of them can be looked at in one slice.
+_RARE_RUNS: Final = 2000
+# Streams that are worth merging: each costs a seek.
+_STREAMS_MAX: Final = 2000
+# Runs of one workflow and status that are counted at first; most are fewer.
+_COUNTED_FIRST: Final = 10_000
+# Ids of parked runs that a status names; more would only scroll.
+_PARKED_MAX: Final = 1000
+
+EVERYTHING: Final = RunFilter()
+
+OF_STATUS: Final = "runs INDEXED BY runs_by_status WHERE workflow = ? AND status = ?"
+OF_TAG: Final = "tags WHERE key = ? AND value = ?"
+OF_QUEUE: Final = "runs INDEXED BY runs_of_queue WHERE queue = ?"
+OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
+OF_ALL: Final = "runs INDEXED BY runs_created WHERE true"
+STREAM: Final = "SELECT created_at, run FROM {source} ORDER BY created_at DESC, run DESC"
+COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT ?)"
+# SQLite seeks by the first column only of a comparison of rows; so in two steps.
+NEXT_STATUS: Final = """
+    SELECT status FROM runs INDEXED BY runs_by_status WHERE workflow = ? AND status > ? ORDER BY status LIMIT 1
+"""
+NEXT_WORKFLOW: Final = """
+    SELECT workflow FROM runs INDEXED BY runs_by_status WHERE workflow > ? ORDER BY workflow LIMIT 1
+"""
+COUNT_ALL: Final = "SELECT count(*) FROM runs"  # without a condition it counts pages, not rows
+COUNT_HIDDEN: Final = """
+    SELECT workflow, status, count(*) FROM runs INDEXED BY runs_hidden
+    WHERE hidden_at IS NOT NULL GROUP BY workflow, status
+"""
+# By the index: the column itself stands behind the payloads.
+IS_SHOWN: Final = "run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)"
+# First which of some runs match, without their payloads.
+MATCHING: Final = f"""
+    SELECT changed, run FROM runs NOT INDEXED
+    WHERE run IN (SELECT value FROM json_each(?)) AND {IS_SHOWN} AND {{which}}
+"""
+CHANGES: Final = f"""
+    SELECT changed, run FROM runs INDEXED BY runs_changed
+    WHERE changed > ? AND changed <= ? AND {IS_SHOWN} AND {{which}} ORDER BY changed, run LIMIT ?
+"""
+FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run IN (SELECT value FROM json_each(?))"
+END_OF_SLICE: Final = """
+    SELECT changed FROM runs INDEXED BY runs_changed WHERE changed > ? ORDER BY changed LIMIT 1 OFFSET ?
+"""
+HAS_TAG: Final = """
+    EXISTS (SELECT 1 FROM tags WHERE key = ? AND value = ? AND created_at = runs.created_at AND run = runs.run)
+"""
+NEWEST_HISTORY: Final = "SELECT coalesce(max(id), 0) FROM history"
+PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ?"
+_LAST: Final = 2**63 - 1
+
+_Key = tuple[int, int]  # created_at, run
+
+
+class Slice(NamedTuple):
+    """Some of the runs that are asked for, and after which place to go on; ``None`` at the end."""
+
+    rows: tuple[RunRow, ...]
+    position: Any
+
+
+class _Source(NamedTuple):
+    """Where keys of runs are read from: a table with its condition, and the parameters of that."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def list_slice(connection: sqlite3.Connection, which: RunFilter, *, limit: int, before: _Key | None) -> Slice:
+    """Return runs, newest first; call it within a transaction."""
+    term, parameters = _conditions(which)
+    sql = MATCHING.format(which=term)
+    keys = _keys(connection, which, before)
+    found: list[int] = []
+    looked_at = 0
+    while len(found) < limit and looked_at < _SLICE_RUNS:
+        wanted = limit - len(found)
+        part = list(islice(keys, wanted if looked_at == 0 else _RUNS_AT_ONCE))
+        if not part:
+            return Slice(_rows(connection, found), None)
+        looked_at += len(part)
+        runs = json.dumps([run for _, run in part])
+        matching = {run for _, run in connection.execute(sql, (runs, *parameters)).fetchall()}
+        for before in part:
+            if before[1] in matching:
+                found.append(before[1])
+                if len(found) == limit:
+                    break
+    return Slice(_rows(connection, found), before)
+
+
+def changed_slice(connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int) -> Slice:
+    """Return runs that have changed since, in order of changes; those of one change together."""
+    term, parameters = _conditions(which)
+    if which.run_id is not None or _sources(connection, which).key_count < _RARE_RUNS:
+        runs = json.dumps([run for _, run in _keys(connection, which, None)])
+        matching = connection.execute(MATCHING.format(which=term), (runs, *parameters)).fetchall()
+        found = sorted(key for key in matching if key[0] > after)
+        last = found[min(limit, len(found)) - 1][0] if found and limit > 0 else after
+        return Slice(_rows(connection, [run for changed, run in found if changed <= last]), None)
+    end = None
+    if which != EVERYTHING:
+        end = connection.execute(END_OF_SLICE, (after, _SLICE_RUNS)).fetchone()
+    until = _LAST if end is None else end[0]
+    sql = CHANGES.format(which=term)
+    found = connection.execute(sql, (after, until, *parameters, max(0, limit))).fetchall()
+    if found and len(found) >= limit:
+        last = found[-1][0]
+        rest = connection.execute(sql, (last - 1, last, *parameters, -1)).fetchall()
+        found = [key for key in found if key[0] < last] + rest
+    return Slice(_rows(connection, [run for _, run in found]), None if end is None else until)
+
+
+def _rows(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[RunRow, ...]:
+    found = {row[0]: row for row in connection.execute(FIND, (json.dumps(runs),)).fetchall()} if runs else {}
+    return tuple(run_from(found[run]) for run in runs)
+
+
+def status(connection: sqlite3.Connection) -> StoreStatus:
+    """Return counts and warnings; call it within a transaction."""
+    by_status: dict[RunStatus, int] = {}
+    unfinished: dict[str, int] = {}
+    for (workflow, name), count in _counts(connection).items():
+        status = RunStatus(name)
+        by_status[status] = by_status.get(status, 0) + count
+        if not status.is_final:
+            unfinished[workflow] = unfinished.get(workflow, 0) + count
+    return StoreStatus(
+        runs_by_status={status: by_status[status] for status in RunStatus if by_status.get(status)},
+        parked=tuple(row[0] for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
+        unfinished_by_workflow={workflow: count for workflow, count in unfinished.items() if count},
+        library_version=sqlite3.sqlite_version,
+        warnings=version_warnings(sqlite3.sqlite_version),
+        recorded_count=connection.execute(NEWEST_HISTORY).fetchone()[0],
+    )
+
+
+def _counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """Return how many runs there are, by workflow and status.
+
+    The largest number need not be counted: it is what the others leave of all.
+    """
+    counts: dict[tuple[str, str], int] = {}
+    uncounted = list(_cells(connection))
+    counted_max = _COUNTED_FIRST
+    while len(uncounted) > 1:
+        large = []
+        for cell in uncounted:
+            count = _count(connection, [_Source(OF_STATUS, cell)], counted_max)
+            if count == counted_max:
+                large.append(cell)
+            else:
+                counts[cell] = count
+        uncounted = large
+        counted_max *= 8
+    for cell in uncounted:
+        counts[cell] = connection.execute(COUNT_ALL).fetchone()[0] - sum(counts.values())
+    for workflow, status, count in connection.execute(COUNT_HIDDEN).fetchall():
+        counts[workflow, status] -= count
+    return counts
+
+
+def _cells(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    """Give each pair of a workflow and a status that some run has, by a seek each."""
+    workflow = ""
+    while (next_one := connection.execute(NEXT_WORKFLOW, (workflow,)).fetchone()) is not None:
+        workflow, status = next_one[0], ""
+        while (found := connection.execute(NEXT_STATUS, (workflow, status)).fetchone()) is not None:
+            status = found[0]
+            yield workflow, status
+
+
+# ---- streams -----------------------------------------------------------------------------------------------------
+
+
+class _Sources(NamedTuple):
+    """The sources of one part of a filter, and how many keys they have; counted only up to a limit."""
+
+    parts: Sequence[_Source]
+    key_count: int
+
+
+def _keys(connection: sqlite3.Connection, which: RunFilter, before: _Key | None) -> Iterator[_Key]:
+    """Give the keys of runs among which are all that match, newest first."""
+    if which.run_id is not None:
+        found = connection.execute("SELECT created_at, run FROM runs WHERE id = ?", (which.run_id,)).fetchall()
+        return iter([key for key in found if before is None or key < before])
+    streams = [_stream(connection, source, before) for source in _sources(connection, which).parts]
+    return heapq.merge(*streams, reverse=True)
+
+
+def _stream(connection: sqlite3.Connection, source: _Source, before: _Key | None) -> Iterator[_Key]:
+    sql, parameters = source
+    if before is not None:  # not as a comparison of rows, as above
+        same = f"{sql} AND created_at = ? AND run < ?"
+        yield from connection.execute(STREAM.format(source=same), (*parameters, *before))
+        sql, parameters = f"{sql} AND created_at < ?", (*parameters, before[0])
+    yield from connection.execute(STREAM.format(source=sql), parameters)
+
+
+def _sources(connection: sqlite3.Connection, which: RunFilter) -> _Sources:
+    """Return the rarest part of a filter that an index can serve; all runs, if there is none."""
+    parts: list[list[_Source]] = []
+    if which.statuses is not None or which.workflow is not None:
+        cells = list(islice(_cells_of(connection, which), _STREAMS_MAX + 1))
+        if len(cells) <= _STREAMS_MAX:
+            parts.append([_Source(OF_STATUS, cell) for cell in cells])
+    parts += ([_Source(OF_TAG, tag)] for tag in which.tags)
+    if which.queue is not None:
+        parts.append([_Source(OF_QUEUE, (which.queue,))])
+    if which.parent_id is not None:
+        parts.append([_Source(OF_PARENT, (which.parent_id,))])
+    rarest = _Sources([_Source(*_created(OF_ALL, (), which))], _RARE_RUNS)
+    for part in parts:
+        bounded = [_Source(*_created(source.sql, source.parameters, which)) for source in part]
+        count = _count(connection, bounded, _RARE_RUNS)
+        if count < rarest.key_count or (part is parts[0] and count <= rarest.key_count):
+            rarest = _Sources(bounded, count)
+    return rarest
+
+
+def _cells_of(connection: sqlite3.Connection, which: RunFilter) -> Iterator[tuple[str, str]]:
+    statuses = tuple(status.value for status in which.statuses or RunStatus)
+    if which.workflow is not None:
+        return ((which.workflow, status) for status in dict.fromkeys(statuses))
+    return (cell for cell in _cells(connection) if cell[1] in statuses)
+
+
+def _created(sql: str, parameters: tuple[Any, ...], which: RunFilter) -> tuple[str, tuple[Any, ...]]:
+    if which.created_after is not None:
+        sql, parameters = f"{sql} AND created_at > ?", (*parameters, which.created_after)
+    if which.created_before is not None:
+        sql, parameters = f"{sql} AND created_at < ?", (*parameters, which.created_before)
+    return sql, parameters
+
+
+def _count(connection: sqlite3.Connection, sources: Sequence[_Source], limit: int) -> int:
+    count = 0
+    for source in sources:
+        if count < limit:
+            sql = COUNT.format(source=source.sql)
+            count += connection.execute(sql, (*source.parameters, limit - count)).fetchone()[0]
+    return count
+
+
+def _conditions(which: RunFilter) -> tuple[str, list[Any]]:
+    """Return a filter as a condition on ``runs``, and its parameters. Only fixed text goes into the statement."""
+    terms: list[str] = []
+    parameters: list[Any] = []
+
+    def add(term: str, *given: Any) -> None:
+        terms.append(term)
+        parameters.extend(given)
+
+    if which.run_id is not None:
+        add("id = ?", which.run_id)
+    if which.statuses is not None:
+        marks = ", ".join("?" * len(which.statuses))
+        add(f"status IN ({marks})", *(status.value for status in which.statuses))
+    if which.workflow is not None:
+        add("workflow = ?", which.workflow)
+    for key, value in which.tags:
+        add(HAS_TAG, key, value)
+    if which.queue is not None:
+        add("queue = ?", which.queue)
+    if which.parent_id is not None:
+        add("parent_id = ?", which.parent_id)
+    if which.created_after is not None:
+        add("created_at > ?", which.created_after)
+    if which.created_before is not None:
+        add("created_at < ?", which.created_before)
+    return " AND ".join(terms) or "true", parameters

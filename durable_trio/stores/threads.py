@@ -1,0 +1,93 @@
+"""The threads of a store's front: each calls one function after the other, and a busy event loop waits for them.
+
+A thread that needs the GIL back after its work starves beside a busy event loop. So while it has work and the loop has
+work too, each pass of the loop waits for it, with the GIL released, for at most ``LINGER_MS``.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+from outcome import Outcome, capture
+
+from durable_trio.limits import LINGER_MS
+
+__all__ = ["Linger", "StoreThread"]
+
+T = TypeVar("T")
+
+
+class StoreThread:
+    """Calls functions for tasks, in the order in which they ask. It is started by the first of them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        # Each is changed by one thread only: this one's, and that of the event loop.
+        self._asked_count = 0
+        self._done_count = 0
+        self._on_done: Callable[[], object] = lambda: None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has work."""
+        return self._asked_count != self._done_count
+
+    # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
+    # that is gone, which trio does not survive.
+    @trio.lowlevel.enable_ki_protection
+    async def call(self, fn: Callable[[], T]) -> T:
+        """Call ``fn`` in the thread; the wait cannot be cancelled."""
+        task = trio.lowlevel.current_task()
+        token = trio.lowlevel.current_trio_token()
+        outcomes: list[Outcome[T]] = []
+
+        def job() -> None:
+            outcomes.append(capture(fn))
+            self._done_count += 1
+            token.run_sync_soon(trio.lowlevel.reschedule, task)
+            self._on_done()
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
+            self._thread.start()
+        self._asked_count += 1
+        self._jobs.put(job)
+        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        return outcomes[0].unwrap()
+
+    def stop(self) -> None:
+        """End the thread; what it has in hand is still done, and its task learns of it."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        jobs, self._jobs = self._jobs, queue.SimpleQueue()
+        jobs.put(None)
+        if not self.is_busy:
+            thread.join()
+
+
+class Linger(trio.abc.Instrument):
+    """Lets a busy event loop wait a moment for threads that have work."""
+
+    def __init__(self, *threads: StoreThread) -> None:
+        self._threads = threads
+        self._done = threading.Event()
+        for thread in threads:
+            thread._on_done = self._done.set
+
+    def before_io_wait(self, timeout: float) -> None:
+        if timeout == 0:
+            self._done.clear()
+            if any([thread.is_busy for thread in self._threads]):  # noqa: C419  # a list is cheaper, each pass
+                self._done.wait(LINGER_MS / 1000)
+
+
+def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job()
