@@ -12,7 +12,7 @@ import trio
 from durable_trio import Context, Engine, workflow
 
 DATABASE_VARIABLE = "SERVED_DATABASE"
-GRACE_SECONDS = 20
+GRACE_SECONDS = 50
 
 
 @workflow

@@ -9,7 +9,7 @@ import trio
 
 from durable_trio import Context, Engine, Retry, RunStatus, Workflow, current_step, open_engine, workflow
 
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
 
 
 async def pay(amount: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cli.desk import PATIENCE_SECONDS, Said, call_process, command_line
+from cli.served import GRACE_SECONDS
 from cli.server import field, is_alive, kill, reach, served_surroundings, serving, start
 from cli.tmux import Pane, in_tmux, opened
 
@@ -208,7 +209,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, options: tuple[str, ...])
         server.send(signal.SIGTERM)
         code = server.ends()
         assert code == 143
-        assert time.monotonic() - began_at < 15  # the grace is 20
+        assert time.monotonic() - began_at < GRACE_SECONDS - 5
         server.says("event=stopping")
     reach(server.db, "hang-1", "running")
 

@@ -78,6 +78,7 @@ def _store(spec: Spec) -> Store:
 def _work(spec: Spec, control: Control) -> int:
     logs = Logs(spec["directory"], kill_in_effect=spec.get("kill_in_effect"))
     workflows.use(logs)
+    workflows.HOLDS[:] = [spec.get("holds", False)]
     store = _store(spec)
     engine = Engine(
         store,

@@ -30,6 +30,9 @@ LOGS: list[Logs] = []  # the one of this process
 _SHORT = 0.01  # seconds that a service takes
 
 
+HOLDS: list[bool] = [False]  # whether the steps of a sequence do not end in this process
+
+
 def use(logs: Logs) -> None:
     """Write to these logs from now on."""
     LOGS[:] = [logs]
@@ -347,9 +350,9 @@ async def sequence(ctx: Context, count: int, seconds: float) -> int:
 
 
 async def work(i: int, seconds: float) -> int:
-    """Work for some seconds."""
+    """Work for some seconds, or until the process is ended."""
     note()
-    await trio.sleep(seconds)
+    await trio.sleep(float("inf") if HOLDS[0] else seconds)
     return i
 
 

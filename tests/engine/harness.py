@@ -22,7 +22,7 @@ from durable_trio import Clock, Engine, Run, RunRecord, RunStatus, Workflow, ope
 R = TypeVar("R")
 
 #: Seconds after which a wait of a test is a failure; far above anything a healthy machine needs.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 @asynccontextmanager
@@ -43,6 +43,13 @@ async def wait_status(run: Run[Any], *statuses: RunStatus) -> RunRecord:
                 if record.status in statuses:
                     return record
     raise AssertionError(f"run {run.id!r} ended without being {' or '.join(statuses)}")
+
+
+async def stored(engine: Engine, run_id: str) -> None:
+    """Return once there is a run of that id."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while run_id not in {record.id for record in (await engine.list_runs()).runs}:  # noqa: ASYNC110
+            await trio.sleep(0.002)
 
 
 async def wait_parked(run: Run[Any]) -> RunRecord:
@@ -154,8 +161,8 @@ class Leftovers:
         )
 
     def assert_nothing_new(self) -> None:
-        """Fail unless all that is new has gone within two seconds."""
-        deadline = time.monotonic() + 2.0
+        """Fail unless all that is new goes soon."""
+        deadline = time.monotonic() + PATIENCE_SECONDS / 2
         while True:
             after = Leftovers.now()
             new = (after.threads - self.threads, after.processes - self.processes, after.files - self.files)

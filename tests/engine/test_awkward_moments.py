@@ -206,7 +206,7 @@ async def test_serve_ends_at_once_while_it_waits_for_the_file(file_path: str, ho
                 nursery.start_soon(lambda: waiting.serve(signals=[signal.SIGUSR1]))
                 await trio.sleep(0.3)
                 os.kill(os.getpid(), signal.SIGUSR1)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
     with pytest.raises(trio.ClosedResourceError):
         await waiting.serve()
     async with serving(file_path, nothing) as engine:  # what was opened too late is in nobody's way

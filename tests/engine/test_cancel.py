@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
+from harness import PATIENCE_SECONDS, serving, stored, wait_parked, wait_passivated, wait_status
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -648,8 +648,10 @@ async def test_a_compensated_run_cannot_be_resumed(store_path: str) -> None:
 
 async def test_a_cancelled_wait_for_the_result_does_not_cancel_the_run(store_path: str) -> None:
     async with serving(store_path, waiter) as engine:
-        with trio.move_on_after(0.01):
-            await engine.run(waiter, id="r")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: engine.run(waiter, id="r"))
+            await stored(engine, "r")
+            nursery.cancel_scope.cancel()
         run = engine.get("r")
         assert (await run.record()).status is not S.CANCELLED
         await run.signal("go", 1)

@@ -309,7 +309,7 @@ async def test_after_its_grace_serve_detaches_what_still_runs(file_path: str) ->
         await engine.start(hanging, id="r")
         await begun.wait()
         scope.cancel()
-    assert 0.1 <= trio.current_time() - began < 5
+    assert 0.1 <= trio.current_time() - began < PATIENCE_SECONDS
     assert sorted(seen) == ["finally, detaching: True", "step ends"]
     hangs = False
     async with Engine(file_path) as client:

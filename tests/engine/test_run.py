@@ -15,7 +15,16 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, SettableClock, noted, serving, stopped_when_ready, wait_passivated, wait_status
+from harness import (
+    PATIENCE_SECONDS,
+    SettableClock,
+    noted,
+    serving,
+    stopped_when_ready,
+    stored,
+    wait_passivated,
+    wait_status,
+)
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -780,9 +789,10 @@ async def test_an_error_of_the_block_comes_out_as_itself(store_path: str) -> Non
 
 async def test_cancelling_the_wait_for_a_result_does_not_cancel_the_run(store_path: str) -> None:
     async with serving(store_path, waiting) as engine:
-        with trio.move_on_after(0.05) as scope:
-            await engine.run(waiting, CART, id="r")
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: engine.run(waiting, CART, id="r"))
+            await stored(engine, "r")
+            nursery.cancel_scope.cancel()
         await engine.send_signal("r", "go", "on")
         assert await engine.get("r", waiting).result() == (CART, "on")
 

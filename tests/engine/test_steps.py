@@ -407,17 +407,26 @@ async def test_a_cancelled_async_function_records_nothing_and_one_that_returns_i
     seen: list[tuple[bool, bool, Any]] = []
 
     async def stubborn() -> str:
+        scopes[-1].cancel()  # now that it has begun
         try:
             await trio.sleep_forever()
         except trio.Cancelled:
             return "returned"  # on purpose: the worst that a function can do
 
+    async def quiet() -> None:
+        scopes[-1].cancel()
+        await trio.sleep_forever()
+
+    scopes: list[trio.CancelScope] = []
+
     @workflow
     async def cancels(ctx: Context) -> None:
         value: Any = None
-        with trio.move_on_after(0.02) as first:
-            await ctx.step("quiet", trio.sleep_forever)
-        with trio.move_on_after(0.02) as second:
+        with trio.CancelScope() as first:
+            scopes.append(first)
+            await ctx.step("quiet", quiet)
+        with trio.CancelScope() as second:
+            scopes.append(second)
             value = await ctx.step("stubborn", stubborn)
             await trio.lowlevel.checkpoint()  # the next cancel point raises
         seen.append((first.cancelled_caught, second.cancelled_caught, value))
@@ -736,13 +745,13 @@ async def test_a_timeout_waits_for_a_sync_function(store_path: str) -> None:
     events: list[str] = []
 
     def work() -> str:
-        time.sleep(0.1)
+        time.sleep(0.25)
         events.append("worked")
         return "late"
 
     @workflow
     async def slow(ctx: Context) -> str:
-        value = await ctx.step("slow", work, timeout=0.01)
+        value = await ctx.step("slow", work, timeout=0.1)
         events.append("returned")
         return value
 
@@ -804,7 +813,7 @@ async def test_abandon_lets_go_of_a_sync_function(store_path: str, how: str) -> 
 
     @workflow
     async def lets_go(ctx: Context) -> None:
-        await ctx.step("work", work, abandon=True, timeout=0.05 if how == "timeout" else None)
+        await ctx.step("work", work, abandon=True, timeout=0.3 if how == "timeout" else None)
 
     try:
         async with serving(store_path, lets_go) as engine:

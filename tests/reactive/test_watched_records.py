@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status
+from harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status, wait_until
 from reactive_kit import gather, gather_until, nothing_more, quick, waiter
 
 from durable_trio import Context, Engine, RunRecord, RunStatus, workflow
@@ -87,7 +87,7 @@ async def test_a_watch_of_one_run_and_a_status_keeps_a_state_that_was_not_taken_
             async with engine.watch(run_id=run.id, status=S.SUSPENDED) as changes:
                 await wait_passivated(engine)
                 await wait_status(run, S.SUSPENDED)
-                await trio.sleep(3 * FEED_INTERVAL_SECONDS)
+                await wait_until(lambda: changes._subscription.pending)
                 await run.signal("go", 1)
                 await run.result()
                 await trio.sleep(3 * FEED_INTERVAL_SECONDS)

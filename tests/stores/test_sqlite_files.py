@@ -271,7 +271,7 @@ def test_missing_permission_is_an_error_that_names_the_file(open_folder: Path, s
                 os.chown(open_folder / name, user, user)
     else:
         os.chmod(open_folder, 0o500)
-    output, _ = spawn(_OPEN, path, *([user] if user is not None else [])).communicate(timeout=20)
+    output, _ = spawn(_OPEN, path, *([user] if user is not None else [])).communicate(timeout=60)
     os.chmod(open_folder, 0o755)
     assert output.startswith("StoreReadOnly")
     assert str(path) in output

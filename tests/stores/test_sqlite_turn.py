@@ -21,6 +21,8 @@ from durable_trio.testing.store_contract.kit import add, fence_of, owned, row_of
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
+PATIENCE_SECONDS = 60  # far above anything that a busy machine needs
+
 _OPEN = """
 say("ready")
 sys.stdin.readline()
@@ -91,7 +93,7 @@ def test_many_processes_may_open_a_new_file_at_once(tmp_path: Path, spawn: Spawn
         told(process, "ready")
     for process in processes:
         tell(process)
-    outputs = [process.communicate(timeout=20)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in processes]
     assert outputs == ["done\n"] * 16
     store = SqliteStore(path)
     store.open()
@@ -106,25 +108,22 @@ def test_busy_writers_take_turns(tmp_path: Path, spawn: Spawn, capsys: pytest.Ca
         told(process, "ready")
     for process in processes:
         tell(process)
-    outputs = [process.communicate(timeout=20)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_SECONDS)[0] for process in processes]
     counts = [int(output.split()[0]) for output in outputs]
     waits = [float(output.split()[1]) for output in outputs]
     with capsys.disabled():
         print(f"\n[turns: commits {counts}, worst wait {max(waits) * 1000:.1f} ms]", end=" ")
-    assert max(waits) < 1.0
     assert min(counts) * 4 > sum(counts) / 4
 
 
 def test_a_process_killed_in_its_turn_lets_go_of_it_and_leaves_nothing(store: SqliteStore, spawn: Spawn) -> None:
     process = spawn(_HOLD, store.path)
     told(process, "ready")
-    begun = time.monotonic()
     advance = Advance(fence=fence_of(row_of(store, "held")), rows=(step(1),), now=1)
     assert store.apply([advance], block=False) is None
     process.kill()
     process.wait()
     start(store, "mine")
-    assert time.monotonic() - begun < 5
     assert row_of(store, "held").error is None
 
 
@@ -210,7 +209,7 @@ def test_a_store_closes_while_another_process_is_stopped_in_its_turn(
     os.kill(process.pid, signal.SIGCONT)
     tell(process)
     told(process, "released")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while threading.active_count() > threads:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -234,7 +233,7 @@ def test_two_stores_of_one_process_take_turns(store: SqliteStore) -> None:
     assert not done.wait(0.1)
     assert other.apply([start_operation("never")], block=False) is None
     store._turn.release()
-    assert done.wait(5)
+    assert done.wait(PATIENCE_SECONDS)
     thread.join()
     assert row_of(store, "waits").id == "waits"
     start(store, "mine")
@@ -258,7 +257,7 @@ def test_the_turn_of_a_memory_database_works_alike() -> None:
     with pytest.raises(StoreInUse):
         memory.take(patience_seconds=0.05)
     threading.Timer(0.05, memory.release).start()
-    assert memory.take(patience_seconds=5)
+    assert memory.take(patience_seconds=PATIENCE_SECONDS)
     memory.release()
     memory.close()
 
@@ -299,7 +298,7 @@ sys.stdin.readline()
         start(store)
     assert store.apply([start_operation("never")], block=False) is None
     tell(process)
-    process.wait(timeout=10)
+    process.wait(timeout=PATIENCE_SECONDS)
     start(store)
 
 

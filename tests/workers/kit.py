@@ -28,8 +28,8 @@ from workers.app import ALL, SPEC_VARIABLE
 
 _TESTS: Final = Path(__file__).resolve().parent.parent
 #: Seconds after which a wait of a test is a failure; far above anything a healthy machine needs.
-PATIENCE_SECONDS: Final = 30.0
-_CLIENT_SECONDS: Final = 90.0
+PATIENCE_SECONDS: Final = 60.0
+_CLIENT_SECONDS: Final = 180.0
 
 
 class Server:
@@ -184,7 +184,7 @@ class Scene:
             if server.popen.poll() is None:
                 server.popen.kill()
             server.popen.wait()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + PATIENCE_SECONDS
         for pid in {pid for server in self.servers for pid in server.seen}:
             while is_alive(pid) and time.monotonic() < deadline:  # they die with their parent
                 time.sleep(0.01)

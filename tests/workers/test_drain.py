@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from workers.app import SPEC_VARIABLE, engine
-from workers.kit import Scene, is_alive, kill, until
+from workers.kit import PATIENCE_SECONDS, Scene, is_alive, kill, until
 
-_AT_ONCE_SECONDS = 3.0
+_AT_ONCE_SECONDS = 30.0  # half of what the step and the grace would take
 
 
 def executions(scene: Scene) -> Counter[tuple[str, str]]:
@@ -42,17 +42,16 @@ async def test_a_drained_family_lets_steps_finish_and_leaves_the_rest(scene: Sce
     server = await scene.serving(workers=2, lease_seconds=30)
     async with scene.client() as client:
         for number in range(8):
-            await client.start("sequence", 3, 0.5, id=f"run-{number}")
+            await client.start("sequence", 4, 0.5, id=f"run-{number}")
     await until(lambda: len(executions(scene)) >= 8)
 
     server.signal(os_signal)
-    sent_at = time.time_ns() // 1000
     assert await server.wait_dead() == 0
     server.assert_gone()
 
     assert_merely_interrupted(scene)
     assert {run["owner"] for run in scene.snapshot().runs.values()} == {None}
-    assert all(line["at"] < sent_at + 250_000 for line in scene.ledger())
+    assert not any(key == "work#3" for _, key in executions(scene))  # however late the signal came, that was later
     await finish_and_check(scene)
     assert set(executions(scene).values()) == {1}
 
@@ -75,7 +74,7 @@ async def test_a_second_signal_stops_the_family_at_once(scene: Scene, os_signal:
     seconds = time.monotonic() - began
     print(f"ended {seconds:.2f} s after the second signal, exit code {code}")
     assert seconds < _AT_ONCE_SECONDS
-    await until(lambda: not any(is_alive(pid) for pid in server.seen), 2)
+    await until(lambda: not any(is_alive(pid) for pid in server.seen))
     assert {run["status"] for run in scene.snapshot().runs.values()} == {"running"}
 
     again = await scene.serving(workers=1, lease_seconds=30)
@@ -103,7 +102,7 @@ async def test_a_worker_that_is_told_to_stop_by_hand_drains_and_is_replaced(scen
 
 async def test_a_cancelled_serve_drains_its_workers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SPEC_VARIABLE, scene.spec(lease_seconds=30))
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             server = engine()
             await nursery.start(partial(server.serve, workers=2))

@@ -13,7 +13,7 @@ from crash.plans import wave
 
 from durable_trio import StoreInUse
 from durable_trio.stores.sqlite import turn
-from workers.kit import Scene, is_alive, kill, state_of, until
+from workers.kit import PATIENCE_SECONDS, Scene, is_alive, kill, state_of, until
 
 _REFUSED = "a write of a run was refused"
 
@@ -37,7 +37,7 @@ async def stop_outside_its_turn(scene: Scene, pid: int) -> None:
 @pytest.mark.parametrize("kind", ["two workers", "two engines"])
 async def test_one_that_wakes_up_after_its_lease_writes_nothing(scene: Scene, kind: str) -> None:
     """Others have gone on with its runs: their histories are unbroken, and what it still wants to write is refused."""
-    options = {"lease_seconds": 0.6, "heartbeat_seconds": 60}
+    options = {"lease_seconds": 1.5, "heartbeat_seconds": 60}
     servers = [await scene.serving(workers=2, **options)] if kind == "two workers" else []
     while kind == "two engines" and len(servers) < 2:
         servers.append(await scene.serving(**options))
@@ -84,7 +84,7 @@ async def test_a_worker_that_is_stopped_inside_its_write_turn_is_killed_and_the_
     server = await scene.serving(workers=3, heartbeat_seconds=1, lease_seconds=30, ends=[stop])
     async with scene.client() as client:
         asker = scene.asker(client)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             await until(lambda: (scene.directory / "end-0").read_text())
             stopped = int((scene.directory / "end-0").read_text())
             async with trio.open_nursery() as nursery:
@@ -113,7 +113,7 @@ async def test_an_unrelated_process_that_is_stopped_inside_its_turn_is_named_to_
                 await client.start("order", 5, id="other")
         kill(server.pid, signal.SIGCONT)
         other = await client.start("order", 5, id="other")
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert await run.result() == await other.result()
     await server.leave()
     scene.assert_sound()
@@ -121,7 +121,7 @@ async def test_an_unrelated_process_that_is_stopped_inside_its_turn_is_named_to_
 
 @pytest.mark.parametrize(
     ("who", "lease_seconds", "heartbeat_seconds"),
-    [("the parent", 30, 0.5), ("everybody", 30, 0.5), ("everybody", 0.8, 60)],
+    [("the parent", 60, 1.5), ("everybody", 60, 1.5), ("everybody", 1.5, 60)],
 )
 async def test_who_was_stopped_himself_takes_nobody_for_dead_when_he_goes_on(
     scene: Scene, who: str, lease_seconds: float, heartbeat_seconds: float
@@ -131,15 +131,15 @@ async def test_who_was_stopped_himself_takes_nobody_for_dead_when_he_goes_on(
     server = await scene.serving(workers=3, **options)
     workers = server.workers()
     async with scene.client() as client:
-        runs = [await client.start("sequence", 1, 3.0, id=f"run-{number}") for number in range(6)]
+        runs = [await client.start("sequence", 1, 4.0, id=f"run-{number}") for number in range(6)]
         await until(lambda: len(scene.ledger()) == 6)
         stopped = [server.pid, *(workers if who == "everybody" else [])]
         for pid in stopped:
             kill(pid, signal.SIGSTOP)
-        await trio.sleep(1.5)
+        await trio.sleep(2.0)
         for pid in stopped:
             kill(pid, signal.SIGCONT)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             for run in runs:
                 assert await run.result() == 0
     assert len(scene.ledger()) == 6

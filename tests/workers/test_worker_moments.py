@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,12 +120,10 @@ def test_workers_that_are_told_to_stop_before_they_are_ready_go_quietly(
     programs.append(program)
     assert program.stdout is not None
     assert [program.stdout.readline() for _ in range(2)] == ["opening\n"] * 2
-    began = time.monotonic()
     program.send_signal(signal.SIGTERM)
     _, output = program.communicate(timeout=PATIENCE_SECONDS)
     assert program.returncode == 0
     assert output == ""
-    assert time.monotonic() - began < 10
 
 
 async def test_a_parent_that_was_drained_slowly_leaves_no_report_behind(scene: Scene) -> None:
