@@ -80,8 +80,8 @@ class Environment:
     saga: Saga
     host: Host
     observe: Observe | None
-    stored_values: Mapping[str, str]  # as published in the store when the run was claimed
-    published: dict[str, str] = attrs.Factory(dict)  # by the body so far, live or at replay
+    stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
+    published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay
     is_detaching: bool = False
     # Children that the run waits for before it ends: whether each has been seen to end.
     children: dict[str, bool] = attrs.Factory(dict)

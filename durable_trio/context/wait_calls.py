@@ -13,6 +13,7 @@ from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
 from durable_trio.context.waits import SignalCall, SleepCall, after, constant
 from durable_trio.limits import check_name
+from durable_trio.stores.base import NO_POSITION
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ class WaitMethods(ContextBase):
     async def publish(self, key: str, value: Any) -> None:
         """Make a plain JSON value readable by ``run.value(key)`` and in ``watch``; a new one replaces the old.
 
-        While the run replays nothing is written again.
+        It never goes back: what was published before is not written again when the run is taken up again.
 
         Raises:
             CodecError: not made of exact JSON types.
@@ -79,13 +80,15 @@ class WaitMethods(ContextBase):
         text = env.codec.encode(value, UNANNOTATED, where=f"published value {key!r} of run {env.run_id!r}").text
         await trio.lowlevel.checkpoint_if_cancelled()
         turns = env.turns
-        env.published[key] = text
-        # Not before all rows are delivered: the store may hold a newer value, which the body has not come to yet.
-        is_news = turns.is_live or not (turns.is_replaying or env.stored_values.get(key) == text)
+        position = turns.next_position()
+        env.published[key] = (text, position)
+        # Not while rows are to be delivered: the last one counts, and is written when the run goes live.
+        is_news = not turns.is_replaying and position > env.stored_positions.get(key, NO_POSITION)
 
         def publish(done: Callable[[Any], None]) -> None:
             if is_news:
-                turns.port.advance(done, published=((key, text),), now=env.clock.stamp())
+                env.stored_positions[key] = position
+                turns.port.advance(done, published=((key, text),), position=position, now=env.clock.stamp())
             else:
                 done(True)
 

@@ -31,7 +31,7 @@ from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepInH
 from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
 from durable_trio.rules.divergence import explain
-from durable_trio.stores.base import Fence, Loaded, Park, Release
+from durable_trio.stores.base import NO_POSITION, Fence, Loaded, Park, Release
 from durable_trio.stores.front import StoreFront, Waiter
 from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
@@ -177,7 +177,7 @@ class ResidentRun:
                     saga=Saga(),
                     host=self,
                     observe=self._tell if around.is_observed else None,
-                    stored_values=self._loaded.values,
+                    stored_positions=dict(self._loaded.positions),
                 )
                 self._nursery = nursery
                 resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
@@ -232,9 +232,15 @@ class ResidentRun:
                 self.request_cancel(child_id)
 
     def went_live(self) -> None:
-        fresh = {key: text for key, text in self._env.published.items() if self._loaded.values.get(key) != text}
+        env, stored = self._env, self._loaded.values
+        fresh = tuple(  # published at replay, and not yet stored: the body's code has changed, or its history was cut
+            (key, text)
+            for key, (text, position) in env.published.items()
+            if position > env.stored_positions.get(key, NO_POSITION) and stored.get(key) != text
+        )
         if fresh:
-            self._port.advance(self._turns.check, published=tuple(fresh.items()), now=self._clock.stamp())
+            position = self._turns.position
+            self._port.advance(self._turns.check, published=fresh, position=position, now=self._clock.stamp())
         self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()

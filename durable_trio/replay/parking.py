@@ -85,6 +85,12 @@ class Parking(Recording):
         extension.task.custom_sleep_data = self
         return await trio.lowlevel.wait_task_rescheduled(_no_abort)
 
+    def next_position(self) -> tuple[int, int]:
+        """Return where the body publishes something now: later than all before, and the same at replay."""
+        seq, count = self.position
+        self.position = (seq, count + 1)
+        return self.position
+
     def announce_start(self) -> int:
         """Return the place of a branch in the order of starts."""
         self._start_count += 1

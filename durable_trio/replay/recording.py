@@ -60,6 +60,8 @@ class Recording(abc.ABC):
         self._expiring: set[Key] = set()  # deadlines whose rows are on their way
         self._late: list[Call] = []  # calls that begin once those are delivered, if they are still there
         self._left_deadlines: set[Key] = set()
+        # Where the body is: after which row, and how much it has published since. The same at replay.
+        self.position = (0, 0)
         self.delivered: deque[HistoryRow] = deque(maxlen=8)  # for people, when something diverges
         self._host = host
         self._seq = self.history.last_seq

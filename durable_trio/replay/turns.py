@@ -171,6 +171,8 @@ class Turns(Parking):
         if row.kind is not StepKind.PATCH:  # which no turn delivers while it is new
             self.last_stamp = row.finished_at
         self.delivered.append(row)
+        if row.kind is not StepKind.PATCH:  # live it rides with the next row
+            self.position = (row.seq, 0)
         if call is not None:
             del self.calls[row.key]
             self.agenda.forget(row.key)

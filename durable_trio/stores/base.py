@@ -24,6 +24,7 @@ import attrs
 
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus, WaitRow
 from durable_trio.stores.operations import (
+    NO_POSITION,
     Advance,
     ClaimDue,
     ClaimRun,
@@ -51,6 +52,7 @@ from durable_trio.stores.operations import (
 )
 
 __all__ = [
+    "NO_POSITION",
     "Advance",
     "Change",
     "ClaimDue",
@@ -94,6 +96,7 @@ class Loaded:
     waits: tuple[WaitRow, ...]
     unread: tuple[MailboxEntry, ...]
     values: Mapping[str, str]
+    positions: Mapping[str, tuple[int, int]] = attrs.Factory(dict)  # of the values, as they were published
 
 
 @attrs.frozen

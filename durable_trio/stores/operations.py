@@ -5,9 +5,14 @@ See ``base`` for what holds for all of them.
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from durable_trio.records import HistoryRow, Key, MailboxEntry, RunRow, RunStatus, WaitRow
+
+#: Of a value that a run cannot compare with what it publishes now: before every other.
+NO_POSITION: Final = (-1, 0)
 
 
 @attrs.frozen
@@ -97,7 +102,8 @@ class Advance:
 
     ``rows`` are appended to the history (a key that is there already: outcome ``RunConflict``, nothing written).
     ``waits`` are inserted or replaced by key, ``cleared`` are removed (missing ones are no error). ``taken`` marks
-    mailbox entries as consumed by the row of that seq. ``published`` are upserted; JSON text by key.
+    mailbox entries as consumed by the row of that seq. ``published`` are upserted, JSON text by key, with
+    ``position``: where in its life the run has published them, which ``load`` gives back.
     ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
     ``RunConflict`` and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one
@@ -114,6 +120,7 @@ class Advance:
     cleared: tuple[Key, ...] = ()
     taken: tuple[tuple[int, int], ...] = ()  # (mailbox id, seq)
     published: tuple[tuple[str, str], ...] = ()
+    position: tuple[int, int] = NO_POSITION
     children: tuple[StartRun, ...] = ()
     unless_unread: tuple[str, int] | None = None
     unless_cancelled: bool = False
@@ -176,7 +183,8 @@ class ContinueAsNew:
 
     History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
     are 0. What the run was started with stays known, so that
-    the same start again is still the same run. Unread mailbox entries and published values stay.
+    the same start again is still the same run. Unread mailbox entries and published values stay, those at
+    ``NO_POSITION``: the history in which they have had another is gone.
     """
 
     fence: Fence
@@ -247,7 +255,8 @@ class ResumeRun:
     stays follows: later in the same branch or in one around it, or of a call that began after the failure. Items of a
     map, and branches of one nursery, do not follow each other. Signals consumed by removed rows are unread again, a
     consumed or unread cancel entry goes; result, error and ``finished_at`` become NULL, recoveries 0, status pending,
-    ``wake_at = now``; ``ttl_at`` NULL if it has passed. Anything else: ``RunConflict``.
+    ``wake_at = now``; ``ttl_at`` NULL if it has passed. Values published since the first removed
+    row get ``NO_POSITION``. Anything else: ``RunConflict``.
     """
 
     run_id: str

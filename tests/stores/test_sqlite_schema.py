@@ -10,7 +10,7 @@ import pytest
 
 from durable_trio.errors import StoreError
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import ClaimDue, Finish, Release
+from durable_trio.stores.base import NO_POSITION, ClaimDue, Finish, Release
 from durable_trio.stores.sqlite import (
     SqliteStore,
     claim_operations,
@@ -71,6 +71,23 @@ def test_every_older_schema_is_brought_up_to_date(tmp_path: Path, version: int) 
     connection = sqlite3.connect(tmp_path / "runs.db")
     assert connection.execute("PRAGMA user_version").fetchone()[0] == schema.SCHEMA_VERSION
     connection.close()
+
+
+def test_published_values_of_an_older_file_are_kept_without_a_position(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    write_old_file(path, 2)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(
+        "INSERT INTO runs (run, id, workflow, status, changed, created_at, seed, args_digest, args) "
+        "VALUES (7, 'run', 'order', 'suspended', 0, 1, x'00', x'00', '[]')"
+    )
+    connection.execute("INSERT INTO published (run, key, value) VALUES (7, 'state', '1')")
+    connection.close()
+    store = SqliteStore(str(path))
+    store.open()
+    loaded = store.load(7)
+    store.close()
+    assert (loaded.values, loaded.positions) == ({"state": "1"}, {"state": NO_POSITION})
 
 
 def test_migrating_again_changes_nothing() -> None:

@@ -53,7 +53,7 @@ NOTHING: Final = Loaded((), (), (), {})
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
 WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
-PUBLISHED: Final = "SELECT key, value FROM published WHERE run = ? ORDER BY key"
+PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
 # Those of some runs that have anything to load: a run that has just been started has nothing.
 NOT_EMPTY: Final = """
     SELECT value FROM json_each(?) AS wanted
@@ -112,11 +112,13 @@ def run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
 
 def load(connection: sqlite3.Connection, run: int) -> Loaded:
     """Return what an executor needs to go on with a run; call it within a transaction, for one instant."""
+    published = connection.execute(PUBLISHED, (run,)).fetchall()
     return Loaded(
         history=history(connection, run),
         waits=waits(connection, run),
         unread=unread(connection, run),
-        values=dict(connection.execute(PUBLISHED, (run,)).fetchall()),
+        values={key: value for key, value, _, _ in published},
+        positions={key: (seq, n) for key, _, seq, n in published},
     )
 
 

@@ -37,8 +37,8 @@ CLEAR_WAIT: Final = "DELETE FROM waits WHERE run = ? AND branch = ? AND name = ?
 CLEAR_WAITS: Final = "DELETE FROM waits WHERE run = ?"
 TAKE_ENTRY: Final = "UPDATE mailbox SET seq = ? WHERE id = ? AND run = ? AND seq IS NULL"
 PUBLISH: Final = """
-    INSERT INTO published (run, key, value) VALUES (?, ?, ?)
-    ON CONFLICT (run, key) DO UPDATE SET value = excluded.value
+    INSERT INTO published (run, key, value, seq, n) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (run, key) DO UPDATE SET value = excluded.value, seq = excluded.seq, n = excluded.n
 """
 SET_CHANGED: Final = "UPDATE runs SET changed = ? WHERE run = ?"
 SET_STATUS: Final = """
@@ -67,6 +67,7 @@ PARK: Final = """
 CLEAR_HISTORY: Final = "DELETE FROM history WHERE run = ?"
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
+FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
 CONTINUE: Final = """
     UPDATE runs SET owner = NULL, status = 'pending', generation = generation + 1, args = ?,
         wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0, claimed_seq = -1,
@@ -169,7 +170,7 @@ def _change_run(transaction: Transaction, operation: Advance) -> None:
     run = operation.fence.run
     changed = transaction.change()
     for key, value in operation.published:
-        transaction.execute(PUBLISH, (run, key, value))
+        transaction.execute(PUBLISH, (run, key, value, *operation.position))
     if operation.status is not None:
         is_suspended = operation.status is RunStatus.SUSPENDED
         wake_at = operation.wake_at if is_suspended else None
@@ -240,7 +241,7 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
-    for statement in (CLEAR_HISTORY, CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED):
+    for statement in (CLEAR_HISTORY, CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED, FORGET_POSITIONS):
         transaction.execute(statement, (fence.run,))
     values = (operation.args, operation.now, transaction.change(), fence.run)
     transaction.execute(CONTINUE, values)

@@ -165,6 +165,9 @@ LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END
 SUSPECT, BEGUN, NEW = 2, 1, 0
 
 _VERSION_3: Final[tuple[str, ...]] = (
+    # Where in the run's life a value was published: after the row seq, as the n-th since. -1 is before every other.
+    "ALTER TABLE published ADD COLUMN seq INTEGER NOT NULL DEFAULT -1",
+    "ALTER TABLE published ADD COLUMN n INTEGER NOT NULL DEFAULT 0",
     # Unowned runs with a wake_at stand in line (is_due) or come later. Whoever sets wake_at to the present puts the run
     # in line; claims move those whose time has come. So a claim looks at the heads of lines only: it walks neither
     # through priorities nor through runs of a high priority that are not due.

@@ -25,6 +25,8 @@ FIND_OUTCOMES: Final = """
 """
 REMOVE_ROW: Final = "DELETE FROM history WHERE id = ?"
 UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? AND kind <> 'cancel'"
+# What was published from there on may come again in another order.
+FORGET_POSITIONS_FROM: Final = "UPDATE published SET seq = -1 WHERE run = ? AND seq >= ?"
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
 REVIVE: Final = """
     UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
@@ -125,6 +127,8 @@ def _cut_history(transaction: Transaction, run: int, history: list[Outcome]) -> 
     for outcome in removed:
         transaction.execute(REMOVE_ROW, (outcome.id,))
         transaction.execute(UNREAD_AGAIN, (run, outcome.seq))
+    if removed:
+        transaction.execute(FORGET_POSITIONS_FROM, (run, min(outcome.seq for outcome in removed)))
 
 
 def _last_failures(history: list[Outcome]) -> list[Outcome]:

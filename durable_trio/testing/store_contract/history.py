@@ -80,6 +80,23 @@ class HistoryContract(ContractKit):
         assert store.history(row.run) == (step(1, "a", result="1"),)
         assert store.values([row.run]) == {row.run: {}}
 
+    def test_where_a_value_was_published_is_given_back_until_that_history_is_gone(self, store: Store) -> None:
+        row, fence = owned(store)
+        one(store, Advance(fence=fence, published=(("a", "1"), ("b", "1")), position=(0, 1), now=20))
+        add(store, fence, step(1), step(2, "failed", status=StepStatus.FAILED))
+        one(store, Advance(fence=fence, published=(("b", "2"),), position=(2, 3), now=20))
+        assert store.load(row.run).positions == {"a": (0, 1), "b": (2, 3)}
+        finish(store, fence, RunStatus.FAILED)
+        one(store, ResumeRun(run_id="run", now=80))
+        positions = store.load(row.run).positions
+        assert positions["a"] == (0, 1)
+        assert positions["b"] < (0, 0)  # its row was removed
+        (again,) = claim(store, register(store), now=90)
+        assert one(store, ContinueAsNew(fence=fence_of(again), args="[]", now=95)) is True
+        loaded = store.load(row.run)
+        assert loaded.values == {"a": "1", "b": "2"}
+        assert all(position < (0, 0) for position in loaded.positions.values())
+
     def test_keys_differ_by_branch_name_and_count(self, store: Store) -> None:
         row, fence = owned(store)
         keys = [Key("", "a", 0), Key("", "a", 1), Key("x#0", "a", 0), Key("", "A", 0), Key("", "a ", 0)]
