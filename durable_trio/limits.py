@@ -64,6 +64,9 @@ TRACEBACK_CHARACTERS_MAX: Final = 16_000
 PAGE_RUNS_MAX: Final = 1000
 # How deep a payload may nest: far below the interpreter's recursion limit on every platform.
 PAYLOAD_DEPTH_MAX: Final = 100
+# How deep nurseries of durable branches may nest, through branches as well. A failure inside comes out as one group in
+# another, which trio and Python write by recursion, and trio does not survive it if that fails.
+NURSERY_DEPTH_MAX: Final = 100
 # A transaction step holds the file's write turn: others wait for it.
 TRANSACTION_SECONDS_MAX: Final = 30.0
 

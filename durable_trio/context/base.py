@@ -37,9 +37,10 @@ class RunLogger(logging.LoggerAdapter[logging.Logger]):
 class ContextBase:
     """One branch of a run's body, bound to its task."""
 
-    def __init__(self, env: Environment, *, branch: str = "") -> None:
+    def __init__(self, env: Environment, *, branch: str = "", depth: int = 0) -> None:
         self._env = env
         self._branch = branch
+        self._depth = depth  # nurseries of durable branches around this one
         self._task = trio.lowlevel.current_task()
         self._counts: dict[str, int] = {}
         self._random_count = 0

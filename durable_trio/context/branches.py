@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 class DurableNursery:
     """What ``ctx.open_nursery()`` gives. ``cancel_scope`` is that of the trio nursery inside."""
 
-    def __init__(self, owner: ContextBase, path: str, nursery: trio.Nursery) -> None:
+    def __init__(self, owner: ContextBase, path: str, nursery: trio.Nursery, depth: int) -> None:
         self._owner = owner
         self._path = path
         self._nursery = nursery
+        self._depth = depth
         self._counts: dict[tuple[str, str], int] = {}
 
     @property
@@ -58,7 +59,7 @@ class DurableNursery:
     async def _run(self, place: int, branch: str, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         env = self._owner.env
         await env.turns.await_start(place)
-        with env.branch(branch) as context, CARRYING:
+        with env.branch(branch, depth=self._depth) as context, CARRYING:
             await fn(context, *args)
 
 

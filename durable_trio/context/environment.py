@@ -89,11 +89,11 @@ class Environment:
     contexts: dict[trio.lowlevel.Task, Context] = attrs.Factory(dict)
 
     @contextmanager
-    def branch(self, branch: str) -> Iterator[Context]:
-        """Give the current task a context of its own inside the block."""
+    def branch(self, branch: str, *, depth: int = 0) -> Iterator[Context]:
+        """Give the current task a context of its own inside the block, with so many durable nurseries around it."""
         from durable_trio.context.context import Context  # it is made of what is here
 
-        context = Context(self, branch=branch)
+        context = Context(self, branch=branch, depth=depth)
         task = trio.lowlevel.current_task()
         self.contexts[task] = context
         try:

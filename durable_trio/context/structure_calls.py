@@ -14,6 +14,7 @@ from durable_trio.context.base import ContextBase
 from durable_trio.context.branches import DurableNursery
 from durable_trio.context.generations import ContinueCall
 from durable_trio.failures import CARRYING
+from durable_trio.limits import NURSERY_DEPTH_MAX
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.replay.deadlines import DeadlineScope
 
@@ -26,14 +27,23 @@ class StructureMethods(ContextBase):
         """Open a nursery of durable branches: the block ends when all of them have.
 
         As in trio, one that fails cancels the others and the block, and failures come out as an ``ExceptionGroup``.
+
+        Raises:
+            RecursionError: 100 of them are open around this one, in this branch and those around it.
         """
         self._check_task()
+        depth = self._depth + self._open_nursery_count
+        if depth >= NURSERY_DEPTH_MAX:
+            raise RecursionError(
+                f"run {self._env.run_id!r} has {depth} nurseries open around this one; at most {NURSERY_DEPTH_MAX} may "
+                "nest, because a failure inside would come out as as many groups in each other"
+            )
         path = str(self._next_key("nursery name", "nursery"))
         self._open_nursery_count += 1
         try:
             async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 with CARRYING:
-                    yield DurableNursery(self, path, nursery)
+                    yield DurableNursery(self, path, nursery, depth + 1)
         finally:
             self._open_nursery_count -= 1
 

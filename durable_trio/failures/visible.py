@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from durable_trio.codec.sameness import is_same
 from durable_trio.failures.tracebacks import trace
-from durable_trio.looks import attributes, clean, is_a, look, qualified_name, text_of
+from durable_trio.looks import attributes, clean, is_a, leaves, look, qualified_name, text_of
 
 __all__ = ["attributes_of", "described", "failed", "is_equal", "slots_of"]
 
+# Of a group that cannot be kept, so many failures are told in its text.
+_LEAVES_TOLD: Final = 3
 # The object whose attribute was asked for belongs to the place of the error, like the frames of the traceback.
 _LEFT_OUT: Final = frozenset({(AttributeError, "obj"), (BaseException, "args")})
 
@@ -38,6 +40,9 @@ def described(exc: BaseException, room: int) -> dict[str, Any]:
 def failed(exc: BaseException, room: int, *, is_cut: bool = False) -> dict[str, Any]:
     """Return the record of what ``StepFailed`` will stand for."""
     record = described(exc, room) | {"recipe": "failed"}
+    if is_a(exc, BaseExceptionGroup):  # too deep or too large to be kept: what it is about, no traceback tells
+        told = [f"{clean(qualified_name(type(leaf)))}: {clean(text_of(leaf))}" for leaf in leaves(exc)[:_LEAVES_TOLD]]
+        record["message"] += f": {'; '.join(told)}"
     if is_cut:
         record.pop("notes", None)
         record["type"] = record["type"][:room]
