@@ -17,6 +17,8 @@ NAME_CHARACTERS_MAX: Final = 256
 # Runs that are in memory at once in one process; others wait in the store. More cost more garbage collection than
 # they gain where steps are short; raise it where they wait for the network.
 CONCURRENCY: Final = 128
+# Runs beyond those, in one process, because so many others wait for a run in a step: these keep their memory as well.
+LENT_RUNS_MAX: Final = 1000
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
 LEASE_SECONDS: Final = 30.0
 # What steps in flight get to finish when the engine drains.

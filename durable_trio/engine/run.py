@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from durable_trio.codec import UNANNOTATED
+from durable_trio.engine.places import lending_place
 from durable_trio.engine.reading import (
     compensation_failed,
     error_text,
@@ -55,7 +56,8 @@ class Run(Generic[R]):
 
     async def _result(self, *, is_new: bool = False) -> R:
         engine = self._engine
-        ending = await engine._parts_in_use().feed.wait_ended(self.id, is_new=is_new)
+        with lending_place():
+            ending = await engine._parts_in_use().feed.wait_ended(self.id, is_new=is_new)
         if ending.status is RunStatus.COMPLETED:
             workflow = self._workflow or await engine._workflow_of(self.id)
             annotation = UNANNOTATED if workflow is None else workflow.result_type
@@ -144,7 +146,8 @@ class Run(Generic[R]):
         """Ask the run to cancel; see ``engine.cancel``. With ``wait``, return once its final status is durable."""
         requested = await self._engine.cancel(self.id, reason=reason)
         if wait:
-            await self._engine._parts_in_use().feed.wait_ended(self.id)
+            with lending_place():
+                await self._engine._parts_in_use().feed.wait_ended(self.id)
         return requested
 
     def watch(self) -> AbstractAsyncContextManager[Changes]:

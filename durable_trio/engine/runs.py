@@ -17,12 +17,13 @@ from durable_trio.doors import guarded
 from durable_trio.engine.actor import RunActor
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
+from durable_trio.engine.places import LENDER
 from durable_trio.engine.resident import Message, ResidentRun, ignore
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError
 from durable_trio.failures import Failures, ends_executor, logged, trace
-from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
+from durable_trio.limits import LENT_RUNS_MAX, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
@@ -64,6 +65,7 @@ class Runs:
         self._timers = timers
         self._actors: dict[int, ResidentRun] = {}
         self._reserved = 0
+        self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
         self._failures: dict[str, Failures] = {}
         self._warned_places: set[tuple[str, str]] = set()
@@ -83,7 +85,8 @@ class Runs:
         """How many more runs may be claimed now."""
         if self.is_draining or self._nursery is None:
             return 0
-        return max(0, self.settings.concurrency - len(self._actors) - self._reserved)
+        lent_count = min(len(self._lenders), LENT_RUNS_MAX)
+        return max(0, self.settings.concurrency + lent_count - len(self._actors) - self._reserved)
 
     @property
     def suspects_max(self) -> int:
@@ -106,6 +109,28 @@ class Runs:
         if not self._reserved:
             self._early_mail.clear()
 
+    @contextmanager
+    def lend(self, run: int) -> Iterator[None]:
+        """Give the place of a resident run to others inside the block, in which its code waits for another run."""
+        if run not in self._actors:  # a task that its code has left behind
+            yield
+            return
+        self._lenders[run] = self._lenders.get(run, 0) + 1
+        if len(self._lenders) > LENT_RUNS_MAX:
+            _LOGGER.warning(
+                "run %r waits in a step for another run, as %d others do: no more places are lent, and if those that "
+                "are waited for have none, they wait for ever; use ctx.run_child, whose wait takes no place",
+                self._actors[run].row.id,
+                LENT_RUNS_MAX,
+            )
+        guarded(self.on_place)
+        try:
+            yield
+        finally:
+            left = self._lenders.pop(run, 1) - 1
+            if left:
+                self._lenders[run] = left
+
     def start(self, row: RunRow, loaded: Loaded = _NOTHING) -> None:
         """Make a claimed run resident."""
         workflow = self.registry.get(row.workflow)
@@ -121,16 +146,19 @@ class Runs:
         self._actors[row.run] = actor
         # In a context of its own: a body must not see the variables of whoever has started it, since another process
         # that goes on with it has none of them.
-        begin = partial(self._nursery.start_soon, self._run, actor, workflow, name=f"actor of run {row.id}")
-        contextvars.Context().run(begin)
+        context = contextvars.Context()
+        context.run(LENDER.set, partial(self.lend, row.run))
+        context.run(partial(self._nursery.start_soon, self._run, actor, workflow, name=f"actor of run {row.id}"))
 
     @contextmanager
     def adopt(self, resident: ResidentRun) -> Iterator[None]:
         """Count a run that somebody else executes in this process as resident inside the block."""
         self._actors[resident.row.run] = resident
+        token = LENDER.set(partial(self.lend, resident.row.run))
         try:
             yield
         finally:
+            LENDER.reset(token)
             self._left(resident)
 
     def resident_rows(self) -> tuple[RunRow, ...]:
@@ -257,6 +285,7 @@ class Runs:
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
             del self._actors[resident.row.run]
+            self._lenders.pop(resident.row.run, None)
         if not self._actors:
             self._empty.set()
             self._empty = trio.Event()

@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from durable_trio.engine.feed import Feed, Subscription
+from durable_trio.engine.places import lending_place
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord, RunRow
 from durable_trio.stores.base import Change, RunFilter
@@ -73,7 +74,8 @@ class Changes:
                 raise trio.ClosedResourceError("the engine was closed; nothing more is to be seen")
             else:
                 subscription.changed = trio.Event()
-                await subscription.changed.wait()
+                with lending_place():
+                    await subscription.changed.wait()
         raise StopAsyncIteration
 
     async def read_on(self) -> bool:

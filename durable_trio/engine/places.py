@@ -1,0 +1,28 @@
+"""Places of runs in memory, lent while a run's own code waits for another run.
+
+A step may run another workflow and wait for its result. If the step's run kept its place meanwhile, and no other were
+free, both would wait for ever. So whoever waits for a run, in a step, in a body or in an inline block, lends the place
+of the run that it belongs to, in whichever engine of this process that has it. How many may be lent is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+
+__all__ = ["LENDER", "lending_place"]
+
+#: Of the run whose code this is: lends its place inside the block.
+LENDER: ContextVar[Callable[[], AbstractContextManager[None]] | None] = ContextVar("durable_trio_lender", default=None)
+
+
+@contextmanager
+def lending_place() -> Iterator[None]:
+    """Lend the place of the run whose code is calling, if it is that of one, inside the block."""
+    lend = LENDER.get()
+    if lend is None:
+        yield
+        return
+    with lend():
+        yield
