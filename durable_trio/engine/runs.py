@@ -21,7 +21,7 @@ from durable_trio.engine.places import LENDER
 from durable_trio.engine.resident import Message, ResidentRun, ignore
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
-from durable_trio.errors import DurableError
+from durable_trio.errors import DurableError, StoreFull, StoreInUse
 from durable_trio.failures import Failures, ends_executor, logged, trace
 from durable_trio.limits import LENT_RUNS_MAX, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
@@ -35,6 +35,8 @@ _LOGGER = logging.getLogger("durable_trio.engine")
 # Steps that are named to people.
 _LINGERING_MAX = 100
 _NOTHING = Loaded((), (), (), {})
+# How long a cancel that a run asks for waits for room in the store.
+_ASK_AGAIN_MICROSECONDS = 500_000
 
 
 class Runs:
@@ -346,15 +348,20 @@ class Runs:
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
+            if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
+                self.alarm(self.settings.clock.now() + _ASK_AGAIN_MICROSECONDS, ask)
+                return
             if isinstance(outcome, Sent):
                 guarded(self.on_sent, outcome)
             guarded(callback, outcome)
 
+        def ask() -> None:
+            operation = RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.stamp())
+            self.front.submit(operation, done)
+
         reason = self.codec.own.encode(why, str, where="a reason").text
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
-        self.front.submit(
-            RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.stamp()), done
-        )
+        ask()
 
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)

@@ -61,6 +61,8 @@ SOON: Final = Backoff(first=0.02, factor=3, longest=1, reset_after=5)
 FAILED: Final = "the engine has failed"
 # A body that is detached may have a sync step function that must end first.
 LEAVE_SECONDS: Final = 30.0
+# What is being written when the store is to end may wait for another process (30 s); the rest is in a hurry (5 s).
+STORE_LEAVES_SECONDS: Final = 45.0
 
 
 def services(parts: Parts) -> SupervisorSpec:
@@ -85,7 +87,7 @@ def executor_spec(parts: Parts) -> SupervisorSpec:
         strategy=Strategy.REST_FOR_ONE,
         intensity=ENGINE_RESTARTS,
         children=[
-            Child("store", parts.run_store, backoff=SOON),
+            Child("store", parts.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
             Child("runs", parts.run_runs, shutdown=LEAVE_SECONDS),
             Child("services", services(parts)),
         ],
@@ -98,7 +100,7 @@ def client_spec(parts: Parts) -> SupervisorSpec:
         strategy=Strategy.REST_FOR_ONE,
         intensity=ENGINE_RESTARTS,
         children=[
-            Child("store", parts.run_store, backoff=SOON),
+            Child("store", parts.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
             Child("feed", parts.feed.serve, backoff=SOON),
         ],
     )
@@ -266,6 +268,13 @@ async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
         if patience.cancelled_caught:
             names = ", ".join(repr(row.id) for row in parts.runs.resident_rows()[:20])
             _LOGGER.error("these runs do not leave: %s; their steps ignore that they are cancelled", names)
+        parts.front.store.hurry()
         await parts.recovery.retire(frozenset(parts.runs.crashed))
-    except (StoreError, trio.ClosedResourceError):
-        pass  # the next executor finds the lock free and takes the runs over
+    except trio.ClosedResourceError:
+        pass
+    except StoreError as error:
+        _LOGGER.warning(
+            "executor %s leaves without giving its runs back; the next process finds it dead, and takes them over: %s",
+            parts.executor,
+            error,
+        )

@@ -192,6 +192,9 @@ class Store(abc.ABC):
             StoreCorrupt: I/O error or damage; the commit may be in doubt, the store must not be used on.
         """
 
+    def hurry(self) -> None:  # noqa: B027  # a store that never waits for others has nothing to do
+        """Wait for others only some seconds from now on, until it is opened again: this process is leaving."""
+
     @abc.abstractmethod
     def transact(
         self,

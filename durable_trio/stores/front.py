@@ -8,15 +8,19 @@ messages to them, never wait behind new ones.
 
 Reads have a thread of their own, and what people ask another one: a list that takes its time keeps no run waiting.
 
-A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``Release``, ``Park``,
-``Finish``): their outcomes happened and must not be lost, so they are kept in order and tried again until there is
-room. Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it. An exception
-that is no ``StoreError`` is a fault of the program: who starts the front may open the store anew and start it again.
+A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
+``Park``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
+room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
+that somebody else holds, where nothing can be written at all. Any other error of the store is final: everything that
+waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: who starts
+the front may open the store anew and start it again.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +40,7 @@ from durable_trio.limits import (
 )
 from durable_trio.stores.base import (
     Advance,
+    ContinueAsNew,
     Fence,
     Finish,
     Operation,
@@ -50,7 +55,12 @@ from durable_trio.stores.threads import Linger, StoreThread
 T = TypeVar("T")
 Callback = Callable[[Any], None]
 
-_FULL_RETRY_SECONDS: Final = 0.5
+_LOGGER = logging.getLogger("durable_trio.engine")
+
+# How long what could not be written waits for room, or for the file.
+_RETRY_SECONDS: Final = 0.5
+# Runs whose writes are tried again each time while nothing at all has room. They take turns.
+_PROBES_MAX: Final = 8
 
 
 @attrs.frozen
@@ -67,8 +77,10 @@ class _Tidy:
 
 _ALONE: Final = (_Transaction, _Tidy)
 _Item = Operation | _Transaction | _Tidy
+_Entry = tuple[_Item, Callback]
 _STARTS: Final = (StartRun, SignalWithStart)
-_OWNERS: Final = (Advance, Release, Park, Finish, _Transaction)
+# What a run's owner writes of it.
+_OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
 
 
 class Waiter:
@@ -98,10 +110,14 @@ class StoreFront:
         self.is_full = False
         self.commit_count = 0
         self.operation_count = 0
-        self._waiting: deque[tuple[_Item, Callback]] = deque()
-        self._starts: deque[tuple[_Item, Callback]] = deque()
+        self._waiting: deque[_Entry] = deque()
+        self._starts: deque[_Entry] = deque()
         self._is_turn_of_starts = False
-        self._alone: deque[tuple[_Item, Callback]] = deque()  # had no room together: each is tried by itself, and first
+        self._alone_count = 0  # so many of the first had no room together: each is tried by itself
+        self._held: dict[int, list[_Entry]] = {}  # by run: what had no room, and what came after it
+        self._is_blocked = False  # nothing at all can be written
+        self._retry_at = math.inf
+        self._obstacle: StoreError | None = None  # why something was kept the last time
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = False
         self._is_running = False
@@ -177,7 +193,7 @@ class StoreFront:
             try:
                 return await self.read(fn, *args, **kwargs)
             except StoreInUse:
-                await trio.sleep(_FULL_RETRY_SECONDS)
+                await trio.sleep(_RETRY_SECONDS)
 
     @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
@@ -240,13 +256,11 @@ class StoreFront:
         try:
             task_status.started()
             while True:
-                if not self._has_items():
-                    await self._park()
+                await self._wait_for_work()
                 await self._commit()
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
-                while self._has_items() and not self.is_full:
-                    await self._commit()
+                await self._leave()
             raise
         finally:
             self._is_running = False
@@ -254,6 +268,43 @@ class StoreFront:
             for thread in (self._writer, self._reader, self._answerer):
                 thread.stop()
             self._fail_waiting(_unusable(self.failure))
+
+    async def _wait_for_work(self) -> None:
+        """Wait for something that may be written now."""
+        while self._is_blocked or not self._has_items():
+            if self._retry_at == math.inf:
+                await self._park()
+            elif trio.current_time() < self._retry_at:
+                with trio.move_on_at(self._retry_at):
+                    await self._park()
+            else:
+                self._try_again()
+        if self._held and trio.current_time() >= self._retry_at:
+            self._try_again()
+
+    def _try_again(self) -> None:
+        """Let what was kept be tried again: before what came later, for it may be of the same run."""
+        self._is_blocked = False
+        runs = list(self._held)[: _PROBES_MAX if self.is_full else None]
+        entries = [entry for run in runs for entry in self._held.pop(run)]
+        self._waiting.extendleft(reversed(entries))
+        self._retry_at = trio.current_time() + _RETRY_SECONDS if self._held else math.inf
+
+    async def _leave(self) -> None:
+        """Commit what waits, as far as that needs nobody else, and say what is left."""
+        self.store.hurry()
+        self.is_full = False
+        self._try_again()
+        while self._has_items() and not self._is_blocked and len(self._held) < _PROBES_MAX:
+            await self._commit()
+        left = {item.fence.run for item, _ in self._all_waiting() if isinstance(item, _OWNERS)}
+        if left:
+            _LOGGER.warning(
+                "%d runs leave this process with something that could not be stored; they go on from their last stored "
+                "step, and do again what they have done since: %s",
+                len(left),
+                self._obstacle,
+            )
 
     async def _park(self) -> None:
         def abort(_: Any) -> trio.lowlevel.Abort:
@@ -266,17 +317,20 @@ class StoreFront:
     async def _commit(self) -> None:
         """Commit one batch and call back."""
         items = self._take()
+        if not items:
+            return
+        behind_counts = len(self._waiting), len(self._starts)
         try:
             outcomes = await self._apply(items)
             if len(outcomes) != len(items):
                 raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
         except StoreFull as error:
-            await self._keep(items, error)
+            self._keep_without_room(items, error)
             return
         except StoreInUse as error:
-            outcomes = [error] * len(items)  # nothing is committed; who waits may decide
-            if self._hand_back(items, outcomes):
-                await trio.sleep(_FULL_RETRY_SECONDS)
+            for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
+                items += [queued.popleft() for _ in range(count)]
+            self._keep_while_held(items, error)
             return
         except BaseException as error:
             self.failure = error
@@ -292,24 +346,34 @@ class StoreFront:
         if self.on_commit is not None:
             guarded(self.on_commit)
 
-    def _take(self) -> list[tuple[_Item, Callback]]:
-        if self._alone:
-            return [self._alone.popleft()]
+    def _take(self) -> list[_Entry]:
+        """Return the next batch; none if all that waits has to wait behind what had no room."""
         waiting, starts = self._waiting, self._starts
-        if waiting and isinstance(waiting[0][0], _ALONE) and not (starts and self._is_turn_of_starts):
-            self._is_turn_of_starts = True
-            return [waiting.popleft()]
-        self._is_turn_of_starts = False
-        items: list[tuple[_Item, Callback]] = []
-        while waiting and len(items) < BATCH_OPERATIONS_MAX and not isinstance(waiting[0][0], _ALONE):
-            items.append(waiting.popleft())
-        items += [starts.popleft() for _ in range(min(len(starts), BATCH_STARTS_MAX))]
+        items: list[_Entry] = []
+        count_max = 1 if self._alone_count else BATCH_OPERATIONS_MAX
+        gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], _ALONE)
+        while waiting and len(items) < count_max and not gives_way:
+            operation = waiting[0][0]
+            if items and isinstance(operation, _ALONE):
+                break
+            entry = waiting.popleft()
+            self._alone_count = max(0, self._alone_count - 1)
+            if self._held and isinstance(operation, _OWNERS) and operation.fence.run in self._held:
+                self._held[operation.fence.run].append(entry)
+                continue
+            items.append(entry)
+            if isinstance(operation, _ALONE):
+                self._is_turn_of_starts = True
+                return items
+        if count_max > 1:
+            self._is_turn_of_starts = False
+            items += [starts.popleft() for _ in range(min(len(starts), BATCH_STARTS_MAX))]
         return items
 
     def _has_items(self) -> bool:
-        return bool(self._waiting or self._starts or self._alone)
+        return bool(self._waiting or self._starts)
 
-    async def _apply(self, items: list[tuple[_Item, Callback]]) -> list[Any]:
+    async def _apply(self, items: list[_Entry]) -> list[Any]:
         store = self.store
         first = items[0][0]
         if isinstance(first, _Tidy):
@@ -349,32 +413,51 @@ class StoreFront:
         elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, operation_count / 8)
         self._commit_ms += (elapsed_ms - self._commit_ms) / 8
 
-    async def _keep(self, items: list[tuple[_Item, Callback]], error: StoreFull) -> None:
-        """The disk is full: owners' outcomes are kept in order, others are told; wait a little.
+    def _keep_without_room(self, items: list[_Entry], error: StoreFull) -> None:
+        """There is no room for this: each is tried by itself, for perhaps only one is too large.
 
-        Of several, perhaps only one is too large: the others' are tried one by one, before the owners' again. They
-        may even make room.
+        Then an owner's is kept, and what comes of the same run waits behind it. Others are told.
         """
         self.is_full = True
-        others = [item for item in items if not isinstance(item[0], _OWNERS)]
-        if len(items) > 1 and others:
-            self._alone.extend(others)
-            self._waiting.extendleft(reversed([item for item in items if isinstance(item[0], _OWNERS)]))
-        elif self._hand_back(items, [error] * len(items)):
-            await trio.sleep(_FULL_RETRY_SECONDS)
+        if len(items) > 1:
+            self._waiting.extendleft(reversed(items))
+            self._alone_count = len(items)
+            return
+        for operation, callback in items:
+            if isinstance(operation, _OWNERS):
+                self._held[operation.fence.run] = [(operation, callback)]
+                self._kept(error)
+            else:
+                guarded(callback, error)
 
-    def _hand_back(self, items: list[tuple[_Item, Callback]], outcomes: list[Any]) -> bool:
-        kept = [item for item in items if isinstance(item[0], _OWNERS)]
+    def _keep_while_held(self, waited: list[_Entry], error: StoreInUse) -> None:
+        """Nothing can be written: owners' writes are kept, others are told, for they may decide.
+
+        So are those that have waited behind this attempt: each caller waits for one.
+        """
+        kept = [entry for entry in waited if isinstance(entry[0], _OWNERS)]
         self._waiting.extendleft(reversed(kept))
-        for (operation, callback), outcome in zip(items, outcomes, strict=True):
+        self._is_blocked = bool(kept)
+        if kept:
+            self._kept(error)
+        for operation, callback in waited:
             if not isinstance(operation, _OWNERS):
-                guarded(callback, outcome)
-        return bool(kept)
+                guarded(callback, error)
+
+    def _kept(self, error: StoreError) -> None:
+        self._obstacle = error
+        if self._retry_at == math.inf:
+            self._retry_at = trio.current_time() + _RETRY_SECONDS
+
+    def _all_waiting(self) -> list[_Entry]:
+        return [*(entry for entries in self._held.values() for entry in entries), *self._waiting, *self._starts]
 
     def _fail_waiting(self, error: BaseException) -> None:
-        waiting = [*self._alone, *self._waiting, *self._starts]
-        for queued in (self._alone, self._waiting, self._starts):
+        waiting = self._all_waiting()
+        for queued in (self._held, self._waiting, self._starts):
             queued.clear()
+        self._alone_count = 0
+        self._is_blocked, self._retry_at = False, math.inf
         for _, callback in waiting:
             guarded(callback, error)
 

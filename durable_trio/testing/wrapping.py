@@ -38,6 +38,9 @@ class WrappedStore(Store):
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         return self.inner.apply(batch, block=block)
 
+    def hurry(self) -> None:
+        self.inner.hurry()
+
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         return self.inner.transact(fence, fn, seconds_max=seconds_max)
 

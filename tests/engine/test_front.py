@@ -11,14 +11,24 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS
+from harness import PATIENCE_SECONDS, wait_until
 from trio.testing import wait_all_tasks_blocked
 
 from durable_trio import RunStatus
 from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt, StoreFull, StoreInUse
 from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_COMMIT_MS_MAX
 from durable_trio.stores import front as front_module
-from durable_trio.stores.base import Advance, DeleteRun, Fence, Finish, Operation, Park, Release, StartRun
+from durable_trio.stores.base import (
+    Advance,
+    ContinueAsNew,
+    DeleteRun,
+    Fence,
+    Finish,
+    Operation,
+    Park,
+    Release,
+    StartRun,
+)
 from durable_trio.stores.front import StoreFront
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import start_operation
@@ -453,7 +463,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(front_module, "_FULL_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(front_module, "_RETRY_SECONDS", 0.02)
     return Disk()
 
 
@@ -484,6 +494,7 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
             Release(fence=Fence(2, 1, 1), status=RunStatus.SUSPENDED, wake_at=None, now=1),
             owner(3),
             Park(fence=fence, problem="{}", fingerprint="", now=1),
+            ContinueAsNew(fence=Fence(8, 1, 1), args="[]", now=1),
         ]
         outcomes.submit(front, *operations)
         await trio.sleep(0.05)
@@ -491,9 +502,9 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
         await trio.sleep(0.05)
         assert outcomes.found == []
         disk.is_full = False
-        await outcomes.wait(6)
-    assert outcomes.names == ["1", "2", "3", "9", "4", "5"]
-    assert disk.committed == ["1", "2", "3", "9", "4", "5"]
+        await outcomes.wait(7)
+    assert outcomes.names == ["1", "2", "3", "9", "8", "4", "5"]
+    assert disk.committed == ["1", "2", "3", "9", "8", "4", "5"]
 
 
 async def test_a_full_disk_tells_callers_also_while_owners_wait_for_room(full_store: ScriptedStore, disk: Disk) -> None:
@@ -522,6 +533,72 @@ async def test_one_operation_that_has_no_room_fails_no_other(full_store: Scripte
     assert isinstance(found.pop("large"), StoreFull)
     assert found == {"a": "a", "b": "b", "1": "1", "2": "2"}
     assert [name for name in disk.committed if name in ("1", "2")] == ["1", "2"]
+
+
+async def test_an_outcome_that_has_no_room_holds_up_its_own_run_only(full_store: ScriptedStore, disk: Disk) -> None:
+    disk.is_full = False
+    disk.too_large = {"1"}
+    async with running(full_store) as front:
+        outcomes = Outcomes()
+        outcomes.submit(front, owner(1), owner(2))
+        outcomes.submit(front, Finish(fence=Fence(1, 1, 1), status=RunStatus.COMPLETED, now=1), owner(3))
+        await outcomes.wait(2)
+        outcomes.submit(front, owner(4), owner(1))
+        await outcomes.wait(3)
+        assert disk.committed == ["2", "3", "4"]
+        await trio.sleep(0.05)
+        disk.too_large = set()
+        assert [name for name, _ in await outcomes.wait(6)] == ["2", "3", "4", "1", "1", "1"]
+
+
+async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others' commits do not have it tried again either: its function may be long."""
+    monkeypatch.setattr(front_module, "_RETRY_SECONDS", 3600)
+
+    class TooLarge(ScriptedStore):
+        tries = 0
+
+        def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
+            self.tries += 1
+            if disk.is_full:
+                raise StoreFull("no room")
+            return super().transact(fence, fn, seconds_max=seconds_max)
+
+    store = TooLarge()
+    outcomes = Outcomes()
+    async with running(store) as front:
+        front.submit_transaction(
+            Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
+        )
+        outcomes.submit(front, owner(1), owner(2))
+        assert [name for name, _ in await outcomes.wait(1)] == ["2"]
+        for number in range(20):
+            assert await front.write(caller(number)) == str(number)
+        assert store.tries == 1
+        disk.is_full = False
+    assert outcomes.found == [("2", "2"), ("t", owner(1)), ("1", "1")]  # at the latest when it leaves
+
+
+async def test_many_outcomes_without_room_take_turns_at_being_tried_again(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(front_module, "_PROBES_MAX", 2)
+    tried: list[str] = []
+
+    def apply(batch: Sequence[Any]) -> list[Any]:
+        tried.extend(echo(batch))
+        return disk.apply(batch)
+
+    async with running(ScriptedStore(apply, is_memory=True)) as front:
+        outcomes = Outcomes()
+        outcomes.submit(front, *map(owner, range(7)))
+        with trio.fail_after(PATIENCE_SECONDS):
+            await wait_until(lambda: {*map(str, range(7))} <= {*tried[14:]})  # 7 together, 7 alone, then 2 at a time
+        disk.is_full = False
+        await outcomes.wait(7)
+    assert sorted(disk.committed) == list(map(str, range(7)))
 
 
 async def test_a_caller_that_makes_room_is_let_through(full_store: ScriptedStore, disk: Disk) -> None:
@@ -590,6 +667,65 @@ async def test_a_held_file_fails_callers_and_keeps_the_outcomes_of_owners(disk: 
         await outcomes.wait(3)
         assert outcomes.names == ["a", "1", "2"]
         assert front.failure is None
+
+
+async def test_callers_are_told_also_behind_a_transaction_that_waits_for_the_file(disk: Disk) -> None:
+    """It is written alone, so they are never in one batch with it."""
+    is_held = True
+
+    class Held(ScriptedStore):
+        def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
+            if is_held:
+                raise StoreInUse("process 7 has it")
+            return super().transact(fence, fn, seconds_max=seconds_max)
+
+    async with running(Held()) as front:
+        outcomes = Outcomes()
+        front.submit_transaction(
+            Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
+        )
+        outcomes.submit(front, owner(1), caller("a"), owner(2))
+        ((name, outcome),) = await outcomes.wait(1)
+        assert (name, type(outcome)) == ("a", StoreInUse)
+        is_held = False
+        await outcomes.wait(4)
+        assert outcomes.names == ["a", "t", "1", "2"]
+
+
+@pytest.mark.parametrize("is_blocked_before", [False, True])
+async def test_a_front_ends_while_somebody_else_holds_the_file_and_says_what_it_leaves(
+    disk: Disk, caplog: pytest.LogCaptureFixture, is_blocked_before: bool
+) -> None:
+    class Held(ScriptedStore):
+        is_in_a_hurry = False
+
+        def hurry(self) -> None:
+            self.is_in_a_hurry = True
+
+        def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
+            self.batches.append(["transaction"])
+            raise StoreInUse("process 7 has it")
+
+        def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+            super().apply(batch, block=block)
+            raise StoreInUse("process 7 has it")
+
+    store = Held()
+    outcomes = Outcomes()
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with running(store) as front:
+            front.submit_transaction(
+                Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
+            )
+            outcomes.submit(front, owner(1), owner(2), caller("a"))
+            if is_blocked_before:
+                await outcomes.wait(1)
+    assert store.is_in_a_hurry
+    assert len(store.batches) <= 4  # none is tried on and on
+    assert sorted(outcomes.names) == ["1", "2", "a", "t"]
+    assert all(isinstance(outcome, Exception) for _, outcome in outcomes.found)
+    assert "2 runs leave" in caplog.text
+    assert "process 7 has it" in caplog.text
 
 
 async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: pytest.MonkeyPatch) -> None:

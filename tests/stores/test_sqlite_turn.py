@@ -197,7 +197,7 @@ def test_a_turn_that_comes_when_nobody_wants_it_any_more_is_let_go(
 def test_a_store_closes_while_another_process_is_stopped_in_its_turn(
     tmp_path: Path, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durable_trio.stores.sqlite.store._CLOSING_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("durable_trio.stores.sqlite.store._LEAVING_PATIENCE_SECONDS", 0.1)
     store = SqliteStore(tmp_path / "runs.db")
     store.open()
     process = spawn(_HOLD, store.path)

@@ -45,8 +45,11 @@ from durable_trio.stores.sqlite.turn import Turn
 
 __all__ = ["SqliteStore"]
 
-# How long closing waits for its turn. Without it others have the file open, so that the close moves no pages.
-_CLOSING_PATIENCE_SECONDS: Final = 5.0
+# How long a process that leaves waits for its turn. Closing goes on without it: others have the file open then, so that
+# the close moves no pages.
+_LEAVING_PATIENCE_SECONDS: Final = 5.0
+# The same for a program that is not of this library: some writes come one after the other.
+_LEAVING_BUSY_TIMEOUT_MS: Final = 2000
 
 Answer = TypeVar("Answer")
 
@@ -90,6 +93,8 @@ class SqliteStore(Store):
         self._has_foreign_changes = False
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._broken: str | None = None
+        self._patience_seconds: float | None = None
+        self._patience_ms = BUSY_TIMEOUT_MS
 
     # ---- open, close ---------------------------------------------------------------------------------------------
 
@@ -104,6 +109,7 @@ class SqliteStore(Store):
         self._pid = os.getpid()
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._broken = None
+        self._patience_seconds, self._patience_ms = None, BUSY_TIMEOUT_MS
         self._data_version = _data_version(self._writer)
         self._has_foreign_changes = False
 
@@ -116,7 +122,7 @@ class SqliteStore(Store):
             return
         has_turn = False
         with suppress(StoreInUse):
-            has_turn = self._turn.take(patience_seconds=_CLOSING_PATIENCE_SECONDS)
+            has_turn = self._turn.take(patience_seconds=_LEAVING_PATIENCE_SECONDS)
         try:
             with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
                 for connection in (self._guarded, self._answerer, self._reader, self._writer):
@@ -168,7 +174,7 @@ class SqliteStore(Store):
                 raise TypeError(f"{type(operation).__name__} is no operation of a store")
         if not batch:
             return []
-        if not self._turn.take(block=block):
+        if not self._turn.take(block=block, patience_seconds=self._patience_seconds):
             return None
         try:
             with self._write_lock:
@@ -177,7 +183,7 @@ class SqliteStore(Store):
             self._turn.release()
 
     def _apply(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
-        self._set_busy_timeout(connection, BUSY_TIMEOUT_MS if block else 0)
+        self._set_busy_timeout(connection, self._patience_ms if block else 0)
         transaction = Transaction(connection, self._owners)
         step = "begin"
         try:
@@ -199,6 +205,10 @@ class SqliteStore(Store):
             transaction.cursor.close()
         return outcomes
 
+    def hurry(self) -> None:
+        """Wait for the turn only some seconds from now on (see ``Store.hurry``)."""
+        self._patience_seconds, self._patience_ms = _LEAVING_PATIENCE_SECONDS, _LEAVING_BUSY_TIMEOUT_MS
+
     def _set_busy_timeout(self, connection: sqlite3.Connection, milliseconds: int) -> None:
         if milliseconds != self._busy_timeout_ms:
             connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
@@ -207,7 +217,7 @@ class SqliteStore(Store):
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
         writer = self._usable()
-        self._turn.take()
+        self._turn.take(patience_seconds=self._patience_seconds)
         guarded: GuardedConnection | None = None
         try:
             guarded = self._take_guarded()
@@ -233,6 +243,9 @@ class SqliteStore(Store):
             with stores_own():
                 guarded = open_connection(self.path, GuardedConnection, uri=self.is_memory, statements_max=0)
                 set_up_writer(guarded, self.durability)
+        if self._patience_ms != BUSY_TIMEOUT_MS:
+            guarded.allow_all()
+            guarded.execute(f"PRAGMA busy_timeout = {self._patience_ms}").fetchall()
         return guarded
 
     def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
@@ -242,7 +255,7 @@ class SqliteStore(Store):
             raise ValueError(f"mode must be 'passive' or 'truncate', not {mode!r}")
         if self.is_memory:
             return
-        self._turn.take()
+        self._turn.take(patience_seconds=self._patience_seconds)
         try:
             with self._write_lock:
                 connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()

@@ -1,0 +1,183 @@
+"""Every way out ends while somebody else holds the file, says what it leaves, and loses nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from harness import PATIENCE_SECONDS, serving, wait_until
+
+from durable_trio import Context, Engine, RunStatus, StoreFull, StoreInUse, workflow
+from durable_trio.engine import tree
+from durable_trio.engine.parts import Parts
+from durable_trio.stores.base import Operation, RequestCancel
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite import connection as connection_module
+from durable_trio.stores.sqlite import store as store_module
+from durable_trio.stores.sqlite.turn import PATIENCE_SECONDS as TURN_PATIENCE_SECONDS
+from durable_trio.testing.wrapping import WrappedStore
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+calls: Counter[str] = Counter()
+go: dict[str, trio.Event] = {}
+
+
+async def work(name: str) -> str:
+    calls[name] += 1
+    if name in go:
+        await go[name].wait()
+    return name
+
+
+def count(_connection: Any) -> int:
+    calls["count"] += 1
+    return 7
+
+
+@workflow
+async def steps(ctx: Context) -> list[str]:
+    return [await ctx.step(name, work, name) for name in "abc"]
+
+
+@workflow
+async def transactions(ctx: Context) -> list[Any]:
+    return [await ctx.step("a", work, "a"), await ctx.transaction("count", count)]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a foreign program as long as a test can afford."""
+    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_MS", 40)
+    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 40)
+    monkeypatch.setattr(store_module, "_LEAVING_BUSY_TIMEOUT_MS", 20)
+    calls.clear()
+    go.clear()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("held_workflow", [steps, transactions])
+async def test_a_block_is_left_while_a_foreign_program_holds_the_file_for_ever(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, held_workflow: Any
+) -> None:
+    path = str(tmp_path / "app.db")
+    go["a"] = trio.Event()
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with serving(path, steps, transactions, grace_seconds=0.1) as engine:
+            await engine.start(held_workflow, id="held")
+            await wait_until(lambda: calls["a"])
+            holder = engine.connect()
+            holder.execute("BEGIN IMMEDIATE")
+            go["a"].set()
+    assert "this process" in caplog.text  # who holds it
+    assert "leave" in caplog.text
+    holder.rollback()
+    holder.close()
+    async with serving(path, steps, transactions) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            result = await engine.get("held").result()
+        assert result == (["a", "b", "c"] if held_workflow is steps else ["a", 7])
+        assert calls["a"] == 2
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_block_is_left_while_a_transaction_waits_for_the_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "app.db")
+    go["a"] = trio.Event()
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with serving(path, transactions, grace_seconds=0.1) as engine:
+            await engine.start(transactions, id="held")
+            await wait_until(lambda: calls["a"])
+            holder = engine.connect()
+            (writer,) = [engine._store]
+            assert isinstance(writer, SqliteStore)
+            tries: list[str] = []
+            transact = writer.transact
+
+            def watched(*arguments: Any, **options: Any) -> Any:
+                tries.append("transaction")
+                holder.execute("BEGIN IMMEDIATE")
+                writer.transact = transact  # type: ignore[method-assign]
+                return transact(*arguments, **options)
+
+            writer.transact = watched  # type: ignore[method-assign]
+            go["a"].set()
+            await wait_until(lambda: tries)
+    holder.rollback()
+    holder.close()
+    async with serving(path, transactions) as engine:
+        assert await engine.get("held").result() == ["a", 7]
+        assert (calls["a"], calls["count"]) == (1, 1)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_is_closed_while_a_foreign_program_holds_the_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "app.db")
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with Engine(path) as client:
+            holder = client.connect()
+            holder.execute("BEGIN IMMEDIATE")
+            async with trio.open_nursery() as nursery:
+
+                async def start() -> None:
+                    with pytest.raises(StoreInUse):
+                        await client.start("steps")
+
+                nursery.start_soon(start)
+                await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+    holder.close()
+
+
+def test_the_store_has_the_time_that_its_own_patience_takes() -> None:
+    leaving = store_module._LEAVING_PATIENCE_SECONDS + store_module._LEAVING_BUSY_TIMEOUT_MS / 1000
+    assert TURN_PATIENCE_SECONDS + leaving < tree.STORE_LEAVES_SECONDS
+    for spec in (tree.executor_spec, tree.client_spec):
+        store = spec(cast(Parts, _FakeParts())).children[0]
+        assert (store.name, store.shutdown) == ("store", tree.STORE_LEAVES_SECONDS)
+
+
+class _FakeParts:
+    def __getattr__(self, name: str) -> Any:
+        return _FakeParts()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("error", [StoreFull("no room"), StoreInUse("process 7 has it")])
+async def test_a_cancel_that_a_parent_asks_for_is_asked_again_until_it_is_stored(
+    tmp_path: Path, error: Exception
+) -> None:
+    class Refusing(WrappedStore):
+        refusals = 0
+        is_refusing = False
+
+        def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+            if self.is_refusing and any(isinstance(operation, RequestCancel) for operation in batch):
+                self.refusals += 1
+                self.is_refusing = self.refusals < 2
+                raise error
+            return super().apply(batch, block=block)
+
+    @workflow
+    async def child(ctx: Context) -> None:
+        await ctx.wait_signal("never")
+
+    @workflow
+    async def parent(ctx: Context) -> str:
+        with ctx.move_on_after(0.2):
+            await ctx.run_child(child, id="child")
+        return "moved on"
+
+    store = Refusing(SqliteStore(tmp_path / "app.db"))
+    async with serving(store, child, parent) as engine:  # type: ignore[arg-type]
+        store.is_refusing = True
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.run(parent) == "moved on"
+        assert store.refusals == 2
+        assert (await engine.get("child").record()).status is RunStatus.CANCELLED
