@@ -19,6 +19,7 @@ __all__ = [
     "CompensationFailed",
     "Detached",
     "DurableError",
+    "MailboxFull",
     "NonDeterminismError",
     "NotADatabase",
     "OwnershipLost",
@@ -66,6 +67,10 @@ class RunConflict(_RunError):
 
 class RunFinished(_RunError):
     """The run is in a final status and takes no more signals."""
+
+
+class MailboxFull(_RunError):
+    """The run has as many unread signals as a run may have; send again once it has taken some."""
 
 
 class _RunEndError(_RunError):

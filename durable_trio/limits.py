@@ -62,6 +62,13 @@ CLAIM_RUNS_MAX: Final = 64
 INBOX_CAPACITY: Final = 64
 # Bytes of a traceback that are stored: the last frames tell the most.
 TRACEBACK_CHARACTERS_MAX: Final = 16_000
+# Unread signals of one run: far more than one that keeps up ever has, and some megabytes. Who sends more than a run
+# takes is told, instead of the file growing for as long as the run does not look.
+UNREAD_SIGNALS_MAX: Final = 10_000
+# Entries of a run's mailbox that are read at once, and with the run when it is claimed.
+MAILBOX_ENTRIES_READ: Final = 256
+# Unread signals that a resident run keeps in memory; the others are asked for by name when a call waits for them.
+SIGNALS_IN_MEMORY_MAX: Final = 1000
 # Rows of one page of ``list_runs``.
 PAGE_RUNS_MAX: Final = 1000
 # How deep a payload may nest: far below the interpreter's recursion limit on every platform.

@@ -10,7 +10,7 @@ import enum
 import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -26,12 +26,18 @@ from durable_trio.doors import guarded
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError
 from durable_trio.failures import Failures
-from durable_trio.limits import INBOX_CAPACITY, PASSIVATE_AFTER_SECONDS, SUSPECT_RECOVERIES, SUSPECT_SECONDS
+from durable_trio.limits import (
+    INBOX_CAPACITY,
+    MAILBOX_ENTRIES_READ,
+    PASSIVATE_AFTER_SECONDS,
+    SUSPECT_RECOVERIES,
+    SUSPECT_SECONDS,
+)
 from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepInHand, StepKind, WaitRow
 from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
 from durable_trio.rules.divergence import explain
-from durable_trio.stores.base import NO_POSITION, Fence, Loaded, Park, Release
+from durable_trio.stores.base import NO_POSITION, Fence, Loaded, MailLook, Park, Release
 from durable_trio.stores.front import StoreFront, Waiter
 from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
@@ -201,16 +207,22 @@ class ResidentRun:
         async for message in self._inbox:
             messages = {message, *self._missed}
             self._missed.clear()
+            with suppress(trio.WouldBlock):  # one look serves all that wait
+                while True:
+                    messages.add(self._inbox.receive_nowait())
             if Message.DRAIN in messages:
                 self._turns.hold()
             if Message.MAIL in messages:
-                entries = await self._read_mail()
+                look = await self._read_mail()
                 if not self._is_finishing:  # a write behind the last one would be refused
-                    self._turns.message(entries)
+                    self._turns.message(look)
             self._turns.pump()
 
-    async def _read_mail(self) -> Any:
-        return await self._around.front.read_patiently(self._around.front.store.unread, self.row.run)
+    async def _read_mail(self) -> MailLook:
+        front = self._around.front
+        after, names = self._turns.mail.question()
+        read = front.store.mail
+        return await front.read_patiently(read, self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
 
     # ---- Host: what the turns ask ------------------------------------------------------------------------------
 

@@ -123,6 +123,7 @@ class RunCalls(EngineBase):
         Raises:
             RunNotFound: there is no such run.
             RunFinished: it has ended.
+            MailboxFull: it has ``unread_signals_max`` unread signals; nothing was sent.
             RunConflict: the run has a signal with this id and another name or payload.
             CodecError: the payload cannot be stored.
         """
@@ -136,7 +137,14 @@ class RunCalls(EngineBase):
             check_name("signal id", signal_id)
         annotation = UNANNOTATED if payload is None or type(payload) in _JSON_TYPES else type(payload)
         text = self._codec.encode(payload, annotation, where=f"the payload of signal {name!r}").text
-        return SendSignal(run_id=run_id, name=name, payload=text, signal_id=signal_id, now=self._settings.clock.stamp())
+        return SendSignal(
+            run_id=run_id,
+            name=name,
+            payload=text,
+            signal_id=signal_id,
+            unread_max=self._settings.unread_signals_max,
+            now=self._settings.clock.stamp(),
+        )
 
     async def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """Ask a run to cancel: its body is cancelled, its steps are compensated, then it is ``cancelled``.
@@ -182,6 +190,7 @@ class RunCalls(EngineBase):
         Raises:
             RunConflict: there is a run with this id, with another workflow or other arguments.
             RunFinished: the run has ended.
+            MailboxFull: it has ``unread_signals_max`` unread signals; nothing was sent.
         """
         parts = self._parts_in_use()
         start = self._start_operation(workflow, args, cast(StartOptions, {**options, "id": id}))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from durable_trio.clock import Due
 from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
 from durable_trio.replay.calls import Call
+from durable_trio.replay.signals import Signals
+from durable_trio.stores.base import Loaded, MailLook
 
 if TYPE_CHECKING:
     from durable_trio.replay.turns import Turns
@@ -22,9 +24,14 @@ class Mail:
     noted: a call that waits for the child reads how it ended.
     """
 
-    def __init__(self, turns: Turns, unread: Sequence[MailboxEntry], ttl_at: Due | None) -> None:
-        self.unread = list(unread)
-        self._consumed: set[int] = set()  # ids of entries that a look may still show as unread
+    def __init__(self, turns: Turns, loaded: Loaded, ttl_at: Due | None) -> None:
+        unread, left_out = loaded.unread, loaded.left_out
+        self._controls = [entry for entry in unread if entry.kind != "signal"]
+        signals = (entry for entry in unread if entry.kind == "signal")
+        self._signals = Signals(signals, more_after=None if left_out is None else left_out[0])
+        # Up to which id all that has arrived is here, or known to be in the store.
+        self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
+        self._lacking: dict[str, int] = {}  # signals that a call waits for: after which id they are to be asked for
         self.ttl_at = ttl_at
         self._turns = turns
         self._on_the_way = 0
@@ -32,11 +39,23 @@ class Mail:
         self._waiting: Callable[[Any], None] | None = None
         self._control_counts: dict[StepKind, int] = {}
 
-    def take(self, entries: Sequence[MailboxEntry]) -> None:
-        """The mailbox was read again."""
-        # The look may be older than what was consumed since it was begun; what one does not show, no later one does.
-        self._consumed.intersection_update(entry.id for entry in entries)
-        self.unread = [entry for entry in entries if entry.id not in self._consumed]
+    def question(self) -> tuple[int, Mapping[str, int]]:
+        """Return what is to be read of the mailbox: after which id, and which signals by name after which."""
+        return self._position, dict(self._lacking)
+
+    def take(self, look: MailLook) -> None:
+        """The mailbox was read again. What was taken before is not there a second time: ids only rise."""
+        is_newest = look.after >= self._position  # else another look has come before this one
+        for entry in look.entries:
+            if entry.id > self._position:
+                self._position = entry.id
+                if entry.kind == "signal":
+                    self._signals.add(entry)
+                else:
+                    self._controls.append(entry)
+        for name, found in look.named.items():
+            self._lacking.pop(name, None)
+            self._signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
         if self._turns.is_live or self._is_begun:
             self._take_controls()
 
@@ -58,32 +77,45 @@ class Mail:
         self._waiting = callback
 
     def has_signal(self, name: str, at: int) -> bool:
-        """Return whether a signal of that name was sent until ``at`` and is still unread."""
-        return any(entry.kind == "signal" and entry.name == name and entry.created_at <= at for entry in self.unread)
+        """Return whether a signal of that name was sent until ``at`` and is still unread; or may have been."""
+        if any(entry.created_at <= at for entry in self._signals.of(name)):
+            return True
+        return self._signals.more_after(name) is not None
 
     def matching_signal(self) -> tuple[Call, MailboxEntry] | None:
         """Return a signal with a call that may have it: the oldest first, and none that came after the call was due.
 
         One that claims to be of the future was stamped before the wall clock was set back, and counts as in time.
         """
-        now = self._turns.clock.stamp() if self.unread else 0
-        for entry in self.unread:
-            if entry.kind != "signal":
-                continue
-            for call in self._turns.calls.values():
-                if (
-                    call.waits_for == entry.name
-                    and call.is_live
-                    and not call.is_sealed
-                    and call.raise_cancel is None
-                    and (call.due_at is None or entry.created_at <= call.due_at or entry.created_at > now)
-                ):
+        if self._signals.is_empty:
+            return None
+        calls: dict[str, list[Call]] = {}
+        for call in self._turns.calls.values():
+            if call.waits_for is not None and call.is_live and not call.is_sealed and call.raise_cancel is None:
+                calls.setdefault(call.waits_for, []).append(call)
+        now = self._turns.clock.stamp()
+        matches = []
+        for name, waiting in calls.items():
+            match = self._first_match(name, waiting, now)
+            if match is not None:
+                matches.append(match)
+            elif (after := self._signals.more_after(name)) is not None and name not in self._lacking:
+                self._lacking[name] = after
+                self._turns.look()
+        if self._lacking.keys() & calls.keys():
+            return None  # one that is older may be among those that are being asked for
+        return min(matches, key=lambda match: match[1].id, default=None)
+
+    def _first_match(self, name: str, calls: Sequence[Call], now: int) -> tuple[Call, MailboxEntry] | None:
+        for entry in self._signals.of(name):
+            for call in calls:
+                if call.due_at is None or entry.created_at <= call.due_at or entry.created_at > now:
                     return call, entry
         return None
 
     def record_signal(self, call: Call, entry: MailboxEntry) -> None:
         """Let the call consume the signal."""
-        self._consume(entry)
+        self._signals.remove(entry)
         turns = self._turns
         call.record(
             now=turns.clock.stamp(),
@@ -103,12 +135,11 @@ class Mail:
     def _take_controls(self) -> None:
         turns = self._turns
         now = turns.clock.stamp()
-        for entry in list(self.unread):
+        controls, self._controls = self._controls, []
+        for entry in controls:
             if entry.kind == "cancel":
-                self._consume(entry)
                 self._record_control(StepKind.CANCEL, entry, now)
-            elif entry.kind == "child":
-                self._consume(entry)
+            else:
                 # No longer suspended: should the process die before the end is recorded, nothing else would wake it.
                 turns.port.advance(turns.check, taken=((entry.id, 0),), status=turns.port.next_status, now=now)
                 for call in list(turns.calls.values()):
@@ -130,10 +161,6 @@ class Mail:
         taken = ((entry.id, row.seq),) if entry is not None else ()
         self._on_the_way += 1
         turns.port.advance(partial(self._recorded, row), rows=(row,), taken=taken, now=now)
-
-    def _consume(self, entry: MailboxEntry) -> None:
-        self.unread.remove(entry)
-        self._consumed.add(entry.id)
 
     def note_control(self, row: HistoryRow) -> None:
         """A control of the history was delivered: the next of its kind has another key."""

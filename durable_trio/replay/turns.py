@@ -30,12 +30,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 
 import trio
 
 from durable_trio.clock import Clock, Due
-from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
+from durable_trio.records import HistoryRow, Key, StepKind
 from durable_trio.replay.calls import Call
 from durable_trio.replay.deadlines import DeadlineScope
 from durable_trio.replay.history import CONTROL_KINDS
@@ -44,7 +43,7 @@ from durable_trio.replay.mail import Mail
 from durable_trio.replay.parking import Parking
 from durable_trio.replay.port import Port
 from durable_trio.replay.quiet import foreign_wait
-from durable_trio.stores.base import Loaded
+from durable_trio.stores.base import Loaded, MailLook
 
 
 class Turns(Parking):
@@ -54,19 +53,25 @@ class Turns(Parking):
         self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, ttl_at: Due | None, started_at: int
     ) -> None:
         super().__init__(loaded, port=port, host=host, clock=clock, started_at=started_at)
-        self.mail = Mail(self, loaded.unread, ttl_at)
+        self.mail = Mail(self, loaded, ttl_at)
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf
 
     # ---- for the host ------------------------------------------------------------------------------------------
 
-    def message(self, entries: Sequence[MailboxEntry]) -> None:
-        """Take the unread entries of the run's mailbox, as they are now."""
+    def message(self, look: MailLook) -> None:
+        """Take what was found in the run's mailbox."""
         for call in self.calls.values():
             if call.waits_for is not None and call.due_at is not None:  # one that is due was told to look first
                 self.agenda.set_timer(call.key, call.due)
-        self.mail.take(entries)
+        self.mail.take(look)
+        if not look.is_all:
+            self.look()
         self.pump()
+
+    def look(self) -> None:
+        """Have the mailbox read again."""
+        self._host.look()
 
     def hold(self) -> None:
         """Let nothing begin and deliver nothing any more; functions that run may finish and are recorded."""

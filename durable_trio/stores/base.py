@@ -63,6 +63,8 @@ __all__ = [
     "Finish",
     "ForkRun",
     "Loaded",
+    "MailLook",
+    "NamedSignals",
     "Operation",
     "Park",
     "Prune",
@@ -90,13 +92,37 @@ __all__ = [
 
 @attrs.frozen
 class Loaded:
-    """All that an executor needs to go on with a run it has claimed. History in order of seq."""
+    """All that an executor needs to go on with a run it has claimed. History in order of seq.
+
+    ``left_out``: of the unread signals those with ids above the first of these and up to the second are not among
+    ``unread``, because they are many (see ``Store.mail``); cancels and ends of children always are.
+    """
 
     history: tuple[HistoryRow, ...]
     waits: tuple[WaitRow, ...]
     unread: tuple[MailboxEntry, ...]
     values: Mapping[str, str]
     positions: Mapping[str, tuple[int, int]] = attrs.Factory(dict)  # of the values, as they were published
+    left_out: tuple[int, int] | None = None
+
+
+@attrs.frozen
+class NamedSignals:
+    """Unread signals of one name, the oldest first, from after an id on; ``is_all`` if there are no more."""
+
+    after: int
+    entries: tuple[MailboxEntry, ...]
+    is_all: bool
+
+
+@attrs.frozen
+class MailLook:
+    """A look at a run's unread mailbox, of one instant: what has come after an id, and signals by their names."""
+
+    after: int
+    entries: tuple[MailboxEntry, ...]
+    is_all: bool = True
+    named: Mapping[str, NamedSignals] = attrs.Factory(dict)
 
 
 @attrs.frozen
@@ -298,6 +324,20 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def unread(self, run: int) -> tuple[MailboxEntry, ...]:
         """Return the unread mailbox entries of a run, in order of arrival."""
+
+    def mail(self, run: int, *, after: int, names: Mapping[str, int], limit: int) -> MailLook:
+        """Return unread entries of a run with an id above ``after``, and signals of some names above theirs.
+
+        At most ``limit`` of each, in order of arrival. A store should do better than read them all: it is asked at
+        each message.
+        """
+        unread = self.unread(run)
+        entries = [entry for entry in unread if entry.id > after]
+        named = {}
+        for name, above in names.items():
+            found = [entry for entry in unread if entry.kind == "signal" and entry.name == name and entry.id > above]
+            named[name] = NamedSignals(above, tuple(found[:limit]), len(found) <= limit)
+        return MailLook(after, tuple(entries[:limit]), len(entries) <= limit, named)
 
     @abc.abstractmethod
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:

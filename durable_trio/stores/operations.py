@@ -194,10 +194,12 @@ class ContinueAsNew:
 
 @attrs.frozen(kw_only=True)
 class SendSignal:
-    """Put a signal into a run's mailbox. Outcome: ``Sent``, ``RunNotFound``, ``RunFinished`` or ``RunConflict``.
+    """Put a signal into a run's mailbox. Outcome: ``Sent``, or an error as a value.
 
-    The same ``signal_id`` to one run again, with the same name and payload, is the same signal (``created=False``),
-    also when it was consumed long ago and when the run has ended; with another name or payload ``RunConflict``.
+    ``RunNotFound``, ``RunFinished``, ``RunConflict``, ``MailboxFull``. The same ``signal_id`` to one run again,
+    with the same name and payload, is the same signal (``created=False``), also when it was consumed long ago and when
+    the run has ended; with another name or payload ``RunConflict``.
+    With ``unread_max``: if so many signals to the run are unread, ``MailboxFull``, and nothing is written.
     An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked.
     """
 
@@ -205,6 +207,7 @@ class SendSignal:
     name: str
     payload: str
     signal_id: str | None
+    unread_max: int | None = None
     now: int
 
 

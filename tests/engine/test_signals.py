@@ -16,6 +16,7 @@ from durable_trio import (
     CodecError,
     Context,
     Engine,
+    MailboxFull,
     RunConflict,
     RunFinished,
     RunNotFound,
@@ -569,3 +570,35 @@ async def test_a_signal_from_another_engine_reaches_a_resident_run(file_path: st
         await client.send_signal(run.id, "go", "again")
         with trio.fail_after(PATIENCE_SECONDS):
             assert await run.result() == ["from afar", "again"]
+
+
+async def test_a_run_that_takes_no_signals_refuses_more_than_its_limit_and_can_be_cancelled(file_path: str) -> None:
+    async with serving(file_path, collect, unread_signals_max=3) as engine:
+        run = await engine.start(collect, "never", 1)
+        for number in range(3):
+            await run.signal("noise", number, id=str(number))
+        with pytest.raises(MailboxFull, match="3 unread signals") as caught:
+            await run.signal("noise", 3)
+        assert caught.value.run_id == run.id
+        await run.signal("noise", 2, id="2")  # which is there already
+        with pytest.raises(MailboxFull):
+            await engine.signal_with_start(collect, "never", 1, signal="more", id=run.id)
+        assert [entry.payload for entry in await run.unread()] == [0, 1, 2]
+        assert await run.cancel(wait=True)
+
+
+@pytest.mark.parametrize("place", ["before", "behind", "among"])
+async def test_signals_come_in_order_whatever_else_is_unread(place: str) -> None:
+    """More than are loaded with a run: those that it waits for are found among them."""
+    async with serving(":memory:", collect_slowly) as engine:
+        run = await engine.start(collect_slowly, "go", 20)
+        await wait_passivated(engine)
+        noise = ["noise"] * 600
+        wanted = ["go"] * 20
+        names = {"before": wanted + noise, "behind": noise + wanted, "among": [*noise[:30], "go"] * 20}[place]
+        for number, name in enumerate(names):
+            await run.signal(name, number)
+        await run.signal("open")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == [number for number, name in enumerate(names) if name == "go"]
+        assert len(await run.unread()) == 600

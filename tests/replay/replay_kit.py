@@ -17,13 +17,18 @@ from durable_trio.replay.calls import Call
 from durable_trio.replay.port import Port
 from durable_trio.replay.quiet import BODY, watching
 from durable_trio.replay.turns import Turns
-from durable_trio.stores.base import Advance, Fence, Loaded
+from durable_trio.stores.base import Advance, Fence, Loaded, MailLook
 
 FENCE = Fence(1, 1, 1)
 
 
 def key(name: str, n: int = 0, branch: str = "") -> Key:
     return Key(branch, name, n)
+
+
+def look(entries: Sequence[MailboxEntry], *, after: int = 0) -> MailLook:
+    """Return a look at the mailbox that has found these."""
+    return MailLook(after, tuple(entries))
 
 
 def row(seq: int, name: str, kind: StepKind = StepKind.STEP, *, at: int = 0, **fields: Any) -> HistoryRow:

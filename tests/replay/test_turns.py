@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from replay_kit import NamedCall, Rig, entry, row
+from replay_kit import NamedCall, Rig, entry, look, row
 from trio.testing import wait_all_tasks_blocked
 
 from durable_trio import Detached, OwnershipLost, RunConflict, StepKind
@@ -292,7 +292,7 @@ async def test_a_signal_is_not_taken_while_something_else_is_on_its_way() -> Non
 
     async with rig.body(body):
         step.finish()
-        rig.turns.message([entry(4, "signal", "go")])
+        rig.turns.message(look([entry(4, "signal", "go")]))
         await wait_all_tasks_blocked()
         assert rig.front.rows == ["step#0"]
         rig.front.commit()
@@ -307,14 +307,14 @@ async def test_a_look_at_the_mailbox_that_is_older_than_a_consumption_does_not_b
     rig = Rig(unread=unread)
     calls = [NamedCall(name, waits_for="go") for name in "xyz"]
     async with rig.body(after_each_other(rig, *calls)):
-        rig.turns.message(unread)  # read before the first was committed
+        rig.turns.message(look(unread))  # read before the first was committed
         rig.front.commit()
         await wait_all_tasks_blocked()
-        rig.turns.message(unread)  # and even later: a slow look
+        rig.turns.message(look(unread))  # and even later: a slow look
         rig.front.commit()
         await wait_all_tasks_blocked()
-        rig.turns.message([])
-        rig.turns.message([entry(6, "signal", "go")])
+        rig.turns.message(look([]))
+        rig.turns.message(look([entry(6, "signal", "go")]))
         rig.front.commit()
         await wait_all_tasks_blocked()
     assert [operation.taken for operation in rig.front.committed] == [((4, 1),), ((5, 2),), ((6, 3),)]
@@ -325,10 +325,10 @@ async def test_a_cancel_is_consumed_once_however_often_it_is_seen() -> None:
     rig = Rig()
     async with rig.body(after_each_other(rig, NamedCall("a"))):
         for _ in range(3):
-            rig.turns.message([entry(9, "cancel", "cancel")])
+            rig.turns.message(look([entry(9, "cancel", "cancel")]))
         assert len(rig.front.waiting) == 1
         rig.front.commit()
-        rig.turns.message([entry(9, "cancel", "cancel")])
+        rig.turns.message(look([entry(9, "cancel", "cancel")]))
         assert rig.front.waiting == []
 
 

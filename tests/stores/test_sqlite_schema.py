@@ -10,7 +10,7 @@ import pytest
 
 from durable_trio.errors import StoreError
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import NO_POSITION, ClaimDue, Finish, Release
+from durable_trio.stores.base import NO_POSITION, Advance, ClaimDue, Finish, Release, SendSignal
 from durable_trio.stores.sqlite import (
     SqliteStore,
     claim_operations,
@@ -33,6 +33,7 @@ from durable_trio.testing.store_contract.kit import (
     owned,
     register,
     row_of,
+    signal,
     start,
     start_operation,
     suspend,
@@ -171,6 +172,10 @@ SORTED = (
         (reads.COUNT_IN_LINE, ("w", 1), "runs_line"),
         (reads.COUNT_LATER, ("w", 1, 1, 1), "runs_later"),
         (reads.UNREAD, (1,), "mailbox_of_run"),
+        (reads.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
+        (reads.SIGNALS_NAMED, (1, "x", 1, 1), "mailbox_unread"),
+        (reads.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
+        (reads.LAST_UNREAD, (1,), "mailbox_of_run"),
         (reads.HISTORY, (1,), "sqlite_autoindex_history_1"),
         (questions.PARKED, (1,), "runs_parked"),
         (questions.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
@@ -300,6 +305,35 @@ def test_a_claim_does_not_sort_the_backlog(store: SqliteStore) -> None:
     claimed = one(store, ClaimDue(owner=executor, workflows=("work",), now=10, limit=5000))
     assert len(claimed) == 2992
     assert [row.priority for row in claimed] == sorted((row.priority for row in claimed), reverse=True)
+
+
+def test_a_message_costs_the_same_however_many_are_unread(store: SqliteStore) -> None:
+    """Sending, looking, consuming, releasing and loading; of a name that was sent before or behind all the others."""
+
+    def measure() -> list[int]:
+        entry = signal(store, name="go").entry
+        row = row_of(store)
+        fence = fence_of(row)
+        waiting = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, waits_for=("go", "x"), now=9)
+        late = Advance(fence=fence, waits=(), unless_unread=("x", 99), now=9)
+        taking = Advance(fence=fence, taken=((entry.id, 1),), now=9)
+        return [
+            steps(store, lambda: signal(store, name="noise", unread_max=10_000)),
+            steps(store, lambda: store.mail(row.run, after=entry.id, names={"go": 0}, limit=9)),
+            steps(store, lambda: store.load(row.run)),
+            steps(store, lambda: one(store, waiting)),
+            steps(store, lambda: one(store, late)),
+            steps(store, lambda: one(store, taking)),
+        ]
+
+    owned(store)
+    for _ in range(300):
+        signal(store, name="noise")
+    before = measure()
+    noise = SendSignal(run_id="run", name="noise", payload="1", signal_id=None, now=60)
+    store.apply([noise] * 6000)
+    after = measure()
+    assert all(new <= old * 1.1 + 30 for old, new in zip(before, after, strict=True)), (before, after)
 
 
 def test_the_tables_are_readable_by_people(store: SqliteStore) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable_trio.errors import RunConflict, RunFinished, RunNotFound
+from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import MailboxEntry, RunStatus
 from durable_trio.stores.base import RequestCancel, SendSignal, Sent
 from durable_trio.stores.sqlite.rows import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.sqlite.transaction import Transaction
+
+_UNBOUNDED: Final = 2**62
 
 __all__ = ["request_cancel", "send_signal", "tell_parent"]
 
@@ -17,6 +19,10 @@ FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND sig
 FIND_CANCEL: Final = f"SELECT {ENTRY_COLUMNS}, seq FROM mailbox WHERE run = ? AND kind = 'cancel'"
 ADD_ENTRY: Final = """
     INSERT INTO mailbox (run, kind, name, payload, signal_id, created_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+COUNT_SIGNAL: Final = """
+    INSERT INTO unread_counts (run, signals) VALUES (?, 1)
+    ON CONFLICT (run) DO UPDATE SET signals = signals + 1 WHERE signals < ? RETURNING signals
 """
 WAKE_WAITING: Final = """
     UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1
@@ -42,7 +48,9 @@ FIND_PARENT: Final = """
 """
 
 
-def send_signal(transaction: Transaction, operation: SendSignal) -> Sent | RunNotFound | RunFinished | RunConflict:
+def send_signal(
+    transaction: Transaction, operation: SendSignal
+) -> Sent | RunNotFound | RunFinished | RunConflict | MailboxFull:
     """Put a signal into a run's mailbox (see ``SendSignal``)."""
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
@@ -61,6 +69,13 @@ def send_signal(transaction: Transaction, operation: SendSignal) -> Sent | RunNo
             )
     if RunStatus(status).is_final:
         return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
+    unread_max = _UNBOUNDED if operation.unread_max is None else operation.unread_max
+    if transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is None:
+        return MailboxFull(
+            f"run {operation.run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
+            "send again once it has taken some, or cancel it if it never will",
+            run_id=operation.run_id,
+        )
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
     if owner is None and status == RunStatus.SUSPENDED:
         transaction.execute(WAKE_WAITING, {"now": operation.now, "run": run, "name": operation.name})

@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
-from durable_trio.stores.base import Backlog, Loaded, SetBack
+from durable_trio.stores.base import Backlog, Loaded, MailLook, NamedSignals, SetBack
 from durable_trio.stores.sqlite.claim_operations import FIND_IN_LINE
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.rows import (
@@ -35,6 +36,7 @@ __all__ = [
     "last_mailbox_id",
     "load",
     "load_many",
+    "mail",
     "mailbox_after",
     "missing_runs",
     "reports",
@@ -53,6 +55,19 @@ NOTHING: Final = Loaded((), (), (), {})
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
 WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
+UNREAD_AFTER: Final = f"""
+    SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_of_run
+    WHERE run = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ?
+"""
+SIGNALS_NAMED: Final = f"""
+    SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_unread
+    WHERE run = ? AND kind = 'signal' AND name = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ?
+"""
+CONTROLS_AFTER: Final = f"""
+    SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_unread
+    WHERE run = ? AND kind IN ('cancel', 'child') AND seq IS NULL AND id > ? ORDER BY id
+"""
+LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
 PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
 # Those of some runs that have anything to load: a run that has just been started has nothing.
 NOT_EMPTY: Final = """
@@ -112,14 +127,27 @@ def run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
 
 def load(connection: sqlite3.Connection, run: int) -> Loaded:
     """Return what an executor needs to go on with a run; call it within a transaction, for one instant."""
+    entries, left_out = _mailbox(connection, run)
     published = connection.execute(PUBLISHED, (run,)).fetchall()
     return Loaded(
         history=history(connection, run),
         waits=waits(connection, run),
-        unread=unread(connection, run),
+        unread=entries,
         values={key: value for key, value, _, _ in published},
         positions={key: (seq, n) for key, _, seq, n in published},
+        left_out=left_out,
     )
+
+
+def _mailbox(connection: sqlite3.Connection, run: int) -> tuple[tuple[MailboxEntry, ...], tuple[int, int] | None]:
+    """Return unread entries, and between which ids signals were left out, if they are many."""
+    found = _entries(connection, UNREAD_AFTER, run, 0, MAILBOX_ENTRIES_READ + 1)
+    if len(found) <= MAILBOX_ENTRIES_READ:
+        return found, None
+    found = found[:-1]
+    controls = _entries(connection, CONTROLS_AFTER, run, found[-1].id)
+    last = connection.execute(LAST_UNREAD, (run,)).fetchone()[0]
+    return found + controls, (found[-1].id, last)
 
 
 def load_many(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Loaded, ...]:
@@ -174,6 +202,20 @@ def waits(connection: sqlite3.Connection, run: int) -> tuple[WaitRow, ...]:
 def unread(connection: sqlite3.Connection, run: int) -> tuple[MailboxEntry, ...]:
     """Return the unread mailbox entries of a run, in order of arrival."""
     return tuple(map(entry_from, connection.execute(UNREAD, (run,)).fetchall()))
+
+
+def mail(connection: sqlite3.Connection, run: int, *, after: int, names: Mapping[str, int], limit: int) -> MailLook:
+    """Return what has come into a run's mailbox, and signals by name; call it within a transaction."""
+    named = {}
+    for name, above in names.items():
+        found = _entries(connection, SIGNALS_NAMED, run, name, above, limit + 1)
+        named[name] = NamedSignals(above, found[:limit], len(found) <= limit)
+    found = _entries(connection, UNREAD_AFTER, run, after, limit + 1)
+    return MailLook(after, found[:limit], len(found) <= limit, named)
+
+
+def _entries(connection: sqlite3.Connection, sql: str, *parameters: object) -> tuple[MailboxEntry, ...]:
+    return tuple(map(entry_from, connection.execute(sql, parameters).fetchall()))
 
 
 def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:

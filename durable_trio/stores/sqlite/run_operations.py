@@ -35,7 +35,8 @@ SET_WAIT: Final = """
 """
 CLEAR_WAIT: Final = "DELETE FROM waits WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 CLEAR_WAITS: Final = "DELETE FROM waits WHERE run = ?"
-TAKE_ENTRY: Final = "UPDATE mailbox SET seq = ? WHERE id = ? AND run = ? AND seq IS NULL"
+TAKE_ENTRY: Final = "UPDATE mailbox SET seq = ? WHERE id = ? AND run = ? AND seq IS NULL RETURNING kind"
+COUNT_TAKEN: Final = "UPDATE unread_counts SET signals = signals - 1 WHERE run = ?"
 PUBLISH: Final = """
     INSERT INTO published (run, key, value, seq, n) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (run, key) DO UPDATE SET value = excluded.value, seq = excluded.seq, n = excluded.n
@@ -161,9 +162,11 @@ def _change_waits(transaction: Transaction, operation: Advance) -> None:
         values: tuple[Any, ...] = (wait.kind, wait.due_at, wait.attempt, wait.started_at, wait.error)
         transaction.execute(SET_WAIT, (run, *wait.key, *values))
     for entry, seq in operation.taken:
-        transaction.execute(TAKE_ENTRY, (seq, entry, run))
-        if transaction.cursor.rowcount != 1:
+        taken = transaction.execute(TAKE_ENTRY, (seq, entry, run)).fetchall()
+        if not taken:
             raise RefusalError(RunConflict(f"mailbox entry {entry} of run {run} is not unread; nothing was written"))
+        if taken[0][0] == "signal":
+            transaction.execute(COUNT_TAKEN, (run,))
 
 
 def _change_run(transaction: Transaction, operation: Advance) -> None:

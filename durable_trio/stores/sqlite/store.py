@@ -25,6 +25,7 @@ from durable_trio.stores.base import (
     Change,
     Fence,
     Loaded,
+    MailLook,
     Operation,
     RunFilter,
     SetBack,
@@ -411,7 +412,11 @@ class SqliteStore(Store):
 
     def unread(self, run: int) -> tuple[MailboxEntry, ...]:
         """Return the unread mailbox entries of a run, in order of arrival."""
-        return self._read(reads.unread, run)
+        return self._ask(reads.unread, run)
+
+    def mail(self, run: int, *, after: int, names: Mapping[str, int], limit: int) -> MailLook:
+        """Return what has come into a run's mailbox, and signals by name (see ``Store.mail``)."""
+        return self._read(reads.mail, run, after=after, names=names, limit=limit)
 
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         """Return what waits to be claimed, and who has how many (see ``Store.backlog``)."""

@@ -27,6 +27,10 @@ REMOVE_ROW: Final = "DELETE FROM history WHERE id = ?"
 UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? AND kind <> 'cancel'"
 # What was published from there on may come again in another order.
 FORGET_POSITIONS_FROM: Final = "UPDATE published SET seq = -1 WHERE run = ? AND seq >= ?"
+COUNT_UNREAD: Final = """
+    INSERT OR REPLACE INTO unread_counts (run, signals)
+    SELECT ?, count(*) FROM mailbox INDEXED BY mailbox_unread WHERE run = ? AND kind = 'signal' AND seq IS NULL
+"""
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
 REVIVE: Final = """
     UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
@@ -129,6 +133,7 @@ def _cut_history(transaction: Transaction, run: int, history: list[Outcome]) -> 
         transaction.execute(UNREAD_AGAIN, (run, outcome.seq))
     if removed:
         transaction.execute(FORGET_POSITIONS_FROM, (run, min(outcome.seq for outcome in removed)))
+    transaction.execute(COUNT_UNREAD, (run, run))
 
 
 def _last_failures(history: list[Outcome]) -> list[Outcome]:

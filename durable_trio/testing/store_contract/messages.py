@@ -6,9 +6,20 @@ from typing import Any
 
 import pytest
 
-from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
-from durable_trio.records import MailboxEntry, RunStatus, StepKind
-from durable_trio.stores.base import Advance, Release, RequestCancel, SendSignal, Sent, SignalWithStart, Started, Store
+from durable_trio.errors import MailboxFull, OwnershipLost, RunConflict, RunFinished, RunNotFound
+from durable_trio.records import MailboxEntry, RunStatus, StepKind, StepStatus
+from durable_trio.stores.base import (
+    Advance,
+    NamedSignals,
+    Release,
+    RequestCancel,
+    ResumeRun,
+    SendSignal,
+    Sent,
+    SignalWithStart,
+    Started,
+    Store,
+)
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -115,6 +126,61 @@ class MessageContract(ContractKit):
         start(store, "pending", due_at=900)
         signal(store, "pending")
         assert row_of(store, "pending").wake_at == 900
+
+    def test_unread_signals_have_a_limit_and_other_messages_have_none(self, store: Store) -> None:
+        """One that was sent before is known again; and there is room as soon as one is taken."""
+        row, fence = owned(store)
+        _, child_fence = owned(store, "child", parent=row.run)
+        sent = [signal(store, signal_id=f"id-{number}", unread_max=3) for number in range(3)]
+        refused = signal(store, unread_max=3)
+        assert isinstance(refused, MailboxFull)
+        assert refused.run_id == "run"
+        assert len(store.unread(row.run)) == 3
+        assert signal(store, signal_id="id-1", unread_max=3).created is False
+        assert one(store, RequestCancel(run_id="run", reason="null", now=70)).created
+        finish(store, child_fence)
+        assert [entry.kind for entry in store.unread(row.run)] == ["signal"] * 3 + ["cancel", "child"]
+        one(store, Advance(fence=fence, rows=(step(1, "s"),), taken=((sent[0].entry.id, 1),), now=70))
+        assert signal(store, unread_max=3).created
+        assert isinstance(signal(store, unread_max=3), MailboxFull)
+        assert signal(store, unread_max=None).created
+
+    def test_signals_that_a_resumed_run_has_back_count_again(self, store: Store) -> None:
+        _, fence = owned(store)
+        entry = signal(store).entry
+        failure = step(1, "s", status=StepStatus.FAILED)
+        one(store, Advance(fence=fence, rows=(failure,), taken=((entry.id, 1),), now=70))
+        finish(store, fence, RunStatus.FAILED)
+        one(store, ResumeRun(run_id="run", now=80))
+        assert isinstance(signal(store, unread_max=1), MailboxFull)
+
+    def test_a_look_at_the_mailbox_gives_what_has_come_and_signals_by_name(self, store: Store) -> None:
+        row, _ = owned(store)
+        entries = [signal(store, name=name).entry for name in "abaab"]
+        look = store.mail(row.run, after=entries[1].id, names={"a": 0, "b": entries[1].id, "c": 0}, limit=2)
+        assert (look.after, look.entries, look.is_all) == (entries[1].id, tuple(entries[2:4]), False)
+        assert look.named["a"] == NamedSignals(0, (entries[0], entries[2]), False)
+        assert look.named["b"] == NamedSignals(entries[1].id, (entries[4],), True)
+        assert look.named["c"] == NamedSignals(0, (), True)
+        rest = store.mail(row.run, after=entries[3].id, names={}, limit=2)
+        assert (rest.entries, rest.is_all) == ((entries[4],), True)
+
+    def test_of_a_mailbox_with_very_many_signals_a_part_is_loaded_and_all_controls(self, store: Store) -> None:
+        row, _ = owned(store)
+        _, child_fence = owned(store, "child", parent=row.run)
+        noise = SendSignal(run_id="run", name="noise", payload="1", signal_id=None, now=60)
+        store.apply([noise] * 700)
+        cancel = one(store, RequestCancel(run_id="run", reason="null", now=70)).entry
+        store.apply([noise] * 10)
+        finish(store, child_fence)
+        loaded = store.load(row.run)
+        signals = [entry for entry in loaded.unread if entry.kind == "signal"]
+        assert [entry.kind for entry in loaded.unread if entry.kind != "signal"] == ["cancel", "child"]
+        if loaded.left_out is None:
+            assert len(signals) == 710
+        else:
+            assert loaded.left_out == (signals[-1].id, store.last_mailbox_id())
+            assert signals[-1].id < cancel.id
 
     def test_a_release_is_refused_while_something_that_the_run_waits_for_is_unread(self, store: Store) -> None:
         _row, fence = owned(store)
