@@ -55,6 +55,7 @@ class Workflow(Generic[P, R]):
     argument_types: tuple[Any, ...] = attrs.field(repr=False)
     required_count: int = attrs.field(repr=False)
     takes_any_count: bool = attrs.field(repr=False)
+    defaults: tuple[Any, ...] = attrs.field(repr=False, eq=False)  # of the last parameters that may be left out
     result_type: Any = attrs.field(repr=False)
     fingerprint: str = attrs.field(repr=False)
 
@@ -79,6 +80,10 @@ class Workflow(Generic[P, R]):
         if len(args) > most:
             return self.argument_types[:-1] + (self.argument_types[-1],) * (len(args) - most + 1)
         return self.argument_types[: len(args)]
+
+    def with_defaults(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arguments with the defaults of those that are left out."""
+        return (*args, *self.defaults[max(0, len(args) - self.required_count) :])
 
 
 @overload
@@ -130,7 +135,7 @@ def workflow(
             )
         if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 1:
             raise ValueError(f"max_recoveries must be an int of at least 1, not {max_recoveries!r}")
-        types_, required, variadic, result = _signature(function)
+        types_, required, variadic, defaults, result = _signature(function)
         return Workflow(
             fn=function,
             name=check_name("workflow name", function_behind(function).__name__ if name is None else name),
@@ -141,6 +146,7 @@ def workflow(
             argument_types=types_,
             required_count=required,
             takes_any_count=variadic,
+            defaults=defaults,
             result_type=result,
             fingerprint=_fingerprint(function),
         )
@@ -167,7 +173,7 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     return checked
 
 
-def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, bool, Any]:
+def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, bool, tuple[Any, ...], Any]:
     behind = function_behind(function)
     annotations = resolved_annotations(behind)
     parameters = list(inspect.signature(function).parameters.values())
@@ -177,6 +183,7 @@ def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, b
     found: list[Any] = []
     required = 0
     variadic = False
+    defaults: list[Any] = []
     for parameter in parameters[1:]:
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             variadic = True
@@ -189,8 +196,10 @@ def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, b
             continue
         elif parameter.default is inspect.Parameter.empty:
             required += 1
+        else:
+            defaults.append(parameter.default)
         found.append(annotations.get(parameter.name, UNANNOTATED))
-    return tuple(found), required, variadic, annotations.get("return", UNANNOTATED)
+    return tuple(found), required, variadic, tuple(defaults), annotations.get("return", UNANNOTATED)
 
 
 def _fingerprint(function: Callable[..., object]) -> str:

@@ -123,8 +123,13 @@ class Codec:
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
     @_guarded
-    def encode_arguments(self, args: Sequence[object], annotations: Sequence[Any], *, where: str) -> tuple[str, bytes]:
+    def encode_arguments(
+        self, args: Sequence[object], annotations: Sequence[Any], *, where: str, digest_count: int | None = None
+    ) -> tuple[str, bytes]:
         """Encode positional arguments as one JSON array.
+
+        Args:
+            digest_count: how many of them the digest is of, from the first on; default all.
 
         Returns:
             The text, and the SHA-256 of its canonical form: equal for arguments that are the same but for the order
@@ -146,7 +151,7 @@ class Codec:
                 annotation = annotations[index]
                 decoded = at(index, self._coders.get(annotation).decode, item)
                 at(index, check_same, args[index], decoded)
-            return raw.decode(), digest_of(canonical(plain))
+            return raw.decode(), digest_of(canonical(plain[:digest_count]))
         except PayloadTooLarge:
             raise
         except BaseException as error:

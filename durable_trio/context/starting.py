@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from durable_trio.clock import Clock, due_after, from_datetime, seconds_of
-from durable_trio.codec import UNANNOTATED, Codec
+from durable_trio.codec import UNANNOTATED, Codec, parse
+from durable_trio.errors import CodecError
 from durable_trio.limits import check_name
 from durable_trio.rules.hints import check_options
 from durable_trio.stores.base import StartRun
@@ -60,7 +61,11 @@ def start_operation(
     queue = options.get("queue")
     if queue is not None:
         check_name("queue name", queue)
-    text, digest = codec.encode_arguments(args, annotations, where=f"the arguments of run {run_id!r}")
+    where = f"the arguments of run {run_id!r}"
+    if known is None:
+        text, digest = codec.encode_arguments(args, annotations, where=where)
+    else:
+        text, digest = encode_bound(known, args, codec=codec, where=where)
     now = clock.stamp()
     ttl = options.get("ttl")
     ttl_seconds = seconds_of(ttl, what="ttl") if ttl is not None else known.ttl if known is not None else None
@@ -78,6 +83,49 @@ def start_operation(
         due_at=_due_at(now, options.get("delay"), options.get("at")),
         ttl_at=None if ttl_seconds is None else due_after(now, ttl_seconds),
     )
+
+
+def encode_bound(
+    workflow: Workflow[Any, Any], args: tuple[Any, ...], *, codec: Codec, where: str, is_digest_of_all: bool = False
+) -> tuple[str, bytes]:
+    """Return the text of arguments with the defaults of those that are left out, and the digest of those given.
+
+    So a run keeps the defaults that its workflow had when it was started; a default that cannot be stored is left to
+    the code, with those behind it. Who starts a run twice in the same words starts it once, whatever the defaults are
+    by then. ``is_digest_of_all``: the digest is that of the text.
+
+    Raises:
+        CodecError, PayloadTooLarge: an argument cannot be stored.
+    """
+    bound = workflow.with_defaults(args)
+    digest_count = None if is_digest_of_all else len(args)
+    while True:
+        try:
+            annotations = workflow.annotations_for(bound)
+            return codec.encode_arguments(bound, annotations, where=where, digest_count=digest_count)
+        except CodecError:
+            if len(bound) == len(args):
+                raise
+            bound = bound[:-1]
+
+
+def is_same_start(workflow: Workflow[Any, Any] | None, stored: str, args: tuple[Any, ...], *, codec: Codec) -> bool:
+    """Return whether a run was started with these arguments, as the code of now sees both.
+
+    What it does not find in the text, such as a field that a class did not have then, it takes as its default.
+    """
+    if workflow is None:
+        return False
+    where = "arguments"
+    try:
+        count = len(parse(stored, where=where))
+        decoded = codec.decode_arguments(stored, workflow.annotations_for((None,) * count), where=where)
+        known, asked = (
+            encode_bound(workflow, each, codec=codec, where=where, is_digest_of_all=True)[1] for each in (decoded, args)
+        )
+    except (CodecError, TypeError):
+        return False
+    return known == asked
 
 
 def _resolve(

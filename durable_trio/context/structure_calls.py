@@ -13,6 +13,7 @@ from durable_trio.clock import due_after, seconds_of
 from durable_trio.context.base import ContextBase
 from durable_trio.context.branches import DurableNursery
 from durable_trio.context.generations import ContinueCall
+from durable_trio.context.starting import encode_bound
 from durable_trio.failures import CARRYING
 from durable_trio.limits import NURSERY_DEPTH_MAX
 from durable_trio.records import HistoryRow, StepKind
@@ -108,8 +109,7 @@ class StructureMethods(ContextBase):
         env = self._env
         if self._branch or self._open_nursery_count:
             raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
-        text, _ = env.codec.encode_arguments(
-            args, env.workflow.annotations_for(args), where=f"the arguments of run {env.run_id!r}"
-        )
+        env.workflow.annotations_for(args)  # raises if there are too few or too many
+        text, _ = encode_bound(env.workflow, args, codec=env.codec, where=f"the arguments of run {env.run_id!r}")
         await env.turns.perform(ContinueCall(env, self._next_key("name", "(continue)"), text))
         raise AssertionError("the run has left")

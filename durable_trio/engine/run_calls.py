@@ -7,13 +7,13 @@ from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
-from durable_trio.context.starting import SignalStartOptions, StartOptions, start_operation
+from durable_trio.context.starting import SignalStartOptions, StartOptions, is_same_start, start_operation
 from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.inline import open_inline
 from durable_trio.engine.run import Run
-from durable_trio.errors import UnknownWorkflow
+from durable_trio.errors import RunConflict, UnknownWorkflow
 from durable_trio.limits import check_name
 from durable_trio.stores.base import RequestCancel, SendSignal, SignalWithStart, Started, StartRun
 from durable_trio.workflows import Startable, Workflow
@@ -36,8 +36,10 @@ class RunCalls(EngineBase):
 
         Args:
             workflow: the workflow, or the name of one, which this engine need not know.
-            args: the run's arguments, after the context.
-            id: the run's id; default a new UUID. The same id again is the same run.
+            args: the run's arguments, after the context. Those that are left out are stored with the defaults of now;
+                an engine that does not know the workflow leaves them to the code that runs it.
+            id: the run's id; default a new UUID. The same id again is the same run, if workflow and arguments are the
+                same: in these words, or as the code of now reads what is stored.
             queue: a name to list runs by.
             priority: higher ones are taken first.
             delay, at: begin that many seconds from now, or at that instant.
@@ -60,9 +62,22 @@ class RunCalls(EngineBase):
         """Return the run's handle, and whether it was stored in this very step of the task."""
         parts = self._parts_in_use()
         operation = self._start_operation(workflow, args, options)
-        is_new = await parts.start(operation)
         known = workflow if isinstance(workflow, Workflow) else self._registry.get(operation.workflow)
+        try:
+            is_new = await parts.start(operation)
+        except RunConflict:
+            if not await self._is_same(operation, known, args):
+                raise
+            is_new = False
         return self._handle(operation.id, known), is_new
+
+    async def _is_same(self, operation: StartRun, workflow: Workflow[..., Any] | None, args: tuple[Any, ...]) -> bool:
+        """Return whether the run that has the id of this one is the same, though it was started in other words."""
+        front = self._parts_in_use().front
+        row = await front.read(front.store.run, operation.id)
+        if row is None or row.workflow != operation.workflow or row.generation:  # which has arguments of its own
+            return False
+        return is_same_start(workflow, row.args, args, codec=self._codec)
 
     def _start_operation(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> StartRun:
         executes = self._parts_in_use().executor is not None
@@ -195,7 +210,14 @@ class RunCalls(EngineBase):
         parts = self._parts_in_use()
         start = self._start_operation(workflow, args, cast(StartOptions, {**options, "id": id}))
         send = self._signal_operation(id, signal, payload, signal_id)
-        started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
+        try:
+            started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
+        except RunConflict:
+            known = workflow if isinstance(workflow, Workflow) else self._registry.get(start.workflow)
+            if not await self._is_same(start, known, args):
+                raise
+            parts.sent(await parts.front.write(send))  # it is started
+            return self._handle(id, known)
         if parts.executor is not None:
             parts.runs.mail(started.row.run)
             guarded(parts.dispatcher.nudge)
