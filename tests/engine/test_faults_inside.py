@@ -317,14 +317,14 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
         await held.wait()
         assert engine._parts is not None
         store = engine._parts.front.store
-        original, failures = store.unread, [StoreInUse("locked"), StoreInUse("locked")]
+        original, failures = store.mail, [StoreInUse("locked"), StoreInUse("locked")]
 
-        def unread(run: int) -> Any:
+        def mail(*args: Any, **options: Any) -> Any:
             if failures:
                 raise failures.pop()
-            return original(run)
+            return original(*args, **options)
 
-        monkeypatch.setattr(store, "unread", unread)
+        monkeypatch.setattr(store, "mail", mail)
         with trio.fail_after(PATIENCE_SECONDS):
             await run.signal("go", 3)
             assert await run.result() == 3
