@@ -16,7 +16,8 @@ from durable_trio.engine.engine import open_engine
 from durable_trio.stores.base import Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.probes import kinds_of
-from tests.structure.harness import OFTEN, Notes, Program, crash_everywhere, replay_often
+
+from .harness import OFTEN, Notes, Program, crash_everywhere, replay_often
 
 begun: list[str] = []
 
