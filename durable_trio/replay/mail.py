@@ -78,7 +78,8 @@ class Mail:
 
     def has_signal(self, name: str, at: int) -> bool:
         """Return whether a signal of that name was sent until ``at`` and is still unread; or may have been."""
-        if any(entry.created_at <= at for entry in self._signals.of(name)):
+        now = self._turns.clock.stamp()  # a stamp of the future counts as in time, as below
+        if any(not at < entry.created_at <= now for entry in self._signals.of(name)):
             return True
         return self._signals.more_after(name) is not None
 

@@ -555,6 +555,26 @@ async def test_a_signal_that_was_sent_while_the_wall_clock_was_ahead_is_taken_as
             assert await run.result() == 8
 
 
+async def test_such_a_signal_also_comes_before_a_deadline_that_is_over_when_the_run_goes_on(file_path: str) -> None:
+    @workflow
+    async def hurried(ctx: Context) -> int:
+        with ctx.move_on_after(50):
+            return await ctx.wait_signal("go", int)
+        return 0
+
+    clock, ahead = SettableClock(), SettableClock()
+    ahead.jump(10 * DAY)
+    async with serving(file_path, hurried, clock=clock) as engine:
+        await engine.start(hurried, id="r")
+        await wait_passivated(engine)
+    async with Engine(file_path, clock=ahead) as client:
+        await client.send_signal("r", "go", 8)
+    clock.advance(100)
+    async with serving(file_path, hurried, clock=clock) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r", hurried).result() == 8
+
+
 def test_the_clock_never_goes_back_and_follows_the_monotonic_clock_after_a_step_back() -> None:
     wall, monotonic = [10_000_000_000], [0]
     clock = Clock(wall=lambda: wall[0], monotonic=lambda: monotonic[0])
