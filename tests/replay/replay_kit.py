@@ -150,12 +150,13 @@ class Rig:
         self.host = NotingHost()
         self.port = Port(self.front, FENCE, status=RunStatus.RUNNING)
         self.log: list[str] = []
+        clock = Clock(wall=lambda: self.now * 1000, monotonic=lambda: 0)
         self.turns = Turns(
             Loaded(tuple(history), (), tuple(unread), {}),
             port=self.port,
             host=self.host,
-            clock=Clock(wall=lambda: self.now * 1000, monotonic=lambda: 0),
-            ttl_at=ttl_at,
+            clock=clock,
+            ttl_at=None if ttl_at is None else clock.due(ttl_at),
             started_at=0,
         )
 

@@ -17,7 +17,8 @@ from durable_trio import Context, Run, RunFailed, RunStatus, open_engine, workfl
 from durable_trio.stores.base import Advance, Operation
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
-from tests.structure.harness import OFTEN
+
+from .harness import OFTEN
 
 
 class NotingStore(CrashingStore):
