@@ -11,7 +11,7 @@ executor.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from durable_trio.errors import CodecError, StepInterrupted, StepTimeout
 from durable_trio.failures import carried
 from durable_trio.looks import is_a, is_async, is_awaitable, look
 from durable_trio.policies import Retry
-from durable_trio.records import Key, StepKind, StepStatus, WaitRow
+from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
 from durable_trio.replay.calls import Call
 from durable_trio.replay.quiet import BODY
 from durable_trio.rules.retry import delay_after
@@ -111,6 +111,15 @@ class FunctionCall(Call):
     def dropped(self) -> None:
         self.turns.clear_wait(self.key)
 
+    def deliver(self, row: HistoryRow) -> None:
+        self._tell_ended(row)
+        super().deliver(row)
+
+    def _tell_ended(self, row: HistoryRow) -> None:
+        if self._env.observe is not None:
+            fields = {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt}
+            self._env.observe("step_ended", fields)
+
     # ---- one attempt -------------------------------------------------------------------------------------------
 
     def _intended(self, outcome: Any) -> None:
@@ -172,12 +181,8 @@ class FunctionCall(Call):
         finish, self._finish = self._finish, None
         if self.turns.port.is_cut:
             return
-        try:
-            if finish is not None:
-                finish()
-        except Exception:  # a fault of this library: the run is parked, not stuck
-            self._env.host.detach()
-            raise
+        if finish is not None:
+            finish()
         self.turns.emerged(self)
 
     async def _invoke(self) -> Any:
@@ -249,12 +254,12 @@ class FunctionCall(Call):
             started_at=self.started_at,
         )
         self.turns.agenda.waits[self.key] = wait
-        if self._env.observe is not None:
-            fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
-            self._env.observe("step_retried", fields)
-        self.turns.port.advance(self._scheduled, waits=(wait,), now=now)
+        fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
+        self.turns.port.advance(partial(self._scheduled, fields), waits=(wait,), now=now)
 
-    def _scheduled(self, outcome: Any) -> None:
+    def _scheduled(self, fields: Mapping[str, Any], outcome: Any) -> None:
+        if outcome is True and self._env.observe is not None:
+            self._env.observe("step_retried", fields)
         if outcome is True and self.raise_cancel is None:
             self.turns.set_timer(self, self.turns.agenda.waits[self.key].due_at or 0, None)
         self.turns.check(outcome)

@@ -159,6 +159,7 @@ class MapItem(FunctionCall):
         return (*self._parent.key, 0, self.key.n)
 
     def deliver(self, row: HistoryRow) -> None:
+        self._tell_ended(row)
         self._parent.collect(self, row)
 
     def deliver_cancellation(self) -> None:

@@ -113,11 +113,6 @@ class StepMethods(ContextBase):
         finally:
             if row.compensates and not env.turns.port.is_cut:
                 self._register(options.get("compensate"), options.get("compensate_retry") or NO_RETRY, row, result)
-            if env.observe is not None:
-                env.observe(
-                    "step_ended",
-                    {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt},
-                )
         return result
 
     def _register(self, compensate: Callable[[Any], Any] | None, retry: Retry, row: HistoryRow, result: Any) -> None:

@@ -11,6 +11,8 @@ from typing import Protocol
 import trio
 from outcome import Value
 
+from durable_trio.doors import guarded
+
 # Tasks kept for the next step; a burst of many concurrent steps leaves no more behind.
 _IDLE_TASKS_MAX = 4
 
@@ -22,7 +24,7 @@ class Job(Protocol):
         """Run the function inside ``scope``, which may be cancelled."""
 
     def ended(self) -> None:
-        """The function has come out, or was cancelled. Must not raise."""
+        """The function has come out, or was cancelled."""
 
 
 class StepTasks:
@@ -63,10 +65,10 @@ class _Worker:
                     await job.run(scope)
                     if scope.cancel_called:
                         break
-                    job.ended()
+                    guarded(job.ended)
                     job = await self._next()
             if job is not None:  # its scope is used up
-                job.ended()
+                guarded(job.ended)
                 job = await self._next()
 
     @trio.lowlevel.enable_ki_protection

@@ -138,7 +138,6 @@ class EndingRun(ResidentRun):
         row = await self._turns.perform(call)
         if row.error is not None:
             errors.append(row.error)
-        self._tell("step_ended", {"key": str(key), "kind": row.kind, "status": row.status, "attempt": row.attempt})
 
 
 def cancelled(run_id: str, reason: str | None) -> RunCancelled:

@@ -68,6 +68,9 @@ class Surroundings(Protocol):
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         """Call back at that time."""
 
+    def submit_park(self, park: Park, row: RunRow, fields: Mapping[str, Any]) -> None:
+        """Have a run set aside, and tell the observers once it is."""
+
     def released(self, wake_at: int | None) -> None:
         """A run has left memory and wants to be claimed at that time."""
 
@@ -120,6 +123,7 @@ class ResidentRun:
             clock=self._clock,
             ttl_at=None if row.ttl_at is None else self._clock.due(row.ttl_at, stamped_at=row.created_at),
             started_at=row.started_at or row.created_at,
+            had_begun=_had_begun(row, loaded),
         )
         self._env: Environment
         self._nursery: trio.Nursery | None = None
@@ -383,9 +387,8 @@ class ResidentRun:
             return
         text = self._around.codec.own.encode(problem, Problem, where="a problem").text
         park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.stamp())
-        self._around.front.submit(park, ignore)
+        self._around.submit_park(park, self.row, {"problem": problem, "error": error})
         _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, visible_lines(problem.text))
-        self._tell("run_parked", {"problem": problem, "error": error})
         self.detach()
 
     def detach(self) -> None:
@@ -404,6 +407,13 @@ class ResidentRun:
 
     def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
         self._around.tell(name, self.row.id, self.row.workflow, fields)
+
+
+def _had_begun(row: RunRow, loaded: Loaded) -> bool:
+    """Return whether the body has been begun before in this generation, as far as can be told."""
+    if row.generation == 0:
+        return row.token > 1  # it was claimed before
+    return bool(loaded.history or loaded.waits) or any(seq >= 0 for seq, _ in loaded.positions.values())
 
 
 def _wake(actor: weakref.ref[ResidentRun]) -> None:

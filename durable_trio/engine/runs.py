@@ -18,7 +18,7 @@ from durable_trio.engine.actor import RunActor
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.places import LENDER
-from durable_trio.engine.resident import Message, ResidentRun, ignore
+from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
@@ -312,7 +312,7 @@ class Runs:
             fingerprint=workflow.fingerprint,
             now=self.settings.clock.stamp(),
         )
-        self.front.submit(park, ignore)
+        self.submit_park(park, row, {"problem": problem, "error": error})
 
     async def _set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
         assert row.owner is not None
@@ -328,6 +328,13 @@ class Runs:
         self.tell("run_ended", row.id, row.workflow, {"status": RunStatus.FAILED})
 
     # ---- Surroundings: what actors ask -------------------------------------------------------------------------
+
+    def submit_park(self, park: Park, row: RunRow, fields: Mapping[str, Any]) -> None:
+        def done(outcome: Any) -> None:
+            if outcome is True:
+                self.tell("run_parked", row.id, row.workflow, fields)
+
+        self.front.submit(park, done)
 
     @property
     def is_observed(self) -> bool:

@@ -89,6 +89,10 @@ class Call(abc.ABC):
         """The store refused the row because of a conflict; return whether the call deals with it."""
         return False
 
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed for this call: its run leaves, and is parked."""
+        self.turns.failed(error)
+
     # ---- delivery ----------------------------------------------------------------------------------------------
 
     def deliver(self, row: HistoryRow) -> None:

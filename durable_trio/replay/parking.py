@@ -31,8 +31,8 @@ class Parking(Recording):
 
     @property
     def is_repeating(self) -> bool:
-        """Whether the body does again what it has done before: it has a history, and no call of it has begun yet."""
-        return self.history.last_seq > 0 and not self.is_live
+        """Whether the body does again what it has done before: it had begun already, and no call of it begins yet."""
+        return self._had_begun and not self.is_live
 
     # Ctrl-C between taking a call in and parking its task would leave a row to be delivered to a task that is gone.
     @trio.lowlevel.enable_ki_protection

@@ -38,7 +38,9 @@ class Extension:
 class Recording(abc.ABC):
     """The state of a run's turns, and what writes it down."""
 
-    def __init__(self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, started_at: int) -> None:
+    def __init__(
+        self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, started_at: int, had_begun: bool
+    ) -> None:
         self.port = port
         self.clock = clock
         self.now = started_at  # the latest of the delivered rows: the time that the body sees
@@ -65,6 +67,7 @@ class Recording(abc.ABC):
         self.delivered: deque[HistoryRow] = deque(maxlen=8)  # for people, when something diverges
         self._host = host
         self._seq = self.history.last_seq
+        self._had_begun = had_begun or bool(loaded.history)
         self._ready: deque[tuple[HistoryRow, Call | None]] = deque()
         self._cancelled: list[Call] = []
         self._wave: deque[Call] = deque()

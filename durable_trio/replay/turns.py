@@ -50,9 +50,17 @@ class Turns(Parking):
     """The turns of one resident run. See the module's docstring."""
 
     def __init__(
-        self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, ttl_at: Due | None, started_at: int
+        self,
+        loaded: Loaded,
+        *,
+        port: Port,
+        host: Host,
+        clock: Clock,
+        ttl_at: Due | None,
+        started_at: int,
+        had_begun: bool = False,
     ) -> None:
-        super().__init__(loaded, port=port, host=host, clock=clock, started_at=started_at)
+        super().__init__(loaded, port=port, host=host, clock=clock, started_at=started_at, had_begun=had_begun)
         self.mail = Mail(self, loaded, ttl_at)
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf

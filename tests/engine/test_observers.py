@@ -12,7 +12,18 @@ import trio
 from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 from trio.testing import MockClock
 
-from durable_trio import Context, Engine, Event, NonDeterminismError, Observer, Retry, RunStatus, StepStatus, workflow
+from durable_trio import (
+    Context,
+    Engine,
+    Event,
+    NonDeterminismError,
+    Observer,
+    Retry,
+    RunFailed,
+    RunStatus,
+    StepStatus,
+    workflow,
+)
 from durable_trio.engine.observers import HOOKS
 from durable_trio.testing import VirtualClock
 
@@ -233,6 +244,87 @@ async def test_the_end_of_a_run_is_told_once_it_is_durable(store_path: str, how:
         await wait_status(run, S(how))
         await wait_passivated(engine)
     assert ends == [(how, how)]
+
+
+async def increased(value: int) -> int:
+    if value == 3:
+        raise ValueError("three")
+    return value + 1
+
+
+@workflow
+async def of_every_kind(ctx: Context) -> None:
+    """Steps in all the ways in which functions run."""
+    await ctx.step("step", good, compensate=undo)
+    await ctx.transaction("transaction", lambda connection: None)
+    await ctx.map("map", increased, [1, 2, 3, 4], return_exceptions=True)
+    with contextlib.suppress(ValueError):
+        await ctx.map("failing", increased, [3])
+    child = await ctx.start_child(endless)
+    await child.cancel()
+    raise ValueError("compensate")
+
+
+@workflow
+async def endless(ctx: Context) -> None:
+    await ctx.wait_signal("never")
+
+
+async def test_whatever_is_started_is_told_to_end(store_path: str) -> None:
+    noting = Noting()
+    async with serving(store_path, of_every_kind, endless, observers=[noting]) as engine:
+        with contextlib.suppress(RunFailed):
+            await engine.run(of_every_kind)
+
+    def keys(name: str) -> set[str]:
+        return {event.fields["key"] for event in noting.of(name)}  # ends are told again at replay
+
+    assert keys("step_started") == keys("step_ended")
+    assert len(keys("step_ended")) == 9
+    of_map = {event.fields["key"]: str(event.fields["status"]) for event in noting.of("step_ended")}
+    assert sorted(of_map[f"map#0/item#{number}"] for number in range(4)) == ["completed"] * 3 + ["failed"]
+
+
+async def test_a_retry_and_a_parked_run_are_told_once_they_are_durable(file_path: str) -> None:
+    """Told before, they could be told of what no other process will ever see."""
+    found: list[tuple[str, Any]] = []
+
+    class Looking(Observer):
+        def _look(self, event: Event, sql: str) -> None:
+            connection = engine.connect()
+            found.append((event.name, connection.execute(sql).fetchone()[0]))
+            connection.close()
+
+        def step_retried(self, event: Event) -> None:
+            self._look(event, "SELECT attempt FROM waits")
+
+        def run_parked(self, event: Event) -> None:
+            self._look(event, "SELECT status FROM runs WHERE problem IS NOT NULL")
+
+    @workflow(name="retries and parks")
+    async def retries_and_parks(ctx: Context) -> None:
+        await ctx.step("flaky", FLAKY.pop, retry=Retry.fixed(3, 0.01))
+        raise_inside.append(True)
+        await ctx.step("good", good)
+
+    raise_inside: list[bool] = []
+    async with serving(file_path, retries_and_parks, observers=[Looking()]) as engine:
+        codec = engine._codec
+        encode = codec.encode
+
+        def failing(value: Any, *args: Any, **options: Any) -> Any:
+            if raise_inside and value == "good":
+                raise RuntimeError("a fault of this library")
+            return encode(value, *args, **options)
+
+        codec.encode = failing  # type: ignore[method-assign]
+        record = await wait_parked(await engine.start(retries_and_parks))
+        assert record.problem is not None
+        assert record.problem.kind == "internal_error"
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(found) < 2:  # noqa: ASYNC110  # the observer is told a moment after the watcher
+                await trio.sleep(0.002)
+    assert found == [("step_retried", 1), ("run_parked", "suspended")]
 
 
 async def test_an_observer_that_raises_disturbs_nothing_and_is_logged(

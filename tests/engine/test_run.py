@@ -24,6 +24,7 @@ from harness import (
     stored,
     wait_passivated,
     wait_status,
+    wait_until,
 )
 from trio.testing import MockClock
 
@@ -32,6 +33,7 @@ from durable_trio import (
     Context,
     Engine,
     PayloadTooLarge,
+    Retry,
     RunConflict,
     RunExpired,
     RunFailed,
@@ -434,6 +436,61 @@ async def test_the_log_is_silent_while_replaying(store_path: str, caplog: pytest
     assert [line.getMessage() for line in lines] == ["before", "after a", "end"]
     assert all(line.__dict__["run_id"] == "r" for line in lines)
     assert replaying == [False, True, False]
+
+
+async def hold_for_ever() -> None:
+    await trio.sleep_forever()
+
+
+@workflow(name="begins")
+async def begins(ctx: Context, how: str, generation: int = 0) -> None:
+    ctx.log.info("begun %d", generation)
+    match how:
+        case "wait":
+            await ctx.wait_signal("go")
+        case "sleep":
+            await ctx.sleep(1000)
+        case "retry":
+            await ctx.step("step", fail_now, retry=Retry.fixed(2, 1000))
+        case "step":
+            await ctx.step("step", hold_for_ever)
+        case "publish":
+            await ctx.publish("state", "begun")
+            await ctx.step("step", hold_for_ever)
+        case "generations" if generation == 0:
+            await ctx.continue_as_new("generations", 1)
+        case "generations":
+            await ctx.wait_signal("go")
+    ctx.log.info("goes on")
+
+
+async def fail_now() -> None:
+    raise ValueError
+
+
+@pytest.mark.parametrize("how", ["wait", "sleep", "retry", "step", "publish", "generations"])
+async def test_a_line_from_before_the_first_outcome_is_logged_once(
+    how: str, file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether there is a history says nothing: what has begun has logged before."""
+    caplog.set_level(logging.INFO, logger="durable_trio.run")
+
+    def lines() -> list[str]:
+        return [line.getMessage() for line in caplog.records if line.name == "durable_trio.run"]
+
+    expected = ["begun 0", "begun 1"] if how == "generations" else ["begun 0"]
+    leaves = how not in ("step", "publish")
+    for _ in range(3):
+        async with serving(file_path, begins, grace_seconds=0.01) as engine:
+            await engine.start("begins", how, id="r")
+            await wait_until(lambda: lines()[: len(expected)] == expected)
+            await wait_until(lambda: engine._parts is not None and engine._parts.runs.resident_count != leaves)
+    assert lines() == expected
+    if how in ("wait", "generations"):
+        async with serving(file_path, begins) as engine:
+            await engine.get("r").signal("go")
+            await engine.get("r").result()
+        assert lines() == [*expected, "goes on"]
 
 
 # ---- published values ------------------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ class Noting:
     def pump(self) -> None:
         self.quiets.append(len(self.tasks))
 
+    def failed(self, error: BaseException) -> None:
+        raise error
+
 
 def start(nursery: trio.Nursery, watched: Noting, fn: Any, *args: Any) -> None:
     context = copy_context()

@@ -285,7 +285,7 @@ def begin_to_publish(path: str) -> None:
 
 async def test_the_last_of_several_values_stays_after_a_kill(file_path: str) -> None:
     """No durable call stands between them, so that nothing but the values is in the file."""
-    await killed_when_ready("tests.structure.test_publish", "begin_to_publish", file_path)
+    await killed_when_ready("structure.test_publish", "begin_to_publish", file_path)
     seen: list[Any] = []
     async with serving(file_path, old) as engine:
         run: Run[Any] = engine.get("r", old)
