@@ -73,6 +73,11 @@ class Clock:
     # Longest nap of a service that waits for a due time: the wall clock may be set forward meanwhile.
     nap_seconds_max: float = 1.0
 
+    def __init_subclass__(cls) -> None:
+        """Take a clock that says only what ``now`` is as one that is never set back."""
+        if "now" in vars(cls) and "stamp" not in vars(cls):
+            cls.stamp = cls.now  # type: ignore[method-assign]
+
     def __init__(
         self, wall: Callable[[], int] = time.time_ns, monotonic: Callable[[], int] = time.monotonic_ns
     ) -> None:

@@ -225,3 +225,13 @@ def test_two_steps_back_do_not_mix_up_what_was_stored_between_them() -> None:
     stamp = clock.stamp()
     machine.wall -= 3600 * _SECOND
     assert clock.comes_at(clock.due(stamp + _SECOND, stamped_at=stamp)) - clock.now() == _SECOND
+
+
+def test_a_clock_of_ones_own_may_say_only_what_now_is() -> None:
+    class Counting(Clock):
+        def now(self) -> int:
+            return 7
+
+    clock = Counting()
+    assert clock.stamp() == clock.now() == 7
+    assert clock.comes_at(clock.due(9)) == 9
