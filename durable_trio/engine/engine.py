@@ -218,7 +218,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         Raises:
             RuntimeError: it was opened by another ``trio.run``.
         """
-        if self._client is not None:
+        if self._parts is not None:
             self._check_home()
         self._closed = True
         self._parts = self._root = None

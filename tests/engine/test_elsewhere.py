@@ -104,6 +104,17 @@ async def test_a_client_is_refused_elsewhere_as_well_and_is_not_closed_from_ther
         assert (await client.start(order, id="o")).id == "o"
 
 
+async def test_an_engine_that_serves_is_not_closed_from_elsewhere(file_path: str) -> None:
+    async with serving(file_path, order) as engine:
+
+        def elsewhere() -> None:
+            with pytest.raises(RuntimeError, match="from_thread"):
+                asyncio.run(engine.aclose())
+
+        await trio.to_thread.run_sync(elsewhere)
+        assert await engine.run(order) == 5
+
+
 async def test_what_the_message_says_works() -> None:
     def from_a_thread_of_trio(engine: Engine) -> int:
         return trio.from_thread.run(engine.run, order)
