@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,13 +40,16 @@ def row(seq):
 
 @pytest.fixture
 def spawn(tmp_path: Path) -> Iterator[Spawn]:
-    """Start a Python process that runs a script; it is killed and waited for when the test ends."""
+    """Start a Python process that runs a script; it is killed and waited for when the test ends.
+
+    ``through``: the beginning of a command that starts it.
+    """
     processes: list[subprocess.Popen[str]] = []
     root = Path(durable_trio.__file__).absolute().parents[1]
 
-    def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    def start(script: str, *arguments: object, through: Sequence[str] = ()) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", _PRELUDE + script, *map(str, arguments)],
+            [*through, sys.executable, "-c", _PRELUDE + script, *map(str, arguments)],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),

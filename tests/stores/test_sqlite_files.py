@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import random
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -24,6 +27,7 @@ from durable_trio.errors import (
 )
 from durable_trio.stores.base import Advance, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
+from durable_trio.stores.sqlite.library import note_errno, translate
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start, step
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -321,6 +325,100 @@ def test_a_full_disk_at_creation_leaves_nothing_behind(small_disk: Path) -> None
     assert not (small_disk / "runs.db").exists()
     (small_disk / "ballast").unlink()
     make(small_disk / "runs.db", "run")
+
+
+@pytest.mark.parametrize("room", [0, 4096, 8192, 32768])
+def test_an_existing_store_on_a_full_disk_says_so_and_opens_once_there_is_room(small_disk: Path, room: int) -> None:
+    path = make(small_disk / "runs.db", "run")
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    os.truncate(ballast, ballast.stat().st_size - room)
+    store = SqliteStore(path)
+    with pytest.raises(StoreFull, match="free some room"):  # noqa: PT012  # one or the other
+        store.open()
+        owned(store, "another")
+    store.close()
+    ballast.unlink()
+    store.open()
+    assert len(store.history(row_of(store).run)) == 20
+    store.close()
+
+
+_FILL = """
+import errno, resource
+from durable_trio.errors import StoreFull
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, "run")
+if sys.argv[2] == "limit":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+seq = refused = 0
+while seq < 100:
+    seq += 1
+    row = HistoryRow(seq=seq, key=Key("", "s", seq), kind=StepKind.STEP, started_at=1, finished_at=1, result="x" * 5000)
+    while True:
+        try:
+            (outcome,) = store.apply([Advance(fence=fence, rows=(row,), now=1)])
+            assert outcome is True
+            break
+        except StoreFull:
+            refused += 1
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+say(refused, len(store.history(fence.run)))
+store.close()
+"""
+
+
+def test_a_limit_of_the_file_size_counts_as_full(tmp_path: Path, spawn: Spawn) -> None:
+    output, _ = spawn(_FILL, tmp_path / "runs.db", "limit").communicate(timeout=30)
+    assert output == "1 100\n"
+
+
+def test_a_quota_counts_as_full(tmp_path: Path, spawn: Spawn) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("needs strace")
+    inject = ["-P", f"{tmp_path}/runs.db-wal", "-e", "trace=pwrite64", "-e", "inject=pwrite64:error=EDQUOT:when=90..93"]
+    if subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this process must not be traced")
+    through = ["strace", "-f", "-qq", "-o", os.devnull, *inject]
+    output, _ = spawn(_FILL, tmp_path / "runs.db", "quota", through=through).communicate(timeout=60)
+    refused, stored = map(int, output.split())
+    assert refused > 0
+    assert stored == 100
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "expected"),
+    [
+        (10, errno.EDQUOT, StoreFull),
+        (778, errno.EFBIG, StoreFull),
+        (4874, errno.ENOSPC, StoreFull),
+        (14, errno.EDQUOT, StoreFull),
+        (14, errno.EMFILE, StoreError),
+        (10, errno.EIO, StoreCorrupt),
+        (10, 0, StoreCorrupt),
+        (1034, errno.EDQUOT, StoreCorrupt),  # a sync that failed is never tried again
+        (11, errno.ENOSPC, StoreCorrupt),
+    ],
+)
+def test_what_the_system_has_said_tells_a_full_disk_from_a_broken_one(
+    tmp_path: Path, code: int, said: int, expected: type[StoreError]
+) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    vars(error).update(sqlite_errorcode=code, os_errno=said)
+    assert type(translate(error, str(tmp_path / "runs.db"))) is expected
+
+
+def test_what_the_system_has_said_counts_for_one_error_only() -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.stat("/missing")
+    errors = [sqlite3.OperationalError("one"), sqlite3.OperationalError("another")]
+    for error in errors:
+        note_errno(error)
+        note_errno(error)
+    assert [vars(error).get("os_errno") for error in errors] in ([errno.ENOENT, 0], [None, None])
 
 
 def test_a_full_database_commits_nothing_of_the_batch(tmp_path: Path) -> None:

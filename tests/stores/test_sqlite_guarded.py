@@ -17,6 +17,7 @@ from durable_trio.stores.base import Advance, Fence
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite import store as store_module
 from durable_trio.stores.sqlite.connection import open_connection
+from durable_trio.stores.sqlite.library import is_of_the_store
 from durable_trio.testing.store_contract.kit import add, owned, row_of, step
 
 
@@ -533,16 +534,24 @@ def test_damage_that_the_function_meets_and_swallows_is_the_stores_error(tmp_pat
     store.close()
 
 
-def test_a_damaged_index_of_a_virtual_table_is_the_functions_error(store: SqliteStore, fence: Fence) -> None:
-    def check(connection: Any) -> None:
-        connection.execute("CREATE VIRTUAL TABLE texts USING fts5 (text, content='')")
-        connection.execute("CREATE VIRTUAL TABLE notes USING fts5 (text, content='account', content_rowid='id')")
-        insert(connection)
-        connection.execute("INSERT INTO notes (notes) VALUES ('integrity-check')")
-
-    with pytest.raises(sqlite3.DatabaseError):
-        transact(store, fence, check)
-    assert transact(store, fence, insert) is True
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        (13, "database or disk is full", True),
+        (5, "database is locked", True),
+        (5, "cannot release savepoint - SQL statements in progress", False),
+        (6, "database table is locked", False),  # by a query of the same connection
+        (8, "attempt to write a readonly database", False),  # a value that was opened for reading
+        (779, "database disk image is malformed", True),
+        (267, "database disk image is malformed", False),  # a virtual table's own affair
+        (19, "UNIQUE constraint failed", False),
+        (0, "no code", False),
+    ],
+)
+def test_which_errors_are_the_stores(code: int, text: str, expected: bool) -> None:
+    error = sqlite3.OperationalError(text)
+    vars(error)["sqlite_errorcode"] = code
+    assert is_of_the_store(error) is expected
 
 
 def test_a_checkpoint_that_is_refused_takes_the_rows_back_and_the_next_one_works(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NoReturn, Self
 
-from durable_trio.stores.sqlite.library import AUTH, code_of, is_of_the_store, sqlite3
+from durable_trio.stores.sqlite.library import AUTH, code_of, is_of_the_store, note_errno, sqlite3
 from durable_trio.stores.sqlite.schema import TABLES
 
 __all__ = ["GuardedConnection", "Use"]
@@ -92,6 +92,7 @@ class Use:
             return fn(*arguments, **options)
         except sqlite3.Error as error:
             if is_of_the_store(error):
+                note_errno(error)
                 self.fault = self.fault or error
             elif code_of(error) == AUTH:
                 error.add_note(

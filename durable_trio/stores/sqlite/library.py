@@ -7,7 +7,11 @@ other's. sqlite-utils takes pysqlite3 where that is installed, so whatever it ha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import ctypes
+import errno
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any, Final
 
 from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
 
@@ -16,7 +20,16 @@ if TYPE_CHECKING:
 else:
     from sqlite_utils.utils import sqlite3
 
-__all__ = ["VERSION_MIN", "code_of", "is_of_the_store", "sqlite3", "translate", "version_warnings"]
+__all__ = [
+    "FULL_ERRNOS",
+    "VERSION_MIN",
+    "code_of",
+    "is_of_the_store",
+    "note_errno",
+    "sqlite3",
+    "translate",
+    "version_warnings",
+]
 
 # STRICT tables came with 3.37, RETURNING with 3.35, memory databases shared by name with 3.36.
 VERSION_MIN: Final = (3, 37, 0)
@@ -37,6 +50,12 @@ NOTADB: Final = 26
 _OF_THE_STORE: Final = frozenset({IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB})
 # Extended code: a virtual table's own data are inconsistent, such as the index of a full text search.
 _CORRUPT_VTAB: Final = 267
+# Extended codes of a sync that failed. It is never tried again: the system may have dropped what it could not write.
+_FSYNC: Final = frozenset({1034, 1290})
+
+# What the system says where there is no room: on the disk, within a quota, within the limit of a file's size.
+FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_PROBE_BYTES: Final = 64 * 1024
 
 
 def code_of(error: BaseException) -> int:
@@ -56,16 +75,64 @@ def is_of_the_store(error: sqlite3.Error) -> bool:
     return code in _OF_THE_STORE and getattr(error, "sqlite_errorcode", None) != _CORRUPT_VTAB
 
 
+def note_errno(error: sqlite3.Error) -> None:
+    """Keep with an error what the operating system has said last in this thread; call it before anything else.
+
+    SQLite has one word, "I/O error", for a broken disk, a quota and a limit of the file size, and Python does not give
+    out the system's. It is forgotten here, so that it is never taken for the cause of a later error.
+    """
+    location = _errno_location()
+    if location is not None and "os_errno" not in vars(error):
+        vars(error)["os_errno"] = location[0]
+        location[0] = 0
+
+
+def _errno_location() -> Any:
+    return None if _locate is None else _locate()
+
+
+def _find_errno() -> Any:
+    library = ctypes.CDLL(None)
+    for name in ("__errno_location", "__error", "__errno"):  # Linux; macOS and FreeBSD; other BSDs
+        locate = getattr(library, name, None)
+        if locate is not None:
+            locate.restype = ctypes.POINTER(ctypes.c_int)
+            return locate
+    return None
+
+
+_locate: Final = _find_errno()
+
+
+def _is_for_want_of_room(error: sqlite3.Error, path: str) -> bool:
+    """Return whether an I/O error, or a file that cannot be opened, is one of a disk, quota or limit that is full."""
+    if getattr(error, "sqlite_errorcode", 0) in _FSYNC:
+        return False
+    said = vars(error).get("os_errno", 0)
+    if said in FULL_ERRNOS:
+        return True
+    if said not in (0, errno.ENOENT):  # SQLite tries to open in other ways, too
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
+            file.write(bytes(_PROBE_BYTES))
+    except OSError as probed:
+        return probed.errno in FULL_ERRNOS
+    return False
+
+
 def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> StoreError:
     """Return the error of this library that says what SQLite's error means for the store.
 
     Args:
         committing: the error came out of COMMIT, so that an I/O error leaves the commit in doubt.
     """
+    note_errno(error)
     code = code_of(error)
-    if code == FULL:
+    if code == FULL or (code in (IOERR, CANTOPEN) and _is_for_want_of_room(error, path)):
         return StoreFull(
-            f"the disk or the database is full; nothing was committed to {path!r}: free some room ({error})"
+            "the disk or the database is full, or a quota or a limit of the file size is reached; "
+            f"nothing was committed to {path!r}: free some room ({error})"
         )
     if code in (READONLY, PERM):
         return StoreReadOnly(

@@ -9,7 +9,7 @@ import attrs
 
 from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
-from durable_trio.stores.sqlite.library import VERSION_MIN, sqlite3, translate
+from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
 from durable_trio.stores.sqlite.paths import check_content, check_path, create_file, move_into_place
 from durable_trio.stores.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
@@ -93,6 +93,8 @@ def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlit
         if os.lstat(path).st_ino != inode:
             raise NotADatabase(f"{path!r} was replaced while it was being opened; find out by whom, and try again")
     except BaseException as error:
+        if isinstance(error, sqlite3.Error):
+            note_errno(error)
         for connection in reversed(connections):
             with suppress(sqlite3.Error):
                 connection.close()
@@ -128,6 +130,8 @@ def _create(path: str) -> None:
             connection.close()
         move_into_place(draft, path)
     except BaseException as error:
+        if isinstance(error, sqlite3.Error):
+            note_errno(error)
         with suppress(OSError):
             os.unlink(draft)
         if isinstance(error, sqlite3.Error):

@@ -14,14 +14,13 @@ from typing import Final
 from urllib.parse import quote
 
 from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOnly
-from durable_trio.stores.sqlite.library import NOTADB, code_of, sqlite3, translate
+from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.schema import APPLICATION_ID, schema_version
 
 __all__ = ["check_content", "check_path", "create_file", "move_into_place", "open_lock_file"]
 
 _MODE: Final = 0o600
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # Symbolic links are not followed, children do not inherit the descriptor, a FIFO does not block the opening.
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -164,7 +163,7 @@ def translate_os_error(error: OSError, path: str) -> StoreError:
         return StoreReadOnly(
             f"{path!r} cannot be written; give this process permission for its folder ({error.strerror})"
         )
-    if error.errno in _FULL:
+    if error.errno in FULL_ERRNOS:
         return StoreFull(f"there is no room for {path!r}; free some ({error.strerror})")
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return NotADatabase(f"{path!r} is no file, or is not in a folder ({error.strerror}); choose another path")

@@ -37,7 +37,7 @@ from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connecti
 from durable_trio.stores.sqlite.guarded import GuardedConnection
 from durable_trio.stores.sqlite.handlers import HANDLERS
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
-from durable_trio.stores.sqlite.library import BUSY, code_of, sqlite3, translate
+from durable_trio.stores.sqlite.library import BUSY, code_of, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.owners import Owners
 from durable_trio.stores.sqlite.transact import StoreFault, run_guarded, stores_own
@@ -194,7 +194,9 @@ class SqliteStore(Store):
             step = "commit"
             transaction.commit()
         except sqlite3.Error as error:
-            transaction.roll_back()
+            note_errno(error)
+            with suppress(sqlite3.Error):
+                transaction.roll_back()
             if step == "begin" and not block and code_of(error) == BUSY:
                 return None
             raise self._translate(error, committing=step == "commit") from error

@@ -14,7 +14,7 @@ from typing import Any
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout
 from durable_trio.stores.base import Advance, Fence
 from durable_trio.stores.sqlite.guarded import GuardedConnection, Use
-from durable_trio.stores.sqlite.library import is_of_the_store, sqlite3
+from durable_trio.stores.sqlite.library import is_of_the_store, note_errno, sqlite3
 from durable_trio.stores.sqlite.owners import Owners
 from durable_trio.stores.sqlite.run_operations import advance
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
@@ -26,6 +26,7 @@ class StoreFault(Exception):
     """An error of SQLite that is the store's; ``committing`` if it came out of COMMIT."""
 
     def __init__(self, error: sqlite3.Error, *, committing: bool = False) -> None:
+        note_errno(error)
         super().__init__(str(error))
         self.error = error
         self.committing = committing
