@@ -67,6 +67,7 @@ class StepKind(enum.StrEnum):
     CANCEL = "cancel"  # the run was asked to cancel
     TTL = "ttl"  # the run's time to live was over
     COMPENSATION = "compensation"
+    UNREADABLE = "unreadable"  # never stored: stands for a word that the file should not hold
 
 
 class StepStatus(enum.StrEnum):
@@ -75,6 +76,7 @@ class StepStatus(enum.StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
+    UNREADABLE = "unreadable"  # never stored: stands for a word that the file should not hold
 
 
 class Key(NamedTuple):
@@ -115,6 +117,9 @@ def unescape(name: str) -> str:
 
 
 # ---- rows: what a store reads and writes -------------------------------------------------------------------------
+#
+# ``damage``: what of the row cannot be read, because the file was damaged or changed by another program, as a text for
+# people that names table, row and column. The fields concerned hold stand-ins then; such a row is never executed.
 
 
 @attrs.frozen(kw_only=True)
@@ -131,6 +136,7 @@ class HistoryRow:
     compensates: bool = False  # a compensation was registered with it
     started_at: int
     finished_at: int
+    damage: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -143,6 +149,7 @@ class WaitRow:
     attempt: int = 0
     error: str | None = None  # of the last attempt
     started_at: int
+    damage: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -155,6 +162,7 @@ class MailboxEntry:
     name: str
     payload: str | None
     created_at: int
+    damage: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -186,11 +194,12 @@ class RunRow:
     owner: int | None
     token: int
     changed: int  # rises with every change that a watcher sees; the order of changes
+    damage: str | None = None
 
 
 @attrs.frozen(kw_only=True)
 class ReportRow:
-    """What a process has said of itself, as it is stored."""
+    """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it."""
 
     process: str
     updated_at: int
@@ -208,6 +217,7 @@ class ExecutorRow:
     started_at: int
     lease_until: int  # microseconds of the monotonic clock of that boot
     ended_at: int | None
+    damage: str | None = None
 
 
 # ---- records: what users see -------------------------------------------------------------------------------------
@@ -238,6 +248,10 @@ class RunRecord:
     ``args`` and ``result`` are converted by the workflow's annotations where the engine knows the workflow, else
     they are plain JSON values. ``values`` are what the run has published so far. ``recoveries`` counts the deaths of
     its process in a row without a new row of its history between them: after one that came with progress it is 1 again.
+
+    What cannot be read, because the file is damaged, is ``None``, or empty where it is never ``None``; an instant is
+    the nearest that a ``datetime`` can hold; an unknown status is ``suspended``. ``problem`` then has the kind
+    ``"damaged"`` and says which table, row and column it is, also for a run that has ended.
     """
 
     id: str
@@ -265,7 +279,10 @@ class RunRecord:
 
 @attrs.frozen(kw_only=True)
 class StepRecord:
-    """One row of a run's history. ``result`` is the stored JSON value, ``error`` how it failed."""
+    """One row of a run's history. ``result`` is the stored JSON value, ``error`` how it failed.
+
+    ``problem`` says what of it cannot be read, if the file is damaged; that is ``None``, or ``unreadable``.
+    """
 
     key: str
     kind: StepKind
@@ -275,6 +292,7 @@ class StepRecord:
     error: FailureRecord | None
     started_at: datetime
     finished_at: datetime
+    problem: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -282,7 +300,8 @@ class WaitRecord:
     """A durable call that is open: what it has stored so far.
 
     ``kind`` is "sleep", "signal", "retry" (a step before its next attempt) or "intent" (a step with ``at_most_once``
-    that has begun). Other open calls, a step that runs or a wait for a child, have stored nothing yet.
+    that has begun). Other open calls, a step that runs or a wait for a child, have stored nothing yet. ``problem`` is
+    as in ``StepRecord``.
     """
 
     key: str
@@ -291,6 +310,7 @@ class WaitRecord:
     attempt: int
     error: FailureRecord | None
     started_at: datetime
+    problem: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -298,12 +318,14 @@ class UnreadRecord:
     """What has been sent to a run and is not taken by it yet.
 
     ``kind`` is "signal" or "cancel" (a request). ``payload`` is the stored JSON value; of a cancel it is the reason.
+    ``problem`` is as in ``StepRecord``.
     """
 
     kind: str
     name: str
     payload: Any
     sent_at: datetime
+    problem: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -108,6 +108,7 @@ class StepDocument:
     error: FailureDocument | None
     started_at: datetime
     finished_at: datetime
+    problem: str | None
 
 
 @attrs.frozen(kw_only=True)
@@ -120,6 +121,7 @@ class WaitDocument:
     attempt: int
     error: FailureDocument | None
     started_at: datetime
+    problem: str | None
 
 
 @attrs.frozen(kw_only=True)
@@ -130,6 +132,7 @@ class UnreadDocument:
     name: str
     payload: Any
     sent_at: datetime
+    problem: str | None
 
 
 @attrs.frozen(kw_only=True)

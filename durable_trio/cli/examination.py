@@ -80,6 +80,7 @@ def _damage_text(damage: str) -> str:
 
 def _read(client: Engine, due_before: datetime) -> _Rows:
     connection: Any = client.connect()
+    connection.text_factory = _text  # one name that is not UTF-8 must not keep it from the rest
     try:
         due = round(due_before.timestamp() * 1_000_000)
         answers = [str(row[0]) for row in connection.execute(_INTEGRITY).fetchall()]
@@ -93,6 +94,10 @@ def _read(client: Engine, due_before: datetime) -> _Rows:
         raise StoreCorrupt(f"the database cannot be read to its end ({error})") from error
     finally:
         connection.close()
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:

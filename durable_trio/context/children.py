@@ -7,13 +7,14 @@ from typing import Any
 import trio
 
 from durable_trio.clock import due_after
-from durable_trio.context.environment import Environment
+from durable_trio.context.environment import Environment, check_json
 from durable_trio.errors import CodecError, RunCancelled, RunConflict, RunExpired, RunFailed, RunNotFound
 from durable_trio.failures import CannotRebuild, describe
 from durable_trio.looks import text_of
 from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus
 from durable_trio.replay.calls import Call
 from durable_trio.replay.quiet import BODY
+from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import StartRun
 
 # How often a fork looks after a child that it has not started itself: the child's end is told to its parent only.
@@ -108,6 +109,9 @@ class ChildEndCall(Call):
         if self.turns.port.is_cut:
             return
         child = self._child
+        if child is not None and (damage := _damage_of_end(child)) is not None:
+            self._env.host.park(damaged(self._env.run_id, damage))
+            return
         if child is None or child.status.is_final:
             self._record_end(child)
         elif self._looks_again:
@@ -121,9 +125,7 @@ class ChildEndCall(Call):
     def _record_end(self, child: RunRow | None) -> None:
         now = self._env.clock.stamp()
         if child is not None and child.status is RunStatus.COMPLETED:
-            self.record(
-                now=now, started_at=self.started_at, result=child.result or "null", compensates=self._compensates
-            )
+            self.record(now=now, started_at=self.started_at, result=child.result, compensates=self._compensates)
             return
         error = self._error_of(child)
         text, self.outcome = self._env.failures.encode(error, where=self._env.where("child", self.key))
@@ -146,3 +148,20 @@ class ChildEndCall(Call):
             return error
         text = text_of(error) if isinstance(error, BaseException) else str(error)
         return RunFailed(f"the child {child.id!r} failed: {text}", run_id=child.id, error=error)
+
+
+def _damage_of_end(child: RunRow) -> str | None:
+    """Return what of a child's end cannot be read: it must not become part of the parent's history."""
+    if child.finished_at is None:
+        return None
+    if child.damage is not None:
+        return child.damage
+    where = f"in table runs, the row with id {child.id!r}"
+    try:
+        if child.status is RunStatus.COMPLETED:
+            check_json(child.result or "")
+        elif child.error is not None:
+            describe(child.error)
+    except CodecError as error:
+        return f"{where}, {'result' if child.status is RunStatus.COMPLETED else 'error'}: {error}"
+    return None

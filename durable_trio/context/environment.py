@@ -10,21 +10,27 @@ import attrs
 import trio
 
 from durable_trio.clock import Clock
-from durable_trio.codec import Codec
+from durable_trio.codec import Codec, parse
 from durable_trio.context.saga import Saga
 from durable_trio.context.workers import StepTasks
 from durable_trio.errors import CodecError, Detached
-from durable_trio.failures import CannotRebuild, Failures
+from durable_trio.failures import CannotRebuild, Failures, describe
 from durable_trio.records import HistoryRow, Key, Problem, RunRow
 from durable_trio.replay.calls import Call
 from durable_trio.replay.turns import Turns
 from durable_trio.rules import randomness
+from durable_trio.rules.damage import damaged
 from durable_trio.workflows import Registry, Workflow
 
 if TYPE_CHECKING:
     from durable_trio.context.context import Context
 
 Observe = Callable[[str, Mapping[str, Any]], None]
+
+
+def check_json(text: str) -> None:
+    """Raise ``CodecError`` if a stored text is no JSON."""
+    parse(text, where="what is stored")
 
 
 class Host(Protocol):
@@ -130,6 +136,7 @@ class Environment:
         try:
             return self.codec.decode(row.result, annotation, where=self.where(row.kind, row.key))
         except CodecError as error:
+            self.check_stored(row.result, f"history, the row with key {str(row.key)!r}, result")
             self.park("codec", f"{error}\nThe recorded value cannot be read back as the code's type.")
 
     def _error_of(self, call: Call, row: HistoryRow) -> BaseException:
@@ -141,11 +148,24 @@ class Environment:
         try:
             return self.failures.decode(row.error)
         except (CannotRebuild, CodecError) as error:
+            self.check_stored(row.error, f"history, the row with key {str(row.key)!r}, error", describe)
             self.park(
                 "exception",
                 f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}\n"
                 "Import its class, or name it in Engine(errors=…).",
             )
+
+    def check_stored(self, text: str, place: str, read: Callable[[str], object] = check_json) -> None:
+        """Set the run aside, and never return, if what is stored is nothing that was ever written there."""
+        try:
+            read(text)
+        except CodecError as error:
+            self.park_damaged(f"in table {place}: {error}")
+
+    def park_damaged(self, what: str) -> NoReturn:
+        """Set the run aside because of what is stored; never returns."""
+        self.host.park(damaged(self.run_id, what))
+        raise Detached
 
     def park(self, kind: str, text: str) -> NoReturn:
         """Set the run aside; never returns."""

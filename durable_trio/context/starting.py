@@ -6,7 +6,7 @@ import secrets
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 from durable_trio.clock import Clock, due_after, from_datetime, seconds_of
 from durable_trio.codec import UNANNOTATED, Codec, parse
@@ -15,6 +15,9 @@ from durable_trio.limits import check_name
 from durable_trio.rules.hints import check_options
 from durable_trio.stores.base import StartRun
 from durable_trio.workflows import Registry, Workflow, check_tags
+
+# Of a run's seed, from which all that looks random in it is made.
+SEED_BYTES: Final = 16
 
 
 class SignalStartOptions(TypedDict, total=False):
@@ -78,7 +81,7 @@ def start_operation(
         queue=queue,
         priority=_priority(options.get("priority", 0)),
         tags=codec.encode(tags, dict[str, str], where="tags").text if tags else "{}",
-        seed=secrets.token_bytes(16),
+        seed=secrets.token_bytes(SEED_BYTES),
         created_at=now,
         due_at=_due_at(now, options.get("delay"), options.get("at")),
         ttl_at=None if ttl_seconds is None else due_after(now, ttl_seconds),

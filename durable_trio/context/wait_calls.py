@@ -12,6 +12,7 @@ from durable_trio.clock import from_datetime, seconds_of
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
 from durable_trio.context.waits import SignalCall, SleepCall, after, constant
+from durable_trio.errors import CodecError
 from durable_trio.limits import check_name
 from durable_trio.stores.base import NO_POSITION
 
@@ -64,7 +65,11 @@ class WaitMethods(ContextBase):
         if row.error is not None:
             return env.deliver(call, row, type)
         # The payload is the sender's, not the code's: one of another type is the body's to handle, now and at replay.
-        return env.codec.decode(row.result or "null", type, where=env.where("signal", call.key))
+        try:
+            return env.codec.decode(row.result or "null", type, where=env.where("signal", call.key))
+        except CodecError:
+            env.check_stored(row.result or "null", f"history, the row with key {str(row.key)!r}, result")
+            raise
 
     async def publish(self, key: str, value: Any) -> None:
         """Make a plain JSON value readable by ``run.value(key)`` and in ``watch``; a new one replaces the old.

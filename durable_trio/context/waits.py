@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from durable_trio.clock import due_after
-from durable_trio.context.environment import Environment
-from durable_trio.errors import SignalTimeout
-from durable_trio.records import Key, StepKind, StepStatus, WaitRow
+from durable_trio.context.environment import Environment, check_json
+from durable_trio.errors import CodecError, SignalTimeout
+from durable_trio.records import Key, MailboxEntry, StepKind, StepStatus, WaitRow
 from durable_trio.replay.calls import Call
+from durable_trio.rules.damage import damaged
 
 
 class SleepCall(Call):
@@ -83,6 +84,15 @@ class SignalCall(Call):
             cleared=self.turns.stored_wait(self.key),
             unless_unread=(self._name, self.due_at or now),
         )
+
+    def can_take(self, entry: MailboxEntry) -> bool:
+        try:
+            check_json(entry.payload or "")
+        except CodecError as error:
+            where = f"in table mailbox, the row with id {entry.id}, payload"
+            self._env.host.park(damaged(self._env.run_id, f"{where}: {error}"))
+            return False
+        return True
 
     def dropped(self) -> None:
         self.turns.clear_wait(self.key)

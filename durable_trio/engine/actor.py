@@ -15,6 +15,12 @@ from durable_trio.failures import CARRYING
 from durable_trio.replay.quiet import BODY
 
 
+def check_list(text: str) -> None:
+    """Raise ``CodecError`` if a stored text is no JSON array."""
+    if type(parse(text, where="what is stored")) is not list:
+        raise CodecError("a list was expected")
+
+
 class RunActor(EndingRun):
     """One run of a workflow, resident in this process."""
 
@@ -78,4 +84,5 @@ class RunActor(EndingRun):
             annotations = workflow.annotations_for((None,) * count)
             return codec.decode_arguments(self.row.args, annotations, where=f"the arguments of run {self.row.id!r}")
         except (CodecError, TypeError) as error:
+            self._env.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
             self._env.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")

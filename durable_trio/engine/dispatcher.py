@@ -174,12 +174,16 @@ class Dispatcher(Service):
             limit=limit,
             suspects_max=self._runs.suspects_max,
         )
-        rows: tuple[RunRow, ...] = await self._front.write(claim)
-        await self._make_resident(rows)
-        return len(rows)
+        found: tuple[RunRow, ...] = await self._front.write(claim)
+        await self._make_resident(found)
+        return len(found)
 
-    async def _make_resident(self, rows: tuple[RunRow, ...]) -> None:
+    async def _make_resident(self, found: tuple[RunRow, ...]) -> None:
         front, now = self._front, self._clock.stamp()
+        rows = [row for row in found if row.damage is None]
+        for row in found:
+            if row.damage is not None:
+                self._runs.found_damaged(row)
         try:
             loaded = await front.read(load_all, front, rows) if rows else ()
             for row, one in zip(rows, loaded, strict=True):

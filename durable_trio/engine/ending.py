@@ -8,10 +8,12 @@ from durable_trio.context.child_calls import end_key
 from durable_trio.context.children import ChildEndCall
 from durable_trio.context.functions import FunctionCall, FunctionOptions
 from durable_trio.context.saga import Compensation
+from durable_trio.engine.damage import damage_in_look
 from durable_trio.engine.resident import ResidentRun
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rules.compensation import compensation_key
+from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import Finish
 
 
@@ -86,7 +88,11 @@ class EndingRun(ResidentRun):
         return (RunStatus.COMPLETED if error is None else RunStatus.FAILED), error
 
     async def _look_for_cancel(self) -> None:
-        self._turns.message(await self._read_mail())
+        look = await self._read_mail()
+        if damage := damage_in_look(look):
+            self.park(damaged(self.row.id, damage))
+            raise Detached
+        self._turns.message(look)
         self._turns.mail.is_settled()  # the body may have ended at replay, before anything was taken
 
     def _is_done(self, outcome: Any) -> bool:

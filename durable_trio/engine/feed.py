@@ -47,6 +47,7 @@ class Ending:
     status: RunStatus
     result: str | None
     error: str | None
+    damage: str | None = None  # of its row: the result or the error may be a stand-in
 
 
 @attrs.define(eq=False)
@@ -182,7 +183,7 @@ class Feed(Service):
                     if row is None and event not in self._endings:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
-                        return Ending(row.status, row.result, row.error)
+                        return Ending(row.status, row.result, row.error, row.damage)
                 is_new = False
                 if not self._is_closed:
                     await event.wait()

@@ -16,13 +16,16 @@ import trio
 
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
+from durable_trio.context.starting import SEED_BYTES
+from durable_trio.engine.damage import damage_of
 from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.parts import Parts
-from durable_trio.errors import Detached, OwnershipLost, RunCancelled
+from durable_trio.errors import Detached, OwnershipLost, RunCancelled, RunConflict
 from durable_trio.looks import bears_a_look
 from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
 from durable_trio.replay.quiet import BODY
+from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import ClaimRun, Loaded, Release, Started, StartRun
 from durable_trio.workflows import Workflow, workflow
 
@@ -127,6 +130,11 @@ async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Co
     row, loaded = await _claim(parts, parts.executor, run_id, given)
     known: Workflow[Any, Any] = _inline
     resident = InlineRun(parts.runs, row, known, loaded, parts.runs.failures_of(None))
+    damage = damage_of(row, loaded)
+    if damage is not None:
+        problem = damaged(run_id, damage)
+        resident.park(problem)
+        raise RunConflict(problem.text, run_id=run_id)
     with parts.runs.adopt(resident):
         try:
             async with resident.block() as context:
@@ -144,7 +152,7 @@ async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[
             workflow=INLINE_NAME,
             args=args,
             args_digest=digest,
-            seed=secrets.token_bytes(16),
+            seed=secrets.token_bytes(SEED_BYTES),
             created_at=now,
             due_at=now,
             owner=executor,

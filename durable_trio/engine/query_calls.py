@@ -151,7 +151,7 @@ class QueryCalls(EngineBase):
             resident_runs=parts.runs.resident_count,
             recorded_count=found.recorded_count,
             sqlite_version=found.library_version,
-            warnings=found.warnings,
+            warnings=(*found.warnings, *(f"The file is damaged: {row.damage}." for row in executors if row.damage)),
         )
 
     def tree(self) -> TreeNode:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, cast
 
-from durable_trio.clock import to_datetime
+import attrs
+
+from durable_trio.clock import INSTANT_MAX, to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe
@@ -23,7 +27,36 @@ from durable_trio.records import (
     WaitRow,
 )
 from durable_trio.rules.compensation import compensated_step
+from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.workflows import Workflow
+
+# Characters of what is no text that people are shown, and faults of one row.
+_SHOWN_MAX: Final = 60
+_FAULTS_MAX: Final = 5
+
+
+class Reader:
+    """Reads what is stored of one row, and notes what of it cannot be read."""
+
+    def __init__(self, damage: str | None) -> None:
+        self.unreadable = [] if damage is None else [damage]
+
+    def read(self, place: str, text: str | None, convert: Callable[[str], Any], otherwise: Any = None) -> Any:
+        """Return what ``convert`` makes of a text; ``otherwise`` for none, and for one that cannot be read."""
+        if text is None or (text == "" and self.unreadable):  # the row's damage tells already
+            return otherwise
+        try:
+            if type(text) is not str:  # the store has found that it is none
+                raise CodecError(f"{str(text)[:_SHOWN_MAX]!r} is no text")
+            return convert(text)
+        except CodecError as error:
+            self.unreadable.append(f"in table {place}: {error}")
+            return otherwise
+
+    @property
+    def problem(self) -> str | None:
+        """What cannot be read, if anything."""
+        return "; ".join(self.unreadable[:_FAULTS_MAX]) or None
 
 
 def run_record(
@@ -34,70 +67,95 @@ def run_record(
     failures: Failures,
     values: Mapping[str, str],
 ) -> RunRecord:
-    """Return a run as users see it: converted where its workflow is known and fits, else plain JSON."""
-    result: Any = None
-    if row.result is not None:
-        annotation = UNANNOTATED if workflow is None else workflow.result_type
-        result = _lenient(codec, row.result, annotation)
+    """Return a run as users see it: converted where its workflow is known and fits, else plain JSON.
+
+    What cannot be read at all is told by its problem; see ``RunRecord``.
+    """
+    reader = Reader(row.damage)
+    place = f"runs, the row with id {row.id!r}"
+    annotation = UNANNOTATED if workflow is None else workflow.result_type
+    args = reader.read(f"{place}, args", row.args, lambda _: _arguments(codec, row, workflow), ())
+    result = reader.read(f"{place}, result", row.result, lambda text: _lenient(codec, text, annotation))
+    error = reader.read(f"{place}, error", row.error, lambda text: rebuilt_error(text, failures))
+    tags = reader.read(f"{place}, tags", row.tags, lambda text: codec.decode(text, dict[str, str], where="tags"), {})
+    compensation_errors = reader.read(
+        f"{place}, compensation_errors", row.compensation_errors, lambda text: _compensation_errors(text, codec), ()
+    )
+    published = {}
+    for key, stored in values.items():
+        of_key = f"published, the row with run {row.run}, key {key!r}, value"
+        found = reader.read(of_key, stored, lambda text: (_lenient(codec, text, UNANNOTATED),))
+        if found is not None:
+            published[str(key)] = found[0]
     return RunRecord(
         id=row.id,
         workflow=row.workflow,
         status=row.status,
-        args=_arguments(codec, row, workflow),
+        args=args,
         result=result,
-        error=None if row.error is None else rebuilt_error(row.error, failures),
-        problem=None if row.problem is None else codec.decode(row.problem, Problem, where="a problem"),
+        error=error,
+        problem=_problem(row, reader, f"{place}, problem", codec),
         queue=row.queue,
         priority=row.priority,
-        tags=codec.decode(row.tags, dict[str, str], where="tags"),
+        tags=tags,
         parent_id=row.parent_id,
-        created_at=to_datetime(row.created_at),
-        started_at=None if row.started_at is None else to_datetime(row.started_at),
-        finished_at=None if row.finished_at is None else to_datetime(row.finished_at),
-        wake_at=None if row.wake_at is None else to_datetime(row.wake_at),
-        ttl_at=None if row.ttl_at is None else to_datetime(row.ttl_at),
+        created_at=_datetime(row.created_at),
+        started_at=_datetime_or_none(row.started_at),
+        finished_at=_datetime_or_none(row.finished_at),
+        wake_at=_datetime_or_none(row.wake_at),
+        ttl_at=_datetime_or_none(row.ttl_at),
         recoveries=row.recoveries,
         generation=row.generation,
-        compensation_errors=tuple(
-            describe(codec.own.encode(item, UNANNOTATED, where="a failure").text)
-            for item in parse(row.compensation_errors, where="compensation errors")
-        ),
-        values={key: _lenient(codec, text, UNANNOTATED) for key, text in values.items()},
+        compensation_errors=compensation_errors,
+        values=published,
         owner=row.owner,
     )
 
 
 def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
     """Return a history row as users see it."""
+    reader = Reader(row.damage)
+    key = str(row.key)
+    place = f"history, the row with key {key!r}"
     return StepRecord(
-        key=str(row.key),
+        key=key,
         kind=row.kind,
         status=row.status,
         attempt=row.attempt,
-        result=None if row.result is None else parse(row.result, where=str(row.key)),
-        error=None if row.error is None else describe(row.error),
+        result=reader.read(f"{place}, result", row.result, partial(parse, where=key)),
+        error=reader.read(f"{place}, error", row.error, describe),
         # The wall clock may have been set back meanwhile.
-        started_at=to_datetime(min(row.started_at, row.finished_at)),
-        finished_at=to_datetime(row.finished_at),
+        started_at=_datetime(min(row.started_at, row.finished_at)),
+        finished_at=_datetime(row.finished_at),
+        problem=reader.problem,
     )
 
 
 def wait_record(row: WaitRow) -> WaitRecord:
     """Return what an open durable call has stored as users see it."""
+    reader = Reader(row.damage)
     return WaitRecord(
         key=str(row.key),
         kind=row.kind,
-        due_at=None if row.due_at is None else to_datetime(row.due_at),
+        due_at=_datetime_or_none(row.due_at),
         attempt=row.attempt,
-        error=None if row.error is None else describe(row.error),
-        started_at=to_datetime(row.started_at),
+        error=reader.read(f"waits, the row with key {str(row.key)!r}, error", row.error, describe),
+        started_at=_datetime(row.started_at),
+        problem=reader.problem,
     )
 
 
 def unread_record(entry: MailboxEntry) -> UnreadRecord:
     """Return a signal or a request to cancel as users see it."""
-    payload = None if entry.payload is None else parse(entry.payload, where=f"{entry.kind} {entry.name!r}")
-    return UnreadRecord(kind=entry.kind, name=entry.name, payload=payload, sent_at=to_datetime(entry.created_at))
+    reader = Reader(entry.damage)
+    place = f"mailbox, the row with id {entry.id}, payload"
+    return UnreadRecord(
+        kind=entry.kind,
+        name=entry.name,
+        payload=reader.read(place, entry.payload, partial(parse, where=f"{entry.kind} {entry.name!r}")),
+        sent_at=_datetime(entry.created_at),
+        problem=reader.problem,
+    )
 
 
 def rebuilt_error(text: str, failures: Failures) -> BaseException | FailureRecord:
@@ -125,8 +183,35 @@ def error_text(error: object) -> str:
     return said(error) if isinstance(error, BaseException) else f"{type(error).__name__}: {error}"
 
 
+def _problem(row: RunRow, reader: Reader, place: str, codec: Codec) -> Problem | None:
+    """Return why a run is parked, with what of it cannot be read."""
+    stored = reader.read(place, row.problem, lambda text: codec.decode(text, Problem, where="a problem"))
+    if reader.problem is None or (stored is not None and stored.kind == DAMAGED):
+        return cast(Problem | None, stored)
+    found = damaged(row.id, reader.problem)
+    return found if stored is None else attrs.evolve(found, text=f"{found.text}\n{stored.text}")
+
+
+def _compensation_errors(text: str, codec: Codec) -> tuple[FailureRecord, ...]:
+    found = parse(text, where="compensation errors")
+    if type(found) is not list:
+        raise CodecError("compensation errors: a list was expected")
+    return tuple(describe(codec.own.encode(item, UNANNOTATED, where="a failure").text) for item in found)
+
+
+def _datetime(instant: int) -> datetime:
+    """Return an instant as a datetime, which ends with the year 9999."""
+    return to_datetime(min(instant, INSTANT_MAX))
+
+
+def _datetime_or_none(instant: int | None) -> datetime | None:
+    return None if instant is None else _datetime(instant)
+
+
 def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:
     plain = parse(row.args, where="arguments")
+    if type(plain) is not list:
+        raise CodecError("arguments: a list was expected")
     nothing = (None,) * len(plain)
     try:
         annotations = (UNANNOTATED,) * len(plain) if workflow is None else workflow.annotations_for(nothing)

@@ -77,7 +77,8 @@ class Reaper:
             lease_before = None
             if store.executor_is_alive(row.id):
                 lease_before = monotonic_now()
-                is_judged = row.boot_id == self.boot_id and lease_before >= self._trusts_leases_at
+                is_known = row.damage is None and row.boot_id == self.boot_id
+                is_judged = is_known and lease_before >= self._trusts_leases_at
                 if not is_judged or row.lease_until >= lease_before:
                     others_count += 1
                     continue

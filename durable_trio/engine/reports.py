@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
@@ -23,7 +24,7 @@ import trio
 from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
 from durable_trio.engine.recovery import boot_id
-from durable_trio.errors import StoreError
+from durable_trio.errors import CodecError, StoreError
 from durable_trio.records import ProcessReport, ReportRow, RunRow, StepInHand
 from durable_trio.stores.base import PutReport
 from durable_trio.stores.front import StoreFront
@@ -35,6 +36,7 @@ _GATHER_SECONDS: Final = 0.2
 # How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.
 _LOOK_SECONDS: Final = 1.0
 _WHERE: Final = "the report of a process"
+_PID: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @attrs.frozen
@@ -53,8 +55,14 @@ class ProcessIdentity:
 
     @classmethod
     def parse(cls, text: str) -> ProcessIdentity:
-        """Return what ``str`` has made a text of."""
+        """Return what ``str`` has made a text of.
+
+        Raises:
+            ValueError: it has not.
+        """
         host, boot, pid, started = text.rsplit("/", 3)
+        if not _PID.fullmatch(pid):
+            raise ValueError(f"{pid!r} is no number of a process")
         return cls(host, boot, int(pid), started)
 
     def __str__(self) -> str:
@@ -99,6 +107,7 @@ class Reports:
         self._lingering: tuple[StepInHand, ...] = ()
         self._root: Supervisor | None = None
         self._opened = trio.Event()
+        self._skipped: set[str] = set()
 
     async def root(self) -> Supervisor:
         """Return this process's tree, once it is open; a service cannot have it before."""
@@ -150,13 +159,27 @@ class Reports:
         """Return the reports of all processes that run, the longest running first."""
         found = []
         for row in await self._front.ask(self._front.store.reports):
-            if ProcessIdentity.parse(row.process).is_alive():
-                found.append(self._decoded(row))
+            try:
+                is_alive = ProcessIdentity.parse(row.process).is_alive()
+                report = self._decoded(row) if is_alive else None
+            except (ValueError, CodecError) as error:
+                self._skip(row, error)
+                continue
+            if report is not None:
+                found.append(report)
         return tuple(sorted(found, key=lambda report: report.started_at))
 
     def _decoded(self, row: ReportRow) -> ProcessReport:
         report: ProcessReport = self._codec.decode(row.report, ProcessReport, where=_WHERE)
+        if report.started_at.utcoffset() is None or report.updated_at.utcoffset() is None:
+            raise ValueError("a time without time zone")
         return report
+
+    def _skip(self, row: ReportRow, error: Exception) -> None:
+        """Nothing depends on a report: one that cannot be read is left out, and said to be so once."""
+        if row.process not in self._skipped:
+            self._skipped.add(row.process)
+            _LOGGER.warning("the report of process %r cannot be read and is left out: %s", row.process, error)
 
     async def _put(self, root: Supervisor) -> None:
         now = self._clock.stamp()
@@ -181,7 +204,12 @@ class Reports:
     async def _remove_dead(self) -> None:
         try:
             for row in await self._front.ask(self._front.store.reports):
-                if not ProcessIdentity.parse(row.process).is_alive():
+                try:
+                    is_alive = ProcessIdentity.parse(row.process).is_alive()
+                except ValueError as error:
+                    self._skip(row, error)
+                    continue
+                if not is_alive:
                     await self._front.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
         except StoreError as error:
             _LOGGER.warning("reports of processes that have ended could not be removed: %s", error)

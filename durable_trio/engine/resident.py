@@ -23,8 +23,9 @@ from durable_trio.context.functions import FunctionCall
 from durable_trio.context.saga import Saga
 from durable_trio.context.workers import StepTasks
 from durable_trio.doors import guarded
+from durable_trio.engine.damage import damage_in_look
 from durable_trio.engine.settings import Settings
-from durable_trio.errors import Detached, NonDeterminismError
+from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.failures import Failures
 from durable_trio.limits import (
     INBOX_CAPACITY,
@@ -36,6 +37,7 @@ from durable_trio.limits import (
 from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepInHand, StepKind, WaitRow
 from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
+from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.stores.base import NO_POSITION, Fence, Loaded, MailLook, Park, Release
 from durable_trio.stores.front import StoreFront, Waiter
@@ -218,7 +220,9 @@ class ResidentRun:
                 self._turns.hold()
             if Message.MAIL in messages:
                 look = await self._read_mail()
-                if not self._is_finishing:  # a write behind the last one would be refused
+                if damage := damage_in_look(look):
+                    self.park(damaged(self.row.id, damage))
+                elif not self._is_finishing:  # a write behind the last one would be refused
                     self._turns.message(look)
             self._turns.pump()
 
@@ -346,6 +350,8 @@ class ResidentRun:
         self.detach()
 
     def refused(self, error: BaseException) -> None:
+        if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
+            self.park(damaged(self.row.id, f"what it has to record is refused: {error}"))
         self.detach()
         self._around.lost(error)
 

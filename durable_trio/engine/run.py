@@ -15,9 +15,10 @@ from durable_trio.engine.reading import (
     unread_record,
     wait_record,
 )
-from durable_trio.errors import CompensationFailed, RunCancelled, RunExpired, RunFailed
+from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.rules.damage import damaged
 from durable_trio.workflows import Workflow
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Run(Generic[R]):
             RunCancelled: it was cancelled.
             RunExpired: it did not end within its time to live.
             RunNotFound: there is no such run, or it was removed before its end was seen.
+            CodecError: its result is not of the workflow's type, or what is stored of it is damaged.
         """
         return await self._result()
 
@@ -58,11 +60,13 @@ class Run(Generic[R]):
         engine = self._engine
         with lending_place():
             ending = await engine._parts_in_use().feed.wait_ended(self.id, is_new=is_new)
+        if ending.damage is not None:
+            raise CodecError(damaged(self.id, ending.damage).text, where=f"run {self.id!r}")
         if ending.status is RunStatus.COMPLETED:
             workflow = self._workflow or await engine._workflow_of(self.id)
             annotation = UNANNOTATED if workflow is None else workflow.result_type
-            where = f"the result of run {self.id!r}"
-            return cast(R, engine._codec.decode(ending.result or "null", annotation, where=where))
+            where = f"the result of run {self.id!r} (runs.result)"
+            return cast(R, engine._codec.decode(ending.result or "", annotation, where=where))
         failures = engine._failures_of(self._workflow or await engine._workflow_of(self.id))
         error = None if ending.error is None else rebuilt_error(ending.error, failures)
         end: RunFailed | RunCancelled | RunExpired
@@ -136,7 +140,7 @@ class Run(Generic[R]):
         front = self._engine._parts_in_use().front
         unread = await front.ask(front.store.unread, row.run)
         kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
-        return tuple(unread_record(entry) for entry in unread if entry.kind in kinds)
+        return tuple(unread_record(entry) for entry in unread if entry.kind in kinds or entry.damage is not None)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to the run; see ``engine.send_signal``."""

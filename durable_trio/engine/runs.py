@@ -15,6 +15,7 @@ import trio
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.actor import RunActor
+from durable_trio.engine.damage import damage_of
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.places import LENDER
@@ -27,6 +28,7 @@ from durable_trio.limits import LENT_RUNS_MAX, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
+from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflows import Registry, Workflow
@@ -150,7 +152,18 @@ class Runs:
         # that goes on with it has none of them.
         context = contextvars.Context()
         context.run(LENDER.set, partial(self.lend, row.run))
-        context.run(partial(self._nursery.start_soon, self._run, actor, workflow, name=f"actor of run {row.id}"))
+        begin = partial(self._nursery.start_soon, self._run, actor, workflow, loaded, name=f"actor of run {row.id}")
+        context.run(begin)
+
+    def found_damaged(self, row: RunRow) -> None:
+        """A run was to be claimed, and the store has set it aside."""
+        assert row.damage is not None
+        if row.status.is_final:
+            _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
+            return
+        problem = damaged(row.id, row.damage)
+        _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, problem.text)
+        self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": None})
 
     @contextmanager
     def adopt(self, resident: ResidentRun) -> Iterator[None]:
@@ -252,11 +265,13 @@ class Runs:
     # ---- one run -----------------------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for; bodies have other tasks
-    async def _run(self, actor: RunActor, workflow: Workflow[..., Any]) -> None:
+    async def _run(self, actor: RunActor, workflow: Workflow[..., Any], loaded: Loaded) -> None:
         row = actor.row
         try:
             if row.recoveries > workflow.max_recoveries:
                 await self._set_aside(row, workflow)
+            elif (damage := damage_of(row, loaded)) is not None:
+                actor.park(damaged(row.id, damage))
             else:
                 await actor.run()
         except Exception as error:  # a fault of ours in one run must not take the others along

@@ -67,13 +67,20 @@ class UpkeepCalls(EngineBase):
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.
 
+        So is one removed that is parked because it is damaged: it will never end. A parent that waits for it is told
+        that it is gone.
+
         Raises:
             RunNotFound: there is no such run.
             RunConflict: it has not ended.
         """
         parts = self._parts_in_use()
-        await parts.front.write(DeleteRun(run_id=check_name("run id", run_id)))
+        row = await self._row(check_name("run id", run_id))
+        await parts.front.write(DeleteRun(run_id=run_id))
         guarded(parts.feed.recheck_removed)
+        if parts.executor is not None and row.parent is not None:
+            parts.runs.mail(row.parent)
+            parts.dispatcher.nudge()
 
     async def prune(
         self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None

@@ -14,7 +14,7 @@ import trio
 
 from durable_trio.clock import Due
 from durable_trio.errors import RunConflict
-from durable_trio.records import HistoryRow, Key, StepKind, StepStatus
+from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind, StepStatus
 
 if TYPE_CHECKING:
     from durable_trio.replay.parking import Parking
@@ -84,6 +84,10 @@ class Call(abc.ABC):
 
     def child_ended(self) -> None:  # noqa: B027  # few calls wait for a child
         """The child ``waits_for_child`` has ended."""
+
+    def can_take(self, entry: MailboxEntry) -> bool:
+        """Whether the call may consume the signal; not one that cannot be read, for which the run is set aside."""
+        return True
 
     def conflicted(self, error: RunConflict) -> bool:
         """The store refused the row because of a conflict; return whether the call deals with it."""

@@ -116,6 +116,8 @@ class Mail:
 
     def record_signal(self, call: Call, entry: MailboxEntry) -> None:
         """Let the call consume the signal."""
+        if not call.can_take(entry):
+            return
         self._signals.remove(entry)
         turns = self._turns
         call.record(

@@ -12,6 +12,10 @@ except where the error says that the commit is in doubt.
 A run's writes carry a ``Fence``: they take effect only if ``owner`` and ``token`` are still those of the run, and the
 executor has not ended; it is checked in the same transaction. Otherwise the outcome is ``OwnershipLost`` and nothing
 of that operation is written.
+
+A row that cannot be read, because the file was damaged, is never an error of a read: the record says so in ``damage``.
+An operation that meets a damaged run sets it aside (suspended, unowned, due at no time, with a problem) where it would
+have changed it, and goes on with the others.
 """
 
 from __future__ import annotations
@@ -96,6 +100,7 @@ class Loaded:
 
     ``left_out``: of the unread signals those with ids above the first of these and up to the second are not among
     ``unread``, because they are many (see ``Store.mail``); cancels and ends of children always are.
+    ``damage``: that of one of the rows; then the run must not go on.
     """
 
     history: tuple[HistoryRow, ...]
@@ -104,6 +109,7 @@ class Loaded:
     values: Mapping[str, str]
     positions: Mapping[str, tuple[int, int]] = attrs.Factory(dict)  # of the values, as they were published
     left_out: tuple[int, int] | None = None
+    damage: str | None = None
 
 
 @attrs.frozen

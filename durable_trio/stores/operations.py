@@ -70,6 +70,8 @@ class ClaimDue:
     not due, or not among ``workflows``, nor with those that are, or their priorities. Where very many become due at the
     same time, they may come in the order of their due times, whatever their priority.
 
+    One whose row is damaged is set aside instead: it comes unowned and with its ``damage``.
+
     Of the *suspects*, those with ``SUSPECT_RECOVERIES`` or more, at most ``suspects_max`` are claimed; others are
     passed over, and stay where they are.
     """
@@ -284,7 +286,10 @@ class ForkRun:
 
 @attrs.frozen(kw_only=True)
 class DeleteRun:
-    """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final."""
+    """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final.
+
+    One that is set aside because it is damaged is removed as well: there is no other way to end it.
+    """
 
     run_id: str
 
@@ -312,7 +317,10 @@ class Unpark:
 
 @attrs.frozen(kw_only=True)
 class RegisterExecutor:
-    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before."""
+    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before.
+
+    Runs whose owner is no executor that lives, which only a damaged file has, are set free with it.
+    """
 
     pid: int
     host: str

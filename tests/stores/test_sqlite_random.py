@@ -65,7 +65,13 @@ class Dice:
             fence = Fence(row.run, row.owner or executor, row.token - (dice.random() < 0.1))
         key = Key("", f"s{dice.randrange(5)}", 0)
         kind = dice.choice([StepKind.STEP, StepKind.SIGNAL, StepKind.CANCEL, StepKind.COMPENSATION, StepKind.STEP])
-        new = step(now, key=key, kind=kind, status=dice.choice(list(StepStatus)), compensates=dice.random() < 0.5)
+        new = step(
+            now,
+            key=key,
+            kind=kind,
+            status=dice.choice((StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.TIMED_OUT)),
+            compensates=dice.random() < 0.5,
+        )
         unread = store.unread(fence.run)
         taken = ((unread[0].id, now),) if unread and dice.random() < 0.7 else ()
         status = dice.choice([RunStatus.RUNNING, RunStatus.SUSPENDED, RunStatus.COMPENSATING])

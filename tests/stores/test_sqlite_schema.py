@@ -187,7 +187,11 @@ SORTED = (
         (questions.NEXT_WORKFLOW, ("",), "runs_by_status"),
         (questions.NEXT_STATUS, ("w", ""), "runs_by_status"),
         (upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1), "runs_finished"),
-        (upkeep_operations.UNPARK, (1, 1, "w", "f"), "runs_parked"),
+        (
+            upkeep_operations.UNPARK,
+            {"now": 1, "changed": 1, "workflow": "w", "fingerprint": "f"},
+            "runs_parked",
+        ),
         (executor_operations.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
         (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
         (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),

@@ -8,16 +8,20 @@ costs the same however many wait, of however many priorities. Before that it mov
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+from durable_trio.clock import INSTANT_MIN
 from durable_trio.errors import OwnershipLost
 from durable_trio.records import RunRow
 from durable_trio.stores.base import ClaimDue
+from durable_trio.stores.sqlite.damage_operations import set_aside, update_run
+from durable_trio.stores.sqlite.layout import COUNT_MAX, NO_INTEGER
+from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.schema import BEGUN, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["FIND_IN_LINE", "FIND_LATER", "claim_due"]
+__all__ = ["FIND_IN_LINE", "FIND_LATER", "claim", "claim_due"]
 
 # Runs that one claim moves into line, of each workflow: some claims' worth, and a millisecond or two of the turn.
 _MOVED_MAX: Final = 256
@@ -29,7 +33,8 @@ FIND_IN_LINE: Final = f"""
 """
 FIND_LATER: Final = """
     SELECT run FROM runs INDEXED BY runs_later
-    WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 0 AND wake_at <= ?
+    WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
+        AND wake_at <= ?
     ORDER BY wake_at, run LIMIT ?
 """
 MOVE: Final = "UPDATE runs SET is_due = ? WHERE run = ?"
@@ -43,13 +48,31 @@ CLAIM: Final = f"""
         changed = CASE WHEN status IN ('pending', 'suspended') THEN :changed ELSE changed END,
         started_at = CASE WHEN status = 'pending' THEN coalesce(started_at, :now) ELSE started_at END,
         status = CASE WHEN status IN ('pending', 'suspended') THEN 'running' ELSE status END,
-        claimed_seq = coalesce((SELECT max(seq) FROM history WHERE history.run = runs.run), -1)
+        claimed_seq = coalesce(
+        CAST((SELECT max(seq) FROM history WHERE history.run = runs.run AND seq <= {COUNT_MAX}) AS INTEGER), -1
+    )
     WHERE run = :run
     RETURNING {RUN_COLUMNS}
 """
 
 
 _Due = tuple[int, int, int]  # priority, negated; wake_at; run
+
+
+def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
+    """Claim a run with ``CLAIM``. One whose row is damaged is set aside: it comes with its damage, and unowned."""
+    try:
+        row = run_from(transaction.execute(CLAIM, values).fetchall()[0])
+    except sqlite3.IntegrityError as error:
+        return set_aside(transaction, values["run"], why=str(error))
+    if row.damage is not None or row.status.is_final:
+        return set_aside(transaction, values["run"])
+    return row
+
+
+def _damaged(run: int) -> _Due:
+    """Return a place in line for a run whose own cannot be read: at its head, due at a time that never is."""
+    return (NO_INTEGER, NO_INTEGER, run)
 
 
 def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ...] | OwnershipLost:
@@ -66,9 +89,12 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
         due = sorted([*suspects, *_heads(transaction, workflows, BEGUN, operation.now, limit)])[:limit]
         due += _heads(transaction, workflows, NEW, operation.now, limit - len(due))
     claimed = []
-    for _, _, run in due:
+    for _, wake_at, run in due:
+        if wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
+            claimed.append(set_aside(transaction, run))
+            continue
         values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
-        claimed.append(run_from(transaction.execute(CLAIM, values).fetchall()[0]))
+        claimed.append(claim(transaction, values))
     return tuple(claimed)
 
 
@@ -77,7 +103,7 @@ def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: i
         for has_begun in (True, False):
             found = transaction.execute(FIND_LATER, (workflow, has_begun, now, _MOVED_MAX)).fetchall()
             for (run,) in found:
-                transaction.execute(MOVE, (True, run))
+                update_run(transaction, MOVE, (True, run), run=run)
 
 
 def _heads(transaction: Transaction, workflows: tuple[str, ...], line: int, now: int, limit: int) -> list[_Due]:
@@ -88,8 +114,10 @@ def _heads(transaction: Transaction, workflows: tuple[str, ...], line: int, now:
         for priority, wake_at, run in heads:
             # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it
             # may have been woken by a message; what is new must neither begin early nor stand in the way.
-            if wake_at <= now or line != NEW:
+            if type(priority) is not int or type(wake_at) is not int:
+                found.append(_damaged(run))
+            elif wake_at <= now or line != NEW:
                 found.append((-priority, wake_at, run))
             else:
-                transaction.execute(MOVE, (False, run))
+                update_run(transaction, MOVE, (False, run), run=run)
     return sorted(found)[:limit]

@@ -7,11 +7,13 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunRow
+from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import ClaimRun, Sent, SignalWithStart, Started
-from durable_trio.stores.sqlite.claim_operations import CLAIM
+from durable_trio.stores.sqlite.claim_operations import claim
+from durable_trio.stores.sqlite.damage_operations import update_run
 from durable_trio.stores.sqlite.message_operations import run_not_found, send_signal
-from durable_trio.stores.sqlite.rows import run_from
+from durable_trio.stores.sqlite.rows import run_from, status_from
 from durable_trio.stores.sqlite.start_operations import FIND_RUN, start_run
 from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
 
@@ -34,13 +36,14 @@ def claim_run(
     run_id = operation.run_id
     if workflow != operation.workflow:
         return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {operation.workflow!r}", run_id=run_id)
-    if RunStatus(status).is_final:
+    if status_from(status).is_final:
         return RunFinished(f"run {run_id!r} is {status}", run_id=run_id)
     if owner is not None:
         return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)
-    transaction.execute(CLEAR_PROBLEM, (run,))
+    update_run(transaction, CLEAR_PROBLEM, (run,), run=run)
     values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
-    return run_from(transaction.execute(CLAIM, values).fetchall()[0])
+    row = claim(transaction, values)
+    return row if row.damage is None else RunConflict(damaged(run_id, row.damage).text, run_id=run_id)
 
 
 def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> Any:

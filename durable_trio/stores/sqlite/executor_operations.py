@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from durable_trio.stores.base import ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.sqlite.damage_operations import update_each
+from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["reap_executor", "register_executor", "renew_lease"]
@@ -35,6 +37,13 @@ SET_FREE: Final = """
         END
     WHERE owner = :executor
 """
+OWNED: Final = "SELECT run FROM runs WHERE owner = :executor"
+# Owners that are no living executors: only a damaged file has any, and nobody would ever set their runs free.
+GHOSTS: Final = """
+    SELECT DISTINCT owner FROM runs INDEXED BY runs_owned
+    WHERE owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM executors WHERE id = owner AND ended_at IS NULL)
+"""
+REMOVE: Final = "DELETE FROM executors WHERE id = ?"
 
 
 def register_executor(transaction: Transaction, operation: RegisterExecutor) -> int:
@@ -46,12 +55,17 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
     transaction.owners.take(executor)
     transaction.registered.append(executor)
     transaction.execute(FORGET, (executor - _ENDED_KEPT,))
+    for (ghost,) in transaction.execute(GHOSTS).fetchall():
+        _set_free(transaction, {"executor": ghost, "crashed": False, "crashed_runs": "[]", "now": operation.now})
     return executor
 
 
 def renew_lease(transaction: Transaction, operation: RenewLease) -> bool:
     """Prolong an executor's lease (see ``RenewLease``)."""
-    transaction.execute(RENEW, (operation.lease_until, operation.executor))
+    try:
+        transaction.execute(RENEW, (operation.lease_until, operation.executor))
+    except sqlite3.IntegrityError:  # its row is damaged: it becomes another one
+        return False
     return transaction.cursor.rowcount == 1
 
 
@@ -64,9 +78,20 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
         "crashed_runs": str(sorted(operation.crashed_runs)),
         "now": operation.now,
     }
-    transaction.execute(END, values)
-    if transaction.cursor.rowcount != 1:
+    if not _end(transaction, values):
         return None
     transaction.end_executor(operation.executor)
-    transaction.execute(SET_FREE, values)
-    return transaction.cursor.rowcount
+    return _set_free(transaction, values)
+
+
+def _end(transaction: Transaction, values: dict[str, Any]) -> bool:
+    """Note that an executor has ended, and return whether it had not before. A damaged row cannot be kept."""
+    try:
+        transaction.execute(END, values)
+    except sqlite3.IntegrityError:
+        transaction.execute(REMOVE, (values["executor"],))
+    return transaction.cursor.rowcount == 1
+
+
+def _set_free(transaction: Transaction, values: dict[str, Any]) -> int:
+    return update_each(transaction, SET_FREE, values, which=OWNED)

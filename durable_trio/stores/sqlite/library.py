@@ -25,6 +25,7 @@ __all__ = [
     "VERSION_MIN",
     "code_of",
     "is_of_the_store",
+    "is_undecodable",
     "note_errno",
     "sqlite3",
     "translate",
@@ -119,6 +120,11 @@ def _is_for_want_of_room(error: sqlite3.Error, path: str) -> bool:
     except OSError as probed:
         return probed.errno in FULL_ERRNOS
     return False
+
+
+def is_undecodable(error: BaseException) -> bool:
+    """Return whether a text that was read is not UTF-8. SQLite does not care; the module that reads it does."""
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode to UTF-8")
 
 
 def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> StoreError:

@@ -7,7 +7,9 @@ from typing import Final
 from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import MailboxEntry, RunStatus
 from durable_trio.stores.base import RequestCancel, SendSignal, Sent
-from durable_trio.stores.sqlite.rows import ENTRY_COLUMNS, entry_from
+from durable_trio.stores.sqlite.damage_operations import update_run
+from durable_trio.stores.sqlite.layout import COUNT_MAX
+from durable_trio.stores.sqlite.rows import ENTRY_COLUMNS, entry_from, status_from
 from durable_trio.stores.sqlite.transaction import Transaction
 
 _UNBOUNDED: Final = 2**62
@@ -22,12 +24,19 @@ ADD_ENTRY: Final = """
 """
 COUNT_SIGNAL: Final = """
     INSERT INTO unread_counts (run, signals) VALUES (?, 1)
-    ON CONFLICT (run) DO UPDATE SET signals = signals + 1 WHERE signals < ? RETURNING signals
+    ON CONFLICT (run) DO UPDATE SET signals = CAST(signals AS INTEGER) + 1 WHERE signals < ? RETURNING signals
 """
+FIND_COUNT: Final = "SELECT signals FROM unread_counts WHERE run = ?"
+COUNT_ANEW: Final = """
+    INSERT OR REPLACE INTO unread_counts (run, signals)
+    SELECT ?, count(*) FROM mailbox INDEXED BY mailbox_unread WHERE run = ? AND kind = 'signal' AND seq IS NULL
+"""
+# What it waits for is a hint: where that cannot be read, the run looks for itself.
 WAKE_WAITING: Final = """
     UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1
     WHERE run = :run AND owner IS NULL AND status = 'suspended' AND problem IS NULL
-        AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name)
+        AND CASE WHEN NOT json_valid(waits_for) THEN true WHEN json_type(waits_for) <> 'array' THEN true
+            ELSE EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name OR type <> 'text') END
 """
 WAKE: Final = "UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1 WHERE run = :run"
 UNPARK: Final = """
@@ -67,10 +76,10 @@ def send_signal(
                 "give a new signal a new id",
                 run_id=operation.run_id,
             )
-    if RunStatus(status).is_final:
+    if status_from(status).is_final:
         return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
     unread_max = _UNBOUNDED if operation.unread_max is None else operation.unread_max
-    if transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is None:
+    if not _count_signal(transaction, run, unread_max):
         return MailboxFull(
             f"run {operation.run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
             "send again once it has taken some, or cancel it if it never will",
@@ -78,8 +87,20 @@ def send_signal(
         )
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
     if owner is None and status == RunStatus.SUSPENDED:
-        transaction.execute(WAKE_WAITING, {"now": operation.now, "run": run, "name": operation.name})
+        values = {"now": operation.now, "run": run, "name": operation.name}
+        update_run(transaction, WAKE_WAITING, values, run=run)
     return Sent(entry=entry, created=True, owner=owner)
+
+
+def _count_signal(transaction: Transaction, run: int, unread_max: int) -> bool:
+    """Count one more unread signal of a run; return False, and do not, if it has as many as it may have."""
+    if transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is not None:
+        return True
+    (count,) = transaction.execute(FIND_COUNT, (run,)).fetchone()
+    if type(count) is int and 0 <= count <= COUNT_MAX:
+        return False
+    transaction.execute(COUNT_ANEW, (run, run))  # the number is damaged; what it counts is not
+    return transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is not None
 
 
 def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent | RunNotFound | None:
@@ -88,22 +109,23 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     if found is None:
         return run_not_found(operation.run_id)
     run, status, owner, problem = found
-    if status == RunStatus.COMPENSATING or RunStatus(status).is_final:
+    if status == RunStatus.COMPENSATING or status_from(status).is_final:
         return None
     known = transaction.execute(FIND_CANCEL, (run,)).fetchone()
     is_unread = known is None or known[-1] is None
     if known is None:
         entry = _add(transaction, run, "cancel", "cancel", operation.reason, operation.now, None)
     else:
-        entry = entry_from(known)
+        entry = entry_from(known[:-1])
     if owner is None:
         if status == RunStatus.PENDING or (problem is not None and _has_done_nothing(transaction, run)):
-            transaction.execute(CANCEL_PENDING, (operation.error, operation.now, transaction.change(), run))
-            tell_parent(transaction, run, operation.now)
+            values = (operation.error, operation.now, transaction.change(), run)
+            if update_run(transaction, CANCEL_PENDING, values, run=run):
+                tell_parent(transaction, run, operation.now)
         elif problem is not None:
-            transaction.execute(UNPARK, (operation.now, transaction.change(), run))
+            update_run(transaction, UNPARK, (operation.now, transaction.change(), run), run=run)
         elif status == RunStatus.SUSPENDED and is_unread:
-            transaction.execute(WAKE, {"now": operation.now, "run": run})
+            update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
     return Sent(entry=entry, created=known is None, owner=owner)
 
 
@@ -118,11 +140,11 @@ def tell_parent(transaction: Transaction, run: int, now: int) -> None:
     if found is None:
         return
     parent, status, owner, problem, run_id, payload = found
-    if RunStatus(status).is_final:
+    if status_from(status).is_final:
         return
     _add(transaction, parent, "child", run_id, payload, now, None)
     if owner is None and status == RunStatus.SUSPENDED and problem is None:
-        transaction.execute(WAKE, {"now": now, "run": parent})
+        update_run(transaction, WAKE, {"now": now, "run": parent}, run=parent)
 
 
 def run_not_found(run_id: str) -> RunNotFound:

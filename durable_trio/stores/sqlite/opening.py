@@ -9,6 +9,7 @@ import attrs
 
 from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
+from durable_trio.stores.sqlite.counters import check_counters
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
 from durable_trio.stores.sqlite.paths import check_content, check_path, create_file, move_into_place
@@ -153,3 +154,4 @@ def _prepare(writer: sqlite3.Connection, path: str, durability: str) -> None:
         migrate(writer)
         writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     check_schema(writer, path, is_current=True)
+    check_counters(writer, path)

@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from durable_trio.records import RunRow, RunStatus
 from durable_trio.stores.base import RunFilter, StoreStatus
+from durable_trio.stores.sqlite.layout import NO_INTEGER, NotText
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
+from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from, status_from, text_from
 
 __all__ = ["EVERYTHING", "Slice", "changed_slice", "list_slice", "status"]
 
@@ -45,10 +46,11 @@ STREAM: Final = "SELECT created_at, run FROM {source} ORDER BY created_at DESC, 
 COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT ?)"
 # SQLite seeks by the first column only of a comparison of rows; so in two steps.
 NEXT_STATUS: Final = """
-    SELECT status FROM runs INDEXED BY runs_by_status WHERE workflow = ? AND status > ? ORDER BY status LIMIT 1
+    SELECT status FROM runs INDEXED BY runs_by_status
+    WHERE workflow = CAST(? AS TEXT) AND status > CAST(? AS TEXT) ORDER BY status LIMIT 1
 """
 NEXT_WORKFLOW: Final = """
-    SELECT workflow FROM runs INDEXED BY runs_by_status WHERE workflow > ? ORDER BY workflow LIMIT 1
+    SELECT workflow FROM runs INDEXED BY runs_by_status WHERE workflow > CAST(? AS TEXT) ORDER BY workflow LIMIT 1
 """
 COUNT_ALL: Final = "SELECT count(*) FROM runs"  # without a condition it counts pages, not rows
 COUNT_HIDDEN: Final = """
@@ -123,7 +125,7 @@ def changed_slice(connection: sqlite3.Connection, which: RunFilter, *, after: in
     if which.run_id is not None or _sources(connection, which).key_count < _RARE_RUNS:
         runs = json.dumps([run for _, run in _keys(connection, which, None)])
         matching = connection.execute(MATCHING.format(which=term), (runs, *parameters)).fetchall()
-        found = sorted(key for key in matching if key[0] > after)
+        found = sorted(key for key in matching if isinstance(key[0], int) and key[0] > after)
         last = found[min(limit, len(found)) - 1][0] if found and limit > 0 else after
         return Slice(_rows(connection, [run for changed, run in found if changed <= last]), None)
     end = None
@@ -149,13 +151,13 @@ def status(connection: sqlite3.Connection) -> StoreStatus:
     by_status: dict[RunStatus, int] = {}
     unfinished: dict[str, int] = {}
     for (workflow, name), count in _counts(connection).items():
-        status = RunStatus(name)
+        status = status_from(name)
         by_status[status] = by_status.get(status, 0) + count
         if not status.is_final:
-            unfinished[workflow] = unfinished.get(workflow, 0) + count
+            unfinished[text_from(workflow)] = unfinished.get(text_from(workflow), 0) + count
     return StoreStatus(
         runs_by_status={status: by_status[status] for status in RunStatus if by_status.get(status)},
-        parked=tuple(row[0] for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
+        parked=tuple(text_from(row[0]) for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
         unfinished_by_workflow={workflow: count for workflow, count in unfinished.items() if count},
         library_version=sqlite3.sqlite_version,
         warnings=version_warnings(sqlite3.sqlite_version),
@@ -184,18 +186,28 @@ def _counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     for cell in uncounted:
         counts[cell] = connection.execute(COUNT_ALL).fetchone()[0] - sum(counts.values())
     for workflow, status, count in connection.execute(COUNT_HIDDEN).fetchall():
-        counts[workflow, status] -= count
+        counts[workflow, status] = counts.get((workflow, status), 0) - count
     return counts
 
 
 def _cells(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-    """Give each pair of a workflow and a status that some run has, by a seek each."""
-    workflow = ""
-    while (next_one := connection.execute(NEXT_WORKFLOW, (workflow,)).fetchone()) is not None:
-        workflow, status = next_one[0], ""
-        while (found := connection.execute(NEXT_STATUS, (workflow, status)).fetchone()) is not None:
-            status = found[0]
-            yield workflow, status
+    """Give each pair of a workflow and a status that some run has, by a seek each; as far as they are texts."""
+    workflow: str | bytes = ""
+    while (next_one := _next_text(connection, NEXT_WORKFLOW, workflow)) is not None:
+        workflow = _stored(next_one)
+        status: str | bytes = ""
+        while (found := _next_text(connection, NEXT_STATUS, workflow, status)) is not None:
+            status = _stored(found)
+            yield next_one, found
+
+
+def _next_text(connection: sqlite3.Connection, sql: str, *after: str | bytes) -> str | None:
+    found = connection.execute(sql, after).fetchone()
+    return found[0] if found is not None and isinstance(found[0], str) else None  # what is none comes after all texts
+
+
+def _stored(text: str) -> str | bytes:
+    return text.raw if isinstance(text, NotText) else text
 
 
 # ---- streams -----------------------------------------------------------------------------------------------------
@@ -211,7 +223,8 @@ class _Sources(NamedTuple):
 def _keys(connection: sqlite3.Connection, which: RunFilter, before: _Key | None) -> Iterator[_Key]:
     """Give the keys of runs among which are all that match, newest first."""
     if which.run_id is not None:
-        found = connection.execute("SELECT created_at, run FROM runs WHERE id = ?", (which.run_id,)).fetchall()
+        rows = connection.execute("SELECT created_at, run FROM runs WHERE id = ?", (which.run_id,)).fetchall()
+        found = list(map(_key, rows))
         return iter([key for key in found if before is None or key < before])
     streams = [_stream(connection, source, before) for source in _sources(connection, which).parts]
     return heapq.merge(*streams, reverse=True)
@@ -221,9 +234,17 @@ def _stream(connection: sqlite3.Connection, source: _Source, before: _Key | None
     sql, parameters = source
     if before is not None:  # not as a comparison of rows, as above
         same = f"{sql} AND created_at = ? AND run < ?"
-        yield from connection.execute(STREAM.format(source=same), (*parameters, *before))
+        yield from map(_key, connection.execute(STREAM.format(source=same), (*parameters, *before)))
         sql, parameters = f"{sql} AND created_at < ?", (*parameters, before[0])
-    yield from connection.execute(STREAM.format(source=sql), parameters)
+    yield from map(_key, connection.execute(STREAM.format(source=sql), parameters))
+
+
+def _key(row: tuple[Any, int]) -> _Key:
+    """Return the key of a run; one whose time is no number comes where it stands in the index."""
+    created_at, run = row
+    if type(created_at) is int:
+        return row
+    return (NO_INTEGER if created_at is None else _LAST, run)
 
 
 def _sources(connection: sqlite3.Connection, which: RunFilter) -> _Sources:

@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Final
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final
+
+import attrs
 
 from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.base import Backlog, Loaded, MailLook, NamedSignals, SetBack
 from durable_trio.stores.sqlite.claim_operations import FIND_IN_LINE
+from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.rows import (
     ENTRY_COLUMNS,
     EXECUTOR_COLUMNS,
     HISTORY_COLUMNS,
+    REPORT_COLUMNS,
     WAIT_COLUMNS,
     entry_from,
     executor_from,
     history_from,
+    report_from,
     run_from,
+    text_from,
     wait_from,
 )
 from durable_trio.stores.sqlite.schema import BEGUN, NEW, SUSPECT
@@ -50,6 +58,8 @@ __all__ = [
 # Runs whose values are asked for by one statement: below SQLite's oldest limit of parameters.
 _RUNS_AT_ONCE: Final = 500
 
+_DAMAGE: Final = attrgetter("damage")
+
 NOTHING: Final = Loaded((), (), (), {})
 
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
@@ -70,10 +80,13 @@ CONTROLS_AFTER: Final = f"""
 LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
 PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
 # Those of some runs that have anything to load: a run that has just been started has nothing.
-NOT_EMPTY: Final = """
-    SELECT value FROM json_each(?) AS wanted
+# With each, whether an entry of its mailbox has been consumed by what no row of a history can be.
+NOT_EMPTY: Final = f"""
+    SELECT value, EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq > {COUNT_MAX})
+    FROM json_each(?) AS wanted
     WHERE EXISTS (SELECT 1 FROM history WHERE run = wanted.value)
         OR EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq IS NULL)
+        OR EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq > {COUNT_MAX})
         OR EXISTS (SELECT 1 FROM waits WHERE run = wanted.value)
         OR EXISTS (SELECT 1 FROM published WHERE run = wanted.value)
 """
@@ -89,6 +102,7 @@ OWNING: Final = f"""
     SELECT {EXECUTOR_COLUMNS} FROM executors
     WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id) ORDER BY id
 """
+REPORTS: Final = f"SELECT {REPORT_COLUMNS} FROM reports ORDER BY process"
 COUNT_IN_LINE: Final = """
     SELECT count(*) FROM (
         SELECT 1 FROM runs INDEXED BY runs_line
@@ -106,13 +120,13 @@ SET_BACK: Final = """
 COUNT_LATER: Final = """
     SELECT count(*) FROM (
         SELECT 1 FROM runs INDEXED BY runs_later
-        WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 0
+        WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
             AND wake_at <= ? LIMIT ?
     )
 """
 NEXT_LATER: Final = """
     SELECT wake_at FROM runs INDEXED BY runs_later
-    WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 0
+    WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
     ORDER BY wake_at LIMIT 1
 """
 COUNT_LIVING: Final = "SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL"
@@ -127,15 +141,18 @@ def run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
 
 def load(connection: sqlite3.Connection, run: int) -> Loaded:
     """Return what an executor needs to go on with a run; call it within a transaction, for one instant."""
+    rows = history(connection, run)
+    calls = waits(connection, run)
     entries, left_out = _mailbox(connection, run)
     published = connection.execute(PUBLISHED, (run,)).fetchall()
     return Loaded(
-        history=history(connection, run),
-        waits=waits(connection, run),
+        history=rows,
+        waits=calls,
         unread=entries,
-        values={key: value for key, value, _, _ in published},
-        positions={key: (seq, n) for key, _, seq, n in published},
+        values={text_from(key): text_from(value) for key, value, _, _ in published},
+        positions={text_from(key): (seq, n) for key, _, seq, n in published if type(seq) is type(n) is int},
         left_out=left_out,
+        damage=next(filter(None, map(_DAMAGE, chain[Any](rows, calls, entries))), None),
     )
 
 
@@ -152,8 +169,16 @@ def _mailbox(connection: sqlite3.Connection, run: int) -> tuple[tuple[MailboxEnt
 
 def load_many(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Loaded, ...]:
     """Return what an executor needs to go on with some runs; call it within a transaction, for one instant."""
-    found = {run for (run,) in connection.execute(NOT_EMPTY, (json.dumps(list(runs)),)).fetchall()}
-    return tuple(load(connection, run) if run in found else NOTHING for run in runs)
+    found = dict(connection.execute(NOT_EMPTY, (json.dumps(list(runs)),)).fetchall())
+    return tuple(_load(connection, run, has_stray=found[run]) if run in found else NOTHING for run in runs)
+
+
+def _load(connection: sqlite3.Connection, run: int, *, has_stray: bool) -> Loaded:
+    loaded = load(connection, run)
+    if not has_stray:
+        return loaded
+    damage = f"in table mailbox, a row with run {run}: seq is no number of a row of the history"
+    return attrs.evolve(loaded, damage=loaded.damage or damage)
 
 
 def history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:
@@ -174,7 +199,7 @@ def values(connection: sqlite3.Connection, runs: Sequence[int]) -> dict[int, Map
         part = wanted[start : start + _RUNS_AT_ONCE]
         sql = PUBLISHED_OF.format(marks=", ".join("?" * len(part)))
         for run, key, value in connection.execute(sql, part).fetchall():
-            found[run][key] = value
+            found[run][text_from(key)] = text_from(value)
     return dict(found)
 
 
@@ -230,16 +255,18 @@ def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: in
 
     for workflow in dict.fromkeys(workflows):
         for line in (SUSPECT, BEGUN, NEW):
-            heads += (wake_at for _, wake_at, _ in connection.execute(FIND_IN_LINE, (workflow, line, 1)).fetchall())
+            found = connection.execute(FIND_IN_LINE, (workflow, line, 1)).fetchall()
+            heads += (wake_at if isinstance(wake_at, int) else now for _, wake_at, _ in found)
         count(COUNT_IN_LINE, workflow)
         for has_begun in (True, False):
             later = connection.execute(NEXT_LATER, (workflow, has_begun)).fetchone()
-            if later is not None:
+            if later is not None and isinstance(later[0], int):
                 heads.append(later[0])
                 if later[0] <= now:
                     count(COUNT_LATER, workflow, has_begun, now)
     (executor_count,) = connection.execute(COUNT_LIVING).fetchone()
-    owned = {int(owner): int(count) for owner, count in connection.execute(COUNT_OWNED).fetchall()}
+    counts = connection.execute(COUNT_OWNED).fetchall()
+    owned = {owner: count for owner, count in counts if isinstance(owner, int)}
     return Backlog(
         executor_count=executor_count, next_due_at=min(heads, default=None), due_count=due_count, owned_counts=owned
     )
@@ -248,7 +275,8 @@ def backlog(connection: sqlite3.Connection, workflows: Sequence[str], *, now: in
 def set_back(connection: sqlite3.Connection, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
     """Return runs whose due time was stored before the clock was set back."""
     parameters = {"workflows": json.dumps(list(workflows)), "now": now, "limit": limit}
-    return tuple(SetBack(*row) for row in connection.execute(SET_BACK, parameters).fetchall())
+    found = connection.execute(SET_BACK, parameters).fetchall()
+    return tuple(SetBack(*row) for row in found if isinstance(row[2], int) and isinstance(row[3], int))
 
 
 def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:
@@ -258,5 +286,5 @@ def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorR
 
 def reports(connection: sqlite3.Connection) -> tuple[ReportRow, ...]:
     """Return what processes have said of themselves."""
-    found = connection.execute("SELECT process, updated_at, report FROM reports ORDER BY process").fetchall()
-    return tuple(ReportRow(process=row[0], updated_at=row[1], report=row[2]) for row in found)
+    found = connection.execute(REPORTS).fetchall()
+    return tuple(report for report in map(report_from, found) if report is not None)

@@ -1,56 +1,45 @@
-"""Rows of the tables as records, and the columns they are read from."""
+"""Rows of the tables as records, and the columns they are read from. The record of a damaged row says that it is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from durable_trio.errors import StoreCorrupt
 from durable_trio.records import (
     ExecutorRow,
     HistoryRow,
     Key,
     MailboxEntry,
+    ReportRow,
     RunRow,
     RunStatus,
     StepKind,
     StepStatus,
     WaitRow,
 )
+from durable_trio.stores.sqlite.layout import LAYOUTS, NotText
 
 __all__ = [
     "ENTRY_COLUMNS",
     "EXECUTOR_COLUMNS",
     "HISTORY_COLUMNS",
+    "REPORT_COLUMNS",
     "RUN_COLUMNS",
     "WAIT_COLUMNS",
     "entry_from",
     "executor_from",
     "history_from",
+    "report_from",
     "run_from",
+    "status_from",
+    "text_from",
     "wait_from",
 ]
 
-Member = TypeVar("Member", bound=StrEnum)
-
-
-class _Members(dict[str, Member]):
-    """Members of an enum by value: reading them through the enum costs several times as much."""
-
-    def __init__(self, members: Iterable[Member]) -> None:
-        super().__init__({member.value: member for member in members})
-
-    def __missing__(self, value: str) -> Member:
-        raise StoreCorrupt(
-            f"the file holds {value!r}, which is not one of {', '.join(self)}; "
-            "it is damaged, or was changed by another program: restore a copy"
-        )
-
-
-_RUN_STATUS: Final = _Members(RunStatus)
-_STEP_STATUS: Final = _Members(StepStatus)
-_STEP_KIND: Final = _Members(StepKind)
+# Members by value: reading them through the enum costs several times as much.
+_RUN_STATUS: Final = {status.value: status for status in RunStatus}
+_STEP_STATUS: Final = {status.value: status for status in StepStatus}
+_STEP_KIND: Final = {kind.value: kind for kind in StepKind}
+_FINAL: Final = frozenset(status.value for status in RunStatus if status.is_final)
 
 RUN_COLUMNS: Final = (
     "run, id, workflow, status, args, result, error, problem, queue, priority, tags, parent, parent_id, seed, "
@@ -63,10 +52,34 @@ HISTORY_COLUMNS: Final = (
 WAIT_COLUMNS: Final = "branch, name, n, kind, due_at, attempt, error, started_at"
 ENTRY_COLUMNS: Final = "id, run, kind, name, payload, created_at"
 EXECUTOR_COLUMNS: Final = "id, pid, host, boot_id, started_at, lease_until, ended_at"
+REPORT_COLUMNS: Final = "process, updated_at, report"
+
+_RUN: Final = LAYOUTS["runs"].of(RUN_COLUMNS)
+_HISTORY: Final = LAYOUTS["history"].of(HISTORY_COLUMNS)
+_WAIT: Final = LAYOUTS["waits"].of(WAIT_COLUMNS)
+_ENTRY: Final = LAYOUTS["mailbox"].of(ENTRY_COLUMNS)
+_EXECUTOR: Final = LAYOUTS["executors"].of(EXECUTOR_COLUMNS)
+_REPORT: Final = LAYOUTS["reports"].of(REPORT_COLUMNS)
+
+
+def status_from(word: object) -> RunStatus:
+    """Return a run's status; one that cannot be read is that of a run which is set aside."""
+    return _RUN_STATUS.get(word, RunStatus.SUSPENDED) if isinstance(word, str) else RunStatus.SUSPENDED
+
+
+def text_from(value: object) -> str:
+    """Return a text that is not read as part of a row, such that nobody takes what is none for one."""
+    return value if isinstance(value, str) else NotText(repr(value))
 
 
 def run_from(row: tuple[Any, ...]) -> RunRow:
     """Return the record of ``RUN_COLUMNS``."""
+    damage = None
+    if not _RUN.is_sound(row):
+        row, damage = _RUN.mended(row)
+    elif (row[3] in _FINAL) is (row[17] is None):
+        end = "finished_at is NULL" if row[17] is None else f"finished_at holds {row[17]}"
+        damage = _RUN.place(row, f"status holds {row[3]!r}, but {end}")
     return RunRow(
         run=row[0],
         id=row[1],
@@ -93,11 +106,15 @@ def run_from(row: tuple[Any, ...]) -> RunRow:
         owner=row[22],
         token=row[23],
         changed=row[24],
+        damage=damage,
     )
 
 
 def history_from(row: tuple[Any, ...]) -> HistoryRow:
     """Return the record of ``HISTORY_COLUMNS``."""
+    damage = None
+    if not _HISTORY.is_sound(row):
+        row, damage = _HISTORY.mended(row)
     return HistoryRow(
         seq=row[0],
         key=Key(row[1], row[2], row[3]),
@@ -109,11 +126,15 @@ def history_from(row: tuple[Any, ...]) -> HistoryRow:
         compensates=bool(row[9]),
         started_at=row[10],
         finished_at=row[11],
+        damage=damage,
     )
 
 
 def wait_from(row: tuple[Any, ...]) -> WaitRow:
     """Return the record of ``WAIT_COLUMNS``."""
+    damage = None
+    if not _WAIT.is_sound(row):
+        row, damage = _WAIT.mended(row)
     return WaitRow(
         key=Key(row[0], row[1], row[2]),
         kind=row[3],
@@ -121,16 +142,25 @@ def wait_from(row: tuple[Any, ...]) -> WaitRow:
         attempt=row[5],
         error=row[6],
         started_at=row[7],
+        damage=damage,
     )
 
 
 def entry_from(row: tuple[Any, ...]) -> MailboxEntry:
     """Return the record of ``ENTRY_COLUMNS``."""
-    return MailboxEntry(id=row[0], run=row[1], kind=row[2], name=row[3], payload=row[4], created_at=row[5])
+    damage = None
+    if not _ENTRY.is_sound(row):
+        row, damage = _ENTRY.mended(row)
+    return MailboxEntry(
+        id=row[0], run=row[1], kind=row[2], name=row[3], payload=row[4], created_at=row[5], damage=damage
+    )
 
 
 def executor_from(row: tuple[Any, ...]) -> ExecutorRow:
     """Return the record of ``EXECUTOR_COLUMNS``."""
+    damage = None
+    if not _EXECUTOR.is_sound(row):
+        row, damage = _EXECUTOR.mended(row)
     return ExecutorRow(
         id=row[0],
         pid=row[1],
@@ -139,4 +169,12 @@ def executor_from(row: tuple[Any, ...]) -> ExecutorRow:
         started_at=row[4],
         lease_until=row[5],
         ended_at=row[6],
+        damage=damage,
     )
+
+
+def report_from(row: tuple[Any, ...]) -> ReportRow | None:
+    """Return the record of ``REPORT_COLUMNS``, unless it is damaged."""
+    if not _REPORT.is_sound(row):
+        return None
+    return ReportRow(process=row[0], updated_at=row[1], report=row[2])

@@ -10,6 +10,7 @@ import attrs
 from durable_trio.errors import OwnershipLost, RunConflict
 from durable_trio.records import RunStatus
 from durable_trio.stores.base import Advance, ContinueAsNew, Fence, Finish, Park, Release
+from durable_trio.stores.sqlite.damage_operations import update_run
 from durable_trio.stores.sqlite.message_operations import tell_parent
 from durable_trio.stores.sqlite.start_operations import FIND_RUN, store_run
 from durable_trio.stores.sqlite.transaction import RefusalError, Transaction, is_owned, ownership_lost
@@ -36,7 +37,7 @@ SET_WAIT: Final = """
 CLEAR_WAIT: Final = "DELETE FROM waits WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 CLEAR_WAITS: Final = "DELETE FROM waits WHERE run = ?"
 TAKE_ENTRY: Final = "UPDATE mailbox SET seq = ? WHERE id = ? AND run = ? AND seq IS NULL RETURNING kind"
-COUNT_TAKEN: Final = "UPDATE unread_counts SET signals = signals - 1 WHERE run = ?"
+COUNT_TAKEN: Final = "UPDATE unread_counts SET signals = CAST(signals AS INTEGER) - 1 WHERE run = ?"
 PUBLISH: Final = """
     INSERT INTO published (run, key, value, seq, n) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (run, key) DO UPDATE SET value = excluded.value, seq = excluded.seq, n = excluded.n
@@ -207,7 +208,8 @@ def park(transaction: Transaction, operation: Park) -> bool | OwnershipLost:
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
-    transaction.execute(PARK, (operation.problem, operation.fingerprint, transaction.change(), fence.run))
+    values = (operation.problem, operation.fingerprint, transaction.change(), fence.run)
+    update_run(transaction, PARK, values, run=fence.run)
     return True
 
 

@@ -179,7 +179,7 @@ _VERSION_3: Final[tuple[str, ...]] = (
     """,
     """
     CREATE INDEX runs_later ON runs (workflow, token > 0, wake_at)
-        WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 0
+        WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
     """,
     # Runs that are being copied or removed, piece by piece: nobody sees them, and their id is no longer, or not yet,
     # the one that people know. The instant is that of the last piece.

@@ -27,7 +27,7 @@ def start_run(transaction: Transaction, operation: StartRun) -> Started | RunCon
     """Store a new run (see ``StartRun``)."""
     known = transaction.execute(FIND_STARTED, (operation.id,)).fetchone()
     if known is not None:
-        row = run_from(known)
+        row = run_from(known[:-1])
         if row.workflow == operation.workflow and known[-1] == operation.args_digest:
             return Started(row=row, created=False, claimed=False)
         what = "with other arguments" if row.workflow == operation.workflow else f"of workflow {row.workflow!r}"

@@ -10,11 +10,12 @@ Every write, wal checkpoint, migration and the last close happen in the write tu
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
@@ -37,7 +38,8 @@ from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connecti
 from durable_trio.stores.sqlite.guarded import GuardedConnection
 from durable_trio.stores.sqlite.handlers import HANDLERS
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
-from durable_trio.stores.sqlite.library import BUSY, code_of, note_errno, sqlite3, translate
+from durable_trio.stores.sqlite.layout import decode
+from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.owners import Owners
 from durable_trio.stores.sqlite.transact import StoreFault, run_guarded, stores_own
@@ -185,6 +187,15 @@ class SqliteStore(Store):
 
     def _apply(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
         self._set_busy_timeout(connection, self._patience_ms if block else 0)
+        try:
+            return self._apply_once(connection, batch, block)
+        except sqlite3.OperationalError as error:
+            if not is_undecodable(error):
+                raise
+        with _reading_anything(connection):
+            return self._apply_once(connection, batch, block)
+
+    def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
         transaction = Transaction(connection, self._owners)
         step = "begin"
         try:
@@ -197,6 +208,8 @@ class SqliteStore(Store):
             note_errno(error)
             with suppress(sqlite3.Error):
                 transaction.roll_back()
+            if is_undecodable(error):
+                raise
             if step == "begin" and not block and code_of(error) == BUSY:
                 return None
             raise self._translate(error, committing=step == "commit") from error
@@ -313,7 +326,7 @@ class SqliteStore(Store):
     def executor_is_alive(self, executor: int) -> bool:
         """Return whether that executor's kernel lock is held (see ``Store.executor_is_alive``)."""
         self._usable()
-        return self._owners.is_held(executor)
+        return executor > 0 and self._owners.is_held(executor)  # only a damaged file has other ids
 
     # ---- reads ---------------------------------------------------------------------------------------------------
 
@@ -334,13 +347,15 @@ class SqliteStore(Store):
     ) -> Answer:
         if connection is None:
             raise StoreError(f"the store {self._name!r} was closed")
+        answer = functools.partial(_answer, connection, functools.partial(read, connection, *arguments, **options))
         try:
-            connection.execute("BEGIN")
             try:
-                return read(connection, *arguments, **options)
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                return answer()
+            except sqlite3.OperationalError as error:
+                if not is_undecodable(error):
+                    raise
+            with _reading_anything(connection):
+                return answer()
         except sqlite3.Error as error:
             raise self._translate(error) from error
 
@@ -447,6 +462,25 @@ def _changes(
     found = questions.changed_slice(connection, which, after=after, limit=limit)
     published = reads.values(connection, [row.run for row in found.rows])
     return tuple(Change(row, published[row.run]) for row in found.rows), found.position
+
+
+def _answer(connection: sqlite3.Connection, read: Callable[[], Answer]) -> Answer:
+    connection.execute("BEGIN")
+    try:
+        return read()
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _reading_anything(connection: sqlite3.Connection) -> Iterator[None]:
+    """Inside the block, text that is not UTF-8 is ``NotText``. Not always: each text would cost several times more."""
+    connection.text_factory = decode
+    try:
+        yield
+    finally:
+        connection.text_factory = str
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

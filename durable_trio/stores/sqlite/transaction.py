@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from durable_trio.errors import DurableError, OwnershipLost, StoreError
+from durable_trio.errors import DurableError, OwnershipLost, StoreCorrupt, StoreError
 from durable_trio.stores.base import Fence, Operation
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.owners import Owners
@@ -64,7 +64,10 @@ class Transaction:
     def change(self) -> int:
         """Return this transaction's change number, for a run whose change watchers should see."""
         if not self._change:
-            self._change = self.execute(TAKE_CHANGE).fetchall()[0][0]
+            found = self.execute(TAKE_CHANGE).fetchall()
+            if not found:
+                raise StoreCorrupt("change_counter has lost its row: the file is damaged; restore a copy of it")
+            self._change = found[0][0]
         return self._change
 
     def is_executor_alive(self, executor: int) -> bool:
@@ -156,6 +159,9 @@ def ownership_lost(transaction: Transaction, fence: Fence) -> OwnershipLost:
 def _outcome_of(error: Exception) -> Exception:
     if isinstance(error, RefusalError):
         return error.outcome
-    refusal: DurableError = StoreError(f"the operation cannot be stored and was left out: {error}")
+    hint = ""
+    if isinstance(error, sqlite3.IntegrityError) and "cannot store" in str(error):  # a type: we bind none that is wrong
+        hint = "; the row holds that already: the file is damaged or was changed by another program, restore a copy"
+    refusal: DurableError = StoreError(f"the operation cannot be stored and was left out: {error}{hint}")
     refusal.__cause__ = error
     return refusal

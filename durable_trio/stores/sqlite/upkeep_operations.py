@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import starmap, takewhile
 from typing import Final, NamedTuple
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.records import RunRow, RunStatus, StepKind, StepStatus
+from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.stores.base import DeleteRun, ForkRun, Prune, ResumeRun, Unpark
-from durable_trio.stores.sqlite.message_operations import run_not_found
+from durable_trio.stores.sqlite.damage_operations import set_aside, update_each
+from durable_trio.stores.sqlite.layout import LAYOUTS
+from durable_trio.stores.sqlite.message_operations import run_not_found, tell_parent
 from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.transaction import Transaction
 
@@ -38,6 +41,7 @@ REVIVE: Final = """
         ttl_at = CASE WHEN ttl_at > :now THEN ttl_at END, changed = :changed
     WHERE run = :run
 """
+IS_SET_ASIDE: Final = f"SELECT 1 FROM runs WHERE run = ? AND problem IS NOT NULL AND fingerprint = '{DAMAGED}'"
 FIND_ROW: Final = "SELECT seq FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 COPY_RUN: Final = """
     INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, wake_at, is_due,
@@ -64,23 +68,27 @@ PRUNE: Final = """
             SELECT 1 FROM runs AS parents WHERE parents.run = ended.parent AND parents.finished_at IS NULL
                 AND EXISTS (
                     SELECT 1 FROM history
-                    WHERE history.run = parents.run AND kind = 'child' AND history.result = json_quote(ended.id)
+                    WHERE history.run = parents.run AND kind = 'child'
+                        AND history.result = json_quote(CAST(ended.id AS TEXT))
                 )
         )
         ORDER BY finished_at, run LIMIT ?
     )
 """
-UNPARK: Final = """
-    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, is_due = 1, changed = ?
-    WHERE run IN (
-        SELECT run FROM runs INDEXED BY runs_parked
-        WHERE workflow = ? AND problem IS NOT NULL AND fingerprint IS NOT ?
-    )
+# Other code does not mend a row that is damaged.
+PARKED_BY_OTHERS: Final = f"""
+    workflow = :workflow AND problem IS NOT NULL AND fingerprint IS NOT :fingerprint
+        AND fingerprint IS NOT '{DAMAGED}' AND finished_at IS NULL
 """
-IS_ANY_PARKED: Final = """
-    SELECT 1 FROM runs INDEXED BY runs_parked
-    WHERE workflow = ? AND problem IS NOT NULL AND fingerprint IS NOT ? LIMIT 1
+FIND_PARKED: Final = f"SELECT run FROM runs INDEXED BY runs_parked WHERE {PARKED_BY_OTHERS}"
+UNPARK: Final = f"""
+    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = :now, is_due = 1, changed = :changed
+    WHERE run IN ({FIND_PARKED})
 """
+IS_ANY_PARKED: Final = f"{FIND_PARKED} LIMIT 1"
+
+
+_OUTCOME: Final = LAYOUTS["history"].of("id, seq, branch, kind, status, started_at, finished_at")
 
 
 class Outcome(NamedTuple):
@@ -105,10 +113,16 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | RunNo
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)
-    if row.problem is not None:
+    if row.damage is not None:  # then it can be changed at least; whether it can go on, its next claim tells
+        row = set_aside(transaction, row.run)
+    if row.problem is not None and not row.status.is_final:
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
     elif row.status in (RunStatus.FAILED, RunStatus.CANCELLED):
-        history = [Outcome(*found) for found in transaction.execute(FIND_OUTCOMES, (row.run,)).fetchall()]
+        outcomes = transaction.execute(FIND_OUTCOMES, (row.run,)).fetchall()
+        for outcome in outcomes:
+            if not _OUTCOME.is_sound(outcome):
+                return _unreadable(row.id, _OUTCOME.mended(outcome)[1])
+        history = list(starmap(Outcome, outcomes))
         if any(outcome.kind == StepKind.COMPENSATION for outcome in history):
             return RunConflict(
                 f"run {row.id!r} has been compensated, at least in part, and cannot go on; start a new one",
@@ -178,7 +192,10 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | RunNotFou
     found = transaction.execute(FIND, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run = found[0]
+    row = run_from(found)
+    if row.damage is not None:
+        return _unreadable(row.id, row.damage)
+    run = row.run
     before = transaction.execute(FIND_ROW, (run, *operation.before)).fetchone()
     if before is None:
         return ValueError(f"run {operation.run_id!r} has no history row {str(operation.before)!r}")
@@ -189,16 +206,24 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | RunNotFou
     return run_from(transaction.execute(FIND, (operation.id,)).fetchone())
 
 
+def _unreadable(run_id: str, damage: str) -> RunConflict:
+    return RunConflict(damaged(run_id, damage).text, run_id=run_id)
+
+
 def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotFound | RunConflict:
-    """Remove a final run with all its rows (see ``DeleteRun``)."""
+    """Remove a run that has ended, or is damaged, with all its rows (see ``DeleteRun``)."""
     found = transaction.execute(FIND, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)
     if not row.status.is_final:
-        return RunConflict(
-            f"run {row.id!r} is {row.status}; only runs that have ended can be deleted: cancel it first", run_id=row.id
-        )
+        is_given_up = transaction.execute(IS_SET_ASIDE, (row.run,)).fetchone() is not None
+        if row.owner is not None or not (is_given_up or row.damage is not None):
+            return RunConflict(
+                f"run {row.id!r} is {row.status}; only runs that have ended can be deleted: cancel it first",
+                run_id=row.id,
+            )
+        tell_parent(transaction, row.run, 0)  # it would wait for ever
     transaction.execute(DELETE, (row.run,))
     return True
 
@@ -213,8 +238,8 @@ def prune(transaction: Transaction, operation: Prune) -> int:
 
 def unpark(transaction: Transaction, operation: Unpark) -> int:
     """Clear the problem of parked runs of a workflow whose code is another now (see ``Unpark``)."""
-    which = (operation.workflow, operation.fingerprint)
+    which = {"workflow": operation.workflow, "fingerprint": operation.fingerprint}
     if transaction.execute(IS_ANY_PARKED, which).fetchone() is None:
         return 0
-    transaction.execute(UNPARK, (operation.now, transaction.change(), *which))
-    return transaction.cursor.rowcount
+    values = {**which, "now": operation.now, "changed": transaction.change()}
+    return update_each(transaction, UNPARK, values, which=FIND_PARKED)

@@ -24,6 +24,8 @@ from durable_trio.testing.store_contract.kit import (
     step,
 )
 
+_STORED = (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.TIMED_OUT)
+
 
 def wait(name: str = "nap", n: int = 0, **options: object) -> WaitRow:
     """Return a wait row."""
@@ -45,10 +47,10 @@ class HistoryContract(ContractKit):
         assert store.history(row.run) == rows
         assert store.load(row.run).history == rows
 
-    @pytest.mark.parametrize("kind", list(StepKind))
+    @pytest.mark.parametrize("kind", [kind for kind in StepKind if kind is not StepKind.UNREADABLE])
     def test_every_kind_and_status_comes_back(self, store: Store, kind: StepKind) -> None:
         row, fence = owned(store)
-        rows = tuple(step(seq, f"s{seq}", kind=kind, status=status) for seq, status in enumerate(StepStatus))
+        rows = tuple(step(seq, f"s{seq}", kind=kind, status=status) for seq, status in enumerate(_STORED))
         add(store, fence, *rows)
         assert store.history(row.run) == rows
 
@@ -216,7 +218,7 @@ class HistoryContract(ContractKit):
 
     def test_large_payloads_and_numbers_come_back(self, store: Store) -> None:
         row, fence = owned(store)
-        large: HistoryRow = step(2**53 + 1, result='"' + "ä" * 2_000_000 + '"', finished_at=2**62)
+        large: HistoryRow = step(2**53 + 1, result='"' + "ä" * 2_000_000 + '"', finished_at=2**57 + 1)
         add(store, fence, large)
         assert store.history(row.run) == (large,)
 

@@ -1,0 +1,25 @@
+"""What people are told of a run that cannot be read, because the file was damaged or changed by another program."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.records import Problem
+
+__all__ = ["DAMAGED", "damaged"]
+
+#: The kind of the problem, and the fingerprint: no other code of the workflow mends it.
+DAMAGED: Final = "damaged"
+
+
+def damaged(run_id: str, what: str) -> Problem:
+    """Return why a run is set aside.
+
+    Args:
+        what: table, row and column, and what was found there.
+    """
+    text = (
+        f"run {run_id!r} cannot go on, because the file is damaged or was changed by another program: {what}. "
+        "Restore a copy of the file, or mend the row and resume the run; to give the run up, delete it"
+    )
+    return Problem(kind=DAMAGED, text=text, fingerprint=DAMAGED)
