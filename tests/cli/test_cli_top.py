@@ -394,11 +394,10 @@ def test_ctrl_z_gives_the_terminal_back_until_it_goes_on(db: str, pane: Pane) ->
 def test_it_fits_any_terminal(db: str, pane: Pane) -> None:
     begin(pane, db)
     pane.resize(132, 40)
-    assert len(pane.until("compensating", "q quit", "divergence: the code of").splitlines()) == 40
+    pane.until_lines(40, "compensating", "q quit", "divergence: the code of")
     pane.resize(40, 10)
-    screen = pane.until("durable-trio top", "select  enter open")
-    assert len(screen.splitlines()) == 10
+    pane.until_lines(10, "durable-trio top", "select  enter open")
     pane.resize(80, 24)
-    assert len(pane.until("durable-trio top", "── run", "q quit").splitlines()) == 24
+    pane.until_lines(24, "durable-trio top", "── run", "q quit")
     pane.press("q")
     pane.until("ended with 0")

@@ -72,6 +72,14 @@ class Pane:
             time.sleep(0.05)
         return screen
 
+    def until_lines(self, count: int, *texts: str) -> str:
+        """Return the screen once it has so many lines, and all of these texts: after a resize an old one may have."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len((screen := self.until(*texts)).splitlines()) != count:
+            assert time.monotonic() < deadline, f"the screen has no {count} lines:\n{screen}"
+            time.sleep(0.05)
+        return screen
+
     def until_gone(self, text: str) -> str:
         """Return the screen once a text is not on it any more."""
         deadline = time.monotonic() + PATIENCE_SECONDS
