@@ -45,17 +45,24 @@ class UpkeepCalls(EngineBase):
 
         Steps that are copied are not compensated by the new run.
 
+        Args:
+            before: a key as ``steps`` gives it.
+            id: that of the new run; default a new UUID.
+
         Raises:
             RunNotFound: there is no such run.
-            ValueError: it has no row of that key.
-            RunConflict: there is a run with the new id.
+            ValueError: it has no row of that key, or that is no key.
+            TypeError: ``before`` is no ``str``.
+            RunConflict: there is a run with the new id; or what is stored of the run is damaged.
         """
         parts = self._parts_in_use()
         check_name("run id", run_id)
+        if not isinstance(before, str):
+            raise TypeError(f"before must be the key of a history row, a str, not {type(before).__name__}")
         new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
         operation = ForkRun(
             run_id=run_id,
-            before=Key.parse(before),
+            before=await self._key(run_id, before),
             id=new_id,
             now=self._settings.clock.stamp(),
         )
@@ -63,6 +70,14 @@ class UpkeepCalls(EngineBase):
         if parts.executor is not None:
             guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
+
+    async def _key(self, run_id: str, text: str) -> Key:
+        """Return the key that a text is. An unknown run is told first: what is wrong with its keys is no news then."""
+        try:
+            return Key.parse(text)
+        except ValueError:
+            await self._row(run_id)
+            raise
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.
@@ -98,7 +113,9 @@ class UpkeepCalls(EngineBase):
             ValueError: a status that is not final, or a datetime without time zone.
         """
         parts = self._parts_in_use()
-        statuses = statuses_of(status) or (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        statuses = statuses_of(status)
+        if statuses is None:  # not for none of them, as an empty list says
+            statuses = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
         for item in statuses:
             if not item.is_final:
                 raise ValueError(f"prune removes only runs that have ended; {item.value!r} is no final status")
