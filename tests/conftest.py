@@ -37,3 +37,22 @@ def no_leaks() -> Iterator[None]:
     before = Leftovers.now()
     yield
     before.assert_nothing_new()
+
+
+# The files that take longest, by what a whole run has shown; the order is all that counts.
+_LONGEST_FIRST = (
+    "workers/test_kills.py",
+    "workers/test_drain.py",
+    "cli/test_cli_serve.py",
+    "structure/test_branches.py",
+    "structure/test_random_programs.py",
+    "test_walk.py",
+    "test_demo.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; all else stays in its order."""
+    folder = Path(__file__).parent
+    places = {folder / name: place for place, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))

@@ -42,6 +42,14 @@ def make() -> Engine:
     return Engine(os.environ[DATABASE_VARIABLE], workflows=[greet, wait, hang], grace_seconds=GRACE_SECONDS)
 
 
+def counting() -> Engine:
+    """Return an engine whose server logs its counters more often than every ten seconds."""
+    from durable_trio.cli import serving
+
+    serving._COUNTERS_SECONDS = 0.2  # type: ignore[misc]
+    return make()
+
+
 def chatty() -> Engine:
     """Return the same, of an application that has log handlers of its own."""
     logging.basicConfig(level=logging.INFO, format="own format: %(message)s")

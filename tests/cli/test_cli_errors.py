@@ -16,6 +16,7 @@ import pytest
 from cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of, surroundings
 from durable_trio import sqlite3
 from durable_trio.stores.sqlite import connection as connections
+from durable_trio.stores.sqlite import store as stores
 
 READING = (["list"], ["show", "r"], ["watch"], ["check"], ["cancel", "r"], ["signal", "r", "s"], ["resume", "r"])
 LOCKING = """
@@ -86,7 +87,8 @@ def test_a_newer_schema_is_refused(db: str) -> None:
 
 
 def test_a_file_that_another_program_keeps_locked_is_busy(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BUSY_TIMEOUT_MS", 50)
+    for module in (connections, stores):
+        monkeypatch.setattr(module, "BUSY_TIMEOUT_MS", 50)
     with process_of(sys.executable, "-c", LOCKING, db, stdin=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"

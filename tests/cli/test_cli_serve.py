@@ -118,7 +118,7 @@ def test_a_worker_that_is_killed_is_told_of_once_and_so_are_its_runs(tmp_path: P
 
 
 def test_counters_are_logged_when_they_have_changed(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
+    with serving(tmp_path, app="served:counting") as server:
         (first,) = server.says("event=runs")
         assert field(first, "unfinished") == "0"
         start(server.db, "wait", id="wait-1")

@@ -23,10 +23,14 @@ from durable_trio.stores.base import Finish, Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.schedule import Order, scheduling
 
+from .measured import unmeasured
+
 #: So many seeds of trio's schedule for each concurrent program.
 SEED_COUNT = 50
 #: So many replays of one recorded history.
 REPLAY_COUNT = 100
+#: So many trials of a program with crashes are measured by coverage.
+MEASURED_COUNT = 4
 #: Virtual seconds after which a run is taken for hung; programs end within two hours.
 PATIENCE_SECONDS = 3 * 3600.0
 
@@ -205,8 +209,8 @@ def crash_everywhere(program: Program, *, seeds: int = SEED_COUNT, is_determined
     points = [(at, loses_it) for at in range(1, commit_count_max + 1) for loses_it in (False, True)]
     for number in range(max(seeds, len(points))):
         at, loses_it = points[number % len(points)]
-        trial = attempt(program, number, crashes=[(at, loses_it)])
-        trials.append(trial)
+        with unmeasured() if number >= MEASURED_COUNT else contextlib.nullcontext():
+            trials.append(attempt(program, number, crashes=[(at, loses_it)]))
     for trial in trials:
         trial.assert_repeatable()
         if is_determined:
@@ -217,7 +221,8 @@ def crash_everywhere(program: Program, *, seeds: int = SEED_COUNT, is_determined
 def replay_often(program: Program, *, seed: int = 1, count: int = REPLAY_COUNT) -> Trial:
     """Record a program once, then replay all of it many times: in both orders of trio's queue, and under seeds."""
     choices: list[int | Order] = ["oldest first", "newest first", *range(count - 2)]
-    trial = attempt(program, seed, replays=[seed, *choices])
+    with unmeasured():
+        trial = attempt(program, seed, replays=[seed, *choices])
     assert len(trial.stays) >= count + 1  # a run that has left memory comes back for a stay more
     trial.assert_repeatable()
     assert all(notes == trial.stays[-1] for notes in trial.stays[-count:]), "replay differs"

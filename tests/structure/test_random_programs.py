@@ -23,6 +23,7 @@ from durable_trio.replay import calls, port
 from durable_trio.testing import VirtualClock
 
 from .crash_points import Crashed, crashing_store, live_once, live_through
+from .measured import unmeasured
 from .programs import Case, Observation, World, cases, drive, enter, program
 
 _PROGRAMS = int(os.environ.get("DURABLE_TRIO_PROGRAMS", "0"))
@@ -101,13 +102,14 @@ def _check(case: Case, *, crashes_max: int | None, seen_kinds: Counter[tuple[str
     every = 1 if crashes_max is None else max(1, round(commit_count * 2 / crashes_max))
     points = [(commit, loses_it) for commit in range(1, commit_count + 1) for loses_it in (False, True)]
     crashes = points[::every] if every % 2 or every == 1 else points[:: every + 1]
-    for commit, loses_it in crashes:
+    with unmeasured():
+        for commit, loses_it in crashes:
 
-        async def one(commit: int = commit, loses_it: bool = loses_it) -> Observation:
-            return await _with_a_crash(case, commit, loses_it=loses_it)
+            async def one(commit: int = commit, loses_it: bool = loses_it) -> Observation:
+                return await _with_a_crash(case, commit, loses_it=loses_it)
 
-        _compare(expected, _in_virtual_time(one), f"{commit=} of {commit_count}, {loses_it=}")
-    _compare(expected, _in_virtual_time(_crashing_all_the_time, case), f"{_COMMITS_OF_A_LIFE=}")
+            _compare(expected, _in_virtual_time(one), f"{commit=} of {commit_count}, {loses_it=}")
+        _compare(expected, _in_virtual_time(_crashing_all_the_time, case), f"{_COMMITS_OF_A_LIFE=}")
     return len(crashes) + 1
 
 
