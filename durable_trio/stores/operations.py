@@ -66,9 +66,10 @@ class ClaimDue:
     before goes before all first claims; then higher priority, then earlier ``wake_at``, then the order of start. Each
     gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
     ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``,
-    ``compensating`` stays. An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are
-    not due, or not among ``workflows``, nor with those that are, or their priorities. Where very many become due at the
-    same time, they may come in the order of their due times, whatever their priority.
+    ``compensating`` stays. A suspended one that has an error was parked while it compensated, and becomes that again.
+    An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are not due, or not among
+    ``workflows``, nor with those that are, or their priorities. Where very many become due at the same time, they may
+    come in the order of their due times, whatever their priority.
 
     One whose row is damaged is set aside instead: it comes unowned and with its ``damage``.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from harness import serving, wait_parked, wait_passivated, wait_status
+from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 from durable_trio import (
     CodecError,
@@ -17,10 +17,12 @@ from durable_trio import (
     Engine,
     Observer,
     Problem,
+    Retry,
     RunConflict,
     RunFailed,
     RunNotFound,
     RunStatus,
+    current_step,
     sqlite3,
     workflow,
 )
@@ -54,6 +56,26 @@ async def parent(ctx: Context) -> str:
     except RunNotFound:
         return "the child is gone"
     return "the child has ended"
+
+
+undone: list[str] = []
+
+
+async def undo(name: str) -> None:
+    undone.append(name)
+    if name == "a" and current_step().attempt == 1:
+        raise ValueError("not yet")
+
+
+async def same(name: str) -> str:
+    return name
+
+
+@workflow
+async def compensating(ctx: Context) -> None:
+    for name in ("a", "b"):
+        await ctx.step(name, same, name, compensate=undo, compensate_retry=Retry.fixed(2, 3600))
+    raise ValueError("as it should")
 
 
 WORKFLOWS = (waiting, quick, failing, parent)
@@ -180,6 +202,45 @@ async def test_a_damaged_run_can_be_given_up_and_its_parent_learns_of_it(file_pa
             await engine.delete("parent")
         await engine.delete("kid")
         assert await engine.get("parent", parent).result() == "the child is gone"
+
+
+async def test_a_run_that_was_parked_while_it_compensated_compensates_on(file_path: str) -> None:
+    undone.clear()
+    async with serving(file_path, compensating, durability="normal") as engine:
+        run = await engine.start(compensating, id="run")
+        await wait_status(run, RunStatus.COMPENSATING)
+        await wait_passivated(engine)
+    assert undone == ["b", "a"]
+    edit(file_path, "UPDATE waits SET kind = 'bogus'")
+    async with serving(file_path, compensating, durability="normal") as engine:
+        edit(file_path, "UPDATE runs SET wake_at = 1, is_due = 1")
+        await wait_parked(engine.get("run"))
+    edit(file_path, "UPDATE waits SET kind = 'retry', due_at = 1")
+    async with serving(file_path, compensating, durability="normal") as engine:
+        await engine.resume("run")
+        record = await wait_status(engine.get("run"), RunStatus.FAILED)
+        assert isinstance(record.error, ValueError)
+        assert record.compensation_errors == ()
+    assert undone == ["b", "a", "a"]
+
+
+async def test_a_run_that_has_ended_in_a_way_that_cannot_be_read_does_not_go_on(file_path: str) -> None:
+    await prepare(file_path)
+    edit(
+        file_path,
+        "PRAGMA ignore_check_constraints = ON",
+        "UPDATE runs SET status = 'bogus', wake_at = 1, is_due = 1 WHERE id = 'done'",
+    )
+    async with serving(file_path, *WORKFLOWS, durability="normal") as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            while (await engine.get("done").record()).wake_at is not None:  # noqa: ASYNC110  # of which nothing tells
+                await trio.sleep(0.01)
+        with pytest.raises(RunConflict, match="status holds 'bogus'"):
+            await engine.resume("done")
+        record = await engine.get("done").record()
+        assert record.problem is not None
+        assert (record.finished_at is None, record.wake_at, record.result) == (False, None, 8)
+        await engine.delete("done")
 
 
 async def test_steps_waits_and_messages_are_shown_with_what_cannot_be_read(file_path: str) -> None:

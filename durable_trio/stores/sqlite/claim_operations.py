@@ -47,7 +47,11 @@ CLAIM: Final = f"""
         waits_for = NULL,
         changed = CASE WHEN status IN ('pending', 'suspended') THEN :changed ELSE changed END,
         started_at = CASE WHEN status = 'pending' THEN coalesce(started_at, :now) ELSE started_at END,
-        status = CASE WHEN status IN ('pending', 'suspended') THEN 'running' ELSE status END,
+        status = CASE
+            WHEN status = 'suspended' AND error IS NOT NULL THEN 'compensating'
+            WHEN status IN ('pending', 'suspended') THEN 'running'
+            ELSE status
+        END,
         claimed_seq = coalesce(
         CAST((SELECT max(seq) FROM history WHERE history.run = runs.run AND seq <= {COUNT_MAX}) AS INTEGER), -1
     )

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.records import RunRow
+from durable_trio.records import RunRow, RunStatus
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.stores.sqlite.layout import LAYOUTS, NO_INTEGER, Column
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from, status_from, text_from
+from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from, text_from
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["set_aside", "update_each", "update_run"]
@@ -37,6 +37,7 @@ _REPLACED: Final[dict[type, str]] = {
 }
 # It refers to another row.
 _EMPTIED: Final = frozenset({"parent"})
+_UNFINISHED: Final = frozenset(status.value for status in RunStatus if not status.is_final)
 _SET_ANYHOW: Final = frozenset({"owner", "wake_at", "is_due", "waits_for", "changed", "status", "finished_at"})
 
 
@@ -54,7 +55,8 @@ def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
     found = run_from(transaction.execute(FIND, (run,)).fetchone()).damage
     if not _LAYOUT.is_sound(row):
         _, found = _LAYOUT.mended(row)
-    is_final = status_from(values["status"]).is_final and type(values["finished_at"]) is int
+    # One that has ended, though nobody can read how, must not go on.
+    is_over = type(values["finished_at"]) is int and values["status"] not in _UNFINISHED
     what = found or why or _LAYOUT.place(row, "it has ended, but is due or owned")
     wrong = [
         column
@@ -68,8 +70,8 @@ def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
         "problem": json.dumps(attrs.asdict(problem), ensure_ascii=False),
         "fingerprint": DAMAGED,
     }
-    end = "finished_at = finished_at" if is_final else PARKED
-    if is_final:
+    end = "finished_at = finished_at" if is_over else PARKED
+    if is_over:
         del parameters["problem"], parameters["fingerprint"]
     try:
         transaction.execute(SET_ASIDE.format(mended=_mended(wrong), end=end), parameters)

@@ -115,6 +115,8 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | RunNo
     row = run_from(found)
     if row.damage is not None:  # then it can be changed at least; whether it can go on, its next claim tells
         row = set_aside(transaction, row.run)
+        if row.problem is None and not row.status.is_final:
+            return _unreadable(row.id, row.damage or "its status")
     if row.problem is not None and not row.status.is_final:
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
     elif row.status in (RunStatus.FAILED, RunStatus.CANCELLED):

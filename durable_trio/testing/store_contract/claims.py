@@ -16,6 +16,7 @@ from durable_trio.stores.base import (
     ContinueAsNew,
     ReapExecutor,
     Release,
+    ResumeRun,
     RequestCancel,
     SetBack,
     Store,
@@ -148,6 +149,15 @@ class ClaimContract(ContractKit):
         changed = row_of(store).changed
         (row,) = claim(store, register(store))
         assert (row.status, row.changed) == (status, changed)
+
+    def test_a_run_that_was_parked_while_it_compensated_compensates_on(self, store: Store) -> None:
+        _, fence = owned(store)
+        one(store, Advance(fence=fence, status=RunStatus.COMPENSATING, error='{"type": "X"}', now=50))
+        park(store, fence)
+        one(store, ResumeRun(run_id="run", now=60))
+        assert row_of(store).status is RunStatus.SUSPENDED
+        (row,) = claim(store, register(store))
+        assert (row.status, row.error) == (RunStatus.COMPENSATING, '{"type": "X"}')
 
     def test_an_executor_that_has_ended_claims_nothing(self, store: Store) -> None:
         start(store)
