@@ -11,6 +11,7 @@ What an object raises when it is looked at says something of the object and no m
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import types
 from collections.abc import Callable
@@ -23,6 +24,8 @@ __all__ = [
     "bears_a_look",
     "class_name",
     "clean",
+    "exact_bool",
+    "exact_number",
     "exact_text",
     "is_a",
     "is_async",
@@ -81,6 +84,26 @@ def exact_text(text: str) -> str:
         TypeError: it is none, whatever it says of itself.
     """
     return text if type(text) is str else str.__str__(text)
+
+
+def exact_number(value: Any) -> Any:
+    """Return an ``int`` or ``float`` as one of no subclass, which may do what it likes; anything else as it is."""
+    cls = type(value)
+    if not is_a(value, (int, float)) or cls is bool:
+        return value
+    return int.__int__(value) if is_a(value, int) else float.__float__(value)
+
+
+def exact_bool(value: Any, *, what: str) -> bool:
+    """Return whether a value counts as true.
+
+    Raises:
+        TypeError: it does not tell.
+    """
+    found = look(bool, value, instead=lambda _: None)
+    if found is None:
+        raise TypeError(f"{what} must be True or False, not {short(value)}")
+    return found
 
 
 def clean(text: str) -> str:
@@ -196,11 +219,17 @@ def _bears_a_look(exc: BaseException) -> bool:
     if is_a(exc, BaseExceptionGroup):
         if not _is_small(exc):
             return False
-        parts = cast(BaseExceptionGroup[Any], exc).split(trio.Cancelled)
-        if not all(part is None or is_a(part, BaseExceptionGroup) for part in parts):
+        group = cast(BaseExceptionGroup[Any], exc)
+        parts = group.split(trio.Cancelled)
+        if type(group.exceptions) is not tuple or type(parts) is not tuple:
+            return False
+        if len(parts) != 2 or not all(part is None or is_a(part, BaseExceptionGroup) for part in parts):
             return False
         if not all(map(_bears_a_look, leaves(exc))):
             return False
+    # ``contextlib`` sets it. That a frozen class refuses is a failure as any other; more must not come of it.
+    with contextlib.suppress(Exception):
+        exc.__traceback__ = exc.__traceback__
     return exc.with_traceback(exc.__traceback__) is exc and is_a(repr(exc), str)
 
 

@@ -9,6 +9,7 @@ from typing import Self
 import attrs
 
 from durable_trio.clock import seconds_of
+from durable_trio.looks import exact_number
 
 __all__ = ["Retry"]
 
@@ -31,14 +32,15 @@ class Retry:
 
     ``max_attempts`` counts the first try. ``initial_delay`` and ``max_delay`` are seconds. ``jitter`` (0 to 1) takes
     up to that part off each delay, so a delay never goes above its cap. Only exceptions in ``on`` that are not in
-    ``give_up_on`` are tried again.
+    ``give_up_on`` are tried again. A group, as a step with a nursery raises it, is in one of them also if all that it
+    holds are.
     """
 
-    max_attempts: int = 1
+    max_attempts: int = attrs.field(default=1, converter=exact_number)
     initial_delay: float = attrs.field(default=0.0, converter=_delay)
-    multiplier: float = 1.0
+    multiplier: float = attrs.field(default=1.0, converter=exact_number)
     max_delay: float = attrs.field(default=math.inf, converter=_delay)
-    jitter: float = 0.0
+    jitter: float = attrs.field(default=0.0, converter=exact_number)
     on: tuple[type[Exception], ...] = (Exception,)
     give_up_on: tuple[type[Exception], ...] = ()
 

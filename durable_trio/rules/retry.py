@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from durable_trio.looks import is_a, leaves
 from durable_trio.policies import Retry
 
 
@@ -12,7 +13,7 @@ def delay_after(policy: Retry, attempt: int, error: Exception, *, chance: float)
     """
     if attempt >= policy.max_attempts:
         return None
-    if not isinstance(error, policy.on) or isinstance(error, policy.give_up_on):
+    if not _is_among(error, policy.on) or _is_among(error, policy.give_up_on):
         return None
     if not policy.initial_delay:
         return 0.0  # whatever it is multiplied by
@@ -21,3 +22,8 @@ def delay_after(policy: Retry, attempt: int, error: Exception, *, chance: float)
     except OverflowError:
         delay = policy.max_delay
     return min(delay, policy.max_delay) * (1.0 - policy.jitter * chance)
+
+
+def _is_among(error: Exception, classes: tuple[type[Exception], ...]) -> bool:
+    """Whether an error is of one of the classes; a group is also if all that it holds are."""
+    return is_a(error, classes) or all(is_a(leaf, classes) for leaf in leaves(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +73,30 @@ def test_only_errors_that_the_policy_names_are_tried_again(attempts: int, chance
     }
     tried = {OSError, FileNotFoundError, KeyError}
     assert {kind for kind, delay in outcomes.items() if delay is not None} == tried
+
+
+def group(*errors: Exception) -> Exception:
+    return ExceptionGroup("from a nursery", [ExceptionGroup("from another", errors)])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_tried_again"),
+    [
+        (group(ConnectionError()), True),
+        (group(ConnectionError(), ConnectionResetError()), True),
+        (group(ConnectionError(), ValueError()), False),
+        (group(ConnectionRefusedError()), False),
+        (group(ConnectionRefusedError(), ConnectionError()), True),
+    ],
+)
+def test_a_group_is_tried_again_as_what_it_holds_would_be_if_all_of_it_would(
+    error: Exception, is_tried_again: bool
+) -> None:
+    policy = Retry.fixed(2, 1, on=ConnectionError, give_up_on=ConnectionRefusedError)
+    assert (delay_after(policy, 1, error, chance=0) is not None) is is_tried_again
+
+
+def test_a_group_named_as_such_is_among_the_errors_of_a_policy() -> None:
+    error = group(ValueError())
+    assert delay_after(Retry.fixed(2, 1, on=ExceptionGroup), 1, error, chance=0) == 1
+    assert delay_after(Retry.fixed(2, 1, give_up_on=ExceptionGroup), 1, error, chance=0) is None
