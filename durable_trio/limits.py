@@ -6,7 +6,9 @@ A bound that a user may change is an option of ``Engine`` whose default stands h
 from __future__ import annotations
 
 import unicodedata
-from typing import Final
+from typing import Final, cast
+
+from durable_trio.looks import class_name, exact_text, is_a
 
 # One payload is one row: SQLite copies it several times and a loop pass encodes it in one go.
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -41,6 +43,8 @@ REPLAY_STALL_SECONDS: Final = 10.0
 PASSIVATE_AFTER_SECONDS: Final = 1.0
 # Items of one ``ctx.map`` that run at once unless it says otherwise.
 MAP_CONCURRENCY: Final = 100
+# Items of one ``ctx.map``: all are in memory, and each is a row. An iterable without end is refused, not gone through.
+MAP_ITEMS_MAX: Final = 1_000_000
 # Operations in one transaction: past a few hundred the sync is paid for and only the latency grows.
 BATCH_OPERATIONS_MAX: Final = 512
 # Starts and pieces of upkeep in one transaction beside all else that waits: new work comes as fast as callers like, so
@@ -88,8 +92,9 @@ def check_name(what: str, name: object) -> str:
         ValueError: it is empty, longer than 256 characters, has a control character or lone surrogate,
             or a blank at either end.
     """
-    if not isinstance(name, str):
-        raise TypeError(f"{what} must be a str, not {type(name).__name__}")
+    if not is_a(name, str):
+        raise TypeError(f"{what} must be a str, not {class_name(type(name))}")
+    name = exact_text(cast(str, name))  # also of an enum of strings, whose own str() may say something else
     if not name:
         raise ValueError(f"{what} is empty; give it 1 to {NAME_CHARACTERS_MAX} characters")
     if len(name) > NAME_CHARACTERS_MAX:

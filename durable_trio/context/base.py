@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
 from durable_trio.clock import to_datetime
+from durable_trio.codec import Codec
 from durable_trio.context.environment import Environment, current_task
+from durable_trio.errors import PayloadTooLarge
 from durable_trio.limits import check_name
 from durable_trio.records import Key
 from durable_trio.rules import randomness
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger("durable_trio.run")
 
@@ -104,6 +108,26 @@ class ContextBase:
         self._uuid_count += 1
         return randomness.random_uuid(self._env.seed, self._env.generation, self._branch, self._uuid_count)
 
+    def _encode_again(self, encode: Callable[[Codec], T], *, is_recorded: Callable[[], bool]) -> T:
+        """Encode a payload that each replay makes again: accepted or refused as it was, also under another limit.
+
+        A refusal is recorded, in a row that nobody waits for, so that a body that has caught it goes the same way.
+
+        Args:
+            is_recorded: whether it was accepted before; asked if it is too large now.
+        """
+        turns, codec = self._env.turns, self._env.codec
+        key = self.reserve_key("(payload)")
+        if turns.history.take_patch(key):
+            raise PayloadTooLarge("a payload was too large when this was called for the first time")
+        try:
+            return encode(codec)
+        except PayloadTooLarge:
+            if is_recorded():
+                return encode(codec.own)
+            turns.note(key)
+            raise
+
     # ---- keys --------------------------------------------------------------------------------------------------
 
     def _check_task(self) -> None:
@@ -115,8 +139,7 @@ class ContextBase:
             )
 
     def _next_key(self, what: str, name: str) -> Key:
-        check_name(what, name)
-        return self.reserve_key(name)
+        return self.reserve_key(check_name(what, name))
 
     def reserve_key(self, name: str) -> Key:
         """Return the next key of that name in this branch; not for users."""

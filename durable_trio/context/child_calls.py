@@ -13,6 +13,7 @@ from durable_trio.context.children import ChildEndCall, StartChildCall
 from durable_trio.context.functions import NO_RETRY, FunctionCall, FunctionOptions
 from durable_trio.context.saga import Compensation
 from durable_trio.context.starting import StartOptions, start_operation
+from durable_trio.looks import exact_bool, is_a, short
 from durable_trio.policies import Retry
 from durable_trio.records import Key, StepKind
 from durable_trio.rules.hints import check_options
@@ -124,30 +125,28 @@ class ChildMethods(ContextBase):
         """
         self._check_task()
         check_options("start_child", options, ChildOptions.__annotations__, arguments="arguments of the workflow")
-        detached = bool(options.pop("detached", False))
+        detached = exact_bool(options.pop("detached", False), what="detached")
         env = self._env
-        if not isinstance(workflow, Workflow | str):
+        if not is_a(workflow, (Workflow, str)):
             raise TypeError(
-                f"start_child takes a workflow or its name, not {workflow!r}; decorate the function with @workflow"
+                f"start_child takes a workflow or its name, not {short(workflow)}; decorate the function with @workflow"
             )
-        name = workflow.name if isinstance(workflow, Workflow) else workflow
-        key = self._next_key("workflow name", name)
+        key = self._next_key("workflow name", workflow.name if is_a(workflow, Workflow) else workflow)
+        name = key.name
         if options.get("id") is None:
             options["id"] = child_id(env.seed, env.run_id, env.generation, key)
-        operation = start_operation(
-            workflow,
-            args,
-            cast(StartOptions, options),
-            registry=env.registry,
-            codec=env.codec,
-            clock=env.clock,
+        operation = self._encode_again(
+            lambda codec: start_operation(
+                workflow, args, cast(StartOptions, options), registry=env.registry, codec=codec, clock=env.clock
+            ),
+            is_recorded=lambda: env.turns.history.has(key),
         )
         call = StartChildCall(env, key, operation)
         row = await env.turns.perform(call)
         run_id: str = env.deliver(call, row, str)
         if not detached and row.attempt:  # in a fork, those that were copied belong to the original
             env.children[run_id] = False
-        known = workflow if isinstance(workflow, Workflow) else env.registry.get(name)
+        known = workflow if is_a(workflow, Workflow) else env.registry.get(name)
         return ChildRun(self, run_id, name, UNANNOTATED if known is None else known.result_type)
 
     @overload

@@ -16,7 +16,6 @@ from durable_trio.context.generations import ContinueCall
 from durable_trio.context.starting import encode_bound
 from durable_trio.failures import CARRYING
 from durable_trio.limits import NURSERY_DEPTH_MAX
-from durable_trio.records import HistoryRow, StepKind
 from durable_trio.replay.deadlines import DeadlineScope
 
 
@@ -90,9 +89,7 @@ class StructureMethods(ContextBase):
             return True
         if turns.is_replaying or turns.has_unmatched_waits():
             return False
-        now = turns.clock.stamp()
-        row = HistoryRow(seq=turns.next_seq(), key=key, kind=StepKind.PATCH, started_at=now, finished_at=turns.now)
-        turns.port.ride(row)
+        turns.note(key)
         return True
 
     async def continue_as_new(self, *args: Any) -> NoReturn:

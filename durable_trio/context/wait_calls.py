@@ -59,7 +59,8 @@ class WaitMethods(ContextBase):
         """
         self._check_task()
         seconds = None if timeout is None else seconds_of(timeout, what="timeout")
-        call = SignalCall(self._env, self._next_key("signal name", name), name, seconds)
+        key = self._next_key("signal name", name)
+        call = SignalCall(self._env, key, key.name, seconds)
         env = self._env
         row = await env.turns.perform(call)
         if row.error is not None:
@@ -80,15 +81,17 @@ class WaitMethods(ContextBase):
             CodecError: not made of exact JSON types.
         """
         self._check_task()
-        check_name("published key", key)
-        env = self._env
-        text = env.codec.encode(value, UNANNOTATED, where=f"published value {key!r} of run {env.run_id!r}").text
-        await trio.lowlevel.checkpoint_if_cancelled()
-        turns = env.turns
+        key = check_name("published key", key)
+        env, turns = self._env, self._env.turns
+        where = f"published value {key!r} of run {env.run_id!r}"
         position = turns.next_position()
-        env.published[key] = (text, position)
         # Not while rows are to be delivered: the last one counts, and is written when the run goes live.
         is_news = not turns.is_replaying and position > env.stored_positions.get(key, NO_POSITION)
+        text = self._encode_again(
+            lambda codec: codec.encode(value, UNANNOTATED, where=where).text, is_recorded=lambda: not is_news
+        )
+        await trio.lowlevel.checkpoint_if_cancelled()
+        env.published[key] = (text, position)
 
         def publish(done: Callable[[Any], None]) -> None:
             if is_news:

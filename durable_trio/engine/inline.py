@@ -20,7 +20,8 @@ from durable_trio.context.starting import SEED_BYTES
 from durable_trio.engine.damage import damage_of
 from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.parts import Parts
-from durable_trio.errors import Detached, OwnershipLost, RunCancelled, RunConflict
+from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
+from durable_trio.failures import carried
 from durable_trio.looks import bears_a_look
 from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
@@ -95,7 +96,7 @@ class InlineRun(EndingRun):
                 self._port.cut()
                 nursery.cancel_scope.cancel()
         if failure is not None:
-            raise failure
+            raise carried(failure)
         if self._cancel_row is not None:
             raise RunCancelled(f"run {self.row.id!r} was cancelled", run_id=self.row.id)
         if was_cut:
@@ -143,9 +144,20 @@ async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Co
             raise OwnershipLost(f"run {run_id!r} left this process") from None
 
 
+async def _encode_input(parts: Parts, run_id: str, given: Any) -> tuple[str, bytes]:
+    """Encode the input; one that is too large may be that of a run which was begun under a larger limit."""
+    where = f"the input of run {run_id!r}"
+    try:
+        return parts.codec.encode_arguments((given,), (UNANNOTATED,), where=where)
+    except PayloadTooLarge:
+        if await parts.front.read_patiently(parts.front.store.run, run_id) is None:
+            raise
+        return parts.codec.own.encode_arguments((given,), (UNANNOTATED,), where=where)
+
+
 async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
-    codec, now = parts.codec, parts.settings.clock.stamp()
-    args, digest = codec.encode_arguments((given,), (UNANNOTATED,), where=f"the input of run {run_id!r}")
+    now = parts.settings.clock.stamp()
+    args, digest = await _encode_input(parts, run_id, given)
     started: Started = await parts.front.write(
         StartRun(
             id=run_id,

@@ -9,6 +9,7 @@ import trio
 
 from durable_trio import limits
 from durable_trio.codec import Codec, parse
+from durable_trio.errors import PayloadTooLarge
 from durable_trio.failures.allowed import Allowed
 from durable_trio.failures.rebuilding import Rebuilder
 from durable_trio.failures.recording import Recorder
@@ -74,8 +75,9 @@ class Failures:
     def _within_limit(self, record: dict[str, Any], where: str) -> str:
         """Write a record if all in it that is the user's fits a payload; what this library adds does not count."""
         text = self._write(record, where)
-        if len(text) > max(_FAILURE_BYTES_MIN, self._codec.payload_bytes_max):
-            self._codec.write(_without_tracebacks(record), where=where)
+        bytes_max = max(_FAILURE_BYTES_MIN, self._codec.payload_bytes_max)
+        if len(text) > bytes_max and len(self._write(_without_tracebacks(record), where).encode()) > bytes_max:
+            raise PayloadTooLarge(f"{where} has more than {bytes_max} bytes of the user's", where=where)
         return text
 
     @property

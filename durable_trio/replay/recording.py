@@ -16,7 +16,7 @@ import trio
 
 from durable_trio.clock import Clock
 from durable_trio.errors import RunConflict
-from durable_trio.records import HistoryRow, Key, WaitRow
+from durable_trio.records import HistoryRow, Key, StepKind, WaitRow
 from durable_trio.replay.agenda import Agenda
 from durable_trio.replay.calls import Call
 from durable_trio.replay.deadlines import DeadlineScope
@@ -94,6 +94,13 @@ class Recording(abc.ABC):
             submit()
         else:
             self._held.append(submit)
+
+    def note(self, key: Key) -> None:
+        """Have an answer to a question of the body recorded with the next row; ``History.take_patch`` finds it."""
+        now = self.clock.stamp()
+        self.port.ride(
+            HistoryRow(seq=self.next_seq(), key=key, kind=StepKind.PATCH, started_at=now, finished_at=self.now)
+        )
 
     def committed(self, result: Any, row: HistoryRow, call: Call | None) -> None:
         """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
