@@ -29,7 +29,9 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
+
+from durable_trio.looks import class_name, exact_number, is_a, look, short
 
 __all__ = ["MICROSECONDS", "Clock", "Due", "from_datetime", "seconds_of", "to_datetime", "to_microseconds"]
 
@@ -155,14 +157,15 @@ def seconds_of(duration: float | timedelta, *, what: str = "duration") -> float:
         TypeError: neither a number nor a ``timedelta``.
         ValueError: not a number (NaN).
     """
-    if isinstance(duration, timedelta):
-        return max(0.0, duration.total_seconds())
-    if isinstance(duration, bool) or not isinstance(duration, int | float):
-        raise TypeError(f"{what} must be seconds or a timedelta, not {type(duration).__name__}")
+    if is_a(duration, timedelta):
+        return max(0.0, timedelta.total_seconds(cast(timedelta, duration)))
+    number = exact_number(duration)
+    if not (type(number) is int or type(number) is float):
+        raise TypeError(f"{what} must be seconds or a timedelta, not {class_name(type(duration))}")
     try:
-        seconds = float(duration)
+        seconds = float(number)
     except OverflowError:  # an int of hundreds of digits
-        seconds = math.inf if duration > 0 else 0.0
+        seconds = math.inf if number > 0 else 0.0
     if math.isnan(seconds):
         raise ValueError(f"{what} is NaN")
     return max(0.0, seconds)
@@ -188,11 +191,16 @@ def from_datetime(when: datetime, *, what: str = "time") -> int:
     Raises:
         ValueError: it has no time zone.
     """
-    if not isinstance(when, datetime):
-        raise TypeError(f"{what} must be a datetime, not {type(when).__name__}")
-    if when.utcoffset() is None:
-        raise ValueError(f"{what} {when!r} has no time zone; use for example datetime.now(UTC)")
-    return max(INSTANT_MIN, min(INSTANT_MAX, (when - _EPOCH) // _MICROSECOND))
+    if not is_a(when, datetime):
+        raise TypeError(f"{what} must be a datetime, not {class_name(type(when))}")
+    instant = look(_instant_of, when, instead=lambda _: None)
+    if instant is None:
+        raise ValueError(f"{what} {short(when)} has no time zone; use for example datetime.now(UTC)")
+    return max(INSTANT_MIN, min(INSTANT_MAX, instant))
+
+
+def _instant_of(when: datetime) -> int | None:
+    return None if datetime.utcoffset(when) is None else datetime.__sub__(when, _EPOCH) // _MICROSECOND
 
 
 def to_datetime(instant: int) -> datetime:

@@ -19,6 +19,7 @@ import attrs
 from durable_trio.clock import seconds_of
 from durable_trio.codec import UNANNOTATED
 from durable_trio.limits import MAX_RECOVERIES, check_name
+from durable_trio.looks import class_name, exact_text, is_a
 from durable_trio.signatures import function_behind, is_method_of_a_class, resolved_annotations
 
 P = ParamSpec("P")
@@ -165,11 +166,11 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
     if tags is not None and not isinstance(tags, Mapping):
         raise TypeError(f"tags must be a dict of str to str, not {tags!r}")
     for key, value in (tags or {}).items():
-        check_name("tag", key)
-        if not isinstance(value, str):
-            raise TypeError(f"the value of tag {key!r} must be a str, not {type(value).__name__}")
-        value.encode()  # a lone surrogate cannot be stored
-        checked[key] = value
+        key = check_name("tag", key)
+        if not is_a(value, str):
+            raise TypeError(f"the value of tag {key!r} must be a str, not {class_name(type(value))}")
+        checked[key] = exact_text(value)
+        checked[key].encode()  # a lone surrogate cannot be stored
     return checked
 
 

@@ -14,6 +14,7 @@ import trio
 
 from durable_trio.failures import CARRYING
 from durable_trio.limits import check_name
+from durable_trio.looks import class_name, look
 from durable_trio.records import escape
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class DurableNursery:
             ValueError: a name that cannot be stored.
         """
         env = self._owner.env
-        branch_name = check_name("branch name", _name_of(fn) if name is None else name)
+        branch_name = check_name("branch name", _shown_name(fn) if name is None else name)
         caller = env.context_of_current_task().branch
         count = self._counts.get((caller, branch_name), 0)
         self._counts[caller, branch_name] = count + 1
@@ -61,6 +62,10 @@ class DurableNursery:
         await env.turns.await_start(place)
         with env.branch(branch, depth=self._depth) as context, CARRYING:
             await fn(context, *args)
+
+
+def _shown_name(fn: Callable[..., object]) -> str:
+    return look(_name_of, fn, instead=lambda _: class_name(type(fn)))
 
 
 def _name_of(fn: Callable[..., object]) -> str:

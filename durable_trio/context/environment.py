@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import attrs
@@ -69,6 +68,27 @@ def current_task() -> trio.lowlevel.Task | None:
         return None
 
 
+class Branch:
+    """A block in which the current task has a context of its own. What comes out of it passes untouched."""
+
+    def __init__(self, env: Environment, branch: str, depth: int) -> None:
+        self._env = env
+        self._branch = branch
+        self._depth = depth
+        self._task: trio.lowlevel.Task
+
+    def __enter__(self) -> Context:
+        from durable_trio.context.context import Context  # it is made of what is here
+
+        self._task = trio.lowlevel.current_task()
+        context = Context(self._env, branch=self._branch, depth=self._depth)
+        self._env.contexts[self._task] = context
+        return context
+
+    def __exit__(self, *_: object) -> None:
+        del self._env.contexts[self._task]
+
+
 @attrs.define(kw_only=True, eq=False)
 class Environment:
     """Everything around one run's body."""
@@ -94,18 +114,9 @@ class Environment:
     # Which task of the body is which branch.
     contexts: dict[trio.lowlevel.Task, Context] = attrs.Factory(dict)
 
-    @contextmanager
-    def branch(self, branch: str, *, depth: int = 0) -> Iterator[Context]:
+    def branch(self, branch: str, *, depth: int = 0) -> Branch:
         """Give the current task a context of its own inside the block, with so many durable nurseries around it."""
-        from durable_trio.context.context import Context  # it is made of what is here
-
-        context = Context(self, branch=branch, depth=depth)
-        task = trio.lowlevel.current_task()
-        self.contexts[task] = context
-        try:
-            yield context
-        finally:
-            del self.contexts[task]
+        return Branch(self, branch, depth)
 
     def context_of_current_task(self) -> Context:
         """Return the context of the calling task.

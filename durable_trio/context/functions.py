@@ -267,7 +267,7 @@ class FunctionCall(Call):
     def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:
         text, rebuilt = self._env.failures.encode(error, where=self._where())
         self.outcome = rebuilt
-        status = StepStatus.TIMED_OUT if isinstance(error, StepTimeout) else StepStatus.FAILED
+        status = StepStatus.TIMED_OUT if is_a(error, StepTimeout) else StepStatus.FAILED
         self._record(status, error=text, compensates=compensates)
 
     def _record(self, status: StepStatus, **fields: Any) -> None:

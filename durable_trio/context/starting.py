@@ -12,6 +12,7 @@ from durable_trio.clock import Clock, due_after, from_datetime, seconds_of
 from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError
 from durable_trio.limits import check_name
+from durable_trio.looks import exact_number, is_a, short
 from durable_trio.rules.hints import check_options
 from durable_trio.stores.base import StartRun
 from durable_trio.workflows import Registry, Workflow, check_tags
@@ -63,7 +64,7 @@ def start_operation(
     run_id = str(uuid.uuid4()) if given_id is None else check_name("run id", given_id)
     queue = options.get("queue")
     if queue is not None:
-        check_name("queue name", queue)
+        queue = check_name("queue name", queue)
     where = f"the arguments of run {run_id!r}"
     if known is None:
         text, digest = codec.encode_arguments(args, annotations, where=where)
@@ -135,10 +136,12 @@ def _resolve(
     workflow: object, args: tuple[object, ...], registry: Registry
 ) -> tuple[Workflow[Any, Any] | None, str, tuple[Any, ...]]:
     """Return the workflow as the engine knows it, its name, and the annotations of the arguments."""
-    if isinstance(workflow, Workflow):
+    if is_a(workflow, Workflow) and isinstance(workflow, Workflow):
         return workflow, workflow.name, workflow.annotations_for(args)
-    if not isinstance(workflow, str):
-        raise TypeError(f"start takes a workflow or its name, not {workflow!r}; decorate the function with @workflow")
+    if not (is_a(workflow, str) and isinstance(workflow, str)):
+        raise TypeError(
+            f"start takes a workflow or its name, not {short(workflow)}; decorate the function with @workflow"
+        )
     name = check_name("workflow name", workflow)
     known = registry.get(name)
     if known is None:
@@ -147,9 +150,10 @@ def _resolve(
 
 
 def _priority(priority: object) -> int:
-    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
-        raise ValueError(f"priority must be an int of at most 32 bits, not {priority!r}")
-    return priority
+    number = exact_number(priority)
+    if type(number) is not int or not -(2**31) <= number < 2**31:
+        raise ValueError(f"priority must be an int of at most 32 bits, not {short(priority)}")
+    return number
 
 
 def _due_at(now: int, delay: float | timedelta | None, at: datetime | None) -> int:

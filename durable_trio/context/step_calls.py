@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Reversible, Set
 from datetime import timedelta
+from itertools import islice
+from types import CoroutineType
 from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 import trio
 
 from durable_trio.clock import seconds_of
+from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
 from durable_trio.context.functions import NO_RETRY, FunctionCall, FunctionOptions
 from durable_trio.context.mapping import MapCall
 from durable_trio.context.saga import Compensation
 from durable_trio.context.transactions import TransactionCall
-from durable_trio.limits import MAP_CONCURRENCY
+from durable_trio.limits import MAP_CONCURRENCY, MAP_ITEMS_MAX
+from durable_trio.looks import exact_bool, exact_number, is_a, look, short
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.rules.hints import check_options
@@ -188,8 +191,9 @@ class StepMethods(ContextBase):
         *Cancellation:* the items that run are cancelled and waited for; recorded ones stay recorded.
         """
         self._check_task()
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-            raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
+        count = exact_number(limit)
+        if limit is not None and (type(count) is not int or count < 1):
+            raise ValueError(f"limit must be a whole number of at least 1, not {short(limit)}")
         given = _in_order(items)
         key = self._next_key("map name", name)
         call = MapCall(
@@ -198,8 +202,8 @@ class StepMethods(ContextBase):
             fn,
             given,
             _function_options("ctx.map", fn, options),
-            limit=MAP_CONCURRENCY if limit is None else limit,
-            return_exceptions=return_exceptions,
+            limit=MAP_CONCURRENCY if limit is None else count,
+            return_exceptions=exact_bool(return_exceptions, what="return_exceptions"),
             registered=functools.partial(
                 self._register, options.get("compensate"), options.get("compensate_retry") or NO_RETRY
             ),
@@ -224,7 +228,10 @@ def _in_order(items: Iterable[Any]) -> list[Any]:
             f"ctx.map takes an ordinary iterable, not the asynchronous {type(items).__name__}:"
             " collect its items in a step"
         )
-    return list(items)
+    found = list(islice(iter(items), MAP_ITEMS_MAX + 1))
+    if len(found) > MAP_ITEMS_MAX:
+        raise ValueError(f"ctx.map takes at most {MAP_ITEMS_MAX} items; make several maps of them")
+    return found
 
 
 _SET_ITERATORS: Final = (type(iter(set[Any]())), type(iter(frozenset[Any]())))
@@ -232,30 +239,35 @@ _SET_ITERATORS: Final = (type(iter(set[Any]())), type(iter(frozenset[Any]())))
 
 def _function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:
     if not callable(fn):
-        if inspect.iscoroutine(fn):
+        if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well
-        raise TypeError(f"{what} takes a function, then its arguments, not {fn!r}; do not call it yourself")
+        raise TypeError(f"{what} takes a function, then its arguments, not {short(fn)}; do not call it yourself")
     if not options:
-        return _plain_options(return_annotation(fn))
+        return _plain_options(_returned(fn))
     check_options(what, options, StepOptions.__annotations__, arguments=_ARGUMENTS)
     retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
     for name, value in (("retry", retry), ("compensate_retry", options.get("compensate_retry"))):
-        if value is not None and not isinstance(value, Retry):
-            raise TypeError(f"{what}: {name} must be a Retry, such as Retry.fixed(3, 1), not {value!r}")
+        if value is not None and not is_a(value, Retry):
+            raise TypeError(f"{what}: {name} must be a Retry, such as Retry.fixed(3, 1), not {short(value)}")
     compensate = options.get("compensate")
     if compensate is not None and not callable(compensate):
-        raise TypeError(f"{what}: compensate must be a function, not {compensate!r}; do not call it yourself")
-    at_most_once = options.get("at_most_once", False)
+        raise TypeError(f"{what}: compensate must be a function, not {short(compensate)}; do not call it yourself")
+    at_most_once = exact_bool(options.get("at_most_once", False), what=f"{what}: at_most_once")
     if at_most_once and retry is not None and retry.max_attempts > 1:
         raise ValueError(f"{what}: at_most_once and retry contradict each other")
     return FunctionOptions(
         retry=retry or NO_RETRY,
         timeout=None if timeout is None else seconds_of(timeout, what="timeout"),
         at_most_once=at_most_once,
-        abandon=options.get("abandon", False),
-        returns=return_annotation(fn) if returns is None else returns,
+        abandon=exact_bool(options.get("abandon", False), what=f"{what}: abandon"),
+        returns=_returned(fn) if returns is None else returns,
         compensates=compensate is not None,
     )
+
+
+def _returned(fn: Callable[..., object]) -> Any:
+    """Return the annotated result type of a function; of an object that does not let itself be asked, none."""
+    return look(return_annotation, fn, instead=lambda _: UNANNOTATED)
 
 
 def _plain_options(returns: Any) -> FunctionOptions:

@@ -146,11 +146,11 @@ class RunCalls(EngineBase):
         parts.sent(await parts.front.write(self._signal_operation(run_id, name, payload, id)))
 
     def _signal_operation(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> SendSignal:
-        check_name("run id", run_id)
-        check_name("signal name", name)
+        run_id, name = check_name("run id", run_id), check_name("signal name", name)
         if signal_id is not None:
-            check_name("signal id", signal_id)
-        annotation = UNANNOTATED if payload is None or type(payload) in _JSON_TYPES else type(payload)
+            signal_id = check_name("signal id", signal_id)
+        is_json = payload is None or any(type(payload) is cls for cls in _JSON_TYPES)
+        annotation = UNANNOTATED if is_json else type(payload)
         text = self._codec.encode(payload, annotation, where=f"the payload of signal {name!r}").text
         return SendSignal(
             run_id=run_id,
@@ -171,7 +171,7 @@ class RunCalls(EngineBase):
             RunNotFound: there is no such run.
         """
         parts = self._parts_in_use()
-        check_name("run id", run_id)
+        run_id = check_name("run id", run_id)
         text = self._codec.encode(reason, str | None, where="the reason").text
         # A run that has not begun ends with the request itself, so its error goes along.
         error, _ = self._failures_of(None).encode(cancelled(run_id, reason), where="the error of a cancelled run")

@@ -34,7 +34,7 @@ class UpkeepCalls(EngineBase):
             RunConflict: it is in no such state.
         """
         parts = self._parts_in_use()
-        check_name("run id", run_id)
+        run_id = check_name("run id", run_id)
         row: RunRow = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.stamp()))
         if parts.executor is not None:
             guarded(parts.dispatcher.nudge)
@@ -45,24 +45,17 @@ class UpkeepCalls(EngineBase):
 
         Steps that are copied are not compensated by the new run.
 
-        Args:
-            before: a key as ``steps`` gives it.
-            id: that of the new run; default a new UUID.
-
         Raises:
             RunNotFound: there is no such run.
-            ValueError: it has no row of that key, or that is no key.
-            TypeError: ``before`` is no ``str``.
-            RunConflict: there is a run with the new id; or what is stored of the run is damaged.
+            ValueError: it has no row of that key.
+            RunConflict: there is a run with the new id.
         """
         parts = self._parts_in_use()
-        check_name("run id", run_id)
-        if not isinstance(before, str):
-            raise TypeError(f"before must be the key of a history row, a str, not {type(before).__name__}")
+        run_id = check_name("run id", run_id)
         new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
         operation = ForkRun(
             run_id=run_id,
-            before=await self._key(run_id, before),
+            before=Key.parse(before),
             id=new_id,
             now=self._settings.clock.stamp(),
         )
@@ -70,14 +63,6 @@ class UpkeepCalls(EngineBase):
         if parts.executor is not None:
             guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
-
-    async def _key(self, run_id: str, text: str) -> Key:
-        """Return the key that a text is. An unknown run is told first: what is wrong with its keys is no news then."""
-        try:
-            return Key.parse(text)
-        except ValueError:
-            await self._row(run_id)
-            raise
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.
@@ -113,9 +98,7 @@ class UpkeepCalls(EngineBase):
             ValueError: a status that is not final, or a datetime without time zone.
         """
         parts = self._parts_in_use()
-        statuses = statuses_of(status)
-        if statuses is None:  # not for none of them, as an empty list says
-            statuses = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        statuses = statuses_of(status) or (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
         for item in statuses:
             if not item.is_final:
                 raise ValueError(f"prune removes only runs that have ended; {item.value!r} is no final status")

@@ -13,7 +13,7 @@ from durable_trio.codec.sameness import is_same
 from durable_trio.failures.allowed import Allowed
 from durable_trio.failures.rebuilding import CONSTRUCTORS, Rebuilder
 from durable_trio.failures.tracebacks import EXCEPTIONS_MAX
-from durable_trio.failures.visible import attributes_of, described, failed, is_equal
+from durable_trio.failures.visible import args_of, attributes_of, described, failed, is_equal
 from durable_trio.looks import bears_a_look, clean, is_a, look, members_of, message_of, qualified_name, text_of
 from durable_trio.records import FailureRecord
 
@@ -70,12 +70,13 @@ class Recorder:
         if progress.count > EXCEPTIONS_MAX or len(progress.around) >= _LEVELS_MAX:
             return failed(exc, room)
         progress.around.append(_Around(exc))
+        seen = described(exc, room)
         try:
             if is_a(exc, ExceptionGroup):
-                return self._record_group(cast(ExceptionGroup[Exception], exc), progress, room)
+                return self._record_group(cast(ExceptionGroup[Exception], exc), seen, progress, room)
             if self._is_rebuilt(exc):
                 for recipe in ("fields", *CONSTRUCTORS):
-                    record = self._try_recipe(recipe, exc, progress, room)
+                    record = self._try_recipe(recipe, exc, seen, progress, room)
                     if record is not None:
                         return record
         except _HoldsItself as loop:
@@ -83,7 +84,7 @@ class Recorder:
                 raise
         finally:
             progress.around.pop()
-        return failed(exc, room)
+        return seen | {"recipe": "failed"}
 
     def _is_rebuilt(self, exc: Exception) -> bool:
         """Whether an exception may come back as itself: its class is allowed, and whoever gets it can look at it."""
@@ -91,10 +92,12 @@ class Recorder:
             return True
         return look(self._allowed.is_found, type(exc), instead=lambda _: False) and bears_a_look(exc)
 
-    def _record_group(self, exc: ExceptionGroup[Exception], progress: _Progress, room: int) -> dict[str, Any]:
+    def _record_group(
+        self, exc: ExceptionGroup[Exception], seen: dict[str, Any], progress: _Progress, room: int
+    ) -> dict[str, Any]:
         members = members_of(exc)
         share = max(_TRACEBACK_CHARACTERS_MIN, room // len(members))
-        record = described(exc, room) | {"recipe": "group", "text": clean(message_of(exc))}
+        record = seen | {"recipe": "group", "text": clean(message_of(exc))}
         record["errors"] = [self._record_member(exc, each, progress, share) for each in members]
         # A subclass that cannot be rebuilt still keeps its shape, which ``except*`` goes by.
         try:
@@ -122,9 +125,11 @@ class Recorder:
                 raise
             return failed(exc, room)  # it holds the group that it is in, which keeps its shape
 
-    def _try_recipe(self, recipe: str, exc: Exception, progress: _Progress, room: int) -> dict[str, Any] | None:
+    def _try_recipe(
+        self, recipe: str, exc: Exception, seen: dict[str, Any], progress: _Progress, room: int
+    ) -> dict[str, Any] | None:
         cls = type(exc)
-        record = described(exc, room) | {"recipe": recipe}
+        record = seen | {"recipe": recipe}
         progress.around[-1].is_made = False
         try:
             if recipe == "fields":
@@ -132,11 +137,11 @@ class Recorder:
                     return None
                 record["fields"] = self._codec.to_plain(exc, cls)
                 made = self._codec.from_plain(record["fields"], cls)
-                if not is_same(made.args, exc.args):
-                    record["args"] = [self._value_to_plain(value, progress, room) for value in exc.args]
+                if not is_same(made.args, args_of(exc)):
+                    record["args"] = [self._value_to_plain(value, progress, room) for value in args_of(exc)]
             else:
-                record["args"] = [self._value_to_plain(value, progress, room) for value in exc.args]
-                made = CONSTRUCTORS[recipe](cls, exc.args)
+                record["args"] = [self._value_to_plain(value, progress, room) for value in args_of(exc)]
+                made = CONSTRUCTORS[recipe](cls, args_of(exc))
             before = attributes_of(made)
             state = attributes_of(exc)
             changed = {n: v for n, v in state.items() if n not in before or not is_same(before[n], v)}

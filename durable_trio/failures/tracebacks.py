@@ -41,7 +41,10 @@ def _is_small(exc: BaseException) -> bool:
             return True
         each = left.pop()
         if is_a(each, BaseExceptionGroup):
-            left.extend(each.exceptions)  # type: ignore[attr-defined]
+            members = each.exceptions  # type: ignore[attr-defined]  # as ``traceback`` will see it
+            if type(members) is not tuple:
+                return False
+            left.extend(members)
         for other in (each.__cause__, each.__context__):
             if other is not None and id(other) not in chained:
                 chained.add(id(other))

@@ -13,7 +13,7 @@ from durable_trio.codec.sameness import is_same
 from durable_trio.failures.tracebacks import trace
 from durable_trio.looks import attributes, clean, is_a, leaves, look, qualified_name, text_of
 
-__all__ = ["attributes_of", "described", "failed", "is_equal", "slots_of"]
+__all__ = ["args_of", "attributes_of", "described", "failed", "is_equal", "slots_of"]
 
 # Of a group that cannot be kept, so many failures are told in its text.
 _LEAVES_TOLD: Final = 3
@@ -23,7 +23,7 @@ _LEFT_OUT: Final = frozenset({(AttributeError, "obj"), (BaseException, "args")})
 
 def _notes(exc: BaseException) -> list[str]:
     notes = look(getattr, exc, "__notes__", None, instead=lambda _: attributes(exc).get("__notes__"))
-    return [clean(note) for note in notes if type(note) is str] if type(notes) in (list, tuple) else []
+    return [clean(note) for note in notes if type(note) is str] if type(notes) is list or type(notes) is tuple else []
 
 
 def described(exc: BaseException, room: int) -> dict[str, Any]:
@@ -73,16 +73,31 @@ def attributes_of(exc: BaseException) -> dict[str, Any]:
     return found
 
 
+def args_of(exc: BaseException) -> tuple[Any, ...]:
+    """Return the args of an exception, as its class shows them.
+
+    Raises:
+        TypeError: it shows something else.
+    """
+    args = exc.args
+    if type(args) is not tuple:
+        raise TypeError("its args are no tuple")
+    return args
+
+
 def is_equal(exc: Exception, rebuilt: Exception) -> bool:
     """Whether all of ``exc`` is in ``rebuilt``. Exceptions within it were proved by themselves."""
     mine, theirs = attributes_of(exc), attributes_of(rebuilt)
     return (
         type(exc) is type(rebuilt)
         and mine.keys() == theirs.keys()
-        and len(exc.args) == len(rebuilt.args)
+        and len(args_of(exc)) == len(args_of(rebuilt))
         and text_of(exc) == text_of(rebuilt)
         and all(
             is_same(a, b) or (is_a(a, Exception) and is_a(b, Exception))
-            for a, b in [*((mine[name], theirs[name]) for name in mine), *zip(exc.args, rebuilt.args, strict=True)]
+            for a, b in [
+                *((mine[name], theirs[name]) for name in mine),
+                *zip(args_of(exc), args_of(rebuilt), strict=True),
+            ]
         )
     )
