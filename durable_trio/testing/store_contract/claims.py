@@ -16,8 +16,8 @@ from durable_trio.stores.base import (
     ContinueAsNew,
     ReapExecutor,
     Release,
-    ResumeRun,
     RequestCancel,
+    ResumeRun,
     SetBack,
     Store,
 )
