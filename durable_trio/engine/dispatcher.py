@@ -18,7 +18,7 @@ from durable_trio.engine.runs import Runs, load_all
 from durable_trio.engine.service import Service
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
-from durable_trio.limits import CLAIM_RUNS_MAX
+from durable_trio.limits import CLAIM_RUNS_MAX, UPKEEP_ROWS_MAX
 from durable_trio.records import RunRow
 from durable_trio.rules.admission import fair_share
 from durable_trio.stores.base import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
@@ -111,8 +111,11 @@ class Dispatcher(Service):
         if not self._has_unparked:
             for workflow in self._registry:
                 now = self._clock.stamp()
-                unpark = Unpark(workflow=workflow.name, fingerprint=workflow.fingerprint, now=now)
-                await self._front.write(unpark)
+                unpark = Unpark(
+                    workflow=workflow.name, fingerprint=workflow.fingerprint, limit=UPKEEP_ROWS_MAX, now=now
+                )
+                while await self._front.write(unpark):
+                    pass
             self._has_unparked = True
 
     async def _claim_all(self) -> None:

@@ -75,7 +75,7 @@ def services(parts: Parts) -> SupervisorSpec:
             Child("recovery", parts.recovery.serve, backoff=SOON),
             Child("feed", parts.feed.serve, backoff=SOON),
             Child("dispatcher", parts.dispatcher.serve, backoff=SOON),
-            Child("janitor", Janitor(parts.front).run, backoff=SOON),
+            Child("janitor", Janitor(parts.front, parts.settings.clock).run, backoff=SOON),
             Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
         ],
     )

@@ -7,14 +7,30 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
+import attrs
+
 from durable_trio.clock import from_datetime
 from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.filters import statuses_of
+from durable_trio.engine.janitor import sweep
 from durable_trio.engine.run import Run
-from durable_trio.limits import check_name
+from durable_trio.errors import RunConflict
+from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
 from durable_trio.records import Key, RunRow, RunStatus
-from durable_trio.stores.base import DeleteRun, ForkRun, Prune, ResumeRun
+from durable_trio.rules.damage import damaged
+from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
+from durable_trio.stores.base import (
+    CopyHistory,
+    CutHistory,
+    DeleteRun,
+    Draft,
+    ForkRun,
+    Prune,
+    Pruned,
+    ResumeRun,
+    TooLong,
+)
 
 # Runs that one transaction of ``prune`` removes: others can write in between.
 _PRUNE_BATCH: Final = 200
@@ -35,10 +51,34 @@ class UpkeepCalls(EngineBase):
         """
         parts = self._parts_in_use()
         run_id = check_name("run id", run_id)
-        row: RunRow = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.stamp()))
+        outcome: RunRow | TooLong = await parts.front.write(ResumeRun(run_id=run_id, now=self._settings.clock.stamp()))
+        row = await self._resume_long(outcome.row) if isinstance(outcome, TooLong) else outcome
         if parts.executor is not None:
             guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
+
+    async def _resume_long(self, row: RunRow) -> RunRow:
+        """Resume a run with a long history: look at it off the event loop, and cut it piece by piece."""
+        front = self._parts_in_use().front
+
+        def find_rows() -> list[tuple[Key, int]]:
+            history = []
+            for item in front.store.history(row.run):
+                if item.damage is not None:
+                    raise RunConflict(damaged(row.id, item.damage).text, run_id=row.id)
+                history.append(Outcome(item.seq, item.key, item.kind, item.status, item.started_at, item.finished_at))
+            if is_compensated(history):
+                text = f"run {row.id!r} has been compensated, at least in part, and cannot go on; start a new one"
+                raise RunConflict(text, run_id=row.id)
+            return [(found.key, found.seq) for found in rows_to_cut(history)]
+
+        rows = await front.ask(find_rows)
+        for start in range(0, len(rows), UPKEEP_ROWS_MAX):
+            part = tuple(rows[start : start + UPKEEP_ROWS_MAX])
+            await front.write(CutHistory(run_id=row.id, changed=row.changed, rows=part))
+        now = self._settings.clock.stamp()
+        resumed: RunRow = await front.write(ResumeRun(run_id=row.id, cut_at=row.changed, now=now))
+        return resumed
 
     async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
         """Start a new run with the history of another up to, not including, the row with the key ``before``.
@@ -53,22 +93,39 @@ class UpkeepCalls(EngineBase):
         parts = self._parts_in_use()
         run_id = check_name("run id", run_id)
         new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
-        operation = ForkRun(
-            run_id=run_id,
-            before=Key.parse(before),
-            id=new_id,
-            now=self._settings.clock.stamp(),
-        )
-        row: RunRow = await parts.front.write(operation)
+        now = self._settings.clock.stamp()
+        operation = ForkRun(run_id=run_id, before=Key.parse(before), id=new_id, now=now)
+        outcome: RunRow | Draft = await parts.front.write(operation)
+        row = await self._fork_long(operation, outcome) if isinstance(outcome, Draft) else outcome
         if parts.executor is not None:
             guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
+
+    async def _fork_long(self, operation: ForkRun, draft: Draft) -> RunRow:
+        """Fork a run with a long history: look at it off the event loop, and copy it piece by piece."""
+        front = self._parts_in_use().front
+
+        def find_keys() -> list[Key]:
+            return [item.key for item in front.store.history(draft.source[0]) if item.seq < draft.before]
+
+        keys = await front.ask(find_keys)
+        for start in range(0, len(keys), UPKEEP_ROWS_MAX):
+            part = tuple(keys[start : start + UPKEEP_ROWS_MAX])
+            now = self._settings.clock.stamp()
+            await front.write(CopyHistory(run_id=operation.run_id, draft=draft, keys=part, now=now))
+        now = self._settings.clock.stamp()
+        row: RunRow = await front.write(attrs.evolve(operation, draft=draft, now=now))
+        return row
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.
 
         So is one removed that is parked because it is damaged: it will never end. A parent that waits for it is told
         that it is gone.
+
+        Many rows are removed piece by piece; from the first on the run is stored no more.
+
+        *Cancellation:* what is left of its rows is removed by whoever serves.
 
         Raises:
             RunNotFound: there is no such run.
@@ -81,6 +138,7 @@ class UpkeepCalls(EngineBase):
         if parts.executor is not None and row.parent is not None:
             parts.runs.mail(row.parent)
             parts.dispatcher.nudge()
+        await sweep(parts.front)
 
     async def prune(
         self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None
@@ -91,6 +149,8 @@ class UpkeepCalls(EngineBase):
 
         Args:
             status: only those in this final status, or these; default all three.
+
+        It goes in small transactions, between which others can write.
 
         *Cancellation:* what is removed stays removed.
 
@@ -104,9 +164,15 @@ class UpkeepCalls(EngineBase):
                 raise ValueError(f"prune removes only runs that have ended; {item.value!r} is no final status")
         instant = from_datetime(before, what="before")
         count = 0
-        while True:  # in small transactions, so that others can write in between
-            removed: int = await parts.front.write(Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH))
-            guarded(parts.feed.recheck_removed)
-            count += removed
-            if removed < _PRUNE_BATCH:
+        position = None
+        while True:
+            operation = Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH, after=position)
+            pruned: Pruned = await parts.front.write(operation)
+            count += pruned.count
+            position = pruned.position
+            if pruned.count:
+                guarded(parts.feed.recheck_removed)
+            if pruned.hidden_count:
+                await sweep(parts.front)
+            if position is None:
                 return count

@@ -3,8 +3,8 @@
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
 applies the batch on the event loop: for a store in memory, and for a single operation while measured commits stay
 short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next batch.
-Starts of runs stand in a queue of their own, of which each batch takes a few: what runs already have to say, and
-messages to them, never wait behind new ones.
+Starts of runs and pieces of upkeep stand in a queue of their own, of which each batch takes a few: what runs already
+have to say, and messages to them, never wait behind those.
 
 Reads have a thread of their own, and what people ask another one: a list that takes its time keeps no run waiting.
 
@@ -41,14 +41,21 @@ from durable_trio.limits import (
 from durable_trio.stores.base import (
     Advance,
     ContinueAsNew,
+    CopyHistory,
+    CutHistory,
     Fence,
     Finish,
+    ForkRun,
     Operation,
     Park,
+    Prune,
     Release,
+    ResumeRun,
     SignalWithStart,
     StartRun,
     Store,
+    Sweep,
+    Unpark,
 )
 from durable_trio.stores.threads import Linger, StoreThread
 
@@ -78,7 +85,11 @@ class _Tidy:
 _ALONE: Final = (_Transaction, _Tidy)
 _Item = Operation | _Transaction | _Tidy
 _Entry = tuple[_Item, Callback]
-_STARTS: Final = (StartRun, SignalWithStart)
+# Each takes its time, so a batch has one of them, and never the event loop.
+_UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
+_NEVER_INLINE: Final = (*_UPKEEP, ContinueAsNew)
+# What stands behind all else.
+_STARTS: Final = (StartRun, SignalWithStart, *_UPKEEP)
 # What a run's owner writes of it.
 _OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
 
@@ -367,7 +378,17 @@ class StoreFront:
                 return items
         if count_max > 1:
             self._is_turn_of_starts = False
-            items += [starts.popleft() for _ in range(min(len(starts), BATCH_STARTS_MAX))]
+            items += self._take_starts()
+        return items
+
+    def _take_starts(self) -> list[_Entry]:
+        starts, items, has_upkeep = self._starts, list[_Entry](), False
+        while starts and len(items) < BATCH_STARTS_MAX:
+            is_upkeep = isinstance(starts[0][0], _UPKEEP)
+            if is_upkeep and has_upkeep:
+                break
+            has_upkeep = has_upkeep or is_upkeep
+            items.append(starts.popleft())
         return items
 
     def _has_items(self) -> bool:
@@ -385,7 +406,8 @@ class StoreFront:
                 return [job()]
             return [await self._writer.call(job)]
         batch: list[Any] = [item for item, _ in items]
-        if store.is_memory or (len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX):
+        is_short = len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
+        if store.is_memory or is_short:
             await trio.lowlevel.cancel_shielded_checkpoint()
             began = time.perf_counter()
             outcomes = store.apply(batch, block=store.is_memory)

@@ -263,10 +263,35 @@ class ResumeRun:
     consumed or unread cancel entry goes; result, error and ``finished_at`` become NULL, recoveries 0, status pending,
     ``wake_at = now``; ``ttl_at`` NULL if it has passed. Values published since the first removed
     row get ``NO_POSITION``. Anything else: ``RunConflict``.
+
+    The outcome is ``TooLong``, and nothing is written, for a history of more than ``UPKEEP_ROWS_MAX`` rows, unless the
+    caller has cut it (``CutHistory``): ``cut_at`` is the run's ``changed`` when it was looked at; ``RunConflict`` if
+    it is another one now.
     """
 
     run_id: str
+    cut_at: int | None = None
     now: int
+
+
+@attrs.frozen
+class TooLong:
+    """The history of that run is to be cut by the caller, piece by piece."""
+
+    row: RunRow
+
+
+@attrs.frozen(kw_only=True)
+class CutHistory:
+    """Remove rows (key and seq) that a run is to go on without. Outcome: ``True``, ``RunNotFound`` or ``RunConflict``.
+
+    ``RunConflict`` if the run is not failed or cancelled, or ``changed`` is another one. Signals that they have
+    consumed are unread again. The run stays as it is: a part of what is to be cut is no less resumable.
+    """
+
+    run_id: str
+    changed: int
+    rows: tuple[tuple[Key, int], ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -277,11 +302,40 @@ class ForkRun:
     ``RunNotFound`` for an unknown run, ``ValueError`` if no row has the key ``before``, ``RunConflict`` if ``id``
     exists. Rows with a lower seq are copied with ``compensates`` false, compensation, cancel and ttl rows left out.
     The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed.
+
+    Of a history with more than ``UPKEEP_ROWS_MAX`` rows nothing is copied yet: the outcome is a ``Draft``, which nobody
+    sees. The caller has the rows copied (``CopyHistory``) and ends with the same operation with that draft.
+    ``RunConflict`` then too if the run was changed meanwhile so that the copy would be of two histories; nothing is
+    left of it.
     """
 
     run_id: str
     before: Key
     id: str
+    draft: Draft | None = None
+    now: int
+
+
+@attrs.frozen
+class Draft:
+    """A copy that is not finished: of the run ``source[0]`` as it was then, the rows with a seq below ``before``."""
+
+    run: int
+    source: tuple[int, int, int | None]  # run, generation, finished_at
+    before: int
+
+
+@attrs.frozen(kw_only=True)
+class CopyHistory:
+    """Copy rows of the run ``run_id`` into a draft, by their keys. Outcome: ``True``, or ``RunConflict``.
+
+    Those of kinds that are not copied, and those from ``Draft.before`` on, are passed over. ``RunConflict``, and the
+    draft is discarded, if the run was changed, or nobody has gone on with the draft for too long.
+    """
+
+    run_id: str
+    draft: Draft
+    keys: tuple[Key, ...]
     now: int
 
 
@@ -290,6 +344,7 @@ class DeleteRun:
     """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final.
 
     One that is set aside because it is damaged is removed as well: there is no other way to end it.
+    One with many rows is not stored any more either, for whoever looks; its rows are removed by ``Sweep``.
     """
 
     run_id: str
@@ -297,22 +352,49 @@ class DeleteRun:
 
 @attrs.frozen(kw_only=True)
 class Prune:
-    """Remove final runs that ended before ``before``, at most ``limit``, oldest first. Outcome: how many.
+    """Remove some final runs that ended before ``before``, oldest first, at most ``limit``. Outcome: ``Pruned``.
 
-    A child is spared while its parent is stored and not final, and has the start of the child in its history.
+    It looks at a bounded number of runs and removes a bounded number of rows; the next operation goes on after
+    ``Pruned.position``. Runs with many rows are removed as by ``DeleteRun``. A child is spared while its parent is
+    stored and not final, and has the start of the child in its history.
     """
 
     before: int
     statuses: tuple[RunStatus, ...]
     limit: int
+    after: tuple[int, int] | None = None
+
+
+@attrs.frozen
+class Pruned:
+    """How many runs were removed, and of how many of them rows are left; where to go on, ``None`` at the end."""
+
+    count: int
+    hidden_count: int
+    position: tuple[int, int] | None
+
+
+@attrs.frozen(kw_only=True)
+class Sweep:
+    """Remove some rows of what nobody sees. Outcome: how many; 0 if nothing is left.
+
+    That is runs that were removed, and copies that nobody has gone on with since ``hidden_before``; 1 for the former
+    only.
+    """
+
+    hidden_before: int
 
 
 @attrs.frozen(kw_only=True)
 class Unpark:
-    """Clear the problem of parked runs of ``workflow`` whose fingerprint is another. Outcome: how many."""
+    """Clear the problem of parked runs of ``workflow`` whose fingerprint is another. Outcome: how many.
+
+    At most ``limit``, if given.
+    """
 
     workflow: str
     fingerprint: str
+    limit: int | None = None
     now: int
 
 
@@ -383,9 +465,12 @@ Operation = (
     | SignalWithStart
     | RequestCancel
     | ResumeRun
+    | CutHistory
     | ForkRun
+    | CopyHistory
     | DeleteRun
     | Prune
+    | Sweep
     | Unpark
     | RegisterExecutor
     | RenewLease

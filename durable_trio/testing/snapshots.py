@@ -32,9 +32,11 @@ Line = Mapping[str, Any]
 
 FINAL: Final = frozenset({"completed", "failed", "cancelled"})
 
+# Not those that are being removed or copied: nobody sees them, and their ids begin with a control character.
 _RUNS: Final = """
     SELECT run, id, workflow, status, owner, token, recoveries, started_at, finished_at, wake_at, waits_for, problem,
-        generation, parent, parent_id, compensation_errors, error, result, args FROM runs ORDER BY run
+        generation, parent, parent_id, compensation_errors, error, result, args
+    FROM runs WHERE id NOT GLOB char(1) || '*' ORDER BY run
 """
 _HISTORY: Final = """
     SELECT run, id, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error, result

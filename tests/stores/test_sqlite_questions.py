@@ -131,9 +131,10 @@ def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> N
     for workflow, count in (("a", 5), ("b", 40), ("c", 41), ("d", 1)):
         store.apply([start_operation(f"{workflow}-{n}", workflow=workflow) for n in range(count)])
     rows = claim(store, executor, workflows=("b", "c"), limit=30)
-    store.apply([Finish(fence=fence_of(row), status=S.FAILED, now=1) for row in rows[:20]])
+    ends = [S.FAILED] * 12 + [S.COMPLETED] * 7 + [S.CANCELLED]
+    store.apply([Finish(fence=fence_of(row), status=status, now=1) for row, status in zip(rows, ends, strict=False)])
     found = store.status()
-    assert found.runs_by_status == {S.PENDING: 57, S.RUNNING: 10, S.FAILED: 20}
+    assert found.runs_by_status == {S.PENDING: 57, S.RUNNING: 10, S.COMPLETED: 7, S.FAILED: 12, S.CANCELLED: 1}
     assert sum(found.unfinished_by_workflow.values()) == 67
     assert found.unfinished_by_workflow["a"] == 5
     store.close()

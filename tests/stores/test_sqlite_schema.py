@@ -9,17 +9,31 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import StoreError
-from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import NO_POSITION, Advance, ClaimDue, Finish, Release, SendSignal
+from durable_trio.records import Key, RunRow, RunStatus, StepKind
+from durable_trio.stores.base import (
+    NO_POSITION,
+    Advance,
+    ClaimDue,
+    CopyHistory,
+    DeleteRun,
+    Finish,
+    ForkRun,
+    Prune,
+    Release,
+    SendSignal,
+    Sweep,
+)
 from durable_trio.stores.sqlite import (
     SqliteStore,
     claim_operations,
+    copy_operations,
     executor_operations,
     library,
     message_operations,
     opening,
     questions,
     reads,
+    removal_operations,
     run_operations,
     schema,
     sqlite3,
@@ -36,6 +50,7 @@ from durable_trio.testing.store_contract.kit import (
     signal,
     start,
     start_operation,
+    step,
     suspend,
 )
 
@@ -182,14 +197,22 @@ SORTED = (
         (questions.END_OF_SLICE, (1, 9), "runs_changed"),
         (questions.STREAM.format(source=questions.OF_ALL + AFTER), (1, 1), "runs_created"),
         (questions.STREAM.format(source=questions.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
+        (questions.COUNT.format(source=questions.OF_END), ("failed", 1), "runs_finished"),
         (questions.STREAM.format(source=questions.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
         (questions.STREAM.format(source=questions.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
         (questions.NEXT_WORKFLOW, ("",), "runs_by_status"),
         (questions.NEXT_STATUS, ("w", ""), "runs_by_status"),
-        (upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1), "runs_finished"),
+        (
+            removal_operations.OLDEST.format(after="finished_at = ? AND run > ?"),
+            ("failed", 1, 1, 1, 1),
+            "runs_finished",
+        ),
+        (removal_operations.IS_SPARED, (1,), "history_children"),
+        (removal_operations.NEXT_HIDDEN, (1,), "runs_hidden"),
+        (copy_operations.COPY_ROW, (2, 1, 9, "", "step", 0), "sqlite_autoindex_history_1"),
         (
             upkeep_operations.UNPARK,
-            {"now": 1, "changed": 1, "workflow": "w", "fingerprint": "f"},
+            {"now": 1, "changed": 1, "workflow": "w", "fingerprint": "f", "limit": 1},
             "runs_parked",
         ),
         (executor_operations.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
@@ -208,10 +231,52 @@ def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: An
         assert "TEMP B-TREE" not in found
 
 
-def test_prune_finds_parents_by_their_key(store: SqliteStore) -> None:
-    found = plan(store, upkeep_operations.PRUNE.format(statuses="?"), (1, "failed", 1))
-    assert "SEARCH parents USING INTEGER PRIMARY KEY" in found
-    assert "SCAN" not in found
+@pytest.mark.parametrize("sql", removal_operations.PIECES)
+def test_pieces_of_a_removal_are_found_by_the_run(store: SqliteStore, sql: str) -> None:
+    assert "SCAN" not in plan(store, sql, {"run": 1, "limit": 9})
+
+
+@pytest.mark.parametrize("what", ["prune", "delete", "sweep", "fork", "spared children"])
+def test_a_step_of_upkeep_costs_the_same_whatever_the_size(store: SqliteStore, what: str) -> None:
+    """Of a run with many rows, and of a live parent with many ended children."""
+
+    def fill(count: int) -> Any:
+        name = f"{what}-{count}"
+        row, fence = owned(store, name)
+        kind = StepKind.CHILD if what == "spared children" else StepKind.STEP
+        for n in range(0, count, 500):
+            rows = tuple(step(m + 1, n=m, kind=kind, result=f'"{name}/{m}"') for m in range(n, n + 500))
+            assert one(store, Advance(fence=fence, rows=rows, now=9)) is True
+        if what == "spared children":
+            started = store.apply(
+                [start_operation(f"{name}/{m}", parent=row.run, owner=fence.owner) for m in range(count)]
+            )
+            ends = [
+                Finish(fence=fence_of(child.row), status=RunStatus.COMPLETED, now=m) for m, child in enumerate(started)
+            ]
+            store.apply(ends)
+            return Prune(before=10**6, statuses=tuple(RunStatus), limit=200, after=(count - 400, 0))
+        if what == "fork":
+            draft = one(store, ForkRun(run_id=name, before=Key("", "step", count - 1), id=f"{name}-copy", now=9))
+            keys = tuple(Key("", "step", n) for n in range(500))
+            return CopyHistory(run_id=name, draft=draft, keys=keys, now=9)
+        one(store, Finish(fence=fence, status=RunStatus.COMPLETED, now=9))
+        if what == "delete":
+            return DeleteRun(run_id=name)
+        if what == "sweep":
+            one(store, DeleteRun(run_id=name))
+            return Sweep(hidden_before=1)
+        return Prune(before=10**6, statuses=tuple(RunStatus), limit=200)
+
+    def measure(count: int) -> int:
+        operation = fill(count)
+        cost = steps(store, lambda: one(store, operation))
+        while one(store, Sweep(hidden_before=100)):
+            pass
+        return cost
+
+    few, many = measure(1500), measure(6000)
+    assert many <= few * 1.2 + 200
 
 
 def steps(store: SqliteStore, work: Callable[[], object]) -> int:

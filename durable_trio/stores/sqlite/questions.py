@@ -26,11 +26,13 @@ __all__ = ["EVERYTHING", "Slice", "changed_slice", "list_slice", "status"]
 _SLICE_RUNS: Final = 4000
 # Runs that are looked at together: one statement.
 _RUNS_AT_ONCE: Final = 250
-# A part of a filter with fewer runs is rare: all of them can be looked at in one slice.
+# A part of a filter with fewer runs is rare: all of them can be looked at in one slice. If none is, they are counted
+# further to find the rarest; beyond that it does not pay.
 _RARE_RUNS: Final = 2000
+_COMPARED_RUNS: Final = 20_000
 # Streams that are worth merging: each costs a seek.
 _STREAMS_MAX: Final = 2000
-# Runs of one workflow and status that are counted at first; most are fewer.
+# Ended runs of one status that are counted at first; then eight times as many, as long as more than one has more.
 _COUNTED_FIRST: Final = 10_000
 # Ids of parked runs that a status names; more would only scroll.
 _PARKED_MAX: Final = 1000
@@ -38,6 +40,7 @@ _PARKED_MAX: Final = 1000
 EVERYTHING: Final = RunFilter()
 
 OF_STATUS: Final = "runs INDEXED BY runs_by_status WHERE workflow = ? AND status = ?"
+OF_END: Final = "runs INDEXED BY runs_finished WHERE status = ? AND finished_at IS NOT NULL"
 OF_TAG: Final = "tags WHERE key = ? AND value = ?"
 OF_QUEUE: Final = "runs INDEXED BY runs_of_queue WHERE queue = ?"
 OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
@@ -54,8 +57,8 @@ NEXT_WORKFLOW: Final = """
 """
 COUNT_ALL: Final = "SELECT count(*) FROM runs"  # without a condition it counts pages, not rows
 COUNT_HIDDEN: Final = """
-    SELECT workflow, status, count(*) FROM runs INDEXED BY runs_hidden
-    WHERE hidden_at IS NOT NULL GROUP BY workflow, status
+    SELECT workflow, status, finished_at IS NOT NULL, count(*) FROM runs INDEXED BY runs_hidden
+    WHERE hidden_at IS NOT NULL GROUP BY 1, 2, 3
 """
 # By the index: the column itself stands behind the payloads.
 IS_SHOWN: Final = "run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)"
@@ -122,7 +125,7 @@ def list_slice(connection: sqlite3.Connection, which: RunFilter, *, limit: int, 
 def changed_slice(connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int) -> Slice:
     """Return runs that have changed since, in order of changes; those of one change together."""
     term, parameters = _conditions(which)
-    if which.run_id is not None or _sources(connection, which).key_count < _RARE_RUNS:
+    if which.run_id is not None or (which != EVERYTHING and _rarest(connection, which).key_count < _RARE_RUNS):
         runs = json.dumps([run for _, run in _keys(connection, which, None)])
         matching = connection.execute(MATCHING.format(which=term), (runs, *parameters)).fetchall()
         found = sorted(key for key in matching if isinstance(key[0], int) and key[0] > after)
@@ -148,13 +151,14 @@ def _rows(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[RunRow, 
 
 def status(connection: sqlite3.Connection) -> StoreStatus:
     """Return counts and warnings; call it within a transaction."""
-    by_status: dict[RunStatus, int] = {}
     unfinished: dict[str, int] = {}
-    for (workflow, name), count in _counts(connection).items():
+    by_status: dict[RunStatus, int] = {}
+    for (workflow, name), count in _counts_of_unfinished(connection).items():
         status = status_from(name)
         by_status[status] = by_status.get(status, 0) + count
-        if not status.is_final:
-            unfinished[text_from(workflow)] = unfinished.get(text_from(workflow), 0) + count
+        name = text_from(workflow)
+        unfinished[name] = unfinished.get(name, 0) + count
+    by_status |= _counts_of_ended(connection, sum(by_status.values()))
     return StoreStatus(
         runs_by_status={status: by_status[status] for status in RunStatus if by_status.get(status)},
         parked=tuple(text_from(row[0]) for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
@@ -165,28 +169,39 @@ def status(connection: sqlite3.Connection) -> StoreStatus:
     )
 
 
-def _counts(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
-    """Return how many runs there are, by workflow and status.
+def _counts_of_unfinished(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    """Return how many runs have not ended, by workflow and status."""
+    cells = (cell for cell in _cells(connection) if not RunStatus(cell[1]).is_final)
+    counts = {cell: _count(connection, [_Source(OF_STATUS, cell)], _LAST) for cell in cells}
+    for workflow, status, has_ended, count in connection.execute(COUNT_HIDDEN).fetchall():
+        if not has_ended:
+            counts[workflow, status] -= count
+    return counts
 
-    The largest number need not be counted: it is what the others leave of all.
-    """
-    counts: dict[tuple[str, str], int] = {}
-    uncounted = list(_cells(connection))
+
+def _counts_of_ended(connection: sqlite3.Connection, unfinished_count: int) -> dict[RunStatus, int]:
+    """Return how many runs have ended, by status. The largest number is not counted: it is what is left of all."""
+    counts: dict[RunStatus, int] = {}
+    uncounted = [status for status in RunStatus if status.is_final]
     counted_max = _COUNTED_FIRST
     while len(uncounted) > 1:
         large = []
-        for cell in uncounted:
-            count = _count(connection, [_Source(OF_STATUS, cell)], counted_max)
-            if count == counted_max:
-                large.append(cell)
-            else:
-                counts[cell] = count
+        for status in uncounted:
+            counts[status] = _count(connection, [_Source(OF_END, (status.value,))], counted_max)
+            if counts[status] == counted_max:
+                large.append(status)
+        if not large:
+            break
         uncounted = large
         counted_max *= 8
-    for cell in uncounted:
-        counts[cell] = connection.execute(COUNT_ALL).fetchone()[0] - sum(counts.values())
-    for workflow, status, count in connection.execute(COUNT_HIDDEN).fetchall():
-        counts[workflow, status] = counts.get((workflow, status), 0) - count
+    hidden = connection.execute(COUNT_HIDDEN).fetchall()
+    if len(uncounted) == 1:
+        all_count = connection.execute(COUNT_ALL).fetchone()[0] - sum(row[3] for row in hidden if not row[2])
+        others = sum(count for status, count in counts.items() if status is not uncounted[0])
+        counts[uncounted[0]] = all_count - unfinished_count - others
+    for _, status, has_ended, count in hidden:
+        if has_ended:
+            counts[status_from(status)] = counts.get(status_from(status), 0) - count
     return counts
 
 
@@ -213,10 +228,10 @@ def _stored(text: str) -> str | bytes:
 # ---- streams -----------------------------------------------------------------------------------------------------
 
 
-class _Sources(NamedTuple):
-    """The sources of one part of a filter, and how many keys they have; counted only up to a limit."""
+class _Part(NamedTuple):
+    """A part of a filter that indexes can serve: its sources, and how many keys they have; counted up to a limit."""
 
-    parts: Sequence[_Source]
+    sources: Sequence[_Source]
     key_count: int
 
 
@@ -226,7 +241,7 @@ def _keys(connection: sqlite3.Connection, which: RunFilter, before: _Key | None)
         rows = connection.execute("SELECT created_at, run FROM runs WHERE id = ?", (which.run_id,)).fetchall()
         found = list(map(_key, rows))
         return iter([key for key in found if before is None or key < before])
-    streams = [_stream(connection, source, before) for source in _sources(connection, which).parts]
+    streams = [_stream(connection, source, before) for source in _rarest(connection, which).sources]
     return heapq.merge(*streams, reverse=True)
 
 
@@ -247,24 +262,28 @@ def _key(row: tuple[Any, int]) -> _Key:
     return (NO_INTEGER if created_at is None else _LAST, run)
 
 
-def _sources(connection: sqlite3.Connection, which: RunFilter) -> _Sources:
-    """Return the rarest part of a filter that an index can serve; all runs, if there is none."""
-    parts: list[list[_Source]] = []
+def _rarest(connection: sqlite3.Connection, which: RunFilter) -> _Part:
+    """Return the rarest part of a filter that indexes can serve; all runs, if there is none."""
+    found: list[list[_Source]] = []
     if which.statuses is not None or which.workflow is not None:
         cells = list(islice(_cells_of(connection, which), _STREAMS_MAX + 1))
         if len(cells) <= _STREAMS_MAX:
-            parts.append([_Source(OF_STATUS, cell) for cell in cells])
-    parts += ([_Source(OF_TAG, tag)] for tag in which.tags)
+            found.append([_Source(OF_STATUS, cell) for cell in cells])
+    found += ([_Source(OF_TAG, tag)] for tag in which.tags)
     if which.queue is not None:
-        parts.append([_Source(OF_QUEUE, (which.queue,))])
+        found.append([_Source(OF_QUEUE, (which.queue,))])
     if which.parent_id is not None:
-        parts.append([_Source(OF_PARENT, (which.parent_id,))])
-    rarest = _Sources([_Source(*_created(OF_ALL, (), which))], _RARE_RUNS)
-    for part in parts:
-        bounded = [_Source(*_created(source.sql, source.parameters, which)) for source in part]
-        count = _count(connection, bounded, _RARE_RUNS)
-        if count < rarest.key_count or (part is parts[0] and count <= rarest.key_count):
-            rarest = _Sources(bounded, count)
+        found.append([_Source(OF_PARENT, (which.parent_id,))])
+    parts = [
+        [_Source(*_created(source.sql, source.parameters, which)) for source in sources]
+        for sources in found or [[_Source(OF_ALL, ())]]
+    ]
+    rarest = _Part(parts[0], _RARE_RUNS)
+    for limit in (_RARE_RUNS, _COMPARED_RUNS):
+        counted = [_Part(part, _count(connection, part, limit)) for part in parts]
+        rarest = min(counted, key=lambda part: part.key_count)
+        if rarest.key_count < limit or len(parts) == 1:
+            break
     return rarest
 
 

@@ -13,6 +13,7 @@ from durable_trio.stores.base import (
     DeleteRun,
     ForkRun,
     Prune,
+    Pruned,
     ReapExecutor,
     RequestCancel,
     ResumeRun,
@@ -47,6 +48,18 @@ def resume(store: Store, run_id: str = "run", now: int = 200) -> Any:
 def fork(store: Store, before: Key, run_id: str = "run", new_id: str = "copy") -> Any:
     """Fork a run."""
     return one(store, ForkRun(run_id=run_id, before=before, id=new_id, now=300))
+
+
+def prune(store: Store, before: int, statuses: tuple[RunStatus, ...] = ALL, limit: int = 9) -> int:
+    """Remove ended runs, step by step, and return how many."""
+    count = 0
+    position = None
+    while True:
+        pruned: Pruned = one(store, Prune(before=before, statuses=statuses, limit=limit - count, after=position))
+        count += pruned.count
+        position = pruned.position
+        if position is None or count == limit:
+            return count
 
 
 def names(store: Store, row: RunRow) -> list[str]:
@@ -288,17 +301,17 @@ class UpkeepContract(ContractKit):
         _, child_fence = owned(store, "child", parent=parent.run)
         add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"child"'))
         finish(store, child_fence)
-        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 0
+        assert prune(store, 1000, ALL, 9) == 0
         assert store.run("child") is not None
         finish(store, parent_fence)
-        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 2
+        assert prune(store, 1000, ALL, 9) == 2
 
     def test_prune_removes_an_ended_child_that_is_not_in_the_history_of_its_parent(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
         _, child_fence = owned(store, "child", parent=parent.run)
         add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"another"'))
         finish(store, child_fence)
-        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 1
+        assert prune(store, 1000, ALL, 9) == 1
         assert store.run("child") is None
 
     def test_an_ended_child_can_be_deleted_by_name(self, store: Store) -> None:
@@ -314,7 +327,7 @@ class UpkeepContract(ContractKit):
         for run_id, owner, now in (("child", parent.run, 50), ("other", None, 60)):
             _, fence = owned(store, run_id, parent=owner)
             finish(store, fence, now=now)
-        assert one(store, Prune(before=1000, statuses=ALL, limit=1)) == 1
+        assert prune(store, 1000, ALL, 1) == 1
         assert (store.run("child") is None, store.run("other") is None) == (False, True)
 
     def test_a_child_outlives_its_deleted_parent(self, store: Store) -> None:
@@ -336,14 +349,14 @@ class UpkeepContract(ContractKit):
         _, fence = owned(store, "parked")
         park(store, fence)
         completed = (RunStatus.COMPLETED,)
-        assert one(store, Prune(before=100, statuses=completed, limit=2)) == 2
+        assert prune(store, 100, completed, 2) == 2
         assert (store.run("run-5"), store.run("run-4")) == (None, None)
-        assert one(store, Prune(before=100, statuses=completed, limit=0)) == 0
-        assert one(store, Prune(before=100, statuses=completed, limit=9)) == 2
+        assert prune(store, 100, completed, 0) == 0
+        assert prune(store, 100, completed, 9) == 2
         assert store.run("run-2") is not None
         assert store.run("run-0") is not None
-        assert one(store, Prune(before=1000, statuses=(), limit=9)) == 0
-        assert one(store, Prune(before=1000, statuses=ALL, limit=9)) == 2
+        assert prune(store, 1000, (), 9) == 0
+        assert prune(store, 1000, ALL, 9) == 2
         assert sorted(store.status().runs_by_status.items()) == [
             (RunStatus.PENDING, 1),
             (RunStatus.RUNNING, 1),
