@@ -79,6 +79,10 @@ class StepStatus(enum.StrEnum):
     UNREADABLE = "unreadable"  # never stored: stands for a word that the file should not hold
 
 
+# Of the count in a key: no file has as many, and it is a number that every store can look for.
+_DIGITS_MAX = 18
+
+
 class Key(NamedTuple):
     """The place of a durable call in its program: branch, name, and how often that name came before in it."""
 
@@ -99,9 +103,18 @@ class Key(NamedTuple):
         """
         branch, _, last = text.rpartition("/")
         name, mark, n = last.rpartition("#")
-        if not mark or not n.isascii() or not n.isdigit():
+        is_number = n.isascii() and n.isdigit() and len(n) <= _DIGITS_MAX
+        if not mark or not is_number or not _is_unicode(text):
             raise ValueError(f"{text!r} is no key of a history row; keys look like 'branch#0/name#0' or 'name#0'")
         return cls(branch, unescape(name), int(n))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: nothing that is stored has one
+        return False
+    return True
 
 
 def escape(name: str) -> str:

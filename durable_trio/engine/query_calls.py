@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.engine.base import EngineBase
-from durable_trio.engine.filters import make_cursor, make_filter, read_cursor
+from durable_trio.engine.filters import check_text, make_cursor, make_filter, read_cursor
 from durable_trio.engine.inline import INLINE_NAME
 from durable_trio.engine.reading import run_record
 from durable_trio.engine.reports import merged, with_runs
@@ -45,6 +45,7 @@ class QueryCalls(EngineBase):
 
         Raises:
             ValueError: an unknown status, a cursor that no page gave, a limit out of range.
+            TypeError: a filter or a cursor of another type.
         """
         parts = self._parts_in_use()
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
@@ -53,8 +54,8 @@ class QueryCalls(EngineBase):
             status=status,
             workflow=workflow,
             tags=tags,
-            queue=queue,
-            parent_id=parent,
+            queue=check_text("queue", queue),
+            parent_id=check_text("parent", parent),
             created_after=None if created_after is None else from_datetime(created_after, what="created_after"),
             created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
         )

@@ -17,6 +17,7 @@ from durable_trio.engine.janitor import sweep
 from durable_trio.engine.run import Run
 from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
+from durable_trio.looks import class_name, exact_text, is_a
 from durable_trio.records import Key, RunRow, RunStatus
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
@@ -85,21 +86,36 @@ class UpkeepCalls(EngineBase):
 
         Steps that are copied are not compensated by the new run.
 
+        Args:
+            before: a key as ``steps`` gives it.
+            id: that of the new run; default a new UUID.
+
         Raises:
             RunNotFound: there is no such run.
-            ValueError: it has no row of that key.
-            RunConflict: there is a run with the new id.
+            ValueError: it has no row of that key, or that is no key.
+            TypeError: ``before`` is no ``str``.
+            RunConflict: there is a run with the new id; or what is stored of the run is damaged.
         """
         parts = self._parts_in_use()
         run_id = check_name("run id", run_id)
+        if not is_a(before, str):
+            raise TypeError(f"before must be the key of a history row, a str, not {class_name(type(before))}")
         new_id = str(uuid.uuid4()) if id is None else check_name("run id", id)
         now = self._settings.clock.stamp()
-        operation = ForkRun(run_id=run_id, before=Key.parse(before), id=new_id, now=now)
+        operation = ForkRun(run_id=run_id, before=await self._key(run_id, exact_text(before)), id=new_id, now=now)
         outcome: RunRow | Draft = await parts.front.write(operation)
         row = await self._fork_long(operation, outcome) if isinstance(outcome, Draft) else outcome
         if parts.executor is not None:
             guarded(parts.dispatcher.nudge)
         return self._handle(row.id, self._registry.get(row.workflow))
+
+    async def _key(self, run_id: str, text: str) -> Key:
+        """Return the key that a text is. An unknown run is told first: what is wrong with its keys is no news then."""
+        try:
+            return Key.parse(text)
+        except ValueError:
+            await self._row(run_id)
+            raise
 
     async def _fork_long(self, operation: ForkRun, draft: Draft) -> RunRow:
         """Fork a run with a long history: look at it off the event loop, and copy it piece by piece."""
@@ -132,7 +148,8 @@ class UpkeepCalls(EngineBase):
             RunConflict: it has not ended.
         """
         parts = self._parts_in_use()
-        row = await self._row(check_name("run id", run_id))
+        run_id = check_name("run id", run_id)
+        row = await self._row(run_id)
         await parts.front.write(DeleteRun(run_id=run_id))
         guarded(parts.feed.recheck_removed)
         if parts.executor is not None and row.parent is not None:
@@ -158,7 +175,9 @@ class UpkeepCalls(EngineBase):
             ValueError: a status that is not final, or a datetime without time zone.
         """
         parts = self._parts_in_use()
-        statuses = statuses_of(status) or (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        statuses = statuses_of(status)
+        if statuses is None:  # not for none of them, as an empty list says
+            statuses = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
         for item in statuses:
             if not item.is_final:
                 raise ValueError(f"prune removes only runs that have ended; {item.value!r} is no final status")

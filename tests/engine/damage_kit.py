@@ -183,13 +183,13 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
 
 def copy_run(connection: sqlite3.Connection, run_id: str, new_id: str, *, of: tuple[int, str] | None = None) -> int:
     """Copy a run with all its rows, and its children that go on; return the copy's number."""
-    given = {"run": None, "id": new_id}
+    given: dict[str, Any] = {"run": None, "id": new_id}
     if of is not None:
         given |= {"parent": of[0], "parent_id": of[1]}
     (run,) = connection.execute("SELECT run FROM runs WHERE id = ?", (run_id,)).fetchone()
     copy = _copy_rows(connection, "runs", given, f"id = '{run_id}'")
     for table in PARTS:
-        rest = {"run": copy} if table not in ("history", "mailbox") else {"run": copy, "id": None}
+        rest: dict[str, Any] = {"run": copy} if table not in ("history", "mailbox") else {"run": copy, "id": None}
         _copy_rows(connection, table, rest, f"run = {run}")
     children = "SELECT id FROM runs WHERE parent = ? AND finished_at IS NULL AND id NOT LIKE 'case-%'"
     for (child,) in connection.execute(children, (run,)).fetchall():

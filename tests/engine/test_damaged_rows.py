@@ -101,7 +101,7 @@ def cases(table: str) -> Iterator[Case]:
 
 def plant(path: Path, wanted: Iterable[Case]) -> list[Planted]:
     """Put each damage into the row of a copied run."""
-    planted = []
+    planted: list[Planted] = []
     with kit.loosened(path) as connection:
         connection.text_factory = decode
         connection.execute("BEGIN")
