@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from durable_trio.cli.output import say
+from durable_trio.cli.runs_table import failure_text, status_word
 from durable_trio.cli.times import instant_text
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import DurableError
@@ -21,8 +22,7 @@ from durable_trio.records import Problem, RunRecord, RunStatus, StepInHand
 
 __all__ = ["asked_to_cancel", "in_hand_of", "in_hand_text", "parked_text", "wait_until_cancelled"]
 
-# Before that nobody wonders; executors tell once a second what runs wait for.
-_QUIET_SECONDS: Final = 2.0
+# What is so at two looks is worth a word; executors tell once a second what runs wait for.
 _LOOK_SECONDS: Final = 1.0
 _NAMED_MAX: Final = 3
 _HINT: Final = "Ctrl-C ends the wait only"
@@ -88,13 +88,13 @@ async def _say_what_is_waited_for(client: Engine, run_id: str, problem: Problem 
         said = _NOBODY
     if said:
         say(f"{said} ({_HINT})")
-    await trio.sleep(_QUIET_SECONDS)
+    seen = ""
     while True:
-        text = await _obstacle(client, run_id)
-        if text and text != said:
-            say(text if said else f"{text} ({_HINT})")
-            said = text
         await trio.sleep(_LOOK_SECONDS)
+        before, seen = seen, await _obstacle(client, run_id)
+        if seen == before and seen not in ("", said):
+            say(seen if said else f"{seen} ({_HINT})")
+            said = seen
 
 
 def _parked(run_id: str, problem: Problem) -> str:
@@ -114,23 +114,23 @@ async def _obstacle(client: Engine, run_id: str) -> str:
         return _parked(run_id, record.problem)
     if not await _is_served(client):
         return _NOBODY
-    owner = next((item for item in (await client.status()).executors if item.id == record.owner), None)
-    unread = [entry for entry in await run.unread() if entry.kind == "cancel"]
-    if record.owner is None:
-        return f"{run_id!r} waits for an executor that knows the workflow {record.workflow!r}"
-    if owner is None or not owner.is_alive:
-        return f"the process that had {run_id!r} has died; another one is to take it over"
-    if unread:
-        return f"executor {owner.id} (process {owner.pid}) has {run_id!r}, and has not taken the request yet"
+    if any(entry.kind == "cancel" for entry in await run.unread()):
+        if record.owner is None:
+            served = {name for process in await client.processes() for name in process.workflows}
+            known = "" if record.workflow in served else f" that knows the workflow {record.workflow!r}"
+            return f"{run_id!r} waits for an executor{known} to take it up"
+        return f"executor {record.owner} has {run_id!r}, and has not taken the request yet"
     steps = await in_hand_of(client, run_id)
     if steps:
         names = "; ".join(in_hand_text(step, now) for step in steps[:_NAMED_MAX])
         more = f"; and {len(steps) - _NAMED_MAX} more" if len(steps) > _NAMED_MAX else ""
         return f"{run_id!r} is {record.status.value}, and waits for what is in hand to end: {names}{more}"
-    waits = [wait for wait in await run.waits() if wait.error is not None]
-    if waits:
-        return f"{run_id!r} tries {waits[0].key} again (attempt {waits[0].attempt + 1})"
+    for wait in await run.waits():
+        if wait.error is not None:
+            return f"{run_id!r} is {record.status.value}, and tries {wait.key} again: {failure_text(wait.error)}"
     children = (await client.list_runs(parent=run_id, status=_OPEN, limit=1)).runs
     if children:
-        return f"{run_id!r} waits for its child {children[0].id!r} to end: {children[0].status.value}"
-    return f"{run_id!r} is {record.status.value}"
+        return f"{run_id!r} waits for its child {children[0].id!r} to end, which is {status_word(children[0])}"
+    if record.owner is None:
+        return f"{run_id!r} is to go on, and waits for an executor to take it up"
+    return f"{run_id!r} is {record.status.value}; no step of it is in hand, its own code has not come to an end"
