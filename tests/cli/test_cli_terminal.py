@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import durable_trio.cli
@@ -157,6 +157,7 @@ def test_a_shell_is_offered_no_id_that_it_would_write_as_it_is(hostile: str) -> 
 # ---- the ways out ----------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(st.text() | st.text(UNSEEN))
 def test_a_visible_text_has_nothing_unseen_and_keeps_what_is_seen(text: str) -> None:
     assert unseen_in(visible(text)) == set()
@@ -166,6 +167,7 @@ def test_a_visible_text_has_nothing_unseen_and_keeps_what_is_seen(text: str) -> 
         assert visible(text) == text
 
 
+@settings(max_examples=30)
 @given(st.recursive(st.text() | st.text(UNSEEN), lambda inner: st.dictionaries(st.text(UNSEEN), inner)))
 def test_an_escaped_document_is_the_same_document(document: Any) -> None:
     for indent in (None, 2):
