@@ -179,7 +179,7 @@ class Reports:
         """Nothing depends on a report: one that cannot be read is left out, and said to be so once."""
         if row.process not in self._skipped:
             self._skipped.add(row.process)
-            _LOGGER.warning("the report of process %r cannot be read and is left out: %s", row.process, error)
+            _LOGGER.info("the report of process %.60r cannot be read and is left out: %.200s", row.process, error)
 
     async def _put(self, root: Supervisor) -> None:
         now = self._clock.stamp()

@@ -299,7 +299,7 @@ async def test_a_report_that_cannot_be_read_is_left_out(
         connection.execute("INSERT OR REPLACE INTO reports VALUES (?, 1, ?)", bad)
         connection.commit()
         connection.close()
-        with caplog.at_level(logging.WARNING):
+        with caplog.at_level(logging.INFO):
             for _ in range(2):
                 assert len(await engine.processes()) == (0 if bad[0] == good[0] else 1)
                 assert len(await engine.trees()) == (0 if bad[0] == good[0] else 1)
