@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
@@ -19,10 +20,24 @@ import click
 from durable_trio.cli.faults import ReaderGone
 from durable_trio.unseen import visible, visible_json, visible_lines
 
-__all__ = ["harmless", "is_colored", "is_unicode", "say", "write_id", "write_json", "write_json_line", "write_lines"]
+__all__ = [
+    "ProgressLine",
+    "harmless",
+    "is_colored",
+    "is_unicode",
+    "say",
+    "write_id",
+    "write_json",
+    "write_json_line",
+    "write_lines",
+]
 
 # For terminals that can show nothing better.
 _PLAIN: Final = str.maketrans("…×", "~x")
+# Of progress nothing is said for so long, and each word of it can be read.
+_QUIET_SECONDS: Final = 1.0
+_STANDS_SECONDS: Final = 0.2
+_REST_CLEARED: Final = "\x1b[K"
 # What ``click.style`` writes.
 _COLOR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
@@ -62,6 +77,28 @@ def is_colored(stream: TextIO) -> bool:
 def say(text: str) -> None:
     """Tell people something beside the output."""
     _write(visible(text), is_error=True)
+
+
+class ProgressLine:
+    """A line on a terminal's standard error that is written over itself; of what is quick nobody sees anything."""
+
+    def __init__(self) -> None:
+        self._shows = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._next_at = time.monotonic() + _QUIET_SECONDS
+        self._is_shown = False
+
+    def show(self, text: str) -> None:
+        """Show a text in place of the one before, if that stood for a moment."""
+        now = time.monotonic()
+        if self._shows and now >= self._next_at:
+            self._next_at, self._is_shown = now + _STANDS_SECONDS, True
+            click.echo(f"\r{visible(text)}{_REST_CLEARED}", nl=False, err=True)
+
+    def clear(self) -> None:
+        """Leave an empty line for what comes next."""
+        if self._is_shown:
+            self._is_shown = False
+            click.echo(f"\r{_REST_CLEARED}", nl=False, err=True)
 
 
 def harmless(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -158,7 +158,11 @@ class UpkeepCalls(EngineBase):
         await sweep(parts.front)
 
     async def prune(
-        self, before: datetime, *, status: RunStatus | str | Iterable[RunStatus | str] | None = None
+        self,
+        before: datetime,
+        *,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> int:
         """Remove runs that ended before an instant, and return how many.
 
@@ -166,6 +170,7 @@ class UpkeepCalls(EngineBase):
 
         Args:
             status: only those in this final status, or these; default all three.
+            progress: called after each of the small transactions, with the number of runs removed so far.
 
         It goes in small transactions, between which others can write.
 
@@ -188,6 +193,8 @@ class UpkeepCalls(EngineBase):
             operation = Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH, after=position)
             pruned: Pruned = await parts.front.write(operation)
             count += pruned.count
+            if progress is not None:
+                progress(count)
             position = pruned.position
             if pruned.count:
                 guarded(parts.feed.recheck_removed)

@@ -203,6 +203,25 @@ def test_lines_keep_their_colours_and_nothing_else(capsys: pytest.CaptureFixture
     assert output.harmless("\x1b[1m\x1b[31mred\x1b[0m") == "\x1b[1m\x1b[31mred\x1b[0m"
 
 
+def test_progress_is_one_line_that_a_terminal_alone_gets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(output, "_STANDS_SECONDS", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
+    for is_terminal in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        line = output.ProgressLine()
+        line.clear()
+        line.show("removed 1")
+        line.show("removed 2\u202e")
+        line.clear()
+        shown = capsys.readouterr().err
+        assert shown.split("\r") == (
+            ["", "removed 1\x1b[K", "removed 2\\u202e\x1b[K", "\x1b[K"] if is_terminal else [""]
+        )
+
+
 def test_an_id_goes_to_a_program_as_it_is_and_to_people_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     for is_terminal, written in ((False, f"{NAME}\n"), (True, f"{visible(NAME)}\n")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")

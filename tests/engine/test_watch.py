@@ -499,7 +499,11 @@ async def test_prune_removes_more_than_one_batch() -> None:
             await engine.start(quick, number, delay=3600)
         for record in (await engine.list_runs(limit=1000)).runs:
             await engine.cancel(record.id)
-        assert await engine.prune(datetime(2100, 1, 1, tzinfo=UTC)) == 450
+        told: list[int] = []
+        assert await engine.prune(datetime(2100, 1, 1, tzinfo=UTC), progress=told.append) == 450
+        assert told == sorted(told)
+        assert len(told) > 1
+        assert told[-1] == 450
         assert (await engine.list_runs()).runs == ()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from durable_trio.cli.options import database_option, json_option, when
-from durable_trio.cli.output import say, write_json, write_lines
+from durable_trio.cli.output import ProgressLine, say, write_json, write_lines
 from durable_trio.cli.text import plural
 
 if TYPE_CHECKING:
@@ -63,21 +63,35 @@ def command(
     async def count(client: Engine) -> int:
         return await _count(client, before, statuses or _FINAL)
 
-    async def prune(client: Engine) -> int:
-        return await client.prune(before, status=statuses or None)
-
-    if asks:
-        found = ask(database, count)
-        if found and not _is_confirmed(found, before):
-            say("nothing was removed")
-            ctx.exit(1)
-    removed = ask(database, count if dry_run else prune)
+    found = ask(database, count) if asks or dry_run else None
+    if asks and found and not _is_confirmed(found, before):
+        say("nothing was removed")
+        ctx.exit(1)
+    removed = found if dry_run and found is not None else _prune(database, before, statuses, found)
     if as_json:
         from durable_trio.cli.documents import PruneDocument
 
         write_json(PruneDocument(count=removed, before=before, is_dry_run=dry_run))
         return
     write_lines([f"{'would remove' if dry_run else 'removed'} {plural(removed, 'run')}"])
+
+
+def _prune(database: str, before: datetime, statuses: tuple[str, ...], found: int | None) -> int:
+    """Remove them, and show how far it is if that takes its time. Ctrl-C leaves what is not removed yet."""
+    from durable_trio.cli.client import ask
+
+    line = ProgressLine()
+    whole = "" if found is None else f" of {found:,}"
+
+    async def prune(client: Engine) -> int:
+        return await client.prune(
+            before, status=statuses or None, progress=lambda count: line.show(f"removed {count:,}{whole} runs so far")
+        )
+
+    try:
+        return ask(database, prune)
+    finally:
+        line.clear()
 
 
 def _is_confirmed(count: int, before: datetime) -> bool:
