@@ -138,7 +138,7 @@ def _method(armed: Armed, base: type, name: str, fault: Fault) -> Any:
 
 
 def _property(armed: Armed, base: type, name: str, fault: Fault) -> Any:
-    usual = base.__dict__.get(name) or getattr(base, name, None)
+    usual: Any = base.__dict__.get(name) or getattr(base, name, None)
 
     def read(self: Any) -> Any:
         if armed.is_on:
@@ -224,6 +224,7 @@ def _with_helper(place: str, fault: str) -> Make:
         def strike(*args: Any) -> Any:
             return FAULTS[fault]() if armed.is_on else args[-1]
 
+        cls: Any
         if place == "validator":
             cls = attrs.make_class("HostileValue", {"number": attrs.field(type=int, validator=strike)})
         elif place == "converter":

@@ -8,8 +8,8 @@ import pytest
 from replay_kit import NamedCall, Rig, entry, look
 from trio.testing import wait_all_tasks_blocked
 
+from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.records import MailboxEntry
-from durable_trio.replay import signals
 from durable_trio.replay.signals import Signals
 from durable_trio.stores.base import Loaded, MailLook, NamedSignals
 
@@ -74,7 +74,7 @@ async def test_a_cancel_is_seen_behind_any_number_of_signals() -> None:
 def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signals, "SIGNALS_IN_MEMORY_MAX", 4)
+    monkeypatch.setattr("durable_trio.replay.signals.SIGNALS_IN_MEMORY_MAX", 4)
     generator = random.Random(seed)
     names = ["a", "b", "c"]
     store: list[MailboxEntry] = []
@@ -113,5 +113,5 @@ def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
 
 def test_few_signals_are_in_memory() -> None:
     kept = Signals([entry(n, "signal", "noise") for n in range(1, 5000)], more_after=None)
-    assert len(list(kept.of("noise"))) == signals.SIGNALS_IN_MEMORY_MAX
-    assert kept.more_after("noise") == signals.SIGNALS_IN_MEMORY_MAX
+    assert len(list(kept.of("noise"))) == SIGNALS_IN_MEMORY_MAX
+    assert kept.more_after("noise") == SIGNALS_IN_MEMORY_MAX

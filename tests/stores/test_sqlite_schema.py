@@ -251,6 +251,7 @@ def test_a_step_of_upkeep_costs_the_same_whatever_the_size(store: SqliteStore, w
             started = store.apply(
                 [start_operation(f"{name}/{m}", parent=row.run, owner=fence.owner) for m in range(count)]
             )
+            assert started is not None
             ends = [
                 Finish(fence=fence_of(child.row), status=RunStatus.COMPLETED, now=m) for m, child in enumerate(started)
             ]
