@@ -96,9 +96,10 @@ def check_name(what: str, name: object) -> str:
         ValueError: it is empty, longer than 256 characters, has a control character or lone surrogate,
             or a blank at either end.
     """
-    if not is_a(name, str):
-        raise TypeError(f"{what} must be a str, not {class_name(type(name))}")
-    name = exact_text(cast(str, name))  # also of an enum of strings, whose own str() may say something else
+    if type(name) is not str:
+        if not is_a(name, str):
+            raise TypeError(f"{what} must be a str, not {class_name(type(name))}")
+        name = exact_text(cast(str, name))  # also of an enum of strings, whose own str() may say something else
     if not name:
         raise ValueError(f"{what} is empty; give it 1 to {NAME_CHARACTERS_MAX} characters")
     if len(name) > NAME_CHARACTERS_MAX:

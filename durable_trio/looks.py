@@ -138,7 +138,13 @@ def short(value: object) -> str:
 
 
 def is_async(fn: object) -> bool:
-    """Whether calling ``fn`` gives an awaitable, as far as it tells; it may raise whatever the function does."""
+    """Whether calling ``fn`` gives an awaitable, as far as it tells; not of one that does not let itself be asked."""
+    if type(fn) is types.FunctionType:  # nothing of the user's is asked
+        return inspect.iscoroutinefunction(fn)
+    return look(_is_async, fn, instead=lambda _: False)
+
+
+def _is_async(fn: object) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
 
 
@@ -214,6 +220,8 @@ def _bears_a_look(exc: BaseException) -> bool:
     cls = type(exc)
     if exc.__class__ is not cls or not all(type(name) is str for name in (cls.__module__, cls.__qualname__)):
         return False
+    if any(isinstance(exc, asked) is not is_a(exc, asked) for asked in (trio.Cancelled, BaseExceptionGroup)):
+        return False  # the first has a metaclass, which asks the class of the exception for its hash
     for name in ("__cause__", "__context__", "__suppress_context__", "__notes__"):
         getattr(exc, name, None)
     if is_a(exc, BaseExceptionGroup):

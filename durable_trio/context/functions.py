@@ -24,7 +24,7 @@ from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.environment import Environment
 from durable_trio.errors import CodecError, StepInterrupted, StepTimeout
 from durable_trio.failures import carried
-from durable_trio.looks import is_a, is_async, is_awaitable, look
+from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
 from durable_trio.replay.calls import Call
@@ -201,7 +201,7 @@ class FunctionCall(Call):
     async def _call(self) -> Any:
         fn, args = self._fn, self._args
         try:
-            if look(is_async, fn, instead=lambda _: False):
+            if is_async(fn):
                 return await fn(*args)
             value, raised = await trio.to_thread.run_sync(self._call_sync, abandon_on_cancel=self._options.abandon)
             if raised is not None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Awaitable, Callable, Iterable, Reversible, Set
 from datetime import timedelta
 from itertools import islice
-from types import CoroutineType
+from types import CoroutineType, FunctionType
 from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, cast, overload
 
 import trio
@@ -267,6 +267,8 @@ def _function_options(what: str, fn: Callable[..., object], options: StepOptions
 
 def _returned(fn: Callable[..., object]) -> Any:
     """Return the annotated result type of a function; of an object that does not let itself be asked, none."""
+    if type(fn) is FunctionType:
+        return return_annotation(fn)
     return look(return_annotation, fn, instead=lambda _: UNANNOTATED)
 
 
