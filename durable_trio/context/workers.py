@@ -11,7 +11,7 @@ from typing import Protocol
 import trio
 from outcome import Value
 
-from durable_trio.doors import guarded
+from durable_trio.doors import guarded, tell
 
 # Tasks kept for the next step; a burst of many concurrent steps leaves no more behind.
 _IDLE_TASKS_MAX = 4
@@ -62,7 +62,11 @@ class _Worker:
         while job is not None:
             with trio.CancelScope() as scope:
                 while job is not None:
-                    await job.run(scope)
+                    try:
+                        await job.run(scope)
+                    except Exception as error:  # of ours: the function's own is an outcome
+                        tell(job, error)
+                        return
                     if scope.cancel_called:
                         break
                     guarded(job.ended)

@@ -94,8 +94,12 @@ class Dispatcher(Service):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()
+        has_looked = False
         while True:
             try:
+                if not has_looked:
+                    await self._give_back_lost()
+                    has_looked = True
                 await self._unpark()
                 await self._claim_all()
                 await self._claim_set_back()
@@ -235,6 +239,12 @@ class Dispatcher(Service):
         finally:
             self._runs.unreserve()
         return True
+
+    async def _give_back_lost(self) -> None:
+        """Give back what this executor owns and nobody executes, because a fault came between a claim and its run."""
+        for row in await self._front.read(self._front.store.owned, self.executor):
+            if not self._runs.has(row.run):
+                self._give_back(row, self._clock.stamp())
 
     def _give_back(self, row: RunRow, wake_at: int) -> None:
         assert row.owner is not None

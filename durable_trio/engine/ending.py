@@ -118,7 +118,7 @@ class EndingRun(ResidentRun):
         if self._port.status is RunStatus.COMPENSATING:
             return True
         rest = self._turns.history.next_of_body()
-        if rest is not None:
+        if rest is not None and rest.kind is not StepKind.COMPENSATION:  # it may have been parked while it compensated
             self._diverged(rest)
             raise Detached
         outcome = await self._turns.extend(

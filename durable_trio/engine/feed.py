@@ -200,9 +200,9 @@ class Feed(Service):
     def close(self) -> None:
         """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
         self._is_closed = True
-        self._wake_waiters()
+        guarded(self._wake_waiters)
         for subscription in self._every_subscription():
-            subscription.close()
+            guarded(subscription.close)
 
     def recheck(self) -> None:
         """A commit of this process may have ended a run that nobody executes."""

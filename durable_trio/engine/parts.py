@@ -21,7 +21,7 @@ from durable_trio.engine.reports import Reports
 from durable_trio.engine.runs import Runs
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
-from durable_trio.errors import StoreError
+from durable_trio.errors import DurableError, StoreError
 from durable_trio.stores.base import Sent, Started, StartRun, Store
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflows import Registry
@@ -110,6 +110,10 @@ class Parts:
             has_kept = started.created and started.claimed
             if has_kept:
                 self.runs.start(started.row)
+        except Exception as error:
+            if not isinstance(error, DurableError | trio.ClosedResourceError):
+                self.dispatcher.failed(error)  # it looks for what was claimed and did not get here
+            raise
         finally:
             self.runs.unreserve()
             if not has_kept:  # a run that is due may have found no place, because this one was kept for nothing

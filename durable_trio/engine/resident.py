@@ -314,7 +314,7 @@ class ResidentRun:
         await trio.sleep(self._around.settings.replay_stall_seconds)
         self._stall_watched = False
         if self._turns.is_replaying and self._turns.history.next_row() is row and self._turns.runnable_count == 0:
-            self._diverged(row)
+            guarded(self._diverged, row)
 
     def continued(self) -> None:
         self.detach()

@@ -288,7 +288,7 @@ class Runs:
             if rest is not None:
                 raise rest from None
         finally:
-            self._left(actor)
+            guarded(self._left, actor)
 
     def _end_executor(self, row: RunRow, exits: Sequence[BaseException]) -> None:
         """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""

@@ -32,6 +32,7 @@ from typing import Final
 
 import trio
 
+from durable_trio.doors import guarded
 from durable_trio.engine.janitor import Janitor
 from durable_trio.engine.parts import Parts
 from durable_trio.engine.recovery import Reaper
@@ -127,7 +128,7 @@ async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
         try:
             yield root
         finally:
-            parts.feed.close()
+            guarded(parts.feed.close)
 
 
 @asynccontextmanager
@@ -151,7 +152,7 @@ async def open_executor(
                 with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
                     await _drain(parts, grace)
             finally:
-                parts.feed.close()
+                guarded(parts.feed.close)
 
 
 @asynccontextmanager
@@ -176,7 +177,7 @@ async def open_parent(
                 try:
                     yield root
                 finally:
-                    parts.feed.close()
+                    guarded(parts.feed.close)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failed = None if has_opened else first_failure(group)
@@ -272,9 +273,10 @@ async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
         await parts.recovery.retire(frozenset(parts.runs.crashed))
     except trio.ClosedResourceError:
         pass
-    except StoreError as error:
+    except Exception as error:  # also a fault of ours
         _LOGGER.warning(
             "executor %s leaves without giving its runs back; the next process finds it dead, and takes them over: %s",
             parts.executor,
             error,
+            exc_info=None if isinstance(error, StoreError) else error,
         )

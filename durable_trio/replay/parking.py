@@ -48,14 +48,18 @@ class Parking(Recording):
             await self.lane.refuse()
         call.task = trio.lowlevel.current_task()
         call.task_context = copy_context()
-        self.add(call)
-        # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
-        call.deadline = trio.current_effective_deadline()
-        if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
-            if self._is_refused(call):
-                self._refuse_expired(call)
-            elif self.is_live and not self.is_held:
-                self.let_begin(call)
+        try:
+            self.add(call)
+            # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
+            call.deadline = trio.current_effective_deadline()
+            if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
+                if self._is_refused(call):
+                    self._refuse_expired(call)
+                elif self.is_live and not self.is_held:
+                    self.let_begin(call)
+        except BaseException as error:  # not to be taken for an error of the body's own
+            self.failed(error)
+            await self.lane.refuse()
         call.task.custom_sleep_data = self  # until it goes on: so it is found again, whatever has gone wrong
         return await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
 

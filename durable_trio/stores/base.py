@@ -369,6 +369,14 @@ class Store(abc.ABC):
         """
         return ()
 
+    def owned(self, executor: int) -> tuple[RunRow, ...]:
+        """Return the runs that an executor owns; cost grows with them alone.
+
+        Asked when a service was started again: the outcome of a claim may have been lost. A store that answers nothing
+        has such runs wait until the executor ends.
+        """
+        return ()
+
     @abc.abstractmethod
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""

@@ -28,7 +28,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from outcome import Error, Value
+from outcome import Error, Outcome, Value
 
 from durable_trio.doors import guarded
 from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
@@ -99,17 +99,29 @@ class Waiter:
 
     def __init__(self) -> None:
         self._task = trio.lowlevel.current_task()
+        self._is_waiting = False
+        self._result: Outcome[Any] | None = None
 
     def __call__(self, outcome: Any) -> None:
-        trio.lowlevel.reschedule(self._task, Value(outcome))
+        self._take(Value(outcome))
 
     def failed(self, error: BaseException) -> None:
         """Raise a fault on the way in the task."""
-        trio.lowlevel.reschedule(self._task, Error(error))
+        self._take(Error(error))
+
+    def _take(self, result: Outcome[Any]) -> None:
+        self._result = result
+        if self._is_waiting:  # else it is not there yet, or has gone: trio does not survive that it is woken elsewhere
+            self._is_waiting = False
+            trio.lowlevel.reschedule(self._task)
 
     async def outcome(self) -> Any:
         """Wait for it; the wait cannot be cancelled."""
-        return await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        if self._result is None:
+            self._is_waiting = True
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        assert self._result is not None
+        return self._result.unwrap()
 
 
 class StoreFront:

@@ -98,6 +98,9 @@ class WrappedStore(Store):
     def set_back(self, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
         return self.inner.set_back(workflows, now=now, limit=limit)
 
+    def owned(self, executor: int) -> tuple[RunRow, ...]:
+        return self.inner.owned(executor)
+
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         return self.inner.executors(ended=ended)
 

@@ -24,6 +24,7 @@ from durable_trio.stores.sqlite.rows import (
     EXECUTOR_COLUMNS,
     HISTORY_COLUMNS,
     REPORT_COLUMNS,
+    RUN_COLUMNS,
     WAIT_COLUMNS,
     entry_from,
     executor_from,
@@ -78,6 +79,7 @@ CONTROLS_AFTER: Final = f"""
     WHERE run = ? AND kind IN ('cancel', 'child') AND seq IS NULL AND id > ? ORDER BY id
 """
 LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
+OWNED: Final = f"SELECT {RUN_COLUMNS} FROM runs INDEXED BY runs_owned WHERE owner = ? ORDER BY run"
 PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
 # Those of some runs that have anything to load: a run that has just been started has nothing.
 # With each, whether an entry of its mailbox has been consumed by what no row of a history can be.
@@ -277,6 +279,11 @@ def set_back(connection: sqlite3.Connection, workflows: Sequence[str], *, now: i
     parameters = {"workflows": json.dumps(list(workflows)), "now": now, "limit": limit}
     found = connection.execute(SET_BACK, parameters).fetchall()
     return tuple(SetBack(*row) for row in found if isinstance(row[2], int) and isinstance(row[3], int))
+
+
+def owned(connection: sqlite3.Connection, executor: int) -> tuple[RunRow, ...]:
+    """Return the runs that an executor owns."""
+    return tuple(map(run_from, connection.execute(OWNED, (executor,)).fetchall()))
 
 
 def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:

@@ -443,6 +443,10 @@ class SqliteStore(Store):
         """Return runs whose due time was stored before the clock was set back (see ``Store.set_back``)."""
         return self._read(reads.set_back, workflows, now=now, limit=limit)
 
+    def owned(self, executor: int) -> tuple[RunRow, ...]:
+        """Return the runs that an executor owns (see ``Store.owned``)."""
+        return self._read(reads.owned, executor)
+
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
         return self._read(reads.executors, ended=ended)

@@ -1,0 +1,116 @@
+"""One fault anywhere inside parks at most the run that it is in, or restarts a service; all other runs end right."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import pytest
+import trio
+from chaos_kit import Chaos, Fault, Outcome, Target, run_trial, steps
+from harness import PATIENCE_SECONDS
+
+from durable_trio import open_engine
+from durable_trio.context.children import ChildEndCall, StartChildCall
+from durable_trio.context.functions import FunctionCall
+from durable_trio.context.generations import ContinueCall
+from durable_trio.context.mapping import MapCall, MapItem
+from durable_trio.context.transactions import TransactionCall
+from durable_trio.context.waits import SignalCall, SleepCall
+from durable_trio.engine import janitor, reports
+from durable_trio.engine.dispatcher import Dispatcher
+from durable_trio.engine.feed import Feed, Subscription
+from durable_trio.engine.recovery import Reaper, Recovery
+from durable_trio.engine.resident import ResidentRun
+from durable_trio.engine.timers import Timers
+from durable_trio.replay.agenda import Agenda
+from durable_trio.replay.calls import Call
+from durable_trio.replay.mail import Mail
+from durable_trio.replay.parking import Parking
+from durable_trio.replay.port import Port, _InFlight
+from durable_trio.replay.quiet import Lane
+from durable_trio.replay.recording import Recording
+from durable_trio.replay.turns import Turns
+from durable_trio.stores.front import Waiter
+
+#: Calls of each method that fail. By default one, of some methods of runs and calls; more by hand: of all.
+PER_DOOR: Final = int(os.environ.get("DURABLE_TRIO_CHAOS", "0"))
+
+GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
+    # Those classes, and of how many of their methods a call fails by default.
+    "services": ((Timers, Recovery, Reaper, Feed, Subscription, Dispatcher), 40),
+    "pump": ((Turns, _InFlight, Port, Waiter), 10),
+    "runs": ((Parking, Recording, Mail, Agenda, Lane, ResidentRun), 6),
+    "calls": (
+        (
+            Call,
+            SleepCall,
+            SignalCall,
+            FunctionCall,
+            TransactionCall,
+            MapCall,
+            MapItem,
+            ChildEndCall,
+            StartChildCall,
+            ContinueCall,
+        ),
+        6,
+    ),
+}
+
+
+def check(found: Outcome, reference: Outcome, target: Target) -> None:
+    if not found.has_opened:
+        return  # the engine says so, and was not used
+    parked = [(record.id, record.problem) for record in found.parked]
+    assert len(parked) <= 1, f"{target}: {parked}"
+    for _, problem in parked:
+        assert problem is not None
+        if problem.kind != "divergence":  # so it looks where it was met in the body's own task at replay
+            assert problem.kind == "internal_error", f"{target}: {problem.text}"
+            assert "Fault" in problem.text
+    # One that was met in the body's own task, or around a function of the user's, is recorded as that's failure.
+    others = {run_id: end for run_id, end in found.ends.items() if end != reference.ends[run_id]}
+    assert len(others) <= 1, f"{target}: {others}"
+    assert all(" at call " in end for end in others.values()), f"{target}: {others} {parked}"
+    assert found.ends.keys() == reference.ends.keys(), f"{target}: {parked}"
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_one_fault_touches_one_run_or_one_service(group: str) -> None:
+    owners, doors_max = GROUPS[group]
+    chaos = Chaos(*owners)
+    reference = run_trial(chaos, None)
+    assert len(reference.ends) == 13
+    assert not reference.parked
+    for target in chaos.targets(max(1, PER_DOOR), seed=7, doors_max=None if PER_DOOR else doors_max):
+        found = run_trial(chaos, target)
+        assert chaos.is_met, target
+        check(found, reference, target)
+
+
+async def test_services_that_only_a_file_needs_are_restarted(file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On real time, for a file has threads; the runs are short."""
+    monkeypatch.setattr(janitor, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(reports, "_GATHER_SECONDS", 0.01)
+    chaos = Chaos(janitor.Janitor, reports.Reports, skipped=frozenset({"Reports.watch", "Reports.read"}))
+    with chaos.armed():
+        assert await use_file(file_path) == 6
+    for target in chaos.targets(1, seed=3):
+        with chaos.armed(target), trio.fail_after(PATIENCE_SECONDS):
+            assert await use_file(file_path) == 6, target
+        assert chaos.is_met, target
+
+
+async def use_file(path: str) -> Any:
+    """Serve a file for a while; return what a run in it has returned, if it could be opened."""
+    result: Any = 6
+    try:
+        async with open_engine(path, workflows=[steps]) as engine:
+            if engine._parts is not None:
+                result = await engine.run(steps, 4)
+                await trio.sleep(0.05)  # the janitor and the reporter come by
+                assert await engine.run(steps, 4) == result
+    except* Fault:
+        assert engine._parts is None
+    return result
