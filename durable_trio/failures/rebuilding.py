@@ -5,8 +5,8 @@ No property and no ``__setattr__`` of a class is called: only slots, C fields an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from durable_trio.codec import ANY_SCALARS, Codec
 from durable_trio.errors import CodecError, StepFailed
@@ -25,7 +25,15 @@ CONSTRUCTORS: Final[dict[str, Callable[..., Any]]] = {
     "init": lambda cls, args: cls(*args),
 }
 
-_Around = list[Exception | None]
+Known = Mapping[int, tuple[dict[str, Any], Exception]]
+_NONE: Final[Known] = {}
+
+
+class _Around(NamedTuple):
+    """What stands around a record: the exceptions that it is within, ``None`` for those that are not made yet."""
+
+    made: list[Exception | None]
+    known: Known
 
 
 class Rebuilder:
@@ -35,25 +43,28 @@ class Rebuilder:
         self._codec = codec
         self._allowed = allowed
 
-    def rebuild(self, record: Any, around: Sequence[Exception] = ()) -> Exception:
+    def rebuild(self, record: Any, around: Sequence[Exception] = (), known: Known = _NONE) -> Exception:
         """Rebuild an exception from what is stored of it.
 
         Args:
             around: the exceptions that it is within, the innermost last; it may hold them.
+            known: records within it that are rebuilt already, by their ids.
 
         Raises:
             CannotRebuild: its class is not loaded, not allowed, or does not take its fields any more.
             CodecError: it is no record.
         """
-        return self._rebuild(record, list(around))
+        return self._rebuild(record, _Around(list(around), known))
 
     def _rebuild(self, record: Any, around: _Around) -> Exception:
-        """``around`` has ``None`` for those that are not made yet."""
-        around.append(None)
+        known = around.known.get(id(record))
+        if known is not None:
+            return known[1]
+        around.made.append(None)
         try:
             return self._rebuild_within(record, around)
         finally:
-            around.pop()
+            around.made.pop()
 
     def _rebuild_within(self, record: Any, around: _Around) -> Exception:
         name, message, trace, notes, recipe = read(record)
@@ -100,7 +111,7 @@ class Rebuilder:
         return exc
 
     def _restore(self, exc: Exception, state: dict[str, Any], around: _Around) -> None:
-        around[-1] = exc
+        around.made[-1] = exc
         slots = slots_of(type(exc))
         for name, plain in state.items():
             if name.startswith("__") and name.endswith("__"):
@@ -116,13 +127,13 @@ class Rebuilder:
             if "$error" in plain:
                 return self._rebuild(plain["$error"], around)
             if "$outer" in plain:
-                return _outer(plain["$outer"], around)
+                return _outer(plain["$outer"], around.made)
             if "$record" in plain:
                 return self._codec.from_plain(plain["$record"], FailureRecord)
         return self._codec.from_plain(plain, ANY_SCALARS)
 
 
-def _outer(levels: object, around: _Around) -> Exception:
+def _outer(levels: object, around: Sequence[Exception | None]) -> Exception:
     """Return the exception so many levels around what is being read; the one that it belongs to is 0."""
     exc = around[-1 - levels] if type(levels) is int and 0 <= levels < len(around) else None
     if exc is None:

@@ -47,6 +47,8 @@ class _Progress:
 
     count: int = 0
     around: list[_Around] = attrs.field(factory=list)  # the exceptions around this one, the innermost last
+    # The records that are proved, and what they were rebuilt to, by their ids: each once, not again for each around it.
+    proved: dict[int, tuple[dict[str, Any], Exception]] = attrs.field(factory=dict)
 
 
 class Recorder:
@@ -108,6 +110,7 @@ class Recorder:
             record["state"] = self._state_to_plain(own, progress, room)
             rebuilt = self._rebuild(record, progress)
             if type(rebuilt) is type(exc) and text_of(rebuilt) == text_of(exc):
+                progress.proved[id(record)] = record, rebuilt
                 return record
         except RecursionError:
             raise
@@ -147,7 +150,10 @@ class Recorder:
             changed = {n: v for n, v in state.items() if n not in before or not is_same(before[n], v)}
             record["state"] = self._state_to_plain(changed, progress, room)
             rebuilt = self._rebuild(record, progress)
-            return record if is_equal(exc, rebuilt) and bears_a_look(rebuilt) else None
+            if not (is_equal(exc, rebuilt) and bears_a_look(rebuilt)):
+                return None
+            progress.proved[id(record)] = record, rebuilt
+            return record
         except (RecursionError, _HoldsItself):
             raise
         except Exception:
@@ -155,7 +161,7 @@ class Recorder:
 
     def _rebuild(self, record: dict[str, Any], progress: _Progress) -> Exception:
         """Rebuild the innermost exception by its record; those around it are there already."""
-        return self._rebuilder.rebuild(record, [around.exc for around in progress.around[:-1]])
+        return self._rebuilder.rebuild(record, [around.exc for around in progress.around[:-1]], progress.proved)
 
     def _state_to_plain(self, values: dict[str, Any], progress: _Progress, room: int) -> dict[str, Any]:
         progress.around[-1].is_made = True

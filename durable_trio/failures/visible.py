@@ -6,8 +6,10 @@ raise; the others may raise whatever the exception does.
 
 from __future__ import annotations
 
+import functools
 import types
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, cast
 
 from durable_trio.codec.sameness import is_same
 from durable_trio.failures.tracebacks import trace
@@ -51,8 +53,13 @@ def failed(exc: BaseException, room: int, *, is_cut: bool = False) -> dict[str, 
     return record
 
 
-def slots_of(cls: type) -> dict[str, Any]:
+def slots_of(cls: type) -> Mapping[str, Any]:
     """Return the descriptors of a class's slots and C fields, but for those of every exception."""
+    return _slots_of(cast(Any, cls))  # classes are hashable, whatever mypy thinks
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots_of(cls: type) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         for name, member in vars(base).items():

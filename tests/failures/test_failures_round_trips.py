@@ -34,8 +34,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable_trio import errors, limits
+from durable_trio.codec import Codec
 from durable_trio.errors import CodecError, DurableError, RunFailed, StepFailed, StepTimeout
-from durable_trio.failures import describe
+from durable_trio.failures import Failures, describe
 from durable_trio.records import FailureRecord
 
 
@@ -231,3 +232,32 @@ def test_a_long_traceback_keeps_its_last_frames() -> None:
 def test_every_error_of_the_library_is_tried() -> None:
     found = {cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, DurableError)}
     assert {cls.__name__ for cls in found if not cls.__name__.startswith("_")} == set(errors.__all__) - {"Detached"}
+
+
+def test_an_error_within_errors_is_rebuilt_as_often_however_deep_it_is() -> None:
+    """Not again for each around it: to try the recipe, to prove it, and to give back what was stored."""
+    made = 0
+
+    class Counted(Exception):
+        def __init__(self, text: str, inner: Exception | None = None) -> None:
+            super().__init__(text)
+            self.inner = inner
+
+        def __new__(cls, *args: Any) -> Counted:
+            nonlocal made
+            made += 1
+            return super().__new__(cls, *args)
+
+    failures = Failures(Codec(payload_bytes_max=4 * 1024 * 1024), classes=[Counted])
+    levels = 20
+    exc = Counted("0")
+    for number in range(1, levels):
+        exc = Counted(str(number), exc)
+    made = 0
+    _, rebuilt = failures.encode(exc, where="here")
+    assert made == 3 * levels
+    depth = 0
+    inner: Any = rebuilt
+    while type(inner) is Counted:
+        inner, depth = inner.inner, depth + 1
+    assert depth == levels
