@@ -23,7 +23,7 @@ from durable_trio.codec import UNANNOTATED
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.environment import Environment
 from durable_trio.errors import CodecError, StepInterrupted, StepTimeout
-from durable_trio.failures import carried
+from durable_trio.failures import carried, close_left_open, is_left_open
 from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
@@ -188,25 +188,30 @@ class FunctionCall(Call):
     async def _invoke(self) -> Any:
         timeout = self._options.timeout
         if timeout is None:
-            return await self._call()
+            assert self._scope is not None
+            return await self._call(self._scope)
         with trio.move_on_after(timeout) as limit:
             self._step.limit = limit
-            return await self._call()
+            return await self._call(limit)
         raise StepTimeout(
             f"{self._where()} took longer than its timeout of {timeout:g} s",
             step=str(self.key),
             run_id=self._env.run_id,
         )
 
-    async def _call(self) -> Any:
+    async def _call(self, within: trio.CancelScope) -> Any:
         fn, args = self._fn, self._args
         try:
-            if is_async(fn):
-                return await fn(*args)
-            value, raised = await trio.to_thread.run_sync(self._call_sync, abandon_on_cancel=self._options.abandon)
-            if raised is not None:
-                raise raised
-            return await value if is_awaitable(value) else value
+            try:
+                if is_async(fn):
+                    return await fn(*args)
+                value, raised = await trio.to_thread.run_sync(self._call_sync, abandon_on_cancel=self._options.abandon)
+                if raised is not None:
+                    raise raised
+                return await value if is_awaitable(value) else value
+            finally:
+                if is_left_open(within):
+                    await close_left_open(within)
         except BaseException as error:
             safe = carried(error)
             if safe is error:

@@ -11,7 +11,7 @@ import trio
 from durable_trio.codec import parse
 from durable_trio.engine.ending import EndingRun
 from durable_trio.errors import CodecError, Detached
-from durable_trio.failures import CARRYING
+from durable_trio.failures import CARRYING, close_left_open, is_left_open
 from durable_trio.replay.quiet import BODY
 
 
@@ -58,7 +58,11 @@ class RunActor(EndingRun):
                 args = self._arguments()
                 with self._env.branch("") as context, CARRYING:
                     try:
-                        value = await self.workflow.fn(context, *args)
+                        try:
+                            value = await self.workflow.fn(context, *args)
+                        finally:
+                            if is_left_open(self._root_scope):
+                                await close_left_open(self._root_scope)
                         result = self._around.codec.encode(
                             value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
                         ).text

@@ -23,7 +23,7 @@ from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import Failures, ends_executor, logged, trace
+from durable_trio.failures import Failures, ends_executor, guard_nurseries, logged, trace
 from durable_trio.limits import LENT_RUNS_MAX, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
@@ -250,6 +250,7 @@ class Runs:
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def _keep(self, begun: trio.Event, stop: trio.Event) -> None:
         """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
+        guard_nurseries(_is_of_run)
         with trio.CancelScope(shield=True), watching():
             try:
                 async with trio.open_nursery() as nursery:
@@ -418,6 +419,11 @@ class Runs:
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
         if self._observers:
             self._observers.tell(name, run_id, workflow, fields)
+
+
+def _is_of_run(task: trio.lowlevel.Task) -> bool:
+    """Return whether a task runs code of a run's: its body, a step, or what these have begun."""
+    return LENDER in task.context
 
 
 def load_all(front: StoreFront, rows: Sequence[RunRow]) -> tuple[Loaded, ...]:

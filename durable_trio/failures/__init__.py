@@ -20,6 +20,7 @@ imported, and nothing called but the constructors of exception classes.
 from durable_trio.failures.carrying import CARRYING, carried, ends_executor, logged
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
 from durable_trio.failures.failures import Failures
+from durable_trio.failures.nurseries import close_left_open, guard_nurseries, is_left_open
 from durable_trio.failures.stored import describe
 from durable_trio.failures.tracebacks import trace
 
@@ -29,8 +30,11 @@ __all__ = [
     "Failures",
     "StepTraceback",
     "carried",
+    "close_left_open",
     "describe",
     "ends_executor",
+    "guard_nurseries",
+    "is_left_open",
     "logged",
     "trace",
 ]
