@@ -11,6 +11,7 @@ What an object raises when it is looked at says something of the object and no m
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
 import types
@@ -54,7 +55,12 @@ _BASE: Final = vars(BaseException)
 _attributes: Final = _BASE["__dict__"].__get__
 _traceback: Final = _BASE["__traceback__"].__get__
 _message: Final = vars(BaseExceptionGroup)["message"].__get__
+_args: Final = _BASE["args"].__get__
 _members: Final = vars(BaseExceptionGroup)["exceptions"].__get__
+# By their ids, because a class may make of its hash what it likes.
+_PLAIN_CLASSES: Final = {
+    id(cls) for cls in vars(builtins).values() if isinstance(cls, type) and issubclass(cls, Exception)
+} - {id(ExceptionGroup)}
 _class_qualname: Final = vars(type)["__qualname__"].__get__
 _class_mro: Final = vars(type)["__mro__"].__get__
 _class_attributes: Final = vars(type)["__dict__"].__get__
@@ -213,7 +219,13 @@ def bears_a_look(exc: BaseException) -> bool:
     They get its attributes and its ``repr()``, in places where nobody expects that to raise: inside trio's own loop it
     ends the process. Its ``str()`` they know to be wary of.
     """
-    return look(_bears_a_look, exc, instead=lambda _: False)
+    # The first also where there is no room on the stack to look: RecursionError itself comes that way.
+    return _is_plain(exc) or look(_bears_a_look, exc, instead=lambda _: False)
+
+
+def _is_plain(exc: BaseException) -> bool:
+    """Whether nothing of an exception is the user's: its class is Python's own, and what ``repr()`` shows is text."""
+    return id(type(exc)) in _PLAIN_CLASSES and all(type(arg) is str or type(arg) is int for arg in _args(exc))
 
 
 def _bears_a_look(exc: BaseException) -> bool:
