@@ -48,7 +48,9 @@ def function_behind(fn: Any) -> Any:
 
 def return_annotation(fn: Any) -> Any:
     """Return the type of what a callable gives: a class gives its instances, an awaitable's is what it gives."""
-    found = fn if inspect.isfunction(fn) and _is_annotated(fn) else function_behind(fn)
+    # What wraps a function leaves its mark in its dict: most steps are found to be plain by that alone.
+    is_plain = type(fn) is types.FunctionType and (not fn.__dict__ or _is_annotated(fn))
+    found = fn if is_plain else function_behind(fn)
     if inspect.isfunction(found):
         # Only annotated functions are remembered: a lambda made at each call must not be kept alive.
         return _annotation_of(found) if _is_annotated(found) else UNANNOTATED

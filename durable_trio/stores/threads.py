@@ -82,10 +82,13 @@ class Linger(trio.abc.Instrument):
             thread._on_done = self._done.set
 
     def before_io_wait(self, timeout: float) -> None:
-        if timeout == 0:
-            self._done.clear()
-            if any([thread.is_busy for thread in self._threads]):  # noqa: C419  # a list is cheaper, each pass
+        if timeout != 0:
+            return
+        self._done.clear()
+        for thread in self._threads:
+            if thread._asked_count != thread._done_count:  # is_busy, without a call: this is done in each pass
                 self._done.wait(LINGER_MS / 1000)
+                return
 
 
 def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
