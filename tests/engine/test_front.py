@@ -749,3 +749,25 @@ async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: 
         go.set()
         await outcomes.wait(5)
     assert outcomes.names == ["in flight", "a", "b", "c", "1"]
+
+
+@pytest.mark.parametrize("verb", ["read", "ask"])
+async def test_a_busy_event_loop_waits_a_moment_in_each_pass_for_what_runs_read_and_not_for_what_people_ask(
+    verb: str,
+) -> None:
+    """Else a thread that has to get the GIL back starves beside it."""
+    store = ScriptedStore()
+    store.answers_apart = True
+    passes = 0
+
+    async def busy() -> None:
+        nonlocal passes
+        while True:
+            passes += 1
+            await trio.lowlevel.checkpoint()
+
+    async with running(store) as front, trio.open_nursery() as nursery:
+        nursery.start_soon(busy)
+        await getattr(front, verb)(time.sleep, 0.2)
+        nursery.cancel_scope.cancel()
+    assert (passes < 400) == (verb == "read")
