@@ -1,16 +1,18 @@
 """Durable execution for trio: workflows that survive ``kill -9``, on one SQLite file.
 
-The names stand in ``door``, which is imported when the first of them is asked for (PEP 562): whoever needs less, as the
-command line does for its help, is not made to import trio and SQLite. From then on they are attributes like any other.
+The names stand in ``public_names``, which is imported when the first of them is asked for (PEP 562): whoever needs
+less, as the command line does for its help, is not made to import trio and SQLite. From then on they are attributes
+like any other.
 
-No module of this package may have the name of something that ``door`` gives: importing it would take that one's place.
+No module of this package may have the name of something that ``public_names`` gives: importing it would take that
+one's place.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from durable_trio.door import *  # noqa: F403  # the names are checked where they stand
-    from durable_trio.door import __all__ as __all__
+    from durable_trio.public_names import *  # noqa: F403  # the names are checked where they stand
+    from durable_trio.public_names import __all__ as __all__
 else:  # not for type checkers: they would believe in every name
 
     def __getattr__(name: str) -> Any:
@@ -21,8 +23,8 @@ else:  # not for type checkers: they would believe in every name
         if not name.startswith("__") and find_spec(f"{__name__}.{name}") is not None:
             return import_module(f"{__name__}.{name}")
         if not name.startswith("__") or name == "__all__":
-            door = import_module(f"{__name__}.door")
-            globals().update({public: getattr(door, public) for public in door.__all__}, __all__=door.__all__)
+            names = import_module(f"{__name__}.public_names")
+            globals().update({public: getattr(names, public) for public in names.__all__}, __all__=names.__all__)
             if name in globals():
                 return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])

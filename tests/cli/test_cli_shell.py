@@ -94,12 +94,12 @@ def test_without_a_command_the_help_is_shown_as_wrong_usage() -> None:
 
 
 def test_help_needs_neither_trio_nor_the_engine() -> None:
-    """The package's door imports both; so it is replaced by an empty one."""
+    """The package itself may import both; so an empty one takes its place."""
     code = f"""
 import sys, types
-door = types.ModuleType("durable_trio")
-door.__path__ = [{str(ROOT / "durable_trio")!r}]
-sys.modules["durable_trio"] = door
+package = types.ModuleType("durable_trio")
+package.__path__ = [{str(ROOT / "durable_trio")!r}]
+sys.modules["durable_trio"] = package
 from durable_trio.cli.program import program
 try:
     program.main(sys.argv[1:])
