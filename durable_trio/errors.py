@@ -234,5 +234,5 @@ class Detached(BaseException):
     """The run leaves this process: shutdown, passivation, lost ownership. Never catch it.
 
     Durable calls raise it once the run is detached and write nothing; the run goes on elsewhere from its last
-    committed row.
+    committed row. The tasks of a body that catches it again and again are abandoned.
     """

@@ -38,7 +38,8 @@ class Life:
 
     family: Workers | None
     executor_count: int
-    on_unstopped: Callable[[], None]
+    on_unstopped: Callable[[], None] | None
+    """The last resort; None where the process is not ours to end."""
     stop: trio.Event = attrs.field(factory=trio.Event)
     opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -108,7 +109,7 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         family = self._workers(workers, app)
         handled = self._signals_to_handle(signals)
         with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
-            life = Life(family, executors, partial(os_signals.exit_soon if handled else _nothing, EXIT_UNSTOPPED))
+            life = Life(family, executors, partial(os_signals.exit_soon, EXIT_UNSTOPPED) if handled else None)
             if not await self._open_store_unless_stopped(life, os_signals_received):
                 return
             try:
@@ -292,10 +293,6 @@ async def _failure_as_itself() -> AsyncIterator[None]:
         raise failed
 
 
-def _nothing(*_: object) -> None:
-    """There is no last resort where the process is not ours to end."""
-
-
 @asynccontextmanager
 async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[OpenOptions]) -> AsyncIterator[Engine]:
     """Serve in the background of a block: ``async with open_engine("app.db", workflows=[order]) as engine:``.
@@ -305,7 +302,7 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[Open
     """
     engine = Engine(store, **options)
     failure: BaseException | None = None
-    life = Life(engine._workers(None, None), 1, _nothing)
+    life = Life(engine._workers(None, None), 1, None)
     await engine._open_store()
     try:
         async with _failure_as_itself(), trio.open_nursery() as nursery:

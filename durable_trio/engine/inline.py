@@ -20,6 +20,7 @@ from durable_trio.context.starting import SEED_BYTES
 from durable_trio.engine.damage import damage_of
 from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.parts import Parts
+from durable_trio.engine.resident import ignore
 from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
 from durable_trio.failures import carried
 from durable_trio.looks import bears_a_look
@@ -27,7 +28,7 @@ from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
 from durable_trio.replay.quiet import BODY
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.base import ClaimRun, Loaded, Release, Started, StartRun
+from durable_trio.stores.base import ClaimRun, Fence, Loaded, Release, Started, StartRun
 from durable_trio.workflows import Workflow, workflow
 
 #: The workflow's name of inline runs; no user's function is behind it.
@@ -173,4 +174,11 @@ async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[
     if started.claimed:
         return started.row, _NOTHING
     row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
-    return row, await parts.front.read_patiently(parts.front.store.load, row.run)
+    try:
+        return row, await parts.front.read_patiently(parts.front.store.load, row.run)
+    except BaseException:  # such as the script's cancellation: nobody else would ever let go of it
+        assert row.owner is not None
+        fence = Fence(row.run, row.owner, row.token)
+        back = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=parts.settings.clock.stamp())
+        parts.front.submit(back, ignore)
+        raise

@@ -213,14 +213,14 @@ class Runs:
         return failures
 
     async def drain(self, seconds: float) -> None:
-        """Take no more runs; let step functions finish for some seconds, then detach what is left."""
+        """Take no more runs; let step functions finish for some seconds, then detach what is left, unwaited for."""
         self.is_draining = True
         for actor in list(self._actors.values()):
             guarded(actor.post, Message.DRAIN)
         if self._actors and seconds > 0:
             with trio.move_on_after(seconds):
                 await self._empty.wait()
-        await self.detach_all()
+        self.detach_now()
 
     def detach_now(self) -> None:
         """Everything ends, perhaps because nothing can be written any more: make every run leave before it notices."""

@@ -124,7 +124,7 @@ def parent_spec(parts: Parts, workers: Workers, watch: WorkerWatch) -> Superviso
 @asynccontextmanager
 async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
     """Run what a client needs inside the block."""
-    async with _open(parts, client_spec(parts), lambda: None) as root:
+    async with _open(parts, client_spec(parts), None) as root:
         try:
             yield root
         finally:
@@ -133,11 +133,12 @@ async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
 
 @asynccontextmanager
 async def open_executor(
-    parts: Parts, grace: trio.CancelScope, on_unstopped: Callable[[], None]
+    parts: Parts, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short.
 
-    ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process.
+    ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process. Without
+    it, where the process is not ours to end, such tasks are waited for.
     """
     parts.become_executor()
     async with _open(parts, executor_spec(parts), on_unstopped) as root:
@@ -150,14 +151,14 @@ async def open_executor(
         finally:
             try:
                 with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
-                    await _drain(parts, grace)
+                    await _drain(parts, grace, math.inf if on_unstopped is None else LEAVE_SECONDS)
             finally:
                 guarded(parts.feed.close)
 
 
 @asynccontextmanager
 async def open_parent(
-    parts: Parts, workers: Workers, grace: trio.CancelScope, on_unstopped: Callable[[], None]
+    parts: Parts, workers: Workers, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     """Run worker processes, and a client of their store, inside the block; then drain all workers at the same time.
 
@@ -197,10 +198,13 @@ async def _kill_when_cancelled(grace: trio.CancelScope, root: Supervisor) -> Non
 
 
 @asynccontextmanager
-async def _open(parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], None]) -> AsyncIterator[Supervisor]:
+async def _open(
+    parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], None] | None
+) -> AsyncIterator[Supervisor]:
     def report(error: UnstoppedChild) -> None:
         _LOGGER.critical("%s", error)
-        on_unstopped()
+        if on_unstopped is not None:
+            on_unstopped()
 
     refused: StoreError | None = None
     is_open = False
@@ -257,14 +261,14 @@ def _innermost(error: BaseException) -> RestartIntensityExceeded:
     return error
 
 
-async def _drain(parts: Parts, grace: trio.CancelScope) -> None:
+async def _drain(parts: Parts, grace: trio.CancelScope, leave_seconds: float) -> None:
     parts.runs.is_draining = True
     if parts.front.failure is not None:
         return
     try:
         with grace:
             await parts.runs.drain(parts.settings.grace_seconds)
-        with trio.move_on_after(LEAVE_SECONDS) as patience:
+        with trio.move_on_after(leave_seconds) as patience:
             await parts.runs.detach_all()
         if patience.cancelled_caught:
             names = ", ".join(repr(row.id) for row in parts.runs.resident_rows()[:20])

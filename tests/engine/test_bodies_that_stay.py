@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_passivated, wait_until
+from harness import PATIENCE_SECONDS, serving, stopped_when_ready, wait_passivated, wait_until
 
 from durable_trio import Context, Engine, OwnershipLost, workflow
+from durable_trio.engine import tree
+from durable_trio.engine.engine import EXIT_UNSTOPPED
 
 LOGGER = "durable_trio.engine"
 
@@ -241,6 +243,40 @@ async def test_a_server_ends_in_order_with_one_signal_and_leaves_the_run_resumab
         ("running", None),
         ("pending", None),
     }
+
+
+async def never_ends() -> None:
+    sys.stdout.write("begun\n")
+    sys.stdout.flush()
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+@workflow(name="has a step that never ends")
+async def has_endless_step(ctx: Context) -> None:
+    await ctx.step("endless", never_ends)
+
+
+def serve_endless_step(path: str) -> None:
+    tree.LEAVE_SECONDS = 0.2  # type: ignore[misc]  # half a minute else
+
+    async def main() -> None:
+        async with Engine(path) as client:
+            await client.start("has a step that never ends", id="endless")
+
+    trio.run(main)
+    trio.run(Engine(path, workflows=[has_endless_step], grace_seconds=0.1).serve)
+
+
+async def test_a_server_ends_with_one_signal_also_if_a_step_never_does(file_path: str) -> None:
+    """Nothing within the process can end it: it is named, its run is free, and the process exits."""
+    line, _, code = await stopped_when_ready(
+        "test_bodies_that_stay", "serve_endless_step", file_path, os_signal=signal.SIGTERM
+    )
+    assert line == "begun"
+    assert code == EXIT_UNSTOPPED
+    async with Engine(file_path) as client:
+        assert (await client.get("endless").record()).owner is None
 
 
 async def test_a_body_may_take_its_time_to_clean_up(file_path: str) -> None:

@@ -589,6 +589,34 @@ async def test_a_killed_script_started_again_goes_on_where_it_was(tmp_path: Path
         assert len({step.key for step in steps}) == 30
 
 
+async def test_a_script_that_is_cancelled_while_it_enters_the_block_lets_go_of_the_run(
+    store_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(store_path) as engine:
+        with pytest.raises(MishapError):
+            async with engine.inline("script"):
+                raise MishapError
+        assert engine._parts is not None
+        front, entered = engine._parts.front, trio.Event()
+
+        async def hang(*args: object) -> None:
+            entered.set()
+            await trio.sleep_forever()
+
+        async def enter() -> None:
+            async with engine.inline("script"):
+                raise AssertionError("it is cancelled before")
+
+        with monkeypatch.context() as patched, trio.fail_after(PATIENCE_SECONDS):
+            patched.setattr(front, "read_patiently", hang)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(enter)
+                await entered.wait()
+                nursery.cancel_scope.cancel()
+        async with engine.inline("script") as ctx:
+            assert await ctx.step("one", note, "first")
+
+
 async def test_nothing_of_it_is_resident_when_nobody_holds_it(autojump_clock: MockClock) -> None:
     async with virtual() as engine:
         with pytest.raises(MishapError):

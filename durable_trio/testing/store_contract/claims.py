@@ -159,6 +159,16 @@ class ClaimContract(ContractKit):
         (row,) = claim(store, register(store))
         assert (row.status, row.error) == (RunStatus.COMPENSATING, '{"type": "X"}')
 
+    def test_what_an_executor_owns_is_told_without_what_it_has_let_go(self, store: Store) -> None:
+        for name in ("kept", "finished", "released", "waiting"):
+            start(store, name, due_at=1 if name != "waiting" else 10_000)
+        executor, other = register(store), register(store)
+        rows = {row.id: row for row in claim(store, executor, now=10)}
+        finish(store, fence_of(rows["finished"]), RunStatus.COMPLETED)
+        suspend(store, fence_of(rows["released"]))
+        assert [row.id for row in store.owned(executor)] == ["kept"]
+        assert store.owned(other) == ()
+
     def test_an_executor_that_has_ended_claims_nothing(self, store: Store) -> None:
         start(store)
         executor = register(store)
