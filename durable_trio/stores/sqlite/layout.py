@@ -7,7 +7,7 @@ raises: what cannot be read is replaced by a stand-in, and the record says what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -27,6 +27,7 @@ _BEYOND: Final = 3 * 24 * 3600 * 10**6
 _SHOWN_MAX: Final = 60
 _FAULTS_MAX: Final = 5
 
+_Types = frozenset[type]
 _TYPES: Final[dict[type, str]] = {int: "integer", str: "text", bytes: "blob"}
 _STAND_INS: Final[dict[type, Any]] = {int: 0, str: "", bytes: b""}
 
@@ -63,6 +64,22 @@ class Column:
     words: tuple[str, ...] = ()
     is_name: bool = False
     stand_in: Any = None
+    # What the above comes to, for a quick look.
+    types: _Types = attrs.field(init=False)
+    known: frozenset[str] = attrs.field(init=False)
+    is_bounded: bool = attrs.field(init=False)
+
+    @types.default
+    def _types(self) -> _Types:
+        return frozenset((self.type, type(None)) if self.is_optional else (self.type,))
+
+    @known.default
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.words)
+
+    @is_bounded.default
+    def _is_bounded(self) -> bool:
+        return self.low > NO_INTEGER or self.high < -NO_INTEGER
 
     def fault(self, value: object) -> str | None:
         """Return what is wrong with a value."""
@@ -107,9 +124,7 @@ class Layout:
         self._locator = locator
         # By the types of a row: the bounds of its integers. At most one for each choice of columns that are NULL.
         self._ranges: dict[tuple[type, ...], tuple[tuple[int, int, int], ...]] = {}
-        self._words = tuple(
-            (index, frozenset(column.words)) for index, column in enumerate(self.columns) if column.words
-        )
+        self._words = tuple((index, column.known) for index, column in enumerate(self.columns) if column.words)
 
     @property
     def names(self) -> str:
@@ -134,6 +149,19 @@ class Layout:
                 return False
         return True
 
+    def are_sound(self, rows: Sequence[tuple[Any, ...]]) -> bool:
+        """Return what ``is_sound`` does of many rows, column by column: half the cost."""
+        for column, values in zip(self.columns, zip(*rows, strict=True), strict=False):  # without rows, no columns
+            if not column.types.issuperset(map(type, values)):
+                return False
+            if column.is_bounded:
+                numbers = [value for value in values if value is not None] if column.is_optional else values
+                if numbers and not (column.low <= min(numbers) and max(numbers) <= column.high):
+                    return False
+            elif column.words and not column.known.issuperset(values):
+                return False
+        return True
+
     def _admit(self, row: tuple[Any, ...]) -> bool:
         """Look at a row of other types than those before: its columns may be NULL in another way."""
         if any(column.fault(value) is not None for column, value in zip(self.columns, row, strict=True)):
@@ -141,7 +169,7 @@ class Layout:
         self._ranges[tuple(map(type, row))] = tuple(
             (index, column.low, column.high)
             for index, column in enumerate(self.columns)
-            if row[index] is not None and (column.low > NO_INTEGER or column.high < -NO_INTEGER)
+            if row[index] is not None and column.is_bounded
         )
         return True
 

@@ -28,7 +28,7 @@ from durable_trio.stores.sqlite.rows import (
     WAIT_COLUMNS,
     entry_from,
     executor_from,
-    history_from,
+    histories_from,
     report_from,
     run_from,
     text_from,
@@ -185,7 +185,7 @@ def _load(connection: sqlite3.Connection, run: int, *, has_stray: bool) -> Loade
 
 def history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:
     """Return the history of a run in order of seq."""
-    return tuple(map(history_from, connection.execute(HISTORY, (run,)).fetchall()))
+    return histories_from(connection.execute(HISTORY, (run,)).fetchall())
 
 
 def last_change(connection: sqlite3.Connection) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from durable_trio.records import (
@@ -27,7 +28,7 @@ __all__ = [
     "WAIT_COLUMNS",
     "entry_from",
     "executor_from",
-    "history_from",
+    "histories_from",
     "report_from",
     "run_from",
     "status_from",
@@ -110,11 +111,16 @@ def run_from(row: tuple[Any, ...]) -> RunRow:
     )
 
 
-def history_from(row: tuple[Any, ...]) -> HistoryRow:
-    """Return the record of ``HISTORY_COLUMNS``."""
-    damage = None
-    if not _HISTORY.is_sound(row):
-        row, damage = _HISTORY.mended(row)
+def histories_from(rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
+    """Return the records of ``HISTORY_COLUMNS``; there may be thousands."""
+    if _HISTORY.are_sound(rows):
+        return tuple([_history_from(row, None) for row in rows])
+    return tuple(
+        _history_from(row, None) if _HISTORY.is_sound(row) else _history_from(*_HISTORY.mended(row)) for row in rows
+    )
+
+
+def _history_from(row: tuple[Any, ...], damage: str | None) -> HistoryRow:
     return HistoryRow(
         seq=row[0],
         key=Key(row[1], row[2], row[3]),
