@@ -122,7 +122,11 @@ class UpkeepCalls(EngineBase):
         front = self._parts_in_use().front
 
         def find_keys() -> list[Key]:
-            return [item.key for item in front.store.history(draft.source[0]) if item.seq < draft.before]
+            history = front.store.history(draft.source[0])
+            for item in history:
+                if item.damage is not None:  # a copy without it would be another history
+                    raise RunConflict(damaged(operation.run_id, item.damage).text, run_id=operation.run_id)
+            return [item.key for item in history if item.seq < draft.before]
 
         keys = await front.ask(find_keys)
         for start in range(0, len(keys), UPKEEP_ROWS_MAX):

@@ -11,6 +11,7 @@ from durable_trio.clock import INSTANT_MAX
 from durable_trio.errors import StoreCorrupt
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.removal_operations import IS_HIDDEN
 
 __all__ = ["check_counters"]
 
@@ -23,10 +24,11 @@ COUNTER: Final = "SELECT id, changed FROM change_counter"
 # Runs whose last change comes after all others, so that watchers would wait beyond it, or before the first one.
 STRAYED: Final = f"SELECT run FROM runs WHERE changed IS NULL OR changed < 0 OR changed > {COUNT_MAX}"
 LAST_CHANGE: Final = f"SELECT max(changed) FROM runs WHERE changed <= {COUNT_MAX}"
-# Runs that are hidden since no time that can be: nobody would ever see them, or find them to remove them.
+# Runs that nobody has hidden, or since no time that can be: nobody would ever see them, or find them to remove them.
 LOST: Final = f"""
     SELECT run FROM runs INDEXED BY runs_hidden
-    WHERE hidden_at IS NOT NULL AND (typeof(hidden_at) <> 'integer' OR abs(hidden_at / 2) > {INSTANT_MAX})
+    WHERE hidden_at IS NOT NULL
+        AND (typeof(hidden_at) <> 'integer' OR abs(hidden_at / 2) > {INSTANT_MAX} OR NOT ({IS_HIDDEN}))
 """
 SHOW: Final = "UPDATE runs SET hidden_at = NULL WHERE run = ?"
 CATCH_UP: Final = "UPDATE change_counter SET changed = ?"
@@ -37,7 +39,7 @@ def check_counters(connection: sqlite3.Connection, path: str) -> None:
     """Look at the counters of a file, in the write turn.
 
     A change number of a run that makes no sense is replaced by a new one, and a counter that is behind is set forward:
-    both only tell watchers what is new. A run that is hidden by what is no time is shown again.
+    both only tell watchers what is new. A run that nobody has hidden is shown again.
 
     Raises:
         StoreCorrupt: a counter holds what nobody can go on from.

@@ -171,11 +171,11 @@ def status(connection: sqlite3.Connection) -> StoreStatus:
 
 def _counts_of_unfinished(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     """Return how many runs have not ended, by workflow and status."""
-    cells = (cell for cell in _cells(connection) if not RunStatus(cell[1]).is_final)
+    cells = (cell for cell in _cells(connection) if not status_from(cell[1]).is_final)
     counts = {cell: _count(connection, [_Source(OF_STATUS, cell)], _LAST) for cell in cells}
     for workflow, status, has_ended, count in connection.execute(COUNT_HIDDEN).fetchall():
         if not has_ended:
-            counts[workflow, status] -= count
+            counts[workflow, status] = counts.get((workflow, status), 0) - count
     return counts
 
 

@@ -21,7 +21,7 @@ from durable_trio.stores.sqlite.message_operations import run_not_found, tell_pa
 from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["DISCARD", "HIDDEN_ID", "delete_run", "prune", "sweep"]
+__all__ = ["DISCARD", "HIDDEN_ID", "IS_HIDDEN", "delete_run", "prune", "sweep"]
 
 # Ended runs that one transaction looks at; children that are spared cost a look too.
 _LOOKED_AT_MAX: Final = 200
@@ -59,9 +59,11 @@ IS_SPARED: Final = """
         WHERE history.run = parents.run AND kind = 'child' AND history.result = json_quote(CAST(ended.id AS TEXT))
     )
 """
-NEXT_HIDDEN: Final = """
+# Only what has such an id was hidden by us: a number that a damaged file has there must not remove a run.
+IS_HIDDEN: Final = f"substr(id, 1, length({HIDDEN_ID})) = {HIDDEN_ID}"
+NEXT_HIDDEN: Final = f"""
     SELECT run FROM runs INDEXED BY runs_hidden
-    WHERE hidden_at IS NOT NULL AND hidden_at < ? ORDER BY hidden_at, run LIMIT 1
+    WHERE hidden_at IS NOT NULL AND hidden_at < ? AND {IS_HIDDEN} ORDER BY hidden_at, run LIMIT 1
 """
 PIECES: Final = (
     "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE run = :run LIMIT :limit)",
