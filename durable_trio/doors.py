@@ -30,7 +30,12 @@ def guarded(callback: Callable[[*Ts], object], *args: *Ts) -> None:
     try:
         callback(*args)
     except BaseException as error:  # also what stops the executor: its owner stops it, and nobody else suffers
-        tell(callback if isinstance(callback, Owner) else getattr(callback, "__self__", None), error)
+        blame(callback, error)
+
+
+def blame(callback: Callable[..., object], error: BaseException) -> None:
+    """Tell whose fault it is that a callback has raised: its own, or that of the object whose method it is."""
+    tell(callback if isinstance(callback, Owner) else getattr(callback, "__self__", None), error)
 
 
 def tell(owner: object, error: BaseException) -> None:

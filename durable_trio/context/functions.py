@@ -112,7 +112,8 @@ class FunctionCall(Call):
         self.turns.clear_wait(self.key)
 
     def deliver(self, row: HistoryRow) -> None:
-        self._tell_ended(row)
+        if self._env.observe is not None:
+            self._tell_ended(row)
         super().deliver(row)
 
     def _tell_ended(self, row: HistoryRow) -> None:

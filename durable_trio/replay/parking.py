@@ -56,7 +56,10 @@ class Parking(Recording):
                 if self._is_refused(call):
                     self._refuse_expired(call)
                 elif self.is_live and not self.is_held:
-                    self.let_begin(call)
+                    if self.deadlines:
+                        self.let_begin(call)
+                    else:
+                        self._begin(call)
         except BaseException as error:  # not to be taken for an error of the body's own
             self.failed(error)
             await self.lane.refuse()

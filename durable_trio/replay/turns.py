@@ -140,7 +140,9 @@ class Turns(Parking):
             return True
         if not self.is_live:
             return self._pass_barrier()
-        return self._take_signal() or self._fire_due() or self._begin_late() or self._end_history()
+        return (
+            self._take_signal() or self._fire_due() or (bool(self._late) and self._begin_late()) or self._end_history()
+        )
 
     def _end_extension(self) -> None:
         result = self._extended[0].result
@@ -220,7 +222,7 @@ class Turns(Parking):
 
     def _begin_late(self) -> bool:
         """Begin what has waited for expiries, and was not cancelled by them."""
-        if not self._late or self._expiring:
+        if self._expiring:
             return False
         late, self._late = self._late, []
         for call in late:

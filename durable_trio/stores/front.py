@@ -30,7 +30,7 @@ import attrs
 import trio
 from outcome import Error, Outcome, Value
 
-from durable_trio.doors import guarded
+from durable_trio.doors import blame, guarded
 from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
 from durable_trio.limits import (
     BATCH_OPERATIONS_MAX,
@@ -365,9 +365,15 @@ class StoreFront:
         self.commit_count += 1
         self.operation_count += len(items)
         for (_, callback), outcome in zip(items, outcomes, strict=True):
-            guarded(callback, outcome)
+            try:  # as ``guarded`` does, for each commit passes here
+                callback(outcome)
+            except BaseException as error:
+                blame(callback, error)
         if self.on_commit is not None:
-            guarded(self.on_commit)
+            try:
+                self.on_commit()
+            except BaseException as error:
+                blame(self.on_commit, error)
 
     def _take(self) -> list[_Entry]:
         """Return the next batch; none if all that waits has to wait behind what had no room."""
