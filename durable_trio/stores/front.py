@@ -379,7 +379,8 @@ class StoreFront:
         """Return the next batch; none if all that waits has to wait behind what had no room."""
         waiting, starts = self._waiting, self._starts
         items: list[_Entry] = []
-        count_max = 1 if self._alone_count else BATCH_OPERATIONS_MAX
+        tries_alone = self._alone_count > 0
+        count_max = 1 if tries_alone else BATCH_OPERATIONS_MAX
         gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], _ALONE)
         while waiting and len(items) < count_max and not gives_way:
             operation = waiting[0][0]
@@ -394,7 +395,7 @@ class StoreFront:
             if isinstance(operation, _ALONE):
                 self._is_turn_of_starts = True
                 return items
-        if count_max > 1:
+        if not tries_alone:
             self._is_turn_of_starts = False
             items += self._take_starts()
         return items
