@@ -7,7 +7,6 @@ It owns one nursery: the body (inside its own cancel scope), the tasks of step f
 from __future__ import annotations
 
 import enum
-import logging
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -39,12 +38,9 @@ from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
-from durable_trio.stores.base import NO_POSITION, Fence, Loaded, MailLook, Park, Release
+from durable_trio.stores.base import NO_POSITION, Fence, Loaded, MailLook, Release
 from durable_trio.stores.front import StoreFront, Waiter
-from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
-
-_LOGGER = logging.getLogger("durable_trio.engine")
 
 
 class Message(enum.Enum):
@@ -70,8 +66,8 @@ class Surroundings(Protocol):
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         """Call back at that time."""
 
-    def submit_park(self, park: Park, row: RunRow, fields: Mapping[str, Any]) -> None:
-        """Have a run set aside, and tell the observers once it is."""
+    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        """Say that a run is set aside, have it stored, and tell the observers once it is."""
 
     def released(self, wake_at: int | None) -> None:
         """A run has left memory and wants to be claimed at that time."""
@@ -391,10 +387,7 @@ class ResidentRun:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
         if self._port.is_cut:
             return
-        text = self._around.codec.own.encode(problem, Problem, where="a problem").text
-        park = Park(fence=self._port.fence, problem=text, fingerprint=problem.fingerprint, now=self._clock.stamp())
-        self._around.submit_park(park, self.row, {"problem": problem, "error": error})
-        _LOGGER.error("run %r is parked (%s): %s", self.row.id, problem.kind, visible_lines(problem.text))
+        self._around.park(self.row, problem, error)
         self.detach()
 
     def detach(self) -> None:

@@ -31,6 +31,7 @@ from durable_trio.replay.quiet import watching
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
+from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
 
 _LOGGER = logging.getLogger("durable_trio.engine")
@@ -162,8 +163,8 @@ class Runs:
             _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
             return
         problem = damaged(row.id, row.damage)
-        _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, problem.text)
-        self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": None})
+        _say_parked(row, problem)
+        self._tell_parked(row, problem, None)
 
     @contextmanager
     def adopt(self, resident: ResidentRun) -> Iterator[None]:
@@ -312,23 +313,33 @@ class Runs:
     def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
         _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=logged(error))
-        guarded(self._submit_park, row, workflow, error)
+        guarded(self._submit_fault, row, workflow, error)
 
-    def _submit_park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
-        assert row.owner is not None
+    def _submit_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         text = f"run {row.id!r} met a fault of this library, please report it:\n"
         problem = Problem(
             kind="internal_error",
             text=text + trace(error, TRACEBACK_CHARACTERS_MAX),
             fingerprint=workflow.fingerprint,
         )
+        self._submit_park(row, problem, error)
+
+    def _submit_park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        def done(outcome: Any) -> None:
+            if outcome is True:
+                self._tell_parked(row, problem, error)
+
+        assert row.owner is not None
         park = Park(
             fence=Fence(row.run, row.owner, row.token),
             problem=self.codec.own.encode(problem, Problem, where="a problem").text,
-            fingerprint=workflow.fingerprint,
+            fingerprint=problem.fingerprint,
             now=self.settings.clock.stamp(),
         )
-        self.submit_park(park, row, {"problem": problem, "error": error})
+        self.front.submit(park, done)
+
+    def _tell_parked(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
 
     async def _set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
         assert row.owner is not None
@@ -345,12 +356,9 @@ class Runs:
 
     # ---- Surroundings: what actors ask -------------------------------------------------------------------------
 
-    def submit_park(self, park: Park, row: RunRow, fields: Mapping[str, Any]) -> None:
-        def done(outcome: Any) -> None:
-            if outcome is True:
-                self.tell("run_parked", row.id, row.workflow, fields)
-
-        self.front.submit(park, done)
+    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        _say_parked(row, problem)
+        self._submit_park(row, problem, error)
 
     @property
     def is_observed(self) -> bool:
@@ -419,6 +427,10 @@ class Runs:
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
         if self._observers:
             self._observers.tell(name, run_id, workflow, fields)
+
+
+def _say_parked(row: RunRow, problem: Problem) -> None:
+    _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, visible_lines(problem.text))
 
 
 def _is_of_run(task: trio.lowlevel.Task) -> bool:
