@@ -40,6 +40,7 @@ __all__ = [
     "StoreFull",
     "StoreInUse",
     "StoreReadOnly",
+    "StoreRewound",
     "UnknownWorkflow",
     "WorkerFailed",
 ]
@@ -220,6 +221,13 @@ class StoreReadOnly(StoreError):
 
 class StoreCorrupt(StoreError):
     """The file is damaged, or could not be read or written; the process must not go on with it."""
+
+
+class StoreRewound(StoreError):
+    """The files are not those that were opened: removed, moved, replaced, or an earlier copy was written over them.
+
+    The process must not go on with them. Nothing was acknowledged that is not in the files that were opened.
+    """
 
 
 class StoreInUse(StoreError):

@@ -37,6 +37,7 @@ from durable_trio.errors import (
     StoreFull,
     StoreInUse,
     StoreReadOnly,
+    StoreRewound,
     UnknownWorkflow,
     WorkerFailed,
 )
@@ -110,6 +111,7 @@ __all__ = [
     "StoreFull",
     "StoreInUse",
     "StoreReadOnly",
+    "StoreRewound",
     "UnknownWorkflow",
     "UnreadRecord",
     "WaitRecord",

@@ -13,11 +13,11 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 import trio
 
+from durable_trio.boot import boot_id
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.doors import guarded
 from durable_trio.engine.runs import Runs
@@ -39,14 +39,6 @@ def monotonic_now() -> int:
     """Return microseconds of a clock of this boot that also counts while the machine is suspended."""
     clock_id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock_id) // 1000
-
-
-def boot_id() -> str:
-    """Return a text that is another one after each boot of the machine."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{socket.gethostname()}-{int(time.time() - time.monotonic()) // 60}"
 
 
 class Reaper:

@@ -21,9 +21,9 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
+from durable_trio.boot import boot_id
 from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
-from durable_trio.engine.recovery import boot_id
 from durable_trio.errors import CodecError, StoreError
 from durable_trio.records import ProcessReport, ReportRow, RunRow, StepInHand
 from durable_trio.stores.base import PutReport

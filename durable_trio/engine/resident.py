@@ -39,7 +39,8 @@ from durable_trio.replay.turns import Turns
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.stores.base import NO_POSITION, Fence, Loaded, MailLook, Release
-from durable_trio.stores.front import StoreFront, Waiter
+from durable_trio.stores.front import StoreFront
+from durable_trio.stores.threads import Waiter
 from durable_trio.workflows import Registry, Workflow
 
 

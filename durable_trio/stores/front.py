@@ -28,10 +28,9 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import trio
-from outcome import Error, Outcome, Value
 
 from durable_trio.doors import blame, guarded
-from durable_trio.errors import OwnershipLost, StoreError, StoreFull, StoreInUse
+from durable_trio.errors import OwnershipLost, StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreRewound
 from durable_trio.limits import (
     BATCH_OPERATIONS_MAX,
     BATCH_STARTS_MAX,
@@ -57,7 +56,7 @@ from durable_trio.stores.base import (
     Sweep,
     Unpark,
 )
-from durable_trio.stores.threads import Linger, StoreThread
+from durable_trio.stores.threads import Linger, StoreThread, Waiter
 
 T = TypeVar("T")
 Callback = Callable[[Any], None]
@@ -84,6 +83,8 @@ class _Tidy:
 
 _ALONE: Final = (_Transaction, _Tidy)
 _Item = Operation | _Transaction | _Tidy
+# Errors after which a process must not go on with the store, whoever meets them.
+_FINAL: Final = (StoreCorrupt, StoreRewound)
 _Entry = tuple[_Item, Callback]
 # Each takes its time, so a batch has one of them, and never the event loop.
 _UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
@@ -92,36 +93,6 @@ _NEVER_INLINE: Final = (*_UPKEEP, ContinueAsNew)
 _STARTS: Final = (StartRun, SignalWithStart, *_UPKEEP)
 # What a run's owner writes of it.
 _OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
-
-
-class Waiter:
-    """A task that waits for an outcome, as a callback: whatever happens on the way to it, it goes on."""
-
-    def __init__(self) -> None:
-        self._task = trio.lowlevel.current_task()
-        self._is_waiting = False
-        self._result: Outcome[Any] | None = None
-
-    def __call__(self, outcome: Any) -> None:
-        self._take(Value(outcome))
-
-    def failed(self, error: BaseException) -> None:
-        """Raise a fault on the way in the task."""
-        self._take(Error(error))
-
-    def _take(self, result: Outcome[Any]) -> None:
-        self._result = result
-        if self._is_waiting:  # else it is not there yet, or has gone: trio does not survive that it is woken elsewhere
-            self._is_waiting = False
-            trio.lowlevel.reschedule(self._task)
-
-    async def outcome(self) -> Any:
-        """Wait for it; the wait cannot be cancelled."""
-        if self._result is None:
-            self._is_waiting = True
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        assert self._result is not None
-        return self._result.unwrap()
 
 
 class StoreFront:
@@ -141,6 +112,7 @@ class StoreFront:
         self._is_blocked = False  # nothing at all can be written
         self._retry_at = math.inf
         self._obstacle: StoreError | None = None  # why something was kept the last time
+        self._final: StoreError | None = None  # met by a read
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = False
         self._is_running = False
@@ -203,6 +175,8 @@ class StoreFront:
                 return await thread.call(fn)
             return await trio.to_thread.run_sync(fn, limiter=self._readers)
         except StoreError as error:
+            if isinstance(error, _FINAL):
+                self._end_with(error)
             if self._is_running or self.failure is not None:
                 raise
             raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
@@ -229,7 +203,11 @@ class StoreFront:
         """Return whether others have committed; False while it cannot be told."""
         if self._writer.is_busy or self.failure is not None:
             return False
-        return bool(self.store.foreign_changes())
+        try:
+            return bool(self.store.foreign_changes())
+        except _FINAL as error:
+            self._end_with(error)
+            return False
 
     # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
     # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
@@ -256,6 +234,11 @@ class StoreFront:
         queued.append((item, callback))
         self._wake()
 
+    def _end_with(self, error: StoreError) -> None:
+        """Let the writer task end with an error that somebody else has met: nothing can be read or written any more."""
+        self._final = self._final or error
+        self._wake()
+
     def _wake(self) -> None:
         if self._is_parked and self._task is not None:
             self._is_parked = False
@@ -273,13 +256,17 @@ class StoreFront:
             StoreError: the store cannot be used any more in this process.
         """
         self._task = trio.lowlevel.current_task()
-        self.failure, self.is_full = None, False
+        self.failure, self.is_full, self._final = None, False, None
         self._is_running = True
         trio.lowlevel.add_instrument(self._linger)
         try:
             task_status.started()
             while True:
                 await self._wait_for_work()
+                if self._final is not None:
+                    self.failure = self._final
+                    guarded(self.on_failure)
+                    raise self._final
                 await self._commit()
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
@@ -294,7 +281,7 @@ class StoreFront:
 
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
-        while self._is_blocked or not self._has_items():
+        while self._final is None and (self._is_blocked or not self._has_items()):
             if self._retry_at == math.inf:
                 await self._park()
             elif trio.current_time() < self._retry_at:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
-from outcome import Outcome, capture
+from outcome import Error, Outcome, Value, capture
 
 from durable_trio.limits import LINGER_MS
 
-__all__ = ["Linger", "StoreThread"]
+__all__ = ["Linger", "StoreThread", "Waiter"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,36 @@ class StoreThread:
         jobs.put(None)
         if not self.is_busy:
             thread.join()
+
+
+class Waiter:
+    """A task that waits for an outcome, as a callback: whatever happens on the way to it, it goes on."""
+
+    def __init__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._is_waiting = False
+        self._result: Outcome[Any] | None = None
+
+    def __call__(self, outcome: Any) -> None:
+        self._take(Value(outcome))
+
+    def failed(self, error: BaseException) -> None:
+        """Raise a fault on the way in the task."""
+        self._take(Error(error))
+
+    def _take(self, result: Outcome[Any]) -> None:
+        self._result = result
+        if self._is_waiting:  # else it is not there yet, or has gone: trio does not survive that it is woken elsewhere
+            self._is_waiting = False
+            trio.lowlevel.reschedule(self._task)
+
+    async def outcome(self) -> Any:
+        """Wait for it; the wait cannot be cancelled."""
+        if self._result is None:
+            self._is_waiting = True
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        assert self._result is not None
+        return self._result.unwrap()
 
 
 class Linger(trio.abc.Instrument):

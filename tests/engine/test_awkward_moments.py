@@ -16,6 +16,7 @@ import trio
 from harness import PATIENCE_SECONDS, SettableClock, serving, wait_until
 
 from durable_trio import Clock, Context, Engine, StoreCorrupt, StoreError, workflow
+from durable_trio.boot import boot_id
 from durable_trio.engine import recovery
 from durable_trio.engine.dispatcher import Dispatcher
 from durable_trio.engine.recovery import Reaper, Recovery
@@ -286,7 +287,7 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
     async with serving(file_path) as engine:
         parts = engine._parts
         assert parts is not None
-        row = RegisterExecutor(pid=1, host="", boot_id=recovery.boot_id(), lease_until=now - 1, now=Clock().now())
+        row = RegisterExecutor(pid=1, host="", boot_id=boot_id(), lease_until=now - 1, now=Clock().now())
         living = await parts.front.write(row)  # its lock is held, as by a process that lives
         newcomer = Reaper(parts.front, Clock())
         assert not await newcomer.reap_dead(parts.executor)

@@ -31,7 +31,7 @@ from durable_trio.replay.port import Port, _InFlight
 from durable_trio.replay.quiet import Lane
 from durable_trio.replay.recording import Recording
 from durable_trio.replay.turns import Turns
-from durable_trio.stores.front import Waiter
+from durable_trio.stores.threads import Waiter
 
 #: Calls of each method that fail. By default one, of some methods of runs and calls; more by hand: of all.
 PER_DOOR: Final = int(os.environ.get("DURABLE_TRIO_CHAOS", "0"))

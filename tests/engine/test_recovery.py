@@ -15,7 +15,8 @@ import trio
 from harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
 
 from durable_trio import Context, DurableError, Engine, RunFailed, RunStatus, workflow
-from durable_trio.engine.recovery import boot_id, monotonic_now
+from durable_trio.boot import boot_id
+from durable_trio.engine.recovery import monotonic_now
 from durable_trio.records import RunRow
 from durable_trio.stores.base import ClaimDue, ReapExecutor, RegisterExecutor
 from durable_trio.stores.sqlite import SqliteStore

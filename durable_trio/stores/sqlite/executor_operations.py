@@ -15,6 +15,7 @@ __all__ = ["reap_executor", "register_executor", "renew_lease"]
 _ENDED_KEPT: Final = 1000
 
 REGISTER: Final = "INSERT INTO executors (pid, host, boot_id, started_at, lease_until) VALUES (?, ?, ?, ?, ?)"
+NAME_LOCK: Final = "UPDATE executors SET lock = ? WHERE id = ?"
 FORGET: Final = "DELETE FROM executors WHERE id <= ? AND ended_at IS NOT NULL"
 RENEW: Final = "UPDATE executors SET lease_until = ? WHERE id = ? AND ended_at IS NULL"
 END: Final = """
@@ -52,8 +53,9 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
     transaction.execute(REGISTER, values)
     executor = transaction.cursor.lastrowid
     assert executor is not None
-    transaction.owners.take(executor)
+    lock = transaction.owners.take(executor)
     transaction.registered.append(executor)
+    transaction.execute(NAME_LOCK, (lock, executor))
     transaction.execute(FORGET, (executor - _ENDED_KEPT,))
     for (ghost,) in transaction.execute(GHOSTS).fetchall():
         _set_free(transaction, {"executor": ghost, "crashed": False, "crashed_runs": "[]", "now": operation.now})

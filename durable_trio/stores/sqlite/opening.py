@@ -10,9 +10,18 @@ import attrs
 from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.counters import check_counters
+from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
-from durable_trio.stores.sqlite.paths import check_content, check_path, create_file, move_into_place
+from durable_trio.stores.sqlite.paths import (
+    check_content,
+    check_path,
+    check_side_files,
+    create_file,
+    move_into_place,
+    remove_leftover,
+    set_aside,
+)
 from durable_trio.stores.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
 from durable_trio.stores.sqlite.turn import FileTurn, MemoryTurn, Turn
 
@@ -25,6 +34,7 @@ class Opened:
 
     turn: Turn
     owners: Owners
+    files: Files | NoFiles
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     answerer: sqlite3.Connection
@@ -37,7 +47,9 @@ def open_memory(uri: str) -> Opened:
     set_up_writer(writer, "memory")
     writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(writer)
-    return Opened(turn=MemoryTurn(), owners=MemoryLocks(), writer=writer, reader=writer, answerer=writer)
+    return Opened(
+        turn=MemoryTurn(), owners=MemoryLocks(), files=NoFiles(), writer=writer, reader=writer, answerer=writer
+    )
 
 
 def open_file(path: str, durability: str) -> Opened:
@@ -48,13 +60,15 @@ def open_file(path: str, durability: str) -> Opened:
     """
     _check_library()
     status = check_path(path)
+    check_not_overwritten(path)
+    check_side_files(path)
     if status is not None and status.st_size > 0 and not os.path.lexists(f"{path}-turn"):
         check_content(path)  # leave no lock files beside a file that is not ours
     turn = FileTurn(path)
     try:
         turn.take()
         try:
-            writer, reader, answerer = _open_in_turn(path, durability)
+            writer, reader, answerer, files = _open_in_turn(path, durability, turn)
         finally:
             turn.release()
         try:
@@ -66,7 +80,7 @@ def open_file(path: str, durability: str) -> Opened:
     except BaseException:
         turn.close()
         raise
-    return Opened(turn=turn, owners=owners, writer=writer, reader=reader, answerer=answerer)
+    return Opened(turn=turn, owners=owners, files=files, writer=writer, reader=reader, answerer=answerer)
 
 
 def _check_library() -> None:
@@ -77,12 +91,18 @@ def _check_library() -> None:
         )
 
 
-def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection]:
+def _open_in_turn(
+    path: str, durability: str, turn: FileTurn
+) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, Files]:
     status = check_path(path)
+    check_side_files(path)
     if status is None or status.st_size == 0:
+        set_aside(path, "the database is gone")
         _create(path)
     else:
         check_content(path)
+        if log_is_stale(path, turn):
+            set_aside(path, "another copy stands in its place")
     inode = os.lstat(path).st_ino
     connections: list[sqlite3.Connection] = []
     try:
@@ -93,6 +113,7 @@ def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlit
             set_up_reader(reader)
         if os.lstat(path).st_ino != inode:
             raise NotADatabase(f"{path!r} was replaced while it was being opened; find out by whom, and try again")
+        files = Files(path, turn)
     except BaseException as error:
         if isinstance(error, sqlite3.Error):
             note_errno(error)
@@ -105,7 +126,7 @@ def _open_in_turn(path: str, durability: str) -> tuple[sqlite3.Connection, sqlit
             raise StoreCorrupt(f"{path!r} is damaged; restore a copy ({error})") from error
         raise
     writer, reader, answerer = connections
-    return writer, reader, answerer
+    return writer, reader, answerer, files
 
 
 def _create(path: str) -> None:
@@ -115,9 +136,8 @@ def _create(path: str) -> None:
     file that the next one removes.
     """
     draft = f"{path}-new"
-    for leftover in (f"{draft}-wal", f"{draft}-shm"):
-        with suppress(OSError):
-            os.unlink(leftover)
+    for leftover in (f"{draft}-wal", f"{draft}-shm", f"{draft}-journal"):
+        remove_leftover(leftover)
     create_file(draft)
     try:
         connection = open_connection(draft, sqlite3.Connection)

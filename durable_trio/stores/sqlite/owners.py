@@ -1,6 +1,9 @@
 """The kernel locks by which executors are known to be alive: one byte of one file for each.
 
 An executor is alive as long as its byte is locked; the kernel lets go of it when the process ends, however it ends.
+A lock tells something only in the file in which it was taken: if that was removed, a new one has no lock of anybody. So
+each executor's row names its file, and where that is another one than here, the lock counts as held: the lease decides.
+
 The locks are *open file description* locks (Linux): unlike POSIX locks they are not dropped when some other descriptor
 of the file is closed, and they can be probed without being taken. Where they are missing each executor has a file of
 its own with a ``flock``. The file is never unlinked while runs may still be owned by somebody in it.
@@ -27,14 +30,17 @@ _FLOCK: Final = struct.Struct("@hhqqi0q")
 class Owners(Protocol):
     """The locks of one store's executors, and a look at those of others."""
 
-    def take(self, executor: int) -> None:
-        """Take the lock of a new executor of this store."""
+    def take(self, executor: int) -> str | None:
+        """Take the lock of a new executor of this store; return which file it is in."""
 
     def release(self, executor: int) -> None:
         """Release the lock of an executor of this store; that of another is left alone."""
 
-    def is_held(self, executor: int) -> bool:
-        """Return whether somebody, or this store, holds the lock of an executor."""
+    def is_held(self, executor: int, file: str | None = None) -> bool | None:
+        """Return whether somebody, or this store, holds the lock of an executor.
+
+        ``file``: which one it was taken in. ``None`` if that is not there any more, so that nothing can be told.
+        """
 
     def close(self) -> None:
         """Release all locks of this store."""
@@ -46,15 +52,16 @@ class MemoryLocks:
     def __init__(self) -> None:
         self._own: set[int] = set()
 
-    def take(self, executor: int) -> None:
+    def take(self, executor: int) -> str | None:
         """Take the lock (see ``Owners``)."""
         self._own.add(executor)
+        return None
 
     def release(self, executor: int) -> None:
         """Release the lock."""
         self._own.discard(executor)
 
-    def is_held(self, executor: int) -> bool:
+    def is_held(self, executor: int, file: str | None = None) -> bool | None:
         """Return whether the executor was registered here and has not ended."""
         return executor in self._own
 
@@ -66,12 +73,13 @@ class MemoryLocks:
 class ByteLocks(MemoryLocks):
     """One byte of the owners file for each executor (module docstring)."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, database: str) -> None:
         super().__init__()
-        self._file = open_lock_file(path)
+        self._file = open_lock_file(f"{database}-owners", database)
+        self._name = _name_of(self._file)
         _open_files.add(self)
 
-    def take(self, executor: int) -> None:
+    def take(self, executor: int) -> str | None:
         """Take the lock (see ``Owners``).
 
         Raises:
@@ -79,6 +87,7 @@ class ByteLocks(MemoryLocks):
         """
         fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, executor, 1, 0))
         super().take(executor)
+        return self._name
 
     def release(self, executor: int) -> None:
         """Release the lock."""
@@ -86,10 +95,12 @@ class ByteLocks(MemoryLocks):
             super().release(executor)
             fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, executor, 1, 0))
 
-    def is_held(self, executor: int) -> bool:
+    def is_held(self, executor: int, file: str | None = None) -> bool | None:
         """Return whether the byte is locked; a description does not see its own locks, so those are known by heart."""
         if executor in self._own:
             return True
+        if file not in (None, self._name):
+            return None
         probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, executor, 1, 0)
         found: tuple[int, ...] = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, probe))
         return found[0] != fcntl.F_UNLCK
@@ -106,15 +117,16 @@ class ByteLocks(MemoryLocks):
 class FileLocks(MemoryLocks):
     """One file with a ``flock`` for each executor, where OFD locks are missing."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, database: str) -> None:
         super().__init__()
-        self._path = path
+        self._database = database
+        self._path = f"{database}-owner"
         self._files: dict[int, int] = {}
         _open_files.add(self)
 
-    def take(self, executor: int) -> None:
+    def take(self, executor: int) -> str | None:
         """Take the lock (see ``Owners``)."""
-        descriptor = open_lock_file(f"{self._path}-{executor}")
+        descriptor = open_lock_file(f"{self._path}-{executor}", self._database)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BaseException:
@@ -122,9 +134,10 @@ class FileLocks(MemoryLocks):
             raise
         self._files[executor] = descriptor
         super().take(executor)
+        return _name_of(descriptor)
 
     def release(self, executor: int) -> None:
-        """Release the lock and remove its file; a file that is missing means the same as one without a lock."""
+        """Release the lock and remove its file."""
         super().release(executor)
         descriptor = self._files.pop(executor, None)
         if descriptor is not None:
@@ -132,15 +145,17 @@ class FileLocks(MemoryLocks):
                 os.unlink(f"{self._path}-{executor}")
             os.close(descriptor)
 
-    def is_held(self, executor: int) -> bool:
+    def is_held(self, executor: int, file: str | None = None) -> bool | None:
         """Return whether the file is there and locked."""
         if executor in self._own:
             return True
         try:
             descriptor = os.open(f"{self._path}-{executor}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
-            return False
+            return False if file is None else None
         try:
+            if file not in (None, _name_of(descriptor)):
+                return None
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -159,8 +174,13 @@ class FileLocks(MemoryLocks):
 def open_owners(path: str) -> ByteLocks | FileLocks:
     """Open the executors' locks of a database file."""
     if sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK"):
-        return ByteLocks(f"{path}-owners")
-    return FileLocks(f"{path}-owner")
+        return ByteLocks(path)
+    return FileLocks(path)
+
+
+def _name_of(descriptor: int) -> str:
+    # A number is given to another file only once nobody has this one open. Numbers of devices change with mounts.
+    return str(os.fstat(descriptor).st_ino)
 
 
 _open_files: weakref.WeakSet[ByteLocks | FileLocks] = weakref.WeakSet()

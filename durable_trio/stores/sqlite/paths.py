@@ -6,10 +6,11 @@ locks that the process holds on it, those of SQLite's connections included. So w
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import logging
 import os
 import stat
+import time
 from typing import Final
 from urllib.parse import quote
 
@@ -17,9 +18,22 @@ from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOn
 from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.schema import APPLICATION_ID, schema_version
 
-__all__ = ["check_content", "check_path", "create_file", "move_into_place", "open_lock_file"]
+__all__ = [
+    "check_content",
+    "check_path",
+    "check_side_files",
+    "create_file",
+    "move_into_place",
+    "open_lock_file",
+    "remove_leftover",
+    "set_aside",
+]
+
+_LOGGER = logging.getLogger("durable_trio.engine")
 
 _MODE: Final = 0o600
+_INDEX_SUFFIX: Final = "-shm"  # made anew from the log
+_SIDE_SUFFIXES: Final = ("-wal", "-journal", _INDEX_SUFFIX)
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Symbolic links are not followed, children do not inherit the descriptor, a FIFO does not block the opening.
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -59,15 +73,55 @@ def check_path(path: str) -> os.stat_result | None:
     return status
 
 
+def check_side_files(path: str) -> None:
+    """Refuse files that SQLite would write to beside a database, unless they are ordinary ones of its or our user.
+
+    Raises:
+        NotADatabase: a link, a file with a second name, somebody else's.
+    """
+    users = _users(path)
+    for suffix in _SIDE_SUFFIXES:
+        try:
+            status = os.lstat(path + suffix)
+        except OSError:
+            continue
+        what = _oddity(status, users)
+        if what is not None:
+            raise NotADatabase(f"{path + suffix!r}, which belongs to the database, {what}; remove it")
+
+
+def set_aside(path: str, why: str) -> None:
+    """Move the log and journal beside a database out of the way: they are those of another one.
+
+    Raises:
+        StoreError: a subclass that says why that cannot be done.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    try:
+        for suffix in _SIDE_SUFFIXES:
+            name, kept = path + suffix, f"{path}-stale-{stamp}-{os.getpid()}{suffix}"
+            if not os.path.lexists(name):
+                continue
+            if suffix == _INDEX_SUFFIX or os.lstat(name).st_size == 0:
+                os.unlink(name)
+                continue
+            os.rename(name, kept)
+            _LOGGER.warning(
+                "%r was left of another database (%s); it was not applied, and is kept as %r", name, why, kept
+            )
+        _sync(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+
+
 def create_file(path: str) -> None:
     """Create an empty file that only its owner may read; what has that name is removed, never followed.
 
     Raises:
         StoreError: a subclass that says why it cannot be created.
     """
+    remove_leftover(path)
     try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
         descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
     except OSError as error:
         raise translate_os_error(error, path) from error
@@ -75,6 +129,20 @@ def create_file(path: str) -> None:
         os.fchmod(descriptor, _MODE)
     finally:
         os.close(descriptor)
+
+
+def remove_leftover(path: str) -> None:
+    """Remove what has a name that is ours, if something has; a link, not what it leads to.
+
+    Raises:
+        StoreError: a subclass that says why it cannot be removed.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise translate_os_error(error, path) from error
 
 
 def move_into_place(source: str, target: str) -> None:
@@ -132,8 +200,8 @@ def check_content(path: str) -> None:
         )
 
 
-def open_lock_file(path: str) -> int:
-    """Open or create a file that only carries kernel locks, and return its descriptor.
+def open_lock_file(path: str, database: str) -> int:
+    """Open or create a file that only carries kernel locks beside a database, and return its descriptor.
 
     Raises:
         NotADatabase: there is a link or something else in its place.
@@ -147,14 +215,35 @@ def open_lock_file(path: str) -> int:
         raise translate_os_error(error, path) from error
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise NotADatabase(f"{path!r}, the lock file, is not an ordinary file with one name; remove it")
+        what = _oddity(status, _users(database))
+        if what is not None:
+            raise NotADatabase(f"{path!r}, the lock file, {what}; remove it")
         if stat.S_IMODE(status.st_mode) != _MODE and status.st_uid == os.geteuid():
             os.fchmod(descriptor, _MODE)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _users(path: str) -> frozenset[int]:
+    """Return whose files may stand beside a database: ours, and those of the database's user."""
+    try:
+        return frozenset({os.geteuid(), os.lstat(path).st_uid})
+    except OSError:
+        return frozenset({os.geteuid()})
+
+
+def _oddity(status: os.stat_result, users: frozenset[int]) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not an ordinary file"
+    if status.st_nlink > 1:
+        return f"has {status.st_nlink} names (hard links)"
+    if status.st_uid not in users:
+        return f"belongs to another user ({status.st_uid})"
+    return None
 
 
 def translate_os_error(error: OSError, path: str) -> StoreError:

@@ -40,6 +40,7 @@ from durable_trio.stores.sqlite.start_operations import FIND_RUN
 __all__ = [
     "backlog",
     "executors",
+    "executors_and_locks",
     "history",
     "last_change",
     "last_mailbox_id",
@@ -99,6 +100,7 @@ MISSING: Final = """
 """
 MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ?"
 LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
+LOCKS: Final = "SELECT id, lock FROM executors WHERE ended_at IS NULL"
 LIVING: Final = f"SELECT {EXECUTOR_COLUMNS} FROM executors WHERE ended_at IS NULL ORDER BY id"
 OWNING: Final = f"""
     SELECT {EXECUTOR_COLUMNS} FROM executors
@@ -289,6 +291,13 @@ def owned(connection: sqlite3.Connection, executor: int) -> tuple[RunRow, ...]:
 def executors(connection: sqlite3.Connection, *, ended: bool) -> tuple[ExecutorRow, ...]:
     """Return executors."""
     return tuple(map(executor_from, connection.execute(OWNING if ended else LIVING).fetchall()))
+
+
+def executors_and_locks(
+    connection: sqlite3.Connection, *, ended: bool
+) -> tuple[tuple[ExecutorRow, ...], dict[int, str | None]]:
+    """Return executors, and which files the locks of the living ones are in."""
+    return executors(connection, ended=ended), dict(connection.execute(LOCKS).fetchall())
 
 
 def reports(connection: sqlite3.Connection) -> tuple[ReportRow, ...]:

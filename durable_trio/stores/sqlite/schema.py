@@ -32,6 +32,7 @@ TABLES: Final = frozenset(
         "reports",
         "tags",
         "unread_counts",
+        "store_identity",
         "_sqlite_migrations",
     }
 )
@@ -165,6 +166,11 @@ LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END
 SUSPECT, BEGUN, NEW = 2, 1, 0
 
 _VERSION_3: Final[tuple[str, ...]] = (
+    # One row: tells this store from others, whatever file it is in.
+    "CREATE TABLE store_identity (id INTEGER PRIMARY KEY CHECK (id = 1), nonce TEXT NOT NULL) STRICT",
+    "INSERT INTO store_identity (id, nonce) VALUES (1, lower(hex(randomblob(16))))",
+    # Which file had the executor's kernel lock: in another one, nothing tells whether it is alive but its lease.
+    "ALTER TABLE executors ADD COLUMN lock TEXT",
     # Where in the run's life a value was published: after the row seq, as the n-th since. -1 is before every other.
     "ALTER TABLE published ADD COLUMN seq INTEGER NOT NULL DEFAULT -1",
     "ALTER TABLE published ADD COLUMN n INTEGER NOT NULL DEFAULT 0",

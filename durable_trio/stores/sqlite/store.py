@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
+from durable_trio.boot import boot_id
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.base import (
@@ -38,6 +39,7 @@ from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connecti
 from durable_trio.stores.sqlite.guarded import GuardedConnection
 from durable_trio.stores.sqlite.handlers import HANDLERS
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
+from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
 from durable_trio.stores.sqlite.layout import decode
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
@@ -95,7 +97,10 @@ class SqliteStore(Store):
         self._data_version = 0
         self._has_foreign_changes = False
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
-        self._broken: str | None = None
+        self._files: Files | NoFiles = NoFiles()
+        self._locks: dict[int, str | None] = {}  # which files the executors' locks are in
+        self._living_of_boot: set[int] = set()  # executors that have not ended, of this boot of the machine
+        self._broken: StoreError | None = None
         self._patience_seconds: float | None = None
         self._patience_ms = BUSY_TIMEOUT_MS
 
@@ -107,7 +112,7 @@ class SqliteStore(Store):
             self._usable()
             return
         opened = open_memory(self.path) if self.is_memory else open_file(self.path, self.durability)
-        self._turn, self._owners = opened.turn, opened.owners
+        self._turn, self._owners, self._files = opened.turn, opened.owners, opened.files
         self._writer, self._reader, self._answerer = opened.writer, opened.reader, opened.answerer
         self._pid = os.getpid()
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
@@ -127,11 +132,18 @@ class SqliteStore(Store):
         with suppress(StoreInUse):
             has_turn = self._turn.take(patience_seconds=_LEAVING_PATIENCE_SECONDS)
         try:
+            if has_turn:
+                with suppress(StoreError, sqlite3.Error):
+                    self._files.check_content(self._writer)
             with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
                 for connection in (self._guarded, self._answerer, self._reader, self._writer):
-                    if connection is not None:
-                        with suppress(sqlite3.Error):
-                            connection.close()
+                    if connection is None:
+                        continue
+                    if self._files.was_overwritten:
+                        abandon(connection)
+                        continue
+                    with suppress(sqlite3.Error):
+                        connection.close()
                 self._writer = self._reader = self._answerer = self._guarded = None
         finally:
             if has_turn:
@@ -147,8 +159,9 @@ class SqliteStore(Store):
         """
         if self._writer is None:
             raise StoreError(f"the store {self._name!r} is not open; call open() first")
-        if self._broken is not None:
-            raise StoreCorrupt(f"the store failed before and must not be used on: {self._broken}")
+        failure = self._broken or self._files.failure
+        if failure is not None:
+            raise type(failure)(f"the store failed before and must not be used on: {failure}")
         if self._pid != os.getpid():
             raise StoreError(
                 f"the store {self._name!r} was opened by process {self._pid} and does not work after a fork; "
@@ -159,7 +172,7 @@ class SqliteStore(Store):
     def _translate(self, error: sqlite3.Error, *, committing: bool = False) -> StoreError:
         translated = translate(error, self._name, committing=committing)
         if isinstance(translated, StoreCorrupt):
-            self._broken = str(translated)
+            self._broken = translated
         elif isinstance(translated, StoreInUse) and not self.is_memory:
             pids = foreign_writers(self.path)
             if pids:
@@ -181,7 +194,9 @@ class SqliteStore(Store):
             return None
         try:
             with self._write_lock:
-                return self._apply(connection, batch, block)
+                outcomes = self._apply(connection, batch, block)
+            self._files.check_committed()
+            return outcomes
         finally:
             self._turn.release()
 
@@ -199,6 +214,7 @@ class SqliteStore(Store):
         transaction = Transaction(connection, self._owners)
         step = "begin"
         try:
+            self._files.check_content(connection)
             transaction.begin()
             step = "operations"
             outcomes = apply_batch(transaction, HANDLERS, batch)
@@ -236,10 +252,12 @@ class SqliteStore(Store):
         self._turn.take(patience_seconds=self._patience_seconds)
         guarded: GuardedConnection | None = None
         try:
-            guarded = self._take_guarded()
             with self._write_lock, stores_own():
+                self._files.check_content(writer)
                 self._note_foreign_changes(writer)
+            guarded = self._take_guarded()
             outcome = run_guarded(guarded, self._owners, fence, fn, seconds_max=seconds_max)
+            self._files.check_committed()
             with self._write_lock, stores_own():  # the commit was that of another connection, but ours
                 self._data_version = _data_version(writer)
             if not guarded.is_spent and self._writer is not None:
@@ -274,6 +292,7 @@ class SqliteStore(Store):
         self._turn.take(patience_seconds=self._patience_seconds)
         try:
             with self._write_lock:
+                self._files.check_content(connection)
                 connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         except sqlite3.Error as error:
             raise self._translate(error) from error
@@ -290,6 +309,7 @@ class SqliteStore(Store):
         that is left to the write turn. A transaction that stays open keeps the store's own writes waiting.
         """
         self._usable()
+        self._files.check_names()
         connection = sqlite3.connect(
             self.path, timeout=BUSY_TIMEOUT_MS / 1000, uri=self.is_memory, check_same_thread=False
         )
@@ -304,6 +324,7 @@ class SqliteStore(Store):
         SQLite changes a connection's data version when it sees a commit that is not that connection's own.
         """
         connection = self._usable()
+        self._files.check_names()
         if not self._write_lock.acquire(blocking=False):
             return None
         try:
@@ -326,7 +347,10 @@ class SqliteStore(Store):
     def executor_is_alive(self, executor: int) -> bool:
         """Return whether that executor's kernel lock is held (see ``Store.executor_is_alive``)."""
         self._usable()
-        return executor > 0 and self._owners.is_held(executor)  # only a damaged file has other ids
+        if executor <= 0:  # only a damaged file has such an id
+            return False
+        is_held = self._owners.is_held(executor, self._locks.get(executor))
+        return executor in self._living_of_boot if is_held is None else is_held
 
     # ---- reads ---------------------------------------------------------------------------------------------------
 
@@ -347,6 +371,7 @@ class SqliteStore(Store):
     ) -> Answer:
         if connection is None:
             raise StoreError(f"the store {self._name!r} was closed")
+        self._files.check_names()
         answer = functools.partial(_answer, connection, functools.partial(read, connection, *arguments, **options))
         try:
             try:
@@ -449,7 +474,9 @@ class SqliteStore(Store):
 
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
-        return self._read(reads.executors, ended=ended)
+        rows, self._locks = self._read(reads.executors_and_locks, ended=ended)
+        self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
+        return rows
 
     def reports(self) -> tuple[ReportRow, ...]:
         """Return what processes have said of themselves (see ``Store.reports``)."""

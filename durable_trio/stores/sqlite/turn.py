@@ -29,6 +29,9 @@ __all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Turn"]
 
 # A turn is one transaction: milliseconds, seconds on a bad disk. A process that takes longer is stopped or hung.
 PATIENCE_SECONDS: Final = 30.0
+# In the turn file: the holder's pid stands at the beginning, then a line from whoever had the turn.
+_NOTE_AT: Final = 32
+_NOTE_BYTES_MAX: Final = 4096
 
 
 class Turn(Protocol):
@@ -82,9 +85,9 @@ class FileTurn:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()  # one thread of this store at a time
-        self._queue = open_lock_file(f"{path}-turn-queue")
+        self._queue = open_lock_file(f"{path}-turn-queue", path)
         try:
-            self._turn = open_lock_file(f"{path}-turn")
+            self._turn = open_lock_file(f"{path}-turn", path)
         except BaseException:
             os.close(self._queue)
             raise
@@ -124,6 +127,27 @@ class FileTurn:
             os.close(self._turn)
         self._queue = self._turn = -1
 
+    def inodes(self) -> dict[str, tuple[int, int]]:
+        """Return what the names of the lock files led to when they were opened."""
+        found = {}
+        for name, descriptor in ((f"{self._path}-turn", self._turn), (f"{self._path}-turn-queue", self._queue)):
+            status = os.fstat(descriptor)
+            found[name] = (status.st_dev, status.st_ino)
+        return found
+
+    def read_note(self) -> bytes:
+        """Return what was left for whoever has the turn; have it yourself."""
+        with contextlib.suppress(OSError):
+            return os.pread(self._turn, _NOTE_BYTES_MAX, _NOTE_AT).partition(b"\n")[0]
+        return b""
+
+    def write_note(self, note: str) -> None:
+        """Leave a line for whoever has the turn next, as far as there is room for it; have it yourself."""
+        line = note.encode() + b"\n"
+        if len(line) <= _NOTE_BYTES_MAX:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._turn, line, _NOTE_AT)
+
     def _take_lock(self, block: bool, patience: float) -> bool:
         if self._waiter is None or self._waiter.is_idle():
             if self._try():
@@ -154,7 +178,7 @@ class FileTurn:
 
     def _in_use(self, patience: float) -> StoreInUse:
         try:
-            pid = int(os.pread(self._turn, 32, 0) or b"0")
+            pid = int(os.pread(self._turn, len(self._signature), 0) or b"0")
         except (OSError, ValueError):
             pid = 0
         return StoreInUse(

@@ -1,0 +1,309 @@
+"""Whether the files of an open store are still those that were opened, and what has become of their database.
+
+A name that leads to another file, or to none, is seen by its inode: SQLite itself goes on with the file that it has
+open, so that commits would be acknowledged into nowhere, or two processes would write with different locks. The names
+are checked before a transaction and again before anything of it is acknowledged, and before each read. That costs a
+call of ``stat``: if the folder has not changed, none of its names has.
+
+A copy that was written over the database (``cp backup app.db``) has the same inode. SQLite writes to the file itself
+only when it moves its log there, so the file seldom changes; when it has, it is read without the log (a *look*). It
+is another store's if its nonce differs. It is an earlier state if a number has gone back that only grows. It is a copy
+that VACUUM has made if its schema version is ahead of that with the log. A copy that is none of this has, page by page,
+what the log changes, and does no harm. The look of whoever had the turn last stands in the turn file, where it tells
+the next opener whether the log beside a database is that database's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import time
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import quote
+
+import attrs
+
+from durable_trio.boot import boot_id
+from durable_trio.errors import StoreRewound
+from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.turn import FileTurn
+
+__all__ = ["Files", "Look", "NoFiles", "abandon", "check_not_overwritten", "log_is_stale", "look_at"]
+
+Inode = tuple[int, int]
+
+# A folder's time moves in ticks of the kernel (4 ms on common systems): within one a second change does not show.
+_TICK_NS: Final = 100_000_000
+# Executors whose leases are looked at; they are renewed every few seconds.
+_EXECUTORS_MAX: Final = 16
+
+_NONCE: Final = "SELECT nonce FROM store_identity"
+# Numbers that only grow.
+_MARKS: Final = f"""
+    SELECT 'change', changed FROM change_counter
+    UNION ALL SELECT 'last of ' || name, seq FROM sqlite_sequence WHERE name IN ('runs', 'mailbox', 'executors')
+    UNION ALL
+    SELECT * FROM (SELECT 'lease of ' || id, lease_until FROM executors ORDER BY id DESC LIMIT {_EXECUTORS_MAX})
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """What a database file is without its log."""
+
+    inode: Inode
+    log_inode: Inode | None
+    size: int
+    changed_ns: int
+    nonce: str | None = None
+    schema: int = 0
+    marks: dict[str, int] = attrs.field(factory=dict)
+    boot_id: str = ""
+    #: Something else was written over the file since: the log is not its log.
+    is_overwritten: bool = False
+
+    def is_same_file(self, status: os.stat_result) -> bool:
+        """Return whether nothing was written to the file since."""
+        return (
+            status.st_mtime_ns == self.changed_ns
+            and status.st_size == self.size
+            and (status.st_dev, status.st_ino) == self.inode
+        )
+
+    def is_same_content(self, other: Look) -> bool:
+        """Return whether nothing tells this file from another."""
+        mine, others = ((look.size, look.nonce, look.schema, look.marks) for look in (self, other))
+        return mine == others
+
+    def what_was_lost(self, before: Look) -> str | None:
+        """Return words for what this file is, if it does not come after ``before``."""
+        if None not in (self.nonce, before.nonce) and self.nonce != before.nonce:
+            return "another store"
+        if any(self.marks.get(mark, value) < value for mark, value in before.marks.items()):
+            return "an earlier state of it"
+        return None
+
+
+def look_at(path: str) -> Look:
+    """Look at a database file without its log.
+
+    SQLite opens it: it knows which descriptors of a file it must not close, because that would drop this process's
+    locks. Pages may be of different instants, if a move of the log was interrupted; then less is known.
+
+    Raises:
+        StoreRewound: it is not there, or no database.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError as error:
+        raise StoreRewound(f"{path!r} is not there any more ({error.strerror})") from error
+    log = _inode_of(f"{path}-wal")
+    look = Look(inode=_inode(status), log_inode=log, size=status.st_size, changed_ns=status.st_mtime_ns)
+    connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    nonce, schema, marks = None, 0, {}
+    try:
+        connection.execute("PRAGMA writable_schema = ON")  # a file may be shorter than its first page says
+        schema = connection.execute("PRAGMA schema_version").fetchone()[0]
+        marks = dict(connection.execute(_MARKS).fetchall())
+        nonce = connection.execute(_NONCE).fetchone()[0]
+    except (sqlite3.Error, TypeError, UnicodeError):
+        pass
+    finally:
+        connection.close()
+    return attrs.evolve(look, nonce=nonce, schema=schema, marks=marks, boot_id=boot_id())
+
+
+def _find_note(turn: FileTurn) -> Look | None:
+    """Return the look of whoever had the turn last, in this boot; a power cut may have left an older file than it."""
+    try:
+        fields: dict[str, Any] = json.loads(turn.read_note())
+        fields["inode"] = tuple(fields["inode"])
+        fields["log_inode"] = fields["log_inode"] and tuple(fields["log_inode"])
+        look = Look(**fields)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return look if look.boot_id == boot_id() else None
+
+
+def _keep_note(turn: FileTurn, look: Look) -> None:
+    """Leave a look for whoever has the turn next."""
+    turn.write_note(json.dumps(attrs.asdict(look)))
+
+
+def log_is_stale(path: str, turn: FileTurn) -> bool:
+    """Return whether the log beside a closed database is that of another one, which stood there before.
+
+    Call it in the write turn.
+    """
+    note = _find_note(turn)
+    if note is None or _inode_of(f"{path}-wal") is None:
+        return False
+    look = look_at(path)
+    if look.log_inode == note.log_inode and (
+        note.is_overwritten or (look.inode != note.inode and not look.is_same_content(note))
+    ):
+        return True
+    if look.is_same_content(note):
+        return False
+    logged = _schema_in_log(f"{path}-wal")
+    return look.what_was_lost(note) is not None or (logged is not None and look.schema > logged)
+
+
+def check_not_overwritten(path: str) -> None:
+    """Refuse a file with which this process has something open that belongs to what stood there before.
+
+    Raises:
+        StoreRewound: so it is.
+    """
+    if _inode_of(path) in _overwritten:
+        raise StoreRewound(
+            f"something was written over {path!r} while this process had it open, and its log is still held here; "
+            "open it in a new process"
+        )
+
+
+def abandon(connection: sqlite3.Connection) -> None:
+    """Leave a connection open until the process ends: closing the last one would move its log into what is there now.
+
+    The end of a process closes files, not connections; Python would close them when it clears its modules.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+_overwritten: Final[set[Inode | None]] = set()
+
+
+class NoFiles:
+    """Those of a database in memory."""
+
+    failure: StoreRewound | None = None
+    was_overwritten = False
+
+    def check_names(self) -> None:
+        """Nothing to check."""
+
+    def check_content(self, writer: sqlite3.Connection) -> None:
+        """Nothing to check."""
+
+    def check_committed(self) -> None:
+        """Nothing to check."""
+
+
+class Files:
+    """The files of an open store, as they were when it was opened."""
+
+    def __init__(self, path: str, turn: FileTurn) -> None:
+        #: What was found last; the store must not be used on.
+        self.failure: StoreRewound | None = None
+        self.was_overwritten = False
+        self._path = path
+        self._folder = os.path.dirname(path)
+        self._turn = turn
+        self._folder_stamp: tuple[int, int, int] | None = None
+        self._look = look_at(path)
+        self._inodes = {name: _inode_of(name) for name in (path, f"{path}-wal", f"{path}-shm")}
+        self._inodes |= turn.inodes()
+        _keep_note(turn, self._look)
+
+    def check_names(self) -> None:
+        """Check that all names lead to the files that were opened.
+
+        Raises:
+            StoreRewound: one does not.
+        """
+        try:
+            folder = os.stat(self._folder)
+        except OSError as error:
+            self._check_each()
+            raise self._failed(f"the folder of {self._path!r} cannot be read any more ({error.strerror})") from error
+        stamp = folder.st_mtime_ns, folder.st_ino, folder.st_dev
+        if stamp != self._folder_stamp:
+            self._check_each()
+            is_settled = time.time_ns() - folder.st_mtime_ns > _TICK_NS
+            self._folder_stamp = stamp if is_settled else None
+
+    def check_content(self, writer: sqlite3.Connection) -> None:
+        """Check the names, and the database if it was written to. Call it in the write turn, with a writer at rest.
+
+        Raises:
+            StoreRewound: another state, or another store, was written over it.
+        """
+        self.check_names()
+        try:
+            status = os.lstat(self._path)
+        except OSError as error:
+            self._check_each()
+            raise self._failed(f"{self._path!r} cannot be found any more ({error.strerror})") from error
+        if self._look.is_same_file(status):
+            return
+        note = _find_note(self._turn)
+        look = note if note is not None and note.is_same_file(status) else look_at(self._path)
+        lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look)
+        if lost is None and look is not note and look.schema > _schema_of(writer):
+            lost = "a copy of it"
+        if lost is not None:
+            self.was_overwritten = True
+            _overwritten.add(self._look.inode)
+            _keep_note(self._turn, attrs.evolve(self._look, is_overwritten=True))
+            raise self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+        self._look = look
+        if look is not note:
+            _keep_note(self._turn, look)
+
+    def check_committed(self) -> None:
+        """Check the names after a commit, which went into the files that were opened, and before it is acknowledged.
+
+        Raises:
+            StoreRewound: one leads elsewhere.
+        """
+        try:
+            self.check_names()
+        except StoreRewound as error:
+            raise StoreRewound(f"{error}. The last commit went into what was there before") from error
+
+    def _check_each(self) -> None:
+        for name, inode in self._inodes.items():
+            found = _inode_of(name)
+            if found != inode:
+                what = "removed or moved" if found is None else "replaced by another file"
+                raise self._failed(f"{name!r} was {what} while this process had it open")
+
+    def _failed(self, what: str) -> StoreRewound:
+        self.failure = StoreRewound(
+            f"{what}; nothing more is stored. Stop all processes that use {self._path!r}, put in place what is to "
+            "stand there, and start again"
+        )
+        return self.failure
+
+
+def _inode(status: os.stat_result) -> Inode:
+    return status.st_dev, status.st_ino
+
+
+def _inode_of(path: str) -> Inode | None:
+    try:
+        return _inode(os.lstat(path))
+    except OSError:
+        return None
+
+
+def _schema_in_log(path: str) -> int | None:
+    """Return the schema version in the last first page that a log has committed, if any (sqlite.org/walformat.html)."""
+    logged = pending = None
+    with suppress(OSError), open(path, "rb") as file:
+        header = file.read(32)
+        page_size, salts = int.from_bytes(header[8:12], "big"), header[16:24]
+        while len(frame := file.read(24)) == 24 and frame[8:16] == salts:
+            if int.from_bytes(frame[:4], "big") == 1:
+                pending = int.from_bytes(file.read(page_size)[40:44], "big")
+            else:
+                file.seek(page_size, os.SEEK_CUR)
+            if any(frame[4:8]):  # it commits
+                logged = pending
+    return logged
+
+
+def _schema_of(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA schema_version").fetchone()[0])

@@ -1,0 +1,496 @@
+"""Files that are removed, moved, replaced or written over under a store, or while it is closed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from durable_trio.boot import boot_id
+from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreRewound
+from durable_trio.records import ExecutorRow
+from durable_trio.stores.base import Advance, Fence, RegisterExecutor
+from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
+from durable_trio.stores.sqlite.identity import log_is_stale, look_at
+from durable_trio.stores.sqlite.turn import FileTurn
+from durable_trio.testing.store_contract.kit import add, owned, row_of, start, step
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+SIDES = ["-wal", "-shm", "-turn", "-turn-queue"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """An open store with a run and some history."""
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    fill(store, "run")
+    yield store
+    store.close()
+
+
+def fill(store: SqliteStore, run_id: str, count: int = 20) -> Fence:
+    """Start a run and give it a history."""
+    fence = owned(store, run_id)[1]
+    add(store, fence, *(step(seq, "s", seq, result="x" * 200) for seq in range(count)))
+    return fence
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def replace(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    os.replace(path.with_name("copy"), path)
+
+
+def link(path: Path) -> None:
+    move(path)
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def note_transaction(fence: Fence, do: Callable[[Any], object]) -> Callable[[Any], Advance]:
+    def fn(connection: Any) -> Advance:
+        do(connection)
+        return Advance(fence=fence, rows=(step(99, "t"),), now=20)
+
+    return fn
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [remove, move, replace, link])
+@pytest.mark.parametrize("side", ["", *SIDES])
+def test_nothing_is_acknowledged_once_a_name_leads_elsewhere(
+    store: SqliteStore, side: str, how: Callable[[Path], None]
+) -> None:
+    fence = owned(store, "another")[1]
+    how(Path(store.path + side))
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: add(store, fence, step(1)),
+        lambda: store.run("run"),
+        lambda: store.status(),
+        lambda: store.transact(fence, note_transaction(fence, lambda _: None), seconds_max=5),
+        store.foreign_changes,
+        store.wal_checkpoint,
+        store.connect,
+    )
+    for ask in asked:
+        with pytest.raises(StoreRewound, match="nothing more is stored") as caught:
+            ask()
+        assert store.path + side in str(caught.value)
+        store._files.failure = None  # each finds out by itself
+
+
+@pytest.mark.parametrize("side", ["", "-wal"])
+def test_a_file_that_goes_in_the_middle_of_a_transaction_takes_it_along_unacknowledged(
+    store: SqliteStore, side: str
+) -> None:
+    fence = owned(store, "another")[1]
+    with pytest.raises(StoreRewound, match="last commit went into what was there before"):
+        store.transact(fence, note_transaction(fence, lambda _: os.unlink(store.path + side)), seconds_max=5)
+    with pytest.raises(StoreRewound, match="must not be used on"):
+        add(store, fence, step(1))
+
+
+def test_a_folder_that_goes_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    store = SqliteStore(folder / "runs.db")
+    store.open()
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+    store.close()
+    folder.mkdir()
+    store.open()
+    start(store, "new")
+    store.close()
+
+
+def test_other_files_in_the_folder_come_and_go(store: SqliteStore, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"other-{number}").touch()
+        start(store, f"run-{number}")
+        (tmp_path / f"other-{number}").unlink()
+        assert store.run(f"run-{number}") is not None
+    os.unlink(store.path)  # so soon after that the folder's time may be the same
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+
+
+def test_a_store_whose_log_alone_was_removed_saves_what_it_has(store: SqliteStore) -> None:
+    os.unlink(store.path + "-wal")
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+    store.close()
+    store.open()
+    assert len(store.history(row_of(store).run)) == 20
+    assert store.run("lost") is None
+
+
+# ---- content -------------------------------------------------------------------------------------------------------
+
+
+def backup(store: SqliteStore, target: Path) -> None:
+    """Copy the database page by page."""
+    with closing(store.connect()) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+
+
+def vacuum(store: SqliteStore, target: Path) -> None:
+    with closing(store.connect()) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))
+
+
+def other_store(_store: SqliteStore, target: Path) -> None:
+    other = SqliteStore(target)
+    other.open()
+    for number in range(30):
+        fill(other, f"other-{number}")
+    other.close()
+
+
+def nothing(_store: SqliteStore, target: Path) -> None:
+    target.touch()
+
+
+_OPEN = """
+import logging
+logging.basicConfig(format="%(message)s")
+store = SqliteStore(sys.argv[1])
+store.open()
+from durable_trio.stores.base import RunFilter
+say(sorted(row.id for row in store.list_runs(RunFilter(), limit=100)))
+connection = store.connect()
+say(connection.execute("PRAGMA integrity_check").fetchall())
+connection.close()
+store.close()
+"""
+
+
+@pytest.mark.parametrize("make_copy", [backup, vacuum, other_store])
+def test_a_copy_that_is_written_over_an_open_database_ends_its_use_and_stays_as_it_is(
+    store: SqliteStore, tmp_path: Path, spawn: Spawn, make_copy: Callable[[SqliteStore, Path], None]
+) -> None:
+    copy = tmp_path / "copy.db"
+    make_copy(store, copy)
+    fence = fill(store, "later", 200)
+    if make_copy is backup:  # else what was copied differs in nothing that the log does not make up for
+        store.wal_checkpoint("truncate")
+        add(store, fence, step(500, "s", 500))
+    shutil.copyfile(copy, store.path)
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    with pytest.raises(StoreRewound, match="written over"):
+        start(store, "lost")
+    store.close()
+    assert hashlib.sha256(Path(store.path).read_bytes()).hexdigest() == digest
+    with pytest.raises(StoreRewound, match="new process"):
+        SqliteStore(store.path).open()
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    found = [f"other-{number}" for number in range(30)] if make_copy is other_store else ["run"]
+    assert "was left of another database" in output
+    assert output.splitlines()[-2:] == [str(sorted(found)), "[('ok',)]"]
+
+
+def test_a_copy_of_the_moment_that_is_written_over_an_open_database_does_no_harm(
+    store: SqliteStore, tmp_path: Path, spawn: Spawn
+) -> None:
+    backup(store, tmp_path / "copy.db")
+    fence = fill(store, "later", 200)
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    try:
+        add(store, fence, step(500, "s", 500))
+    except StoreRewound:
+        store.close()
+    else:
+        store.close()
+        output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+        assert output.splitlines() == ["['later', 'run']", "[('ok',)]"]
+
+
+@pytest.mark.parametrize("size", [0, 50, 5000])
+def test_a_database_that_is_cut_short_ends_its_use(store: SqliteStore, size: int) -> None:
+    fence = fill(store, "later", 200)
+    store.wal_checkpoint("truncate")
+    add(store, fence, step(500, "s", 500))
+    os.truncate(store.path, size)
+    with pytest.raises(StoreError):  # noqa: PT012  # by whoever meets it first
+        for seq in range(501, 600):
+            add(store, fence, step(seq, "s", seq))
+            store.history(fence.run)
+    store.close()
+
+
+def test_a_store_that_is_closed_before_it_has_noticed_does_not_spoil_the_copy(
+    store: SqliteStore, tmp_path: Path, spawn: Spawn
+) -> None:
+    vacuum(store, tmp_path / "copy.db")
+    fill(store, "later", 200)
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    store.close()
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    assert output.splitlines()[-2:] == ["['run']", "[('ok',)]"]
+
+
+def test_other_programs_may_move_the_log_and_vacuum(store: SqliteStore, spawn: Spawn) -> None:
+    fence = fill(store, "later", 2)
+    script = """
+import sqlite3
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
+for statement in sys.argv[2:]:
+    connection.execute(statement).fetchall()
+connection.close()
+say("done")
+"""
+    for number, statements in enumerate(
+        [
+            ["PRAGMA wal_checkpoint(TRUNCATE)"],
+            ["CREATE TABLE mine (a)", "PRAGMA wal_checkpoint(TRUNCATE)"],
+            ["INSERT INTO mine VALUES (zeroblob(6000000))"],  # moves the log by itself
+            ["DELETE FROM mine", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"],
+        ]
+    ):
+        output, _ = spawn(script, store.path, *statements).communicate(timeout=30)
+        assert output == "done\n"
+        add(store, fence, step(100 + number, "s", 100 + number))
+        assert look_at(store.path).size == os.path.getsize(store.path)
+
+
+def test_stores_of_several_processes_move_the_log_in_turn(store: SqliteStore, spawn: Spawn) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, sys.argv[2])
+for seq in range(150):
+    row = HistoryRow(seq=seq, key=Key("", "s", seq), kind=StepKind.STEP, started_at=1, finished_at=1, result="x" * 9000)
+    assert store.apply([Advance(fence=fence, rows=(row,), now=1)]) == [True]
+    if seq % 10 == 0:
+        store.wal_checkpoint("passive" if seq % 20 else "truncate")
+store.close()
+say("done")
+"""
+    processes = [spawn(script, store.path, name) for name in "ab"]
+    fence = fill(store, "mine", 1)
+    for seq in range(1, 100):
+        add(store, fence, step(seq, "s", seq))
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 2
+
+
+# ---- while it is closed --------------------------------------------------------------------------------------------
+
+_DIE = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, "dies")
+for seq in range(int(sys.argv[2])):
+    row = HistoryRow(seq=seq, key=Key("", "s", seq), kind=StepKind.STEP, started_at=1, finished_at=1, result="x" * 900)
+    store.apply([Advance(fence=fence, rows=(row,), now=1)])
+os._exit(9)
+"""
+
+
+@pytest.fixture
+def dead(tmp_path: Path, spawn: Spawn) -> tuple[Path, Path]:
+    """A store whose process has died, and a copy from before."""
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.open()
+    fill(store, "run")
+    vacuum(store, copy)
+    store.close()
+    assert spawn(_DIE, path, 300).wait(timeout=30) == 9
+    assert (tmp_path / "runs.db-wal").stat().st_size > 0
+    return path, copy
+
+
+def names_of_runs(path: Path) -> list[str]:
+    store = SqliteStore(path)
+    store.open()
+    try:
+        with closing(store.connect()) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            return [row[0] for row in connection.execute("SELECT id FROM runs ORDER BY id").fetchall()]
+    finally:
+        store.close()
+
+
+def test_a_log_that_a_killed_process_has_left_is_used(dead: tuple[Path, Path]) -> None:
+    assert names_of_runs(dead[0]) == ["dies", "run"]
+
+
+def test_all_files_together_may_be_copied_elsewhere(dead: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for path in tmp_path.glob("runs.db*"):
+        shutil.copy(path, folder)
+    assert names_of_runs(folder / "runs.db") == ["dies", "run"]
+
+
+@pytest.mark.parametrize("lock_files", ["stay", "go"])
+def test_a_database_that_is_gone_leaves_no_log_to_a_new_one(
+    dead: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, lock_files: str
+) -> None:
+    dead[0].unlink()
+    log = (tmp_path / "runs.db-wal").read_bytes()
+    if lock_files == "go":
+        for path in tmp_path.glob("runs.db-[to]*"):
+            path.unlink()
+    (tmp_path / "runs.db-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(600))
+    assert names_of_runs(dead[0]) == []
+    kept = next(tmp_path.glob("runs.db-stale-*-wal"))
+    assert kept.read_bytes() == log
+    assert str(kept) in caplog.text
+    assert list(tmp_path.glob("runs.db-stale-*-journal"))
+
+
+@pytest.mark.parametrize("how", ["move", "write over"])
+def test_a_copy_that_is_put_in_place_of_a_dead_store_is_not_spoilt_by_the_log_that_was_left(
+    dead: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    path, copy = dead
+    if how == "move":
+        os.replace(copy, path)
+    else:
+        shutil.copyfile(copy, path)
+    assert names_of_runs(path) == ["run"]
+    assert "another copy stands in its place" in caplog.text
+    assert list(tmp_path.glob("runs.db-stale-*-wal"))
+
+
+def test_a_copy_may_be_put_in_place_while_nobody_has_the_store_open(tmp_path: Path) -> None:
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.open()
+    fill(store, "run")
+    vacuum(store, copy)
+    fill(store, "later", 300)
+    store.close()
+    for restore in (shutil.copyfile, os.replace):
+        restore(copy, path)
+        assert names_of_runs(path) == ["run"]
+        store.open()
+        start(store, "new")
+        store.close()
+        if restore is shutil.copyfile:
+            shutil.copyfile(path, tmp_path / "kept.db")
+    assert names_of_runs(path) == ["new", "run"]
+
+
+def test_what_was_noted_in_another_boot_tells_nothing(dead: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may leave a database that is older than what was seen of it; its log makes up for that."""
+    turn = FileTurn(str(dead[0]))
+    seen = look_at(str(dead[0]))
+    newer = attrs.evolve(seen, marks={mark: value + 1 for mark, value in seen.marks.items()})
+    turn.write_note(json.dumps(attrs.asdict(newer)))
+    assert log_is_stale(str(dead[0]), turn)
+    monkeypatch.setattr(identity, "boot_id", lambda: "another")
+    assert not log_is_stale(str(dead[0]), turn)
+    turn.close()
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", "null", '{"inode": 5}', "\xff", "x" * 5000])
+def test_a_note_that_makes_no_sense_tells_nothing(dead: tuple[Path, Path], note: str) -> None:
+    turn = FileTurn(str(dead[0]))
+    turn.write_note("")
+    turn.write_note(note)
+    turn.close()
+    assert names_of_runs(dead[0]) == ["dies", "run"]
+
+
+# ---- planted files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "names", "ordinary", "another user"])
+@pytest.mark.parametrize("side", ["-wal", "-shm", "-journal", "-turn", "-turn-queue", "-owners"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_side_files_that_lead_elsewhere_or_are_somebody_elses_are_refused(
+    tmp_path: Path, kind: str, side: str, is_new: bool
+) -> None:
+    path = tmp_path / "runs.db"
+    if not is_new:
+        names_of_runs(path)
+    planted = Path(f"{path}{side}")
+    planted.unlink(missing_ok=True)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 100)
+    if kind == "symbolic link":
+        planted.symlink_to(victim)
+    elif kind == "names":
+        os.link(victim, planted)
+    elif kind == "ordinary":
+        os.mkfifo(planted)
+    elif os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    else:
+        planted.write_bytes(b"")
+        os.chown(planted, 65534, 65534)
+    with pytest.raises(NotADatabase, match=kind) as caught:
+        SqliteStore(path).open()
+    assert str(planted) in str(caught.value)
+    assert victim.read_bytes() == b"precious" * 100
+
+
+# ---- the executors' locks ------------------------------------------------------------------------------------------
+
+
+def register(store: SqliteStore, boot_id: str) -> int:
+    operation = RegisterExecutor(pid=os.getpid(), host="h", boot_id=boot_id, lease_until=1, now=1)
+    (executor,) = store.apply([operation]) or [0]
+    return int(executor)
+
+
+def living(store: SqliteStore) -> dict[int, bool]:
+    rows: tuple[ExecutorRow, ...] = store.executors()
+    return {row.id: store.executor_is_alive(row.id) for row in rows}
+
+
+@pytest.mark.parametrize("how", [remove, replace])
+def test_a_lock_in_a_file_that_is_gone_tells_nothing_and_counts_as_held(
+    store: SqliteStore, how: Callable[[Path], None]
+) -> None:
+    mine, before_boot = register(store, boot_id()), register(store, "before")
+    how(Path(f"{store.path}-owners"))
+    other = SqliteStore(store.path)
+    other.open()
+    theirs = register(other, boot_id())
+    for looker in (store, other):
+        alive = living(looker)
+        assert alive[mine]
+        assert alive[theirs]
+    assert not living(other)[before_boot]  # whatever its lease says: that was another boot of the machine
+    other.close()
+    assert living(store)[theirs]  # so its lease decides, here as there
+    other.open()
+    assert not living(other)[theirs]
+    other.close()
+
+
+def test_a_full_disk_is_no_other_file(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is noted for the next one may have no room; that is no reason to refuse anything."""
+
+    def no_room(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("durable_trio.stores.sqlite.turn.os.pwrite", no_room)
+    store.wal_checkpoint("truncate")
+    try:
+        start(store, "new")
+    except StoreFull:
+        pytest.fail("there is room in the database")
