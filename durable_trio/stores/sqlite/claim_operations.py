@@ -53,8 +53,8 @@ CLAIM: Final = f"""
             ELSE status
         END,
         claimed_seq = coalesce(
-        CAST((SELECT max(seq) FROM history WHERE history.run = runs.run AND seq <= {COUNT_MAX}) AS INTEGER), -1
-    )
+            CAST((SELECT max(seq) FROM history WHERE history.run = runs.run AND seq <= {COUNT_MAX}) AS INTEGER), -1
+        )
     WHERE run = :run
     RETURNING {RUN_COLUMNS}
 """

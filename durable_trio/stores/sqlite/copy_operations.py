@@ -8,20 +8,19 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.records import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import CopyHistory, Draft, ForkRun
 from durable_trio.stores.sqlite.message_operations import run_not_found
 from durable_trio.stores.sqlite.removal_operations import DISCARD, HIDDEN_ID
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
+from durable_trio.stores.sqlite.rows import run_from
+from durable_trio.stores.sqlite.start_operations import FIND_RUN
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.sqlite.upkeep_operations import has_long_history
 
 __all__ = ["copy_history", "fork_run"]
 
-FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?"
 FIND_ROW: Final = "SELECT seq FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
-IS_LONG: Final = "SELECT count(*) FROM (SELECT 1 FROM history WHERE run = ? LIMIT ?)"
 COPY_RUN: Final = f"""
     INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, hidden_at, generation,
         seed, args_digest, tags, args)
@@ -49,7 +48,7 @@ Refusal = TypeVar("Refusal", bound=Exception)
 def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | RunNotFound | RunConflict | ValueError:
     """Store a copy of a run with its history before one row (see ``ForkRun``)."""
     draft, now = operation.draft, operation.now
-    found = transaction.execute(FIND, (operation.run_id,)).fetchone()
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
     if found is None:
         return _refused(transaction, draft, run_not_found(operation.run_id))
     source = run_from(found)
@@ -60,21 +59,20 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | R
     if before is None:
         text = f"run {operation.run_id!r} has no history row {str(operation.before)!r}"
         return _refused(transaction, draft, ValueError(text))
-    if transaction.execute(FIND, (operation.id,)).fetchone() is not None:
+    if transaction.execute(FIND_RUN, (operation.id,)).fetchone() is not None:
         text = f"run {operation.id!r} is stored already; give the copy another id"
         return _refused(transaction, draft, RunConflict(text, run_id=operation.id))
     if draft is None:
         transaction.execute(COPY_RUN, (transaction.change(), now, max(1, now), source.run))
         assert transaction.cursor.lastrowid is not None
         draft = Draft(transaction.cursor.lastrowid, (source.run, source.generation, source.finished_at), before[0])
-        rows_max = UPKEEP_ROWS_MAX + 1
-        if transaction.execute(IS_LONG, (source.run, rows_max)).fetchone()[0] == rows_max:
+        if has_long_history(transaction, source.run):
             return draft
         transaction.execute(COPY_HISTORY, (draft.run, source.run, before[0]))
     elif not _is_as_before(transaction, draft, now):
         return _refused(transaction, draft, _changed(operation.run_id))
     transaction.execute(SHOW, (operation.id, now, transaction.change(), draft.run))
-    return run_from(transaction.execute(FIND, (operation.id,)).fetchone())
+    return run_from(transaction.execute(FIND_RUN, (operation.id,)).fetchone())
 
 
 def copy_history(transaction: Transaction, operation: CopyHistory) -> bool | RunConflict:

@@ -12,9 +12,7 @@ from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.rows import ENTRY_COLUMNS, entry_from, status_from
 from durable_trio.stores.sqlite.transaction import Transaction
 
-_UNBOUNDED: Final = 2**62
-
-__all__ = ["request_cancel", "send_signal", "tell_parent"]
+__all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "tell_parent"]
 
 FIND_RECEIVER: Final = "SELECT run, status, owner, problem FROM runs WHERE id = ?"
 FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND signal_id = ?"
@@ -78,7 +76,7 @@ def send_signal(
             )
     if status_from(status).is_final:
         return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
-    unread_max = _UNBOUNDED if operation.unread_max is None else operation.unread_max
+    unread_max = COUNT_MAX if operation.unread_max is None else operation.unread_max
     if not _count_signal(transaction, run, unread_max):
         return MailboxFull(
             f"run {operation.run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
@@ -99,8 +97,13 @@ def _count_signal(transaction: Transaction, run: int, unread_max: int) -> bool:
     (count,) = transaction.execute(FIND_COUNT, (run,)).fetchone()
     if type(count) is int and 0 <= count <= COUNT_MAX:
         return False
-    transaction.execute(COUNT_ANEW, (run, run))  # the number is damaged; what it counts is not
+    count_unread_anew(transaction, run)  # the number is damaged; what it counts is not
     return transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is not None
+
+
+def count_unread_anew(transaction: Transaction, run: int) -> None:
+    """Count the unread signals of a run one by one."""
+    transaction.execute(COUNT_ANEW, (run, run))
 
 
 def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent | RunNotFound | None:

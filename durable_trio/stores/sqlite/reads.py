@@ -214,7 +214,7 @@ def missing_runs(connection: sqlite3.Connection, run_ids: Sequence[str]) -> tupl
 
 def mailbox_after(connection: sqlite3.Connection, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
     """Return later mailbox entries, in order."""
-    return tuple(map(entry_from, connection.execute(MAILBOX_AFTER, (entry, max(0, limit))).fetchall()))
+    return _entries(connection, MAILBOX_AFTER, entry, max(0, limit))
 
 
 def last_mailbox_id(connection: sqlite3.Connection) -> int:
@@ -230,7 +230,7 @@ def waits(connection: sqlite3.Connection, run: int) -> tuple[WaitRow, ...]:
 
 def unread(connection: sqlite3.Connection, run: int) -> tuple[MailboxEntry, ...]:
     """Return the unread mailbox entries of a run, in order of arrival."""
-    return tuple(map(entry_from, connection.execute(UNREAD, (run,)).fetchall()))
+    return _entries(connection, UNREAD, run)
 
 
 def mail(connection: sqlite3.Connection, run: int, *, after: int, names: Mapping[str, int], limit: int) -> MailLook:

@@ -18,7 +18,8 @@ from durable_trio.rules.damage import DAMAGED
 from durable_trio.stores.base import DeleteRun, Prune, Pruned, Sweep
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.message_operations import run_not_found, tell_parent
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
+from durable_trio.stores.sqlite.rows import run_from
+from durable_trio.stores.sqlite.start_operations import FIND_RUN
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["DISCARD", "HIDDEN_ID", "IS_HIDDEN", "delete_run", "prune", "sweep"]
@@ -35,7 +36,6 @@ HIDE: Final = f"""
 """
 # Of a copy that is not finished: it goes as others do.
 DISCARD: Final = "UPDATE runs SET hidden_at = 0 WHERE run = ? AND hidden_at IS NOT NULL"
-FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?"
 IS_SET_ASIDE: Final = f"SELECT 1 FROM runs WHERE run = ? AND problem IS NOT NULL AND fingerprint = '{DAMAGED}'"
 COUNT_ROWS: Final = """
     SELECT (SELECT count(*) FROM (SELECT 1 FROM history WHERE run = :run LIMIT :limit))
@@ -82,7 +82,7 @@ PIECES: Final = (
 
 def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotFound | RunConflict:
     """Remove a run that has ended, or is damaged (see ``DeleteRun``)."""
-    found = transaction.execute(FIND, (operation.run_id,)).fetchone()
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)

@@ -18,28 +18,24 @@ from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
 from durable_trio.stores.base import CutHistory, ResumeRun, TooLong, Unpark
 from durable_trio.stores.sqlite.damage_operations import set_aside, update_each
 from durable_trio.stores.sqlite.layout import LAYOUTS
-from durable_trio.stores.sqlite.message_operations import run_not_found
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from
+from durable_trio.stores.sqlite.message_operations import count_unread_anew, run_not_found
+from durable_trio.stores.sqlite.rows import run_from
+from durable_trio.stores.sqlite.start_operations import FIND_RUN
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["cut_history", "resume_run", "unpark"]
+__all__ = ["cut_history", "has_long_history", "resume_run", "unpark"]
 
-FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?"
 CLEAR_PROBLEM: Final = """
     UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?
 """
 FIND_OUTCOMES: Final = """
     SELECT seq, branch, name, n, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
 """
-IS_LONG: Final = "SELECT count(*) FROM (SELECT 1 FROM history WHERE run = ? LIMIT ?)"
+COUNT_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM history WHERE run = ? LIMIT ?)"
 REMOVE_ROW: Final = "DELETE FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? AND kind <> 'cancel'"
 # What was published from there on may come again in another order.
 FORGET_POSITIONS_FROM: Final = "UPDATE published SET seq = -1 WHERE run = ? AND seq >= ?"
-COUNT_UNREAD: Final = """
-    INSERT OR REPLACE INTO unread_counts (run, signals)
-    SELECT ?, count(*) FROM mailbox INDEXED BY mailbox_unread WHERE run = ? AND kind = 'signal' AND seq IS NULL
-"""
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
 REVIVE: Final = """
     UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
@@ -63,7 +59,7 @@ _OUTCOME: Final = LAYOUTS["history"].of("seq, branch, name, n, kind, status, sta
 
 def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLong | RunNotFound | RunConflict:
     """Let a parked, failed or cancelled run go on (see ``ResumeRun``)."""
-    found = transaction.execute(FIND, (operation.run_id,)).fetchone()
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)
@@ -75,8 +71,7 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
     elif row.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         if operation.cut_at is None:
-            rows_max = UPKEEP_ROWS_MAX + 1
-            if transaction.execute(IS_LONG, (row.run, rows_max)).fetchone()[0] == rows_max:
+            if has_long_history(transaction, row.run):
                 return TooLong(row)
             outcomes = transaction.execute(FIND_OUTCOMES, (row.run,)).fetchall()
             for outcome in outcomes:
@@ -88,19 +83,25 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
             _cut(transaction, row.run, ((outcome.key, outcome.seq) for outcome in rows_to_cut(history)))
         elif row.changed != operation.cut_at:
             return _conflict(row, "was changed while it was being resumed; look at it, and try again")
-        transaction.execute(COUNT_UNREAD, (row.run, row.run))
+        count_unread_anew(transaction, row.run)
         transaction.execute(REMOVE_CANCEL, (row.run,))
         transaction.execute(REVIVE, {"now": operation.now, "changed": transaction.change(), "run": row.run})
     else:
         return _conflict(
             row, f"is {row.status} without a problem; only parked, failed and cancelled runs can be resumed"
         )
-    return run_from(transaction.execute(FIND, (operation.run_id,)).fetchone())
+    return run_from(transaction.execute(FIND_RUN, (operation.run_id,)).fetchone())
+
+
+def has_long_history(transaction: Transaction, run: int) -> bool:
+    """Return whether the history of a run is too long to be walked through in one transaction."""
+    count: int = transaction.execute(COUNT_ROWS, (run, UPKEEP_ROWS_MAX + 1)).fetchone()[0]
+    return count > UPKEEP_ROWS_MAX
 
 
 def cut_history(transaction: Transaction, operation: CutHistory) -> bool | RunNotFound | RunConflict:
     """Remove a part of the rows that a run is to go on without (see ``CutHistory``)."""
-    found = transaction.execute(FIND, (operation.run_id,)).fetchone()
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)
