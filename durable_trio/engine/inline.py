@@ -28,12 +28,11 @@ from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
 from durable_trio.replay.quiet import BODY
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.base import ClaimRun, Fence, Loaded, Release, Started, StartRun
+from durable_trio.stores.base import NOTHING_LOADED, ClaimRun, Fence, Loaded, Release, Started, StartRun
 from durable_trio.workflows import Workflow, workflow
 
 #: The workflow's name of inline runs; no user's function is behind it.
 INLINE_NAME: Final = "(inline)"
-_NOTHING = Loaded((), (), (), {})
 
 
 @workflow(name=INLINE_NAME)
@@ -172,7 +171,7 @@ async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[
         )
     )
     if started.claimed:
-        return started.row, _NOTHING
+        return started.row, NOTHING_LOADED
     row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
     try:
         return row, await parts.front.read_patiently(parts.front.store.load, row.run)

@@ -38,7 +38,7 @@ from durable_trio.replay.port import Port
 from durable_trio.replay.turns import Turns
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
-from durable_trio.stores.base import NO_POSITION, Fence, Loaded, MailLook, Release
+from durable_trio.stores.base import NO_POSITION, NOTHING_LOADED, Fence, Loaded, MailLook, Release
 from durable_trio.stores.front import StoreFront
 from durable_trio.stores.threads import Waiter
 from durable_trio.workflows import Registry, Workflow
@@ -258,7 +258,7 @@ class ResidentRun:
         if fresh:
             position = self._turns.position
             self._port.advance(self._turns.check, published=fresh, position=position, now=self._clock.stamp())
-        self._loaded = Loaded((), (), (), {})  # it may be large, and is not needed any more
+        self._loaded = NOTHING_LOADED  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()
 

@@ -29,7 +29,7 @@ from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.base import Fence, Finish, Loaded, Park, RequestCancel, Sent
+from durable_trio.stores.base import NOTHING_LOADED, Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
 from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
@@ -37,7 +37,6 @@ from durable_trio.workflows import Registry, Workflow
 _LOGGER = logging.getLogger("durable_trio.engine")
 # Steps that are named to people.
 _LINGERING_MAX = 100
-_NOTHING = Loaded((), (), (), {})
 # How long a cancel that a run asks for waits for room in the store.
 _ASK_AGAIN_MICROSECONDS = 500_000
 
@@ -136,7 +135,7 @@ class Runs:
             if left:
                 self._lenders[run] = left
 
-    def start(self, row: RunRow, loaded: Loaded = _NOTHING) -> None:
+    def start(self, row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
         """Make a claimed run resident."""
         workflow = self.registry.get(row.workflow)
         if workflow is None or self._nursery is None or self.is_draining or self.front.failure is not None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -62,6 +62,7 @@ from durable_trio.stores.operations import (
 )
 
 __all__ = [
+    "NOTHING_LOADED",
     "NO_POSITION",
     "Advance",
     "Change",
@@ -122,6 +123,10 @@ class Loaded:
     positions: Mapping[str, tuple[int, int]] = attrs.Factory(dict)  # of the values, as they were published
     left_out: tuple[int, int] | None = None
     damage: str | None = None
+
+
+#: What there is of a run that has just been started.
+NOTHING_LOADED: Final = Loaded((), (), (), {})
 
 
 @attrs.frozen

@@ -15,7 +15,7 @@ import attrs
 
 from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
-from durable_trio.stores.base import Backlog, Loaded, MailLook, NamedSignals, SetBack
+from durable_trio.stores.base import NOTHING_LOADED, Backlog, Loaded, MailLook, NamedSignals, SetBack
 from durable_trio.stores.sqlite.claim_operations import FIND_IN_LINE
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
@@ -61,8 +61,6 @@ __all__ = [
 _RUNS_AT_ONCE: Final = 500
 
 _DAMAGE: Final = attrgetter("damage")
-
-NOTHING: Final = Loaded((), (), (), {})
 
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
 WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
@@ -174,7 +172,7 @@ def _mailbox(connection: sqlite3.Connection, run: int) -> tuple[tuple[MailboxEnt
 def load_many(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Loaded, ...]:
     """Return what an executor needs to go on with some runs; call it within a transaction, for one instant."""
     found = dict(connection.execute(NOT_EMPTY, (json.dumps(list(runs)),)).fetchall())
-    return tuple(_load(connection, run, has_stray=found[run]) if run in found else NOTHING for run in runs)
+    return tuple(_load(connection, run, has_stray=found[run]) if run in found else NOTHING_LOADED for run in runs)
 
 
 def _load(connection: sqlite3.Connection, run: int, *, has_stray: bool) -> Loaded:
