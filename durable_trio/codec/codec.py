@@ -27,9 +27,6 @@ from durable_trio.looks import look, short
 
 __all__ = ["Codec", "Encoded", "parse"]
 
-# What a value's own code raises while it is converted is a ``CodecError``, whatever it is. Ctrl-C does not come there.
-_guarded = trio.lowlevel.enable_ki_protection
-
 # A value so many times too large is refused before its text is made; below that, the error tells the size.
 _TOO_LARGE_TIMES: Final = 2
 
@@ -43,6 +40,9 @@ class Encoded(NamedTuple):
 
 class Codec:
     """Encodes and decodes values by their annotations.
+
+    What a value's own code raises while it is converted is a ``CodecError``, whatever it is. So Ctrl-C, which must not
+    be taken for that, is kept out of it.
 
     Args:
         payload_bytes_max: bytes of UTF-8 that one encoded value may have; default 4 MiB.
@@ -60,13 +60,7 @@ class Codec:
         own._coders = self._coders
         return own
 
-    def check_size(self, text: str, *, where: str) -> None:
-        """Raise ``PayloadTooLarge`` if a text that ``own`` has written is too long for a payload of the user's."""
-        size = len(text.encode())
-        if size > self.payload_bytes_max:
-            raise self._too_large(where, str(size))
-
-    @_guarded
+    @trio.lowlevel.enable_ki_protection
     def encode(self, value: object, annotation: Any, *, where: str) -> Encoded:
         """Encode ``value`` by ``annotation``, exactly.
 
@@ -104,7 +98,7 @@ class Codec:
             refused = _codec_error(error, where, annotation)
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
-    @_guarded
+    @trio.lowlevel.enable_ki_protection
     def decode(self, text: str, annotation: Any, *, where: str) -> Any:
         """Return the value that ``encode`` has written as ``text``; a new object each time.
 
@@ -122,7 +116,7 @@ class Codec:
             refused = _codec_error(error, where, annotation)
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
-    @_guarded
+    @trio.lowlevel.enable_ki_protection
     def encode_arguments(
         self, args: Sequence[object], annotations: Sequence[Any], *, where: str, digest_count: int | None = None
     ) -> tuple[str, bytes]:
@@ -158,7 +152,7 @@ class Codec:
             refused = _codec_error(error, where, annotation)
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
-    @_guarded
+    @trio.lowlevel.enable_ki_protection
     def decode_arguments(self, text: str, annotations: Sequence[Any], *, where: str) -> tuple[Any, ...]:
         """Return the arguments that ``encode_arguments`` has written as ``text``.
 
@@ -182,7 +176,7 @@ class Codec:
             refused = _codec_error(error, where, annotation)
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
-    @_guarded
+    @trio.lowlevel.enable_ki_protection
     def to_plain(self, value: object, annotation: Any) -> Any:
         """Return the JSON value that stands for a part of a payload; ``write`` makes it text.
 
@@ -196,7 +190,7 @@ class Codec:
         check_same(value, coder.decode(plain))
         return plain
 
-    @_guarded
+    @trio.lowlevel.enable_ki_protection
     def from_plain(self, plain: Any, annotation: Any) -> Any:
         """Undo ``to_plain``; raise ``Fault`` if that did not write ``plain``."""
         return self._coders.get(annotation).decode(plain)
