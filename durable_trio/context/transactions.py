@@ -8,7 +8,7 @@ from typing import Any, cast
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.functions import FunctionCall
 from durable_trio.errors import StepFailed, StepTimeout
-from durable_trio.failures import carried, ends_executor
+from durable_trio.failures import carried, exits_of
 from durable_trio.limits import TRANSACTION_SECONDS_MAX
 from durable_trio.looks import is_a, is_awaitable
 from durable_trio.records import HistoryRow, StepKind
@@ -43,7 +43,7 @@ class TransactionCall(FunctionCall):
                 value = self.task_context.copy().run(self._call_function, connection)
                 encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
             except BaseException as error:
-                exit = error if ends_executor(error) else None
+                exit = error if exits_of(error) else None
                 raise _RolledBack from error
             self.outcome = encoded.value
             now = self._env.clock.stamp()

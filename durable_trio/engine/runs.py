@@ -23,7 +23,7 @@ from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import Failures, ends_executor, guard_nurseries, logged, trace
+from durable_trio.failures import Failures, exits_of, guard_nurseries, logged, trace
 from durable_trio.limits import LENT_RUNS_MAX, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
@@ -278,7 +278,7 @@ class Runs:
         except Exception as error:  # a fault of ours in one run must not take the others along
             self._park(row, workflow, error)
         except BaseException as error:
-            exits = ends_executor(error)
+            exits = exits_of(error)
             if exits:
                 self._end_executor(row, exits)
                 raise

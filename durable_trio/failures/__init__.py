@@ -17,7 +17,7 @@ The name of a class in stored data is looked up among loaded modules and only wh
 imported, and nothing called but the constructors of exception classes.
 """
 
-from durable_trio.failures.carrying import CARRYING, carried, ends_executor, logged
+from durable_trio.failures.carrying import CARRYING, carried, exits_of, logged
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
 from durable_trio.failures.failures import Failures
 from durable_trio.failures.nurseries import close_left_open, guard_nurseries, is_left_open
@@ -32,7 +32,7 @@ __all__ = [
     "carried",
     "close_left_open",
     "describe",
-    "ends_executor",
+    "exits_of",
     "guard_nurseries",
     "is_left_open",
     "logged",

@@ -27,7 +27,7 @@ from durable_trio.looks import (
     traceback_of,
 )
 
-__all__ = ["CARRYING", "carried", "ends_executor", "logged"]
+__all__ = ["CARRYING", "carried", "exits_of", "logged"]
 
 # What stands for an exception of a class derived from one of these, which is no Exception.
 _BASES: Final = (SystemExit, KeyboardInterrupt, GeneratorExit, BaseException)
@@ -94,6 +94,6 @@ def _stand_in(error: BaseException) -> BaseException:
     return base(f"{qualified_name(type(error))}: {text}")
 
 
-def ends_executor(error: BaseException) -> list[BaseException]:
-    """Return what of it is a user's code ending the program: neither a failure nor trio's or our own way out."""
+def exits_of(error: BaseException) -> list[BaseException]:
+    """Return what of it ends the program, raised by a user's code: neither a failure nor trio's or our own way out."""
     return [leaf for leaf in leaves(error) if not is_a(leaf, (Exception, trio.Cancelled, Detached))]
