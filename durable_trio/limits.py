@@ -21,6 +21,8 @@ NAME_CHARACTERS_MAX: Final = 256
 CONCURRENCY: Final = 128
 # Runs beyond those, in one process, because so many others wait for a run in a step: these keep their memory as well.
 LENT_RUNS_MAX: Final = 1000
+# How long what could not be written waits for room, or for somebody who holds the file.
+STORE_RETRY_SECONDS: Final = 0.5
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
 LEASE_SECONDS: Final = 30.0
 # What steps in flight get to finish when the engine drains.
@@ -64,7 +66,7 @@ FEED_IDLE_INTERVAL_SECONDS: Final = 0.04
 CLAIM_RUNS_MAX: Final = 64
 # Unread notices to one resident run, and nudges to one service: level-triggered, so few are enough.
 INBOX_CAPACITY: Final = 64
-# Bytes of a traceback that are stored: the last frames tell the most.
+# Characters of a traceback that are stored: the last frames tell the most.
 TRACEBACK_CHARACTERS_MAX: Final = 16_000
 # Unread signals of one run: far more than one that keeps up ever has, and some megabytes. Who sends more than a run
 # takes is told, instead of the file growing for as long as the run does not look.

@@ -18,14 +18,13 @@ from durable_trio.engine.runs import Runs, load_all
 from durable_trio.engine.service import Service
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
-from durable_trio.limits import CLAIM_RUNS_MAX, UPKEEP_ROWS_MAX
+from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS, UPKEEP_ROWS_MAX
 from durable_trio.records import RunRow
 from durable_trio.rules.admission import fair_share
 from durable_trio.stores.base import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
 from durable_trio.stores.front import StoreFront
 from durable_trio.workflows import Registry
 
-_RETRY_SECONDS = 0.5
 # How long an executor that has its share leaves what is due to others: a little longer than they take to notice it.
 _YIELD_SECONDS = 0.05
 # How long those that are started together wait for each other: a slow import is slower, but runs wait.
@@ -106,7 +105,7 @@ class Dispatcher(Service):
             except OwnershipLost:
                 self._runs.on_refused()
             except (StoreFull, StoreInUse):
-                await trio.sleep(_RETRY_SECONDS)
+                await trio.sleep(STORE_RETRY_SECONDS)
                 continue
             await self._inbox.receive()
 
@@ -195,7 +194,7 @@ class Dispatcher(Service):
             loaded = await front.read(load_all, front, rows) if rows else ()
             for row, one in zip(rows, loaded, strict=True):
                 if self._runs.has(row.run):  # it was given up here a moment ago, and its step function still runs
-                    self._give_back(row, now + int(_RETRY_SECONDS * MICROSECONDS))
+                    self._give_back(row, now + int(STORE_RETRY_SECONDS * MICROSECONDS))
                 else:
                     self._runs.start(row, one)
         except BaseException:

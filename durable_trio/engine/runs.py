@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import trio
 
+from durable_trio.clock import due_after
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.actor import RunActor
@@ -24,7 +25,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
 from durable_trio.failures import Failures, exits_of, guard_nurseries, logged, trace
-from durable_trio.limits import LENT_RUNS_MAX, TRACEBACK_CHARACTERS_MAX
+from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
@@ -37,8 +38,6 @@ from durable_trio.workflows import Registry, Workflow
 _LOGGER = logging.getLogger("durable_trio.engine")
 # Steps that are named to people.
 _LINGERING_MAX = 100
-# How long a cancel that a run asks for waits for room in the store.
-_ASK_AGAIN_MICROSECONDS = 500_000
 
 
 class Runs:
@@ -379,7 +378,7 @@ class Runs:
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
             if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
-                self.alarm(self.settings.clock.now() + _ASK_AGAIN_MICROSECONDS, ask)
+                self.alarm(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):
                 guarded(self.on_sent, outcome)

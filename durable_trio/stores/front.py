@@ -35,6 +35,7 @@ from durable_trio.limits import (
     BATCH_OPERATIONS_MAX,
     BATCH_STARTS_MAX,
     INLINE_COMMIT_MS_MAX,
+    STORE_RETRY_SECONDS,
     WRITER_QUEUE_MAX,
 )
 from durable_trio.stores.base import (
@@ -63,8 +64,6 @@ Callback = Callable[[Any], None]
 
 _LOGGER = logging.getLogger("durable_trio.engine")
 
-# How long what could not be written waits for room, or for the file.
-_RETRY_SECONDS: Final = 0.5
 # Runs whose writes are tried again each time while nothing at all has room. They take turns.
 _PROBES_MAX: Final = 8
 
@@ -190,7 +189,7 @@ class StoreFront:
             try:
                 return await self.read(fn, *args, **kwargs)
             except StoreInUse:
-                await trio.sleep(_RETRY_SECONDS)
+                await trio.sleep(STORE_RETRY_SECONDS)
 
     @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
@@ -298,7 +297,7 @@ class StoreFront:
         runs = list(self._held)[: _PROBES_MAX if self.is_full else None]
         entries = [entry for run in runs for entry in self._held.pop(run)]
         self._waiting.extendleft(reversed(entries))
-        self._retry_at = trio.current_time() + _RETRY_SECONDS if self._held else math.inf
+        self._retry_at = trio.current_time() + STORE_RETRY_SECONDS if self._held else math.inf
 
     async def _leave(self) -> None:
         """Commit what waits, as far as that needs nobody else, and say what is left."""
@@ -475,7 +474,7 @@ class StoreFront:
     def _kept(self, error: StoreError) -> None:
         self._obstacle = error
         if self._retry_at == math.inf:
-            self._retry_at = trio.current_time() + _RETRY_SECONDS
+            self._retry_at = trio.current_time() + STORE_RETRY_SECONDS
 
     def _all_waiting(self) -> list[_Entry]:
         return [*(entry for entries in self._held.values() for entry in entries), *self._waiting, *self._starts]

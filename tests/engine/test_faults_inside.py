@@ -294,7 +294,7 @@ async def test_one_run_that_cannot_be_detached_at_first_does_not_keep_the_others
 async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
     store_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durable_trio.stores.front._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("durable_trio.stores.front.STORE_RETRY_SECONDS", 0.01)
     held, go_on = trio.Event(), trio.Event()
 
     async def hold() -> None:

@@ -463,7 +463,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(front_module, "_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(front_module, "STORE_RETRY_SECONDS", 0.02)
     return Disk()
 
 
@@ -555,7 +555,7 @@ async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others' commits do not have it tried again either: its function may be long."""
-    monkeypatch.setattr(front_module, "_RETRY_SECONDS", 3600)
+    monkeypatch.setattr(front_module, "STORE_RETRY_SECONDS", 3600)
 
     class TooLarge(ScriptedStore):
         tries = 0
