@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import StoreError
+from durable_trio.limits import SUSPECT_RECOVERIES
 from durable_trio.records import Key, RunRow, RunStatus, StepKind
 from durable_trio.stores.base import (
     NO_POSITION,
@@ -39,6 +40,7 @@ from durable_trio.stores.sqlite import (
     sqlite3,
     upkeep_operations,
 )
+from durable_trio.stores.sqlite.schema import LINE, SUSPECT
 from durable_trio.testing.store_contract.kit import (
     claim,
     fence_of,
@@ -412,3 +414,8 @@ def test_the_tables_are_readable_by_people(store: SqliteStore) -> None:
     found = connection.execute("SELECT id, workflow, status, args, created_at FROM runs").fetchall()
     connection.close()
     assert found == [("run", "work", "running", '["Grüße"]', row.created_at)]
+
+
+def test_suspects_stand_in_a_line_of_their_own_from_the_limit_on() -> None:
+    """The number is written into an index: another limit needs a new version of the schema."""
+    assert LINE.startswith(f"CASE WHEN recoveries >= {SUSPECT_RECOVERIES} THEN {SUSPECT} ")

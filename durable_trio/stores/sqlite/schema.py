@@ -161,7 +161,8 @@ _VERSION_1: Final = (
 )
 
 # Where a run that is due stands in line. What has begun goes before all first claims; of the suspects, whose processes
-# have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart.
+# have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart. The number is written
+# out: it is part of an index that is stored, and cannot change with the limit.
 LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END"
 SUSPECT, BEGUN, NEW = 2, 1, 0
 
