@@ -158,7 +158,7 @@ class UpkeepCalls(EngineBase):
         guarded(parts.feed.recheck_removed)
         if parts.executor is not None and row.parent is not None:
             parts.runs.mail(row.parent)
-            parts.dispatcher.nudge()
+            guarded(parts.dispatcher.nudge)
         await sweep(parts.front)
 
     async def prune(

@@ -183,11 +183,10 @@ class Turns(Parking):
 
     def _hand_over(self, row: HistoryRow, call: Call | None) -> None:
         self.now = max(self.now, row.finished_at)
-        if row.kind is not StepKind.PATCH:  # which no turn delivers while it is new
+        if row.kind is not StepKind.PATCH:  # which no turn delivers while it is new: it rides with the next row
             self.last_stamp = row.finished_at
-        self.delivered.append(row)
-        if row.kind is not StepKind.PATCH:  # live it rides with the next row
             self.position = (row.seq, 0)
+        self.delivered.append(row)
         if call is not None:
             del self.calls[row.key]
             self.agenda.forget(row.key)

@@ -21,7 +21,11 @@ from durable_trio.stores.base import (
 
 
 class WrappedStore(Store):
-    """Delegates every verb to ``inner``; ``load_many`` goes by ``load``, so that one is enough to override."""
+    """Delegates every verb to ``inner``.
+
+    ``load_many``, ``news`` and ``mail`` go by ``load``, ``changes_with_values`` and ``unread``, so that one of each is
+    enough to override.
+    """
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
