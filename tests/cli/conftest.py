@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,11 @@ def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shop")
     with shop(folder / "shop.db") as process:
         process.kill()
+    # Copies of it stand elsewhere: there, the lock of an executor would say nothing, and only its lease would count.
+    connection = sqlite3.connect(folder / "shop.db")
+    connection.execute("UPDATE executors SET lock = NULL")
+    connection.commit()
+    connection.close()
     return folder
 
 

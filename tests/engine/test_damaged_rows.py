@@ -266,9 +266,10 @@ def test_every_column_is_looked_at(path: Path) -> None:
         for (table,) in connection.execute(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND sql LIKE '%STRICT%'"
         )
-        if table != "change_counter"
+        if table not in ("change_counter", "store_identity")  # of the file, not of a run
     }
     connection.close()
+    found["executors"].remove("lock")  # of a file beside this one: another text says that it cannot be told
     assert {table: sorted(names) for table, names in found.items()} == {
         table: sorted(column.name for column in layout.columns) for table, layout in LAYOUTS.items()
     }
