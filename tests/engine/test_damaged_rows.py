@@ -25,6 +25,7 @@ from harness import PATIENCE_SECONDS, serving
 
 from durable_trio import DurableError, Engine, RunRecord, StoreCorrupt, sqlite3
 from durable_trio.cli.program import program
+from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.layout import LAYOUTS, decode
 from durable_trio.stores.sqlite.rows import RUN_COLUMNS, text_from
 
@@ -277,6 +278,7 @@ def test_every_column_is_looked_at(path: Path) -> None:
 
 # ---- numbers of the whole file -----------------------------------------------------------------------------------
 
+CHANGED: Final = "SELECT changed FROM runs NOT INDEXED WHERE run = ?"
 NUMBERS: Final = [
     *(("change_counter", column, damage) for column in ("id", "changed") for damage in kit.DAMAGES),
     *(("sqlite_sequence", column, damage) for column in ("name", "seq") for damage in kit.DAMAGES),
@@ -295,6 +297,19 @@ def damage_numbers(path: Path, table: str, column: str, damage: str) -> bool:
         except sqlite3.IntegrityError:
             return False
     return True
+
+
+def test_a_run_whose_change_number_makes_no_sense_gets_a_new_one_when_the_file_is_opened(path: Path) -> None:
+    wanted = ("NULL", "minus one", "a negative number", "a huge number", "a word", "bytes")
+    planted = plant(path, [Case("waiting", "runs", "changed", damage) for damage in wanted])
+    store = SqliteStore(path)
+    store.open()
+    store.close()
+    connection = sqlite3.connect(path)
+    (last,) = connection.execute("SELECT changed FROM change_counter").fetchone()
+    found = {item.case.damage: connection.execute(CHANGED, (item.run,)).fetchone()[0] for item in planted}
+    connection.close()
+    assert found == dict.fromkeys(wanted, last)
 
 
 @pytest.mark.parametrize(("table", "column", "damage"), NUMBERS if EVERY else NUMBERS[::3])

@@ -28,6 +28,7 @@ from durable_trio.stores.sqlite import (
     SqliteStore,
     claim_operations,
     copy_operations,
+    counters,
     executor_operations,
     library,
     message_operations,
@@ -236,6 +237,11 @@ def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: An
 @pytest.mark.parametrize("sql", removal_operations.PIECES)
 def test_pieces_of_a_removal_are_found_by_the_run(store: SqliteStore, sql: str) -> None:
     assert "SCAN" not in plan(store, sql, {"run": 1, "limit": 9})
+
+
+@pytest.mark.parametrize("sql", [counters.STRAYED, counters.LAST_CHANGE, counters.LOST])
+def test_opening_a_file_walks_through_none_of_its_runs(store: SqliteStore, sql: str) -> None:
+    assert "SCAN" not in plan(store, sql, ())
 
 
 @pytest.mark.parametrize("what", ["prune", "delete", "sweep", "fork", "spared children"])

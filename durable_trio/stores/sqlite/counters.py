@@ -22,7 +22,12 @@ NEWEST: Final = "SELECT max(rowid) FROM {table}"
 SEQUENCES: Final = "SELECT name, seq FROM sqlite_sequence"
 COUNTER: Final = "SELECT id, changed FROM change_counter"
 # Runs whose last change comes after all others, so that watchers would wait beyond it, or before the first one.
-STRAYED: Final = f"SELECT run FROM runs WHERE changed IS NULL OR changed < 0 OR changed > {COUNT_MAX}"
+# Two seeks; with OR it would be a walk through all runs, at each opening. NULL stands before all numbers in the index,
+# and is found with them; asked for by IS NULL, SQLite would take the word of the table that there is none.
+STRAYED: Final = f"""
+    SELECT run FROM runs INDEXED BY runs_changed WHERE changed < 0
+    UNION ALL SELECT run FROM runs INDEXED BY runs_changed WHERE changed > {COUNT_MAX}
+"""
 LAST_CHANGE: Final = f"SELECT max(changed) FROM runs WHERE changed <= {COUNT_MAX}"
 # Runs that nobody has hidden, or since no time that can be: nobody would ever see them, or find them to remove them.
 LOST: Final = f"""
