@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import functools
 import inspect
 import types
@@ -22,17 +23,16 @@ _BUILT_IN: Final = (types.WrapperDescriptorType, types.MethodWrapperType, types.
 
 
 def resolved_annotations(function: Callable[..., object]) -> dict[str, Any]:
-    """Return the annotations of a function with names resolved; those that cannot be are left out."""
+    """Return the annotations of a function, names in them resolved; those for which that fails are left out."""
     try:
-        return inspect.get_annotations(function, eval_str=True)
+        return typing.get_type_hints(function, include_extras=True)
     except Exception:  # one unresolvable name must not cost the others
         found: dict[str, Any] = {}
-        module_names = getattr(function, "__globals__", {})
+        names = getattr(function, "__globals__", {})
         for key, value in getattr(function, "__annotations__", {}).items():
-            if not isinstance(value, str):
-                found[key] = value
-            elif value in module_names:
-                found[key] = module_names[value]
+            alone = types.SimpleNamespace(__annotations__={key: value})
+            with contextlib.suppress(Exception):
+                found |= typing.get_type_hints(alone, names, include_extras=True)
         return found
 
 

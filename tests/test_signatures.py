@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, NewType, TypeVar
+from typing import Any, Generic, NewType, Optional, TypeVar
 
 import pytest
 import trio
@@ -15,6 +15,22 @@ from durable_trio.codec import UNANNOTATED
 from durable_trio.signatures import return_annotation
 
 T = TypeVar("T")
+
+
+def early(value: int = 3) -> list["Rate"]:  # noqa: UP037  # a name within a name
+    return [Rate(value)]
+
+
+def early_and_quoted(value: int = 3) -> "list[Rate]":  # noqa: UP037
+    return [Rate(value)]
+
+
+def early_optional(value: int = 3) -> Optional["Rate"]:  # noqa: UP037, UP045
+    return Rate(value)
+
+
+def early_with_another(value: "NowhereToBeFound" = 3) -> list["Rate"]:  # type: ignore[name-defined]  # noqa: F821, UP037
+    return [Rate(value)]
 
 
 @dataclass(frozen=True)
@@ -287,3 +303,18 @@ async def test_a_function_inside_a_method_is_no_method() -> None:
     flow = Service().make()
     async with open_engine(":memory:", workflows=[flow]) as engine:
         assert await engine.run(flow) == 1
+
+
+@pytest.mark.parametrize("fn", [early, early_and_quoted, early_with_another])
+def test_names_within_annotations_are_resolved(fn: Callable[..., Any]) -> None:
+    assert return_annotation(fn) == list[Rate]
+    assert return_annotation(early_optional) == (Rate | None)
+
+
+async def test_arguments_may_be_annotated_with_names_of_later() -> None:
+    @workflow
+    async def early_arguments(ctx: Context, rates: list["Rate"], one: "Rate | None" = None) -> dict[str, "Rate"]:  # noqa: UP037
+        return {"first": rates[0]}
+
+    async with open_engine(":memory:", workflows=[early_arguments]) as engine:
+        assert await engine.run(early_arguments, [Rate(1)], Rate(2)) == {"first": Rate(1)}
