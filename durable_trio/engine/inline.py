@@ -20,6 +20,7 @@ from durable_trio.context.starting import SEED_BYTES
 from durable_trio.engine.damage import damage_of
 from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.parts import Parts
+from durable_trio.engine.places import lending_place
 from durable_trio.engine.resident import ignore
 from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
 from durable_trio.failures import carried
@@ -136,7 +137,7 @@ async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Co
         problem = damaged(run_id, damage)
         resident.park(problem)
         raise RunConflict(problem.text, run_id=run_id)
-    with parts.runs.adopt(resident):
+    with lending_place(), parts.runs.adopt(resident):  # the code of another run may open it, which waits meanwhile
         try:
             async with resident.block() as context:
                 yield context

@@ -2,7 +2,8 @@
 
 A step may run another workflow and wait for its result. If the step's run kept its place meanwhile, and no other were
 free, both would wait for ever. So whoever waits for a run, in a step, in a body or in an inline block, lends the place
-of the run that it belongs to, in whichever engine of this process that has it. How many may be lent is bounded.
+of the run that it belongs to, in whichever engine of this process that has it. Who opens an inline block waits for that
+run, too. How many may be lent is bounded.
 """
 
 from __future__ import annotations

@@ -71,6 +71,11 @@ async def run_by_a_client(path: str) -> int:
         return await client.run(leaf)
 
 
+async def open_a_block() -> int:
+    async with Stage.engine.inline("block") as ctx:
+        return await ctx.step("run", run_leaf)
+
+
 async def run_the_next(depth: int) -> int:
     return await Stage.engine.run(deep, depth)
 
@@ -110,6 +115,7 @@ WAYS: dict[str, Callable[[], Any]] = {
     "result": start_and_ask,
     "watch": watch_leaf,
     "cancel": cancel_leaf,
+    "block": open_a_block,
 }
 WORKFLOWS: list[Workflow[..., Any]] = [leaf, waiting_leaf, endless, deep, in_a_step, in_the_body]
 
