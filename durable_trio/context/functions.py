@@ -98,7 +98,7 @@ class FunctionCall(Call):
             )
         else:
             self._attempt = wait.attempt
-            self.turns.set_timer(self, wait.due_at or now, None)
+            self.turns.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
 
     def fire(self, now: int) -> None:
         self.due_at = None
@@ -249,7 +249,10 @@ class FunctionCall(Call):
         if delay is None:
             self._record_failure(error)
             return
-        now = self._env.clock.stamp()
+        clock = self._env.clock
+        now = clock.stamp()
+        if clock.due(now, stamped_at=self.started_at) != clock.due(now):
+            self.started_at = now  # the wall clock was set meanwhile, and the wait is of after that
         text, _ = self._env.failures.encode(error, where=self._where())
         wait = WaitRow(
             key=self.key,

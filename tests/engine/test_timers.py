@@ -23,6 +23,7 @@ from durable_trio import (
     RunStatus,
     SignalTimeout,
     StepKind,
+    current_step,
     workflow,
 )
 from durable_trio.testing import VirtualClock
@@ -400,7 +401,7 @@ async def _wait_over(run: Run[str], way: str) -> None:
             assert await run.result() == "over"
 
 
-async def _assert_still_waits(run: Run[str]) -> None:
+async def _assert_still_waits(run: Run[Any]) -> None:
     for _ in range(3):  # looks at the clock
         await trio.sleep(0.012)
     assert not (await run.record()).status.is_final
@@ -438,7 +439,7 @@ async def test_a_wait_begun_after_jumps_of_the_wall_clock_ends_in_its_time_here_
         await _wait_over(later, way)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "retry"])  # which is then due by the wall clock
+@pytest.mark.parametrize("way", WAYS)
 async def test_a_wait_begun_before_the_wall_clock_was_set_back_ends_when_its_time_has_passed(
     file_path: str, way: str
 ) -> None:
@@ -454,6 +455,37 @@ async def test_a_wait_begun_before_the_wall_clock_was_set_back_ends_when_its_tim
         await _wait_over(run, way)
         for step in await run.steps():
             assert step.started_at <= step.finished_at
+
+
+async def test_a_retry_that_is_scheduled_in_a_glitch_of_the_wall_clock_comes_in_its_time(file_path: str) -> None:
+    """Its step began before the glitch."""
+    clock = SettableClock()
+    begun = trio.Event()
+
+    async def fail_when_told() -> None:
+        if current_step().attempt == 1:
+            begun.set()
+            await told.wait()
+            raise OSError
+
+    @workflow
+    async def retrying(ctx: Context) -> None:
+        await ctx.step("fail", fail_when_told, retry=Retry.fixed(2, 100))
+
+    told = trio.Event()
+    async with serving(file_path, retrying, clock=clock) as engine:
+        run = await engine.start(retrying)
+        await begun.wait()
+        clock.jump(10 * DAY)
+        await trio.sleep(0.012)
+        told.set()
+        await wait_passivated(engine)
+        clock.jump(-10 * DAY)
+        clock.advance(99.9)
+        await _assert_still_waits(run)
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.result()
 
 
 async def test_a_short_glitch_of_the_wall_clock_forward_ends_no_long_wait(file_path: str) -> None:
