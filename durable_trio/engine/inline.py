@@ -6,9 +6,11 @@ the block waits, and that an exception leaves it resumable instead of failing it
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
@@ -32,8 +34,12 @@ from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import NOTHING_LOADED, ClaimRun, Fence, Loaded, Release, Started, StartRun
 from durable_trio.workflows import Workflow, workflow
 
+_LOGGER = logging.getLogger("durable_trio.engine")
+
 #: The workflow's name of inline runs; no user's function is behind it.
 INLINE_NAME: Final = "(inline)"
+# How long a block that is cancelled, or has failed, waits for the store to take what it has done.
+PATIENCE_SECONDS: Final = 10.0
 
 
 @workflow(name=INLINE_NAME)
@@ -61,6 +67,7 @@ class InlineRun(EndingRun):
     """One inline run, resident while its block is entered."""
 
     port_class = InlinePort
+    _patience: trio.CancelScope | None = None
 
     @asynccontextmanager
     async def block(self) -> AsyncIterator[Context]:
@@ -89,12 +96,16 @@ class InlineRun(EndingRun):
                 self._body_has_ended = True
                 if not self._port.is_cut:
                     with trio.CancelScope(shield=True):
+                        if failure is not None:
+                            self.is_left_undecided()
                         await self._leave(failure)
             finally:
                 BODY.reset(token)
                 self._turns.tasks.discard(task)
                 was_cut = self._port.is_cut
                 self._port.cut()
+                if self._patience is not None:
+                    self._patience.cancel()
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise carried(failure)
@@ -112,6 +123,24 @@ class InlineRun(EndingRun):
             await self._look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
             await self._turns.settle()
         await self._end(None, "null")
+
+    def is_left_undecided(self) -> None:
+        """The script wants to go on: it does not wait for ever for a store that takes nothing."""
+        if self._patience is None and self._nursery is not None:
+            self._patience = trio.CancelScope(shield=True)
+            beside = copy_context()
+            beside.run(BODY.set, None)  # it is no task of the body
+            beside.run(self._nursery.start_soon, self._lose_patience, self._patience)
+
+    async def _lose_patience(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(PATIENCE_SECONDS)
+            _LOGGER.warning(
+                "the block of run %r is left although what it has done could not be stored; it goes on from its last "
+                "stored step when it is entered again",
+                self.row.id,
+            )
+            self.detach()
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """It stays in memory, whatever it waits for."""

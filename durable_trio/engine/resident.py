@@ -343,6 +343,9 @@ class ResidentRun:
     def look(self) -> None:
         self.post(Message.MAIL)
 
+    def is_left_undecided(self) -> None:
+        """Whoever drains this executor does not wait for ever."""
+
     def quiesced(self) -> None:
         self.detach()
 

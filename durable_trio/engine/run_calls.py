@@ -118,11 +118,13 @@ class RunCalls(EngineBase):
         Args:
             input: a plain JSON value that is stored with the run; the same each time.
 
+        *Cancellation:* waits for the outcome of a step that has come out to be stored, but no longer than 10 s.
+
         Raises:
             RunConflict: another block holds the run, or it was begun with another input.
             RunFinished: it has completed, or was cancelled.
             RunCancelled: at the end of the block, if the run was cancelled meanwhile.
-            OwnershipLost: another executor has taken it over.
+            OwnershipLost: another executor has taken it over, or the block was left while the store took nothing.
         """
         return open_inline(self._parts_in_use(), check_name("run id", run_id), input)
 

@@ -32,6 +32,9 @@ class Host(Protocol):
     def look(self) -> None:
         """The mailbox holds more than the run knows of: read it and call ``message``."""
 
+    def is_left_undecided(self) -> None:
+        """The body is cancelled, and waits for the commit of what it has done: that may never come."""
+
     def quiesced(self) -> None:
         """Held, and no function runs and nothing is on its way to the store any more."""
 

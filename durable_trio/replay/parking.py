@@ -13,6 +13,7 @@ from typing import Any
 import outcome
 import trio
 
+from durable_trio.doors import guarded
 from durable_trio.errors import Detached, RunExpired
 from durable_trio.records import StepKind
 from durable_trio.replay.calls import Call
@@ -90,7 +91,12 @@ class Parking(Recording):
         self._extended.append(extension)
         submit(done)
         extension.task.custom_sleep_data = self
-        return await trio.lowlevel.wait_task_rescheduled(_no_abort)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            guarded(self._host.is_left_undecided)
+            return trio.lowlevel.Abort.FAILED
+
+        return await trio.lowlevel.wait_task_rescheduled(abort)
 
     def next_position(self) -> tuple[int, int]:
         """Return where the body publishes something now: later than all before, and the same at replay."""
@@ -151,6 +157,7 @@ class Parking(Recording):
                 self.pump()
         elif call.is_undecided:
             self._cancelled.append(call)
+            self._host.is_left_undecided()
 
     def abandon(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 import trio
 from harness import PATIENCE_SECONDS, serving, wait_until
 
-from durable_trio import Context, Engine, RunStatus, StoreFull, StoreInUse, workflow
-from durable_trio.engine import tree
+from durable_trio import Context, Engine, OwnershipLost, RunStatus, StoreFull, StoreInUse, workflow
+from durable_trio.engine import inline, tree
 from durable_trio.engine.parts import Parts
 from durable_trio.stores.base import Operation, RequestCancel
 from durable_trio.stores.sqlite import SqliteStore
@@ -131,6 +132,61 @@ async def test_a_client_is_closed_while_a_foreign_program_holds_the_file(tmp_pat
                 await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
     holder.close()
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("way", ["cancelled", "failed", "ctrl-C", "stopped"])
+async def test_an_inline_block_is_left_while_a_foreign_program_holds_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    monkeypatch.setattr(inline, "PATIENCE_SECONDS", 0.3)
+    path = str(tmp_path / "app.db")
+    holder: Any = None
+
+    async def leave() -> None:
+        nonlocal holder
+        async with serving(path, steps, grace_seconds=0.1) as engine:
+            async with engine.inline("script") as ctx:
+                await ctx.step("a", work, "a")
+                holder = engine.connect()
+                holder.execute("BEGIN IMMEDIATE")
+                if way == "cancelled":
+                    with trio.move_on_after(0.05):
+                        await ctx.step("b", work, "b")
+                elif way == "failed":
+                    raise LookupError("no such customer")
+                elif way == "ctrl-C":
+                    nursery.start_soon(press_ctrl_c)
+                    await ctx.step("b", work, "b")
+                else:
+                    nursery.cancel_scope.cancel()
+                    await ctx.step("b", work, "b")
+
+    async def press_ctrl_c() -> None:
+        await wait_until(lambda: calls["b"])
+        signal.raise_signal(signal.SIGINT)
+
+    left_by: list[BaseException] = []
+    with trio.fail_after(PATIENCE_SECONDS):
+        try:
+            async with trio.open_nursery() as nursery:
+                await leave()
+        except BaseExceptionGroup as group:
+            left_by.append(group)
+    expected = OwnershipLost, LookupError, KeyboardInterrupt, trio.Cancelled
+    assert all(isinstance(error, expected) for group in left_by for error in leaves(group))
+    assert bool(left_by) is (way != "stopped")
+    assert "run 'script'" in caplog.text
+    holder.close()
+    async with serving(path, steps) as engine, engine.inline("script") as ctx:
+        assert [await ctx.step(name, work, name) for name in "abc"] == ["a", "b", "c"]
+    assert calls["a"] == 1
 
 
 def test_the_store_has_the_time_that_its_own_patience_takes() -> None:

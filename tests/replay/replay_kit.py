@@ -78,6 +78,9 @@ class NotingHost:
         self.told.append(("control", row.kind))
         self.on_control(row)
 
+    def is_left_undecided(self) -> None:
+        self.told.append("left undecided")
+
     def went_live(self) -> None:
         self.told.append("live")
 
