@@ -13,7 +13,7 @@ from durable_trio.clock import from_datetime
 from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.filters import statuses_of
-from durable_trio.engine.janitor import sweep
+from durable_trio.engine.janitor import sweep, warn_of_stuck
 from durable_trio.engine.run import Run
 from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
@@ -30,6 +30,7 @@ from durable_trio.stores.base import (
     Prune,
     Pruned,
     ResumeRun,
+    Stuck,
     TooLong,
 )
 
@@ -149,7 +150,7 @@ class UpkeepCalls(EngineBase):
 
         Raises:
             RunNotFound: there is no such run.
-            RunConflict: it has not ended.
+            RunConflict: it has not ended; or a row of a table of yours refers to it and forbids that.
         """
         parts = self._parts_in_use()
         run_id = check_name("run id", run_id)
@@ -170,7 +171,8 @@ class UpkeepCalls(EngineBase):
     ) -> int:
         """Remove runs that ended before an instant, and return how many.
 
-        A child stays while its parent goes on and may still ask for its result.
+        A child stays while its parent goes on and may still ask for its result. So does a run to which a row of a table
+        of yours refers, if its foreign key forbids that: it is named in the log, and passed over.
 
         Args:
             status: only those in this final status, or these; default all three.
@@ -193,6 +195,7 @@ class UpkeepCalls(EngineBase):
         instant = from_datetime(before, what="before")
         count = 0
         position = None
+        stuck: list[Stuck] = []
         while True:
             operation = Prune(before=instant, statuses=statuses, limit=_PRUNE_BATCH, after=position)
             pruned: Pruned = await parts.front.write(operation)
@@ -200,9 +203,11 @@ class UpkeepCalls(EngineBase):
             if progress is not None:
                 progress(count)
             position = pruned.position
+            stuck += pruned.stuck
             if pruned.count:
                 guarded(parts.feed.recheck_removed)
             if pruned.hidden_count:
                 await sweep(parts.front)
             if position is None:
+                warn_of_stuck(stuck)
                 return count

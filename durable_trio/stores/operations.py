@@ -343,6 +343,7 @@ class CopyHistory:
 class DeleteRun:
     """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final.
 
+    ``RunConflict`` also if it cannot be removed, because a row of somebody else's table refers to it.
     One that is set aside because it is damaged is removed as well: there is no other way to end it.
     One with many rows is not stored any more either, for whoever looks; its rows are removed by ``Sweep``.
     """
@@ -356,7 +357,7 @@ class Prune:
 
     It looks at a bounded number of runs and removes a bounded number of rows; the next operation goes on after
     ``Pruned.position``. Runs with many rows are removed as by ``DeleteRun``. A child is spared while its parent is
-    stored and not final, and has the start of the child in its history.
+    stored and not final, and has the start of the child in its history. What cannot be removed stays, and is named.
     """
 
     before: int
@@ -372,17 +373,28 @@ class Pruned:
     count: int
     hidden_count: int
     position: tuple[int, int] | None
+    stuck: tuple[Stuck, ...] = ()
+
+
+@attrs.frozen
+class Stuck:
+    """A run that cannot be removed, for what others have tied to it: its id, why, and where it stands."""
+
+    run_id: str
+    why: str
+    position: tuple[int, int]
 
 
 @attrs.frozen(kw_only=True)
 class Sweep:
-    """Remove some rows of what nobody sees. Outcome: how many; 0 if nothing is left.
+    """Remove some rows of what nobody sees. Outcome: how many; 0 if nothing is left after ``after``.
 
     That is runs that were removed, and copies that nobody has gone on with since ``hidden_before``; 1 for the former
-    only.
+    only. ``Stuck`` is the outcome if the next of them cannot be removed: pass it over, by its position.
     """
 
     hidden_before: int
+    after: tuple[int, int] | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -211,7 +211,7 @@ SORTED = (
             "runs_finished",
         ),
         (removal_operations.IS_SPARED, (1,), "history_children"),
-        (removal_operations.NEXT_HIDDEN, (1,), "runs_hidden"),
+        (removal_operations.NEXT_HIDDEN, (0, 0, 0, 1), "runs_hidden"),
         (copy_operations.COPY_ROW, (2, 1, 9, "", "step", 0), "sqlite_autoindex_history_1"),
         (
             upkeep_operations.UNPARK,

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from durable_trio.stores.base import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.sqlite.damage_operations import update_each
-from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["reap_executor", "register_executor", "renew_lease"]
@@ -56,7 +56,11 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
     lock = transaction.owners.take(executor)
     transaction.registered.append(executor)
     transaction.execute(NAME_LOCK, (lock, executor))
-    transaction.execute(FORGET, (executor - _ENDED_KEPT,))
+    try:
+        transaction.execute(FORGET, (executor - _ENDED_KEPT,))
+    except sqlite3.Error as error:  # somebody else's table refers to one of them
+        if not (is_of_the_schema(error) and transaction.is_there):
+            raise
     for (ghost,) in transaction.execute(GHOSTS).fetchall():
         _set_free(transaction, {"executor": ghost, "crashed": False, "crashed_runs": "[]", "now": operation.now})
     return executor

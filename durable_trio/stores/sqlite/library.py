@@ -24,6 +24,7 @@ __all__ = [
     "FULL_ERRNOS",
     "VERSION_MIN",
     "code_of",
+    "is_of_the_schema",
     "is_of_the_store",
     "is_undecodable",
     "note_errno",
@@ -36,6 +37,7 @@ __all__ = [
 VERSION_MIN: Final = (3, 37, 0)
 
 # Primary result codes of SQLite (sqlite.org/rescode.html).
+ERROR: Final = 1
 PERM: Final = 3
 BUSY: Final = 5
 LOCKED: Final = 6
@@ -74,6 +76,11 @@ def is_of_the_store(error: sqlite3.Error) -> bool:
     if code == BUSY:
         return "in progress" not in str(error)  # such a statement is one of the same connection
     return code in _OF_THE_STORE and getattr(error, "sqlite_errorcode", None) != _CORRUPT_VTAB
+
+
+def is_of_the_schema(error: BaseException) -> bool:
+    """Return whether an error of a statement of the store's own tells of a constraint, a trigger or a foreign key."""
+    return isinstance(error, sqlite3.IntegrityError) or (isinstance(error, sqlite3.Error) and code_of(error) == ERROR)
 
 
 def note_errno(error: sqlite3.Error) -> None:

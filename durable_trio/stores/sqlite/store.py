@@ -44,6 +44,7 @@ from durable_trio.stores.sqlite.layout import decode
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.owners import Owners
+from durable_trio.stores.sqlite.removal_operations import apply_apart
 from durable_trio.stores.sqlite.transact import StoreFault, run_guarded, stores_own
 from durable_trio.stores.sqlite.transaction import Transaction, apply_batch
 from durable_trio.stores.sqlite.turn import Turn
@@ -217,9 +218,13 @@ class SqliteStore(Store):
             self._files.check_content(connection)
             transaction.begin()
             step = "operations"
-            outcomes = apply_batch(transaction, HANDLERS, batch)
-            step = "commit"
-            transaction.commit()
+            try:
+                outcomes = apply_batch(transaction, HANDLERS, batch)
+                step = "commit"
+                transaction.commit()
+            except sqlite3.IntegrityError as error:
+                transaction.roll_back()
+                outcomes = apply_apart(transaction, HANDLERS, batch, error)
         except sqlite3.Error as error:
             note_errno(error)
             with suppress(sqlite3.Error):

@@ -50,7 +50,7 @@ class Transaction:
     All rows that a query finds must be fetched before the next statement: there is one cursor.
     """
 
-    __slots__ = ("_change", "_living", "cursor", "ended", "execute", "owners", "registered")
+    __slots__ = ("_change", "_living", "cursor", "ended", "execute", "owners", "registered", "removing")
 
     def __init__(self, connection: sqlite3.Connection, owners: Owners) -> None:
         self.cursor = connection.cursor()
@@ -58,6 +58,7 @@ class Transaction:
         self.owners = owners
         self.registered: list[int] = []  # executors whose lock was taken; released again if this is rolled back
         self.ended: list[int] = []  # executors declared dead; their locks are released once this is committed
+        self.removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
         self._change = 0
         self._living: set[int] = set()
 
@@ -102,8 +103,13 @@ class Transaction:
         self.ended.clear()
         self._change = 0
         self._living.clear()
-        if self.cursor.connection.in_transaction:
+        if self.is_there:
             self.execute("ROLLBACK")
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it goes on after an error: a trigger of somebody else's may have rolled it back."""
+        return self.cursor.connection.in_transaction
 
     def attempt(self, handler: Handler, operation: Operation) -> Any:
         """Apply an operation within a savepoint; if it is refused it leaves nothing behind but its outcome."""
@@ -114,6 +120,8 @@ class Transaction:
         try:
             outcome = handler(self, operation)
         except _OPERATION_ERRORS as error:
+            if not self.is_there:
+                raise
             self.execute("ROLLBACK TO operation")
             for executor in self.registered[registered:]:
                 self.owners.release(executor)
