@@ -133,9 +133,12 @@ def unescape(name: str) -> str:
 #
 # ``damage``: what of the row cannot be read, because the file was damaged or changed by another program, as a text for
 # people that names table, row and column. The fields concerned hold stand-ins then; such a row is never executed.
+#
+# Nobody changes a row. They are not frozen, since each step makes a few and setting a frozen field costs three times as
+# much; the same goes for what is asked of a store.
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, unsafe_hash=True)
 class HistoryRow:
     """One recorded outcome. Written once, never changed."""
 
@@ -152,7 +155,7 @@ class HistoryRow:
     damage: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, unsafe_hash=True)
 class WaitRow:
     """What an open durable call must remember over a crash: its due time, its attempts, or that it has begun."""
 
@@ -165,7 +168,7 @@ class WaitRow:
     damage: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, unsafe_hash=True)
 class MailboxEntry:
     """A message to a run: a signal, a request to cancel, or the end of a child."""
 
@@ -178,7 +181,7 @@ class MailboxEntry:
     damage: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, unsafe_hash=True)
 class RunRow:
     """A run as it is stored. ``run`` is the store's small key, ``id`` the user's."""
 
@@ -210,7 +213,7 @@ class RunRow:
     damage: str | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, unsafe_hash=True)
 class ReportRow:
     """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it."""
 
@@ -219,7 +222,7 @@ class ReportRow:
     report: str  # JSON
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True, unsafe_hash=True)
 class ExecutorRow:
     """One incarnation of an executor: a process that runs runs."""
 

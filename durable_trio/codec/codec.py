@@ -19,7 +19,7 @@ from durable_trio.codec.coders import Coders
 from durable_trio.codec.extent import no_fields, room_left
 from durable_trio.codec.faults import Fault, at, fault_of, type_name
 from durable_trio.codec.fields import field_names
-from durable_trio.codec.plain import to_plain
+from durable_trio.codec.plain import INTEGER_MAX, INTEGER_MIN, to_plain
 from durable_trio.codec.sameness import check_same
 from durable_trio.codec.text import canonical, check_depth, check_strings, digest_of, dump, load, may_be_deep, parse_own
 from durable_trio.errors import CodecError, PayloadTooLarge
@@ -29,6 +29,8 @@ __all__ = ["Codec", "Encoded", "parse"]
 
 # A value so many times too large is refused before its text is made; below that, the error tells the size.
 _TOO_LARGE_TIMES: Final = 2
+# Characters of an integer that is not tagged, at most.
+_DIGITS_MAX: Final = len(str(INTEGER_MIN))
 
 
 class Encoded(NamedTuple):
@@ -74,6 +76,14 @@ class Codec:
             CodecError: the value would come back changed, or its type or annotation is not supported.
             PayloadTooLarge: its text is longer than ``payload_bytes_max``.
         """
+        # What many steps return. Nothing of it can come back changed, so nothing has to be compared.
+        if (
+            (type(value) is int or type(value) is bool)
+            and (annotation is UNANNOTATED or annotation is type(value))
+            and INTEGER_MIN <= value <= INTEGER_MAX
+            and self.payload_bytes_max >= _DIGITS_MAX
+        ):
+            return Encoded(dump(value).decode(), value)
         try:
             if annotation is UNANNOTATED or is_unannotated(annotation):
                 foreign: list[type] = []

@@ -109,7 +109,7 @@ __all__ = [
 # ---- reads -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@attrs.define
 class Loaded:
     """All that an executor needs to go on with a run it has claimed. History in order of seq.
 
@@ -131,7 +131,7 @@ class Loaded:
 NOTHING_LOADED: Final = Loaded((), (), (), {})
 
 
-@attrs.frozen
+@attrs.define
 class NamedSignals:
     """Unread signals of one name, the oldest first, from after an id on; ``is_all`` if there are no more."""
 
@@ -140,7 +140,7 @@ class NamedSignals:
     is_all: bool
 
 
-@attrs.frozen
+@attrs.define
 class MailLook:
     """A look at a run's unread mailbox, of one instant: what has come after an id, and signals by their names."""
 
@@ -150,7 +150,7 @@ class MailLook:
     named: Mapping[str, NamedSignals] = attrs.Factory(dict)
 
 
-@attrs.frozen
+@attrs.define
 class Change:
     """A run as it was after a change, with what it had published by then."""
 
@@ -158,7 +158,7 @@ class Change:
     values: Mapping[str, str]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class RunFilter:
     """Which runs. Several statuses: any; several tags: all. ``None`` means any."""
 
@@ -172,7 +172,7 @@ class RunFilter:
     created_before: int | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class StoreStatus:
     """Counts for ``engine.status``."""
 
@@ -184,7 +184,7 @@ class StoreStatus:
     recorded_count: int = 0  # rises with each history row; for rates
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Backlog:
     """What waits to be claimed, and how many runs each executor owns."""
 
@@ -194,7 +194,7 @@ class Backlog:
     owned_counts: Mapping[int, int]  # by executor; one that owns none is left out
 
 
-@attrs.frozen
+@attrs.define
 class SetBack:
     """An unowned run whose due time was stored before the wall clock was set back."""
 

@@ -15,7 +15,7 @@ from durable_trio.records import HistoryRow, Key, MailboxEntry, RunRow, RunStatu
 NO_POSITION: Final = (-1, 0)
 
 
-@attrs.frozen
+@attrs.define
 class Fence:
     """Who claims to own a run: the store's key of the run, the executor, and the token of the claim."""
 
@@ -24,7 +24,7 @@ class Fence:
     token: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class StartRun:
     """Store a new run. Outcome: ``Started``, or ``RunConflict``; ``RunNotFound`` if there is no run ``parent``.
 
@@ -49,7 +49,7 @@ class StartRun:
     parent: int | None = None
 
 
-@attrs.frozen
+@attrs.define
 class Started:
     """A run is stored. ``created`` is False for one that was there already; ``claimed`` if it was claimed with it."""
 
@@ -58,7 +58,7 @@ class Started:
     claimed: bool
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ClaimDue:
     """Claim runs that nobody owns and whose ``wake_at`` has come. Outcome: ``tuple[RunRow, ...]`` as claimed.
 
@@ -84,7 +84,7 @@ class ClaimDue:
     suspects_max: int | None = None  # as many as there are
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ClaimRun:
     """Claim one run by its id, due or not. Outcome: its ``RunRow`` as claimed, or an error as a value.
 
@@ -99,7 +99,7 @@ class ClaimRun:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Advance:
     """Commit, all or nothing, what a run's owner has to say. Outcome: ``True``; ``False``; or ``OwnershipLost``.
 
@@ -134,7 +134,7 @@ class Advance:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Release:
     """Let a run go without ending it. Outcome: ``True``; ``False`` if there is something to do; ``OwnershipLost``.
 
@@ -150,7 +150,7 @@ class Release:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Park:
     """Set a run aside with a problem: suspended, ``wake_at`` NULL, unowned. Outcome: ``True`` or ``OwnershipLost``."""
 
@@ -160,7 +160,7 @@ class Park:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Finish:
     """End a run. Outcome: ``True``; ``False``; or ``OwnershipLost``.
 
@@ -180,7 +180,7 @@ class Finish:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ContinueAsNew:
     """End a run's history and let it begin anew with other arguments. Outcome: ``True`` or ``OwnershipLost``.
 
@@ -195,7 +195,7 @@ class ContinueAsNew:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class SendSignal:
     """Put a signal into a run's mailbox. Outcome: ``Sent``, or an error as a value.
 
@@ -214,7 +214,7 @@ class SendSignal:
     now: int
 
 
-@attrs.frozen
+@attrs.define
 class Sent:
     """A message is in a mailbox. ``owner`` is the run's executor, if any, at that instant."""
 
@@ -223,7 +223,7 @@ class Sent:
     owner: int | None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class SignalWithStart:
     """Store a run unless it is there, and put a signal into its mailbox: both or neither. Outcome: ``Started``.
 
@@ -234,7 +234,7 @@ class SignalWithStart:
     signal: SendSignal
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class RequestCancel:
     """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
 
@@ -251,7 +251,7 @@ class RequestCancel:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ResumeRun:
     """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
 
@@ -274,14 +274,14 @@ class ResumeRun:
     now: int
 
 
-@attrs.frozen
+@attrs.define
 class TooLong:
     """The history of that run is to be cut by the caller, piece by piece."""
 
     row: RunRow
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class CutHistory:
     """Remove rows (key and seq) that a run is to go on without. Outcome: ``True``, ``RunNotFound`` or ``RunConflict``.
 
@@ -294,7 +294,7 @@ class CutHistory:
     rows: tuple[tuple[Key, int], ...]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ForkRun:
     """Store a copy of a run with its history before one row. Outcome: ``RunRow``, or an error as a value.
 
@@ -316,7 +316,7 @@ class ForkRun:
     now: int
 
 
-@attrs.frozen
+@attrs.define
 class Draft:
     """A copy that is not finished: of the run ``source[0]`` as it was then, the rows with a seq below ``before``."""
 
@@ -325,7 +325,7 @@ class Draft:
     before: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class CopyHistory:
     """Copy rows of the run ``run_id`` into a draft, by their keys. Outcome: ``True``, or ``RunConflict``.
 
@@ -339,7 +339,7 @@ class CopyHistory:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class DeleteRun:
     """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final.
 
@@ -351,7 +351,7 @@ class DeleteRun:
     run_id: str
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Prune:
     """Remove some final runs that ended before ``before``, oldest first, at most ``limit``. Outcome: ``Pruned``.
 
@@ -366,7 +366,7 @@ class Prune:
     after: tuple[int, int] | None = None
 
 
-@attrs.frozen
+@attrs.define
 class Pruned:
     """How many runs were removed, and of how many of them rows are left; where to go on, ``None`` at the end."""
 
@@ -385,7 +385,7 @@ class Stuck:
     position: tuple[int, int]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Sweep:
     """Remove some rows of what nobody sees. Outcome: how many; 0 if nothing is left after ``after``.
 
@@ -397,7 +397,7 @@ class Sweep:
     after: tuple[int, int] | None = None
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Unpark:
     """Clear the problem of parked runs of ``workflow`` whose fingerprint is another. Outcome: how many.
 
@@ -410,7 +410,7 @@ class Unpark:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class RegisterExecutor:
     """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before.
 
@@ -424,7 +424,7 @@ class RegisterExecutor:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class RenewLease:
     """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead."""
 
@@ -432,7 +432,7 @@ class RenewLease:
     lease_until: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class ReapExecutor:
     """Declare an executor dead and set its runs free. Outcome: how many runs.
 
@@ -452,7 +452,7 @@ class ReapExecutor:
     now: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class PutReport:
     """Store what a process says of itself, in place of what it said before; ``None`` removes it. Outcome: ``None``.
 
