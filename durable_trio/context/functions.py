@@ -4,8 +4,8 @@ Each attempt has a task of its own in the run's nursery, beside the body. So a c
 functions must still come out, a draining engine can let them finish, and what a function spawns never counts as body.
 
 Once the function has returned or raised, its outcome is recorded, even if the call was cancelled meanwhile. One that
-raises only ``Cancelled`` records nothing. ``KeyboardInterrupt`` and its like are never recorded: they stop the
-executor.
+raises only ``Cancelled``, because it is cancelled, records nothing; otherwise that is a failure as any. What ends the
+program, such as ``KeyboardInterrupt``, is never recorded: it stops the executor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from durable_trio.clock import due_after
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.environment import Environment
-from durable_trio.errors import CodecError, StepInterrupted, StepTimeout
-from durable_trio.failures import carried, close_left_open, is_left_open
+from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeout
+from durable_trio.failures import carried, close_left_open, is_cancelled, is_left_open, without_strays
 from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
@@ -215,6 +215,8 @@ class FunctionCall(Call):
                     await close_left_open(within)
         except BaseException as error:
             safe = carried(error)
+            if not is_a(safe, Exception) and not is_cancelled():
+                safe = without_strays(safe, trio.Cancelled, Detached)
             if safe is error:
                 raise
             self._raised = cast(Exception, error) if is_a(error, Exception) else None

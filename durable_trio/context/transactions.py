@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import CoroutineType
 from typing import Any, cast
 
+import trio
+
 from durable_trio.context.current import CurrentStep, set_current_step
 from durable_trio.context.functions import FunctionCall
-from durable_trio.errors import StepFailed, StepTimeout
-from durable_trio.failures import carried, exits_of
+from durable_trio.errors import Detached, StepFailed, StepTimeout
+from durable_trio.failures import carried, exits_of, without_strays
 from durable_trio.limits import TRANSACTION_SECONDS_MAX
 from durable_trio.looks import is_a, is_awaitable
 from durable_trio.records import HistoryRow, StepKind
@@ -66,7 +68,9 @@ class TransactionCall(FunctionCall):
             )
 
         def done(outcome: Any) -> None:
-            cause = outcome.__cause__ if isinstance(outcome, _RolledBack) else outcome
+            cause = outcome
+            if isinstance(outcome, _RolledBack) and outcome.__cause__ is not None:  # no scope of trio's is around it
+                cause = without_strays(outcome.__cause__, trio.Cancelled, Detached)
             if isinstance(outcome, StepTimeout | StepFailed):
                 cause = self._named(outcome)
             if outcome is True and row is not None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from contextvars import copy_context
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from durable_trio.codec import parse
 from durable_trio.engine.ending import EndingRun
 from durable_trio.errors import CodecError, Detached
-from durable_trio.failures import CARRYING, close_left_open, is_left_open
+from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
+from durable_trio.looks import is_a
 from durable_trio.replay.quiet import BODY
 
 
@@ -33,6 +34,8 @@ class RunActor(EndingRun):
             context.run(BODY.set, self._turns)
             context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
             await self._listen()
+        if not self._knows_why:
+            raise RuntimeError("the tasks of the run have ended, and nobody has asked them to")
 
     async def _main(self) -> None:
         try:
@@ -40,6 +43,7 @@ class RunActor(EndingRun):
             self._body_has_ended = True
             if not self._port.is_cut:
                 await self._end(error, result)
+            self._knows_why = True
         except Detached:
             pass
         finally:
@@ -66,8 +70,11 @@ class RunActor(EndingRun):
                         result = self._around.codec.encode(
                             value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
                         ).text
-                    except Exception as caught:
-                        error = caught  # not let out: it may be one that trio cannot carry
+                    except BaseException as caught:
+                        failure = self._without_strays(caught)
+                        if not is_a(failure, Exception):
+                            raise
+                        error = cast(Exception, failure)  # not let out: it may be one that trio cannot carry
         except BaseExceptionGroup as group:
             if self._port.is_cut:
                 rest = group.split((Detached, Exception, trio.Cancelled))[1]
@@ -79,6 +86,14 @@ class RunActor(EndingRun):
                 raise
             error = failures
         return error, result
+
+    def _without_strays(self, error: BaseException) -> BaseException:
+        """Return what the body has raised, with failures for what must not end it without a word."""
+        if is_a(error, Exception):
+            return error
+        if not is_cancelled():
+            error = without_strays(error, trio.Cancelled)
+        return error if self._port.is_cut else without_strays(error, Detached)
 
     def _arguments(self) -> tuple[Any, ...]:
         workflow = self.workflow

@@ -135,6 +135,7 @@ class ResidentRun:
         self._stall_watched = False
         self._missed: set[Message] = set()
         self._fault: BaseException | None = None
+        self._knows_why = False  # its tasks end: the run has ended, or was asked to leave
         self._port.owner = self
 
     # ---- for services ------------------------------------------------------------------------------------------
@@ -194,7 +195,7 @@ class ResidentRun:
                 try:
                     yield nursery
                 except BaseException:
-                    self.detach()  # before the nursery cancels the body, which must not take it for a cancel
+                    self._let_go()  # before the nursery cancels the body, which must not take it for a cancel
                     raise
         except BaseExceptionGroup as group:
             rest = group.split(Detached)[1]
@@ -396,6 +397,11 @@ class ResidentRun:
 
     def detach(self) -> None:
         """Leave this process: write nothing any more, cancel the body, drop what comes out of it."""
+        if not self._port.is_cut:
+            self._knows_why = True
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._port.is_cut:
             return
         self._port.cut()

@@ -24,7 +24,7 @@ from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import Failures, exits_of, guard_nurseries, logged, trace
+from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancelled, logged, trace
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
@@ -285,7 +285,9 @@ class Runs:
             faults, rest = error.split(Exception) if isinstance(error, BaseExceptionGroup) else (None, error)
             if faults is not None:
                 self._park(row, workflow, faults)
-            if rest is not None:
+            if rest is not None and not is_cancelled():  # of these, nobody stops anything
+                self._park(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
+            elif rest is not None:
                 raise rest from None
         finally:
             guarded(self._left, actor)

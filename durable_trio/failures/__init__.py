@@ -17,7 +17,7 @@ The name of a class in stored data is looked up among loaded modules and only wh
 imported, and nothing called but the constructors of exception classes.
 """
 
-from durable_trio.failures.carrying import CARRYING, carried, exits_of, logged
+from durable_trio.failures.carrying import CARRYING, carried, exits_of, is_cancelled, logged, without_strays
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
 from durable_trio.failures.failures import Failures
 from durable_trio.failures.nurseries import close_left_open, guard_nurseries, is_left_open
@@ -34,7 +34,9 @@ __all__ = [
     "describe",
     "exits_of",
     "guard_nurseries",
+    "is_cancelled",
     "is_left_open",
     "logged",
     "trace",
+    "without_strays",
 ]

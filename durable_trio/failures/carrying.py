@@ -3,10 +3,15 @@
 Trio formats what comes out of a nursery's task, asks it for its traceback, and splits groups by the methods that they
 have; a raise from any of these ends the process, or leaves its stack of scopes broken. So an exception that cannot bear
 a look is caught where it leaves the user's code, and another one is raised in its stead.
+
+So is ``trio.Cancelled`` where nothing is cancelled, as code raises it that has kept one (a cache of outcomes does). No
+scope takes it on its way, up to a nursery, which takes it for the end of a task that it has cancelled itself: whatever
+was to come of that task would be lost without a word.
 """
 
 from __future__ import annotations
 
+import math
 from traceback import format_exception
 from typing import Any, Final, cast
 
@@ -27,7 +32,7 @@ from durable_trio.looks import (
     traceback_of,
 )
 
-__all__ = ["CARRYING", "carried", "exits_of", "logged"]
+__all__ = ["CARRYING", "carried", "exits_of", "is_cancelled", "logged", "without_strays"]
 
 # What stands for an exception of a class derived from one of these, which is no Exception.
 _BASES: Final = (SystemExit, KeyboardInterrupt, GeneratorExit, BaseException)
@@ -62,6 +67,36 @@ def logged(error: BaseException) -> BaseException:
     return error if made is not None else _stand_in(error)
 
 
+def is_cancelled() -> bool:
+    """Whether a scope around the calling task is cancelled, so that a ``trio.Cancelled`` in it is no stray."""
+    return trio.current_effective_deadline() == -math.inf
+
+
+def without_strays(error: BaseException, *ways_out: type[BaseException]) -> BaseException:
+    """Return an exception in which a failure stands for each of those classes that nobody has asked for.
+
+    Args:
+        ways_out: what would be lost on its way: ``trio.Cancelled`` where no scope is cancelled, ``Detached`` of a run
+            that does not leave. Of a group that has one, the shape is lost.
+    """
+    found = leaves(error)
+    if not any(is_a(leaf, ways_out) for leaf in found):
+        return error
+    failures = [_stray(leaf) if is_a(leaf, ways_out) else carried(leaf) for leaf in found]
+    if not is_a(error, BaseExceptionGroup):
+        return failures[0]
+    return BaseExceptionGroup(clean(message_of(cast(BaseExceptionGroup[Any], error))), failures)
+
+
+def _stray(leaf: BaseException) -> Exception:
+    return StepFailed(
+        f"{qualified_name(type(leaf))} was raised where nothing was to end: it is not to be kept, nor raised by hand "
+        f"({text_of(leaf)})",
+        type=qualified_name(type(leaf)),
+        traceback=trace(leaf, limits.TRACEBACK_CHARACTERS_MAX),
+    )
+
+
 class _Carrying:
     """``with CARRYING:`` lets out of the block what trio can carry, and what says the same of anything else."""
 
@@ -72,6 +107,8 @@ class _Carrying:
         if error is None:
             return
         safe = carried(error)
+        if not is_a(safe, Exception) and not is_cancelled():
+            safe = without_strays(safe, trio.Cancelled)
         if safe is not error:
             try:
                 raise safe
