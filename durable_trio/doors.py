@@ -8,13 +8,14 @@ in its own place. That of a run parks the run, that of a service has it started 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol, TypeVarTuple, runtime_checkable
 
+from durable_trio.logger import Logger
+
 Ts = TypeVarTuple("Ts")
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 
 
 @runtime_checkable

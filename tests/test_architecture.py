@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each layer may import those before it, and itself.
 LAYERS = (
-    ("doors", "unseen", "errors", "limits", "boot", "clock", "looks", "records", "policies"),
+    ("doors", "unseen", "errors", "limits", "boot", "clock", "looks", "logger", "records", "policies"),
     ("codec", "failures"),
     ("rules", "signatures", "workflows"),
     ("stores",),

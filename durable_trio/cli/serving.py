@@ -26,6 +26,7 @@ from durable_trio.cli.status_line import StatusLine, fitted
 from durable_trio.cli.tree_view import shape_of, tree_lines, worker_nodes
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import DurableError
+from durable_trio.logger import Logger
 from durable_trio.records import EngineStatus, RunStatus
 from supervisors import ChildStatus, NodeKind, TreeNode
 
@@ -48,7 +49,7 @@ _TREE_COMPLETE_SECONDS: Final = 2.0
 class Display:
     """What is shown, and where. ``status_line``: on a terminal; else counters are logged."""
 
-    logger: logging.Logger
+    logger: Logger
     status_line: StatusLine | None = None
     draws_tree: bool = False
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -15,27 +14,24 @@ from durable_trio.codec import Codec
 from durable_trio.context.environment import Environment, current_task
 from durable_trio.errors import PayloadTooLarge
 from durable_trio.limits import check_name
+from durable_trio.logger import Logger
 from durable_trio.records import Key
 from durable_trio.rules import randomness
 
 T = TypeVar("T")
 
-_LOGGER = logging.getLogger("durable_trio.run")
+_LOGGER_NAME: Final = "durable_trio.run"
 
 
-class RunLogger(logging.LoggerAdapter[logging.Logger]):
+class RunLogger(Logger):
     """A logger that names the run and is silent while the run replays what it has logged before."""
 
     def __init__(self, env: Environment) -> None:
-        super().__init__(_LOGGER, {"run_id": env.run_id})
+        super().__init__(_LOGGER_NAME, {"run_id": env.run_id})
         self._env = env
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's name
         return not self._env.turns.is_repeating and super().isEnabledFor(level)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(kwargs.get("extra") or {}), **(self.extra or {})}
-        return msg, kwargs
 
 
 class ContextBase:

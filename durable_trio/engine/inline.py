@@ -6,7 +6,6 @@ the block waits, and that an exception leaves it resumable instead of failing it
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,6 +25,7 @@ from durable_trio.engine.places import lending_place
 from durable_trio.engine.resident import ignore
 from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
 from durable_trio.failures import carried
+from durable_trio.logger import Logger
 from durable_trio.looks import bears_a_look
 from durable_trio.records import Key, RunRow, RunStatus, WaitRow
 from durable_trio.replay.port import Callback, Port
@@ -34,7 +34,7 @@ from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import NOTHING_LOADED, ClaimRun, Fence, Loaded, Release, Started, StartRun
 from durable_trio.workflows import Workflow, workflow
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 
 #: The workflow's name of inline runs; no user's function is behind it.
 INLINE_NAME: Final = "(inline)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -11,10 +10,11 @@ import trio
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.errors import StoreError, StoreFull, StoreInUse
 from durable_trio.limits import DRAFT_SECONDS_MAX
+from durable_trio.logger import Logger
 from durable_trio.stores.base import Stuck, Sweep
 from durable_trio.stores.front import StoreFront
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 _LOOK_SECONDS = 60.0
 _FIRST_LOOK_SECONDS = 1.0  # a process that begins has better things to do
 # Only runs that were removed: copies that somebody is making are left alone.

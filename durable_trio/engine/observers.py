@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from durable_trio.failures import logged
+from durable_trio.logger import Logger
 from durable_trio.looks import look, short
 
-_LOGGER = logging.getLogger("durable_trio.observers")
+_LOGGER = Logger("durable_trio.observers")
 
 
 @attrs.frozen(kw_only=True)

@@ -8,7 +8,6 @@ finds itself declared dead gives up all its runs, which the store would not let 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 import time
@@ -23,10 +22,11 @@ from durable_trio.doors import guarded
 from durable_trio.engine.runs import Runs
 from durable_trio.engine.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
+from durable_trio.logger import Logger
 from durable_trio.stores.base import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.front import StoreFront
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 # How often the others' locks are probed: a probe costs microseconds.
 _LOOK_SECONDS = 0.25
 # A look that comes so late tells that this process was stopped itself, or the machine: leases of others have passed

@@ -8,7 +8,6 @@ if the store has no room, the next change is reported.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import re
@@ -25,12 +24,13 @@ from durable_trio.boot import boot_id
 from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
 from durable_trio.errors import CodecError, StoreError
+from durable_trio.logger import Logger
 from durable_trio.records import ProcessReport, ReportRow, RunRow, StepInHand
 from durable_trio.stores.base import PutReport
 from durable_trio.stores.front import StoreFront
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 # Changes within this time are one report: a restart is some three of them.
 _GATHER_SECONDS: Final = 0.2
 # How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.

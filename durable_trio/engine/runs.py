@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from durable_trio.engine.timers import Timers
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
 from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancelled, logged, trace
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
+from durable_trio.logger import Logger
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
 from durable_trio.replay.quiet import watching
@@ -35,7 +35,7 @@ from durable_trio.stores.front import StoreFront
 from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Registry, Workflow
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 # Steps that are named to people.
 _LINGERING_MAX = 100
 

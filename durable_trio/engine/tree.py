@@ -22,7 +22,6 @@ what it has missed; those who wait for it go on waiting, or get an error. Too ma
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import signal
@@ -37,6 +36,7 @@ from durable_trio.engine.janitor import Janitor
 from durable_trio.engine.parts import Parts
 from durable_trio.engine.recovery import Reaper
 from durable_trio.errors import StoreError
+from durable_trio.logger import Logger
 from durable_trio.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
 from supervisors import (
     Backoff,
@@ -51,7 +51,7 @@ from supervisors import (
     open_supervisor,
 )
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 
 # A fault that comes back at once has come back four times after a third of a second; then all services are tried anew
 # twice, and after one to two seconds the engine gives up. A fault that comes once a minute is lived with.

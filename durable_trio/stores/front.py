@@ -19,7 +19,6 @@ the front may open the store anew and start it again.
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 from collections import deque
@@ -38,6 +37,7 @@ from durable_trio.limits import (
     STORE_RETRY_SECONDS,
     WRITER_QUEUE_MAX,
 )
+from durable_trio.logger import Logger
 from durable_trio.stores.base import (
     Advance,
     ContinueAsNew,
@@ -62,7 +62,7 @@ from durable_trio.stores.threads import Linger, StoreThread, Waiter
 T = TypeVar("T")
 Callback = Callable[[Any], None]
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 
 # Runs whose writes are tried again each time while nothing at all has room. They take turns.
 _PROBES_MAX: Final = 8

@@ -7,7 +7,6 @@ its runs without waiting for its lease.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -18,6 +17,7 @@ import trio
 
 from durable_trio.errors import StoreError, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
+from durable_trio.logger import Logger
 from supervisors import (
     Backoff,
     ChildExited,
@@ -31,7 +31,7 @@ from supervisors import (
     Supervisor,
 )
 
-_LOGGER: Final = logging.getLogger("durable_trio.engine")
+_LOGGER: Final = Logger("durable_trio.engine")
 #: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
 PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
 #: How many workers there are to be, so that the first one there leaves the others their shares.

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 if TYPE_CHECKING:
     from durable_trio.cli.serving import Display
     from durable_trio.engine.engine import Engine
+    from durable_trio.logger import Logger
     from durable_trio.workers.logs import LogStyle
 
 
@@ -140,8 +141,9 @@ def _display(*, draws_tree: bool, log_json: bool) -> Display:
     )
 
 
-def _make_logger(style: LogStyle) -> logging.Logger:
+def _make_logger(style: LogStyle) -> Logger:
     """Return the logger of what the server itself has to say; give those of the library, and of workers, the style."""
+    from durable_trio.logger import Logger
     from durable_trio.workers.logs import LOG_VARIABLE, LineFormatter, set_up_logging
 
     set_up_logging(style)
@@ -152,4 +154,4 @@ def _make_logger(style: LogStyle) -> logging.Logger:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    return logger
+    return Logger(logger.name)

@@ -7,7 +7,6 @@ locks that the process holds on it, those of SQLite's connections included. So w
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 import time
@@ -15,6 +14,7 @@ from typing import Final
 from urllib.parse import quote
 
 from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOnly
+from durable_trio.logger import Logger
 from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.schema import APPLICATION_ID, schema_version
 
@@ -29,7 +29,7 @@ __all__ = [
     "set_aside",
 ]
 
-_LOGGER = logging.getLogger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.engine")
 
 _MODE: Final = 0o600
 _INDEX_SUFFIX: Final = "-shm"  # made anew from the log
