@@ -75,7 +75,8 @@ class WaitMethods(ContextBase):
     async def publish(self, key: str, value: Any) -> None:
         """Make a plain JSON value readable by ``run.value(key)`` and in ``watch``; a new one replaces the old.
 
-        It never goes back: what was published before is not written again when the run is taken up again.
+        It never goes back: what was published before is not written again when the run is taken up again. In a durable
+        scope whose time is over nothing is published any more.
 
         Raises:
             CodecError: not made of exact JSON types.
@@ -83,6 +84,7 @@ class WaitMethods(ContextBase):
         self._check_task()
         key = check_name("published key", key)
         env, turns = self._env, self._env.turns
+        await self._let_expire(is_stored=turns.coming_position <= env.stored_positions.get(key, NO_POSITION))
         where = f"published value {key!r} of run {env.run_id!r}"
         position = turns.next_position()
         # Not while rows are to be delivered: the last one counts, and is written when the run goes live.
@@ -104,3 +106,18 @@ class WaitMethods(ContextBase):
         if outcome is not True:
             turns.check(outcome)
             await trio.lowlevel.checkpoint()
+
+    async def _let_expire(self, *, is_stored: bool) -> None:
+        """If a deadline is past due, which may be around the caller, wait until its expiry is delivered.
+
+        For what leaves no row of its own, and so would not begin by the turns: that it has waited is recorded, so that
+        it waits at replay, too. Then it waits as any call, with a row of its own if it was not cancelled. What
+        ``is_stored`` has not waited, however late it is now.
+        """
+        turns = self._env.turns
+        key = self.reserve_key("(late)")
+        if not turns.history.take_patch(key):
+            if turns.is_replaying or is_stored or not turns.is_past_due():
+                return
+            turns.note(key)
+        await turns.perform(SleepCall(self._env, self.reserve_key("(late wait)"), constant(0)))

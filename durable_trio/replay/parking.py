@@ -100,9 +100,14 @@ class Parking(Recording):
 
     def next_position(self) -> tuple[int, int]:
         """Return where the body publishes something now: later than all before, and the same at replay."""
-        seq, count = self.position
-        self.position = (seq, count + 1)
+        self.position = self.coming_position
         return self.position
+
+    @property
+    def coming_position(self) -> tuple[int, int]:
+        """What ``next_position`` will return."""
+        seq, count = self.position
+        return (seq, count + 1)
 
     def announce_start(self) -> int:
         """Return the place of a branch in the order of starts."""

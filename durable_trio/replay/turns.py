@@ -77,6 +77,11 @@ class Turns(Parking):
             self.look()
         self.pump()
 
+    def is_past_due(self) -> bool:
+        """Return whether the time of something around the body, or a part of it, is over, and it has not ended yet."""
+        ttl_at = self.mail.ttl_at
+        return self.is_overdue() or (ttl_at is not None and self.clock.now() >= self.clock.comes_at(ttl_at))
+
     def look(self) -> None:
         """Have the mailbox read again."""
         self._host.look()

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from durable_trio import Context, Retry, StepKind, workflow
+from durable_trio import Context, Retry, RunExpired, StepKind, workflow
+from durable_trio.context.child_calls import ChildRun
 from durable_trio.engine.engine import open_engine
 from durable_trio.stores.base import Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
@@ -80,6 +81,31 @@ async def sleeps(ctx: Context) -> None:
     begun.append("sleep")
 
 
+async def publishes(ctx: Context) -> None:
+    await ctx.publish("it", 1)
+    begun.append("publish")
+
+
+async def publishes_twice(ctx: Context) -> None:
+    async def publish(ctx: Context, key: str) -> None:
+        await ctx.publish(key, 1)
+        begun.append("publish")
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(publish, "it")
+        nursery.start_soon(publish, "it too")
+
+
+async def cancels_a_child(ctx: Context) -> None:
+    await ChildRun(ctx, "child of nobody", "child", None).cancel()
+    begun.append("cancelled")
+
+
+async def waits_for_a_child(ctx: Context) -> None:
+    await ChildRun(ctx, "child of nobody", "child", None).result()
+    begun.append("child's end")
+
+
 async def sleeps_until(ctx: Context) -> None:
     await ctx.sleep_until(ctx.now())
     begun.append("sleep")
@@ -101,6 +127,10 @@ WHAT: dict[str, Callable[[Context], Awaitable[Any]]] = {
     "wait": waits_for_nothing,
     "sleep": sleeps,
     "sleep until": sleeps_until,
+    "publish": publishes,
+    "publish in branches": publishes_twice,
+    "cancel a child": cancels_a_child,
+    "result of a child": waits_for_a_child,
 }
 
 
@@ -122,8 +152,9 @@ async def test_nothing_begins_in_a_scope_that_is_over_at_its_entry(
         run = await engine.start(at_entry, name, seconds)
         assert await run.result() == "too late"
         assert begun == []
-        kinds = [step.kind for step in await run.steps()]
+        kinds = [step.kind for step in await run.steps() if step.kind is not StepKind.PATCH]
         assert kinds == [StepKind.DEADLINE, StepKind.STEP]
+        assert await run.values() == {}
 
 
 @workflow(max_recoveries=OFTEN)
@@ -141,6 +172,7 @@ class Restarted:
     result: Any
     begun: list[str]
     kinds: list[StepKind]
+    values: dict[str, Any]
 
 
 class StoreThatCrashesAfter(CrashingStore):
@@ -170,7 +202,7 @@ async def restarted(name: str, kind: str) -> Restarted:
     async with open_engine(store, workflows=[at_barrier, child], clock=clock) as engine:
         run = await engine.start(at_barrier, name, id="r")
         result = await run.result()
-        found = Restarted(result, list(begun), [step.kind for step in await run.steps()])
+        found = Restarted(result, list(begun), [step.kind for step in await run.steps()], await run.values())
     store.dispose()
     return found
 
@@ -183,7 +215,8 @@ async def test_nothing_begins_in_a_scope_that_has_passed_while_nobody_served(
     found = await restarted(name, "step")
     assert found.result == "too late"
     assert found.begun == []
-    assert set(found.kinds) == {StepKind.STEP, StepKind.DEADLINE}
+    assert set(found.kinds) - {StepKind.PATCH} == {StepKind.STEP, StepKind.DEADLINE}
+    assert found.values == {}
 
 
 @pytest.mark.parametrize(("name", "kind"), [("at most once", "wait-intent"), ("wait", "release")])
@@ -362,7 +395,73 @@ async def test_a_signal_that_was_sent_while_nobody_served_counts_if_it_was_in_ti
     store.dispose()
 
 
-@pytest.mark.parametrize("program", [in_a_shield, beside, slow_sync, retries, polls])
+@workflow(max_recoveries=OFTEN)
+async def publishes_late(ctx: Context) -> list[str]:
+    """What the body has seen of a publish that was too late, it sees again."""
+    done = Notes(ctx)
+    with ctx.move_on_after(3) as scope:
+        await ctx.step("slow", take_two, "first")
+        await ctx.publish("in time", 1)
+        done.add("in time")
+        await ctx.step("slow", take_two, "second")
+        await ctx.publish("late", 1)
+        done.add("late")
+    with ctx.move_on_after(0), trio.CancelScope(shield=True):
+        await ctx.publish("shielded", 1)
+        done.add("shielded")
+        await ctx.step("after it", nothing)
+
+    async def late(branch: Context) -> None:
+        with branch.move_on_after(0):
+            await branch.publish("late", 2)
+            done.add("late in a branch")
+
+    async def free(branch: Context) -> None:
+        for number in range(3):
+            await branch.publish("free", number)
+            done.add(f"free {number}")
+            await branch.step("free", nothing)
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(late)
+        nursery.start_soon(free)
+        nursery.start_soon(late)
+    return [*done, str(scope.cancelled_caught)]
+
+
+async def test_a_publish_that_is_not_in_the_scope_goes_on_and_one_that_is_does_not(autojump_clock: MockClock) -> None:
+    async with open_engine(":memory:", workflows=[publishes_late], clock=VirtualClock()) as engine:
+        run = await engine.start(publishes_late)
+        assert await run.result() == ["in time", "shielded", "free 0", "free 1", "free 2", "True"]
+        assert await run.values() == {"in time": 1, "shielded": 1, "free": 2}
+
+
+@workflow(ttl=50, max_recoveries=OFTEN)
+async def lives_short(ctx: Context) -> None:
+    await ctx.step("before", nothing)
+    await ctx.publish("it", 1)
+    begun.append("publish")
+    await ctx.wait_signal("never")
+
+
+async def test_nothing_is_published_by_a_run_whose_time_to_live_is_over(autojump_clock: MockClock) -> None:
+    store, clock = StoreThatCrashesAfter(), VirtualClock()
+    store.kind = "step"
+    with contextlib.suppress(SimulatedCrash, BaseExceptionGroup):
+        async with open_engine(store, workflows=[lives_short], clock=clock) as engine:
+            await engine.start(lives_short, id="r")
+            await trio.sleep(5)
+    store.crash_after(None)
+    await trio.sleep(100)
+    async with open_engine(store, workflows=[lives_short], clock=clock) as engine:
+        with pytest.raises(RunExpired):
+            await engine.get("r").result()
+        assert await engine.get("r").values() == {}
+    assert begun == []
+    store.dispose()
+
+
+@pytest.mark.parametrize("program", [in_a_shield, beside, slow_sync, retries, polls, publishes_late])
 def test_what_is_past_due_is_the_same_at_replay_and_after_any_crash(program: Any) -> None:
     crash_everywhere(Program(program), seeds=12, is_determined=False)
     replay_often(Program(program), count=20)
