@@ -224,7 +224,7 @@ class StoreCorrupt(StoreError):
 
 
 class StoreRewound(StoreError):
-    """The files are not those that were opened: removed, moved, replaced, or an earlier copy was written over them.
+    """The files are not those that were opened: removed, moved, replaced, cut short, or a copy was written over them.
 
     The process must not go on with them. Nothing was acknowledged that is not in the files that were opened.
     """

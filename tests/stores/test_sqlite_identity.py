@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +19,11 @@ import pytest
 from durable_trio.boot import boot_id
 from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreRewound
 from durable_trio.records import ExecutorRow
-from durable_trio.stores.base import Advance, Fence, RegisterExecutor
+from durable_trio.stores.base import Advance, DeleteRun, Fence, RegisterExecutor
 from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
 from durable_trio.stores.sqlite.identity import log_is_stale, look_at
 from durable_trio.stores.sqlite.turn import FileTurn
-from durable_trio.testing.store_contract.kit import add, owned, row_of, start, step
+from durable_trio.testing.store_contract.kit import add, finish, owned, row_of, start, step
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -62,6 +63,12 @@ def replace(path: Path) -> None:
 def link(path: Path) -> None:
     move(path)
     path.symlink_to(path.with_name("elsewhere"))
+
+
+def wait_for_tick(folder: Path) -> None:
+    """Wait until a change of a folder is so long ago that the next one has another time."""
+    while time.time_ns() - folder.stat().st_ctime_ns <= identity._TICK_NS:
+        time.sleep(0.01)
 
 
 def note_transaction(fence: Fence, do: Callable[[Any], object]) -> Callable[[Any], Advance]:
@@ -132,6 +139,31 @@ def test_other_files_in_the_folder_come_and_go(store: SqliteStore, tmp_path: Pat
         assert store.run(f"run-{number}") is not None
     os.unlink(store.path)  # so soon after that the folder's time may be the same
     with pytest.raises(StoreRewound):
+        start(store, "lost")
+
+
+@pytest.mark.parametrize("side", ["", "-wal"])
+def test_files_that_are_put_back_with_all_their_times_are_seen_to_be_others(store: SqliteStore, side: str) -> None:
+    """As ``cp -a --remove-destination`` and ``rsync -a`` do."""
+    path = Path(store.path + side)
+    store.wal_checkpoint()
+    times = path.parent.stat()
+    add(store, owned(store, "another")[1], step(1))
+    wait_for_tick(path.parent)
+    start(store, "looked at a folder at rest")
+    replace(path)
+    os.utime(path.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(StoreRewound, match="nothing more is stored"):
+        start(store, "lost")
+
+
+def test_a_database_that_is_another_file_is_refused_whatever_its_folder_tells(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount over a file leaves its folder as it was."""
+    replace(Path(store.path))
+    monkeypatch.setattr(store._files, "check_names", lambda: None)
+    with pytest.raises(StoreRewound, match="replaced by another file"):
         start(store, "lost")
 
 
@@ -236,6 +268,131 @@ def test_a_database_that_is_cut_short_ends_its_use(store: SqliteStore, size: int
             add(store, fence, step(seq, "s", seq))
             store.history(fence.run)
     store.close()
+
+
+def test_a_copy_with_its_times_and_size_set_back_is_seen(store: SqliteStore, tmp_path: Path) -> None:
+    store.wal_checkpoint("truncate")
+    backup(store, tmp_path / "copy.db")
+    add(store, owned(store, "another")[1], step(1))
+    store.wal_checkpoint("truncate")
+    start(store, "noticed")
+    status = os.stat(store.path)
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    os.truncate(store.path, status.st_size)
+    os.utime(store.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(StoreRewound, match="an earlier state of it was written over"):
+        start(store, "lost")
+
+
+def test_a_copy_that_vacuum_has_made_is_known_by_its_header(store: SqliteStore, tmp_path: Path) -> None:
+    """Not only by its schema version: another program may have changed that of the log since."""
+    vacuum(store, tmp_path / "copy.db")
+    with closing(store.connect()) as connection:
+        connection.execute("CREATE TABLE mine (a)")
+        connection.execute("CREATE TABLE more (a)")
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    with pytest.raises(StoreRewound, match="a copy of it was written over"):
+        start(store, "lost")
+
+
+def test_a_store_without_its_identity_is_still_told_from_others(store: SqliteStore, tmp_path: Path) -> None:
+    with closing(store.connect()) as connection, connection:
+        connection.execute("DELETE FROM store_identity")
+    store.wal_checkpoint("truncate")
+    start(store, "goes on")
+    other_store(store, tmp_path / "copy.db")
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    with pytest.raises(StoreRewound, match="another store"):
+        start(store, "lost")
+
+
+def test_a_store_that_has_lost_its_identity_gets_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    names_of_runs(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM store_identity")
+    names_of_runs(path)
+    assert look_at(str(path)).nonce
+
+
+# ---- the log -------------------------------------------------------------------------------------------------------
+
+
+CUTS: dict[str, Callable[[int], int]] = {
+    "all is lost": lambda _: 0,
+    "half is lost": lambda size: size // 2,
+    "a byte is lost": lambda size: size - 1,
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_log_that_is_cut_short_ends_its_use(store: SqliteStore, cut: str) -> None:
+    fence = fill(store, "later", 200)
+    left = CUTS[cut](os.path.getsize(f"{store.path}-wal"))
+    os.truncate(f"{store.path}-wal", left)
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: add(store, fence, step(500, "s", 500)),
+        lambda: store.transact(fence, note_transaction(fence, lambda _: None), seconds_max=5),
+        store.wal_checkpoint,
+    )
+    for ask in asked:
+        with pytest.raises(StoreRewound, match="was cut short"):
+            ask()
+        store._files.failure = None  # each finds out by itself
+    store.close()
+    with pytest.raises(StoreRewound, match="new process"):
+        SqliteStore(store.path).open()
+    assert os.path.getsize(f"{store.path}-wal") == left
+
+
+def test_a_log_that_is_cut_short_is_seen_by_all_who_have_it_open_and_by_the_next_one(
+    store: SqliteStore, spawn: Spawn
+) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, "others")
+say("open")
+sys.stdin.readline()
+try:
+    store.apply([Advance(fence=fence, rows=(row(1),), now=1)])
+except Exception as error:
+    say(type(error).__name__)
+os._exit(0)
+"""
+    process = spawn(script, store.path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    fence = fill(store, "later", 200)
+    os.truncate(f"{store.path}-wal", 0)
+    assert process.communicate("go\n", timeout=30)[0] == "StoreRewound\n"  # who was not the last to write
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    assert "StoreRewound" in output
+    assert "has it open still" in output
+    with pytest.raises(StoreRewound, match="was cut short"):
+        add(store, fence, step(500, "s", 500))
+
+
+def test_a_log_that_was_cut_short_gives_what_was_before_the_cut_to_the_next_process(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+for number in range(5):
+    started(store, f"run-{number}")
+size = os.path.getsize(sys.argv[1] + "-wal")
+started(store, "last")
+os.truncate(sys.argv[1] + "-wal", size + 100)
+try:
+    started(store, "refused")
+except Exception as error:
+    say(type(error).__name__)
+store.close()
+"""
+    path = tmp_path / "runs.db"
+    assert spawn(script, path).communicate(timeout=30)[0] == "StoreRewound\n"
+    assert names_of_runs(path) == [f"run-{number}" for number in range(5)]
 
 
 def test_a_store_that_is_closed_before_it_has_noticed_does_not_spoil_the_copy(
@@ -358,6 +515,68 @@ def test_a_database_that_is_gone_leaves_no_log_to_a_new_one(
     assert kept.read_bytes() == log
     assert str(kept) in caplog.text
     assert list(tmp_path.glob("runs.db-stale-*-journal"))
+
+
+@pytest.mark.parametrize("how", ["move", "write over"])
+def test_a_log_without_a_first_page_is_not_applied_to_a_copy_that_vacuum_has_made(
+    tmp_path: Path, spawn: Spawn, how: str
+) -> None:
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.open()
+    for number in range(30):
+        finish(store, fill(store, f"run-{number:02}"))
+        if number % 2 == 0:
+            store.apply([DeleteRun(run_id=f"run-{number:02}")])
+    store.close()
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+started(store, "before the copy")
+connection = store.connect()
+connection.execute("VACUUM INTO ?", (sys.argv[2],))
+os._exit(9)
+"""
+    assert spawn(script, path, copy).wait(timeout=30) == 9
+    if how == "move":
+        os.replace(copy, path)
+    else:
+        shutil.copyfile(copy, path)
+    runs = ["before the copy", *(f"run-{number:02}" for number in range(1, 30, 2))]
+    assert names_of_runs(path) == runs
+    assert list(tmp_path.glob("runs.db-stale-*-wal"))
+
+
+def test_a_log_without_a_first_page_is_applied_where_another_program_has_changed_the_schema(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    path = tmp_path / "runs.db"
+    script = """
+import sqlite3
+store = SqliteStore(sys.argv[1])
+store.open()
+started(store, "first")
+connection = store.connect()
+connection.execute("CREATE TABLE mine (a)")
+connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+if sys.argv[2] == "ours":
+    started(store, "acknowledged")
+else:
+    connection.execute("INSERT INTO mine VALUES (1)")
+    connection.commit()
+os._exit(9)
+"""
+    for whose in ("ours", "theirs"):
+        assert spawn(script, path, whose).wait(timeout=30) == 9
+        store = SqliteStore(path)
+        store.open()
+        with closing(store.connect()) as connection:
+            found = connection.execute("SELECT (SELECT count(*) FROM mine), min(id) FROM runs").fetchone()
+            connection.execute("DROP TABLE mine")
+        assert found == ((0, "acknowledged") if whose == "ours" else (1, "first"))
+        store.close()
+        path = tmp_path / "other.db"
+    assert not list(tmp_path.glob("*-stale-*"))
 
 
 @pytest.mark.parametrize("how", ["move", "write over"])

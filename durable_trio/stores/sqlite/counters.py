@@ -28,6 +28,8 @@ STRAYED: Final = f"""
     SELECT run FROM runs INDEXED BY runs_changed WHERE changed < 0
     UNION ALL SELECT run FROM runs INDEXED BY runs_changed WHERE changed > {COUNT_MAX}
 """
+IDENTITY: Final = "SELECT 1 FROM store_identity"
+IDENTIFY: Final = "INSERT INTO store_identity (id, nonce) VALUES (1, lower(hex(randomblob(16))))"
 LAST_CHANGE: Final = f"SELECT max(changed) FROM runs WHERE changed <= {COUNT_MAX}"
 # Runs that nobody has hidden, or since no time that can be: nobody would ever see them, or find them to remove them.
 LOST: Final = f"""
@@ -44,7 +46,8 @@ def check_counters(connection: sqlite3.Connection, path: str) -> None:
     """Look at the counters of a file, in the write turn.
 
     A change number of a run that makes no sense is replaced by a new one, and a counter that is behind is set forward:
-    both only tell watchers what is new. A run that nobody has hidden is shown again.
+    both only tell watchers what is new. A run that nobody has hidden is shown again. A store that has lost the row
+    by which it is known gets a new one.
 
     Raises:
         StoreCorrupt: a counter holds what nobody can go on from.
@@ -70,6 +73,9 @@ def _check_counters(connection: sqlite3.Connection, path: str) -> None:
     lost = connection.execute(LOST).fetchall()
     last = connection.execute(LAST_CHANGE).fetchone()[0] or 0
     strayed = [run for (run,) in connection.execute(STRAYED).fetchall()]
+    is_anonymous = connection.execute(IDENTITY).fetchone() is None
+    if is_anonymous:
+        _mend(connection, [(IDENTIFY, ())])
     if last > counted or strayed or lost:
         statements: list[tuple[str, tuple[int, ...]]] = [(CATCH_UP, (max(last, counted) + 1,))]
         statements += ((CHANGE, (max(last, counted) + 1, run)) for run in strayed)

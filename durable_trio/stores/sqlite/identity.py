@@ -3,14 +3,19 @@
 A name that leads to another file, or to none, is seen by its inode: SQLite itself goes on with the file that it has
 open, so that commits would be acknowledged into nowhere, or two processes would write with different locks. The names
 are checked before a transaction and again before anything of it is acknowledged, and before each read. That costs a
-call of ``stat``: if the folder has not changed, none of its names has.
+call of ``stat``: if the folder has not changed, none of its names has. What counts is the time of its last change that
+nobody can set (``ctime``): a restore with ``cp -a`` sets the other one back.
 
 A copy that was written over the database (``cp backup app.db``) has the same inode. SQLite writes to the file itself
 only when it moves its log there, so the file seldom changes; when it has, it is read without the log (a *look*). It
 is another store's if its nonce differs. It is an earlier state if a number has gone back that only grows. It is a copy
-that VACUUM has made if its schema version is ahead of that with the log. A copy that is none of this has, page by page,
-what the log changes, and does no harm. The look of whoever had the turn last stands in the turn file, where it tells
-the next opener whether the log beside a database is that database's.
+that VACUUM has made if its schema version is ahead of that with the log, or if its header says that it has no log. A
+copy that is none of this has, page by page, what the log changes, and does no harm. The look of whoever had the turn
+last stands in the turn file, where it tells the next opener whether the log beside a database is that database's.
+
+One thing cannot be told: a copy that VACUUM has made, that was then opened elsewhere, so that its header says that it
+has a log, beside a log that a killed process has left and that has no first page. To set such a log aside would throw
+away commits where another program has changed the schema and moved the log itself. So it is applied, as SQLite would.
 """
 
 from __future__ import annotations
@@ -26,8 +31,9 @@ from urllib.parse import quote
 import attrs
 
 from durable_trio.boot import boot_id
-from durable_trio.errors import StoreRewound
+from durable_trio.errors import StoreError, StoreRewound
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.log import Log, read_header
 from durable_trio.stores.sqlite.turn import FileTurn
 
 __all__ = ["Files", "Look", "NoFiles", "abandon", "check_not_overwritten", "log_is_stale", "look_at"]
@@ -40,6 +46,8 @@ _TICK_NS: Final = 100_000_000
 _EXECUTORS_MAX: Final = 16
 
 _NONCE: Final = "SELECT nonce FROM store_identity"
+# Of the database's header (sqlite.org/fileformat.html): whether it is written to by way of a log.
+_VERSIONS_AT, _VERSION_WITH_LOG = 18, 2
 # Numbers that only grow.
 _MARKS: Final = f"""
     SELECT 'change', changed FROM change_counter
@@ -57,7 +65,9 @@ class Look:
     log_inode: Inode | None
     size: int
     changed_ns: int
+    #: That of the one row that tells stores apart; empty if that row is gone.
     nonce: str | None = None
+    has_log: bool = True
     schema: int = 0
     marks: dict[str, int] = attrs.field(factory=dict)
     boot_id: str = ""
@@ -67,7 +77,7 @@ class Look:
     def is_same_file(self, status: os.stat_result) -> bool:
         """Return whether nothing was written to the file since."""
         return (
-            status.st_mtime_ns == self.changed_ns
+            status.st_ctime_ns == self.changed_ns
             and status.st_size == self.size
             and (status.st_dev, status.st_ino) == self.inode
         )
@@ -79,8 +89,10 @@ class Look:
 
     def what_was_lost(self, before: Look) -> str | None:
         """Return words for what this file is, if it does not come after ``before``."""
-        if None not in (self.nonce, before.nonce) and self.nonce != before.nonce:
+        if self.nonce and before.nonce and self.nonce != before.nonce:
             return "another store"
+        if not self.has_log:
+            return "a copy of it"
         if any(self.marks.get(mark, value) < value for mark, value in before.marks.items()):
             return "an earlier state of it"
         return None
@@ -100,19 +112,20 @@ def look_at(path: str) -> Look:
     except OSError as error:
         raise StoreRewound(f"{path!r} is not there any more ({error.strerror})") from error
     log = _inode_of(f"{path}-wal")
-    look = Look(inode=_inode(status), log_inode=log, size=status.st_size, changed_ns=status.st_mtime_ns)
+    look = Look(inode=_inode(status), log_inode=log, size=status.st_size, changed_ns=status.st_ctime_ns)
     connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1", uri=True, isolation_level=None)
     nonce, schema, marks = None, 0, {}
     try:
         connection.execute("PRAGMA writable_schema = ON")  # a file may be shorter than its first page says
         schema = connection.execute("PRAGMA schema_version").fetchone()[0]
         marks = dict(connection.execute(_MARKS).fetchall())
-        nonce = connection.execute(_NONCE).fetchone()[0]
+        nonce = (connection.execute(_NONCE).fetchone() or ("",))[0]
     except (sqlite3.Error, TypeError, UnicodeError):
         pass
     finally:
         connection.close()
-    return attrs.evolve(look, nonce=nonce, schema=schema, marks=marks, boot_id=boot_id())
+    has_log = read_header(path, _VERSIONS_AT + 1)[_VERSIONS_AT:] in (b"", bytes([_VERSION_WITH_LOG]))
+    return attrs.evolve(look, nonce=nonce, has_log=has_log, schema=schema, marks=marks, boot_id=boot_id())
 
 
 def _find_note(turn: FileTurn) -> Look | None:
@@ -137,10 +150,13 @@ def log_is_stale(path: str, turn: FileTurn) -> bool:
 
     Call it in the write turn.
     """
-    note = _find_note(turn)
-    if note is None or _inode_of(f"{path}-wal") is None:
+    if _inode_of(f"{path}-wal") is None:
         return False
-    look = look_at(path)
+    look, note = look_at(path), _find_note(turn)
+    if not look.has_log:
+        return True
+    if note is None:
+        return False
     if look.log_inode == note.log_inode and (
         note.is_overwritten or (look.inode != note.inode and not look.is_same_content(note))
     ):
@@ -178,7 +194,7 @@ _overwritten: Final[set[Inode | None]] = set()
 class NoFiles:
     """Those of a database in memory."""
 
-    failure: StoreRewound | None = None
+    failure: StoreError | None = None
     was_overwritten = False
 
     def check_names(self) -> None:
@@ -190,18 +206,22 @@ class NoFiles:
     def check_committed(self) -> None:
         """Nothing to check."""
 
+    def close(self) -> None:
+        """Nothing to close."""
+
 
 class Files:
     """The files of an open store, as they were when it was opened."""
 
     def __init__(self, path: str, turn: FileTurn) -> None:
         #: What was found last; the store must not be used on.
-        self.failure: StoreRewound | None = None
+        self.failure: StoreError | None = None
         self.was_overwritten = False
         self._path = path
         self._folder = os.path.dirname(path)
         self._turn = turn
         self._folder_stamp: tuple[int, int, int] | None = None
+        self._log = Log(path)
         self._look = look_at(path)
         self._inodes = {name: _inode_of(name) for name in (path, f"{path}-wal", f"{path}-shm")}
         self._inodes |= turn.inodes()
@@ -218,19 +238,26 @@ class Files:
         except OSError as error:
             self._check_each()
             raise self._failed(f"the folder of {self._path!r} cannot be read any more ({error.strerror})") from error
-        stamp = folder.st_mtime_ns, folder.st_ino, folder.st_dev
+        stamp = folder.st_ctime_ns, folder.st_ino, folder.st_dev
         if stamp != self._folder_stamp:
             self._check_each()
-            is_settled = time.time_ns() - folder.st_mtime_ns > _TICK_NS
+            is_settled = time.time_ns() - folder.st_ctime_ns > _TICK_NS
             self._folder_stamp = stamp if is_settled else None
 
     def check_content(self, writer: sqlite3.Connection) -> None:
-        """Check the names, and the database if it was written to. Call it in the write turn, with a writer at rest.
+        """Check the names, the log, and the database if it was changed.
+
+        Call it in the write turn, with a writer at rest.
 
         Raises:
-            StoreRewound: another state, or another store, was written over it.
+            StoreRewound: another state, or another store, was written over it; or its log was cut short.
         """
         self.check_names()
+        if self._log.is_cut():
+            self._leave_as_it_is()
+            raise self._failed(
+                f"{self._path + '-wal'!r} was cut short while this process had it open, and what it held is lost"
+            )
         try:
             status = os.lstat(self._path)
         except OSError as error:
@@ -238,17 +265,19 @@ class Files:
             raise self._failed(f"{self._path!r} cannot be found any more ({error.strerror})") from error
         if self._look.is_same_file(status):
             return
+        if _inode(status) != self._inodes[self._path]:
+            raise self._failed(f"{self._path!r} was replaced by another file while this process had it open")
         note = _find_note(self._turn)
         look = note if note is not None and note.is_same_file(status) else look_at(self._path)
         lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look)
         if lost is None and look is not note and look.schema > _schema_of(writer):
             lost = "a copy of it"
         if lost is not None:
-            self.was_overwritten = True
-            _overwritten.add(self._look.inode)
+            self._leave_as_it_is()
             _keep_note(self._turn, attrs.evolve(self._look, is_overwritten=True))
             raise self._failed(f"{lost} was written over {self._path!r} while this process had it open")
-        self._look = look
+        # A row that was removed in place: the store is still known by what it was.
+        self._look = look if look.nonce else attrs.evolve(look, nonce=self._look.nonce)
         if look is not note:
             _keep_note(self._turn, look)
 
@@ -262,6 +291,15 @@ class Files:
             self.check_names()
         except StoreRewound as error:
             raise StoreRewound(f"{error}. The last commit went into what was there before") from error
+
+    def close(self) -> None:
+        """Close what was opened here; the connections come after."""
+        self._log.close()
+
+    def _leave_as_it_is(self) -> None:
+        """Have the connections abandoned, not closed, and the file not opened again in this process."""
+        self.was_overwritten = True
+        _overwritten.add(self._inodes[self._path])
 
     def _check_each(self) -> None:
         for name, inode in self._inodes.items():

@@ -7,11 +7,12 @@ from contextlib import suppress
 
 import attrs
 
-from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError
+from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreRewound
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.counters import check_counters
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
+from durable_trio.stores.sqlite.log import log_is_cut
 from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
 from durable_trio.stores.sqlite.paths import (
     check_content,
@@ -74,6 +75,7 @@ def open_file(path: str, durability: str) -> Opened:
         try:
             owners = open_owners(path)
         except BaseException:
+            files.close()
             for connection in (answerer, reader, writer):
                 connection.close()
             raise
@@ -120,6 +122,11 @@ def _open_in_turn(
         for connection in reversed(connections):
             with suppress(sqlite3.Error):
                 connection.close()
+        if isinstance(error, sqlite3.Error) and log_is_cut(path):
+            raise StoreRewound(
+                f"{path + '-wal'!r} was cut short while a process had it open, which has it open still; stop all "
+                f"processes that use {path!r}, and start again"
+            ) from error
         if isinstance(error, sqlite3.Error):
             raise translate(error, path) from error
         if isinstance(error, UnicodeError):  # SQLite's message quotes a schema that is no text any more

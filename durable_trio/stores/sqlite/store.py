@@ -136,6 +136,7 @@ class SqliteStore(Store):
             if has_turn:
                 with suppress(StoreError, sqlite3.Error):
                     self._files.check_content(self._writer)
+            self._files.close()
             with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
                 for connection in (self._guarded, self._answerer, self._reader, self._writer):
                     if connection is None:

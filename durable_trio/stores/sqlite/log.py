@@ -1,0 +1,99 @@
+"""Whether the log is as long as its index says, and the parts of files that may be read without closing them.
+
+SQLite keeps in the index (``-shm``) how many frames of the log are valid, and trusts it for as long as anybody has the
+database open. If the log is cut short meanwhile it is written on where its end was: what is committed then stands
+behind a hole, and nobody can ever read it. So the two are compared before each transaction. A log that SQLite itself
+cuts is no such case: then the index was changed first (sqlite.org/walformat.html, "The WAL-Index Header").
+
+Closing any descriptor of the database or the index drops all POSIX locks that the process holds on it, those of
+SQLite's connections included. So both are read by a descriptor that the process has anyhow: that of SQLite.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import suppress
+from typing import Final
+
+__all__ = ["Log", "find_descriptor", "log_is_cut", "read_header"]
+
+# Of one of the two copies of the index's header: whether it is filled in, the page size (1 for 65536), how many frames.
+_INDEX: Final = struct.Struct("=12xBxHI")
+_COPY_BYTES: Final = 48
+_LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+
+
+class Log:
+    """The log of a database that this process has open; ``close`` it before the database."""
+
+    def __init__(self, path: str) -> None:
+        self._index_path = f"{path}-shm"
+        self._log: int | None = None
+        self._index: int | None = None
+        with suppress(OSError):
+            self._index = find_descriptor(self._index_path)
+            self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def is_cut(self) -> bool:
+        """Return whether the log is shorter than its index says. Two calls of the system."""
+        if self._log is None or self._index is None:
+            return False
+        while True:
+            header = os.pread(self._index, 2 * _COPY_BYTES, 0)
+            if os.lseek(self._log, 0, os.SEEK_END) >= _bytes_needed(header):
+                return False
+            if header == os.pread(self._index, 2 * _COPY_BYTES, 0):
+                break
+        # A descriptor that was somebody else's may be that of another file by now.
+        return _inode(os.fstat(self._index)) == _inode(os.stat(self._index_path))
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._log is not None:
+            os.close(self._log)
+        self._log = self._index = None
+
+
+def log_is_cut(path: str) -> bool:
+    """Return whether the log of a database that could not be read is shorter than its index says."""
+    with suppress(OSError):
+        return os.stat(f"{path}-wal").st_size < _bytes_needed(read_header(f"{path}-shm", 2 * _COPY_BYTES))
+    return False
+
+
+def _bytes_needed(header: bytes) -> int:
+    """Return the length that a log has at least; 0 where the index does not tell."""
+    if len(header) < 2 * _COPY_BYTES or header[:_COPY_BYTES] != header[_COPY_BYTES:]:
+        return 0  # it is being changed
+    is_filled_in, page_size, frame_count = _INDEX.unpack_from(header)
+    if not is_filled_in or frame_count == 0:
+        return 0
+    return _LOG_HEADER_BYTES + int(frame_count) * (_FRAME_HEADER_BYTES + (65536 if page_size == 1 else page_size))
+
+
+def find_descriptor(path: str) -> int | None:
+    """Return a descriptor of this process for a file, if it has one; leave it open.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    wanted = _inode(os.stat(path))
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError, ValueError):
+            if _inode(os.fstat(int(name))) == wanted:
+                return int(name)
+    return None
+
+
+def read_header(path: str, count: int) -> bytes:
+    """Return the first bytes of a file of SQLite's, and keep the locks that this process may have on it."""
+    descriptor = find_descriptor(path)
+    if descriptor is not None:
+        return os.pread(descriptor, count, 0)
+    with open(path, "rb", buffering=0) as file:
+        return file.read(count)
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
