@@ -231,7 +231,7 @@ class StoreRewound(StoreError):
 
 
 class StoreInUse(StoreError):
-    """Another process holds the file's write turn and does not let go."""
+    """Another process holds the file's write turn and does not let go, or serves it with an earlier version."""
 
 
 class OwnershipLost(StoreError):

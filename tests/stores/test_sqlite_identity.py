@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -17,11 +18,12 @@ import attrs
 import pytest
 
 from durable_trio.boot import boot_id
-from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreRewound
+from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError, StoreFull, StoreInUse, StoreRewound
 from durable_trio.records import ExecutorRow
 from durable_trio.stores.base import Advance, DeleteRun, Fence, RegisterExecutor
 from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
 from durable_trio.stores.sqlite.identity import log_is_stale, look_at
+from durable_trio.stores.sqlite.schema import SCHEMA_VERSION
 from durable_trio.stores.sqlite.turn import FileTurn
 from durable_trio.testing.store_contract.kit import add, finish, owned, row_of, start, step
 
@@ -631,6 +633,65 @@ def test_a_note_that_makes_no_sense_tells_nothing(dead: tuple[Path, Path], note:
     turn.write_note(note)
     turn.close()
     assert names_of_runs(dead[0]) == ["dies", "run"]
+
+
+# ---- versions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_schema_that_a_newer_version_has_brought_up_to_date_is_not_written_to(
+    store: SqliteStore, is_moved: bool
+) -> None:
+    with closing(store.connect()) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        if is_moved:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    if not is_moved:  # a reader has kept the log where it is
+        os.utime(store.path)
+    with pytest.raises(SchemaTooNew, match="newer version"):
+        start(store, "lost")
+    with pytest.raises(SchemaTooNew, match="must not be used on"):
+        start(store, "lost")
+    store.close()
+    with pytest.raises(SchemaTooNew):
+        store.open()
+
+
+_SERVE = """
+from durable_trio.stores.sqlite.owners import open_owners
+owners = open_owners(sys.argv[1])
+owners.take(int(sys.argv[2]))
+say("serving")
+sys.stdin.readline()
+"""
+
+
+def test_a_file_is_not_brought_up_to_date_while_somebody_serves_it_with_an_earlier_version(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    path = tmp_path / "runs.db"
+    data = Path(__file__).parents[1] / "versions" / "data" / "schema-2.db.gz"
+    path.write_bytes(gzip.decompress(data.read_bytes()))
+    process = spawn(_SERVE, path, 7)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        values = (7, process.pid, "h", "b", 1, 1)
+        connection.execute("DELETE FROM executors")
+        connection.execute(
+            "INSERT INTO executors (id, pid, host, boot_id, started_at, lease_until) VALUES (?, ?, ?, ?, ?, ?)", values
+        )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "serving\n"
+    store = SqliteStore(path)
+    with pytest.raises(StoreInUse, match=rf"process {process.pid} .* with an earlier version"):
+        store.open()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    process.kill()  # its row says that it lives, its lock does not
+    process.wait(timeout=30)
+    store.open()
+    assert store._writer is not None
+    assert store._writer.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    store.close()
 
 
 # ---- planted files -------------------------------------------------------------------------------------------------

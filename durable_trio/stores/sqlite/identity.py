@@ -31,9 +31,10 @@ from urllib.parse import quote
 import attrs
 
 from durable_trio.boot import boot_id
-from durable_trio.errors import StoreError, StoreRewound
+from durable_trio.errors import SchemaTooNew, StoreError, StoreRewound
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.log import Log, read_header
+from durable_trio.stores.sqlite.schema import schema_version
 from durable_trio.stores.sqlite.turn import FileTurn
 
 __all__ = ["Files", "Look", "NoFiles", "abandon", "check_not_overwritten", "log_is_stale", "look_at"]
@@ -251,6 +252,7 @@ class Files:
 
         Raises:
             StoreRewound: another state, or another store, was written over it; or its log was cut short.
+            SchemaTooNew: a newer version of this library has brought its schema up to date.
         """
         self.check_names()
         if self._log.is_cut():
@@ -276,6 +278,11 @@ class Files:
             self._leave_as_it_is()
             _keep_note(self._turn, attrs.evolve(self._look, is_overwritten=True))
             raise self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+        try:
+            schema_version(writer, self._path)
+        except SchemaTooNew as error:
+            self.failure = error
+            raise
         # A row that was removed in place: the store is still known by what it was.
         self._look = look if look.nonce else attrs.evolve(look, nonce=self._look.nonce)
         if look is not note:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Final
 
 import attrs
 
-from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreRewound
+from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreInUse, StoreRewound
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.counters import check_counters
+from durable_trio.stores.sqlite.holders import describe_process
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.log import log_is_cut
@@ -27,6 +29,8 @@ from durable_trio.stores.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, ch
 from durable_trio.stores.sqlite.turn import FileTurn, MemoryTurn, Turn
 
 __all__ = ["Opened", "open_file", "open_memory"]
+
+SERVING: Final = "SELECT id, pid FROM executors WHERE ended_at IS NULL"
 
 
 @attrs.frozen
@@ -178,7 +182,31 @@ def _prepare(writer: sqlite3.Connection, path: str, durability: str) -> None:
         )
     set_up_writer(writer, durability)
     if version < SCHEMA_VERSION:
+        _check_nobody_serves(writer, path, version)
         migrate(writer)
         writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        os.utime(path)  # whoever has it open looks at it again, even if no page could be moved
     check_schema(writer, path, is_current=True)
     check_counters(writer, path)
+
+
+def _check_nobody_serves(writer: sqlite3.Connection, path: str, version: int) -> None:
+    """Refuse to bring a schema up to date under executors that do not know it: they would go on writing as before.
+
+    Raises:
+        StoreInUse: there is one.
+    """
+    if version == 0:
+        return
+    owners = open_owners(path)
+    try:
+        for executor, pid in writer.execute(SERVING).fetchall():
+            with suppress(OSError):  # a number that no executor can have: the file is damaged
+                if owners.is_held(executor):
+                    raise StoreInUse(
+                        f"{path!r} has schema version {version} and is to be brought up to {SCHEMA_VERSION}, but "
+                        f"{describe_process(pid)} serves it with an earlier version of this library: stop all such "
+                        "processes, make a backup, and start again. Nothing was changed"
+                    )
+    finally:
+        owners.close()
