@@ -7,11 +7,14 @@ fail with BUSY at once, without any waiting.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
+from durable_trio.stores.sqlite.layout import decode
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["BUSY_TIMEOUT_MS", "open_connection", "set_up_reader", "set_up_writer"]
+__all__ = ["BUSY_TIMEOUT_MS", "open_connection", "reading_anything", "set_up_reader", "set_up_writer"]
 
 AnyConnection = TypeVar("AnyConnection", bound=sqlite3.Connection)
 
@@ -67,3 +70,13 @@ def set_up_reader(connection: sqlite3.Connection) -> None:
     """Make a connection read only, and keep it from moving the log."""
     connection.execute("PRAGMA query_only = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+
+
+@contextmanager
+def reading_anything(connection: sqlite3.Connection) -> Iterator[None]:
+    """Inside the block, text that is not UTF-8 is ``NotText``. Not always: each text would cost several times more."""
+    connection.text_factory = decode
+    try:
+        yield
+    finally:
+        connection.text_factory = str

@@ -14,8 +14,8 @@ import functools
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.boot import boot_id
@@ -35,12 +35,11 @@ from durable_trio.stores.base import (
     StoreStatus,
 )
 from durable_trio.stores.sqlite import questions, reads
-from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, set_up_writer
+from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
 from durable_trio.stores.sqlite.guarded import GuardedConnection
 from durable_trio.stores.sqlite.handlers import HANDLERS
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
 from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
-from durable_trio.stores.sqlite.layout import decode
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.owners import Owners
@@ -209,7 +208,7 @@ class SqliteStore(Store):
         except sqlite3.OperationalError as error:
             if not is_undecodable(error):
                 raise
-        with _reading_anything(connection):
+        with reading_anything(connection):
             return self._apply_once(connection, batch, block)
 
     def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
@@ -385,7 +384,7 @@ class SqliteStore(Store):
             except sqlite3.OperationalError as error:
                 if not is_undecodable(error):
                     raise
-            with _reading_anything(connection):
+            with reading_anything(connection):
                 return answer()
         except sqlite3.Error as error:
             raise self._translate(error) from error
@@ -508,16 +507,6 @@ def _answer(connection: sqlite3.Connection, read: Callable[[], Answer]) -> Answe
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-
-
-@contextmanager
-def _reading_anything(connection: sqlite3.Connection) -> Iterator[None]:
-    """Inside the block, text that is not UTF-8 is ``NotText``. Not always: each text would cost several times more."""
-    connection.text_factory = decode
-    try:
-        yield
-    finally:
-        connection.text_factory = str
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
