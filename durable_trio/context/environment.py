@@ -38,8 +38,8 @@ class Host(Protocol):
     def park(self, problem: Problem) -> None:
         """Park the run with this problem and detach it."""
 
-    def detach(self) -> None:
-        """Leave this process."""
+    def ends_program(self, place: str) -> None:
+        """The run's own code ends the program at that place: leave before anybody else stops."""
 
     def failed(self, error: BaseException) -> None:
         """Leave because of a fault of ours; or because the run's own code has ended the program, and end it."""

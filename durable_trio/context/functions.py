@@ -77,6 +77,11 @@ class FunctionCall(Call):
         """When the call began, while its function is running."""
         return None if self._scope is None else self.started_at
 
+    @property
+    def place(self) -> str:
+        """Which call of the run it is, for people."""
+        return f"{self.kind} {str(self.key)!r}"
+
     def go_live(self) -> None:
         wait = self.turns.agenda.waits.get(self.key)
         now = self._env.clock.stamp()
@@ -164,13 +169,13 @@ class FunctionCall(Call):
             failures = group.split(trio.Cancelled)[1]
             if not isinstance(failures, ExceptionGroup):
                 if failures is not None:
-                    self._env.host.detach()
+                    self._env.host.ends_program(self.place)
                 raise
             self._finish = partial(self._fail, failures)
         except trio.Cancelled:
             raise
         except BaseException:  # such as KeyboardInterrupt: it stops the executor, and the run leaves before
-            self._env.host.detach()
+            self._env.host.ends_program(self.place)
             raise
         else:
             self._finish = partial(self._succeed, value)

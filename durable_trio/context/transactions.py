@@ -77,6 +77,7 @@ class TransactionCall(FunctionCall):
                 self.turns.port.continued()
                 self.turns.committed(outcome, row, self)
             elif exit is not None:
+                self._env.host.ends_program(self.place)
                 self._env.host.failed(carried(exit))
                 return
             elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):

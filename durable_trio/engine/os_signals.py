@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT for ``serve``: the first drains, the second stops at once."""
+"""Signals of the operating system: SIGTERM and SIGINT for ``serve``, and what those have raised that others take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import trio
+
+from durable_trio.looks import look, traceback_of
 
 DEFAULT = (signal.SIGTERM, signal.SIGINT)
 # A sync step function may block the process after the second signal: it is not waited for longer.
@@ -45,6 +47,24 @@ async def wait_for_stop(
         elif count == 2:
             stop_at_once()
             exit_soon(128 + signum)
+
+
+def comes_of_signal(error: BaseException) -> bool:
+    """Return whether a handler of a signal has raised it: Ctrl-C, which trio's raises in whatever code is running.
+
+    It says nothing of the code that it has met. A ``KeyboardInterrupt`` that code raises of itself is another thing.
+    """
+    handlers = {id(code) for code in map(_code_of_handler, signal.valid_signals()) if code is not None}
+    trace = traceback_of(error)
+    while trace is not None:
+        if id(trace.tb_frame.f_code) in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _code_of_handler(os_signal: int) -> object:
+    return look(lambda: getattr(signal.getsignal(os_signal), "__code__", None), instead=lambda _: None)
 
 
 def exit_soon(code: int) -> None:

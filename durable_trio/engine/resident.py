@@ -135,6 +135,7 @@ class ResidentRun:
         self._stall_watched = False
         self._missed: set[Message] = set()
         self._fault: BaseException | None = None
+        self.exit_places: list[str] = []  # where its code has ended the program; not said of the body itself
         self._knows_why = False  # its tasks end: the run has ended, or was asked to leave
         self._port.owner = self
 
@@ -366,6 +367,10 @@ class ResidentRun:
         self.detach()
         if isinstance(error, Exception) and not has_left:
             self._around.fell(self, error)
+
+    def ends_program(self, place: str) -> None:
+        self.exit_places.append(place)
+        self.detach()
 
     def abandoned(self, place: str) -> None:
         self._around.abandoned(self, place)

@@ -18,6 +18,7 @@ from durable_trio.engine.actor import RunActor
 from durable_trio.engine.damage import damage_of
 from durable_trio.engine.ending import cancelled
 from durable_trio.engine.observers import Observers
+from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.places import LENDER
 from durable_trio.engine.resident import Message, ResidentRun
 from durable_trio.engine.settings import Settings
@@ -32,7 +33,7 @@ from durable_trio.replay.quiet import watching
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.base import NOTHING_LOADED, Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.front import StoreFront
-from durable_trio.unseen import visible_lines
+from durable_trio.unseen import visible, visible_lines
 from durable_trio.workflows import Registry, Workflow
 
 _LOGGER = Logger("durable_trio.engine")
@@ -279,7 +280,7 @@ class Runs:
         except BaseException as error:
             exits = exits_of(error)
             if exits:
-                self._end_executor(row, exits)
+                self._end_executor(actor, exits)
                 raise
             # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
             faults, rest = error.split(Exception) if isinstance(error, BaseExceptionGroup) else (None, error)
@@ -292,11 +293,13 @@ class Runs:
         finally:
             guarded(self._left, actor)
 
-    def _end_executor(self, row: RunRow, exits: Sequence[BaseException]) -> None:
+    def _end_executor(self, actor: RunActor, exits: Sequence[BaseException]) -> None:
         """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""
-        if not all(isinstance(each, KeyboardInterrupt) for each in exits):  # Ctrl-C says nothing of what it has met
-            text = ", ".join(map(said, exits))
-            _LOGGER.critical("the code of run %r has ended this executor: %s", row.id, text)
+        own = [each for each in exits if not comes_of_signal(each)]
+        if own:
+            row, text = actor.row, visible_lines(", ".join(map(said, own)))
+            place = visible(", ".join(actor.exit_places) or "its body")
+            _LOGGER.critical("the code of run %r has ended this executor, in %s: %s", row.id, place, text)
             self.crashed.add(row.run)  # counted, else it would end each executor anew
         self._nursery = None  # it is about to close: what came now would be neither begun nor given back
         self.detach_now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import trio
 from harness import PATIENCE_SECONDS, serving, wait_until
 
-from durable_trio import Context, Engine, RunStatus, Workflow, workflow
+from durable_trio import Context, Engine, RunFailed, RunRecord, RunStatus, Workflow, open_engine, workflow
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -31,7 +32,11 @@ class Exit(SystemExit):
         raise RuntimeError("no text")
 
 
-ENDS: dict[str, Callable[[], BaseException]] = {"plain": lambda: SystemExit(3), "not to be looked at": lambda: Exit(3)}
+ENDS: dict[str, Callable[[], BaseException]] = {
+    "plain": lambda: SystemExit(3),
+    "not to be looked at": lambda: Exit(3),
+    "interrupt": lambda: KeyboardInterrupt("of its own"),
+}
 
 
 def make_culprit(place: str, end: Callable[[], BaseException]) -> Workflow[..., Any]:
@@ -95,6 +100,15 @@ PLACES = (
 )
 
 
+# How the log names a place that is not in the body itself.
+KEYS = {
+    **dict.fromkeys(("step", "nursery in a step", "sync step", "step with a timeout"), "step 'end#0'"),
+    "map": "step 'end#0/item#",
+    **dict.fromkeys(("transaction", "transaction that is too late"), "transaction 'end#0'"),
+    "compensation": "compensation 'compensate/begin#0'",
+}
+
+
 @asynccontextmanager
 async def ending(path: str, *workflows: Workflow[..., Any], **options: Any) -> AsyncIterator[Engine]:
     """Serve in a block that starts runs, until the code of one ends the program."""
@@ -106,9 +120,8 @@ async def ending(path: str, *workflows: Workflow[..., Any], **options: Any) -> A
                 await trio.sleep_forever()
     except BaseException as caught:
         error = caught
-    assert isinstance(error, SystemExit) or (
-        isinstance(error, BaseExceptionGroup) and error.subgroup(SystemExit) is not None
-    )
+    kinds = (SystemExit, KeyboardInterrupt)
+    assert isinstance(error, kinds) or (isinstance(error, BaseExceptionGroup) and error.subgroup(kinds) is not None)
 
 
 def named(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -147,10 +160,59 @@ async def test_only_the_run_whose_code_ends_the_executor_is_named_and_counted(
         await wait_until(lambda: INNOCENTS)
         await engine.start(culprit, id="culprit")
     assert named(caplog) == ["culprit"]
+    assert f", in {KEYS.get(place, 'its body')}" in caplog.text
     async with Engine(file_path) as client:
         records = {run_id: await client.get(run_id).record() for run_id in ("innocent", "culprit")}
     assert {run_id: record.recoveries for run_id, record in records.items()} == {"innocent": 0, "culprit": 1}
     assert (records["innocent"].status, records["innocent"].problem) == (S.RUNNING, None)
+
+
+async def test_a_run_that_interrupts_each_executor_is_set_aside_at_last(file_path: str) -> None:
+    culprit = make_culprit("step", ENDS["interrupt"])
+    async with ending(file_path, culprit) as engine:
+        await engine.start(culprit, id="culprit")
+    async with ending(file_path, culprit):
+        pass
+    async with serving(file_path, culprit) as engine:
+        with pytest.raises(RunFailed, match="was set aside"), trio.fail_after(PATIENCE_SECONDS):
+            await engine.get("culprit").result()
+
+
+@pytest.mark.parametrize("place", ["step", "body", "handler of another signal"])
+def test_a_signal_says_nothing_of_the_run_that_it_has_met(
+    place: str, file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stop(*_: object) -> None:
+        raise SystemExit(3)
+
+    async def meets() -> None:
+        signal.raise_signal(signal.SIGUSR1 if place == "handler of another signal" else signal.SIGINT)
+        await trio.lowlevel.checkpoint()
+
+    @workflow
+    async def met(ctx: Context) -> None:
+        if place == "body":
+            await meets()
+        await ctx.step("meets", meets)
+
+    async def program() -> None:
+        async with open_engine(file_path, workflows=[met]) as engine:
+            await engine.start(met, id="met")
+            await trio.sleep(PATIENCE_SECONDS)
+
+    async def record() -> RunRecord:
+        async with Engine(file_path) as client:
+            return await client.get("met").record()
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit, BaseExceptionGroup)):
+            trio.run(program)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert named(caplog) == []
+    found = trio.run(record)
+    assert (found.recoveries, found.problem, found.status.is_final) == (0, None, False)
 
 
 async def test_two_runs_that_end_the_executor_at_once_are_both_to_blame(
