@@ -62,7 +62,7 @@ SOON: Final = Backoff(first=0.02, factor=3, longest=1, reset_after=5)
 FAILED: Final = "the engine has failed"
 # A body that is detached may have a sync step function that must end first.
 LEAVE_SECONDS: Final = 30.0
-# What is being written when the store is to end may wait for another process (30 s); the rest is in a hurry (5 s).
+# The store is in a hurry when it is to end (5 s in all); a statement under way may wait for another program (5 s).
 STORE_LEAVES_SECONDS: Final = 45.0
 
 
@@ -128,6 +128,7 @@ async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
         try:
             yield root
         finally:
+            guarded(parts.front.store.hurry)
             guarded(parts.feed.close)
 
 
@@ -268,12 +269,12 @@ async def _drain(parts: Parts, grace: trio.CancelScope, leave_seconds: float) ->
     try:
         with grace:
             await parts.runs.drain(parts.settings.grace_seconds)
+        parts.front.store.hurry()  # also what is being written: a run leaves when its write has ended
         with trio.move_on_after(leave_seconds) as patience:
             await parts.runs.detach_all()
         if patience.cancelled_caught:
             names = ", ".join(repr(row.id) for row in parts.runs.resident_rows()[:20])
             _LOGGER.error("these runs do not leave: %s; their steps ignore that they are cancelled", names)
-        parts.front.store.hurry()
         await parts.recovery.retire(frozenset(parts.runs.crashed))
     except trio.ClosedResourceError:
         pass

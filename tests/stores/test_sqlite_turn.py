@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -260,6 +261,46 @@ def test_the_turn_of_a_memory_database_works_alike() -> None:
     assert memory.take(patience_seconds=PATIENCE_SECONDS)
     memory.release()
     memory.close()
+
+
+@pytest.mark.parametrize("lock", ["_turn", "_queue"])
+def test_a_wait_under_way_is_hurried_and_those_after_it_have_only_what_is_left(tmp_path: Path, lock: str) -> None:
+    holder, waiting = FileTurn(str(tmp_path / "x")), FileTurn(str(tmp_path / "x"))
+    fcntl.flock(getattr(holder, lock), fcntl.LOCK_EX)
+    refused = threading.Event()
+
+    def take() -> None:
+        with pytest.raises(StoreInUse):
+            waiting.take(patience_seconds=1000)
+        refused.set()
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    while waiting._waiter is None:
+        time.sleep(0.001)
+    waiting.hurry(0.05)
+    assert refused.wait(PATIENCE_SECONDS)
+    thread.join()
+    assert waiting.patience.seconds(5) == 0
+    with pytest.raises(StoreInUse):
+        waiting.take(patience_seconds=1000)
+    fcntl.flock(getattr(holder, lock), fcntl.LOCK_UN)
+    while not waiting.take(block=False):  # the wait that was given up may have it for a moment
+        time.sleep(0.001)
+    waiting.release()
+    waiting.close()
+    holder.close()
+
+
+def test_turns_that_come_at_once_use_nothing_of_a_hurry(tmp_path: Path) -> None:
+    turn = FileTurn(str(tmp_path / "x"))
+    turn.hurry(1000)
+    for _ in range(100):
+        assert turn.take()
+        turn.release()
+    turn.hurry(0)  # said again it changes nothing
+    assert turn.patience.seconds(2000) > 900
+    turn.close()
 
 
 def test_waiting_threads_cost_no_processor_time(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -50,11 +51,9 @@ from durable_trio.stores.sqlite.turn import Turn
 
 __all__ = ["SqliteStore"]
 
-# How long a process that leaves waits for its turn. Closing goes on without it: others have the file open then, so that
-# the close moves no pages.
+# How long a process that leaves waits for others, all in all. Closing goes on without the turn: others have the file
+# open then, so that the close moves no pages.
 _LEAVING_PATIENCE_SECONDS: Final = 5.0
-# The same for a program that is not of this library: some writes come one after the other.
-_LEAVING_BUSY_TIMEOUT_MS: Final = 2000
 
 Answer = TypeVar("Answer")
 
@@ -101,8 +100,6 @@ class SqliteStore(Store):
         self._locks: dict[int, str | None] = {}  # which files the executors' locks are in
         self._living_of_boot: set[int] = set()  # executors that have not ended, of this boot of the machine
         self._broken: StoreError | None = None
-        self._patience_seconds: float | None = None
-        self._patience_ms = BUSY_TIMEOUT_MS
 
     # ---- open, close ---------------------------------------------------------------------------------------------
 
@@ -117,7 +114,6 @@ class SqliteStore(Store):
         self._pid = os.getpid()
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._broken = None
-        self._patience_seconds, self._patience_ms = None, BUSY_TIMEOUT_MS
         self._data_version = _data_version(self._writer)
         self._has_foreign_changes = False
 
@@ -191,7 +187,7 @@ class SqliteStore(Store):
                 raise TypeError(f"{type(operation).__name__} is no operation of a store")
         if not batch:
             return []
-        if not self._turn.take(block=block, patience_seconds=self._patience_seconds):
+        if not self._turn.take(block=block):
             return None
         try:
             with self._write_lock:
@@ -202,7 +198,7 @@ class SqliteStore(Store):
             self._turn.release()
 
     def _apply(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
-        self._set_busy_timeout(connection, self._patience_ms if block else 0)
+        self._set_busy_timeout(connection, self._busy_timeout() if block else 0)
         try:
             return self._apply_once(connection, batch, block)
         except sqlite3.OperationalError as error:
@@ -213,7 +209,7 @@ class SqliteStore(Store):
 
     def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
         transaction = Transaction(connection, self._owners)
-        step = "begin"
+        step, began = "begin", time.monotonic()
         try:
             self._files.check_content(connection)
             transaction.begin()
@@ -233,6 +229,8 @@ class SqliteStore(Store):
                 raise
             if step == "begin" and not block and code_of(error) == BUSY:
                 return None
+            if code_of(error) == BUSY:
+                self._turn.patience.spend(began)
             raise self._translate(error, committing=step == "commit") from error
         except BaseException:
             transaction.roll_back()
@@ -243,8 +241,13 @@ class SqliteStore(Store):
         return outcomes
 
     def hurry(self) -> None:
-        """Wait for the turn only some seconds from now on (see ``Store.hurry``)."""
-        self._patience_seconds, self._patience_ms = _LEAVING_PATIENCE_SECONDS, _LEAVING_BUSY_TIMEOUT_MS
+        """Wait for others only some seconds in all from now on (see ``Store.hurry``)."""
+        if self._writer is not None:
+            self._turn.hurry(_LEAVING_PATIENCE_SECONDS)
+
+    def _busy_timeout(self) -> int:
+        """Return for how many milliseconds a program that is not of this library may be waited for."""
+        return int(self._turn.patience.seconds(BUSY_TIMEOUT_MS / 1000) * 1000)
 
     def _set_busy_timeout(self, connection: sqlite3.Connection, milliseconds: int) -> None:
         if milliseconds != self._busy_timeout_ms:
@@ -254,7 +257,8 @@ class SqliteStore(Store):
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
         writer = self._usable()
-        self._turn.take(patience_seconds=self._patience_seconds)
+        self._turn.take()
+        began = time.monotonic()
         guarded: GuardedConnection | None = None
         try:
             with self._write_lock, stores_own():
@@ -269,6 +273,8 @@ class SqliteStore(Store):
                 self._guarded = guarded
             return outcome
         except StoreFault as fault:
+            if code_of(fault.error) == BUSY:
+                self._turn.patience.spend(began)
             raise self._translate(fault.error, committing=fault.committing) from fault.error
         finally:
             if guarded is not None and self._guarded is None:
@@ -282,9 +288,9 @@ class SqliteStore(Store):
             with stores_own():
                 guarded = open_connection(self.path, GuardedConnection, uri=self.is_memory, statements_max=0)
                 set_up_writer(guarded, self.durability)
-        if self._patience_ms != BUSY_TIMEOUT_MS:
+        if (milliseconds := self._busy_timeout()) != BUSY_TIMEOUT_MS:
             guarded.allow_all()
-            guarded.execute(f"PRAGMA busy_timeout = {self._patience_ms}").fetchall()
+            guarded.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
         return guarded
 
     def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
@@ -294,7 +300,7 @@ class SqliteStore(Store):
             raise ValueError(f"mode must be 'passive' or 'truncate', not {mode!r}")
         if self.is_memory:
             return
-        self._turn.take(patience_seconds=self._patience_seconds)
+        self._turn.take()
         try:
             with self._write_lock:
                 self._files.check_content(connection)

@@ -10,6 +10,9 @@ A kernel lock dies with its process, so that a killed writer blocks nobody. A *s
 out, so a thread of its own does the blocking wait, and the caller waits for that thread, for so long as its patience
 lasts. A wait that was given up is not begun anew: the next caller takes it over, and a turn that comes when nobody
 wants it any more is let go at once. The holder leaves its pid in the turn file, to be named in the error.
+
+A process that leaves waits for others once, not once for each thing that it still has to write: from then on there is
+one stretch of time that all waits share, those under way included (``Patience``).
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 import weakref
+from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from durable_trio.errors import StoreInUse
 from durable_trio.stores.sqlite.holders import describe_process
 from durable_trio.stores.sqlite.paths import open_lock_file
 
-__all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Turn"]
+__all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Patience", "Turn"]
 
 # A turn is one transaction: milliseconds, seconds on a bad disk. A process that takes longer is stopped or hung.
 PATIENCE_SECONDS: Final = 30.0
@@ -34,8 +39,38 @@ _NOTE_AT: Final = 32
 _NOTE_BYTES_MAX: Final = 4096
 
 
+class Patience:
+    """How long somebody waits for others: each time for so long, or in a hurry for so long all together."""
+
+    def __init__(self) -> None:
+        self._left: float | None = None  # seconds, in a hurry
+        self._hurried_at = 0.0
+
+    def hurry(self, seconds: float) -> None:
+        """Let all that is waited from now on take at most so long together; said again it changes nothing."""
+        if self._left is None:
+            self._hurried_at, self._left = time.monotonic(), seconds
+
+    def seconds(self, at_most: float) -> float:
+        """Return how long a wait that begins now may take."""
+        return at_most if self._left is None else min(at_most, self._left)
+
+    def until(self, began: float, at_most: float) -> float:
+        """Return when a wait is to be given up that has begun at some time of the monotonic clock."""
+        if self._left is None:
+            return began + at_most
+        return min(began + at_most, max(began, self._hurried_at) + self._left)
+
+    def spend(self, began: float) -> None:
+        """Note that somebody has waited until now."""
+        if self._left is not None:
+            self._left = max(0.0, self._left - (time.monotonic() - max(began, self._hurried_at)))
+
+
 class Turn(Protocol):
     """The right to write, taken by one thread of one process at a time."""
+
+    patience: Patience
 
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
         """Take the turn; ``False`` if ``block`` is false and somebody has it.
@@ -43,6 +78,9 @@ class Turn(Protocol):
         Raises:
             StoreInUse: it was not to be had within ``patience_seconds``.
         """
+
+    def hurry(self, seconds: float) -> None:
+        """Let all waits together, also one under way in another thread, take at most so long from now on."""
 
     def release(self) -> None:
         """Let go of the turn."""
@@ -55,7 +93,12 @@ class MemoryTurn:
     """The turn of a database in memory: only this process has it."""
 
     def __init__(self) -> None:
+        self.patience = Patience()
         self._lock = threading.Lock()
+
+    def hurry(self, seconds: float) -> None:
+        """Let all waits together take at most so long from now on."""
+        self.patience.hurry(seconds)
 
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
         """Take the turn (see ``Turn``)."""
@@ -83,6 +126,7 @@ class FileTurn:
     """
 
     def __init__(self, path: str) -> None:
+        self.patience = Patience()
         self._path = path
         self._lock = threading.Lock()  # one thread of this store at a time
         self._queue = open_lock_file(f"{path}-turn-queue", path)
@@ -97,20 +141,33 @@ class FileTurn:
 
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
         """Take the turn (see ``Turn``)."""
+        began = time.monotonic()
         patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-        if not self._lock.acquire(blocking=False) and not (block and self._lock.acquire(timeout=patience)):
-            if not block:
-                return False
-            raise self._in_use(patience)
         try:
-            if not self._take_lock(block, patience):
+            if not self._lock.acquire(blocking=False):
+                if not block:
+                    return False
+                if not self._lock.acquire(timeout=self.patience.seconds(patience)):
+                    raise self._in_use(began)
+            try:
+                has_turn = self._take_lock(block, began, patience)
+            except BaseException:
                 self._lock.release()
-                return False
-        except BaseException:
+                raise
+        finally:
+            self.patience.spend(began)
+        if has_turn:
+            self._sign()
+        else:
             self._lock.release()
-            raise
-        self._sign()
-        return True
+        return has_turn
+
+    def hurry(self, seconds: float) -> None:
+        """Let all waits together take at most so long from now on (see ``Turn``)."""
+        self.patience.hurry(seconds)
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.look_again()
 
     def release(self) -> None:
         """Let go of the turn."""
@@ -148,7 +205,7 @@ class FileTurn:
             with contextlib.suppress(OSError):
                 os.pwrite(self._turn, line, _NOTE_AT)
 
-    def _take_lock(self, block: bool, patience: float) -> bool:
+    def _take_lock(self, block: bool, began: float, patience: float) -> bool:
         if self._waiter is None or self._waiter.is_idle():
             if self._try():
                 return True
@@ -156,10 +213,10 @@ class FileTurn:
                 return False
             if self._waiter is None:
                 self._waiter = _Waiter(self._queue, self._turn)
-        if self._waiter.take(patience if block else 0.0):
+        if self._waiter.take((lambda: self.patience.until(began, patience)) if block else time.monotonic):
             return True
         if block:
-            raise self._in_use(patience)
+            raise self._in_use(began)
         return False
 
     def _try(self) -> bool:
@@ -176,13 +233,13 @@ class FileTurn:
         with contextlib.suppress(OSError):
             os.pwrite(self._turn, self._signature, 0)
 
-    def _in_use(self, patience: float) -> StoreInUse:
+    def _in_use(self, began: float) -> StoreInUse:
         try:
             pid = int(os.pread(self._turn, len(self._signature), 0) or b"0")
         except (OSError, ValueError):
             pid = 0
         return StoreInUse(
-            f"the write turn of {self._path!r} did not come within {patience:g} s; "
+            f"the write turn of {self._path!r} did not come within {time.monotonic() - began:.3g} s; "
             f"{describe_process(pid)} has it; let that process go on, or kill it"
         )
 
@@ -213,18 +270,27 @@ class _Waiter:
         """Return whether no wait is under way."""
         return self._state == "idle"
 
-    def take(self, seconds: float) -> bool:
-        """Return whether the turn came within ``seconds``; if not, the wait goes on."""
+    def take(self, until: Callable[[], float]) -> bool:
+        """Return whether the turn came before a time that may be another at each look; if not, the wait goes on."""
         with self._change:
             if self._state == "idle":
                 self._state = "waiting"
                 self._change.notify_all()
             self._is_wanted = True
-            if self._change.wait_for(lambda: self._state == "granted", seconds):
+            while not (has_come := self._has_come()) and (seconds := until() - time.monotonic()) > 0:
+                self._change.wait(seconds)
+            if has_come:
                 self._state = "idle"
-                return True
             self._is_wanted = False
-            return False
+            return has_come
+
+    def _has_come(self) -> bool:
+        return self._state == "granted"
+
+    def look_again(self) -> None:
+        """Let a wait under way look how long it may still take."""
+        with self._change:
+            self._change.notify_all()
 
     def close(self) -> None:
         """Close the lock files, now or when the wait under way has ended, and end the thread."""
