@@ -114,6 +114,62 @@ def test_what_reaches_beyond_the_users_tables_is_denied(store: SqliteStore, fenc
     assert amounts(store) == [7]
 
 
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "CREATE TRIGGER mine AFTER INSERT ON account BEGIN UPDATE runs SET status = 'failed'; END",
+        "CREATE TRIGGER mine AFTER UPDATE OF amount ON account BEGIN DELETE FROM history; END",
+        "CREATE TRIGGER mine BEFORE DELETE ON account WHEN old.id > 5 BEGIN INSERT INTO reports VALUES (1, 2, 3); END",
+        "CREATE TEMP TRIGGER mine AFTER INSERT ON account BEGIN UPDATE runs SET status = 'failed'; END",
+        "CREATE TRIGGER mine INSTEAD OF DELETE ON seen BEGIN DELETE FROM runs WHERE id = old.id; END",
+        'CREATE TRIGGER mine AFTER INSERT ON account BEGIN INSERT INTO "the ""log" VALUES (1); END',
+    ],
+)
+def test_a_trigger_that_writes_the_engines_tables_is_refused_by_name_when_it_is_created(
+    store: SqliteStore, fence: Fence, trigger: str
+) -> None:
+    """Also if the function goes on: else every later write to that table would be refused."""
+    connection = store.connect()
+    connection.executescript("""
+        CREATE VIEW seen AS SELECT id FROM account;
+        CREATE TABLE "the ""log" (x);
+        CREATE TRIGGER theirs AFTER INSERT ON "the ""log" BEGIN UPDATE runs SET status = 'failed'; END;
+    """)
+    connection.close()
+
+    def create(connection: Any) -> None:
+        with pytest.raises(sqlite3.DatabaseError, match=r"'mine' on .* writes a table of the engine"):
+            connection.execute(trigger)
+        insert(connection)
+
+    transact(store, fence, create)
+    transact(store, fence, lambda connection: insert(connection, 8), seq=2)
+    assert amounts(store) == [7, 8]
+
+
+def test_a_trigger_among_the_users_tables_may_be_created(store: SqliteStore, fence: Fence) -> None:
+    def create(connection: Any) -> None:
+        connection.execute("CREATE TABLE doubled (amount, twice AS (2 * amount))")
+        connection.execute(
+            "CREATE TRIGGER mine AFTER INSERT ON account WHEN (SELECT count(*) FROM runs) > 0 "
+            "BEGIN INSERT INTO doubled VALUES (2 * new.amount); END"
+        )
+        connection.execute("CREATE TRIGGER more AFTER INSERT ON doubled BEGIN SELECT 1; END")
+        insert(connection)
+        assert connection.execute("SELECT * FROM doubled").fetchall() == [(14, 28)]
+
+    transact(store, fence, create)
+
+
+def test_a_trigger_of_another_program_that_is_denied_is_named(store: SqliteStore, fence: Fence) -> None:
+    connection = store.connect()
+    connection.execute("CREATE TRIGGER theirs AFTER INSERT ON account BEGIN DELETE FROM runs; END")
+    connection.close()
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        transact(store, fence, insert)
+    assert "'theirs'" in "".join(caught.value.__notes__)
+
+
 def test_a_trigger_of_the_user_does_not_reach_the_engines_tables_either(store: SqliteStore, fence: Fence) -> None:
     connection = store.connect()
     connection.execute("CREATE TRIGGER mine AFTER INSERT ON account BEGIN UPDATE runs SET owner = NULL; END")

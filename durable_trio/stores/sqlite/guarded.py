@@ -1,9 +1,10 @@
 """The connection that user functions get inside a transaction step, and what it refuses.
 
 It is in the middle of the store's own transaction: whatever would end that transaction, reach another database, or
-touch the engine's tables is denied when the statement is compiled. Statements are not cached on this connection, so
-that none compiled for the store itself escapes the check. It guards against mistakes, not against malice: the function
-runs in this very process.
+touch the engine's tables is denied when the statement is compiled. A trigger is compiled with what sets it off: so that
+is tried when the trigger is created, or it would deny every later write to its table. Statements are not cached on this
+connection, so that none compiled for the store itself escapes the check. It guards against mistakes, not against
+malice: the function runs in this very process.
 
 A connection is used again only if nothing of a function is left in it: no temporary object, nothing registered, no
 setting changed, and nobody who still has it and could write into the transaction of another run. A new one costs as
@@ -53,6 +54,7 @@ _NAMED_SECOND: Final = frozenset(
         _DROP_TEMP_TRIGGER, _DROP_TRIGGER, _ALTER_TABLE,
     }
 )  # fmt: skip
+_CREATES_TRIGGER: Final = frozenset({_CREATE_TEMP_TRIGGER, _CREATE_TRIGGER})
 _NEVER: Final = frozenset({_TRANSACTION, _ATTACH, _DETACH})
 
 # Methods that would end the transaction or the guard, wait for the transaction's end, or change the database below it.
@@ -73,6 +75,10 @@ class Use:
         self.fault: sqlite3.Error | None = None
         #: Something was registered, or is there in the temporary database.
         self.has_left_something = False
+        #: Triggers that were created, with their tables, and are not looked at yet.
+        self.triggers: list[tuple[str, str]] = []
+        #: The trigger or view in which something was denied last.
+        self.denied_in: str | None = None
         self.opened: weakref.WeakSet[Any] = weakref.WeakSet()
         self._thread = threading.get_ident()
         self._deadline = time.monotonic() + seconds_max
@@ -95,6 +101,8 @@ class Use:
                 note_errno(error)
                 self.fault = self.fault or error
             elif code_of(error) == AUTH:
+                if self.denied_in is not None:
+                    error.add_note(f"It is {self.denied_in!r} that was set off, a trigger or a view.")
                 error.add_note(
                     "Inside a transaction step there is no commit, rollback, attach or pragma, and the tables of the "
                     "engine cannot be written."
@@ -113,6 +121,9 @@ class GuardedCursor(sqlite3.Cursor):
     def execute(self, *arguments: Any, **options: Any) -> Self:
         """Run a statement."""
         self._use.call(super().execute, *arguments, **options)
+        if self._use.triggers:
+            connection: Any = self.connection
+            connection.check_triggers(self._use)
         return self
 
     def executemany(self, *arguments: Any, **options: Any) -> Self:
@@ -232,7 +243,7 @@ class GuardedConnection(sqlite3.Connection):
         # ``autocommit`` came with Python 3.12. What else the function may have set are attributes of its own.
         return self.isolation_level, getattr(self, "autocommit", None), len(vars(self))
 
-    def _authorize(self, action: int, first: str | None, second: str | None, database: str | None, _by: Any) -> int:
+    def _authorize(self, action: int, first: str | None, second: str | None, database: str | None, by: Any) -> int:
         table = first if action in _NAMED_FIRST else second if action in _NAMED_SECOND else None
         is_denied = (
             action in _NEVER
@@ -242,9 +253,42 @@ class GuardedConnection(sqlite3.Connection):
             # A conflict clause or a full disk may have ended the transaction: nothing may be written outside of it.
             or not self.in_transaction
         )
+        if is_denied and self.use is not None:
+            self.use.denied_in = by
+        if action in _CREATES_TRIGGER and self.use is not None and first is not None and second is not None:
+            self.use.triggers.append((first, second))
         if database == "temp" and self.use is not None:
             self.use.has_left_something = True
         return sqlite3.SQLITE_DENY if is_denied else sqlite3.SQLITE_OK
+
+    def check_triggers(self, use: Use) -> None:
+        """Look at new triggers; remove one that writes what a transaction step may not write.
+
+        Raises:
+            sqlite3.DatabaseError: there is one.
+        """
+        triggers, use.triggers = use.triggers, []
+        for name, table in triggers:
+            columns = [row[1] for row in self._try(f"PRAGMA table_xinfo({_quoted(table)})") if row[-1] == 0]
+            values = ", ".join(f"{_quoted(column)} = NULL" for column in columns)
+            for statement in ("DELETE FROM {}", "INSERT INTO {} DEFAULT VALUES", f"UPDATE {{}} SET {values}"):
+                try:
+                    self._try(f"EXPLAIN {statement.format(_quoted(table))}")
+                except sqlite3.Error as error:
+                    if code_of(error) != AUTH:
+                        continue  # a view without a trigger for that, say
+                    self._try(f"DROP TRIGGER {_quoted(name)}")
+                    raise sqlite3.DatabaseError(
+                        f"trigger {name!r} on {table!r} writes a table of the engine, or does what a transaction step "
+                        "may not do: whatever sets it off would be refused; it was not created"
+                    ) from error
+
+    def _try(self, statement: str) -> list[Any]:
+        cursor = super().cursor()
+        try:
+            return cursor.execute(statement).fetchall()
+        finally:
+            cursor.close()
 
     # ---- for the function ----------------------------------------------------------------------------------------
 
@@ -293,6 +337,10 @@ for _name in dir(sqlite3.Connection):
     _is_method = not _name.startswith("_") and type(getattr(sqlite3.Connection, _name)).__name__ == "method_descriptor"
     if _is_method and _name not in _PASSING:
         setattr(GuardedConnection, _name, _guarded(_name))
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _refuse(what: str) -> NoReturn:
