@@ -202,7 +202,8 @@ class SendSignal:
     ``RunNotFound``, ``RunFinished``, ``RunConflict``, ``MailboxFull``. The same ``signal_id`` to one run again,
     with the same name and payload, is the same signal (``created=False``), also when it was consumed long ago and when
     the run has ended; with another name or payload ``RunConflict``.
-    With ``unread_max``: if so many signals to the run are unread, ``MailboxFull``, and nothing is written.
+    With ``unread_max``: if so many signals to the run are unread, ``MailboxFull``, and nothing is written. Not for one
+    whose name a suspended run ``waits_for`` and has no unread signal of: only that lets it go on, and make room.
     An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked.
     """
 

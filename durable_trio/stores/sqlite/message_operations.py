@@ -25,6 +25,16 @@ COUNT_SIGNAL: Final = """
     ON CONFLICT (run) DO UPDATE SET signals = CAST(signals AS INTEGER) + 1 WHERE signals < ? RETURNING signals
 """
 FIND_COUNT: Final = "SELECT signals FROM unread_counts WHERE run = ?"
+# What a run waits for, and has none of.
+IS_AWAITED: Final = """
+    SELECT 1 FROM runs
+    WHERE run = :run AND status = 'suspended' AND json_valid(waits_for)
+        AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name)
+        AND NOT EXISTS (
+            SELECT 1 FROM mailbox INDEXED BY mailbox_unread
+            WHERE mailbox.run = :run AND seq IS NULL AND kind = 'signal' AND name = :name
+        )
+"""
 COUNT_ANEW: Final = """
     INSERT OR REPLACE INTO unread_counts (run, signals)
     SELECT ?, count(*) FROM mailbox INDEXED BY mailbox_unread WHERE run = ? AND kind = 'signal' AND seq IS NULL
@@ -77,7 +87,7 @@ def send_signal(
     if status_from(status).is_final:
         return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
     unread_max = COUNT_MAX if operation.unread_max is None else operation.unread_max
-    if not _count_signal(transaction, run, unread_max):
+    if not _count_signal(transaction, run, unread_max) and not _count_awaited(transaction, run, operation.name):
         return MailboxFull(
             f"run {operation.run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
             "send again once it has taken some, or cancel it if it never will",
@@ -99,6 +109,13 @@ def _count_signal(transaction: Transaction, run: int, unread_max: int) -> bool:
         return False
     count_unread_anew(transaction, run)  # the number is damaged; what it counts is not
     return transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is not None
+
+
+def _count_awaited(transaction: Transaction, run: int, name: str) -> bool:
+    """Count a signal of a run whose mailbox is full, if it is what the run waits for: only it makes room."""
+    if transaction.execute(IS_AWAITED, {"run": run, "name": name}).fetchone() is None:
+        return False
+    return transaction.execute(COUNT_SIGNAL, (run, COUNT_MAX)).fetchone() is not None
 
 
 def count_unread_anew(transaction: Transaction, run: int) -> None:

@@ -145,6 +145,20 @@ class MessageContract(ContractKit):
         assert isinstance(signal(store, unread_max=3), MailboxFull)
         assert signal(store, unread_max=None).created
 
+    def test_a_full_mailbox_takes_the_signal_that_the_run_waits_for(self, store: Store) -> None:
+        """Only that one makes room, so it is taken once, and by its name."""
+        row, fence = owned(store)
+        for _ in range(3):
+            signal(store, name="other", unread_max=3)
+        suspend(store, fence, waits_for=("go", "stop"))
+        assert isinstance(signal(store, name="another", unread_max=3), MailboxFull)
+        assert signal(store, name="go", unread_max=3).created
+        assert row_of(store).wake_at is not None
+        assert isinstance(signal(store, name="go", unread_max=3), MailboxFull)
+        assert signal(store, name="stop", unread_max=3).created
+        assert isinstance(signal(store, name="other", unread_max=3), MailboxFull)
+        assert len(store.unread(row.run)) == 5
+
     def test_signals_that_a_resumed_run_has_back_count_again(self, store: Store) -> None:
         _, fence = owned(store)
         entry = signal(store).entry
