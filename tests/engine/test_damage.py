@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -308,3 +309,49 @@ async def test_a_report_that_cannot_be_read_is_left_out(
     async with serving(file_path, *WORKFLOWS, durability="normal") as engine:
         assert await engine.run(quick, 1) == 2
         assert len(await engine.trees()) <= 1
+
+
+@workflow
+async def starting(ctx: Context) -> str:
+    explicit = await ctx.start_child(waiting, 1, id="named")
+    derived = await ctx.start_child(waiting, 1)
+    await ctx.wait_signal("go")
+    return f"{explicit.id} {derived.id}"
+
+
+@pytest.mark.parametrize("n", [0, 1])
+async def test_a_run_whose_history_has_lost_a_child_is_set_aside_and_does_not_fail(file_path: str, n: int) -> None:
+    """It has started that child: to fail it for that would be for good."""
+    async with serving(file_path, starting, waiting) as engine:
+        run = await engine.start(starting, id="parent")
+        await wait_status(run, RunStatus.SUSPENDED)
+    with closing(sqlite3.connect(file_path)) as connection, connection:
+        lost = connection.execute(
+            "SELECT id FROM history WHERE kind = 'child' ORDER BY seq LIMIT 1 OFFSET ?", (n,)
+        ).fetchone()
+        connection.execute("DELETE FROM history WHERE kind = 'child' AND id >= ?", lost)
+    async with serving(file_path, starting, waiting) as engine:
+        run = engine.get("parent")
+        await run.signal("go")
+        record = await wait_parked(run)
+        assert record.problem is not None
+        assert (record.status, record.problem.kind) == (RunStatus.SUSPENDED, "damaged")
+        assert "its history does not know of it" in record.problem.text
+
+
+async def test_a_child_with_the_id_of_one_before_fails_its_call_in_a_sound_history(file_path: str) -> None:
+    @workflow
+    async def twice(ctx: Context, generation: int) -> str:
+        try:
+            await ctx.start_child(quick, 1, id="same", detached=True)
+            if generation == 0:
+                await ctx.start_child(quick, 1, id="same", detached=True)
+        except RunConflict as error:
+            if generation:
+                return str(error)
+        await ctx.continue_as_new(generation + 1)
+        raise AssertionError("unreachable")
+
+    async with serving(file_path, twice, quick) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert "stored already" in await engine.run(twice, 0)

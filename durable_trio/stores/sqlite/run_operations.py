@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.errors import OwnershipLost, RunConflict
-from durable_trio.records import RunStatus
+from durable_trio.errors import DurableError, OwnershipLost, RunConflict, StoreError
+from durable_trio.records import RunStatus, StepKind
 from durable_trio.stores.base import Advance, ContinueAsNew, Fence, Finish, Park, Release
 from durable_trio.stores.sqlite.damage_operations import update_run
 from durable_trio.stores.sqlite.message_operations import tell_parent
@@ -58,6 +58,15 @@ IS_WANTED_UNREAD: Final = """
 """
 RELEASE: Final = """
     UPDATE runs SET owner = NULL, status = ?, wake_at = ?, waits_for = ?, changed = ? WHERE run = ?
+"""
+# A run that this one has started since it began its present history, which has lost the row of that.
+IS_LOST_CHILD: Final = """
+    SELECT 1 FROM runs AS child JOIN runs AS parents ON parents.run = child.parent
+    WHERE child.id = ? AND parents.run = ? AND child.created_at >= parents.started_at AND NOT EXISTS (
+        SELECT 1 FROM history INDEXED BY history_children
+        WHERE history.run = parents.run AND kind = 'child' AND history.result = json_quote(CAST(child.id AS TEXT))
+            AND seq NOT IN (SELECT value FROM json_each(?))
+    )
 """
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
 FIND_STATUS: Final = "SELECT status, changed FROM runs WHERE run = ?"
@@ -145,14 +154,25 @@ def _start_children(transaction: Transaction, operation: Advance) -> None:
     parent, parent_id = operation.fence.run, None
     for child in operation.children:
         if transaction.execute(FIND_RUN, (child.id,)).fetchone() is not None:
-            conflict = RunConflict(
-                f"run {child.id!r} is stored already; a child needs an id of its own", run_id=child.id
-            )
-            raise RefusalError(conflict)
+            raise RefusalError(_child_is_there(transaction, operation, child.id))
         if parent_id is None:
             parent_id = transaction.execute(FIND_ID, (parent,)).fetchone()[0]
         is_claimed = child.owner is not None and transaction.is_executor_alive(child.owner)
         store_run(transaction, attrs.evolve(child, parent=parent), parent_id, is_claimed=is_claimed)
+
+
+def _child_is_there(transaction: Transaction, operation: Advance, run_id: str) -> DurableError:
+    """Return the error for a child whose id is that of a stored run."""
+    calls = [row.seq for row in operation.rows if row.kind is StepKind.CHILD]
+    is_once = [child.id for child in operation.children].count(run_id) == 1
+    new = json.dumps(calls)
+    if (
+        calls
+        and is_once
+        and transaction.execute(IS_LOST_CHILD, (run_id, operation.fence.run, new)).fetchone() is not None
+    ):
+        return StoreError(f"the run has started its child {run_id!r} before, and its history does not know of it")
+    return RunConflict(f"run {run_id!r} is stored already; a child needs an id of its own", run_id=run_id)
 
 
 def _change_waits(transaction: Transaction, operation: Advance) -> None:
