@@ -7,15 +7,17 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import Finish, RunFilter
+from durable_trio.stores.base import DeleteRun, Finish, Prune, Pruned, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, questions
-from durable_trio.testing.store_contract.kit import claim, fence_of, owned, register, start, start_operation
+from durable_trio.testing.store_contract.kit import claim, fence_of, owned, register, row_of, start, start_operation
 
 S = RunStatus
 ENDED_RUNS = 20_000
@@ -271,3 +273,113 @@ def test_tags_are_found_whoever_writes_and_removes_the_runs(tmp_path: Path) -> N
     connection.close()
     assert store.list_runs(which, limit=9) == ()
     store.close()
+
+
+# ---- damaged files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Iterator[Callable[[str], SqliteStore]]:
+    """Make a store with five runs, in which a statement has done what this library never does."""
+    store = SqliteStore(tmp_path / "runs.db")
+
+    def make(statement: str) -> SqliteStore:
+        store.open()
+        for number in range(3):
+            _, fence = owned(store, f"ended-{number}", workflow="w")
+            store.apply([Finish(fence=fence, status=S.COMPLETED, now=50)])
+        owned(store, "running", workflow="w")
+        start(store, "pending", workflow="w")
+        with closing(store.connect()) as connection:
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            connection.execute(statement)
+            connection.commit()
+        return store
+
+    yield make
+    store.close()
+
+
+NOT_UTF8 = "CAST (x'ff80' AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    ("statement", "by_status", "by_workflow"),
+    [
+        (
+            f"UPDATE runs SET workflow = {NOT_UTF8} WHERE id IN ('pending', 'ended-0')",
+            {S.PENDING: 1, S.RUNNING: 1, S.COMPLETED: 3},
+            {"w": 1, r"\xff\x80": 1},
+        ),
+        (
+            f"UPDATE runs SET status = {NOT_UTF8} WHERE id = 'pending'",
+            {S.RUNNING: 1, S.SUSPENDED: 1, S.COMPLETED: 3},
+            {"w": 2},
+        ),
+        (
+            f"UPDATE runs SET workflow = {NOT_UTF8}, status = {NOT_UTF8} WHERE id = 'pending'",
+            {S.RUNNING: 1, S.SUSPENDED: 1, S.COMPLETED: 3},
+            {"w": 1, r"\xff\x80": 1},
+        ),
+        (
+            "UPDATE runs SET finished_at = NULL WHERE id = 'ended-0'",
+            {S.PENDING: 1, S.RUNNING: 1, S.COMPLETED: 3},
+            {"w": 2},
+        ),
+        (
+            "UPDATE runs SET finished_at = NULL, status = 'failed' WHERE id LIKE 'ended%'",
+            {S.PENDING: 1, S.RUNNING: 1, S.FAILED: 3},
+            {"w": 2},
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_large", [False, True])
+def test_each_run_counts_once_however_damaged_it_is(
+    damaged: Callable[[str], SqliteStore],
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    by_status: dict[RunStatus, int],
+    by_workflow: dict[str, int],
+    is_large: bool,
+) -> None:
+    if is_large:
+        monkeypatch.setattr(questions, "_COUNTED_FIRST", 1)
+    store = damaged(statement)
+    found = store.status()
+    order = list(S)
+    assert found.runs_by_status == dict(sorted(by_status.items(), key=lambda item: order.index(item[0])))
+    assert found.unfinished_by_workflow == by_workflow
+    which = RunFilter(statuses=(S.PENDING,))
+    assert len(store.list_runs(which, limit=9)) == by_status.get(S.PENDING, 0)
+
+
+def test_a_run_that_has_ended_nobody_knows_when_is_removed_with_those_of_its_beginning(
+    damaged: Callable[[str], SqliteStore],
+) -> None:
+    store = damaged("UPDATE runs SET finished_at = NULL, created_at = 20 WHERE id = 'ended-1'")
+    early = Prune(before=20, statuses=(S.COMPLETED,), limit=9)
+    assert store.apply([early]) == [Pruned(0, 0, None)]
+    assert store.apply([attrs.evolve(early, before=21)]) == [Pruned(1, 0, None)]
+    assert (store.run("ended-1"), store.status().runs_by_status[S.COMPLETED]) == (None, 2)
+    assert store.apply([attrs.evolve(early, before=51, limit=1)]) == [Pruned(1, 0, (50, 1))]
+    assert store.apply([attrs.evolve(early, before=51, after=(50, 1))]) == [Pruned(1, 0, None)]
+
+
+def test_a_long_run_that_has_ended_nobody_knows_when_leaves_no_count_behind(
+    damaged: Callable[[str], SqliteStore],
+) -> None:
+    store = damaged("UPDATE runs SET finished_at = NULL WHERE id = 'ended-1'")
+    run = row_of(store, "ended-1")
+    with closing(store.connect()) as connection:
+        connection.execute(
+            """
+            WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 600)
+            INSERT INTO history (run, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at)
+            SELECT ?, n, '', 's', n, 'step', 'completed', 1, 0, 1, 1 FROM number
+            """,
+            (run.run,),
+        )
+        connection.commit()
+    assert store.apply([DeleteRun(run_id="ended-1")]) == [True]
+    found = store.status()
+    assert (found.runs_by_status[S.COMPLETED], found.unfinished_by_workflow) == (2, {"w": 2})

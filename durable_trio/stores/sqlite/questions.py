@@ -19,6 +19,7 @@ from durable_trio.stores.base import RunFilter, StoreStatus
 from durable_trio.stores.sqlite.layout import NO_INTEGER, NotText
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from, status_from, text_from
+from durable_trio.stores.sqlite.schema import WITHOUT_END
 
 __all__ = ["EVERYTHING", "Slice", "changed_slice", "list_slice", "status"]
 
@@ -39,8 +40,11 @@ _PARKED_MAX: Final = 1000
 
 EVERYTHING: Final = RunFilter()
 
-OF_STATUS: Final = "runs INDEXED BY runs_by_status WHERE workflow = ? AND status = ?"
+# As bytes too: what is stored need not be UTF-8.
+OF_STATUS: Final = "runs INDEXED BY runs_by_status WHERE workflow = CAST(? AS TEXT) AND status = CAST(? AS TEXT)"
 OF_END: Final = "runs INDEXED BY runs_finished WHERE status = ? AND finished_at IS NOT NULL"
+# The file is damaged, or was changed by another program.
+OF_NO_END: Final = f"runs INDEXED BY runs_without_end WHERE status = ? AND {WITHOUT_END}"
 OF_TAG: Final = "tags WHERE key = ? AND value = ?"
 OF_QUEUE: Final = "runs INDEXED BY runs_of_queue WHERE queue = ?"
 OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
@@ -158,7 +162,8 @@ def status(connection: sqlite3.Connection) -> StoreStatus:
         by_status[status] = by_status.get(status, 0) + count
         name = text_from(workflow)
         unfinished[name] = unfinished.get(name, 0) + count
-    by_status |= _counts_of_ended(connection, sum(by_status.values()))
+    for status, count in _counts_of_ended(connection, sum(by_status.values())).items():
+        by_status[status] = by_status.get(status, 0) + count
     return StoreStatus(
         runs_by_status={status: by_status[status] for status in RunStatus if by_status.get(status)},
         parked=tuple(text_from(row[0]) for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
@@ -172,9 +177,9 @@ def status(connection: sqlite3.Connection) -> StoreStatus:
 def _counts_of_unfinished(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     """Return how many runs have not ended, by workflow and status."""
     cells = (cell for cell in _cells(connection) if not status_from(cell[1]).is_final)
-    counts = {cell: _count(connection, [_Source(OF_STATUS, cell)], _LAST) for cell in cells}
-    for workflow, status, has_ended, count in connection.execute(COUNT_HIDDEN).fetchall():
-        if not has_ended:
+    counts = {cell: _count(connection, [_status_source(cell)], _LAST) for cell in cells}
+    for workflow, status, _, count in connection.execute(COUNT_HIDDEN).fetchall():
+        if not status_from(status).is_final:
             counts[workflow, status] = counts.get((workflow, status), 0) - count
     return counts
 
@@ -182,7 +187,9 @@ def _counts_of_unfinished(connection: sqlite3.Connection) -> dict[tuple[str, str
 def _counts_of_ended(connection: sqlite3.Connection, unfinished_count: int) -> dict[RunStatus, int]:
     """Return how many runs have ended, by status. The largest number is not counted: it is what is left of all."""
     counts: dict[RunStatus, int] = {}
-    uncounted = [status for status in RunStatus if status.is_final]
+    final = [status for status in RunStatus if status.is_final]
+    without_end = {status: _count(connection, [_Source(OF_NO_END, (status.value,))], _LAST) for status in final}
+    uncounted = final
     counted_max = _COUNTED_FIRST
     while len(uncounted) > 1:
         large = []
@@ -196,13 +203,20 @@ def _counts_of_ended(connection: sqlite3.Connection, unfinished_count: int) -> d
         counted_max *= 8
     hidden = connection.execute(COUNT_HIDDEN).fetchall()
     if len(uncounted) == 1:
-        all_count = connection.execute(COUNT_ALL).fetchone()[0] - sum(row[3] for row in hidden if not row[2])
+        is_unfinished = [not status_from(row[1]).is_final for row in hidden]
+        all_count = connection.execute(COUNT_ALL).fetchone()[0]
+        all_count -= sum(row[3] for row, is_open in zip(hidden, is_unfinished, strict=True) if is_open)
         others = sum(count for status, count in counts.items() if status is not uncounted[0])
+        others += sum(without_end.values())
         counts[uncounted[0]] = all_count - unfinished_count - others
-    for _, status, has_ended, count in hidden:
-        if has_ended:
-            counts[status_from(status)] = counts.get(status_from(status), 0) - count
-    return counts
+    for _, name, _, count in hidden:
+        if (status := status_from(name)).is_final:
+            counts[status] = counts.get(status, 0) - count
+    return {status: counts.get(status, 0) + without_end[status] for status in final}
+
+
+def _status_source(cell: tuple[str, str]) -> _Source:
+    return _Source(OF_STATUS, tuple(map(_stored, cell)))
 
 
 def _cells(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
@@ -268,7 +282,7 @@ def _rarest(connection: sqlite3.Connection, which: RunFilter) -> _Part:
     if which.statuses is not None or which.workflow is not None:
         cells = list(islice(_cells_of(connection, which), _STREAMS_MAX + 1))
         if len(cells) <= _STREAMS_MAX:
-            found.append([_Source(OF_STATUS, cell) for cell in cells])
+            found.append(list(map(_status_source, cells)))
     found += ([_Source(OF_TAG, tag)] for tag in which.tags)
     if which.queue is not None:
         found.append([_Source(OF_QUEUE, (which.queue,))])

@@ -28,6 +28,7 @@ from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
 from durable_trio.stores.sqlite.message_operations import run_not_found, tell_parent
 from durable_trio.stores.sqlite.references import find_references, what_keeps
 from durable_trio.stores.sqlite.rows import run_from, text_from
+from durable_trio.stores.sqlite.schema import WITHOUT_END
 from durable_trio.stores.sqlite.start_operations import FIND_RUN
 from durable_trio.stores.sqlite.transaction import Handler, RefusalError, Transaction, apply_batch
 
@@ -62,6 +63,13 @@ OLDEST: Final = """
     WHERE status = ? AND finished_at IS NOT NULL AND {after} AND finished_at < ?
         AND run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)
     ORDER BY finished_at, run LIMIT ?
+"""
+# As if they had ended when they were made.
+OLDEST_WITHOUT_END: Final = f"""
+    SELECT created_at, run FROM runs INDEXED BY runs_without_end
+    WHERE status = ? AND {WITHOUT_END} AND {{after}} AND created_at < ?
+        AND run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)
+    ORDER BY created_at, run LIMIT ?
 """
 # A child whose parent goes on stays: the parent may still ask for its result, unless it has begun a new history.
 IS_SPARED: Final = """
@@ -274,10 +282,11 @@ def _oldest(transaction: Transaction, operation: Prune) -> list[tuple[int, int]]
         if not status.is_final:
             continue
         # Not as a comparison of rows: SQLite seeks by the first column only of one that has the row's number in it.
-        terms: list[tuple[str, tuple[int, ...]]] = [("true", ())]
-        if operation.after is not None:
-            terms = [("finished_at = ? AND run > ?", operation.after), ("finished_at > ?", operation.after[:1])]
-        for term, place in terms:
-            parameters = (status.value, *place, operation.before, _LOOKED_AT_MAX)
-            found.append(transaction.execute(OLDEST.format(after=term), parameters).fetchall())
+        for sql, column in ((OLDEST, "finished_at"), (OLDEST_WITHOUT_END, "created_at")):
+            terms: list[tuple[str, tuple[int, ...]]] = [("true", ())]
+            if operation.after is not None:
+                terms = [(f"{column} = ? AND run > ?", operation.after), (f"{column} > ?", operation.after[:1])]
+            for term, place in terms:
+                parameters = (status.value, *place, operation.before, _LOOKED_AT_MAX)
+                found.append(transaction.execute(sql.format(after=term), parameters).fetchall())
     return list(islice(heapq.merge(*found), _LOOKED_AT_MAX))

@@ -165,6 +165,8 @@ _VERSION_1: Final = (
 # out: it is part of an index that is stored, and cannot change with the limit.
 LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END"
 SUSPECT, BEGUN, NEW = 2, 1, 0
+# Of a run that has ended, though nobody knows when: none that this library has written.
+WITHOUT_END: Final = "finished_at IS NULL AND status IN ('completed', 'failed', 'cancelled')"
 
 _VERSION_3: Final[tuple[str, ...]] = (
     # One row: tells this store from others, whatever file it is in.
@@ -229,6 +231,7 @@ _VERSION_3: Final[tuple[str, ...]] = (
     # Pruning: the oldest of each status, and whether a parent's history has the start of a child.
     "DROP INDEX runs_finished",
     "CREATE INDEX runs_finished ON runs (status, finished_at) WHERE finished_at IS NOT NULL",
+    f"CREATE INDEX runs_without_end ON runs (status, created_at) WHERE {WITHOUT_END}",
     "CREATE INDEX history_children ON history (run, result) WHERE kind = 'child'",
     # What a run waits for is one seek, however much else is unread; and how much that is need not be counted.
     "CREATE INDEX mailbox_unread ON mailbox (run, kind, name) WHERE seq IS NULL",
