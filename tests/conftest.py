@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from hypothesis import settings
 # The same examples on every run: a failure shown once is shown again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+# What a shell starts in the background is deaf to Ctrl-C, and so is all that it starts; tests send it to both.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
