@@ -87,7 +87,7 @@ async def test_a_watch_of_one_run_and_a_status_keeps_a_state_that_was_not_taken_
             async with engine.watch(run_id=run.id, status=S.SUSPENDED) as changes:
                 await wait_passivated(engine)
                 await wait_status(run, S.SUSPENDED)
-                await wait_until(lambda: changes._subscription.pending)
+                await wait_until(lambda: any(is_shown for _, is_shown in changes._subscription.pending))
                 await run.signal("go", 1)
                 await run.result()
                 await trio.sleep(3 * FEED_INTERVAL_SECONDS)
