@@ -1,13 +1,18 @@
 """Runs a scenario again and again, each time with a crash at another commit, until it has come through.
 
 The scenario is called with an engine after each crash; it must ask for the same things again, by the same ids.
+
+A commit that is kept leaves the same state behind as the next one that is lost, so by default one of the two stands for
+both. ``DURABLE_TRIO_EVERY_CRASH`` in the environment has all of them.
 """
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -18,11 +23,26 @@ from .measured import unmeasured
 
 T = TypeVar("T")
 
+EVERY_CRASH: Final = "DURABLE_TRIO_EVERY_CRASH" in os.environ
+
 #: Virtual seconds after which a scenario is taken for hung.
 _PATIENCE_SECONDS = 30 * 86400.0
 #: Far more than a scenario needs that is crashed once.
 _LIVES_MAX = 6
 _LOST = (SimulatedCrash, StoreError, trio.ClosedResourceError)
+
+
+def crash_points(commit_count: int, seed: str) -> list[tuple[int, bool]]:
+    """Return at which commits to crash, and whether each is lost: once with each state that they leave behind.
+
+    Which of the two crashes that stand for one state it is depends on the seed, so that all programs together are
+    crashed before and after commits of every kind.
+    """
+    if EVERY_CRASH:
+        return [(at, loses_it) for at in range(1, commit_count + 1) for loses_it in (False, True)]
+    chance = random.Random(seed)
+    states = [[(state, False), (state + 1, True)] for state in range(1, commit_count)]
+    return [(1, True), *(chance.choice(state) for state in states), (commit_count, False)]
 
 
 class Crashed(Exception):
@@ -73,7 +93,7 @@ async def live_through(
 async def at_every_commit(
     workflows: Iterable[Workflow[..., Any]], scenario: Callable[[Engine], Awaitable[T]], **options: Any
 ) -> tuple[T, int]:
-    """Check that a scenario gives the same value without a crash and with one at each commit, lost and kept.
+    """Check that a scenario gives the same value without a crash and with one at each of its ``crash_points``.
 
     Returns:
         The value, and how many crashes there were.
@@ -83,14 +103,13 @@ async def at_every_commit(
         expected = await live_through(store, workflows, scenario, **options)
         commit_count = store.commit_count
     crash_count = 0
-    for loses_it in (False, True):
-        for commit in range(1, commit_count + 1):
-            with unmeasured() if crash_count else nullcontext():
-                async with crashing_store() as store:
-                    store.crash_after(commit, loses_it=loses_it)
-                    found = await live_through(store, workflows, scenario, **options)
-            assert found == expected, f"crash at commit {commit} of {commit_count}, {loses_it=}"
-            crash_count += 1
+    for commit, loses_it in crash_points(commit_count, scenario.__qualname__):
+        with unmeasured() if crash_count else nullcontext():
+            async with crashing_store() as store:
+                store.crash_after(commit, loses_it=loses_it)
+                found = await live_through(store, workflows, scenario, **options)
+        assert found == expected, f"crash at commit {commit} of {commit_count}, {loses_it=}"
+        crash_count += 1
     return expected, crash_count
 
 

@@ -6,6 +6,9 @@ beginning of the notes of the next one, whatever the program and whatever the sc
 and their order are determined, its end must also be that of the same program without a crash.
 
 All of it runs on virtual time and on a store in memory that outlives its engines.
+
+With ``DURABLE_TRIO_EVERY_CRASH`` in the environment a program crashes before and after each commit, not only once with
+each state that they leave behind; it has twice as many schedules, and is replayed four times as often.
 """
 
 from __future__ import annotations
@@ -23,12 +26,13 @@ from durable_trio.stores.base import Finish, Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.schedule import Order, scheduling
 
+from .crash_points import EVERY_CRASH, crash_points
 from .measured import unmeasured
 
-#: So many seeds of trio's schedule for each concurrent program.
-SEED_COUNT = 50
+#: So many seeds of trio's schedule for each concurrent program, at least.
+SEED_COUNT = 50 if EVERY_CRASH else 24
 #: So many replays of one recorded history.
-REPLAY_COUNT = 100
+REPLAY_COUNT = 100 if EVERY_CRASH else 25
 #: So many trials of a program with crashes are measured by coverage.
 MEASURED_COUNT = 4
 #: Virtual seconds after which a run is taken for hung; programs end within two hours.
@@ -199,22 +203,24 @@ def attempt(
 
 
 def crash_everywhere(program: Program, *, seeds: int = SEED_COUNT, is_determined: bool = True) -> Trial:
-    """Run a program under many schedules, each also with crashes; all commits of it are crashed, before and after.
+    """Run a program under many schedules, each with a crash: with each state that its commits leave behind.
 
     ``is_determined``: its end is the same under each schedule and after each crash. Return the trial without a crash.
     """
     reference = attempt(program)
     trials = [reference, *(attempt(program, order) for order in ("oldest first", "newest first"))]
-    commit_count_max = max(trial.commit_count for trial in trials)
-    points = [(at, loses_it) for at in range(1, commit_count_max + 1) for loses_it in (False, True)]
-    for number in range(max(seeds, len(points))):
-        at, loses_it = points[number % len(points)]
-        with unmeasured() if number >= MEASURED_COUNT else contextlib.nullcontext():
-            trials.append(attempt(program, number, crashes=[(at, loses_it)]))
-    for trial in trials:
+
+    def check(trial: Trial) -> None:
         trial.assert_repeatable()
         if is_determined:
             assert trial.end == reference.end
+
+    for trial in trials:
+        check(trial)
+    points = crash_points(max(trial.commit_count for trial in trials), program.workflow.name)
+    for number in range(max(seeds, len(points))):
+        with unmeasured() if number >= MEASURED_COUNT else contextlib.nullcontext():
+            check(attempt(program, number, crashes=[points[number % len(points)]]))
     return reference
 
 

@@ -10,7 +10,18 @@ import trio
 from durable_trio import Context, Engine, RunCancelled, RunStatus, workflow
 from durable_trio.testing import VirtualClock
 
-from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay, crash_everywhere, replay_often
+from .harness import (
+    OFTEN,
+    REPLAY_COUNT,
+    RUN_ID,
+    SEED_COUNT,
+    Notes,
+    Program,
+    attempt,
+    crash_and_replay,
+    crash_everywhere,
+    replay_often,
+)
 
 # ---- step functions ------------------------------------------------------------------------------------------------
 
@@ -508,7 +519,7 @@ def test_durable_clean_up_in_finally_is_resumed_after_a_crash() -> None:
     ends.clear()
     trial = crash_and_replay(Program(clean_up, (), _cancel_soon))
     assert trial.status is RunStatus.CANCELLED
-    assert len(ends) > 100
+    assert len(ends) > SEED_COUNT + REPLAY_COUNT
     assert all(end == ["before", "cancelled", "clean 1", "clean 2", "False"] for end in ends)
 
 

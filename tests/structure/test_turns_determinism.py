@@ -28,6 +28,7 @@ from durable_trio.testing import CrashingStore, VirtualClock
 from durable_trio.testing.schedule import scheduling
 
 from . import test_branches, test_map, test_select
+from .crash_points import EVERY_CRASH
 from .harness import MEASURED_COUNT, OFTEN, RUN_ID, Ended, Notes, Program, Trial, UnfinishedStore, attempt
 from .measured import unmeasured
 
@@ -276,7 +277,7 @@ def storm_trial(seed: int) -> Trial:
 
 # ---- the tests -----------------------------------------------------------------------------------------------------
 
-STORM_COUNT = 50
+STORM_COUNT = 50 if EVERY_CRASH else 24
 
 
 def test_random_programs_see_the_same_at_replay_whatever_the_schedule_and_the_crash() -> None:

@@ -238,7 +238,7 @@ async def test_a_change_survives_a_crash_at_any_commit(autojump_clock: MockClock
 
     (result, _), crash_count = await at_every_commit([flow_after], scenario)
     assert result == ["first", "checked", "new last"]
-    assert crash_count > 10
+    assert crash_count > 6
 
 
 async def test_questions_that_nothing_recorded_follows_survive_a_crash_at_any_commit(
@@ -261,7 +261,7 @@ async def test_questions_that_nothing_recorded_follows_survive_a_crash_at_any_co
 
     found, crash_count = await at_every_commit([asking_twice], scenario)
     assert found == ([True, True], None)
-    assert crash_count > 8
+    assert crash_count > 5
 
 
 async def test_the_marker_is_kept_when_the_next_write_is_refused(autojump_clock: MockClock) -> None:
@@ -693,7 +693,7 @@ async def test_generations_survive_a_crash_at_any_commit(autojump_clock: MockClo
     (result, generation, values, keys), crash_count = await at_every_commit([two_of_each], restartable)
     assert (result, generation, keys) == ([0, 0, 1, 1, 2, 2], 2, ["number#0", "sleep#0"])
     assert values == {"found": result}
-    assert crash_count > 30
+    assert crash_count > 15
 
 
 async def test_starting_it_again_by_its_id_is_the_same_run_in_every_generation(autojump_clock: MockClock) -> None:
@@ -796,7 +796,7 @@ async def test_both_or_neither_are_stored_whatever_commit_crashes(autojump_clock
     found, crash_count = await at_every_commit([collecting], scenario)
     assert found == ([7], [("item#0", StepStatus.COMPLETED)])
     assert seen_in_between == {(1, 1)}
-    assert crash_count > 8
+    assert crash_count > 5
 
 
 async def test_a_client_may_start_and_signal_what_it_does_not_know(file_path: str) -> None:
