@@ -80,6 +80,7 @@ def outside() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not unwanted.match(name)}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     environment["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    environment["PIP_NO_COMPILE"] = "1"  # Python does it as it imports, and most is never imported
     return environment
 
 

@@ -23,7 +23,7 @@ import os, sys, time, trio
 from durable_trio import Engine
 
 {worker}
-engine = Engine("shop.db", workers=2, app={app!r}, lease_seconds=30)
+engine = Engine("shop.db", workers={workers}, app={app!r}, lease_seconds=30)
 path = "no engine"
 
 async def make():
@@ -45,10 +45,10 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
         program.communicate()
 
 
-def start(folder: Path, *, app: str = "shop:engine", worker: str = "") -> subprocess.Popen[str]:
+def start(folder: Path, *, app: str = "shop:engine", worker: str = "", workers: int = 2) -> subprocess.Popen[str]:
     """Start a program whose workers are to serve ``app``; they execute ``worker`` when they import it."""
     inside = f"if __name__ != '__main__':\n    {worker}" if worker else ""
-    (folder / "shop.py").write_text(_SHOP.format(app=app, worker=inside))
+    (folder / "shop.py").write_text(_SHOP.format(app=app, worker=inside, workers=workers))
     return subprocess.Popen(
         [sys.executable, "shop.py"],
         cwd=folder,
@@ -81,8 +81,28 @@ def start(folder: Path, *, app: str = "shop:engine", worker: str = "") -> subpro
 def test_an_app_that_cannot_be_served_ends_serve_and_is_named(
     tmp_path: Path, started: list[subprocess.Popen[str]], app: str, worker: str, expected: str
 ) -> None:
+    assert_named(tmp_path, started, app=app, worker=worker, workers=1, expected=expected)
+
+
+@pytest.mark.parametrize(
+    ("app", "worker", "expected"),
+    [
+        ("nowhere:engine", "", "there is no module 'nowhere'"),
+        ("shop:engine", "os._exit(3)", "code 3"),
+    ],
+)
+def test_of_two_workers_that_cannot_serve_the_app_one_is_named_and_none_is_left(
+    tmp_path: Path, started: list[subprocess.Popen[str]], app: str, worker: str, expected: str
+) -> None:
+    assert_named(tmp_path, started, app=app, worker=worker, workers=2, expected=expected)
+
+
+def assert_named(
+    tmp_path: Path, started: list[subprocess.Popen[str]], *, app: str, worker: str, workers: int, expected: str
+) -> None:
+    """Fail unless a program with such workers ends soon, and its error says what is expected."""
     began = time.monotonic()
-    program = start(tmp_path, app=app, worker=worker)
+    program = start(tmp_path, app=app, worker=worker, workers=workers)
     started.append(program)
     _, output = program.communicate(timeout=_SECONDS)
     lines = [line for line in output.splitlines() if "WorkerFailed" in line]
