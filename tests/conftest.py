@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent / "engine"))
 
 from harness import Leftovers
 from hypothesis import settings
+from structure.measured import unmeasured
 
 # The same examples on every run: a failure shown once is shown again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -41,6 +44,22 @@ def no_leaks() -> Iterator[None]:
     before = Leftovers.now()
     yield
     before.assert_nothing_new()
+
+
+# Of a test with parameters, so many are measured by coverage in each process: the others pass the same lines, and would
+# take twice as long.
+_MEASURED_COUNT = 2
+_called: Counter[str] = Counter()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Have coverage pause while a test repeats what it has done with other parameters, or is marked for it."""
+    name = item.nodeid.partition("[")[0]
+    _called[name] += 1
+    is_measured = _called[name] <= _MEASURED_COUNT and item.get_closest_marker("unmeasured") is None
+    with contextlib.nullcontext() if is_measured else unmeasured():
+        return (yield)
 
 
 # The files that take longest, by what a whole run has shown. Those that start many processes stand beside those that

@@ -146,6 +146,7 @@ async def short(ctx: Context) -> None:
     await ctx.step("nothing", nothing)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("attempt", range(3))
 async def test_no_run_is_begun_once_the_code_of_another_has_ended_the_executor(file_path: str, attempt: int) -> None:
     """One that came at that very instant was never begun, never given back, and waited for without end."""

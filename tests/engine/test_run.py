@@ -679,6 +679,7 @@ async def test_a_run_that_ends_within_its_ttl_is_not_touched_by_it(autojump_cloc
 # ---- many ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("count", [5, 500])
 async def test_concurrent_runs_do_not_disturb_each_other(store_path: str, count: int) -> None:
     @workflow

@@ -185,6 +185,7 @@ async def test_a_short_sleeper_stays_in_memory_and_is_suspended_all_the_same(aut
 
 
 @pytest.mark.slow
+@pytest.mark.unmeasured
 async def test_thousands_of_sleepers_are_rows_and_each_due_one_wakes(autojump_clock: MockClock) -> None:
     """All wait, none is in memory; a hundred come due before the others and complete, the others sleep on."""
     count, early_count = 2_000, 100

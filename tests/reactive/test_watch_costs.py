@@ -111,6 +111,7 @@ async def test_a_hundred_watchers_of_executing_runs_cost_at_most_one_query_per_l
         assert set(store.reads) <= {"changes_with_values", "last_change"}
 
 
+@pytest.mark.unmeasured
 async def test_ten_thousand_runs_are_given_once_each_to_a_watcher_and_read_at_most_twice() -> None:
     """What a watcher reads grows with the runs, not with their square."""
     count = 10_000
