@@ -14,7 +14,7 @@ from durable_trio.failures.allowed import Allowed
 from durable_trio.failures.rebuilding import Rebuilder
 from durable_trio.failures.recording import Recorder
 from durable_trio.failures.visible import failed
-from durable_trio.looks import look, qualified_name
+from durable_trio.looks import look, qualified_name, text_of
 
 __all__ = ["Failures"]
 
@@ -50,11 +50,13 @@ class Failures:
         Args:
             where: what failed, for errors.
         """
+        room, most, less = limits.TRACEBACK_CHARACTERS_MAX, self._bytes_max, self._cut_room
+        text = text_of(exc)  # asked for once: it may be large
         # Each is smaller than the one before, and the last two always fit. Any may raise what the exception does.
         attempts: tuple[Callable[[], str], ...] = (
-            lambda: self._within_limit(self._recorder.record(exc, limits.TRACEBACK_CHARACTERS_MAX), where),
-            lambda: self._within_limit(failed(exc, limits.TRACEBACK_CHARACTERS_MAX), where),
-            lambda: self._write(failed(exc, self._cut_room, is_cut=True), where),
+            lambda: self._within_limit(self._recorder.record(exc, room, text_room=most, text=text), where),
+            lambda: self._within_limit(failed(exc, room, text_room=most, text=text), where),
+            lambda: self._write(failed(exc, min(room, less), text_room=less, text=text, keeps_notes=False), where),
             lambda: self._write(
                 {"type": qualified_name(type(exc)), "message": "", "traceback": "", "recipe": "failed"}, where
             ),
@@ -75,10 +77,14 @@ class Failures:
     def _within_limit(self, record: dict[str, Any], where: str) -> str:
         """Write a record if all in it that is the user's fits a payload; what this library adds does not count."""
         text = self._write(record, where)
-        bytes_max = max(_FAILURE_BYTES_MIN, self._codec.payload_bytes_max)
+        bytes_max = self._bytes_max
         if len(text) > bytes_max and len(self._write(_without_tracebacks(record), where).encode()) > bytes_max:
             raise PayloadTooLarge(f"{where} has more than {bytes_max} bytes of the user's", where=where)
         return text
+
+    @property
+    def _bytes_max(self) -> int:
+        return max(_FAILURE_BYTES_MIN, self._codec.payload_bytes_max)
 
     @property
     def _cut_room(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 import attrs
 
 from durable_trio.codec import ANY_SCALARS, Codec
+from durable_trio.codec.extent import no_fields, room_left
 from durable_trio.codec.faults import Fault
 from durable_trio.codec.sameness import is_same
 from durable_trio.failures.allowed import Allowed
@@ -23,6 +24,10 @@ __all__ = ["Recorder"]
 _LEVELS_MAX: Final = 24
 # Tracebacks of single exceptions in a group share the room of one.
 _TRACEBACK_CHARACTERS_MIN: Final = 400
+
+
+class _TooLarge(Exception):
+    """The texts and values of a failure have more characters than a payload may have bytes."""
 
 
 class _HoldsItself(Exception):
@@ -45,6 +50,7 @@ class _Around:
 class _Progress:
     """How far the encoding of one failure has come."""
 
+    room: int  # characters that its texts and values may still have
     count: int = 0
     around: list[_Around] = attrs.field(factory=list)  # the exceptions around this one, the innermost last
     # The records that are proved, and what they were rebuilt to, by their ids: each once, not again for each around it.
@@ -59,20 +65,25 @@ class Recorder:
         self._allowed = allowed
         self._rebuilder = rebuilder
 
-    def record(self, exc: Exception, room: int) -> dict[str, Any]:
+    def record(self, exc: Exception, room: int, *, text_room: int, text: str) -> dict[str, Any]:
         """Return what is stored of an exception, proved to rebuild an equal one.
 
         Args:
             room: characters that its traceback may have.
-        """
-        return self._record(exc, _Progress(), room)
+            text_room: characters that its texts and values may have, all together.
+            text: its text.
 
-    def _record(self, exc: Exception, progress: _Progress, room: int) -> dict[str, Any]:
+        Raises:
+            Exception: it has more than that; or what the exception itself raises.
+        """
+        return self._record(exc, _Progress(text_room), room, text)
+
+    def _record(self, exc: Exception, progress: _Progress, room: int, text: str | None = None) -> dict[str, Any]:
         progress.count += 1
         if progress.count > EXCEPTIONS_MAX or len(progress.around) >= _LEVELS_MAX:
-            return failed(exc, room)
+            return _took(progress, failed(exc, room, text_room=progress.room))
+        seen = _took(progress, described(exc, room, text_room=progress.room, text=text))
         progress.around.append(_Around(exc))
-        seen = described(exc, room)
         try:
             if is_a(exc, ExceptionGroup):
                 return self._record_group(cast(ExceptionGroup[Exception], exc), seen, progress, room)
@@ -100,7 +111,12 @@ class Recorder:
         members = members_of(exc)
         share = max(_TRACEBACK_CHARACTERS_MIN, room // len(members))
         record = seen | {"recipe": "group", "text": clean(message_of(exc))}
-        record["errors"] = [self._record_member(exc, each, progress, share) for each in members]
+        record["errors"] = errors = list[dict[str, Any]]()
+        for each in members:
+            if progress.count >= EXCEPTIONS_MAX:
+                errors.append(_left_out(len(members) - len(errors)))
+                break
+            errors.append(self._record_member(exc, each, progress, share))
         # A subclass that cannot be rebuilt still keeps its shape, which ``except*`` goes by.
         try:
             state = attributes_of(exc).items()
@@ -112,7 +128,7 @@ class Recorder:
             if type(rebuilt) is type(exc) and text_of(rebuilt) == text_of(exc):
                 progress.proved[id(record)] = record, rebuilt
                 return record
-        except RecursionError:
+        except (RecursionError, _TooLarge):
             raise
         except Exception:
             pass  # also of what holds the group itself: its shape is kept all the same
@@ -126,7 +142,8 @@ class Recorder:
         except _HoldsItself as loop:
             if loop.of != id(group):
                 raise
-            return failed(exc, room)  # it holds the group that it is in, which keeps its shape
+            # It holds the group that it is in, which keeps its shape.
+            return _took(progress, failed(exc, room, text_room=progress.room))
 
     def _try_recipe(
         self, recipe: str, exc: Exception, seen: dict[str, Any], progress: _Progress, room: int
@@ -154,7 +171,7 @@ class Recorder:
                 return None
             progress.proved[id(record)] = record, rebuilt
             return record
-        except (RecursionError, _HoldsItself):
+        except (RecursionError, _TooLarge, _HoldsItself):
             raise
         except Exception:
             return None  # whatever a constructor raises: this recipe does not fit
@@ -176,6 +193,23 @@ class Recorder:
                     raise _HoldsItself(id(value))
             record = self._record(cast(Exception, value), progress, max(_TRACEBACK_CHARACTERS_MIN, room // 2))
             return {"$error": record}
+        progress.room = room_left(value, progress.room, no_fields)
+        if progress.room < 0:
+            raise _TooLarge
         if type(value) is FailureRecord:
             return {"$record": self._codec.to_plain(value, FailureRecord)}
         return self._codec.to_plain(value, ANY_SCALARS)
+
+
+def _took(progress: _Progress, record: dict[str, Any]) -> dict[str, Any]:
+    """Count what people read of a record, but for the traceback, which has room of its own."""
+    progress.room -= len(record["message"]) + sum(map(len, record.get("notes", ())))
+    if progress.room < 0:
+        raise _TooLarge
+    return record
+
+
+def _left_out(count: int) -> dict[str, Any]:
+    """Return the record that stands for those of a group that are too many."""
+    text = f"{count} more exceptions of this group are left out"
+    return {"type": qualified_name(Exception), "message": text, "traceback": "", "recipe": "failed"}

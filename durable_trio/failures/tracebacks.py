@@ -1,4 +1,8 @@
-"""The text of a traceback, bounded, with the last frames kept."""
+"""The text of a traceback, bounded, with the last frames kept; and cut texts.
+
+An exception may be of any size: text of many megabytes, thousands of causes, each with thousands of frames. The event
+loop stands still while it is written down, so it is measured first, and what is beyond a bound is left out with a note.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +11,72 @@ from typing import Final
 
 from durable_trio.looks import clean, is_a, look, qualified_name, text_of, traceback_of
 
-__all__ = ["EXCEPTIONS_MAX", "trace"]
+__all__ = ["CUT", "EXCEPTIONS_MAX", "cut", "trace"]
 
 # Exceptions in one failure. A group that holds itself many times over must not fill the memory.
 EXCEPTIONS_MAX: Final = 1000
+# What a full traceback is made of at most, all its exceptions together; some ten milliseconds.
+_CHARACTERS_MAX: Final = 1_000_000
+_FRAMES_MAX: Final = 2000
+# Of a traceback that is cut: more than the room for its text holds.
+_FRAMES_KEPT: Final = 200
+CUT: Final = "... (cut)"
 
 
-def trace(exc: BaseException, room: int) -> str:
-    """Return the traceback of an exception and of its causes, of ``room`` characters at most."""
+def cut(text: str, room: int) -> str:
+    """Return a text as Unicode, of ``room`` characters at most and a mark where it is cut."""
+    return clean(text) if len(text) <= room else clean(text[:room]) + CUT
+
+
+def trace(exc: BaseException, room: int, text: str | None = None) -> str:
+    """Return the traceback of an exception and of its causes, of ``room`` characters at most.
+
+    Args:
+        text: that of the exception, if it is known; to ask for it again may cost as much as all the rest.
+    """
+    own = text_of(exc) if text is None else text
     # The full one looks at causes, notes and names of the exception, and of those before it.
-    text = look(_full, exc, instead=lambda _: look(_frames, exc, instead=lambda _: "<no traceback>\n"))
-    if len(text) <= room:
-        return text
-    tail = text[len(text) - room :]
+    shown = look(
+        _full, exc, room, own, instead=lambda _: look(_frames, exc, room, own, instead=lambda _: "<no traceback>\n")
+    )
+    if len(shown) <= room:
+        return shown
+    tail = shown[len(shown) - room :]
     return "... (earlier frames are left out)\n" + tail[tail.find("\n") + 1 :]
 
 
-def _full(exc: BaseException) -> str:
-    return clean("".join(traceback.format_exception(exc))) if _is_small(exc) else _frames(exc)
+def _full(exc: BaseException, room: int, text: str) -> str:
+    return clean("".join(traceback.format_exception(exc))) if _is_small(exc, text) else _frames(exc, room, text)
 
 
-def _frames(exc: BaseException) -> str:
-    frames = clean("".join(traceback.format_tb(traceback_of(exc))))
-    return f"{frames}{clean(qualified_name(type(exc)))}: {clean(text_of(exc))}\n"
+def _frames(exc: BaseException, room: int, text: str) -> str:
+    frames = clean("".join(traceback.format_tb(traceback_of(exc), limit=-_FRAMES_KEPT)))
+    left_out = "" if _is_alone(exc) else "... (the exceptions in it and before it are left out)\n"
+    # A text takes half of the room at most, so that there is something of the frames.
+    return f"{frames}{left_out}{clean(qualified_name(type(exc)))}: {cut(text, room // 2)}\n"
 
 
-def _is_small(exc: BaseException) -> bool:
-    """Whether the exceptions that a full traceback shows are few; ``traceback`` itself has no bound for groups."""
+def _is_alone(exc: BaseException) -> bool:
+    return exc.__cause__ is None and exc.__context__ is None and not is_a(exc, BaseExceptionGroup)
+
+
+def _is_small(exc: BaseException, text: str) -> bool:
+    """Whether a full traceback shows little; ``traceback`` itself has no bound for groups, texts and chains."""
     left: list[BaseException] = [exc]
     chained: set[int] = set()
+    characters, frames = 0, 0
     for _ in range(EXCEPTIONS_MAX):
         if not left:
             return True
         each = left.pop()
+        characters += len(text if each is exc else text_of(each))
+        notes = getattr(each, "__notes__", ())
+        if type(notes) is not list and type(notes) is not tuple:
+            return False  # it may have no end
+        characters += sum(len(note) for note in notes if type(note) is str)
+        frames += _frame_count(each)
+        if characters > _CHARACTERS_MAX or frames > _FRAMES_MAX:
+            return False
         if is_a(each, BaseExceptionGroup):
             members = each.exceptions  # type: ignore[attr-defined]  # as ``traceback`` will see it
             if type(members) is not tuple:
@@ -50,3 +87,10 @@ def _is_small(exc: BaseException) -> bool:
                 chained.add(id(other))
                 left.append(other)
     return not left
+
+
+def _frame_count(exc: BaseException) -> int:
+    entry, count = traceback_of(exc), 0
+    while entry is not None and count <= _FRAMES_MAX:
+        entry, count = entry.tb_next, count + 1
+    return count

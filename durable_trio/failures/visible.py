@@ -12,44 +12,64 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from durable_trio.codec.sameness import is_same
-from durable_trio.failures.tracebacks import trace
-from durable_trio.looks import attributes, clean, is_a, leaves, look, qualified_name, text_of
+from durable_trio.failures.tracebacks import cut, trace
+from durable_trio.looks import attributes, is_a, leaves, look, qualified_name, text_of
 
 __all__ = ["args_of", "attributes_of", "described", "failed", "is_equal", "slots_of"]
 
 # Of a group that cannot be kept, so many failures are told in its text.
 _LEAVES_TOLD: Final = 3
+# Of all notes together: they are for people, and to be read.
+_NOTES_CHARACTERS_MAX: Final = 256_000
+_NOTES_MAX: Final = 1000
 # The object whose attribute was asked for belongs to the place of the error, like the frames of the traceback.
 _LEFT_OUT: Final = frozenset({(AttributeError, "obj"), (BaseException, "args")})
 
 
 def _notes(exc: BaseException) -> list[str]:
     notes = look(getattr, exc, "__notes__", None, instead=lambda _: attributes(exc).get("__notes__"))
-    return [clean(note) for note in notes if type(note) is str] if type(notes) is list or type(notes) is tuple else []
+    if type(notes) is not list and type(notes) is not tuple:
+        return []
+    found: list[str] = []
+    room = _NOTES_CHARACTERS_MAX
+    for note in notes:
+        if room <= 0 or len(found) >= _NOTES_MAX:
+            found.append(f"... (of {len(notes)} notes the others are left out)")
+            break
+        if type(note) is str:
+            found.append(cut(note, room))
+            room -= len(note)
+    return found
 
 
-def described(exc: BaseException, room: int) -> dict[str, Any]:
-    """Return the part of a record that people read; ``room`` is that of the traceback."""
+def described(exc: BaseException, room: int, *, text_room: int, text: str | None = None) -> dict[str, Any]:
+    """Return the part of a record that people read.
+
+    Args:
+        room: characters that its traceback may have.
+        text_room: those that its text may have.
+        text: that text, if it is known.
+    """
+    text = text_of(exc) if text is None else text
     record: dict[str, Any] = {
-        "type": clean(qualified_name(type(exc))),
-        "message": clean(text_of(exc)),
-        "traceback": trace(exc, room),
+        "type": cut(qualified_name(type(exc)), text_room),
+        "message": cut(text, text_room),
+        "traceback": trace(exc, room, text),
     }
     notes = _notes(exc)
     return record | {"notes": notes} if notes else record
 
 
-def failed(exc: BaseException, room: int, *, is_cut: bool = False) -> dict[str, Any]:
-    """Return the record of what ``StepFailed`` will stand for."""
-    record = described(exc, room) | {"recipe": "failed"}
+def failed(
+    exc: BaseException, room: int, *, text_room: int, text: str | None = None, keeps_notes: bool = True
+) -> dict[str, Any]:
+    """Return the record of what ``StepFailed`` will stand for; the arguments are those of ``described``."""
+    record = described(exc, room, text_room=text_room, text=text) | {"recipe": "failed"}
     if is_a(exc, BaseExceptionGroup):  # too deep or too large to be kept: what it is about, no traceback tells
-        told = [f"{clean(qualified_name(type(leaf)))}: {clean(text_of(leaf))}" for leaf in leaves(exc)[:_LEAVES_TOLD]]
-        record["message"] += f": {'; '.join(told)}"
-    if is_cut:
+        told = [f"{qualified_name(type(leaf))}: {cut(text_of(leaf), text_room)}" for leaf in leaves(exc)[:_LEAVES_TOLD]]
+        record["message"] = cut(f"{record['message']}: {'; '.join(told)}", text_room)
+    if not keeps_notes:
         record.pop("notes", None)
-        record["type"] = record["type"][:room]
-        if len(record["message"]) > room:
-            record["message"] = record["message"][:room] + "... (cut)"
     return record
 
 
