@@ -320,31 +320,49 @@ def test_a_store_that_has_lost_its_identity_gets_a_new_one(tmp_path: Path) -> No
 # ---- the log -------------------------------------------------------------------------------------------------------
 
 
-CUTS: dict[str, Callable[[int], int]] = {
-    "all is lost": lambda _: 0,
-    "half is lost": lambda size: size // 2,
-    "a byte is lost": lambda size: size - 1,
+def cut(path: str, left: int) -> None:
+    os.truncate(path, left)
+
+
+def cut_and_grow(path: str, size: int) -> None:
+    cut(path, size // 2)
+    cut(path, size)
+
+
+def write_over(path: str, content: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+CUTS: dict[str, Callable[[str, int], None]] = {
+    "all is lost": lambda path, _: cut(path, 0),
+    "half is lost": lambda path, size: cut(path, size // 2),
+    "a byte is lost": lambda path, size: cut(path, size - 1),
+    "it is all zeros": lambda path, size: write_over(path, bytes(size)),
+    "it was cut and has grown again": lambda path, size: cut_and_grow(path, size),
+    "it is another one": lambda path, size: write_over(path, os.urandom(size)),
 }
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_a_log_that_is_cut_short_ends_its_use(store: SqliteStore, cut: str) -> None:
+@pytest.mark.parametrize("how", CUTS)
+def test_a_log_that_is_cut_short_or_written_over_ends_its_use(store: SqliteStore, how: str) -> None:
     fence = fill(store, "later", 200)
-    left = CUTS[cut](os.path.getsize(f"{store.path}-wal"))
-    os.truncate(f"{store.path}-wal", left)
+    log = Path(f"{store.path}-wal")
+    CUTS[how](str(log), log.stat().st_size)
+    left = log.read_bytes()
     asked: tuple[Callable[[], object], ...] = (
         lambda: add(store, fence, step(500, "s", 500)),
         lambda: store.transact(fence, note_transaction(fence, lambda _: None), seconds_max=5),
         store.wal_checkpoint,
     )
     for ask in asked:
-        with pytest.raises(StoreRewound, match="was cut short"):
+        with pytest.raises(StoreRewound, match="was cut short or written over"):
             ask()
         store._files.failure = None  # each finds out by itself
     store.close()
     with pytest.raises(StoreRewound, match="new process"):
         SqliteStore(store.path).open()
-    assert os.path.getsize(f"{store.path}-wal") == left
+    assert log.read_bytes() == left
 
 
 def test_a_log_that_is_cut_short_is_seen_by_all_who_have_it_open_and_by_the_next_one(

@@ -251,14 +251,15 @@ class Files:
         Call it in the write turn, with a writer at rest.
 
         Raises:
-            StoreRewound: another state, or another store, was written over it; or its log was cut short.
+            StoreRewound: another state, or another store, was written over it; or something has spoilt its log.
             SchemaTooNew: a newer version of this library has brought its schema up to date.
         """
         self.check_names()
-        if self._log.is_cut():
+        if self._log.is_spoilt():
             self._leave_as_it_is()
             raise self._failed(
-                f"{self._path + '-wal'!r} was cut short while this process had it open, and what it held is lost"
+                f"{self._path + '-wal'!r} was cut short or written over while this process had it open, and what it "
+                "held is lost"
             )
         try:
             status = os.lstat(self._path)

@@ -1,9 +1,10 @@
-"""Whether the log is as long as its index says, and the parts of files that may be read without closing them.
+"""Whether the log ends as its index says, and the parts of files that may be read without closing them.
 
 SQLite keeps in the index (``-shm``) how many frames of the log are valid, and trusts it for as long as anybody has the
-database open. If the log is cut short meanwhile it is written on where its end was: what is committed then stands
-behind a hole, and nobody can ever read it. So the two are compared before each transaction. A log that SQLite itself
-cuts is no such case: then the index was changed first (sqlite.org/walformat.html, "The WAL-Index Header").
+database open. If the log is cut short or written over meanwhile it is written on where its end was: what is committed
+then stands behind a hole, and nobody can ever read it. So before each transaction the last frame is looked at: the
+index has its checksum, in which all frames before it are counted. A log that SQLite itself cuts, or begins anew, is no
+such case: then the index was changed first (sqlite.org/walformat.html, "The WAL-Index Header").
 
 Closing any descriptor of the database or the index drops all POSIX locks that the process holds on it, those of
 SQLite's connections included. So both are read by a descriptor that the process has anyhow: that of SQLite.
@@ -16,12 +17,15 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Log", "find_descriptor", "log_is_cut", "read_header"]
+__all__ = ["Log", "find_descriptor", "log_is_spoilt", "read_header"]
 
-# Of one of the two copies of the index's header: whether it is filled in, the page size (1 for 65536), how many frames.
-_INDEX: Final = struct.Struct("=12xBxHI")
+# Of one of the two copies of the index's header: whether it is filled in, the page size (1 for 65536), how many frames,
+# and the checksum of the last one.
+_INDEX: Final = struct.Struct("=12xBxHI4xII")
 _COPY_BYTES: Final = 48
 _LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+# In a frame's header: its checksum.
+_CHECKSUM: Final = struct.Struct(">16xII")
 
 
 class Log:
@@ -35,13 +39,13 @@ class Log:
             self._index = find_descriptor(self._index_path)
             self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
-    def is_cut(self) -> bool:
-        """Return whether the log is shorter than its index says. Two calls of the system."""
+    def is_spoilt(self) -> bool:
+        """Return whether the log does not end as its index says. Two calls of the system."""
         if self._log is None or self._index is None:
             return False
         while True:
             header = os.pread(self._index, 2 * _COPY_BYTES, 0)
-            if os.lseek(self._log, 0, os.SEEK_END) >= _bytes_needed(header):
+            if _ends_with(self._log, header):
                 return False
             if header == os.pread(self._index, 2 * _COPY_BYTES, 0):
                 break
@@ -55,21 +59,23 @@ class Log:
         self._log = self._index = None
 
 
-def log_is_cut(path: str) -> bool:
-    """Return whether the log of a database that could not be read is shorter than its index says."""
-    with suppress(OSError):
-        return os.stat(f"{path}-wal").st_size < _bytes_needed(read_header(f"{path}-shm", 2 * _COPY_BYTES))
+def log_is_spoilt(path: str) -> bool:
+    """Return whether the log of a database that could not be read does not end as its index says."""
+    with suppress(OSError), open(f"{path}-wal", "rb") as log:
+        return not _ends_with(log.fileno(), read_header(f"{path}-shm", 2 * _COPY_BYTES))
     return False
 
 
-def _bytes_needed(header: bytes) -> int:
-    """Return the length that a log has at least; 0 where the index does not tell."""
+def _ends_with(log: int, header: bytes) -> bool:
+    """Return whether a log has the last frame that the header of its index tells of, if that tells of one."""
     if len(header) < 2 * _COPY_BYTES or header[:_COPY_BYTES] != header[_COPY_BYTES:]:
-        return 0  # it is being changed
-    is_filled_in, page_size, frame_count = _INDEX.unpack_from(header)
+        return True  # it is being changed
+    is_filled_in, page_size, frame_count, *checksum = _INDEX.unpack_from(header)
     if not is_filled_in or frame_count == 0:
-        return 0
-    return _LOG_HEADER_BYTES + int(frame_count) * (_FRAME_HEADER_BYTES + (65536 if page_size == 1 else page_size))
+        return True
+    frame_bytes = _FRAME_HEADER_BYTES + (65536 if page_size == 1 else page_size)
+    frame = os.pread(log, frame_bytes, _LOG_HEADER_BYTES + (frame_count - 1) * frame_bytes)
+    return len(frame) == frame_bytes and [*_CHECKSUM.unpack_from(frame)] == checksum
 
 
 def find_descriptor(path: str) -> int | None:

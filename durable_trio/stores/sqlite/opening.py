@@ -14,7 +14,7 @@ from durable_trio.stores.sqlite.counters import check_counters
 from durable_trio.stores.sqlite.holders import describe_process
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
-from durable_trio.stores.sqlite.log import log_is_cut
+from durable_trio.stores.sqlite.log import log_is_spoilt
 from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
 from durable_trio.stores.sqlite.paths import (
     check_content,
@@ -126,10 +126,10 @@ def _open_in_turn(
         for connection in reversed(connections):
             with suppress(sqlite3.Error):
                 connection.close()
-        if isinstance(error, sqlite3.Error) and log_is_cut(path):
+        if isinstance(error, sqlite3.Error) and log_is_spoilt(path):
             raise StoreRewound(
-                f"{path + '-wal'!r} was cut short while a process had it open, which has it open still; stop all "
-                f"processes that use {path!r}, and start again"
+                f"{path + '-wal'!r} was cut short or written over while a process had it open, which has it open "
+                f"still; stop all processes that use {path!r}, and start again"
             ) from error
         if isinstance(error, sqlite3.Error):
             raise translate(error, path) from error
