@@ -85,9 +85,14 @@ class Runs:
         return len(self._actors)
 
     @property
+    def _is_open(self) -> bool:
+        """Whether a run may begin; not while this service ends with a fault."""
+        return self._nursery is not None and not self._nursery.cancel_scope.cancel_called
+
+    @property
     def free_count(self) -> int:
         """How many more runs may be claimed now."""
-        if self.is_draining or self._nursery is None:
+        if self.is_draining or not self._is_open:
             return 0
         lent_count = min(len(self._lenders), LENT_RUNS_MAX)
         return max(0, self.settings.concurrency + lent_count - len(self._actors) - self._reserved)
@@ -138,8 +143,9 @@ class Runs:
     def start(self, row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
         """Make a claimed run resident."""
         workflow = self.registry.get(row.workflow)
-        if workflow is None or self._nursery is None or self.is_draining or self.front.failure is not None:
-            return  # the engine is stopping; it gives back what it owns
+        nursery = self._nursery if self._is_open and not self.is_draining and self.front.failure is None else None
+        if workflow is None or nursery is None:
+            return  # the engine is stopping, or this service; it gives back what it owns
         try:
             actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
             if row.run in self._early_mail:
@@ -152,7 +158,7 @@ class Runs:
         # that goes on with it has none of them.
         context = contextvars.Context()
         context.run(LENDER.set, partial(self.lend, row.run))
-        begin = partial(self._nursery.start_soon, self._run, actor, workflow, loaded, name=f"actor of run {row.id}")
+        begin = partial(nursery.start_soon, self._run, actor, workflow, loaded, name=f"actor of run {row.id}")
         context.run(begin)
 
     def found_damaged(self, row: RunRow) -> None:
@@ -262,6 +268,10 @@ class Runs:
                     nursery.cancel_scope.cancel()
             finally:
                 self._nursery = None
+                self.detach_now()  # also the inline ones, whose tasks are not of this nursery
+                for actor in list(self._actors.values()):
+                    if isinstance(actor, RunActor):  # with the nursery its task has ended, however that came
+                        self._left(actor)
 
     # ---- one run -----------------------------------------------------------------------------------------------
 
@@ -291,7 +301,7 @@ class Runs:
             elif rest is not None:
                 raise rest from None
         finally:
-            guarded(self._left, actor)
+            self._left(actor)  # a fault in it ends this service, which forgets all that were resident
 
     def _end_executor(self, actor: RunActor, exits: Sequence[BaseException]) -> None:
         """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""

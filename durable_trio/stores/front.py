@@ -263,13 +263,14 @@ class StoreFront:
             while True:
                 await self._wait_for_work()
                 if self._final is not None:
-                    self.failure = self._final
-                    guarded(self.on_failure)
                     raise self._final
                 await self._commit()
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 await self._leave()
+            raise
+        except BaseException as error:
+            self._fail(error)
             raise
         finally:
             self._is_running = False
@@ -277,6 +278,12 @@ class StoreFront:
             for thread in (self._writer, self._reader, self._answerer):
                 thread.stop()
             self._fail_waiting(_unusable(self.failure))
+
+    def _fail(self, error: BaseException) -> None:
+        """The task ends with this error: say so before anybody else learns of it."""
+        if self.failure is None:
+            self.failure = error
+            guarded(self.on_failure)
 
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
@@ -324,29 +331,17 @@ class StoreFront:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def _commit(self) -> None:
-        """Commit one batch and call back."""
-        items = self._take()
-        if not items:
-            return
-        behind_counts = len(self._waiting), len(self._starts)
+        """Commit one batch and call back. Whatever goes wrong, whoever has an operation in the batch is told."""
+        items: list[_Entry] = []
         try:
-            outcomes = await self._apply(items)
-            if len(outcomes) != len(items):
-                raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
-        except StoreFull as error:
-            self._keep_without_room(items, error)
-            return
-        except StoreInUse as error:
-            for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
-                items += [queued.popleft() for _ in range(count)]
-            self._keep_while_held(items, error)
-            return
+            outcomes = await self._write(items)
         except BaseException as error:
-            self.failure = error
-            guarded(self.on_failure)
+            self._fail(error)
             for _, callback in items:
                 guarded(callback, _unusable(error))
             raise
+        if outcomes is None:
+            return
         self.is_full = False
         self.commit_count += 1
         self.operation_count += len(items)
@@ -361,10 +356,29 @@ class StoreFront:
             except BaseException as error:
                 blame(self.on_commit, error)
 
-    def _take(self) -> list[_Entry]:
-        """Return the next batch; none if all that waits has to wait behind what had no room."""
+    async def _write(self, items: list[_Entry]) -> list[Any] | None:
+        """Move a batch to ``items`` and apply it; return ``None`` if there was none, or nothing could be written."""
+        self._take(items)
+        if not items:
+            return None
+        behind_counts = len(self._waiting), len(self._starts)
+        try:
+            outcomes = await self._apply(items)
+        except StoreFull as error:
+            self._keep_without_room(items, error)
+            return None
+        except StoreInUse as error:
+            for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
+                items += [queued.popleft() for _ in range(count)]
+            self._keep_while_held(items, error)
+            return None
+        if len(outcomes) != len(items):
+            raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
+        return outcomes
+
+    def _take(self, items: list[_Entry]) -> None:
+        """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""
         waiting, starts = self._waiting, self._starts
-        items: list[_Entry] = []
         tries_alone = self._alone_count > 0
         count_max = 1 if tries_alone else BATCH_OPERATIONS_MAX
         gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], _ALONE)
@@ -380,21 +394,19 @@ class StoreFront:
             items.append(entry)
             if isinstance(operation, _ALONE):
                 self._is_turn_of_starts = True
-                return items
+                return
         if not tries_alone:
             self._is_turn_of_starts = False
-            items += self._take_starts()
-        return items
+            self._take_starts(items)
 
-    def _take_starts(self) -> list[_Entry]:
-        starts, items, has_upkeep = self._starts, list[_Entry](), False
-        while starts and len(items) < BATCH_STARTS_MAX:
+    def _take_starts(self, items: list[_Entry]) -> None:
+        starts, count_max, has_upkeep = self._starts, len(items) + BATCH_STARTS_MAX, False
+        while starts and len(items) < count_max:
             is_upkeep = isinstance(starts[0][0], _UPKEEP)
             if is_upkeep and has_upkeep:
                 break
             has_upkeep = has_upkeep or is_upkeep
             items.append(starts.popleft())
-        return items
 
     def _has_items(self) -> bool:
         return bool(self._waiting or self._starts)

@@ -32,6 +32,7 @@ from durable_trio import (
     RunNotFound,
     RunRecord,
     SignalTimeout,
+    StoreError,
     Workflow,
     current_step,
     open_engine,
@@ -294,11 +295,17 @@ class Outcome:
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
-    """Call something of the engine's; once more if the fault is met in the call itself."""
-    try:
-        return await call()
-    except Fault:
-        return await call()
+    """Call something of the engine's; again if the fault is met in it, or while the store is being opened anew."""
+    for _ in range(10):
+        try:
+            return await call()
+        except (Fault, trio.ClosedResourceError):
+            pass
+        except StoreError as error:
+            if "ask again" not in str(error):
+                raise
+        await trio.sleep(1)
+    return await call()
 
 
 async def end_of(engine: Engine, run_id: str) -> str:

@@ -20,10 +20,13 @@ from durable_trio.context.mapping import MapCall, MapItem
 from durable_trio.context.transactions import TransactionCall
 from durable_trio.context.waits import SignalCall, SleepCall
 from durable_trio.engine import janitor, reports
+from durable_trio.engine.actor import RunActor
 from durable_trio.engine.dispatcher import Dispatcher
+from durable_trio.engine.ending import EndingRun
 from durable_trio.engine.feed import Feed, Subscription
 from durable_trio.engine.recovery import Reaper, Recovery
 from durable_trio.engine.resident import ResidentRun
+from durable_trio.engine.runs import Runs
 from durable_trio.engine.timers import Timers
 from durable_trio.replay.agenda import Agenda
 from durable_trio.replay.calls import Call
@@ -33,6 +36,7 @@ from durable_trio.replay.port import Port, _InFlight
 from durable_trio.replay.quiet import Lane
 from durable_trio.replay.recording import Recording
 from durable_trio.replay.turns import Turns
+from durable_trio.stores.front import StoreFront
 from durable_trio.stores.threads import Waiter
 
 #: Calls of each method that fail. By default one, of some methods of runs and calls; more by hand: of all.
@@ -43,6 +47,8 @@ MEASURED_COUNT: Final = 4
 GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
     # Those classes, and of how many of their methods a call fails by default.
     "services": ((Timers, Recovery, Reaper, Feed, Subscription, Dispatcher), 40),
+    "writer": ((StoreFront,), 4),
+    "service of runs": ((Runs, RunActor, EndingRun), 4),
     "pump": ((Turns, _InFlight, Port, Waiter), 10),
     "runs": ((Parking, Recording, Mail, Agenda, Lane, ResidentRun), 6),
     "calls": (
@@ -93,6 +99,26 @@ def test_one_fault_touches_one_run_or_one_service(group: str) -> None:
             found = run_trial(chaos, target)
         assert chaos.is_met, target
         check(found, reference, target)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *(Target("StoreFront._take_starts", number) for number in (2, 5)),  # with something in hand already
+        Target("StoreFront._take", 8),
+        Target("StoreFront._commit", 13),
+        *(Target("Runs._left", number) for number in (1, 4)),
+        *(Target("Runs._run", number) for number in (1, 3)),
+    ],
+    ids=str,
+)
+def test_a_fault_where_others_are_in_hand_costs_a_restart_and_nobody_waits_for_ever(target: Target) -> None:
+    chaos = Chaos(StoreFront, Runs)
+    reference = run_trial(chaos, None)
+    found = run_trial(chaos, target)
+    assert chaos.is_met
+    check(found, reference, target)
+    assert found.parked == []
 
 
 async def test_services_that_only_a_file_needs_are_restarted(file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
