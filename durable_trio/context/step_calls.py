@@ -179,7 +179,8 @@ class StepMethods(ContextBase):
         the same at replay, in the same order: outcomes belong to places.
 
         Args:
-            items: any iterable with an order of its own, taken whole before the first step begins.
+            items: any iterable with an order of its own, taken whole before the first step begins. A list that was
+                made of a set has the order of this process: sort it.
             limit: how many run at once; default 100.
             return_exceptions: give failures back as values in their places, instead of raising the first.
             options: those of ``step``, for each item.

@@ -19,6 +19,7 @@ from durable_trio.engine.service import Service
 from durable_trio.engine.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
 from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS, UPKEEP_ROWS_MAX
+from durable_trio.logger import Logger
 from durable_trio.records import RunRow
 from durable_trio.rules.admission import fair_share
 from durable_trio.stores.base import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
@@ -31,6 +32,10 @@ _YIELD_SECONDS = 0.05
 _EXPECTED_SECONDS = 2.0
 # Due runs are counted up to this number: it is more than a few executors can have in memory.
 _DUE_COUNTED_MAX = 1000
+# No run leaves its place for so long while others wait for one: people are told.
+_STUCK_SECONDS = 30.0
+
+_LOGGER = Logger("durable_trio.engine")
 
 
 class Dispatcher(Service):
@@ -58,6 +63,10 @@ class Dispatcher(Service):
         # looked at because of that: what they have stored since is right.
         self._set_back_at: int | None = None
         self._looked_at: set[str] = set()
+        # While there is no place: when to look whether runs leave, and how many had left at the last look.
+        self._looks_for_stuck_at = 0
+        self._left_count = -1
+        self._said_at = -1
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -101,6 +110,8 @@ class Dispatcher(Service):
                     has_looked = True
                 await self._unpark()
                 await self._claim_all()
+                if not self._runs.free_count:
+                    await self._say_if_stuck()
                 await self._claim_set_back()
             except OwnershipLost:
                 self._runs.on_refused()
@@ -141,6 +152,33 @@ class Dispatcher(Service):
             if not claimed_count:  # others were quicker, or all that is due must wait for a suspect to go on
                 self.nudge_at(self._clock.now() + int(_YIELD_SECONDS * MICROSECONDS))
                 return
+
+    async def _say_if_stuck(self) -> None:
+        """Say it once if runs that are due wait for places for long, and no run gives its own back.
+
+        Perhaps the steps there wait for those very runs, in a way that lends no place, such as looking again and again.
+        """
+        now, left_count = self._clock.now(), self._runs.left_count
+        if now < self._looks_for_stuck_at or self._runs.is_draining:
+            return
+        before, self._left_count = self._left_count, left_count
+        self._looks_for_stuck_at = now + int(_STUCK_SECONDS * MICROSECONDS)
+        self._timers.call_at(self._looks_for_stuck_at, self.nudge)
+        if before != left_count or self._said_at == left_count:
+            return
+        store = self._front.store
+        backlog = await self._front.read(store.backlog, self._workflows, now=self._clock.stamp(), due_max=1)
+        rows = self._runs.resident_rows()
+        if backlog.due_count and rows:
+            self._said_at = left_count
+            _LOGGER.warning(
+                "runs that are due have no place: the %d that have one, %r among them, have kept theirs for %g s. "
+                "If their steps wait for others, let them do so with run.result(), which lends the place; or raise "
+                "concurrency",
+                len(rows),
+                rows[0].id,
+                _STUCK_SECONDS,
+            )
 
     async def _claimable_count(self) -> int:
         """Return how many due runs this executor should claim now; if none, look again when that may change."""

@@ -69,6 +69,7 @@ class Runs:
         self._timers = timers
         self._actors: dict[int, ResidentRun] = {}
         self._reserved = 0
+        self.left_count = 0  # runs that have left memory
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
         self._failures: dict[str, Failures] = {}
@@ -317,6 +318,7 @@ class Runs:
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
             del self._actors[resident.row.run]
+            self.left_count += 1
             self._lenders.pop(resident.row.run, None)
         if not self._actors:
             self._empty.set()

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import trio
 from harness import PATIENCE_SECONDS, noted, serving, wait_until
+from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunStatus, Workflow, workflow
 from durable_trio.engine import runs
+from durable_trio.testing import VirtualClock
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -208,3 +210,51 @@ async def test_when_all_places_are_lent_that_is_said(
             await wait_until(lambda: "no more places are lent" in caplog.text)
         assert "run_child" in caplog.text
         assert await run.cancel()
+
+
+async def look_again_and_again() -> str:
+    """Wait for a run in a way that nobody knows to be a wait."""
+    run = await Stage.engine.start(leaf, id="leaf")
+    for _ in range(300):
+        if (await run.record()).status.is_final:
+            break
+        await trio.sleep(1)
+    return str((await run.record()).status)
+
+
+@workflow
+async def looks(ctx: Context) -> str:
+    return await ctx.step("look", look_again_and_again)
+
+
+@workflow
+async def works(ctx: Context, count: int) -> None:
+    for _ in range(count):
+        await ctx.step("work", trio.sleep, 20)
+
+
+def stuck(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "have no place" in record.msg]
+
+
+async def test_it_is_said_once_that_runs_wait_for_a_place_that_none_gives_back(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with serving(":memory:", looks, leaf, concurrency=1, clock=VirtualClock()) as engine:
+        Stage.engine = engine
+        assert await engine.run(looks, id="looks") == RunStatus.PENDING
+        assert await engine.get("leaf").result() == 5
+    assert len(stuck(caplog)) == 1
+    assert "'looks' among them" in stuck(caplog)[0]
+
+
+async def test_it_is_not_said_of_runs_that_come_and_go_nor_where_nobody_waits(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with serving(":memory:", works, concurrency=1, clock=VirtualClock()) as engine:
+        for number in range(5):
+            await engine.start(works, 1, id=f"{number}")
+        for number in range(5):
+            await engine.get(f"{number}").result()
+        await engine.run(works, 10)
+    assert stuck(caplog) == []
