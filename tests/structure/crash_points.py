@@ -3,7 +3,8 @@
 The scenario is called with an engine after each crash; it must ask for the same things again, by the same ids.
 
 A commit that is kept leaves the same state behind as the next one that is lost, so by default one of the two stands for
-both. ``DURABLE_TRIO_EVERY_CRASH`` in the environment has all of them.
+both; and of a long program's states every other one is tried, others for each program.
+``DURABLE_TRIO_EVERY_CRASH`` in the environment has all of them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .measured import unmeasured
 T = TypeVar("T")
 
 EVERY_CRASH: Final = "DURABLE_TRIO_EVERY_CRASH" in os.environ
+#: A program with so few states crashes with each of them.
+_POINTS_MIN: Final = 12
 
 #: Virtual seconds after which a scenario is taken for hung.
 _PATIENCE_SECONDS = 30 * 86400.0
@@ -33,16 +36,17 @@ _LOST = (SimulatedCrash, StoreError, trio.ClosedResourceError)
 
 
 def crash_points(commit_count: int, seed: str) -> list[tuple[int, bool]]:
-    """Return at which commits to crash, and whether each is lost: once with each state that they leave behind.
+    """Return at which commits to crash, and whether each is lost: once with a state that they leave behind.
 
-    Which of the two crashes that stand for one state it is depends on the seed, so that all programs together are
-    crashed before and after commits of every kind.
+    Which states, and by which of the two crashes that stand for one, depends on the seed, so that all programs
+    together are crashed before and after commits of every kind.
     """
     if EVERY_CRASH:
         return [(at, loses_it) for at in range(1, commit_count + 1) for loses_it in (False, True)]
     chance = random.Random(seed)
     states = [[(state, False), (state + 1, True)] for state in range(1, commit_count)]
-    return [(1, True), *(chance.choice(state) for state in states), (commit_count, False)]
+    points = [(1, True), *(chance.choice(state) for state in states), (commit_count, False)]
+    return sorted(chance.sample(points, min(len(points), max(_POINTS_MIN, len(points) // 2))))
 
 
 class Crashed(Exception):

@@ -7,8 +7,8 @@ and their order are determined, its end must also be that of the same program wi
 
 All of it runs on virtual time and on a store in memory that outlives its engines.
 
-With ``DURABLE_TRIO_EVERY_CRASH`` in the environment a program crashes before and after each commit, not only once with
-each state that they leave behind; it has twice as many schedules, and is replayed four times as often.
+With ``DURABLE_TRIO_EVERY_CRASH`` in the environment a program crashes before and after each commit (see
+``crash_points``); it has more schedules, and is replayed five times as often.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .crash_points import EVERY_CRASH, crash_points
 from .measured import unmeasured
 
 #: So many seeds of trio's schedule for each concurrent program, at least.
-SEED_COUNT = 50 if EVERY_CRASH else 24
+SEED_COUNT = 50 if EVERY_CRASH else 20
 #: So many replays of one recorded history.
-REPLAY_COUNT = 100 if EVERY_CRASH else 25
+REPLAY_COUNT = 100 if EVERY_CRASH else 20
 #: So many trials of a program with crashes are measured by coverage.
 MEASURED_COUNT = 4
 #: Virtual seconds after which a run is taken for hung; programs end within two hours.
@@ -203,7 +203,7 @@ def attempt(
 
 
 def crash_everywhere(program: Program, *, seeds: int = SEED_COUNT, is_determined: bool = True) -> Trial:
-    """Run a program under many schedules, each with a crash: with each state that its commits leave behind.
+    """Run a program under many schedules, each with a crash at another of its ``crash_points``.
 
     ``is_determined``: its end is the same under each schedule and after each crash. Return the trial without a crash.
     """

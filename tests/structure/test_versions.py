@@ -693,7 +693,7 @@ async def test_generations_survive_a_crash_at_any_commit(autojump_clock: MockClo
     (result, generation, values, keys), crash_count = await at_every_commit([two_of_each], restartable)
     assert (result, generation, keys) == ([0, 0, 1, 1, 2, 2], 2, ["number#0", "sleep#0"])
     assert values == {"found": result}
-    assert crash_count > 15
+    assert crash_count > 10
 
 
 async def test_starting_it_again_by_its_id_is_the_same_run_in_every_generation(autojump_clock: MockClock) -> None:
