@@ -56,8 +56,7 @@ async def test_a_drained_family_lets_steps_finish_and_leaves_the_rest(scene: Sce
     assert set(executions(scene).values()) == {1}
 
 
-@pytest.mark.parametrize("os_signal", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("workflow", ["sequence", "blocking"])
+@pytest.mark.parametrize(("workflow", "os_signal"), [("sequence", signal.SIGINT), ("blocking", signal.SIGTERM)])
 async def test_a_second_signal_stops_the_family_at_once(scene: Scene, os_signal: signal.Signals, workflow: str) -> None:
     """Though a step of a minute is running, in a task or in a thread; the run can be resumed."""
     server = await scene.serving(workers=2, lease_seconds=30, grace_seconds=60)

@@ -178,7 +178,7 @@ def run_shop(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.mark.parametrize(
     ("death", "workers", "max_recoveries"),
-    [("os._exit(1)", 1, 10), ("os.abort()", 2, 6), ("os._exit(70)", 1, 3), ("raise SystemExit(1)", 1, 6)],
+    [("os._exit(1)", 1, 10), ("os.abort()", 2, 4), ("os._exit(70)", 1, 3), ("raise SystemExit(1)", 1, 2)],
 )
 def test_a_run_that_kills_its_process_is_set_aside_while_serve_goes_on(
     run_shop: Callable[..., subprocess.CompletedProcess[str]], death: str, workers: int, max_recoveries: int
@@ -193,7 +193,7 @@ def test_a_run_that_kills_its_process_is_set_aside_while_serve_goes_on(
 def test_an_engine_that_fails_in_the_workers_is_named_with_the_child_that_has_crashed(
     run_shop: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    program = run_shop(store="Broken(store)", workers=2)
+    program = run_shop(store="Broken(store)", workers=1)
     assert program.returncode != 0
     last = [line for line in program.stderr.splitlines() if "WorkerFailed" in line][-1]
     assert "the engine has failed: engine/services/dispatcher crashed too often: OSError: disk on fire" in last
