@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import json
@@ -142,6 +143,45 @@ def test_other_files_in_the_folder_come_and_go(store: SqliteStore, tmp_path: Pat
     os.unlink(store.path)  # so soon after that the folder's time may be the same
     with pytest.raises(StoreRewound):
         start(store, "lost")
+
+
+def test_a_folder_that_may_not_be_looked_into_for_a_while_tells_nothing(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    tmp_path.chmod(0o600)
+    with monkeypatch.context() as refused:
+        refused.setattr(os, "lstat", refuse)  # for whoever may look into any folder
+        start(store, "meanwhile")
+        refused.setattr(os, "stat", refuse)  # the folder above it, too
+        start(store, "still")
+    tmp_path.chmod(0o700)
+    assert store.run("meanwhile") is not None
+    assert store.run("still") is not None
+    os.unlink(store.path)
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+
+
+def test_a_database_that_cannot_be_looked_at_for_want_of_descriptors_is_written_to_later(
+    store: SqliteStore, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    checkpoint = """
+import sqlite3
+sqlite3.connect(sys.argv[1]).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+"""
+    assert spawn(checkpoint, store.path).wait(timeout=20) == 0
+    with monkeypatch.context() as refused:
+        refused.setattr(os, "listdir", refuse)
+        with pytest.raises(StoreInUse, match="free descriptors"):
+            start(store, "new")
+    assert store.run("new") is None
+    start(store, "new")
 
 
 @pytest.mark.parametrize("side", ["", "-wal"])

@@ -31,7 +31,7 @@ from urllib.parse import quote
 import attrs
 
 from durable_trio.boot import boot_id
-from durable_trio.errors import SchemaTooNew, StoreError, StoreRewound
+from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewound
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.log import Log, read_header
 from durable_trio.stores.sqlite.schema import schema_version
@@ -236,12 +236,15 @@ class Files:
         """
         try:
             folder = os.stat(self._folder)
+            stamp = folder.st_ctime_ns, folder.st_ino, folder.st_dev
+            if stamp == self._folder_stamp:
+                return
+            self._check_each()
+        except PermissionError:
+            return  # it tells nothing of the files, which SQLite has open; the next look may
         except OSError as error:
-            self._check_each()
             raise self._failed(f"the folder of {self._path!r} cannot be read any more ({error.strerror})") from error
-        stamp = folder.st_ctime_ns, folder.st_ino, folder.st_dev
-        if stamp != self._folder_stamp:
-            self._check_each()
+        else:
             is_settled = time.time_ns() - folder.st_ctime_ns > _TICK_NS
             self._folder_stamp = stamp if is_settled else None
 
@@ -253,6 +256,7 @@ class Files:
         Raises:
             StoreRewound: another state, or another store, was written over it; or something has spoilt its log.
             SchemaTooNew: a newer version of this library has brought its schema up to date.
+            StoreInUse: it cannot be told for now; nothing was begun.
         """
         self.check_names()
         if self._log.is_spoilt():
@@ -263,15 +267,16 @@ class Files:
             )
         try:
             status = os.lstat(self._path)
+        except PermissionError:
+            return
         except OSError as error:
-            self._check_each()
             raise self._failed(f"{self._path!r} cannot be found any more ({error.strerror})") from error
         if self._look.is_same_file(status):
             return
         if _inode(status) != self._inodes[self._path]:
             raise self._failed(f"{self._path!r} was replaced by another file while this process had it open")
         note = _find_note(self._turn)
-        look = note if note is not None and note.is_same_file(status) else look_at(self._path)
+        look = note if note is not None and note.is_same_file(status) else self._look_again()
         lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look)
         if lost is None and look is not note and look.schema > _schema_of(writer):
             lost = "a copy of it"
@@ -304,6 +309,15 @@ class Files:
         """Close what was opened here; the connections come after."""
         self._log.close()
 
+    def _look_again(self) -> Look:
+        try:
+            return look_at(self._path)
+        except (OSError, sqlite3.Error) as error:  # for want of descriptors, mostly: of those, others may let go
+            raise StoreInUse(
+                f"{self._path!r} was changed, and could not be looked at before it is written to: check its "
+                f"permissions and free descriptors ({error})"
+            ) from error
+
     def _leave_as_it_is(self) -> None:
         """Have the connections abandoned, not closed, and the file not opened again in this process."""
         self.was_overwritten = True
@@ -329,8 +343,15 @@ def _inode(status: os.stat_result) -> Inode:
 
 
 def _inode_of(path: str) -> Inode | None:
+    """Return to what a name leads, or ``None`` if it leads to nothing.
+
+    Raises:
+        PermissionError: that may not be looked at.
+    """
     try:
         return _inode(os.lstat(path))
+    except PermissionError:
+        raise
     except OSError:
         return None
 
