@@ -165,6 +165,26 @@ def test_a_folder_that_may_not_be_looked_into_for_a_while_tells_nothing(
         start(store, "lost")
 
 
+def test_an_opening_for_which_descriptors_do_not_suffice_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    def open_names() -> list[str]:
+        paths = [f"/dev/fd/{name}" for name in os.listdir("/dev/fd")]
+        return [os.readlink(path) for path in paths if os.path.lexists(path)]
+
+    store = SqliteStore(tmp_path / "runs.db")
+    with monkeypatch.context() as refused:
+        refused.setattr(identity, "look_at", refuse)
+        with pytest.raises(StoreError):
+            store.open()
+    assert [name for name in open_names() if name.startswith(store.path)] == []
+    store.open()
+    store.close()
+
+
 def test_a_database_that_cannot_be_looked_at_for_want_of_descriptors_is_written_to_later(
     store: SqliteStore, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

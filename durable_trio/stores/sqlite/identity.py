@@ -222,11 +222,11 @@ class Files:
         self._folder = os.path.dirname(path)
         self._turn = turn
         self._folder_stamp: tuple[int, int, int] | None = None
-        self._log = Log(path)
         self._look = look_at(path)
         self._inodes = {name: _inode_of(name) for name in (path, f"{path}-wal", f"{path}-shm")}
         self._inodes |= turn.inodes()
         _keep_note(turn, self._look)
+        self._log = Log(path)  # last: it is to be closed
 
     def check_names(self) -> None:
         """Check that all names lead to the files that were opened.
