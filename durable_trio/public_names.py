@@ -3,11 +3,11 @@
 A new name is imported here and stands in ``__all__``, in the order of the alphabet; nobody else imports from here.
 """
 
+from durable_trio.calls.current_step import CurrentStep, current_step
 from durable_trio.clock import Clock
-from durable_trio.context.branches import DurableNursery
 from durable_trio.context.child_calls import ChildRun
 from durable_trio.context.context import Context
-from durable_trio.context.current import CurrentStep, current_step
+from durable_trio.context.nursery import DurableNursery
 from durable_trio.engine.engine import Engine, open_engine
 from durable_trio.engine.observers import Event, Observer
 from durable_trio.engine.run import Run
@@ -57,9 +57,9 @@ from durable_trio.records import (
     UnreadRecord,
     WaitRecord,
 )
-from durable_trio.replay.deadlines import DeadlineScope
-from durable_trio.stores.base import Store
+from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import sqlite3
+from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.workflows import Workflow, workflow
 
 __all__ = [

@@ -21,12 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
-
-from crash.campaigns import Plan, all_probes, make_reference, probe_plan, random_plan  # noqa: E402
-from crash.zygote import Zygote  # noqa: E402
+sys.path.insert(0, str(_ROOT))
 
 from durable_trio.testing.probes import KINDS, PROBES  # noqa: E402
+from tests.crash.campaigns import Plan, all_probes, make_reference, probe_plan, random_plan  # noqa: E402
+from tests.crash.zygote import Zygote  # noqa: E402
 
 
 def main() -> int:

@@ -22,11 +22,11 @@ from pathlib import Path
 import trio
 
 _ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
+sys.path.insert(0, str(_ROOT))
 
-from workers.idle import describe_idle  # noqa: E402
-from workers.kit import Scene  # noqa: E402
-from workers.storm import Storm  # noqa: E402
+from tests.engine.workers.idle import describe_idle  # noqa: E402
+from tests.engine.workers.kit import Scene  # noqa: E402
+from tests.engine.workers.storm import Storm  # noqa: E402
 
 
 def main() -> int:

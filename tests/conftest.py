@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-# The shared pieces are one plain module beside the engine's tests; tests of other packages import it too.
-sys.path.insert(0, str(Path(__file__).parent / "engine"))
-
-from harness import Leftovers
 from hypothesis import settings
-from structure.measured import unmeasured
+
+from tests.engine.harness import Leftovers
+from tests.structure.measured import unmeasured
 
 # The same examples on every run: a failure shown once is shown again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -65,33 +61,33 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 # The files that take longest, by what a whole run has shown. Those that start many processes stand beside those that
 # only compute, so that they do not all come together.
 _LONGEST_FIRST = (
-    "workers/test_wrong_apps.py",
+    "engine/workers/test_wrong_apps.py",
     "structure/test_random_programs.py",
     "test_docs.py",
     "structure/test_branches.py",
-    "workers/test_drain.py",
-    "workers/test_stopped.py",
+    "engine/workers/test_drain.py",
+    "engine/workers/test_stopped.py",
     "engine/test_hostile_objects.py",
-    "workers/test_false_starts.py",
-    "cli/test_cli_serve.py",
+    "engine/workers/test_false_starts.py",
+    "cli/test_serve.py",
     "engine/test_damaged_rows.py",
-    "workers/test_kills.py",
+    "engine/workers/test_kills.py",
     "test_walk.py",
     "crash/test_crash_injection.py",
     "structure/test_children.py",
     "structure/test_map.py",
-    "workers/test_sharing.py",
+    "engine/workers/test_sharing.py",
     "engine/test_chaos_inside.py",
-    "reactive/test_watch_costs.py",
-    "workers/test_storm.py",
+    "engine/watching/test_watch_costs.py",
+    "engine/workers/test_storm.py",
     "test_scale.py",
     "structure/test_select.py",
-    "cli/test_cli_looking.py",
-    "cli/test_cli_acting.py",
-    "engine/test_steps.py",
-    "engine/test_timers.py",
+    "cli/test_looking.py",
+    "cli/test_acting.py",
+    "calls/test_steps.py",
+    "engine/services/test_timers.py",
     "engine/test_run.py",
-    "cli/test_cli_top.py",
+    "cli/test_top.py",
 )
 
 

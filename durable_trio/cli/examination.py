@@ -10,12 +10,12 @@ import attrs
 import trio
 
 from durable_trio.cli.client import ask
-from durable_trio.cli.documents import CheckDocument, Finding
 from durable_trio.cli.text import plural, visible
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.records import EngineStatus
 from durable_trio.stores.sqlite import sqlite3
+from durable_trio.views.documents import CheckDocument, Finding
 
 __all__ = ["examine"]
 

@@ -44,14 +44,14 @@ _COLOR: Final = re.compile(r"(\x1b\[[0-9;]*m)")
 
 def write_json(document: Any) -> None:
     """Write one document, indented for people who look at it."""
-    from durable_trio.cli.documents import plain
+    from durable_trio.views.documents import plain
 
     _write_json(plain(document), indent=2)
 
 
 def write_json_line(document: Any) -> None:
     """Write one document as a line, at once."""
-    from durable_trio.cli.documents import plain
+    from durable_trio.views.documents import plain
 
     _write_json(plain(document), separators=(",", ":"))
 

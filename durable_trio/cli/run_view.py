@@ -8,53 +8,26 @@ from shlex import quote
 from textwrap import wrap
 from typing import Final
 
-import attrs
 import click
 
-from durable_trio.cli.documents import failure_document
-from durable_trio.cli.runs_table import (
-    NEVER_YEAR,
-    began_at,
-    failure_text,
-    recovered_text,
-    status_text,
-    status_word,
-)
+from durable_trio.cli.runs_table import NEVER_YEAR, began_at, failure_text, recovered_text, status_text, status_word
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.errors import RunCancelled
 from durable_trio.records import (
-    ExecutorStatus,
     Key,
     RunRecord,
     RunStatus,
-    StepInHand,
     StepKind,
-    StepRecord,
-    UnreadRecord,
-    WaitRecord,
 )
-
-__all__ = ["RunView", "run_view"]
+from durable_trio.views.documents import failure_document
+from durable_trio.views.run import RunView
 
 _LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "
 _UNREAD_MAX: Final = 10  # of a run that is sent more than it takes
-
-
-@attrs.frozen(kw_only=True)
-class RunView:
-    """All that is shown of a run, and the executor that has it, if that is still known."""
-
-    record: RunRecord
-    steps: tuple[StepRecord, ...]
-    waits: tuple[WaitRecord, ...]
-    unread: tuple[UnreadRecord, ...]
-    children: tuple[RunRecord, ...]
-    owner: ExecutorStatus | None
-    in_hand: tuple[StepInHand, ...] = ()  # what it waits for, if it is to end
 
 
 def run_view(

@@ -8,12 +8,12 @@ from typing import Final
 
 import click
 
-from durable_trio.cli.documents import failure_document
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.table import Column, table
 from durable_trio.cli.text import cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.records import FailureRecord, RunRecord, RunStatus
+from durable_trio.views.documents import failure_document
 
 __all__ = [
     "NEVER_YEAR",

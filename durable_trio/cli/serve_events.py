@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.workers.parent import WORKERS
+from durable_trio.engine.workers.parent import WORKERS
 from supervisors import (
     ChildExited,
     ChildStarted,

@@ -19,7 +19,6 @@ import trio
 
 from durable_trio.cli.faults import ReaderGone
 from durable_trio.cli.output import is_unicode, write_lines
-from durable_trio.cli.rates import Rates, unfinished_count
 from durable_trio.cli.screen import Screen, find_screen
 from durable_trio.cli.serve_events import Line, TreeLog
 from durable_trio.cli.status_line import StatusLine, fitted
@@ -28,6 +27,7 @@ from durable_trio.engine.engine import Engine
 from durable_trio.errors import DurableError
 from durable_trio.logger import Logger
 from durable_trio.records import EngineStatus, RunStatus
+from durable_trio.views.rates import Rates, unfinished_count
 from supervisors import ChildStatus, NodeKind, TreeNode
 
 __all__ = ["Display", "serve", "tree_signals_ignored"]

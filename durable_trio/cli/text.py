@@ -6,12 +6,12 @@ Nothing that was stored is written to a terminal as it is; ``unseen`` says why, 
 from __future__ import annotations
 
 import json
-import math
 import unicodedata
 from functools import lru_cache
 from typing import Any, Final
 
 from durable_trio.unseen import visible
+from durable_trio.views.values import jsonable
 
 __all__ = ["compact", "cut", "first_line", "pad", "plural", "visible", "width_of"]
 
@@ -64,17 +64,6 @@ def first_line(text: str) -> str:
 def compact(value: Any) -> str:
     """Return a JSON value as one line for people."""
     return visible(json.dumps(jsonable(value), ensure_ascii=False, separators=(", ", ": ")))
-
-
-def jsonable(value: Any) -> Any:
-    """Return a stored value as JSON can say it: a number that is none is written with the codec's own tag."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(value)}
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    return value
 
 
 def plural(count: int, noun: str) -> str:

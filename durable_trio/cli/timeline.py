@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import attrs
 import click
@@ -18,9 +18,7 @@ from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.records import Key, RunRecord, RunStatus, StepKind, StepRecord, StepStatus, WaitRecord, escape
-
-if TYPE_CHECKING:
-    from durable_trio.cli.run_view import RunView
+from durable_trio.views.run import RunView
 
 __all__ = ["timeline"]
 

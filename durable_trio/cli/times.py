@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-__all__ = ["duration_text", "instant_text", "iso", "read_seconds", "read_when", "until_text"]
+__all__ = ["duration_text", "instant_text", "read_seconds", "read_when", "until_text"]
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
@@ -18,11 +18,6 @@ _LARGE: Final = (
     (60.0, "m", 1.0, "s"),
 )
 _YEAR_DAYS: Final = 365
-
-
-def iso(instant: datetime) -> str:
-    """Return an instant as ``2026-03-01T12:00:00.000000Z``."""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def instant_text(instant: datetime, now: datetime) -> str:

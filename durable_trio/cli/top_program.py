@@ -25,14 +25,14 @@ import trio
 from durable_trio.cli.cancelling import in_hand_of
 from durable_trio.cli.keyboard import Keyboard
 from durable_trio.cli.output import harmless, is_unicode
-from durable_trio.cli.rates import Rates
-from durable_trio.cli.run_view import RunView
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.top_state import Action, Look, TopState
 from durable_trio.cli.top_view import draw
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import DurableError, RunNotFound
 from durable_trio.records import EngineStatus, RunRecord, RunStatus
+from durable_trio.views.rates import Rates
+from durable_trio.views.run import RunView
 
 __all__ = ["Top"]
 

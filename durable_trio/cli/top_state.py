@@ -8,10 +8,10 @@ from typing import Final
 
 import attrs
 
-from durable_trio.cli.run_view import RunView
 from durable_trio.cli.runs_table import status_word
 from durable_trio.cli.text import visible
 from durable_trio.records import EngineStatus, RunRecord
+from durable_trio.views.run import RunView
 from supervisors import TreeNode
 
 __all__ = ["Action", "Look", "Pane", "TopState"]

@@ -8,7 +8,6 @@ from typing import Final
 import attrs
 import click
 
-from durable_trio.cli.rates import unfinished_count
 from durable_trio.cli.run_view import run_view
 from durable_trio.cli.runs_table import runs_table, status_text
 from durable_trio.cli.screen import Screen
@@ -16,6 +15,7 @@ from durable_trio.cli.text import cut, pad, plural, visible, width_of
 from durable_trio.cli.top_state import Look, Pane, TopState
 from durable_trio.cli.tree_view import trees_lines, worker_nodes
 from durable_trio.records import RunStatus
+from durable_trio.views.rates import unfinished_count
 from supervisors import ChildStatus
 
 __all__ = ["draw"]

@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 
 import trio
 
+from durable_trio.calls.body import Environment, current_task
 from durable_trio.clock import to_datetime
 from durable_trio.codec import Codec
-from durable_trio.context.environment import Environment, current_task
 from durable_trio.errors import PayloadTooLarge
 from durable_trio.limits import check_name
 from durable_trio.logger import Logger

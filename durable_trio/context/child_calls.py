@@ -7,17 +7,17 @@ from typing import Any, Generic, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 import trio
 
+from durable_trio.calls.child import ChildEndCall, StartChildCall
+from durable_trio.calls.saga import Compensation
+from durable_trio.calls.step import NO_RETRY, FunctionCall, FunctionOptions
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
-from durable_trio.context.children import ChildEndCall, StartChildCall
-from durable_trio.context.functions import NO_RETRY, FunctionCall, FunctionOptions
-from durable_trio.context.saga import Compensation
-from durable_trio.context.starting import StartOptions, start_operation
 from durable_trio.looks import exact_bool, is_a, short
+from durable_trio.options import check_options
 from durable_trio.policies import Retry
 from durable_trio.records import Key, StepKind
-from durable_trio.rules.hints import check_options
 from durable_trio.rules.randomness import child_id
+from durable_trio.starting import StartOptions, start_operation
 from durable_trio.workflows import Startable, Workflow
 
 Ts = TypeVarTuple("Ts")

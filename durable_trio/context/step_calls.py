@@ -11,18 +11,18 @@ from typing import Any, Final, Literal, TypedDict, TypeVar, Unpack, cast, overlo
 
 import trio
 
+from durable_trio.calls.map import MapCall
+from durable_trio.calls.saga import Compensation
+from durable_trio.calls.step import NO_RETRY, FunctionCall, FunctionOptions
+from durable_trio.calls.transaction import TransactionCall
 from durable_trio.clock import seconds_of
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
-from durable_trio.context.functions import NO_RETRY, FunctionCall, FunctionOptions
-from durable_trio.context.mapping import MapCall
-from durable_trio.context.saga import Compensation
-from durable_trio.context.transactions import TransactionCall
 from durable_trio.limits import MAP_CONCURRENCY, MAP_ITEMS_MAX
 from durable_trio.looks import exact_bool, exact_number, is_a, look, short
+from durable_trio.options import check_options
 from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, StepKind
-from durable_trio.rules.hints import check_options
 from durable_trio.signatures import return_annotation
 
 T = TypeVar("T")

@@ -9,14 +9,14 @@ from typing import Any, NoReturn
 
 import trio
 
+from durable_trio.calls.generation import ContinueCall
 from durable_trio.clock import due_after, seconds_of
 from durable_trio.context.base import ContextBase
-from durable_trio.context.branches import DurableNursery
-from durable_trio.context.generations import ContinueCall
-from durable_trio.context.starting import encode_bound
+from durable_trio.context.nursery import DurableNursery
 from durable_trio.failures import CARRYING
 from durable_trio.limits import NURSERY_DEPTH_MAX
-from durable_trio.replay.deadlines import DeadlineScope
+from durable_trio.starting import encode_bound
+from durable_trio.turns.deadlines import DeadlineScope
 
 
 class StructureMethods(ContextBase):

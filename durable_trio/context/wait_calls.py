@@ -8,13 +8,13 @@ from typing import Any, TypeVar, overload
 
 import trio
 
+from durable_trio.calls.waits import SignalCall, SleepCall, after, constant
 from durable_trio.clock import from_datetime, seconds_of
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.base import ContextBase
-from durable_trio.context.waits import SignalCall, SleepCall, after, constant
 from durable_trio.errors import CodecError
 from durable_trio.limits import check_name
-from durable_trio.stores.base import NO_POSITION
+from durable_trio.stores.contract import NO_POSITION
 
 T = TypeVar("T")
 

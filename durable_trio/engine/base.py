@@ -12,14 +12,14 @@ import trio
 
 from durable_trio.codec import Codec
 from durable_trio.engine.observers import Observer, Observers
-from durable_trio.engine.parts import Parts
-from durable_trio.engine.reading import run_record
+from durable_trio.engine.records_of import run_record
 from durable_trio.engine.run import Run
 from durable_trio.engine.settings import EngineOptions, make_settings
+from durable_trio.engine.wiring import Parts
 from durable_trio.errors import RunNotFound
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunRow
-from durable_trio.stores.base import Store
+from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflows import Registry, Workflow
 from supervisors import Supervisor

@@ -23,10 +23,10 @@ from durable_trio.engine.run_calls import RunCalls
 from durable_trio.engine.settings import OpenOptions
 from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
 from durable_trio.engine.upkeep_calls import UpkeepCalls
+from durable_trio.engine.workers.parent import Workers
 from durable_trio.errors import DurableError
-from durable_trio.stores.base import Store
-from durable_trio.workers.loading import check_not_loading
-from durable_trio.workers.parent import Workers
+from durable_trio.serving.app import check_not_loading
+from durable_trio.stores.contract import Store
 
 # The exit code when a task did not end that had to: EX_SOFTWARE of sysexits.h.
 EXIT_UNSTOPPED: Final = 70

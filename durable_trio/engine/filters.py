@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import RunFilter
+from durable_trio.stores.contract import RunFilter
 from durable_trio.workflows import Workflow, check_tags
 
 # What a store's integers can be.

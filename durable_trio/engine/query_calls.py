@@ -10,14 +10,14 @@ from typing import Any, Final
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.filters import check_text, make_cursor, make_filter, read_cursor
-from durable_trio.engine.inline import INLINE_NAME
-from durable_trio.engine.reading import run_record
-from durable_trio.engine.reports import merged, with_runs
+from durable_trio.engine.records_of import run_record
+from durable_trio.engine.runs.inline import INLINE_NAME
+from durable_trio.engine.services.reports import merged, with_runs
 from durable_trio.engine.watching import Changes, watch
 from durable_trio.errors import CodecError
 from durable_trio.limits import PAGE_RUNS_MAX, check_name
 from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunRecord, RunRow, RunStatus
-from durable_trio.stores.base import Change, RunFilter
+from durable_trio.stores.contract import Change, RunFilter
 from durable_trio.workflows import Workflow
 from supervisors import EventStream, TreeNode, format_tree
 

@@ -6,8 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from durable_trio.codec import UNANNOTATED
-from durable_trio.engine.places import lending_place
-from durable_trio.engine.reading import (
+from durable_trio.engine.records_of import (
     compensation_failed,
     error_text,
     rebuilt_error,
@@ -15,6 +14,7 @@ from durable_trio.engine.reading import (
     unread_record,
     wait_record,
 )
+from durable_trio.engine.runs.places import lending_place
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord

@@ -7,15 +7,15 @@ from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast, overload
 
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
-from durable_trio.context.starting import SignalStartOptions, StartOptions, is_same_start, start_operation
 from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
-from durable_trio.engine.ending import cancelled
-from durable_trio.engine.inline import open_inline
 from durable_trio.engine.run import Run
+from durable_trio.engine.runs.ending import cancelled
+from durable_trio.engine.runs.inline import open_inline
 from durable_trio.errors import RunConflict, UnknownWorkflow
 from durable_trio.limits import check_name
-from durable_trio.stores.base import RequestCancel, SendSignal, SignalWithStart, Started, StartRun
+from durable_trio.starting import SignalStartOptions, StartOptions, is_same_start, start_operation
+from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun
 from durable_trio.workflows import Startable, Workflow
 
 Ts = TypeVarTuple("Ts")

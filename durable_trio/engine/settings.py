@@ -20,8 +20,8 @@ from durable_trio.limits import (
     UNREAD_SIGNALS_MAX,
     WORKERS_MAX,
 )
-from durable_trio.rules.hints import check_options
-from durable_trio.workers.loading import check_app
+from durable_trio.options import check_options
+from durable_trio.serving.app import check_app
 from durable_trio.workflows import Workflow
 
 # Thirty years: a lease is stored as whole microseconds. Where a longer time is allowed, it is taken for this one.

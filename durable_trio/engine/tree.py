@@ -32,12 +32,12 @@ from typing import Final
 import trio
 
 from durable_trio.doors import guarded
-from durable_trio.engine.janitor import Janitor
-from durable_trio.engine.parts import Parts
-from durable_trio.engine.recovery import Reaper
+from durable_trio.engine.services.janitor import Janitor
+from durable_trio.engine.services.recovery import Reaper
+from durable_trio.engine.wiring import Parts
+from durable_trio.engine.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
-from durable_trio.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
 from supervisors import (
     Backoff,
     Child,

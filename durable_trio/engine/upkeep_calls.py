@@ -13,15 +13,15 @@ from durable_trio.clock import from_datetime
 from durable_trio.doors import guarded
 from durable_trio.engine.base import EngineBase
 from durable_trio.engine.filters import statuses_of
-from durable_trio.engine.janitor import sweep, warn_of_stuck
 from durable_trio.engine.run import Run
+from durable_trio.engine.services.janitor import sweep, warn_of_stuck
 from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
 from durable_trio.looks import class_name, exact_text, is_a
 from durable_trio.records import Key, RunRow, RunStatus
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     CopyHistory,
     CutHistory,
     DeleteRun,

@@ -13,12 +13,12 @@ from typing import Final
 
 import trio
 
-from durable_trio.engine.feed import Feed, Subscription
-from durable_trio.engine.places import lending_place
+from durable_trio.engine.runs.places import lending_place
+from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord, RunRow
-from durable_trio.stores.base import Change, RunFilter
-from durable_trio.stores.front import StoreFront
+from durable_trio.stores.contract import Change, RunFilter
+from durable_trio.stores.writer import StoreFront
 
 # Runs of one read of a watcher's own: it holds no more of them than these in its hands.
 _PAGE_RUNS: Final = 200

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from durable_trio.stores.base import Advance, Fence, Operation, RegisterExecutor, Store
+from durable_trio.stores.contract import Advance, Fence, Operation, RegisterExecutor, Store
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 

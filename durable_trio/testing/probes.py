@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from durable_trio.records import HistoryRow, RunStatus, StepKind, StepStatus
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     ClaimDue,
     Fence,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     Backlog,
     Change,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.desk import shop
+from tests.cli.desk import shop
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def chatty() -> Engine:
 
 def broken() -> Engine:
     """Return an engine one of whose services crashes whenever it is started."""
-    from durable_trio.engine import janitor
+    from durable_trio.engine.services import janitor
 
     async def run(self: object, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         task_status.started()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli.desk import PATIENCE_SECONDS, call, command_line, surroundings
+from tests.cli.desk import PATIENCE_SECONDS, call, command_line, surroundings
 
 _HERE = Path(__file__).parent
 

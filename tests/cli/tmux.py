@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.desk import PATIENCE_SECONDS, surroundings
+from tests.cli.desk import PATIENCE_SECONDS, surroundings
 
 in_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 

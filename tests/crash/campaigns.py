@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import attrs
 
-from crash.driver import Campaign, Kill, Result
-from crash.zygote import Zygote
 from durable_trio.testing.probes import PROBES
+from tests.crash.driver import Campaign, Kill, Result
+from tests.crash.zygote import Zygote
 
 # Kills of one file: few enough to be repeated in seconds, enough to meet what earlier ones have left.
 _PROBES_PER_CHAIN: Final = 7

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from crash.campaigns import make_reference
-from crash.zygote import Zygote
+from tests.crash.campaigns import make_reference
+from tests.crash.zygote import Zygote
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import attrs
 
-from crash.worker import extra_waves_path
-from crash.zygote import Process, Zygote
 from durable_trio.testing.checker import Snapshot, Violation, compare, read_lines, reference_key, snapshot
+from tests.crash.worker import extra_waves_path
+from tests.crash.zygote import Process, Zygote
 
 #: Seconds in which a probe must be reached, and in which all runs must end once the faults stop.
 PROBE_SECONDS: Final = 15.0

@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import trio
 
-from crash.logs import Logs
 from durable_trio import Engine, RunCancelled, RunConflict, RunExpired, RunFailed, RunFinished, RunNotFound, RunStatus
+from tests.crash.logs import Logs
 
 _POLL_SECONDS = 0.02
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from crash.campaigns import Plan, all_probes, random_plan
-from crash.driver import Result
-from crash.zygote import Zygote
 from durable_trio.testing.probes import PROBES
+from tests.crash.campaigns import Plan, all_probes, random_plan
+from tests.crash.driver import Result
+from tests.crash.zygote import Zygote
 
 _SEED = 1
 _PROBE_PLANS = all_probes(_SEED)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from crash.zygote import Process, Zygote
 from durable_trio.testing.checker import check, read_lines, snapshot
+from tests.crash.zygote import Process, Zygote
 
 _PATIENCE_SECONDS = 60.0  # far above anything that a busy machine needs
 _REFUSED = "a write of a run was refused"

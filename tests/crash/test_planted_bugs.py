@@ -7,9 +7,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from crash.driver import Campaign, Kill
-from crash.planted import PLANTED
-from crash.zygote import Zygote
+from tests.crash.driver import Campaign, Kill
+from tests.crash.planted import PLANTED
+from tests.crash.zygote import Zygote
 
 
 @attrs.frozen

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import trio
 
-from crash.driver import Campaign
-from crash.zygote import Zygote
 from durable_trio import Context, Engine, workflow
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.checker import Snapshot, check, compare, read_lines, snapshot
 from durable_trio.testing.probes import KINDS, PROBES, ProbedStore
+from tests.crash.driver import Campaign
+from tests.crash.zygote import Zygote
 
 
 class Killed(BaseException):

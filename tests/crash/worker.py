@@ -21,14 +21,14 @@ from typing import Any, Final
 import attrs
 import trio
 
-from crash import planted, workflows
-from crash.logs import Logs
-from crash.plans import LONG_AGO, Asker, Planned, wave
 from durable_trio import Engine, RunStatus
-from durable_trio.stores.base import Store
+from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.checker import check, read_lines
 from durable_trio.testing.probes import ProbedStore
+from tests.crash import planted, workflows
+from tests.crash.logs import Logs
+from tests.crash.plans import LONG_AGO, Asker, Planned, wave
 
 Spec = Mapping[str, Any]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import trio
 
-from crash.logs import Logs
 from durable_trio import (
     Context,
     Retry,
@@ -25,6 +24,7 @@ from durable_trio import (
 )
 from durable_trio.records import escape
 from durable_trio.testing.probes import kill_self
+from tests.crash.logs import Logs
 
 LOGS: list[Logs] = []  # the one of this process
 _SHORT = 0.01  # seconds that a service takes

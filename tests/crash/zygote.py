@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_TESTS = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Process:
@@ -104,13 +104,13 @@ class Zygote:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(_TESTS), str(_TESTS.parent)])}
+        environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "crash.zygote", str(other.fileno())],
+                [sys.executable, "-m", "tests.crash.zygote", str(other.fileno())],
                 pass_fds=[other.fileno()],
                 env=environment,
-                cwd=_TESTS.parent,
+                cwd=_ROOT,
             )
 
     def spawn(self, spec: dict[str, Any]) -> Process:
@@ -136,7 +136,7 @@ class Zygote:
 
 def serve(connection: socket.socket) -> None:
     """Fork what is asked for until the parent hangs up."""
-    from crash import worker  # everything is imported here, once
+    from tests.crash import worker  # everything is imported here, once
 
     statuses: dict[int, int] = {}
     while True:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from harness import serving, wait_passivated, wait_status
 
 from durable_trio import Context, Engine, Retry, RunStatus, current_step, sqlite3, workflow
+from tests.engine.harness import serving, wait_passivated, wait_status
 
 # ---- the runs ----------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import attrs
 Fault = Callable[..., Any]
 Make = Callable[[str], tuple[Any, Any]]
 #: The module of the workflows, whose exceptions come back as themselves.
-HOME = "hostile_places"
+HOME = "tests.engine.hostile_places"
 
 
 class WorseError(Exception):

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import attrs
 import trio
-from hostile import Hostile, errors, values
 
 from durable_trio import CodecError, Context, DurableError, Engine, Retry, Workflow, open_engine, workflow
+from tests.engine.hostile import Hostile, errors, values
 
 #: What a call with something hostile may raise: one named error, that of its own checks.
 NAMED = (CodecError, TypeError, ValueError)

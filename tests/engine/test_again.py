@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving
 
 from durable_trio import Context, RunConflict, workflow
+from tests.engine.harness import PATIENCE_SECONDS, serving
 
 
 @workflow

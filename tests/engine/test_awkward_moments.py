@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, SettableClock, serving, wait_until
 
 from durable_trio import Clock, Context, Engine, StoreCorrupt, StoreError, workflow
-from durable_trio.boot import boot_id
-from durable_trio.engine import recovery
-from durable_trio.engine.dispatcher import Dispatcher
-from durable_trio.engine.recovery import Reaper, Recovery
-from durable_trio.engine.runs import Runs
-from durable_trio.stores.base import Backlog, Operation, ReapExecutor, RegisterExecutor, StartRun, Unpark
+from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.services import recovery
+from durable_trio.engine.services.dispatcher import Dispatcher
+from durable_trio.engine.services.recovery import Reaper, Recovery
+from durable_trio.processes import boot_id
+from durable_trio.stores.contract import Backlog, Operation, ReapExecutor, RegisterExecutor, StartRun, Unpark
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from durable_trio.workflows import Registry
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_until
 
 executed: list[str] = []
 

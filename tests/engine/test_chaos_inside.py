@@ -8,36 +8,36 @@ from typing import Any, Final
 
 import pytest
 import trio
-from chaos_kit import Chaos, Fault, Outcome, Target, run_trial, steps
-from harness import PATIENCE_SECONDS
-from structure.measured import unmeasured
 
 from durable_trio import open_engine
-from durable_trio.context.children import ChildEndCall, StartChildCall
-from durable_trio.context.functions import FunctionCall
-from durable_trio.context.generations import ContinueCall
-from durable_trio.context.mapping import MapCall, MapItem
-from durable_trio.context.transactions import TransactionCall
-from durable_trio.context.waits import SignalCall, SleepCall
-from durable_trio.engine import janitor, reports
-from durable_trio.engine.actor import RunActor
-from durable_trio.engine.dispatcher import Dispatcher
-from durable_trio.engine.ending import EndingRun
-from durable_trio.engine.feed import Feed, Subscription
-from durable_trio.engine.recovery import Reaper, Recovery
-from durable_trio.engine.resident import ResidentRun
-from durable_trio.engine.runs import Runs
-from durable_trio.engine.timers import Timers
-from durable_trio.replay.agenda import Agenda
-from durable_trio.replay.calls import Call
-from durable_trio.replay.mail import Mail
-from durable_trio.replay.parking import Parking
-from durable_trio.replay.port import Port, _InFlight
-from durable_trio.replay.quiet import Lane
-from durable_trio.replay.recording import Recording
-from durable_trio.replay.turns import Turns
-from durable_trio.stores.front import StoreFront
+from durable_trio.calls.child import ChildEndCall, StartChildCall
+from durable_trio.calls.generation import ContinueCall
+from durable_trio.calls.map import MapCall, MapItem
+from durable_trio.calls.step import FunctionCall
+from durable_trio.calls.transaction import TransactionCall
+from durable_trio.calls.waits import SignalCall, SleepCall
+from durable_trio.engine.runs.actor import RunActor
+from durable_trio.engine.runs.ending import EndingRun
+from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.services import janitor, reports
+from durable_trio.engine.services.dispatcher import Dispatcher
+from durable_trio.engine.services.feed import Feed, Subscription
+from durable_trio.engine.services.recovery import Reaper, Recovery
+from durable_trio.engine.services.timers import Timers
 from durable_trio.stores.threads import Waiter
+from durable_trio.stores.writer import StoreFront
+from durable_trio.turns.agenda import Agenda
+from durable_trio.turns.call import Call
+from durable_trio.turns.mailbox import Mail
+from durable_trio.turns.parking import Parking
+from durable_trio.turns.port import Port, _InFlight
+from durable_trio.turns.quiet import Lane
+from durable_trio.turns.state import Recording
+from durable_trio.turns.turns import Turns
+from tests.engine.chaos_kit import Chaos, Fault, Outcome, Target, run_trial, steps
+from tests.engine.harness import PATIENCE_SECONDS
+from tests.structure.measured import unmeasured
 
 #: Calls of each method that fail. By default one, of some methods of runs and calls; more by hand: of all.
 PER_DOOR: Final = int(os.environ.get("DURABLE_TRIO_CHAOS", "0"))

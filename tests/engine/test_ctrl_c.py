@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS
 
 from durable_trio import Context, open_engine, workflow
-from durable_trio.replay.parking import Parking
-from durable_trio.stores import front as front_module
 from durable_trio.stores import threads
-from durable_trio.stores.front import StoreFront
+from durable_trio.stores import writer as front_module
+from durable_trio.stores.writer import StoreFront
+from durable_trio.turns.parking import Parking
+from tests.engine.harness import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 from durable_trio import (
     CodecError,
@@ -28,6 +27,7 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.records import StepKind
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 
 async def double(n: int) -> int:

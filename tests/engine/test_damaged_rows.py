@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import damage_kit as kit
 import pytest
 import trio
 from click.testing import CliRunner
-from damage_kit import Case
-from harness import PATIENCE_SECONDS, serving
 
 from durable_trio import DurableError, Engine, RunRecord, StoreCorrupt, sqlite3
 from durable_trio.cli.program import program
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite.columns import RUN_COLUMNS, text_from
 from durable_trio.stores.sqlite.layout import LAYOUTS, decode
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, text_from
+from tests.engine import damage_kit as kit
+from tests.engine.damage_kit import Case
+from tests.engine.harness import PATIENCE_SECONDS, serving
 
 EVERY: Final = "DURABLE_TRIO_EVERY_DAMAGE" in os.environ
 

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, noted, serving, wait_passivated
 
 from durable_trio import Context, Engine, Run, RunConflict, Workflow, workflow
+from tests.engine.harness import PATIENCE_SECONDS, noted, serving, wait_passivated
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 from durable_trio import Context, Engine, Run, RunStatus, Workflow, workflow
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 from durable_trio import Context, Engine, RunStatus, StoreInUse, workflow
 from durable_trio.codec import Codec
-from durable_trio.engine.dispatcher import Dispatcher
-from durable_trio.engine.feed import Feed, Subscription
-from durable_trio.engine.resident import ResidentRun
-from durable_trio.replay.calls import Call
-from durable_trio.replay.port import Port
-from durable_trio.replay.quiet import Lane
-from durable_trio.replay.turns import Turns
-from durable_trio.stores.base import RenewLease
+from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.engine.services.dispatcher import Dispatcher
+from durable_trio.engine.services.feed import Feed, Subscription
+from durable_trio.stores.contract import RenewLease
+from durable_trio.turns.call import Call
+from durable_trio.turns.port import Port
+from durable_trio.turns.quiet import Lane
+from durable_trio.turns.turns import Turns
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -294,7 +294,7 @@ async def test_one_run_that_cannot_be_detached_at_first_does_not_keep_the_others
 async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
     store_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durable_trio.stores.front.STORE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("durable_trio.stores.writer.STORE_RETRY_SECONDS", 0.01)
     held, go_on = trio.Event(), trio.Event()
 
     async def hold() -> None:

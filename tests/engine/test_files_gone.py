@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, wait_until
 
 from durable_trio import Context, Engine, StoreRewound, open_engine, workflow
+from tests.engine.harness import PATIENCE_SECONDS, wait_until
 
 # What was written over keeps the store's connections open: closing them would spoil it.
 LEAVES_NOTHING = pytest.mark.usefixtures("no_leaks")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated
 
 from durable_trio import Context, workflow
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated
 
 
 async def never() -> None:

@@ -18,9 +18,13 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, killed_when_ready, serving
-from hostile import Hostile, errors, values
-from hostile_places import (
+
+from durable_trio import Context, Engine, Run, RunFailed, workflow
+from durable_trio.failures import trace
+from durable_trio.looks import is_a
+from tests.engine.harness import PATIENCE_SECONDS, killed_when_ready, serving
+from tests.engine.hostile import Hostile, errors, values
+from tests.engine.hostile_places import (
     CASES,
     ERRORS_IN_RUNS,
     ERRORS_OUTSIDE,
@@ -35,11 +39,7 @@ from hostile_places import (
     raises_in_body,
     remembers,
 )
-from structure.measured import unmeasured
-
-from durable_trio import Context, Engine, Run, RunFailed, workflow
-from durable_trio.failures import trace
-from durable_trio.looks import is_a
+from tests.structure.measured import unmeasured
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "deaf_to_destructors")
 
@@ -183,7 +183,7 @@ async def problem_of(call: Callable[[Engine, Case], Awaitable[None]], engine: En
 
 
 async def test_what_a_body_has_seen_of_something_hostile_it_sees_again_after_a_crash(file_path: str) -> None:
-    assert await killed_when_ready("hostile_places", "serve_until_killed", file_path) == "ready"
+    assert await killed_when_ready("tests.engine.hostile_places", "serve_until_killed", file_path) == "ready"
     await told_safely(go_on_after_crash, file_path)
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from harness import serving
 
 from durable_trio import Context, Engine, RunNotFound, workflow
+from tests.engine.harness import serving
 
 
 async def double(n: int) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, SettableClock, serving, wait_parked, wait_passivated, wait_status
 from trio.testing import MockClock
 
 import durable_trio
@@ -30,6 +29,7 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.testing import VirtualClock
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated
 
 from durable_trio import Context, Observer, RunFailed, workflow
-from durable_trio.engine.actor import RunActor
+from durable_trio.engine.runs.actor import RunActor
 from durable_trio.logger import Logger
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -126,7 +126,7 @@ def test_people_are_told_that_a_line_is_lost_as_logging_tells_them(capsys: pytes
 
 def test_the_library_logs_in_no_other_way() -> None:
     """Whoever has a logger of ``logging`` itself only sets it up."""
-    allowed = {"logger.py", "workers/logs.py", "cli/commands/serve.py"}
+    allowed = {"logger.py", "serving/logs.py", "cli/commands/serve.py"}
     package = ROOT / "durable_trio"
     users = {
         str(path.relative_to(package))

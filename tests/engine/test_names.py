@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from harness import serving, wait_passivated
 
 from durable_trio import Context, Engine, Retry, RunStatus, workflow
+from tests.engine.harness import serving, wait_passivated
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -26,6 +25,7 @@ from durable_trio import (
 )
 from durable_trio.engine.observers import HOOKS
 from durable_trio.testing import VirtualClock
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS
 
 from durable_trio import Context, Engine, open_engine, workflow
+from tests.engine.harness import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 from durable_trio import Context, PayloadTooLarge, RunFailed, RunStatus, workflow
 from durable_trio.errors import RunCancelled, RunExpired, StepFailed
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

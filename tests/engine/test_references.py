@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving
 
 from durable_trio import Context, RunConflict, workflow
-from durable_trio.engine import janitor
+from durable_trio.engine.services import janitor
+from tests.engine.harness import PATIENCE_SECONDS, serving
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

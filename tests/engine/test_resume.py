@@ -10,9 +10,9 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, noted, serving, wait_until
 
 from durable_trio import Context, Run, RunFailed, workflow
+from tests.engine.harness import PATIENCE_SECONDS, noted, serving, wait_until
 
 
 @attrs.define

@@ -15,17 +15,6 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from harness import (
-    PATIENCE_SECONDS,
-    SettableClock,
-    noted,
-    serving,
-    stopped_when_ready,
-    stored,
-    wait_passivated,
-    wait_status,
-    wait_until,
-)
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -43,6 +32,17 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.testing import VirtualClock
+from tests.engine.harness import (
+    PATIENCE_SECONDS,
+    SettableClock,
+    noted,
+    serving,
+    stopped_when_ready,
+    stored,
+    wait_passivated,
+    wait_status,
+    wait_until,
+)
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -125,7 +125,7 @@ async def test_the_result_is_readable_by_another_process(file_path: str) -> None
     async with serving(file_path, order) as engine:
         run = await engine.start(order, CART)
         await run.result()
-        code = "import sys, trio, test_run; trio.run(test_run.print_result, *sys.argv[1:])"
+        code = f"import sys, trio, {__name__} as module; trio.run(module.print_result, *sys.argv[1:])"
         with trio.fail_after(PATIENCE_SECONDS):
             done = await trio.run_process(
                 [sys.executable, "-c", code, file_path, run.id],
@@ -882,7 +882,7 @@ async def test_a_closed_engine_leaves_its_waiting_runs_resumable(file_path: str)
 
 async def test_serving_as_the_main_task_ends_at_a_signal(file_path: str) -> None:
     """``trio.run(engine.serve)`` drains at SIGTERM and returns."""
-    stopped = await stopped_when_ready("test_run", "serve_and_say", file_path, os_signal=signal.SIGTERM)
+    stopped = await stopped_when_ready(__name__, "serve_and_say", file_path, os_signal=signal.SIGTERM)
     assert stopped == ("serving", "returned\n", 0)
 
 

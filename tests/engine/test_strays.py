@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 from durable_trio import Context, Retry, RunFailed, RunStatus, StepFailed, Workflow, current_step, workflow
-from durable_trio.context.functions import FunctionCall
-from durable_trio.engine.actor import RunActor
+from durable_trio.calls.step import FunctionCall
+from durable_trio.engine.runs.actor import RunActor
 from durable_trio.errors import Detached
 from durable_trio.failures import is_cancelled, without_strays
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

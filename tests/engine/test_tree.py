@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_until
 
 from durable_trio import Context, Engine, StoreError, workflow
-from durable_trio.engine.dispatcher import Dispatcher
-from durable_trio.engine.feed import Feed
-from durable_trio.engine.janitor import Janitor
-from durable_trio.engine.recovery import Recovery
-from durable_trio.engine.timers import Timers
-from durable_trio.stores.base import ClaimDue
+from durable_trio.engine.services.dispatcher import Dispatcher
+from durable_trio.engine.services.feed import Feed
+from durable_trio.engine.services.janitor import Janitor
+from durable_trio.engine.services.recovery import Recovery
+from durable_trio.engine.services.timers import Timers
+from durable_trio.stores.contract import ClaimDue
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
 executed: list[str] = []
 
@@ -205,7 +205,7 @@ async def test_a_dispatcher_that_crashes_between_claim_and_start_loses_no_run(
 _PROGRAM = """
 import sys, trio
 from durable_trio import Context, Engine, workflow
-from durable_trio.engine.{module} import {name}
+from durable_trio.engine.services.{module} import {name}
 
 async def broken(self, **_):
     raise ZeroDivisionError("a fault that comes back")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import serving
 
 from durable_trio import Context, Engine, Retry, open_engine, workflow
+from tests.engine.harness import serving
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

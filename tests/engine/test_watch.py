@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
 from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunConflict, RunNotFound, RunRecord, RunStatus, workflow
 from durable_trio.testing import VirtualClock
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 import durable_trio
 from durable_trio import (
@@ -37,7 +36,8 @@ from durable_trio import (
     open_engine,
     workflow,
 )
-from durable_trio.context.functions import FunctionCall
+from durable_trio.calls.step import FunctionCall
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from kit import Example
+
+from tests.examples.kit import Example
 
 OUTCOMES = (
     "paid: Acme 120.00, paid: Globex 4800.00, paid: Hooli 75.50, paid: Initech 310.00, not allowed: Umbrella 9999.00"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kit import Example
+
+from tests.examples.kit import Example
 
 RESULTS = [
     "order-1: a chair sent as order-1/ship, 149.00 EUR settled",

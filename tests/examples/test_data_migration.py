@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from kit import Example
+
+from tests.examples.kit import Example
 
 RESULTS = [
     "family: converted",

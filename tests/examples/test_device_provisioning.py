@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from kit import Example
+from tests.examples.kit import Example
 
 RESULTS = [
     "meter-1: in service, firmware 2.4.1, battery at 97 %",

@@ -7,7 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from kit import Example
+
+from tests.examples.kit import Example
 
 RESULTS = [
     "holiday.raw: chunks stored: 14, SHA-256 7cff40530907667e",

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from kit import Example
+
+from tests.examples.kit import Example
 
 RESULTS = [
     "message 1: delivered",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kit import Example
+from tests.examples.kit import Example
 
 RESULTS = [
     "Ada: admitted; amoxicillin approved by Dr. Adler, warfarin approved by Dr. Brandt, morphine lapsed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kit import Example
+from tests.examples.kit import Example
 
 REPORT = ["Achebe     96.48 EUR", "Borges     14.72 EUR", "Calvino    38.34 EUR", "Duras      28.56 EUR"]
 END = [*REPORT, "Done."]

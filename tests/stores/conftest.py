@@ -19,7 +19,7 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 _PRELUDE = """
 import os, sys, time
 from durable_trio.records import HistoryRow, Key, StepKind
-from durable_trio.stores.base import Advance, Fence, RegisterExecutor, StartRun
+from durable_trio.stores.contract import Advance, Fence, RegisterExecutor, StartRun
 from durable_trio.stores.sqlite import SqliteStore
 
 def say(*words):

@@ -22,7 +22,7 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunFailed, RunFinished, RunStatus, StoreError, Workflow, open_engine
-from durable_trio.stores.base import Finish, Operation
+from durable_trio.stores.contract import Finish, Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.schedule import Order, scheduling
 

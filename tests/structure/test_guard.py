@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_parked
 from trio.testing import MockClock
 
 from durable_trio import Context, RunStatus, Workflow, workflow
 from durable_trio.testing import VirtualClock
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

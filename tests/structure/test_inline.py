@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import trio
-from harness import PATIENCE_SECONDS, serving, wait_passivated
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -31,6 +30,7 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
 
 from .crash_points import Crashed, crashing_store, live_once
 

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from durable_trio import Context, Retry, RunExpired, StepKind, workflow
 from durable_trio.context.child_calls import ChildRun
 from durable_trio.engine.engine import open_engine
-from durable_trio.stores.base import Operation
+from durable_trio.stores.contract import Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.probes import kinds_of
 

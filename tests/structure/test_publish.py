@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import trio
-from harness import killed_when_ready, serving, wait_passivated, wait_status
 from trio.testing import MockClock
 
 from durable_trio import Context, Run, RunFailed, RunStatus, open_engine, workflow
-from durable_trio.stores.base import Advance, Operation
+from durable_trio.stores.contract import Advance, Operation
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
+from tests.engine.harness import killed_when_ready, serving, wait_passivated, wait_status
 
 from .harness import OFTEN
 
@@ -285,7 +285,7 @@ def begin_to_publish(path: str) -> None:
 
 async def test_the_last_of_several_values_stays_after_a_kill(file_path: str) -> None:
     """No durable call stands between them, so that nothing but the values is in the file."""
-    await killed_when_ready("structure.test_publish", "begin_to_publish", file_path)
+    await killed_when_ready(__name__, "begin_to_publish", file_path)
     seen: list[Any] = []
     async with serving(file_path, old) as engine:
         run: Run[Any] = engine.get("r", old)

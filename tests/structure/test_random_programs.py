@@ -19,10 +19,14 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from trio.testing import MockClock
 
 from durable_trio import clock
-from durable_trio.context import children, functions, saga, structure_calls, waits
-from durable_trio.engine import resident
-from durable_trio.replay import calls, port
+from durable_trio.calls import child as children
+from durable_trio.calls import saga, waits
+from durable_trio.calls import step as functions
+from durable_trio.context import structure_calls
+from durable_trio.engine.runs import resident
 from durable_trio.testing import VirtualClock
+from durable_trio.turns import call as calls
+from durable_trio.turns import port
 
 from .crash_points import EVERY_CRASH, Crashed, crash_points, crashing_store, live_once, live_through
 from .measured import unmeasured

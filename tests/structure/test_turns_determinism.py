@@ -17,15 +17,15 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Engine, SignalTimeout, open_engine, workflow
-from durable_trio.context.branches import DurableNursery
-from durable_trio.context.mapping import MapItem
-from durable_trio.replay.calls import Call
-from durable_trio.replay.quiet import Lane
-from durable_trio.replay.turns import Turns
-from durable_trio.stores import front
-from durable_trio.stores.base import Advance, Operation, SendSignal
+from durable_trio.calls.map import MapItem
+from durable_trio.context.nursery import DurableNursery
+from durable_trio.stores import writer as front
+from durable_trio.stores.contract import Advance, Operation, SendSignal
 from durable_trio.testing import CrashingStore, VirtualClock
 from durable_trio.testing.schedule import scheduling
+from durable_trio.turns.call import Call
+from durable_trio.turns.quiet import Lane
+from durable_trio.turns.turns import Turns
 
 from . import test_branches, test_map, test_select
 from .crash_points import EVERY_CRASH

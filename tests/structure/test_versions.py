@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import trio
-from harness import serving, wait_passivated
 from trio.testing import MockClock
 
 from durable_trio import (
@@ -28,6 +27,7 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.testing import VirtualClock
+from tests.engine.harness import serving, wait_passivated
 
 from .crash_points import at_every_commit, crashing_store, live_once, live_through
 

@@ -12,7 +12,7 @@ from durable_trio.cli.options import database_option, json_option
 from durable_trio.cli.output import write_json, write_lines
 
 if TYPE_CHECKING:
-    from durable_trio.cli.documents import Finding
+    from durable_trio.views.documents import Finding
 
 _COLORS: Final = {"ok": "green", "note": "yellow", "wrong": "red"}
 _LEVEL_WIDTH: Final = 7

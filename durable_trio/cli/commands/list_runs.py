@@ -77,7 +77,7 @@ def command(
 
     page, to_cancel = ask(database, look)
     if as_json:
-        from durable_trio.cli.documents import ListDocument, run_document
+        from durable_trio.views.documents import ListDocument, run_document
 
         write_json(ListDocument(runs=tuple(map(run_document, page.runs)), next_cursor=page.next_cursor))
         return

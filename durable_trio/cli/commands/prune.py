@@ -69,7 +69,7 @@ def command(
         ctx.exit(1)
     removed = found if dry_run and found is not None else _prune(database, before, statuses, found)
     if as_json:
-        from durable_trio.cli.documents import PruneDocument
+        from durable_trio.views.documents import PruneDocument
 
         write_json(PruneDocument(count=removed, before=before, is_dry_run=dry_run))
         return

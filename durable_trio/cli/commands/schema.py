@@ -13,6 +13,6 @@ _COMMANDS = ("list", "show", "watch", "prune", "check", "tree")
 @click.argument("name", metavar="COMMAND", type=click.Choice(_COMMANDS))
 def command(name: str) -> None:
     """Print the JSON Schema of what COMMAND prints with --json (for watch: of each line)."""
-    from durable_trio.cli.schemas import schema_of
+    from durable_trio.views.schemas import schema_of
 
     write_json(schema_of(name))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from durable_trio.cli.serving import Display
     from durable_trio.engine.engine import Engine
     from durable_trio.logger import Logger
-    from durable_trio.workers.logs import LogStyle
+    from durable_trio.serving.logs import LogStyle
 
 
 @click.command("serve")
@@ -55,7 +55,7 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
     from durable_trio.cli.faults import Failed
     from durable_trio.cli.serving import serve
     from durable_trio.errors import DurableError
-    from durable_trio.workers.reasons import failure_text
+    from durable_trio.serving.reasons import failure_text
 
     try:
         return trio.run(partial(serve, engine, display, app=app, workers=workers))
@@ -92,7 +92,7 @@ def _load(app: str, *, verbose: bool) -> Engine:
     from durable_trio.cli.faults import Failed
     from durable_trio.engine.engine import Engine
     from durable_trio.errors import WorkerFailed
-    from durable_trio.workers.loading import load_engine
+    from durable_trio.serving.app import load_engine
 
     try:
         engine = load_engine(app)
@@ -130,7 +130,7 @@ def _display(*, draws_tree: bool, log_json: bool) -> Display:
     """Return how this server shows what it does: for people on a terminal, else as structured log lines."""
     from durable_trio.cli.serving import Display
     from durable_trio.cli.status_line import StatusLine, can_have_status_line
-    from durable_trio.workers.logs import LogStyle
+    from durable_trio.serving.logs import LogStyle
 
     has_line = can_have_status_line(sys.stdout) and not log_json
     style = LogStyle.JSON if log_json else LogStyle.TEXT if has_line or sys.stderr.isatty() else LogStyle.FIELDS
@@ -144,7 +144,7 @@ def _display(*, draws_tree: bool, log_json: bool) -> Display:
 def _make_logger(style: LogStyle) -> Logger:
     """Return the logger of what the server itself has to say; give those of the library, and of workers, the style."""
     from durable_trio.logger import Logger
-    from durable_trio.workers.logs import LOG_VARIABLE, LineFormatter, set_up_logging
+    from durable_trio.serving.logs import LOG_VARIABLE, LineFormatter, set_up_logging
 
     set_up_logging(style)
     os.environ[LOG_VARIABLE] = style.value  # for workers; each takes it out again

@@ -12,7 +12,7 @@ from durable_trio.cli.output import write_json, write_lines
 
 if TYPE_CHECKING:
     from durable_trio import Engine
-    from durable_trio.cli.run_view import RunView
+    from durable_trio.views.run import RunView
 
 _CHILDREN_MAX = 1000
 
@@ -32,7 +32,7 @@ def command(database: str, run_id: str, results: bool, traceback: bool, as_json:
 
     view = ask(database, lambda client: _look(client, run_id))
     if as_json:
-        from durable_trio.cli.documents import show_document
+        from durable_trio.views.documents import show_document
 
         children = tuple(child.id for child in view.children)
         write_json(show_document(view.record, view.steps, view.waits, view.unread, children, view.in_hand))
@@ -45,7 +45,7 @@ def command(database: str, run_id: str, results: bool, traceback: bool, as_json:
 
 async def _look(client: Engine, run_id: str) -> RunView:
     from durable_trio.cli.cancelling import in_hand_of
-    from durable_trio.cli.run_view import RunView
+    from durable_trio.views.run import RunView
 
     run = client.get(run_id)
     record = await run.record()

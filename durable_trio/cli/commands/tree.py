@@ -20,7 +20,7 @@ def command(database: str, as_json: bool) -> None:
 
     roots = ask(database, lambda client: client.trees())
     if as_json:
-        from durable_trio.cli.tree_document import trees_document
+        from durable_trio.views.tree import trees_document
 
         write_json(trees_document(roots))
         return

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from durable_trio.cli.completion import complete_run
-from durable_trio.cli.options import (
-    database_option,
-    json_option,
-    status_option,
-    tags_of,
-    tags_option,
-    workflow_option,
-)
+from durable_trio.cli.options import database_option, json_option, status_option, tags_of, tags_option, workflow_option
 from durable_trio.cli.output import write_json_line, write_lines
 
 if TYPE_CHECKING:
@@ -46,9 +39,9 @@ def command(
     given = tags_of(tags)
     from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
-    from durable_trio.cli.documents import run_document
     from durable_trio.cli.runs_table import ChangeLines
     from durable_trio.cli.screen import find_screen
+    from durable_trio.views.documents import run_document
 
     lines = ChangeLines(find_screen())
 

@@ -11,7 +11,7 @@ from durable_trio.clock import INSTANT_MAX
 from durable_trio.errors import StoreCorrupt
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.removal_operations import IS_HIDDEN
+from durable_trio.stores.sqlite.operations.removals import IS_HIDDEN
 
 __all__ = ["check_counters"]
 

@@ -30,12 +30,12 @@ from urllib.parse import quote
 
 import attrs
 
-from durable_trio.boot import boot_id
 from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewound
+from durable_trio.processes import boot_id
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.log import Log, read_header
-from durable_trio.stores.sqlite.schema import schema_version
-from durable_trio.stores.sqlite.turn import FileTurn
+from durable_trio.stores.sqlite.tables import schema_version
+from durable_trio.stores.sqlite.write_turn import FileTurn
 
 __all__ = ["Files", "Look", "NoFiles", "abandon", "check_not_overwritten", "log_is_stale", "look_at"]
 

@@ -11,12 +11,8 @@ import attrs
 from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreInUse, StoreRewound
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.counters import check_counters
-from durable_trio.stores.sqlite.holders import describe_process
-from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
-from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
-from durable_trio.stores.sqlite.log import log_is_spoilt
-from durable_trio.stores.sqlite.owners import MemoryLocks, Owners, open_owners
-from durable_trio.stores.sqlite.paths import (
+from durable_trio.stores.sqlite.executor_locks import MemoryLocks, Owners, open_owners
+from durable_trio.stores.sqlite.files import (
     check_content,
     check_path,
     check_side_files,
@@ -25,8 +21,12 @@ from durable_trio.stores.sqlite.paths import (
     remove_leftover,
     set_aside,
 )
-from durable_trio.stores.sqlite.schema import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
-from durable_trio.stores.sqlite.turn import FileTurn, MemoryTurn, Turn
+from durable_trio.stores.sqlite.holders import describe_process
+from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
+from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
+from durable_trio.stores.sqlite.log import log_is_spoilt
+from durable_trio.stores.sqlite.tables import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
+from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn, Turn
 
 __all__ = ["Opened", "open_file", "open_memory"]
 

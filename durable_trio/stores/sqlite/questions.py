@@ -15,11 +15,11 @@ from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import RunFilter, StoreStatus
+from durable_trio.stores.contract import RunFilter, StoreStatus
+from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, status_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER, NotText
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
-from durable_trio.stores.sqlite.rows import RUN_COLUMNS, run_from, status_from, text_from
-from durable_trio.stores.sqlite.schema import WITHOUT_END
+from durable_trio.stores.sqlite.tables import WITHOUT_END
 
 __all__ = ["EVERYTHING", "Slice", "changed_slice", "list_slice", "status"]
 

@@ -19,10 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
-from durable_trio.boot import boot_id
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
+from durable_trio.processes import boot_id
 from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     Backlog,
     Change,
@@ -35,19 +35,20 @@ from durable_trio.stores.base import (
     Store,
     StoreStatus,
 )
-from durable_trio.stores.sqlite import questions, reads
+from durable_trio.stores.sqlite import queries as reads
+from durable_trio.stores.sqlite import questions
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
-from durable_trio.stores.sqlite.guarded import GuardedConnection
-from durable_trio.stores.sqlite.handlers import HANDLERS
+from durable_trio.stores.sqlite.executor_locks import Owners
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
 from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
-from durable_trio.stores.sqlite.owners import Owners
-from durable_trio.stores.sqlite.removal_operations import apply_apart
-from durable_trio.stores.sqlite.transact import StoreFault, run_guarded, stores_own
+from durable_trio.stores.sqlite.operations.removals import apply_apart
+from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.stores.sqlite.transaction import Transaction, apply_batch
-from durable_trio.stores.sqlite.turn import Turn
+from durable_trio.stores.sqlite.user_connection import GuardedConnection
+from durable_trio.stores.sqlite.user_step import StoreFault, run_guarded, stores_own
+from durable_trio.stores.sqlite.write_turn import Turn
 
 __all__ = ["SqliteStore"]
 

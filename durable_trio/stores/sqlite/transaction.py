@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from durable_trio.errors import DurableError, OwnershipLost, StoreCorrupt, StoreError
-from durable_trio.stores.base import Fence, Operation
+from durable_trio.stores.contract import Fence, Operation
+from durable_trio.stores.sqlite.executor_locks import Owners
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.owners import Owners
 
 __all__ = ["Handler", "RefusalError", "Transaction", "apply_batch", "is_owned", "ownership_lost"]
 

@@ -1,4 +1,4 @@
-"""The contract of ``durable_trio.stores.base.Store`` as pytest tests, for every store, also one that you write.
+"""The contract of ``durable_trio.stores.contract.Store`` as pytest tests, for every store, also one that you write.
 
 Subclass ``StoreContract`` in a test module and say how to make a store::
 

@@ -8,7 +8,7 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     Backlog,
     ClaimDue,

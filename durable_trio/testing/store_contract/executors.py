@@ -9,7 +9,7 @@ import pytest
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.records import ExecutorRow, ReportRow, RunStatus
-from durable_trio.stores.base import Advance, PutReport, ReapExecutor, RegisterExecutor, RenewLease, Store
+from durable_trio.stores.contract import Advance, PutReport, ReapExecutor, RegisterExecutor, RenewLease, Store
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,

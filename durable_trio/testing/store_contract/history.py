@@ -6,7 +6,7 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict
 from durable_trio.records import HistoryRow, Key, RunStatus, StepKind, StepStatus, WaitRow
-from durable_trio.stores.base import Advance, ContinueAsNew, ResumeRun, Store
+from durable_trio.stores.contract import Advance, ContinueAsNew, ResumeRun, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     ClaimDue,
     Fence,

@@ -9,7 +9,7 @@ import attrs
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.records import Key, RunStatus, StepStatus
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     CopyHistory,
     CutHistory,

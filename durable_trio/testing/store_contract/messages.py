@@ -8,7 +8,7 @@ import pytest
 
 from durable_trio.errors import MailboxFull, OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import MailboxEntry, RunStatus, StepKind, StepStatus
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     NamedSignals,
     Release,

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import Advance, DeleteRun, Finish, RunFilter, Store
+from durable_trio.stores.contract import Advance, DeleteRun, Finish, RunFilter, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,

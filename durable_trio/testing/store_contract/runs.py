@@ -10,7 +10,17 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunNotFound
 from durable_trio.records import RunRow, RunStatus
-from durable_trio.stores.base import Advance, Finish, Operation, Park, ReapExecutor, Release, RunFilter, Started, Store
+from durable_trio.stores.contract import (
+    Advance,
+    Finish,
+    Operation,
+    Park,
+    ReapExecutor,
+    Release,
+    RunFilter,
+    Started,
+    Store,
+)
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,

@@ -10,18 +10,8 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, StepTimeout
 from durable_trio.records import RunStatus
-from durable_trio.stores.base import Advance, Store
-from durable_trio.testing.store_contract.kit import (
-    ContractKit,
-    add,
-    one,
-    owned,
-    signal,
-    stale,
-    start,
-    step,
-    suspend,
-)
+from durable_trio.stores.contract import Advance, Store
+from durable_trio.testing.store_contract.kit import ContractKit, add, one, owned, signal, stale, start, step, suspend
 
 
 def count(store: Store, table: str = "account") -> int:

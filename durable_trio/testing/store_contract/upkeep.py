@@ -8,7 +8,7 @@ import pytest
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus, WaitRow
-from durable_trio.stores.base import (
+from durable_trio.stores.contract import (
     Advance,
     DeleteRun,
     ForkRun,

@@ -1,0 +1,184 @@
+"""What the durable calls of one resident run share: its identity, its turns, its converters, its way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import attrs
+import trio
+
+from durable_trio.calls.saga import Saga
+from durable_trio.calls.step_tasks import StepTasks
+from durable_trio.clock import Clock
+from durable_trio.codec import Codec, parse
+from durable_trio.errors import CodecError, Detached
+from durable_trio.failures import CannotRebuild, Failures, describe
+from durable_trio.records import HistoryRow, Key, Problem, RunRow
+from durable_trio.rules import randomness
+from durable_trio.rules.damage import damaged
+from durable_trio.turns.call import Call
+from durable_trio.turns.turns import Turns
+from durable_trio.workflows import Registry, Workflow
+
+if TYPE_CHECKING:
+    from durable_trio.context.context import Context
+
+Observe = Callable[[str, Mapping[str, Any]], None]
+
+
+def check_json(text: str) -> None:
+    """Raise ``CodecError`` if a stored text is no JSON."""
+    parse(text, where="what is stored")
+
+
+class Host(Protocol):
+    """The actor around the body."""
+
+    def park(self, problem: Problem) -> None:
+        """Park the run with this problem and detach it."""
+
+    def ends_program(self, place: str) -> None:
+        """The run's own code ends the program at that place: leave before anybody else stops."""
+
+    def failed(self, error: BaseException) -> None:
+        """Leave because of a fault of ours; or because the run's own code has ended the program, and end it."""
+
+    def continued(self) -> None:
+        """A new generation of the run is stored: this one leaves."""
+
+    def child_started(self) -> None:
+        """A child of the run is stored and due."""
+
+    def request_cancel(self, run_id: str) -> None:
+        """Ask another run to cancel; nobody waits for it."""
+
+    async def cancel_and_tell(self, run_id: str) -> bool:
+        """Ask another run to cancel, and return whether it had not ended."""
+
+    async def look_up(self, run_id: str) -> RunRow | None:
+        """Return another run as it is stored now."""
+
+
+def current_task() -> trio.lowlevel.Task | None:
+    """Return the calling task; ``None`` outside of trio, as in the thread of a sync function."""
+    try:
+        return trio.lowlevel.current_task()
+    except RuntimeError:
+        return None
+
+
+class Branch:
+    """A block in which the current task has a context of its own. What comes out of it passes untouched."""
+
+    def __init__(self, env: Environment, branch: str, depth: int) -> None:
+        self._env = env
+        self._branch = branch
+        self._depth = depth
+        self._task: trio.lowlevel.Task
+
+    def __enter__(self) -> Context:
+        from durable_trio.context.context import Context  # it is made of what is here
+
+        self._task = trio.lowlevel.current_task()
+        context = Context(self._env, branch=self._branch, depth=self._depth)
+        self._env.contexts[self._task] = context
+        return context
+
+    def __exit__(self, *_: object) -> None:
+        del self._env.contexts[self._task]
+
+
+@attrs.define(kw_only=True, eq=False)
+class Environment:
+    """Everything around one run's body."""
+
+    run_id: str
+    generation: int
+    seed: bytes
+    workflow: Workflow[..., Any]
+    registry: Registry
+    turns: Turns
+    tasks: StepTasks
+    clock: Clock
+    codec: Codec
+    failures: Failures
+    saga: Saga
+    host: Host
+    observe: Observe | None
+    stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
+    published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay
+    is_detaching: bool = False
+    # Children that the run waits for before it ends: whether each has been seen to end.
+    children: dict[str, bool] = attrs.Factory(dict)
+    # Which task of the body is which branch.
+    contexts: dict[trio.lowlevel.Task, Context] = attrs.Factory(dict)
+
+    def branch(self, branch: str, *, depth: int = 0) -> Branch:
+        """Give the current task a context of its own inside the block, with so many durable nurseries around it."""
+        return Branch(self, branch, depth)
+
+    def context_of_current_task(self) -> Context:
+        """Return the context of the calling task.
+
+        Raises:
+            RuntimeError: it is no task of this run's body.
+        """
+        task = current_task()
+        context = None if task is None else self.contexts.get(task)
+        if context is None:
+            raise RuntimeError(f"only a task of run {self.run_id!r} with a context of its own can do this")
+        return context
+
+    def where(self, kind: str, key: Key) -> str:
+        """Return how errors name a durable call."""
+        return f"{kind} {str(key)!r} of run {self.run_id!r}"
+
+    def idempotency_key(self, key: Key) -> str:
+        """Return the key that outside services can use to recognise a repeated call."""
+        return randomness.idempotency_key(self.seed, self.run_id, self.generation, key)
+
+    def deliver(self, call: Call, row: HistoryRow, annotation: Any) -> Any:
+        """Return or raise what a delivered row says; the same live and at replay."""
+        if row.error is not None:
+            raise self._error_of(call, row)
+        if call.outcome is not None or row.result is None:
+            return call.outcome
+        try:
+            return self.codec.decode(row.result, annotation, where=self.where(row.kind, row.key))
+        except CodecError as error:
+            self.check_stored(row.result, f"history, the row with key {str(row.key)!r}, result")
+            self.park("codec", f"{error}\nThe recorded value cannot be read back as the code's type.")
+
+    def _error_of(self, call: Call, row: HistoryRow) -> BaseException:
+        if call.outcome is not None:
+            error: BaseException = call.outcome
+            call.outcome = None
+            return error
+        assert row.error is not None
+        try:
+            return self.failures.decode(row.error)
+        except (CannotRebuild, CodecError) as error:
+            self.check_stored(row.error, f"history, the row with key {str(row.key)!r}, error", describe)
+            self.park(
+                "exception",
+                f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}\n"
+                "Import its class, or name it in Engine(errors=…).",
+            )
+
+    def check_stored(self, text: str, place: str, read: Callable[[str], object] = check_json) -> None:
+        """Set the run aside, and never return, if what is stored is nothing that was ever written there."""
+        try:
+            read(text)
+        except CodecError as error:
+            self.park_damaged(f"in table {place}: {error}")
+
+    def park_damaged(self, what: str) -> NoReturn:
+        """Set the run aside because of what is stored; never returns."""
+        self.host.park(damaged(self.run_id, what))
+        raise Detached
+
+    def park(self, kind: str, text: str) -> NoReturn:
+        """Set the run aside; never returns."""
+        self.host.park(Problem(kind=kind, text=text, fingerprint=self.workflow.fingerprint))
+        raise Detached

@@ -1,0 +1,300 @@
+"""A durable call that runs a function of the user's: attempts, timeout, retries, outcome.
+
+Each attempt has a task of its own in the run's nursery, beside the body. So a cancelled body knows at once which
+functions must still come out, a draining engine can let them finish, and what a function spawns never counts as body.
+
+Once the function has returned or raised, its outcome is recorded, even if the call was cancelled meanwhile. One that
+raises only ``Cancelled``, because it is cancelled, records nothing; otherwise that is a failure as any. What ends the
+program, such as ``KeyboardInterrupt``, is never recorded: it stops the executor.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, cast
+
+import attrs
+import trio
+
+from durable_trio.calls.body import Environment
+from durable_trio.calls.current_step import CurrentStep, set_current_step
+from durable_trio.clock import due_after
+from durable_trio.codec import UNANNOTATED
+from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeout
+from durable_trio.failures import carried, close_left_open, is_cancelled, is_left_open, without_strays
+from durable_trio.looks import is_a, is_async, is_awaitable
+from durable_trio.policies import Retry
+from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
+from durable_trio.rules.retry import delay_after
+from durable_trio.turns.call import Call
+from durable_trio.turns.quiet import BODY
+
+NO_RETRY = Retry.none()
+
+
+@attrs.frozen(kw_only=True)
+class FunctionOptions:
+    """How a function is run."""
+
+    retry: Retry = NO_RETRY
+    timeout: float | None = None
+    at_most_once: bool = False
+    abandon: bool = False
+    returns: Any = UNANNOTATED
+    compensates: bool = False
+
+
+class FunctionCall(Call):
+    """Runs ``fn(*args)`` until it succeeds or its policy gives up, and records that."""
+
+    begins_when_due = True
+
+    def __init__(
+        self,
+        env: Environment,
+        kind: StepKind,
+        key: Key,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        options: FunctionOptions,
+    ) -> None:
+        super().__init__(key)
+        self.kind = kind
+        self._env = env
+        self._fn = fn
+        self._args = args
+        self._options = options
+        self._attempt = 0
+        self._scope: trio.CancelScope | None = None
+        self._step: CurrentStep
+        self._finish: Callable[[], None] | None = None
+        self._raised: Exception | None = None  # by the function, where another exception is raised in its stead
+
+    @property
+    def in_hand_since(self) -> int | None:
+        """When the call began, while its function is running."""
+        return None if self._scope is None else self.started_at
+
+    @property
+    def place(self) -> str:
+        """Which call of the run it is, for people."""
+        return f"{self.kind} {str(self.key)!r}"
+
+    def go_live(self) -> None:
+        wait = self.turns.agenda.waits.get(self.key)
+        now = self._env.clock.stamp()
+        self.started_at = now if wait is None else wait.started_at
+        if wait is None and self._options.at_most_once:
+            intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
+            self.turns.agenda.waits[self.key] = intent
+            self.turns.busy(self)
+            self.turns.port.advance(self._intended, waits=(intent,), now=now)
+        elif wait is None:
+            self._start()
+        elif wait.kind == "intent":
+            self._fail(
+                StepInterrupted(
+                    f"{self._where()} had begun when its process died, and it must not run twice",
+                    step=str(self.key),
+                    run_id=self._env.run_id,
+                )
+            )
+        else:
+            self._attempt = wait.attempt
+            self.turns.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
+
+    def fire(self, now: int) -> None:
+        self.due_at = None
+        self._start()
+
+    def cancel(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def dropped(self) -> None:
+        self.turns.clear_wait(self.key)
+
+    def deliver(self, row: HistoryRow) -> None:
+        if self._env.observe is not None:
+            self._tell_ended(row)
+        super().deliver(row)
+
+    def _tell_ended(self, row: HistoryRow) -> None:
+        if self._env.observe is not None:
+            fields = {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt}
+            self._env.observe("step_ended", fields)
+
+    # ---- one attempt -------------------------------------------------------------------------------------------
+
+    def _intended(self, outcome: Any) -> None:
+        begins = outcome is True and self.raise_cancel is None and not self.turns.is_held
+        if outcome is True and self.turns.is_held:
+            self.turns.clear_wait(self.key)  # it has not begun, and must not look as if it had
+        self.turns.emerged(self, goes_on=begins)
+        if begins:
+            self._start()
+        elif outcome is not True:
+            self.turns.check(outcome)
+
+    def _start(self) -> None:
+        self._attempt += 1
+        self.turns.busy(self)
+        env = self._env
+        if env.observe is not None:
+            env.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
+        # Each attempt has the body's variables, as after a restart: not what the one before has set.
+        context = self.task_context.copy() if self._options.retry.max_attempts > 1 else self.task_context
+        context.run(self._enter_step)
+        env.tasks.start(context, self)
+
+    def _enter_step(self) -> None:
+        BODY.set(None)
+        env = self._env
+        self._step = CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, self._options.timeout)
+        set_current_step(self._step)
+
+    async def run(self, scope: trio.CancelScope) -> None:
+        """Run one attempt inside ``scope``."""
+        self._scope = scope
+        self._finish = self._raised = None
+        if self.raise_cancel is not None:
+            scope.cancel()
+        try:
+            value = await self._invoke()
+        except Exception as error:
+            self._finish = partial(self._fail, self._raised or error)
+        except BaseExceptionGroup as group:
+            failures = group.split(trio.Cancelled)[1]
+            if not isinstance(failures, ExceptionGroup):
+                if failures is not None:
+                    self._env.host.ends_program(self.place)
+                raise
+            self._finish = partial(self._fail, failures)
+        except trio.Cancelled:
+            raise
+        except BaseException:  # such as KeyboardInterrupt: it stops the executor, and the run leaves before
+            self._env.host.ends_program(self.place)
+            raise
+        else:
+            self._finish = partial(self._succeed, value)
+
+    @trio.lowlevel.enable_ki_protection  # ctrl-C is for the main task, not for a run whose step has just come out
+    def ended(self) -> None:
+        """The attempt has come out: with an outcome, or cancelled without one."""
+        self._scope = None
+        finish, self._finish = self._finish, None
+        if self.turns.port.is_cut:
+            return
+        if finish is not None:
+            finish()
+        self.turns.emerged(self)
+
+    async def _invoke(self) -> Any:
+        timeout = self._options.timeout
+        if timeout is None:
+            assert self._scope is not None
+            return await self._call(self._scope)
+        with trio.move_on_after(timeout) as limit:
+            self._step.limit = limit
+            return await self._call(limit)
+        raise StepTimeout(
+            f"{self._where()} took longer than its timeout of {timeout:g} s",
+            step=str(self.key),
+            run_id=self._env.run_id,
+        )
+
+    async def _call(self, within: trio.CancelScope) -> Any:
+        fn, args = self._fn, self._args
+        try:
+            try:
+                if is_async(fn):
+                    return await fn(*args)
+                value, raised = await trio.to_thread.run_sync(self._call_sync, abandon_on_cancel=self._options.abandon)
+                if raised is not None:
+                    raise raised
+                return await value if is_awaitable(value) else value
+            finally:
+                if is_left_open(within):
+                    await close_left_open(within)
+        except BaseException as error:
+            safe = carried(error)
+            if not is_a(safe, Exception) and not is_cancelled():
+                safe = without_strays(safe, trio.Cancelled, Detached)
+            if safe is error:
+                raise
+            self._raised = cast(Exception, error) if is_a(error, Exception) else None
+        raise safe  # out here, so that nothing is left of what trio could not carry
+
+    def _call_sync(self) -> tuple[Any, BaseException | None]:
+        """Call a sync function, in a thread, which would be lost with what it raises if that bears no look."""
+        try:
+            return self._fn(*self._args), None
+        except BaseException as error:
+            return None, error
+
+    # ---- its outcome -------------------------------------------------------------------------------------------
+
+    def _succeed(self, value: Any) -> None:
+        codec, returns = self._env.codec, self._options.returns
+        try:
+            encoded = codec.encode(value, returns, where="")
+        except CodecError:
+            try:  # its place is named only now, for that costs more than all the rest
+                encoded = codec.encode(value, returns, where=self._where())
+            except CodecError as error:
+                self._record_failure(error, compensates=self._options.compensates)
+                return
+        self.outcome = encoded.value
+        self._record(StepStatus.COMPLETED, result=encoded.text, compensates=self._options.compensates)
+
+    def _fail(self, error: Exception) -> None:
+        delay = None
+        if self.raise_cancel is None and self._attempt:
+            delay = delay_after(self._options.retry, self._attempt, error, chance=random.random())
+        if delay is None:
+            self._record_failure(error)
+            return
+        clock = self._env.clock
+        now = clock.stamp()
+        if clock.due(now, stamped_at=self.started_at) != clock.due(now):
+            self.started_at = now  # the wall clock was set meanwhile, and the wait is of after that
+        text, _ = self._env.failures.encode(error, where=self._where())
+        wait = WaitRow(
+            key=self.key,
+            kind="retry",
+            due_at=due_after(now, delay),
+            attempt=self._attempt,
+            error=text,
+            started_at=self.started_at,
+        )
+        self.turns.agenda.waits[self.key] = wait
+        fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
+        self.turns.port.advance(partial(self._scheduled, fields), waits=(wait,), now=now)
+
+    def _scheduled(self, fields: Mapping[str, Any], outcome: Any) -> None:
+        if outcome is True and self._env.observe is not None:
+            self._env.observe("step_retried", fields)
+        if outcome is True and self.raise_cancel is None:
+            self.turns.set_timer(self, self.turns.agenda.waits[self.key].due_at or 0, None)
+        self.turns.check(outcome)
+
+    def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:
+        text, rebuilt = self._env.failures.encode(error, where=self._where())
+        self.outcome = rebuilt
+        status = StepStatus.TIMED_OUT if is_a(error, StepTimeout) else StepStatus.FAILED
+        self._record(status, error=text, compensates=compensates)
+
+    def _record(self, status: StepStatus, **fields: Any) -> None:
+        self.record(
+            now=self._env.clock.stamp(),
+            started_at=self.started_at,
+            status=status,
+            attempt=max(1, self._attempt),
+            cleared=self.turns.stored_wait(self.key),
+            **fields,
+        )
+
+    def _where(self) -> str:
+        return self._env.where(self.kind, self.key)

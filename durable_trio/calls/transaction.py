@@ -1,0 +1,109 @@
+"""A step whose rows and checkpoint are one transaction: exactly once."""
+
+from __future__ import annotations
+
+from types import CoroutineType
+from typing import Any, cast
+
+import trio
+
+from durable_trio.calls.current_step import CurrentStep, set_current_step
+from durable_trio.calls.step import FunctionCall
+from durable_trio.errors import Detached, StepFailed, StepTimeout
+from durable_trio.failures import carried, exits_of, without_strays
+from durable_trio.limits import TRANSACTION_SECONDS_MAX
+from durable_trio.looks import is_a, is_awaitable
+from durable_trio.records import HistoryRow, StepKind
+from durable_trio.stores.contract import Advance
+
+
+class _RolledBack(Exception):
+    """The user's function raised, or its result cannot be stored; ``__cause__`` tells."""
+
+
+class TransactionCall(FunctionCall):
+    """Runs ``fn(connection, *args)`` in the store's write turn and commits its rows with the outcome."""
+
+    def _start(self) -> None:
+        self._attempt += 1
+        self.is_sealed = self.is_undecided = True  # from here on its outcome is recorded, whatever it is
+        self.turns.busy(self)
+        if self._env.observe is not None:
+            fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
+            self._env.observe("step_started", fields)
+        self.turns.record(self._submit)
+
+    def _submit(self) -> None:
+        seq = self.turns.next_seq()
+        row: HistoryRow | None = None
+        exit: BaseException | None = None  # what the function has ended the program with
+
+        def run(connection: Any) -> Advance:
+            nonlocal row, exit
+            row = exit = None
+            try:
+                value = self.task_context.copy().run(self._call_function, connection)
+                encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
+            except BaseException as error:
+                exit = error if exits_of(error) else None
+                raise _RolledBack from error
+            self.outcome = encoded.value
+            now = self._env.clock.stamp()
+            row = HistoryRow(
+                seq=seq,
+                key=self.key,
+                kind=StepKind.TRANSACTION,
+                attempt=self._attempt,
+                result=encoded.text,
+                compensates=self._options.compensates,
+                started_at=self.started_at,
+                finished_at=now,
+            )
+            return Advance(
+                fence=self.turns.port.fence,
+                rows=(row,),
+                cleared=(self.key,),
+                status=self.turns.port.next_status,
+                now=now,
+            )
+
+        def done(outcome: Any) -> None:
+            cause = outcome
+            if isinstance(outcome, _RolledBack) and outcome.__cause__ is not None:  # no scope of trio's is around it
+                cause = without_strays(outcome.__cause__, trio.Cancelled, Detached)
+            if isinstance(outcome, StepTimeout | StepFailed):
+                cause = self._named(outcome)
+            if outcome is True and row is not None:
+                self.turns.port.continued()
+                self.turns.committed(outcome, row, self)
+            elif exit is not None:
+                self._env.host.ends_program(self.place)
+                self._env.host.failed(carried(exit))
+                return
+            elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):
+                self.is_sealed = self.is_undecided = False
+                self.outcome = None
+                self._fail(cast(Exception, cause))
+            else:
+                self.turns.check(outcome)
+            self.turns.emerged(self)
+
+        limit = self._options.timeout
+        self.turns.port.transaction(run, done, seconds_max=TRANSACTION_SECONDS_MAX if limit is None else limit)
+
+    def _named(self, error: StepTimeout | StepFailed) -> Exception:
+        """Return an error of the store's with the name of the step, which the store does not know."""
+        text, step, run_id = f"{self._where()}: {error}", str(self.key), self._env.run_id
+        if isinstance(error, StepTimeout):
+            return StepTimeout(text, step=step, run_id=run_id)
+        return StepFailed(text, type=error.type, step=step, run_id=run_id)
+
+    def _call_function(self, connection: Any) -> Any:
+        env = self._env
+        set_current_step(CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, None))
+        value = self._fn(connection, *self._args)
+        if is_awaitable(value):
+            if type(value) is CoroutineType:
+                value.close()
+            raise TypeError(f"the function of {self._where()} must be sync: it runs inside the store's transaction")
+        return value

@@ -1,0 +1,107 @@
+"""The actor of one resident run of a workflow: it runs the body in its own cancel scope, then ends the run."""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from functools import partial
+from typing import Any, cast
+
+import trio
+
+from durable_trio.codec import parse
+from durable_trio.engine.runs.ending import EndingRun
+from durable_trio.errors import CodecError, Detached
+from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
+from durable_trio.looks import is_a
+from durable_trio.turns.quiet import BODY
+
+
+def check_list(text: str) -> None:
+    """Raise ``CodecError`` if a stored text is no JSON array."""
+    if type(parse(text, where="what is stored")) is not list:
+        raise CodecError("a list was expected")
+
+
+class RunActor(EndingRun):
+    """One run of a workflow, resident in this process."""
+
+    async def run(self) -> None:
+        """Execute the run until it ends or leaves this process."""
+        if self._port.is_cut:
+            return
+        async with self._resident() as nursery:
+            context = copy_context()
+            context.run(BODY.set, self._turns)
+            context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
+            await self._listen()
+        if not self._knows_why:
+            raise RuntimeError("the tasks of the run have ended, and nobody has asked them to")
+
+    async def _main(self) -> None:
+        try:
+            error, result = await self._execute_body()
+            self._body_has_ended = True
+            if not self._port.is_cut:
+                await self._end(error, result)
+            self._knows_why = True
+        except Detached:
+            pass
+        finally:
+            if not self._port.is_cut:
+                self._port.cut()
+            if self._nursery is not None:
+                self._nursery.cancel_scope.cancel()
+
+    async def _execute_body(self) -> tuple[Exception | None, str | None]:
+        """Return the body's error, or its encoded result."""
+        error: Exception | None = None
+        result: str | None = None
+        try:
+            with self._root_scope:
+                self._turns.base_deadline = trio.current_effective_deadline()
+                args = self._arguments()
+                with self._env.branch("") as context, CARRYING:
+                    try:
+                        try:
+                            value = await self.workflow.fn(context, *args)
+                        finally:
+                            if is_left_open(self._root_scope):
+                                await close_left_open(self._root_scope)
+                        result = self._around.codec.encode(
+                            value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
+                        ).text
+                    except BaseException as caught:
+                        failure = self._without_strays(caught)
+                        if not is_a(failure, Exception):
+                            raise
+                        error = cast(Exception, failure)  # not let out: it may be one that trio cannot carry
+        except BaseExceptionGroup as group:
+            if self._port.is_cut:
+                rest = group.split((Detached, Exception, trio.Cancelled))[1]
+                if rest is not None:
+                    raise rest from None
+                raise Detached from None
+            failures = group.split(Exception)[0]
+            if failures is None or group.split(Exception)[1] is not None:
+                raise
+            error = failures
+        return error, result
+
+    def _without_strays(self, error: BaseException) -> BaseException:
+        """Return what the body has raised, with failures for what must not end it without a word."""
+        if is_a(error, Exception):
+            return error
+        if not is_cancelled():
+            error = without_strays(error, trio.Cancelled)
+        return error if self._port.is_cut else without_strays(error, Detached)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        workflow = self.workflow
+        codec = self._around.codec
+        try:
+            count = len(parse(self.row.args, where="arguments"))
+            annotations = workflow.annotations_for((None,) * count)
+            return codec.decode_arguments(self.row.args, annotations, where=f"the arguments of run {self.row.id!r}")
+        except (CodecError, TypeError) as error:
+            self._env.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
+            self._env.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")

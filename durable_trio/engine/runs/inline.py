@@ -1,0 +1,213 @@
+"""``engine.inline``: durable steps in an ordinary trio block, for scripts.
+
+The block's own task is the body. Everything else is as for any resident run, except that it does not leave memory while
+the block waits, and that an exception leaves it resumable instead of failing it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from durable_trio.codec import UNANNOTATED
+from durable_trio.context.context import Context
+from durable_trio.engine.runs.ending import EndingRun
+from durable_trio.engine.runs.places import lending_place
+from durable_trio.engine.runs.resident import ignore
+from durable_trio.engine.services.damage import damage_of
+from durable_trio.engine.wiring import Parts
+from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
+from durable_trio.failures import carried
+from durable_trio.logger import Logger
+from durable_trio.looks import bears_a_look
+from durable_trio.records import Key, RunRow, RunStatus, WaitRow
+from durable_trio.rules.damage import damaged
+from durable_trio.starting import SEED_BYTES
+from durable_trio.stores.contract import NOTHING_LOADED, ClaimRun, Fence, Loaded, Release, Started, StartRun
+from durable_trio.turns.port import Callback, Port
+from durable_trio.turns.quiet import BODY
+from durable_trio.workflows import Workflow, workflow
+
+_LOGGER = Logger("durable_trio.engine")
+
+#: The workflow's name of inline runs; no user's function is behind it.
+INLINE_NAME: Final = "(inline)"
+# How long a block that is cancelled, or has failed, waits for the store to take what it has done.
+PATIENCE_SECONDS: Final = 10.0
+
+
+@workflow(name=INLINE_NAME)
+async def _inline(ctx: Context, given: Any = None) -> None:
+    """Stands for the block in the run's record."""
+
+
+class InlinePort(Port):
+    """Removes what a cancelled call has left in the store only along with the next write.
+
+    If the block is left instead (by ctrl-C in a sleep, say), the call has its due time when it is entered again.
+    """
+
+    _cleared: tuple[Key, ...] = ()
+
+    def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
+        cleared: tuple[Key, ...] = fields.pop("cleared", ())
+        self._cleared += cleared
+        if fields:
+            super().advance(callback, now=now, cleared=self._cleared, **fields)
+            self._cleared = ()
+
+
+class InlineRun(EndingRun):
+    """One inline run, resident while its block is entered."""
+
+    port_class = InlinePort
+    _patience: trio.CancelScope | None = None
+
+    @asynccontextmanager
+    async def block(self) -> AsyncIterator[Context]:
+        """Be the run's body inside the block."""
+        failure: BaseException | None = None
+        async with self._resident() as nursery:
+            nursery.start_soon(self._listen)
+            token = BODY.set(self._turns)
+            task = trio.lowlevel.current_task()
+            self._turns.tasks.add(task)
+            self._turns.lane.adopt(task)
+            self._turns.runnable_count += 1
+            try:
+                try:
+                    with self._root_scope, self._env.branch("") as context:
+                        try:
+                            yield context
+                        except BaseException as error:
+                            if bears_a_look(error):
+                                raise
+                            failure = error  # it goes on below, where no scope of trio's is in its way
+                except BaseException as error:
+                    if self._port.is_cut and not isinstance(error, Exception):
+                        raise  # it comes of leaving
+                    failure = error  # also the script's own cancellation; it goes on below
+                self._body_has_ended = True
+                if not self._port.is_cut:
+                    with trio.CancelScope(shield=True):
+                        if failure is not None:
+                            self.is_left_undecided()
+                        await self._leave(failure)
+            finally:
+                BODY.reset(token)
+                self._turns.tasks.discard(task)
+                was_cut = self._port.is_cut
+                self._port.cut()
+                if self._patience is not None:
+                    self._patience.cancel()
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise carried(failure)
+        if self._cancel_row is not None:
+            raise RunCancelled(f"run {self.row.id!r} was cancelled", run_id=self.row.id)
+        if was_cut:
+            raise OwnershipLost(f"run {self.row.id!r} left this process: it was taken over, or the engine was stopped")
+
+    async def _leave(self, failure: BaseException | None) -> None:
+        while failure is not None and self._cancel_row is None:
+            release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.stamp())
+            outcome = await self._turns.extend(partial(self._port.submit, release))
+            if outcome is not False:
+                return
+            await self._look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
+            await self._turns.settle()
+        await self._end(None, "null")
+
+    def is_left_undecided(self) -> None:
+        """The script wants to go on: it does not wait for ever for a store that takes nothing."""
+        if self._patience is None and self._nursery is not None:
+            self._patience = trio.CancelScope(shield=True)
+            beside = copy_context()
+            beside.run(BODY.set, None)  # it is no task of the body
+            beside.run(self._nursery.start_soon, self._lose_patience, self._patience)
+
+    async def _lose_patience(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(PATIENCE_SECONDS)
+            _LOGGER.warning(
+                "the block of run %r is left although what it has done could not be stored; it goes on from its last "
+                "stored step when it is entered again",
+                self.row.id,
+            )
+            self.detach()
+
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        """It stays in memory, whatever it waits for."""
+        if waits:
+            self._port.advance(self._turns.check, waits=waits, now=self._clock.stamp())
+
+    def foreign(self, places: object) -> None:
+        """The block is ordinary trio code: other waits are its own business."""
+
+
+@asynccontextmanager
+async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Context]:
+    """Claim or start the inline run and be its body inside the block."""
+    if parts.executor is None:
+        raise RuntimeError(
+            "engine.inline executes: use it inside `async with open_engine(…)` or while the engine serves"
+        )
+    row, loaded = await _claim(parts, parts.executor, run_id, given)
+    known: Workflow[Any, Any] = _inline
+    resident = InlineRun(parts.runs, row, known, loaded, parts.runs.failures_of(None))
+    damage = damage_of(row, loaded)
+    if damage is not None:
+        problem = damaged(run_id, damage)
+        resident.park(problem)
+        raise RunConflict(problem.text, run_id=run_id)
+    with lending_place(), parts.runs.adopt(resident):  # the code of another run may open it, which waits meanwhile
+        try:
+            async with resident.block() as context:
+                yield context
+        except Detached:
+            raise OwnershipLost(f"run {run_id!r} left this process") from None
+
+
+async def _encode_input(parts: Parts, run_id: str, given: Any) -> tuple[str, bytes]:
+    """Encode the input; one that is too large may be that of a run which was begun under a larger limit."""
+    where = f"the input of run {run_id!r}"
+    try:
+        return parts.codec.encode_arguments((given,), (UNANNOTATED,), where=where)
+    except PayloadTooLarge:
+        if await parts.front.read_patiently(parts.front.store.run, run_id) is None:
+            raise
+        return parts.codec.own.encode_arguments((given,), (UNANNOTATED,), where=where)
+
+
+async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
+    now = parts.settings.clock.stamp()
+    args, digest = await _encode_input(parts, run_id, given)
+    started: Started = await parts.front.write(
+        StartRun(
+            id=run_id,
+            workflow=INLINE_NAME,
+            args=args,
+            args_digest=digest,
+            seed=secrets.token_bytes(SEED_BYTES),
+            created_at=now,
+            due_at=now,
+            owner=executor,
+        )
+    )
+    if started.claimed:
+        return started.row, NOTHING_LOADED
+    row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
+    try:
+        return row, await parts.front.read_patiently(parts.front.store.load, row.run)
+    except BaseException:  # such as the script's cancellation: nobody else would ever let go of it
+        assert row.owner is not None
+        fence = Fence(row.run, row.owner, row.token)
+        back = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=parts.settings.clock.stamp())
+        parts.front.submit(back, ignore)
+        raise

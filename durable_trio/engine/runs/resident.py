@@ -1,0 +1,440 @@
+"""A run that is in memory: its turns, its inbox, and how it leaves. What its body is, subclasses say.
+
+Services reach it only through its memory channel; all that happens to the run's state happens here and in its turns.
+It owns one nursery: the body (inside its own cancel scope), the tasks of step functions, and the listener.
+"""
+
+from __future__ import annotations
+
+import enum
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+
+from durable_trio.calls.body import Environment
+from durable_trio.calls.saga import Saga
+from durable_trio.calls.step import FunctionCall
+from durable_trio.calls.step_tasks import StepTasks
+from durable_trio.clock import MICROSECONDS, to_datetime
+from durable_trio.codec import Codec
+from durable_trio.doors import guarded
+from durable_trio.engine.services.damage import damage_in_look
+from durable_trio.engine.settings import Settings
+from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
+from durable_trio.failures import Failures
+from durable_trio.limits import (
+    INBOX_CAPACITY,
+    MAILBOX_ENTRIES_READ,
+    PASSIVATE_AFTER_SECONDS,
+    SUSPECT_RECOVERIES,
+    SUSPECT_SECONDS,
+)
+from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepInHand, StepKind, WaitRow
+from durable_trio.rules.damage import damaged
+from durable_trio.rules.divergence import explain
+from durable_trio.stores.contract import NO_POSITION, NOTHING_LOADED, Fence, Loaded, MailLook, Release
+from durable_trio.stores.threads import Waiter
+from durable_trio.stores.writer import StoreFront
+from durable_trio.turns.port import Port
+from durable_trio.turns.turns import Turns
+from durable_trio.workflows import Registry, Workflow
+
+
+class Message(enum.Enum):
+    """What services tell a run. Level-triggered: the run looks for itself."""
+
+    MAIL = "mail"  # there may be unread entries in its mailbox
+    WAKE = "wake"  # something is due
+    DRAIN = "drain"  # leave as soon as no step function runs
+
+
+class Surroundings(Protocol):
+    """What an actor needs of the engine around it."""
+
+    front: StoreFront
+    settings: Settings
+    codec: Codec
+    registry: Registry
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether there are observers to tell."""
+
+    def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
+        """Call back at that time."""
+
+    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        """Say that a run is set aside, have it stored, and tell the observers once it is."""
+
+    def released(self, wake_at: int | None) -> None:
+        """A run has left memory and wants to be claimed at that time."""
+
+    def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
+        """A run's final status is committed."""
+
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
+        """Ask a run to cancel; the callback gets the outcome, an error as a value."""
+
+    def lost(self, error: BaseException) -> None:
+        """A write was refused: perhaps this executor was declared dead."""
+
+    def fell(self, resident: ResidentRun, error: Exception) -> None:
+        """A run has left because of a fault of ours: park it. Must not raise."""
+
+    def abandoned(self, resident: ResidentRun, place: str) -> None:
+        """A task of a run's body did not leave, and was abandoned at that place."""
+
+    def warn_foreign_wait(self, workflow: str, place: str) -> None:
+        """Say once that a workflow waits there for something that is not durable."""
+
+    def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
+        """Tell the observers."""
+
+
+class ResidentRun:
+    """One run, resident in this process."""
+
+    port_class = Port
+
+    def __init__(
+        self, around: Surroundings, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
+    ) -> None:
+        self.row = row
+        self._around = around
+        self.workflow = workflow
+        self._loaded = loaded
+        self._failures = failures
+        self._clock = around.settings.clock
+        self._came_at = trio.current_time()
+        self._send, self._inbox = trio.open_memory_channel[Message](INBOX_CAPACITY)
+        self._root_scope = trio.CancelScope()
+        self._saga_scope = trio.CancelScope()
+        assert row.owner is not None
+        self._port = self.port_class(around.front, Fence(row.run, row.owner, row.token), status=row.status)
+        self._turns = Turns(
+            loaded,
+            port=self._port,
+            host=self,
+            clock=self._clock,
+            ttl_at=None if row.ttl_at is None else self._clock.due(row.ttl_at, stamped_at=row.created_at),
+            started_at=row.started_at or row.created_at,
+            had_begun=_had_begun(row, loaded),
+        )
+        self._env: Environment
+        self._nursery: trio.Nursery | None = None
+        self._cancel_row: HistoryRow | None = None
+        self._body_has_ended = False
+        self._stops_waiting = False  # cancelled, or out of time, after its body has ended
+        self._is_compensating = False
+        self._is_finishing = False
+        self._rest: tuple[int | None, tuple[str, ...]] | None = None
+        self._stall_watched = False
+        self._missed: set[Message] = set()
+        self._fault: BaseException | None = None
+        self.exit_places: list[str] = []  # where its code has ended the program; not said of the body itself
+        self._knows_why = False  # its tasks end: the run has ended, or was asked to leave
+        self._port.owner = self
+
+    # ---- for services ------------------------------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        """Put a message into the inbox; if that is full, it is taken with one of those that wait there."""
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock:
+            self._missed.add(message)
+        except trio.BrokenResourceError:
+            pass  # it has left; the store knows what is to be done
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether its processes have died again and again, and it gives no sign yet that this one will not."""
+        if self.row.recoveries < SUSPECT_RECOVERIES or self._turns.has_progressed:
+            return False
+        return trio.current_time() - self._came_at < SUSPECT_SECONDS
+
+    def lingering(self) -> Iterator[StepInHand]:
+        """Yield the steps in hand that it waits for before it can end, if it is to end."""
+        if self._cancel_row is None and not self._is_compensating:
+            return
+        for call in self._turns.calls.values():
+            if isinstance(call, FunctionCall) and call.in_hand_since is not None:
+                since = to_datetime(call.in_hand_since)
+                yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=since)
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _resident(self) -> AsyncIterator[trio.Nursery]:
+        """Have everything around the body inside the block; the block ends when the run leaves."""
+        around = self._around
+        try:
+            async with trio.open_nursery() as nursery:
+                self._env = Environment(
+                    run_id=self.row.id,
+                    generation=self.row.generation,
+                    seed=self.row.seed,
+                    workflow=self.workflow,
+                    registry=around.registry,
+                    turns=self._turns,
+                    tasks=StepTasks(nursery, f"step of run {self.row.id}"),
+                    clock=self._clock,
+                    codec=around.codec,
+                    failures=self._failures,
+                    saga=Saga(),
+                    host=self,
+                    observe=self._tell if around.is_observed else None,
+                    stored_positions=dict(self._loaded.positions),
+                )
+                self._nursery = nursery
+                resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
+                self._tell("run_resumed" if resumed else "run_started", {})
+                try:
+                    yield nursery
+                except BaseException:
+                    self._let_go()  # before the nursery cancels the body, which must not take it for a cancel
+                    raise
+        except BaseExceptionGroup as group:
+            rest = group.split(Detached)[1]
+            if rest is not None:
+                raise rest from None
+        finally:
+            self._port.cut()
+            self._inbox.close()
+        if self._fault is not None and not isinstance(self._fault, Exception):
+            raise self._fault  # it stops the executor, and must come out of a task
+
+    async def _listen(self) -> None:
+        async for message in self._inbox:
+            messages = {message, *self._missed}
+            self._missed.clear()
+            with suppress(trio.WouldBlock):  # one look serves all that wait
+                while True:
+                    messages.add(self._inbox.receive_nowait())
+            if Message.DRAIN in messages:
+                self._turns.hold()
+            if Message.MAIL in messages:
+                look = await self._read_mail()
+                if damage := damage_in_look(look):
+                    self.park(damaged(self.row.id, damage))
+                elif not self._is_finishing:  # a write behind the last one would be refused
+                    self._turns.message(look)
+            self._turns.pump()
+
+    async def _read_mail(self) -> MailLook:
+        front = self._around.front
+        after, names = self._turns.mail.question()
+        read = front.store.mail
+        return await front.read_patiently(read, self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
+
+    # ---- Host: what the turns ask ------------------------------------------------------------------------------
+
+    def control(self, row: HistoryRow) -> None:
+        if self._is_compensating:
+            return  # it came too late
+        if row.kind is StepKind.CANCEL:
+            self._cancel_row = row
+        if self._body_has_ended:  # but the children may still be waited for
+            self._stops_waiting = True
+            if self._turns.is_live:
+                self._cancel_children()
+            return
+        self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
+
+    def _cancel_children(self) -> None:
+        for child_id, has_ended in self._env.children.items():
+            if not has_ended:
+                self.request_cancel(child_id)
+
+    def went_live(self) -> None:
+        env, stored = self._env, self._loaded.values
+        fresh = tuple(  # published at replay, and not yet stored: the body's code has changed, or its history was cut
+            (key, text)
+            for key, (text, position) in env.published.items()
+            if position > env.stored_positions.get(key, NO_POSITION) and stored.get(key) != text
+        )
+        if fresh:
+            position = self._turns.position
+            self._port.advance(self._turns.check, published=fresh, position=position, now=self._clock.stamp())
+        self._loaded = NOTHING_LOADED  # it may be large, and is not needed any more
+        if self._stops_waiting:  # the process may have died before it had asked them
+            self._cancel_children()
+
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        now = self._clock.stamp()
+        wake_at = None if due_at is None else self._clock.as_stored(due_at)
+        compensating = self._port.status is RunStatus.COMPENSATING
+        status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
+        is_far = wake_at is None or wake_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
+        rest = (due_at, waits_for)
+        if waits or (not is_far and (rest != self._rest or self._port.status is not status)):
+            self._port.advance(
+                self._turns.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
+            )
+        self._rest = rest
+        if is_far:
+            release = Release(fence=self._port.fence, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
+            self._turns.is_leaving = True
+            self._port.submit(release, lambda outcome: self._released(outcome, due_at))
+
+    def _released(self, outcome: Any, due_at: int | None) -> None:
+        self._turns.is_leaving = False
+        if outcome is True:
+            self._tell("run_suspended", {})
+            self.detach()
+            self._around.released(due_at)
+        elif outcome is False:
+            self._rest = None
+            self.look()
+        else:
+            self.refused(outcome)
+
+    def foreign(self, places: Sequence[str]) -> None:
+        strict = self.workflow.strict
+        if self._around.settings.strict if strict is None else strict:
+            text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
+            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self.workflow.fingerprint))
+            return
+        for place in places:
+            self._around.warn_foreign_wait(self.row.workflow, place)
+
+    def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
+        if hopeless:
+            self._diverged(row)
+        elif not self._stall_watched and self._nursery is not None:
+            self._stall_watched = True
+            self._nursery.start_soon(self._watch_stall, row)
+
+    async def _watch_stall(self, row: HistoryRow) -> None:
+        await trio.sleep(self._around.settings.replay_stall_seconds)
+        self._stall_watched = False
+        if self._turns.is_replaying and self._turns.history.next_row() is row and self._turns.runnable_count == 0:
+            guarded(self._diverged, row)
+
+    def continued(self) -> None:
+        self.detach()
+        self._around.released(None)
+
+    def child_started(self) -> None:
+        self._around.released(None)
+
+    def request_cancel(self, run_id: str) -> None:
+        self._around.request_cancel(run_id, ignore, why="its parent ended or was cancelled")
+
+    @trio.lowlevel.enable_ki_protection
+    async def cancel_and_tell(self, run_id: str) -> bool:
+        waiter = Waiter()
+        self._around.request_cancel(run_id, waiter, why="its parent cancelled it")
+        outcome = await waiter.outcome()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome is not None
+
+    async def look_up(self, run_id: str) -> RunRow | None:
+        front = self._around.front
+        return await front.read_patiently(front.store.run, run_id)
+
+    def alarm(self, due_at: int) -> None:
+        # A weak reference: the alarm may be days away, and the run may leave before.
+        self._around.alarm(due_at, partial(_wake, weakref.ref(self)))
+
+    def look(self) -> None:
+        self.post(Message.MAIL)
+
+    def is_left_undecided(self) -> None:
+        """Whoever drains this executor does not wait for ever."""
+
+    def quiesced(self) -> None:
+        self.detach()
+
+    def refused(self, error: BaseException) -> None:
+        if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
+            self.park(damaged(self.row.id, f"what it has to record is refused: {error}"))
+        self.detach()
+        self._around.lost(error)
+
+    def failed(self, error: BaseException) -> None:
+        """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched.
+
+        Or what its own code has ended the program with: that is raised once the run has left.
+        """
+        has_left = self._port.is_cut
+        self._fault = self._fault or error
+        self.detach()
+        if isinstance(error, Exception) and not has_left:
+            self._around.fell(self, error)
+
+    def ends_program(self, place: str) -> None:
+        self.exit_places.append(place)
+        self.detach()
+
+    def abandoned(self, place: str) -> None:
+        self._around.abandoned(self, place)
+
+    # ---- leaving -----------------------------------------------------------------------------------------------
+
+    def _diverged(self, row: HistoryRow | None) -> None:
+        turns = self._turns
+        calls = sorted(turns.calls.values(), key=lambda call: call.key)
+        diff = explain(
+            tuple(turns.delivered),
+            row,
+            [(str(call.kind), str(call.key)) for call in calls],
+            ended=self._body_has_ended,
+        )
+        text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
+        foreign = [] if self._body_has_ended else turns.foreign_waits(also_in_process=True)
+        if foreign:
+            text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
+        error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
+        self.park(Problem(kind="divergence", text=text, fingerprint=self.workflow.fingerprint), error)
+
+    def park(self, problem: Problem, error: Exception | None = None) -> None:
+        """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
+        if self._port.is_cut:
+            return
+        self._around.park(self.row, problem, error)
+        self.detach()
+
+    def detach(self) -> None:
+        """Leave this process: write nothing any more, cancel the body, drop what comes out of it."""
+        if not self._port.is_cut:
+            self._knows_why = True
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._port.is_cut:
+            return
+        self._port.cut()
+        if self._nursery is None:
+            return  # it has not begun
+        self._env.is_detaching = True
+        why = "the run leaves this process"
+        guarded(self._root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
+        guarded(self._saga_scope.cancel, why)
+        guarded(self._turns.throw_detached)
+        guarded(self._nursery.cancel_scope.cancel, why)
+
+    def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
+        self._around.tell(name, self.row.id, self.row.workflow, fields)
+
+
+def _had_begun(row: RunRow, loaded: Loaded) -> bool:
+    """Return whether the body has been begun before in this generation, as far as can be told."""
+    if row.generation == 0:
+        return row.token > 1  # it was claimed before
+    return bool(loaded.history or loaded.waits) or any(seq >= 0 for seq, _ in loaded.positions.values())
+
+
+def _wake(actor: weakref.ref[ResidentRun]) -> None:
+    resident = actor()
+    if resident is not None:
+        guarded(resident.post, Message.WAKE)
+
+
+def ignore(outcome: Any) -> None:
+    """Nothing depends on this outcome."""

@@ -1,0 +1,458 @@
+"""The runs service: a dynamic set of actors, one per resident run, and the executor's capacity."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any, NoReturn
+
+import trio
+
+from durable_trio.clock import due_after
+from durable_trio.codec import Codec
+from durable_trio.doors import guarded
+from durable_trio.engine.observers import Observers
+from durable_trio.engine.os_signals import comes_of_signal
+from durable_trio.engine.runs.actor import RunActor
+from durable_trio.engine.runs.ending import cancelled
+from durable_trio.engine.runs.places import LENDER
+from durable_trio.engine.runs.resident import Message, ResidentRun
+from durable_trio.engine.services.damage import damage_of
+from durable_trio.engine.services.timers import Timers
+from durable_trio.engine.settings import Settings
+from durable_trio.errors import DurableError, StoreFull, StoreInUse
+from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancelled, logged, trace
+from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
+from durable_trio.logger import Logger
+from durable_trio.looks import said
+from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
+from durable_trio.rules.damage import damaged
+from durable_trio.stores.contract import NOTHING_LOADED, Fence, Finish, Loaded, Park, RequestCancel, Sent
+from durable_trio.stores.writer import StoreFront
+from durable_trio.turns.quiet import watching
+from durable_trio.unseen import visible, visible_lines
+from durable_trio.workflows import Registry, Workflow
+
+_LOGGER = Logger("durable_trio.engine")
+# Steps that are named to people.
+_LINGERING_MAX = 100
+
+
+class Runs:
+    """The resident runs of one executor. Implements what actors need of the engine around them."""
+
+    def __init__(
+        self,
+        *,
+        front: StoreFront,
+        settings: Settings,
+        codec: Codec,
+        registry: Registry,
+        observers: Observers,
+        timers: Timers,
+    ) -> None:
+        self.front = front
+        self.settings = settings
+        self.codec = codec
+        self.is_draining = False
+        # Set by the parts: told when a place is free, when a run is due, ends, is sent something, or refused a write.
+        self.on_place: Callable[[], None] = lambda: None
+        self.on_due: Callable[[int | None], None] = lambda _due_at: None
+        self.on_ended: Callable[[str, RunStatus, str | None, str | None], None] = lambda *_: None
+        self.on_sent: Callable[[Sent], None] = lambda _sent: None
+        self.on_refused: Callable[[], None] = lambda: None
+        self.registry = registry
+        self._observers = observers
+        self._timers = timers
+        self._actors: dict[int, ResidentRun] = {}
+        self._reserved = 0
+        self.left_count = 0  # runs that have left memory
+        self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
+        self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
+        self._failures: dict[str, Failures] = {}
+        self._warned_places: set[tuple[str, str]] = set()
+        self.crashed: set[int] = set()  # runs whose own code has ended the executor
+        self._nursery: trio.Nursery | None = None
+        self._empty = trio.Event()
+
+    # ---- for services ------------------------------------------------------------------------------------------
+
+    @property
+    def resident_count(self) -> int:
+        """How many runs are in memory."""
+        return len(self._actors)
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether a run may begin; not while this service ends with a fault."""
+        return self._nursery is not None and not self._nursery.cancel_scope.cancel_called
+
+    @property
+    def free_count(self) -> int:
+        """How many more runs may be claimed now."""
+        if self.is_draining or not self._is_open:
+            return 0
+        lent_count = min(len(self._lenders), LENT_RUNS_MAX)
+        return max(0, self.settings.concurrency + lent_count - len(self._actors) - self._reserved)
+
+    @property
+    def suspects_max(self) -> int:
+        """How many suspects may be claimed now: one at a time, so that a poisonous one takes no others along.
+
+        The others wait in the store. Here each death of this process would count as one of theirs.
+        """
+        return 0 if any(actor.is_suspect for actor in self._actors.values()) else 1
+
+    def reserve(self, count: int = 1) -> bool:
+        """Keep places for runs that are being claimed; ``unreserve`` gives them back once those are started."""
+        if self.free_count < count:
+            return False
+        self._reserved += count
+        return True
+
+    def unreserve(self, count: int = 1) -> None:
+        """Give reserved places back."""
+        self._reserved -= count
+        if not self._reserved:
+            self._early_mail.clear()
+
+    @contextmanager
+    def lend(self, run: int) -> Iterator[None]:
+        """Give the place of a resident run to others inside the block, in which its code waits for another run."""
+        if run not in self._actors:  # a task that its code has left behind
+            yield
+            return
+        self._lenders[run] = self._lenders.get(run, 0) + 1
+        if len(self._lenders) > LENT_RUNS_MAX:
+            _LOGGER.warning(
+                "run %r waits in a step for another run, as %d others do: no more places are lent, and if those that "
+                "are waited for have none, they wait for ever; use ctx.run_child, whose wait takes no place",
+                self._actors[run].row.id,
+                LENT_RUNS_MAX,
+            )
+        guarded(self.on_place)
+        try:
+            yield
+        finally:
+            left = self._lenders.pop(run, 1) - 1
+            if left:
+                self._lenders[run] = left
+
+    def start(self, row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
+        """Make a claimed run resident."""
+        workflow = self.registry.get(row.workflow)
+        nursery = self._nursery if self._is_open and not self.is_draining and self.front.failure is None else None
+        if workflow is None or nursery is None:
+            return  # the engine is stopping, or this service; it gives back what it owns
+        try:
+            actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
+            if row.run in self._early_mail:
+                actor.post(Message.MAIL)
+        except Exception as error:
+            self._park(row, workflow, error)
+            return
+        self._actors[row.run] = actor
+        # In a context of its own: a body must not see the variables of whoever has started it, since another process
+        # that goes on with it has none of them.
+        context = contextvars.Context()
+        context.run(LENDER.set, partial(self.lend, row.run))
+        begin = partial(nursery.start_soon, self._run, actor, workflow, loaded, name=f"actor of run {row.id}")
+        context.run(begin)
+
+    def found_damaged(self, row: RunRow) -> None:
+        """A run was to be claimed, and the store has set it aside."""
+        assert row.damage is not None
+        if row.status.is_final:
+            _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
+            return
+        problem = damaged(row.id, row.damage)
+        _say_parked(row, problem)
+        self._tell_parked(row, problem, None)
+
+    @contextmanager
+    def adopt(self, resident: ResidentRun) -> Iterator[None]:
+        """Count a run that somebody else executes in this process as resident inside the block."""
+        self._actors[resident.row.run] = resident
+        token = LENDER.set(partial(self.lend, resident.row.run))
+        try:
+            yield
+        finally:
+            LENDER.reset(token)
+            self._left(resident)
+
+    def resident_rows(self) -> tuple[RunRow, ...]:
+        """Return the runs that are in memory, as they were when they were claimed."""
+        return tuple(actor.row for actor in self._actors.values())
+
+    def clock_was_set(self) -> None:
+        """Have everybody look anew when what they wait for comes."""
+        for actor in self._actors.values():
+            guarded(actor.post, Message.WAKE)
+        guarded(self.on_due, None)
+
+    def lingering(self) -> tuple[StepInHand, ...]:
+        """Return the steps that runs wait for which are to end; of many some."""
+        steps = (step for actor in self._actors.values() for step in actor.lingering())
+        return tuple(islice(steps, _LINGERING_MAX))
+
+    def has(self, run: int) -> bool:
+        """Return whether a run is resident."""
+        return run in self._actors
+
+    def mail(self, run: int) -> None:
+        """Tell a run, if it is resident, that there is something in its mailbox."""
+        if self._reserved:  # it may be on its way into memory, and was read before the mail came
+            self._early_mail.add(run)
+        actor = self._actors.get(run)
+        if actor is not None:
+            guarded(actor.post, Message.MAIL)
+
+    def failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
+        """Return the converter of exceptions for a workflow's runs."""
+        name = "" if workflow is None else workflow.name
+        failures = self._failures.get(name)
+        if failures is None:
+            modules = () if workflow is None else (workflow.module,)
+            failures = self._failures[name] = Failures(self.codec, modules=modules, classes=self.settings.errors)
+        return failures
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more runs; let step functions finish for some seconds, then detach what is left, unwaited for."""
+        self.is_draining = True
+        for actor in list(self._actors.values()):
+            guarded(actor.post, Message.DRAIN)
+        if self._actors and seconds > 0:
+            with trio.move_on_after(seconds):
+                await self._empty.wait()
+        self.detach_now()
+
+    def detach_now(self) -> None:
+        """Everything ends, perhaps because nothing can be written any more: make every run leave before it notices."""
+        for actor in list(self._actors.values()):
+            guarded(actor.detach)
+
+    async def detach_all(self) -> None:
+        """Make every run leave at once, and wait until all have."""
+        self.detach_now()
+        if self._actors:
+            await self._empty.wait()
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled; then make every run leave, and return when all have."""
+        begun, stop = trio.Event(), trio.Event()
+        async with trio.open_nursery() as nursery:
+            try:
+                nursery.start_soon(self._keep, begun, stop)
+                await begun.wait()
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                stop.set()
+        raise AssertionError("unreachable")
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def _keep(self, begun: trio.Event, stop: trio.Event) -> None:
+        """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
+        guard_nurseries(_is_of_run)
+        with trio.CancelScope(shield=True), watching():
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    begun.set()
+                    await stop.wait()
+                    self._nursery = None
+                    await self.detach_all()
+                    nursery.cancel_scope.cancel()
+            finally:
+                self._nursery = None
+                self.detach_now()  # also the inline ones, whose tasks are not of this nursery
+                for actor in list(self._actors.values()):
+                    if isinstance(actor, RunActor):  # with the nursery its task has ended, however that came
+                        self._left(actor)
+
+    # ---- one run -----------------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for; bodies have other tasks
+    async def _run(self, actor: RunActor, workflow: Workflow[..., Any], loaded: Loaded) -> None:
+        row = actor.row
+        try:
+            if row.recoveries > workflow.max_recoveries:
+                await self._set_aside(row, workflow)
+            elif (damage := damage_of(row, loaded)) is not None:
+                actor.park(damaged(row.id, damage))
+            else:
+                await actor.run()
+        except Exception as error:  # a fault of ours in one run must not take the others along
+            self._park(row, workflow, error)
+        except BaseException as error:
+            exits = exits_of(error)
+            if exits:
+                self._end_executor(actor, exits)
+                raise
+            # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
+            faults, rest = error.split(Exception) if isinstance(error, BaseExceptionGroup) else (None, error)
+            if faults is not None:
+                self._park(row, workflow, faults)
+            if rest is not None and not is_cancelled():  # of these, nobody stops anything
+                self._park(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
+            elif rest is not None:
+                raise rest from None
+        finally:
+            self._left(actor)  # a fault in it ends this service, which forgets all that were resident
+
+    def _end_executor(self, actor: RunActor, exits: Sequence[BaseException]) -> None:
+        """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""
+        own = [each for each in exits if not comes_of_signal(each)]
+        if own:
+            row, text = actor.row, visible_lines(", ".join(map(said, own)))
+            place = visible(", ".join(actor.exit_places) or "its body")
+            _LOGGER.critical("the code of run %r has ended this executor, in %s: %s", row.id, place, text)
+            self.crashed.add(row.run)  # counted, else it would end each executor anew
+        self._nursery = None  # it is about to close: what came now would be neither begun nor given back
+        self.detach_now()
+
+    def _left(self, resident: ResidentRun) -> None:
+        if self._actors.get(resident.row.run) is resident:
+            del self._actors[resident.row.run]
+            self.left_count += 1
+            self._lenders.pop(resident.row.run, None)
+        if not self._actors:
+            self._empty.set()
+            self._empty = trio.Event()
+        guarded(self.on_place)
+
+    def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
+        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=logged(error))
+        guarded(self._submit_fault, row, workflow, error)
+
+    def _submit_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        text = f"run {row.id!r} met a fault of this library, please report it:\n"
+        problem = Problem(
+            kind="internal_error",
+            text=text + trace(error, TRACEBACK_CHARACTERS_MAX),
+            fingerprint=workflow.fingerprint,
+        )
+        self._submit_park(row, problem, error)
+
+    def _submit_park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        def done(outcome: Any) -> None:
+            if outcome is True:
+                self._tell_parked(row, problem, error)
+
+        assert row.owner is not None
+        park = Park(
+            fence=Fence(row.run, row.owner, row.token),
+            problem=self.codec.own.encode(problem, Problem, where="a problem").text,
+            fingerprint=problem.fingerprint,
+            now=self.settings.clock.stamp(),
+        )
+        self.front.submit(park, done)
+
+    def _tell_parked(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
+
+    async def _set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
+        assert row.owner is not None
+        error = DurableError(
+            f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run. "
+            "Its steps are not compensated; resume it once the cause is mended"
+        )
+        text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
+        fence = Fence(row.run, row.owner, row.token)
+        now = self.settings.clock.stamp()
+        await self.front.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
+        self.ended(row, RunStatus.FAILED, None, text)
+        self.tell("run_ended", row.id, row.workflow, {"status": RunStatus.FAILED})
+
+    # ---- Surroundings: what actors ask -------------------------------------------------------------------------
+
+    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        _say_parked(row, problem)
+        self._submit_park(row, problem, error)
+
+    @property
+    def is_observed(self) -> bool:
+        return bool(self._observers)
+
+    def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
+        self._timers.call_at(due_at, callback)
+
+    def released(self, wake_at: int | None) -> None:
+        guarded(self.on_due, wake_at)
+
+    def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
+        if row.parent is not None:
+            self.mail(row.parent)
+            if not self.has(row.parent):  # it is due now, if nobody else has it
+                guarded(self.on_due, None)
+        guarded(self.on_ended, row.id, status, result, error)
+
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
+        def done(outcome: Any) -> None:
+            if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
+                self.alarm(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
+                return
+            if isinstance(outcome, Sent):
+                guarded(self.on_sent, outcome)
+            guarded(callback, outcome)
+
+        def ask() -> None:
+            operation = RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.stamp())
+            self.front.submit(operation, done)
+
+        reason = self.codec.own.encode(why, str, where="a reason").text
+        error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
+        ask()
+
+    def lost(self, error: BaseException) -> None:
+        _LOGGER.warning("a write of a run was refused: %s", error)
+        guarded(self.on_refused)
+
+    def fell(self, resident: ResidentRun, error: Exception) -> None:
+        self._park(resident.row, resident.workflow, error)
+
+    def abandoned(self, resident: ResidentRun, place: str) -> None:
+        _LOGGER.error(
+            "the body of run %r (workflow %r) does not leave: it catches what ends it, at %s. It was abandoned there, "
+            "and the memory that it holds is lost. Let Detached and trio.Cancelled through: catch Exception, or raise "
+            "them again",
+            resident.row.id,
+            resident.row.workflow,
+            place,
+        )
+        if not isinstance(resident, RunActor):  # the block of a script: it is not waited for, but its task goes on
+            self._left(resident)
+
+    def warn_foreign_wait(self, workflow: str, place: str) -> None:
+        if (workflow, place) in self._warned_places:
+            return
+        self._warned_places.add((workflow, place))
+        _LOGGER.warning(
+            "workflow %r waits for something that is not durable, at %s: after a crash it waits anew, and the run "
+            "cannot leave memory meanwhile; put it into a step, or use ctx.sleep or ctx.wait_signal",
+            workflow,
+            place,
+        )
+
+    def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
+        if self._observers:
+            self._observers.tell(name, run_id, workflow, fields)
+
+
+def _say_parked(row: RunRow, problem: Problem) -> None:
+    _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, visible_lines(problem.text))
+
+
+def _is_of_run(task: trio.lowlevel.Task) -> bool:
+    """Return whether a task runs code of a run's: its body, a step, or what these have begun."""
+    return LENDER in task.context
+
+
+def load_all(front: StoreFront, rows: Sequence[RunRow]) -> tuple[Loaded, ...]:
+    """Read what is needed to go on with some runs; called off the event loop."""
+    return front.store.load_many([row.run for row in rows])

@@ -1,0 +1,291 @@
+"""The dispatcher service: claims runs that are due while there is room for them, and no more than a fair share.
+
+Level-triggered: whenever it is nudged it asks the store what is due; a nudge carries no data, so none can be stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.engine.runs.resident import ignore
+from durable_trio.engine.runs.service import Runs, load_all
+from durable_trio.engine.services.service import Service
+from durable_trio.engine.services.timers import Timers
+from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
+from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS, UPKEEP_ROWS_MAX
+from durable_trio.logger import Logger
+from durable_trio.records import RunRow
+from durable_trio.rules.admission import fair_share
+from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
+from durable_trio.stores.writer import StoreFront
+from durable_trio.workflows import Registry
+
+# How long an executor that has its share leaves what is due to others: a little longer than they take to notice it.
+_YIELD_SECONDS = 0.05
+# How long those that are started together wait for each other: a slow import is slower, but runs wait.
+_EXPECTED_SECONDS = 2.0
+# Due runs are counted up to this number: it is more than a few executors can have in memory.
+_DUE_COUNTED_MAX = 1000
+# No run leaves its place for so long while others wait for one: people are told.
+_STUCK_SECONDS = 30.0
+
+_LOGGER = Logger("durable_trio.engine")
+
+
+class Dispatcher(Service):
+    """Claims due runs for one executor."""
+
+    def __init__(self, *, front: StoreFront, runs: Runs, timers: Timers, clock: Clock, registry: Registry) -> None:
+        self.executor = 0
+        self._front = front
+        self._runs = runs
+        self._timers = timers
+        self._clock = clock
+        self._registry = registry
+        self._workflows = registry.names
+        self._has_unparked = False
+        self._alarm_at = math.inf
+        # Set by the parts: how many other executors are alive.
+        self.others_count: Callable[[], int] = lambda: 0
+        self._yields_until: int | None = None
+        self._is_short_of_places = True
+        self._due_count = 0  # of those that the last look has left, as far as it has counted
+        self._expected_count = 1
+        self._expects_until = 0
+        self._era = clock.era
+        # When the next run comes whose due time was stored before the wall clock was set back; and those that were
+        # looked at because of that: what they have stored since is right.
+        self._set_back_at: int | None = None
+        self._looked_at: set[str] = set()
+        # While there is no place: when to look whether runs leave, and how many had left at the last look.
+        self._looks_for_stuck_at = 0
+        self._left_count = -1
+        self._said_at = -1
+        # One nudge waits at most: the next look sees all there is.
+        self._send, self._inbox = trio.open_memory_channel[None](1)
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether runs that are due wait for places, so that a new one must not take the next."""
+        return self._due_count > 0
+
+    def nudge(self) -> None:
+        """Look what is due."""
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+            self._send.send_nowait(None)
+
+    def expect(self, executor_count: int) -> None:
+        """So many executors, this one included, are being started together."""
+        self._expected_count = executor_count
+        self._expects_until = self._clock.now() + int(_EXPECTED_SECONDS * MICROSECONDS)
+
+    def place(self) -> None:
+        """There is room for one more run: of interest if the last look has left something for want of it."""
+        if self._is_short_of_places:
+            self.nudge()
+
+    def nudge_at(self, due_at: int | None) -> None:
+        """Look when the clock says so; ``None`` means now."""
+        if due_at is None:
+            self.nudge()
+        elif due_at < self._alarm_at or self._alarm_at <= self._clock.now():
+            self._alarm_at = due_at
+            self._timers.call_at(due_at, self.nudge)
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        task_status.started()
+        has_looked = False
+        while True:
+            try:
+                if not has_looked:
+                    await self._give_back_lost()
+                    has_looked = True
+                await self._unpark()
+                await self._claim_all()
+                if not self._runs.free_count:
+                    await self._say_if_stuck()
+                await self._claim_set_back()
+            except OwnershipLost:
+                self._runs.on_refused()
+            except (StoreFull, StoreInUse):
+                await trio.sleep(STORE_RETRY_SECONDS)
+                continue
+            await self._inbox.receive()
+
+    async def _unpark(self) -> None:
+        """Runs that were parked by other code of a workflow get another chance with this one's, once."""
+        if not self._has_unparked:
+            for workflow in self._registry:
+                now = self._clock.stamp()
+                unpark = Unpark(
+                    workflow=workflow.name, fingerprint=workflow.fingerprint, limit=UPKEEP_ROWS_MAX, now=now
+                )
+                while await self._front.write(unpark):
+                    pass
+            self._has_unparked = True
+
+    async def _claim_all(self) -> None:
+        self._is_short_of_places = True
+        if not self._runs.free_count:
+            self._due_count = max(1, self._due_count)  # something may be due that it was nudged for
+        while self._runs.free_count and self._workflows:
+            claimable_count = await self._claimable_count()
+            # Free now: a run that was started meanwhile may have taken a place, and what is left is still to be filled.
+            limit = min(CLAIM_RUNS_MAX, self._runs.free_count, claimable_count)
+            self._is_short_of_places = claimable_count > 0 or self._yields_until is not None
+            if limit == 0 or not self._runs.reserve(limit):
+                return
+            try:
+                with trio.CancelScope(shield=True):  # what is claimed must be started
+                    claimed_count = await self._claim(limit)
+            finally:
+                self._runs.unreserve(limit)
+            self._due_count = max(0, self._due_count - claimed_count)
+            if not claimed_count:  # others were quicker, or all that is due must wait for a suspect to go on
+                self.nudge_at(self._clock.now() + int(_YIELD_SECONDS * MICROSECONDS))
+                return
+
+    async def _say_if_stuck(self) -> None:
+        """Say it once if runs that are due wait for places for long, and no run gives its own back.
+
+        Perhaps the steps there wait for those very runs, in a way that lends no place, such as looking again and again.
+        """
+        now, left_count = self._clock.now(), self._runs.left_count
+        if now < self._looks_for_stuck_at or self._runs.is_draining:
+            return
+        before, self._left_count = self._left_count, left_count
+        self._looks_for_stuck_at = now + int(_STUCK_SECONDS * MICROSECONDS)
+        self._timers.call_at(self._looks_for_stuck_at, self.nudge)
+        if before != left_count or self._said_at == left_count:
+            return
+        store = self._front.store
+        backlog = await self._front.read(store.backlog, self._workflows, now=self._clock.stamp(), due_max=1)
+        rows = self._runs.resident_rows()
+        if backlog.due_count and rows:
+            self._said_at = left_count
+            _LOGGER.warning(
+                "runs that are due have no place: the %d that have one, %r among them, have kept theirs for %g s. "
+                "If their steps wait for others, let them do so with run.result(), which lends the place; or raise "
+                "concurrency",
+                len(rows),
+                rows[0].id,
+                _STUCK_SECONDS,
+            )
+
+    async def _claimable_count(self) -> int:
+        """Return how many due runs this executor should claim now; if none, look again when that may change."""
+        front, clock = self._front, self._clock
+        now = clock.now()
+        is_alone = self.others_count() == 0 and now >= self._expects_until
+        due_max = CLAIM_RUNS_MAX + 1 if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
+        backlog = await front.read(front.store.backlog, self._workflows, now=clock.stamp(), due_max=due_max)
+        self._due_count = backlog.due_count
+        if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
+            self._expected_count = 1  # all have come and have taken something; who is missing later has died
+        if backlog.due_count == 0:
+            self._yields_until = None  # others have taken it: what comes next is yielded anew
+            if backlog.next_due_at is not None:
+                self.nudge_at(clock.comes_at(clock.due(backlog.next_due_at)))
+            return 0
+        others = [count for executor, count in backlog.owned_counts.items() if executor != self.executor]
+        is_early = now < self._expects_until and self._expected_count > 1
+        executor_count = self._expected_count if is_early else max(1, backlog.executor_count)
+        others += [0] * (executor_count - 1 - len(others))
+        own_count = max(self._runs.resident_count, backlog.owned_counts.get(self.executor, 0))
+        share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
+        if share == 0:
+            until = self._expects_until if is_early else now + int(_YIELD_SECONDS * MICROSECONDS)
+            self._yields_until = until if self._yields_until is None else min(until, self._yields_until)
+            if now < self._yields_until:  # perhaps nudged before
+                self.nudge_at(self._yields_until)
+                return 0
+        self._yields_until = None
+        return share or -(-backlog.due_count // executor_count)
+
+    async def _claim(self, limit: int) -> int:
+        claim = ClaimDue(
+            owner=self.executor,
+            workflows=self._workflows,
+            now=self._clock.stamp(),
+            limit=limit,
+            suspects_max=self._runs.suspects_max,
+        )
+        found: tuple[RunRow, ...] = await self._front.write(claim)
+        await self._make_resident(found)
+        return len(found)
+
+    async def _make_resident(self, found: tuple[RunRow, ...]) -> None:
+        front, now = self._front, self._clock.stamp()
+        rows = [row for row in found if row.damage is None]
+        for row in found:
+            if row.damage is not None:
+                self._runs.found_damaged(row)
+        try:
+            loaded = await front.read(load_all, front, rows) if rows else ()
+            for row, one in zip(rows, loaded, strict=True):
+                if self._runs.has(row.run):  # it was given up here a moment ago, and its step function still runs
+                    self._give_back(row, now + int(STORE_RETRY_SECONDS * MICROSECONDS))
+                else:
+                    self._runs.start(row, one)
+        except BaseException:
+            for row in rows:  # those that were started are known, and nobody else would ever look for the others
+                if not self._runs.has(row.run):
+                    self._give_back(row, now)
+            raise
+
+    async def _claim_set_back(self) -> None:
+        """Claim the runs whose wait is over though the wall clock, set back since, will not say so for a while."""
+        clock = self._clock
+        if self._era != clock.era:
+            self._era = clock.era
+            self._set_back_at = 0
+            self._looked_at.clear()
+        while self._set_back_at is not None and clock.now() >= self._set_back_at:
+            limit = CLAIM_RUNS_MAX + len(self._looked_at)
+            found = await self._front.read(self._front.store.set_back, self._workflows, now=clock.stamp(), limit=limit)
+            waiting = [item for item in found if item.run_id not in self._looked_at]
+            due = [(clock.comes_at(clock.due(item.wake_at, stamped_at=item.stamped_at)), item) for item in waiting]
+            now = clock.now()
+            for comes_at, item in due:
+                if comes_at <= now and not await self._claim_one(item):
+                    self._is_short_of_places = True
+                    return
+            self._set_back_at = min((comes_at for comes_at, _ in due), default=None)
+        if self._set_back_at is not None:
+            self.nudge_at(self._set_back_at)
+
+    async def _claim_one(self, item: SetBack) -> bool:
+        """Claim a run unless others were quicker; return False if there is no room for it."""
+        if not self._runs.reserve():
+            return False
+        self._looked_at.add(item.run_id)
+        claim = ClaimRun(owner=self.executor, run_id=item.run_id, workflow=item.workflow, now=self._clock.stamp())
+        try:
+            with trio.CancelScope(shield=True):  # what is claimed must be started
+                await self._make_resident((await self._front.write(claim),))
+        except (RunConflict, RunFinished, RunNotFound):
+            pass
+        finally:
+            self._runs.unreserve()
+        return True
+
+    async def _give_back_lost(self) -> None:
+        """Give back what this executor owns and nobody executes, because a fault came between a claim and its run."""
+        for row in await self._front.read(self._front.store.owned, self.executor):
+            if not self._runs.has(row.run):
+                self._give_back(row, self._clock.stamp())
+
+    def _give_back(self, row: RunRow, wake_at: int) -> None:
+        assert row.owner is not None
+        fence = Fence(row.run, row.owner, row.token)
+        release = Release(fence=fence, status=row.status, wake_at=wake_at, now=self._clock.stamp())
+        self._front.submit(release, ignore)
+        self.nudge_at(self._clock.comes_at(self._clock.due(wake_at)))

@@ -1,0 +1,351 @@
+"""The feed service: notices commits, this process's and others', and passes them on.
+
+One look at the store serves all: mailbox entries go to resident runs, changes of runs to every watcher, final statuses
+to those who wait for results. Others' commits are noticed by a counter that costs microseconds to read. So a hundred
+watchers cost the store no more than one, and nobody who wants to know costs it nothing.
+
+A watcher is *behind* or *live*. Behind, it reads the store by itself, page by page in the order of changes; so it
+begins, and so it goes on after it was too slow. Live, it is offered what the feed reads. It becomes live before its
+last read, so that each commit is in that read or is offered after it; what is in both is known by its change number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from durable_trio.doors import guarded
+from durable_trio.engine.services.service import Service
+from durable_trio.errors import RunNotFound
+from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
+from durable_trio.records import RunRow, RunStatus
+from durable_trio.stores.contract import Change
+from durable_trio.stores.writer import StoreFront
+
+# Rows of one read: a page is passed on in one go, and watchers can take it before the next.
+_ROWS_MAX: Final = 500
+# What a watcher may leave untaken before it falls behind: some seconds of a busy engine, and no more than a few
+# payloads of the largest kind. The rows are shared among watchers.
+_UNTAKEN_RUNS_MAX: Final = 5000
+_UNTAKEN_CHARACTERS_MAX: Final = 32 * 1024 * 1024
+# How often it is asked whether runs that are waited for have been removed by others, while others commit.
+_REMOVAL_CHECK_SECONDS: Final = 1.0
+# Others are taken for idle after so long.
+_IDLE_AFTER_SECONDS: Final = 1.0
+# Waking somebody who waits for a run costs about as much as reading so many rows.
+_ROWS_PER_WAITER: Final = 10
+
+
+@attrs.frozen
+class Ending:
+    """How a run has ended, as it is stored."""
+
+    status: RunStatus
+    result: str | None
+    error: str | None
+    damage: str | None = None  # of its row: the result or the error may be a stand-in
+
+
+@attrs.define(eq=False)
+class Subscription:
+    """What one watcher has not taken yet: the newest state of each run that changed.
+
+    Args:
+        accepts: whether the watcher wants to see a run in this state.
+        run_id: the one run that is watched. Its states that are not accepted are kept too: one may be its end.
+    """
+
+    accepts: Callable[[RunRow], bool]
+    run_id: str | None = None
+    position: int = 0  # up to this change the watcher has been given everything, or holds it in its hands
+    is_behind: bool = True
+    is_removed: bool = False  # the run that is watched is stored no more
+    is_closed: bool = False
+    fault: BaseException | None = None  # offering something to it has failed
+    changed: trio.Event = attrs.Factory(trio.Event)
+    # By run, and whether it is accepted: a state that is not shown does not displace one that is still to be shown.
+    pending: dict[tuple[int, bool], Change] = attrs.Factory(dict)
+    _characters: int = 0
+
+    def offer(self, change: Change) -> None:
+        """Take a newer state of a run, in place of an older one that was not taken yet."""
+        row = change.row
+        if self.is_behind or row.changed <= self.position:
+            return
+        is_accepted = self.accepts(row)
+        if not is_accepted and self.run_id is None:
+            return
+        key = (row.run, is_accepted)
+        older = self.pending.pop(key, None)  # the newer one goes to the end: the order is that of changes
+        self._characters += _size(change) - (0 if older is None else _size(older))
+        self.pending[key] = change
+        if len(self.pending) > _UNTAKEN_RUNS_MAX or self._characters > _UNTAKEN_CHARACTERS_MAX:
+            self.fall_behind()
+        self.changed.set()
+
+    def take(self) -> list[Change]:
+        """Return what is pending, in order, as given to the watcher."""
+        taken = [change for change in self.pending.values() if change.row.changed > self.position]
+        self._forget()
+        if taken:
+            self.position = taken[-1].row.changed
+        return taken
+
+    def fall_behind(self) -> None:
+        """Let the watcher read by itself what it was not given yet."""
+        self.is_behind = True
+        self._forget()
+        self.changed.set()
+
+    def remove(self) -> None:
+        """Tell the watcher that its run is stored no more."""
+        self.is_removed = True
+        self.changed.set()
+
+    def close(self) -> None:
+        """Tell the watcher that nothing more is offered."""
+        self.is_closed = True
+        self.changed.set()
+
+    def failed(self, error: BaseException) -> None:
+        """Raise what was met while something was offered to the watcher in the watcher, and in nobody else."""
+        self.fault = error
+        self.changed.set()
+
+    def _forget(self) -> None:
+        self.pending.clear()
+        self._characters = 0
+
+
+class Feed(Service):
+    """Passes on what has been committed."""
+
+    def __init__(self, front: StoreFront) -> None:
+        # Set by the tree: told about a run with mail, and that others have committed something.
+        self.on_mail: Callable[[int], None] = lambda _run: None
+        self.on_foreign: Callable[[], None] = lambda: None
+        self._front = front
+        # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
+        self._subscriptions: dict[str | None, set[Subscription]] = {}
+        self._waiters: dict[str, set[trio.Event]] = {}
+        self._endings: dict[trio.Event, Ending] = {}
+        self._last_change = 0
+        self._last_entry = 0
+        self._has_place = False  # whether the two above are set; they stay when the service is started again
+        self._own_commits = -1
+        self._has_skipped = False  # whether commits were not looked at, because nobody would have learned from them
+        self._removal_check_at = math.inf
+        self._last_removal_check_at = -math.inf
+        self._nudged = trio.Event()
+        self._is_closed = False
+        front.on_commit = self._nudge
+
+    # ---- for watchers ------------------------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Offer it all changes from now on, whenever it is not behind."""
+        self._catch_up()
+        subscription.is_closed = self._is_closed
+        self._subscriptions.setdefault(subscription.run_id, set()).add(subscription)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Offer it nothing any more."""
+        found = self._subscriptions[subscription.run_id]
+        found.discard(subscription)
+        if not found:
+            del self._subscriptions[subscription.run_id]
+
+    def ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
+        """A run of this process has ended: tell at once who waits for it."""
+        for event in self._waiters.get(run_id, ()):
+            self._endings[event] = Ending(status, result, error)
+            event.set()
+
+    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> Ending:
+        """Return how a run has ended, once it has. ``is_new``: it was stored in this very step of the task.
+
+        Raises:
+            RunNotFound: there is no such run, or it was removed meanwhile.
+            trio.ClosedResourceError: the engine has ended before.
+        """
+        self._catch_up()
+        while True:
+            event = trio.Event()
+            waiters = self._waiters.setdefault(run_id, set())
+            waiters.add(event)
+            try:
+                if not is_new:
+                    row = await self._front.read(self._front.store.run, run_id)
+                    if row is None and event not in self._endings:
+                        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+                    if row is not None and row.status.is_final:
+                        return Ending(row.status, row.result, row.error, row.damage)
+                is_new = False
+                if not self._is_closed:
+                    await event.wait()
+                if event in self._endings:
+                    return self._endings[event]
+                if self._is_closed:
+                    raise trio.ClosedResourceError("the engine was closed before the run has ended; the run goes on")
+            finally:
+                self._endings.pop(event, None)
+                waiters.discard(event)
+                if not waiters:
+                    self._waiters.pop(run_id, None)
+
+    def close(self) -> None:
+        """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
+        self._is_closed = True
+        guarded(self._wake_waiters)
+        for subscription in self._every_subscription():
+            guarded(subscription.close)
+
+    def recheck(self) -> None:
+        """A commit of this process may have ended a run that nobody executes."""
+        self._own_commits = -1
+        self._nudge()
+
+    def recheck_removed(self) -> None:
+        """A commit of this process may have removed runs: who waits for one of them would wait for ever."""
+        self._removal_check_at = -math.inf
+        self._nudge()
+
+    # ---- the task ----------------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled. Started again after a crash it goes on where it was, so nothing is missed."""
+        front, store = self._front, self._front.store
+        is_behind = self._has_place  # what was noticed before the crash was perhaps not passed on
+        if not self._has_place:
+            front.foreign_changes()  # before the reads: what comes between is noticed again
+            self._last_change = await front.read_patiently(store.last_change)
+            self._last_entry = await front.read_patiently(store.last_mailbox_id)
+            self._has_place = True
+        active_at = -math.inf
+        task_status.started()
+        while True:
+            if is_behind:
+                await trio.lowlevel.checkpoint()
+            elif store.is_memory:
+                await self._nudged.wait()
+            else:
+                # Each look costs microseconds; own commits are looked at only when somebody wants to know.
+                is_idle = trio.current_time() - active_at > _IDLE_AFTER_SECONDS
+                await trio.sleep(FEED_IDLE_INTERVAL_SECONDS if is_idle else FEED_INTERVAL_SECONDS)
+            self._nudged = trio.Event()
+            if front.foreign_changes() or is_behind:
+                is_behind = False
+                active_at = trio.current_time()
+                # A short while after the last check: others remove runs seldom, but commit often.
+                check_at = self._last_removal_check_at + _REMOVAL_CHECK_SECONDS
+                self._removal_check_at = min(self._removal_check_at, check_at)
+                await self._pass_mail()
+                guarded(self.on_foreign)
+                is_behind = await self._pass_changes()
+            elif self._is_to_look():
+                is_behind = await self._pass_changes()
+            if self._removal_check_at <= trio.current_time():
+                await self._pass_removals()
+
+    def _every_subscription(self) -> list[Subscription]:
+        return [subscription for found in self._subscriptions.values() for subscription in found]
+
+    def _nudge(self) -> None:
+        if self._subscriptions or self._waiters:
+            self._nudged.set()
+
+    def _wake_waiters(self) -> None:
+        for waiters in self._waiters.values():
+            for event in waiters:
+                event.set()
+
+    def _catch_up(self) -> None:
+        """Pass over what was committed while nobody wanted to know; the loop does it for a store in a file."""
+        if self._front.store.is_memory and not self._subscriptions and not self._waiters:
+            self._last_change = self._front.store.last_change()
+            self._has_skipped = False
+
+    def _is_to_look(self) -> bool:
+        """Return whether own commits are to be looked at; who only waits for a run's end is told of it directly."""
+        commit_count = self._front.commit_count
+        if self._own_commits == commit_count:
+            return False
+        if self._subscriptions or (self._waiters and self._own_commits < 0):
+            return True
+        self._own_commits = commit_count
+        self._has_skipped = True
+        return False
+
+    async def _pass_mail(self) -> None:
+        read = self._front.store.mailbox_after
+        is_last = False
+        while not is_last:
+            entries = await self._front.read_patiently(read, self._last_entry, limit=_ROWS_MAX)
+            is_last = len(entries) < _ROWS_MAX
+            for run in {entry.run for entry in entries}:
+                guarded(self.on_mail, run)
+            if entries:
+                self._last_entry = entries[-1].id
+
+    async def _pass_changes(self) -> bool:
+        """Pass on a page of changes, and return whether there may be more: mail goes before those."""
+        front = self._front
+        self._own_commits = front.commit_count
+        if not self._subscriptions and not self._waiters:
+            self._has_skipped = True
+            return False
+        if self._has_skipped:
+            await self._pass_over_skipped()
+        changes = await front.read_patiently(front.store.news, after=self._last_change, limit=_ROWS_MAX)
+        for change in changes:
+            for concerned in (None, change.row.id):
+                for subscription in self._subscriptions.get(concerned, ()):
+                    guarded(subscription.offer, change)
+            if change.row.status.is_final:
+                # Only a hint to look again: the run may have been resumed since this row was read.
+                for event in self._waiters.get(change.row.id, ()):
+                    event.set()
+        if changes:
+            self._last_change = changes[-1].row.changed
+        return len(changes) >= _ROWS_MAX
+
+    async def _pass_over_skipped(self) -> None:
+        """Pass over commits that were not looked at, if they are many: then it is cheaper that all look by themselves.
+
+        Without it the first watcher of an engine that has executed a million runs would have them all read once more.
+        """
+        last_change = await self._front.read_patiently(self._front.store.last_change)
+        self._has_skipped = False
+        waiter_count = sum(map(len, self._waiters.values()))
+        if last_change - self._last_change <= _ROWS_MAX + _ROWS_PER_WAITER * waiter_count:
+            return
+        self._last_change = last_change
+        self._wake_waiters()
+        for subscription in self._every_subscription():
+            subscription.fall_behind()
+
+    async def _pass_removals(self) -> None:
+        """Tell those who wait for runs that were removed before their end was seen here."""
+        self._last_removal_check_at = trio.current_time()
+        self._removal_check_at = math.inf
+        watchers = self._every_subscription()
+        wanted = {*self._waiters, *(watcher.run_id for watcher in watchers if watcher.run_id is not None)}
+        if not wanted:
+            return
+        missing = set(await self._front.read_patiently(self._front.store.missing_runs, sorted(wanted)))
+        for watcher in watchers:
+            if watcher.run_id in missing:
+                watcher.remove()
+        for run_id in missing:
+            for event in self._waiters.get(run_id, ()):
+                event.set()
+
+
+def _size(change: Change) -> int:
+    row = change.row
+    return sum(map(len, (row.args, row.result or "", row.error or "", *change.values.values())))

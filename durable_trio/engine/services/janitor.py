@@ -1,0 +1,84 @@
+"""The janitor service: keeps the log short, and removes what is left of removed runs, while there is time for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import trio
+
+from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.errors import StoreError, StoreFull, StoreInUse
+from durable_trio.limits import DRAFT_SECONDS_MAX
+from durable_trio.logger import Logger
+from durable_trio.stores.contract import Stuck, Sweep
+from durable_trio.stores.writer import StoreFront
+
+_LOGGER = Logger("durable_trio.engine")
+_LOOK_SECONDS = 60.0
+_FIRST_LOOK_SECONDS = 1.0  # a process that begins has better things to do
+# Only runs that were removed: copies that somebody is making are left alone.
+_REMOVED = 1
+_NAMED_MAX = 10
+# Things that cannot be removed that people are told of; more are no news.
+_TOLD_MAX = 1000
+
+
+async def sweep(front: StoreFront, *, hidden_before: int = _REMOVED) -> list[Stuck]:
+    """Remove the rows of runs that were removed, piece by piece (see ``Sweep``); return which cannot be removed."""
+    stuck: list[Stuck] = []
+    while outcome := await front.write(Sweep(hidden_before=hidden_before, after=stuck[-1].position if stuck else None)):
+        if isinstance(outcome, Stuck):
+            stuck.append(outcome)
+    return stuck
+
+
+def warn_of_stuck(stuck: Sequence[Stuck]) -> None:
+    """Tell people of runs that cannot be removed, of the first ones by name."""
+    for item in stuck[:_NAMED_MAX]:
+        _LOGGER.warning("run %r cannot be removed, and is passed over: %s", item.run_id, item.why)
+    if len(stuck) > _NAMED_MAX:
+        _LOGGER.warning("%d more runs cannot be removed, and are passed over", len(stuck) - _NAMED_MAX)
+
+
+class Janitor:
+    """Moves the log into the database once in a while, where something was committed, and finishes removals."""
+
+    def __init__(self, front: StoreFront, clock: Clock) -> None:
+        self._front = front
+        self._clock = clock
+        self._tidied_at = front.commit_count
+        self._told: set[str] = set()  # what people were told of, once
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self) -> NoReturn:
+        """Serve until cancelled."""
+        front = self._front
+        if front.store.is_memory:
+            await trio.sleep_forever()
+        await trio.sleep(_FIRST_LOOK_SECONDS)
+        while True:
+            await self._sweep()
+            await trio.sleep(_LOOK_SECONDS)
+            if front.commit_count == self._tidied_at:
+                continue
+            await front.tidy()  # only tidiness: a real fault shows at the next commit
+            self._tidied_at = front.commit_count
+
+    async def _sweep(self) -> None:
+        """Finish removals. What one of them meets never ends the engine; a fault of the file does so by itself."""
+        try:
+            stuck = await sweep(self._front, hidden_before=self._clock.stamp() - int(DRAFT_SECONDS_MAX * MICROSECONDS))
+        except (StoreFull, StoreInUse):
+            return  # the next look will do
+        except StoreError as error:
+            if self._is_news(str(error)):
+                _LOGGER.warning("what is left of removed runs could not be removed: %s", error)
+            return
+        warn_of_stuck([item for item in stuck if self._is_news(item.run_id)])
+
+    def _is_news(self, what: str) -> bool:
+        is_news = what not in self._told and len(self._told) < _TOLD_MAX
+        if is_news:
+            self._told.add(what)
+        return is_news

@@ -1,0 +1,190 @@
+"""The recovery service: this executor's registration and lease, and the reaping of dead executors.
+
+An executor is dead if its kernel lock is free (its process has ended) or its lease has passed (it is stopped or hung).
+Reaping sets its runs free in one transaction; the dispatcher then claims them as any other due run. An executor that
+finds itself declared dead gives up all its runs, which the store would not let it write to anyhow, and registers anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.doors import guarded
+from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.services.service import Service
+from durable_trio.errors import StoreFull, StoreInUse
+from durable_trio.logger import Logger
+from durable_trio.processes import boot_id
+from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.writer import StoreFront
+
+_LOGGER = Logger("durable_trio.engine")
+# How often the others' locks are probed: a probe costs microseconds.
+_LOOK_SECONDS = 0.25
+# A look that comes so late tells that this process was stopped itself, or the machine: leases of others have passed
+# that they had no chance to renew, and for so long they get one. So they do from one that looks for the first time: it
+# may have waited for a file that was busy, as they did.
+_HELD_UP_SECONDS = 1.0
+
+
+def monotonic_now() -> int:
+    """Return microseconds of a clock of this boot that also counts while the machine is suspended."""
+    clock_id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock_id) // 1000
+
+
+class Reaper:
+    """Finds executors that are dead, and sets their runs free."""
+
+    def __init__(self, front: StoreFront, clock: Clock) -> None:
+        self.boot_id = boot_id()
+        #: Living executors at the last look, this one not among them.
+        self.others_count = 0
+        self._front = front
+        self._clock = clock
+        self._looked_at: int | None = None
+        self._trusts_leases_at = 0
+
+    async def reap_dead(self, own: int | None = None) -> bool:
+        """Look at every executor but ``own``; return whether runs may be free."""
+        store = self._front.store
+        now, looked_at = monotonic_now(), self._looked_at
+        self._looked_at = now
+        held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
+        if looked_at is None or now - looked_at > held_up:
+            self._trusts_leases_at = now + held_up
+        has_reaped = False
+        others_count = 0
+        for row in await self._front.read_patiently(store.executors):
+            if row.id == own:
+                continue
+            lease_before = None
+            if store.executor_is_alive(row.id):
+                lease_before = monotonic_now()
+                is_known = row.damage is None and row.boot_id == self.boot_id
+                is_judged = is_known and lease_before >= self._trusts_leases_at
+                if not is_judged or row.lease_until >= lease_before:
+                    others_count += 1
+                    continue
+            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.stamp())
+            count = await self._front.write(reap)
+            # Also where another has reaped it a moment ago.
+            has_reaped = has_reaped or count is not None or lease_before is None
+            if count is not None:  # else whoever has done it has said so
+                _LOGGER.info("executor %d (process %d) has died; %s", row.id, row.pid, _what_is_free(count))
+        self.others_count = others_count
+        return has_reaped
+
+
+def _what_is_free(count: int) -> str:
+    if count == 0:
+        return "it had no runs"
+    return "its run is free for others" if count == 1 else f"its {count:,} runs are free for others"
+
+
+class Recovery(Service):
+    """Keeps this executor alive in the store's eyes, and finds those that are not."""
+
+    def __init__(self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float) -> None:
+        self.executor = 0
+        # Set by the tree: told the new executor id, and that runs were set free.
+        self.on_registered: Callable[[int], None] = lambda _executor: None
+        self.on_reaped: Callable[[], None] = lambda: None
+        self._front = front
+        self._runs = runs
+        self._clock = clock
+        self._lease = int(lease_seconds * MICROSECONDS)
+        self._reaper = Reaper(front, clock)
+        self._is_registered = False
+        self._renew_at = 0
+        self._send, self._inbox = trio.open_memory_channel[None](1)
+
+    @property
+    def others_count(self) -> int:
+        """How many other executors were alive at the last look."""
+        return self._reaper.others_count
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether what is claimed under the present id stays claimed."""
+        return self._is_registered
+
+    def forget(self) -> None:
+        """What this executor owned is executed no more: it is to become another one."""
+        self._is_registered = False
+
+    def nudge(self) -> None:
+        """A write was refused: look at once whether this executor was declared dead."""
+        self._renew_at = 0
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+            self._send.send_nowait(None)
+
+    async def register(self) -> None:
+        """Become an executor; what this process owned as another one is free."""
+        self._is_registered = False
+        if self.executor:
+            await self._front.write(ReapExecutor(executor=self.executor, now=self._clock.stamp()))
+        now = monotonic_now()
+        self.executor = await self._front.write(
+            RegisterExecutor(
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                boot_id=self._reaper.boot_id,
+                lease_until=now + self._lease,
+                now=self._clock.stamp(),
+            )
+        )
+        self._renew_at = now + self._lease // 3
+        self.on_registered(self.executor)
+        self._is_registered = True
+
+    async def retire(self, crashed_runs: frozenset[int]) -> None:
+        """Stop being an executor in good order: what it owns is free at once, and nothing else has crashed."""
+        now = self._clock.stamp()
+        reap = ReapExecutor(executor=self.executor, crashed=False, crashed_runs=crashed_runs, now=now)
+        await self._front.write(reap)
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        if not self._is_registered:
+            await self.register()
+        await self._reap_dead()
+        task_status.started()
+        while True:
+            if self._front.store.is_memory:
+                await self._inbox.receive()  # nobody else can own anything
+            else:
+                with trio.move_on_after(_LOOK_SECONDS):
+                    await self._inbox.receive()
+            try:
+                await self._renew()
+                await self._reap_dead()
+            except (StoreFull, StoreInUse) as error:
+                _LOGGER.warning("the lease could not be renewed yet: %s", error)
+
+    async def _renew(self) -> None:
+        now = monotonic_now()
+        if now < self._renew_at:
+            return
+        until = now + self._lease
+        if await self._front.write(RenewLease(executor=self.executor, lease_until=until)):
+            self._renew_at = now + self._lease // 3
+            return
+        _LOGGER.warning(
+            "executor %d was declared dead (stopped for longer than its lease?); its runs are given up", self.executor
+        )
+        self._runs.detach_now()  # not waited for: a step function in a thread may take its time
+        await self.register()
+
+    async def _reap_dead(self) -> None:
+        if await self._reaper.reap_dead(self.executor):
+            guarded(self.on_reaped)

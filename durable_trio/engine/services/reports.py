@@ -1,0 +1,275 @@
+"""The reports service: this process's supervision tree in the store, for other processes to show; crashes in the log.
+
+A report is written when the tree has changed, a little later, so that many changes are one; and when it is another set
+of steps that keeps runs from ending which are to end. While nothing changes nothing is written. Nobody depends on it:
+if the store has no room, the next change is reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from durable_trio.clock import Clock, to_datetime
+from durable_trio.codec import Codec
+from durable_trio.errors import CodecError, StoreError
+from durable_trio.logger import Logger
+from durable_trio.processes import boot_id
+from durable_trio.records import ProcessReport, ReportRow, RunRow, StepInHand
+from durable_trio.stores.contract import PutReport
+from durable_trio.stores.writer import StoreFront
+from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
+
+_LOGGER = Logger("durable_trio.engine")
+# Changes within this time are one report: a restart is some three of them.
+_GATHER_SECONDS: Final = 0.2
+# How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.
+_LOOK_SECONDS: Final = 1.0
+_WHERE: Final = "the report of a process"
+_PID: Final = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@attrs.frozen
+class ProcessIdentity:
+    """One process, told from a later one with the same number."""
+
+    host: str
+    boot_id: str
+    pid: int
+    started: str
+
+    @classmethod
+    def own(cls) -> ProcessIdentity:
+        """Return this process's."""
+        return cls(socket.gethostname(), boot_id(), os.getpid(), _started(os.getpid()))
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessIdentity:
+        """Return what ``str`` has made a text of.
+
+        Raises:
+            ValueError: it has not.
+        """
+        host, boot, pid, started = text.rsplit("/", 3)
+        if not _PID.fullmatch(pid):
+            raise ValueError(f"{pid!r} is no number of a process")
+        return cls(host, boot, int(pid), started)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.boot_id}/{self.pid}/{self.started}"
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs, as far as can be told from here."""
+        if self.boot_id != boot_id():
+            return self.host != socket.gethostname()  # of another machine nothing is known
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return _started(self.pid) == self.started
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started, in the kernel's ticks; empty where that is not told, or it has ended."""
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else numbers[18]  # one that nobody has waited for is still there
+
+
+class Reports:
+    """Writes this process's report, and reads everybody's."""
+
+    def __init__(self, front: StoreFront, codec: Codec, clock: Clock, workflows: tuple[str, ...]) -> None:
+        # Set by the tree: what to report, once the tree is open; and which executor this process is.
+        self.executor: Callable[[], int | None] = lambda: None
+        # Set by the parts: the steps in hand that runs wait for which are to end.
+        self.lingering: Callable[[], tuple[StepInHand, ...]] = tuple
+        self._front = front
+        self._codec = codec
+        self._clock = clock
+        self._workflows = workflows
+        self._identity = ProcessIdentity.own()
+        self._started_at = clock.stamp()
+        self._lingering: tuple[StepInHand, ...] = ()
+        self._root: Supervisor | None = None
+        self._opened = trio.Event()
+        self._skipped: set[str] = set()
+
+    async def root(self) -> Supervisor:
+        """Return this process's tree, once it is open; a service cannot have it before."""
+        await self._opened.wait()
+        assert self._root is not None
+        return self._root
+
+    def watch(self, root: Supervisor) -> None:
+        """Tell which tree is to be reported."""
+        self._root = root
+        self._opened.set()
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled; then remove this process's report."""
+        task_status.started()
+        root = await self.root()
+        is_seen = not self._front.store.is_memory  # else there is nobody who could see it
+        with root.events() as events:
+            try:
+                if is_seen:
+                    await self._remove_dead()
+                    await self._put(root)
+                while True:
+                    event = None
+                    with trio.move_on_after(_LOOK_SECONDS if is_seen else math.inf):
+                        event = await events.receive()
+                    if event is not None:
+                        _log(event)
+                        await trio.sleep(_GATHER_SECONDS)
+                        while (another := events.take_nowait()) is not None:
+                            _log(another)
+                    if is_seen and (event is not None or self.lingering() != self._lingering):
+                        await self._put(root)
+            except trio.EndOfChannel:
+                await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
+            finally:
+                if is_seen:
+                    with trio.CancelScope(shield=True):
+                        await self._remove_own()
+        raise AssertionError("unreachable")
+
+    async def _remove_own(self) -> None:
+        # Where it cannot be, the next process that serves the store finds that this one is dead.
+        with contextlib.suppress(StoreError, trio.ClosedResourceError):
+            await self._front.write(PutReport(process=str(self._identity), report=None, now=self._clock.stamp()))
+
+    async def read(self) -> tuple[ProcessReport, ...]:
+        """Return the reports of all processes that run, the longest running first."""
+        found = []
+        for row in await self._front.ask(self._front.store.reports):
+            try:
+                is_alive = ProcessIdentity.parse(row.process).is_alive()
+                report = self._decoded(row) if is_alive else None
+            except (ValueError, CodecError) as error:
+                self._skip(row, error)
+                continue
+            if report is not None:
+                found.append(report)
+        return tuple(sorted(found, key=lambda report: report.started_at))
+
+    def _decoded(self, row: ReportRow) -> ProcessReport:
+        report: ProcessReport = self._codec.decode(row.report, ProcessReport, where=_WHERE)
+        if report.started_at.utcoffset() is None or report.updated_at.utcoffset() is None:
+            raise ValueError("a time without time zone")
+        return report
+
+    def _skip(self, row: ReportRow, error: Exception) -> None:
+        """Nothing depends on a report: one that cannot be read is left out, and said to be so once."""
+        if row.process not in self._skipped:
+            self._skipped.add(row.process)
+            _LOGGER.info("the report of process %.60r cannot be read and is left out: %.200s", row.process, error)
+
+    async def _put(self, root: Supervisor) -> None:
+        now = self._clock.stamp()
+        self._lingering = self.lingering()
+        report = ProcessReport(
+            pid=self._identity.pid,
+            host=self._identity.host,
+            parent_pid=os.getppid(),
+            executor=self.executor(),
+            workflows=self._workflows,
+            started_at=to_datetime(self._started_at),
+            updated_at=to_datetime(now),
+            tree=root.tree(),
+            lingering=self._lingering,
+        )
+        text = self._codec.own.encode(report, ProcessReport, where=_WHERE).text
+        try:
+            await self._front.write(PutReport(process=str(self._identity), report=text, now=now))
+        except StoreError as error:
+            _LOGGER.warning("this process's tree could not be reported: %s", error)
+
+    async def _remove_dead(self) -> None:
+        try:
+            for row in await self._front.ask(self._front.store.reports):
+                try:
+                    is_alive = ProcessIdentity.parse(row.process).is_alive()
+                except ValueError as error:
+                    self._skip(row, error)
+                    continue
+                if not is_alive:
+                    await self._front.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
+        except StoreError as error:
+            _LOGGER.warning("reports of processes that have ended could not be removed: %s", error)
+
+
+def _log(event: Event) -> None:
+    """Say that a task of the tree has crashed; the death of a worker is said by its parent and by who reaps it."""
+    if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED and event.exit.process is None:
+        path, line = "/".join(event.path), str(event.exit).splitlines()[0]
+        fields = {"event": "child_crashed", "child": path, "reason": line.removeprefix("crashed: ")}
+        _LOGGER.error("%s %s", path, line, exc_info=event.exit.error, extra={"fields": fields})
+
+
+def with_runs(root: TreeNode, rows: Iterable[RunRow]) -> TreeNode:
+    """Return an engine's tree with resident runs below the child that has them; to supervisors it is one task."""
+
+    def node(row: RunRow) -> TreeNode:
+        restart = Restart.TEMPORARY
+        return TreeNode(
+            name=f"{row.workflow} {row.id}", kind=NodeKind.TASK, status=ChildStatus.RUNNING, restart=restart
+        )
+
+    children = [
+        attrs.evolve(child, kind=NodeKind.DYNAMIC, children=tuple(map(node, rows))) if child.name == "runs" else child
+        for child in root.children
+    ]
+    return attrs.evolve(root, children=tuple(children))
+
+
+def merged(reports: Iterable[ProcessReport], *, now: int) -> tuple[TreeNode, ...]:
+    """Return the trees of all servers, each with those of its worker processes in their places.
+
+    Args:
+        now: microseconds; the time for which ``up_seconds`` is given.
+    """
+    by_pid = {report.pid: report for report in reports}
+    placed: set[int] = set()
+
+    def at_present(node: TreeNode, seconds: float) -> TreeNode:
+        children: Sequence[TreeNode] = node.children
+        worker = by_pid.get(node.pid) if node.pid is not None else None
+        if node.kind is NodeKind.PROCESS and worker is not None and worker.pid not in placed:
+            placed.add(worker.pid)
+            return attrs.evolve(grown(node, seconds), children=present(worker).children)
+        return attrs.evolve(grown(node, seconds), children=tuple(at_present(child, seconds) for child in children))
+
+    def grown(node: TreeNode, seconds: float) -> TreeNode:
+        return node if node.up_seconds is None else attrs.evolve(node, up_seconds=node.up_seconds + seconds)
+
+    def present(report: ProcessReport) -> TreeNode:
+        seconds = (to_datetime(now) - report.updated_at) / timedelta(seconds=1)
+        return at_present(report.tree, max(0.0, seconds))
+
+    roots = []
+    for report in sorted(by_pid.values(), key=_has_workers, reverse=True):  # parents place their workers first
+        if report.pid not in placed:
+            placed.add(report.pid)
+            roots.append(attrs.evolve(present(report), pid=report.pid))
+    return tuple(roots)
+
+
+def _has_workers(report: ProcessReport) -> bool:
+    return any(child.kind is NodeKind.DYNAMIC for child in report.tree.children)

@@ -1,0 +1,67 @@
+"""The timers service: one task that wakes up others at their due times."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import NoReturn
+
+import trio
+
+from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.doors import guarded
+from durable_trio.engine.services.service import Service
+
+
+class Timers(Service):
+    """Calls back at instants of the engine's clock, never early; once each, perhaps for nothing."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._changed = trio.Event()
+        self._era = clock.era
+        # Set by the parts: the wall clock was set, and what is stored may come at another time than was thought.
+        self.on_step: Callable[[], None] = lambda: None
+
+    def call_at(self, due_at: int, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called when ``Clock.now`` says ``due_at``.
+
+        If it raises, this service crashes, and its successor calls it again.
+        """
+        heapq.heappush(self._heap, (due_at, next(self._order), callback))
+        if self._heap[0][0] == due_at:
+            self._changed.set()
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        task_status.started()
+        while True:
+            self._changed = trio.Event()
+            now = self._clock.now()
+            if self._era != self._clock.era:
+                self._era = self._clock.era
+                guarded(self.on_step)
+            failed: list[tuple[int, int, Callable[[], None]]] = []
+            faults: list[BaseException] = []
+            while self._heap and self._heap[0][0] <= now:
+                alarm = heapq.heappop(self._heap)
+                try:
+                    alarm[2]()
+                except BaseException as error:
+                    failed.append(alarm)
+                    faults.append(error)
+            for alarm in failed:  # whoever serves next must not miss it, and the others were not held up
+                heapq.heappush(self._heap, alarm)
+            if faults:
+                raise faults[0]
+            if not self._heap:
+                await self._changed.wait()
+                continue
+            # The wall clock may be set forward while we nap, so naps are bounded.
+            nap = min((self._heap[0][0] - now) / MICROSECONDS, self._clock.nap_seconds_max)
+            with trio.move_on_after(nap):
+                await self._changed.wait()

@@ -1,0 +1,201 @@
+"""The parent's side of worker processes. It supervises; it executes no runs and gives them no orders.
+
+Workers are equals that meet in the store: each claims what is due and its share. So all the parent does is to start
+them, to replace those that end, hang or are stopped, and to say at once when one is dead, so that the others can have
+its runs without waiting for its lease.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final, NoReturn
+
+import attrs
+import trio
+
+from durable_trio.errors import StoreError, WorkerFailed
+from durable_trio.limits import WORKER_READY_SECONDS
+from durable_trio.logger import Logger
+from supervisors import (
+    Backoff,
+    ChildExited,
+    DynamicSupervisorSpec,
+    EventsLost,
+    ExitKind,
+    Intensity,
+    Process,
+    ProcessError,
+    ProcessExit,
+    Supervisor,
+)
+
+_LOGGER: Final = Logger("durable_trio.engine")
+#: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
+PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
+#: How many workers there are to be, so that the first one there leaves the others their shares.
+COUNT_VARIABLE: Final = "DURABLE_TRIO_WORKER_COUNT"
+#: The tree's name of the supervisor of the workers.
+WORKERS: Final = "workers"
+
+# A worker that was well for a second comes back nearly at once; one that falls again and again comes back slower.
+_BACKOFF: Final = Backoff(first=0.02, factor=2, longest=0.5, reset_after=1)
+# At most some 25 restarts in 10 s are let through by the backoff, however fast a worker dies: nobody is to be given up
+# for them. Runs that kill workers are set aside by their own count, and false starts are counted below.
+_RESTARTS_PER_WORKER: Final = 30
+_RESTARTS_SECONDS: Final = 10.0
+#: The exit code of a worker that has no engine to serve.
+LOADING_FAILED: Final = 1
+#: The exit code of a worker whose engine has failed: EX_SOFTWARE of sysexits.h. Runs that kill a worker, with whatever
+#: code or signal, are counted by the store, and set aside; nobody but the parent counts this.
+ENGINE_FAILED: Final = 70
+#: The exit code of a worker in which a run has called ``sys.exit``, say. Not the engine's failure: the run is counted.
+ENDED_BY_RUN: Final = 71
+# An engine that fails again and again does so within seconds; one that has lasted longer has served somebody.
+_SERVED_SECONDS: Final = 10.0
+# So often in a row may a worker end by itself without having served.
+_FALSE_STARTS_MAX: Final = 5
+# So often in a row may a worker be killed before it is ready: by chance it is not.
+_KILLS_MAX: Final = 10
+_KILLED: Final = "was killed before it was ready"
+# A drained worker closes its store, and interpreters take their time.
+_EXIT_SECONDS: Final = 5.0
+
+
+@attrs.frozen(kw_only=True)
+class Workers:
+    """How many worker processes, of what, and their deadlines in seconds."""
+
+    app: str
+    count: int
+    grace_seconds: float
+    heartbeat_seconds: float
+
+    def spec(self) -> DynamicSupervisorSpec:
+        """Return the supervisor of the workers: independent, started and drained all at the same time."""
+        return DynamicSupervisorSpec(
+            intensity=Intensity(_RESTARTS_PER_WORKER * self.count, per=_RESTARTS_SECONDS),
+            children=[self._process(f"worker-{number}") for number in range(1, self.count + 1)],
+        )
+
+    def _process(self, name: str) -> Process:
+        return Process(
+            name,
+            [sys.executable, "-m", "durable_trio.engine.workers", self.app],
+            env={**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path), COUNT_VARIABLE: str(self.count)},
+            ready_within=WORKER_READY_SECONDS,
+            heartbeat_within=self.heartbeat_seconds,
+            shutdown=self.grace_seconds + _EXIT_SECONDS,
+            backoff=_BACKOFF,
+        )
+
+
+class WorkerWatch:
+    """The service that reacts to deaths of workers."""
+
+    def __init__(
+        self,
+        root: Callable[[], Awaitable[Supervisor]],
+        reap: Callable[[], Awaitable[object]],
+        give_up: Callable[[WorkerFailed], None],
+    ) -> None:
+        self._root = root
+        self._reap = reap
+        self._give_up = give_up
+        self._starts: dict[str, _Starts] = {}
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Serve until cancelled."""
+        task_status.started()
+        events = (await self._root()).events()
+        await self._reap_dead()  # of whom the last server of this file has left
+        async for event in events:
+            if isinstance(event, EventsLost):
+                await self._reap_dead()
+            elif isinstance(event, ChildExited) and event.path[-2:-1] == (WORKERS,):
+                await self._reap_dead()
+                self._count(event)
+        await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
+        raise AssertionError("unreachable")
+
+    async def _reap_dead(self) -> None:
+        try:
+            await self._reap()
+        except StoreError as error:  # no fault of the watch, and the workers look for themselves too
+            _LOGGER.warning("a dead worker's runs could not be set free yet: %s", error)
+
+    def _count(self, event: ChildExited) -> None:
+        """Give up if a worker ends again and again without having served."""
+        name, exit = event.path[-1], event.exit
+        if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event):
+            self._starts.pop(name, None)
+            return
+        starts = self._starts.setdefault(name, _Starts())
+        if event.ready_seconds is None:  # the death of one that was an executor is said by whoever reaps it
+            _say_not_ready(name, exit.error)
+        if exit.error.exit.is_fault:
+            starts.failed_count += 1
+            if starts.failed_count == _FALSE_STARTS_MAX:
+                what = f"{name} ended {starts.failed_count} times in a row as soon as it was started"
+                self._fail(what, exit.error)
+        else:
+            starts.killed_count += 1
+            if starts.killed_count == _KILLS_MAX:
+                self._fail(f"{name} was killed {starts.killed_count} times in a row", exit.error)
+
+    def _fail(self, what: str, error: ProcessError) -> None:
+        failed = WorkerFailed(f"{what}: {_reason(error)}")
+        failed.__cause__ = error
+        self._give_up(failed)
+
+
+def _say_not_ready(name: str, error: ProcessError) -> None:
+    is_fault = error.exit.is_fault
+    what, reason = ("could not be started again", _reason(error)) if is_fault else (_KILLED, str(error.exit))
+    fields = {"event": "worker_exited", "worker": name, "reason": f"{what}: {reason}"}
+    _LOGGER.warning("%s %s: %s", name, what, reason, extra={"fields": fields})
+
+
+@attrs.define
+class _Starts:
+    """How often in a row a worker has ended without having served."""
+
+    failed_count: int = 0
+    killed_count: int = 0
+
+
+def _has_served(event: ChildExited) -> bool:
+    """Tell by the event alone: a worker that was there before the watch has had a life too."""
+    if event.ready_seconds is None:
+        return False
+    process = event.exit.process
+    return process is None or process.code != ENGINE_FAILED or event.ready_seconds >= _SERVED_SECONDS
+
+
+def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | None:
+    """Return what to say if the workers could not be started at all, else ``None``."""
+    error: BaseException | None = group.split(ProcessError)[0]
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, ProcessError):
+        return None
+    return WorkerFailed(f"{error.name} could not be started: {_reason(error)}")
+
+
+def _reason(error: ProcessError) -> str:
+    """Return in one line why a worker has ended."""
+    how, _, said = str(error).partition("\n")
+    last = said.rstrip().rsplit("\n", 1)[-1].strip()
+    if last and error.exit.code in (LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN):
+        return last  # it says why itself
+    if not error.exit.is_fault:
+        return f"{how}; {_advice(error.exit)}"
+    return f"{how}; it said last: {last}" if last else how
+
+
+def _advice(exit: ProcessExit) -> str:
+    if exit.os_signal == "SIGKILL":
+        return "unless somebody kills it on purpose, memory is short: start fewer workers, or allow them more"
+    return f"find out who sends {exit.os_signal}"

@@ -1,0 +1,259 @@
+"""The files of a store: which may be opened, with which permissions, and what is refused without being changed.
+
+The database file itself is never opened here once it has content: closing any descriptor of a file drops all POSIX
+locks that the process holds on it, those of SQLite's connections included. So what exists is judged by ``lstat``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from typing import Final
+from urllib.parse import quote
+
+from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOnly
+from durable_trio.logger import Logger
+from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
+from durable_trio.stores.sqlite.tables import APPLICATION_ID, schema_version
+
+__all__ = [
+    "check_content",
+    "check_path",
+    "check_side_files",
+    "create_file",
+    "move_into_place",
+    "open_lock_file",
+    "remove_leftover",
+    "set_aside",
+]
+
+_LOGGER = Logger("durable_trio.engine")
+
+_MODE: Final = 0o600
+_INDEX_SUFFIX: Final = "-shm"  # made anew from the log
+_SIDE_SUFFIXES: Final = ("-wal", "-journal", _INDEX_SUFFIX)
+_READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+# Symbolic links are not followed, children do not inherit the descriptor, a FIFO does not block the opening.
+_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def check_path(path: str) -> os.stat_result | None:
+    """Return the status of an ordinary file of ours or nobody's, ``None`` if there is none; refuse anything else.
+
+    Raises:
+        NotADatabase: a directory, device, symbolic link, or a file with a second name.
+        StoreReadOnly: it may not be written.
+        StoreError: its folder does not exist.
+    """
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            raise StoreError(f"the folder {folder!r} does not exist; create it, or choose another path") from None
+        return None
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+    if stat.S_ISLNK(status.st_mode):
+        raise NotADatabase(f"{path!r} is a symbolic link; give the path of the file itself")
+    if stat.S_ISDIR(status.st_mode):
+        file = os.path.join(path, "runs.db")
+        raise NotADatabase(f"{path!r} is a directory; give the path of a file, such as {file!r}")
+    if not stat.S_ISREG(status.st_mode):
+        raise NotADatabase(f"{path!r} is not an ordinary file; choose another path")
+    if status.st_nlink > 1:
+        raise NotADatabase(
+            f"{path!r} has {status.st_nlink} names (hard links): the log beside one would not belong to the other; "
+            "remove the other names, or copy the file"
+        )
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise StoreReadOnly(f"{path!r} may not be read and written by this process; change its permissions")
+    return status
+
+
+def check_side_files(path: str) -> None:
+    """Refuse files that SQLite would write to beside a database, unless they are ordinary ones of its or our user.
+
+    Raises:
+        NotADatabase: a link, a file with a second name, somebody else's.
+    """
+    users = _users(path)
+    for suffix in _SIDE_SUFFIXES:
+        try:
+            status = os.lstat(path + suffix)
+        except OSError:
+            continue
+        what = _oddity(status, users)
+        if what is not None:
+            raise NotADatabase(f"{path + suffix!r}, which belongs to the database, {what}; remove it")
+
+
+def set_aside(path: str, why: str) -> None:
+    """Move the log and journal beside a database out of the way: they are those of another one.
+
+    Raises:
+        StoreError: a subclass that says why that cannot be done.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    try:
+        for suffix in _SIDE_SUFFIXES:
+            name, kept = path + suffix, f"{path}-stale-{stamp}-{os.getpid()}{suffix}"
+            if not os.path.lexists(name):
+                continue
+            if suffix == _INDEX_SUFFIX or os.lstat(name).st_size == 0:
+                os.unlink(name)
+                continue
+            os.rename(name, kept)
+            _LOGGER.warning(
+                "%r was left of another database (%s); it was not applied, and is kept as %r", name, why, kept
+            )
+        _sync(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+
+
+def create_file(path: str) -> None:
+    """Create an empty file that only its owner may read; what has that name is removed, never followed.
+
+    Raises:
+        StoreError: a subclass that says why it cannot be created.
+    """
+    remove_leftover(path)
+    try:
+        descriptor = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+    try:
+        os.fchmod(descriptor, _MODE)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftover(path: str) -> None:
+    """Remove what has a name that is ours, if something has; a link, not what it leads to.
+
+    Raises:
+        StoreError: a subclass that says why it cannot be removed.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise translate_os_error(error, path) from error
+
+
+def move_into_place(source: str, target: str) -> None:
+    """Give a finished file its name, at once and for good: after a power cut it has all of its content or no name.
+
+    Raises:
+        StoreError: a subclass that says why it cannot be done.
+    """
+    try:
+        _sync(source, os.O_RDWR)
+        os.replace(source, target)
+        _sync(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise translate_os_error(error, target) from error
+
+
+def _sync(path: str, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_content(path: str) -> None:
+    """Refuse a file that is no database, or another program's, or a newer version's, without touching it.
+
+    It is read as immutable: SQLite then takes no locks, and neither creates nor moves a log. What the log holds is
+    not seen; our mark never is only there, because a database gets its name when it is complete. ``writable_schema``
+    keeps SQLite from refusing a file that is shorter than its first page says: a wal checkpoint that a full disk has
+    stopped half-way leaves one, and its log has the rest.
+
+    Raises:
+        NotADatabase, SchemaTooNew, StoreCorrupt: as the names say.
+    """
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1"
+    try:
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+        try:
+            connection.execute("PRAGMA writable_schema = ON")
+            application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+            schema_version(connection, path)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        if code_of(error) == NOTADB:
+            raise NotADatabase(
+                f"{path!r} is not an SQLite database; it was not changed: choose another path"
+            ) from error
+        raise translate(error, path) from error
+    if application_id != APPLICATION_ID:
+        raise NotADatabase(
+            f"{path!r} is a database of another program (application_id {application_id}); it was not changed: "
+            "choose another path"
+        )
+
+
+def open_lock_file(path: str, database: str) -> int:
+    """Open or create a file that only carries kernel locks beside a database, and return its descriptor.
+
+    Raises:
+        NotADatabase: there is a link or something else in its place.
+        StoreReadOnly: the folder does not allow it.
+    """
+    try:
+        descriptor = os.open(path, _FLAGS | os.O_CREAT, _MODE)
+    except OSError as error:
+        if os.path.islink(path):
+            raise NotADatabase(f"{path!r}, the lock file, is a symbolic link; remove it") from error
+        raise translate_os_error(error, path) from error
+    try:
+        status = os.fstat(descriptor)
+        what = _oddity(status, _users(database))
+        if what is not None:
+            raise NotADatabase(f"{path!r}, the lock file, {what}; remove it")
+        if stat.S_IMODE(status.st_mode) != _MODE and status.st_uid == os.geteuid():
+            os.fchmod(descriptor, _MODE)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _users(path: str) -> frozenset[int]:
+    """Return whose files may stand beside a database: ours, and those of the database's user."""
+    try:
+        return frozenset({os.geteuid(), os.lstat(path).st_uid})
+    except OSError:
+        return frozenset({os.geteuid()})
+
+
+def _oddity(status: os.stat_result, users: frozenset[int]) -> str | None:
+    if stat.S_ISLNK(status.st_mode):
+        return "is a symbolic link"
+    if not stat.S_ISREG(status.st_mode):
+        return "is not an ordinary file"
+    if status.st_nlink > 1:
+        return f"has {status.st_nlink} names (hard links)"
+    if status.st_uid not in users:
+        return f"belongs to another user ({status.st_uid})"
+    return None
+
+
+def translate_os_error(error: OSError, path: str) -> StoreError:
+    """Return the error of this library that says what an error of the system means for a store's file."""
+    if isinstance(error, PermissionError) or error.errno in _READ_ONLY:
+        return StoreReadOnly(
+            f"{path!r} cannot be written; give this process permission for its folder ({error.strerror})"
+        )
+    if error.errno in FULL_ERRNOS:
+        return StoreFull(f"there is no room for {path!r}; free some ({error.strerror})")
+    if isinstance(error, IsADirectoryError | NotADirectoryError):
+        return NotADatabase(f"{path!r} is no file, or is not in a folder ({error.strerror}); choose another path")
+    return StoreError(f"{path!r} cannot be opened: {error.strerror}")

@@ -1,0 +1,1 @@
+"""The operations of the contract as SQL, by what they concern."""

@@ -1,0 +1,103 @@
+"""Operations on executors: registration with its kernel lock, leases, and what becomes of the runs of a dead one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
+from durable_trio.stores.sqlite.operations.damage import update_each
+from durable_trio.stores.sqlite.transaction import Transaction
+
+__all__ = ["reap_executor", "register_executor", "renew_lease"]
+
+# Rows of ended executors that are kept for people to look at; a process that restarts all day leaves no more.
+_ENDED_KEPT: Final = 1000
+
+REGISTER: Final = "INSERT INTO executors (pid, host, boot_id, started_at, lease_until) VALUES (?, ?, ?, ?, ?)"
+NAME_LOCK: Final = "UPDATE executors SET lock = ? WHERE id = ?"
+FORGET: Final = "DELETE FROM executors WHERE id <= ? AND ended_at IS NOT NULL"
+RENEW: Final = "UPDATE executors SET lease_until = ? WHERE id = ? AND ended_at IS NULL"
+END: Final = """
+    UPDATE executors SET ended_at = :now
+    WHERE id = :executor AND ended_at IS NULL AND (:lease_before IS NULL OR lease_until < :lease_before)
+"""
+SET_FREE: Final = """
+    UPDATE runs SET
+        owner = NULL,
+        recoveries = CASE
+            WHEN NOT (:crashed OR run IN (SELECT value FROM json_each(:crashed_runs)))
+                OR status NOT IN ('running', 'compensating') THEN recoveries
+            WHEN EXISTS (SELECT 1 FROM history WHERE history.run = runs.run AND seq > claimed_seq) THEN 1
+            ELSE recoveries + 1
+        END,
+        wake_at = CASE
+            WHEN status = 'suspended'
+                AND NOT EXISTS (SELECT 1 FROM mailbox WHERE mailbox.run = runs.run AND seq IS NULL) THEN wake_at
+            ELSE :now
+        END
+    WHERE owner = :executor
+"""
+OWNED: Final = "SELECT run FROM runs WHERE owner = :executor"
+# Owners that are no living executors: only a damaged file has any, and nobody would ever set their runs free.
+GHOSTS: Final = """
+    SELECT DISTINCT owner FROM runs INDEXED BY runs_owned
+    WHERE owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM executors WHERE id = owner AND ended_at IS NULL)
+"""
+REMOVE: Final = "DELETE FROM executors WHERE id = ?"
+
+
+def register_executor(transaction: Transaction, operation: RegisterExecutor) -> int:
+    """Store a new executor (see ``RegisterExecutor``). Its lock is held before anybody can see its row."""
+    values = (operation.pid, operation.host, operation.boot_id, operation.now, operation.lease_until)
+    transaction.execute(REGISTER, values)
+    executor = transaction.cursor.lastrowid
+    assert executor is not None
+    lock = transaction.owners.take(executor)
+    transaction.registered.append(executor)
+    transaction.execute(NAME_LOCK, (lock, executor))
+    try:
+        transaction.execute(FORGET, (executor - _ENDED_KEPT,))
+    except sqlite3.Error as error:  # somebody else's table refers to one of them
+        if not (is_of_the_schema(error) and transaction.is_there):
+            raise
+    for (ghost,) in transaction.execute(GHOSTS).fetchall():
+        _set_free(transaction, {"executor": ghost, "crashed": False, "crashed_runs": "[]", "now": operation.now})
+    return executor
+
+
+def renew_lease(transaction: Transaction, operation: RenewLease) -> bool:
+    """Prolong an executor's lease (see ``RenewLease``)."""
+    try:
+        transaction.execute(RENEW, (operation.lease_until, operation.executor))
+    except sqlite3.IntegrityError:  # its row is damaged: it becomes another one
+        return False
+    return transaction.cursor.rowcount == 1
+
+
+def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | None:
+    """Declare an executor dead and set its runs free (see ``ReapExecutor``)."""
+    values = {
+        "executor": operation.executor,
+        "lease_before": operation.lease_before,
+        "crashed": operation.crashed,
+        "crashed_runs": str(sorted(operation.crashed_runs)),
+        "now": operation.now,
+    }
+    if not _end(transaction, values):
+        return None
+    transaction.end_executor(operation.executor)
+    return _set_free(transaction, values)
+
+
+def _end(transaction: Transaction, values: dict[str, Any]) -> bool:
+    """Note that an executor has ended, and return whether it had not before. A damaged row cannot be kept."""
+    try:
+        transaction.execute(END, values)
+    except sqlite3.IntegrityError:
+        transaction.execute(REMOVE, (values["executor"],))
+    return transaction.cursor.rowcount == 1
+
+
+def _set_free(transaction: Transaction, values: dict[str, Any]) -> int:
+    return update_each(transaction, SET_FREE, values, which=OWNED)

@@ -1,0 +1,181 @@
+"""Operations on a run's mailbox: signals, requests to cancel, and the ends of children."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
+from durable_trio.records import MailboxEntry, RunStatus
+from durable_trio.stores.contract import RequestCancel, SendSignal, Sent
+from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, status_from
+from durable_trio.stores.sqlite.layout import COUNT_MAX
+from durable_trio.stores.sqlite.operations.damage import update_run
+from durable_trio.stores.sqlite.transaction import Transaction
+
+__all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "tell_parent"]
+
+FIND_RECEIVER: Final = "SELECT run, status, owner, problem FROM runs WHERE id = ?"
+FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND signal_id = ?"
+FIND_CANCEL: Final = f"SELECT {ENTRY_COLUMNS}, seq FROM mailbox WHERE run = ? AND kind = 'cancel'"
+ADD_ENTRY: Final = """
+    INSERT INTO mailbox (run, kind, name, payload, signal_id, created_at) VALUES (?, ?, ?, ?, ?, ?)
+"""
+COUNT_SIGNAL: Final = """
+    INSERT INTO unread_counts (run, signals) VALUES (?, 1)
+    ON CONFLICT (run) DO UPDATE SET signals = CAST(signals AS INTEGER) + 1 WHERE signals < ? RETURNING signals
+"""
+FIND_COUNT: Final = "SELECT signals FROM unread_counts WHERE run = ?"
+# What a run waits for, and has none of.
+IS_AWAITED: Final = """
+    SELECT 1 FROM runs
+    WHERE run = :run AND status = 'suspended' AND json_valid(waits_for)
+        AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name)
+        AND NOT EXISTS (
+            SELECT 1 FROM mailbox INDEXED BY mailbox_unread
+            WHERE mailbox.run = :run AND seq IS NULL AND kind = 'signal' AND name = :name
+        )
+"""
+COUNT_ANEW: Final = """
+    INSERT OR REPLACE INTO unread_counts (run, signals)
+    SELECT ?, count(*) FROM mailbox INDEXED BY mailbox_unread WHERE run = ? AND kind = 'signal' AND seq IS NULL
+"""
+# What it waits for is a hint: where that cannot be read, the run looks for itself.
+WAKE_WAITING: Final = """
+    UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1
+    WHERE run = :run AND owner IS NULL AND status = 'suspended' AND problem IS NULL
+        AND CASE WHEN NOT json_valid(waits_for) THEN true WHEN json_type(waits_for) <> 'array' THEN true
+            ELSE EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name OR type <> 'text') END
+"""
+WAKE: Final = "UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1 WHERE run = :run"
+UNPARK: Final = """
+    UPDATE runs SET wake_at = ?, is_due = 1, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?
+"""
+CANCEL_PENDING: Final = """
+    UPDATE runs SET status = 'cancelled', wake_at = NULL, waits_for = NULL, problem = NULL, fingerprint = NULL,
+        error = ?, finished_at = ?, changed = ?
+    WHERE run = ?
+"""
+HAS_DONE: Final = """
+    SELECT EXISTS (SELECT 1 FROM history WHERE run = :run) OR EXISTS (SELECT 1 FROM waits WHERE run = :run)
+        OR EXISTS (SELECT 1 FROM runs WHERE parent = :run AND finished_at IS NULL)
+"""
+FIND_PARENT: Final = """
+    SELECT parent.run, parent.status, parent.owner, parent.problem, child.id, json_quote(child.status)
+    FROM runs AS child JOIN runs AS parent ON parent.run = child.parent WHERE child.run = ?
+"""
+
+
+def send_signal(
+    transaction: Transaction, operation: SendSignal
+) -> Sent | RunNotFound | RunFinished | RunConflict | MailboxFull:
+    """Put a signal into a run's mailbox (see ``SendSignal``)."""
+    found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    run, status, owner, _ = found
+    if operation.signal_id is not None:
+        known = transaction.execute(FIND_SIGNAL, (run, operation.signal_id)).fetchone()
+        if known is not None:
+            entry = entry_from(known)
+            if (entry.name, entry.payload) == (operation.name, operation.payload):
+                return Sent(entry=entry, created=False, owner=owner)
+            return RunConflict(
+                f"signal {operation.signal_id!r} was sent to run {operation.run_id!r} with another name or payload; "
+                "give a new signal a new id",
+                run_id=operation.run_id,
+            )
+    if status_from(status).is_final:
+        return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
+    unread_max = COUNT_MAX if operation.unread_max is None else operation.unread_max
+    if not _count_signal(transaction, run, unread_max) and not _count_awaited(transaction, run, operation.name):
+        return MailboxFull(
+            f"run {operation.run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
+            "send again once it has taken some, or cancel it if it never will",
+            run_id=operation.run_id,
+        )
+    entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
+    if owner is None and status == RunStatus.SUSPENDED:
+        values = {"now": operation.now, "run": run, "name": operation.name}
+        update_run(transaction, WAKE_WAITING, values, run=run)
+    return Sent(entry=entry, created=True, owner=owner)
+
+
+def _count_signal(transaction: Transaction, run: int, unread_max: int) -> bool:
+    """Count one more unread signal of a run; return False, and do not, if it has as many as it may have."""
+    if transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is not None:
+        return True
+    (count,) = transaction.execute(FIND_COUNT, (run,)).fetchone()
+    if type(count) is int and 0 <= count <= COUNT_MAX:
+        return False
+    count_unread_anew(transaction, run)  # the number is damaged; what it counts is not
+    return transaction.execute(COUNT_SIGNAL, (run, unread_max)).fetchone() is not None
+
+
+def _count_awaited(transaction: Transaction, run: int, name: str) -> bool:
+    """Count a signal of a run whose mailbox is full, if it is what the run waits for: only it makes room."""
+    if transaction.execute(IS_AWAITED, {"run": run, "name": name}).fetchone() is None:
+        return False
+    return transaction.execute(COUNT_SIGNAL, (run, COUNT_MAX)).fetchone() is not None
+
+
+def count_unread_anew(transaction: Transaction, run: int) -> None:
+    """Count the unread signals of a run one by one."""
+    transaction.execute(COUNT_ANEW, (run, run))
+
+
+def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent | RunNotFound | None:
+    """Ask a run to cancel (see ``RequestCancel``)."""
+    found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    run, status, owner, problem = found
+    if status == RunStatus.COMPENSATING or status_from(status).is_final:
+        return None
+    known = transaction.execute(FIND_CANCEL, (run,)).fetchone()
+    is_unread = known is None or known[-1] is None
+    if known is None:
+        entry = _add(transaction, run, "cancel", "cancel", operation.reason, operation.now, None)
+    else:
+        entry = entry_from(known[:-1])
+    if owner is None:
+        if status == RunStatus.PENDING or (problem is not None and _has_done_nothing(transaction, run)):
+            values = (operation.error, operation.now, transaction.change(), run)
+            if update_run(transaction, CANCEL_PENDING, values, run=run):
+                tell_parent(transaction, run, operation.now)
+        elif problem is not None:
+            update_run(transaction, UNPARK, (operation.now, transaction.change(), run), run=run)
+        elif status == RunStatus.SUSPENDED and is_unread:
+            update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
+    return Sent(entry=entry, created=known is None, owner=owner)
+
+
+def _has_done_nothing(transaction: Transaction, run: int) -> bool:
+    """Return whether nothing of a run is to be undone or waited for; its arguments may be what it is parked for."""
+    return not transaction.execute(HAS_DONE, {"run": run}).fetchone()[0]
+
+
+def tell_parent(transaction: Transaction, run: int, now: int) -> None:
+    """Leave word of a run's end with its parent, if it has one that has not ended, and wake it if it sleeps."""
+    found = transaction.execute(FIND_PARENT, (run,)).fetchone()
+    if found is None:
+        return
+    parent, status, owner, problem, run_id, payload = found
+    if status_from(status).is_final:
+        return
+    _add(transaction, parent, "child", run_id, payload, now, None)
+    if owner is None and status == RunStatus.SUSPENDED and problem is None:
+        update_run(transaction, WAKE, {"now": now, "run": parent}, run=parent)
+
+
+def run_not_found(run_id: str) -> RunNotFound:
+    """Return the error for an id that no run has."""
+    return RunNotFound(f"no run has the id {run_id!r}", run_id=run_id)
+
+
+def _add(
+    transaction: Transaction, run: int, kind: str, name: str, payload: str, now: int, signal_id: str | None
+) -> MailboxEntry:
+    transaction.execute(ADD_ENTRY, (run, kind, name, payload, signal_id, now))
+    entry = transaction.cursor.lastrowid
+    assert entry is not None
+    return MailboxEntry(id=entry, run=run, kind=kind, name=name, payload=payload, created_at=now)

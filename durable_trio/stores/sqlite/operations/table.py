@@ -1,0 +1,70 @@
+"""Which function applies which operation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.stores.contract import (
+    Advance,
+    ClaimDue,
+    ClaimRun,
+    ContinueAsNew,
+    CopyHistory,
+    CutHistory,
+    DeleteRun,
+    Finish,
+    ForkRun,
+    Park,
+    Prune,
+    PutReport,
+    ReapExecutor,
+    RegisterExecutor,
+    Release,
+    RenewLease,
+    RequestCancel,
+    ResumeRun,
+    SendSignal,
+    SignalWithStart,
+    StartRun,
+    Sweep,
+    Unpark,
+)
+from durable_trio.stores.sqlite.operations.claims import claim_due
+from durable_trio.stores.sqlite.operations.compound import claim_run, signal_with_start
+from durable_trio.stores.sqlite.operations.copies import copy_history, fork_run
+from durable_trio.stores.sqlite.operations.executors import reap_executor, register_executor, renew_lease
+from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal
+from durable_trio.stores.sqlite.operations.removals import delete_run, prune, sweep
+from durable_trio.stores.sqlite.operations.reports import put_report
+from durable_trio.stores.sqlite.operations.runs import advance, continue_as_new, finish, park, release
+from durable_trio.stores.sqlite.operations.starts import start_run
+from durable_trio.stores.sqlite.operations.upkeep import cut_history, resume_run, unpark
+from durable_trio.stores.sqlite.transaction import Handler
+
+__all__ = ["HANDLERS"]
+
+HANDLERS: Final[dict[type, Handler]] = {
+    StartRun: start_run,
+    ClaimDue: claim_due,
+    ClaimRun: claim_run,
+    Advance: advance,
+    Release: release,
+    Park: park,
+    Finish: finish,
+    ContinueAsNew: continue_as_new,
+    SendSignal: send_signal,
+    SignalWithStart: signal_with_start,
+    RequestCancel: request_cancel,
+    ResumeRun: resume_run,
+    CutHistory: cut_history,
+    ForkRun: fork_run,
+    CopyHistory: copy_history,
+    DeleteRun: delete_run,
+    Prune: prune,
+    Sweep: sweep,
+    Unpark: unpark,
+    RegisterExecutor: register_executor,
+    RenewLease: renew_lease,
+    ReapExecutor: reap_executor,
+    PutReport: put_report,
+}

@@ -1,0 +1,143 @@
+"""Operations that people ask for to have a run go on: resume, and unpark of runs whose code is another now.
+
+A long history is not walked through in the write turn: then the caller finds out by himself what is to be cut, and has
+it cut piece by piece (``CutHistory``), before the run goes on in one transaction (``ResumeRun.cut_at``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import starmap
+from typing import Final
+
+from durable_trio.errors import RunConflict, RunNotFound
+from durable_trio.limits import UPKEEP_ROWS_MAX
+from durable_trio.records import Key, RunRow, RunStatus, StepKind, StepStatus
+from durable_trio.rules.damage import DAMAGED, damaged
+from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
+from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong, Unpark
+from durable_trio.stores.sqlite.columns import run_from
+from durable_trio.stores.sqlite.layout import LAYOUTS
+from durable_trio.stores.sqlite.operations.damage import set_aside, update_each
+from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
+from durable_trio.stores.sqlite.operations.starts import FIND_RUN
+from durable_trio.stores.sqlite.transaction import Transaction
+
+__all__ = ["cut_history", "has_long_history", "resume_run", "unpark"]
+
+CLEAR_PROBLEM: Final = """
+    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?
+"""
+FIND_OUTCOMES: Final = """
+    SELECT seq, branch, name, n, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
+"""
+COUNT_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM history WHERE run = ? LIMIT ?)"
+REMOVE_ROW: Final = "DELETE FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
+UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? AND kind <> 'cancel'"
+# What was published from there on may come again in another order.
+FORGET_POSITIONS_FROM: Final = "UPDATE published SET seq = -1 WHERE run = ? AND seq >= ?"
+REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
+REVIVE: Final = """
+    UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
+        finished_at = NULL, recoveries = 0, wake_at = :now, is_due = 1, waits_for = NULL,
+        ttl_at = CASE WHEN ttl_at > :now THEN ttl_at END, changed = :changed
+    WHERE run = :run
+"""
+# Other code does not mend a row that is damaged.
+PARKED_BY_OTHERS: Final = f"""
+    workflow = :workflow AND problem IS NOT NULL AND fingerprint IS NOT :fingerprint
+        AND fingerprint IS NOT '{DAMAGED}' AND finished_at IS NULL
+"""
+FIND_PARKED: Final = f"SELECT run FROM runs INDEXED BY runs_parked WHERE {PARKED_BY_OTHERS} LIMIT :limit"
+UNPARK: Final = f"""
+    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = :now, is_due = 1, changed = :changed
+    WHERE run IN ({FIND_PARKED})
+"""
+
+_OUTCOME: Final = LAYOUTS["history"].of("seq, branch, name, n, kind, status, started_at, finished_at")
+
+
+def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLong | RunNotFound | RunConflict:
+    """Let a parked, failed or cancelled run go on (see ``ResumeRun``)."""
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    row = run_from(found)
+    if row.damage is not None:  # then it can be changed at least; whether it can go on, its next claim tells
+        row = set_aside(transaction, row.run)
+        if row.problem is None and not row.status.is_final:
+            return _unreadable(row.id, row.damage or "its status")
+    if row.problem is not None and not row.status.is_final:
+        transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
+    elif row.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+        if operation.cut_at is None:
+            if has_long_history(transaction, row.run):
+                return TooLong(row)
+            outcomes = transaction.execute(FIND_OUTCOMES, (row.run,)).fetchall()
+            for outcome in outcomes:
+                if not _OUTCOME.is_sound(outcome):
+                    return _unreadable(row.id, _OUTCOME.mended(outcome)[1])
+            history = list(starmap(_outcome, outcomes))
+            if is_compensated(history):
+                return _conflict(row, "has been compensated, at least in part, and cannot go on; start a new one")
+            _cut(transaction, row.run, ((outcome.key, outcome.seq) for outcome in rows_to_cut(history)))
+        elif row.changed != operation.cut_at:
+            return _conflict(row, "was changed while it was being resumed; look at it, and try again")
+        count_unread_anew(transaction, row.run)
+        transaction.execute(REMOVE_CANCEL, (row.run,))
+        transaction.execute(REVIVE, {"now": operation.now, "changed": transaction.change(), "run": row.run})
+    else:
+        return _conflict(
+            row, f"is {row.status} without a problem; only parked, failed and cancelled runs can be resumed"
+        )
+    return run_from(transaction.execute(FIND_RUN, (operation.run_id,)).fetchone())
+
+
+def has_long_history(transaction: Transaction, run: int) -> bool:
+    """Return whether the history of a run is too long to be walked through in one transaction."""
+    count: int = transaction.execute(COUNT_ROWS, (run, UPKEEP_ROWS_MAX + 1)).fetchone()[0]
+    return count > UPKEEP_ROWS_MAX
+
+
+def cut_history(transaction: Transaction, operation: CutHistory) -> bool | RunNotFound | RunConflict:
+    """Remove a part of the rows that a run is to go on without (see ``CutHistory``)."""
+    found = transaction.execute(FIND_RUN, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    row = run_from(found)
+    if row.changed != operation.changed or row.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+        return _conflict(row, "was changed while it was being resumed; look at it, and try again")
+    _cut(transaction, row.run, operation.rows)
+    return True
+
+
+def _outcome(seq: int, branch: str, name: str, n: int, kind: str, status: str, *times: int) -> Outcome:
+    return Outcome(seq, Key(branch, name, n), StepKind(kind), StepStatus(status), *times)
+
+
+def _cut(transaction: Transaction, run: int, rows: Iterable[tuple[Key, int]]) -> None:
+    first = None
+    for key, seq in rows:
+        transaction.execute(REMOVE_ROW, (run, *key))
+        transaction.execute(UNREAD_AGAIN, (run, seq))
+        first = seq if first is None else min(first, seq)
+    if first is not None:
+        transaction.execute(FORGET_POSITIONS_FROM, (run, first))
+
+
+def _unreadable(run_id: str, damage: str) -> RunConflict:
+    return RunConflict(damaged(run_id, damage).text, run_id=run_id)
+
+
+def _conflict(row: RunRow, what: str) -> RunConflict:
+    return RunConflict(f"run {row.id!r} {what}", run_id=row.id)
+
+
+def unpark(transaction: Transaction, operation: Unpark) -> int:
+    """Clear the problem of parked runs of a workflow whose code is another now (see ``Unpark``)."""
+    limit = -1 if operation.limit is None else operation.limit
+    which = {"workflow": operation.workflow, "fingerprint": operation.fingerprint, "limit": limit}
+    if transaction.execute(FIND_PARKED, {**which, "limit": 1}).fetchone() is None:
+        return 0
+    values = {**which, "now": operation.now, "changed": transaction.change()}
+    return update_each(transaction, UNPARK, values, which=FIND_PARKED)

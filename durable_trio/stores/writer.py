@@ -1,0 +1,512 @@
+"""The async front that all stores share: one writer task, two drivers, group commit.
+
+Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
+applies the batch on the event loop: for a store in memory, and for a single operation while measured commits stay
+short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next batch.
+Starts of runs and pieces of upkeep stand in a queue of their own, of which each batch takes a few: what runs already
+have to say, and messages to them, never wait behind those.
+
+Reads have a thread of their own, and what people ask another one: a list that takes its time keeps no run waiting.
+
+A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
+``Park``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
+room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
+that somebody else holds, where nothing can be written at all. Any other error of the store is final: everything that
+waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: who starts
+the front may open the store anew and start it again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import attrs
+import trio
+
+from durable_trio.doors import blame, guarded
+from durable_trio.errors import OwnershipLost, StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreRewound
+from durable_trio.limits import (
+    BATCH_OPERATIONS_MAX,
+    BATCH_STARTS_MAX,
+    INLINE_COMMIT_MS_MAX,
+    STORE_RETRY_SECONDS,
+    WRITER_QUEUE_MAX,
+)
+from durable_trio.logger import Logger
+from durable_trio.stores.contract import (
+    Advance,
+    ContinueAsNew,
+    CopyHistory,
+    CutHistory,
+    Fence,
+    Finish,
+    ForkRun,
+    Operation,
+    Park,
+    Prune,
+    Release,
+    ResumeRun,
+    SignalWithStart,
+    StartRun,
+    Store,
+    Sweep,
+    Unpark,
+)
+from durable_trio.stores.threads import Linger, StoreThread, Waiter
+
+T = TypeVar("T")
+Callback = Callable[[Any], None]
+
+_LOGGER = Logger("durable_trio.engine")
+
+# Runs whose writes are tried again each time while nothing at all has room. They take turns.
+_PROBES_MAX: Final = 8
+
+
+@attrs.frozen
+class _Transaction:
+    fence: Fence
+    fn: Callable[[Any], Advance]
+    seconds_max: float
+
+
+@attrs.frozen
+class _Tidy:
+    """Asks for a wal checkpoint."""
+
+
+_ALONE: Final = (_Transaction, _Tidy)
+_Item = Operation | _Transaction | _Tidy
+# Errors after which a process must not go on with the store, whoever meets them.
+_FINAL: Final = (StoreCorrupt, StoreRewound)
+_Entry = tuple[_Item, Callback]
+# Each takes its time, so a batch has one of them, and never the event loop.
+_UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
+_NEVER_INLINE: Final = (*_UPKEEP, ContinueAsNew)
+# What stands behind all else.
+_STARTS: Final = (StartRun, SignalWithStart, *_UPKEEP)
+# What a run's owner writes of it.
+_OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
+
+
+class StoreFront:
+    """Gives trio tasks a store. ``run`` is its task; everything else works only while that runs."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.failure: BaseException | None = None
+        self.is_full = False
+        self.commit_count = 0
+        self.operation_count = 0
+        self._waiting: deque[_Entry] = deque()
+        self._starts: deque[_Entry] = deque()
+        self._is_turn_of_starts = False
+        self._alone_count = 0  # so many of the first had no room together: each is tried by itself
+        self._held: dict[int, list[_Entry]] = {}  # by run: what had no room, and what came after it
+        self._is_blocked = False  # nothing at all can be written
+        self._retry_at = math.inf
+        self._obstacle: StoreError | None = None  # why something was kept the last time
+        self._final: StoreError | None = None  # met by a read
+        self._task: trio.lowlevel.Task | None = None
+        self._is_parked = False
+        self._is_running = False
+        self._writer = StoreThread("durable_trio writer")
+        self._reader = StoreThread("durable_trio reader")
+        self._answerer = StoreThread("durable_trio answerer")
+        self._linger = Linger(self._writer, self._reader)
+        self._commit_ms = 0.0
+        # Called once, when the store has failed for good and before anybody else learns of it.
+        self.on_failure: Callable[[], None] = lambda: None
+        # Called after each batch, on the event loop.
+        self.on_commit: Callable[[], None] | None = None
+        self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
+
+    # ---- for tasks ---------------------------------------------------------------------------------------------
+
+    def submit(self, operation: Operation, callback: Callback) -> None:
+        """Queue an operation. The callback gets its outcome on the event loop, an error as a value.
+
+        What it raises is told to its own ``failed``, if it has that; nobody else learns of it.
+        """
+        self._put_or_refuse(operation, callback)
+
+    def submit_transaction(
+        self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
+    ) -> None:
+        """Queue a transaction of the user's; it is committed alone."""
+        self._put_or_refuse(_Transaction(fence, fn, seconds_max), callback)
+
+    async def write(self, operation: Operation) -> Any:
+        """Commit an operation and return its outcome.
+
+        *Cancellation:* a cancel point before it is submitted; then the wait for the commit is not abandoned.
+
+        Raises:
+            DurableError: the outcome, if it is one; or the store's error.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        outcome = await self._wait_for(operation)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    async def read(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a read of the store that costs little, off the event loop where the store is not in memory."""
+        return await self._call(self._reader, functools.partial(fn, *args, **kwargs))
+
+    async def ask(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call what people want to know of the store, which may take its time: no run's ``read`` waits for it."""
+        thread = self._answerer if self.store.answers_apart else self._reader
+        return await self._call(thread, functools.partial(fn, *args, **kwargs))
+
+    async def _call(self, thread: StoreThread, fn: Callable[[], T]) -> T:
+        if self.store.is_memory:
+            await trio.lowlevel.checkpoint()
+            return fn()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            if self._is_running:
+                return await thread.call(fn)
+            return await trio.to_thread.run_sync(fn, limiter=self._readers)
+        except StoreError as error:
+            if isinstance(error, _FINAL):
+                self._end_with(error)
+            if self._is_running or self.failure is not None:
+                raise
+            raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
+
+    async def read_patiently(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Like ``read``, for those who can only wait: while another program holds the file, try again.
+
+        A run and a service have nobody who could be told, and no use for an error that is gone a moment later.
+        """
+        while True:
+            try:
+                return await self.read(fn, *args, **kwargs)
+            except StoreInUse:
+                await trio.sleep(STORE_RETRY_SECONDS)
+
+    @trio.lowlevel.enable_ki_protection
+    async def tidy(self) -> None:
+        """Have the store move its log into the database, by the writer thread and in its turn."""
+        waiter = Waiter()
+        self._put(_Tidy(), waiter)
+        await waiter.outcome()
+
+    def foreign_changes(self) -> bool:
+        """Return whether others have committed; False while it cannot be told."""
+        if self._writer.is_busy or self.failure is not None:
+            return False
+        try:
+            return bool(self.store.foreign_changes())
+        except _FINAL as error:
+            self._end_with(error)
+            return False
+
+    # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
+    # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
+    @trio.lowlevel.enable_ki_protection
+    async def _wait_for(self, operation: Operation) -> Any:
+        waiter = Waiter()
+        self._put(operation, waiter)
+        return await waiter.outcome()
+
+    def _put_or_refuse(self, item: _Item, callback: Callback) -> None:
+        """Queue an item; if that cannot be, call back in a later pass: who submits is in the middle of something."""
+        try:
+            self._put(item, callback)
+        except (StoreError, trio.ClosedResourceError) as error:
+            trio.lowlevel.current_trio_token().run_sync_soon(guarded, callback, error)
+
+    @trio.lowlevel.enable_ki_protection
+    def _put(self, item: _Item, callback: Callback) -> None:
+        if self.failure is not None or not self._is_running:
+            raise _unusable(self.failure)
+        queued = self._starts if isinstance(item, _STARTS) else self._waiting
+        if len(queued) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
+            raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
+        queued.append((item, callback))
+        self._wake()
+
+    def _end_with(self, error: StoreError) -> None:
+        """Let the writer task end with an error that somebody else has met: nothing can be read or written any more."""
+        self._final = self._final or error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._is_parked and self._task is not None:
+            self._is_parked = False
+            trio.lowlevel.reschedule(self._task)
+
+    # ---- the writer task ---------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what is submitted until cancelled; then what still waits, and return.
+
+        May be called again after a failure, once the store was opened anew.
+
+        Raises:
+            StoreError: the store cannot be used any more in this process.
+        """
+        self._task = trio.lowlevel.current_task()
+        self.failure, self.is_full, self._final = None, False, None
+        self._is_running = True
+        trio.lowlevel.add_instrument(self._linger)
+        try:
+            task_status.started()
+            while True:
+                await self._wait_for_work()
+                if self._final is not None:
+                    raise self._final
+                await self._commit()
+        except trio.Cancelled:
+            with trio.CancelScope(shield=True):
+                await self._leave()
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._is_running = False
+            trio.lowlevel.remove_instrument(self._linger)
+            for thread in (self._writer, self._reader, self._answerer):
+                thread.stop()
+            self._fail_waiting(_unusable(self.failure))
+
+    def _fail(self, error: BaseException) -> None:
+        """The task ends with this error: say so before anybody else learns of it."""
+        if self.failure is None:
+            self.failure = error
+            guarded(self.on_failure)
+
+    async def _wait_for_work(self) -> None:
+        """Wait for something that may be written now."""
+        while self._final is None and (self._is_blocked or not self._has_items()):
+            if self._retry_at == math.inf:
+                await self._park()
+            elif trio.current_time() < self._retry_at:
+                with trio.move_on_at(self._retry_at):
+                    await self._park()
+            else:
+                self._try_again()
+        if self._held and trio.current_time() >= self._retry_at:
+            self._try_again()
+
+    def _try_again(self) -> None:
+        """Let what was kept be tried again: before what came later, for it may be of the same run."""
+        self._is_blocked = False
+        runs = list(self._held)[: _PROBES_MAX if self.is_full else None]
+        entries = [entry for run in runs for entry in self._held.pop(run)]
+        self._waiting.extendleft(reversed(entries))
+        self._retry_at = trio.current_time() + STORE_RETRY_SECONDS if self._held else math.inf
+
+    async def _leave(self) -> None:
+        """Commit what waits, as far as that needs nobody else, and say what is left."""
+        self.store.hurry()
+        self.is_full = False
+        self._try_again()
+        while self._has_items() and not self._is_blocked and len(self._held) < _PROBES_MAX:
+            await self._commit()
+        left = {item.fence.run for item, _ in self._all_waiting() if isinstance(item, _OWNERS)}
+        if left:
+            _LOGGER.warning(
+                "%d runs leave this process with something that could not be stored; they go on from their last stored "
+                "step, and do again what they have done since: %s",
+                len(left),
+                self._obstacle,
+            )
+
+    async def _park(self) -> None:
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._is_parked = False
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._is_parked = True
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    async def _commit(self) -> None:
+        """Commit one batch and call back. Whatever goes wrong, whoever has an operation in the batch is told."""
+        items: list[_Entry] = []
+        try:
+            outcomes = await self._write(items)
+        except BaseException as error:
+            self._fail(error)
+            for _, callback in items:
+                guarded(callback, _unusable(error))
+            raise
+        if outcomes is None:
+            return
+        self.is_full = False
+        self.commit_count += 1
+        self.operation_count += len(items)
+        for (_, callback), outcome in zip(items, outcomes, strict=True):
+            try:  # as ``guarded`` does, for each commit passes here
+                callback(outcome)
+            except BaseException as error:
+                blame(callback, error)
+        if self.on_commit is not None:
+            try:
+                self.on_commit()
+            except BaseException as error:
+                blame(self.on_commit, error)
+
+    async def _write(self, items: list[_Entry]) -> list[Any] | None:
+        """Move a batch to ``items`` and apply it; return ``None`` if there was none, or nothing could be written."""
+        self._take(items)
+        if not items:
+            return None
+        behind_counts = len(self._waiting), len(self._starts)
+        try:
+            outcomes = await self._apply(items)
+        except StoreFull as error:
+            self._keep_without_room(items, error)
+            return None
+        except StoreInUse as error:
+            for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
+                items += [queued.popleft() for _ in range(count)]
+            self._keep_while_held(items, error)
+            return None
+        if len(outcomes) != len(items):
+            raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
+        return outcomes
+
+    def _take(self, items: list[_Entry]) -> None:
+        """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""
+        waiting, starts = self._waiting, self._starts
+        tries_alone = self._alone_count > 0
+        count_max = 1 if tries_alone else BATCH_OPERATIONS_MAX
+        gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], _ALONE)
+        while waiting and len(items) < count_max and not gives_way:
+            operation = waiting[0][0]
+            if items and isinstance(operation, _ALONE):
+                break
+            entry = waiting.popleft()
+            self._alone_count = max(0, self._alone_count - 1)
+            if self._held and isinstance(operation, _OWNERS) and operation.fence.run in self._held:
+                self._held[operation.fence.run].append(entry)
+                continue
+            items.append(entry)
+            if isinstance(operation, _ALONE):
+                self._is_turn_of_starts = True
+                return
+        if not tries_alone:
+            self._is_turn_of_starts = False
+            self._take_starts(items)
+
+    def _take_starts(self, items: list[_Entry]) -> None:
+        starts, count_max, has_upkeep = self._starts, len(items) + BATCH_STARTS_MAX, False
+        while starts and len(items) < count_max:
+            is_upkeep = isinstance(starts[0][0], _UPKEEP)
+            if is_upkeep and has_upkeep:
+                break
+            has_upkeep = has_upkeep or is_upkeep
+            items.append(starts.popleft())
+
+    def _has_items(self) -> bool:
+        return bool(self._waiting or self._starts)
+
+    async def _apply(self, items: list[_Entry]) -> list[Any]:
+        store = self.store
+        first = items[0][0]
+        if isinstance(first, _Tidy):
+            return [await self._writer.call(store.wal_checkpoint)]
+        if isinstance(first, _Transaction):
+            job = functools.partial(self._transact, first)
+            if store.is_memory:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return [job()]
+            return [await self._writer.call(job)]
+        batch: list[Any] = [item for item, _ in items]
+        is_short = len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
+        if store.is_memory or is_short:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            began = time.perf_counter()
+            outcomes = store.apply(batch, block=store.is_memory)
+            if outcomes is not None:
+                self._measure(began)
+                return outcomes
+        began = time.perf_counter()
+        outcomes = await self._writer.call(lambda: store.apply(batch))
+        assert outcomes is not None
+        self._measure(began, len(batch))
+        return outcomes
+
+    def _transact(self, transaction: _Transaction) -> Any:
+        try:
+            return self.store.transact(transaction.fence, transaction.fn, seconds_max=transaction.seconds_max)
+        except OwnershipLost as error:
+            return error
+        except StoreError:
+            raise
+        except Exception as error:
+            return error
+
+    def _measure(self, began: float, operation_count: int = 1) -> None:
+        # A moving average; a batch counts as what one of its operations would take at least.
+        elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, operation_count / 8)
+        self._commit_ms += (elapsed_ms - self._commit_ms) / 8
+
+    def _keep_without_room(self, items: list[_Entry], error: StoreFull) -> None:
+        """There is no room for this: each is tried by itself, for perhaps only one is too large.
+
+        Then an owner's is kept, and what comes of the same run waits behind it. Others are told.
+        """
+        self.is_full = True
+        if len(items) > 1:
+            self._waiting.extendleft(reversed(items))
+            self._alone_count = len(items)
+            return
+        for operation, callback in items:
+            if isinstance(operation, _OWNERS):
+                self._held[operation.fence.run] = [(operation, callback)]
+                self._kept(error)
+            else:
+                guarded(callback, error)
+
+    def _keep_while_held(self, waited: list[_Entry], error: StoreInUse) -> None:
+        """Nothing can be written: owners' writes are kept, others are told, for they may decide.
+
+        So are those that have waited behind this attempt: each caller waits for one.
+        """
+        kept = [entry for entry in waited if isinstance(entry[0], _OWNERS)]
+        self._waiting.extendleft(reversed(kept))
+        self._is_blocked = bool(kept)
+        if kept:
+            self._kept(error)
+        for operation, callback in waited:
+            if not isinstance(operation, _OWNERS):
+                guarded(callback, error)
+
+    def _kept(self, error: StoreError) -> None:
+        self._obstacle = error
+        if self._retry_at == math.inf:
+            self._retry_at = trio.current_time() + STORE_RETRY_SECONDS
+
+    def _all_waiting(self) -> list[_Entry]:
+        return [*(entry for entries in self._held.values() for entry in entries), *self._waiting, *self._starts]
+
+    def _fail_waiting(self, error: BaseException) -> None:
+        waiting = self._all_waiting()
+        for queued in (self._held, self._waiting, self._starts):
+            queued.clear()
+        self._alone_count = 0
+        self._is_blocked, self._retry_at = False, math.inf
+        for _, callback in waiting:
+            guarded(callback, error)
+
+
+def _unusable(failure: BaseException | None) -> Exception:
+    """Return the error for those who still want something of a store that has failed or is closed."""
+    if failure is None:
+        return trio.ClosedResourceError("the store is closed")
+    if isinstance(failure, StoreError):
+        return failure
+    error = StoreError(f"the store's writer crashed; whether this was committed is not known: ask again ({failure!r})")
+    error.__cause__ = failure
+    return error

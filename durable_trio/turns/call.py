@@ -1,0 +1,173 @@
+"""One durable call of a body, from the moment its task parks to the moment its outcome is delivered."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable
+from contextvars import Context as TaskContext
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import outcome
+import trio
+
+from durable_trio.clock import Due
+from durable_trio.errors import RunConflict
+from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind, StepStatus
+
+if TYPE_CHECKING:
+    from durable_trio.turns.parking import Parking
+
+
+class Call(abc.ABC):
+    """A parked durable call. Subclasses say what happens when it goes live.
+
+    The body's task does nothing but wait: all live work is done by step tasks and callbacks, so that cancelling
+    the body and detaching the run are told apart, and the body moves only when its turn has come.
+    """
+
+    kind: StepKind
+    # A cancelled scope does not end it: it has to clean up first, and ends with a row of its own.
+    is_unabortable = False
+    #: What it does when it is due is to begin something.
+    begins_when_due = False
+    #: When it must be looked at next (microseconds, as it is stored), the signal and the child that it waits for.
+    due_at: int | None = None
+    waits_for: str | None = None
+    waits_for_child: str | None = None
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.turns: Parking
+        self.due: Due  # if it has a ``due_at``
+        # The task of the body that waits; none for an item of a map, whose map waits.
+        self.task: trio.lowlevel.Task | None = None
+        self.task_context: TaskContext
+        self.started_at = 0
+        self.is_live = False
+        # Its outcome is recorded or on its way: it cannot be aborted any more.
+        self.is_sealed = False
+        # On its way: whether it counts, the commit tells. The body must not go by it before.
+        self.is_undecided = False
+        # Something of the user's runs for it and has not come out yet.
+        self.is_busy = False
+        self.raise_cancel: Callable[[], Any] | None = None
+        # Of trio's scopes around it, on trio's clock.
+        self.deadline = math.inf
+        # The value of a live outcome, so that it need not be decoded again.
+        self.outcome: Any = None
+
+    @property
+    def place_in_wave(self) -> tuple[str | int, ...]:
+        """Where its cancellation comes among those with the same cause."""
+        return (*self.key, 1)
+
+    # ---- what subclasses say -----------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def go_live(self) -> None:
+        """Begin: the call has no recorded outcome, and all rows are delivered."""
+
+    @abc.abstractmethod
+    def fire(self, now: int) -> None:
+        """The time ``due_at`` has come."""
+
+    def parked(self) -> None:  # noqa: B027  # most calls have nothing to do before they begin
+        """The call has arrived; at replay its outcome may be recorded."""
+
+    def cancel(self) -> None:  # noqa: B027  # most calls have nothing running to cancel
+        """The body's scope is cancelled: stop what runs. ``is_busy`` tells when it has come out."""
+
+    def dropped(self) -> None:  # noqa: B027  # most calls leave nothing behind
+        """The call was cancelled without an outcome: remove what it left in the store."""
+
+    def child_ended(self) -> None:  # noqa: B027  # few calls wait for a child
+        """The child ``waits_for_child`` has ended."""
+
+    def can_take(self, entry: MailboxEntry) -> bool:
+        """Whether the call may consume the signal; not one that cannot be read, for which the run is set aside."""
+        return True
+
+    def conflicted(self, error: RunConflict) -> bool:
+        """The store refused the row because of a conflict; return whether the call deals with it."""
+        return False
+
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed for this call: its run leaves, and is parked."""
+        self.turns.failed(error)
+
+    # ---- delivery ----------------------------------------------------------------------------------------------
+
+    def deliver(self, row: HistoryRow) -> None:
+        """Wake the body with the outcome."""
+        self.wake(outcome.Value(row))
+
+    def deliver_cancellation(self) -> None:
+        """Wake the body with the cancellation that it asked for."""
+        assert self.raise_cancel is not None
+        del self.turns.calls[self.key]
+        self.dropped()
+        self.wake(outcome.capture(self.raise_cancel))
+
+    def wake(self, result: outcome.Outcome[Any]) -> None:
+        """Let the body's task go on."""
+        assert self.task is not None
+        trio.lowlevel.reschedule(self.task, result)
+
+    def record(
+        self,
+        *,
+        now: int,
+        started_at: int,
+        status: StepStatus = StepStatus.COMPLETED,
+        attempt: int = 1,
+        result: str | None = None,
+        error: str | None = None,
+        compensates: bool = False,
+        taken: tuple[int, ...] = (),
+        **fields: Any,
+    ) -> None:
+        """Record the outcome and, once it is committed, have it delivered in its turn.
+
+        ``taken`` are mailbox entries that this row consumes; ``fields`` go to the ``Advance``.
+        """
+        self.is_sealed = True
+        self.is_undecided = True
+        write = partial(
+            self._write, now, started_at, status, attempt, result, error, compensates, taken=taken, fields=fields
+        )
+        self.turns.record(write)
+
+    def _write(
+        self,
+        now: int,
+        started_at: int,
+        status: StepStatus,
+        attempt: int,
+        result: str | None,
+        error: str | None,
+        compensates: bool,
+        *,
+        taken: tuple[int, ...],
+        fields: dict[str, Any],
+    ) -> None:
+        """Take a seq, and submit the row."""
+        turns = self.turns
+        row = HistoryRow(
+            seq=turns.next_seq(),
+            key=self.key,
+            kind=self.kind,
+            status=status,
+            attempt=attempt,
+            result=result,
+            error=error,
+            compensates=compensates,
+            started_at=started_at,
+            finished_at=now,
+        )
+        consumed = tuple((entry, row.seq) for entry in taken) if taken else ()
+        turns.port.advance(partial(self._committed, row), rows=(row,), taken=consumed, now=now, **fields)
+
+    def _committed(self, row: HistoryRow, outcome: Any) -> None:
+        self.turns.committed(outcome, row, self)

@@ -1,0 +1,177 @@
+"""What comes to a run from outside: signals, ends of children, and the two controls, cancel and time to live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from durable_trio.clock import Due
+from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
+from durable_trio.stores.contract import Loaded, MailLook
+from durable_trio.turns.call import Call
+from durable_trio.turns.signals import Signals
+
+if TYPE_CHECKING:
+    from durable_trio.turns.turns import Turns
+
+
+class Mail:
+    """The unread mailbox of a resident run, and its time to live.
+
+    A control is recorded as soon as it is known, and delivered as a row like any other. A signal is recorded
+    when a call waits for it and nothing else can happen first (the turns see to that). The end of a child is only
+    noted: a call that waits for the child reads how it ended.
+    """
+
+    def __init__(self, turns: Turns, loaded: Loaded, ttl_at: Due | None) -> None:
+        unread, left_out = loaded.unread, loaded.left_out
+        self._controls = [entry for entry in unread if entry.kind != "signal"]
+        signals = (entry for entry in unread if entry.kind == "signal")
+        self._signals = Signals(signals, more_after=None if left_out is None else left_out[0])
+        # Up to which id all that has arrived is here, or known to be in the store.
+        self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
+        self._lacking: dict[str, int] = {}  # signals that a call waits for: after which id they are to be asked for
+        self.ttl_at = ttl_at
+        self._turns = turns
+        self._on_the_way = 0
+        self._is_begun = False
+        self._waiting: Callable[[Any], None] | None = None
+        self._control_counts: dict[StepKind, int] = {}
+
+    def question(self) -> tuple[int, Mapping[str, int]]:
+        """Return what is to be read of the mailbox: after which id, and which signals by name after which."""
+        return self._position, dict(self._lacking)
+
+    def take(self, look: MailLook) -> None:
+        """The mailbox was read again. What was taken before is not there a second time: ids only rise."""
+        is_newest = look.after >= self._position  # else another look has come before this one
+        for entry in look.entries:
+            if entry.id > self._position:
+                self._position = entry.id
+                if entry.kind == "signal":
+                    self._signals.add(entry)
+                else:
+                    self._controls.append(entry)
+        for name, found in look.named.items():
+            self._lacking.pop(name, None)
+            self._signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
+        if self._turns.is_live or self._is_begun:
+            self._take_controls()
+
+    def is_settled(self) -> bool:
+        """Return whether the controls that were waiting before the run went live are recorded and delivered."""
+        if not self._is_begun:
+            self._is_begun = True
+            self._take_controls()
+            self.take_ttl(self._turns.clock.now())
+        return self._on_the_way == 0
+
+    @property
+    def is_on_the_way(self) -> bool:
+        """Whether a control is being recorded."""
+        return self._on_the_way > 0
+
+    def when_recorded(self, callback: Callable[[Any], None]) -> None:
+        """Call back once no control is being recorded."""
+        self._waiting = callback
+
+    def has_signal(self, name: str, at: int) -> bool:
+        """Return whether a signal of that name was sent until ``at`` and is still unread; or may have been."""
+        now = self._turns.clock.stamp()  # a stamp of the future counts as in time, as below
+        if any(not at < entry.created_at <= now for entry in self._signals.of(name)):
+            return True
+        return self._signals.more_after(name) is not None
+
+    def matching_signal(self) -> tuple[Call, MailboxEntry] | None:
+        """Return a signal with a call that may have it: the oldest first, and none that came after the call was due.
+
+        One that claims to be of the future was stamped before the wall clock was set back, and counts as in time.
+        """
+        if self._signals.is_empty:
+            return None
+        calls: dict[str, list[Call]] = {}
+        for call in self._turns.calls.values():
+            if call.waits_for is not None and call.is_live and not call.is_sealed and call.raise_cancel is None:
+                calls.setdefault(call.waits_for, []).append(call)
+        now = self._turns.clock.stamp()
+        matches = []
+        for name, waiting in calls.items():
+            match = self._first_match(name, waiting, now)
+            if match is not None:
+                matches.append(match)
+            elif (after := self._signals.more_after(name)) is not None and name not in self._lacking:
+                self._lacking[name] = after
+                self._turns.look()
+        if self._lacking.keys() & calls.keys():
+            return None  # one that is older may be among those that are being asked for
+        return min(matches, key=lambda match: match[1].id, default=None)
+
+    def _first_match(self, name: str, calls: Sequence[Call], now: int) -> tuple[Call, MailboxEntry] | None:
+        for entry in self._signals.of(name):
+            for call in calls:
+                if call.due_at is None or entry.created_at <= call.due_at or entry.created_at > now:
+                    return call, entry
+        return None
+
+    def record_signal(self, call: Call, entry: MailboxEntry) -> None:
+        """Let the call consume the signal."""
+        if not call.can_take(entry):
+            return
+        self._signals.remove(entry)
+        turns = self._turns
+        call.record(
+            now=turns.clock.stamp(),
+            started_at=call.started_at,
+            result=entry.payload,
+            taken=(entry.id,),
+            cleared=turns.stored_wait(call.key),
+        )
+
+    def take_ttl(self, now: int) -> None:
+        """Record that the time to live is over, once."""
+        if self.ttl_at is not None and now >= self._turns.clock.comes_at(self.ttl_at):
+            self.ttl_at = None
+            if not self._turns.is_expired:
+                self._record_control(StepKind.TTL, None, self._turns.clock.stamp())
+
+    def _take_controls(self) -> None:
+        turns = self._turns
+        now = turns.clock.stamp()
+        controls, self._controls = self._controls, []
+        for entry in controls:
+            if entry.kind == "cancel":
+                self._record_control(StepKind.CANCEL, entry, now)
+            else:
+                # No longer suspended: should the process die before the end is recorded, nothing else would wake it.
+                turns.port.advance(turns.check, taken=((entry.id, 0),), status=turns.port.next_status, now=now)
+                for call in list(turns.calls.values()):
+                    if call.waits_for_child == entry.name and call.is_live:
+                        call.child_ended()
+
+    def _record_control(self, kind: StepKind, entry: MailboxEntry | None, now: int) -> None:
+        turns = self._turns
+        n = self._control_counts.get(kind, 0)
+        self._control_counts[kind] = n + 1
+        row = HistoryRow(
+            seq=turns.next_seq(),
+            key=Key("", f"({kind})", n),
+            kind=kind,
+            result=entry.payload if entry is not None else None,
+            started_at=entry.created_at if entry is not None else now,
+            finished_at=now,
+        )
+        taken = ((entry.id, row.seq),) if entry is not None else ()
+        self._on_the_way += 1
+        turns.port.advance(partial(self._recorded, row), rows=(row,), taken=taken, now=now)
+
+    def note_control(self, row: HistoryRow) -> None:
+        """A control of the history was delivered: the next of its kind has another key."""
+        self._control_counts[row.kind] = row.key.n + 1
+
+    def _recorded(self, row: HistoryRow, result: Any) -> None:
+        self._on_the_way -= 1
+        self._turns.committed(result, row, None)
+        if not self._on_the_way and self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting(None)

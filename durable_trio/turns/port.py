@@ -1,0 +1,119 @@
+"""A run's only way out: every write of a resident run passes here, with its fence.
+
+Cutting the port is the first act of every detach: from then on nothing of this run is written by this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from durable_trio.doors import Owner, tell
+from durable_trio.records import HistoryRow, RunStatus
+from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
+
+Outcome = Any
+Callback = Callable[[Outcome], None]
+
+
+class Front(Protocol):
+    """The part of the store's async front that a run needs."""
+
+    def submit(self, operation: Operation, callback: Callback) -> None:
+        """Queue an operation; the callback gets its outcome, an exception as a value, on the event loop."""
+
+    def submit_transaction(
+        self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
+    ) -> None:
+        """Queue a transaction of the user's; the callback gets its outcome, an exception as a value."""
+
+
+class Port:
+    """Sends a run's operations in order of submission, counts those in flight, and can be cut."""
+
+    def __init__(self, front: Front, fence: Fence, *, status: RunStatus) -> None:
+        self._front = front
+        self.fence = fence
+        # Whose run it is: told of a fault in what is called back.
+        self.owner: Owner | None = None
+        self.is_cut = False
+        self._riders: list[HistoryRow] = []
+        self.in_flight = 0
+        # What the store says the run's status is once all that was submitted is committed.
+        self.status = status
+
+    @property
+    def next_status(self) -> RunStatus | None:
+        """The status that a new row gives the run, if it changes it: one that is suspended goes on."""
+        return RunStatus.RUNNING if self.status is RunStatus.SUSPENDED else None
+
+    def continued(self) -> None:
+        """A row was committed without ``advance``, with ``next_status``."""
+        self.status = self.next_status or self.status
+
+    def ride(self, row: HistoryRow) -> None:
+        """Have a row committed with the next ones; nobody waits for it."""
+        self._riders.append(row)
+
+    def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
+        """Submit an ``Advance``. A row for a suspended run makes it running in the same transaction."""
+        if self._riders:
+            riders, self._riders = self._riders, []
+            fields["rows"] = (*riders, *fields.get("rows", ()))
+            callback = partial(self._carried, riders, callback)
+        status = fields.get("status")
+        if status is None and fields.get("rows"):
+            status = fields["status"] = self.next_status
+        if status is not None:
+            self.status = status
+        self.submit(Advance(fence=self.fence, now=now, **fields), callback)
+
+    def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
+        """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""
+        if self.is_cut:
+            return
+        self.in_flight += 1
+        self._front.submit(operation, _InFlight(self, callback))
+
+    def transaction(self, fn: Callable[[Any], Advance], callback: Callback, *, seconds_max: float) -> None:
+        """Submit a transaction of the user's."""
+        if self.is_cut:
+            return
+        if self._riders:
+            self.advance(_ignore, now=self._riders[-1].started_at)
+        self.in_flight += 1
+        self._front.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_InFlight(self, callback))
+
+    def cut(self) -> None:
+        """Write nothing any more and call nothing back."""
+        self.is_cut = True
+
+    def _carried(self, riders: list[HistoryRow], callback: Callback, outcome: Outcome) -> None:
+        if outcome is not True:  # nothing was written: they go with the next one
+            self._riders[:0] = riders
+        callback(outcome)
+
+
+class _InFlight:
+    """The way back of one operation; an object of its own is cheaper than a closure, and there are many."""
+
+    __slots__ = ("_callback", "_port")
+
+    def __init__(self, port: Port, callback: Callback) -> None:
+        self._port = port
+        self._callback = callback
+
+    def __call__(self, outcome: Outcome) -> None:
+        port = self._port
+        port.in_flight -= 1
+        if not port.is_cut:
+            self._callback(outcome)
+
+    def failed(self, error: BaseException) -> None:
+        """Taking the outcome has failed: that is the run's affair, and nobody else's of its batch."""
+        tell(self._port.owner, error)
+
+
+def _ignore(outcome: Outcome) -> None:
+    """A refusal shows at the next write."""

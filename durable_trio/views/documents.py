@@ -1,0 +1,270 @@
+"""What ``--json`` prints, as attrs classes: they are the published shapes, ``schemas`` makes JSON Schema of them.
+
+Instants are ISO 8601 in UTC with microseconds, durations seconds. Fields may be added in later versions; none is
+renamed or changes its meaning.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from durable_trio.errors import StepFailed
+from durable_trio.looks import qualified_name, text_of
+from durable_trio.records import (
+    FailureRecord,
+    Problem,
+    RunRecord,
+    RunStatus,
+    StepInHand,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    UnreadRecord,
+    WaitRecord,
+)
+from durable_trio.views.values import iso, jsonable
+
+__all__ = [
+    "CheckDocument",
+    "FailureDocument",
+    "Finding",
+    "InHandDocument",
+    "ListDocument",
+    "PruneDocument",
+    "RunDocument",
+    "ShowDocument",
+    "StepDocument",
+    "UnreadDocument",
+    "WaitDocument",
+    "failure_document",
+    "plain",
+    "run_document",
+    "show_document",
+]
+
+Record = TypeVar("Record")
+
+
+@attrs.frozen(kw_only=True)
+class FailureDocument:
+    """A failure: the qualified name of its type, its text, its traceback."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@attrs.frozen(kw_only=True)
+class ProblemDocument:
+    """Why a run is parked."""
+
+    kind: str
+    text: str
+    fingerprint: str
+
+
+@attrs.frozen(kw_only=True)
+class RunDocument:
+    """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored."""
+
+    id: str
+    workflow: str
+    status: RunStatus
+    args: tuple[Any, ...]
+    result: Any
+    error: FailureDocument | None
+    problem: ProblemDocument | None
+    queue: str | None
+    priority: int
+    tags: Mapping[str, str]
+    parent_id: str | None
+    owner: int | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    wake_at: datetime | None
+    ttl_at: datetime | None
+    recoveries: int
+    generation: int
+    compensation_errors: tuple[FailureDocument, ...]
+    values: Mapping[str, Any]
+
+
+@attrs.frozen(kw_only=True)
+class StepDocument:
+    """One row of a run's history."""
+
+    key: str
+    kind: StepKind
+    status: StepStatus
+    attempt: int
+    result: Any
+    error: FailureDocument | None
+    started_at: datetime
+    finished_at: datetime
+    problem: str | None
+
+
+@attrs.frozen(kw_only=True)
+class WaitDocument:
+    """An open wait: a timer, a signal, the next attempt of a step, or a step that must not begin twice."""
+
+    key: str
+    kind: str
+    due_at: datetime | None
+    attempt: int
+    error: FailureDocument | None
+    started_at: datetime
+    problem: str | None
+
+
+@attrs.frozen(kw_only=True)
+class UnreadDocument:
+    """A signal, or a request to cancel with its reason as payload, that the run has not taken yet."""
+
+    kind: str
+    name: str
+    payload: Any
+    sent_at: datetime
+    problem: str | None
+
+
+@attrs.frozen(kw_only=True)
+class InHandDocument:
+    """A step whose function is running, in a run that was asked to cancel or is compensating."""
+
+    key: str
+    started_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class ListDocument:
+    """What ``list`` prints."""
+
+    runs: tuple[RunDocument, ...]
+    next_cursor: str | None
+
+
+@attrs.frozen(kw_only=True)
+class ShowDocument:
+    """What ``show`` prints: the run, its history, open waits, what it has not read, the ids of its children.
+
+    ``in_hand`` are steps that it waits for if it is to end, as its executor has told within the last seconds.
+    """
+
+    run: RunDocument
+    steps: tuple[StepDocument, ...]
+    waits: tuple[WaitDocument, ...]
+    unread: tuple[UnreadDocument, ...]
+    children: tuple[str, ...]
+    in_hand: tuple[InHandDocument, ...]
+
+
+@attrs.frozen(kw_only=True)
+class PruneDocument:
+    """What ``prune`` prints."""
+
+    count: int
+    before: datetime
+    is_dry_run: bool
+
+
+@attrs.frozen(kw_only=True)
+class Finding:
+    """One thing that ``check`` looked at. ``wrong`` makes the exit code 1."""
+
+    level: Literal["ok", "note", "wrong"]
+    about: str
+    text: str
+
+
+@attrs.frozen(kw_only=True)
+class CheckDocument:
+    """What ``check`` prints."""
+
+    database: str
+    is_sound: bool
+    findings: tuple[Finding, ...]
+    runs_by_status: Mapping[str, int]
+
+
+def run_document(record: RunRecord) -> RunDocument:
+    """Return a run as it is printed."""
+    return RunDocument(
+        **{
+            **_fields(record, RunDocument),
+            "error": failure_document(record.error),
+            "problem": _problem_document(record.problem),
+            "compensation_errors": tuple(map(_of_failure_record, record.compensation_errors)),
+        }
+    )
+
+
+def show_document(
+    record: RunRecord,
+    steps: tuple[StepRecord, ...],
+    waits: tuple[WaitRecord, ...],
+    unread: tuple[UnreadRecord, ...],
+    children: tuple[str, ...],
+    in_hand: tuple[StepInHand, ...],
+) -> ShowDocument:
+    """Return a run with its history, open waits and unread messages, as it is printed."""
+    return ShowDocument(
+        run=run_document(record),
+        steps=tuple(
+            StepDocument(**{**_fields(step, StepDocument), "error": failure_document(step.error)}) for step in steps
+        ),
+        waits=tuple(
+            WaitDocument(**{**_fields(wait, WaitDocument), "error": failure_document(wait.error)}) for wait in waits
+        ),
+        unread=tuple(UnreadDocument(**_fields(entry, UnreadDocument)) for entry in unread),
+        children=children,
+        in_hand=tuple(InHandDocument(key=step.key, started_at=step.started_at) for step in in_hand),
+    )
+
+
+def failure_document(error: BaseException | FailureRecord | None) -> FailureDocument | None:
+    """Return a failure as it is printed, whether it could be rebuilt or not."""
+    if error is None:
+        return None
+    if isinstance(error, FailureRecord):
+        return _of_failure_record(error)
+    stored = error.__cause__  # of what was rebuilt it is the text of the recorded traceback
+    trace = stored.args[0] if stored is not None and stored.args and isinstance(stored.args[0], str) else ""
+    if isinstance(error, StepFailed) and error.type:
+        return FailureDocument(type=error.type, message=text_of(error), traceback=trace)
+    return FailureDocument(type=qualified_name(type(error)), message=text_of(error), traceback=trace)
+
+
+def _of_failure_record(record: FailureRecord) -> FailureDocument:
+    return FailureDocument(type=record.type, message=record.message, traceback=record.traceback)
+
+
+def _problem_document(problem: Problem | None) -> ProblemDocument | None:
+    if problem is None:
+        return None
+    return ProblemDocument(kind=problem.kind, text=problem.text, fingerprint=problem.fingerprint)
+
+
+def _fields(record: object, cls: type[attrs.AttrsInstance]) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in attrs.fields(cls)}
+
+
+def plain(document: Any) -> Any:
+    """Return a document as JSON values."""
+    if attrs.has(type(document)):
+        return {field.name: plain(getattr(document, field.name)) for field in attrs.fields(type(document))}
+    if isinstance(document, datetime):
+        return iso(document)
+    if isinstance(document, enum.Enum):
+        return document.value
+    if isinstance(document, Mapping):
+        return {str(key): plain(item) for key, item in document.items()}
+    if isinstance(document, list | tuple):
+        return [plain(item) for item in document]
+    return jsonable(document)

@@ -1,0 +1,153 @@
+"""What a process says of its supervision tree, and how other processes show it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from durable_trio import Context, Engine, workflow
+from durable_trio.clock import from_datetime, to_datetime
+from durable_trio.engine.services.reports import ProcessIdentity, merged
+from durable_trio.records import ProcessReport
+from supervisors import ChildStatus, NodeKind, TreeNode, format_tree
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+
+
+@workflow
+async def waiting(ctx: Context) -> None:
+    await ctx.wait_signal("never", timeout=0.9)
+
+
+async def reported(client: Engine, text: str = "") -> tuple[ProcessReport, ...]:
+    """Wait until somebody's report is stored, and has some text in its tree."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while True:
+            reports = await client.processes()
+            if any(text in format_tree(report.tree) for report in reports):
+                return reports
+            await trio.sleep(0.02)
+
+
+async def test_the_tree_of_an_engine_is_the_one_of_its_design(file_path: str) -> None:
+    async with serving(file_path, waiting) as engine:
+        drawing = engine.format_tree()
+    assert [line.lstrip("│├└─ ").split()[0] for line in drawing.splitlines()] == [
+        "engine",
+        "store",
+        "runs",
+        "services",
+        "timers",
+        "recovery",
+        "feed",
+        "dispatcher",
+        "janitor",
+        "reports",
+    ]
+
+
+async def test_resident_runs_stand_below_their_child_of_the_tree(file_path: str) -> None:
+    async with serving(file_path, waiting) as engine:
+        await engine.start(waiting, id="w-1")
+        await wait_until(lambda: "waiting w-1" in engine.format_tree())
+        (runs,) = (child for child in engine.tree().children if child.name == "runs")
+        assert [child.name for child in runs.children] == ["waiting w-1"]
+
+
+async def test_another_process_sees_the_tree_until_the_engine_ends(file_path: str) -> None:
+    async with serving(file_path, waiting) as engine, Engine(file_path) as client:
+        (report,) = await reported(client)
+        assert (report.pid, report.parent_pid) == (os.getpid(), os.getppid())
+        assert report.workflows == ("waiting",)
+        assert [executor.id for executor in (await engine.status()).executors] == [report.executor]
+        (tree,) = await client.trees()
+        assert [child.name for child in tree.children] == ["store", "runs", "services"]
+        assert tree.pid == os.getpid()
+    async with Engine(file_path) as client:
+        assert await client.processes() == ()
+
+
+async def test_a_restarted_service_is_reported_and_logged(
+    file_path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(file_path, waiting) as engine, Engine(file_path) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._store, "executors", lambda *, ended=False: 1 / 0)
+            await wait_until(lambda: "ZeroDivisionError" in engine.format_tree())
+        await reported(client, "ZeroDivisionError")
+    (logged, *_) = [record for record in caplog.records if "crashed" in record.message]
+    assert logged.message == "engine/services/recovery crashed: ZeroDivisionError: division by zero"
+    assert logged.exc_info is not None
+
+
+async def test_a_store_in_memory_reports_to_nobody() -> None:
+    async with serving(":memory:", waiting) as engine:
+        assert await engine.processes() == ()
+        assert engine.tree().name == "engine"
+
+
+def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
+    own = ProcessIdentity.own()
+    assert ProcessIdentity.parse(str(own)) == own
+    assert own.is_alive()
+    assert not attrs.evolve(own, started="1").is_alive()
+    assert not attrs.evolve(own, boot_id="another boot").is_alive()
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    assert not attrs.evolve(own, pid=int(child.stdout)).is_alive()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to tell a dead process from a live one")
+def test_a_process_that_has_ended_and_is_not_waited_for_is_not_alive() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
+        identity = attrs.evolve(ProcessIdentity.own(), pid=child.pid, started=started)
+        assert identity.is_alive()
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+        assert not identity.is_alive()
+
+
+def test_workers_are_shown_in_their_places_and_grow_older() -> None:
+    at = to_datetime(1_000_000)
+
+    def report(pid: int, parent_pid: int, *children: TreeNode) -> ProcessReport:
+        tree = node("engine", NodeKind.SUPERVISOR, children=children)
+        return ProcessReport(
+            pid=pid,
+            host="h",
+            parent_pid=parent_pid,
+            executor=None,
+            workflows=(),
+            started_at=at,
+            updated_at=at,
+            tree=tree,
+        )
+
+    parent = report(
+        1,
+        0,
+        node("workers", NodeKind.DYNAMIC, children=(node("worker-1", NodeKind.PROCESS, pid=2),)),
+    )
+    worker = report(2, 1, node("store", NodeKind.TASK, up_seconds=3.0))
+    alone = report(7, 0, node("store", NodeKind.TASK))
+    first, second = merged([alone, worker, parent], now=from_datetime(at, what="now") + 2_000_000)
+    assert (first.pid, second.pid) == (1, 7)
+    (workers,) = first.children
+    (place,) = workers.children
+    assert [(child.name, child.up_seconds) for child in place.children] == [("store", 5.0)]
+
+
+def node(
+    name: str,
+    kind: NodeKind,
+    *,
+    pid: int | None = None,
+    up_seconds: float | None = None,
+    children: tuple[TreeNode, ...] = (),
+) -> TreeNode:
+    return TreeNode(name=name, kind=kind, status=ChildStatus.RUNNING, pid=pid, up_seconds=up_seconds, children=children)

@@ -1,0 +1,721 @@
+"""Timers: never early, fired once, due times kept over restarts, and runs that leave memory while they wait."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from durable_trio import (
+    Clock,
+    Context,
+    Engine,
+    Retry,
+    Run,
+    RunExpired,
+    RunStatus,
+    SignalTimeout,
+    StepKind,
+    current_step,
+    workflow,
+)
+from durable_trio.testing import VirtualClock
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+S = RunStatus
+
+
+@workflow
+async def sleeper(ctx: Context, seconds: float) -> str:
+    await ctx.sleep(seconds)
+    return "up"
+
+
+@workflow
+async def sleep_thrice(ctx: Context, seconds: float) -> list[str]:
+    times = [ctx.now().isoformat()]
+    for _ in range(3):
+        await ctx.sleep(seconds)
+        times.append(ctx.now().isoformat())
+    return times
+
+
+@workflow
+async def sleep_until(ctx: Context, when: datetime) -> datetime:
+    await ctx.sleep_until(when)
+    return ctx.now()
+
+
+async def test_a_sleep_ends_after_its_duration_and_not_before(autojump_clock: MockClock) -> None:
+    async with serving(":memory:", sleeper, clock=VirtualClock()) as engine:
+        began = trio.current_time()
+        assert await engine.run(sleeper, 90.0) == "up"
+        assert 90.0 <= trio.current_time() - began < 90.001
+
+
+async def test_a_timedelta_is_a_duration(autojump_clock: MockClock) -> None:
+    @workflow
+    async def by_timedelta(ctx: Context) -> None:
+        await ctx.sleep(timedelta(minutes=2))
+
+    async with serving(":memory:", by_timedelta, clock=VirtualClock()) as engine:
+        began = trio.current_time()
+        await engine.run(by_timedelta)
+        assert 120.0 <= trio.current_time() - began < 120.001
+
+
+@pytest.mark.parametrize("seconds", [0.0, -5.0])
+async def test_a_zero_or_negative_duration_is_due_at_once_and_recorded(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    async with serving(":memory:", sleeper, clock=VirtualClock()) as engine:
+        began = trio.current_time()
+        run = await engine.start(sleeper, seconds)
+        assert await run.result() == "up"
+        assert trio.current_time() == began
+        assert [step.kind for step in await run.steps()] == [StepKind.SLEEP]
+
+
+async def test_sleep_until_ends_at_the_instant(autojump_clock: MockClock) -> None:
+    async with serving(":memory:", sleep_until, clock=VirtualClock()) as engine:
+        when = datetime(2030, 1, 1, 6, tzinfo=UTC)
+        assert timedelta(0) <= await engine.run(sleep_until, when) - when < timedelta(milliseconds=1)
+
+
+async def test_sleep_until_a_past_instant_is_due_at_once(autojump_clock: MockClock) -> None:
+    async with serving(":memory:", sleep_until, clock=VirtualClock()) as engine:
+        began = trio.current_time()
+        await engine.run(sleep_until, datetime(1999, 1, 1, tzinfo=UTC))
+        assert trio.current_time() == began
+
+
+async def test_nan_naive_datetimes_and_wrong_types_are_refused_before_anything_is_written(
+    autojump_clock: MockClock,
+) -> None:
+    @workflow
+    async def mistaken(ctx: Context) -> list[str]:
+        errors = []
+        calls: list[tuple[Any, Any]] = [
+            (ctx.sleep, math.nan),
+            (ctx.sleep_until, datetime(2031, 1, 1)),  # naive on purpose
+            (ctx.sleep, "3"),
+            (ctx.sleep, True),
+            (ctx.sleep_until, 3.0),
+        ]
+        for call, value in calls:
+            try:
+                await call(value)
+            except (ValueError, TypeError) as error:
+                errors.append(type(error).__name__)
+        return errors
+
+    async with serving(":memory:", mistaken, clock=VirtualClock()) as engine:
+        run = await engine.start(mistaken)
+        assert await run.result() == ["ValueError", "ValueError", "TypeError", "TypeError", "TypeError"]
+        assert await run.steps() == ()
+
+
+async def test_an_infinite_sleep_is_a_row_that_never_comes_due_and_can_be_cancelled(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(":memory:", sleeper, clock=VirtualClock()) as engine:
+        run = await engine.start(sleeper, math.inf)
+        await wait_passivated(engine)
+        record = await run.record()
+        assert record.wake_at is not None
+        assert record.wake_at.year == 9999
+        assert await run.cancel(wait=True)
+        assert (await run.record()).status is S.CANCELLED
+
+
+async def test_sleeps_of_equal_name_follow_each_other_and_each_is_recorded(autojump_clock: MockClock) -> None:
+    async with serving(":memory:", sleep_thrice, clock=VirtualClock()) as engine:
+        run = await engine.start(sleep_thrice, 10.0)
+        times = [datetime.fromisoformat(text) for text in await run.result()]
+        for before, after in itertools.pairwise(times):
+            assert timedelta(seconds=10) <= after - before < timedelta(seconds=10, milliseconds=1)
+        assert [step.key for step in await run.steps()] == ["sleep#0", "sleep#1", "sleep#2"]
+
+
+async def test_concurrent_sleepers_wake_in_the_order_of_their_due_times(autojump_clock: MockClock) -> None:
+    woken: list[float] = []
+
+    @workflow
+    async def noting(ctx: Context, seconds: float) -> None:
+        await ctx.sleep(seconds)
+        woken.append(seconds)
+
+    async with serving(":memory:", noting, clock=VirtualClock()) as engine:
+        durations = [50.0, 0.5, 7.0, 3600.0, 0.2, 86_400.0, 7.5]
+        runs = [await engine.start(noting, seconds) for seconds in durations]
+        for run in runs:
+            await run.result()
+    assert woken == sorted(durations)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_long_sleeper_leaves_memory_and_comes_back_by_its_timer(autojump_clock: MockClock) -> None:
+    async with serving(":memory:", sleeper, clock=VirtualClock()) as engine:
+        run = await engine.start(sleeper, 3600.0)
+        await wait_passivated(engine)
+        record = await run.record()
+        assert record.status is S.SUSPENDED
+        assert record.wake_at == datetime(2030, 1, 1, 1, tzinfo=UTC)
+        assert await run.result() == "up"
+        assert (await engine.status()).resident_runs == 0
+
+
+async def test_a_short_sleeper_stays_in_memory_and_is_suspended_all_the_same(autojump_clock: MockClock) -> None:
+    async with serving(":memory:", sleeper, clock=VirtualClock()) as engine:
+        run = await engine.start(sleeper, 0.9)
+        record = await wait_status(run, S.SUSPENDED)
+        assert record.wake_at is not None
+        assert (await engine.status()).resident_runs == 1
+        assert await run.result() == "up"
+
+
+@pytest.mark.slow
+@pytest.mark.unmeasured
+async def test_thousands_of_sleepers_are_rows_and_each_due_one_wakes(autojump_clock: MockClock) -> None:
+    """All wait, none is in memory; a hundred come due before the others and complete, the others sleep on."""
+    count, early_count = 2_000, 100
+    async with serving(":memory:", sleeper, clock=VirtualClock(), concurrency=64) as engine:
+        first = await engine.start(sleeper, 86_400.0)
+        for number in range(1, count):
+            await engine.start(sleeper, 3600.0 if number % (count // early_count) == 0 else 86_400.0)
+        async with engine.watch(run_id=first.id) as changes:  # the first one has been the longest in line
+            async for record in changes:
+                if record.status is S.SUSPENDED:
+                    break
+        with trio.fail_after(3600):
+            while (await engine.status()).runs_by_status != {S.SUSPENDED: count}:  # noqa: ASYNC110
+                await trio.sleep(1.0)
+        assert (await engine.status()).resident_runs == 0
+        await trio.sleep(3700.0)
+        counts = (await engine.status()).runs_by_status
+        assert counts == {S.SUSPENDED: count - early_count + 1, S.COMPLETED: early_count - 1}
+
+
+# ---- restarts --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_due_time_is_kept_over_three_restarts(file_path: str) -> None:
+    clock = SettableClock()
+    async with serving(file_path, sleeper, clock=clock) as engine:
+        run = await engine.start(sleeper, 100.0, id="r")
+        await wait_passivated(engine)
+        wake_at = (await run.record()).wake_at
+    assert wake_at is not None
+    for _ in range(3):
+        clock.advance(30)
+        async with serving(file_path, sleeper, clock=clock) as engine:
+            record = await engine.get("r").record()
+            assert (record.status, record.wake_at) == (S.SUSPENDED, wake_at)
+    clock.advance(9.9)
+    async with serving(file_path, sleeper, clock=clock) as engine:
+        await trio.sleep(0.05)  # five looks at the clock
+        assert (await engine.get("r").record()).status is S.SUSPENDED
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == "up"
+        steps = await engine.get("r").steps()
+    assert [step.finished_at for step in steps] == [wake_at]
+
+
+async def test_the_due_time_of_a_resident_sleeper_is_kept_over_restarts(file_path: str) -> None:
+    """One that did not leave memory, because it would have woken within a second."""
+    clock = SettableClock()
+    async with serving(file_path, sleeper, clock=clock, grace_seconds=0) as engine:
+        run = await engine.start(sleeper, 0.9, id="r")
+        wake_at = (await wait_status(run, S.SUSPENDED)).wake_at
+    for _ in range(3):
+        clock.advance(0.2)
+        async with serving(file_path, sleeper, clock=clock, grace_seconds=0) as engine:
+            assert (await engine.get("r").record()).wake_at == wake_at
+    clock.advance(0.2)
+    async with serving(file_path, sleeper, clock=clock) as engine:
+        await trio.sleep(0.05)
+        assert await engine.get("r").steps() == ()
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == "up"
+
+
+async def test_a_timer_that_is_past_due_at_recovery_fires_at_once_and_once(file_path: str) -> None:
+    clock = SettableClock()
+    async with serving(file_path, sleep_thrice, clock=clock) as engine:
+        await engine.start(sleep_thrice, 100.0, id="r")
+        await wait_passivated(engine)
+    clock.advance(250)
+    async with serving(file_path, sleep_thrice, clock=clock) as engine:
+        run = engine.get("r")
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(await run.steps()) < 1:  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        await wait_passivated(engine)
+        assert [step.key for step in await run.steps()] == ["sleep#0"]
+        record = await run.record()
+        assert record.wake_at is not None
+        # The second sleep begins when the first has ended, late as that was.
+        assert record.wake_at == (await run.steps())[0].finished_at + timedelta(seconds=100)
+
+
+async def test_a_retry_that_waits_long_leaves_memory_and_keeps_its_due_time(file_path: str) -> None:
+    clock = SettableClock()
+    attempts: list[int] = []
+
+    def fail_twice() -> int:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise OSError("not yet")
+        return len(attempts)
+
+    @workflow
+    async def retrying(ctx: Context) -> int:
+        return await ctx.step("call", fail_twice, retry=Retry.fixed(3, 60.0))
+
+    async with serving(file_path, retrying, clock=clock) as engine:
+        run = await engine.start(retrying, id="r")
+        await wait_status(run, S.SUSPENDED)
+        await wait_passivated(engine)
+        wake_at = (await run.record()).wake_at
+    clock.advance(59.9)
+    async with serving(file_path, retrying, clock=clock) as engine:
+        assert (await engine.get("r").record()).wake_at == wake_at
+        assert len(attempts) == 1
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(attempts) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        await wait_passivated(engine)
+        clock.advance(60)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == 3
+        (step,) = await engine.get("r").steps()
+        assert step.attempt == 3
+
+
+# ---- the wall clock --------------------------------------------------------------------------------------------------
+
+
+class Jumping(Clock):
+    """The real clocks, with a wall clock that a test can set."""
+
+    nap_seconds_max = 0.02
+
+    def __init__(self) -> None:
+        self.offset_ns = 0
+        super().__init__(wall=lambda: time.time_ns() + self.offset_ns)
+
+
+async def test_a_wall_clock_set_back_neither_delays_a_timer_nor_fires_it_early(file_path: str) -> None:
+    clock = Jumping()
+    async with serving(file_path, sleeper, clock=clock) as engine:
+        began = trio.current_time()
+        run = await engine.start(sleeper, 0.4)
+        await wait_status(run, S.SUSPENDED)
+        clock.offset_ns = -3600 * 10**9
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == "up"
+        assert trio.current_time() - began >= 0.4
+
+
+async def test_a_wall_clock_set_forward_past_the_due_time_fires_the_timer_soon(file_path: str) -> None:
+    clock = Jumping()
+    async with serving(file_path, sleeper, clock=clock) as engine:
+        run = await engine.start(sleeper, 3600.0)
+        await wait_passivated(engine)
+        clock.offset_ns = 3601 * 10**9
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == "up"
+        assert [step.kind for step in await run.steps()] == [StepKind.SLEEP]
+
+
+DAY = 86_400.0
+
+
+async def _fail() -> None:
+    raise OSError("not yet")
+
+
+@workflow
+async def waiting_somehow(ctx: Context, way: str) -> str:
+    """Wait for 100 seconds, and say how it ended."""
+    try:
+        if way == "sleep":
+            await ctx.sleep(100)
+        elif way == "branches":
+            async with ctx.open_nursery() as nursery:
+                nursery.start_soon(BranchContext.sleep, 100.0)
+                nursery.start_soon(BranchContext.wait_signal, "never", Any, 100.0)
+        elif way == "signal":
+            await ctx.wait_signal("never", timeout=100)
+        elif way == "deadline":
+            with ctx.move_on_after(100):
+                await ctx.wait_signal("never")
+        elif way == "retry":
+            await ctx.step("fail", _fail, retry=Retry.fixed(2, 100))
+        elif way == "ttl":
+            await ctx.wait_signal("never")
+    except (OSError, SignalTimeout, ExceptionGroup):
+        pass
+    return "over"
+
+
+class BranchContext:
+    """Durable calls as branches."""
+
+    @staticmethod
+    async def sleep(ctx: Context, seconds: float) -> None:
+        await ctx.sleep(seconds)
+
+    @staticmethod
+    async def wait_signal(ctx: Context, name: str, type: Any, timeout: float) -> None:
+        await ctx.wait_signal(name, type, timeout=timeout)
+
+
+WAYS = ["sleep", "branches", "signal", "deadline", "retry", "ttl", "delay"]
+
+
+async def _wait_somehow(engine: Engine, way: str) -> Run[str]:
+    if way == "ttl":
+        return await engine.start(waiting_somehow, way, ttl=100)
+    return await engine.start(waiting_somehow, way, delay=100 if way == "delay" else None)
+
+
+async def _wait_over(run: Run[str], way: str) -> None:
+    with trio.fail_after(PATIENCE_SECONDS):
+        if way == "ttl":
+            with pytest.raises(RunExpired):
+                await run.result()
+        else:
+            assert await run.result() == "over"
+
+
+async def _assert_still_waits(run: Run[Any]) -> None:
+    for _ in range(3):  # looks at the clock
+        await trio.sleep(0.012)
+    assert not (await run.record()).status.is_final
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("jumps", [(-3600,), (-10 * DAY,), (10 * DAY, -10 * DAY), (-3600, 3600)], ids=str)
+async def test_a_wait_begun_after_jumps_of_the_wall_clock_ends_in_its_time_here_and_after_a_restart(
+    file_path: str, way: str, jumps: tuple[float, ...]
+) -> None:
+    clock = SettableClock()
+    async with serving(file_path, waiting_somehow, clock=clock) as engine:
+        for jump in jumps:
+            clock.jump(jump)
+            await trio.sleep(0.012)
+        here, later = await _wait_somehow(engine, way), await _wait_somehow(engine, way)
+        await wait_passivated(engine)
+        assert (await here.record()).wake_at == datetime.fromtimestamp(clock.stamp() / 1e6, UTC) + timedelta(
+            seconds=100
+        )
+        clock.advance(99.9)
+        await _assert_still_waits(here)
+        clock.advance(0.1)
+        await _wait_over(here, way)
+        await _wait_over(later, way)
+        later = await _wait_somehow(engine, way)
+        await wait_passivated(engine)
+    restarted = SettableClock()
+    restarted.jump(sum(jumps))
+    restarted.advance(199.9)
+    async with serving(file_path, waiting_somehow, clock=restarted) as engine:
+        later = engine.get(later.id, waiting_somehow)
+        await _assert_still_waits(later)
+        restarted.advance(0.1)
+        await _wait_over(later, way)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_wait_begun_before_the_wall_clock_was_set_back_ends_when_its_time_has_passed(
+    file_path: str, way: str
+) -> None:
+    clock = SettableClock()
+    async with serving(file_path, waiting_somehow, clock=clock) as engine:
+        clock.advance(5)
+        run = await _wait_somehow(engine, way)
+        await wait_passivated(engine)
+        clock.jump(-3600)
+        clock.advance(99.9)
+        await _assert_still_waits(run)
+        clock.advance(0.1)
+        await _wait_over(run, way)
+        for step in await run.steps():
+            assert step.started_at <= step.finished_at
+
+
+async def test_a_retry_that_is_scheduled_in_a_glitch_of_the_wall_clock_comes_in_its_time(file_path: str) -> None:
+    """Its step began before the glitch."""
+    clock = SettableClock()
+    begun = trio.Event()
+
+    async def fail_when_told() -> None:
+        if current_step().attempt == 1:
+            begun.set()
+            await told.wait()
+            raise OSError
+
+    @workflow
+    async def retrying(ctx: Context) -> None:
+        await ctx.step("fail", fail_when_told, retry=Retry.fixed(2, 100))
+
+    told = trio.Event()
+    async with serving(file_path, retrying, clock=clock) as engine:
+        run = await engine.start(retrying)
+        await begun.wait()
+        clock.jump(10 * DAY)
+        await trio.sleep(0.012)
+        told.set()
+        await wait_passivated(engine)
+        clock.jump(-10 * DAY)
+        clock.advance(99.9)
+        await _assert_still_waits(run)
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.result()
+
+
+async def test_a_short_glitch_of_the_wall_clock_forward_ends_no_long_wait(file_path: str) -> None:
+    """One that is in memory and one that is not; an hour of two."""
+
+    @workflow
+    async def beside_a_step(ctx: Context) -> None:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(BranchContext.sleep, 7200.0)
+            await ctx.step("other", released.wait)
+
+    released = trio.Event()
+    clock = SettableClock()
+    async with serving(file_path, sleeper, beside_a_step, clock=clock) as engine:
+        runs: list[Run[Any]] = [await engine.start(sleeper, 7200.0), await engine.start(beside_a_step)]
+        await wait_status(runs[0], S.SUSPENDED)
+        for jump in (3600, -3600):
+            clock.jump(jump)
+            await trio.sleep(0.03)
+        clock.advance(7199)
+        await trio.sleep(0.03)
+        released.set()
+        assert [(await run.record()).status.is_final for run in runs] == [False, False]
+        clock.advance(1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            for run in runs:
+                await run.result()
+
+
+async def test_a_deadline_that_is_entered_after_a_step_back_keeps_its_length(file_path: str) -> None:
+    @workflow
+    async def hurried(ctx: Context) -> list[datetime]:
+        seen = [ctx.now()]
+        await ctx.wait_signal("go")
+        seen.append(ctx.now())
+        with ctx.move_on_after(50) as scope:
+            await ctx.wait_signal("never")
+        assert scope.cancelled_caught
+        seen.append(ctx.now())
+        return seen
+
+    clock = SettableClock()
+    async with serving(file_path, hurried, clock=clock) as engine:
+        run = await engine.start(hurried)
+        await wait_passivated(engine)
+        clock.jump(-10 * DAY)
+        await run.signal("go")
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(await run.steps()) < 1:  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        await wait_passivated(engine)
+        clock.advance(49.9)
+        await trio.sleep(0.03)
+        assert (await run.record()).status is S.SUSPENDED
+        clock.advance(0.1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            seen = await run.result()
+        assert seen == sorted(seen)  # what the body sees never goes back
+
+
+async def test_processes_that_have_and_have_not_seen_a_glitch_agree_on_what_is_due(file_path: str) -> None:
+    """A client that is opened after it asks for waits, and sends signals, on the clock of the wall."""
+    clock = SettableClock()
+    async with serving(file_path, waiting_somehow, signalled, clock=clock) as engine:
+        for jump in (10 * DAY, -10 * DAY):
+            clock.jump(jump)
+            engine._settings.clock.now()
+        async with Engine(file_path, workflows=[waiting_somehow], clock=SettableClock()) as client:
+            ttl = await client.start(waiting_somehow, "ttl", ttl=100)
+            delayed = await client.start(waiting_somehow, "delay", delay=100)
+            run = await engine.start(signalled)
+            await wait_passivated(engine)
+            await _assert_still_waits(ttl)
+            await _assert_still_waits(delayed)
+            await client.send_signal(run.id, "go", 1)
+            clock.advance(10)
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert await run.result() == 1
+        clock.advance(90)
+        await _wait_over(engine.get(ttl.id, waiting_somehow), "ttl")
+        await _wait_over(engine.get(delayed.id, waiting_somehow), "delay")
+
+
+@workflow
+async def signalled(ctx: Context) -> int:
+    await ctx.sleep(10)
+    return await ctx.wait_signal("go", int, timeout=1000)
+
+
+async def test_a_signal_that_was_sent_while_the_wall_clock_was_ahead_is_taken_as_in_time(file_path: str) -> None:
+    clock, ahead = SettableClock(), SettableClock()
+    ahead.jump(10 * DAY)
+    async with serving(file_path, signalled, clock=clock) as engine:
+        run = await engine.start(signalled)
+        async with Engine(file_path, workflows=[signalled], clock=ahead) as client:
+            await client.send_signal(run.id, "go", 8)
+        clock.advance(10)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == 8
+
+
+async def test_such_a_signal_also_comes_before_a_deadline_that_is_over_when_the_run_goes_on(file_path: str) -> None:
+    @workflow
+    async def hurried(ctx: Context) -> int:
+        with ctx.move_on_after(50):
+            return await ctx.wait_signal("go", int)
+        return 0
+
+    clock, ahead = SettableClock(), SettableClock()
+    ahead.jump(10 * DAY)
+    async with serving(file_path, hurried, clock=clock) as engine:
+        await engine.start(hurried, id="r")
+        await wait_passivated(engine)
+    async with Engine(file_path, clock=ahead) as client:
+        await client.send_signal("r", "go", 8)
+    clock.advance(100)
+    async with serving(file_path, hurried, clock=clock) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r", hurried).result() == 8
+
+
+def test_the_clock_never_goes_back_and_follows_the_monotonic_clock_after_a_step_back() -> None:
+    wall, monotonic = [10_000_000_000], [0]
+    clock = Clock(wall=lambda: wall[0], monotonic=lambda: monotonic[0])
+    assert clock.now() == 10_000_000
+    wall[0] -= 5_000_000_000
+    assert clock.now() == 10_000_000
+    monotonic[0] += 2_000_000_000
+    wall[0] += 2_000_000_000
+    assert clock.now() == 12_000_000
+    wall[0] = 11_000_000_000  # still behind: only the monotonic clock counts
+    monotonic[0] += 1_000_000
+    assert clock.now() == 12_001_000
+    wall[0] = 20_000_000_000  # caught up
+    assert clock.now() == 20_000_000
+
+
+def test_the_clock_follows_a_step_forward_at_once() -> None:
+    wall = [10_000_000_000]
+    clock = Clock(wall=lambda: wall[0], monotonic=lambda: 0)
+    wall[0] += 86_400 * 10**9
+    assert clock.now() == 86_410_000_000
+
+
+async def test_the_real_clock_is_never_early(file_path: str) -> None:
+    """With many short sleeps on the real clock, none ends before its time."""
+
+    @workflow
+    async def napper(ctx: Context, seconds: float) -> float:
+        began = time.time()
+        await ctx.sleep(seconds)
+        return time.time() - began - seconds
+
+    async with serving(file_path, napper) as engine:
+        runs = [await engine.start(napper, 0.01 + number / 200) for number in range(30)]
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert min([await run.result() for run in runs]) >= 0
+
+
+# ---- cancelled timers ------------------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_sleep_leaves_no_timer_behind(file_path: str) -> None:
+    """The body catches a deadline of its own in memory, and sleeps on under another key: one wait is stored."""
+
+    @workflow
+    async def impatient(ctx: Context) -> bool:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ctx.sleep(60.0, name="first")
+        await ctx.sleep(3600.0, name="second")
+        return scope.cancelled_caught
+
+    async with serving(file_path, impatient) as engine:
+        run = await engine.start(impatient)
+        await wait_passivated(engine)
+        connection = engine.connect()
+        try:
+            assert [row[0] for row in connection.execute("SELECT name FROM waits")] == ["second"]
+        finally:
+            connection.close()
+        assert await run.cancel(wait=True)
+        connection = engine.connect()
+        try:
+            assert connection.execute("SELECT count(*) FROM waits").fetchone() == (0,)
+        finally:
+            connection.close()
+
+
+# ---- the ends of time ------------------------------------------------------------------------------------------------
+
+_NEVER = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
+_ALWAYS = datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))
+
+
+@workflow
+async def to_the_end(ctx: Context, way: str) -> None:
+    if way == "until":
+        await ctx.sleep_until(_NEVER)
+    elif way == "signal":
+        await ctx.wait_signal("never", timeout=timedelta.max)
+    elif way == "deadline":
+        with ctx.fail_after(10**400):
+            await ctx.wait_signal("never")
+    elif way == "timeout":
+        await ctx.step("now", str, timeout=1e308)
+        await ctx.sleep(timedelta.max)
+    else:
+        await ctx.sleep(float(way))
+
+
+async def test_a_time_beyond_all_datetimes_is_for_ever_and_disturbs_no_look_at_any_run(file_path: str) -> None:
+    async with serving(file_path, to_the_end) as engine:
+        for way in ("until", "signal", "deadline", "timeout", "inf", "1e308"):
+            await engine.start(to_the_end, way, id=way)
+        await engine.start(to_the_end, "0", id="at", at=_NEVER, ttl=timedelta.max)
+        await engine.start(to_the_end, "0", id="delay", delay=math.inf, ttl=10**400)
+        await wait_passivated(engine)
+        page = await engine.list_runs(created_after=_ALWAYS, created_before=_NEVER)
+        assert len(page.runs) == 8
+        for record in page.runs:
+            assert record.wake_at is None or record.wake_at.astimezone(_NEVER.tzinfo).year == 9999
+            run = engine.get(record.id)
+            assert await run.record() == record
+            await run.waits()
+            async with run.watch() as changes:
+                assert (await anext(changes)).id == record.id
+        assert await engine.prune(_ALWAYS) == 0
+        assert (await engine.list_runs(created_after=_NEVER)).runs == ()
+    async with serving(file_path, to_the_end) as engine:
+        assert await engine.get("until").cancel(wait=True)
+        await engine.run(to_the_end, "0", id="past", at=_ALWAYS)

@@ -1,0 +1,266 @@
+"""The feed by itself, on a store that answers what a test says, when it says so; and who waits for a run's end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import durable_trio
+from durable_trio import RunStatus
+from durable_trio.engine.services.feed import Feed, Subscription
+from durable_trio.engine.watching import watch
+from durable_trio.records import RunRow
+from durable_trio.stores.contract import Change, RunFilter
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+S = RunStatus
+
+
+def stored(status: RunStatus, changed: int) -> RunRow:
+    """Return run ``r`` as a store would."""
+    return RunRow(
+        run=1,
+        id="r",
+        workflow="w",
+        status=status,
+        args="[]",
+        result='"done"' if status is S.COMPLETED else None,
+        error=None,
+        problem=None,
+        queue=None,
+        priority=0,
+        tags="{}",
+        parent=None,
+        parent_id=None,
+        seed=b"",
+        generation=0,
+        created_at=0,
+        started_at=None,
+        finished_at=None,
+        wake_at=None,
+        ttl_at=None,
+        recoveries=0,
+        compensation_errors="[]",
+        owner=None,
+        token=0,
+        changed=changed,
+    )
+
+
+class ManualStore:
+    """Answers what the test has set."""
+
+    is_memory = True
+
+    def __init__(self, present: RunRow) -> None:
+        self.present = present
+        self.changed: tuple[RunRow, ...] = ()
+        self.asked_after: list[int] = []
+
+    def run(self, run_id: str) -> RunRow:
+        return self.present
+
+    def changes_with_values(self, which: Any, *, after: int, limit: int) -> tuple[Change, ...]:
+        self.asked_after.append(after)
+        found, self.changed = self.changed, ()
+        return tuple(Change(row, {}) for row in found)
+
+    def news(self, *, after: int, limit: int) -> tuple[Change, ...]:
+        return self.changes_with_values(None, after=after, limit=limit)
+
+    def missing_runs(self, run_ids: Any) -> tuple[str, ...]:
+        return ()
+
+    def last_change(self) -> int:
+        return self.present.changed
+
+    def last_mailbox_id(self) -> int:
+        return 0
+
+
+class ManualFront:
+    """Reads at once, except while a test holds the reading of ``last_change``."""
+
+    def __init__(self, store: ManualStore) -> None:
+        self.store = store
+        self.commit_count = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self.hold: trio.Event | None = None
+
+    async def read(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self.hold is not None and fn == self.store.last_change:
+            await self.hold.wait()
+        return fn(*args, **kwargs)
+
+    read_patiently = ask = read
+
+    def foreign_changes(self) -> bool:
+        return False
+
+    def commit(self, *changed: RunRow) -> None:
+        self.store.changed = changed
+        self.commit_count += 1
+        self.on_commit()
+
+
+async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
+    """It was read before the run was resumed, and is passed on after somebody began to wait for the new end."""
+    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    feed = Feed(front)
+    endings: list[RunStatus] = []
+
+    async def wait() -> None:
+        endings.append((await feed.wait_ended("r")).status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(feed.run)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        front.commit(stored(S.FAILED, 4))
+        feed.recheck()
+        await wait_all_tasks_blocked()
+        assert endings == []
+        front.store.present = stored(S.COMPLETED, 6)
+        front.commit(stored(S.COMPLETED, 6))
+        feed.recheck()
+        await wait_all_tasks_blocked()
+        assert endings == [S.COMPLETED]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_passes_over_others() -> None:
+    """It asks for the newest change, to pass over what nobody has watched; a commit comes before the answer."""
+    front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    front.store.is_memory = False  # the feed looks by itself, and a watcher does not make it catch up
+    feed = Feed(front)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(feed.run)
+        front.commit_count += 1
+        await wait_until(lambda: feed._has_skipped)
+        front.hold = trio.Event()
+        subscription = Subscription(lambda row: True, is_behind=False)
+        feed.subscribe(subscription)
+        front.commit_count += 1
+        await trio.sleep(0.05)  # two looks: it asks, and the answer is held back
+        front.store.present = stored(S.COMPLETED, 9_000)
+        front.store.changed = (front.store.present,)
+        front.hold.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            await subscription.changed.wait()
+        assert subscription.is_behind  # it is passed over as well: the watcher reads by itself
+        assert subscription.pending == {}
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() -> None:
+    """Commits that nobody looked at are passed over, if they are many; the run has ended among them."""
+    front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    front.store.is_memory = False
+    feed = Feed(front)
+    endings: list[RunStatus] = []
+
+    async def wait() -> None:
+        endings.append((await feed.wait_ended("r")).status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(feed.run)
+        front.commit_count += 1
+        await wait_until(lambda: feed._has_skipped)
+        with trio.move_on_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as waiters:
+                waiters.start_soon(wait)
+                await wait_until(lambda: feed._waiters)
+                await trio.sleep(0.05)
+                front.store.present = stored(S.COMPLETED, 9_000)
+                feed.recheck()
+        assert endings == [S.COMPLETED]
+        nursery.cancel_scope.cancel()
+
+
+class SlowAnswers(ManualFront):
+    """Holds back the answer to the first reading of changes, until a test lets it go."""
+
+    def __init__(self, store: ManualStore) -> None:
+        super().__init__(store)
+        self.answer: trio.Event | None = trio.Event()
+
+    async def read(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        found = await super().read(fn, *args, **kwargs)
+        if fn == self.store.changes_with_values and self.answer is not None:
+            answer, self.answer = self.answer, None
+            await answer.wait()
+        return found
+
+
+async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -> None:
+    """The read does not show it, and the feed has passed it on before the read came back."""
+    front: Any = SlowAnswers(ManualStore(stored(S.RUNNING, 5)))
+    feed = Feed(front)
+    seen: list[RunStatus] = []
+
+    async def look() -> None:
+        def give(change: Change) -> Any:
+            return change.row
+
+        async with watch(front, feed, RunFilter(run_id="r"), convert=give, matches=lambda _row: True) as changes:
+            async for row in changes:
+                seen.append(row.status)
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(feed.run)
+            answer = front.answer
+            front.store.changed = (front.store.present,)
+            async with trio.open_nursery() as lookers:
+                lookers.start_soon(look)
+                await wait_all_tasks_blocked()
+                front.commit(stored(S.COMPLETED, 6))
+                await wait_all_tasks_blocked()
+                answer.set()
+            nursery.cancel_scope.cancel()
+    assert seen == [S.RUNNING, S.COMPLETED]
+
+
+async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
+    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    feed = Feed(front)
+
+    async def wait() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await feed.wait_ended("r")
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(feed.run)
+            subscription = Subscription(lambda row: True)
+            feed.subscribe(subscription)
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            feed.close()
+            assert subscription.is_closed
+            await subscription.changed.wait()
+            await wait()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_pending_run_that_is_cancelled_ends_the_wait_of_this_process_at_once(store_path: str) -> None:
+    """No executor ends it: the request itself does."""
+    async with serving(store_path) as engine:
+        run = await engine.start("unknown here")
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(durable_trio.RunCancelled):
+                    await run.result()
+
+            nursery.start_soon(wait)
+            await wait_all_tasks_blocked()
+            with trio.fail_after(PATIENCE_SECONDS):
+                await run.cancel()

@@ -1,0 +1,51 @@
+"""What ended a server is said in one line."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_trio.errors import StoreInUse
+from durable_trio.serving.reasons import error_line, failure_text
+from supervisors import ProcessExit, ProcessFailed, RestartIntensityExceeded
+
+_NURSERY = "Exceptions from Trio nursery"
+
+
+def exceeded(cause: Exception) -> RestartIntensityExceeded:
+    error = RestartIntensityExceeded(("engine", "services"), "feed", 3, 5.0)
+    error.__cause__ = cause
+    return error
+
+
+def failed(cause: Exception) -> ExceptionGroup[Exception]:
+    return ExceptionGroup("the engine has failed: engine/services/feed crashed too often", [exceeded(cause)])
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (StoreInUse("somebody has it"), "somebody has it"),
+        (RuntimeError("no"), "RuntimeError: no"),
+        (RuntimeError(), "RuntimeError"),
+        (ExceptionGroup(_NURSERY, [StoreInUse("somebody has it")]), "StoreInUse: somebody has it"),
+        (
+            ExceptionGroup(_NURSERY, [ExceptionGroup(_NURSERY, [failed(OSError("disk on fire"))])]),
+            "the engine has failed: engine/services/feed crashed too often: OSError: disk on fire",
+        ),
+        (
+            failed(ExceptionGroup("two", [KeyError("a"), RuntimeError("b\n  c")])),
+            "the engine has failed: engine/services/feed crashed too often: KeyError: 'a' + RuntimeError: b c",
+        ),
+        (
+            BaseExceptionGroup(_NURSERY, [BaseExceptionGroup(_NURSERY, [SystemExit(3)])]),
+            "ended by code that it runs: SystemExit: 3",
+        ),
+    ],
+)
+def test_what_ended_a_server_is_its_innermost_failure(error: BaseException, text: str) -> None:
+    assert failure_text(error) == text
+
+
+def test_all_that_a_process_has_said_is_left_out() -> None:
+    error = ProcessFailed("worker-1", ProcessExit(code=3, stderr_tail="one\ntwo\n"))
+    assert error_line(error) == "ProcessFailed: process 'worker-1' ended: code 3"

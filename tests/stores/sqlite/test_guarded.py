@@ -1,0 +1,619 @@
+"""What a user's function may do with the connection of a transaction step, and what is denied."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlite_utils
+
+from durable_trio.errors import RunConflict, StepFailed, StepTimeout, StoreCorrupt, StoreFull
+from durable_trio.stores.contract import Advance, Fence
+from durable_trio.stores.sqlite import SqliteStore, sqlite3
+from durable_trio.stores.sqlite import store as store_module
+from durable_trio.stores.sqlite.connection import open_connection
+from durable_trio.stores.sqlite.library import is_of_the_store
+from durable_trio.testing.store_contract.kit import add, owned, row_of, step
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStore]:
+    """An open store with a run, and a table of the user's."""
+    store = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "runs.db", durability="normal")
+    store.open()
+    connection = store.connect()
+    connection.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL UNIQUE)")
+    connection.commit()
+    connection.close()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def fence(store: SqliteStore) -> Fence:
+    """The fence of a run."""
+    return owned(store)[1]
+
+
+def transact(store: SqliteStore, fence: Fence, do: Callable[[Any], object], seq: int = 1, seconds: float = 5.0) -> Any:
+    """Run a function in a transaction step."""
+
+    def fn(connection: Any) -> Advance:
+        do(connection)
+        return Advance(fence=fence, rows=(step(seq, "pay", seq),), now=20)
+
+    return store.transact(fence, fn, seconds_max=seconds)
+
+
+def amounts(store: SqliteStore) -> list[int]:
+    """Return what the user's table holds."""
+    connection = store.connect()
+    try:
+        return [row[0] for row in connection.execute("SELECT amount FROM account ORDER BY id").fetchall()]
+    finally:
+        connection.close()
+
+
+def insert(connection: Any, amount: int = 7) -> None:
+    """Write a row of the user's."""
+    connection.execute("INSERT INTO account (amount) VALUES (?)", (amount,))
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COMMIT",
+        "ROLLBACK",
+        "BEGIN",
+        "END",
+        "ATTACH ':memory:' AS other",
+        "DETACH main",
+        "PRAGMA synchronous = OFF",
+        "PRAGMA foreign_keys = OFF",
+        "PRAGMA writable_schema = ON",
+        "PRAGMA wal_checkpoint",
+        "PRAGMA journal_mode = DELETE",
+        "UPDATE runs SET status = 'completed'",
+        "UPDATE RUNS SET owner = NULL",
+        "DELETE FROM history",
+        "INSERT INTO mailbox (run, kind, name, created_at) VALUES (1, 'signal', 'x', 1)",
+        "REPLACE INTO change_counter VALUES (1, 0)",
+        "WITH a AS (SELECT 1) DELETE FROM waits",
+        "DROP TABLE published",
+        "DROP INDEX runs_line",
+        "CREATE INDEX mine ON runs (result)",
+        "ALTER TABLE runs ADD COLUMN mine",
+        "ALTER TABLE history RENAME TO mine",
+        "CREATE TRIGGER mine AFTER UPDATE ON runs BEGIN SELECT 1; END",
+        "CREATE TEMP TRIGGER mine AFTER UPDATE ON main.runs BEGIN SELECT 1; END",
+        "CREATE TEMP TABLE runs (run, owner, token)",
+        "CREATE TEMP VIEW executors AS SELECT 1 AS id",
+        "UPDATE sqlite_sequence SET seq = 0",
+        "UPDATE sqlite_schema SET sql = ''",
+        "SELECT load_extension('evil')",
+        "VACUUM",
+    ],
+)
+def test_what_reaches_beyond_the_users_tables_is_denied(store: SqliteStore, fence: Fence, sql: str) -> None:
+    before = row_of(store), store.last_change()
+
+    def attack(connection: Any) -> None:
+        insert(connection)
+        connection.execute(sql)
+
+    with pytest.raises(sqlite3.DatabaseError):
+        transact(store, fence, attack)
+    assert amounts(store) == []
+    assert (row_of(store), store.last_change()) == before
+    assert transact(store, fence, insert) is True
+    assert amounts(store) == [7]
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        "CREATE TRIGGER mine AFTER INSERT ON account BEGIN UPDATE runs SET status = 'failed'; END",
+        "CREATE TRIGGER mine AFTER UPDATE OF amount ON account BEGIN DELETE FROM history; END",
+        "CREATE TRIGGER mine BEFORE DELETE ON account WHEN old.id > 5 BEGIN INSERT INTO reports VALUES (1, 2, 3); END",
+        "CREATE TEMP TRIGGER mine AFTER INSERT ON account BEGIN UPDATE runs SET status = 'failed'; END",
+        "CREATE TRIGGER mine INSTEAD OF DELETE ON seen BEGIN DELETE FROM runs WHERE id = old.id; END",
+        'CREATE TRIGGER mine AFTER INSERT ON account BEGIN INSERT INTO "the ""log" VALUES (1); END',
+    ],
+)
+def test_a_trigger_that_writes_the_engines_tables_is_refused_by_name_when_it_is_created(
+    store: SqliteStore, fence: Fence, trigger: str
+) -> None:
+    """Also if the function goes on: else every later write to that table would be refused."""
+    connection = store.connect()
+    connection.executescript("""
+        CREATE VIEW seen AS SELECT id FROM account;
+        CREATE TABLE "the ""log" (x);
+        CREATE TRIGGER theirs AFTER INSERT ON "the ""log" BEGIN UPDATE runs SET status = 'failed'; END;
+    """)
+    connection.close()
+
+    def create(connection: Any) -> None:
+        with pytest.raises(sqlite3.DatabaseError, match=r"'mine' on .* writes a table of the engine"):
+            connection.execute(trigger)
+        insert(connection)
+
+    transact(store, fence, create)
+    transact(store, fence, lambda connection: insert(connection, 8), seq=2)
+    assert amounts(store) == [7, 8]
+
+
+def test_a_trigger_among_the_users_tables_may_be_created(store: SqliteStore, fence: Fence) -> None:
+    def create(connection: Any) -> None:
+        connection.execute("CREATE TABLE doubled (amount, twice AS (2 * amount))")
+        connection.execute(
+            "CREATE TRIGGER mine AFTER INSERT ON account WHEN (SELECT count(*) FROM runs) > 0 "
+            "BEGIN INSERT INTO doubled VALUES (2 * new.amount); END"
+        )
+        connection.execute("CREATE TRIGGER more AFTER INSERT ON doubled BEGIN SELECT 1; END")
+        insert(connection)
+        assert connection.execute("SELECT * FROM doubled").fetchall() == [(14, 28)]
+
+    transact(store, fence, create)
+
+
+def test_a_trigger_of_another_program_that_is_denied_is_named(store: SqliteStore, fence: Fence) -> None:
+    connection = store.connect()
+    connection.execute("CREATE TRIGGER theirs AFTER INSERT ON account BEGIN DELETE FROM runs; END")
+    connection.close()
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        transact(store, fence, insert)
+    assert "'theirs'" in "".join(caught.value.__notes__)
+
+
+def test_a_trigger_of_the_user_does_not_reach_the_engines_tables_either(store: SqliteStore, fence: Fence) -> None:
+    connection = store.connect()
+    connection.execute("CREATE TRIGGER mine AFTER INSERT ON account BEGIN UPDATE runs SET owner = NULL; END")
+    connection.commit()
+    connection.close()
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        transact(store, fence, insert)
+    assert "engine" in str(caught.value.__notes__)
+    assert row_of(store).owner == fence.owner
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda connection: connection.commit(),
+        lambda connection: connection.rollback(),
+        lambda connection: connection.close(),
+        lambda connection: connection.__enter__(),
+        lambda connection: connection.executescript("SELECT 1"),
+        lambda connection: connection.set_authorizer(None),
+        lambda connection: connection.set_progress_handler(None, 0),
+        lambda connection: setattr(connection, "isolation_level", None),
+        lambda connection: connection.__init__(":memory:"),
+    ],
+)
+def test_methods_that_would_end_the_transaction_or_the_guard_are_refused(
+    store: SqliteStore, fence: Fence, call: Callable[[Any], object]
+) -> None:
+    def attack(connection: Any) -> None:
+        insert(connection)
+        call(connection)
+
+    with pytest.raises(sqlite3.Error):
+        transact(store, fence, attack)
+    assert amounts(store) == []
+    assert transact(store, fence, insert) is True
+
+
+def test_a_denial_that_the_function_swallows_does_no_harm(store: SqliteStore, fence: Fence) -> None:
+    def attack(connection: Any) -> None:
+        for sql in ("COMMIT", "UPDATE runs SET owner = NULL", "ROLLBACK"):
+            with pytest.raises(sqlite3.DatabaseError):
+                connection.execute(sql)
+        insert(connection)
+
+    assert transact(store, fence, attack) is True
+    assert amounts(store) == [7]
+
+
+def test_reading_savepoints_and_sqlite_utils_are_allowed(store: SqliteStore, fence: Fence) -> None:
+    def work(connection: Any) -> None:
+        assert connection.execute("SELECT id FROM runs").fetchall() == [("run",)]
+        connection.execute("SAVEPOINT mine")
+        insert(connection, 1)
+        connection.execute("ROLLBACK TO mine")
+        connection.execute("RELEASE mine")
+        connection.execute("CREATE TABLE mine (a)")
+        connection.execute("CREATE TEMP TABLE scratch (a)")
+        database = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
+        database.table("account").insert({"amount": 5})
+
+    assert transact(store, fence, work) is True
+    assert amounts(store) == [5]
+
+
+def test_settings_and_cursors_of_one_function_do_not_reach_the_next(store: SqliteStore, fence: Fence) -> None:
+    kept: list[Any] = []
+
+    def leave(connection: Any) -> None:
+        insert(connection, 1)
+        insert(connection, 2)
+        connection.row_factory = sqlite3.Row
+        connection.text_factory = bytes
+        cursor = connection.execute("SELECT amount FROM account")
+        cursor.fetchone()
+        kept.extend([connection, cursor])
+
+    assert transact(store, fence, leave) is True
+    with pytest.raises(sqlite3.Error):
+        kept[1].fetchone()
+    with pytest.raises(sqlite3.DatabaseError):
+        kept[0].execute("DELETE FROM account")
+    with pytest.raises(sqlite3.Error):
+        kept[0].execute("SELECT 1")
+    rows: list[Any] = []
+    assert transact(store, fence, lambda c: rows.append(c.execute("SELECT 'a'").fetchone()), seq=2) is True
+    assert rows == [("a",)]
+    store.wal_checkpoint("truncate")
+
+
+def test_an_endless_statement_is_interrupted(store: SqliteStore, fence: Fence) -> None:
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    begun = time.monotonic()
+
+    def attack(connection: Any) -> None:
+        insert(connection)
+        connection.execute(endless)
+
+    with pytest.raises(StepTimeout, match=r"0\.1 s"):
+        transact(store, fence, attack, seconds=0.1)
+    assert time.monotonic() - begun < 20
+
+    def stubborn(connection: Any) -> None:
+        insert(connection)
+        with pytest.raises(sqlite3.OperationalError):
+            connection.execute(endless)
+
+    with pytest.raises(StepTimeout):
+        transact(store, fence, stubborn, seconds=0.1)
+    assert amounts(store) == []
+
+
+def test_an_error_of_the_function_is_its_own(store: SqliteStore, fence: Fence) -> None:
+    def twice(connection: Any) -> None:
+        insert(connection)
+        insert(connection)
+
+    with pytest.raises(sqlite3.IntegrityError):
+        transact(store, fence, twice)
+    assert amounts(store) == []
+
+
+ROLL_BACK = {
+    "clause": "INSERT OR ROLLBACK INTO account (amount) VALUES (7)",
+    "table": "INSERT INTO strict_account VALUES (7)",
+    "trigger": "INSERT INTO watched VALUES (7)",
+}
+
+
+@pytest.mark.parametrize("how", ROLL_BACK)
+def test_a_rollback_by_sqlite_that_the_function_swallows_is_its_failure(
+    store: SqliteStore, fence: Fence, how: str
+) -> None:
+    connection = store.connect()
+    connection.executescript(
+        """
+        CREATE TABLE strict_account (amount INTEGER UNIQUE ON CONFLICT ROLLBACK);
+        INSERT INTO strict_account VALUES (7);
+        CREATE TABLE watched (amount INTEGER);
+        CREATE TRIGGER watch AFTER INSERT ON watched BEGIN SELECT RAISE(ROLLBACK, 'not that one'); END;
+        """
+    )
+    connection.close()
+
+    def attack(connection: Any) -> None:
+        insert(connection)
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(ROLL_BACK[how])
+
+    with pytest.raises(StepFailed, match="rolled the transaction back"):
+        transact(store, fence, attack)
+
+    def attack_and_write(connection: Any) -> None:
+        attack(connection)
+        for statement in ("SAVEPOINT mine", "BEGIN", "INSERT INTO account (amount) VALUES (8)"):
+            with pytest.raises(sqlite3.DatabaseError):
+                connection.execute(statement)
+
+    with pytest.raises(StepFailed):
+        transact(store, fence, attack_and_write)
+
+    def attack_and_raise(connection: Any) -> None:
+        insert(connection)
+        connection.execute(ROLL_BACK[how])
+
+    with pytest.raises(sqlite3.IntegrityError):
+        transact(store, fence, attack_and_raise)
+    assert amounts(store) == []
+    assert transact(store, fence, insert) is True
+
+
+def test_a_foreign_key_left_violated_until_the_commit_is_the_functions_failure(
+    store: SqliteStore, fence: Fence
+) -> None:
+    connection = store.connect()
+    connection.execute("CREATE TABLE entry (of INTEGER REFERENCES account (id) DEFERRABLE INITIALLY DEFERRED)")
+    connection.close()
+    with pytest.raises(StepFailed, match="FOREIGN KEY") as caught:
+        transact(store, fence, lambda c: c.execute("INSERT INTO entry VALUES (99)"))
+    assert "IntegrityError" in caught.value.type
+    assert transact(store, fence, insert) is True
+
+
+def test_what_is_left_open_or_taken_away_costs_the_step_at_most(store: SqliteStore, fence: Fence) -> None:
+    """Rows that were not read to the end, a cursor behind our back, the connection itself."""
+    kept: list[Any] = []
+
+    def unread(connection: Any) -> None:
+        kept.append(connection.execute("INSERT INTO account (amount) VALUES (1), (2) RETURNING amount"))
+
+    def unread_behind(connection: Any) -> None:
+        cursor = sqlite3.Cursor(connection)
+        cursor.execute("INSERT INTO account (amount) VALUES (3), (4) RETURNING amount")
+        kept.append(cursor)
+
+    def closed(connection: Any) -> None:
+        sqlite3.Connection.close(connection)
+
+    assert transact(store, fence, unread) is True
+    for spoil in (unread_behind, closed):
+        with pytest.raises(StepFailed):
+            transact(store, fence, spoil, seq=2)
+        kept.clear()  # in memory even an aborted query of a connection that was closed keeps its lock
+    assert transact(store, fence, lambda c: insert(c, 9), seq=2) is True
+    assert amounts(store) == [1, 2, 9]
+
+
+@pytest.mark.parametrize("name", ["backup", "deserialize"])
+def test_what_would_wait_for_the_transaction_or_replace_the_database_is_refused(
+    store: SqliteStore, fence: Fence, name: str
+) -> None:
+    if not hasattr(sqlite3.Connection, name):
+        pytest.skip("this module has no such method")
+    other = sqlite3.connect(":memory:")
+
+    def attack(connection: Any) -> None:
+        getattr(connection, name)(other if name == "backup" else b"")
+
+    with pytest.raises(sqlite3.ProgrammingError, match=name):
+        transact(store, fence, attack)
+    other.close()
+    assert transact(store, fence, insert) is True
+
+
+# ---- what one function leaves is not there for the next -------------------------------------------------------------
+
+
+def _leave_trace(connection: Any) -> None:
+    connection.set_trace_callback(lambda _: pytest.fail("it still listens"))
+    connection.set_trace_callback(lambda sql: pytest.fail("it still listens") if "999" in sql else None)
+
+
+LEFT: dict[str, Callable[[Any], object]] = {
+    "temporary table": lambda c: c.execute("CREATE TEMP TABLE account AS SELECT 0 AS id, 0 AS amount"),
+    "temporary table by schema": lambda c: c.execute("CREATE TABLE temp.account (id, amount)"),
+    "temporary view": lambda c: c.execute("CREATE TEMP VIEW account AS SELECT 0 AS id, 0 AS amount"),
+    "temporary trigger": lambda c: c.execute(
+        "CREATE TEMP TRIGGER mine BEFORE INSERT ON main.account BEGIN SELECT RAISE(IGNORE); END"
+    ),
+    "function": lambda c: c.create_function("abs", 1, lambda _: 5),
+    "aggregate": lambda c: c.create_aggregate("max", 1, type("A", (), {"step": print, "finalize": lambda _: 5})),
+    "collation": lambda c: c.create_collation("NOCASE", lambda *_: 1),
+    "trace": _leave_trace,
+    "row factory": lambda c: setattr(c, "row_factory", lambda *_: "row"),
+    "text factory": lambda c: setattr(c, "text_factory", bytes),
+    "attribute": lambda c: setattr(c, "execute", None),
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_a_function_finds_a_connection_as_if_nobody_had_used_it(store: SqliteStore, fence: Fence, what: str) -> None:
+    assert transact(store, fence, lambda c: insert(c, -1)) is True  # so that it is not the first use either
+    assert transact(store, fence, LEFT[what], seq=2) is True
+    found: list[Any] = []
+
+    def look(connection: Any) -> None:
+        connection.execute("INSERT INTO account (amount) VALUES (-999)")
+        found.append(connection.execute("SELECT abs(max(amount)), 'a' FROM account").fetchone())
+        found.append(connection.execute("SELECT 'a' = 'A' COLLATE nocase").fetchone())
+        found.append(connection.execute("SELECT count(*) FROM temp.sqlite_schema").fetchone())
+
+    assert transact(store, fence, look, seq=3) is True
+    assert found == [(1, "a"), (1,), (0,)]
+    assert amounts(store) == [-1, -999]
+
+
+def test_a_temporary_table_of_a_function_that_fails_is_gone_as_well(store: SqliteStore, fence: Fence) -> None:
+    def fail(connection: Any) -> None:
+        connection.create_function("mine", 0, lambda: 1)
+        raise LookupError("no such customer")
+
+    with pytest.raises(LookupError):
+        transact(store, fence, fail)
+    with pytest.raises(sqlite3.OperationalError, match="no such function"):
+        transact(store, fence, lambda c: c.execute("SELECT mine()"))
+
+
+def test_a_kept_connection_does_not_reach_into_the_transaction_of_another_run(store: SqliteStore, fence: Fence) -> None:
+    kept: list[Any] = []
+    assert transact(store, fence, kept.append) is True
+
+    def use_the_kept_one(connection: Any) -> None:
+        assert connection is not kept[0]
+        with pytest.raises(sqlite3.ProgrammingError):
+            kept[0].execute("INSERT INTO account (amount) VALUES (1)")
+        with pytest.raises(sqlite3.ProgrammingError):
+            kept[0].interrupt()
+        insert(connection, 2)
+
+    assert transact(store, fence, use_the_kept_one, seq=2) is True
+    assert amounts(store) == [2]
+
+
+def test_the_connection_works_in_its_functions_thread_only(store: SqliteStore, fence: Fence) -> None:
+    errors: list[BaseException] = []
+
+    def elsewhere(do: Callable[[], object]) -> None:
+        def run() -> None:
+            try:
+                do()
+            except sqlite3.Error as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    def work(connection: Any) -> None:
+        cursor = connection.execute("SELECT 1 UNION SELECT 2")
+        elsewhere(lambda: connection.execute("DELETE FROM account"))
+        elsewhere(lambda: cursor.execute("DELETE FROM account"))
+        elsewhere(cursor.fetchone)
+        elsewhere(lambda: connection.create_function("mine", 0, lambda: 1))
+        insert(connection)
+
+    assert transact(store, fence, work) is True
+    assert [type(error) for error in errors] == [sqlite3.ProgrammingError] * 4
+    assert amounts(store) == [7]
+
+
+def test_a_function_that_leaves_nothing_costs_no_new_connection(
+    store: SqliteStore, fence: Fence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(store_module, "open_connection", lambda *_, **__: pytest.fail("a connection was opened"))
+
+    def work(connection: Any) -> None:
+        connection.row_factory = sqlite3.Row
+        rows = connection.execute("SELECT amount FROM account ORDER BY amount DESC")
+        opened.append(rows.fetchone())
+        connection.executemany("INSERT INTO account (amount) VALUES (?)", [(len(opened),)])
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        for _ in cursor:
+            pass
+
+    monkeypatch.undo()
+    assert transact(store, fence, work) is True
+    monkeypatch.setattr(store_module, "open_connection", lambda *_, **__: pytest.fail("a connection was opened"))
+    for seq in range(2, 6):
+        assert transact(store, fence, work, seq=seq) is True
+
+
+# ---- errors of the store, inside the function -----------------------------------------------------------------------
+
+
+def _swallow(connection: Any) -> None:
+    with contextlib.suppress(sqlite3.Error):
+        _fill(connection)
+
+
+def _wrap(connection: Any) -> None:
+    try:
+        _fill(connection)
+    except sqlite3.Error:
+        raise ValueError("not today") from None
+
+
+def _fill(connection: Any) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
+    for _ in range(1000):
+        connection.execute("INSERT INTO large VALUES (zeroblob(10000))")
+
+
+def _fill_many(connection: Any) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
+    cursor = connection.cursor(type("Mine", (sqlite3.Cursor,), {}))
+    cursor.executemany("INSERT INTO large VALUES (zeroblob(?))", [(10_000,)] * 1000)
+
+
+def _fill_by_returning(connection: Any) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS large (a)")
+    for _ in connection.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) "
+        "INSERT INTO large SELECT zeroblob(10000) FROM n RETURNING 1"
+    ):
+        pass
+
+
+@pytest.mark.parametrize("fill", [_fill, _fill_many, _fill_by_returning, _swallow, _wrap])
+def test_a_full_database_inside_the_function_is_the_stores_error(
+    store: SqliteStore, fence: Fence, monkeypatch: pytest.MonkeyPatch, fill: Callable[[Any], None]
+) -> None:
+    def open_small(*arguments: Any, **options: Any) -> Any:
+        connection = open_connection(*arguments, **options)
+        connection.execute("PRAGMA max_page_count = 200").fetchall()
+        return connection
+
+    monkeypatch.setattr(store_module, "open_connection", open_small)
+    for _ in range(2):
+        with pytest.raises(StoreFull):
+            transact(store, fence, fill)
+    monkeypatch.undo()
+    assert transact(store, fence, insert) is True
+    assert amounts(store) == [7]
+
+
+def test_damage_that_the_function_meets_and_swallows_is_the_stores_error(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    fence = owned(store)[1]
+    connection = store.connect()
+    _fill(connection)
+    connection.commit()
+    root = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'large'").fetchone()[0]
+    connection.close()
+    store.wal_checkpoint("truncate")
+    with (tmp_path / "runs.db").open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+    def swallow(connection: Any) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("SELECT count(*) FROM large").fetchall()
+
+    with pytest.raises(StoreCorrupt):
+        transact(store, fence, swallow)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        (13, "database or disk is full", True),
+        (5, "database is locked", True),
+        (5, "cannot release savepoint - SQL statements in progress", False),
+        (6, "database table is locked", False),  # by a query of the same connection
+        (8, "attempt to write a readonly database", False),  # a value that was opened for reading
+        (779, "database disk image is malformed", True),
+        (267, "database disk image is malformed", False),  # a virtual table's own affair
+        (19, "UNIQUE constraint failed", False),
+        (0, "no code", False),
+    ],
+)
+def test_which_errors_are_the_stores(code: int, text: str, expected: bool) -> None:
+    error = sqlite3.OperationalError(text)
+    vars(error)["sqlite_errorcode"] = code
+    assert is_of_the_store(error) is expected
+
+
+def test_a_checkpoint_that_is_refused_takes_the_rows_back_and_the_next_one_works(
+    store: SqliteStore, fence: Fence
+) -> None:
+    add(store, fence, step(1, "pay", 1))
+    assert isinstance(transact(store, fence, insert), RunConflict)
+    assert amounts(store) == []
+    assert transact(store, fence, insert, seq=2) is True

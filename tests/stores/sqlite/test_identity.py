@@ -1,0 +1,854 @@
+"""Files that are removed, moved, replaced or written over under a store, or while it is closed."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError, StoreFull, StoreInUse, StoreRewound
+from durable_trio.processes import boot_id
+from durable_trio.records import ExecutorRow
+from durable_trio.stores.contract import Advance, DeleteRun, Fence, RegisterExecutor
+from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
+from durable_trio.stores.sqlite.identity import log_is_stale, look_at
+from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
+from durable_trio.stores.sqlite.write_turn import FileTurn
+from durable_trio.testing.store_contract.kit import add, finish, owned, row_of, start, step
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+
+SIDES = ["-wal", "-shm", "-turn", "-turn-queue"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    """An open store with a run and some history."""
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    fill(store, "run")
+    yield store
+    store.close()
+
+
+def fill(store: SqliteStore, run_id: str, count: int = 20) -> Fence:
+    """Start a run and give it a history."""
+    fence = owned(store, run_id)[1]
+    add(store, fence, *(step(seq, "s", seq, result="x" * 200) for seq in range(count)))
+    return fence
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def move(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+
+
+def replace(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy"))
+    os.replace(path.with_name("copy"), path)
+
+
+def link(path: Path) -> None:
+    move(path)
+    path.symlink_to(path.with_name("elsewhere"))
+
+
+def wait_for_tick(folder: Path) -> None:
+    """Wait until a change of a folder is so long ago that the next one has another time."""
+    while time.time_ns() - folder.stat().st_ctime_ns <= identity._TICK_NS:
+        time.sleep(0.01)
+
+
+def note_transaction(fence: Fence, do: Callable[[Any], object]) -> Callable[[Any], Advance]:
+    def fn(connection: Any) -> Advance:
+        do(connection)
+        return Advance(fence=fence, rows=(step(99, "t"),), now=20)
+
+    return fn
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [remove, move, replace, link])
+@pytest.mark.parametrize("side", ["", *SIDES])
+def test_nothing_is_acknowledged_once_a_name_leads_elsewhere(
+    store: SqliteStore, side: str, how: Callable[[Path], None]
+) -> None:
+    fence = owned(store, "another")[1]
+    how(Path(store.path + side))
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: add(store, fence, step(1)),
+        lambda: store.run("run"),
+        lambda: store.status(),
+        lambda: store.transact(fence, note_transaction(fence, lambda _: None), seconds_max=5),
+        store.foreign_changes,
+        store.wal_checkpoint,
+        store.connect,
+    )
+    for ask in asked:
+        with pytest.raises(StoreRewound, match="nothing more is stored") as caught:
+            ask()
+        assert store.path + side in str(caught.value)
+        store._files.failure = None  # each finds out by itself
+
+
+@pytest.mark.parametrize("side", ["", "-wal"])
+def test_a_file_that_goes_in_the_middle_of_a_transaction_takes_it_along_unacknowledged(
+    store: SqliteStore, side: str
+) -> None:
+    fence = owned(store, "another")[1]
+    with pytest.raises(StoreRewound, match="last commit went into what was there before"):
+        store.transact(fence, note_transaction(fence, lambda _: os.unlink(store.path + side)), seconds_max=5)
+    with pytest.raises(StoreRewound, match="must not be used on"):
+        add(store, fence, step(1))
+
+
+def test_a_folder_that_goes_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    store = SqliteStore(folder / "runs.db")
+    store.open()
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+    store.close()
+    folder.mkdir()
+    store.open()
+    start(store, "new")
+    store.close()
+
+
+def test_other_files_in_the_folder_come_and_go(store: SqliteStore, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"other-{number}").touch()
+        start(store, f"run-{number}")
+        (tmp_path / f"other-{number}").unlink()
+        assert store.run(f"run-{number}") is not None
+    os.unlink(store.path)  # so soon after that the folder's time may be the same
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+
+
+def test_a_folder_that_may_not_be_looked_into_for_a_while_tells_nothing(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    tmp_path.chmod(0o600)
+    with monkeypatch.context() as refused:
+        refused.setattr(os, "lstat", refuse)  # for whoever may look into any folder
+        start(store, "meanwhile")
+        refused.setattr(os, "stat", refuse)  # the folder above it, too
+        start(store, "still")
+    tmp_path.chmod(0o700)
+    assert store.run("meanwhile") is not None
+    assert store.run("still") is not None
+    os.unlink(store.path)
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+
+
+def test_an_opening_for_which_descriptors_do_not_suffice_keeps_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    def open_names() -> list[str]:
+        paths = [f"/dev/fd/{name}" for name in os.listdir("/dev/fd")]
+        return [os.readlink(path) for path in paths if os.path.lexists(path)]
+
+    store = SqliteStore(tmp_path / "runs.db")
+    with monkeypatch.context() as refused:
+        refused.setattr(identity, "look_at", refuse)
+        with pytest.raises(StoreError):
+            store.open()
+    assert [name for name in open_names() if name.startswith(store.path)] == []
+    store.open()
+    store.close()
+
+
+def test_a_database_that_cannot_be_looked_at_for_want_of_descriptors_is_written_to_later(
+    store: SqliteStore, spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> list[str]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    checkpoint = """
+import sqlite3
+sqlite3.connect(sys.argv[1]).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+"""
+    assert spawn(checkpoint, store.path).wait(timeout=20) == 0
+    with monkeypatch.context() as refused:
+        refused.setattr(os, "listdir", refuse)
+        with pytest.raises(StoreInUse, match="free descriptors"):
+            start(store, "new")
+    assert store.run("new") is None
+    start(store, "new")
+
+
+@pytest.mark.parametrize("side", ["", "-wal"])
+def test_files_that_are_put_back_with_all_their_times_are_seen_to_be_others(store: SqliteStore, side: str) -> None:
+    """As ``cp -a --remove-destination`` and ``rsync -a`` do."""
+    path = Path(store.path + side)
+    store.wal_checkpoint()
+    times = path.parent.stat()
+    add(store, owned(store, "another")[1], step(1))
+    wait_for_tick(path.parent)
+    start(store, "looked at a folder at rest")
+    replace(path)
+    os.utime(path.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(StoreRewound, match="nothing more is stored"):
+        start(store, "lost")
+
+
+def test_a_database_that_is_another_file_is_refused_whatever_its_folder_tells(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount over a file leaves its folder as it was."""
+    replace(Path(store.path))
+    monkeypatch.setattr(store._files, "check_names", lambda: None)
+    with pytest.raises(StoreRewound, match="replaced by another file"):
+        start(store, "lost")
+
+
+def test_a_store_whose_log_alone_was_removed_saves_what_it_has(store: SqliteStore) -> None:
+    os.unlink(store.path + "-wal")
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+    store.close()
+    store.open()
+    assert len(store.history(row_of(store).run)) == 20
+    assert store.run("lost") is None
+
+
+# ---- content -------------------------------------------------------------------------------------------------------
+
+
+def backup(store: SqliteStore, target: Path) -> None:
+    """Copy the database page by page."""
+    with closing(store.connect()) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+
+
+def vacuum(store: SqliteStore, target: Path) -> None:
+    with closing(store.connect()) as connection:
+        connection.execute("VACUUM INTO ?", (str(target),))
+
+
+def other_store(_store: SqliteStore, target: Path) -> None:
+    other = SqliteStore(target)
+    other.open()
+    for number in range(30):
+        fill(other, f"other-{number}")
+    other.close()
+
+
+def nothing(_store: SqliteStore, target: Path) -> None:
+    target.touch()
+
+
+_OPEN = """
+import logging
+logging.basicConfig(format="%(message)s")
+store = SqliteStore(sys.argv[1])
+store.open()
+from durable_trio.stores.contract import RunFilter
+say(sorted(row.id for row in store.list_runs(RunFilter(), limit=100)))
+connection = store.connect()
+say(connection.execute("PRAGMA integrity_check").fetchall())
+connection.close()
+store.close()
+"""
+
+
+@pytest.mark.parametrize("make_copy", [backup, vacuum, other_store])
+def test_a_copy_that_is_written_over_an_open_database_ends_its_use_and_stays_as_it_is(
+    store: SqliteStore, tmp_path: Path, spawn: Spawn, make_copy: Callable[[SqliteStore, Path], None]
+) -> None:
+    copy = tmp_path / "copy.db"
+    make_copy(store, copy)
+    fence = fill(store, "later", 200)
+    if make_copy is backup:  # else what was copied differs in nothing that the log does not make up for
+        store.wal_checkpoint("truncate")
+        add(store, fence, step(500, "s", 500))
+    shutil.copyfile(copy, store.path)
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    with pytest.raises(StoreRewound, match="written over"):
+        start(store, "lost")
+    store.close()
+    assert hashlib.sha256(Path(store.path).read_bytes()).hexdigest() == digest
+    with pytest.raises(StoreRewound, match="new process"):
+        SqliteStore(store.path).open()
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    found = [f"other-{number}" for number in range(30)] if make_copy is other_store else ["run"]
+    assert "was left of another database" in output
+    assert output.splitlines()[-2:] == [str(sorted(found)), "[('ok',)]"]
+
+
+def test_a_copy_of_the_moment_that_is_written_over_an_open_database_does_no_harm(
+    store: SqliteStore, tmp_path: Path, spawn: Spawn
+) -> None:
+    backup(store, tmp_path / "copy.db")
+    fence = fill(store, "later", 200)
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    try:
+        add(store, fence, step(500, "s", 500))
+    except StoreRewound:
+        store.close()
+    else:
+        store.close()
+        output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+        assert output.splitlines() == ["['later', 'run']", "[('ok',)]"]
+
+
+@pytest.mark.parametrize("size", [0, 50, 5000])
+def test_a_database_that_is_cut_short_ends_its_use(store: SqliteStore, size: int) -> None:
+    fence = fill(store, "later", 200)
+    store.wal_checkpoint("truncate")
+    add(store, fence, step(500, "s", 500))
+    os.truncate(store.path, size)
+    with pytest.raises(StoreError):  # noqa: PT012  # by whoever meets it first
+        for seq in range(501, 600):
+            add(store, fence, step(seq, "s", seq))
+            store.history(fence.run)
+    store.close()
+
+
+def test_a_copy_with_its_times_and_size_set_back_is_seen(store: SqliteStore, tmp_path: Path) -> None:
+    store.wal_checkpoint("truncate")
+    backup(store, tmp_path / "copy.db")
+    add(store, owned(store, "another")[1], step(1))
+    store.wal_checkpoint("truncate")
+    start(store, "noticed")
+    status = os.stat(store.path)
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    os.truncate(store.path, status.st_size)
+    os.utime(store.path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(StoreRewound, match="an earlier state of it was written over"):
+        start(store, "lost")
+
+
+def test_a_copy_that_vacuum_has_made_is_known_by_its_header(store: SqliteStore, tmp_path: Path) -> None:
+    """Not only by its schema version: another program may have changed that of the log since."""
+    vacuum(store, tmp_path / "copy.db")
+    with closing(store.connect()) as connection:
+        connection.execute("CREATE TABLE mine (a)")
+        connection.execute("CREATE TABLE more (a)")
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    with pytest.raises(StoreRewound, match="a copy of it was written over"):
+        start(store, "lost")
+
+
+def test_a_store_without_its_identity_is_still_told_from_others(store: SqliteStore, tmp_path: Path) -> None:
+    with closing(store.connect()) as connection, connection:
+        connection.execute("DELETE FROM store_identity")
+    store.wal_checkpoint("truncate")
+    start(store, "goes on")
+    other_store(store, tmp_path / "copy.db")
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    with pytest.raises(StoreRewound, match="another store"):
+        start(store, "lost")
+
+
+def test_a_store_that_has_lost_its_identity_gets_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    names_of_runs(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM store_identity")
+    names_of_runs(path)
+    assert look_at(str(path)).nonce
+
+
+# ---- the log -------------------------------------------------------------------------------------------------------
+
+
+def cut(path: str, left: int) -> None:
+    os.truncate(path, left)
+
+
+def cut_and_grow(path: str, size: int) -> None:
+    cut(path, size // 2)
+    cut(path, size)
+
+
+def write_over(path: str, content: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.write(content)
+
+
+CUTS: dict[str, Callable[[str, int], None]] = {
+    "all is lost": lambda path, _: cut(path, 0),
+    "half is lost": lambda path, size: cut(path, size // 2),
+    "a byte is lost": lambda path, size: cut(path, size - 1),
+    "it is all zeros": lambda path, size: write_over(path, bytes(size)),
+    "it was cut and has grown again": lambda path, size: cut_and_grow(path, size),
+    "it is another one": lambda path, size: write_over(path, os.urandom(size)),
+}
+
+
+@pytest.mark.parametrize("how", CUTS)
+def test_a_log_that_is_cut_short_or_written_over_ends_its_use(store: SqliteStore, how: str) -> None:
+    fence = fill(store, "later", 200)
+    log = Path(f"{store.path}-wal")
+    CUTS[how](str(log), log.stat().st_size)
+    left = log.read_bytes()
+    asked: tuple[Callable[[], object], ...] = (
+        lambda: add(store, fence, step(500, "s", 500)),
+        lambda: store.transact(fence, note_transaction(fence, lambda _: None), seconds_max=5),
+        store.wal_checkpoint,
+    )
+    for ask in asked:
+        with pytest.raises(StoreRewound, match="was cut short or written over"):
+            ask()
+        store._files.failure = None  # each finds out by itself
+    store.close()
+    with pytest.raises(StoreRewound, match="new process"):
+        SqliteStore(store.path).open()
+    assert log.read_bytes() == left
+
+
+def test_a_log_that_is_cut_short_is_seen_by_all_who_have_it_open_and_by_the_next_one(
+    store: SqliteStore, spawn: Spawn
+) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, "others")
+say("open")
+sys.stdin.readline()
+try:
+    store.apply([Advance(fence=fence, rows=(row(1),), now=1)])
+except Exception as error:
+    say(type(error).__name__)
+os._exit(0)
+"""
+    process = spawn(script, store.path)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "open\n"
+    fence = fill(store, "later", 200)
+    os.truncate(f"{store.path}-wal", 0)
+    assert process.communicate("go\n", timeout=30)[0] == "StoreRewound\n"  # who was not the last to write
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    assert "StoreRewound" in output
+    assert "has it open still" in output
+    with pytest.raises(StoreRewound, match="was cut short"):
+        add(store, fence, step(500, "s", 500))
+
+
+def test_a_log_that_was_cut_short_gives_what_was_before_the_cut_to_the_next_process(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+for number in range(5):
+    started(store, f"run-{number}")
+size = os.path.getsize(sys.argv[1] + "-wal")
+started(store, "last")
+os.truncate(sys.argv[1] + "-wal", size + 100)
+try:
+    started(store, "refused")
+except Exception as error:
+    say(type(error).__name__)
+store.close()
+"""
+    path = tmp_path / "runs.db"
+    assert spawn(script, path).communicate(timeout=30)[0] == "StoreRewound\n"
+    assert names_of_runs(path) == [f"run-{number}" for number in range(5)]
+
+
+def test_a_store_that_is_closed_before_it_has_noticed_does_not_spoil_the_copy(
+    store: SqliteStore, tmp_path: Path, spawn: Spawn
+) -> None:
+    vacuum(store, tmp_path / "copy.db")
+    fill(store, "later", 200)
+    shutil.copyfile(tmp_path / "copy.db", store.path)
+    store.close()
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    assert output.splitlines()[-2:] == ["['run']", "[('ok',)]"]
+
+
+def test_other_programs_may_move_the_log_and_vacuum(store: SqliteStore, spawn: Spawn) -> None:
+    fence = fill(store, "later", 2)
+    script = """
+import sqlite3
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)
+for statement in sys.argv[2:]:
+    connection.execute(statement).fetchall()
+connection.close()
+say("done")
+"""
+    for number, statements in enumerate(
+        [
+            ["PRAGMA wal_checkpoint(TRUNCATE)"],
+            ["CREATE TABLE mine (a)", "PRAGMA wal_checkpoint(TRUNCATE)"],
+            ["INSERT INTO mine VALUES (zeroblob(6000000))"],  # moves the log by itself
+            ["DELETE FROM mine", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"],
+        ]
+    ):
+        output, _ = spawn(script, store.path, *statements).communicate(timeout=30)
+        assert output == "done\n"
+        add(store, fence, step(100 + number, "s", 100 + number))
+        assert look_at(store.path).size == os.path.getsize(store.path)
+
+
+def test_stores_of_several_processes_move_the_log_in_turn(store: SqliteStore, spawn: Spawn) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, sys.argv[2])
+for seq in range(150):
+    row = HistoryRow(seq=seq, key=Key("", "s", seq), kind=StepKind.STEP, started_at=1, finished_at=1, result="x" * 9000)
+    assert store.apply([Advance(fence=fence, rows=(row,), now=1)]) == [True]
+    if seq % 10 == 0:
+        store.wal_checkpoint("passive" if seq % 20 else "truncate")
+store.close()
+say("done")
+"""
+    processes = [spawn(script, store.path, name) for name in "ab"]
+    fence = fill(store, "mine", 1)
+    for seq in range(1, 100):
+        add(store, fence, step(seq, "s", seq))
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 2
+
+
+# ---- while it is closed --------------------------------------------------------------------------------------------
+
+_DIE = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, "dies")
+for seq in range(int(sys.argv[2])):
+    row = HistoryRow(seq=seq, key=Key("", "s", seq), kind=StepKind.STEP, started_at=1, finished_at=1, result="x" * 900)
+    store.apply([Advance(fence=fence, rows=(row,), now=1)])
+os._exit(9)
+"""
+
+
+@pytest.fixture
+def dead(tmp_path: Path, spawn: Spawn) -> tuple[Path, Path]:
+    """A store whose process has died, and a copy from before."""
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.open()
+    fill(store, "run")
+    vacuum(store, copy)
+    store.close()
+    assert spawn(_DIE, path, 300).wait(timeout=30) == 9
+    assert (tmp_path / "runs.db-wal").stat().st_size > 0
+    return path, copy
+
+
+def names_of_runs(path: Path) -> list[str]:
+    store = SqliteStore(path)
+    store.open()
+    try:
+        with closing(store.connect()) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            return [row[0] for row in connection.execute("SELECT id FROM runs ORDER BY id").fetchall()]
+    finally:
+        store.close()
+
+
+def test_a_log_that_a_killed_process_has_left_is_used(dead: tuple[Path, Path]) -> None:
+    assert names_of_runs(dead[0]) == ["dies", "run"]
+
+
+def test_all_files_together_may_be_copied_elsewhere(dead: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for path in tmp_path.glob("runs.db*"):
+        shutil.copy(path, folder)
+    assert names_of_runs(folder / "runs.db") == ["dies", "run"]
+
+
+@pytest.mark.parametrize("lock_files", ["stay", "go"])
+def test_a_database_that_is_gone_leaves_no_log_to_a_new_one(
+    dead: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, lock_files: str
+) -> None:
+    dead[0].unlink()
+    log = (tmp_path / "runs.db-wal").read_bytes()
+    if lock_files == "go":
+        for path in tmp_path.glob("runs.db-[to]*"):
+            path.unlink()
+    (tmp_path / "runs.db-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(600))
+    assert names_of_runs(dead[0]) == []
+    kept = next(tmp_path.glob("runs.db-stale-*-wal"))
+    assert kept.read_bytes() == log
+    assert str(kept) in caplog.text
+    assert list(tmp_path.glob("runs.db-stale-*-journal"))
+
+
+@pytest.mark.parametrize("how", ["move", "write over"])
+def test_a_log_without_a_first_page_is_not_applied_to_a_copy_that_vacuum_has_made(
+    tmp_path: Path, spawn: Spawn, how: str
+) -> None:
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.open()
+    for number in range(30):
+        finish(store, fill(store, f"run-{number:02}"))
+        if number % 2 == 0:
+            store.apply([DeleteRun(run_id=f"run-{number:02}")])
+    store.close()
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+started(store, "before the copy")
+connection = store.connect()
+connection.execute("VACUUM INTO ?", (sys.argv[2],))
+os._exit(9)
+"""
+    assert spawn(script, path, copy).wait(timeout=30) == 9
+    if how == "move":
+        os.replace(copy, path)
+    else:
+        shutil.copyfile(copy, path)
+    runs = ["before the copy", *(f"run-{number:02}" for number in range(1, 30, 2))]
+    assert names_of_runs(path) == runs
+    assert list(tmp_path.glob("runs.db-stale-*-wal"))
+
+
+def test_a_log_without_a_first_page_is_applied_where_another_program_has_changed_the_schema(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    path = tmp_path / "runs.db"
+    script = """
+import sqlite3
+store = SqliteStore(sys.argv[1])
+store.open()
+started(store, "first")
+connection = store.connect()
+connection.execute("CREATE TABLE mine (a)")
+connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+if sys.argv[2] == "ours":
+    started(store, "acknowledged")
+else:
+    connection.execute("INSERT INTO mine VALUES (1)")
+    connection.commit()
+os._exit(9)
+"""
+    for whose in ("ours", "theirs"):
+        assert spawn(script, path, whose).wait(timeout=30) == 9
+        store = SqliteStore(path)
+        store.open()
+        with closing(store.connect()) as connection:
+            found = connection.execute("SELECT (SELECT count(*) FROM mine), min(id) FROM runs").fetchone()
+            connection.execute("DROP TABLE mine")
+        assert found == ((0, "acknowledged") if whose == "ours" else (1, "first"))
+        store.close()
+        path = tmp_path / "other.db"
+    assert not list(tmp_path.glob("*-stale-*"))
+
+
+@pytest.mark.parametrize("how", ["move", "write over"])
+def test_a_copy_that_is_put_in_place_of_a_dead_store_is_not_spoilt_by_the_log_that_was_left(
+    dead: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    path, copy = dead
+    if how == "move":
+        os.replace(copy, path)
+    else:
+        shutil.copyfile(copy, path)
+    assert names_of_runs(path) == ["run"]
+    assert "another copy stands in its place" in caplog.text
+    assert list(tmp_path.glob("runs.db-stale-*-wal"))
+
+
+def test_a_copy_may_be_put_in_place_while_nobody_has_the_store_open(tmp_path: Path) -> None:
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    store = SqliteStore(path)
+    store.open()
+    fill(store, "run")
+    vacuum(store, copy)
+    fill(store, "later", 300)
+    store.close()
+    for restore in (shutil.copyfile, os.replace):
+        restore(copy, path)
+        assert names_of_runs(path) == ["run"]
+        store.open()
+        start(store, "new")
+        store.close()
+        if restore is shutil.copyfile:
+            shutil.copyfile(path, tmp_path / "kept.db")
+    assert names_of_runs(path) == ["new", "run"]
+
+
+def test_what_was_noted_in_another_boot_tells_nothing(dead: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may leave a database that is older than what was seen of it; its log makes up for that."""
+    turn = FileTurn(str(dead[0]))
+    seen = look_at(str(dead[0]))
+    newer = attrs.evolve(seen, marks={mark: value + 1 for mark, value in seen.marks.items()})
+    turn.write_note(json.dumps(attrs.asdict(newer)))
+    assert log_is_stale(str(dead[0]), turn)
+    monkeypatch.setattr(identity, "boot_id", lambda: "another")
+    assert not log_is_stale(str(dead[0]), turn)
+    turn.close()
+
+
+@pytest.mark.parametrize("note", ["", "{}", "[]", "null", '{"inode": 5}', "\xff", "x" * 5000])
+def test_a_note_that_makes_no_sense_tells_nothing(dead: tuple[Path, Path], note: str) -> None:
+    turn = FileTurn(str(dead[0]))
+    turn.write_note("")
+    turn.write_note(note)
+    turn.close()
+    assert names_of_runs(dead[0]) == ["dies", "run"]
+
+
+# ---- versions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_moved", [True, False])
+def test_a_schema_that_a_newer_version_has_brought_up_to_date_is_not_written_to(
+    store: SqliteStore, is_moved: bool
+) -> None:
+    with closing(store.connect()) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        if is_moved:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    if not is_moved:  # a reader has kept the log where it is
+        os.utime(store.path)
+    with pytest.raises(SchemaTooNew, match="newer version"):
+        start(store, "lost")
+    with pytest.raises(SchemaTooNew, match="must not be used on"):
+        start(store, "lost")
+    store.close()
+    with pytest.raises(SchemaTooNew):
+        store.open()
+
+
+_SERVE = """
+from durable_trio.stores.sqlite.executor_locks import open_owners
+owners = open_owners(sys.argv[1])
+owners.take(int(sys.argv[2]))
+say("serving")
+sys.stdin.readline()
+"""
+
+
+def test_a_file_is_not_brought_up_to_date_while_somebody_serves_it_with_an_earlier_version(
+    tmp_path: Path, spawn: Spawn
+) -> None:
+    path = tmp_path / "runs.db"
+    data = Path(__file__).parents[1] / "versions" / "data" / "schema-2.db.gz"
+    path.write_bytes(gzip.decompress(data.read_bytes()))
+    process = spawn(_SERVE, path, 7)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        values = (7, process.pid, "h", "b", 1, 1)
+        connection.execute("DELETE FROM executors")
+        connection.execute(
+            "INSERT INTO executors (id, pid, host, boot_id, started_at, lease_until) VALUES (?, ?, ?, ?, ?, ?)", values
+        )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "serving\n"
+    store = SqliteStore(path)
+    with pytest.raises(StoreInUse, match=rf"process {process.pid} .* with an earlier version"):
+        store.open()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+    process.kill()  # its row says that it lives, its lock does not
+    process.wait(timeout=30)
+    store.open()
+    assert store._writer is not None
+    assert store._writer.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    store.close()
+
+
+# ---- planted files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "names", "ordinary", "another user"])
+@pytest.mark.parametrize("side", ["-wal", "-shm", "-journal", "-turn", "-turn-queue", "-owners"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_side_files_that_lead_elsewhere_or_are_somebody_elses_are_refused(
+    tmp_path: Path, kind: str, side: str, is_new: bool
+) -> None:
+    path = tmp_path / "runs.db"
+    if not is_new:
+        names_of_runs(path)
+    planted = Path(f"{path}{side}")
+    planted.unlink(missing_ok=True)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 100)
+    if kind == "symbolic link":
+        planted.symlink_to(victim)
+    elif kind == "names":
+        os.link(victim, planted)
+    elif kind == "ordinary":
+        os.mkfifo(planted)
+    elif os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    else:
+        planted.write_bytes(b"")
+        os.chown(planted, 65534, 65534)
+    with pytest.raises(NotADatabase, match=kind) as caught:
+        SqliteStore(path).open()
+    assert str(planted) in str(caught.value)
+    assert victim.read_bytes() == b"precious" * 100
+
+
+# ---- the executors' locks ------------------------------------------------------------------------------------------
+
+
+def register(store: SqliteStore, boot_id: str) -> int:
+    operation = RegisterExecutor(pid=os.getpid(), host="h", boot_id=boot_id, lease_until=1, now=1)
+    (executor,) = store.apply([operation]) or [0]
+    return int(executor)
+
+
+def living(store: SqliteStore) -> dict[int, bool]:
+    rows: tuple[ExecutorRow, ...] = store.executors()
+    return {row.id: store.executor_is_alive(row.id) for row in rows}
+
+
+@pytest.mark.parametrize("how", [remove, replace])
+def test_a_lock_in_a_file_that_is_gone_tells_nothing_and_counts_as_held(
+    store: SqliteStore, how: Callable[[Path], None]
+) -> None:
+    mine, before_boot = register(store, boot_id()), register(store, "before")
+    how(Path(f"{store.path}-owners"))
+    other = SqliteStore(store.path)
+    other.open()
+    theirs = register(other, boot_id())
+    for looker in (store, other):
+        alive = living(looker)
+        assert alive[mine]
+        assert alive[theirs]
+    assert not living(other)[before_boot]  # whatever its lease says: that was another boot of the machine
+    other.close()
+    assert living(store)[theirs]  # so its lease decides, here as there
+    other.open()
+    assert not living(other)[theirs]
+    other.close()
+
+
+def test_a_full_disk_is_no_other_file(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is noted for the next one may have no room; that is no reason to refuse anything."""
+
+    def no_room(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("durable_trio.stores.sqlite.write_turn.os.pwrite", no_room)
+    store.wal_checkpoint("truncate")
+    try:
+        start(store, "new")
+    except StoreFull:
+        pytest.fail("there is room in the database")
