@@ -1,62 +1,47 @@
-"""``Engine``: the facade. It checks what it is given, hands it to the services of its tree, and converts what comes.
+"""``Engine``: the map of all that an engine can be asked, and the facade of what does it.
 
-Here is its life; what it can be asked is in ``run_calls``, ``query_calls`` and ``upkeep_calls``.
+Long, because each method has its promise beside it; none does more than check, hand on, and convert. What does the
+work: ``serving`` (its life), ``client`` (starting, messages, looking), ``upkeep`` (mending and tidying), ``watching``.
 """
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from os import PathLike
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast, overload
 
-import attrs
 import trio
 
-from durable_trio.engine import os_signals
-from durable_trio.engine.query_calls import QueryCalls
-from durable_trio.engine.run_calls import RunCalls
-from durable_trio.engine.settings import OpenOptions
-from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
-from durable_trio.engine.upkeep_calls import UpkeepCalls
-from durable_trio.engine.workers.parent import Workers
-from durable_trio.errors import DurableError
-from durable_trio.serving.app import check_not_loading
+from durable_trio.clock import from_datetime, to_datetime
+from durable_trio.context.context import Context
+from durable_trio.engine import upkeep
+from durable_trio.engine.client import Begun, Client
+from durable_trio.engine.filters import check_text, make_cursor, make_filter, read_cursor, statuses_of
+from durable_trio.engine.observers import Observer, Observers
+from durable_trio.engine.run import Run, result_of
+from durable_trio.engine.runs.inline import INLINE_NAME, open_inline
+from durable_trio.engine.services.reports import merged, with_runs
+from durable_trio.engine.serving import Serving
+from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
+from durable_trio.engine.watching import Changes
+from durable_trio.limits import PAGE_RUNS_MAX, check_name
+from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunRow, RunStatus
+from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.workflows import Registry, Startable, Workflow
+from supervisors import EventStream, Supervisor, TreeNode, format_tree
 
-# The exit code when a task did not end that had to: EX_SOFTWARE of sysexits.h.
-EXIT_UNSTOPPED: Final = 70
-
-
-@attrs.define(eq=False)
-class Life:
-    """One life of an engine's tree, from its opening to its end."""
-
-    family: Workers | None
-    executor_count: int
-    on_unstopped: Callable[[], None] | None
-    """The last resort; None where the process is not ours to end."""
-    stop: trio.Event = attrs.field(factory=trio.Event)
-    opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
-    has_begun: trio.Event = attrs.field(factory=trio.Event)
-    """It is open, or will never be."""
-    has_ended: trio.Event = attrs.field(factory=trio.Event)
-
-    def end(self) -> None:
-        """Drain the tree; if it is still being opened, there is nothing to drain, and opening is cancelled."""
-        self.stop.set()
-        self.opening.cancel()
-        if not self.has_begun.is_set():
-            self.scope.cancel("the engine was stopped while it was being opened")
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
+# Children of one supervisor that are drawn: resident runs may be many.
+_CHILDREN_DRAWN_MAX: Final = 20
 
 
-class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
+class Engine(trio.abc.AsyncResource):
     """Durable runs on one store. Serve with ``trio.run(engine.serve)``, or use it as a client with ``async with``.
 
     Args:
@@ -78,6 +63,37 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
     Raises:
         TypeError, ValueError: an option of another name, or out of range.
     """
+
+    def __init__(
+        self,
+        store: str | PathLike[str] | Store,
+        *,
+        workflows: Iterable[Workflow[Any, Any]] = (),
+        observers: Sequence[Observer] = (),
+        errors: Sequence[type[Exception]] = (),
+        durability: str = "full",
+        strict: bool = False,
+        workers: int = 0,
+        app: str | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> None:
+        settings = make_settings(
+            {
+                "observers": tuple(observers),
+                "errors": tuple(errors),
+                "durability": durability,
+                "strict": strict,
+                "workers": workers,
+                "app": app,
+                **options,
+            }
+        )
+        registry = Registry(workflows)
+        if isinstance(store, str) and "://" in store:
+            raise ValueError(f"store {store!r}: only files and ':memory:' are supported")
+        opened = store if isinstance(store, Store) else SqliteStore(store, durability=durability)
+        self._client = Client(opened, settings, registry, Observers(observers))
+        self._serving = Serving(self._client)
 
     # ---- life --------------------------------------------------------------------------------------------------
 
@@ -106,106 +122,16 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
             WorkerFailed: worker processes cannot be started, as when ``app`` cannot be imported, or serves when it is.
             ExceptionGroup: a service has failed for good; names which.
         """
-        family = self._workers(workers, app)
-        handled = self._signals_to_handle(signals)
-        with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
-            life = Life(family, executors, partial(os_signals.exit_soon, EXIT_UNSTOPPED) if handled else None)
-            if not await self._open_store_unless_stopped(life, os_signals_received):
-                return
-            try:
-                async with _failure_as_itself(), trio.open_nursery() as nursery:
-                    if os_signals_received is not None:
-                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
-                    try:
-                        nursery.start_soon(self._run_tree, life)
-                        await life.has_begun.wait()
-                        if not life.has_ended.is_set():
-                            task_status.started(self)
-                        await life.has_ended.wait()
-                    finally:
-                        life.end()
-                        if life.has_ended.is_set():
-                            nursery.cancel_scope.cancel()
-            finally:
-                await self._close_store()
-
-    async def _open_store_unless_stopped(self, life: Life, os_signals_received: AsyncIterator[int] | None) -> bool:
-        """Open the store; return False if a signal of the operating system came first."""
-        if os_signals_received is None:
-            await self._open_store()
-            return True
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
-            with life.opening:
-                try:
-                    await self._open_store()
-                except Exception as error:  # it is not to come in a group
-                    failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return not life.opening.cancelled_caught
-
-    def _signals_to_handle(self, signals: Sequence[int] | bool | None) -> Sequence[int]:
-        if signals is None:
-            signals = os_signals.is_main_task()
-        if isinstance(signals, bool):
-            return os_signals.DEFAULT if signals else ()
-        return [signal.Signals(item) for item in signals]
-
-    def _workers(self, count: int | None, app: str | None) -> Workers | None:
-        """Return the worker processes to serve with, if any."""
-        settings = self._settings
-        if count is not None or app is not None:
-            settings = attrs.evolve(
-                settings,
-                workers=settings.workers if count is None else count,
-                app=settings.app if app is None else app,
-            )
-        if settings.workers == 0:
-            return None
-        check_not_loading()
-        if settings.app is None:
-            raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
-        if self._store.is_memory:
-            raise ValueError("a store in memory belongs to one process; give the engine a file, or workers=0")
-        return Workers(
-            app=settings.app,
-            count=settings.workers,
-            grace_seconds=settings.grace_seconds,
-            heartbeat_seconds=settings.heartbeat_seconds,
+        await self._serving.serve(
+            self._serving.workers(workers, app),
+            executors=executors,
+            signals=signals,
+            started=lambda: task_status.started(self),
         )
-
-    async def _run_tree(self, life: Life) -> None:
-        """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
-        parts = self._make_parts()
-        parts.dispatcher.expect(life.executor_count)
-        try:
-            with life.scope:
-                if life.family is None:
-                    opened = open_executor(parts, life.grace, life.on_unstopped)
-                else:
-                    opened = open_parent(parts, life.family, life.grace, life.on_unstopped)
-                async with opened as root:
-                    self._parts, self._root = parts, root
-                    life.has_begun.set()
-                    await life.stop.wait()
-        finally:
-            self._parts = self._root = None
-            self._closed = True
-            life.has_ended.set()
-            life.has_begun.set()
 
     async def __aenter__(self) -> Self:
         """Open the store as a client: start, signal, cancel, list, watch; execute nothing."""
-        await self._open_store()
-        parts = self._make_parts()
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._close_store)
-            self._root = await stack.enter_async_context(open_client(parts))
-            self._parts = parts
-            self._client = stack.pop_all()
+        await self._serving.open_client()
         return self
 
     async def __aexit__(
@@ -219,78 +145,377 @@ class Engine(RunCalls, QueryCalls, UpkeepCalls, trio.abc.AsyncResource):
         Raises:
             RuntimeError: it was opened by another ``trio.run``.
         """
-        if self._parts is not None:
-            self._check_home()
-        self._closed = True
-        self._parts = self._root = None
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()  # no scope around it: it leaves scopes that were entered before
-        await trio.lowlevel.checkpoint()
+        await self._serving.close_client()
 
-    async def _open_store(self) -> None:
-        if self._closed:
-            raise trio.ClosedResourceError("this engine was closed; make a new one")
-        if self._parts is not None:
-            raise RuntimeError("this engine is in use already")
-        self._home = trio.lowlevel.current_trio_token(), threading.current_thread().name
-        if self._store.is_memory:
-            self._store.open()
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._open_file()
+    # ---- runs --------------------------------------------------------------------------------------------------
 
-    async def _open_file(self) -> None:
-        """Open the store off the event loop.
+    @overload
+    async def start(self, workflow: str, /, *args: Any, **options: Unpack[StartOptions]) -> Run[Any]: ...
+    @overload
+    async def start(self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> Run[R]: ...
+    async def start(self, workflow: Any, /, *args: Any, **options: Any) -> Run[Any]:  # type: ignore[misc]  # takes *Ts
+        """Store a new run and return its handle; whoever serves executes it.
 
-        *Cancellation:* at once, though others may have the write turn for long; what is opened later is closed.
+        Args:
+            workflow: the workflow, or the name of one, which this engine need not know.
+            args: the run's arguments, after the context. Those that are left out are stored with the defaults of now;
+                an engine that does not know the workflow leaves them to the code that runs it.
+            id: the run's id; default a new UUID. The same id again is the same run, if workflow and arguments are the
+                same: in these words, or as the code of now reads what is stored.
+            queue: a name to list runs by.
+            priority: higher ones are taken first.
+            delay, at: begin that many seconds from now, or at that instant.
+            ttl: seconds from now after which the run fails with ``RunExpired``; default the workflow's.
+            tags: to list and watch by, beside the workflow's.
+
+        *Cancellation:* a cancel point before anything is stored; the commit is waited for.
+        *Durability:* once it returns, the run is stored and will be executed.
+
+        Raises:
+            UnknownWorkflow: a workflow that this engine, which executes, was not given; a client may start any.
+            RunConflict: there is a run with this id, with another workflow or other arguments.
+            CodecError, PayloadTooLarge: an argument cannot be stored.
+            TypeError, ValueError: wrong arguments or options, or a name that cannot be stored.
         """
-        lock = threading.Lock()  # guards what follows
-        is_wanted, is_open = True, False
+        return self._handle(await self._client.start(workflow, args, cast(StartOptions, options)))
 
-        def open_store() -> None:
-            nonlocal is_open
-            self._store.open()
-            with lock:
-                is_open = is_wanted
-            if not is_open:
-                self._store.close()
+    async def run(self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> R:
+        """Start a run and wait for its result; arguments and options are those of ``start``.
 
-        try:
-            await trio.to_thread.run_sync(open_store, abandon_on_cancel=True)
-        except trio.Cancelled:
-            self._closed = True  # it may be open for a while yet
-            with lock:
-                is_wanted = False
-            if is_open:  # both at the same moment
-                await self._close_store()
-            raise
+        *Cancellation:* ends the wait, not the run.
 
-    async def _close_store(self) -> None:
-        self._closed = True
-        with trio.CancelScope(shield=True):
-            if self._store.is_memory:
-                self._store.close()
-            else:
-                await trio.to_thread.run_sync(self._store.close)
+        Raises:
+            RunFailed, RunCancelled, RunExpired: as ``Run.result``.
+        """
+        begun = await self._client.start(workflow, args, options)
+        return cast(R, await result_of(self._client, begun.run_id, begun.workflow, is_new=begun.is_new))
 
+    @overload
+    def get(self, run_id: str, workflow: None = None) -> Run[Any]: ...
+    @overload
+    def get(self, run_id: str, workflow: Workflow[..., R]) -> Run[R]: ...
+    def get(self, run_id: str, workflow: Workflow[..., Any] | None = None) -> Run[Any]:
+        """Return a handle to a run, without looking whether there is one. ``workflow`` types the result."""
+        return Run(self._client, check_name("run id", run_id), workflow)
 
-@asynccontextmanager
-async def _failure_as_itself() -> AsyncIterator[None]:
-    """Take a failure of the engine's own out of the groups of nurseries around it, where it is the only one."""
-    failed: BaseException | None = None
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        failed = group
-        while isinstance(failed, BaseExceptionGroup) and not failed.message.startswith(FAILED):
-            if len(failed.exceptions) > 1:
-                raise
-            failed = failed.exceptions[0]
-        if not isinstance(failed, DurableError | ExceptionGroup):
-            raise
-    if failed is not None:
-        raise failed
+    def inline(self, run_id: str, *, input: Any = None) -> AbstractAsyncContextManager[Context]:
+        """Durable steps in an ordinary trio block: ``async with engine.inline("import-7") as ctx: …``, for scripts.
+
+        Normal exit completes the run. An exception leaves it as it is, uncompensated; entered again with the same id
+        it goes on: calls that were recorded give back their outcomes.
+
+        Args:
+            input: a plain JSON value that is stored with the run; the same each time.
+
+        *Cancellation:* waits for the outcome of a step that has come out to be stored, but no longer than 10 s.
+
+        Raises:
+            RunConflict: another block holds the run, or it was begun with another input.
+            RunFinished: it has completed, or was cancelled.
+            RunCancelled: at the end of the block, if the run was cancelled meanwhile.
+            OwnershipLost: another executor has taken it over, or the block was left while the store took nothing.
+        """
+        return open_inline(self._client.parts_in_use(), check_name("run id", run_id), input)
+
+    # ---- messages ----------------------------------------------------------------------------------------------
+
+    async def send_signal(self, run_id: str, name: str, payload: Any = None, *, id: str | None = None) -> None:
+        """Send a signal to a run: a plain JSON value under a name.
+
+        The same ``id`` twice to one run is one signal.
+
+        *Durability:* once it returns, the signal is stored and will be given to the run once.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunFinished: it has ended.
+            MailboxFull: it has ``unread_signals_max`` unread signals; nothing was sent.
+            RunConflict: the run has a signal with this id and another name or payload.
+            CodecError: the payload cannot be stored.
+        """
+        await self._client.send_signal(run_id, name, payload, id)
+
+    async def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
+        """Ask a run to cancel: its body is cancelled, its steps are compensated, then it is ``cancelled``.
+
+        Returns:
+            True: requested; asking again is also True. False: its body had already ended, nothing changed.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        return await self._client.cancel(run_id, reason)
+
+    async def signal_with_start(
+        self,
+        workflow: Startable[*Ts, Any] | str,
+        /,
+        *args: *Ts,
+        signal: str,
+        payload: Any = None,
+        id: str,
+        signal_id: str | None = None,
+        **options: Unpack[SignalStartOptions],
+    ) -> Run[Any]:
+        """Start a run unless it is there, and send it a signal: both or neither.
+
+        Args:
+            signal, payload, signal_id: as ``send_signal``'s name, payload and id.
+            id: the run's id.
+            options: those of ``start``.
+
+        *Durability:* once it returns, both are stored.
+
+        Raises:
+            RunConflict: there is a run with this id, with another workflow or other arguments.
+            RunFinished: the run has ended.
+            MailboxFull: it has ``unread_signals_max`` unread signals; nothing was sent.
+        """
+        begun = await self._client.signal_with_start(
+            workflow,
+            args,
+            cast(StartOptions, {**options, "id": id}),
+            signal=signal,
+            payload=payload,
+            signal_id=signal_id,
+        )
+        return self._handle(begun)
+
+    # ---- looking -----------------------------------------------------------------------------------------------
+
+    async def list_runs(
+        self,
+        *,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        workflow: str | Workflow[..., Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        queue: str | None = None,
+        parent: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """Return runs, newest first. ``limit`` is at most 1000; ``cursor`` is a page's ``next_cursor``.
+
+        Raises:
+            ValueError: an unknown status, a cursor that no page gave, a limit out of range.
+            TypeError: a filter or a cursor of another type.
+        """
+        parts = self._client.parts_in_use()
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
+            raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
+        which = make_filter(
+            status=status,
+            workflow=workflow,
+            tags=tags,
+            queue=check_text("queue", queue),
+            parent_id=check_text("parent", parent),
+            created_after=None if created_after is None else from_datetime(created_after, what="created_after"),
+            created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
+        )
+        before = None if cursor is None else read_cursor(cursor)
+        rows = await parts.front.ask(parts.front.store.list_runs, which, limit=limit + 1, before=before)
+        page = rows[:limit]
+        following = make_cursor(page[-1]) if len(rows) > limit else None
+        return Page(runs=tuple(await self._client.records(page)), next_cursor=following)
+
+    def watch(
+        self,
+        *,
+        run_id: str | None = None,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        workflow: str | Workflow[..., Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> AbstractAsyncContextManager[Changes]:
+        """Watch runs: ``async with engine.watch(…) as changes: async for record in changes: …``.
+
+        The present state of each matching run comes first, then its changes in the order in which they were
+        committed, also those that other processes make, within some 20 ms. A run never goes back, and no record of it
+        equals the one before. Each is of one instant: status and published values belong together. Intermediate states
+        may merge, more so if the watcher is slow, which costs no memory; the final one is always given.
+
+        Args:
+            run_id: this run only. The iteration ends after its final status; if it is resumed after that, watch again.
+                Without it the iteration goes on until the block is left, and a resumed run shows again.
+            status: only states in this status, or one of these. Of a run that leaves them nothing tells; leave this
+                out where that matters. With ``run_id`` the iteration ends with the run all the same.
+            workflow: only runs of this workflow.
+            tags: only runs that have all of these.
+
+        A run that is deleted or pruned gives no more records. If that happens before its end was seen here, the
+        iteration of a watch with ``run_id`` raises ``RunNotFound``, within some seconds.
+
+        *Cancellation:* of a wait for the next record loses nothing.
+
+        Any number of watches cost the store no more queries than one, after the reading of the present state.
+
+        Raises:
+            RunNotFound: on entry, for an unknown ``run_id``.
+            ValueError: an unknown status.
+            trio.ClosedResourceError: from the iteration, once the engine is closed.
+        """
+        if run_id is not None:
+            run_id = check_name("run id", run_id)
+        return self._client.watch(make_filter(run_id=run_id, status=status, workflow=workflow, tags=tags))
+
+    def connect(self) -> Any:
+        """Return a new connection to the engine's file, for tables of your own; close it yourself.
+
+        It is the one supported way to open the file inside a process that uses an engine on it: a second SQLite
+        library on the same file in one process cancels the locks of the first. ``durable_trio.sqlite3`` is the module.
+        It may be called from any thread, and the connection belongs to that one.
+        """
+        self._client.open_parts()
+        return self._client.store.connect()
+
+    async def status(self) -> EngineStatus:
+        """Return what the engine and its store look like now."""
+        parts = self._client.parts_in_use()
+        store = parts.front.store
+        found = await parts.front.ask(store.status)
+        executors = await parts.front.read(store.executors)
+        unknown = {
+            name: count
+            for name, count in found.unfinished_by_workflow.items()
+            if self._client.registry.get(name) is None and name != INLINE_NAME
+        }
+        return EngineStatus(
+            durability=store.durability,
+            executors=tuple(
+                ExecutorStatus(
+                    id=row.id,
+                    pid=row.pid,
+                    host=row.host,
+                    started_at=to_datetime(row.started_at),
+                    is_self=row.id == parts.executor,
+                    is_alive=store.executor_is_alive(row.id),
+                )
+                for row in executors
+            ),
+            runs_by_status=found.runs_by_status,
+            parked=found.parked,
+            unknown_workflows=unknown,
+            resident_runs=parts.runs.resident_count,
+            recorded_count=found.recorded_count,
+            sqlite_version=found.library_version,
+            warnings=(*found.warnings, *(f"The file is damaged: {row.damage}." for row in executors if row.damage)),
+        )
+
+    def tree(self) -> TreeNode:
+        """Return this process's supervision tree as data, with the runs that are in memory."""
+        runs = self._client.parts_in_use().runs
+        return with_runs(self._root.tree(), runs.resident_rows())
+
+    def events(self) -> EventStream:
+        """Return what happens from now on in this process's supervision tree: starts, ends and restarts of children.
+
+        Iterate over it; the iteration ends when the engine is closed. A listener that is too slow loses the oldest
+        events and is told how many.
+        """
+        self._client.parts_in_use()
+        return self._root.events()
+
+    def format_tree(self) -> str:
+        """Draw ``tree()`` as text."""
+        return format_tree(self.tree(), children_max=_CHILDREN_DRAWN_MAX)
+
+    async def processes(self) -> tuple[ProcessReport, ...]:
+        """Return what the processes that serve this store say of themselves, the longest running first.
+
+        Each says so when its supervision tree changes; those of another machine are taken for alive. A store in
+        memory has none.
+        """
+        return await self._client.parts_in_use().reports.read()
+
+    async def trees(self) -> tuple[TreeNode, ...]:
+        """Return the supervision trees of all servers of this store, each with those of its worker processes."""
+        return merged(await self.processes(), now=self._client.settings.clock.stamp())
+
+    # ---- upkeep ------------------------------------------------------------------------------------------------
+
+    async def resume(self, run_id: str) -> Run[Any]:
+        """Let a parked run go on, or a failed or cancelled one none of whose compensation has run.
+
+        It goes on from its history, without the failures or the cancel at its end. A failure after which the body went
+        on stays, and what has completed stays.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunConflict: it is in no such state.
+        """
+        return self._run_of(await upkeep.resume(self._client, run_id))
+
+    async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
+        """Start a new run with the history of another up to, not including, the row with the key ``before``.
+
+        Steps that are copied are not compensated by the new run.
+
+        Args:
+            before: a key as ``steps`` gives it.
+            id: that of the new run; default a new UUID.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ValueError: it has no row of that key, or that is no key.
+            TypeError: ``before`` is no ``str``.
+            RunConflict: there is a run with the new id; or what is stored of the run is damaged.
+        """
+        return self._run_of(await upkeep.fork(self._client, run_id, before, id))
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that has ended, with all its rows.
+
+        So is one removed that is parked because it is damaged: it will never end. A parent that waits for it is told
+        that it is gone.
+
+        Many rows are removed piece by piece; from the first on the run is stored no more.
+
+        *Cancellation:* what is left of its rows is removed by whoever serves.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunConflict: it has not ended; or a row of a table of yours refers to it and forbids that.
+        """
+        await upkeep.delete(self._client, run_id)
+
+    async def prune(
+        self,
+        before: datetime,
+        *,
+        status: RunStatus | str | Iterable[RunStatus | str] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Remove runs that ended before an instant, and return how many.
+
+        A child stays while its parent goes on and may still ask for its result. So does a run to which a row of a table
+        of yours refers, if its foreign key forbids that: it is named in the log, and passed over.
+
+        Args:
+            status: only those in this final status, or these; default all three.
+            progress: called after each of the small transactions, with the number of runs removed so far.
+
+        It goes in small transactions, between which others can write.
+
+        *Cancellation:* what is removed stays removed.
+
+        Raises:
+            ValueError: a status that is not final, or a datetime without time zone.
+        """
+        return await upkeep.prune(self._client, from_datetime(before, what="before"), statuses_of(status), progress)
+
+    # ---- handles -----------------------------------------------------------------------------------------------
+
+    def _handle(self, begun: Begun) -> Run[Any]:
+        return Run(self._client, begun.run_id, begun.workflow)
+
+    def _run_of(self, row: RunRow) -> Run[Any]:
+        return Run(self._client, row.id, self._client.registry.get(row.workflow))
+
+    @property
+    def _root(self) -> Supervisor:
+        assert self._serving.root is not None
+        return self._serving.root
 
 
 @asynccontextmanager
@@ -301,20 +526,6 @@ async def open_engine(store: str | PathLike[str] | Store, **options: Unpack[Open
     comes out as itself; a failure of the engine's as an ``ExceptionGroup``.
     """
     engine = Engine(store, **options)
-    failure: BaseException | None = None
-    life = Life(engine._workers(None, None), 1, None)
-    await engine._open_store()
-    try:
-        async with _failure_as_itself(), trio.open_nursery() as nursery:
-            try:
-                nursery.start_soon(engine._run_tree, life)
-                await life.has_begun.wait()
-                yield engine
-            except (Exception, KeyboardInterrupt, SystemExit) as error:
-                failure = error
-            finally:
-                life.end()
-    finally:
-        await engine._close_store()
-    if failure is not None:
-        raise failure
+    serving = engine._serving
+    async with serving.in_background(serving.workers(None, None)):
+        yield engine

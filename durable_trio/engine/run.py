@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from durable_trio.codec import UNANNOTATED
+from durable_trio.engine.client import Client
+from durable_trio.engine.filters import make_filter
 from durable_trio.engine.records_of import (
     compensation_failed,
     error_text,
@@ -15,15 +17,12 @@ from durable_trio.engine.records_of import (
     wait_record,
 )
 from durable_trio.engine.runs.places import lending_place
+from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
 from durable_trio.rules.damage import damaged
 from durable_trio.workflows import Workflow
-
-if TYPE_CHECKING:
-    from durable_trio.engine.engine import Engine
-    from durable_trio.engine.watching import Changes
 
 R = TypeVar("R")
 
@@ -31,8 +30,8 @@ R = TypeVar("R")
 class Run(Generic[R]):
     """One run of a workflow, by its id. Made by ``engine.start`` and ``engine.get``."""
 
-    def __init__(self, engine: Engine, run_id: str, workflow: Workflow[..., R] | None) -> None:
-        self._engine = engine
+    def __init__(self, client: Client, run_id: str, workflow: Workflow[..., R] | None) -> None:
+        self._client = client
         self._workflow = workflow
         self.id = run_id
 
@@ -54,45 +53,7 @@ class Run(Generic[R]):
             RunNotFound: there is no such run, or it was removed before its end was seen.
             CodecError: its result is not of the workflow's type, or what is stored of it is damaged.
         """
-        return await self._result()
-
-    async def _result(self, *, is_new: bool = False) -> R:
-        engine = self._engine
-        with lending_place():
-            ending = await engine._parts_in_use().feed.wait_ended(self.id, is_new=is_new)
-        if ending.damage is not None:
-            raise CodecError(damaged(self.id, ending.damage).text, where=f"run {self.id!r}")
-        if ending.status is RunStatus.COMPLETED:
-            workflow = self._workflow or await engine._workflow_of(self.id)
-            annotation = UNANNOTATED if workflow is None else workflow.result_type
-            where = f"the result of run {self.id!r} (runs.result)"
-            return cast(R, engine._codec.decode(ending.result or "", annotation, where=where))
-        failures = engine._failures_of(self._workflow or await engine._workflow_of(self.id))
-        error = None if ending.error is None else rebuilt_error(ending.error, failures)
-        end: RunFailed | RunCancelled | RunExpired
-        if ending.status is RunStatus.CANCELLED:
-            end = RunCancelled(f"run {self.id!r} was cancelled", run_id=self.id)
-            if isinstance(error, RunCancelled):  # it knows the reason
-                end = error
-        elif isinstance(error, RunExpired):
-            end = error
-        else:
-            end = RunFailed(f"run {self.id!r} failed: {error_text(error)}", run_id=self.id, error=error)
-        if compensation_errors := await self._compensation_errors(failures):
-            end.compensation_errors = compensation_errors
-        raise end
-
-    async def _compensation_errors(self, failures: Failures) -> tuple[CompensationFailed, ...]:
-        """Return how compensations of the run, which has ended, have failed."""
-        front = self._engine._parts_in_use().front
-        row = await front.read(front.store.run, self.id)
-        if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
-            return ()
-        return tuple(
-            compensation_failed(item, failures, self.id)
-            for item in await front.ask(front.store.history, row.run)
-            if item.kind is StepKind.COMPENSATION and item.error is not None
-        )
+        return await result_of(self._client, self.id, self._workflow)
 
     async def record(self) -> RunRecord:
         """Return the run as it is stored now.
@@ -100,7 +61,7 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is no such run.
         """
-        return await self._engine._record(self.id)
+        return await self._client.record(self.id)
 
     async def steps(self) -> tuple[StepRecord, ...]:
         """Return the rows of the run's history, in order.
@@ -108,9 +69,9 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is no such run.
         """
-        row = await self._engine._row(self.id)
-        front = self._engine._parts_in_use().front
-        codec = self._engine._codec
+        row = await self._client.row(self.id)
+        front = self._client.parts_in_use().front
+        codec = self._client.codec
 
         def read() -> tuple[StepRecord, ...]:  # all of it there: a long history takes its time
             return tuple(step_record(item, codec) for item in front.store.history(row.run))
@@ -123,8 +84,8 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is no such run.
         """
-        row = await self._engine._row(self.id)
-        front = self._engine._parts_in_use().front
+        row = await self._client.row(self.id)
+        front = self._client.parts_in_use().front
         waits = await front.ask(front.store.waits, row.run)
         return tuple(map(wait_record, sorted(waits, key=lambda wait: (wait.started_at, wait.key))))
 
@@ -136,27 +97,27 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is no such run.
         """
-        row = await self._engine._row(self.id)
-        front = self._engine._parts_in_use().front
+        row = await self._client.row(self.id)
+        front = self._client.parts_in_use().front
         unread = await front.ask(front.store.unread, row.run)
         kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
         return tuple(unread_record(entry) for entry in unread if entry.kind in kinds or entry.damage is not None)
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to the run; see ``engine.send_signal``."""
-        await self._engine.send_signal(self.id, name, payload, id=id)
+        await self._client.send_signal(self.id, name, payload, id)
 
     async def cancel(self, reason: str | None = None, *, wait: bool = False) -> bool:
         """Ask the run to cancel; see ``engine.cancel``. With ``wait``, return once its final status is durable."""
-        requested = await self._engine.cancel(self.id, reason=reason)
+        requested = await self._client.cancel(self.id, reason)
         if wait:
             with lending_place():
-                await self._engine._parts_in_use().feed.wait_ended(self.id)
+                await self._client.parts_in_use().feed.wait_ended(self.id)
         return requested
 
     def watch(self) -> AbstractAsyncContextManager[Changes]:
         """Watch the run until it has ended: its present state first, its final one last; see ``engine.watch``."""
-        return self._engine.watch(run_id=self.id)
+        return self._client.watch(make_filter(run_id=self.id))
 
     async def value(self, key: str) -> Any:
         """Return what the run has published under ``key``, or ``None``.
@@ -173,3 +134,43 @@ class Run(Generic[R]):
             RunNotFound: there is no such run.
         """
         return dict((await self.record()).values)
+
+
+async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | None, *, is_new: bool = False) -> R:
+    """Return ``Run.result()``. ``is_new``: the run was stored in this very step of the task, and cannot have ended."""
+    with lending_place():
+        ending = await client.parts_in_use().feed.wait_ended(run_id, is_new=is_new)
+    if ending.damage is not None:
+        raise CodecError(damaged(run_id, ending.damage).text, where=f"run {run_id!r}")
+    if ending.status is RunStatus.COMPLETED:
+        known = workflow or await client.workflow_of(run_id)
+        annotation = UNANNOTATED if known is None else known.result_type
+        where = f"the result of run {run_id!r} (runs.result)"
+        return cast(R, client.codec.decode(ending.result or "", annotation, where=where))
+    failures = client.failures_of(workflow or await client.workflow_of(run_id))
+    error = None if ending.error is None else rebuilt_error(ending.error, failures)
+    end: RunFailed | RunCancelled | RunExpired
+    if ending.status is RunStatus.CANCELLED:
+        end = RunCancelled(f"run {run_id!r} was cancelled", run_id=run_id)
+        if isinstance(error, RunCancelled):  # it knows the reason
+            end = error
+    elif isinstance(error, RunExpired):
+        end = error
+    else:
+        end = RunFailed(f"run {run_id!r} failed: {error_text(error)}", run_id=run_id, error=error)
+    if compensation_errors := await _compensation_errors(client, run_id, failures):
+        end.compensation_errors = compensation_errors
+    raise end
+
+
+async def _compensation_errors(client: Client, run_id: str, failures: Failures) -> tuple[CompensationFailed, ...]:
+    """Return how compensations of the run, which has ended, have failed."""
+    front = client.parts_in_use().front
+    row = await front.read(front.store.run, run_id)
+    if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
+        return ()
+    return tuple(
+        compensation_failed(item, failures, run_id)
+        for item in await front.ask(front.store.history, row.run)
+        if item.kind is StepKind.COMPENSATION and item.error is not None
+    )

@@ -221,7 +221,7 @@ async def test_a_service_of_reports_that_finds_no_room_lives_on(file_path: str) 
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.serve)
-            parts = engine._parts
+            parts = engine._client.parts
             assert parts is not None
             reports = parts.reports
 
@@ -285,7 +285,7 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
     now = recovery.monotonic_now()
     monkeypatch.setattr(recovery, "monotonic_now", lambda: now)
     async with serving(file_path) as engine:
-        parts = engine._parts
+        parts = engine._client.parts
         assert parts is not None
         row = RegisterExecutor(pid=1, host="", boot_id=boot_id(), lease_until=now - 1, now=Clock().now())
         living = await parts.front.write(row)  # its lock is held, as by a process that lives
@@ -317,7 +317,7 @@ async def test_who_was_declared_dead_goes_on_though_a_step_in_a_thread_goes_on_t
             run = await engine.start(slow)
             await wait_until(entered.is_set)
             (executor,) = (await engine.status()).executors
-            parts = engine._parts
+            parts = engine._client.parts
             assert parts is not None
             await parts.front.write(ReapExecutor(executor=executor.id, now=0))
             parts.recovery.nudge()

@@ -139,10 +139,10 @@ async def use_file(path: str) -> Any:
     result: Any = 6
     try:
         async with open_engine(path, workflows=[steps]) as engine:
-            if engine._parts is not None:
+            if engine._client.parts is not None:
                 result = await engine.run(steps, 4)
                 await trio.sleep(0.05)  # the janitor and the reporter come by
                 assert await engine.run(steps, 4) == result
     except* Fault:
-        assert engine._parts is None
+        assert engine._client.parts is None
     return result

@@ -221,7 +221,7 @@ async def test_defaults_cost_a_start_nothing_but_their_text(file_path: str) -> N
     async with serving(file_path, flow) as engine:
         await engine.start(flow, "anna", id="r")
         reads: list[object] = []
-        store = engine._parts_in_use().front.store
+        store = engine._client.parts_in_use().front.store
         original = store.run
         store.run = lambda run_id: noted(reads, run_id, original(run_id))  # type: ignore[method-assign]
         await engine.start(flow, "anna", id="r")

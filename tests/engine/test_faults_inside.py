@@ -148,13 +148,13 @@ async def test_the_others_of_a_batch_get_their_outcomes_when_one_cannot_take_its
         raise Fault
 
     async with serving(store_path, steps) as engine:
-        assert engine._parts is not None
-        front = engine._parts.front
+        assert engine._client.parts is not None
+        front = engine._client.parts.front
         front.submit(RenewLease(executor=1, lease_until=1), bad)
         with trio.fail_after(PATIENCE_SECONDS):
             assert await front.write(RenewLease(executor=1, lease_until=2)) in (True, False)
             assert await engine.run(steps, 2) == 2
-        assert engine._root is not None
+        assert engine._serving.root is not None
         assert engine._root.child("store").restart_count == 0
 
 
@@ -164,8 +164,8 @@ async def test_what_is_refused_at_once_is_told_later_and_may_fail_there(verb: st
         raise Fault
 
     async with serving(store_path, steps) as engine:
-        assert engine._parts is not None
-        front = engine._parts.front
+        assert engine._client.parts is not None
+        front = engine._client.parts.front
     if verb == "submit":
         front.submit(RenewLease(executor=1, lease_until=1), bad)
     else:
@@ -242,7 +242,7 @@ async def test_only_the_watcher_learns_that_nothing_can_be_offered_to_it(
                     async for record in bad:
                         assert record.id == run.id
         assert met
-        assert engine._root is not None
+        assert engine._serving.root is not None
         assert engine._root.child("services").value.child("feed").restart_count == 0
 
 
@@ -254,7 +254,7 @@ async def test_a_place_that_cannot_be_told_of_does_not_end_the_runs(
         assert await engine.run(steps, 1) == 1
         await wait_until(lambda: met)
         assert await engine.run(steps, 1) == 1
-        assert engine._root is not None
+        assert engine._serving.root is not None
         assert engine._root.child("runs").restart_count == 0
 
 
@@ -315,8 +315,8 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
     async with serving(store_path, listens) as engine:
         run = await engine.start(listens)
         await held.wait()
-        assert engine._parts is not None
-        store = engine._parts.front.store
+        assert engine._client.parts is not None
+        store = engine._client.parts.front.store
         original, failures = store.mail, [StoreInUse("locked"), StoreInUse("locked")]
 
         def mail(*args: Any, **options: Any) -> Any:

@@ -309,7 +309,7 @@ async def test_a_retry_and_a_parked_run_are_told_once_they_are_durable(file_path
 
     raise_inside: list[bool] = []
     async with serving(file_path, retries_and_parks, observers=[Looking()]) as engine:
-        codec = engine._codec
+        codec = engine._client.codec
         encode = codec.encode
 
         def failing(value: Any, *args: Any, **options: Any) -> Any:

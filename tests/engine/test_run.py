@@ -484,7 +484,9 @@ async def test_a_line_from_before_the_first_outcome_is_logged_once(
         async with serving(file_path, begins, grace_seconds=0.01) as engine:
             await engine.start("begins", how, id="r")
             await wait_until(lambda: lines()[: len(expected)] == expected)
-            await wait_until(lambda: engine._parts is not None and engine._parts.runs.resident_count != leaves)
+            await wait_until(
+                lambda: engine._client.parts is not None and engine._client.parts.runs.resident_count != leaves
+            )
     assert lines() == expected
     if how in ("wait", "generations"):
         async with serving(file_path, begins) as engine:

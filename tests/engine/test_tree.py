@@ -183,8 +183,8 @@ async def test_a_dispatcher_that_crashes_between_claim_and_start_loses_no_run(
     file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(file_path, slow) as engine:
-        assert engine._parts is not None
-        runs = engine._parts.runs
+        assert engine._client.parts is not None
+        runs = engine._client.parts.runs
         start, crashes = runs.start, [True, True]
 
         def start_or_crash(*args: Any) -> None:

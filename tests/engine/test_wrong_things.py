@@ -613,6 +613,6 @@ async def test_tags_that_are_no_dict_are_refused(tags: Any) -> None:
 @pytest.mark.parametrize("option", ["lease_seconds", "grace_seconds", "heartbeat_seconds", "replay_stall_seconds"])
 def test_seconds_of_an_engine_may_be_a_timedelta(option: str) -> None:
     engine = Engine(":memory:", **{option: timedelta(minutes=1)})  # type: ignore[arg-type]
-    assert getattr(engine._settings, option) == 60.0
+    assert getattr(engine._client.settings, option) == 60.0
     with pytest.raises(ValueError, match=option):
         Engine(":memory:", **{option: timedelta(minutes=-1)})  # type: ignore[arg-type]

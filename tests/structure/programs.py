@@ -405,7 +405,7 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
 
 async def _undoable(engine: Engine, run_id: str) -> list[str]:
     """Return the keys of the rows with which a compensation was registered, in order."""
-    front = engine._parts_in_use().front  # no part of the public API tells it
+    front = engine._client.parts_in_use().front  # no part of the public API tells it
     row = front.store.run(run_id)
     assert row is not None
     return [str(item.key) for item in front.store.history(row.run) if item.compensates]

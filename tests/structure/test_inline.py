@@ -596,8 +596,8 @@ async def test_a_script_that_is_cancelled_while_it_enters_the_block_lets_go_of_t
         with pytest.raises(MishapError):
             async with engine.inline("script"):
                 raise MishapError
-        assert engine._parts is not None
-        front, entered = engine._parts.front, trio.Event()
+        assert engine._client.parts is not None
+        front, entered = engine._client.parts.front, trio.Event()
 
         async def hang(*args: object) -> None:
             entered.set()

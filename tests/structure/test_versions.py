@@ -784,7 +784,7 @@ async def test_both_or_neither_are_stored_whatever_commit_crashes(autojump_clock
 
     async def scenario(engine: Engine) -> Any:
         runs = (await engine.list_runs()).runs
-        front = engine._parts_in_use().front  # the mailbox is nowhere in the public API
+        front = engine._client.parts_in_use().front  # the mailbox is nowhere in the public API
         row = front.store.run("basket")
         if row is not None and row.status is S.PENDING:
             seen_in_between.add((len(runs), len(front.store.unread(row.run))))

@@ -96,7 +96,7 @@ async def test_a_block_is_left_while_a_transaction_waits_for_the_file(tmp_path: 
             await engine.start(transactions, id="held")
             await wait_until(lambda: calls["a"])
             holder = engine.connect()
-            (writer,) = [engine._store]
+            (writer,) = [engine._client.store]
             assert isinstance(writer, SqliteStore)
             tries: list[str] = []
             transact = writer.transact

@@ -52,7 +52,7 @@ async def test_a_runs_child_that_is_stopped_alone_detaches_its_runs_before_they_
     async with serving(file_path, tidy) as engine:
         await engine.start(tidy, id="tidy")
         await begun.wait()
-        assert engine._root is not None
+        assert engine._serving.root is not None
         with trio.fail_after(PATIENCE_SECONDS):
             await engine._root.terminate_child("runs")
         assert seen == ["detaching"]
@@ -73,7 +73,7 @@ async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
             await engine.start(tidy, id="tidy")
             await begun.wait()
             if reason == "a service fails":
-                monkeypatch.setattr(engine._store, "foreign_changes", lambda: 1 / 0)
+                monkeypatch.setattr(engine._client.store, "foreign_changes", lambda: 1 / 0)
             else:
                 await engine.start(fatal, id="fatal")
             with trio.fail_after(PATIENCE_SECONDS):
@@ -111,7 +111,7 @@ async def what_ends(engine: Engine, verb: str) -> ExceptionGroup[Exception]:
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             await nursery.start(serve)
-            setattr(engine._store, verb, fail)
+            setattr(engine._client.store, verb, fail)
     (group,) = raised
     return group
 

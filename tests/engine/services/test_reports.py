@@ -77,7 +77,7 @@ async def test_a_restarted_service_is_reported_and_logged(
 ) -> None:
     async with serving(file_path, waiting) as engine, Engine(file_path) as client:
         with monkeypatch.context() as patch:
-            patch.setattr(engine._store, "executors", lambda *, ended=False: 1 / 0)
+            patch.setattr(engine._client.store, "executors", lambda *, ended=False: 1 / 0)
             await wait_until(lambda: "ZeroDivisionError" in engine.format_tree())
         await reported(client, "ZeroDivisionError")
     (logged, *_) = [record for record in caplog.records if "crashed" in record.message]

@@ -553,7 +553,7 @@ async def test_processes_that_have_and_have_not_seen_a_glitch_agree_on_what_is_d
     async with serving(file_path, waiting_somehow, signalled, clock=clock) as engine:
         for jump in (10 * DAY, -10 * DAY):
             clock.jump(jump)
-            engine._settings.clock.now()
+            engine._client.settings.clock.now()
         async with Engine(file_path, workflows=[waiting_somehow], clock=SettableClock()) as client:
             ttl = await client.start(waiting_somehow, "ttl", ttl=100)
             delayed = await client.start(waiting_somehow, "delay", delay=100)

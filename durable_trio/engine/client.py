@@ -1,0 +1,287 @@
+"""What an engine's facade and its handles both use: the checked way to the parts, and what needs no tree of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from durable_trio.codec import UNANNOTATED, Codec
+from durable_trio.doors import guarded
+from durable_trio.engine.observers import Observers
+from durable_trio.engine.records_of import run_record
+from durable_trio.engine.runs.ending import cancelled
+from durable_trio.engine.settings import Settings
+from durable_trio.engine.watching import Changes, watch
+from durable_trio.engine.wiring import Parts
+from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
+from durable_trio.failures import Failures
+from durable_trio.limits import check_name
+from durable_trio.records import RunRecord, RunRow
+from durable_trio.starting import StartOptions, is_same_start, start_operation
+from durable_trio.stores.contract import (
+    Change,
+    RequestCancel,
+    RunFilter,
+    SendSignal,
+    SignalWithStart,
+    Started,
+    StartRun,
+    Store,
+)
+from durable_trio.workflows import Registry, Workflow
+
+# Payloads of these types are stored as they are; others by their own type.
+_JSON_TYPES: Final = (bool, int, float, str, list, dict)
+
+
+class Begun(NamedTuple):
+    """A run that was started, or was there already."""
+
+    run_id: str
+    workflow: Workflow[..., Any] | None
+    """If this engine knows it."""
+    is_new: bool
+    """It was stored in this very step of the task."""
+
+
+class Client:
+    """One engine as its callers use it. It has parts while the engine is open."""
+
+    def __init__(self, store: Store, settings: Settings, registry: Registry, observers: Observers) -> None:
+        self.store = store
+        self.settings = settings
+        self.registry = registry
+        self.codec = Codec(payload_bytes_max=settings.payload_bytes_max)
+        self.is_closed = False
+        self.parts: Parts | None = None
+        self._observers = observers
+        # Where it was opened, and that thread's name.
+        self._home: tuple[trio.lowlevel.TrioToken, str] | None = None
+
+    # ---- the way to the parts ----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """The engine is being opened here, in this ``trio.run``.
+
+        Raises:
+            trio.ClosedResourceError, RuntimeError: it was closed, or is open.
+        """
+        if self.is_closed:
+            raise trio.ClosedResourceError("this engine was closed; make a new one")
+        if self.parts is not None:
+            raise RuntimeError("this engine is in use already")
+        self._home = trio.lowlevel.current_trio_token(), threading.current_thread().name
+
+    def make_parts(self) -> Parts:
+        """Return new parts; they are in use once they are assigned to ``parts``."""
+        return Parts(
+            self.store,
+            settings=self.settings,
+            registry=self.registry,
+            codec=self.codec,
+            observers=self._observers,
+        )
+
+    def parts_in_use(self) -> Parts:
+        """Return the parts, for a call that needs them.
+
+        Raises:
+            RuntimeError: the engine is not open, or it was opened by another ``trio.run``; nothing has happened.
+        """
+        parts = self.open_parts()
+        self.check_home()
+        return parts
+
+    def open_parts(self) -> Parts:
+        """Return the parts, from wherever that is asked.
+
+        Raises:
+            RuntimeError: the engine is not open.
+        """
+        if self.parts is None:
+            if self.is_closed:
+                raise trio.ClosedResourceError("the engine is closed")
+            raise RuntimeError(
+                "the engine is not open: use it while it serves, inside `async with open_engine(…)`, "
+                "or as a client inside `async with Engine(…)`"
+            )
+        return self.parts
+
+    def check_home(self) -> None:
+        """Refuse a call from elsewhere: whatever is shared with the engine's tasks must be touched by them only."""
+        try:
+            here = trio.lowlevel.current_trio_token()
+        except RuntimeError:  # no trio in this thread
+            here = None
+        if self._home is None or here is self._home[0]:
+            return
+        raise RuntimeError(
+            f"the engine belongs to the trio.run of thread {self._home[1]!r}, and was called from elsewhere, in thread "
+            f"{threading.current_thread().name!r}: from a thread write trio.from_thread.run(engine.start, …), with "
+            "trio_token=… if trio has not made that thread; or open an engine of its own there, as a client"
+        )
+
+    # ---- looking -----------------------------------------------------------------------------------------------
+
+    async def row(self, run_id: str) -> RunRow:
+        """Return a run as it is stored.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        front = self.parts_in_use().front
+        row = await front.read(front.store.run, run_id)
+        if row is None:
+            raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+        return row
+
+    async def record(self, run_id: str) -> RunRecord:
+        """Return a run as users see it; raise as ``row`` does."""
+        (record,) = await self.records([await self.row(run_id)])
+        return record
+
+    async def records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
+        """Return runs as users see them."""
+        front = self.parts_in_use().front
+        values = await front.ask(front.store.values, [row.run for row in rows])
+        return [self._converted(row, values.get(row.run, {})) for row in rows]
+
+    def _converted(self, row: RunRow, values: Mapping[str, str]) -> RunRecord:
+        workflow = self.registry.get(row.workflow)
+        failures = self.failures_of(workflow)
+        return run_record(row, codec=self.codec, workflow=workflow, failures=failures, values=values)
+
+    def failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
+        """Return the converter of exceptions for a workflow's runs."""
+        return self.parts_in_use().runs.failures_of(workflow)
+
+    async def workflow_of(self, run_id: str) -> Workflow[..., Any] | None:
+        """Return the workflow of a run, if this engine knows it."""
+        return self.registry.get((await self.row(run_id)).workflow)
+
+    def watch(self, which: RunFilter) -> AbstractAsyncContextManager[Changes]:
+        """Watch the runs of a filter; see ``engine.watch``."""
+        parts = self.parts_in_use()
+
+        def convert(change: Change) -> RunRecord:
+            return self._converted(change.row, change.values)
+
+        return watch(parts.front, parts.feed, which, convert=convert, matches=self._matcher(which))
+
+    def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
+        tags = dict(which.tags)
+
+        def matches(row: RunRow) -> bool:
+            if which.run_id is not None and row.id != which.run_id:
+                return False
+            if which.statuses is not None and row.status not in which.statuses:
+                return False
+            if which.workflow is not None and row.workflow != which.workflow:
+                return False
+            if not tags:
+                return True
+            try:
+                found = self.codec.decode(row.tags, dict[str, str], where="tags")
+            except CodecError:
+                return False  # damaged; the feed must not fail with it
+            return all(found.get(key) == value for key, value in tags.items())
+
+        return matches
+
+    # ---- starting ----------------------------------------------------------------------------------------------
+
+    async def start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> Begun:
+        """Store a new run; see ``engine.start``."""
+        parts = self.parts_in_use()
+        operation = self._start_operation(workflow, args, options)
+        known = self._known(workflow, operation)
+        try:
+            is_new = await parts.start(operation)
+        except RunConflict:
+            if not await self._is_same(operation, known, args):
+                raise
+            is_new = False
+        return Begun(operation.id, known, is_new)
+
+    async def signal_with_start(
+        self, workflow: Any, args: tuple[Any, ...], options: StartOptions, *, signal: str, payload: Any, signal_id: Any
+    ) -> Begun:
+        """Start a run unless it is there, and send it a signal; see ``engine.signal_with_start``."""
+        parts = self.parts_in_use()
+        start = self._start_operation(workflow, args, options)
+        send = self._signal_operation(start.id, signal, payload, signal_id)
+        try:
+            started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
+        except RunConflict:
+            known = self._known(workflow, start)
+            if not await self._is_same(start, known, args):
+                raise
+            parts.sent(await parts.front.write(send))  # it is started
+            return Begun(start.id, known, is_new=False)
+        if parts.executor is not None:
+            parts.runs.mail(started.row.run)
+            guarded(parts.dispatcher.nudge)
+        return Begun(start.id, self.registry.get(started.row.workflow), is_new=started.created)
+
+    def _known(self, workflow: Any, operation: StartRun) -> Workflow[..., Any] | None:
+        return workflow if isinstance(workflow, Workflow) else self.registry.get(operation.workflow)
+
+    async def _is_same(self, operation: StartRun, workflow: Workflow[..., Any] | None, args: tuple[Any, ...]) -> bool:
+        """Return whether the run that has the id of this one is the same, though it was started in other words."""
+        front = self.parts_in_use().front
+        row = await front.read(front.store.run, operation.id)
+        if row is None or row.workflow != operation.workflow or row.generation:  # which has arguments of its own
+            return False
+        return is_same_start(workflow, row.args, args, codec=self.codec)
+
+    def _start_operation(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> StartRun:
+        executes = self.parts_in_use().executor is not None
+        if executes and isinstance(workflow, Workflow) and self.registry.get(workflow.name) is None:
+            raise UnknownWorkflow(
+                f"this engine executes runs but was not given the workflow {workflow.name!r}: name it in workflows=, "
+                f"or start it by its name if another process serves it"
+            )
+        return start_operation(
+            workflow, args, options, registry=self.registry, codec=self.codec, clock=self.settings.clock
+        )
+
+    # ---- messages ----------------------------------------------------------------------------------------------
+
+    async def send_signal(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> None:
+        """Send a signal to a run; see ``engine.send_signal``."""
+        parts = self.parts_in_use()
+        parts.sent(await parts.front.write(self._signal_operation(run_id, name, payload, signal_id)))
+
+    def _signal_operation(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> SendSignal:
+        run_id, name = check_name("run id", run_id), check_name("signal name", name)
+        if signal_id is not None:
+            signal_id = check_name("signal id", signal_id)
+        is_json = payload is None or any(type(payload) is cls for cls in _JSON_TYPES)
+        annotation = UNANNOTATED if is_json else type(payload)
+        text = self.codec.encode(payload, annotation, where=f"the payload of signal {name!r}").text
+        return SendSignal(
+            run_id=run_id,
+            name=name,
+            payload=text,
+            signal_id=signal_id,
+            unread_max=self.settings.unread_signals_max,
+            now=self.settings.clock.stamp(),
+        )
+
+    async def cancel(self, run_id: str, reason: str | None) -> bool:
+        """Ask a run to cancel; see ``engine.cancel``."""
+        parts = self.parts_in_use()
+        run_id = check_name("run id", run_id)
+        text = self.codec.encode(reason, str | None, where="the reason").text
+        # A run that has not begun ends with the request itself, so its error goes along.
+        error, _ = self.failures_of(None).encode(cancelled(run_id, reason), where="the error of a cancelled run")
+        now = self.settings.clock.stamp()
+        sent = await parts.front.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
+        if sent is None:
+            return False
+        parts.sent(sent)
+        return True

@@ -1,0 +1,270 @@
+"""An engine's life: opening its store and its tree, serving until it is told to stop, and closing both in order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Final
+
+import attrs
+import trio
+
+from durable_trio.engine import os_signals
+from durable_trio.engine.client import Client
+from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
+from durable_trio.engine.workers.parent import Workers
+from durable_trio.errors import DurableError
+from durable_trio.serving.app import check_not_loading
+from supervisors import Supervisor
+
+# The exit code when a task did not end that had to: EX_SOFTWARE of sysexits.h.
+EXIT_UNSTOPPED: Final = 70
+
+
+@attrs.define(eq=False)
+class Life:
+    """One life of an engine's tree, from its opening to its end."""
+
+    family: Workers | None
+    executor_count: int
+    on_unstopped: Callable[[], None] | None
+    """The last resort; None where the process is not ours to end."""
+    stop: trio.Event = attrs.field(factory=trio.Event)
+    opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    has_begun: trio.Event = attrs.field(factory=trio.Event)
+    """It is open, or will never be."""
+    has_ended: trio.Event = attrs.field(factory=trio.Event)
+
+    def end(self) -> None:
+        """Drain the tree; if it is still being opened, there is nothing to drain, and opening is cancelled."""
+        self.stop.set()
+        self.opening.cancel()
+        if not self.has_begun.is_set():
+            self.scope.cancel("the engine was stopped while it was being opened")
+
+
+class Serving:
+    """Opens and closes one engine, once: as a server, in the background of a block, or as a client."""
+
+    def __init__(self, client: Client) -> None:
+        self.root: Supervisor | None = None
+        self._client = client
+        self._opened: AsyncExitStack | None = None  # as a client
+
+    # ---- as a server -------------------------------------------------------------------------------------------
+
+    async def serve(
+        self,
+        family: Workers | None,
+        *,
+        executors: int,
+        signals: Sequence[int] | bool | None,
+        started: Callable[[], None],
+    ) -> None:
+        """Have the tree until cancelled or told to stop; see ``engine.serve``. ``started`` is called once it stands."""
+        handled = _signals_to_handle(signals)
+        with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
+            life = Life(family, executors, partial(os_signals.exit_soon, EXIT_UNSTOPPED) if handled else None)
+            if not await self._open_store_unless_stopped(life, os_signals_received):
+                return
+            try:
+                async with _failure_as_itself(), trio.open_nursery() as nursery:
+                    if os_signals_received is not None:
+                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
+                    try:
+                        nursery.start_soon(self._run_tree, life)
+                        await life.has_begun.wait()
+                        if not life.has_ended.is_set():
+                            started()
+                        await life.has_ended.wait()
+                    finally:
+                        life.end()
+                        if life.has_ended.is_set():
+                            nursery.cancel_scope.cancel()
+            finally:
+                await self._close_store()
+
+    @asynccontextmanager
+    async def in_background(self, family: Workers | None) -> AsyncIterator[None]:
+        """Serve inside the block; see ``open_engine``."""
+        failure: BaseException | None = None
+        life = Life(family, 1, None)
+        await self._open_store()
+        try:
+            async with _failure_as_itself(), trio.open_nursery() as nursery:
+                try:
+                    nursery.start_soon(self._run_tree, life)
+                    await life.has_begun.wait()
+                    yield
+                except (Exception, KeyboardInterrupt, SystemExit) as error:
+                    failure = error
+                finally:
+                    life.end()
+        finally:
+            await self._close_store()
+        if failure is not None:
+            raise failure
+
+    def workers(self, count: int | None, app: str | None) -> Workers | None:
+        """Return the worker processes to serve with, if any; ``count`` and ``app`` instead of the engine's own."""
+        settings = self._client.settings
+        if count is not None or app is not None:
+            settings = attrs.evolve(
+                settings,
+                workers=settings.workers if count is None else count,
+                app=settings.app if app is None else app,
+            )
+        if settings.workers == 0:
+            return None
+        check_not_loading()
+        if settings.app is None:
+            raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
+        if self._client.store.is_memory:
+            raise ValueError("a store in memory belongs to one process; give the engine a file, or workers=0")
+        return Workers(
+            app=settings.app,
+            count=settings.workers,
+            grace_seconds=settings.grace_seconds,
+            heartbeat_seconds=settings.heartbeat_seconds,
+        )
+
+    async def _open_store_unless_stopped(self, life: Life, os_signals_received: AsyncIterator[int] | None) -> bool:
+        """Open the store; return False if a signal of the operating system came first."""
+        if os_signals_received is None:
+            await self._open_store()
+            return True
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
+            with life.opening:
+                try:
+                    await self._open_store()
+                except Exception as error:  # it is not to come in a group
+                    failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return not life.opening.cancelled_caught
+
+    async def _run_tree(self, life: Life) -> None:
+        """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
+        client = self._client
+        parts = client.make_parts()
+        parts.dispatcher.expect(life.executor_count)
+        try:
+            with life.scope:
+                if life.family is None:
+                    opened = open_executor(parts, life.grace, life.on_unstopped)
+                else:
+                    opened = open_parent(parts, life.family, life.grace, life.on_unstopped)
+                async with opened as root:
+                    client.parts, self.root = parts, root
+                    life.has_begun.set()
+                    await life.stop.wait()
+        finally:
+            client.parts = self.root = None
+            client.is_closed = True
+            life.has_ended.set()
+            life.has_begun.set()
+
+    # ---- as a client -------------------------------------------------------------------------------------------
+
+    async def open_client(self) -> None:
+        """Open the store and execute nothing."""
+        await self._open_store()
+        parts = self._client.make_parts()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_store)
+            self.root = await stack.enter_async_context(open_client(parts))
+            self._client.parts = parts
+            self._opened = stack.pop_all()
+
+    async def close_client(self) -> None:
+        """Close what ``open_client`` has opened; twice is nothing."""
+        client = self._client
+        if client.parts is not None:
+            client.check_home()
+        client.is_closed = True
+        client.parts = self.root = None
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.aclose()  # no scope around it: it leaves scopes that were entered before
+        await trio.lowlevel.checkpoint()
+
+    # ---- the store ---------------------------------------------------------------------------------------------
+
+    async def _open_store(self) -> None:
+        self._client.settle()
+        store = self._client.store
+        if store.is_memory:
+            store.open()
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._open_file()
+
+    async def _open_file(self) -> None:
+        """Open the store off the event loop.
+
+        *Cancellation:* at once, though others may have the write turn for long; what is opened later is closed.
+        """
+        store = self._client.store
+        lock = threading.Lock()  # guards what follows
+        is_wanted, is_open = True, False
+
+        def open_store() -> None:
+            nonlocal is_open
+            store.open()
+            with lock:
+                is_open = is_wanted
+            if not is_open:
+                store.close()
+
+        try:
+            await trio.to_thread.run_sync(open_store, abandon_on_cancel=True)
+        except trio.Cancelled:
+            self._client.is_closed = True  # it may be open for a while yet
+            with lock:
+                is_wanted = False
+            if is_open:  # both at the same moment
+                await self._close_store()
+            raise
+
+    async def _close_store(self) -> None:
+        self._client.is_closed = True
+        store = self._client.store
+        with trio.CancelScope(shield=True):
+            if store.is_memory:
+                store.close()
+            else:
+                await trio.to_thread.run_sync(store.close)
+
+
+def _signals_to_handle(signals: Sequence[int] | bool | None) -> Sequence[int]:
+    if signals is None:
+        signals = os_signals.is_main_task()
+    if isinstance(signals, bool):
+        return os_signals.DEFAULT if signals else ()
+    return [signal.Signals(item) for item in signals]
+
+
+@asynccontextmanager
+async def _failure_as_itself() -> AsyncIterator[None]:
+    """Take a failure of the engine's own out of the groups of nurseries around it, where it is the only one."""
+    failed: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        failed = group
+        while isinstance(failed, BaseExceptionGroup) and not failed.message.startswith(FAILED):
+            if len(failed.exceptions) > 1:
+                raise
+            failed = failed.exceptions[0]
+        if not isinstance(failed, DurableError | ExceptionGroup):
+            raise
+    if failed is not None:
+        raise failed
