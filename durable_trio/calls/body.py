@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import attrs
 import trio
@@ -12,8 +12,9 @@ from durable_trio.calls.saga import Saga
 from durable_trio.calls.step_tasks import StepTasks
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec, parse
-from durable_trio.errors import CodecError, Detached
+from durable_trio.errors import CodecError, Detached, PayloadTooLarge
 from durable_trio.failures import CannotRebuild, Failures, describe
+from durable_trio.limits import check_name
 from durable_trio.records import HistoryRow, Key, Problem, RunRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
@@ -21,9 +22,7 @@ from durable_trio.turns.call import Call
 from durable_trio.turns.turns import Turns
 from durable_trio.workflows import Registry, Workflow
 
-if TYPE_CHECKING:
-    from durable_trio.context.context import Context
-
+T = TypeVar("T")
 Observe = Callable[[str, Mapping[str, Any]], None]
 
 
@@ -69,28 +68,85 @@ def current_task() -> trio.lowlevel.Task | None:
 
 
 class Branch:
-    """A block in which the current task has a context of its own. What comes out of it passes untouched."""
+    """One branch of a body, bound to its task: its part of keys, and how often each name came before.
 
-    def __init__(self, env: Environment, branch: str, depth: int) -> None:
-        self._env = env
-        self._branch = branch
+    ``depth``: nurseries of durable branches around it.
+    """
+
+    def __init__(self, body: Body, path: str, depth: int) -> None:
+        self.body = body
+        self.path = path  # empty for the body itself
+        self.depth = depth
+        self.random_count = 0
+        self.uuid_count = 0
+        self.open_nursery_count = 0
+        self._task = trio.lowlevel.current_task()
+        self._counts: dict[str, int] = {}
+
+    def check_task(self) -> None:
+        """Refuse a call from another task than its own: it would take a key of this one.
+
+        Raises:
+            RuntimeError: it is one.
+        """
+        if current_task() is not self._task:
+            raise RuntimeError(
+                f"the context of run {self.body.run_id!r} was used from another task than its own;"
+                " open branches with ctx.open_nursery(), and use the context that each is given;"
+                " a step's function has none"
+            )
+
+    def next_key(self, what: str, name: str) -> Key:
+        """Return the next key of a name that the user has chosen; ``what`` it names is for errors."""
+        return self.reserve_key(check_name(what, name))
+
+    def reserve_key(self, name: str) -> Key:
+        """Return the next key of a name in this branch."""
+        n = self._counts.get(name, 0)
+        self._counts[name] = n + 1
+        return Key(self.path, name, n)
+
+    def encode_again(self, encode: Callable[[Codec], T], *, is_recorded: Callable[[], bool]) -> T:
+        """Encode a payload that each replay makes again: accepted or refused as it was, also under another limit.
+
+        A refusal is recorded, in a row that nobody waits for, so that a body that has caught it goes the same way.
+
+        Args:
+            is_recorded: whether it was accepted before; asked if it is too large now.
+        """
+        turns, codec = self.body.turns, self.body.codec
+        key = self.reserve_key("(payload)")
+        if turns.history.take_patch(key):
+            raise PayloadTooLarge("a payload was too large when this was called for the first time")
+        try:
+            return encode(codec)
+        except PayloadTooLarge:
+            if is_recorded():
+                return encode(codec.own)
+            turns.note(key)
+            raise
+
+
+class OpenBranch:
+    """A block in which the current task is a branch. What comes out of it passes untouched."""
+
+    def __init__(self, body: Body, path: str, depth: int) -> None:
+        self._body = body
+        self._path = path
         self._depth = depth
         self._task: trio.lowlevel.Task
 
-    def __enter__(self) -> Context:
-        from durable_trio.context.context import Context  # it is made of what is here
-
+    def __enter__(self) -> Branch:
         self._task = trio.lowlevel.current_task()
-        context = Context(self._env, branch=self._branch, depth=self._depth)
-        self._env.contexts[self._task] = context
-        return context
+        branch = self._body.branches[self._task] = Branch(self._body, self._path, self._depth)
+        return branch
 
     def __exit__(self, *_: object) -> None:
-        del self._env.contexts[self._task]
+        del self._body.branches[self._task]
 
 
 @attrs.define(kw_only=True, eq=False)
-class Environment:
+class Body:
     """Everything around one run's body."""
 
     run_id: str
@@ -112,23 +168,23 @@ class Environment:
     # Children that the run waits for before it ends: whether each has been seen to end.
     children: dict[str, bool] = attrs.Factory(dict)
     # Which task of the body is which branch.
-    contexts: dict[trio.lowlevel.Task, Context] = attrs.Factory(dict)
+    branches: dict[trio.lowlevel.Task, Branch] = attrs.Factory(dict)
 
-    def branch(self, branch: str, *, depth: int = 0) -> Branch:
-        """Give the current task a context of its own inside the block, with so many durable nurseries around it."""
-        return Branch(self, branch, depth)
+    def open_branch(self, path: str, *, depth: int = 0) -> OpenBranch:
+        """Make the current task a branch inside the block, with so many durable nurseries around it."""
+        return OpenBranch(self, path, depth)
 
-    def context_of_current_task(self) -> Context:
-        """Return the context of the calling task.
+    def branch_of_current_task(self) -> Branch:
+        """Return the branch of the calling task.
 
         Raises:
             RuntimeError: it is no task of this run's body.
         """
         task = current_task()
-        context = None if task is None else self.contexts.get(task)
-        if context is None:
+        branch = None if task is None else self.branches.get(task)
+        if branch is None:
             raise RuntimeError(f"only a task of run {self.run_id!r} with a context of its own can do this")
-        return context
+        return branch
 
     def where(self, kind: str, key: Key) -> str:
         """Return how errors name a durable call."""

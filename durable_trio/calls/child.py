@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import trio
 
-from durable_trio.calls.body import Environment, check_json
+from durable_trio.calls.body import Body, Branch, check_json
+from durable_trio.calls.saga import Compensation
+from durable_trio.calls.step import FunctionCall
+from durable_trio.calls.step_options import NO_RETRY, FunctionOptions
 from durable_trio.clock import due_after
+from durable_trio.codec import UNANNOTATED
 from durable_trio.errors import CodecError, RunCancelled, RunConflict, RunExpired, RunFailed, RunNotFound
 from durable_trio.failures import CannotRebuild, describe
-from durable_trio.looks import text_of
+from durable_trio.looks import exact_bool, is_a, short, text_of
+from durable_trio.options import check_options
+from durable_trio.policies import Retry
 from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.randomness import child_id
+from durable_trio.starting import StartOptions, start_operation
 from durable_trio.stores.contract import StartRun
 from durable_trio.turns.call import Call
 from durable_trio.turns.quiet import BODY
+from durable_trio.workflows import Workflow
 
 # How often a fork looks after a child that it has not started itself: the child's end is told to its parent only.
 _LOOK_SECONDS = 5.0
@@ -26,15 +36,15 @@ class StartChildCall(Call):
 
     kind = StepKind.CHILD
 
-    def __init__(self, env: Environment, key: Key, operation: StartRun) -> None:
+    def __init__(self, body: Body, key: Key, operation: StartRun) -> None:
         super().__init__(key)
-        self._env = env
+        self._body = body
         self._operation = operation
 
     def go_live(self) -> None:
-        env = self._env
-        now = env.clock.stamp()
-        text = env.codec.own.encode(self._operation.id, str, where="a run id").text
+        body = self._body
+        now = body.clock.stamp()
+        text = body.codec.own.encode(self._operation.id, str, where="a run id").text
         self.record(now=now, started_at=now, result=text, children=(self._operation,))
 
     def fire(self, now: int) -> None:
@@ -42,12 +52,12 @@ class StartChildCall(Call):
 
     def deliver(self, row: HistoryRow) -> None:
         if self.is_live:
-            self._env.host.child_started()
+            self._body.host.child_started()
         super().deliver(row)
 
     def conflicted(self, error: RunConflict) -> bool:
-        now = self._env.clock.stamp()
-        text, self.outcome = self._env.failures.encode(error, where=self._env.where("child", self.key))
+        now = self._body.clock.stamp()
+        text, self.outcome = self._body.failures.encode(error, where=self._body.where("child", self.key))
         self.record(now=now, started_at=now, status=StepStatus.FAILED, error=text)
         return True
 
@@ -61,12 +71,12 @@ class ChildEndCall(Call):
     kind = StepKind.CHILD_END
 
     def __init__(
-        self, env: Environment, key: Key, child_id: str, *, is_unabortable: bool, cancels: bool, compensates: bool
+        self, body: Body, key: Key, child_id: str, *, is_unabortable: bool, cancels: bool, compensates: bool
     ) -> None:
         super().__init__(key)
         self.is_unabortable = is_unabortable
         self.waits_for_child = child_id
-        self._env = env
+        self._body = body
         self._child_id = child_id
         self._cancels = cancels
         self._compensates = compensates
@@ -74,9 +84,9 @@ class ChildEndCall(Call):
         self._looks_again = False
 
     def go_live(self) -> None:
-        self.started_at = self._env.clock.stamp()
+        self.started_at = self._body.clock.stamp()
         if self._cancels or (self.is_unabortable and self.raise_cancel is not None):
-            self._env.host.request_cancel(self._child_id)
+            self._body.host.request_cancel(self._child_id)
         self._look()
 
     def fire(self, now: int) -> None:
@@ -84,7 +94,7 @@ class ChildEndCall(Call):
 
     def cancel(self) -> None:
         if self.is_unabortable and self.is_live:
-            self._env.host.request_cancel(self._child_id)
+            self._body.host.request_cancel(self._child_id)
 
     def child_ended(self) -> None:
         if self.is_busy:
@@ -98,11 +108,11 @@ class ChildEndCall(Call):
         self._looks_again = False
         self.turns.busy(self)
         self.task_context.run(BODY.set, None)
-        self._env.tasks.start(self.task_context, self)
+        self._body.tasks.start(self.task_context, self)
 
     async def run(self, scope: trio.CancelScope) -> None:
         """Read the child."""
-        self._child = await self._env.host.look_up(self._child_id)
+        self._child = await self._body.host.look_up(self._child_id)
 
     def ended(self) -> None:
         """The child was read."""
@@ -110,7 +120,7 @@ class ChildEndCall(Call):
             return
         child = self._child
         if child is not None and (damage := _damage_of_end(child)) is not None:
-            self._env.host.park(damaged(self._env.run_id, damage))
+            self._body.host.park(damaged(self._body.run_id, damage))
             return
         if child is None or child.status.is_final:
             self._record_end(child)
@@ -119,16 +129,16 @@ class ChildEndCall(Call):
             self._look()
             return
         elif child.parent != self.turns.port.fence.run:  # it was started by the run that this one is a fork of
-            self.turns.set_timer(self, due_after(self._env.clock.stamp(), _LOOK_SECONDS), None)
+            self.turns.set_timer(self, due_after(self._body.clock.stamp(), _LOOK_SECONDS), None)
         self.turns.emerged(self)
 
     def _record_end(self, child: RunRow | None) -> None:
-        now = self._env.clock.stamp()
+        now = self._body.clock.stamp()
         if child is not None and child.status is RunStatus.COMPLETED:
             self.record(now=now, started_at=self.started_at, result=child.result, compensates=self._compensates)
             return
         error = self._error_of(child)
-        text, self.outcome = self._env.failures.encode(error, where=self._env.where("child", self.key))
+        text, self.outcome = self._body.failures.encode(error, where=self._body.where("child", self.key))
         self.record(now=now, started_at=self.started_at, status=StepStatus.FAILED, error=text)
 
     def _error_of(self, child: RunRow | None) -> Exception:
@@ -137,7 +147,7 @@ class ChildEndCall(Call):
         error: Any = None
         if child.error is not None:
             try:
-                error = self._env.failures.decode(child.error)
+                error = self._body.failures.decode(child.error)
             except (CannotRebuild, CodecError):
                 error = describe(child.error)
         if child.status is RunStatus.CANCELLED:
@@ -165,3 +175,111 @@ def _damage_of_end(child: RunRow) -> str | None:
     except CodecError as error:
         return f"{where}, {'result' if child.status is RunStatus.COMPLETED else 'error'}: {error}"
     return None
+
+
+class Child(NamedTuple):
+    """A child as its calls know it."""
+
+    run_id: str
+    name: str
+    """Of its workflow, by which its keys are made."""
+    result_type: Any
+
+
+def end_key(run_id: str) -> Key:
+    """Return the key under which the end of a child that nobody awaited is recorded."""
+    return Key("(end)", run_id, 0)
+
+
+class ChildOptions(StartOptions, total=False):
+    """The keyword options of ``ctx.start_child``: those of ``engine.start``, and whether the parent lets go of it."""
+
+    detached: bool
+
+
+class RunChildOptions(StartOptions, total=False):
+    """The keyword options of ``ctx.run_child``: those of ``engine.start``, and how the child is undone."""
+
+    compensate: Callable[[Any], Any] | None
+    compensate_retry: Retry | None
+
+
+async def start_child(branch: Branch, workflow: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Child:
+    """Start a child; see ``Context.start_child``."""
+    branch.check_task()
+    check_options("start_child", options, ChildOptions.__annotations__, arguments="arguments of the workflow")
+    detached = exact_bool(options.pop("detached", False), what="detached")
+    body = branch.body
+    if not is_a(workflow, (Workflow, str)):
+        raise TypeError(
+            f"start_child takes a workflow or its name, not {short(workflow)}; decorate the function with @workflow"
+        )
+    key = branch.next_key("workflow name", workflow.name if is_a(workflow, Workflow) else workflow)
+    name = key.name
+    if options.get("id") is None:
+        options["id"] = child_id(body.seed, body.run_id, body.generation, key)
+    operation = branch.encode_again(
+        lambda codec: start_operation(
+            workflow, args, cast(StartOptions, options), registry=body.registry, codec=codec, clock=body.clock
+        ),
+        is_recorded=lambda: body.turns.history.has(key),
+    )
+    call = StartChildCall(body, key, operation)
+    row = await body.turns.perform(call)
+    run_id: str = body.deliver(call, row, str)
+    if not detached and row.attempt:  # in a fork, those that were copied belong to the original
+        body.children[run_id] = False
+    known = workflow if is_a(workflow, Workflow) else body.registry.get(name)
+    return Child(run_id, name, UNANNOTATED if known is None else known.result_type)
+
+
+async def end_of_child(
+    body: Body,
+    child: Child,
+    *,
+    is_unabortable: bool = False,
+    compensate: Callable[[Any], Any] | None = None,
+    compensate_retry: Retry | None = None,
+) -> Any:
+    """Wait until a child has ended, and return its result or raise why it has none."""
+    branch = body.branch_of_current_task()
+    call = ChildEndCall(
+        body,
+        branch.reserve_key(f"{child.name} result"),
+        child.run_id,
+        is_unabortable=is_unabortable,
+        cancels=False,
+        compensates=compensate is not None,
+    )
+    row = await body.turns.perform(call)
+    if child.run_id in body.children:
+        body.children[child.run_id] = True
+    result = body.deliver(call, row, child.result_type)
+    if row.compensates and compensate is not None:
+        undo = Compensation(step=row.key, fn=compensate, result=result, retry=compensate_retry or NO_RETRY)
+        body.saga.register(row.seq, undo)
+    return result
+
+
+async def cancel_child(body: Body, child: Child) -> bool:
+    """Ask a child to cancel; recorded."""
+    key = body.branch_of_current_task().reserve_key(f"{child.name} cancel")
+    options = FunctionOptions(returns=bool)
+    call = FunctionCall(body, StepKind.STEP, key, body.host.cancel_and_tell, (child.run_id,), options)
+    requested: bool = body.deliver(call, await body.turns.perform(call), bool)
+    return requested
+
+
+async def run_child(branch: Branch, workflow: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """Start a child and wait for its result; see ``Context.run_child``."""
+    check_options("run_child", options, RunChildOptions.__annotations__, arguments="arguments of the workflow")
+    compensate = options.pop("compensate", None)
+    compensate_retry = options.pop("compensate_retry", None)
+    child = await start_child(branch, workflow, args, options)
+    try:
+        return await end_of_child(
+            branch.body, child, is_unabortable=True, compensate=compensate, compensate_retry=compensate_retry
+        )
+    except Exception:
+        await trio.lowlevel.checkpoint_if_cancelled()  # it ended because this call was cancelled
+        raise

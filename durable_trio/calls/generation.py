@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
-from durable_trio.calls.body import Environment
+from durable_trio.calls.body import Body, Branch
 from durable_trio.errors import RunCancelled
 from durable_trio.records import Key, StepKind
+from durable_trio.starting import encode_bound
 from durable_trio.stores.contract import ContinueAsNew
 from durable_trio.turns.call import Call
 
@@ -16,9 +17,9 @@ class ContinueCall(Call):
 
     kind = StepKind.CONTINUE
 
-    def __init__(self, env: Environment, key: Key, args: str) -> None:
+    def __init__(self, body: Body, key: Key, args: str) -> None:
         super().__init__(key)
-        self._env = env
+        self._body = body
         self._args = args
 
     def go_live(self) -> None:
@@ -28,7 +29,7 @@ class ContinueCall(Call):
         """Store the new generation; there is none after a cancel, which a shield may have kept off."""
         turns = self.turns
         if turns.is_cancelled:
-            turns.refuse(self, RunCancelled(f"run {self._env.run_id!r} was cancelled and cannot begin anew"))
+            turns.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
             return
         self.is_sealed = True
         operation = ContinueAsNew(fence=turns.port.fence, args=self._args, now=turns.clock.stamp())
@@ -39,6 +40,18 @@ class ContinueCall(Call):
 
     def _continued(self, outcome: Any) -> None:
         if outcome is True:
-            self._env.host.continued()
+            self._body.host.continued()
         else:
             self.turns.check(outcome)
+
+
+async def continue_as_new(branch: Branch, args: tuple[Any, ...]) -> NoReturn:
+    """End this history and go on with a new generation; see ``Context.continue_as_new``."""
+    branch.check_task()
+    body = branch.body
+    if branch.path or branch.open_nursery_count:
+        raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
+    body.workflow.annotations_for(args)  # raises if there are too few or too many
+    text, _ = encode_bound(body.workflow, args, codec=body.codec, where=f"the arguments of run {body.run_id!r}")
+    await body.turns.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
+    raise AssertionError("the run has left")

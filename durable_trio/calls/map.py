@@ -6,14 +6,20 @@ hold no code of the body, so all rows that are ready are taken in one turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Reversible, Sequence, Set
+from functools import partial
+from itertools import islice
+from typing import Any, Final
 
 import outcome
+import trio
 
-from durable_trio.calls.body import Environment
-from durable_trio.calls.step import FunctionCall, FunctionOptions
+from durable_trio.calls.body import Body, Branch
+from durable_trio.calls.step import FunctionCall, register
+from durable_trio.calls.step_options import NO_RETRY, FunctionOptions, StepOptions, function_options
 from durable_trio.errors import Detached, RunExpired
+from durable_trio.limits import MAP_CONCURRENCY, MAP_ITEMS_MAX
+from durable_trio.looks import exact_bool, exact_number, short
 from durable_trio.records import HistoryRow, Key, StepKind
 from durable_trio.turns.call import Call
 
@@ -27,7 +33,7 @@ class MapCall(Call):
 
     def __init__(
         self,
-        env: Environment,
+        body: Body,
         key: Key,
         fn: Callable[..., Any],
         items: Sequence[Any],
@@ -38,7 +44,7 @@ class MapCall(Call):
         registered: Callable[[HistoryRow, Any], None],
     ) -> None:
         super().__init__(key)
-        self._env = env
+        self._body = body
         self._fn = fn
         self._items = items
         self._options = options
@@ -81,7 +87,7 @@ class MapCall(Call):
 
     def _add(self, index: int) -> MapItem:
         item = MapItem(
-            self, self._env, Key(self._branch, ITEM_NAME, index), self._fn, self._items[index], self._options
+            self, self._body, Key(self._branch, ITEM_NAME, index), self._fn, self._items[index], self._options
         )
         item.task_context = self.task_context.copy()
         self._open[index] = item
@@ -109,7 +115,7 @@ class MapCall(Call):
         del self._open[item.key.n]
         result: Any = None
         try:
-            result = self._results[item.key.n] = self._env.deliver(item, row, self._options.returns)
+            result = self._results[item.key.n] = self._body.deliver(item, row, self._options.returns)
         except Detached:
             return  # the run was set aside
         except Exception as error:
@@ -148,9 +154,9 @@ class MapItem(FunctionCall):
     """One item: a step whose outcome goes to the map."""
 
     def __init__(
-        self, parent: MapCall, env: Environment, key: Key, fn: Callable[..., Any], item: Any, options: FunctionOptions
+        self, parent: MapCall, body: Body, key: Key, fn: Callable[..., Any], item: Any, options: FunctionOptions
     ) -> None:
-        super().__init__(env, StepKind.STEP, key, fn, (item,), options)
+        super().__init__(body, StepKind.STEP, key, fn, (item,), options)
         self._parent = parent
 
     @property
@@ -166,3 +172,60 @@ class MapItem(FunctionCall):
         del self.turns.calls[self.key]
         self.dropped()
         self._parent.released(self)
+
+
+async def run_map(
+    branch: Branch,
+    name: str,
+    fn: Callable[[Any], Any],
+    items: Iterable[Any],
+    options: StepOptions,
+    *,
+    return_exceptions: bool,
+    limit: int | None,
+) -> list[Any]:
+    """Run a function as a step for each item; see ``Context.map``."""
+    branch.check_task()
+    count = exact_number(limit)
+    if limit is not None and (type(count) is not int or count < 1):
+        raise ValueError(f"limit must be a whole number of at least 1, not {short(limit)}")
+    given = _in_order(items)
+    key = branch.next_key("map name", name)
+    compensate_retry = options.get("compensate_retry") or NO_RETRY
+    call = MapCall(
+        branch.body,
+        key,
+        fn,
+        given,
+        function_options("ctx.map", fn, options),
+        limit=MAP_CONCURRENCY if limit is None else count,
+        return_exceptions=exact_bool(return_exceptions, what="return_exceptions"),
+        registered=partial(register, branch.body, options.get("compensate"), compensate_retry),
+    )
+    if call.is_empty:
+        await trio.lowlevel.checkpoint()
+        return []
+    results: list[Any] = await branch.body.turns.perform(call)
+    return results
+
+
+def _in_order(items: Iterable[Any]) -> list[Any]:
+    """Return the items of a map as a list, unless their order is an accident of this process."""
+    # Views of a dict are sets, too, and so are the ordered sets of some libraries; those can be gone through backwards.
+    if (isinstance(items, Set) and not isinstance(items, Reversible)) or type(items) in _SET_ITERATORS:
+        raise TypeError(
+            f"ctx.map takes items in an order that is the same at replay; a {type(items).__name__} has none:"
+            " pass sorted(items), or a list"
+        )
+    if not isinstance(items, Iterable) and hasattr(type(items), "__aiter__"):
+        raise TypeError(
+            f"ctx.map takes an ordinary iterable, not the asynchronous {type(items).__name__}:"
+            " collect its items in a step"
+        )
+    found = list(islice(iter(items), MAP_ITEMS_MAX + 1))
+    if len(found) > MAP_ITEMS_MAX:
+        raise ValueError(f"ctx.map takes at most {MAP_ITEMS_MAX} items; make several maps of them")
+    return found
+
+
+_SET_ITERATORS: Final = (type(iter(set[Any]())), type(iter(frozenset[Any]())))

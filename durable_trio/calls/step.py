@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-import attrs
 import trio
 
-from durable_trio.calls.body import Environment
+from durable_trio.calls.body import Body, Branch
 from durable_trio.calls.current_step import CurrentStep, set_current_step
+from durable_trio.calls.saga import Compensation
+from durable_trio.calls.step_options import NO_RETRY, FunctionOptions, StepOptions, TransactionOptions, function_options
 from durable_trio.clock import due_after
-from durable_trio.codec import UNANNOTATED
 from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeout
 from durable_trio.failures import carried, close_left_open, is_cancelled, is_left_open, without_strays
 from durable_trio.looks import is_a, is_async, is_awaitable
@@ -31,20 +31,6 @@ from durable_trio.rules.retry import delay_after
 from durable_trio.turns.call import Call
 from durable_trio.turns.quiet import BODY
 
-NO_RETRY = Retry.none()
-
-
-@attrs.frozen(kw_only=True)
-class FunctionOptions:
-    """How a function is run."""
-
-    retry: Retry = NO_RETRY
-    timeout: float | None = None
-    at_most_once: bool = False
-    abandon: bool = False
-    returns: Any = UNANNOTATED
-    compensates: bool = False
-
 
 class FunctionCall(Call):
     """Runs ``fn(*args)`` until it succeeds or its policy gives up, and records that."""
@@ -53,7 +39,7 @@ class FunctionCall(Call):
 
     def __init__(
         self,
-        env: Environment,
+        body: Body,
         kind: StepKind,
         key: Key,
         fn: Callable[..., Any],
@@ -62,7 +48,7 @@ class FunctionCall(Call):
     ) -> None:
         super().__init__(key)
         self.kind = kind
-        self._env = env
+        self._body = body
         self._fn = fn
         self._args = args
         self._options = options
@@ -84,7 +70,7 @@ class FunctionCall(Call):
 
     def go_live(self) -> None:
         wait = self.turns.agenda.waits.get(self.key)
-        now = self._env.clock.stamp()
+        now = self._body.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is None and self._options.at_most_once:
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
@@ -98,7 +84,7 @@ class FunctionCall(Call):
                 StepInterrupted(
                     f"{self._where()} had begun when its process died, and it must not run twice",
                     step=str(self.key),
-                    run_id=self._env.run_id,
+                    run_id=self._body.run_id,
                 )
             )
         else:
@@ -117,14 +103,14 @@ class FunctionCall(Call):
         self.turns.clear_wait(self.key)
 
     def deliver(self, row: HistoryRow) -> None:
-        if self._env.observe is not None:
+        if self._body.observe is not None:
             self._tell_ended(row)
         super().deliver(row)
 
     def _tell_ended(self, row: HistoryRow) -> None:
-        if self._env.observe is not None:
+        if self._body.observe is not None:
             fields = {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt}
-            self._env.observe("step_ended", fields)
+            self._body.observe("step_ended", fields)
 
     # ---- one attempt -------------------------------------------------------------------------------------------
 
@@ -141,18 +127,18 @@ class FunctionCall(Call):
     def _start(self) -> None:
         self._attempt += 1
         self.turns.busy(self)
-        env = self._env
-        if env.observe is not None:
-            env.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
+        body = self._body
+        if body.observe is not None:
+            body.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
         # Each attempt has the body's variables, as after a restart: not what the one before has set.
         context = self.task_context.copy() if self._options.retry.max_attempts > 1 else self.task_context
         context.run(self._enter_step)
-        env.tasks.start(context, self)
+        body.tasks.start(context, self)
 
     def _enter_step(self) -> None:
         BODY.set(None)
-        env = self._env
-        self._step = CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, self._options.timeout)
+        body = self._body
+        self._step = CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, self._options.timeout)
         set_current_step(self._step)
 
     async def run(self, scope: trio.CancelScope) -> None:
@@ -169,13 +155,13 @@ class FunctionCall(Call):
             failures = group.split(trio.Cancelled)[1]
             if not isinstance(failures, ExceptionGroup):
                 if failures is not None:
-                    self._env.host.ends_program(self.place)
+                    self._body.host.ends_program(self.place)
                 raise
             self._finish = partial(self._fail, failures)
         except trio.Cancelled:
             raise
         except BaseException:  # such as KeyboardInterrupt: it stops the executor, and the run leaves before
-            self._env.host.ends_program(self.place)
+            self._body.host.ends_program(self.place)
             raise
         else:
             self._finish = partial(self._succeed, value)
@@ -202,7 +188,7 @@ class FunctionCall(Call):
         raise StepTimeout(
             f"{self._where()} took longer than its timeout of {timeout:g} s",
             step=str(self.key),
-            run_id=self._env.run_id,
+            run_id=self._body.run_id,
         )
 
     async def _call(self, within: trio.CancelScope) -> Any:
@@ -237,7 +223,7 @@ class FunctionCall(Call):
     # ---- its outcome -------------------------------------------------------------------------------------------
 
     def _succeed(self, value: Any) -> None:
-        codec, returns = self._env.codec, self._options.returns
+        codec, returns = self._body.codec, self._options.returns
         try:
             encoded = codec.encode(value, returns, where="")
         except CodecError:
@@ -256,11 +242,11 @@ class FunctionCall(Call):
         if delay is None:
             self._record_failure(error)
             return
-        clock = self._env.clock
+        clock = self._body.clock
         now = clock.stamp()
         if clock.due(now, stamped_at=self.started_at) != clock.due(now):
             self.started_at = now  # the wall clock was set meanwhile, and the wait is of after that
-        text, _ = self._env.failures.encode(error, where=self._where())
+        text, _ = self._body.failures.encode(error, where=self._where())
         wait = WaitRow(
             key=self.key,
             kind="retry",
@@ -274,21 +260,21 @@ class FunctionCall(Call):
         self.turns.port.advance(partial(self._scheduled, fields), waits=(wait,), now=now)
 
     def _scheduled(self, fields: Mapping[str, Any], outcome: Any) -> None:
-        if outcome is True and self._env.observe is not None:
-            self._env.observe("step_retried", fields)
+        if outcome is True and self._body.observe is not None:
+            self._body.observe("step_retried", fields)
         if outcome is True and self.raise_cancel is None:
             self.turns.set_timer(self, self.turns.agenda.waits[self.key].due_at or 0, None)
         self.turns.check(outcome)
 
     def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:
-        text, rebuilt = self._env.failures.encode(error, where=self._where())
+        text, rebuilt = self._body.failures.encode(error, where=self._where())
         self.outcome = rebuilt
         status = StepStatus.TIMED_OUT if is_a(error, StepTimeout) else StepStatus.FAILED
         self._record(status, error=text, compensates=compensates)
 
     def _record(self, status: StepStatus, **fields: Any) -> None:
         self.record(
-            now=self._env.clock.stamp(),
+            now=self._body.clock.stamp(),
             started_at=self.started_at,
             status=status,
             attempt=max(1, self._attempt),
@@ -297,4 +283,36 @@ class FunctionCall(Call):
         )
 
     def _where(self) -> str:
-        return self._env.where(self.kind, self.key)
+        return self._body.where(self.kind, self.key)
+
+
+async def run_step(
+    branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: StepOptions
+) -> Any:
+    """Run a function and record its outcome; see ``Context.step``."""
+    branch.check_task()
+    chosen = function_options("ctx.step", fn, options)
+    call = FunctionCall(branch.body, StepKind.STEP, branch.next_key("step name", name), fn, args, chosen)
+    return await perform(branch.body, call, chosen.returns, options)
+
+
+async def perform(body: Body, call: FunctionCall, annotation: Any, options: TransactionOptions) -> Any:
+    """Have a call performed, and return or raise its outcome; what it has registered can be undone from then on."""
+    row = await body.turns.perform(call)
+    result = None
+    try:
+        result = body.deliver(call, row, annotation)
+    finally:
+        if row.compensates and not body.turns.port.is_cut:
+            register(body, options.get("compensate"), options.get("compensate_retry") or NO_RETRY, row, result)
+    return result
+
+
+def register(body: Body, compensate: Callable[[Any], Any] | None, retry: Retry, row: HistoryRow, result: Any) -> None:
+    """Have a completed step undone if the run does not complete."""
+    if compensate is None:
+        body.park(
+            "divergence",
+            f"{body.where(row.kind, row.key)} was recorded with a compensation, the code gives none",
+        )
+    body.saga.register(row.seq, Compensation(step=row.key, fn=compensate, result=result, retry=retry))

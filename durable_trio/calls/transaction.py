@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import CoroutineType
 from typing import Any, cast
 
 import trio
 
+from durable_trio.calls.body import Branch
 from durable_trio.calls.current_step import CurrentStep, set_current_step
-from durable_trio.calls.step import FunctionCall
+from durable_trio.calls.step import FunctionCall, perform
+from durable_trio.calls.step_options import ARGUMENTS, StepOptions, TransactionOptions, function_options
 from durable_trio.errors import Detached, StepFailed, StepTimeout
 from durable_trio.failures import carried, exits_of, without_strays
 from durable_trio.limits import TRANSACTION_SECONDS_MAX
 from durable_trio.looks import is_a, is_awaitable
+from durable_trio.options import check_options
 from durable_trio.records import HistoryRow, StepKind
 from durable_trio.stores.contract import Advance
 
@@ -28,9 +32,9 @@ class TransactionCall(FunctionCall):
         self._attempt += 1
         self.is_sealed = self.is_undecided = True  # from here on its outcome is recorded, whatever it is
         self.turns.busy(self)
-        if self._env.observe is not None:
+        if self._body.observe is not None:
             fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
-            self._env.observe("step_started", fields)
+            self._body.observe("step_started", fields)
         self.turns.record(self._submit)
 
     def _submit(self) -> None:
@@ -43,12 +47,12 @@ class TransactionCall(FunctionCall):
             row = exit = None
             try:
                 value = self.task_context.copy().run(self._call_function, connection)
-                encoded = self._env.codec.encode(value, self._options.returns, where=self._where())
+                encoded = self._body.codec.encode(value, self._options.returns, where=self._where())
             except BaseException as error:
                 exit = error if exits_of(error) else None
                 raise _RolledBack from error
             self.outcome = encoded.value
-            now = self._env.clock.stamp()
+            now = self._body.clock.stamp()
             row = HistoryRow(
                 seq=seq,
                 key=self.key,
@@ -77,8 +81,8 @@ class TransactionCall(FunctionCall):
                 self.turns.port.continued()
                 self.turns.committed(outcome, row, self)
             elif exit is not None:
-                self._env.host.ends_program(self.place)
-                self._env.host.failed(carried(exit))
+                self._body.host.ends_program(self.place)
+                self._body.host.failed(carried(exit))
                 return
             elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):
                 self.is_sealed = self.is_undecided = False
@@ -93,17 +97,29 @@ class TransactionCall(FunctionCall):
 
     def _named(self, error: StepTimeout | StepFailed) -> Exception:
         """Return an error of the store's with the name of the step, which the store does not know."""
-        text, step, run_id = f"{self._where()}: {error}", str(self.key), self._env.run_id
+        text, step, run_id = f"{self._where()}: {error}", str(self.key), self._body.run_id
         if isinstance(error, StepTimeout):
             return StepTimeout(text, step=step, run_id=run_id)
         return StepFailed(text, type=error.type, step=step, run_id=run_id)
 
     def _call_function(self, connection: Any) -> Any:
-        env = self._env
-        set_current_step(CurrentStep(env.run_id, self.key, self._attempt, env.idempotency_key, None))
+        body = self._body
+        set_current_step(CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, None))
         value = self._fn(connection, *self._args)
         if is_awaitable(value):
             if type(value) is CoroutineType:
                 value.close()
             raise TypeError(f"the function of {self._where()} must be sync: it runs inside the store's transaction")
         return value
+
+
+async def run_transaction(
+    branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: TransactionOptions
+) -> Any:
+    """Run a function in the store's own transaction; see ``Context.transaction``."""
+    branch.check_task()
+    check_options("ctx.transaction", options, TransactionOptions.__annotations__, arguments=ARGUMENTS)
+    chosen = function_options("ctx.transaction", fn, cast(StepOptions, options))
+    key = branch.next_key("transaction name", name)
+    call = TransactionCall(branch.body, StepKind.TRANSACTION, key, fn, args, chosen)
+    return await perform(branch.body, call, chosen.returns, options)

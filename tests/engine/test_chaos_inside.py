@@ -13,9 +13,10 @@ from durable_trio import open_engine
 from durable_trio.calls.child import ChildEndCall, StartChildCall
 from durable_trio.calls.generation import ContinueCall
 from durable_trio.calls.map import MapCall, MapItem
+from durable_trio.calls.signal import SignalCall
+from durable_trio.calls.sleep import SleepCall
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.transaction import TransactionCall
-from durable_trio.calls.waits import SignalCall, SleepCall
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.ending import EndingRun
 from durable_trio.engine.runs.resident import ResidentRun

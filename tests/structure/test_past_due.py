@@ -12,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Retry, RunExpired, StepKind, workflow
-from durable_trio.context.child_calls import ChildRun
+from durable_trio.calls.child import Child
+from durable_trio.context.child_run import ChildRun
 from durable_trio.engine.engine import open_engine
 from durable_trio.stores.contract import Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
@@ -97,12 +98,12 @@ async def publishes_twice(ctx: Context) -> None:
 
 
 async def cancels_a_child(ctx: Context) -> None:
-    await ChildRun(ctx, "child of nobody", "child", None).cancel()
+    await ChildRun(ctx._body, Child("child of nobody", "child", None)).cancel()
     begun.append("cancelled")
 
 
 async def waits_for_a_child(ctx: Context) -> None:
-    await ChildRun(ctx, "child of nobody", "child", None).result()
+    await ChildRun(ctx._body, Child("child of nobody", "child", None)).result()
     begun.append("child's end")
 
 

@@ -20,9 +20,8 @@ from trio.testing import MockClock
 
 from durable_trio import clock
 from durable_trio.calls import child as children
-from durable_trio.calls import saga, waits
+from durable_trio.calls import deadline, saga, sleep
 from durable_trio.calls import step as functions
-from durable_trio.context import structure_calls
 from durable_trio.engine.runs import resident
 from durable_trio.testing import VirtualClock
 from durable_trio.turns import call as calls
@@ -226,12 +225,12 @@ def test_the_rich_program_itself_is_sound() -> None:
 def _sleep_begins_anew(patch: pytest.MonkeyPatch) -> None:
     """After a crash a sleep is not told that it had begun."""
 
-    def go_live(self: waits.SleepCall) -> None:
+    def go_live(self: sleep.SleepCall) -> None:
         self.turns.agenda.waits.pop(self.key, None)
         original(self)
 
-    original = waits.SleepCall.go_live
-    patch.setattr(waits.SleepCall, "go_live", go_live)
+    original = sleep.SleepCall.go_live
+    patch.setattr(sleep.SleepCall, "go_live", go_live)
 
 
 def _retry_is_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -262,7 +261,7 @@ def _deadline_begins_anew(patch: pytest.MonkeyPatch) -> None:
     def due_after(now: int, seconds: float) -> int:
         return clock.due_after(VirtualClock().now(), seconds)
 
-    patch.setattr(structure_calls, "due_after", due_after)
+    patch.setattr(deadline, "due_after", due_after)
 
 
 def _forward_compensation(patch: pytest.MonkeyPatch) -> None:

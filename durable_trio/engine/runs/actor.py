@@ -9,6 +9,7 @@ from typing import Any, cast
 import trio
 
 from durable_trio.codec import parse
+from durable_trio.context.context import Context
 from durable_trio.engine.runs.ending import EndingRun
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
@@ -60,10 +61,10 @@ class RunActor(EndingRun):
             with self._root_scope:
                 self._turns.base_deadline = trio.current_effective_deadline()
                 args = self._arguments()
-                with self._env.branch("") as context, CARRYING:
+                with self._body.open_branch("") as branch, CARRYING:
                     try:
                         try:
-                            value = await self.workflow.fn(context, *args)
+                            value = await self.workflow.fn(Context(branch), *args)
                         finally:
                             if is_left_open(self._root_scope):
                                 await close_left_open(self._root_scope)
@@ -103,5 +104,5 @@ class RunActor(EndingRun):
             annotations = workflow.annotations_for((None,) * count)
             return codec.decode_arguments(self.row.args, annotations, where=f"the arguments of run {self.row.id!r}")
         except (CodecError, TypeError) as error:
-            self._env.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
-            self._env.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")
+            self._body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
+            self._body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from durable_trio.calls.child import ChildEndCall
+from durable_trio.calls.child import ChildEndCall, end_key
 from durable_trio.calls.saga import Compensation
-from durable_trio.calls.step import FunctionCall, FunctionOptions
-from durable_trio.context.child_calls import end_key
+from durable_trio.calls.step import FunctionCall
+from durable_trio.calls.step_options import FunctionOptions
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.damage import damage_in_look
 from durable_trio.errors import Detached, RunCancelled, RunExpired
@@ -50,7 +50,7 @@ class EndingRun(ResidentRun):
             error_text, _ = self._failures.encode(error, where=f"the failure of run {self.row.id!r}")
             if self.row.status is RunStatus.COMPENSATING:  # what it began to compensate for stays the reason
                 error_text = self.row.error or error_text
-            undo = self._env.saga.in_order()
+            undo = self._body.saga.in_order()
             if undo and not await self._begin_to_compensate(status, error_text):
                 return False
             self._is_compensating = bool(undo)
@@ -104,14 +104,14 @@ class EndingRun(ResidentRun):
 
     async def _end_children(self, *, cancels: bool) -> None:
         """Wait for the children that nobody has awaited; a run does not end before them."""
-        env = self._env
-        for child_id, has_ended in list(env.children.items()):
+        body = self._body
+        for child_id, has_ended in list(body.children.items()):
             if not has_ended:
                 call = ChildEndCall(
-                    env, end_key(child_id), child_id, is_unabortable=True, cancels=cancels, compensates=False
+                    body, end_key(child_id), child_id, is_unabortable=True, cancels=cancels, compensates=False
                 )
                 await self._turns.perform(call)
-                env.children[child_id] = True
+                body.children[child_id] = True
 
     async def _begin_to_compensate(self, status: RunStatus, error_text: str) -> bool:
         """Store that the run compensates from now on; return False if a cancel came first."""
@@ -140,7 +140,7 @@ class EndingRun(ResidentRun):
         """Undo one step, and add its failure to ``errors``."""
         key = compensation_key(item.step)
         options = FunctionOptions(retry=item.retry)
-        call = FunctionCall(self._env, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
+        call = FunctionCall(self._body, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
         row = await self._turns.perform(call)
         if row.error is not None:
             errors.append(row.error)

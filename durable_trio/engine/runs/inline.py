@@ -82,9 +82,9 @@ class InlineRun(EndingRun):
             self._turns.runnable_count += 1
             try:
                 try:
-                    with self._root_scope, self._env.branch("") as context:
+                    with self._root_scope, self._body.open_branch("") as branch:
                         try:
-                            yield context
+                            yield Context(branch)
                         except BaseException as error:
                             if bears_a_look(error):
                                 raise

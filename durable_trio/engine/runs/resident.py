@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import trio
 
-from durable_trio.calls.body import Environment
+from durable_trio.calls.body import Body
 from durable_trio.calls.saga import Saga
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_tasks import StepTasks
@@ -124,7 +124,7 @@ class ResidentRun:
             started_at=row.started_at or row.created_at,
             had_begun=_had_begun(row, loaded),
         )
-        self._env: Environment
+        self._body: Body
         self._nursery: trio.Nursery | None = None
         self._cancel_row: HistoryRow | None = None
         self._body_has_ended = False
@@ -174,7 +174,7 @@ class ResidentRun:
         around = self._around
         try:
             async with trio.open_nursery() as nursery:
-                self._env = Environment(
+                self._body = Body(
                     run_id=self.row.id,
                     generation=self.row.generation,
                     seed=self.row.seed,
@@ -246,16 +246,16 @@ class ResidentRun:
         self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
 
     def _cancel_children(self) -> None:
-        for child_id, has_ended in self._env.children.items():
+        for child_id, has_ended in self._body.children.items():
             if not has_ended:
                 self.request_cancel(child_id)
 
     def went_live(self) -> None:
-        env, stored = self._env, self._loaded.values
+        body, stored = self._body, self._loaded.values
         fresh = tuple(  # published at replay, and not yet stored: the body's code has changed, or its history was cut
             (key, text)
-            for key, (text, position) in env.published.items()
-            if position > env.stored_positions.get(key, NO_POSITION) and stored.get(key) != text
+            for key, (text, position) in body.published.items()
+            if position > body.stored_positions.get(key, NO_POSITION) and stored.get(key) != text
         )
         if fresh:
             position = self._turns.position
@@ -412,7 +412,7 @@ class ResidentRun:
         self._port.cut()
         if self._nursery is None:
             return  # it has not begun
-        self._env.is_detaching = True
+        self._body.is_detaching = True
         why = "the run leaves this process"
         guarded(self._root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
         guarded(self._saga_scope.cancel, why)

@@ -15,7 +15,7 @@ import trio
 
 from durable_trio import Context, Engine, OwnershipLost, workflow
 from durable_trio.engine import tree
-from durable_trio.engine.engine import EXIT_UNSTOPPED
+from durable_trio.engine.serving import EXIT_UNSTOPPED
 from tests.engine.harness import PATIENCE_SECONDS, serving, stopped_when_ready, wait_passivated, wait_until
 
 LOGGER = "durable_trio.engine"

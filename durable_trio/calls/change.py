@@ -1,0 +1,18 @@
+"""Changes of a workflow's code, beside runs that were begun before."""
+
+from __future__ import annotations
+
+from durable_trio.calls.body import Branch
+
+
+def patched(branch: Branch, change_id: str) -> bool:
+    """Return whether the run takes the new way of a change; see ``Context.patched``."""
+    branch.check_task()
+    key = branch.next_key("change id", change_id)
+    turns = branch.body.turns
+    if turns.history.take_patch(key):
+        return True
+    if turns.is_replaying or turns.has_unmatched_waits():
+        return False
+    turns.note(key)
+    return True

@@ -1,0 +1,59 @@
+"""Values for others to see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from durable_trio.calls.body import Branch
+from durable_trio.calls.sleep import SleepCall, constant
+from durable_trio.codec import UNANNOTATED
+from durable_trio.limits import check_name
+from durable_trio.stores.contract import NO_POSITION
+
+
+async def publish(branch: Branch, key: str, value: Any) -> None:
+    """Make a value readable by others; see ``Context.publish``."""
+    branch.check_task()
+    key = check_name("published key", key)
+    body, turns = branch.body, branch.body.turns
+    await _let_expire(branch, is_stored=turns.coming_position <= body.stored_positions.get(key, NO_POSITION))
+    where = f"published value {key!r} of run {body.run_id!r}"
+    position = turns.next_position()
+    # Not while rows are to be delivered: the last one counts, and is written when the run goes live.
+    is_news = not turns.is_replaying and position > body.stored_positions.get(key, NO_POSITION)
+    text = branch.encode_again(
+        lambda codec: codec.encode(value, UNANNOTATED, where=where).text, is_recorded=lambda: not is_news
+    )
+    await trio.lowlevel.checkpoint_if_cancelled()
+    body.published[key] = (text, position)
+
+    def submit(done: Callable[[Any], None]) -> None:
+        if is_news:
+            body.stored_positions[key] = position
+            turns.port.advance(done, published=((key, text),), position=position, now=body.clock.stamp())
+        else:
+            done(True)
+
+    outcome = await turns.extend(submit)  # also at replay, so that it takes the same place in the turn
+    if outcome is not True:
+        turns.check(outcome)
+        await trio.lowlevel.checkpoint()
+
+
+async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
+    """If a deadline is past due, which may be around the caller, wait until its expiry is delivered.
+
+    For what leaves no row of its own, and so would not begin by the turns: that it has waited is recorded, so that
+    it waits at replay, too. Then it waits as any call, with a row of its own if it was not cancelled. What
+    ``is_stored`` has not waited, however late it is now.
+    """
+    turns = branch.body.turns
+    key = branch.reserve_key("(late)")
+    if not turns.history.take_patch(key):
+        if turns.is_replaying or is_stored or not turns.is_past_due():
+            return
+        turns.note(key)
+    await turns.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))

@@ -1,0 +1,86 @@
+"""Waits for signals: for a while or for ever."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from durable_trio.calls.body import Body, Branch, check_json
+from durable_trio.clock import due_after, seconds_of
+from durable_trio.errors import CodecError, SignalTimeout
+from durable_trio.records import Key, MailboxEntry, StepKind, StepStatus, WaitRow
+from durable_trio.rules.damage import damaged
+from durable_trio.turns.call import Call
+
+
+class SignalCall(Call):
+    """Waits for the next signal of a name, for a while or for ever."""
+
+    kind = StepKind.SIGNAL
+
+    def __init__(self, body: Body, key: Key, name: str, timeout: float | None) -> None:
+        super().__init__(key)
+        self.waits_for = name
+        self._body = body
+        self._timeout = timeout
+        self._name = name
+
+    def go_live(self) -> None:
+        wait = self.turns.agenda.waits.get(self.key)
+        now = self._body.clock.stamp()
+        self.started_at = now if wait is None else wait.started_at
+        if wait is not None:
+            if wait.due_at is not None:
+                self.turns.set_timer(self, wait.due_at, None, stamped_at=wait.started_at)
+        elif self._timeout is None:
+            self.turns.agenda.remember(WaitRow(key=self.key, kind="signal", started_at=now))
+        else:
+            due_at = due_after(now, self._timeout)
+            self.turns.set_timer(self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
+
+    def fire(self, now: int) -> None:
+        error = SignalTimeout(
+            f"no signal {self._name!r} came in time for {self._body.where('signal', self.key)}",
+            step=str(self.key),
+            run_id=self._body.run_id,
+        )
+        text, self.outcome = self._body.failures.encode(error, where=self._body.where("signal", self.key))
+        # A signal that another process has sent in time may not have been noticed yet: it wins.
+        self.record(
+            now=now,
+            started_at=self.started_at,
+            status=StepStatus.TIMED_OUT,
+            error=text,
+            cleared=self.turns.stored_wait(self.key),
+            unless_unread=(self._name, self.due_at or now),
+        )
+
+    def can_take(self, entry: MailboxEntry) -> bool:
+        try:
+            check_json(entry.payload or "")
+        except CodecError as error:
+            where = f"in table mailbox, the row with id {entry.id}, payload"
+            self._body.host.park(damaged(self._body.run_id, f"{where}: {error}"))
+            return False
+        return True
+
+    def dropped(self) -> None:
+        self.turns.clear_wait(self.key)
+
+
+async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | timedelta | None) -> Any:
+    """Return the payload of the next signal of a name; see ``Context.wait_signal``."""
+    branch.check_task()
+    body = branch.body
+    seconds = None if timeout is None else seconds_of(timeout, what="timeout")
+    key = branch.next_key("signal name", name)
+    call = SignalCall(body, key, key.name, seconds)
+    row = await body.turns.perform(call)
+    if row.error is not None:
+        return body.deliver(call, row, type)
+    # The payload is the sender's, not the code's: one of another type is the body's to handle, now and at replay.
+    try:
+        return body.codec.decode(row.result or "null", type, where=body.where("signal", call.key))
+    except CodecError:
+        body.check_stored(row.result or "null", f"history, the row with key {str(row.key)!r}, result")
+        raise

@@ -1,0 +1,103 @@
+"""The options of a step, as the user gives them and as its call takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from types import CoroutineType, FunctionType
+from typing import Any, Final, TypedDict
+
+import attrs
+
+from durable_trio.clock import seconds_of
+from durable_trio.codec import UNANNOTATED
+from durable_trio.looks import exact_bool, is_a, look, short
+from durable_trio.options import check_options
+from durable_trio.policies import Retry
+from durable_trio.signatures import return_annotation
+
+__all__ = ["ARGUMENTS", "NO_RETRY", "FunctionOptions", "StepOptions", "TransactionOptions", "function_options"]
+
+#: What positional arguments of such calls are, for errors.
+ARGUMENTS: Final = "arguments of the function"
+NO_RETRY: Final = Retry.none()
+
+
+@attrs.frozen(kw_only=True)
+class FunctionOptions:
+    """How a function is run."""
+
+    retry: Retry = NO_RETRY
+    timeout: float | None = None
+    at_most_once: bool = False
+    abandon: bool = False
+    returns: Any = UNANNOTATED
+    compensates: bool = False
+
+
+class TransactionOptions(TypedDict, total=False):
+    """The keyword options of ``ctx.transaction``; see there."""
+
+    retry: Retry | None
+    timeout: float | timedelta | None
+    compensate: Callable[[Any], Any] | None
+    compensate_retry: Retry | None
+    returns: Any
+
+
+class StepOptions(TransactionOptions, total=False):
+    """The keyword options of ``ctx.step``; see there."""
+
+    at_most_once: bool
+    abandon: bool
+
+
+def function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:
+    if not callable(fn):
+        if type(fn) is CoroutineType:
+            fn.close()  # else Python warns of it as well
+        raise TypeError(f"{what} takes a function, then its arguments, not {short(fn)}; do not call it yourself")
+    if not options:
+        return _plain_options(_returned(fn))
+    check_options(what, options, StepOptions.__annotations__, arguments=ARGUMENTS)
+    retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
+    for name, value in (("retry", retry), ("compensate_retry", options.get("compensate_retry"))):
+        if value is not None and not is_a(value, Retry):
+            raise TypeError(f"{what}: {name} must be a Retry, such as Retry.fixed(3, 1), not {short(value)}")
+    compensate = options.get("compensate")
+    if compensate is not None and not callable(compensate):
+        raise TypeError(f"{what}: compensate must be a function, not {short(compensate)}; do not call it yourself")
+    at_most_once = exact_bool(options.get("at_most_once", False), what=f"{what}: at_most_once")
+    if at_most_once and retry is not None and retry.max_attempts > 1:
+        raise ValueError(f"{what}: at_most_once and retry contradict each other")
+    return FunctionOptions(
+        retry=retry or NO_RETRY,
+        timeout=None if timeout is None else seconds_of(timeout, what="timeout"),
+        at_most_once=at_most_once,
+        abandon=exact_bool(options.get("abandon", False), what=f"{what}: abandon"),
+        returns=_returned(fn) if returns is None else returns,
+        compensates=compensate is not None,
+    )
+
+
+def _returned(fn: Callable[..., object]) -> Any:
+    """Return the annotated result type of a function; of an object that does not let itself be asked, none."""
+    if type(fn) is FunctionType:
+        return return_annotation(fn)
+    return look(return_annotation, fn, instead=lambda _: UNANNOTATED)
+
+
+def _plain_options(returns: Any) -> FunctionOptions:
+    """Return the options of a step that names none; most do, and a class is a fine key."""
+    if type(returns) is not type:
+        return FunctionOptions(returns=returns)
+    found = _plain.get(returns)
+    if found is None:
+        if len(_plain) >= _PLAIN_MAX:
+            _plain.clear()
+        found = _plain[returns] = FunctionOptions(returns=returns)
+    return found
+
+
+_PLAIN_MAX: Final = 1024
+_plain: dict[type, FunctionOptions] = {}
