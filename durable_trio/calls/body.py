@@ -19,7 +19,8 @@ from durable_trio.records import HistoryRow, Key, Problem, RunRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
 from durable_trio.turns.call import Call
-from durable_trio.turns.turns import Turns
+from durable_trio.turns.parking import Parking
+from durable_trio.turns.state import RunState
 from durable_trio.workflows import Registry, Workflow
 
 T = TypeVar("T")
@@ -114,16 +115,16 @@ class Branch:
         Args:
             is_recorded: whether it was accepted before; asked if it is too large now.
         """
-        turns, codec = self.body.turns, self.body.codec
+        state, codec = self.body.state, self.body.codec
         key = self.reserve_key("(payload)")
-        if turns.history.take_patch(key):
+        if state.history.take_patch(key):
             raise PayloadTooLarge("a payload was too large when this was called for the first time")
         try:
             return encode(codec)
         except PayloadTooLarge:
             if is_recorded():
                 return encode(codec.own)
-            turns.note(key)
+            state.note(key)
             raise
 
 
@@ -154,7 +155,8 @@ class Body:
     seed: bytes
     workflow: Workflow[..., Any]
     registry: Registry
-    turns: Turns
+    state: RunState
+    parking: Parking
     tasks: StepTasks
     clock: Clock
     codec: Codec

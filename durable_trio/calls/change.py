@@ -9,10 +9,10 @@ def patched(branch: Branch, change_id: str) -> bool:
     """Return whether the run takes the new way of a change; see ``Context.patched``."""
     branch.check_task()
     key = branch.next_key("change id", change_id)
-    turns = branch.body.turns
-    if turns.history.take_patch(key):
+    body = branch.body
+    if body.state.history.take_patch(key):
         return True
-    if turns.is_replaying or turns.has_unmatched_waits():
+    if body.state.is_replaying or body.parking.has_unmatched_waits():
         return False
-    turns.note(key)
+    body.state.note(key)
     return True

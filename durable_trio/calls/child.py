@@ -106,7 +106,7 @@ class ChildEndCall(Call):
 
     def _look(self) -> None:
         self._looks_again = False
-        self.turns.busy(self)
+        self.parking.busy(self)
         self.task_context.run(BODY.set, None)
         self._body.tasks.start(self.task_context, self)
 
@@ -116,7 +116,7 @@ class ChildEndCall(Call):
 
     def ended(self) -> None:
         """The child was read."""
-        if self.turns.port.is_cut:
+        if self.state.port.is_cut:
             return
         child = self._child
         if child is not None and (damage := _damage_of_end(child)) is not None:
@@ -125,12 +125,12 @@ class ChildEndCall(Call):
         if child is None or child.status.is_final:
             self._record_end(child)
         elif self._looks_again:
-            self.turns.emerged(self)
+            self.parking.emerged(self)
             self._look()
             return
-        elif child.parent != self.turns.port.fence.run:  # it was started by the run that this one is a fork of
-            self.turns.set_timer(self, due_after(self._body.clock.stamp(), _LOOK_SECONDS), None)
-        self.turns.emerged(self)
+        elif child.parent != self.state.port.fence.run:  # it was started by the run that this one is a fork of
+            self.state.set_timer(self, due_after(self._body.clock.stamp(), _LOOK_SECONDS), None)
+        self.parking.emerged(self)
 
     def _record_end(self, child: RunRow | None) -> None:
         now = self._body.clock.stamp()
@@ -222,10 +222,10 @@ async def start_child(branch: Branch, workflow: Any, args: tuple[Any, ...], opti
         lambda codec: start_operation(
             workflow, args, cast(StartOptions, options), registry=body.registry, codec=codec, clock=body.clock
         ),
-        is_recorded=lambda: body.turns.history.has(key),
+        is_recorded=lambda: body.state.history.has(key),
     )
     call = StartChildCall(body, key, operation)
-    row = await body.turns.perform(call)
+    row = await body.parking.perform(call)
     run_id: str = body.deliver(call, row, str)
     if not detached and row.attempt:  # in a fork, those that were copied belong to the original
         body.children[run_id] = False
@@ -251,7 +251,7 @@ async def end_of_child(
         cancels=False,
         compensates=compensate is not None,
     )
-    row = await body.turns.perform(call)
+    row = await body.parking.perform(call)
     if child.run_id in body.children:
         body.children[child.run_id] = True
     result = body.deliver(call, row, child.result_type)
@@ -266,7 +266,7 @@ async def cancel_child(body: Body, child: Child) -> bool:
     key = body.branch_of_current_task().reserve_key(f"{child.name} cancel")
     options = FunctionOptions(returns=bool)
     call = FunctionCall(body, StepKind.STEP, key, body.host.cancel_and_tell, (child.run_id,), options)
-    requested: bool = body.deliver(call, await body.turns.perform(call), bool)
+    requested: bool = body.deliver(call, await body.parking.perform(call), bool)
     return requested
 
 

@@ -17,12 +17,12 @@ def move_on_after(branch: Branch, duration: float | timedelta, *, shield: bool) 
     """Leave the block when a time has passed since it was entered; see ``Context.move_on_after``."""
     branch.check_task()
     seconds = seconds_of(duration)
-    turns = branch.body.turns
-    due_at = due_after(turns.last_stamp, seconds)
+    body = branch.body
+    due_at = due_after(body.state.last_stamp, seconds)
     scope = DeadlineScope(branch.next_key("deadline name", "deadline"), due_at, shield=shield)
-    turns.enter_deadline(scope)
+    body.parking.enter_deadline(scope)
     try:
         with scope.scope, CARRYING:
             yield scope
     finally:
-        turns.exit_deadline(scope)
+        body.parking.exit_deadline(scope)

@@ -23,17 +23,17 @@ class ContinueCall(Call):
         self._args = args
 
     def go_live(self) -> None:
-        self.turns.end_with(self)
+        self.parking.end_with(self)
 
     def end_history(self) -> None:
         """Store the new generation; there is none after a cancel, which a shield may have kept off."""
-        turns = self.turns
-        if turns.is_cancelled:
-            turns.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
+        state = self.state
+        if state.is_cancelled:
+            self.parking.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
             return
         self.is_sealed = True
-        operation = ContinueAsNew(fence=turns.port.fence, args=self._args, now=turns.clock.stamp())
-        turns.port.submit(operation, self._continued)
+        operation = ContinueAsNew(fence=state.port.fence, args=self._args, now=state.clock.stamp())
+        state.port.submit(operation, self._continued)
 
     def fire(self, now: int) -> None:
         raise AssertionError("it is never due")
@@ -42,7 +42,7 @@ class ContinueCall(Call):
         if outcome is True:
             self._body.host.continued()
         else:
-            self.turns.check(outcome)
+            self.state.check(outcome)
 
 
 async def continue_as_new(branch: Branch, args: tuple[Any, ...]) -> NoReturn:
@@ -53,5 +53,5 @@ async def continue_as_new(branch: Branch, args: tuple[Any, ...]) -> NoReturn:
         raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
     body.workflow.annotations_for(args)  # raises if there are too few or too many
     text, _ = encode_bound(body.workflow, args, codec=body.codec, where=f"the arguments of run {body.run_id!r}")
-    await body.turns.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
+    await body.parking.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
     raise AssertionError("the run has left")

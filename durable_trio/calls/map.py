@@ -66,7 +66,7 @@ class MapCall(Call):
 
     def parked(self) -> None:
         """At replay: take the rows of the items that have one."""
-        for key in self.turns.history.keys_in(self._branch):
+        for key in self.state.history.keys_in(self._branch):
             if key.name == ITEM_NAME and key.n < len(self._items):
                 self._add(key.n)
 
@@ -78,7 +78,7 @@ class MapCall(Call):
 
     def cancel(self) -> None:
         for item in list(self._open.values()):
-            self.turns.abandon(item)
+            self.parking.abandon(item)
 
     def deliver_cancellation(self) -> None:
         self._wake_if_done()
@@ -91,18 +91,18 @@ class MapCall(Call):
         )
         item.task_context = self.task_context.copy()
         self._open[index] = item
-        self.turns.add(item)
+        self.parking.add(item)
         return item
 
     def _fill(self) -> None:
         """Begin items until the limit is reached."""
-        if self.turns.is_expired:
+        if self.state.is_expired:
             self._failure = RunExpired("the run's time to live is over; no durable call begins any more")
             return
-        if self.turns.is_overdue():
-            self.turns.let_begin(self)
+        if self.parking.is_overdue():
+            self.parking.let_begin(self)
             return
-        while len(self._open) < self._limit and self._next < len(self._items) and not self.turns.is_held:
+        while len(self._open) < self._limit and self._next < len(self._items) and not self.state.is_held:
             index = self._next
             self._next += 1
             if index not in self._results and index not in self._open:
@@ -136,7 +136,7 @@ class MapCall(Call):
 
     def _wake_if_done(self) -> None:
         """Wake the body once no item can end any more, or all have."""
-        if self._open or self.turns.calls.get(self.key) is not self:
+        if self._open or self.parking.calls.get(self.key) is not self:
             return
         if self.raise_cancel is not None:
             result: outcome.Outcome[Any] = outcome.capture(self.raise_cancel)
@@ -146,7 +146,7 @@ class MapCall(Call):
             result = outcome.Value([self._results[index] for index in range(len(self._items))])
         else:
             return
-        del self.turns.calls[self.key]
+        del self.parking.calls[self.key]
         self.wake(result)
 
 
@@ -169,7 +169,7 @@ class MapItem(FunctionCall):
         self._parent.collect(self, row)
 
     def deliver_cancellation(self) -> None:
-        del self.turns.calls[self.key]
+        del self.parking.calls[self.key]
         self.dropped()
         self._parent.released(self)
 
@@ -205,7 +205,7 @@ async def run_map(
     if call.is_empty:
         await trio.lowlevel.checkpoint()
         return []
-    results: list[Any] = await branch.body.turns.perform(call)
+    results: list[Any] = await branch.body.parking.perform(call)
     return results
 
 

@@ -18,12 +18,12 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
     """Make a value readable by others; see ``Context.publish``."""
     branch.check_task()
     key = check_name("published key", key)
-    body, turns = branch.body, branch.body.turns
-    await _let_expire(branch, is_stored=turns.coming_position <= body.stored_positions.get(key, NO_POSITION))
+    body, state = branch.body, branch.body.state
+    await _let_expire(branch, is_stored=state.coming_position <= body.stored_positions.get(key, NO_POSITION))
     where = f"published value {key!r} of run {body.run_id!r}"
-    position = turns.next_position()
+    position = state.next_position()
     # Not while rows are to be delivered: the last one counts, and is written when the run goes live.
-    is_news = not turns.is_replaying and position > body.stored_positions.get(key, NO_POSITION)
+    is_news = not state.is_replaying and position > body.stored_positions.get(key, NO_POSITION)
     text = branch.encode_again(
         lambda codec: codec.encode(value, UNANNOTATED, where=where).text, is_recorded=lambda: not is_news
     )
@@ -33,13 +33,13 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
     def submit(done: Callable[[Any], None]) -> None:
         if is_news:
             body.stored_positions[key] = position
-            turns.port.advance(done, published=((key, text),), position=position, now=body.clock.stamp())
+            state.port.advance(done, published=((key, text),), position=position, now=body.clock.stamp())
         else:
             done(True)
 
-    outcome = await turns.extend(submit)  # also at replay, so that it takes the same place in the turn
+    outcome = await body.parking.extend(submit)  # also at replay, so that it takes the same place in the turn
     if outcome is not True:
-        turns.check(outcome)
+        state.check(outcome)
         await trio.lowlevel.checkpoint()
 
 
@@ -50,10 +50,10 @@ async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
     it waits at replay, too. Then it waits as any call, with a row of its own if it was not cancelled. What
     ``is_stored`` has not waited, however late it is now.
     """
-    turns = branch.body.turns
+    body, state = branch.body, branch.body.state
     key = branch.reserve_key("(late)")
-    if not turns.history.take_patch(key):
-        if turns.is_replaying or is_stored or not turns.is_past_due():
+    if not state.history.take_patch(key):
+        if state.is_replaying or is_stored or not body.parking.is_past_due():
             return
-        turns.note(key)
-    await turns.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))
+        state.note(key)
+    await body.parking.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))

@@ -26,17 +26,17 @@ class SignalCall(Call):
         self._name = name
 
     def go_live(self) -> None:
-        wait = self.turns.agenda.waits.get(self.key)
+        wait = self.state.agenda.waits.get(self.key)
         now = self._body.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is not None:
             if wait.due_at is not None:
-                self.turns.set_timer(self, wait.due_at, None, stamped_at=wait.started_at)
+                self.state.set_timer(self, wait.due_at, None, stamped_at=wait.started_at)
         elif self._timeout is None:
-            self.turns.agenda.remember(WaitRow(key=self.key, kind="signal", started_at=now))
+            self.state.agenda.remember(WaitRow(key=self.key, kind="signal", started_at=now))
         else:
             due_at = due_after(now, self._timeout)
-            self.turns.set_timer(self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
+            self.state.set_timer(self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
 
     def fire(self, now: int) -> None:
         error = SignalTimeout(
@@ -51,7 +51,7 @@ class SignalCall(Call):
             started_at=self.started_at,
             status=StepStatus.TIMED_OUT,
             error=text,
-            cleared=self.turns.stored_wait(self.key),
+            cleared=self.state.stored_wait(self.key),
             unless_unread=(self._name, self.due_at or now),
         )
 
@@ -65,7 +65,7 @@ class SignalCall(Call):
         return True
 
     def dropped(self) -> None:
-        self.turns.clear_wait(self.key)
+        self.state.clear_wait(self.key)
 
 
 async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | timedelta | None) -> Any:
@@ -75,7 +75,7 @@ async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | tim
     seconds = None if timeout is None else seconds_of(timeout, what="timeout")
     key = branch.next_key("signal name", name)
     call = SignalCall(body, key, key.name, seconds)
-    row = await body.turns.perform(call)
+    row = await body.parking.perform(call)
     if row.error is not None:
         return body.deliver(call, row, type)
     # The payload is the sender's, not the code's: one of another type is the body's to handle, now and at replay.

@@ -21,29 +21,29 @@ class SleepCall(Call):
         self._due_from = due_from
 
     def go_live(self) -> None:
-        wait = self.turns.agenda.waits.get(self.key)
+        wait = self.state.agenda.waits.get(self.key)
         now = self._body.clock.stamp()
         if wait is not None:
             self.started_at = wait.started_at
-            self.turns.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
+            self.state.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
             return
         self.started_at = now
         due_at = self._due_from(now)
         if due_at <= now:
             self.fire(now)
         else:
-            self.turns.set_timer(self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now))
+            self.state.set_timer(self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now))
 
     def fire(self, now: int) -> None:
-        self.record(now=now, started_at=self.started_at, cleared=self.turns.stored_wait(self.key))
+        self.record(now=now, started_at=self.started_at, cleared=self.state.stored_wait(self.key))
 
     def dropped(self) -> None:
-        self.turns.clear_wait(self.key)
+        self.state.clear_wait(self.key)
 
 
 async def sleep(branch: Branch, name: str, due_from: Callable[[int], int]) -> None:
     """Sleep until the instant that ``due_from`` says when it is asked at the beginning."""
-    await branch.body.turns.perform(SleepCall(branch.body, branch.next_key("sleep name", name), due_from))
+    await branch.body.parking.perform(SleepCall(branch.body, branch.next_key("sleep name", name), due_from))
 
 
 def constant(instant: int) -> Callable[[int], int]:

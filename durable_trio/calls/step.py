@@ -69,14 +69,14 @@ class FunctionCall(Call):
         return f"{self.kind} {str(self.key)!r}"
 
     def go_live(self) -> None:
-        wait = self.turns.agenda.waits.get(self.key)
+        wait = self.state.agenda.waits.get(self.key)
         now = self._body.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is None and self._options.at_most_once:
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
-            self.turns.agenda.waits[self.key] = intent
-            self.turns.busy(self)
-            self.turns.port.advance(self._intended, waits=(intent,), now=now)
+            self.state.agenda.waits[self.key] = intent
+            self.parking.busy(self)
+            self.state.port.advance(self._intended, waits=(intent,), now=now)
         elif wait is None:
             self._start()
         elif wait.kind == "intent":
@@ -89,7 +89,7 @@ class FunctionCall(Call):
             )
         else:
             self._attempt = wait.attempt
-            self.turns.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
+            self.state.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
 
     def fire(self, now: int) -> None:
         self.due_at = None
@@ -100,7 +100,7 @@ class FunctionCall(Call):
             self._scope.cancel()
 
     def dropped(self) -> None:
-        self.turns.clear_wait(self.key)
+        self.state.clear_wait(self.key)
 
     def deliver(self, row: HistoryRow) -> None:
         if self._body.observe is not None:
@@ -115,18 +115,18 @@ class FunctionCall(Call):
     # ---- one attempt -------------------------------------------------------------------------------------------
 
     def _intended(self, outcome: Any) -> None:
-        begins = outcome is True and self.raise_cancel is None and not self.turns.is_held
-        if outcome is True and self.turns.is_held:
-            self.turns.clear_wait(self.key)  # it has not begun, and must not look as if it had
-        self.turns.emerged(self, goes_on=begins)
+        begins = outcome is True and self.raise_cancel is None and not self.state.is_held
+        if outcome is True and self.state.is_held:
+            self.state.clear_wait(self.key)  # it has not begun, and must not look as if it had
+        self.parking.emerged(self, goes_on=begins)
         if begins:
             self._start()
         elif outcome is not True:
-            self.turns.check(outcome)
+            self.state.check(outcome)
 
     def _start(self) -> None:
         self._attempt += 1
-        self.turns.busy(self)
+        self.parking.busy(self)
         body = self._body
         if body.observe is not None:
             body.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
@@ -171,11 +171,11 @@ class FunctionCall(Call):
         """The attempt has come out: with an outcome, or cancelled without one."""
         self._scope = None
         finish, self._finish = self._finish, None
-        if self.turns.port.is_cut:
+        if self.state.port.is_cut:
             return
         if finish is not None:
             finish()
-        self.turns.emerged(self)
+        self.parking.emerged(self)
 
     async def _invoke(self) -> Any:
         timeout = self._options.timeout
@@ -255,16 +255,16 @@ class FunctionCall(Call):
             error=text,
             started_at=self.started_at,
         )
-        self.turns.agenda.waits[self.key] = wait
+        self.state.agenda.waits[self.key] = wait
         fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
-        self.turns.port.advance(partial(self._scheduled, fields), waits=(wait,), now=now)
+        self.state.port.advance(partial(self._scheduled, fields), waits=(wait,), now=now)
 
     def _scheduled(self, fields: Mapping[str, Any], outcome: Any) -> None:
         if outcome is True and self._body.observe is not None:
             self._body.observe("step_retried", fields)
         if outcome is True and self.raise_cancel is None:
-            self.turns.set_timer(self, self.turns.agenda.waits[self.key].due_at or 0, None)
-        self.turns.check(outcome)
+            self.state.set_timer(self, self.state.agenda.waits[self.key].due_at or 0, None)
+        self.state.check(outcome)
 
     def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:
         text, rebuilt = self._body.failures.encode(error, where=self._where())
@@ -278,7 +278,7 @@ class FunctionCall(Call):
             started_at=self.started_at,
             status=status,
             attempt=max(1, self._attempt),
-            cleared=self.turns.stored_wait(self.key),
+            cleared=self.state.stored_wait(self.key),
             **fields,
         )
 
@@ -298,12 +298,12 @@ async def run_step(
 
 async def perform(body: Body, call: FunctionCall, annotation: Any, options: TransactionOptions) -> Any:
     """Have a call performed, and return or raise its outcome; what it has registered can be undone from then on."""
-    row = await body.turns.perform(call)
+    row = await body.parking.perform(call)
     result = None
     try:
         result = body.deliver(call, row, annotation)
     finally:
-        if row.compensates and not body.turns.port.is_cut:
+        if row.compensates and not body.state.port.is_cut:
             register(body, options.get("compensate"), options.get("compensate_retry") or NO_RETRY, row, result)
     return result
 

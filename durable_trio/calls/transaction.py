@@ -31,14 +31,14 @@ class TransactionCall(FunctionCall):
     def _start(self) -> None:
         self._attempt += 1
         self.is_sealed = self.is_undecided = True  # from here on its outcome is recorded, whatever it is
-        self.turns.busy(self)
+        self.parking.busy(self)
         if self._body.observe is not None:
             fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
             self._body.observe("step_started", fields)
-        self.turns.record(self._submit)
+        self.state.record(self._submit)
 
     def _submit(self) -> None:
-        seq = self.turns.next_seq()
+        seq = self.state.next_seq()
         row: HistoryRow | None = None
         exit: BaseException | None = None  # what the function has ended the program with
 
@@ -64,10 +64,10 @@ class TransactionCall(FunctionCall):
                 finished_at=now,
             )
             return Advance(
-                fence=self.turns.port.fence,
+                fence=self.state.port.fence,
                 rows=(row,),
                 cleared=(self.key,),
-                status=self.turns.port.next_status,
+                status=self.state.port.next_status,
                 now=now,
             )
 
@@ -78,8 +78,8 @@ class TransactionCall(FunctionCall):
             if isinstance(outcome, StepTimeout | StepFailed):
                 cause = self._named(outcome)
             if outcome is True and row is not None:
-                self.turns.port.continued()
-                self.turns.committed(outcome, row, self)
+                self.state.port.continued()
+                self.state.committed(outcome, row, self)
             elif exit is not None:
                 self._body.host.ends_program(self.place)
                 self._body.host.failed(carried(exit))
@@ -89,11 +89,11 @@ class TransactionCall(FunctionCall):
                 self.outcome = None
                 self._fail(cast(Exception, cause))
             else:
-                self.turns.check(outcome)
-            self.turns.emerged(self)
+                self.state.check(outcome)
+            self.parking.emerged(self)
 
         limit = self._options.timeout
-        self.turns.port.transaction(run, done, seconds_max=TRANSACTION_SECONDS_MAX if limit is None else limit)
+        self.state.port.transaction(run, done, seconds_max=TRANSACTION_SECONDS_MAX if limit is None else limit)
 
     def _named(self, error: StepTimeout | StepFailed) -> Exception:
         """Return an error of the store's with the name of the step, which the store does not know."""

@@ -68,7 +68,7 @@ class Context:
     @property
     def replaying(self) -> bool:
         """Whether recorded outcomes are still being given back."""
-        return self._body.turns.is_replaying
+        return self._body.state.is_replaying
 
     @property
     def detaching(self) -> bool:
@@ -85,7 +85,7 @@ class Context:
     def now(self) -> datetime:
         """Return the time of the last outcome that was given back, in UTC; the same on replay."""
         self._branch.check_task()
-        return to_datetime(self._body.turns.now)
+        return to_datetime(self._body.state.now)
 
     def random(self) -> float:
         """Return a float in [0, 1); the same on replay. Not for secrets."""

@@ -18,4 +18,4 @@ class RunLogger(Logger):
         self._body = body
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # logging's name
-        return not self._body.turns.is_repeating and super().isEnabledFor(level)
+        return not self._body.state.is_repeating and super().isEnabledFor(level)

@@ -56,12 +56,12 @@ class DurableNursery:
         segment = f"{escape(branch_name)}#{count}"
         if caller != self._owner.path:
             segment = f"{escape(caller)}>{segment}"
-        place = body.turns.announce_start()
+        place = body.parking.announce_start()
         self._nursery.start_soon(self._run, place, f"{self._path}/{segment}", fn, args, name=f"branch {branch_name}")
 
     async def _run(self, place: int, path: str, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         body = self._owner.body
-        await body.turns.await_start(place)
+        await body.parking.await_start(place)
         with body.open_branch(path, depth=self._depth) as branch, CARRYING:
             await fn(self._make_context(branch), *args)
 

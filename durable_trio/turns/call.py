@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextvars import Context as TaskContext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import outcome
 import trio
@@ -15,9 +15,40 @@ import trio
 from durable_trio.clock import Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind, StepStatus
+from durable_trio.turns.host import LastCall
+from durable_trio.turns.state import RunState
 
-if TYPE_CHECKING:
-    from durable_trio.turns.parking import Parking
+
+class Place(Protocol):
+    """Where calls wait: what one may ask of it for itself and for its parts."""
+
+    @property
+    def calls(self) -> MutableMapping[Key, Call]:
+        """All that wait there."""
+
+    def add(self, call: Call) -> None:
+        """Take a call that waits for its outcome."""
+
+    def abandon(self, call: Call) -> None:
+        """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
+
+    def let_begin(self, call: Call) -> None:
+        """Begin a call; not before the expiry of a deadline whose time is over."""
+
+    def is_overdue(self) -> bool:
+        """Return whether the time of a durable deadline is over, whose expiry is not delivered yet."""
+
+    def refuse(self, call: Call, error: Exception) -> None:
+        """Have a call that has no outcome raise ``error``, in its turn."""
+
+    def busy(self, call: Call) -> None:
+        """Something of the user's begins to run for ``call``."""
+
+    def emerged(self, call: Call, *, goes_on: bool = False) -> None:
+        """What ran for ``call`` has come out; if it ``goes_on`` at once, the run must not look idle in between."""
+
+    def end_with(self, call: LastCall) -> None:
+        """Have ``call.end_history`` called once nothing else of the run is undelivered or on its way."""
 
 
 class Call(abc.ABC):
@@ -39,7 +70,8 @@ class Call(abc.ABC):
 
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.turns: Parking
+        self.state: RunState
+        self.parking: Place
         self.due: Due  # if it has a ``due_at``
         # The task of the body that waits; none for an item of a map, whose map waits.
         self.task: trio.lowlevel.Task | None = None
@@ -95,7 +127,7 @@ class Call(abc.ABC):
 
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed for this call: its run leaves, and is parked."""
-        self.turns.failed(error)
+        self.state.failed(error)
 
     # ---- delivery ----------------------------------------------------------------------------------------------
 
@@ -106,7 +138,7 @@ class Call(abc.ABC):
     def deliver_cancellation(self) -> None:
         """Wake the body with the cancellation that it asked for."""
         assert self.raise_cancel is not None
-        del self.turns.calls[self.key]
+        del self.parking.calls[self.key]
         self.dropped()
         self.wake(outcome.capture(self.raise_cancel))
 
@@ -137,7 +169,7 @@ class Call(abc.ABC):
         write = partial(
             self._write, now, started_at, status, attempt, result, error, compensates, taken=taken, fields=fields
         )
-        self.turns.record(write)
+        self.state.record(write)
 
     def _write(
         self,
@@ -153,9 +185,9 @@ class Call(abc.ABC):
         fields: dict[str, Any],
     ) -> None:
         """Take a seq, and submit the row."""
-        turns = self.turns
+        state = self.state
         row = HistoryRow(
-            seq=turns.next_seq(),
+            seq=state.next_seq(),
             key=self.key,
             kind=self.kind,
             status=status,
@@ -167,7 +199,7 @@ class Call(abc.ABC):
             finished_at=now,
         )
         consumed = tuple((entry, row.seq) for entry in taken) if taken else ()
-        turns.port.advance(partial(self._committed, row), rows=(row,), taken=consumed, now=now, **fields)
+        state.port.advance(partial(self._committed, row), rows=(row,), taken=consumed, now=now, **fields)
 
     def _committed(self, row: HistoryRow, outcome: Any) -> None:
-        self.turns.committed(outcome, row, self)
+        self.state.committed(outcome, row, self)

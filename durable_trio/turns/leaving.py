@@ -18,7 +18,8 @@ from typing import Any, Final, NoReturn
 import trio
 
 from durable_trio.errors import Detached
-from durable_trio.turns.quiet import Lane, place_of
+from durable_trio.turns.foreign import place_of
+from durable_trio.turns.lane import Lane
 
 # What one task may need to leave in order: a few waits in its ``finally`` blocks.
 _STEPS_PER_TASK: Final = 200

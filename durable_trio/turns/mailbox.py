@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from durable_trio.clock import Due
 from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
 from durable_trio.stores.contract import Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.signals import Signals
-
-if TYPE_CHECKING:
-    from durable_trio.turns.turns import Turns
+from durable_trio.turns.state import RunState
 
 
 class Mail:
@@ -24,7 +21,7 @@ class Mail:
     noted: a call that waits for the child reads how it ended.
     """
 
-    def __init__(self, turns: Turns, loaded: Loaded, ttl_at: Due | None) -> None:
+    def __init__(self, loaded: Loaded, state: RunState, calls: Mapping[Key, Call]) -> None:
         unread, left_out = loaded.unread, loaded.left_out
         self._controls = [entry for entry in unread if entry.kind != "signal"]
         signals = (entry for entry in unread if entry.kind == "signal")
@@ -32,8 +29,8 @@ class Mail:
         # Up to which id all that has arrived is here, or known to be in the store.
         self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
         self._lacking: dict[str, int] = {}  # signals that a call waits for: after which id they are to be asked for
-        self.ttl_at = ttl_at
-        self._turns = turns
+        self._state = state
+        self._calls = calls
         self._on_the_way = 0
         self._is_begun = False
         self._waiting: Callable[[Any], None] | None = None
@@ -56,7 +53,7 @@ class Mail:
         for name, found in look.named.items():
             self._lacking.pop(name, None)
             self._signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
-        if self._turns.is_live or self._is_begun:
+        if self._state.is_live or self._is_begun:
             self._take_controls()
 
     def is_settled(self) -> bool:
@@ -64,7 +61,7 @@ class Mail:
         if not self._is_begun:
             self._is_begun = True
             self._take_controls()
-            self.take_ttl(self._turns.clock.now())
+            self.take_ttl(self._state.clock.now())
         return self._on_the_way == 0
 
     @property
@@ -78,7 +75,7 @@ class Mail:
 
     def has_signal(self, name: str, at: int) -> bool:
         """Return whether a signal of that name was sent until ``at`` and is still unread; or may have been."""
-        now = self._turns.clock.stamp()  # a stamp of the future counts as in time, as below
+        now = self._state.clock.stamp()  # a stamp of the future counts as in time, as below
         if any(not at < entry.created_at <= now for entry in self._signals.of(name)):
             return True
         return self._signals.more_after(name) is not None
@@ -91,10 +88,10 @@ class Mail:
         if self._signals.is_empty:
             return None
         calls: dict[str, list[Call]] = {}
-        for call in self._turns.calls.values():
+        for call in self._calls.values():
             if call.waits_for is not None and call.is_live and not call.is_sealed and call.raise_cancel is None:
                 calls.setdefault(call.waits_for, []).append(call)
-        now = self._turns.clock.stamp()
+        now = self._state.clock.stamp()
         matches = []
         for name, waiting in calls.items():
             match = self._first_match(name, waiting, now)
@@ -102,7 +99,7 @@ class Mail:
                 matches.append(match)
             elif (after := self._signals.more_after(name)) is not None and name not in self._lacking:
                 self._lacking[name] = after
-                self._turns.look()
+                self._state.host.look()
         if self._lacking.keys() & calls.keys():
             return None  # one that is older may be among those that are being asked for
         return min(matches, key=lambda match: match[1].id, default=None)
@@ -119,42 +116,42 @@ class Mail:
         if not call.can_take(entry):
             return
         self._signals.remove(entry)
-        turns = self._turns
+        state = self._state
         call.record(
-            now=turns.clock.stamp(),
+            now=state.clock.stamp(),
             started_at=call.started_at,
             result=entry.payload,
             taken=(entry.id,),
-            cleared=turns.stored_wait(call.key),
+            cleared=state.stored_wait(call.key),
         )
 
     def take_ttl(self, now: int) -> None:
         """Record that the time to live is over, once."""
-        if self.ttl_at is not None and now >= self._turns.clock.comes_at(self.ttl_at):
-            self.ttl_at = None
-            if not self._turns.is_expired:
-                self._record_control(StepKind.TTL, None, self._turns.clock.stamp())
+        if self._state.ttl_at is not None and now >= self._state.clock.comes_at(self._state.ttl_at):
+            self._state.ttl_at = None
+            if not self._state.is_expired:
+                self._record_control(StepKind.TTL, None, self._state.clock.stamp())
 
     def _take_controls(self) -> None:
-        turns = self._turns
-        now = turns.clock.stamp()
+        state = self._state
+        now = state.clock.stamp()
         controls, self._controls = self._controls, []
         for entry in controls:
             if entry.kind == "cancel":
                 self._record_control(StepKind.CANCEL, entry, now)
             else:
                 # No longer suspended: should the process die before the end is recorded, nothing else would wake it.
-                turns.port.advance(turns.check, taken=((entry.id, 0),), status=turns.port.next_status, now=now)
-                for call in list(turns.calls.values()):
+                state.port.advance(state.check, taken=((entry.id, 0),), status=state.port.next_status, now=now)
+                for call in list(self._calls.values()):
                     if call.waits_for_child == entry.name and call.is_live:
                         call.child_ended()
 
     def _record_control(self, kind: StepKind, entry: MailboxEntry | None, now: int) -> None:
-        turns = self._turns
+        state = self._state
         n = self._control_counts.get(kind, 0)
         self._control_counts[kind] = n + 1
         row = HistoryRow(
-            seq=turns.next_seq(),
+            seq=state.next_seq(),
             key=Key("", f"({kind})", n),
             kind=kind,
             result=entry.payload if entry is not None else None,
@@ -163,7 +160,7 @@ class Mail:
         )
         taken = ((entry.id, row.seq),) if entry is not None else ()
         self._on_the_way += 1
-        turns.port.advance(partial(self._recorded, row), rows=(row,), taken=taken, now=now)
+        state.port.advance(partial(self._recorded, row), rows=(row,), taken=taken, now=now)
 
     def note_control(self, row: HistoryRow) -> None:
         """A control of the history was delivered: the next of its kind has another key."""
@@ -171,7 +168,7 @@ class Mail:
 
     def _recorded(self, row: HistoryRow, result: Any) -> None:
         self._on_the_way -= 1
-        self._turns.committed(result, row, None)
+        self._state.committed(result, row, None)
         if not self._on_the_way and self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             waiting(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import math
 from collections import deque
 from collections.abc import Callable
@@ -15,25 +14,45 @@ import trio
 
 from durable_trio.doors import guarded
 from durable_trio.errors import Detached, RunExpired
-from durable_trio.records import StepKind
+from durable_trio.records import HistoryRow, Key, StepKind
 from durable_trio.turns.call import Call
 from durable_trio.turns.deadlines import DeadlineScope
+from durable_trio.turns.host import LastCall
 from durable_trio.turns.leaving import Exit
-from durable_trio.turns.state import Extension, Recording
+from durable_trio.turns.state import RunState
 
 
-class Parking(Recording):
-    """Where the tasks of a body wait."""
+class Extension:
+    """A task that waits inside the running turn, and what it waits for once that is known."""
 
-    @property
-    def is_replaying(self) -> bool:
-        """Whether recorded rows are still to be delivered."""
-        return not self.history.is_over
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self.task = task
+        self.result: outcome.Outcome[Any] | None = None
 
-    @property
-    def is_repeating(self) -> bool:
-        """Whether the body does again what it has done before: it had begun already, and no call of it begins yet."""
-        return self._had_begun and not self.is_live
+
+class Parking:
+    """Where the tasks of a body wait.
+
+    Args:
+        calls: all that wait, by their keys.
+        has_signal: whether a signal of a name was sent until an instant, and is still unread.
+    """
+
+    def __init__(self, state: RunState, calls: dict[Key, Call], has_signal: Callable[[str, int], bool]) -> None:
+        self.state = state
+        self.calls = calls
+        self.busy_count = 0  # functions of the user's that run for calls
+        self.deadlines: dict[Key, DeadlineScope] = {}
+        self.expiring: set[Key] = set()  # deadlines whose rows are on their way
+        self.late: list[Call] = []  # calls that begin once those are delivered, if they are still there
+        self.left_deadlines: set[Key] = set()
+        self.cancelled: list[Call] = []
+        self.wave: deque[Call] = deque()  # of those, what one cause has cancelled
+        self.starts: dict[int, trio.lowlevel.Task] = {}
+        self.extended: deque[Extension] = deque()
+        self._start_count = 0
+        self._last_call: LastCall | None = None
+        self._has_signal = has_signal
 
     # Ctrl-C between taking a call in and parking its task would leave a row to be delivered to a task that is gone.
     @trio.lowlevel.enable_ki_protection
@@ -45,8 +64,9 @@ class Parking(Recording):
             RunExpired: the run's time to live is over, and the call is shielded from that cancellation.
             Detached: the run leaves this process.
         """
-        if self.port.is_cut:
-            await self.lane.refuse()
+        state = self.state
+        if state.port.is_cut:
+            await state.lane.refuse()
         call.task = trio.lowlevel.current_task()
         call.task_context = copy_context()
         try:
@@ -54,23 +74,23 @@ class Parking(Recording):
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
             call.deadline = trio.current_effective_deadline()
             if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
-                if self._is_refused(call):
-                    self._refuse_expired(call)
-                elif self.is_live and not self.is_held:
+                if self.is_refused(call):
+                    self.refuse_expired(call)
+                elif state.is_live and not state.is_held:
                     if self.deadlines:
                         self.let_begin(call)
                     else:
                         self._begin(call)
         except BaseException as error:  # not to be taken for an error of the body's own
-            self.failed(error)
-            await self.lane.refuse()
+            state.failed(error)
+            await state.lane.refuse()
         call.task.custom_sleep_data = self  # until it goes on: so it is found again, whatever has gone wrong
         return await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
 
     def add(self, call: Call) -> None:
         """Take a call that waits for its outcome."""
-        call.turns = self
-        call.is_sealed = self.history.has(call.key)
+        call.state, call.parking = self.state, self
+        call.is_sealed = self.state.history.has(call.key)
         self.calls[call.key] = call
         call.parked()
 
@@ -80,34 +100,24 @@ class Parking(Recording):
 
         It goes on when the other tasks of the turn are blocked, however long the commit took.
         """
-        if self.port.is_cut:
-            await self.lane.refuse()
+        state = self.state
+        if state.port.is_cut:
+            await state.lane.refuse()
         extension = Extension(trio.lowlevel.current_task())
 
         def done(result: Any) -> None:
             extension.result = outcome.Value(result)
-            self.pump()
+            state.pump()
 
-        self._extended.append(extension)
+        self.extended.append(extension)
         submit(done)
         extension.task.custom_sleep_data = self
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            guarded(self._host.is_left_undecided)
+            guarded(state.host.is_left_undecided)
             return trio.lowlevel.Abort.FAILED
 
         return await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def next_position(self) -> tuple[int, int]:
-        """Return where the body publishes something now: later than all before, and the same at replay."""
-        self.position = self.coming_position
-        return self.position
-
-    @property
-    def coming_position(self) -> tuple[int, int]:
-        """What ``next_position`` will return."""
-        seq, count = self.position
-        return (seq, count + 1)
 
     def announce_start(self) -> int:
         """Return the place of a branch in the order of starts."""
@@ -117,20 +127,16 @@ class Parking(Recording):
     @trio.lowlevel.enable_ki_protection
     async def await_start(self, place: int) -> None:
         """Park a new branch until its start is delivered. Not a cancel point: trio starts such a task, too."""
-        if self.port.is_cut:
-            await self.lane.refuse()
-        task = self._starts[place] = trio.lowlevel.current_task()
+        if self.state.port.is_cut:
+            await self.state.lane.refuse()
+        task = self.starts[place] = trio.lowlevel.current_task()
         task.custom_sleep_data = self
         await trio.lowlevel.wait_task_rescheduled(_no_abort)
 
-    def failed(self, error: BaseException) -> None:
-        """Something of ours has failed in this run: it leaves, and nobody else is touched."""
-        self._host.failed(error)
+    def is_refused(self, call: Call) -> bool:
+        return self.state.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
 
-    def _is_refused(self, call: Call) -> bool:
-        return self.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
-
-    def _refuse_expired(self, call: Call) -> None:
+    def refuse_expired(self, call: Call) -> None:
         self.refuse(call, RunExpired("the run's time to live is over; no durable call begins any more"))
 
     def refuse(self, call: Call, error: Exception) -> None:
@@ -140,17 +146,17 @@ class Parking(Recording):
             raise error
 
         call.raise_cancel = raise_error
-        self._cancelled.append(call)
+        self.cancelled.append(call)
 
     def _abort(self, call: Call, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
-        if self.port.is_cut:
+        if self.state.port.is_cut:
             self.calls.pop(call.key, None)
             return trio.lowlevel.Abort.SUCCEEDED
         call.raise_cancel = raise_cancel
         try:
             self._note_cancel(call)
         except BaseException as error:  # trio itself would end with it
-            self.failed(error)
+            self.state.failed(error)
         return trio.lowlevel.Abort.FAILED
 
     def _note_cancel(self, call: Call) -> None:
@@ -158,11 +164,11 @@ class Parking(Recording):
             if call.is_live or call.is_unabortable:
                 call.cancel()
             if not call.is_unabortable:
-                self._cancelled.append(call)
-                self.pump()
+                self.cancelled.append(call)
+                self.state.pump()
         elif call.is_undecided:
-            self._cancelled.append(call)
-            self._host.is_left_undecided()
+            self.cancelled.append(call)
+            self.state.host.is_left_undecided()
 
     def abandon(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
@@ -170,21 +176,26 @@ class Parking(Recording):
             call.raise_cancel = _no_raise
             if not call.is_sealed:
                 call.cancel()
-            self._cancelled.append(call)
+            self.cancelled.append(call)
+
+    def has_unmatched_waits(self) -> bool:
+        """Return whether something is stored of a call that the body has not made yet in this stay."""
+        return any(key not in self.calls for key in self.state.agenda.waits)
 
     def enter_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline begins."""
+        state = self.state
         self.deadlines[scope.key] = scope
-        scope.due = self.clock.due(scope.due_at, stamped_at=self.last_stamp)
-        self.agenda.set_timer(scope.key, scope.due)
-        if self.port.is_cut:  # in a ``finally`` block of a run that is leaving
+        scope.due = state.clock.due(scope.due_at, stamped_at=state.last_stamp)
+        state.agenda.set_timer(scope.key, scope.due)
+        if state.port.is_cut:  # in a ``finally`` block of a run that is leaving
             scope.shield = False
 
     def exit_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline's block has ended; a row of its expiry is void from now on."""
         del self.deadlines[scope.key]
-        if not self.is_live:
-            self._left_deadlines.add(scope.key)
+        if not self.state.is_live:
+            self.left_deadlines.add(scope.key)
 
     def is_overdue(self) -> bool:
         """Return whether the time of a durable deadline is over, whose expiry is not delivered yet."""
@@ -192,36 +203,131 @@ class Parking(Recording):
 
     def _overdue_at(self) -> int | None:
         """Return when the first of the deadlines was due whose time is over, as it is stored."""
-        now = self.clock.now()
-        if not self._expiring and not self.agenda.is_due(now):
+        state = self.state
+        now = state.clock.now()
+        if not self.expiring and not state.agenda.is_due(now):
             return None
         over = (
             scope.due_at
             for scope in self.deadlines.values()
-            if not scope.cancel_called and self.clock.comes_at(scope.due) <= now
+            if not scope.cancel_called and state.clock.comes_at(scope.due) <= now
         )
         return min(over, default=None)
 
     def let_begin(self, call: Call) -> None:
         """Begin a call; not before the expiry of a deadline whose time is over, for the call may be inside of it."""
-        if self.deadlines and not self._is_in_time(call):
-            self._late.append(call)
+        if self.deadlines and not self.is_in_time(call):
+            self.late.append(call)
         else:
             self._begin(call)
-
-    @abc.abstractmethod
-    def _is_in_time(self, call: Call) -> bool:
-        """Return whether a call may go on now: no deadline is over, or what it waits for came before."""
 
     def _begin(self, call: Call) -> None:
         call.is_live = True
         call.go_live()
 
+    def busy(self, call: Call) -> None:
+        """Something of the user's begins to run for ``call``."""
+        call.is_busy = True
+        self.busy_count += 1
+
+    def emerged(self, call: Call, *, goes_on: bool = False) -> None:
+        """What ran for ``call`` has come out; if it ``goes_on`` at once, the run must not look idle in between."""
+        call.is_busy = False
+        self.busy_count -= 1
+        if not goes_on and (self.wave or self.busy_count == 0):
+            self.state.pump()
+
+    def end_with(self, call: LastCall) -> None:
+        """Have ``call.end_history`` called once nothing else of the run is undelivered or on its way."""
+        self._last_call = call
+
+    # ---- deliveries: what the pump does with what waits here -----------------------------------------------------
+
+    def end_extension(self) -> None:
+        result = self.extended[0].result
+        if result is not None:
+            trio.lowlevel.reschedule(self.extended.popleft().task, result)
+
+    def deliver_cancellation(self) -> bool:
+        if not self.wave:
+            self.wave.extend(sorted(self.cancelled, key=lambda call: call.place_in_wave))
+            self.cancelled.clear()
+        call = self.wave[0]
+        if call.is_undecided or (not call.is_sealed and call.is_busy):
+            self.state.unhold()  # what it waits for may be among it
+            return False
+        self.wave.popleft()
+        if not call.is_sealed and self.calls.get(call.key) is call:
+            call.deliver_cancellation()
+        return True
+
+    def begin_late(self) -> bool:
+        """Begin what has waited for expiries, and was not cancelled by them."""
+        if self.expiring:
+            return False
+        late, self.late = self.late, []
+        for call in late:
+            if self.calls.get(call.key) is call and (call.raise_cancel is None or call.is_unabortable):
+                self.let_begin(call)
+        return len(self.late) < len(late)
+
+    def is_past_due(self) -> bool:
+        """Return whether the time of something around the body, or a part of it, is over, and it has not ended yet."""
+        state = self.state
+        ttl_at = state.ttl_at
+        return self.is_overdue() or (ttl_at is not None and state.clock.now() >= state.clock.comes_at(ttl_at))
+
+    def is_in_time(self, call: Call) -> bool:
+        due_at = self._overdue_at()
+        if due_at is None:
+            return True
+        if call.begins_when_due:
+            return False
+        wait = self.state.agenda.waits.get(call.key)
+        if wait is not None and wait.due_at is not None and wait.due_at <= due_at:
+            return True
+        return call.waits_for is not None and self._has_signal(call.waits_for, due_at)
+
+    def expire(self, scope: DeadlineScope, now: int) -> None:
+        state = self.state
+        scope.is_expiring = True
+        self.expiring.add(scope.key)
+
+        def submit() -> None:
+            row = HistoryRow(
+                seq=state.next_seq(),
+                key=scope.key,
+                kind=StepKind.DEADLINE,
+                started_at=scope.due_at,
+                finished_at=now,
+            )
+            state.port.advance(lambda result: state.committed(result, row, None), rows=(row,), now=now)
+
+        state.record(submit)
+
+    def is_stale(self, due_at: int, key: Key) -> bool:
+        call = self.calls.get(key)
+        if call is not None:
+            return call.is_sealed or call.raise_cancel is not None or call.due_at != due_at
+        scope = self.deadlines.get(key)
+        return scope is None or scope.is_expiring or scope.cancel_called
+
+    def end_history(self) -> bool:
+        """Let a call end this history, with nothing of it on the way: a cancel that is would be lost with the rows."""
+        call = self._last_call
+        if call is None or self.state.port.in_flight or call.key not in self.calls:
+            return False
+        self._last_call = None
+        call.end_history()
+        return True
+
     def throw_detached(self) -> None:
         """End the durable waits that are still blocked; the port is cut and the body's scope cancelled before."""
-        self.lane = Exit(self.lane, len(self.tasks), self._host.abandoned)
-        self.calls, self._extended, self._starts = {}, deque(), {}
-        for task in list(self.tasks):
+        state = self.state
+        state.lane = Exit(state.lane, len(state.tasks), state.host.abandoned)
+        for waiting in (self.calls, self.extended, self.starts):
+            waiting.clear()
+        for task in list(state.tasks):
             if task.custom_sleep_data is self:
                 trio.lowlevel.reschedule(task, outcome.Error(Detached()))
         for scope in self.deadlines.values():  # a wait in memory inside a shielded one

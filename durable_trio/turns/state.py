@@ -1,4 +1,4 @@
-"""The live side of a run's turns: its state, and how what happens to it is written down.
+"""The state of a run's turns, and how what happens to it is written down.
 
 Rows take their seq when they are submitted, so commit order is seq order. While a signal waits for its turn, new rows
 are kept back, so that what is on its way runs dry.
@@ -6,48 +6,71 @@ are kept back, so that what is on its way runs dry.
 
 from __future__ import annotations
 
-import abc
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-import outcome
 import trio
 
-from durable_trio.clock import Clock
+from durable_trio.clock import Clock, Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import HistoryRow, Key, StepKind, WaitRow
 from durable_trio.stores.contract import Loaded
 from durable_trio.turns.agenda import Agenda
-from durable_trio.turns.call import Call
-from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.turns.history import History
-from durable_trio.turns.host import Host, LastCall
+from durable_trio.turns.host import Host
+from durable_trio.turns.lane import Lane
 from durable_trio.turns.port import Port
-from durable_trio.turns.quiet import Lane
 
 
-class Extension:
-    """A task that waits inside the running turn, and what it waits for once that is known."""
+class Recorded(Protocol):
+    """What is asked here of a call whose outcome is written down."""
 
-    def __init__(self, task: trio.lowlevel.Task) -> None:
-        self.task = task
-        self.result: outcome.Outcome[Any] | None = None
+    key: Key
+    due_at: int | None
+    due: Due
+    is_sealed: bool
+    is_undecided: bool
+    outcome: Any
+
+    def deliver(self, row: HistoryRow) -> None:
+        """Wake the body with the outcome."""
+
+    def conflicted(self, error: RunConflict) -> bool:
+        """The store refused the row because of a conflict; return whether the call deals with it."""
 
 
-class Recording(abc.ABC):
-    """The state of a run's turns, and what writes it down."""
+class RunState:
+    """Where a resident run is in its history.
+
+    Args:
+        ttl_at: when its time to live is over.
+        had_begun: whether the body has run before.
+        pump: goes on with what can be delivered; called when something was written down.
+    """
 
     def __init__(
-        self, loaded: Loaded, *, port: Port, host: Host, clock: Clock, started_at: int, had_begun: bool
+        self,
+        loaded: Loaded,
+        *,
+        port: Port,
+        host: Host,
+        clock: Clock,
+        ttl_at: Due | None,
+        started_at: int,
+        had_begun: bool,
+        pump: Callable[[], None],
     ) -> None:
         self.port = port
+        self.host = host
         self.clock = clock
+        self.pump = pump
+        self.ttl_at = ttl_at
         self.now = started_at  # the latest of the delivered rows: the time that the body sees
         self.last_stamp = started_at  # of the last delivered row; unlike that, it may go back
-        self.runnable_count = 0
-        self.busy_count = 0
+        # The body's tasks, and how many of them are runnable: kept by ``quiet``.
         self.tasks: set[trio.lowlevel.Task] = set()
+        self.runnable_count = 0
         self.lane = Lane()
         self.is_live = False
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
@@ -57,31 +80,44 @@ class Recording(abc.ABC):
         self.is_cancelled = False
         self.history = History(loaded.history)
         self.agenda = Agenda(loaded.waits, clock)
-        self.calls: dict[Key, Call] = {}
-        self.deadlines: dict[Key, DeadlineScope] = {}
-        self._expiring: set[Key] = set()  # deadlines whose rows are on their way
-        self._late: list[Call] = []  # calls that begin once those are delivered, if they are still there
-        self._left_deadlines: set[Key] = set()
         # Where the body is: after which row, and how much it has published since. The same at replay.
         self.position = (0, 0)
         self.delivered: deque[HistoryRow] = deque(maxlen=8)  # for people, when something diverges
-        self._host = host
+        # Committed and not delivered yet.
+        self.ready: deque[tuple[HistoryRow, Recorded | None]] = deque()
+        # What is kept back while a signal waits for its turn; None if none does.
+        self.held: deque[Callable[[], None]] | None = None
         self._seq = self.history.last_seq
         self._had_begun = had_begun or bool(loaded.history)
-        self._ready: deque[tuple[HistoryRow, Call | None]] = deque()
-        self._cancelled: list[Call] = []
-        self._wave: deque[Call] = deque()
-        self._starts: dict[int, trio.lowlevel.Task] = {}
-        self._start_count = 0
-        self._extended: deque[Extension] = deque()
-        self._held: deque[Callable[[], None]] | None = None
-        self._alarm_at: int | None = None
-        self._is_pumping = False
-        self._last_call: LastCall | None = None
 
-    @abc.abstractmethod
-    def pump(self) -> None:
-        """Deliver what can be delivered until the body moves or nothing is left."""
+    @property
+    def is_replaying(self) -> bool:
+        """Whether recorded rows are still to be delivered."""
+        return not self.history.is_over
+
+    @property
+    def is_repeating(self) -> bool:
+        """Whether the body does again what it has done before: it had begun already, and no call of it begins yet."""
+        return self._had_begun and not self.is_live
+
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed in this run: it leaves, and nobody else is touched."""
+        self.host.failed(error)
+
+    # ---- positions ---------------------------------------------------------------------------------------------
+
+    def next_position(self) -> tuple[int, int]:
+        """Return where the body publishes something now: later than all before, and the same at replay."""
+        self.position = self.coming_position
+        return self.position
+
+    @property
+    def coming_position(self) -> tuple[int, int]:
+        """What ``next_position`` will return."""
+        seq, count = self.position
+        return (seq, count + 1)
+
+    # ---- writing -----------------------------------------------------------------------------------------------
 
     def next_seq(self) -> int:
         """Return the seq for a row that is submitted now."""
@@ -90,10 +126,10 @@ class Recording(abc.ABC):
 
     def record(self, submit: Callable[[], None]) -> None:
         """Call ``submit``, which takes a seq and writes; later, if a signal is waiting for its turn."""
-        if self._held is None:
+        if self.held is None:
             submit()
         else:
-            self._held.append(submit)
+            self.held.append(submit)
 
     def note(self, key: Key) -> None:
         """Have an answer to a question of the body recorded with the next row; ``History.take_patch`` finds it."""
@@ -102,18 +138,18 @@ class Recording(abc.ABC):
             HistoryRow(seq=self.next_seq(), key=key, kind=StepKind.PATCH, started_at=now, finished_at=self.now)
         )
 
-    def committed(self, result: Any, row: HistoryRow, call: Call | None) -> None:
+    def committed(self, result: Any, row: HistoryRow, call: Recorded | None) -> None:
         """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
         if call is not None:
             call.is_undecided = False
         if result is True:
             self.has_progressed = True
-            self._ready.append((row, call))
+            self.ready.append((row, call))
             self.pump()
         elif result is False and call is not None:
             call.is_sealed = False
             call.outcome = None
-            self._host.look()
+            self.host.look()
         elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
             self._refuse(result)
 
@@ -126,13 +162,9 @@ class Recording(abc.ABC):
 
     def _refuse(self, result: Any) -> None:
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
-        self._host.refused(error)
+        self.host.refused(error)
 
-    def end_with(self, call: LastCall) -> None:
-        """Have ``call.end_history`` called once nothing else of the run is undelivered or on its way."""
-        self._last_call = call
-
-    def set_timer(self, call: Call, due_at: int, wait: WaitRow | None, *, stamped_at: int | None = None) -> None:
+    def set_timer(self, call: Recorded, due_at: int, wait: WaitRow | None, *, stamped_at: int | None = None) -> None:
         """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests.
 
         ``stamped_at``: when that time was set, if it was not now.
@@ -153,28 +185,14 @@ class Recording(abc.ABC):
             self.port.advance(self.check, cleared=(key,), now=self.clock.stamp())
         self.agenda.forget(key)
 
-    def busy(self, call: Call) -> None:
-        """Something of the user's begins to run for ``call``."""
-        call.is_busy = True
-        self.busy_count += 1
-
-    def emerged(self, call: Call, *, goes_on: bool = False) -> None:
-        """What ran for ``call`` has come out; if it ``goes_on`` at once, the run must not look idle in between."""
-        call.is_busy = False
-        self.busy_count -= 1
-        if not goes_on and (self._wave or self.busy_count == 0):
-            self.pump()
-
-    def has_unmatched_waits(self) -> bool:
-        """Return whether something is stored of a call that the body has not made yet in this stay."""
-        return any(key not in self.calls for key in self.agenda.waits)
-
-    def _unhold(self) -> None:
-        held, self._held = self._held, None
+    def unhold(self) -> None:
+        """Submit what was kept back."""
+        held, self.held = self.held, None
         for submit in held or ():
             submit()
 
-    def _flush_waits(self) -> None:
+    def flush_waits(self) -> None:
+        """Store the waits that are new."""
         waits = self.agenda.take_new()
         if waits:
             self.port.advance(self.check, waits=waits, now=self.clock.stamp())

@@ -30,11 +30,11 @@ from durable_trio.stores.threads import Waiter
 from durable_trio.stores.writer import StoreFront
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
+from durable_trio.turns.lane import Lane
 from durable_trio.turns.mailbox import Mail
 from durable_trio.turns.parking import Parking
 from durable_trio.turns.port import Port, _InFlight
-from durable_trio.turns.quiet import Lane
-from durable_trio.turns.state import Recording
+from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
 from tests.engine.chaos_kit import Chaos, Fault, Outcome, Target, run_trial, steps
 from tests.engine.harness import PATIENCE_SECONDS
@@ -51,7 +51,7 @@ GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
     "writer": ((StoreFront,), 4),
     "service of runs": ((Runs, RunActor, EndingRun), 4),
     "pump": ((Turns, _InFlight, Port, Waiter), 10),
-    "runs": ((Parking, Recording, Mail, Agenda, Lane, ResidentRun), 6),
+    "runs": ((Parking, RunState, Mail, Agenda, Lane, ResidentRun), 6),
     "calls": (
         (
             Call,

@@ -15,8 +15,10 @@ from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.stores.contract import RenewLease
 from durable_trio.turns.call import Call
+from durable_trio.turns.lane import Lane
+from durable_trio.turns.parking import Parking
 from durable_trio.turns.port import Port
-from durable_trio.turns.quiet import Lane
+from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
@@ -64,9 +66,10 @@ def fail_once_for(
     return met
 
 
-def is_bad(turns: Turns) -> bool:
-    """Whether these are the turns of the run with the id ``bad``."""
-    owner: Any = turns.port.owner
+def is_bad(part: Any) -> bool:
+    """Whether this is a part of the turns of the run with the id ``bad``."""
+    state: RunState = part if isinstance(part, RunState) else part.state
+    owner: Any = state.port.owner
     return owner is not None and owner.row.id == "bad"
 
 
@@ -76,13 +79,13 @@ def is_bad(turns: Turns) -> bool:
         (Turns, "_deliver", is_bad),
         (Turns, "pump", is_bad),
         (Turns, "_rest", is_bad),
-        (Turns, "next_seq", is_bad),
-        (Turns, "committed", lambda self, *_: is_bad(self)),
+        (RunState, "next_seq", is_bad),
+        (RunState, "committed", lambda self, *_: is_bad(self)),
         (Turns, "_pass_barrier", is_bad),
         (Lane, "scheduled", lambda *_: True),
         (Lane, "stepped", lambda *_: True),
-        (Call, "deliver", lambda self, *_: is_bad(self.turns)),
-        (Call, "wake", lambda self, *_: is_bad(self.turns)),
+        (Call, "deliver", lambda self, *_: is_bad(self)),
+        (Call, "wake", lambda self, *_: is_bad(self)),
         (Port, "advance", lambda self, *_: self.owner.row.id == "bad"),
     ],
     ids=lambda value: getattr(value, "__name__", value) if not callable(value) or isinstance(value, type) else "",
@@ -115,7 +118,7 @@ async def test_a_fault_in_a_shielded_wait_of_a_branch_lets_the_run_out(
     """The call is taken out of the books before its task is woken: the task must be found all the same."""
     async with serving(store_path, waits, steps) as engine:
         bad = await engine.start(waits, id="bad")
-        met = fail_once_for(monkeypatch, Call, "deliver", when=lambda self, *_: is_bad(self.turns))
+        met = fail_once_for(monkeypatch, Call, "deliver", when=lambda self, *_: is_bad(self))
         await bad.signal("also")
         assert (await wait_parked(bad)).problem is not None
         assert met
@@ -136,7 +139,7 @@ async def test_a_fault_in_the_cancelling_of_a_call_does_not_reach_trio(
             nursery.cancel_scope.cancel()
 
     async with serving(store_path, times_out, steps) as engine:
-        met = fail_once_for(monkeypatch, Turns, "_note_cancel")
+        met = fail_once_for(monkeypatch, Parking, "_note_cancel")
         record = await wait_parked(await engine.start(times_out))
         assert met
         assert record.problem is not None

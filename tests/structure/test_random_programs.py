@@ -226,7 +226,7 @@ def _sleep_begins_anew(patch: pytest.MonkeyPatch) -> None:
     """After a crash a sleep is not told that it had begun."""
 
     def go_live(self: sleep.SleepCall) -> None:
-        self.turns.agenda.waits.pop(self.key, None)
+        self.state.agenda.waits.pop(self.key, None)
         original(self)
 
     original = sleep.SleepCall.go_live
@@ -237,7 +237,7 @@ def _retry_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     """After a crash a step is not told of its failed attempts."""
 
     def go_live(self: functions.FunctionCall) -> None:
-        self.turns.agenda.waits.pop(self.key, None)
+        self.state.agenda.waits.pop(self.key, None)
         original(self)
 
     original = functions.FunctionCall.go_live

@@ -24,7 +24,9 @@ from durable_trio.stores.contract import Advance, Operation, SendSignal
 from durable_trio.testing import CrashingStore, VirtualClock
 from durable_trio.testing.schedule import scheduling
 from durable_trio.turns.call import Call
-from durable_trio.turns.quiet import Lane
+from durable_trio.turns.lane import Lane
+from durable_trio.turns.parking import Parking
+from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
 
 from . import test_branches, test_map, test_select
@@ -619,7 +621,7 @@ def test_a_fork_before_any_row_of_branches_goes_on_as_the_original_did() -> None
 def _without_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deliver rows while tasks of the body can still run (and so wake several at once)."""
     _no_lane(monkeypatch)
-    monkeypatch.setattr(Turns, "runnable_count", property(lambda self: 0, lambda self, value: None), raising=False)
+    monkeypatch.setattr(RunState, "runnable_count", property(lambda self: 0, lambda self, value: None), raising=False)
 
 
 def _waves_unsorted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -660,27 +662,27 @@ def _uncommitted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _barrier_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin calls without a row at replay, while rows are still to be delivered."""
-    original = Turns.add
+    original = Parking.add
 
-    def add(self: Turns, call: Call) -> None:
+    def add(self: Parking, call: Call) -> None:
         original(self, call)
-        if not call.is_sealed and self.is_replaying:
+        if not call.is_sealed and self.state.is_replaying:
             self._begin(call)
 
-    monkeypatch.setattr(Turns, "add", add)
+    monkeypatch.setattr(Parking, "add", add)
 
 
 def _publish_out_of_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on at once after a publish at replay."""
-    original = Turns.extend
+    original = Parking.extend
 
-    async def extend(self: Turns, submit: Callable[[Callable[[Any], None]], None]) -> Any:
-        if self.is_replaying:
+    async def extend(self: Parking, submit: Callable[[Callable[[Any], None]], None]) -> Any:
+        if self.state.is_replaying:
             await trio.lowlevel.checkpoint()
             return True
         return await original(self, submit)
 
-    monkeypatch.setattr(Turns, "extend", extend)
+    monkeypatch.setattr(Parking, "extend", extend)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ class NamedCall(Call):
     def go_live(self) -> None:
         self.log.append("live")
         if self._due_at is not None:
-            self.turns.set_timer(self, self._due_at, None)
+            self.state.set_timer(self, self._due_at, None)
 
     def fire(self, now: int) -> None:
         self.log.append("fired")
@@ -166,7 +166,7 @@ class Rig:
     async def perform(self, call: NamedCall) -> HistoryRow:
         """Await a call and note what comes of it."""
         try:
-            found: HistoryRow = await self.turns.perform(call)
+            found: HistoryRow = await self.turns.parking.perform(call)
         except BaseException as error:
             self.log.append(f"{call.key.name}: {type(error).__name__}")
             raise
@@ -191,10 +191,10 @@ class Rig:
         with watching():
             async with trio.open_nursery() as nursery:
                 context = copy_context()
-                context.run(BODY.set, self.turns)
+                context.run(BODY.set, self.turns.state)
                 context.run(partial(nursery.start_soon, main))
                 await trio.testing.wait_all_tasks_blocked()
                 yield scope
                 self.port.cut()
                 scope.cancel()
-                self.turns.throw_detached()
+                self.turns.parking.throw_detached()

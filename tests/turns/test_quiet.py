@@ -10,7 +10,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from durable_trio.turns.quiet import BODY, Lane, foreign_wait, watching
+from durable_trio.turns.foreign import foreign_wait
+from durable_trio.turns.lane import Lane
+from durable_trio.turns.quiet import BODY, watching
 
 
 class Noting:
@@ -21,9 +23,7 @@ class Noting:
         self.tasks: set[trio.lowlevel.Task] = set()
         self.lane = Lane()
         self.quiets: list[int] = []
-
-    def pump(self) -> None:
-        self.quiets.append(len(self.tasks))
+        self.pump = lambda: self.quiets.append(len(self.tasks))
 
     def failed(self, error: BaseException) -> None:
         raise error

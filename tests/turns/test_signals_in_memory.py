@@ -18,7 +18,7 @@ def rig_with(entries: list[MailboxEntry], *, left_out: tuple[int, int] | None) -
     """Turns of a run with which only a part of its mailbox was loaded."""
     rig = Rig(unread=entries)
     loaded = Loaded((), (), tuple(entries), {}, left_out=left_out)
-    rig.turns.mail.__init__(rig.turns, loaded, None)  # type: ignore[misc]
+    rig.turns.mail.__init__(loaded, rig.turns.state, rig.turns.parking.calls)  # type: ignore[misc]
     return rig
 
 

@@ -190,7 +190,7 @@ async def test_the_time_of_the_body_is_that_of_the_last_delivered_row() -> None:
     async def body() -> None:
         for name in "ab":
             await rig.perform(NamedCall(name))
-            times.append(rig.turns.now)
+            times.append(rig.turns.state.now)
 
     async with rig.body(body):
         pass
@@ -206,7 +206,7 @@ async def test_a_cancelled_call_without_outcome_is_dropped_and_raises() -> None:
         scope.cancel()
         await wait_all_tasks_blocked()
         assert (call.log, rig.log) == (["live", "dropped"], ["a: Cancelled"])
-        assert rig.turns.calls == {}
+        assert rig.turns.parking.calls == {}
 
 
 async def test_a_call_whose_outcome_is_on_its_way_gives_it_back_even_in_a_cancelled_scope() -> None:
@@ -375,11 +375,11 @@ async def test_a_body_that_only_waits_says_for_what_and_until_when() -> None:
 async def test_a_held_run_begins_nothing_and_delivers_nothing_and_says_when_it_is_quiet() -> None:
     rig, calls = Rig(), [NamedCall("a"), NamedCall("b")]
     async with rig.body(after_each_other(rig, *calls)):
-        rig.turns.busy(calls[0])
+        rig.turns.parking.busy(calls[0])
         rig.turns.hold()
         assert "quiesced" not in rig.host.told
         calls[0].finish()
-        rig.turns.emerged(calls[0])
+        rig.turns.parking.emerged(calls[0])
         assert "quiesced" not in rig.host.told  # its outcome is on its way
         rig.front.commit()
         await wait_all_tasks_blocked()
@@ -411,9 +411,9 @@ async def test_a_call_after_detaching_raises_at_once() -> None:
     rig = Rig()
     rig.port.cut()
     with pytest.raises(Detached):
-        await rig.turns.perform(NamedCall("a"))
+        await rig.turns.parking.perform(NamedCall("a"))
     with pytest.raises(Detached):
-        await rig.turns.extend(lambda done: None)
+        await rig.turns.parking.extend(lambda done: None)
 
 
 async def test_nothing_is_delivered_while_a_task_waits_inside_its_turn() -> None:
@@ -424,7 +424,7 @@ async def test_nothing_is_delivered_while_a_task_waits_inside_its_turn() -> None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.perform, call)
             await trio.testing.wait_all_tasks_blocked()
-            rig.log.append(str(await rig.turns.extend(commits.append)))
+            rig.log.append(str(await rig.turns.parking.extend(commits.append)))
 
     async with rig.body(body):
         call.finish()

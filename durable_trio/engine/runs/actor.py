@@ -32,7 +32,7 @@ class RunActor(EndingRun):
             return
         async with self._resident() as nursery:
             context = copy_context()
-            context.run(BODY.set, self._turns)
+            context.run(BODY.set, self._turns.state)
             context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
             await self._listen()
         if not self._knows_why:

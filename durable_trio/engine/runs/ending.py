@@ -26,7 +26,7 @@ class EndingRun(ResidentRun):
         A cancel that was accepted before the run ends counts, even if the body has not noticed: the store refuses to
         end the run otherwise than cancelled, or to begin to compensate, while one is unread.
         """
-        self._turns.mail.ttl_at = None
+        self._turns.state.ttl_at = None
         with self._saga_scope:
             while not await self._try_to_end(error, result):
                 await self._look_for_cancel()
@@ -38,10 +38,10 @@ class EndingRun(ResidentRun):
         status, error = self._decide(error)
         await self._end_children(cancels=error is not None)
         await turns.settle()
-        if self._cancel_row is not None and status is not RunStatus.CANCELLED and not turns.is_expired:
+        if self._cancel_row is not None and status is not RunStatus.CANCELLED and not turns.state.is_expired:
             return False  # it came while the children were waited for
         if error is None and self.row.status is RunStatus.COMPENSATING:
-            self._diverged(turns.history.next_of_body())
+            self._diverged(turns.state.history.next_of_body())
             return True
         compensation_errors: list[str] = []
         error_text: str | None = None
@@ -56,7 +56,7 @@ class EndingRun(ResidentRun):
             self._is_compensating = bool(undo)
             for item in undo:
                 await self._compensate(item, compensation_errors)
-        rest = turns.history.next_of_body()
+        rest = turns.state.history.next_of_body()
         if rest is not None:
             self._diverged(rest)
             return True
@@ -70,7 +70,7 @@ class EndingRun(ResidentRun):
             now=self._clock.stamp(),
         )
         self._is_finishing = True
-        self._is_finishing = self._is_done(await turns.extend(lambda done: self._port.submit(finish, done)))
+        self._is_finishing = self._is_done(await turns.parking.extend(lambda done: self._port.submit(finish, done)))
         if not self._is_finishing:
             return False
         self._around.ended(self.row, status, result, error_text)
@@ -79,7 +79,7 @@ class EndingRun(ResidentRun):
 
     def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:
         """Return how the run ends: a time to live that is over and a cancel count more than what the body did."""
-        if self._turns.is_expired:
+        if self._turns.state.is_expired:
             text = f"run {self.row.id!r} did not end within its time to live"
             return RunStatus.FAILED, RunExpired(text, run_id=self.row.id)
         if self._cancel_row is not None:
@@ -110,18 +110,18 @@ class EndingRun(ResidentRun):
                 call = ChildEndCall(
                     body, end_key(child_id), child_id, is_unabortable=True, cancels=cancels, compensates=False
                 )
-                await self._turns.perform(call)
+                await self._turns.parking.perform(call)
                 body.children[child_id] = True
 
     async def _begin_to_compensate(self, status: RunStatus, error_text: str) -> bool:
         """Store that the run compensates from now on; return False if a cancel came first."""
         if self._port.status is RunStatus.COMPENSATING:
             return True
-        rest = self._turns.history.next_of_body()
+        rest = self._turns.state.history.next_of_body()
         if rest is not None and rest.kind is not StepKind.COMPENSATION:  # it may have been parked while it compensated
             self._diverged(rest)
             raise Detached
-        outcome = await self._turns.extend(
+        outcome = await self._turns.parking.extend(
             lambda done: self._port.advance(
                 done,
                 status=RunStatus.COMPENSATING,
@@ -141,7 +141,7 @@ class EndingRun(ResidentRun):
         key = compensation_key(item.step)
         options = FunctionOptions(retry=item.retry)
         call = FunctionCall(self._body, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
-        row = await self._turns.perform(call)
+        row = await self._turns.parking.perform(call)
         if row.error is not None:
             errors.append(row.error)
 

@@ -75,11 +75,11 @@ class InlineRun(EndingRun):
         failure: BaseException | None = None
         async with self._resident() as nursery:
             nursery.start_soon(self._listen)
-            token = BODY.set(self._turns)
+            token = BODY.set(self._turns.state)
             task = trio.lowlevel.current_task()
-            self._turns.tasks.add(task)
-            self._turns.lane.adopt(task)
-            self._turns.runnable_count += 1
+            self._turns.state.tasks.add(task)
+            self._turns.state.lane.adopt(task)
+            self._turns.state.runnable_count += 1
             try:
                 try:
                     with self._root_scope, self._body.open_branch("") as branch:
@@ -101,7 +101,7 @@ class InlineRun(EndingRun):
                         await self._leave(failure)
             finally:
                 BODY.reset(token)
-                self._turns.tasks.discard(task)
+                self._turns.state.tasks.discard(task)
                 was_cut = self._port.is_cut
                 self._port.cut()
                 if self._patience is not None:
@@ -117,7 +117,7 @@ class InlineRun(EndingRun):
     async def _leave(self, failure: BaseException | None) -> None:
         while failure is not None and self._cancel_row is None:
             release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.stamp())
-            outcome = await self._turns.extend(partial(self._port.submit, release))
+            outcome = await self._turns.parking.extend(partial(self._port.submit, release))
             if outcome is not False:
                 return
             await self._look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
@@ -145,7 +145,7 @@ class InlineRun(EndingRun):
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """It stays in memory, whatever it waits for."""
         if waits:
-            self._port.advance(self._turns.check, waits=waits, now=self._clock.stamp())
+            self._port.advance(self._turns.state.check, waits=waits, now=self._clock.stamp())
 
     def foreign(self, places: object) -> None:
         """The block is ordinary trio code: other waits are its own business."""

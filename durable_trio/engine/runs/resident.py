@@ -153,7 +153,7 @@ class ResidentRun:
     @property
     def is_suspect(self) -> bool:
         """Whether its processes have died again and again, and it gives no sign yet that this one will not."""
-        if self.row.recoveries < SUSPECT_RECOVERIES or self._turns.has_progressed:
+        if self.row.recoveries < SUSPECT_RECOVERIES or self._turns.state.has_progressed:
             return False
         return trio.current_time() - self._came_at < SUSPECT_SECONDS
 
@@ -161,7 +161,7 @@ class ResidentRun:
         """Yield the steps in hand that it waits for before it can end, if it is to end."""
         if self._cancel_row is None and not self._is_compensating:
             return
-        for call in self._turns.calls.values():
+        for call in self._turns.parking.calls.values():
             if isinstance(call, FunctionCall) and call.in_hand_since is not None:
                 since = to_datetime(call.in_hand_since)
                 yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=since)
@@ -180,7 +180,8 @@ class ResidentRun:
                     seed=self.row.seed,
                     workflow=self.workflow,
                     registry=around.registry,
-                    turns=self._turns,
+                    state=self._turns.state,
+                    parking=self._turns.parking,
                     tasks=StepTasks(nursery, f"step of run {self.row.id}"),
                     clock=self._clock,
                     codec=around.codec,
@@ -240,7 +241,7 @@ class ResidentRun:
             self._cancel_row = row
         if self._body_has_ended:  # but the children may still be waited for
             self._stops_waiting = True
-            if self._turns.is_live:
+            if self._turns.state.is_live:
                 self._cancel_children()
             return
         self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
@@ -258,8 +259,8 @@ class ResidentRun:
             if position > body.stored_positions.get(key, NO_POSITION) and stored.get(key) != text
         )
         if fresh:
-            position = self._turns.position
-            self._port.advance(self._turns.check, published=fresh, position=position, now=self._clock.stamp())
+            position = self._turns.state.position
+            self._port.advance(self._turns.state.check, published=fresh, position=position, now=self._clock.stamp())
         self._loaded = NOTHING_LOADED  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()
@@ -273,16 +274,16 @@ class ResidentRun:
         rest = (due_at, waits_for)
         if waits or (not is_far and (rest != self._rest or self._port.status is not status)):
             self._port.advance(
-                self._turns.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
+                self._turns.state.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
             )
         self._rest = rest
         if is_far:
             release = Release(fence=self._port.fence, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
-            self._turns.is_leaving = True
+            self._turns.state.is_leaving = True
             self._port.submit(release, lambda outcome: self._released(outcome, due_at))
 
     def _released(self, outcome: Any, due_at: int | None) -> None:
-        self._turns.is_leaving = False
+        self._turns.state.is_leaving = False
         if outcome is True:
             self._tell("run_suspended", {})
             self.detach()
@@ -312,7 +313,11 @@ class ResidentRun:
     async def _watch_stall(self, row: HistoryRow) -> None:
         await trio.sleep(self._around.settings.replay_stall_seconds)
         self._stall_watched = False
-        if self._turns.is_replaying and self._turns.history.next_row() is row and self._turns.runnable_count == 0:
+        if (
+            self._turns.state.is_replaying
+            and self._turns.state.history.next_row() is row
+            and self._turns.state.runnable_count == 0
+        ):
             guarded(self._diverged, row)
 
     def continued(self) -> None:
@@ -379,9 +384,9 @@ class ResidentRun:
 
     def _diverged(self, row: HistoryRow | None) -> None:
         turns = self._turns
-        calls = sorted(turns.calls.values(), key=lambda call: call.key)
+        calls = sorted(turns.parking.calls.values(), key=lambda call: call.key)
         diff = explain(
-            tuple(turns.delivered),
+            tuple(turns.state.delivered),
             row,
             [(str(call.kind), str(call.key)) for call in calls],
             ended=self._body_has_ended,
@@ -416,7 +421,7 @@ class ResidentRun:
         why = "the run leaves this process"
         guarded(self._root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
         guarded(self._saga_scope.cancel, why)
-        guarded(self._turns.throw_detached)
+        guarded(self._turns.parking.throw_detached)
         guarded(self._nursery.cancel_scope.cancel, why)
 
     def _tell(self, name: str, fields: Mapping[str, Any]) -> None:

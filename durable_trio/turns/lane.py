@@ -1,0 +1,97 @@
+"""Keeps the tasks of one body apart: one at a time is in trio's run queue, in an order that the body alone decides.
+
+Trio shuffles the tasks that are runnable at once, and keeps those that wait for an event or sit in a cancelled scope in
+sets: two tasks that one outcome wakes would run in another order at replay. So only one task of a body at a time is in
+trio's run queue; the next follows when it has made its step.
+
+The only file that touches that queue, because no instrument can hold a task back: a test guards what it assumes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NoReturn
+
+import trio
+
+from durable_trio.errors import Detached
+
+
+class Lane:
+    """Lets the tasks of one body go one at a time, in an order that the body alone decides.
+
+    Tasks that are woken together (by one step of a task, or by one delivery) go in the order of their ages, behind
+    those that were woken before. A task that something else wakes, which no replay repeats, goes behind all.
+    """
+
+    def __init__(self) -> None:
+        self._going: trio.lowlevel.Task | None = None  # in trio's hands
+        self._woken: list[trio.lowlevel.Task] = []  # since the last look
+        self._waiting: deque[trio.lowlevel.Task] = deque()
+        self._ages: dict[trio.lowlevel.Task, int] = {}
+        self._count = 0
+        self._is_open = False
+        self.adopted: trio.lowlevel.Task | None = None  # not ours: it was there before, and goes on afterwards
+
+    def spawned(self, task: trio.lowlevel.Task) -> None:
+        """A task of the body begins."""
+        self._count += 1
+        self._ages[task] = self._count
+
+    def exited(self, task: trio.lowlevel.Task) -> None:
+        """A task of the body has ended."""
+        self._ages.pop(task, None)
+
+    def adopt(self, task: trio.lowlevel.Task) -> None:
+        """The calling task becomes one of the body."""
+        self.spawned(task)
+        self.adopted = self._going = task
+
+    def scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Trio has just put a task into its run queue: take it out again if another one goes."""
+        if self._is_open:
+            return
+        if self._going is None:
+            self._going = task
+            return
+        queue = task._runner.runq
+        assert queue[-1] is task
+        queue.pop()
+        self._woken.append(task)
+
+    def delivered(self) -> None:
+        """Something was delivered: of the tasks that it has woken, the oldest goes first."""
+        if not self._woken:
+            return
+        assert self._going is not None
+        self._going._runner.runq.remove(self._going)
+        self._woken.append(self._going)
+        self._next()
+
+    def stepped(self) -> None:
+        """The task that goes has made its step."""
+        if self._woken or self._waiting:
+            self._next()
+        else:
+            self._going = None
+
+    def open(self) -> None:
+        """Let all tasks go at once, from now on: nobody looks on any more, or the run leaves."""
+        self._is_open = True
+        for task in (*self._waiting, *self._woken):
+            task._runner.runq.append(task)
+        self._waiting.clear()
+        self._woken.clear()
+
+    async def refuse(self) -> NoReturn:
+        """Raise ``Detached`` in a durable call of a run that has left; others go first, since a body may catch it."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        raise Detached
+
+    def _next(self) -> None:
+        if len(self._woken) > 1:
+            self._woken.sort(key=lambda task: self._ages.get(task, 0))
+        self._waiting.extend(self._woken)
+        self._woken.clear()
+        self._going = self._waiting.popleft()
+        self._going._runner.runq.append(self._going)
