@@ -10,7 +10,8 @@ import trio
 
 from durable_trio.codec import parse
 from durable_trio.context.context import Context
-from durable_trio.engine.runs.ending import EndingRun
+from durable_trio.engine.runs.ending import Ending
+from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
 from durable_trio.looks import is_a
@@ -23,16 +24,16 @@ def check_list(text: str) -> None:
         raise CodecError("a list was expected")
 
 
-class RunActor(EndingRun):
+class RunActor(ResidentRun):
     """One run of a workflow, resident in this process."""
 
     async def run(self) -> None:
         """Execute the run until it ends or leaves this process."""
-        if self._port.is_cut:
+        if self.port.is_cut:
             return
         async with self._resident() as nursery:
             context = copy_context()
-            context.run(BODY.set, self._turns.state)
+            context.run(BODY.set, self.turns.state)
             context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
             await self._listen()
         if not self._knows_why:
@@ -42,14 +43,14 @@ class RunActor(EndingRun):
         try:
             error, result = await self._execute_body()
             self._body_has_ended = True
-            if not self._port.is_cut:
-                await self._end(error, result)
+            if not self.port.is_cut:
+                await Ending(self).end(error, result)
             self._knows_why = True
         except Detached:
             pass
         finally:
-            if not self._port.is_cut:
-                self._port.cut()
+            if not self.port.is_cut:
+                self.port.cut()
             if self._nursery is not None:
                 self._nursery.cancel_scope.cancel()
 
@@ -58,17 +59,17 @@ class RunActor(EndingRun):
         error: Exception | None = None
         result: str | None = None
         try:
-            with self._root_scope:
-                self._turns.base_deadline = trio.current_effective_deadline()
+            with self.root_scope:
+                self.turns.base_deadline = trio.current_effective_deadline()
                 args = self._arguments()
-                with self._body.open_branch("") as branch, CARRYING:
+                with self.body.open_branch("") as branch, CARRYING:
                     try:
                         try:
                             value = await self.workflow.fn(Context(branch), *args)
                         finally:
-                            if is_left_open(self._root_scope):
-                                await close_left_open(self._root_scope)
-                        result = self._around.codec.encode(
+                            if is_left_open(self.root_scope):
+                                await close_left_open(self.root_scope)
+                        result = self.around.codec.encode(
                             value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
                         ).text
                     except BaseException as caught:
@@ -77,7 +78,7 @@ class RunActor(EndingRun):
                             raise
                         error = cast(Exception, failure)  # not let out: it may be one that trio cannot carry
         except BaseExceptionGroup as group:
-            if self._port.is_cut:
+            if self.port.is_cut:
                 rest = group.split((Detached, Exception, trio.Cancelled))[1]
                 if rest is not None:
                     raise rest from None
@@ -94,15 +95,15 @@ class RunActor(EndingRun):
             return error
         if not is_cancelled():
             error = without_strays(error, trio.Cancelled)
-        return error if self._port.is_cut else without_strays(error, Detached)
+        return error if self.port.is_cut else without_strays(error, Detached)
 
     def _arguments(self) -> tuple[Any, ...]:
         workflow = self.workflow
-        codec = self._around.codec
+        codec = self.around.codec
         try:
             count = len(parse(self.row.args, where="arguments"))
             annotations = workflow.annotations_for((None,) * count)
             return codec.decode_arguments(self.row.args, annotations, where=f"the arguments of run {self.row.id!r}")
         except (CodecError, TypeError) as error:
-            self._body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
-            self._body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")
+            self.body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
+            self.body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")

@@ -17,9 +17,9 @@ import trio
 
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
-from durable_trio.engine.runs.ending import EndingRun
+from durable_trio.engine.runs.ending import Ending
 from durable_trio.engine.runs.places import lending_place
-from durable_trio.engine.runs.resident import ignore
+from durable_trio.engine.runs.resident import ResidentRun, ignore
 from durable_trio.engine.services.damage import damage_of
 from durable_trio.engine.wiring import Parts
 from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
@@ -63,7 +63,7 @@ class InlinePort(Port):
             self._cleared = ()
 
 
-class InlineRun(EndingRun):
+class InlineRun(ResidentRun):
     """One inline run, resident while its block is entered."""
 
     port_class = InlinePort
@@ -75,14 +75,14 @@ class InlineRun(EndingRun):
         failure: BaseException | None = None
         async with self._resident() as nursery:
             nursery.start_soon(self._listen)
-            token = BODY.set(self._turns.state)
+            token = BODY.set(self.turns.state)
             task = trio.lowlevel.current_task()
-            self._turns.state.tasks.add(task)
-            self._turns.state.lane.adopt(task)
-            self._turns.state.runnable_count += 1
+            self.turns.state.tasks.add(task)
+            self.turns.state.lane.adopt(task)
+            self.turns.state.runnable_count += 1
             try:
                 try:
-                    with self._root_scope, self._body.open_branch("") as branch:
+                    with self.root_scope, self.body.open_branch("") as branch:
                         try:
                             yield Context(branch)
                         except BaseException as error:
@@ -90,39 +90,39 @@ class InlineRun(EndingRun):
                                 raise
                             failure = error  # it goes on below, where no scope of trio's is in its way
                 except BaseException as error:
-                    if self._port.is_cut and not isinstance(error, Exception):
+                    if self.port.is_cut and not isinstance(error, Exception):
                         raise  # it comes of leaving
                     failure = error  # also the script's own cancellation; it goes on below
                 self._body_has_ended = True
-                if not self._port.is_cut:
+                if not self.port.is_cut:
                     with trio.CancelScope(shield=True):
                         if failure is not None:
                             self.is_left_undecided()
                         await self._leave(failure)
             finally:
                 BODY.reset(token)
-                self._turns.state.tasks.discard(task)
-                was_cut = self._port.is_cut
-                self._port.cut()
+                self.turns.state.tasks.discard(task)
+                was_cut = self.port.is_cut
+                self.port.cut()
                 if self._patience is not None:
                     self._patience.cancel()
                 nursery.cancel_scope.cancel()
         if failure is not None:
             raise carried(failure)
-        if self._cancel_row is not None:
+        if self.cancel_row is not None:
             raise RunCancelled(f"run {self.row.id!r} was cancelled", run_id=self.row.id)
         if was_cut:
             raise OwnershipLost(f"run {self.row.id!r} left this process: it was taken over, or the engine was stopped")
 
     async def _leave(self, failure: BaseException | None) -> None:
-        while failure is not None and self._cancel_row is None:
-            release = Release(fence=self._port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self._clock.stamp())
-            outcome = await self._turns.parking.extend(partial(self._port.submit, release))
+        while failure is not None and self.cancel_row is None:
+            release = Release(fence=self.port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self.clock.stamp())
+            outcome = await self.turns.parking.extend(partial(self.port.submit, release))
             if outcome is not False:
                 return
-            await self._look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
-            await self._turns.settle()
-        await self._end(None, "null")
+            await Ending(self).look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
+            await self.turns.settle()
+        await Ending(self).end(None, "null")
 
     def is_left_undecided(self) -> None:
         """The script wants to go on: it does not wait for ever for a store that takes nothing."""
@@ -145,7 +145,7 @@ class InlineRun(EndingRun):
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """It stays in memory, whatever it waits for."""
         if waits:
-            self._port.advance(self._turns.state.check, waits=waits, now=self._clock.stamp())
+            self.port.advance(self.turns.state.check, waits=waits, now=self.clock.stamp())
 
     def foreign(self, places: object) -> None:
         """The block is ordinary trio code: other waits are its own business."""

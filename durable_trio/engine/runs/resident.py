@@ -104,40 +104,40 @@ class ResidentRun:
         self, around: Surroundings, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
     ) -> None:
         self.row = row
-        self._around = around
+        self.around = around
         self.workflow = workflow
         self._loaded = loaded
-        self._failures = failures
-        self._clock = around.settings.clock
+        self.failures = failures
+        self.clock = around.settings.clock
         self._came_at = trio.current_time()
         self._send, self._inbox = trio.open_memory_channel[Message](INBOX_CAPACITY)
-        self._root_scope = trio.CancelScope()
-        self._saga_scope = trio.CancelScope()
+        self.root_scope = trio.CancelScope()
+        self.saga_scope = trio.CancelScope()
         assert row.owner is not None
-        self._port = self.port_class(around.front, Fence(row.run, row.owner, row.token), status=row.status)
-        self._turns = Turns(
+        self.port = self.port_class(around.front, Fence(row.run, row.owner, row.token), status=row.status)
+        self.turns = Turns(
             loaded,
-            port=self._port,
+            port=self.port,
             host=self,
-            clock=self._clock,
-            ttl_at=None if row.ttl_at is None else self._clock.due(row.ttl_at, stamped_at=row.created_at),
+            clock=self.clock,
+            ttl_at=None if row.ttl_at is None else self.clock.due(row.ttl_at, stamped_at=row.created_at),
             started_at=row.started_at or row.created_at,
             had_begun=_had_begun(row, loaded),
         )
-        self._body: Body
+        self.body: Body
         self._nursery: trio.Nursery | None = None
-        self._cancel_row: HistoryRow | None = None
+        self.cancel_row: HistoryRow | None = None
         self._body_has_ended = False
         self._stops_waiting = False  # cancelled, or out of time, after its body has ended
-        self._is_compensating = False
-        self._is_finishing = False
+        self.is_compensating = False
+        self.is_finishing = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
         self._missed: set[Message] = set()
         self._fault: BaseException | None = None
         self.exit_places: list[str] = []  # where its code has ended the program; not said of the body itself
         self._knows_why = False  # its tasks end: the run has ended, or was asked to leave
-        self._port.owner = self
+        self.port.owner = self
 
     # ---- for services ------------------------------------------------------------------------------------------
 
@@ -153,15 +153,15 @@ class ResidentRun:
     @property
     def is_suspect(self) -> bool:
         """Whether its processes have died again and again, and it gives no sign yet that this one will not."""
-        if self.row.recoveries < SUSPECT_RECOVERIES or self._turns.state.has_progressed:
+        if self.row.recoveries < SUSPECT_RECOVERIES or self.turns.state.has_progressed:
             return False
         return trio.current_time() - self._came_at < SUSPECT_SECONDS
 
     def lingering(self) -> Iterator[StepInHand]:
         """Yield the steps in hand that it waits for before it can end, if it is to end."""
-        if self._cancel_row is None and not self._is_compensating:
+        if self.cancel_row is None and not self.is_compensating:
             return
-        for call in self._turns.parking.calls.values():
+        for call in self.turns.parking.calls.values():
             if isinstance(call, FunctionCall) and call.in_hand_since is not None:
                 since = to_datetime(call.in_hand_since)
                 yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=since)
@@ -171,29 +171,29 @@ class ResidentRun:
     @asynccontextmanager
     async def _resident(self) -> AsyncIterator[trio.Nursery]:
         """Have everything around the body inside the block; the block ends when the run leaves."""
-        around = self._around
+        around = self.around
         try:
             async with trio.open_nursery() as nursery:
-                self._body = Body(
+                self.body = Body(
                     run_id=self.row.id,
                     generation=self.row.generation,
                     seed=self.row.seed,
                     workflow=self.workflow,
                     registry=around.registry,
-                    state=self._turns.state,
-                    parking=self._turns.parking,
+                    state=self.turns.state,
+                    parking=self.turns.parking,
                     tasks=StepTasks(nursery, f"step of run {self.row.id}"),
-                    clock=self._clock,
+                    clock=self.clock,
                     codec=around.codec,
-                    failures=self._failures,
+                    failures=self.failures,
                     saga=Saga(),
                     host=self,
-                    observe=self._tell if around.is_observed else None,
+                    observe=self.tell if around.is_observed else None,
                     stored_positions=dict(self._loaded.positions),
                 )
                 self._nursery = nursery
                 resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
-                self._tell("run_resumed" if resumed else "run_started", {})
+                self.tell("run_resumed" if resumed else "run_started", {})
                 try:
                     yield nursery
                 except BaseException:
@@ -204,7 +204,7 @@ class ResidentRun:
             if rest is not None:
                 raise rest from None
         finally:
-            self._port.cut()
+            self.port.cut()
             self._inbox.close()
         if self._fault is not None and not isinstance(self._fault, Exception):
             raise self._fault  # it stops the executor, and must come out of a task
@@ -217,77 +217,77 @@ class ResidentRun:
                 while True:
                     messages.add(self._inbox.receive_nowait())
             if Message.DRAIN in messages:
-                self._turns.hold()
+                self.turns.hold()
             if Message.MAIL in messages:
-                look = await self._read_mail()
+                look = await self.read_mail()
                 if damage := damage_in_look(look):
                     self.park(damaged(self.row.id, damage))
-                elif not self._is_finishing:  # a write behind the last one would be refused
-                    self._turns.message(look)
-            self._turns.pump()
+                elif not self.is_finishing:  # a write behind the last one would be refused
+                    self.turns.message(look)
+            self.turns.pump()
 
-    async def _read_mail(self) -> MailLook:
-        front = self._around.front
-        after, names = self._turns.mail.question()
+    async def read_mail(self) -> MailLook:
+        front = self.around.front
+        after, names = self.turns.mail.question()
         read = front.store.mail
         return await front.read_patiently(read, self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
 
     # ---- Host: what the turns ask ------------------------------------------------------------------------------
 
     def control(self, row: HistoryRow) -> None:
-        if self._is_compensating:
+        if self.is_compensating:
             return  # it came too late
         if row.kind is StepKind.CANCEL:
-            self._cancel_row = row
+            self.cancel_row = row
         if self._body_has_ended:  # but the children may still be waited for
             self._stops_waiting = True
-            if self._turns.state.is_live:
+            if self.turns.state.is_live:
                 self._cancel_children()
             return
-        self._root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
+        self.root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
 
     def _cancel_children(self) -> None:
-        for child_id, has_ended in self._body.children.items():
+        for child_id, has_ended in self.body.children.items():
             if not has_ended:
                 self.request_cancel(child_id)
 
     def went_live(self) -> None:
-        body, stored = self._body, self._loaded.values
+        body, stored = self.body, self._loaded.values
         fresh = tuple(  # published at replay, and not yet stored: the body's code has changed, or its history was cut
             (key, text)
             for key, (text, position) in body.published.items()
             if position > body.stored_positions.get(key, NO_POSITION) and stored.get(key) != text
         )
         if fresh:
-            position = self._turns.state.position
-            self._port.advance(self._turns.state.check, published=fresh, position=position, now=self._clock.stamp())
+            position = self.turns.state.position
+            self.port.advance(self.turns.state.check, published=fresh, position=position, now=self.clock.stamp())
         self._loaded = NOTHING_LOADED  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
-        now = self._clock.stamp()
-        wake_at = None if due_at is None else self._clock.as_stored(due_at)
-        compensating = self._port.status is RunStatus.COMPENSATING
+        now = self.clock.stamp()
+        wake_at = None if due_at is None else self.clock.as_stored(due_at)
+        compensating = self.port.status is RunStatus.COMPENSATING
         status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
         is_far = wake_at is None or wake_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
         rest = (due_at, waits_for)
-        if waits or (not is_far and (rest != self._rest or self._port.status is not status)):
-            self._port.advance(
-                self._turns.state.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
+        if waits or (not is_far and (rest != self._rest or self.port.status is not status)):
+            self.port.advance(
+                self.turns.state.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
             )
         self._rest = rest
         if is_far:
-            release = Release(fence=self._port.fence, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
-            self._turns.state.is_leaving = True
-            self._port.submit(release, lambda outcome: self._released(outcome, due_at))
+            release = Release(fence=self.port.fence, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
+            self.turns.state.is_leaving = True
+            self.port.submit(release, lambda outcome: self._released(outcome, due_at))
 
     def _released(self, outcome: Any, due_at: int | None) -> None:
-        self._turns.state.is_leaving = False
+        self.turns.state.is_leaving = False
         if outcome is True:
-            self._tell("run_suspended", {})
+            self.tell("run_suspended", {})
             self.detach()
-            self._around.released(due_at)
+            self.around.released(due_at)
         elif outcome is False:
             self._rest = None
             self.look()
@@ -296,56 +296,56 @@ class ResidentRun:
 
     def foreign(self, places: Sequence[str]) -> None:
         strict = self.workflow.strict
-        if self._around.settings.strict if strict is None else strict:
+        if self.around.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
             self.park(Problem(kind="foreign_wait", text=text, fingerprint=self.workflow.fingerprint))
             return
         for place in places:
-            self._around.warn_foreign_wait(self.row.workflow, place)
+            self.around.warn_foreign_wait(self.row.workflow, place)
 
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         if hopeless:
-            self._diverged(row)
+            self.diverged(row)
         elif not self._stall_watched and self._nursery is not None:
             self._stall_watched = True
             self._nursery.start_soon(self._watch_stall, row)
 
     async def _watch_stall(self, row: HistoryRow) -> None:
-        await trio.sleep(self._around.settings.replay_stall_seconds)
+        await trio.sleep(self.around.settings.replay_stall_seconds)
         self._stall_watched = False
         if (
-            self._turns.state.is_replaying
-            and self._turns.state.history.next_row() is row
-            and self._turns.state.runnable_count == 0
+            self.turns.state.is_replaying
+            and self.turns.state.history.next_row() is row
+            and self.turns.state.runnable_count == 0
         ):
-            guarded(self._diverged, row)
+            guarded(self.diverged, row)
 
     def continued(self) -> None:
         self.detach()
-        self._around.released(None)
+        self.around.released(None)
 
     def child_started(self) -> None:
-        self._around.released(None)
+        self.around.released(None)
 
     def request_cancel(self, run_id: str) -> None:
-        self._around.request_cancel(run_id, ignore, why="its parent ended or was cancelled")
+        self.around.request_cancel(run_id, ignore, why="its parent ended or was cancelled")
 
     @trio.lowlevel.enable_ki_protection
     async def cancel_and_tell(self, run_id: str) -> bool:
         waiter = Waiter()
-        self._around.request_cancel(run_id, waiter, why="its parent cancelled it")
+        self.around.request_cancel(run_id, waiter, why="its parent cancelled it")
         outcome = await waiter.outcome()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome is not None
 
     async def look_up(self, run_id: str) -> RunRow | None:
-        front = self._around.front
+        front = self.around.front
         return await front.read_patiently(front.store.run, run_id)
 
     def alarm(self, due_at: int) -> None:
         # A weak reference: the alarm may be days away, and the run may leave before.
-        self._around.alarm(due_at, partial(_wake, weakref.ref(self)))
+        self.around.alarm(due_at, partial(_wake, weakref.ref(self)))
 
     def look(self) -> None:
         self.post(Message.MAIL)
@@ -360,30 +360,30 @@ class ResidentRun:
         if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
             self.park(damaged(self.row.id, f"what it has to record is refused: {error}"))
         self.detach()
-        self._around.lost(error)
+        self.around.lost(error)
 
     def failed(self, error: BaseException) -> None:
         """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched.
 
         Or what its own code has ended the program with: that is raised once the run has left.
         """
-        has_left = self._port.is_cut
+        has_left = self.port.is_cut
         self._fault = self._fault or error
         self.detach()
         if isinstance(error, Exception) and not has_left:
-            self._around.fell(self, error)
+            self.around.fell(self, error)
 
     def ends_program(self, place: str) -> None:
         self.exit_places.append(place)
         self.detach()
 
     def abandoned(self, place: str) -> None:
-        self._around.abandoned(self, place)
+        self.around.abandoned(self, place)
 
     # ---- leaving -----------------------------------------------------------------------------------------------
 
-    def _diverged(self, row: HistoryRow | None) -> None:
-        turns = self._turns
+    def diverged(self, row: HistoryRow | None) -> None:
+        turns = self.turns
         calls = sorted(turns.parking.calls.values(), key=lambda call: call.key)
         diff = explain(
             tuple(turns.state.delivered),
@@ -400,32 +400,32 @@ class ResidentRun:
 
     def park(self, problem: Problem, error: Exception | None = None) -> None:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
-        if self._port.is_cut:
+        if self.port.is_cut:
             return
-        self._around.park(self.row, problem, error)
+        self.around.park(self.row, problem, error)
         self.detach()
 
     def detach(self) -> None:
         """Leave this process: write nothing any more, cancel the body, drop what comes out of it."""
-        if not self._port.is_cut:
+        if not self.port.is_cut:
             self._knows_why = True
             self._let_go()
 
     def _let_go(self) -> None:
-        if self._port.is_cut:
+        if self.port.is_cut:
             return
-        self._port.cut()
+        self.port.cut()
         if self._nursery is None:
             return  # it has not begun
-        self._body.is_detaching = True
+        self.body.is_detaching = True
         why = "the run leaves this process"
-        guarded(self._root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
-        guarded(self._saga_scope.cancel, why)
-        guarded(self._turns.parking.throw_detached)
+        guarded(self.root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
+        guarded(self.saga_scope.cancel, why)
+        guarded(self.turns.parking.throw_detached)
         guarded(self._nursery.cancel_scope.cancel, why)
 
-    def _tell(self, name: str, fields: Mapping[str, Any]) -> None:
-        self._around.tell(name, self.row.id, self.row.workflow, fields)
+    def tell(self, name: str, fields: Mapping[str, Any]) -> None:
+        self.around.tell(name, self.row.id, self.row.workflow, fields)
 
 
 def _had_begun(row: RunRow, loaded: Loaded) -> bool:
