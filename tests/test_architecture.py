@@ -107,12 +107,67 @@ def test_supervisors_know_trio_and_attrs_only() -> None:
             assert name.split(".")[0] not in {"sqlite3", "sqlite_utils", "cattrs", "orjson", "click"}, path
 
 
+# They may be long: each method is a few lines, with its promise beside it.
+MAPS = ("engine/engine.py", "context/context.py")
+
+
 def test_files_are_short_enough_to_read() -> None:
     """About 400 lines; and functions of at most 70."""
     for package in ("durable_trio", "supervisors"):
         for path in sorted((ROOT / package).rglob("*.py")):
             text = path.read_text()
-            assert text.count("\n") <= 520, path
+            is_map = str(path.relative_to(ROOT / package)) in MAPS
+            assert text.count("\n") <= (700 if is_map else 520), path
             for node in ast.walk(ast.parse(text)):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                     assert node.end_lineno - node.lineno < 70, f"{path}:{node.lineno} {node.name}"
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_between(paths: list[Path]) -> dict[str, set[str]]:
+    """Return which module imports which; what is imported for type checkers only, or in a function, counts too."""
+    known = {module_of(path) for path in paths}
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        names = found[module_of(path)] = set[str]()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                names.update(inner & known or {node.module})
+        names &= known - {module_of(path)}
+    return found
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    left = imports_between([*modules(), *(ROOT / "supervisors").rglob("*.py")])
+    assert len(left) > 200
+    while ready := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in ready}
+    assert not left, f"these import each other, or what does: {sorted(left)}"
+
+
+# Bases of which a class *is* one of several, some of which are users' or tests': stores, calls, resident runs, ….
+KINDS = {"Store", "Call", "FunctionCall", "ResidentRun", "Port", "Lane", "Clock", "Logger", "StoreContract"}
+
+
+def test_no_class_has_a_base_only_to_be_spread_over_files() -> None:
+    """What is spread over files is composed: a base with one child is no kind of which there are several."""
+    classes = {
+        node.name: node
+        for path in modules()
+        if part_of(path) != "testing"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    children: dict[str, set[str]] = {}
+    for name, node in classes.items():
+        for base in node.bases:
+            if isinstance(base, ast.Name) and base.id in classes:
+                children.setdefault(base.id, set()).add(name)
+    lone = {base: names for base, names in children.items() if len(names) == 1 and base not in KINDS}
+    assert not {base: names for base, names in lone.items() if not base.endswith(("Error", "Options", "Failed"))}
