@@ -90,7 +90,11 @@ class Branch:
         Raises:
             RuntimeError: it is one.
         """
-        if current_task() is not self._task:
+        try:
+            is_own = trio.lowlevel.current_task() is self._task
+        except RuntimeError:  # outside of trio, as in the thread of a sync function
+            is_own = False
+        if not is_own:
             raise RuntimeError(
                 f"the context of run {self.body.run_id!r} was used from another task than its own;"
                 " open branches with ctx.open_nursery(), and use the context that each is given;"
@@ -99,6 +103,10 @@ class Branch:
 
     def next_key(self, what: str, name: str) -> Key:
         """Return the next key of a name that the user has chosen; ``what`` it names is for errors."""
+        if type(name) is str and name in self._counts:  # it was checked
+            n = self._counts[name]
+            self._counts[name] = n + 1
+            return Key(self.path, name, n)
         return self.reserve_key(check_name(what, name))
 
     def reserve_key(self, name: str) -> Key:

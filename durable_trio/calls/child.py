@@ -222,7 +222,7 @@ async def start_child(branch: Branch, workflow: Any, args: tuple[Any, ...], opti
         lambda codec: start_operation(
             workflow, args, cast(StartOptions, options), registry=body.registry, codec=codec, clock=body.clock
         ),
-        is_recorded=lambda: body.state.history.has(key),
+        is_recorded=lambda: key in body.state.history.waiting,
     )
     call = StartChildCall(body, key, operation)
     row = await body.parking.perform(call)

@@ -133,13 +133,19 @@ class StoreFront:
 
         What it raises is told to its own ``failed``, if it has that; nobody else learns of it.
         """
-        self._put_or_refuse(operation, callback)
+        try:
+            self._put(operation, callback)
+        except (StoreError, trio.ClosedResourceError) as error:
+            _refuse(callback, error)
 
     def submit_transaction(
         self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
     ) -> None:
         """Queue a transaction of the user's; it is committed alone."""
-        self._put_or_refuse(_Transaction(fence, fn, seconds_max), callback)
+        try:
+            self._put(_Transaction(fence, fn, seconds_max), callback)
+        except (StoreError, trio.ClosedResourceError) as error:
+            _refuse(callback, error)
 
     async def write(self, operation: Operation) -> Any:
         """Commit an operation and return its outcome.
@@ -216,13 +222,6 @@ class StoreFront:
         self._put(operation, waiter)
         return await waiter.outcome()
 
-    def _put_or_refuse(self, item: _Item, callback: Callback) -> None:
-        """Queue an item; if that cannot be, call back in a later pass: who submits is in the middle of something."""
-        try:
-            self._put(item, callback)
-        except (StoreError, trio.ClosedResourceError) as error:
-            trio.lowlevel.current_trio_token().run_sync_soon(guarded, callback, error)
-
     @trio.lowlevel.enable_ki_protection
     def _put(self, item: _Item, callback: Callback) -> None:
         if self.failure is not None or not self._is_running:
@@ -231,7 +230,8 @@ class StoreFront:
         if len(queued) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
             raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
         queued.append((item, callback))
-        self._wake()
+        if self._is_parked:
+            self._wake()
 
     def _end_with(self, error: StoreError) -> None:
         """Let the writer task end with an error that somebody else has met: nothing can be read or written any more."""
@@ -257,7 +257,9 @@ class StoreFront:
         self._task = trio.lowlevel.current_task()
         self.failure, self.is_full, self._final = None, False, None
         self._is_running = True
-        trio.lowlevel.add_instrument(self._linger)
+        lingers = not self.store.is_memory  # else nothing is done by threads
+        if lingers:
+            trio.lowlevel.add_instrument(self._linger)
         try:
             task_status.started()
             while True:
@@ -274,7 +276,8 @@ class StoreFront:
             raise
         finally:
             self._is_running = False
-            trio.lowlevel.remove_instrument(self._linger)
+            if lingers:
+                trio.lowlevel.remove_instrument(self._linger)
             for thread in (self._writer, self._reader, self._answerer):
                 thread.stop()
             self._fail_waiting(_unusable(self.failure))
@@ -499,6 +502,11 @@ class StoreFront:
         self._is_blocked, self._retry_at = False, math.inf
         for _, callback in waiting:
             guarded(callback, error)
+
+
+def _refuse(callback: Callback, error: Exception) -> None:
+    """Call back in a later pass: who submits is in the middle of something."""
+    trio.lowlevel.current_trio_token().run_sync_soon(guarded, callback, error)
 
 
 def _unusable(failure: BaseException | None) -> Exception:

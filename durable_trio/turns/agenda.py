@@ -19,37 +19,37 @@ class Agenda:
         self._clock = clock
         self._era = clock.era
         self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in waits}
-        self._heap: list[tuple[int, Key, Due]] = []  # when it comes, whose, as it is stored
-        self._new: list[WaitRow] = []
+        self.timers: list[tuple[int, Key, Due]] = []  # a heap: when it comes, whose, as it is stored
+        self.new: list[WaitRow] = []  # not stored yet
 
     def set_timer(self, key: Key, due: Due) -> None:
         """Have the key come up when it is due."""
-        heapq.heappush(self._heap, (self._clock.comes_at(due), key, due))
+        heapq.heappush(self.timers, (self._clock.comes_at(due), key, due))
 
     def _keep_up(self) -> None:
         """Sort anew if the wall clock was set."""
         if self._era != self._clock.era:
             self._era = self._clock.era
-            self._heap = [(self._clock.comes_at(due), key, due) for _, key, due in self._heap]
-            heapq.heapify(self._heap)
+            self.timers = [(self._clock.comes_at(due), key, due) for _, key, due in self.timers]
+            heapq.heapify(self.timers)
 
     def remember(self, wait: WaitRow) -> None:
         """Have a wait row stored before the run rests."""
         self.waits[wait.key] = wait
-        self._new.append(wait)
+        self.new.append(wait)
 
     def take_new(self) -> tuple[WaitRow, ...]:
         """Return the wait rows that are to be stored now."""
-        new, self._new = tuple(self._new), []
+        new, self.new = tuple(self.new), []
         return new
 
     def is_stored(self, key: Key) -> bool:
         """Return whether the store has, or will have, a wait row of that key; one not sent yet is forgotten."""
         if key not in self.waits:
             return False
-        before = len(self._new)
-        self._new = [wait for wait in self._new if wait.key != key]
-        return len(self._new) == before
+        before = len(self.new)
+        self.new = [wait for wait in self.new if wait.key != key]
+        return len(self.new) == before
 
     def forget(self, key: Key) -> None:
         """The call has ended."""
@@ -58,24 +58,19 @@ class Agenda:
     def pop_due(self, now: int) -> tuple[int, Key] | None:
         """Return a key that has come up, with its stored time."""
         self._keep_up()
-        if self._heap and self._heap[0][0] <= now:
-            _, key, due = heapq.heappop(self._heap)
+        if self.timers and self.timers[0][0] <= now:
+            _, key, due = heapq.heappop(self.timers)
             return due.instant, key
         return None
 
     def next_due(self, is_stale: Callable[[int, Key], bool]) -> int | None:
         """Return when the earliest comes that still means something."""
         self._keep_up()
-        while self._heap and is_stale(self._heap[0][2].instant, self._heap[0][1]):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        while self.timers and is_stale(self.timers[0][2].instant, self.timers[0][1]):
+            heapq.heappop(self.timers)
+        return self.timers[0][0] if self.timers else None
 
     def is_due(self, now: int) -> bool:
         """Return whether something may have come up."""
         self._keep_up()
-        return bool(self._heap) and self._heap[0][0] <= now
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is due at any time."""
-        return not self._heap
+        return bool(self.timers) and self.timers[0][0] <= now

@@ -169,7 +169,10 @@ class Call(abc.ABC):
         write = partial(
             self._write, now, started_at, status, attempt, result, error, compensates, taken=taken, fields=fields
         )
-        self.state.record(write)
+        if self.state.held is None:
+            write()
+        else:
+            self.state.held.append(write)
 
     def _write(
         self,

@@ -19,7 +19,7 @@ class History:
     def __init__(self, rows: Sequence[HistoryRow]) -> None:
         self._rows = rows
         self._next = 0
-        self._waiting = {row.key for row in rows}
+        self.waiting = {row.key for row in rows}  # keys whose rows are still to be delivered
         self._taken: set[Key] = set()  # patch rows that the body has met before their turn
         self._by_branch: dict[str, list[Key]] | None = None
         self.last_seq = rows[-1].seq if rows else 0
@@ -35,15 +35,15 @@ class History:
 
     def advance(self) -> None:
         """The next row is delivered, or void."""
-        self._waiting.discard(self._rows[self._next].key)
+        self.waiting.discard(self._rows[self._next].key)
         self._next += 1
         self._pass_taken()
 
     def take_patch(self, key: Key) -> bool:
         """Return whether the answer under that key is recorded; its row is no history still to come from now on."""
-        if key not in self._waiting:
+        if key not in self.waiting:
             return False
-        self._waiting.discard(key)
+        self.waiting.discard(key)
         self._taken.add(key)
         self._pass_taken()
         return True
@@ -54,17 +54,13 @@ class History:
         if self.is_over:
             self._rows, self._next = (), 0  # it may be large
 
-    def has(self, key: Key) -> bool:
-        """Return whether a row with that key is still to be delivered."""
-        return key in self._waiting
-
     def keys_in(self, branch: str) -> list[Key]:
         """Return the keys of a branch that are still to be delivered."""
         if self._by_branch is None:
             self._by_branch = {}
-            for key in self._waiting:
+            for key in self.waiting:
                 self._by_branch.setdefault(key.branch, []).append(key)
-        return [key for key in self._by_branch.get(branch, ()) if key in self._waiting]
+        return [key for key in self._by_branch.get(branch, ()) if key in self.waiting]
 
     def next_of_body(self) -> HistoryRow | None:
         """Return the next row that a body must ask for; a control row that came too late is none."""

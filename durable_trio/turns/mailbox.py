@@ -25,7 +25,7 @@ class Mail:
         unread, left_out = loaded.unread, loaded.left_out
         self._controls = [entry for entry in unread if entry.kind != "signal"]
         signals = (entry for entry in unread if entry.kind == "signal")
-        self._signals = Signals(signals, more_after=None if left_out is None else left_out[0])
+        self.signals = Signals(signals, more_after=None if left_out is None else left_out[0])
         # Up to which id all that has arrived is here, or known to be in the store.
         self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
         self._lacking: dict[str, int] = {}  # signals that a call waits for: after which id they are to be asked for
@@ -47,12 +47,12 @@ class Mail:
             if entry.id > self._position:
                 self._position = entry.id
                 if entry.kind == "signal":
-                    self._signals.add(entry)
+                    self.signals.add(entry)
                 else:
                     self._controls.append(entry)
         for name, found in look.named.items():
             self._lacking.pop(name, None)
-            self._signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
+            self.signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
         if self._state.is_live or self._is_begun:
             self._take_controls()
 
@@ -76,16 +76,16 @@ class Mail:
     def has_signal(self, name: str, at: int) -> bool:
         """Return whether a signal of that name was sent until ``at`` and is still unread; or may have been."""
         now = self._state.clock.stamp()  # a stamp of the future counts as in time, as below
-        if any(not at < entry.created_at <= now for entry in self._signals.of(name)):
+        if any(not at < entry.created_at <= now for entry in self.signals.of(name)):
             return True
-        return self._signals.more_after(name) is not None
+        return self.signals.more_after(name) is not None
 
     def matching_signal(self) -> tuple[Call, MailboxEntry] | None:
         """Return a signal with a call that may have it: the oldest first, and none that came after the call was due.
 
         One that claims to be of the future was stamped before the wall clock was set back, and counts as in time.
         """
-        if self._signals.is_empty:
+        if self.signals.is_empty:
             return None
         calls: dict[str, list[Call]] = {}
         for call in self._calls.values():
@@ -97,7 +97,7 @@ class Mail:
             match = self._first_match(name, waiting, now)
             if match is not None:
                 matches.append(match)
-            elif (after := self._signals.more_after(name)) is not None and name not in self._lacking:
+            elif (after := self.signals.more_after(name)) is not None and name not in self._lacking:
                 self._lacking[name] = after
                 self._state.host.look()
         if self._lacking.keys() & calls.keys():
@@ -105,7 +105,7 @@ class Mail:
         return min(matches, key=lambda match: match[1].id, default=None)
 
     def _first_match(self, name: str, calls: Sequence[Call], now: int) -> tuple[Call, MailboxEntry] | None:
-        for entry in self._signals.of(name):
+        for entry in self.signals.of(name):
             for call in calls:
                 if call.due_at is None or entry.created_at <= call.due_at or entry.created_at > now:
                     return call, entry
@@ -115,7 +115,7 @@ class Mail:
         """Let the call consume the signal."""
         if not call.can_take(entry):
             return
-        self._signals.remove(entry)
+        self.signals.remove(entry)
         state = self._state
         call.record(
             now=state.clock.stamp(),

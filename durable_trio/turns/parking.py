@@ -51,7 +51,7 @@ class Parking:
         self.starts: dict[int, trio.lowlevel.Task] = {}
         self.extended: deque[Extension] = deque()
         self._start_count = 0
-        self._last_call: LastCall | None = None
+        self.last_call: LastCall | None = None
         self._has_signal = has_signal
 
     # Ctrl-C between taking a call in and parking its task would leave a row to be delivered to a task that is gone.
@@ -74,7 +74,7 @@ class Parking:
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
             call.deadline = trio.current_effective_deadline()
             if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
-                if self.is_refused(call):
+                if self.state.is_expired and self.is_refused(call):
                     self.refuse_expired(call)
                 elif state.is_live and not state.is_held:
                     if self.deadlines:
@@ -90,8 +90,9 @@ class Parking:
     def add(self, call: Call) -> None:
         """Take a call that waits for its outcome."""
         call.state, call.parking = self.state, self
-        call.is_sealed = self.state.history.has(call.key)
         self.calls[call.key] = call
+        if call.key in self.state.history.waiting:
+            call.is_sealed = True
         call.parked()
 
     @trio.lowlevel.enable_ki_protection
@@ -239,7 +240,7 @@ class Parking:
 
     def end_with(self, call: LastCall) -> None:
         """Have ``call.end_history`` called once nothing else of the run is undelivered or on its way."""
-        self._last_call = call
+        self.last_call = call
 
     # ---- deliveries: what the pump does with what waits here -----------------------------------------------------
 
@@ -314,10 +315,10 @@ class Parking:
 
     def end_history(self) -> bool:
         """Let a call end this history, with nothing of it on the way: a cancel that is would be lost with the rows."""
-        call = self._last_call
+        call = self.last_call
         if call is None or self.state.port.in_flight or call.key not in self.calls:
             return False
-        self._last_call = None
+        self.last_call = None
         call.end_history()
         return True
 

@@ -63,11 +63,13 @@ class Port:
             fields["rows"] = (*riders, *fields.get("rows", ()))
             callback = partial(self._carried, riders, callback)
         status = fields.get("status")
-        if status is None and fields.get("rows"):
-            status = fields["status"] = self.next_status
+        if status is None and self.status is RunStatus.SUSPENDED and fields.get("rows"):
+            status = fields["status"] = RunStatus.RUNNING
         if status is not None:
             self.status = status
-        self.submit(Advance(fence=self.fence, now=now, **fields), callback)
+        if not self.is_cut:
+            self.in_flight += 1
+            self._front.submit(Advance(fence=self.fence, now=now, **fields), _InFlight(self, callback))
 
     def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
         """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""

@@ -36,11 +36,11 @@ class Signals:
         for entry in entries:
             self.add(entry)
         self._more_of_others_after = more_after
+        self.is_empty: bool  # nothing is unread, here or in the store
+        self._note_emptiness()
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is unread, here or in the store."""
-        return not self._count and not self._more_after and self._more_of_others_after is None
+    def _note_emptiness(self) -> None:
+        self.is_empty = not self._count and not self._more_after and self._more_of_others_after is None
 
     def of(self, name: str) -> Iterator[MailboxEntry]:
         """Give those of a name that are here, the oldest first."""
@@ -58,6 +58,7 @@ class Signals:
             self._more_after[entry.name] = entry.id - 1
         else:
             self._append(entry)
+        self._note_emptiness()
 
     def found(self, name: str, entries: Sequence[MailboxEntry], *, is_all: bool) -> None:
         """Take what the store has of a name beyond what is here."""
@@ -68,11 +69,13 @@ class Signals:
             self._more_after[name] = None
         elif entries:
             self._more_after[name] = max(entries[-1].id, self.more_after(name) or 0)
+        self._note_emptiness()
 
     def remove(self, entry: MailboxEntry) -> None:
         """Forget one that is being consumed."""
         self._by_name[entry.name].remove(entry)  # nearly always the first
         self._count -= 1
+        self._note_emptiness()
 
     def _append(self, entry: MailboxEntry) -> None:
         self._by_name.setdefault(entry.name, deque()).append(entry)

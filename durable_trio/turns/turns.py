@@ -118,6 +118,17 @@ class Turns:
         state, parking = self.state, self.parking
         if self._is_pumping or state.port.is_cut:
             return
+        # Nearly always, something is on its way and comes back by itself, and there is nothing to deliver before.
+        if (
+            (parking.busy_count or state.port.in_flight)
+            and state.is_live
+            and not (state.ready or state.agenda.timers or state.agenda.new or parking.cancelled or parking.starts)
+            and not (parking.wave or parking.extended or parking.late or parking.last_call or state.is_held)
+            and state.held is None
+            and state.ttl_at is None
+            and self.mail.signals.is_empty
+        ):
+            return
         self._is_pumping = True
         try:
             if parking.extended and state.runnable_count == 0:
@@ -240,7 +251,7 @@ class Turns:
 
     def _fire_due(self) -> bool:
         state, parking = self.state, self.parking
-        if state.agenda.is_empty and state.ttl_at is None:
+        if not state.agenda.timers and state.ttl_at is None:
             return False
         now = state.clock.now()
         self.mail.take_ttl(now)
