@@ -362,22 +362,6 @@ async def test_a_run_that_ends_its_program_is_set_aside_and_takes_no_others_alon
             assert await engine.get("innocent").result() == "survived"
 
 
-async def test_ctrl_c_counts_for_no_run(file_path: str) -> None:
-    @workflow(max_recoveries=1)
-    async def interrupted(ctx: Context) -> None:
-        raise KeyboardInterrupt
-
-    async with Engine(file_path) as client:
-        await client.start("interrupted", id="r")
-    with pytest.raises(BaseExceptionGroup) as caught:
-        async with serving(file_path, interrupted):
-            await trio.sleep_forever()
-    assert caught.group_contains(KeyboardInterrupt)
-    async with Engine(file_path) as client:
-        record = await client.get("r").record()
-        assert (record.status, record.recoveries) == (S.RUNNING, 0)
-
-
 async def test_runs_that_have_crashed_before_resume_one_at_a_time(file_path: str) -> None:
     """So that a poisonous one takes no others along."""
     together: list[int] = []
