@@ -239,12 +239,12 @@ def _replace(module: str, name: str, change: Callable[[Any], Any]) -> None:
 
 def _compensate_forwards() -> None:
     """Compensation runs in the order of the steps."""
-    _replace("context.saga", "in_order", lambda in_order: lambda registered: in_order(registered)[::-1])
+    _replace("calls.saga", "in_order", lambda in_order: lambda registered: in_order(registered)[::-1])
 
 
 def _fire_early() -> None:
     """Sleeps end after half their time."""
-    _replace("context.waits", "due_after", lambda due_after: lambda now, seconds: due_after(now, seconds / 2))
+    _replace("calls.sleep", "due_after", lambda due_after: lambda now, seconds: due_after(now, seconds / 2))
 
 
 def _ignore_fence() -> None:
@@ -253,7 +253,7 @@ def _ignore_fence() -> None:
         _replace(f"stores.sqlite.{module}", "is_owned", lambda _is_owned: lambda _transaction, _fence: True)
     fence = "WHERE run = ? AND owner = ? AND token = ?"
     none = "WHERE run = ? AND ? IS NOT NULL AND ? IS NOT NULL"
-    _replace("stores.sqlite.run_operations", "ADD_HISTORY", lambda sql: sql.replace(fence, none))
+    _replace("stores.sqlite.operations.runs", "ADD_HISTORY", lambda sql: sql.replace(fence, none))
 
 
 _STORES: Final[Mapping[str, type[Wrong]]] = {

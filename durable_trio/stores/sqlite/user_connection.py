@@ -255,7 +255,8 @@ class GuardedConnection(sqlite3.Connection):
         )
         if is_denied and self.use is not None:
             self.use.denied_in = by
-        if action in _CREATES_TRIGGER and self.use is not None and first is not None and second is not None:
+        is_new_trigger = action in _CREATES_TRIGGER and not is_denied
+        if is_new_trigger and self.use is not None and first is not None and second is not None:
             self.use.triggers.append((first, second))
         if database == "temp" and self.use is not None:
             self.use.has_left_something = True
@@ -277,7 +278,7 @@ class GuardedConnection(sqlite3.Connection):
                 except sqlite3.Error as error:
                     if code_of(error) != AUTH:
                         continue  # a view without a trigger for that, say
-                    self._try(f"DROP TRIGGER {_quoted(name)}")
+                    self._try(f"DROP TRIGGER IF EXISTS {_quoted(name)}")  # the statement may have failed otherwise
                     raise sqlite3.DatabaseError(
                         f"trigger {name!r} on {table!r} writes a table of the engine, or does what a transaction step "
                         "may not do: whatever sets it off would be refused; it was not created"
