@@ -20,10 +20,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import trio
+import version_flows as flows
 
 import durable_trio
 from durable_trio import Clock, Engine, RunFailed, RunStatus, open_engine, sqlite3
-from tests.versions import version_flows as flows
 
 CART = flows.Cart(["tea"], Decimal("9.95"), datetime(2020, 2, 3, 4, 5, 6, tzinfo=UTC), frozenset({1, 2}))
 _BEGIN_NS = int(datetime(2020, 1, 1, tzinfo=UTC).timestamp()) * 10**9

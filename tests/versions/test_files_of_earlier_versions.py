@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import trio
+import version_flows as flows
+from make_file import CART
 
 from durable_trio import Engine, RunCancelled, RunExpired, RunFailed, RunStatus, sqlite3
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked
-from tests.versions import version_flows as flows
-from tests.versions.make_file import CART
 
 FILES = sorted((Path(__file__).parent / "data").glob("schema-*.db.gz"))
 

@@ -1,11 +1,11 @@
-"""``SqliteStore``: the contract of ``stores.base`` on one SQLite file, or in memory.
+"""``SqliteStore``: the contract of stores on one SQLite file, or in memory.
 
 Four connections. The *writer* applies batches; the *reader* reads what runs wait for, so that they never wait for a
 commit; the *answerer* reads what people ask, so that runs never wait for that either; the *guarded* one runs users'
 transaction steps. In memory the writer is all of them but the last: a rollback-journal database, which memory has,
 locks readers out while somebody writes.
 
-Every write, wal checkpoint, migration and the last close happen in the write turn (``turn``).
+Every write, wal checkpoint, migration and the last close happen in the write turn.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from durable_trio.stores.contract import (
     Store,
     StoreStatus,
 )
-from durable_trio.stores.sqlite import queries as reads
-from durable_trio.stores.sqlite import questions
+from durable_trio.stores.sqlite import queries, questions
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
 from durable_trio.stores.sqlite.executor_locks import Owners
 from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
@@ -398,23 +397,23 @@ class SqliteStore(Store):
 
     def run(self, run_id: str) -> RunRow | None:
         """Return the run with that id."""
-        return self._read(reads.run, run_id)
+        return self._read(queries.run, run_id)
 
     def load(self, run: int) -> Loaded:
         """Return history, waits, unread mailbox and published values of a run, of one instant."""
-        return self._read(reads.load, run)
+        return self._read(queries.load, run)
 
     def load_many(self, runs: Sequence[int]) -> tuple[Loaded, ...]:
         """Return what ``load`` does for each run, of one instant."""
-        return self._read(reads.load_many, runs)
+        return self._read(queries.load_many, runs)
 
     def waits(self, run: int) -> tuple[WaitRow, ...]:
         """Return the open waits of a run."""
-        return self._ask(reads.waits, run)
+        return self._ask(queries.waits, run)
 
     def history(self, run: int) -> tuple[HistoryRow, ...]:
         """Return the history of a run in order of seq."""
-        return self._ask(reads.history, run)
+        return self._ask(queries.history, run)
 
     def list_runs(self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None) -> tuple[RunRow, ...]:
         """Return runs, newest first (see ``Store.list_runs``)."""
@@ -446,53 +445,53 @@ class SqliteStore(Store):
 
     def last_change(self) -> int:
         """Return the highest ``changed`` given out so far; 0 in an empty store."""
-        return self._read(reads.last_change)
+        return self._read(queries.last_change)
 
     def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
         """Return the published values of some runs; a run without any has an empty mapping."""
-        return self._ask(reads.values, runs)
+        return self._ask(queries.values, runs)
 
     def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
         """Return those of some ids that no run has."""
-        return self._read(reads.missing_runs, run_ids)
+        return self._read(queries.missing_runs, run_ids)
 
     def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
         """Return mailbox entries with a higher id, in order, whether read or not."""
-        return self._read(reads.mailbox_after, entry, limit=limit)
+        return self._read(queries.mailbox_after, entry, limit=limit)
 
     def last_mailbox_id(self) -> int:
         """Return the highest mailbox id given out so far; 0 if none."""
-        return self._read(reads.last_mailbox_id)
+        return self._read(queries.last_mailbox_id)
 
     def unread(self, run: int) -> tuple[MailboxEntry, ...]:
         """Return the unread mailbox entries of a run, in order of arrival."""
-        return self._ask(reads.unread, run)
+        return self._ask(queries.unread, run)
 
     def mail(self, run: int, *, after: int, names: Mapping[str, int], limit: int) -> MailLook:
         """Return what has come into a run's mailbox, and signals by name (see ``Store.mail``)."""
-        return self._read(reads.mail, run, after=after, names=names, limit=limit)
+        return self._read(queries.mail, run, after=after, names=names, limit=limit)
 
     def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
         """Return what waits to be claimed, and who has how many (see ``Store.backlog``)."""
-        return self._read(reads.backlog, workflows, now=now, due_max=due_max)
+        return self._read(queries.backlog, workflows, now=now, due_max=due_max)
 
     def set_back(self, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
         """Return runs whose due time was stored before the clock was set back (see ``Store.set_back``)."""
-        return self._read(reads.set_back, workflows, now=now, limit=limit)
+        return self._read(queries.set_back, workflows, now=now, limit=limit)
 
     def owned(self, executor: int) -> tuple[RunRow, ...]:
         """Return the runs that an executor owns (see ``Store.owned``)."""
-        return self._read(reads.owned, executor)
+        return self._read(queries.owned, executor)
 
     def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
         """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
-        rows, self._locks = self._read(reads.executors_and_locks, ended=ended)
+        rows, self._locks = self._read(queries.executors_and_locks, ended=ended)
         self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
         return rows
 
     def reports(self) -> tuple[ReportRow, ...]:
         """Return what processes have said of themselves (see ``Store.reports``)."""
-        return self._ask(reads.reports)
+        return self._ask(queries.reports)
 
     def status(self) -> StoreStatus:
         """Return counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
@@ -503,7 +502,7 @@ def _changes(
     connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
 ) -> tuple[tuple[Change, ...], int | None]:
     found = questions.changed_slice(connection, which, after=after, limit=limit)
-    published = reads.values(connection, [row.run for row in found.rows])
+    published = queries.values(connection, [row.run for row in found.rows])
     return tuple(Change(row, published[row.run]) for row in found.rows), found.position
 
 

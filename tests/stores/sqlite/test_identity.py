@@ -748,7 +748,7 @@ def test_a_file_is_not_brought_up_to_date_while_somebody_serves_it_with_an_earli
     tmp_path: Path, spawn: Spawn
 ) -> None:
     path = tmp_path / "runs.db"
-    data = Path(__file__).parents[1] / "versions" / "data" / "schema-2.db.gz"
+    data = Path(__file__).parents[2] / "versions" / "data" / "schema-2.db.gz"
     path.write_bytes(gzip.decompress(data.read_bytes()))
     process = spawn(_SERVE, path, 7)
     with closing(sqlite3.connect(path)) as connection, connection:
