@@ -15,7 +15,8 @@ from durable_trio.codec import Codec, parse
 from durable_trio.errors import CodecError, Detached, PayloadTooLarge
 from durable_trio.failures import CannotRebuild, Failures, describe
 from durable_trio.limits import check_name
-from durable_trio.records import HistoryRow, Key, Problem, RunRow
+from durable_trio.records import Problem
+from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
 from durable_trio.turns.call import Call

@@ -18,7 +18,8 @@ from durable_trio.failures import CannotRebuild, describe
 from durable_trio.looks import exact_bool, is_a, short, text_of
 from durable_trio.options import check_options
 from durable_trio.policies import Retry
-from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.randomness import child_id
 from durable_trio.starting import StartOptions, start_operation

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import trio
 
-from durable_trio.records import Key
+from durable_trio.rows import Key
 
 _CURRENT: ContextVar[CurrentStep | None] = ContextVar("durable_trio_current_step", default=None)
 

@@ -6,7 +6,8 @@ from typing import Any, NoReturn
 
 from durable_trio.calls.body import Body, Branch
 from durable_trio.errors import RunCancelled
-from durable_trio.records import Key, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import Key
 from durable_trio.starting import encode_bound
 from durable_trio.stores.contract import ContinueAsNew
 from durable_trio.turns.call import Call

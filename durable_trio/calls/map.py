@@ -20,7 +20,8 @@ from durable_trio.calls.step_options import NO_RETRY, FunctionOptions, StepOptio
 from durable_trio.errors import Detached, RunExpired
 from durable_trio.limits import MAP_CONCURRENCY, MAP_ITEMS_MAX
 from durable_trio.looks import exact_bool, exact_number, short
-from durable_trio.records import HistoryRow, Key, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key
 from durable_trio.turns.call import Call
 
 ITEM_NAME = "item"

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from durable_trio.policies import Retry
-from durable_trio.records import Key
+from durable_trio.rows import Key
 from durable_trio.rules.compensation import in_order
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from durable_trio.calls.body import Body, Branch, check_json
 from durable_trio.clock import due_after, seconds_of
 from durable_trio.errors import CodecError, SignalTimeout
-from durable_trio.records import Key, MailboxEntry, StepKind, StepStatus, WaitRow
+from durable_trio.records import StepKind, StepStatus
+from durable_trio.rows import Key, MailboxEntry, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.turns.call import Call
 

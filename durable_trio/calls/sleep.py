@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from durable_trio.calls.body import Body, Branch
 from durable_trio.clock import due_after
-from durable_trio.records import Key, StepKind, WaitRow
+from durable_trio.records import StepKind
+from durable_trio.rows import Key, WaitRow
 from durable_trio.turns.call import Call
 
 

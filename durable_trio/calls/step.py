@@ -26,7 +26,8 @@ from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeo
 from durable_trio.failures import carried, close_left_open, is_cancelled, is_left_open, without_strays
 from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
-from durable_trio.records import HistoryRow, Key, StepKind, StepStatus, WaitRow
+from durable_trio.records import StepKind, StepStatus
+from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.rules.retry import delay_after
 from durable_trio.turns.call import Call
 from durable_trio.turns.quiet import BODY

@@ -17,7 +17,8 @@ from durable_trio.failures import carried, exits_of, without_strays
 from durable_trio.limits import TRANSACTION_SECONDS_MAX
 from durable_trio.looks import is_a, is_awaitable
 from durable_trio.options import check_options
-from durable_trio.records import HistoryRow, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance
 
 

@@ -16,12 +16,8 @@ from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.errors import RunCancelled
-from durable_trio.records import (
-    Key,
-    RunRecord,
-    RunStatus,
-    StepKind,
-)
+from durable_trio.records import RunRecord, RunStatus, StepKind
+from durable_trio.rows import Key
 from durable_trio.views.documents import failure_document
 from durable_trio.views.run import RunView
 

@@ -17,7 +17,8 @@ from durable_trio.cli.runs_table import NEVER_YEAR, began_at, failure_text, stat
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
-from durable_trio.records import Key, RunRecord, RunStatus, StepKind, StepRecord, StepStatus, WaitRecord, escape
+from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, StepStatus, WaitRecord
+from durable_trio.rows import Key, escape
 from durable_trio.views.run import RunView
 
 __all__ = ["timeline"]

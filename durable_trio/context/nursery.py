@@ -17,7 +17,7 @@ from durable_trio.calls.body import Branch
 from durable_trio.failures import CARRYING
 from durable_trio.limits import NURSERY_DEPTH_MAX, check_name
 from durable_trio.looks import class_name, look
-from durable_trio.records import escape
+from durable_trio.rows import escape
 
 
 class DurableNursery:

@@ -20,7 +20,8 @@ from durable_trio.engine.wiring import Parts
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.failures import Failures
 from durable_trio.limits import check_name
-from durable_trio.records import RunRecord, RunRow
+from durable_trio.records import RunRecord
+from durable_trio.rows import RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import (
     Change,

@@ -28,7 +28,8 @@ from durable_trio.engine.serving import Serving
 from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
 from durable_trio.engine.watching import Changes
 from durable_trio.limits import PAGE_RUNS_MAX, check_name
-from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunRow, RunStatus
+from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore

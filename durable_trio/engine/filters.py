@@ -6,7 +6,8 @@ import base64
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import RunFilter
 from durable_trio.workflows import Workflow, check_tags
 

@@ -14,18 +14,8 @@ from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe
 from durable_trio.looks import class_name, members_of, said
-from durable_trio.records import (
-    FailureRecord,
-    HistoryRow,
-    MailboxEntry,
-    Problem,
-    RunRecord,
-    RunRow,
-    StepRecord,
-    UnreadRecord,
-    WaitRecord,
-    WaitRow,
-)
+from durable_trio.records import FailureRecord, Problem, RunRecord, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.workflows import Workflow

@@ -14,7 +14,8 @@ from durable_trio.engine.services.janitor import sweep, warn_of_stuck
 from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
 from durable_trio.looks import class_name, exact_text, is_a
-from durable_trio.records import Key, RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import Key, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
 from durable_trio.stores.contract import (

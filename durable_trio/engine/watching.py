@@ -16,7 +16,8 @@ import trio
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
-from durable_trio.records import RunRecord, RunRow
+from durable_trio.records import RunRecord
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Change, RunFilter
 from durable_trio.stores.writer import StoreFront
 

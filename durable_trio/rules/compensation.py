@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from durable_trio.records import Key
+from durable_trio.rows import Key
 
 T = TypeVar("T")
 

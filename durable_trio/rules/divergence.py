@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from durable_trio.records import HistoryRow
+from durable_trio.rows import HistoryRow
 
 _CONTEXT_ROWS = 4
 

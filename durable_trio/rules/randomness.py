@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-from durable_trio.records import Key
+from durable_trio.rows import Key
 
 
 def _digest(seed: bytes, *parts: object) -> bytes:

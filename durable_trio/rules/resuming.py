@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Final, NamedTuple
 
-from durable_trio.records import Key, StepKind, StepStatus
+from durable_trio.records import StepKind, StepStatus
+from durable_trio.rows import Key
 
 __all__ = ["Outcome", "is_compensated", "rows_to_cut"]
 

@@ -26,7 +26,8 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, RunStatus, WaitRow
+from durable_trio.records import RunStatus
+from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.operations import (
     NO_POSITION,
     Advance,

@@ -9,7 +9,8 @@ from typing import Final
 
 import attrs
 
-from durable_trio.records import HistoryRow, Key, MailboxEntry, RunRow, RunStatus, WaitRow
+from durable_trio.records import RunStatus
+from durable_trio.rows import HistoryRow, Key, MailboxEntry, RunRow, WaitRow
 
 #: Of a value that a run cannot compare with what it publishes now: before every other.
 NO_POSITION: Final = (-1, 0)

@@ -18,7 +18,8 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from durable_trio.records import HistoryRow, RunStatus, StepKind, StepStatus
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import (
     Advance,
     ClaimDue,

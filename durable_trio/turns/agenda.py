@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Callable, Iterable
 
 from durable_trio.clock import Clock, Due
-from durable_trio.records import Key, WaitRow
+from durable_trio.rows import Key, WaitRow
 
 
 class Agenda:

@@ -14,7 +14,8 @@ import trio
 
 from durable_trio.clock import Due
 from durable_trio.errors import RunConflict
-from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind, StepStatus
+from durable_trio.records import StepKind, StepStatus
+from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.turns.host import LastCall
 from durable_trio.turns.state import RunState
 

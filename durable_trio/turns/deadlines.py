@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from durable_trio.clock import Due
-from durable_trio.records import Key
+from durable_trio.rows import Key
 
 
 class DeadlineScope:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from durable_trio.records import HistoryRow, Key, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key
 
 #: Rows that no call of the body waits for: they come from outside.
 CONTROL_KINDS = frozenset({StepKind.CANCEL, StepKind.TTL})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from durable_trio.records import HistoryRow, Key, WaitRow
+from durable_trio.rows import HistoryRow, Key, WaitRow
 
 
 class Host(Protocol):

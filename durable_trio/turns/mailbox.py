@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from durable_trio.records import HistoryRow, Key, MailboxEntry, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.stores.contract import Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.signals import Signals

@@ -14,7 +14,8 @@ import trio
 
 from durable_trio.doors import guarded
 from durable_trio.errors import Detached, RunExpired
-from durable_trio.records import HistoryRow, Key, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key
 from durable_trio.turns.call import Call
 from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.turns.host import LastCall

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, Protocol
 
 from durable_trio.doors import Owner, tell
-from durable_trio.records import HistoryRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
 
 Outcome = Any

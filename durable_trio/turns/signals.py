@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
-from durable_trio.records import MailboxEntry
+from durable_trio.rows import MailboxEntry
 
 __all__ = ["Signals"]
 

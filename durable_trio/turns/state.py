@@ -14,7 +14,8 @@ import trio
 
 from durable_trio.clock import Clock, Due
 from durable_trio.errors import RunConflict
-from durable_trio.records import HistoryRow, Key, StepKind, WaitRow
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.stores.contract import Loaded
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.history import History

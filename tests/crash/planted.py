@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.records import HistoryRow, RunStatus, StepKind
+from durable_trio.records import RunStatus, StepKind
+from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance, Fence, Finish, Loaded, Operation, SendSignal, Sent, Store
 from durable_trio.testing.probes import ProbedStore
 

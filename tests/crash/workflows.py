@@ -22,7 +22,7 @@ from durable_trio import (
     current_step,
     workflow,
 )
-from durable_trio.records import escape
+from durable_trio.rows import escape
 from durable_trio.testing.probes import kill_self
 from tests.crash.logs import Logs
 

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_trio.records import Key
+from durable_trio.rows import Key
 from durable_trio.rules.compensation import compensation_key, in_order
 
 # Names that may collide after escaping or joining, and branches as a body's keys have them: `part#n/part#n`.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_trio.records import HistoryRow, Key, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key
 from durable_trio.rules.divergence import explain
 
 KEYS = st.builds(Key, st.sampled_from(["", "a#0"]), st.text("ab/é", min_size=1, max_size=8), st.integers(0, 9))

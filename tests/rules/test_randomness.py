@@ -7,7 +7,7 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable_trio.records import Key
+from durable_trio.rows import Key
 from durable_trio.rules.randomness import idempotency_key, random_float, random_uuid
 
 SEEDS = st.binary(min_size=16, max_size=16)

@@ -18,7 +18,8 @@ Spawn = Callable[..., "subprocess.Popen[str]"]
 # What every script begins with.
 _PRELUDE = """
 import os, sys, time
-from durable_trio.records import HistoryRow, Key, StepKind
+from durable_trio.records import StepKind
+from durable_trio.rows import HistoryRow, Key
 from durable_trio.stores.contract import Advance, Fence, RegisterExecutor, StartRun
 from durable_trio.stores.sqlite import SqliteStore
 

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from durable_trio import Clock, Detached, RunStatus, StepKind
-from durable_trio.records import HistoryRow, Key, MailboxEntry, WaitRow
+from durable_trio.rows import HistoryRow, Key, MailboxEntry, WaitRow
 from durable_trio.stores.contract import Advance, Fence, Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.port import Port

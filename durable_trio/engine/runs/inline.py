@@ -26,7 +26,8 @@ from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCan
 from durable_trio.failures import carried
 from durable_trio.logger import Logger
 from durable_trio.looks import bears_a_look
-from durable_trio.records import Key, RunRow, RunStatus, WaitRow
+from durable_trio.records import RunStatus
+from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.starting import SEED_BYTES
 from durable_trio.stores.contract import NOTHING_LOADED, ClaimRun, Fence, Loaded, Release, Started, StartRun

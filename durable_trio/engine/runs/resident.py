@@ -33,7 +33,8 @@ from durable_trio.limits import (
     SUSPECT_RECOVERIES,
     SUSPECT_SECONDS,
 )
-from durable_trio.records import HistoryRow, Problem, RunRow, RunStatus, StepInHand, StepKind, WaitRow
+from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
+from durable_trio.rows import HistoryRow, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.stores.contract import NO_POSITION, NOTHING_LOADED, Fence, Loaded, MailLook, Release

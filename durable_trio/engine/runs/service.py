@@ -28,7 +28,8 @@ from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancel
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
 from durable_trio.looks import said
-from durable_trio.records import Problem, RunRow, RunStatus, StepInHand
+from durable_trio.records import Problem, RunStatus, StepInHand
+from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import NOTHING_LOADED, Fence, Finish, Loaded, Park, RequestCancel, Sent
 from durable_trio.stores.writer import StoreFront

@@ -15,7 +15,8 @@ from typing import Final
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
 from durable_trio.failures import describe
-from durable_trio.records import HistoryRow, MailboxEntry, RunRow, StepKind, StepStatus, WaitRow
+from durable_trio.records import StepKind, StepStatus
+from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
 from durable_trio.starting import SEED_BYTES
 from durable_trio.stores.contract import Loaded, MailLook
 

@@ -20,7 +20,7 @@ from durable_trio.engine.services.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
 from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS, UPKEEP_ROWS_MAX
 from durable_trio.logger import Logger
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.rules.admission import fair_share
 from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
 from durable_trio.stores.writer import StoreFront

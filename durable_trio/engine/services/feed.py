@@ -22,7 +22,8 @@ from durable_trio.doors import guarded
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Change
 from durable_trio.stores.writer import StoreFront
 

@@ -25,7 +25,8 @@ from durable_trio.codec import Codec
 from durable_trio.errors import CodecError, StoreError
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
-from durable_trio.records import ProcessReport, ReportRow, RunRow, StepInHand
+from durable_trio.records import ProcessReport, StepInHand
+from durable_trio.rows import ReportRow, RunRow
 from durable_trio.stores.contract import PutReport
 from durable_trio.stores.writer import StoreFront
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode

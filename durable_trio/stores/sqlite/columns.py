@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from durable_trio.records import (
-    ExecutorRow,
-    HistoryRow,
-    Key,
-    MailboxEntry,
-    ReportRow,
-    RunRow,
-    RunStatus,
-    StepKind,
-    StepStatus,
-    WaitRow,
-)
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import ExecutorRow, HistoryRow, Key, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.sqlite.layout import LAYOUTS, NotText
 
 __all__ = [

@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.limits import MAILBOX_ENTRIES_READ
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.contract import NOTHING_LOADED, Backlog, Loaded, MailLook, NamedSignals, SetBack
 from durable_trio.stores.sqlite.columns import (
     ENTRY_COLUMNS,

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import RunFilter, StoreStatus
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, status_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER, NotText

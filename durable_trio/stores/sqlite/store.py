@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
 from durable_trio.processes import boot_id
-from durable_trio.records import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.contract import (
     Advance,
     Backlog,
@@ -516,5 +516,4 @@ def _answer(connection: sqlite3.Connection, read: Callable[[], Answer]) -> Answe
 
 
 def _data_version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA data_version").fetchone()[0]
-    return version
+    return int(connection.execute("PRAGMA data_version").fetchone()[0])

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import OwnershipLost
-from durable_trio.records import ExecutorRow, ReportRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import ExecutorRow, ReportRow
 from durable_trio.stores.contract import Advance, PutReport, ReapExecutor, RegisterExecutor, RenewLease, Store
 from durable_trio.testing.store_contract.kit import (
     ContractKit,

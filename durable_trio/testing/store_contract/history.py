@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict
-from durable_trio.records import HistoryRow, Key, RunStatus, StepKind, StepStatus, WaitRow
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.stores.contract import Advance, ContinueAsNew, ResumeRun, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.stores.contract import (
     Advance,
     ClaimDue,

@@ -8,7 +8,8 @@ import attrs
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
-from durable_trio.records import Key, RunStatus, StepStatus
+from durable_trio.records import RunStatus, StepStatus
+from durable_trio.rows import Key
 from durable_trio.stores.contract import (
     Advance,
     CopyHistory,

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import MailboxFull, OwnershipLost, RunConflict, RunFinished, RunNotFound
-from durable_trio.records import MailboxEntry, RunStatus, StepKind, StepStatus
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import MailboxEntry
 from durable_trio.stores.contract import (
     Advance,
     NamedSignals,

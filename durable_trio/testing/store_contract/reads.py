@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Advance, DeleteRun, Finish, RunFilter, Store
 from durable_trio.testing.store_contract.kit import (
     STRANGE,

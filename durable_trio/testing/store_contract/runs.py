@@ -9,7 +9,8 @@ import attrs
 import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunNotFound
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import (
     Advance,
     Finish,

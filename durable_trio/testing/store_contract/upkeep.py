@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.records import HistoryRow, Key, RunRow, RunStatus, StepKind, StepStatus, WaitRow
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import HistoryRow, Key, RunRow, WaitRow
 from durable_trio.stores.contract import (
     Advance,
     DeleteRun,

@@ -16,7 +16,7 @@ import trio
 from durable_trio import Context, DurableError, Engine, RunFailed, RunStatus, workflow
 from durable_trio.engine.services.recovery import monotonic_now
 from durable_trio.processes import boot_id
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import ClaimDue, ReapExecutor, RegisterExecutor
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status

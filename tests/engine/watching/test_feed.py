@@ -13,7 +13,7 @@ import durable_trio
 from durable_trio import RunStatus
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.engine.watching import watch
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Change, RunFilter
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 

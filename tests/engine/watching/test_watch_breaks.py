@@ -11,7 +11,7 @@ import trio
 
 from durable_trio import Engine, RunCancelled, RunNotFound, RunStatus
 from durable_trio.limits import FEED_INTERVAL_SECONDS
-from durable_trio.records import MailboxEntry
+from durable_trio.rows import MailboxEntry
 from durable_trio.stores.contract import Change, RunFilter, Store
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore

@@ -19,7 +19,7 @@ import trio
 
 from durable_trio import Context, Engine, RunConflict, RunFinished, RunRecord, RunStatus, open_engine, workflow
 from durable_trio.engine.watching import Changes
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Change, RunFilter
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 

@@ -20,7 +20,7 @@ import pytest
 
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError, StoreFull, StoreInUse, StoreRewound
 from durable_trio.processes import boot_id
-from durable_trio.records import ExecutorRow
+from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import Advance, DeleteRun, Fence, RegisterExecutor
 from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
 from durable_trio.stores.sqlite.identity import log_is_stale, look_at

@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 import pytest
 
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import DeleteRun, Finish, Prune, Pruned, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, questions
 from durable_trio.testing.store_contract.kit import claim, fence_of, owned, register, row_of, start, start_operation

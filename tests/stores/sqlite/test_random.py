@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
-from durable_trio.records import Key, RunRow, RunStatus, StepKind, StepStatus, WaitRow
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.stores.contract import (
     Advance,
     ClaimDue,

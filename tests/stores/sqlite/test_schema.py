@@ -10,7 +10,8 @@ import pytest
 
 from durable_trio.errors import StoreError
 from durable_trio.limits import SUSPECT_RECOVERIES
-from durable_trio.records import Key, RunRow, RunStatus, StepKind
+from durable_trio.records import RunStatus, StepKind
+from durable_trio.rows import Key, RunRow
 from durable_trio.stores.contract import (
     NO_POSITION,
     Advance,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from durable_trio.clock import INSTANT_MIN
 from durable_trio.errors import OwnershipLost
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import ClaimDue
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX, NO_INTEGER

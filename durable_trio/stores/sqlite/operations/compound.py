@@ -7,7 +7,7 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import ClaimRun, Sent, SignalWithStart, Started
 from durable_trio.stores.sqlite.columns import run_from, status_from

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final, TypeVar
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.records import RunRow
+from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
 from durable_trio.stores.sqlite.columns import run_from

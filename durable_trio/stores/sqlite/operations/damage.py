@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, text_from
 from durable_trio.stores.sqlite.layout import LAYOUTS, NO_INTEGER, Column

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
-from durable_trio.records import MailboxEntry, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import MailboxEntry
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX

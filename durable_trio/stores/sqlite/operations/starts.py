@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.records import RunRow, RunStatus
+from durable_trio.records import RunStatus
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Started, StartRun
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.transaction import Transaction

@@ -12,7 +12,8 @@ from typing import Final
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
-from durable_trio.records import Key, RunRow, RunStatus, StepKind, StepStatus
+from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import Key, RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong, Unpark

@@ -1,0 +1,175 @@
+"""What a store reads and writes: small integer keys, instants in microseconds, payloads as JSON text.
+
+Nobody changes a row. Rows are not frozen, since each step makes a few and setting a frozen field costs three times as
+much; the same goes for what is asked of a store.
+
+``damage`` of a row: what of it cannot be read, because the file was damaged or changed by another program, as a text
+for people that names table, row and column. The fields concerned hold stand-ins then; such a row is never executed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import attrs
+
+from durable_trio.records import RunStatus, StepKind, StepStatus
+
+__all__ = [
+    "ExecutorRow",
+    "HistoryRow",
+    "Key",
+    "MailboxEntry",
+    "ReportRow",
+    "RunRow",
+    "WaitRow",
+    "escape",
+    "unescape",
+]
+
+# Of the count in a key: no file has as many, and it is a number that every store can look for.
+_DIGITS_MAX = 18
+
+
+class Key(NamedTuple):
+    """The place of a durable call in its program: branch, name, and how often that name came before in it."""
+
+    branch: str
+    name: str
+    n: int
+
+    def __str__(self) -> str:
+        name = escape(self.name)
+        return f"{self.branch}/{name}#{self.n}" if self.branch else f"{name}#{self.n}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the key that ``str`` has written.
+
+        Raises:
+            ValueError: it is no such text.
+        """
+        branch, _, last = text.rpartition("/")
+        name, mark, n = last.rpartition("#")
+        is_number = n.isascii() and n.isdigit() and len(n) <= _DIGITS_MAX
+        if not mark or not is_number or not _is_unicode(text):
+            raise ValueError(f"{text!r} is no key of a history row; keys look like 'branch#0/name#0' or 'name#0'")
+        return cls(branch, unescape(name), int(n))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: nothing that is stored has one
+        return False
+    return True
+
+
+def escape(name: str) -> str:
+    """Percent-escape the marks that separate the parts of a key."""
+    if "%" in name or "/" in name or "#" in name:
+        return name.replace("%", "%25").replace("/", "%2F").replace("#", "%23")
+    return name
+
+
+def unescape(name: str) -> str:
+    """Undo ``escape``."""
+    return name.replace("%23", "#").replace("%2F", "/").replace("%25", "%")
+
+
+@attrs.define(kw_only=True, unsafe_hash=True)
+class HistoryRow:
+    """One recorded outcome. Written once, never changed."""
+
+    seq: int
+    key: Key
+    kind: StepKind
+    status: StepStatus = StepStatus.COMPLETED
+    attempt: int = 1
+    result: str | None = None  # JSON
+    error: str | None = None  # JSON of a failure
+    compensates: bool = False  # a compensation was registered with it
+    started_at: int
+    finished_at: int
+    damage: str | None = None
+
+
+@attrs.define(kw_only=True, unsafe_hash=True)
+class WaitRow:
+    """What an open durable call must remember over a crash: its due time, its attempts, or that it has begun."""
+
+    key: Key
+    kind: str  # sleep | signal | retry | intent | deadline | child
+    due_at: int | None = None
+    attempt: int = 0
+    error: str | None = None  # of the last attempt
+    started_at: int
+    damage: str | None = None
+
+
+@attrs.define(kw_only=True, unsafe_hash=True)
+class MailboxEntry:
+    """A message to a run: a signal, a request to cancel, or the end of a child."""
+
+    id: int
+    run: int
+    kind: str  # signal | cancel | child
+    name: str
+    payload: str | None
+    created_at: int
+    damage: str | None = None
+
+
+@attrs.define(kw_only=True, unsafe_hash=True)
+class RunRow:
+    """A run as it is stored. ``run`` is the store's small key, ``id`` the user's."""
+
+    run: int
+    id: str
+    workflow: str
+    status: RunStatus
+    args: str
+    result: str | None
+    error: str | None
+    problem: str | None
+    queue: str | None
+    priority: int
+    tags: str
+    parent: int | None
+    parent_id: str | None
+    seed: bytes
+    generation: int
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    wake_at: int | None
+    ttl_at: int | None
+    recoveries: int
+    compensation_errors: str
+    owner: int | None
+    token: int
+    changed: int  # rises with every change that a watcher sees; the order of changes
+    damage: str | None = None
+
+
+@attrs.define(kw_only=True, unsafe_hash=True)
+class ReportRow:
+    """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it."""
+
+    process: str
+    updated_at: int
+    report: str  # JSON
+
+
+@attrs.define(kw_only=True, unsafe_hash=True)
+class ExecutorRow:
+    """One incarnation of an executor: a process that runs runs."""
+
+    id: int
+    pid: int
+    host: str
+    boot_id: str
+    started_at: int
+    lease_until: int  # microseconds of the monotonic clock of that boot
+    ended_at: int | None
+    damage: str | None = None
