@@ -1,13 +1,31 @@
-"""Which boot of the machine this is: what a kernel lock or a monotonic clock says holds within one."""
+"""This process and others, as the system tells of them: on Linux by ``/proc``, elsewhere as far as it goes.
+
+A number of a process is used again, and a kernel lock or a monotonic clock holds within one boot of the machine. So a
+process is known by its host, the boot, its number, and when it was started.
+
+Nothing that must be right depends on this file alone: whether an executor is alive its kernel lock says.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Final, NamedTuple
 
-__all__ = ["boot_id"]
+import attrs
+
+__all__ = ["ProcessIdentity", "boot_id", "describe_process", "lock_holders", "processes_with"]
+
+_PID: Final = re.compile(r"[1-9][0-9]{0,8}")
+# Of those fields of /proc/<pid>/stat that follow the state: when the process was started, in ticks since the boot.
+_STARTED_AT: Final = 18
+_STOPPED: Final = "Tt"
+_ENDED: Final = "ZX"  # one that nobody has waited for is still there
 
 
 @cache
@@ -17,3 +35,128 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return f"{socket.gethostname()}-{int(time.time() - time.monotonic()) // 60}"
+
+
+class _Stat(NamedTuple):
+    """What ``/proc/<pid>/stat`` says of a process."""
+
+    name: str
+    state: str  # one letter
+    started: str  # in the kernel's ticks
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Return what the system tells of a process; ``None`` if there is no such process, or nothing is told here."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    head, _, rest = text.rpartition(")")  # a name may have any marks in it
+    state, *numbers = rest.split()
+    return _Stat(head.partition("(")[2], state, numbers[_STARTED_AT])
+
+
+@attrs.frozen
+class ProcessIdentity:
+    """One process, told from a later one with the same number."""
+
+    host: str
+    boot_id: str
+    pid: int
+    started: str  # empty where the system does not tell
+
+    @classmethod
+    def own(cls) -> ProcessIdentity:
+        """Return this process's."""
+        return cls(socket.gethostname(), boot_id(), os.getpid(), _started(os.getpid()))
+
+    @classmethod
+    def parse(cls, text: str) -> ProcessIdentity:
+        """Return what ``str`` has made a text of.
+
+        Raises:
+            ValueError: it has not.
+        """
+        host, boot, pid, started = text.rsplit("/", 3)
+        if not _PID.fullmatch(pid):
+            raise ValueError(f"{pid!r} is no number of a process")
+        return cls(host, boot, int(pid), started)
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.boot_id}/{self.pid}/{self.started}"
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs, as far as can be told from here."""
+        if self.boot_id != boot_id():
+            return self.host != socket.gethostname()  # of another machine nothing is known
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return _started(self.pid) == self.started
+
+
+def _started(pid: int) -> str:
+    """Return when a process was started; empty where that is not told, or it has ended."""
+    found = _stat(pid)
+    return "" if found is None or found.state in _ENDED else found.started
+
+
+def describe_process(pid: int) -> str:
+    """Return words for a process, for an error message: its pid, its name, and whether it is stopped."""
+    if pid <= 0:
+        return "another process"
+    if pid == os.getpid():
+        return f"this process (pid {pid}), in another thread or store,"
+    found = _stat(pid)
+    if found is None:
+        return f"process {pid}"
+    if found.state in _STOPPED:
+        return f"process {pid} ({found.name}), which is stopped (state {found.state}),"
+    if found.state in _ENDED:
+        return f"process {pid} ({found.name}), which has ended (state {found.state}),"
+    return f"process {pid} ({found.name}, state {found.state})"
+
+
+def lock_holders(path: str, byte: int) -> list[int]:
+    """Return the pids of processes that hold a POSIX write lock on a byte of a file, as far as Linux tells.
+
+    The file is never opened for it: closing it again would drop this process's own locks on it.
+    """
+    try:
+        status = os.stat(path)
+        with open("/proc/locks", encoding="ascii", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    pids = []
+    for line in lines:
+        fields = line.split()
+        # 1: POSIX ADVISORY WRITE pid major:minor:inode start end; a waiting one has '->' after the number.
+        if len(fields) != 8 or fields[1] != "POSIX" or fields[3] != "WRITE" or fields[5] != place:
+            continue
+        last = int(fields[7]) if fields[7].isdigit() else byte  # or EOF
+        if int(fields[6]) <= byte <= last:
+            pids.append(int(fields[4]))
+    return pids
+
+
+def processes_with(files: set[str]) -> Iterator[int]:
+    """Yield the pids of processes that have one of some files open, given by real paths; those that may be seen."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            descriptors = os.listdir(process / "fd")
+        except OSError:
+            continue  # it has ended, or is somebody else's
+        if any(_target(process / "fd" / descriptor) in files for descriptor in descriptors):
+            yield int(process.name)
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:  # it was closed meanwhile
+        return ""

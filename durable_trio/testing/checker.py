@@ -51,6 +51,7 @@ from typing import Any, Final
 
 import attrs
 
+from durable_trio.processes import processes_with
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.testing.judge import Judge, reference_key
 from durable_trio.testing.snapshots import (
@@ -158,28 +159,11 @@ def _leftovers(path: str | os.PathLike[str], *, stopped: bool, wal_bytes_max: in
             yield Violation(16, f"the log has {entry.stat().st_size} bytes, more than {wal_bytes_max}")
     if not stopped:
         return
-    for pid in _processes_with({str(entry.resolve()) for entry in files}):
+    for pid in processes_with({str(entry.resolve()) for entry in files}):
         yield Violation(15, f"process {pid} still has the file open")
     for ending in ("-turn", "-turn-queue"):
         if _is_locked(f"{base}{ending}"):
             yield Violation(15, f"the lock of {base.name + ending!r} is still held")
-
-
-def _processes_with(files: set[str]) -> Iterator[int]:
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            descriptors = os.listdir(process / "fd")
-        except OSError:
-            continue  # it has ended, or is somebody else's
-        if any(_target(process / "fd" / descriptor) in files for descriptor in descriptors):
-            yield int(process.name)
-
-
-def _target(link: Path) -> str:
-    try:
-        return os.readlink(link)
-    except OSError:  # it was closed meanwhile
-        return ""
 
 
 def _is_locked(path: str) -> bool:

@@ -10,11 +10,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Final, NoReturn
 
 import attrs
@@ -24,7 +21,7 @@ from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
 from durable_trio.errors import CodecError, StoreError
 from durable_trio.logger import Logger
-from durable_trio.processes import boot_id
+from durable_trio.processes import ProcessIdentity
 from durable_trio.records import ProcessReport, StepInHand
 from durable_trio.rows import ReportRow, RunRow
 from durable_trio.stores.contract import PutReport
@@ -37,58 +34,6 @@ _GATHER_SECONDS: Final = 0.2
 # How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.
 _LOOK_SECONDS: Final = 1.0
 _WHERE: Final = "the report of a process"
-_PID: Final = re.compile(r"[1-9][0-9]{0,8}")
-
-
-@attrs.frozen
-class ProcessIdentity:
-    """One process, told from a later one with the same number."""
-
-    host: str
-    boot_id: str
-    pid: int
-    started: str
-
-    @classmethod
-    def own(cls) -> ProcessIdentity:
-        """Return this process's."""
-        return cls(socket.gethostname(), boot_id(), os.getpid(), _started(os.getpid()))
-
-    @classmethod
-    def parse(cls, text: str) -> ProcessIdentity:
-        """Return what ``str`` has made a text of.
-
-        Raises:
-            ValueError: it has not.
-        """
-        host, boot, pid, started = text.rsplit("/", 3)
-        if not _PID.fullmatch(pid):
-            raise ValueError(f"{pid!r} is no number of a process")
-        return cls(host, boot, int(pid), started)
-
-    def __str__(self) -> str:
-        return f"{self.host}/{self.boot_id}/{self.pid}/{self.started}"
-
-    def is_alive(self) -> bool:
-        """Return whether the process still runs, as far as can be told from here."""
-        if self.boot_id != boot_id():
-            return self.host != socket.gethostname()  # of another machine nothing is known
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            pass
-        return _started(self.pid) == self.started
-
-
-def _started(pid: int) -> str:
-    """Return when a process was started, in the kernel's ticks; empty where that is not told, or it has ended."""
-    try:
-        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else numbers[18]  # one that nobody has waited for is still there
 
 
 class Reports:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOnly
 from durable_trio.logger import Logger
+from durable_trio.processes import lock_holders
 from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, schema_version
 
@@ -27,12 +28,15 @@ __all__ = [
     "open_lock_file",
     "remove_leftover",
     "set_aside",
+    "writers_of",
 ]
 
 _LOGGER = Logger("durable_trio.engine")
 
 _MODE: Final = 0o600
 _INDEX_SUFFIX: Final = "-shm"  # made anew from the log
+# SQLite's write lock in WAL mode is this byte of the index (os_unix.c: UNIX_SHM_BASE + WAL_WRITE_LOCK).
+_INDEX_WRITE_BYTE: Final = 120
 _SIDE_SUFFIXES: Final = ("-wal", "-journal", _INDEX_SUFFIX)
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Symbolic links are not followed, children do not inherit the descriptor, a FIFO does not block the opening.
@@ -257,3 +261,8 @@ def translate_os_error(error: OSError, path: str) -> StoreError:
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return NotADatabase(f"{path!r} is no file, or is not in a folder ({error.strerror}); choose another path")
     return StoreError(f"{path!r} cannot be opened: {error.strerror}")
+
+
+def writers_of(path: str) -> list[int]:
+    """Return the pids of processes that hold SQLite's write lock on a database, as far as the system tells."""
+    return lock_holders(path + _INDEX_SUFFIX, _INDEX_WRITE_BYTE)

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreInUse, StoreRewound
+from durable_trio.processes import describe_process
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.counters import check_counters
 from durable_trio.stores.sqlite.executor_locks import MemoryLocks, Owners, open_owners
@@ -21,7 +22,6 @@ from durable_trio.stores.sqlite.files import (
     remove_leftover,
     set_aside,
 )
-from durable_trio.stores.sqlite.holders import describe_process
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.log import log_is_spoilt

@@ -20,7 +20,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
-from durable_trio.processes import boot_id
+from durable_trio.processes import boot_id, describe_process
 from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.contract import (
     Advance,
@@ -38,7 +38,7 @@ from durable_trio.stores.contract import (
 from durable_trio.stores.sqlite import queries, questions
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
 from durable_trio.stores.sqlite.executor_locks import Owners
-from durable_trio.stores.sqlite.holders import describe_process, foreign_writers
+from durable_trio.stores.sqlite.files import writers_of
 from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.opening import open_file, open_memory
@@ -171,7 +171,7 @@ class SqliteStore(Store):
         if isinstance(translated, StoreCorrupt):
             self._broken = translated
         elif isinstance(translated, StoreInUse) and not self.is_memory:
-            pids = foreign_writers(self.path)
+            pids = writers_of(self.path)
             if pids:
                 who = ", ".join(describe_process(pid) for pid in pids)
                 return StoreInUse(f"{translated}. It is {who}")

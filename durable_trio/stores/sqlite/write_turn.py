@@ -27,8 +27,8 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from durable_trio.errors import StoreInUse
+from durable_trio.processes import describe_process
 from durable_trio.stores.sqlite.files import open_lock_file
-from durable_trio.stores.sqlite.holders import describe_process
 
 __all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Patience", "Turn"]
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
-import attrs
 import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
 from durable_trio.clock import from_datetime, to_datetime
-from durable_trio.engine.services.reports import ProcessIdentity, merged
+from durable_trio.engine.services.reports import merged
 from durable_trio.records import ProcessReport
 from supervisors import ChildStatus, NodeKind, TreeNode, format_tree
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
@@ -89,27 +85,6 @@ async def test_a_store_in_memory_reports_to_nobody() -> None:
     async with serving(":memory:", waiting) as engine:
         assert await engine.processes() == ()
         assert engine.tree().name == "engine"
-
-
-def test_a_process_is_told_from_a_later_one_with_its_number() -> None:
-    own = ProcessIdentity.own()
-    assert ProcessIdentity.parse(str(own)) == own
-    assert own.is_alive()
-    assert not attrs.evolve(own, started="1").is_alive()
-    assert not attrs.evolve(own, boot_id="another boot").is_alive()
-    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-    assert not attrs.evolve(own, pid=int(child.stdout)).is_alive()
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to tell a dead process from a live one")
-def test_a_process_that_has_ended_and_is_not_waited_for_is_not_alive() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        started = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19]
-        identity = attrs.evolve(ProcessIdentity.own(), pid=child.pid, started=started)
-        assert identity.is_alive()
-        child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
-        assert not identity.is_alive()
 
 
 def test_workers_are_shown_in_their_places_and_grow_older() -> None:

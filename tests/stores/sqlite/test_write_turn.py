@@ -17,7 +17,6 @@ from durable_trio.errors import NotADatabase, StoreInUse
 from durable_trio.stores.contract import Advance, RunFilter
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite import write_turn as turn
-from durable_trio.stores.sqlite.holders import describe_process
 from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn
 from durable_trio.testing.store_contract.kit import add, fence_of, owned, row_of, start, start_operation, step
 
@@ -342,18 +341,6 @@ sys.stdin.readline()
     tell(process)
     process.wait(timeout=PATIENCE_SECONDS)
     start(store)
-
-
-def test_processes_are_described_as_well_as_the_system_tells() -> None:
-    assert describe_process(0) == "another process"
-    assert "this process" in describe_process(os.getpid())
-    assert describe_process(2**22 + 1).startswith("process ")
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    assert "has ended" in describe_process(child)
-    os.waitpid(child, 0)
 
 
 def test_a_fork_neither_keeps_nor_loses_the_locks_of_its_parent(store: SqliteStore) -> None:
