@@ -23,16 +23,8 @@ from durable_trio.limits import check_name
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
-from durable_trio.stores.contract import (
-    Change,
-    RequestCancel,
-    RunFilter,
-    SendSignal,
-    SignalWithStart,
-    Started,
-    StartRun,
-    Store,
-)
+from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
+from durable_trio.stores.questions import Change, FindRun, ReadValues, RunFilter
 from durable_trio.workflows import Registry, Workflow
 
 # Payloads of these types are stored as they are; others by their own type.
@@ -135,7 +127,7 @@ class Client:
             RunNotFound: there is no such run.
         """
         front = self.parts_in_use().front
-        row = await front.read(front.store.run, run_id)
+        row = await front.ask(FindRun(run_id))
         if row is None:
             raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
         return row
@@ -148,7 +140,7 @@ class Client:
     async def records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
         """Return runs as users see them."""
         front = self.parts_in_use().front
-        values = await front.ask(front.store.values, [row.run for row in rows])
+        values = await front.ask(ReadValues([row.run for row in rows]))
         return [self._converted(row, values.get(row.run, {})) for row in rows]
 
     def _converted(self, row: RunRow, values: Mapping[str, str]) -> RunRecord:
@@ -234,7 +226,7 @@ class Client:
     async def _is_same(self, operation: StartRun, workflow: Workflow[..., Any] | None, args: tuple[Any, ...]) -> bool:
         """Return whether the run that has the id of this one is the same, though it was started in other words."""
         front = self.parts_in_use().front
-        row = await front.read(front.store.run, operation.id)
+        row = await front.ask(FindRun(operation.id))
         if row is None or row.workflow != operation.workflow or row.generation:  # which has arguments of its own
             return False
         return is_same_start(workflow, row.args, args, codec=self.codec)

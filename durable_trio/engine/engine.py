@@ -32,6 +32,7 @@ from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessRepo
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
+from durable_trio.stores.questions import CountRuns, ListExecutors, ListRuns
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflows import Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
@@ -316,7 +317,7 @@ class Engine(trio.abc.AsyncResource):
             created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
         )
         before = None if cursor is None else read_cursor(cursor)
-        rows = await parts.front.ask(parts.front.store.list_runs, which, limit=limit + 1, before=before)
+        rows = await parts.front.ask(ListRuns(which, limit=limit + 1, before=before))
         page = rows[:limit]
         following = make_cursor(page[-1]) if len(rows) > limit else None
         return Page(runs=tuple(await self._client.records(page)), next_cursor=following)
@@ -374,8 +375,8 @@ class Engine(trio.abc.AsyncResource):
         """Return what the engine and its store look like now."""
         parts = self._client.parts_in_use()
         store = parts.front.store
-        found = await parts.front.ask(store.status)
-        executors = await parts.front.read(store.executors)
+        found = await parts.front.ask(CountRuns())
+        executors = await parts.front.ask(ListExecutors())
         unknown = {
             name: count
             for name, count in found.unfinished_by_workflow.items()

@@ -8,7 +8,7 @@ from typing import Any
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import RunFilter
+from durable_trio.stores.questions import RunFilter
 from durable_trio.workflows import Workflow, check_tags
 
 # What a store's integers can be.

@@ -21,7 +21,9 @@ from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures
 from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.rows import HistoryRow
 from durable_trio.rules.damage import damaged
+from durable_trio.stores.questions import FindRun, ListHistory, ListUnread, ListWaits
 from durable_trio.workflows import Workflow
 
 R = TypeVar("R")
@@ -73,10 +75,10 @@ class Run(Generic[R]):
         front = self._client.parts_in_use().front
         codec = self._client.codec
 
-        def read() -> tuple[StepRecord, ...]:  # all of it there: a long history takes its time
-            return tuple(step_record(item, codec) for item in front.store.history(row.run))
+        def records(history: tuple[HistoryRow, ...]) -> tuple[StepRecord, ...]:
+            return tuple(step_record(item, codec) for item in history)
 
-        return await front.ask(read)
+        return await front.ask_through(records, ListHistory(row.run))
 
     async def waits(self) -> tuple[WaitRecord, ...]:
         """Return what the run waits for: its open durable calls that have stored something, the oldest first.
@@ -86,7 +88,7 @@ class Run(Generic[R]):
         """
         row = await self._client.row(self.id)
         front = self._client.parts_in_use().front
-        waits = await front.ask(front.store.waits, row.run)
+        waits = await front.ask(ListWaits(row.run))
         return tuple(map(wait_record, sorted(waits, key=lambda wait: (wait.started_at, wait.key))))
 
     async def unread(self) -> tuple[UnreadRecord, ...]:
@@ -99,7 +101,7 @@ class Run(Generic[R]):
         """
         row = await self._client.row(self.id)
         front = self._client.parts_in_use().front
-        unread = await front.ask(front.store.unread, row.run)
+        unread = await front.ask(ListUnread(row.run))
         kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
         return tuple(unread_record(entry) for entry in unread if entry.kind in kinds or entry.damage is not None)
 
@@ -166,11 +168,11 @@ async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | No
 async def _compensation_errors(client: Client, run_id: str, failures: Failures) -> tuple[CompensationFailed, ...]:
     """Return how compensations of the run, which has ended, have failed."""
     front = client.parts_in_use().front
-    row = await front.read(front.store.run, run_id)
+    row = await front.ask(FindRun(run_id))
     if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
         return ()
     return tuple(
         compensation_failed(item, failures, run_id)
-        for item in await front.ask(front.store.history, row.run)
+        for item in await front.ask(ListHistory(row.run))
         if item.kind is StepKind.COMPENSATION and item.error is not None
     )

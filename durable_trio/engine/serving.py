@@ -124,7 +124,7 @@ class Serving:
         check_not_loading()
         if settings.app is None:
             raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
-        if self._client.store.is_memory:
+        if not self._client.store.is_shared:
             raise ValueError("a store in memory belongs to one process; give the engine a file, or workers=0")
         return Workers(
             app=settings.app,
@@ -201,11 +201,11 @@ class Serving:
     async def _open_store(self) -> None:
         self._client.settle()
         store = self._client.store
-        if store.is_memory:
+        if store.may_block:
+            await self._open_file()
+        else:
             store.open()
             await trio.lowlevel.checkpoint()
-        else:
-            await self._open_file()
 
     async def _open_file(self) -> None:
         """Open the store off the event loop.
@@ -238,10 +238,10 @@ class Serving:
         self._client.is_closed = True
         store = self._client.store
         with trio.CancelScope(shield=True):
-            if store.is_memory:
-                store.close()
-            else:
+            if store.may_block:
                 await trio.to_thread.run_sync(store.close)
+            else:
+                store.close()
 
 
 def _signals_to_handle(signals: Sequence[int] | bool | None) -> Sequence[int]:

@@ -15,7 +15,7 @@ from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
 from durable_trio.looks import class_name, exact_text, is_a
 from durable_trio.records import RunStatus
-from durable_trio.rows import Key, RunRow
+from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
 from durable_trio.stores.contract import (
@@ -30,6 +30,7 @@ from durable_trio.stores.contract import (
     Stuck,
     TooLong,
 )
+from durable_trio.stores.questions import ListHistory
 
 # Runs that one transaction of ``prune`` removes.
 _PRUNE_BATCH: Final = 200
@@ -50,9 +51,9 @@ async def _resume_long(client: Client, row: RunRow) -> RunRow:
     """Resume a run with a long history: look at it off the event loop, and cut it piece by piece."""
     front = client.parts_in_use().front
 
-    def find_rows() -> list[tuple[Key, int]]:
+    def find_rows(stored: tuple[HistoryRow, ...]) -> list[tuple[Key, int]]:
         history = []
-        for item in front.store.history(row.run):
+        for item in stored:
             if item.damage is not None:
                 raise RunConflict(damaged(row.id, item.damage).text, run_id=row.id)
             history.append(Outcome(item.seq, item.key, item.kind, item.status, item.started_at, item.finished_at))
@@ -61,7 +62,7 @@ async def _resume_long(client: Client, row: RunRow) -> RunRow:
             raise RunConflict(text, run_id=row.id)
         return [(found.key, found.seq) for found in rows_to_cut(history)]
 
-    rows = await front.ask(find_rows)
+    rows = await front.ask_through(find_rows, ListHistory(row.run))
     for start in range(0, len(rows), UPKEEP_ROWS_MAX):
         part = tuple(rows[start : start + UPKEEP_ROWS_MAX])
         await front.write(CutHistory(run_id=row.id, changed=row.changed, rows=part))
@@ -100,14 +101,13 @@ async def _fork_long(client: Client, operation: ForkRun, draft: Draft) -> RunRow
     """Fork a run with a long history: look at it off the event loop, and copy it piece by piece."""
     front = client.parts_in_use().front
 
-    def find_keys() -> list[Key]:
-        history = front.store.history(draft.source[0])
+    def find_keys(history: tuple[HistoryRow, ...]) -> list[Key]:
         for item in history:
             if item.damage is not None:  # a copy without it would be another history
                 raise RunConflict(damaged(operation.run_id, item.damage).text, run_id=operation.run_id)
         return [item.key for item in history if item.seq < draft.before]
 
-    keys = await front.ask(find_keys)
+    keys = await front.ask_through(find_keys, ListHistory(draft.source[0]))
     for start in range(0, len(keys), UPKEEP_ROWS_MAX):
         part = tuple(keys[start : start + UPKEEP_ROWS_MAX])
         now = client.settings.clock.stamp()

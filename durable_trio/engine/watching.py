@@ -18,7 +18,7 @@ from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import Change, RunFilter
+from durable_trio.stores.questions import Change, ListChanges, RunFilter
 from durable_trio.stores.writer import StoreFront
 
 # Runs of one read of a watcher's own: it holds no more of them than these in its hands.
@@ -84,9 +84,8 @@ class Changes:
         subscription = self._subscription
         subscription.is_behind = False  # before the read: what is committed after it is offered
         try:
-            store = self._front.store
             position = subscription.position
-            page = await self._front.ask(store.changes_with_values, self._which, after=position, limit=_PAGE_RUNS)
+            page = await self._front.ask(ListChanges(self._which, after=position, limit=_PAGE_RUNS))
         except BaseException:
             subscription.fall_behind()
             raise

@@ -171,7 +171,7 @@ class Parts:
 
     async def _reopen(self) -> None:
         store = self.front.store
-        if store.is_memory:  # closing it would forget everything
+        if not store.is_shared:  # closing it would forget everything
             await trio.lowlevel.checkpoint()
             return
 

@@ -1,12 +1,11 @@
-"""The async front that all stores share: one writer task, two drivers, group commit.
+"""The async front that all stores share: one writer task, two drivers, group commit; and who may ask when.
 
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
-applies the batch on the event loop: for a store in memory, and for a single operation while measured commits stay
-short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next batch.
-Starts of runs and pieces of upkeep stand in a queue of their own, of which each batch takes a few: what runs already
-have to say, and messages to them, never wait behind those.
-
-Reads have a thread of their own, and what people ask another one: a list that takes its time keeps no run waiting.
+applies the batch on the event loop: for a store that never blocks, and for a single operation while measured commits
+stay short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next
+batch. Starts of runs and pieces of upkeep stand in a queue of their own, of which each batch takes a few: what runs
+already have to say, and messages to them, never wait behind those. Questions have a thread of their own, and those that
+only people ask another one: a list that takes its time keeps no run waiting.
 
 A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
 ``Park``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
@@ -57,9 +56,11 @@ from durable_trio.stores.contract import (
     Sweep,
     Unpark,
 )
+from durable_trio.stores.questions import Question
 from durable_trio.stores.threads import Linger, StoreThread, Waiter
 
 T = TypeVar("T")
+U = TypeVar("U")
 Callback = Callable[[Any], None]
 
 _LOGGER = Logger("durable_trio.engine")
@@ -122,8 +123,7 @@ class StoreFront:
         self._commit_ms = 0.0
         # Called once, when the store has failed for good and before anybody else learns of it.
         self.on_failure: Callable[[], None] = lambda: None
-        # Called after each batch, on the event loop.
-        self.on_commit: Callable[[], None] | None = None
+        self.on_commit: Callable[[], None] | None = None  # called after each batch, on the event loop
         self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
     # ---- for tasks ---------------------------------------------------------------------------------------------
@@ -161,23 +161,23 @@ class StoreFront:
             raise outcome
         return outcome
 
-    async def read(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a read of the store that costs little, off the event loop where the store is not in memory."""
-        return await self._call(self._reader, functools.partial(fn, *args, **kwargs))
+    async def ask(self, question: Question[T]) -> T:
+        """Ask the store, off the event loop where that may block. No run waits for what only people ask."""
+        return await self._call(question, functools.partial(self.store.ask, question))
 
-    async def ask(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call what people want to know of the store, which may take its time: no run's ``read`` waits for it."""
-        thread = self._answerer if self.store.answers_apart else self._reader
-        return await self._call(thread, functools.partial(fn, *args, **kwargs))
+    async def ask_through(self, fn: Callable[[T], U], question: Question[T]) -> U:
+        """Ask the store and return what ``fn`` makes of the answer, there too: a long history takes its time."""
+        return await self._call(question, lambda: fn(self.store.ask(question)))
 
-    async def _call(self, thread: StoreThread, fn: Callable[[], T]) -> T:
-        if self.store.is_memory:
+    async def _call(self, question: Question[Any], fn: Callable[[], T]) -> T:
+        if not self.store.may_block:
             await trio.lowlevel.checkpoint()
             return fn()
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
             if self._is_running:
-                return await thread.call(fn)
+                is_apart = question.is_for_people and self.store.answers_apart
+                return await (self._answerer if is_apart else self._reader).call(fn)
             return await trio.to_thread.run_sync(fn, limiter=self._readers)
         except StoreError as error:
             if isinstance(error, _FINAL):
@@ -186,14 +186,11 @@ class StoreFront:
                 raise
             raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
 
-    async def read_patiently(self, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Like ``read``, for those who can only wait: while another program holds the file, try again.
-
-        A run and a service have nobody who could be told, and no use for an error that is gone a moment later.
-        """
+    async def ask_patiently(self, question: Question[T]) -> T:
+        """Like ``ask``, for runs and services, which have nobody to tell: while others hold the file, try again."""
         while True:
             try:
-                return await self.read(fn, *args, **kwargs)
+                return await self.ask(question)
             except StoreInUse:
                 await trio.sleep(STORE_RETRY_SECONDS)
 
@@ -257,7 +254,7 @@ class StoreFront:
         self._task = trio.lowlevel.current_task()
         self.failure, self.is_full, self._final = None, False, None
         self._is_running = True
-        lingers = not self.store.is_memory  # else nothing is done by threads
+        lingers = self.store.may_block  # else nothing is done by threads
         if lingers:
             trio.lowlevel.add_instrument(self._linger)
         try:
@@ -421,16 +418,16 @@ class StoreFront:
             return [await self._writer.call(store.wal_checkpoint)]
         if isinstance(first, _Transaction):
             job = functools.partial(self._transact, first)
-            if store.is_memory:
+            if not store.may_block:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return [job()]
             return [await self._writer.call(job)]
         batch: list[Any] = [item for item, _ in items]
         is_short = len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
-        if store.is_memory or is_short:
+        if is_short or not store.may_block:
             await trio.lowlevel.cancel_shielded_checkpoint()
             began = time.perf_counter()
-            outcomes = store.apply(batch, block=store.is_memory)
+            outcomes = store.apply(batch, block=not store.may_block)
             if outcomes is not None:
                 self._measure(began)
                 return outcomes

@@ -8,7 +8,7 @@ from typing import Any
 
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
-from durable_trio.stores.contract import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.signals import Signals
 from durable_trio.turns.state import RunState

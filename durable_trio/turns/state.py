@@ -16,7 +16,7 @@ from durable_trio.clock import Clock, Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, WaitRow
-from durable_trio.stores.contract import Loaded
+from durable_trio.stores.questions import Loaded
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.history import History
 from durable_trio.turns.host import Host

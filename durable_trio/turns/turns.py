@@ -36,7 +36,7 @@ import trio
 from durable_trio.clock import Clock, Due
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
-from durable_trio.stores.contract import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS

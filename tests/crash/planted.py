@@ -14,7 +14,8 @@ import attrs
 
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import HistoryRow
-from durable_trio.stores.contract import Advance, Fence, Finish, Loaded, Operation, SendSignal, Sent, Store
+from durable_trio.stores.contract import Advance, Fence, Finish, Operation, SendSignal, Sent, Store
+from durable_trio.stores.questions import Loaded, LoadRun, LoadRuns, LookAtMail, MailLook, Question
 from durable_trio.testing.probes import ProbedStore
 
 Outcomes = list[Any]
@@ -37,6 +38,25 @@ class Wrong(ProbedStore):
     def change(self, batch: Sequence[Operation], how: Callable[[Operation], Operation]) -> Outcomes | None:
         """Apply a batch with each operation changed."""
         return self.right([how(operation) for operation in batch])
+
+    def ask(self, question: Question[Any]) -> Any:
+        answer = super().ask(question)
+        match question:
+            case LoadRun():
+                return self.loaded(answer)
+            case LoadRuns():
+                return tuple(map(self.loaded, answer))
+            case LookAtMail():
+                return self.looked(answer)
+        return answer
+
+    def loaded(self, loaded: Loaded) -> Loaded:
+        """Return what a run is to find instead of what is stored."""
+        return loaded
+
+    def looked(self, look: MailLook) -> MailLook:
+        """Return what a run is to find in its mailbox instead of what is stored."""
+        return look
 
     def sql(self, statement: str, values: Sequence[Any] = ()) -> None:
         """Write past the engine."""
@@ -140,8 +160,7 @@ class ForgetRetry(ForgetWaits):
 class SleepAnew(Wrong):
     """A sleep that was interrupted begins anew."""
 
-    def load(self, run: int) -> Loaded:
-        loaded = super().load(run)
+    def loaded(self, loaded: Loaded) -> Loaded:
         return attrs.evolve(loaded, waits=tuple(wait for wait in loaded.waits if wait.kind != "sleep"))
 
 
@@ -159,12 +178,12 @@ class LoseSignal(Wrong):
 class SignalsBackwards(Wrong):
     """Signals are given to the run from the last to the first."""
 
-    def unread(self, run: int) -> Any:
-        return super().unread(run)[::-1]
-
-    def load(self, run: int) -> Loaded:
-        loaded = super().load(run)
+    def loaded(self, loaded: Loaded) -> Loaded:
         return attrs.evolve(loaded, unread=loaded.unread[::-1])
+
+    def looked(self, look: MailLook) -> MailLook:
+        named = {name: attrs.evolve(signals, entries=signals.entries[::-1]) for name, signals in look.named.items()}
+        return attrs.evolve(look, entries=look.entries[::-1], named=named)
 
 
 class TransactionTwice(Wrong):

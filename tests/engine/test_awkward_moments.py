@@ -20,7 +20,8 @@ from durable_trio.engine.services import recovery
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.recovery import Reaper, Recovery
 from durable_trio.processes import boot_id
-from durable_trio.stores.contract import Backlog, Operation, ReapExecutor, RegisterExecutor, StartRun, Unpark
+from durable_trio.stores.contract import Operation, ReapExecutor, RegisterExecutor, StartRun, Unpark
+from durable_trio.stores.questions import Backlog, CountBacklog
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from durable_trio.workflows import Registry
@@ -234,10 +235,10 @@ async def test_a_service_of_reports_that_finds_no_room_lives_on(file_path: str) 
 
 
 class _Front:
-    """A front with nothing but reads."""
+    """A front with nothing but answers."""
 
-    def __init__(self, read: Any) -> None:
-        self.read = self.ask = read
+    def __init__(self, ask: Any) -> None:
+        self.ask = ask
         self.store = SqliteStore(":memory:")
 
 
@@ -246,7 +247,7 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
     clock = SettableClock()
     backlogs: list[Backlog] = []
 
-    async def read(*_: Any, **__: Any) -> Backlog:
+    async def ask(_: CountBacklog) -> Backlog:
         return backlogs.pop(0)
 
     def backlog(due_count: int) -> Backlog:
@@ -260,7 +261,7 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
             """It is the test that looks again."""
 
     dispatcher = Dispatcher(
-        front=_Front(read),  # type: ignore[arg-type]
+        front=_Front(ask),  # type: ignore[arg-type]
         runs=Full(),  # type: ignore[arg-type]
         timers=Alarms(),  # type: ignore[arg-type]
         clock=clock,

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, Run, RunConflict, Workflow, workflow
+from durable_trio.stores.questions import FindRun, Question
 from tests.engine.harness import PATIENCE_SECONDS, noted, serving, wait_passivated
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -215,16 +216,20 @@ async def test_a_new_generation_and_a_child_keep_their_defaults_too(file_path: s
         assert await _go(engine, "anna's child", after[1]) == 1
 
 
-async def test_defaults_cost_a_start_nothing_but_their_text(file_path: str) -> None:
+async def test_defaults_cost_a_start_nothing_but_their_text(file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored already is compared by the digest alone where the words are the same."""
     flow = greeting()
     async with serving(file_path, flow) as engine:
         await engine.start(flow, "anna", id="r")
         reads: list[object] = []
         store = engine._client.parts_in_use().front.store
-        original = store.run
-        store.run = lambda run_id: noted(reads, run_id, original(run_id))  # type: ignore[method-assign]
+        original = store.ask
+
+        def ask(question: Question[Any]) -> Any:
+            return noted(reads, question, original(question)) if isinstance(question, FindRun) else original(question)
+
+        monkeypatch.setattr(store, "ask", ask)
         await engine.start(flow, "anna", id="r")
         assert reads == []
         await engine.start(flow, "anna", 1, id="r")
-        assert reads == ["r"]
+        assert reads == [FindRun("r")]

@@ -14,6 +14,7 @@ from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.stores.contract import RenewLease
+from durable_trio.stores.questions import LookAtMail, Question
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
 from durable_trio.turns.parking import Parking
@@ -320,14 +321,14 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
         await held.wait()
         assert engine._client.parts is not None
         store = engine._client.parts.front.store
-        original, failures = store.mail, [StoreInUse("locked"), StoreInUse("locked")]
+        original, failures = store.ask, [StoreInUse("locked"), StoreInUse("locked")]
 
-        def mail(*args: Any, **options: Any) -> Any:
-            if failures:
+        def ask(question: Question[Any]) -> Any:
+            if isinstance(question, LookAtMail) and failures:
                 raise failures.pop()
-            return original(*args, **options)
+            return original(question)
 
-        monkeypatch.setattr(store, "mail", mail)
+        monkeypatch.setattr(store, "ask", ask)
         with trio.fail_after(PATIENCE_SECONDS):
             await run.signal("go", 3)
             assert await run.result() == 3

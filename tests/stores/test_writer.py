@@ -28,6 +28,7 @@ from durable_trio.stores.contract import (
     Release,
     StartRun,
 )
+from durable_trio.stores.questions import CountRuns, FindLastChange, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.writer import StoreFront
 from durable_trio.testing.store_contract.kit import start_operation
@@ -53,14 +54,19 @@ def name_of(operation: Any) -> str:
 class ScriptedStore(WrappedStore):
     """Applies nothing: it notes batches and threads, and does what it is told with them."""
 
-    def __init__(self, apply: Apply = echo, *, is_memory: bool = False) -> None:
+    def __init__(self, apply: Apply = echo, *, may_block: bool = True) -> None:
         super().__init__(SqliteStore(":memory:"))
-        self.is_memory = is_memory
+        self.may_block = may_block
         self.batches: list[list[str]] = []
         self.threads: list[threading.Thread] = []
         self.blocks: list[bool] = []
         self.script = apply
         self.has_turn = True
+        self.answer_seconds = 0.0
+
+    def ask(self, question: Question[Any]) -> Any:
+        time.sleep(self.answer_seconds)
+        return threading.current_thread()
 
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         self.blocks.append(block)
@@ -78,6 +84,11 @@ class ScriptedStore(WrappedStore):
     def wal_checkpoint(self, mode: Any = "passive") -> None:
         self.batches.append(["tidy"])
         self.threads.append(threading.current_thread())
+
+
+async def asked_by(front: StoreFront) -> Any:
+    """Return the thread that answers a question."""
+    return await front.ask(FindLastChange())
 
 
 @asynccontextmanager
@@ -153,7 +164,7 @@ async def test_what_is_submitted_during_a_commit_is_the_next_batch_in_order() ->
 
 
 async def test_a_batch_has_a_limit() -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     async with running(store) as front:
         outcomes = Outcomes()
         outcomes.submit(front, *[caller(number) for number in range(BATCH_OPERATIONS_MAX + 3)])
@@ -162,7 +173,7 @@ async def test_a_batch_has_a_limit() -> None:
 
 
 async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     async with running(store) as front:
         outcomes = Outcomes()
         outcomes.submit(front, *[start_operation(f"start-{number}") for number in range(1000)], owner(77))
@@ -178,7 +189,7 @@ async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
 
 @pytest.mark.parametrize("busy", ["operations", "transactions"])
 async def test_starts_have_their_part_however_much_runs_have_to_say(busy: str) -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     async with running(store) as front:
         outcomes = Outcomes()
         for number in range(3 * BATCH_OPERATIONS_MAX if busy == "operations" else 9):
@@ -196,7 +207,7 @@ async def test_starts_have_their_part_however_much_runs_have_to_say(busy: str) -
 
 
 async def test_somebody_is_told_after_each_batch_once_all_of_it_were() -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     told: list[int] = []
     async with running(store) as front:
         outcomes = Outcomes()
@@ -231,13 +242,13 @@ async def test_a_transaction_and_a_tidying_are_committed_alone_and_in_their_turn
 
 
 async def test_a_store_in_memory_is_used_on_the_event_loop_only() -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     async with running(store) as front:
         before = threading.active_count()
         outcomes = Outcomes()
         outcomes.submit(front, *[caller(number) for number in range(5)])
         await outcomes.wait(5)
-        assert await front.read(threading.current_thread) is threading.main_thread()
+        assert await asked_by(front) is threading.main_thread()
         assert threading.active_count() == before
     assert set(store.threads) == {threading.main_thread()}
     assert store.blocks == [True]
@@ -250,7 +261,7 @@ async def test_one_quick_operation_is_committed_inline_and_several_by_the_thread
         outcomes = Outcomes()
         outcomes.submit(front, caller("a"), caller("b"))
         await outcomes.wait(2)
-        assert await front.read(threading.current_thread) is not threading.main_thread()
+        assert await asked_by(front) is not threading.main_thread()
     assert store.blocks == [False, True]
     assert [thread is threading.main_thread() for thread in store.threads] == [True, False]
 
@@ -319,7 +330,7 @@ async def test_neither_thread_nor_instrument_outlives_the_front() -> None:
 
 
 async def test_an_error_as_outcome_is_raised_by_write_and_given_to_a_callback() -> None:
-    store = ScriptedStore(lambda batch: [RunNotFound("no such run") for _ in batch], is_memory=True)
+    store = ScriptedStore(lambda batch: [RunNotFound("no such run") for _ in batch], may_block=False)
     async with running(store) as front:
         with pytest.raises(RunNotFound):
             await front.write(caller("a"))
@@ -345,16 +356,16 @@ async def test_what_a_transactions_function_raises_is_its_outcome(error: Excepti
         assert await front.write(caller("after")) == "after"
 
 
-@pytest.mark.parametrize("is_memory", [True, False])
-async def test_any_other_error_of_the_store_is_final_for_all_who_wait(is_memory: bool) -> None:
+@pytest.mark.parametrize("may_block", [False, True])
+async def test_any_other_error_of_the_store_is_final_for_all_who_wait(may_block: bool) -> None:
     go = threading.Event()
 
     def apply(batch: Sequence[Any]) -> list[Any]:
-        if not is_memory:
+        if may_block:
             assert go.wait(PATIENCE_SECONDS)
         raise StoreCorrupt("the disk is gone")
 
-    store = ScriptedStore(apply, is_memory=is_memory)
+    store = ScriptedStore(apply, may_block=may_block)
     store.has_turn = False
     front = StoreFront(store)
     outcomes = Outcomes()
@@ -362,14 +373,14 @@ async def test_any_other_error_of_the_store_is_final_for_all_who_wait(is_memory:
         async with trio.open_nursery() as nursery:
             await nursery.start(front.run)
             outcomes.submit(front, caller("a"), owner(1))
-            if not is_memory:
+            if may_block:
                 await wait_all_tasks_blocked()
                 outcomes.submit(front, caller("b"), owner(2))
                 go.set()
             await trio.sleep_forever()
     assert caught.group_contains(StoreCorrupt, match="the disk is gone", depth=1)
     count = len(outcomes.found)
-    assert outcomes.names == (["a", "1"] if is_memory else ["a", "1", "b", "2"])
+    assert outcomes.names == (["a", "1", "b", "2"] if may_block else ["a", "1"])
     assert all(isinstance(outcome, Exception) for _, outcome in outcomes.found)
     assert isinstance(front.failure, StoreCorrupt)
     outcomes.submit(front, owner(3))
@@ -410,7 +421,7 @@ async def test_cancelling_a_writer_does_not_abandon_its_commit() -> None:
 
 
 async def test_a_write_in_a_cancelled_scope_submits_nothing() -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     async with running(store) as front:
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -421,7 +432,7 @@ async def test_a_write_in_a_cancelled_scope_submits_nothing() -> None:
 
 
 async def test_a_cancelled_front_commits_what_waits_and_takes_nothing_more() -> None:
-    store = ScriptedStore(is_memory=True)
+    store = ScriptedStore(may_block=False)
     front = StoreFront(store)
     outcomes = Outcomes()
     async with trio.open_nursery() as nursery:
@@ -437,7 +448,7 @@ async def test_a_cancelled_front_commits_what_waits_and_takes_nothing_more() -> 
 
 
 async def test_nothing_can_be_written_before_the_front_runs() -> None:
-    front = StoreFront(ScriptedStore(is_memory=True))
+    front = StoreFront(ScriptedStore(may_block=False))
     with pytest.raises(trio.ClosedResourceError):
         await front.write(caller("a"))
 
@@ -467,9 +478,9 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk()
 
 
-@pytest.fixture(params=[True, False], ids=["memory", "file"])
+@pytest.fixture(params=[False, True], ids=["memory", "file"])
 def full_store(request: pytest.FixtureRequest, disk: Disk) -> ScriptedStore:
-    return ScriptedStore(disk.apply, is_memory=request.param)
+    return ScriptedStore(disk.apply, may_block=request.param)
 
 
 async def test_a_full_disk_fails_a_callers_operation(full_store: ScriptedStore, disk: Disk) -> None:
@@ -591,7 +602,7 @@ async def test_many_outcomes_without_room_take_turns_at_being_tried_again(
         tried.extend(echo(batch))
         return disk.apply(batch)
 
-    async with running(ScriptedStore(apply, is_memory=True)) as front:
+    async with running(ScriptedStore(apply, may_block=False)) as front:
         outcomes = Outcomes()
         outcomes.submit(front, *map(owner, range(7)))
         with trio.fail_after(PATIENCE_SECONDS):
@@ -751,13 +762,13 @@ async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: 
     assert outcomes.names == ["in flight", "a", "b", "c", "1"]
 
 
-@pytest.mark.parametrize("verb", ["read", "ask"])
+@pytest.mark.parametrize("question", [FindLastChange(), CountRuns()])
 async def test_a_busy_event_loop_waits_a_moment_in_each_pass_for_what_runs_read_and_not_for_what_people_ask(
-    verb: str,
+    question: Question[Any],
 ) -> None:
     """Else a thread that has to get the GIL back starves beside it."""
     store = ScriptedStore()
-    store.answers_apart = True
+    store.answers_apart, store.answer_seconds = True, 0.2
     passes = 0
 
     async def busy() -> None:
@@ -768,6 +779,6 @@ async def test_a_busy_event_loop_waits_a_moment_in_each_pass_for_what_runs_read_
 
     async with running(store) as front, trio.open_nursery() as nursery:
         nursery.start_soon(busy)
-        await getattr(front, verb)(time.sleep, 0.2)
+        await front.ask(question)
         nursery.cancel_scope.cancel()
-    assert (passes < 400) == (verb == "read")
+    assert (passes < 400) == (not question.is_for_people)

@@ -38,6 +38,7 @@ from durable_trio import (
     current_step,
     workflow,
 )
+from durable_trio.stores.questions import FindRun, ListHistory
 
 T = TypeVar("T")
 Node = dict[str, Any]
@@ -406,9 +407,9 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
 async def _undoable(engine: Engine, run_id: str) -> list[str]:
     """Return the keys of the rows with which a compensation was registered, in order."""
     front = engine._client.parts_in_use().front  # no part of the public API tells it
-    row = front.store.run(run_id)
+    row = front.store.ask(FindRun(run_id))
     assert row is not None
-    return [str(item.key) for item in front.store.history(row.run) if item.compensates]
+    return [str(item.key) for item in front.store.ask(ListHistory(row.run)) if item.compensates]
 
 
 def _without_ids(text: str, labels: dict[str, str]) -> str:

@@ -608,7 +608,7 @@ async def test_a_script_that_is_cancelled_while_it_enters_the_block_lets_go_of_t
                 raise AssertionError("it is cancelled before")
 
         with monkeypatch.context() as patched, trio.fail_after(PATIENCE_SECONDS):
-            patched.setattr(front, "read_patiently", hang)
+            patched.setattr(front, "ask_patiently", hang)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(enter)
                 await entered.wait()

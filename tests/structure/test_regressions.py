@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunStatus, SignalTimeout, open_engine, workflow
+from durable_trio.stores.questions import FindRun, LoadRun
 from durable_trio.testing import CrashingStore, VirtualClock
 
 from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_everywhere, replay_often
@@ -174,12 +175,12 @@ async def test_a_cancelled_sleep_leaves_no_timer(autojump_clock: MockClock) -> N
         assert record.status is RunStatus.SUSPENDED
         assert record.wake_at is None
         assert (await engine.status()).resident_runs == 0
-        row = store.run(run.id)
+        row = store.ask(FindRun(run.id))
         assert row is not None
-        assert [wait.key.name for wait in store.load(row.run).waits] == ["go"]
+        assert [wait.key.name for wait in store.ask(LoadRun(row.run)).waits] == ["go"]
         commit_count = store.commit_count
         await trio.sleep(2 * 3600)
-        after = store.run(run.id)
+        after = store.ask(FindRun(run.id))
         assert after is not None
         assert after.token == row.token, "it was claimed again for a timer that nobody waits for"
         assert store.commit_count - commit_count < 2000  # leases are renewed, nothing else

@@ -26,6 +26,7 @@ from durable_trio import (
     current_step,
     workflow,
 )
+from durable_trio.stores.questions import FindRun, ListUnread
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import serving, wait_passivated
 
@@ -785,9 +786,9 @@ async def test_both_or_neither_are_stored_whatever_commit_crashes(autojump_clock
     async def scenario(engine: Engine) -> Any:
         runs = (await engine.list_runs()).runs
         front = engine._client.parts_in_use().front  # the mailbox is nowhere in the public API
-        row = front.store.run("basket")
+        row = front.store.ask(FindRun("basket"))
         if row is not None and row.status is S.PENDING:
-            seen_in_between.add((len(runs), len(front.store.unread(row.run))))
+            seen_in_between.add((len(runs), len(front.store.ask(ListUnread(row.run)))))
         run = await engine.signal_with_start(
             collecting, 1, signal="item", payload=7, id="basket", signal_id="one", delay=5
         )

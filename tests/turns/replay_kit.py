@@ -13,7 +13,8 @@ import trio.testing
 
 from durable_trio import Clock, Detached, RunStatus, StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry, WaitRow
-from durable_trio.stores.contract import Advance, Fence, Loaded, MailLook
+from durable_trio.stores.contract import Advance, Fence
+from durable_trio.stores.questions import Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import BODY, watching

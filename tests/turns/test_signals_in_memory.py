@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
-from durable_trio.stores.contract import Loaded, MailLook, NamedSignals
+from durable_trio.stores.questions import Loaded, MailLook, NamedSignals
 from durable_trio.turns.signals import Signals
 from tests.turns.replay_kit import NamedCall, Rig, entry, look
 

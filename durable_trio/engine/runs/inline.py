@@ -30,7 +30,8 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.starting import SEED_BYTES
-from durable_trio.stores.contract import NOTHING_LOADED, ClaimRun, Fence, Loaded, Release, Started, StartRun
+from durable_trio.stores.contract import ClaimRun, Fence, Release, Started, StartRun
+from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LoadRun
 from durable_trio.turns.port import Callback, Port
 from durable_trio.turns.quiet import BODY
 from durable_trio.workflows import Workflow, workflow
@@ -181,7 +182,7 @@ async def _encode_input(parts: Parts, run_id: str, given: Any) -> tuple[str, byt
     try:
         return parts.codec.encode_arguments((given,), (UNANNOTATED,), where=where)
     except PayloadTooLarge:
-        if await parts.front.read_patiently(parts.front.store.run, run_id) is None:
+        if await parts.front.ask_patiently(FindRun(run_id)) is None:
             raise
         return parts.codec.own.encode_arguments((given,), (UNANNOTATED,), where=where)
 
@@ -205,7 +206,7 @@ async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[
         return started.row, NOTHING_LOADED
     row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
     try:
-        return row, await parts.front.read_patiently(parts.front.store.load, row.run)
+        return row, await parts.front.ask_patiently(LoadRun(row.run))
     except BaseException:  # such as the script's cancellation: nobody else would ever let go of it
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)

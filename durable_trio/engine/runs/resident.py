@@ -37,7 +37,8 @@ from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
-from durable_trio.stores.contract import NO_POSITION, NOTHING_LOADED, Fence, Loaded, MailLook, Release
+from durable_trio.stores.contract import NO_POSITION, Fence, Release
+from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMail, MailLook
 from durable_trio.stores.threads import Waiter
 from durable_trio.stores.writer import StoreFront
 from durable_trio.turns.port import Port
@@ -228,10 +229,9 @@ class ResidentRun:
             self.turns.pump()
 
     async def read_mail(self) -> MailLook:
-        front = self.around.front
         after, names = self.turns.mail.question()
-        read = front.store.mail
-        return await front.read_patiently(read, self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
+        look = LookAtMail(self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
+        return await self.around.front.ask_patiently(look)
 
     # ---- Host: what the turns ask ------------------------------------------------------------------------------
 
@@ -341,8 +341,7 @@ class ResidentRun:
         return outcome is not None
 
     async def look_up(self, run_id: str) -> RunRow | None:
-        front = self.around.front
-        return await front.read_patiently(front.store.run, run_id)
+        return await self.around.front.ask_patiently(FindRun(run_id))
 
     def alarm(self, due_at: int) -> None:
         # A weak reference: the alarm may be days away, and the run may leave before.

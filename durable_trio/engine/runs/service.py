@@ -31,7 +31,8 @@ from durable_trio.looks import said
 from durable_trio.records import Problem, RunStatus, StepInHand
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.contract import NOTHING_LOADED, Fence, Finish, Loaded, Park, RequestCancel, Sent
+from durable_trio.stores.contract import Fence, Finish, Park, RequestCancel, Sent
+from durable_trio.stores.questions import NOTHING_LOADED, Loaded
 from durable_trio.stores.writer import StoreFront
 from durable_trio.turns.quiet import watching
 from durable_trio.unseen import visible, visible_lines
@@ -452,8 +453,3 @@ def _say_parked(row: RunRow, problem: Problem) -> None:
 def _is_of_run(task: trio.lowlevel.Task) -> bool:
     """Return whether a task runs code of a run's: its body, a step, or what these have begun."""
     return LENDER in task.context
-
-
-def load_all(front: StoreFront, rows: Sequence[RunRow]) -> tuple[Loaded, ...]:
-    """Read what is needed to go on with some runs; called off the event loop."""
-    return front.store.load_many([row.run for row in rows])

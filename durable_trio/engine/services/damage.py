@@ -18,7 +18,7 @@ from durable_trio.failures import describe
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
 from durable_trio.starting import SEED_BYTES
-from durable_trio.stores.contract import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailLook
 
 __all__ = ["damage_in_look", "damage_of"]
 

@@ -14,7 +14,7 @@ import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.runs.resident import ignore
-from durable_trio.engine.runs.service import Runs, load_all
+from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.service import Service
 from durable_trio.engine.services.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
@@ -22,7 +22,8 @@ from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS, UPKEEP_ROWS
 from durable_trio.logger import Logger
 from durable_trio.rows import RunRow
 from durable_trio.rules.admission import fair_share
-from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release, SetBack, Unpark
+from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release, Unpark
+from durable_trio.stores.questions import CountBacklog, ListOwned, ListSetBack, LoadRuns, SetBack
 from durable_trio.stores.writer import StoreFront
 from durable_trio.workflows import Registry
 
@@ -166,8 +167,7 @@ class Dispatcher(Service):
         self._timers.call_at(self._looks_for_stuck_at, self.nudge)
         if before != left_count or self._said_at == left_count:
             return
-        store = self._front.store
-        backlog = await self._front.read(store.backlog, self._workflows, now=self._clock.stamp(), due_max=1)
+        backlog = await self._front.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
         rows = self._runs.resident_rows()
         if backlog.due_count and rows:
             self._said_at = left_count
@@ -186,7 +186,7 @@ class Dispatcher(Service):
         now = clock.now()
         is_alone = self.others_count() == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX + 1 if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
-        backlog = await front.read(front.store.backlog, self._workflows, now=clock.stamp(), due_max=due_max)
+        backlog = await front.ask(CountBacklog(self._workflows, now=clock.stamp(), due_max=due_max))
         self._due_count = backlog.due_count
         if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
             self._expected_count = 1  # all have come and have taken something; who is missing later has died
@@ -229,7 +229,7 @@ class Dispatcher(Service):
             if row.damage is not None:
                 self._runs.found_damaged(row)
         try:
-            loaded = await front.read(load_all, front, rows) if rows else ()
+            loaded = await front.ask(LoadRuns([row.run for row in rows])) if rows else ()
             for row, one in zip(rows, loaded, strict=True):
                 if self._runs.has(row.run):  # it was given up here a moment ago, and its step function still runs
                     self._give_back(row, now + int(STORE_RETRY_SECONDS * MICROSECONDS))
@@ -250,7 +250,7 @@ class Dispatcher(Service):
             self._looked_at.clear()
         while self._set_back_at is not None and clock.now() >= self._set_back_at:
             limit = CLAIM_RUNS_MAX + len(self._looked_at)
-            found = await self._front.read(self._front.store.set_back, self._workflows, now=clock.stamp(), limit=limit)
+            found = await self._front.ask(ListSetBack(self._workflows, now=clock.stamp(), limit=limit))
             waiting = [item for item in found if item.run_id not in self._looked_at]
             due = [(clock.comes_at(clock.due(item.wake_at, stamped_at=item.stamped_at)), item) for item in waiting]
             now = clock.now()
@@ -279,7 +279,7 @@ class Dispatcher(Service):
 
     async def _give_back_lost(self) -> None:
         """Give back what this executor owns and nobody executes, because a fault came between a claim and its run."""
-        for row in await self._front.read(self._front.store.owned, self.executor):
+        for row in await self._front.ask(ListOwned(self.executor)):
             if not self._runs.has(row.run):
                 self._give_back(row, self._clock.stamp())
 

@@ -24,7 +24,15 @@ from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import Change
+from durable_trio.stores.questions import (
+    Change,
+    FindLastChange,
+    FindLastEntry,
+    FindMissing,
+    FindRun,
+    ListEntries,
+    ListNews,
+)
 from durable_trio.stores.writer import StoreFront
 
 # Rows of one read: a page is passed on in one go, and watchers can take it before the next.
@@ -180,7 +188,7 @@ class Feed(Service):
             waiters.add(event)
             try:
                 if not is_new:
-                    row = await self._front.read(self._front.store.run, run_id)
+                    row = await self._front.ask(FindRun(run_id))
                     if row is None and event not in self._endings:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
@@ -224,15 +232,15 @@ class Feed(Service):
         is_behind = self._has_place  # what was noticed before the crash was perhaps not passed on
         if not self._has_place:
             front.foreign_changes()  # before the reads: what comes between is noticed again
-            self._last_change = await front.read_patiently(store.last_change)
-            self._last_entry = await front.read_patiently(store.last_mailbox_id)
+            self._last_change = await front.ask_patiently(FindLastChange())
+            self._last_entry = await front.ask_patiently(FindLastEntry())
             self._has_place = True
         active_at = -math.inf
         task_status.started()
         while True:
             if is_behind:
                 await trio.lowlevel.checkpoint()
-            elif store.is_memory:
+            elif not store.is_shared:
                 await self._nudged.wait()
             else:
                 # Each look costs microseconds; own commits are looked at only when somebody wants to know.
@@ -267,8 +275,8 @@ class Feed(Service):
 
     def _catch_up(self) -> None:
         """Pass over what was committed while nobody wanted to know; the loop does it for a store in a file."""
-        if self._front.store.is_memory and not self._subscriptions and not self._waiters:
-            self._last_change = self._front.store.last_change()
+        if not self._front.store.may_block and not self._subscriptions and not self._waiters:
+            self._last_change = self._front.store.ask(FindLastChange())
             self._has_skipped = False
 
     def _is_to_look(self) -> bool:
@@ -283,10 +291,9 @@ class Feed(Service):
         return False
 
     async def _pass_mail(self) -> None:
-        read = self._front.store.mailbox_after
         is_last = False
         while not is_last:
-            entries = await self._front.read_patiently(read, self._last_entry, limit=_ROWS_MAX)
+            entries = await self._front.ask_patiently(ListEntries(self._last_entry, limit=_ROWS_MAX))
             is_last = len(entries) < _ROWS_MAX
             for run in {entry.run for entry in entries}:
                 guarded(self.on_mail, run)
@@ -302,7 +309,7 @@ class Feed(Service):
             return False
         if self._has_skipped:
             await self._pass_over_skipped()
-        changes = await front.read_patiently(front.store.news, after=self._last_change, limit=_ROWS_MAX)
+        changes = await front.ask_patiently(ListNews(after=self._last_change, limit=_ROWS_MAX))
         for change in changes:
             for concerned in (None, change.row.id):
                 for subscription in self._subscriptions.get(concerned, ()):
@@ -320,7 +327,7 @@ class Feed(Service):
 
         Without it the first watcher of an engine that has executed a million runs would have them all read once more.
         """
-        last_change = await self._front.read_patiently(self._front.store.last_change)
+        last_change = await self._front.ask_patiently(FindLastChange())
         self._has_skipped = False
         waiter_count = sum(map(len, self._waiters.values()))
         if last_change - self._last_change <= _ROWS_MAX + _ROWS_PER_WAITER * waiter_count:
@@ -338,7 +345,7 @@ class Feed(Service):
         wanted = {*self._waiters, *(watcher.run_id for watcher in watchers if watcher.run_id is not None)}
         if not wanted:
             return
-        missing = set(await self._front.read_patiently(self._front.store.missing_runs, sorted(wanted)))
+        missing = set(await self._front.ask_patiently(FindMissing(sorted(wanted))))
         for watcher in watchers:
             if watcher.run_id in missing:
                 watcher.remove()

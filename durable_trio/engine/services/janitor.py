@@ -54,7 +54,7 @@ class Janitor:
     async def run(self) -> NoReturn:
         """Serve until cancelled."""
         front = self._front
-        if front.store.is_memory:
+        if not front.store.is_shared:  # nothing is left of it, and it has no log
             await trio.sleep_forever()
         await trio.sleep(_FIRST_LOOK_SECONDS)
         while True:

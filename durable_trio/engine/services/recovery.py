@@ -24,6 +24,7 @@ from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.writer import StoreFront
 
 _LOGGER = Logger("durable_trio.engine")
@@ -63,7 +64,7 @@ class Reaper:
             self._trusts_leases_at = now + held_up
         has_reaped = False
         others_count = 0
-        for row in await self._front.read_patiently(store.executors):
+        for row in await self._front.ask_patiently(ListExecutors()):
             if row.id == own:
                 continue
             lease_before = None
@@ -160,7 +161,7 @@ class Recovery(Service):
         await self._reap_dead()
         task_status.started()
         while True:
-            if self._front.store.is_memory:
+            if not self._front.store.is_shared:
                 await self._inbox.receive()  # nobody else can own anything
             else:
                 with trio.move_on_after(_LOOK_SECONDS):

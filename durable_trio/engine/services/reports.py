@@ -25,6 +25,7 @@ from durable_trio.processes import ProcessIdentity
 from durable_trio.records import ProcessReport, StepInHand
 from durable_trio.rows import ReportRow, RunRow
 from durable_trio.stores.contract import PutReport
+from durable_trio.stores.questions import ListReports
 from durable_trio.stores.writer import StoreFront
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
 
@@ -71,7 +72,7 @@ class Reports:
         """Serve until cancelled; then remove this process's report."""
         task_status.started()
         root = await self.root()
-        is_seen = not self._front.store.is_memory  # else there is nobody who could see it
+        is_seen = self._front.store.is_shared  # else there is nobody who could see it
         with root.events() as events:
             try:
                 if is_seen:
@@ -104,7 +105,7 @@ class Reports:
     async def read(self) -> tuple[ProcessReport, ...]:
         """Return the reports of all processes that run, the longest running first."""
         found = []
-        for row in await self._front.ask(self._front.store.reports):
+        for row in await self._front.ask(ListReports()):
             try:
                 is_alive = ProcessIdentity.parse(row.process).is_alive()
                 report = self._decoded(row) if is_alive else None
@@ -149,7 +150,7 @@ class Reports:
 
     async def _remove_dead(self) -> None:
         try:
-            for row in await self._front.ask(self._front.store.reports):
+            for row in await self._front.ask(ListReports()):
                 try:
                     is_alive = ProcessIdentity.parse(row.process).is_alive()
                 except ValueError as error:

@@ -1,41 +1,31 @@
-"""``SqliteStore``: the contract of stores on one SQLite file, or in memory.
+"""``SqliteStore``: the contract of ``stores.base`` on one SQLite file, or in memory.
 
 Four connections. The *writer* applies batches; the *reader* reads what runs wait for, so that they never wait for a
 commit; the *answerer* reads what people ask, so that runs never wait for that either; the *guarded* one runs users'
 transaction steps. In memory the writer is all of them but the last: a rollback-journal database, which memory has,
 locks readers out while somebody writes.
 
-Every write, wal checkpoint, migration and the last close happen in the write turn.
+Every write, wal checkpoint, migration and the last close happen in the write turn (``turn``).
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
 from durable_trio.processes import boot_id, describe_process
-from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
-from durable_trio.stores.contract import (
-    Advance,
-    Backlog,
-    Change,
-    Fence,
-    Loaded,
-    MailLook,
-    Operation,
-    RunFilter,
-    SetBack,
-    Store,
-    StoreStatus,
-)
-from durable_trio.stores.sqlite import queries, questions
+from durable_trio.rows import ExecutorRow
+from durable_trio.stores.contract import Advance, Fence, Operation, Store
+from durable_trio.stores.questions import ListExecutors, Question
+from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
+from durable_trio.stores.sqlite.answers.lists import Slice
+from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
 from durable_trio.stores.sqlite.executor_locks import Owners
 from durable_trio.stores.sqlite.files import writers_of
@@ -55,7 +45,7 @@ __all__ = ["SqliteStore"]
 # open then, so that the close moves no pages.
 _LEAVING_PATIENCE_SECONDS: Final = 5.0
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class SqliteStore(Store):
@@ -85,7 +75,7 @@ class SqliteStore(Store):
         self._write_lock = threading.Lock()  # guards the writer
         self._read_lock = self._write_lock if self.is_memory else threading.Lock()
         self._answer_lock = self._write_lock if self.is_memory else threading.Lock()
-        self.answers_apart = not self.is_memory
+        self.is_shared = self.may_block = self.answers_apart = not self.is_memory
         self._turn: Turn
         self._owners: Owners
         self._writer: sqlite3.Connection | None = None
@@ -97,7 +87,7 @@ class SqliteStore(Store):
         self._has_foreign_changes = False
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._files: Files | NoFiles = NoFiles()
-        self._locks: dict[int, str | None] = {}  # which files the executors' locks are in
+        self._lock_files: dict[int, str | None] = {}  # which ones the executors' locks are in
         self._living_of_boot: set[int] = set()  # executors that have not ended, of this boot of the machine
         self._broken: StoreError | None = None
 
@@ -360,156 +350,62 @@ class SqliteStore(Store):
         self._usable()
         if executor <= 0:  # only a damaged file has such an id
             return False
-        is_held = self._owners.is_held(executor, self._locks.get(executor))
+        is_held = self._owners.is_held(executor, self._lock_files.get(executor))
         return executor in self._living_of_boot if is_held is None else is_held
 
-    # ---- reads ---------------------------------------------------------------------------------------------------
+    # ---- reading -------------------------------------------------------------------------------------------------
 
-    def _read(self, read: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
-        """Read within one transaction, so that the answer is of one instant."""
+    def ask(self, question: Question[T]) -> T:
+        """Answer a question (see ``Store.ask``)."""
+        if isinstance(question, ListExecutors):
+            answer: Any = self._answer(question, self._list_executors)
+        elif (function := ANSWERS.get(type(question))) is not None:
+            answer = self._answer(question, function)
+        else:
+            raise TypeError(f"{type(question).__name__} is no question of a store")
+        if isinstance(answer, Slice):
+            answer = self._whole(answer)
+        whole: T = answer
+        return whole
+
+    def _whole(self, part: Slice) -> tuple[Any, ...]:
+        """Return an answer of which one transaction has given a part."""
+        found = list(part.found)
+        while part.rest is not None:
+            part = self._answer(part.rest, ANSWERS[type(part.rest)])
+            found += part.found
+        return tuple(found)
+
+    def _answer(self, question: Question[Any], function: Answer) -> Any:
+        """Answer within one transaction, so that the answer is of one instant."""
         self._usable()
-        with self._read_lock:
-            return self._within(self._reader, read, *arguments, **options)
-
-    def _ask(self, read: Callable[..., Answer], *arguments: Any, **options: Any) -> Answer:
-        """Do what ``_read`` does, for people: no ``_read`` waits for it."""
-        self._usable()
-        with self._answer_lock:
-            return self._within(self._answerer, read, *arguments, **options)
-
-    def _within(
-        self, connection: sqlite3.Connection | None, read: Callable[..., Answer], *arguments: Any, **options: Any
-    ) -> Answer:
-        if connection is None:
-            raise StoreError(f"the store {self._name!r} was closed")
-        self._files.check_names()
-        answer = functools.partial(_answer, connection, functools.partial(read, connection, *arguments, **options))
-        try:
+        with self._answer_lock if question.is_for_people else self._read_lock:
+            connection = self._answerer if question.is_for_people else self._reader
+            if connection is None:
+                raise StoreError(f"the store {self._name!r} was closed")
+            self._files.check_names()
             try:
-                return answer()
-            except sqlite3.OperationalError as error:
-                if not is_undecodable(error):
-                    raise
-            with reading_anything(connection):
-                return answer()
-        except sqlite3.Error as error:
-            raise self._translate(error) from error
+                try:
+                    return _at_one_instant(connection, function, question)
+                except sqlite3.OperationalError as error:
+                    if not is_undecodable(error):
+                        raise
+                with reading_anything(connection):
+                    return _at_one_instant(connection, function, question)
+            except sqlite3.Error as error:
+                raise self._translate(error) from error
 
-    def run(self, run_id: str) -> RunRow | None:
-        """Return the run with that id."""
-        return self._read(queries.run, run_id)
-
-    def load(self, run: int) -> Loaded:
-        """Return history, waits, unread mailbox and published values of a run, of one instant."""
-        return self._read(queries.load, run)
-
-    def load_many(self, runs: Sequence[int]) -> tuple[Loaded, ...]:
-        """Return what ``load`` does for each run, of one instant."""
-        return self._read(queries.load_many, runs)
-
-    def waits(self, run: int) -> tuple[WaitRow, ...]:
-        """Return the open waits of a run."""
-        return self._ask(queries.waits, run)
-
-    def history(self, run: int) -> tuple[HistoryRow, ...]:
-        """Return the history of a run in order of seq."""
-        return self._ask(queries.history, run)
-
-    def list_runs(self, which: RunFilter, *, limit: int, before: tuple[int, int] | None = None) -> tuple[RunRow, ...]:
-        """Return runs, newest first (see ``Store.list_runs``)."""
-        rows: list[RunRow] = []
-        while True:
-            found = self._ask(questions.list_slice, which, limit=limit - len(rows), before=before)
-            rows += found.rows
-            before = found.position
-            if before is None or len(rows) >= limit:
-                return tuple(rows)
-
-    def changes(self, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
-        """Return runs that have changed since, in order (see ``Store.changes``)."""
-        return tuple(change.row for change in self.changes_with_values(which, after=after, limit=limit))
-
-    def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
-        """Return runs that have changed since, in order, and what they have published, each of one instant."""
-        changes: list[Change] = []
-        while True:
-            found, position = self._ask(_changes, which, after=after, limit=limit - len(changes))
-            changes += found
-            if position is None or len(changes) >= limit:
-                return tuple(changes)
-            after = position
-
-    def news(self, *, after: int, limit: int) -> tuple[Change, ...]:
-        """Return what ``changes_with_values`` does of all runs (see ``Store.news``)."""
-        return self._read(_changes, questions.EVERYTHING, after=after, limit=limit)[0]
-
-    def last_change(self) -> int:
-        """Return the highest ``changed`` given out so far; 0 in an empty store."""
-        return self._read(queries.last_change)
-
-    def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
-        """Return the published values of some runs; a run without any has an empty mapping."""
-        return self._ask(queries.values, runs)
-
-    def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
-        """Return those of some ids that no run has."""
-        return self._read(queries.missing_runs, run_ids)
-
-    def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
-        """Return mailbox entries with a higher id, in order, whether read or not."""
-        return self._read(queries.mailbox_after, entry, limit=limit)
-
-    def last_mailbox_id(self) -> int:
-        """Return the highest mailbox id given out so far; 0 if none."""
-        return self._read(queries.last_mailbox_id)
-
-    def unread(self, run: int) -> tuple[MailboxEntry, ...]:
-        """Return the unread mailbox entries of a run, in order of arrival."""
-        return self._ask(queries.unread, run)
-
-    def mail(self, run: int, *, after: int, names: Mapping[str, int], limit: int) -> MailLook:
-        """Return what has come into a run's mailbox, and signals by name (see ``Store.mail``)."""
-        return self._read(queries.mail, run, after=after, names=names, limit=limit)
-
-    def backlog(self, workflows: Sequence[str], *, now: int, due_max: int) -> Backlog:
-        """Return what waits to be claimed, and who has how many (see ``Store.backlog``)."""
-        return self._read(queries.backlog, workflows, now=now, due_max=due_max)
-
-    def set_back(self, workflows: Sequence[str], *, now: int, limit: int) -> tuple[SetBack, ...]:
-        """Return runs whose due time was stored before the clock was set back (see ``Store.set_back``)."""
-        return self._read(queries.set_back, workflows, now=now, limit=limit)
-
-    def owned(self, executor: int) -> tuple[RunRow, ...]:
-        """Return the runs that an executor owns (see ``Store.owned``)."""
-        return self._read(queries.owned, executor)
-
-    def executors(self, *, ended: bool = False) -> tuple[ExecutorRow, ...]:
-        """Return the executors that have not ended; with ``ended`` also the others that still own runs."""
-        rows, self._locks = self._read(queries.executors_and_locks, ended=ended)
+    def _list_executors(self, connection: sqlite3.Connection, question: ListExecutors) -> tuple[ExecutorRow, ...]:
+        rows = list_executors(connection, question)
+        self._lock_files = lock_files(connection)
         self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
         return rows
 
-    def reports(self) -> tuple[ReportRow, ...]:
-        """Return what processes have said of themselves (see ``Store.reports``)."""
-        return self._ask(queries.reports)
 
-    def status(self) -> StoreStatus:
-        """Return counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
-        return self._ask(questions.status)
-
-
-def _changes(
-    connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
-) -> tuple[tuple[Change, ...], int | None]:
-    found = questions.changed_slice(connection, which, after=after, limit=limit)
-    published = queries.values(connection, [row.run for row in found.rows])
-    return tuple(Change(row, published[row.run]) for row in found.rows), found.position
-
-
-def _answer(connection: sqlite3.Connection, read: Callable[[], Answer]) -> Answer:
+def _at_one_instant(connection: sqlite3.Connection, function: Answer, question: Question[Any]) -> Any:
     connection.execute("BEGIN")
     try:
-        return read()
+        return function(connection, question)
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

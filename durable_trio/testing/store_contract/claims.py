@@ -10,7 +10,6 @@ from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotF
 from durable_trio.records import RunStatus
 from durable_trio.stores.contract import (
     Advance,
-    Backlog,
     ClaimDue,
     ClaimRun,
     ContinueAsNew,
@@ -18,9 +17,9 @@ from durable_trio.stores.contract import (
     Release,
     RequestCancel,
     ResumeRun,
-    SetBack,
     Store,
 )
+from durable_trio.stores.questions import Backlog, CountBacklog, CountRuns, ListOwned, ListSetBack, SetBack
 from durable_trio.testing.store_contract.history import wait
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
@@ -166,8 +165,8 @@ class ClaimContract(ContractKit):
         rows = {row.id: row for row in claim(store, executor, now=10)}
         finish(store, fence_of(rows["finished"]), RunStatus.COMPLETED)
         suspend(store, fence_of(rows["released"]))
-        assert [row.id for row in store.owned(executor)] == ["kept"]
-        assert store.owned(other) == ()
+        assert [row.id for row in store.ask(ListOwned(executor))] == ["kept"]
+        assert store.ask(ListOwned(other)) == ()
 
     def test_an_executor_that_has_ended_claims_nothing(self, store: Store) -> None:
         start(store)
@@ -212,24 +211,24 @@ class ClaimContract(ContractKit):
 
     def test_the_backlog_counts_what_is_due_and_what_each_executor_has(self, store: Store) -> None:
         nothing = Backlog(executor_count=0, next_due_at=None, due_count=0, owned_counts={})
-        assert store.backlog(["work"], now=50, due_max=9) == nothing
+        assert store.ask(CountBacklog(["work"], now=50, due_max=9)) == nothing
         for number in range(4):
             start(store, f"due-{number}", due_at=11 + number, priority=number % 2)
         start(store, "later", due_at=60, priority=7)
         start(store, "other", due_at=5, workflow="another")
-        backlog = store.backlog(["work"], now=50, due_max=9)
+        backlog = store.ask(CountBacklog(["work"], now=50, due_max=9))
         assert backlog == Backlog(executor_count=0, next_due_at=11, due_count=4, owned_counts={})
-        assert store.backlog(["work"], now=50, due_max=3).due_count == 3
-        assert store.backlog(["work", "another", "work"], now=50, due_max=9).due_count == 5
-        assert store.backlog([], now=50, due_max=9) == nothing
+        assert store.ask(CountBacklog(["work"], now=50, due_max=3)).due_count == 3
+        assert store.ask(CountBacklog(["work", "another", "work"], now=50, due_max=9)).due_count == 5
+        assert store.ask(CountBacklog([], now=50, due_max=9)) == nothing
         first, second = register(store), register(store)
         claim(store, first, now=50, limit=1)
         claim(store, second, now=50, limit=2)
-        backlog = store.backlog(["work"], now=50, due_max=9)
+        backlog = store.ask(CountBacklog(["work"], now=50, due_max=9))
         assert (backlog.due_count, backlog.owned_counts, backlog.executor_count) == (1, {first: 1, second: 2}, 2)
         claim(store, first, now=50)
         one(store, ReapExecutor(executor=second, now=50))
-        backlog = store.backlog(["work"], now=50, due_max=9)
+        backlog = store.ask(CountBacklog(["work"], now=50, due_max=9))
         assert (backlog.next_due_at, backlog.owned_counts, backlog.executor_count) == (50, {first: 2}, 1)
 
     def test_a_run_is_claimed_by_its_id_due_or_not(self, store: Store) -> None:
@@ -245,7 +244,7 @@ class ClaimContract(ContractKit):
         park(store, fence)
         row = claim_one(store, register(store))
         assert (row.problem, row.status, row.token) == (None, RunStatus.RUNNING, 2)
-        assert store.status().parked == ()
+        assert store.ask(CountRuns()).parked == ()
 
     def test_a_claim_by_id_that_cannot_be_is_refused(self, store: Store) -> None:
         executor = register(store)
@@ -267,10 +266,10 @@ class ClaimContract(ContractKit):
         start(store, "of another", created_at=500, due_at=650, workflow="another")
         _, fence = owned(store, "waits")
         one(store, Advance(fence=fence, waits=(wait(due_at=600, started_at=550),), now=550))
-        assert store.set_back(["work"], now=100, limit=9) == (SetBack("ahead", "work", 700, 500),)
+        assert store.ask(ListSetBack(["work"], now=100, limit=9)) == (SetBack("ahead", "work", 700, 500),)
         suspend(store, fence, wake_at=600)
         expected = (SetBack("waits", "work", 600, 550), SetBack("ahead", "work", 700, 500))
-        assert store.set_back(["work"], now=100, limit=9) == expected
-        assert store.set_back(["work"], now=100, limit=1) == expected[:1]
-        assert store.set_back(["work"], now=600, limit=9) == ()
-        assert store.set_back([], now=100, limit=9) == ()
+        assert store.ask(ListSetBack(["work"], now=100, limit=9)) == expected
+        assert store.ask(ListSetBack(["work"], now=100, limit=1)) == expected[:1]
+        assert store.ask(ListSetBack(["work"], now=600, limit=9)) == ()
+        assert store.ask(ListSetBack([], now=100, limit=9)) == ()

@@ -11,6 +11,7 @@ from durable_trio.errors import OwnershipLost
 from durable_trio.records import RunStatus
 from durable_trio.rows import ExecutorRow, ReportRow
 from durable_trio.stores.contract import Advance, PutReport, ReapExecutor, RegisterExecutor, RenewLease, Store
+from durable_trio.stores.questions import FindLastChange, ListExecutors, ListHistory, ListReports
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
@@ -38,7 +39,7 @@ class ExecutorContract(ContractKit):
     def test_an_executor_is_stored_as_it_registered(self, store: Store) -> None:
         executor = one(store, RegisterExecutor(pid=7, host="höst", boot_id="b", lease_until=30, now=3))
         row = ExecutorRow(id=executor, pid=7, host="höst", boot_id="b", started_at=3, lease_until=30, ended_at=None)
-        assert store.executors() == (row,)
+        assert store.ask(ListExecutors()) == (row,)
         assert store.executor_is_alive(executor)
         assert not store.executor_is_alive(executor + 1)
 
@@ -49,7 +50,7 @@ class ExecutorContract(ContractKit):
             seen.append(executor)
             reap(store, executor)
         assert seen == sorted(set(seen))
-        assert store.executors() == ()
+        assert store.ask(ListExecutors()) == ()
 
     def test_an_executor_that_was_reaped_or_closed_is_not_alive(self, tmp_path: Path, store: Store) -> None:
         executor, other = register(store), register(store)
@@ -71,7 +72,7 @@ class ExecutorContract(ContractKit):
     def test_a_lease_is_prolonged_until_the_executor_is_declared_dead(self, store: Store) -> None:
         executor = register(store, lease_until=10)
         assert one(store, RenewLease(executor=executor, lease_until=20)) is True
-        assert store.executors()[0].lease_until == 20
+        assert store.ask(ListExecutors())[0].lease_until == 20
         reap(store, executor)
         assert one(store, RenewLease(executor=executor, lease_until=30)) is False
         assert one(store, RenewLease(executor=executor + 9, lease_until=30)) is False
@@ -88,7 +89,7 @@ class ExecutorContract(ContractKit):
         row, fence = owned(store)
         assert reap(store, fence.owner) == 1
         assert isinstance(one(store, Advance(fence=fence, rows=(step(1),), now=91)), OwnershipLost)
-        assert store.history(row.run) == ()
+        assert store.ask(ListHistory(row.run)) == ()
         assert isinstance(claim(store, fence.owner), OwnershipLost)
 
     def test_reaping_sets_its_runs_free_and_no_others(self, store: Store) -> None:
@@ -178,27 +179,27 @@ class ExecutorContract(ContractKit):
         executor = register(store)
         living = register(store)
         reap(store, executor)
-        assert [row.id for row in store.executors()] == [living]
-        assert [row.id for row in store.executors(ended=True)] == [living]
+        assert [row.id for row in store.ask(ListExecutors())] == [living]
+        assert [row.id for row in store.ask(ListExecutors(ended=True))] == [living]
 
     def test_a_report_is_kept_until_it_is_replaced_or_removed(self, store: Store) -> None:
-        assert store.reports() == ()
+        assert store.ask(ListReports()) == ()
         assert one(store, PutReport(process="b", report='{"n": 1}', now=5)) is None
         one(store, PutReport(process="a", report="{}", now=6))
         one(store, PutReport(process="b", report='{"n": 2}', now=7))
-        assert store.reports() == (
+        assert store.ask(ListReports()) == (
             ReportRow(process="a", updated_at=6, report="{}"),
             ReportRow(process="b", updated_at=7, report='{"n": 2}'),
         )
         one(store, PutReport(process="b", report=None, now=8))
         one(store, PutReport(process="never there", report=None, now=8))
-        assert [row.process for row in store.reports()] == ["a"]
+        assert [row.process for row in store.ask(ListReports())] == ["a"]
 
     def test_a_report_is_no_change_of_any_run(self, store: Store) -> None:
         start(store)
-        before = store.last_change()
+        before = store.ask(FindLastChange())
         one(store, PutReport(process="a", report="{}", now=6))
-        assert store.last_change() == before
+        assert store.ask(FindLastChange()) == before
 
     def test_registering_in_a_batch_with_a_refused_operation_holds(self, store: Store) -> None:
         _, fence = owned(store)
@@ -214,4 +215,4 @@ class ExecutorContract(ContractKit):
         assert store.executor_is_alive(outcomes[0])
         assert store.executor_is_alive(outcomes[2])
         assert outcomes[0] != outcomes[2]
-        assert [row.id for row in store.executors()] == [fence.owner, outcomes[0], outcomes[2]]
+        assert [row.id for row in store.ask(ListExecutors())] == [fence.owner, outcomes[0], outcomes[2]]

@@ -8,6 +8,7 @@ from durable_trio.errors import OwnershipLost, RunConflict
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.stores.contract import Advance, ContinueAsNew, ResumeRun, Store
+from durable_trio.stores.questions import FindLastChange, ListHistory, ListUnread, LoadRun, LoadRuns, ReadValues
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -45,21 +46,21 @@ class HistoryContract(ContractKit):
             step(5, n=1, status=StepStatus.TIMED_OUT, result="null", kind=StepKind.SIGNAL),
         )
         add(store, fence, *rows)
-        assert store.history(row.run) == rows
-        assert store.load(row.run).history == rows
+        assert store.ask(ListHistory(row.run)) == rows
+        assert store.ask(LoadRun(row.run)).history == rows
 
     @pytest.mark.parametrize("kind", [kind for kind in StepKind if kind is not StepKind.UNREADABLE])
     def test_every_kind_and_status_comes_back(self, store: Store, kind: StepKind) -> None:
         row, fence = owned(store)
         rows = tuple(step(seq, f"s{seq}", kind=kind, status=status) for seq, status in enumerate(_STORED))
         add(store, fence, *rows)
-        assert store.history(row.run) == rows
+        assert store.ask(ListHistory(row.run)) == rows
 
     def test_history_comes_in_order_of_seq(self, store: Store) -> None:
         row, fence = owned(store)
         for seq in (3, 1, 2, 10, 4):
             add(store, fence, step(seq, "s", seq))
-        assert [entry.seq for entry in store.history(row.run)] == [1, 2, 3, 4, 10]
+        assert [entry.seq for entry in store.ask(ListHistory(row.run))] == [1, 2, 3, 4, 10]
 
     def test_runs_do_not_see_each_other(self, store: Store) -> None:
         one_run, one_fence = owned(store, "one")
@@ -68,8 +69,8 @@ class HistoryContract(ContractKit):
         add(store, other_fence, step(1, "a"), step(2, "b"))
         one(store, Advance(fence=one_fence, waits=(wait(),), now=20))
         signal(store, "one")
-        assert [entry.key.name for entry in store.history(one_run.run)] == ["a"]
-        other = store.load(other_run.run)
+        assert [entry.key.name for entry in store.ask(ListHistory(one_run.run))] == ["a"]
+        other = store.ask(LoadRun(other_run.run))
         assert [entry.key.name for entry in other.history] == ["a", "b"]
         assert (other.waits, other.unread, other.values) == ((), (), {})
 
@@ -80,23 +81,23 @@ class HistoryContract(ContractKit):
         assert isinstance(outcome, RunConflict)
         outcome = one(store, Advance(fence=fence, rows=(step(2, "b"), step(3, "a", result="3")), now=20))
         assert isinstance(outcome, RunConflict)
-        assert store.history(row.run) == (step(1, "a", result="1"),)
-        assert store.values([row.run]) == {row.run: {}}
+        assert store.ask(ListHistory(row.run)) == (step(1, "a", result="1"),)
+        assert store.ask(ReadValues([row.run])) == {row.run: {}}
 
     def test_where_a_value_was_published_is_given_back_until_that_history_is_gone(self, store: Store) -> None:
         row, fence = owned(store)
         one(store, Advance(fence=fence, published=(("a", "1"), ("b", "1")), position=(0, 1), now=20))
         add(store, fence, step(1), step(2, "failed", status=StepStatus.FAILED))
         one(store, Advance(fence=fence, published=(("b", "2"),), position=(2, 3), now=20))
-        assert store.load(row.run).positions == {"a": (0, 1), "b": (2, 3)}
+        assert store.ask(LoadRun(row.run)).positions == {"a": (0, 1), "b": (2, 3)}
         finish(store, fence, RunStatus.FAILED)
         one(store, ResumeRun(run_id="run", now=80))
-        positions = store.load(row.run).positions
+        positions = store.ask(LoadRun(row.run)).positions
         assert positions["a"] == (0, 1)
         assert positions["b"] < (0, 0)  # its row was removed
         (again,) = claim(store, register(store), now=90)
         assert one(store, ContinueAsNew(fence=fence_of(again), args="[]", now=95)) is True
-        loaded = store.load(row.run)
+        loaded = store.ask(LoadRun(row.run))
         assert loaded.values == {"a": "1", "b": "2"}
         assert all(position < (0, 0) for position in loaded.positions.values())
 
@@ -104,38 +105,38 @@ class HistoryContract(ContractKit):
         row, fence = owned(store)
         keys = [Key("", "a", 0), Key("", "a", 1), Key("x#0", "a", 0), Key("", "A", 0), Key("", "a ", 0)]
         add(store, fence, *(step(seq, key=key) for seq, key in enumerate(keys)))
-        assert [entry.key for entry in store.history(row.run)] == keys
+        assert [entry.key for entry in store.ask(ListHistory(row.run))] == keys
 
     def test_rows_alone_do_not_tell_watchers(self, store: Store) -> None:
         row, fence = owned(store)
         add(store, fence, step(1))
         assert row_of(store) == row
-        assert store.last_change() == row.changed
+        assert store.ask(FindLastChange()) == row.changed
 
     def test_waits_are_replaced_by_key_and_cleared(self, store: Store) -> None:
         row, fence = owned(store)
         nap = wait(key=Key("b#0", "nap", 2))
         retry = wait("charge", kind="retry", attempt=2, error='{"e": 1}', due_at=None)
         one(store, Advance(fence=fence, waits=(nap, retry), now=20))
-        assert set(store.load(row.run).waits) == {nap, retry}
+        assert set(store.ask(LoadRun(row.run)).waits) == {nap, retry}
         later = wait("charge", kind="retry", attempt=3, due_at=7)
         one(store, Advance(fence=fence, waits=(later,), now=20))
-        assert set(store.load(row.run).waits) == {nap, later}
+        assert set(store.ask(LoadRun(row.run)).waits) == {nap, later}
         one(store, Advance(fence=fence, rows=(step(1),), cleared=(nap.key, Key("", "missing", 0)), now=20))
-        assert store.load(row.run).waits == (later,)
+        assert store.ask(LoadRun(row.run)).waits == (later,)
         finish(store, fence)
-        assert store.load(row.run).waits == ()
+        assert store.ask(LoadRun(row.run)).waits == ()
 
     def test_an_entry_is_taken_with_the_row_that_consumed_it(self, store: Store) -> None:
         row, fence = owned(store)
         first, second = signal(store, payload="1").entry, signal(store, payload="2").entry
         taken = Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((first.id, 1),), now=20)
         assert one(store, taken) is True
-        assert store.unread(row.run) == (second,)
+        assert store.ask(ListUnread(row.run)) == (second,)
         again = Advance(fence=fence, rows=(step(2, "x"),), taken=((first.id, 2),), now=20)
         assert isinstance(one(store, again), RunConflict)
-        assert len(store.history(row.run)) == 1
-        assert store.load(row.run).unread == (second,)
+        assert len(store.ask(ListHistory(row.run))) == 1
+        assert store.ask(LoadRun(row.run)).unread == (second,)
 
     def test_an_entry_of_another_run_is_not_taken(self, store: Store) -> None:
         _, fence = owned(store, "one")
@@ -143,7 +144,7 @@ class HistoryContract(ContractKit):
         entry = signal(store, "other").entry
         outcome = one(store, Advance(fence=fence, rows=(step(1),), taken=((entry.id, 1),), now=20))
         assert isinstance(outcome, RunConflict)
-        assert store.unread(other.run) == (entry,)
+        assert store.ask(ListUnread(other.run)) == (entry,)
 
     def test_a_run_that_continues_as_new_has_no_history_but_its_mail_and_values(self, store: Store) -> None:
         row, fence = owned(store, args="[1]", ttl_at=900)
@@ -158,7 +159,7 @@ class HistoryContract(ContractKit):
         assert (after.status, after.owner, after.wake_at, after.generation) == (RunStatus.PENDING, None, 70, 1)
         assert (after.args, after.seed, after.recoveries, after.ttl_at) == ("[2]", row.seed, 0, 900)
         assert after.changed > changed
-        loaded = store.load(row.run)
+        loaded = store.ask(LoadRun(row.run))
         assert (loaded.history, loaded.waits, loaded.unread, loaded.values) == ((), (), (unread,), {"k": "1"})
         assert not signal(store, payload="1", signal_id="read").created
         assert isinstance(one(store, Advance(fence=fence, rows=(step(1),), now=71)), OwnershipLost)
@@ -177,8 +178,8 @@ class HistoryContract(ContractKit):
         add(store, fence_of(again), step(1, status=StepStatus.FAILED))
         finish(store, fence_of(again), RunStatus.FAILED)
         one(store, ResumeRun(run_id="run", now=80))
-        assert store.history(row.run) == ()
-        assert store.unread(row.run) == ()
+        assert store.ask(ListHistory(row.run)) == ()
+        assert store.ask(ListUnread(row.run)) == ()
 
     def test_a_stale_token_does_not_continue_as_new(self, store: Store) -> None:
         row, fence = owned(store)
@@ -186,7 +187,7 @@ class HistoryContract(ContractKit):
         operation = ContinueAsNew(fence=stale(fence), args="[2]", now=70)
         assert isinstance(one(store, operation), OwnershipLost)
         assert row_of(store) == row
-        assert len(store.history(row.run)) == 1
+        assert len(store.ask(ListHistory(row.run))) == 1
 
     def test_unless_unread_writes_nothing_if_such_a_signal_came_in_time(self, store: Store) -> None:
         row, fence = owned(store)
@@ -197,9 +198,9 @@ class HistoryContract(ContractKit):
             return one(store, Advance(fence=fence, rows=(timeout,), unless_unread=(name, at), now=70))
 
         assert expire("go", 60) is False
-        assert store.history(row.run) == ()
+        assert store.ask(ListHistory(row.run)) == ()
         assert expire("go", 59) is True
-        assert store.history(row.run) == (timeout,)
+        assert store.ask(ListHistory(row.run)) == (timeout,)
         outcome = one(store, Advance(fence=fence, rows=(step(2, "x"),), unless_unread=("other", 99), now=70))
         assert outcome is True
         signal(store, name="of the future", now=900)
@@ -213,7 +214,7 @@ class HistoryContract(ContractKit):
         )
         add(store, fence, *rows)
         one(store, Advance(fence=fence, waits=tuple(wait(key=entry.key) for entry in rows), now=20))
-        loaded = store.load(row.run)
+        loaded = store.ask(LoadRun(row.run))
         assert loaded.history == rows
         assert {entry.key for entry in loaded.waits} == {entry.key for entry in rows}
 
@@ -221,7 +222,7 @@ class HistoryContract(ContractKit):
         row, fence = owned(store)
         large: HistoryRow = step(2**53 + 1, result='"' + "ä" * 2_000_000 + '"', finished_at=2**57 + 1)
         add(store, fence, large)
-        assert store.history(row.run) == (large,)
+        assert store.ask(ListHistory(row.run)) == (large,)
 
     def test_text_that_cannot_be_stored_fails_only_its_own_operation(self, store: Store) -> None:
         row, fence = owned(store)
@@ -237,7 +238,7 @@ class HistoryContract(ContractKit):
         assert [outcomes[0], outcomes[3]] == [True, True]
         assert isinstance(outcomes[1], Exception)
         assert isinstance(outcomes[2], Exception)
-        assert [entry.key.name for entry in store.history(row.run)] == ["a", "e"]
+        assert [entry.key.name for entry in store.ask(ListHistory(row.run))] == ["a", "e"]
 
     def test_load_many_is_load_for_each_in_the_order_that_was_asked(self, store: Store) -> None:
         row, fence = owned(store)
@@ -250,5 +251,5 @@ class HistoryContract(ContractKit):
         one(store, Advance(fence=speaking_fence, published=(("k", "1"),), now=20))
         signal(store, "told")
         runs = [speaking.run, empty.run, row.run, told.run, waiting.run, 999]
-        assert store.load_many(runs) == tuple(store.load(run) for run in runs)
-        assert store.load_many([]) == ()
+        assert store.ask(LoadRuns(runs)) == tuple(store.ask(LoadRun(run)) for run in runs)
+        assert store.ask(LoadRuns([])) == ()

@@ -25,6 +25,7 @@ from durable_trio.stores.contract import (
     StartRun,
     Store,
 )
+from durable_trio.stores.questions import CountBacklog, FindRun, ListChanges, RunFilter
 
 # Strings that break what builds statements, paths or JSON by gluing.
 STRANGE = (
@@ -130,7 +131,7 @@ def claim(store: Store, owner: int, *, now: int = 1000, limit: int = 10, workflo
 
 def next_due(store: Store, workflows: Sequence[str]) -> int | None:
     """Return the earliest ``wake_at`` of unowned runs of these workflows."""
-    return store.backlog(workflows, now=0, due_max=1).next_due_at
+    return store.ask(CountBacklog(workflows, now=0, due_max=1)).next_due_at
 
 
 def step(seq: int, name: str = "step", n: int = 0, **options: Any) -> HistoryRow:
@@ -176,6 +177,11 @@ def signal(store: Store, run_id: str = "run", name: str = "go", payload: str = "
 
 def row_of(store: Store, run_id: str = "run") -> RunRow:
     """Return a run that is stored."""
-    row = store.run(run_id)
+    row = store.ask(FindRun(run_id))
     assert row is not None
     return row
+
+
+def changed_runs(store: Store, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
+    """Return runs that have changed since, without their values."""
+    return tuple(change.row for change in store.ask(ListChanges(which, after=after, limit=limit)))

@@ -20,15 +20,25 @@ from durable_trio.stores.contract import (
     ForkRun,
     Prune,
     ResumeRun,
-    RunFilter,
     Store,
     Sweep,
     TooLong,
     Unpark,
 )
+from durable_trio.stores.questions import (
+    CountRuns,
+    FindMissing,
+    FindRun,
+    ListHistory,
+    ListRuns,
+    ListUnread,
+    LoadRun,
+    RunFilter,
+)
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
+    changed_runs,
     claim,
     finish,
     one,
@@ -71,19 +81,19 @@ class LargeContract(ContractKit):
         finish(store, fence)
         owned(store, "another")
         assert one(store, DeleteRun(run_id="run")) is True
-        assert store.run("run") is None
-        assert store.missing_runs(["run"]) == ("run",)
+        assert store.ask(FindRun("run")) is None
+        assert store.ask(FindMissing(["run"])) == ("run",)
         for which in (RunFilter(), RunFilter(tags=(("a", "1"),)), RunFilter(queue="q"), RunFilter(run_id="run")):
-            assert "run" not in [found.workflow and found.id for found in store.list_runs(which, limit=99)]
-            assert len(store.list_runs(which, limit=99)) == (4 if which == RunFilter() else 0)
-            assert len(store.changes(which, after=0, limit=99)) == (4 if which == RunFilter() else 0)
-        assert store.status().runs_by_status == {RunStatus.RUNNING: 4}
+            assert "run" not in [found.workflow and found.id for found in store.ask(ListRuns(which, limit=99))]
+            assert len(store.ask(ListRuns(which, limit=99))) == (4 if which == RunFilter() else 0)
+            assert len(changed_runs(store, which, after=0, limit=99)) == (4 if which == RunFilter() else 0)
+        assert store.ask(CountRuns()).runs_by_status == {RunStatus.RUNNING: 4}
         assert prune(store, 10_000) == 0
         assert isinstance(one(store, DeleteRun(run_id="run")), RunNotFound)
         again = start(store)
-        assert (again.run > row.run, store.load(again.run).history) == (True, ())
+        assert (again.run > row.run, store.ask(LoadRun(again.run)).history) == (True, ())
         sweep(store)
-        gone = store.load(row.run)
+        gone = store.ask(LoadRun(row.run))
         assert (gone.history, gone.waits, gone.unread, gone.values) == ((), (), (), {})
         assert [row_of(store, child.id).parent for child in children] == [None] * 3
         assert row_of(store) == again
@@ -102,7 +112,7 @@ class LargeContract(ContractKit):
                 break
         assert sum(counts) == 5
         assert max(counts) <= 2
-        assert store.list_runs(RunFilter(), limit=9) == ()
+        assert store.ask(ListRuns(RunFilter(), limit=9)) == ()
         sweep(store)
 
     def test_a_long_fork_is_made_piece_by_piece_and_nobody_sees_it_before_it_is_whole(self, store: Store) -> None:
@@ -115,16 +125,16 @@ class LargeContract(ContractKit):
             for start_at in range(0, 1300, 500):
                 keys = tuple(Key("", "step", n) for n in range(start_at, min(1300, start_at + 500)))
                 assert one(store, CopyHistory(run_id="run", draft=draft, keys=keys, now=301)) is True
-                assert store.run("copy") is None
-                assert [found.id for found in store.list_runs(RunFilter(tags=(("a", "1"),)), limit=9)] == ["run"]
-                assert store.status().runs_by_status == {RunStatus.RUNNING: 1}
+                assert store.ask(FindRun("copy")) is None
+                assert [found.id for found in store.ask(ListRuns(RunFilter(tags=(("a", "1"),)), limit=9))] == ["run"]
+                assert store.ask(CountRuns()).runs_by_status == {RunStatus.RUNNING: 1}
                 assert claim(store, register(store)) == ()
                 sweep(store)  # of what was removed: a copy that is being made stays
             outcome = one(store, attrs.evolve(operation, draft=draft, now=302))
         assert outcome == row_of(store, "copy")
         assert (outcome.status, outcome.wake_at) == (RunStatus.PENDING, outcome.wake_at)
         assert outcome.wake_at is not None
-        assert store.history(outcome.run) == store.history(row.run)[:1250]
+        assert store.ask(ListHistory(outcome.run)) == store.ask(ListHistory(row.run))[:1250]
         assert [found.id for found in claim(store, register(store))] == ["copy"]
 
     def test_a_long_fork_whose_original_has_changed_leaves_nothing(self, store: Store) -> None:
@@ -143,7 +153,11 @@ class LargeContract(ContractKit):
         one(store, DeleteRun(run_id="run"))
         assert isinstance(one(store, attrs.evolve(operation, draft=another)), RunNotFound)
         sweep(store)
-        assert (store.history(row.run), store.history(draft.run), store.history(another.run)) == ((), (), ())
+        assert (
+            store.ask(ListHistory(row.run)),
+            store.ask(ListHistory(draft.run)),
+            store.ask(ListHistory(another.run)),
+        ) == ((), (), ())
 
     def test_a_copy_that_nobody_goes_on_with_is_removed(self, store: Store) -> None:
         _, fence = owned(store)
@@ -155,9 +169,9 @@ class LargeContract(ContractKit):
         copying = CopyHistory(run_id="run", draft=draft, keys=(Key("", "step", 0),), now=310)
         assert one(store, copying) is True
         sweep(store, 310)
-        assert len(store.history(draft.run)) == 1
+        assert len(store.ask(ListHistory(draft.run))) == 1
         sweep(store, 311)
-        assert store.history(draft.run) == ()
+        assert store.ask(ListHistory(draft.run)) == ()
         assert isinstance(one(store, copying), RunConflict)
         assert isinstance(one(store, attrs.evolve(operation, draft=draft)), RunConflict)
 
@@ -181,8 +195,8 @@ class LargeContract(ContractKit):
             outcome = one(store, ResumeRun(run_id="run", cut_at=before.changed, now=200))
         assert outcome == row_of(store)
         assert outcome.status is RunStatus.PENDING
-        assert len(store.history(row.run)) == 700
-        assert store.unread(row.run) == (entry,)
+        assert len(store.ask(ListHistory(row.run))) == 700
+        assert store.ask(ListUnread(row.run)) == (entry,)
 
     def test_parked_runs_are_woken_a_part_at_a_time(self, store: Store) -> None:
         for number in range(5):

@@ -11,7 +11,6 @@ from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.contract import (
     Advance,
-    NamedSignals,
     Release,
     RequestCancel,
     ResumeRun,
@@ -21,6 +20,7 @@ from durable_trio.stores.contract import (
     Started,
     Store,
 )
+from durable_trio.stores.questions import FindLastEntry, ListEntries, ListUnread, LoadRun, LookAtMail, NamedSignals
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -62,9 +62,9 @@ class MessageContract(ContractKit):
             id=sent.entry.id, run=row.run, kind="signal", name="go", payload='{"a": null}', created_at=61
         )
         assert sent == Sent(entry=expected, created=True, owner=fence.owner)
-        assert store.unread(row.run) == (expected,)
-        assert store.mailbox_after(0, limit=9) == (expected,)
-        assert store.last_mailbox_id() == expected.id
+        assert store.ask(ListUnread(row.run)) == (expected,)
+        assert store.ask(ListEntries(0, limit=9)) == (expected,)
+        assert store.ask(FindLastEntry()) == expected.id
         start(store, "pending")
         assert signal(store, "pending").owner is None
 
@@ -72,13 +72,13 @@ class MessageContract(ContractKit):
         row, _ = owned(store)
         for number in range(20):
             signal(store, name=f"name-{number % 3}", payload=str(number), now=60 - number % 2)
-        assert [entry.payload for entry in store.unread(row.run)] == [str(number) for number in range(20)]
+        assert [entry.payload for entry in store.ask(ListUnread(row.run))] == [str(number) for number in range(20)]
 
     @pytest.mark.parametrize("payload", ["null", "false", "0", '""', "[]"])
     def test_empty_payloads_are_payloads(self, store: Store, payload: str) -> None:
         row, _ = owned(store)
         signal(store, payload=payload)
-        assert [entry.payload for entry in store.unread(row.run)] == [payload]
+        assert [entry.payload for entry in store.ask(ListUnread(row.run))] == [payload]
 
     def test_the_same_signal_id_to_one_run_is_one_signal(self, store: Store) -> None:
         row, fence = owned(store)
@@ -89,10 +89,10 @@ class MessageContract(ContractKit):
         assert isinstance(signal(store, signal_id="id", payload="2"), RunConflict)
         assert isinstance(signal(store, signal_id="id", name="stop"), RunConflict)
         assert signal(store, "other", signal_id="id").created
-        assert len(store.unread(row.run)) == len(store.unread(other.run)) == 1
+        assert len(store.ask(ListUnread(row.run))) == len(store.ask(ListUnread(other.run))) == 1
         one(store, Advance(fence=fence, rows=(step(1),), taken=((first.entry.id, 1),), now=70))
         assert not signal(store, signal_id="id").created
-        assert store.unread(row.run) == ()
+        assert store.ask(ListUnread(row.run)) == ()
         finish(store, fence)
         assert signal(store, signal_id="id").entry == first.entry
         assert isinstance(signal(store, signal_id="new"), RunFinished)
@@ -104,7 +104,7 @@ class MessageContract(ContractKit):
         refused = signal(store)
         assert isinstance(refused, RunFinished)
         assert refused.run_id == "run"
-        assert store.unread(row.run) == ()
+        assert store.ask(ListUnread(row.run)) == ()
 
     def test_a_signal_wakes_a_sleeping_run_that_waits_for_its_name(self, store: Store) -> None:
         _, fence = owned(store)
@@ -136,11 +136,11 @@ class MessageContract(ContractKit):
         refused = signal(store, unread_max=3)
         assert isinstance(refused, MailboxFull)
         assert refused.run_id == "run"
-        assert len(store.unread(row.run)) == 3
+        assert len(store.ask(ListUnread(row.run))) == 3
         assert signal(store, signal_id="id-1", unread_max=3).created is False
         assert one(store, RequestCancel(run_id="run", reason="null", now=70)).created
         finish(store, child_fence)
-        assert [entry.kind for entry in store.unread(row.run)] == ["signal"] * 3 + ["cancel", "child"]
+        assert [entry.kind for entry in store.ask(ListUnread(row.run))] == ["signal"] * 3 + ["cancel", "child"]
         one(store, Advance(fence=fence, rows=(step(1, "s"),), taken=((sent[0].entry.id, 1),), now=70))
         assert signal(store, unread_max=3).created
         assert isinstance(signal(store, unread_max=3), MailboxFull)
@@ -158,7 +158,7 @@ class MessageContract(ContractKit):
         assert isinstance(signal(store, name="go", unread_max=3), MailboxFull)
         assert signal(store, name="stop", unread_max=3).created
         assert isinstance(signal(store, name="other", unread_max=3), MailboxFull)
-        assert len(store.unread(row.run)) == 5
+        assert len(store.ask(ListUnread(row.run))) == 5
 
     def test_signals_that_a_resumed_run_has_back_count_again(self, store: Store) -> None:
         _, fence = owned(store)
@@ -172,12 +172,12 @@ class MessageContract(ContractKit):
     def test_a_look_at_the_mailbox_gives_what_has_come_and_signals_by_name(self, store: Store) -> None:
         row, _ = owned(store)
         entries = [signal(store, name=name).entry for name in "abaab"]
-        look = store.mail(row.run, after=entries[1].id, names={"a": 0, "b": entries[1].id, "c": 0}, limit=2)
+        look = store.ask(LookAtMail(row.run, after=entries[1].id, names={"a": 0, "b": entries[1].id, "c": 0}, limit=2))
         assert (look.after, look.entries, look.is_all) == (entries[1].id, tuple(entries[2:4]), False)
         assert look.named["a"] == NamedSignals(0, (entries[0], entries[2]), False)
         assert look.named["b"] == NamedSignals(entries[1].id, (entries[4],), True)
         assert look.named["c"] == NamedSignals(0, (), True)
-        rest = store.mail(row.run, after=entries[3].id, names={}, limit=2)
+        rest = store.ask(LookAtMail(row.run, after=entries[3].id, names={}, limit=2))
         assert (rest.entries, rest.is_all) == ((entries[4],), True)
 
     def test_of_a_mailbox_with_very_many_signals_a_part_is_loaded_and_all_controls(self, store: Store) -> None:
@@ -188,13 +188,13 @@ class MessageContract(ContractKit):
         cancel = one(store, RequestCancel(run_id="run", reason="null", now=70)).entry
         store.apply([noise] * 10)
         finish(store, child_fence)
-        loaded = store.load(row.run)
+        loaded = store.ask(LoadRun(row.run))
         signals = [entry for entry in loaded.unread if entry.kind == "signal"]
         assert [entry.kind for entry in loaded.unread if entry.kind != "signal"] == ["cancel", "child"]
         if loaded.left_out is None:
             assert len(signals) == 710
         else:
-            assert loaded.left_out == (signals[-1].id, store.last_mailbox_id())
+            assert loaded.left_out == (signals[-1].id, store.ask(FindLastEntry()))
             assert signals[-1].id < cancel.id
 
     def test_a_release_is_refused_while_something_that_the_run_waits_for_is_unread(self, store: Store) -> None:
@@ -234,7 +234,7 @@ class MessageContract(ContractKit):
         assert (sent.entry.kind, sent.entry.payload, sent.entry.created_at) == ("cancel", '"why"', 81)
         again = cancel(store, reason='"other"', now=99)
         assert (again.created, again.entry) == (False, sent.entry)
-        assert store.unread(row.run) == (sent.entry,)
+        assert store.ask(ListUnread(row.run)) == (sent.entry,)
         assert row_of(store) == row
 
     def test_a_pending_run_is_cancelled_at_once(self, store: Store) -> None:
@@ -253,13 +253,13 @@ class MessageContract(ContractKit):
         finish(store, fence, status)
         before = row_of(store)
         assert cancel(store) is None
-        assert (row_of(store), store.unread(row.run)) == (before, ())
+        assert (row_of(store), store.ask(ListUnread(row.run))) == (before, ())
 
     def test_cancelling_a_compensating_run_changes_nothing(self, store: Store) -> None:
         row, fence = owned(store)
         one(store, Advance(fence=fence, status=RunStatus.COMPENSATING, now=20))
         assert cancel(store) is None
-        assert store.unread(row.run) == ()
+        assert store.ask(ListUnread(row.run)) == ()
 
     def test_cancelling_nobody_is_not_found(self, store: Store) -> None:
         assert isinstance(cancel(store, "nobody"), RunNotFound)
@@ -301,7 +301,7 @@ class MessageContract(ContractKit):
         started = signal_with_start(store, owner=register(store))
         assert started == Started(row=row_of(store), created=True, claimed=False)
         assert started.row.status is RunStatus.PENDING
-        assert [entry.name for entry in store.unread(started.row.run)] == ["go"]
+        assert [entry.name for entry in store.ask(ListUnread(started.row.run))] == ["go"]
 
     def test_a_signal_with_start_signals_a_run_that_is_there(self, store: Store) -> None:
         row, fence = owned(store)
@@ -309,24 +309,24 @@ class MessageContract(ContractKit):
         started = signal_with_start(store)
         assert started == Started(row=row_of(store), created=False, claimed=False)
         assert started.row.wake_at == 85
-        assert len(store.unread(row.run)) == 1
+        assert len(store.ask(ListUnread(row.run))) == 1
 
     def test_a_signal_with_start_does_both_or_neither(self, store: Store) -> None:
         row, fence = owned(store)
         assert isinstance(signal_with_start(store, args_digest=b"another"), RunConflict)
-        assert store.unread(row.run) == ()
+        assert store.ask(ListUnread(row.run)) == ()
         signal(store, payload="2", signal_id="id")
         assert isinstance(signal_with_start(store, signal_id="id"), RunConflict)
         finish(store, fence)
         assert isinstance(signal_with_start(store), RunFinished)
-        assert len(store.unread(row.run)) == 1
+        assert len(store.ask(ListUnread(row.run))) == 1
 
     def test_the_end_of_a_child_is_told_to_its_parent_and_wakes_it(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
         _, child_fence = owned(store, "child", parent=parent.run)
         suspend(store, parent_fence, wake_at=500)
         finish(store, child_fence, RunStatus.FAILED, now=55)
-        (entry,) = store.unread(parent.run)
+        (entry,) = store.ask(ListUnread(parent.run))
         assert (entry.kind, entry.name, entry.payload, entry.created_at) == ("child", "child", '"failed"', 55)
         assert row_of(store, "parent").wake_at == 55
 
@@ -336,30 +336,32 @@ class MessageContract(ContractKit):
         park(store, parent_fence)
         finish(store, child_fence)
         assert row_of(store, "parent").wake_at is None
-        assert len(store.unread(parent.run)) == 1
+        assert len(store.ask(ListUnread(parent.run))) == 1
 
     def test_a_child_cancelled_while_pending_is_told_to_its_parent(self, store: Store) -> None:
         parent, _ = owned(store, "parent")
         start(store, "child", parent=parent.run)
         cancel(store, "child")
-        assert [(entry.name, entry.payload) for entry in store.unread(parent.run)] == [("child", '"cancelled"')]
+        assert [(entry.name, entry.payload) for entry in store.ask(ListUnread(parent.run))] == [
+            ("child", '"cancelled"')
+        ]
 
     def test_a_parent_that_has_ended_is_told_nothing(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
         _, child_fence = owned(store, "child", parent=parent.run)
         finish(store, parent_fence)
         assert finish(store, child_fence) is True
-        assert store.unread(parent.run) == ()
+        assert store.ask(ListUnread(parent.run)) == ()
 
     def test_mailbox_after_gives_all_entries_in_order_read_or_not(self, store: Store) -> None:
         _, fence = owned(store)
         start(store, "other")
         entries = [signal(store, run_id).entry for run_id in ("run", "other", "run", "run")]
         one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((entries[0].id, 1),), now=70))
-        assert store.mailbox_after(0, limit=99) == tuple(entries)
-        assert store.mailbox_after(0, limit=2) == tuple(entries[:2])
-        assert store.mailbox_after(entries[1].id, limit=99) == tuple(entries[2:])
-        assert store.mailbox_after(entries[-1].id, limit=99) == ()
+        assert store.ask(ListEntries(0, limit=99)) == tuple(entries)
+        assert store.ask(ListEntries(0, limit=2)) == tuple(entries[:2])
+        assert store.ask(ListEntries(entries[1].id, limit=99)) == tuple(entries[2:])
+        assert store.ask(ListEntries(entries[-1].id, limit=99)) == ()
 
     def test_strange_names_and_ids_of_signals_are_only_strings(self, store: Store) -> None:
         row, fence = owned(store)
@@ -367,7 +369,7 @@ class MessageContract(ContractKit):
             assert signal(store, name=text, payload=text, signal_id=text).created
             assert not signal(store, name=text, payload=text, signal_id=text).created
             assert isinstance(signal(store, f"no {text}"), RunNotFound)
-        assert [entry.name for entry in store.unread(row.run)] == list(STRANGE)
+        assert [entry.name for entry in store.ask(ListUnread(row.run))] == list(STRANGE)
         assert suspend(store, fence, waits_for=("nothing",)) is True
 
     def test_a_run_does_not_end_otherwise_while_a_cancel_is_unread(self, store: Store) -> None:
@@ -380,5 +382,5 @@ class MessageContract(ContractKit):
         assert row_of(store).status is RunStatus.RUNNING
         assert isinstance(finish(store, stale(fence), unless_cancelled=True), OwnershipLost)
         one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.CANCEL),), taken=((entry.id, 1),), now=95))
-        assert store.unread(row.run) == ()
+        assert store.ask(ListUnread(row.run)) == ()
         assert finish(store, fence, RunStatus.CANCELLED, unless_cancelled=True) is True

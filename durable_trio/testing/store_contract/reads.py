@@ -8,11 +8,23 @@ import pytest
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import Advance, DeleteRun, Finish, RunFilter, Store
+from durable_trio.stores.contract import Advance, DeleteRun, Finish, Store
+from durable_trio.stores.questions import (
+    CountRuns,
+    FindLastChange,
+    FindMissing,
+    ListChanges,
+    ListHistory,
+    ListRuns,
+    LoadRun,
+    ReadValues,
+    RunFilter,
+)
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
     add,
+    changed_runs,
     fence_of,
     finish,
     one,
@@ -71,21 +83,21 @@ class ReadContract(ContractKit):
         ],
     )
     def test_filters_find_what_they_say(self, zoo: Store, which: RunFilter, expected: str) -> None:
-        assert ids(zoo.list_runs(which, limit=100)) == list(expected)
-        assert sorted(ids(zoo.changes(which, after=0, limit=100))) == sorted(expected)
+        assert ids(zoo.ask(ListRuns(which, limit=100))) == list(expected)
+        assert sorted(ids(changed_runs(zoo, which, after=0, limit=100))) == sorted(expected)
 
     def test_pages_go_on_where_the_last_one_ended_also_among_equal_times(self, store: Store) -> None:
         for number in range(25):
             start(store, f"run-{number}", created_at=number // 7)
-        everything = store.list_runs(RunFilter(), limit=100)
+        everything = store.ask(ListRuns(RunFilter(), limit=100))
         assert ids(everything) == [f"run-{number}" for number in reversed(range(25))]
         paged: list[RunRow] = []
         before = None
-        while page := store.list_runs(RunFilter(), limit=4, before=before):
+        while page := store.ask(ListRuns(RunFilter(), limit=4, before=before)):
             paged += page
             before = (page[-1].created_at, page[-1].run)
         assert tuple(paged) == everything
-        assert store.list_runs(RunFilter(), limit=0) == ()
+        assert store.ask(ListRuns(RunFilter(), limit=0)) == ()
 
     @pytest.mark.parametrize("status", list(RunStatus))
     def test_every_status_comes_back(self, store: Store, status: RunStatus) -> None:
@@ -95,50 +107,50 @@ class ReadContract(ContractKit):
         else:
             one(store, Advance(fence=fence, status=status, now=20))
         assert row_of(store).status is status
-        assert ids(store.list_runs(RunFilter(statuses=(status,)), limit=9)) == ["run"]
-        assert store.status().runs_by_status == {status: 1}
+        assert ids(store.ask(ListRuns(RunFilter(statuses=(status,)), limit=9))) == ["run"]
+        assert store.ask(CountRuns()).runs_by_status == {status: 1}
 
     def test_tags_with_strange_names_and_values_are_found(self, store: Store) -> None:
         for number, text in enumerate(STRANGE):
             start(store, f"run-{number}", tags=json.dumps({text: text}))
         for number, text in enumerate(STRANGE):
-            assert ids(store.list_runs(RunFilter(tags=((text, text),)), limit=99)) == [f"run-{number}"]
-            assert store.list_runs(RunFilter(tags=((text, text + "'"),)), limit=99) == ()
+            assert ids(store.ask(ListRuns(RunFilter(tags=((text, text),)), limit=99))) == [f"run-{number}"]
+            assert store.ask(ListRuns(RunFilter(tags=((text, text + "'"),)), limit=99)) == ()
 
     def test_changes_come_in_order_each_run_as_it_is_now(self, store: Store) -> None:
         first, fence = owned(store, "first")
         second = start(store, "second")
-        assert ids(store.changes(RunFilter(), after=0, limit=9)) == ["first", "second"]
-        assert 0 < first.changed < second.changed == store.last_change()
+        assert ids(changed_runs(store, RunFilter(), after=0, limit=9)) == ["first", "second"]
+        assert 0 < first.changed < second.changed == store.ask(FindLastChange())
         one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, now=20))
-        assert ids(store.changes(RunFilter(), after=second.changed, limit=9)) == ["first"]
-        assert ids(store.changes(RunFilter(), after=0, limit=9)) == ["second", "first"]
-        assert store.changes(RunFilter(), after=store.last_change(), limit=9) == ()
+        assert ids(changed_runs(store, RunFilter(), after=second.changed, limit=9)) == ["first"]
+        assert ids(changed_runs(store, RunFilter(), after=0, limit=9)) == ["second", "first"]
+        assert changed_runs(store, RunFilter(), after=store.ask(FindLastChange()), limit=9) == ()
         pending = RunFilter(statuses=(RunStatus.PENDING,))
-        assert ids(store.changes(pending, after=0, limit=9)) == ["second"]
+        assert ids(changed_runs(store, pending, after=0, limit=9)) == ["second"]
 
     def test_changes_bring_the_values_of_their_instant(self, store: Store) -> None:
         _, fence = owned(store, "first")
         start(store, "second")
         for number in range(3):
             one(store, Advance(fence=fence, published=(("n", str(number)), (f"k{number}", "1")), now=20))
-        second, first = store.changes_with_values(RunFilter(), after=0, limit=9)
+        second, first = store.ask(ListChanges(RunFilter(), after=0, limit=9))
         assert (second.row, second.values) == (row_of(store, "second"), {})
         assert (first.row, first.values) == (row_of(store, "first"), {"n": "2", "k0": "1", "k1": "1", "k2": "1"})
-        assert store.changes_with_values(RunFilter(), after=second.row.changed, limit=9) == (first,)
-        assert store.changes_with_values(RunFilter(run_id="second"), after=0, limit=1) == (second,)
-        assert store.changes_with_values(RunFilter(), after=first.row.changed, limit=9) == ()
+        assert store.ask(ListChanges(RunFilter(), after=second.row.changed, limit=9)) == (first,)
+        assert store.ask(ListChanges(RunFilter(run_id="second"), after=0, limit=1)) == (second,)
+        assert store.ask(ListChanges(RunFilter(), after=first.row.changed, limit=9)) == ()
 
     def test_runs_that_are_not_stored_are_missing(self, store: Store) -> None:
         _, fence = owned(store, "first")
         start(store, "second")
         finish(store, fence)
         strange = tuple(text for text in STRANGE if text)
-        assert store.missing_runs([]) == ()
-        assert store.missing_runs(["second", "third", "first"]) == ("third",)
-        assert sorted(store.missing_runs(strange)) == sorted(strange)
+        assert store.ask(FindMissing([])) == ()
+        assert store.ask(FindMissing(["second", "third", "first"])) == ("third",)
+        assert sorted(store.ask(FindMissing(strange))) == sorted(strange)
         one(store, DeleteRun(run_id="first"))
-        assert store.missing_runs(["first", "second"]) == ("first",)
+        assert store.ask(FindMissing(["first", "second"])) == ("first",)
 
     def test_all_runs_changed_in_one_commit_have_one_number_and_are_never_cut_apart(self, store: Store) -> None:
         start(store, "before")
@@ -146,17 +158,17 @@ class ReadContract(ContractKit):
         assert outcomes is not None
         assert len({outcome.row.changed for outcome in outcomes}) == 1
         start(store, "after")
-        assert ids(store.changes(RunFilter(), after=0, limit=3)) == ["before", *(f"run-{n}" for n in range(6))]
-        assert ids(store.changes(RunFilter(), after=0, limit=1)) == ["before"]
-        last = store.changes(RunFilter(), after=0, limit=3)[-1].changed
-        assert ids(store.changes(RunFilter(), after=last, limit=3)) == ["after"]
+        assert ids(changed_runs(store, RunFilter(), after=0, limit=3)) == ["before", *(f"run-{n}" for n in range(6))]
+        assert ids(changed_runs(store, RunFilter(), after=0, limit=1)) == ["before"]
+        last = changed_runs(store, RunFilter(), after=0, limit=3)[-1].changed
+        assert ids(changed_runs(store, RunFilter(), after=last, limit=3)) == ["after"]
 
     def test_a_change_that_was_refused_gives_no_number_to_others(self, store: Store) -> None:
         _, fence = owned(store)
         children = (start_operation("child"), start_operation("run"))
         outcomes = store.apply([Advance(fence=fence, children=children, now=20), start_operation("other")])
         assert outcomes is not None
-        assert outcomes[1].row.changed == store.last_change() == row_of(store, "other").changed
+        assert outcomes[1].row.changed == store.ask(FindLastChange()) == row_of(store, "other").changed
 
     def test_a_change_number_is_never_given_twice(self, store: Store) -> None:
         seen = [0]
@@ -165,7 +177,7 @@ class ReadContract(ContractKit):
             assert row.changed > seen[-1]
             finish(store, fence)
             assert row_of(store, f"run-{number}").changed > row.changed
-            seen.append(store.last_change())
+            seen.append(store.ask(FindLastChange()))
 
     def test_status_counts_what_is_there(self, store: Store) -> None:
         start(store, "a")
@@ -176,7 +188,7 @@ class ReadContract(ContractKit):
         park(store, fence)
         _, fence = owned(store, "e")
         suspend(store, fence)
-        status = store.status()
+        status = store.ask(CountRuns())
         assert status.runs_by_status == {RunStatus.PENDING: 2, RunStatus.COMPLETED: 1, RunStatus.SUSPENDED: 2}
         assert status.unfinished_by_workflow == {"work": 3, "another": 1}
         assert status.parked == ("d",)
@@ -184,9 +196,9 @@ class ReadContract(ContractKit):
         assert all(isinstance(warning, str) for warning in status.warnings)
 
     def test_load_of_an_unknown_run_is_empty(self, store: Store) -> None:
-        loaded = store.load(999)
+        loaded = store.ask(LoadRun(999))
         assert (loaded.history, loaded.waits, loaded.unread, loaded.values) == ((), (), (), {})
-        assert store.values([999]) == {999: {}}
+        assert store.ask(ReadValues([999])) == {999: {}}
 
     def test_many_runs_do_not_disturb_each_other(self, store: Store) -> None:
         executor = register(store)
@@ -202,6 +214,6 @@ class ReadContract(ContractKit):
         for outcome in outcomes[::37]:
             row = row_of(store, outcome.row.id)
             assert row.result == str(row.run)
-            assert [entry.key.name for entry in store.history(row.run)] == [f"s{row.run}"]
-        assert len(store.values([f.run for f in fences])) == 300
+            assert [entry.key.name for entry in store.ask(ListHistory(row.run))] == [f"s{row.run}"]
+        assert len(store.ask(ReadValues([f.run for f in fences]))) == 300
         add(store, *(lambda found: (found[1], step(1)))(owned(store, "last")))

@@ -11,21 +11,26 @@ import pytest
 from durable_trio.errors import OwnershipLost, RunConflict, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import (
-    Advance,
-    Finish,
-    Operation,
-    Park,
-    ReapExecutor,
-    Release,
+from durable_trio.stores.contract import Advance, Finish, Operation, Park, ReapExecutor, Release, Started, Store
+from durable_trio.stores.questions import (
+    CountRuns,
+    FindLastChange,
+    FindLastEntry,
+    FindRun,
+    ListEntries,
+    ListExecutors,
+    ListHistory,
+    ListRuns,
+    ListUnread,
+    LoadRun,
+    ReadValues,
     RunFilter,
-    Started,
-    Store,
 )
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
     add,
+    changed_runs,
     claim,
     fence_of,
     finish,
@@ -47,15 +52,15 @@ class RunContract(ContractKit):
     """Starting, advancing, releasing, parking and finishing runs."""
 
     def test_a_new_store_is_empty(self, store: Store) -> None:
-        assert store.run("run") is None
-        assert store.history(1) == ()
-        assert store.list_runs(RunFilter(), limit=10) == ()
-        assert store.changes(RunFilter(), after=0, limit=10) == ()
-        assert (store.last_change(), store.last_mailbox_id()) == (0, 0)
-        assert (store.unread(1), store.mailbox_after(0, limit=10)) == ((), ())
+        assert store.ask(FindRun("run")) is None
+        assert store.ask(ListHistory(1)) == ()
+        assert store.ask(ListRuns(RunFilter(), limit=10)) == ()
+        assert changed_runs(store, RunFilter(), after=0, limit=10) == ()
+        assert (store.ask(FindLastChange()), store.ask(FindLastEntry())) == (0, 0)
+        assert (store.ask(ListUnread(1)), store.ask(ListEntries(0, limit=10))) == ((), ())
         assert (next_due(store, ["work"]), next_due(store, [])) == (None, None)
-        assert (store.executors(), store.executors(ended=True)) == ((), ())
-        assert store.status().runs_by_status == {}
+        assert (store.ask(ListExecutors()), store.ask(ListExecutors(ended=True))) == ((), ())
+        assert store.ask(CountRuns()).runs_by_status == {}
 
     def test_an_empty_batch_has_no_outcomes(self, store: Store) -> None:
         assert store.apply([]) == []
@@ -70,14 +75,14 @@ class RunContract(ContractKit):
     def test_data_outlives_the_store_that_wrote_it(self, tmp_path: Path, store: Store) -> None:
         row, fence = owned(store)
         add(store, fence, step(1))
-        before = row_of(store), store.load(row.run)
+        before = row_of(store), store.ask(LoadRun(row.run))
         store.close()
         again = self.reopen(tmp_path)
         if again is None:
             pytest.skip("the data of this store lives with the instance")
         again.open()
         try:
-            assert (row_of(again), again.load(row.run)) == before
+            assert (row_of(again), again.ask(LoadRun(row.run))) == before
         finally:
             again.close()
 
@@ -165,7 +170,7 @@ class RunContract(ContractKit):
         assert (row.parent, row.parent_id) == (parent.run, "parent")
         assert row_of(store, "child") == row
         assert isinstance(one(store, start_operation("orphan", parent=parent.run + 99)), RunNotFound)
-        assert store.run("orphan") is None
+        assert store.ask(FindRun("orphan")) is None
 
     def test_children_are_started_with_their_parents_row_or_not_at_all(self, store: Store) -> None:
         parent, fence = owned(store, "parent")
@@ -186,8 +191,8 @@ class RunContract(ContractKit):
         late = Advance(fence=stale(fence), rows=(step(2, "b"),), children=(start_operation("child-3"),), now=20)
         assert isinstance(one(store, late), OwnershipLost)
         assert isinstance(one(store, attrs.evolve(late, rows=())), OwnershipLost)
-        assert store.run("child-3") is None
-        assert len(store.history(parent.run)) == 1
+        assert store.ask(FindRun("child-3")) is None
+        assert len(store.ask(ListHistory(parent.run))) == 1
 
     def test_advance_sets_status_and_tells_watchers(self, store: Store) -> None:
         row, fence = owned(store)
@@ -215,10 +220,10 @@ class RunContract(ContractKit):
         other, _ = owned(store, "other")
         one(store, Advance(fence=fence, published=(("a", "1"), ("b", "null")), now=20))
         one(store, Advance(fence=fence, published=(("a", '"ü"'),), now=20))
-        assert store.values([row.run, other.run]) == {row.run: {"a": '"ü"', "b": "null"}, other.run: {}}
-        assert store.load(row.run).values == {"a": '"ü"', "b": "null"}
-        assert row_of(store).changed == store.last_change() > other.changed
-        assert store.values([]) == {}
+        assert store.ask(ReadValues([row.run, other.run])) == {row.run: {"a": '"ü"', "b": "null"}, other.run: {}}
+        assert store.ask(LoadRun(row.run)).values == {"a": '"ü"', "b": "null"}
+        assert row_of(store).changed == store.ask(FindLastChange()) > other.changed
+        assert store.ask(ReadValues([])) == {}
 
     @pytest.mark.parametrize("status", [RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING])
     def test_a_released_run_can_be_claimed_again(self, store: Store, status: RunStatus) -> None:
@@ -251,7 +256,7 @@ class RunContract(ContractKit):
         assert after.problem == '{"kind": "divergence"}'
         assert after.changed > row.changed
         assert claim(store, register(store)) == ()
-        assert store.status().parked == ("run",)
+        assert store.ask(CountRuns()).parked == ("run",)
 
     @pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED])
     def test_a_finished_run_keeps_its_outcome(self, store: Store, status: RunStatus) -> None:
@@ -267,7 +272,7 @@ class RunContract(ContractKit):
         )
         assert (after.owner, after.wake_at) == (None, None)
         assert after.changed > row.changed
-        assert store.load(row.run).waits == ()
+        assert store.ask(LoadRun(row.run)).waits == ()
         assert isinstance(finish(store, fence, RunStatus.FAILED), OwnershipLost)
         assert row_of(store) == after
 
@@ -283,7 +288,7 @@ class RunContract(ContractKit):
         (current,) = claim(store, register(store))
         late = stale(fence_of(current))
         foreign = attrs.evolve(fence_of(current), owner=fence.owner)
-        before = row_of(store), store.load(row.run), store.last_change()
+        before = row_of(store), store.ask(LoadRun(row.run)), store.ask(FindLastChange())
         for bad in (fence, late, foreign, attrs.evolve(fence, run=row.run + 99)):
             batch: list[Operation] = [
                 Advance(fence=bad, rows=(step(1),), status=RunStatus.FAILED, published=(("a", "1"),), now=70),
@@ -296,7 +301,7 @@ class RunContract(ContractKit):
             outcomes = store.apply(batch)
             assert outcomes is not None
             assert [type(outcome) for outcome in outcomes] == [OwnershipLost] * len(batch)
-        assert (row_of(store), store.load(row.run), store.last_change()) == before
+        assert (row_of(store), store.ask(LoadRun(row.run)), store.ask(FindLastChange())) == before
 
     def test_refused_operations_leave_the_others_of_their_batch_standing(self, store: Store) -> None:
         row, fence = owned(store)
@@ -314,8 +319,8 @@ class RunContract(ContractKit):
         assert outcomes is not None
         types = [bool, OwnershipLost, RunConflict, RunConflict, RunConflict, Started, bool]
         assert [type(outcome) for outcome in outcomes] == types
-        assert [entry.key.name for entry in store.history(row.run)] == ["a", "e"]
-        assert store.run("other") is not None
+        assert [entry.key.name for entry in store.ask(ListHistory(row.run))] == ["a", "e"]
+        assert store.ask(FindRun("other")) is not None
 
     def test_strange_strings_are_only_strings(self, store: Store) -> None:
         executor = register(store)
@@ -323,7 +328,7 @@ class RunContract(ContractKit):
             row = start(store, text, workflow=text, queue=text, owner=executor, tags="{}", args=f'["{len(text)}"]')
             one(store, Advance(fence=fence_of(row), published=((text, text),), error=text, now=20))
             assert row_of(store, text).error == text
-            assert store.values([row.run]) == {row.run: {text: text}}
-            assert [found.id for found in store.list_runs(RunFilter(workflow=text), limit=9)] == [text]
-            assert [found.id for found in store.list_runs(RunFilter(queue=text), limit=9)] == [text]
-        assert store.status().runs_by_status == {RunStatus.RUNNING: len(STRANGE)}
+            assert store.ask(ReadValues([row.run])) == {row.run: {text: text}}
+            assert [found.id for found in store.ask(ListRuns(RunFilter(workflow=text), limit=9))] == [text]
+            assert [found.id for found in store.ask(ListRuns(RunFilter(queue=text), limit=9))] == [text]
+        assert store.ask(CountRuns()).runs_by_status == {RunStatus.RUNNING: len(STRANGE)}

@@ -11,6 +11,7 @@ import pytest
 from durable_trio.errors import OwnershipLost, RunConflict, StepTimeout
 from durable_trio.records import RunStatus
 from durable_trio.stores.contract import Advance, Store
+from durable_trio.stores.questions import ListHistory, LoadRun
 from durable_trio.testing.store_contract.kit import ContractKit, add, one, owned, signal, stale, start, step, suspend
 
 
@@ -47,7 +48,7 @@ class TransactionContract(ContractKit):
 
         assert store.transact(fence, pay, seconds_max=5.0) is True
         assert count(store) == 1
-        assert store.history(row.run) == (step(1),)
+        assert store.ask(ListHistory(row.run)) == (step(1),)
 
     @pytest.mark.usefixtures("account")
     def test_an_exception_rolls_everything_back_and_comes_out(self, store: Store) -> None:
@@ -59,7 +60,7 @@ class TransactionContract(ContractKit):
 
         with pytest.raises(LookupError, match="no such customer"):
             store.transact(fence, fail, seconds_max=5.0)
-        assert (count(store), store.history(row.run)) == (0, ())
+        assert (count(store), store.ask(ListHistory(row.run))) == (0, ())
         add(store, fence, step(1))
 
     @pytest.mark.usefixtures("account")
@@ -86,7 +87,7 @@ class TransactionContract(ContractKit):
 
         assert isinstance(pay(rows=(step(2, "new"), step(3))), RunConflict)
         assert pay(rows=(step(2, "new"),), unless_unread=("go", 99)) is False
-        assert (count(store), len(store.history(row.run))) == (0, 1)
+        assert (count(store), len(store.ask(ListHistory(row.run)))) == (0, 1)
         assert pay(rows=(step(2, "new"),)) is True
         assert count(store) == 1
 
@@ -101,14 +102,14 @@ class TransactionContract(ContractKit):
 
         with pytest.raises(StepTimeout):
             store.transact(fence, slow, seconds_max=0.05)
-        assert (count(store), store.history(row.run)) == (0, ())
+        assert (count(store), store.ask(ListHistory(row.run))) == (0, ())
 
     def test_an_advance_of_another_run_is_refused(self, store: Store) -> None:
         _, fence = owned(store)
         other, other_fence = owned(store, "other")
         with pytest.raises(ValueError, match="Advance"):
             store.transact(fence, lambda _: Advance(fence=other_fence, rows=(step(1),), now=20), seconds_max=5.0)
-        assert store.history(other.run) == ()
+        assert store.ask(ListHistory(other.run)) == ()
 
     @pytest.mark.usefixtures("account")
     def test_foreign_changes_are_noticed_once_and_own_ones_never(self, tmp_path: Path, store: Store) -> None:
@@ -140,10 +141,10 @@ class TransactionContract(ContractKit):
     def test_a_wal_checkpoint_changes_no_data(self, store: Store) -> None:
         row, fence = owned(store)
         add(store, fence, step(1))
-        before = store.load(row.run)
+        before = store.ask(LoadRun(row.run))
         store.wal_checkpoint()
         store.wal_checkpoint("truncate")
-        assert store.load(row.run) == before
+        assert store.ask(LoadRun(row.run)) == before
         assert store.durability in ("full", "normal", "memory")
 
     def test_apply_without_blocking_works_when_nobody_writes(self, store: Store) -> None:

@@ -21,6 +21,15 @@ from durable_trio.stores.contract import (
     Store,
     Unpark,
 )
+from durable_trio.stores.questions import (
+    CountRuns,
+    FindLastChange,
+    FindLastEntry,
+    FindRun,
+    ListHistory,
+    ListUnread,
+    LoadRun,
+)
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
@@ -65,7 +74,7 @@ def prune(store: Store, before: int, statuses: tuple[RunStatus, ...] = ALL, limi
 
 def names(store: Store, row: RunRow) -> list[str]:
     """Return the names of a run's history rows."""
-    return [entry.key.name for entry in store.history(row.run)]
+    return [entry.key.name for entry in store.ask(ListHistory(row.run))]
 
 
 class UpkeepContract(ContractKit):
@@ -80,7 +89,7 @@ class UpkeepContract(ContractKit):
         assert after == row_of(store)
         assert (after.status, after.problem, after.wake_at) == (RunStatus.SUSPENDED, None, 200)
         assert after.changed > changed
-        assert len(store.history(row.run)) == 1
+        assert len(store.ask(ListHistory(row.run))) == 1
         assert [found.id for found in claim(store, register(store))] == ["run"]
 
     def test_a_failed_run_resumes_without_its_last_failure(self, store: Store) -> None:
@@ -103,7 +112,7 @@ class UpkeepContract(ContractKit):
         one(store, Advance(fence=fence, rows=(failure,), taken=((second.id, 2),), now=70))
         finish(store, fence, RunStatus.FAILED)
         resume(store)
-        assert store.unread(row.run) == (second,)
+        assert store.ask(ListUnread(row.run)) == (second,)
 
     @pytest.mark.parametrize(("ttl_at", "kept"), [(201, 201), (200, None)])
     def test_a_time_to_live_is_kept_unless_it_is_over(self, store: Store, ttl_at: int, kept: int | None) -> None:
@@ -129,7 +138,7 @@ class UpkeepContract(ContractKit):
         finish(store, fence, RunStatus.FAILED)
         resume(store)
         assert names(store, row) == ["x", "b"]
-        assert store.unread(row.run) == (first,)
+        assert store.ask(ListUnread(row.run)) == (first,)
 
     @pytest.mark.parametrize(
         "after",
@@ -148,7 +157,7 @@ class UpkeepContract(ContractKit):
         add(store, fence, failure, after)
         finish(store, fence, RunStatus.FAILED)
         resume(store)
-        assert store.history(row.run) == (failure, after)
+        assert store.ask(ListHistory(row.run)) == (failure, after)
 
     def test_all_failed_items_of_a_map_go_and_the_others_stay(self, store: Store) -> None:
         row, fence = owned(store)
@@ -160,7 +169,7 @@ class UpkeepContract(ContractKit):
         add(store, fence, *failed[:2], completed, failed[2])
         finish(store, fence, RunStatus.FAILED)
         resume(store)
-        assert store.history(row.run) == (completed,)
+        assert store.ask(ListHistory(row.run)) == (completed,)
 
     @pytest.mark.parametrize("status", [StepStatus.COMPLETED, StepStatus.FAILED])
     def test_ends_of_children_that_nobody_awaited_go_with_the_failure(self, store: Store, status: StepStatus) -> None:
@@ -185,14 +194,14 @@ class UpkeepContract(ContractKit):
         finish(store, fence, RunStatus.CANCELLED)
         assert resume(store).status is RunStatus.PENDING
         assert names(store, row) == ["a", "s"]
-        assert store.unread(row.run) == (late,)
+        assert store.ask(ListUnread(row.run)) == (late,)
         assert one(store, RequestCancel(run_id="run", reason="null", now=210)).created
 
     def test_a_run_cancelled_while_pending_resumes(self, store: Store) -> None:
         row = start(store)
         one(store, RequestCancel(run_id="run", reason="null", now=70))
         assert resume(store).status is RunStatus.PENDING
-        assert store.unread(row.run) == ()
+        assert store.ask(ListUnread(row.run)) == ()
         assert len(claim(store, register(store))) == 1
 
     def test_a_compensated_run_does_not_resume(self, store: Store) -> None:
@@ -248,15 +257,15 @@ class UpkeepContract(ContractKit):
         )
         assert (copy.args, copy.queue, copy.priority, copy.tags, copy.seed) == ("[1]", "q", 4, '{"a": "b"}', row.seed)
         assert (copy.workflow, copy.result, copy.error, copy.parent) == (row.workflow, None, None, None)
-        assert store.history(copy.run) == (step(1, "a"), step(5, "b", status=StepStatus.FAILED, error="1"))
-        assert store.unread(copy.run) == ()
-        assert len(store.history(row.run)) == 6
+        assert store.ask(ListHistory(copy.run)) == (step(1, "a"), step(5, "b", status=StepStatus.FAILED, error="1"))
+        assert store.ask(ListUnread(copy.run)) == ()
+        assert len(store.ask(ListHistory(row.run))) == 6
         assert [found.id for found in claim(store, register(store))] == ["copy"]
 
     def test_a_fork_before_the_first_row_is_empty(self, store: Store) -> None:
         _, fence = owned(store)
         add(store, fence, step(1, "a"))
-        assert store.history(fork(store, Key("", "a", 0)).run) == ()
+        assert store.ask(ListHistory(fork(store, Key("", "a", 0)).run)) == ()
 
     def test_a_fork_that_cannot_be_is_refused(self, store: Store) -> None:
         _, fence = owned(store)
@@ -265,7 +274,7 @@ class UpkeepContract(ContractKit):
         for missing in (Key("", "a", 1), Key("x", "a", 0), Key("", "b", 0)):
             assert isinstance(fork(store, missing), ValueError)
         assert isinstance(fork(store, Key("", "a", 0), new_id="run"), RunConflict)
-        assert store.run("copy") is None
+        assert store.ask(FindRun("copy")) is None
 
     def test_deleting_a_final_run_removes_all_its_rows(self, store: Store) -> None:
         row, fence = owned(store)
@@ -274,18 +283,18 @@ class UpkeepContract(ContractKit):
         signal(store, "other")
         nap = WaitRow(key=Key("", "nap", 0), kind="sleep", started_at=1)
         one(store, Advance(fence=fence, rows=(step(1),), waits=(nap,), published=(("k", "1"),), now=20))
-        last_entry, last_change = store.last_mailbox_id(), store.last_change()
+        last_entry, last_change = store.ask(FindLastEntry()), store.ask(FindLastChange())
         finish(store, fence)
         assert one(store, DeleteRun(run_id="run")) is True
-        assert store.run("run") is None
-        gone = store.load(row.run)
+        assert store.ask(FindRun("run")) is None
+        gone = store.ask(LoadRun(row.run))
         assert (gone.history, gone.waits, gone.unread, gone.values) == ((), (), (), {})
-        assert len(store.unread(other.run)) == 1
+        assert len(store.ask(ListUnread(other.run))) == 1
         assert isinstance(one(store, DeleteRun(run_id="run")), RunNotFound)
-        assert (store.last_mailbox_id(), store.last_change() >= last_change) == (last_entry, True)
+        assert (store.ask(FindLastEntry()), store.ask(FindLastChange()) >= last_change) == (last_entry, True)
         again = start(store)
         assert again.run > other.run
-        assert store.load(again.run).history == ()
+        assert store.ask(LoadRun(again.run)).history == ()
 
     def test_a_run_that_goes_on_is_not_deleted(self, store: Store) -> None:
         start(store, "pending")
@@ -294,7 +303,7 @@ class UpkeepContract(ContractKit):
         owned(store, "running")
         for run_id in ("pending", "parked", "running"):
             assert isinstance(one(store, DeleteRun(run_id=run_id)), RunConflict)
-            assert store.run(run_id) is not None
+            assert store.ask(FindRun(run_id)) is not None
 
     def test_prune_spares_an_ended_child_while_its_parent_may_ask_for_it(self, store: Store) -> None:
         """Until the parent has ended, or has begun a new history, in which the child does not occur."""
@@ -303,7 +312,7 @@ class UpkeepContract(ContractKit):
         add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"child"'))
         finish(store, child_fence)
         assert prune(store, 1000, ALL, 9) == 0
-        assert store.run("child") is not None
+        assert store.ask(FindRun("child")) is not None
         finish(store, parent_fence)
         assert prune(store, 1000, ALL, 9) == 2
 
@@ -313,7 +322,7 @@ class UpkeepContract(ContractKit):
         add(store, parent_fence, step(1, kind=StepKind.CHILD, result='"another"'))
         finish(store, child_fence)
         assert prune(store, 1000, ALL, 9) == 1
-        assert store.run("child") is None
+        assert store.ask(FindRun("child")) is None
 
     def test_an_ended_child_can_be_deleted_by_name(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
@@ -329,7 +338,7 @@ class UpkeepContract(ContractKit):
             _, fence = owned(store, run_id, parent=owner)
             finish(store, fence, now=now)
         assert prune(store, 1000, ALL, 1) == 1
-        assert (store.run("child") is None, store.run("other") is None) == (False, True)
+        assert (store.ask(FindRun("child")) is None, store.ask(FindRun("other")) is None) == (False, True)
 
     def test_a_child_outlives_its_deleted_parent(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
@@ -351,14 +360,14 @@ class UpkeepContract(ContractKit):
         park(store, fence)
         completed = (RunStatus.COMPLETED,)
         assert prune(store, 100, completed, 2) == 2
-        assert (store.run("run-5"), store.run("run-4")) == (None, None)
+        assert (store.ask(FindRun("run-5")), store.ask(FindRun("run-4"))) == (None, None)
         assert prune(store, 100, completed, 0) == 0
         assert prune(store, 100, completed, 9) == 2
-        assert store.run("run-2") is not None
-        assert store.run("run-0") is not None
+        assert store.ask(FindRun("run-2")) is not None
+        assert store.ask(FindRun("run-0")) is not None
         assert prune(store, 1000, (), 9) == 0
         assert prune(store, 1000, ALL, 9) == 2
-        assert sorted(store.status().runs_by_status.items()) == [
+        assert sorted(store.ask(CountRuns()).runs_by_status.items()) == [
             (RunStatus.PENDING, 1),
             (RunStatus.RUNNING, 1),
             (RunStatus.SUSPENDED, 1),
@@ -375,7 +384,7 @@ class UpkeepContract(ContractKit):
         _, fence = owned(store, "sleeping")
         suspend(store, fence, wake_at=900)
         before = [row_of(store, run_id) for run_id in ("same", "another", "sleeping")]
-        last = store.last_change()
+        last = store.ask(FindLastChange())
         assert one(store, Unpark(workflow="work", fingerprint="code-2", now=400)) == 1
         row = row_of(store, "old")
         assert (row.problem, row.wake_at, row.status) == (None, 400, RunStatus.SUSPENDED)

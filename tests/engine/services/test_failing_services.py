@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
+from durable_trio.stores.questions import ListExecutors, Question
 from supervisors import RestartIntensityExceeded
 from tests.engine.harness import PATIENCE_SECONDS, serving
 
@@ -95,7 +98,9 @@ async def test_no_run_takes_the_end_of_the_executor_for_a_cancel(
         assert [step.key for step in await again.get("tidy").steps()] == ["hold#0"]
 
 
-async def what_ends(engine: Engine, verb: str) -> ExceptionGroup[Exception]:
+async def what_ends(
+    engine: Engine, verb: str, question: type[Question[Any]] | None = None
+) -> ExceptionGroup[Exception]:
     """Serve until a verb of the store has failed again and again; return what ``serve`` itself has raised."""
     raised: list[ExceptionGroup[Exception]] = []
 
@@ -105,8 +110,12 @@ async def what_ends(engine: Engine, verb: str) -> ExceptionGroup[Exception]:
         except ExceptionGroup as group:
             raised.append(group)
 
-    def fail(*args: object, **options: object) -> None:
-        raise OSError("disk on fire")
+    original = getattr(engine._client.store, verb)
+
+    def fail(*args: object) -> Any:
+        if question is None or isinstance(args[0], question):
+            raise OSError("disk on fire")
+        return original(*args)
 
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -125,7 +134,7 @@ async def test_the_text_of_what_serve_raises_names_the_child_at_once(file_path: 
 
 
 async def test_the_text_also_names_a_child_that_does_not_even_start_again(file_path: str) -> None:
-    group = await what_ends(Engine(file_path, workflows=[tidy]), "executors")
+    group = await what_ends(Engine(file_path, workflows=[tidy]), "ask", ListExecutors)
     assert group.message == (
         "the engine has failed: engine/services crashed too often "
         "(child 'engine/services/recovery' crashed before it was ready)"

@@ -18,6 +18,7 @@ from durable_trio.engine.services.recovery import monotonic_now
 from durable_trio.processes import boot_id
 from durable_trio.rows import RunRow
 from durable_trio.stores.contract import ClaimDue, ReapExecutor, RegisterExecutor
+from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
 
@@ -65,7 +66,7 @@ def die_holding(path: str, *workflows: str) -> int:
     store.open()
     try:
         executor = register(store)
-        for row in store.executors():
+        for row in store.ask(ListExecutors()):
             if row.id != executor:
                 store.apply([ReapExecutor(executor=row.id, now=1)])
         return len(claim(store, executor, *workflows))

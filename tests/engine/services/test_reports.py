@@ -11,6 +11,7 @@ from durable_trio import Context, Engine, workflow
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.engine.services.reports import merged
 from durable_trio.records import ProcessReport
+from durable_trio.stores.questions import ListExecutors
 from supervisors import ChildStatus, NodeKind, TreeNode, format_tree
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
@@ -72,8 +73,10 @@ async def test_a_restarted_service_is_reported_and_logged(
     file_path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(file_path, waiting) as engine, Engine(file_path) as client:
+        store = engine._client.store
         with monkeypatch.context() as patch:
-            patch.setattr(engine._client.store, "executors", lambda *, ended=False: 1 / 0)
+            original = store.ask
+            patch.setattr(store, "ask", lambda question: 1 / 0 if question == ListExecutors() else original(question))
             await wait_until(lambda: "ZeroDivisionError" in engine.format_tree())
         await reported(client, "ZeroDivisionError")
     (logged, *_) = [record for record in caplog.records if "crashed" in record.message]

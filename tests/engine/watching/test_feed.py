@@ -14,7 +14,16 @@ from durable_trio import RunStatus
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.engine.watching import watch
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import Change, RunFilter
+from durable_trio.stores.questions import (
+    Change,
+    FindLastChange,
+    FindLastEntry,
+    FindMissing,
+    FindRun,
+    ListChanges,
+    ListNews,
+    RunFilter,
+)
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -56,36 +65,32 @@ def stored(status: RunStatus, changed: int) -> RunRow:
 class ManualStore:
     """Answers what the test has set."""
 
-    is_memory = True
+    is_shared = may_block = False
 
     def __init__(self, present: RunRow) -> None:
         self.present = present
         self.changed: tuple[RunRow, ...] = ()
         self.asked_after: list[int] = []
 
-    def run(self, run_id: str) -> RunRow:
-        return self.present
-
-    def changes_with_values(self, which: Any, *, after: int, limit: int) -> tuple[Change, ...]:
-        self.asked_after.append(after)
-        found, self.changed = self.changed, ()
-        return tuple(Change(row, {}) for row in found)
-
-    def news(self, *, after: int, limit: int) -> tuple[Change, ...]:
-        return self.changes_with_values(None, after=after, limit=limit)
-
-    def missing_runs(self, run_ids: Any) -> tuple[str, ...]:
-        return ()
-
-    def last_change(self) -> int:
-        return self.present.changed
-
-    def last_mailbox_id(self) -> int:
-        return 0
+    def ask(self, question: Any) -> Any:
+        match question:
+            case FindRun():
+                return self.present
+            case ListChanges() | ListNews():
+                self.asked_after.append(question.after)
+                found, self.changed = self.changed, ()
+                return tuple(Change(row, {}) for row in found)
+            case FindMissing():
+                return ()
+            case FindLastChange():
+                return self.present.changed
+            case FindLastEntry():
+                return 0
+        raise AssertionError(question)
 
 
 class ManualFront:
-    """Reads at once, except while a test holds the reading of ``last_change``."""
+    """Reads at once, except while a test holds the answer to ``FindLastChange``."""
 
     def __init__(self, store: ManualStore) -> None:
         self.store = store
@@ -93,13 +98,13 @@ class ManualFront:
         self.on_commit: Callable[[], None] = lambda: None
         self.hold: trio.Event | None = None
 
-    async def read(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def ask(self, question: Any) -> Any:
         await trio.lowlevel.checkpoint()
-        if self.hold is not None and fn == self.store.last_change:
+        if self.hold is not None and isinstance(question, FindLastChange):
             await self.hold.wait()
-        return fn(*args, **kwargs)
+        return self.store.ask(question)
 
-    read_patiently = ask = read
+    ask_patiently = ask
 
     def foreign_changes(self) -> bool:
         return False
@@ -138,7 +143,9 @@ async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() ->
 async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_passes_over_others() -> None:
     """It asks for the newest change, to pass over what nobody has watched; a commit comes before the answer."""
     front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
-    front.store.is_memory = False  # the feed looks by itself, and a watcher does not make it catch up
+    front.store.is_shared = front.store.may_block = (
+        True  # the feed looks by itself, and a watcher does not make it catch up
+    )
     feed = Feed(front)
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
@@ -162,7 +169,7 @@ async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_fe
 async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() -> None:
     """Commits that nobody looked at are passed over, if they are many; the run has ended among them."""
     front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
-    front.store.is_memory = False
+    front.store.is_shared = front.store.may_block = True
     feed = Feed(front)
     endings: list[RunStatus] = []
 
@@ -191,9 +198,9 @@ class SlowAnswers(ManualFront):
         super().__init__(store)
         self.answer: trio.Event | None = trio.Event()
 
-    async def read(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        found = await super().read(fn, *args, **kwargs)
-        if fn == self.store.changes_with_values and self.answer is not None:
+    async def ask(self, question: Any) -> Any:
+        found = await super().ask(question)
+        if isinstance(question, ListChanges) and self.answer is not None:
             answer, self.answer = self.answer, None
             await answer.wait()
         return found

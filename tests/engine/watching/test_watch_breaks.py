@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,8 +11,8 @@ import trio
 
 from durable_trio import Engine, RunCancelled, RunNotFound, RunStatus
 from durable_trio.limits import FEED_INTERVAL_SECONDS
-from durable_trio.rows import MailboxEntry
-from durable_trio.stores.contract import Change, RunFilter, Store
+from durable_trio.stores.contract import Store
+from durable_trio.stores.questions import ListEntries, ListNews, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
@@ -117,24 +117,13 @@ class FaultyStore(WrappedStore):
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)
-        self.faults: set[str] = set()
+        self.faults: set[type[Question[Any]]] = set()
 
-    def _fail(self, verb: str) -> None:
-        if verb in self.faults:
-            self.faults.discard(verb)
-            raise RuntimeError(f"a fault in {verb}")
-
-    def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
-        self._fail("changes_with_values")
-        return self.inner.changes_with_values(which, after=after, limit=limit)
-
-    def mailbox_after(self, entry: int, *, limit: int) -> tuple[MailboxEntry, ...]:
-        self._fail("mailbox_after")
-        return self.inner.mailbox_after(entry, limit=limit)
-
-    def missing_runs(self, run_ids: Sequence[str]) -> tuple[str, ...]:
-        self._fail("missing_runs")
-        return self.inner.missing_runs(run_ids)
+    def ask(self, question: Question[Any]) -> Any:
+        if (asked := type(question)) in self.faults:
+            self.faults.discard(asked)
+            raise RuntimeError(f"a fault in the answer to {asked.__name__}")
+        return self.inner.ask(question)
 
 
 async def test_a_feed_that_has_crashed_misses_nothing_once_it_is_started_again(store_path: str) -> None:
@@ -147,7 +136,7 @@ async def test_a_feed_that_has_crashed_misses_nothing_once_it_is_started_again(s
             await gather(one, 1)
             await gather(every, 1)
             await nothing_more(every)
-            store.faults.add("changes_with_values")
+            store.faults.add(ListNews)
             await run.signal("go", 1)
             await run.result()
             for changes in (one, every):
@@ -163,7 +152,7 @@ async def test_mail_and_ends_of_other_processes_are_not_missed_when_the_feed_cra
         run = await engine.start(waiter, 1)
         unknown = await client.start("unknown")
         with trio.fail_after(PATIENCE_SECONDS):
-            store.faults.add("mailbox_after")
+            store.faults.add(ListEntries)
             await client.send_signal(run.id, "go", 1)
             assert await run.result() == [1]
             async with trio.open_nursery() as nursery:
@@ -174,6 +163,6 @@ async def test_mail_and_ends_of_other_processes_are_not_missed_when_the_feed_cra
 
                 nursery.start_soon(wait)
                 await trio.sleep(3 * FEED_INTERVAL_SECONDS)
-                store.faults.add("changes_with_values")
+                store.faults.add(ListNews)
                 await client.cancel(unknown.id)
     assert not store.faults

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +12,7 @@ import trio
 from durable_trio import Context, Engine, RunRecord, RunStatus, workflow
 from durable_trio.engine.services import feed
 from durable_trio.limits import FEED_INTERVAL_SECONDS
-from durable_trio.stores.contract import Change, RunFilter
+from durable_trio.stores.questions import ListChanges, Question, ReadValues
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status, wait_until
 from tests.engine.watching.reactive_kit import gather, gather_until, nothing_more, quick, waiter
@@ -126,14 +126,13 @@ async def test_the_same_record_never_comes_twice_in_a_row(store_path: str) -> No
 class LateStore(SqliteStore):
     """Gives its answers to watchers late, and values later: meanwhile the runs go on."""
 
-    def changes_with_values(self, which: RunFilter, *, after: int, limit: int) -> tuple[Change, ...]:
-        found = super().changes_with_values(which, after=after, limit=limit)
-        time.sleep(0.03)
-        return found
-
-    def values(self, runs: Sequence[int]) -> Mapping[int, Mapping[str, str]]:
-        time.sleep(0.03)
-        return super().values(runs)
+    def ask(self, question: Question[Any]) -> Any:
+        if isinstance(question, ReadValues):
+            time.sleep(0.03)
+        answer = super().ask(question)
+        if isinstance(question, ListChanges):
+            time.sleep(0.03)
+        return answer
 
 
 async def test_status_and_values_of_a_record_are_of_one_instant(file_path: str) -> None:

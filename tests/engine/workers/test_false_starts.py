@@ -115,12 +115,15 @@ def test_the_supervisor_of_workers_lives_through_any_number_of_deaths_after_each
 _SHOP = """
 import os, trio
 from durable_trio import Engine, workflow
+from durable_trio.stores.questions import CountBacklog
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.probes import ProbedStore
 
 class Broken(ProbedStore):
-    def backlog(self, *arguments, **options):
-        raise OSError("disk on fire")
+    def ask(self, question):
+        if isinstance(question, CountBacklog):
+            raise OSError("disk on fire")
+        return super().ask(question)
 
 def die():
     {death}

@@ -25,7 +25,8 @@ from durable_trio.errors import (
     StoreFull,
     StoreReadOnly,
 )
-from durable_trio.stores.contract import Advance, RunFilter
+from durable_trio.stores.contract import Advance
+from durable_trio.stores.questions import CountRuns, ListHistory, ListRuns, LoadRun, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.library import note_errno, translate
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start, step
@@ -307,14 +308,14 @@ def test_a_full_disk_commits_nothing_and_goes_on_once_there_is_room(small_disk: 
     with pytest.raises(StoreFull, match="free some room"):
         fill()
     assert 0 < stored < 1000
-    assert len(store.history(row.run)) == stored
+    assert len(store.ask(ListHistory(row.run))) == stored
     ballast.unlink()
     add(store, fence, step(stored, "s", stored, result="x" * 20_000))
-    assert len(store.history(row.run)) == stored + 1
+    assert len(store.ask(ListHistory(row.run))) == stored + 1
     store.close()
     ballast.write_bytes(b"")
     store.open()
-    assert len(store.history(row.run)) == stored + 1
+    assert len(store.ask(ListHistory(row.run))) == stored + 1
     store.close()
 
 
@@ -342,13 +343,14 @@ def test_an_existing_store_on_a_full_disk_says_so_and_opens_once_there_is_room(s
     store.close()
     ballast.unlink()
     store.open()
-    assert len(store.history(row_of(store).run)) == 20
+    assert len(store.ask(ListHistory(row_of(store).run))) == 20
     store.close()
 
 
 _FILL = """
 import errno, resource
 from durable_trio.errors import StoreFull
+from durable_trio.stores.questions import ListHistory
 store = SqliteStore(sys.argv[1])
 store.open()
 fence = started(store, "run")
@@ -366,7 +368,7 @@ while seq < 100:
         except StoreFull:
             refused += 1
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-say(refused, len(store.history(fence.run)))
+say(refused, len(store.ask(ListHistory(fence.run))))
 store.close()
 """
 
@@ -431,7 +433,7 @@ def test_a_full_database_commits_nothing_of_the_batch(tmp_path: Path) -> None:
     batch = [Advance(fence=fence, rows=(step(seq, "s", seq, result="x" * 3000),), now=20) for seq in range(20)]
     with pytest.raises(StoreFull):
         store.apply(batch)
-    assert store.history(row.run) == ()
+    assert store.ask(ListHistory(row.run)) == ()
     store._writer.execute(f"PRAGMA max_page_count = {pages + 1000}").fetchall()
     assert store.apply(batch) == [True] * 20
     store.close()
@@ -458,10 +460,10 @@ def test_flipped_bits_give_errors_of_this_library_or_none(tmp_path: Path, seed: 
     store = SqliteStore(path)
     try:
         store.open()
-        for row in store.list_runs(RunFilter(), limit=100):
-            store.load(row.run)
+        for row in store.ask(ListRuns(RunFilter(), limit=100)):
+            store.ask(LoadRun(row.run))
             one(store, Advance(fence=fence_of(row), rows=(step(99, "new"),), now=20))
-        store.status()
+        store.ask(CountRuns())
     except (DurableError, AssertionError):
         pass
     finally:
@@ -476,7 +478,7 @@ def test_a_store_that_found_damage_is_not_used_on(tmp_path: Path) -> None:
         file.seek(4096 * 2)
         file.write(b"\xff" * (path.stat().st_size - 4096 * 2))
     with pytest.raises(StoreCorrupt, match=r"runs\.db"):
-        store.list_runs(RunFilter(), limit=100)
+        store.ask(ListRuns(RunFilter(), limit=100))
     with pytest.raises(StoreCorrupt, match="must not be used on"):
         start(store, "new")
     store.close()
@@ -488,5 +490,5 @@ def test_a_deleted_shm_file_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "runs.db-wal").write_bytes(b"\x37\x7f\x06\x82" + b"\x00" * 4000)
     store = SqliteStore(path)
     store.open()
-    assert len(store.history(row_of(store).run)) == 20
+    assert len(store.ask(ListHistory(row_of(store).run))) == 20
     store.close()

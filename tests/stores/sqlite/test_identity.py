@@ -22,6 +22,7 @@ from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError, StoreFul
 from durable_trio.processes import boot_id
 from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import Advance, DeleteRun, Fence, RegisterExecutor
+from durable_trio.stores.questions import CountRuns, FindRun, ListExecutors, ListHistory
 from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
 from durable_trio.stores.sqlite.identity import log_is_stale, look_at
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
@@ -94,8 +95,8 @@ def test_nothing_is_acknowledged_once_a_name_leads_elsewhere(
     how(Path(store.path + side))
     asked: tuple[Callable[[], object], ...] = (
         lambda: add(store, fence, step(1)),
-        lambda: store.run("run"),
-        lambda: store.status(),
+        lambda: store.ask(FindRun("run")),
+        lambda: store.ask(CountRuns()),
         lambda: store.transact(fence, note_transaction(fence, lambda _: None), seconds_max=5),
         store.foreign_changes,
         store.wal_checkpoint,
@@ -139,7 +140,7 @@ def test_other_files_in_the_folder_come_and_go(store: SqliteStore, tmp_path: Pat
         (tmp_path / f"other-{number}").touch()
         start(store, f"run-{number}")
         (tmp_path / f"other-{number}").unlink()
-        assert store.run(f"run-{number}") is not None
+        assert store.ask(FindRun(f"run-{number}")) is not None
     os.unlink(store.path)  # so soon after that the folder's time may be the same
     with pytest.raises(StoreRewound):
         start(store, "lost")
@@ -158,8 +159,8 @@ def test_a_folder_that_may_not_be_looked_into_for_a_while_tells_nothing(
         refused.setattr(os, "stat", refuse)  # the folder above it, too
         start(store, "still")
     tmp_path.chmod(0o700)
-    assert store.run("meanwhile") is not None
-    assert store.run("still") is not None
+    assert store.ask(FindRun("meanwhile")) is not None
+    assert store.ask(FindRun("still")) is not None
     os.unlink(store.path)
     with pytest.raises(StoreRewound):
         start(store, "lost")
@@ -200,7 +201,7 @@ sqlite3.connect(sys.argv[1]).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall
         refused.setattr(os, "listdir", refuse)
         with pytest.raises(StoreInUse, match="free descriptors"):
             start(store, "new")
-    assert store.run("new") is None
+    assert store.ask(FindRun("new")) is None
     start(store, "new")
 
 
@@ -235,8 +236,8 @@ def test_a_store_whose_log_alone_was_removed_saves_what_it_has(store: SqliteStor
         start(store, "lost")
     store.close()
     store.open()
-    assert len(store.history(row_of(store).run)) == 20
-    assert store.run("lost") is None
+    assert len(store.ask(ListHistory(row_of(store).run))) == 20
+    assert store.ask(FindRun("lost")) is None
 
 
 # ---- content -------------------------------------------------------------------------------------------------------
@@ -268,10 +269,10 @@ def nothing(_store: SqliteStore, target: Path) -> None:
 _OPEN = """
 import logging
 logging.basicConfig(format="%(message)s")
+from durable_trio.stores.questions import ListRuns, RunFilter
 store = SqliteStore(sys.argv[1])
 store.open()
-from durable_trio.stores.contract import RunFilter
-say(sorted(row.id for row in store.list_runs(RunFilter(), limit=100)))
+say(sorted(row.id for row in store.ask(ListRuns(RunFilter(), limit=100))))
 connection = store.connect()
 say(connection.execute("PRAGMA integrity_check").fetchall())
 connection.close()
@@ -328,7 +329,7 @@ def test_a_database_that_is_cut_short_ends_its_use(store: SqliteStore, size: int
     with pytest.raises(StoreError):  # noqa: PT012  # by whoever meets it first
         for seq in range(501, 600):
             add(store, fence, step(seq, "s", seq))
-            store.history(fence.run)
+            store.ask(ListHistory(fence.run))
     store.close()
 
 
@@ -815,7 +816,7 @@ def register(store: SqliteStore, boot_id: str) -> int:
 
 
 def living(store: SqliteStore) -> dict[int, bool]:
-    rows: tuple[ExecutorRow, ...] = store.executors()
+    rows: tuple[ExecutorRow, ...] = store.ask(ListExecutors())
     return {row.id: store.executor_is_alive(row.id) for row in rows}
 
 

@@ -29,13 +29,21 @@ from durable_trio.stores.contract import (
     RenewLease,
     RequestCancel,
     ResumeRun,
-    RunFilter,
     SendSignal,
     Sent,
     SignalWithStart,
     Started,
     Store,
     Unpark,
+)
+from durable_trio.stores.questions import (
+    CountRuns,
+    ListEntries,
+    ListExecutors,
+    ListRuns,
+    ListUnread,
+    LoadRun,
+    RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import one, start_operation, step
@@ -53,7 +61,7 @@ class Dice:
         dice = self._dice
         self._now += dice.randrange(3)
         now = self._now
-        rows = store.list_runs(RunFilter(), limit=50)
+        rows = store.ask(ListRuns(RunFilter(), limit=50))
         run_id = f"run-{dice.randrange(8)}"
         row = dice.choice(rows) if rows else None
         executor = dice.randrange(1, 6)
@@ -69,7 +77,7 @@ class Dice:
             status=dice.choice((StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.TIMED_OUT)),
             compensates=dice.random() < 0.5,
         )
-        unread = store.unread(fence.run)
+        unread = store.ask(ListUnread(fence.run))
         taken = ((unread[0].id, now),) if unread and dice.random() < 0.7 else ()
         status = dice.choice([RunStatus.RUNNING, RunStatus.SUSPENDED, RunStatus.COMPENSATING])
         final = dice.choice([RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED])
@@ -131,9 +139,9 @@ def plain(outcome: Any) -> Any:
 
 def everything(store: Store) -> Any:
     """Return all that a store tells."""
-    rows = store.list_runs(RunFilter(), limit=1000)
-    loaded = [(plain(row), store.load(row.run)) for row in rows]
-    return loaded, store.executors(ended=True), store.mailbox_after(0, limit=1000), store.status()
+    rows = store.ask(ListRuns(RunFilter(), limit=1000))
+    loaded = [(plain(row), store.ask(LoadRun(row.run))) for row in rows]
+    return loaded, store.ask(ListExecutors(ended=True)), store.ask(ListEntries(0, limit=1000)), store.ask(CountRuns())
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -12,6 +12,7 @@ from durable_trio.clock import INSTANT_MAX
 from durable_trio.errors import RunConflict
 from durable_trio.records import RunStatus
 from durable_trio.stores.contract import DeleteRun, Prune, Pruned, RegisterExecutor, Stuck, Sweep
+from durable_trio.stores.questions import FindRun
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import add, finish, one, owned, start, step
 
@@ -96,7 +97,7 @@ def test_a_run_that_cannot_be_removed_is_named_and_all_others_go(store: SqliteSt
     assert ("'kept'" in str(conflict), why in str(conflict)) == (True, True)
     ended(store, "beside")
     assert store.apply([DeleteRun(run_id="beside"), DeleteRun(run_id="kept")]) is not None
-    assert store.run("beside") is None
+    assert store.ask(FindRun("beside")) is None
     count, stuck, position = 0, set(), None
     while True:
         pruned: Pruned = one(store, Prune(before=1000, statuses=ALL, limit=200, after=position))
@@ -105,7 +106,7 @@ def test_a_run_that_cannot_be_removed_is_named_and_all_others_go(store: SqliteSt
         if position is None:
             break
     assert (count, stuck) == (2, {("kept", True)})
-    assert [store.run(run_id) is not None for run_id in ("a", "kept", "z")] == [False, True, False]
+    assert [store.ask(FindRun(run_id)) is not None for run_id in ("a", "kept", "z")] == [False, True, False]
     assert start(store, "new").id == "new"
 
 
@@ -149,7 +150,7 @@ def test_a_long_run_to_which_something_refers_is_not_hidden(store: SqliteStore) 
     ended(store, "kept", row_count=600)
     change(store, *SCHEMAS["a foreign key"][0])
     assert isinstance(one(store, DeleteRun(run_id="kept")), RunConflict)
-    assert store.run("kept") is not None
+    assert store.ask(FindRun("kept")) is not None
 
 
 def test_a_table_that_lets_its_rows_go_keeps_nothing(store: SqliteStore) -> None:

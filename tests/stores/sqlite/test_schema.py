@@ -25,9 +25,10 @@ from durable_trio.stores.contract import (
     SendSignal,
     Sweep,
 )
-from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, questions, sqlite3
-from durable_trio.stores.sqlite import queries as reads
+from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMail
+from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
+from durable_trio.stores.sqlite.answers import executors, lists, mail, runs
 from durable_trio.stores.sqlite.operations import claims as claim_operations
 from durable_trio.stores.sqlite.operations import copies as copy_operations
 from durable_trio.stores.sqlite.operations import executors as executor_operations
@@ -98,7 +99,7 @@ def test_published_values_of_an_older_file_are_kept_without_a_position(tmp_path:
     connection.close()
     store = SqliteStore(str(path))
     store.open()
-    loaded = store.load(7)
+    loaded = store.ask(LoadRun(7))
     store.close()
     assert (loaded.values, loaded.positions) == ({"state": "1"}, {"state": NO_POSITION})
 
@@ -180,25 +181,25 @@ SORTED = (
     [
         (claim_operations.FIND_IN_LINE, ("w", 1, 1), "runs_line"),
         (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
-        (reads.NEXT_LATER, ("w", 1), "runs_later"),
-        (reads.COUNT_IN_LINE, ("w", 1), "runs_line"),
-        (reads.COUNT_LATER, ("w", 1, 1, 1), "runs_later"),
-        (reads.UNREAD, (1,), "mailbox_of_run"),
-        (reads.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
-        (reads.SIGNALS_NAMED, (1, "x", 1, 1), "mailbox_unread"),
-        (reads.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
-        (reads.LAST_UNREAD, (1,), "mailbox_of_run"),
-        (reads.HISTORY, (1,), "sqlite_autoindex_history_1"),
-        (questions.PARKED, (1,), "runs_parked"),
-        (questions.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
-        (questions.END_OF_SLICE, (1, 9), "runs_changed"),
-        (questions.STREAM.format(source=questions.OF_ALL + AFTER), (1, 1), "runs_created"),
-        (questions.STREAM.format(source=questions.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
-        (questions.COUNT.format(source=questions.OF_END), ("failed", 1), "runs_finished"),
-        (questions.STREAM.format(source=questions.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
-        (questions.STREAM.format(source=questions.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
-        (questions.NEXT_WORKFLOW, ("",), "runs_by_status"),
-        (questions.NEXT_STATUS, ("w", ""), "runs_by_status"),
+        (executors.NEXT_LATER, ("w", 1), "runs_later"),
+        (executors.COUNT_IN_LINE, ("w", 1), "runs_line"),
+        (executors.COUNT_LATER, ("w", 1, 1, 1), "runs_later"),
+        (mail.UNREAD, (1,), "mailbox_of_run"),
+        (mail.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
+        (mail.SIGNALS_NAMED, (1, "x", 1, 1), "mailbox_unread"),
+        (mail.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
+        (mail.LAST_UNREAD, (1,), "mailbox_of_run"),
+        (runs.HISTORY, (1,), "sqlite_autoindex_history_1"),
+        (lists.PARKED, (1,), "runs_parked"),
+        (lists.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
+        (lists.END_OF_SLICE, (1, 9), "runs_changed"),
+        (lists.STREAM.format(source=lists.OF_ALL + AFTER), (1, 1), "runs_created"),
+        (lists.STREAM.format(source=lists.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
+        (lists.COUNT.format(source=lists.OF_END), ("failed", 1), "runs_finished"),
+        (lists.STREAM.format(source=lists.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
+        (lists.STREAM.format(source=lists.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
+        (lists.NEXT_WORKFLOW, ("",), "runs_by_status"),
+        (lists.NEXT_STATUS, ("w", ""), "runs_by_status"),
         (
             removal_operations.OLDEST.format(after="finished_at = ? AND run > ?"),
             ("failed", 1, 1, 1, 1),
@@ -209,7 +210,7 @@ SORTED = (
             ("failed", 1, 1, 1, 1),
             "runs_without_end",
         ),
-        (questions.COUNT.format(source=questions.OF_NO_END), ("failed", 1), "runs_without_end"),
+        (lists.COUNT.format(source=lists.OF_NO_END), ("failed", 1), "runs_without_end"),
         (message_operations.IS_AWAITED, {"run": 1, "name": "x"}, "mailbox_unread"),
         (run_operations.IS_LOST_CHILD, ("x", 1, "[]"), "history_children"),
         (removal_operations.IS_SPARED, (1,), "history_children"),
@@ -310,7 +311,7 @@ def test_a_claim_costs_nothing_for_runs_that_it_does_not_take(store: SqliteStore
     executor = register(store)
 
     def measure() -> tuple[int, int, int]:
-        start(store, f"due-{store.last_change()}", due_at=5, priority=3)
+        start(store, f"due-{store.ask(FindLastChange())}", due_at=5, priority=3)
         claimed: list[object] = []
         cost = steps(store, lambda: claimed.append(claim(store, executor, now=10, limit=4)))
         assert len(claimed[0]) == 1  # type: ignore[arg-type]
@@ -333,11 +334,11 @@ def test_a_claim_costs_the_same_whatever_waits_beside_it(store: SqliteStore, wai
     executor = register(store)
 
     def measure() -> tuple[int, int]:
-        start(store, f"urgent-{store.last_change()}", due_at=5, priority=1_000_000)
+        start(store, f"urgent-{store.ask(FindLastChange())}", due_at=5, priority=1_000_000)
         claimed: list[list[RunRow]] = []
         cost = steps(store, lambda: claimed.append(claim(store, executor, now=10, limit=1)))
         assert claimed[0][0].id.startswith("urgent")
-        return cost, steps(store, lambda: store.backlog(["work"], now=10, due_max=1))
+        return cost, steps(store, lambda: store.ask(CountBacklog(["work"], now=10, due_max=1)))
 
     numbers = range(3000)
     if waiting == "of many priorities":
@@ -399,8 +400,8 @@ def test_a_message_costs_the_same_however_many_are_unread(store: SqliteStore) ->
         taking = Advance(fence=fence, taken=((entry.id, 1),), now=9)
         return [
             steps(store, lambda: signal(store, name="noise", unread_max=10_000)),
-            steps(store, lambda: store.mail(row.run, after=entry.id, names={"go": 0}, limit=9)),
-            steps(store, lambda: store.load(row.run)),
+            steps(store, lambda: store.ask(LookAtMail(row.run, after=entry.id, names={"go": 0}, limit=9))),
+            steps(store, lambda: store.ask(LoadRun(row.run))),
             steps(store, lambda: one(store, waiting)),
             steps(store, lambda: one(store, late)),
             steps(store, lambda: one(store, taking)),

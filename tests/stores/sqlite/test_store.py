@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
-from durable_trio.stores.contract import Advance, ClaimDue, DeleteRun, ReapExecutor, RunFilter
+from durable_trio.stores import questions
+from durable_trio.stores.contract import Advance, ClaimDue, DeleteRun, ReapExecutor
+from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory, ListRuns, Question, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
+from durable_trio.stores.sqlite.answers.table import ANSWERS
 from durable_trio.stores.sqlite.library import translate
 from durable_trio.stores.sqlite.operations import executors as executor_operations
 from durable_trio.stores.sqlite.operations.table import HANDLERS
@@ -75,7 +78,7 @@ def test_connections_are_set_up_for_their_durability(tmp_path: Path, durability:
 def test_a_store_that_is_not_open_says_so(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "runs.db")
     store.close()
-    for call in (lambda: store.run("run"), lambda: store.apply([]), store.connect, store.foreign_changes):
+    for call in (lambda: store.ask(FindRun("run")), lambda: store.apply([]), store.connect, store.foreign_changes):
         with pytest.raises(StoreError, match="not open"):
             call()
 
@@ -85,18 +88,31 @@ def test_memory_stores_are_strangers_to_each_other_and_end_when_closed() -> None
     first.open()
     second.open()
     start(first)
-    assert second.run("run") is None
+    assert second.ask(FindRun("run")) is None
     first.close()
     first.open()
-    assert first.run("run") is None
+    assert first.ask(FindRun("run")) is None
     first.close()
     second.close()
+
+
+def test_each_question_has_an_answer_and_what_is_none_is_refused(store: SqliteStore) -> None:
+    known = {item for item in vars(questions).values() if isinstance(item, type) and issubclass(item, Question)}
+    assert set(ANSWERS) == known - {Question}
+
+    class Unknown(Question[int]):
+        pass
+
+    with pytest.raises(TypeError, match="Unknown is no question"):
+        store.ask(Unknown())
+    with pytest.raises(TypeError, match="DeleteRun is no question"):
+        store.ask(DeleteRun(run_id="run"))  # type: ignore[arg-type]
 
 
 def test_an_unknown_operation_is_an_error_before_anything_is_written(store: SqliteStore) -> None:
     with pytest.raises(TypeError, match="no operation"):
         store.apply([start_operation(), object()])  # type: ignore[list-item]
-    assert store.run("run") is None
+    assert store.ask(FindRun("run")) is None
 
 
 def test_an_unknown_wal_checkpoint_mode_is_an_error(store: SqliteStore) -> None:
@@ -111,7 +127,7 @@ def test_an_error_in_the_middle_of_a_batch_rolls_it_back(store: SqliteStore, mon
     monkeypatch.setitem(HANDLERS, DeleteRun, interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.apply([start_operation(), DeleteRun(run_id="run")])
-    assert store.run("run") is None
+    assert store.ask(FindRun("run")) is None
     start(store)
 
 
@@ -124,9 +140,9 @@ def test_a_reader_does_not_wait_for_a_writer_and_never_sees_half_a_batch(tmp_pat
 
     def read() -> None:
         while not stop.is_set():
-            rows = store.list_runs(RunFilter(), limit=10_000)
+            rows = store.ask(ListRuns(RunFilter(), limit=10_000))
             seen.append(len(rows))
-            if len(rows) % 20 or store.last_change() < len({row.changed for row in rows}):
+            if len(rows) % 20 or store.ask(FindLastChange()) < len({row.changed for row in rows}):
                 failures.append(len(rows))
 
     thread = threading.Thread(target=read)
@@ -249,12 +265,12 @@ def test_a_failed_sync_is_in_doubt_never_tried_again_and_ends_the_store(store: S
         start(store)
     assert not writer.in_transaction
     store._writer = writer
-    for call in (lambda: start(store), lambda: store.run("run"), store.foreign_changes, store.open):
+    for call in (lambda: start(store), lambda: store.ask(FindRun("run")), store.foreign_changes, store.open):
         with pytest.raises(StoreCorrupt, match="must not be used on"):
             call()
     store.close()
     store.open()
-    store.run("run")
+    store.ask(FindRun("run"))
 
 
 def test_a_claimed_run_goes_on_after_any_number_of_hands(store: SqliteStore) -> None:
@@ -266,4 +282,4 @@ def test_a_claimed_run_goes_on_after_any_number_of_hands(store: SqliteStore) -> 
         (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=5, limit=1))
         assert (row.token, row.recoveries) == (token, 1)
         fence = fence_of(row)
-    assert len(store.history(row_of(store).run)) == 4
+    assert len(store.ask(ListHistory(row_of(store).run))) == 4

@@ -14,6 +14,7 @@ import sqlite_utils
 
 from durable_trio.errors import RunConflict, StepFailed, StepTimeout, StoreCorrupt, StoreFull
 from durable_trio.stores.contract import Advance, Fence
+from durable_trio.stores.questions import FindLastChange
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite import store as store_module
 from durable_trio.stores.sqlite.connection import open_connection
@@ -100,7 +101,7 @@ def insert(connection: Any, amount: int = 7) -> None:
     ],
 )
 def test_what_reaches_beyond_the_users_tables_is_denied(store: SqliteStore, fence: Fence, sql: str) -> None:
-    before = row_of(store), store.last_change()
+    before = row_of(store), store.ask(FindLastChange())
 
     def attack(connection: Any) -> None:
         insert(connection)
@@ -109,7 +110,7 @@ def test_what_reaches_beyond_the_users_tables_is_denied(store: SqliteStore, fenc
     with pytest.raises(sqlite3.DatabaseError):
         transact(store, fence, attack)
     assert amounts(store) == []
-    assert (row_of(store), store.last_change()) == before
+    assert (row_of(store), store.ask(FindLastChange())) == before
     assert transact(store, fence, insert) is True
     assert amounts(store) == [7]
 

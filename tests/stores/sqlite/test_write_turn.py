@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from durable_trio.errors import NotADatabase, StoreInUse
-from durable_trio.stores.contract import Advance, RunFilter
+from durable_trio.stores.contract import Advance
+from durable_trio.stores.questions import FindRun, ListHistory, ListRuns, RunFilter
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite import write_turn as turn
 from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn
@@ -98,7 +99,7 @@ def test_many_processes_may_open_a_new_file_at_once(tmp_path: Path, spawn: Spawn
     assert outputs == ["done\n"] * 16
     store = SqliteStore(path)
     store.open()
-    assert len(store.list_runs(RunFilter(), limit=99)) == 16
+    assert len(store.ask(ListRuns(RunFilter(), limit=99))) == 16
     store.close()
 
 
@@ -145,7 +146,7 @@ for seq in range(10**9):
             pass
         process.kill()
         acknowledged = int(["40", *process.stdout.read().split()][-1])
-        stored = [row.seq for row in store.history(row_of(store, durability).run)]
+        stored = [row.seq for row in store.ask(ListHistory(row_of(store, durability).run))]
         assert stored == list(range(len(stored)))
         assert len(stored) % 2 == 0
         assert len(stored) in (2 * acknowledged + 2, 2 * acknowledged + 4)
@@ -353,7 +354,7 @@ def test_a_fork_neither_keeps_nor_loses_the_locks_of_its_parent(store: SqliteSto
         code = 1
         try:
             try:
-                store.run("run")
+                store.ask(FindRun("run"))
             except Exception as error:
                 code = 0 if "fork" in str(error) else 2
             store.close()

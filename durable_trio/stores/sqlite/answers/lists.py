@@ -1,4 +1,4 @@
-"""What people ask of a store: lists, counts, and the changes that a watcher has missed; each at any size of the file.
+"""Lists of runs, counts of them, and the changes that a watcher has missed; each at any size of the file.
 
 A list is merged from *streams*: keys of runs, newest first, each read from one index, as far as they are needed. Of
 several parts of a filter that an index can serve, the rarest is read, and the rest of the filter is asked of its runs.
@@ -16,13 +16,23 @@ from typing import Any, Final, NamedTuple
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import RunFilter, StoreStatus
+from durable_trio.stores.questions import (
+    Change,
+    CountRuns,
+    ListChanges,
+    ListNews,
+    ListRuns,
+    Question,
+    RunFilter,
+    StoreStatus,
+)
+from durable_trio.stores.sqlite.answers.runs import values_of
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, status_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER, NotText
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 from durable_trio.stores.sqlite.tables import WITHOUT_END
 
-__all__ = ["EVERYTHING", "Slice", "changed_slice", "list_slice", "status"]
+__all__ = ["Slice", "count_runs", "list_changes", "list_news", "list_runs"]
 
 # Runs that one slice looks at: some milliseconds.
 _SLICE_RUNS: Final = 4000
@@ -39,7 +49,7 @@ _COUNTED_FIRST: Final = 10_000
 # Ids of parked runs that a status names; more would only scroll.
 _PARKED_MAX: Final = 1000
 
-EVERYTHING: Final = RunFilter()
+_EVERYTHING: Final = RunFilter()
 
 # As bytes too: what is stored need not be UTF-8.
 OF_STATUS: Final = "runs INDEXED BY runs_by_status WHERE workflow = CAST(? AS TEXT) AND status = CAST(? AS TEXT)"
@@ -91,10 +101,10 @@ _Key = tuple[int, int]  # created_at, run
 
 
 class Slice(NamedTuple):
-    """Some of the runs that are asked for, and after which place to go on; ``None`` at the end."""
+    """Some of what is asked for, and the question for the rest of it; ``None`` at the end."""
 
-    rows: tuple[RunRow, ...]
-    position: Any
+    found: tuple[Any, ...]
+    rest: Question[tuple[Any, ...]] | None
 
 
 class _Source(NamedTuple):
@@ -104,8 +114,9 @@ class _Source(NamedTuple):
     parameters: tuple[Any, ...]
 
 
-def list_slice(connection: sqlite3.Connection, which: RunFilter, *, limit: int, before: _Key | None) -> Slice:
-    """Return runs, newest first; call it within a transaction."""
+def list_runs(connection: sqlite3.Connection, question: ListRuns) -> Slice:
+    """Return runs, newest first."""
+    which, limit, before = question.which, question.limit, question.before
     term, parameters = _conditions(which)
     sql = MATCHING.format(which=term)
     keys = _keys(connection, which, before)
@@ -124,20 +135,45 @@ def list_slice(connection: sqlite3.Connection, which: RunFilter, *, limit: int, 
                 found.append(before[1])
                 if len(found) == limit:
                     break
-    return Slice(_rows(connection, found), before)
+    rest = ListRuns(which, limit=limit - len(found), before=before) if len(found) < limit else None
+    return Slice(_rows(connection, found), rest)
 
 
-def changed_slice(connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int) -> Slice:
-    """Return runs that have changed since, in order of changes; those of one change together."""
+def list_changes(connection: sqlite3.Connection, question: ListChanges) -> Slice:
+    """Return runs that have changed since, in order of changes, and what they have published."""
+    which, limit = question.which, question.limit
+    runs, position = _changed(connection, which, after=question.after, limit=limit)
+    rest = None
+    if position is not None and len(runs) < limit:
+        rest = ListChanges(which, after=position, limit=limit - len(runs))
+    return Slice(_changes(connection, runs), rest)
+
+
+def list_news(connection: sqlite3.Connection, question: ListNews) -> tuple[Change, ...]:
+    """Return what ``list_changes`` does of all runs, which is never in slices."""
+    runs, _ = _changed(connection, _EVERYTHING, after=question.after, limit=question.limit)
+    return _changes(connection, runs)
+
+
+def _changes(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Change, ...]:
+    rows = _rows(connection, runs)
+    published = values_of(connection, [row.run for row in rows])
+    return tuple(Change(row, published[row.run]) for row in rows)
+
+
+def _changed(
+    connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
+) -> tuple[list[int], int | None]:
+    """Return runs in order of their changes, those of one change together; and where to go on, ``None`` at the end."""
     term, parameters = _conditions(which)
-    if which.run_id is not None or (which != EVERYTHING and _rarest(connection, which).key_count < _RARE_RUNS):
+    if which.run_id is not None or (which != _EVERYTHING and _rarest(connection, which).key_count < _RARE_RUNS):
         runs = json.dumps([run for _, run in _keys(connection, which, None)])
         matching = connection.execute(MATCHING.format(which=term), (runs, *parameters)).fetchall()
         found = sorted(key for key in matching if isinstance(key[0], int) and key[0] > after)
         last = found[min(limit, len(found)) - 1][0] if found and limit > 0 else after
-        return Slice(_rows(connection, [run for changed, run in found if changed <= last]), None)
+        return [run for changed, run in found if changed <= last], None
     end = None
-    if which != EVERYTHING:
+    if which != _EVERYTHING:
         end = connection.execute(END_OF_SLICE, (after, _SLICE_RUNS)).fetchone()
     until = _LAST if end is None else end[0]
     sql = CHANGES.format(which=term)
@@ -146,7 +182,7 @@ def changed_slice(connection: sqlite3.Connection, which: RunFilter, *, after: in
         last = found[-1][0]
         rest = connection.execute(sql, (last - 1, last, *parameters, -1)).fetchall()
         found = [key for key in found if key[0] < last] + rest
-    return Slice(_rows(connection, [run for _, run in found]), None if end is None else until)
+    return [run for _, run in found], None if end is None else until
 
 
 def _rows(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[RunRow, ...]:
@@ -154,8 +190,8 @@ def _rows(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[RunRow, 
     return tuple(run_from(found[run]) for run in runs)
 
 
-def status(connection: sqlite3.Connection) -> StoreStatus:
-    """Return counts and warnings; call it within a transaction."""
+def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStatus:
+    """Return counts and warnings."""
     unfinished: dict[str, int] = {}
     by_status: dict[RunStatus, int] = {}
     for (workflow, name), count in _counts_of_unfinished(connection).items():

@@ -16,9 +16,30 @@ import pytest
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import DeleteRun, Finish, Prune, Pruned, RunFilter
-from durable_trio.stores.sqlite import SqliteStore, questions
-from durable_trio.testing.store_contract.kit import claim, fence_of, owned, register, row_of, start, start_operation
+from durable_trio.stores.contract import DeleteRun, Finish, Prune, Pruned
+from durable_trio.stores.questions import (
+    CountBacklog,
+    CountRuns,
+    FindRun,
+    ListChanges,
+    ListEntries,
+    ListNews,
+    ListRuns,
+    LoadRun,
+    RunFilter,
+)
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite.answers import lists
+from durable_trio.testing.store_contract.kit import (
+    changed_runs,
+    claim,
+    fence_of,
+    owned,
+    register,
+    row_of,
+    start,
+    start_operation,
+)
 
 S = RunStatus
 ENDED_RUNS = 20_000
@@ -106,28 +127,28 @@ RARE = [
 
 @pytest.mark.parametrize("which", RARE, ids=str)
 def test_no_list_walks_through_what_it_does_not_give(large: SqliteStore, which: RunFilter) -> None:
-    cost = steps(large, lambda: large.list_runs(which, limit=20))
+    cost = steps(large, lambda: large.ask(ListRuns(which, limit=20)))
     assert cost < ENDED_RUNS // 100  # hundreds of instructions; some for each run would be many times that
-    page = large.list_runs(which, limit=20)
+    page = large.ask(ListRuns(which, limit=20))
     if page:
         last = (page[-1].created_at, page[-1].run)
-        assert steps(large, lambda: large.list_runs(which, limit=20, before=last)) < ENDED_RUNS // 100
+        assert steps(large, lambda: large.ask(ListRuns(which, limit=20, before=last))) < ENDED_RUNS // 100
 
 
 @pytest.mark.parametrize("which", [which for which in RARE if which.created_after is which.created_before], ids=str)
 def test_no_watch_walks_through_what_it_does_not_give(large: SqliteStore, which: RunFilter) -> None:
-    assert steps(large, lambda: large.changes_with_values(which, after=0, limit=20)) < ENDED_RUNS // 40
+    assert steps(large, lambda: large.ask(ListChanges(which, after=0, limit=20))) < ENDED_RUNS // 40
 
 
 def test_a_status_does_not_count_what_is_most(large: SqliteStore) -> None:
-    assert steps(large, large.status) < 10_000
-    found = large.status()
+    assert steps(large, lambda: large.ask(CountRuns())) < 10_000
+    found = large.ask(CountRuns())
     assert found.runs_by_status == {S.PENDING: 1, S.RUNNING: 1, S.COMPLETED: ENDED_RUNS, S.FAILED: 30}
     assert found.unfinished_by_workflow == {"rare": 1, "work": 1}
 
 
 def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(questions, "_COUNTED_FIRST", 2)
+    monkeypatch.setattr(lists, "_COUNTED_FIRST", 2)
     store = SqliteStore(":memory:")
     store.open()
     executor = register(store)
@@ -136,7 +157,7 @@ def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> N
     rows = claim(store, executor, workflows=("b", "c"), limit=30)
     ends = [S.FAILED] * 12 + [S.COMPLETED] * 7 + [S.CANCELLED]
     store.apply([Finish(fence=fence_of(row), status=status, now=1) for row, status in zip(rows, ends, strict=False)])
-    found = store.status()
+    found = store.ask(CountRuns())
     assert found.runs_by_status == {S.PENDING: 57, S.RUNNING: 10, S.COMPLETED: 7, S.FAILED: 12, S.CANCELLED: 1}
     assert sum(found.unfinished_by_workflow.values()) == 67
     assert found.unfinished_by_workflow["a"] == 5
@@ -145,9 +166,9 @@ def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_where_nothing_is_rare_a_list_goes_in_slices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each is a short transaction, between which other questions have their turn; the answer is the same."""
-    monkeypatch.setattr(questions, "_RARE_RUNS", 50)
-    monkeypatch.setattr(questions, "_SLICE_RUNS", 100)
-    monkeypatch.setattr(questions, "_RUNS_AT_ONCE", 30)
+    monkeypatch.setattr(lists, "_RARE_RUNS", 50)
+    monkeypatch.setattr(lists, "_SLICE_RUNS", 100)
+    monkeypatch.setattr(lists, "_RUNS_AT_ONCE", 30)
     store = SqliteStore(tmp_path / "runs.db")
     store.open()
     connection = store.connect()
@@ -160,10 +181,10 @@ def test_where_nothing_is_rare_a_list_goes_in_slices(monkeypatch: pytest.MonkeyP
     assert store._answerer is not None
     store._answerer.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
     both = RunFilter(statuses=(S.FAILED, S.PENDING), tags=(("kind", "a"),))
-    assert [row.id for row in store.list_runs(both, limit=9)] == ["last"]
+    assert [row.id for row in store.ask(ListRuns(both, limit=9))] == ["last"]
     assert len(begun) > 5
     begun.clear()
-    assert [row.id for row in store.changes(both, after=0, limit=9)] == ["last"]
+    assert [row.id for row in changed_runs(store, both, after=0, limit=9)] == ["last"]
     assert len(begun) > 5
     store.close()
 
@@ -181,14 +202,14 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
 
     assert store._answerer is not None
     store._answerer.set_progress_handler(hold, 1)
-    thread = threading.Thread(target=store.list_runs, args=(RunFilter(),), kwargs={"limit": 9})
+    thread = threading.Thread(target=store.ask, args=(ListRuns(RunFilter(), limit=9),))
     thread.start()
     assert begun.wait(20)
-    assert store.run("run") == row
-    assert store.load(row.run).history == ()
-    assert store.backlog(["work"], now=1, due_max=1).due_count == 0
-    assert store.mailbox_after(0, limit=1) == ()
-    assert len(store.news(after=0, limit=9)) == 1
+    assert store.ask(FindRun("run")) == row
+    assert store.ask(LoadRun(row.run)).history == ()
+    assert store.ask(CountBacklog(["work"], now=1, due_max=1)).due_count == 0
+    assert store.ask(ListEntries(0, limit=1)) == ()
+    assert len(store.ask(ListNews(after=0, limit=9))) == 1
     start(store, "another")
     go.set()
     thread.join()
@@ -197,9 +218,9 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_filter_gives_what_a_look_at_each_run_gives(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    monkeypatch.setattr(questions, "_RARE_RUNS", 6)
-    monkeypatch.setattr(questions, "_SLICE_RUNS", 7)
-    monkeypatch.setattr(questions, "_RUNS_AT_ONCE", 3)
+    monkeypatch.setattr(lists, "_RARE_RUNS", 6)
+    monkeypatch.setattr(lists, "_SLICE_RUNS", 7)
+    monkeypatch.setattr(lists, "_RUNS_AT_ONCE", 3)
     generator = random.Random(seed)
     store = SqliteStore(":memory:")
     store.open()
@@ -217,7 +238,7 @@ def test_every_filter_gives_what_a_look_at_each_run_gives(monkeypatch: pytest.Mo
     rows = claim(store, executor, workflows=("v", "w"), limit=40)
     statuses = [S.COMPLETED, S.FAILED, S.CANCELLED]
     store.apply([Finish(fence=fence_of(row), status=generator.choice(statuses), now=1) for row in rows[:30]])
-    everything = store.list_runs(RunFilter(), limit=99)
+    everything = store.ask(ListRuns(RunFilter(), limit=99))
     assert len(everything) == 60
     assert [(row.created_at, row.run) for row in everything] == sorted(
         ((row.created_at, row.run) for row in everything), reverse=True
@@ -235,12 +256,12 @@ def test_every_filter_gives_what_a_look_at_each_run_gives(monkeypatch: pytest.Mo
         expected = [row for row in everything if _matches(which, row)]
         found: list[RunRow] = []
         before = None
-        while page := store.list_runs(which, limit=4, before=before):
+        while page := store.ask(ListRuns(which, limit=4, before=before)):
             found += page
             before = (page[-1].created_at, page[-1].run)
         assert found == expected
         changed, after = list[RunRow](), 0
-        while part := store.changes(which, after=after, limit=3):
+        while part := changed_runs(store, which, after=after, limit=3):
             changed += part
             after = part[-1].changed
         assert changed == sorted(expected, key=lambda row: (row.changed, row.run))
@@ -267,12 +288,12 @@ def test_tags_are_found_whoever_writes_and_removes_the_runs(tmp_path: Path) -> N
     add_ended_runs(connection, 3, tags='{"a": "1", "b": 2}')
     connection.execute("DELETE FROM runs WHERE id = 'ended-completed2'")
     connection.commit()
-    assert [row.id for row in store.list_runs(which, limit=9)] == ["ended-completed3", "ended-completed1"]
+    assert [row.id for row in store.ask(ListRuns(which, limit=9))] == ["ended-completed3", "ended-completed1"]
     assert connection.execute("SELECT count(*) FROM tags").fetchone() == (2,)
     connection.execute("DELETE FROM runs")
     connection.commit()
     connection.close()
-    assert store.list_runs(which, limit=9) == ()
+    assert store.ask(ListRuns(which, limit=9)) == ()
     store.close()
 
 
@@ -344,14 +365,14 @@ def test_each_run_counts_once_however_damaged_it_is(
     is_large: bool,
 ) -> None:
     if is_large:
-        monkeypatch.setattr(questions, "_COUNTED_FIRST", 1)
+        monkeypatch.setattr(lists, "_COUNTED_FIRST", 1)
     store = damaged(statement)
-    found = store.status()
+    found = store.ask(CountRuns())
     order = list(S)
     assert found.runs_by_status == dict(sorted(by_status.items(), key=lambda item: order.index(item[0])))
     assert found.unfinished_by_workflow == by_workflow
     which = RunFilter(statuses=(S.PENDING,))
-    assert len(store.list_runs(which, limit=9)) == by_status.get(S.PENDING, 0)
+    assert len(store.ask(ListRuns(which, limit=9))) == by_status.get(S.PENDING, 0)
 
 
 def test_a_run_that_has_ended_nobody_knows_when_is_removed_with_those_of_its_beginning(
@@ -361,7 +382,7 @@ def test_a_run_that_has_ended_nobody_knows_when_is_removed_with_those_of_its_beg
     early = Prune(before=20, statuses=(S.COMPLETED,), limit=9)
     assert store.apply([early]) == [Pruned(0, 0, None)]
     assert store.apply([attrs.evolve(early, before=21)]) == [Pruned(1, 0, None)]
-    assert (store.run("ended-1"), store.status().runs_by_status[S.COMPLETED]) == (None, 2)
+    assert (store.ask(FindRun("ended-1")), store.ask(CountRuns()).runs_by_status[S.COMPLETED]) == (None, 2)
     assert store.apply([attrs.evolve(early, before=51, limit=1)]) == [Pruned(1, 0, (50, 1))]
     assert store.apply([attrs.evolve(early, before=51, after=(50, 1))]) == [Pruned(1, 0, None)]
 
@@ -382,5 +403,5 @@ def test_a_long_run_that_has_ended_nobody_knows_when_leaves_no_count_behind(
         )
         connection.commit()
     assert store.apply([DeleteRun(run_id="ended-1")]) == [True]
-    found = store.status()
+    found = store.ask(CountRuns())
     assert (found.runs_by_status[S.COMPLETED], found.unfinished_by_workflow) == (2, {"w": 2})

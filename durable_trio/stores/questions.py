@@ -1,0 +1,348 @@
+"""What can be asked of a store, as values: each question, what it answers, and the answers that are more than rows.
+
+``Store.ask`` says what holds for all of them. A question names its answer's type, so that ``store.ask(FindRun("r"))``
+is a ``RunRow | None`` for a type checker.
+
+Most are asked by an engine, and runs wait for the answer: it must cost a few seeks and the rows that it gives. Those
+that only people ask may take their time (``is_for_people``); no run waits for one of them, also not for its thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final, Generic, TypeVar
+
+import attrs
+
+from durable_trio.records import RunStatus
+from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
+
+__all__ = [
+    "NOTHING_LOADED",
+    "Backlog",
+    "Change",
+    "CountBacklog",
+    "CountRuns",
+    "FindLastChange",
+    "FindLastEntry",
+    "FindMissing",
+    "FindRun",
+    "ListChanges",
+    "ListEntries",
+    "ListExecutors",
+    "ListHistory",
+    "ListNews",
+    "ListOwned",
+    "ListReports",
+    "ListRuns",
+    "ListSetBack",
+    "ListUnread",
+    "ListWaits",
+    "LoadRun",
+    "LoadRuns",
+    "Loaded",
+    "LookAtMail",
+    "MailLook",
+    "NamedSignals",
+    "Question",
+    "ReadValues",
+    "RunFilter",
+    "SetBack",
+    "StoreStatus",
+]
+
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Question(Generic[Answer_co]):
+    """One thing that a store can be asked, and the type of what it answers."""
+
+    __slots__ = ()
+
+    #: Whether only people ask it, so that the answer may take its time.
+    is_for_people: ClassVar[bool] = False
+
+
+# ---- one run -----------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class FindRun(Question[RunRow | None]):
+    """Answers the run with that id; ``None`` if there is none."""
+
+    run_id: str
+
+
+@attrs.define
+class Loaded:
+    """All that an executor needs to go on with a run it has claimed. History in order of seq.
+
+    ``left_out``: of the unread signals those with ids above the first of these and up to the second are not among
+    ``unread``, because they are many (see ``LookAtMail``); cancels and ends of children always are.
+    ``damage``: that of one of the rows; then the run must not go on.
+    """
+
+    history: tuple[HistoryRow, ...]
+    waits: tuple[WaitRow, ...]
+    unread: tuple[MailboxEntry, ...]
+    values: Mapping[str, str]
+    positions: Mapping[str, tuple[int, int]] = attrs.Factory(dict)  # of the values, as they were published
+    left_out: tuple[int, int] | None = None
+    damage: str | None = None
+
+
+#: What there is of a run that has just been started.
+NOTHING_LOADED: Final = Loaded((), (), (), {})
+
+
+@attrs.define
+class LoadRun(Question[Loaded]):
+    """Answers history, waits, unread mailbox and published values of a run; of an unknown one, that it has none."""
+
+    run: int
+
+
+@attrs.define
+class LoadRuns(Question[tuple[Loaded, ...]]):
+    """Answers what ``LoadRun`` does for each of some runs, in their order."""
+
+    runs: Sequence[int]
+
+
+@attrs.define
+class ListHistory(Question[tuple[HistoryRow, ...]]):
+    """Answers the history of a run in order of seq."""
+
+    is_for_people = True
+    run: int
+
+
+@attrs.define
+class ListWaits(Question[tuple[WaitRow, ...]]):
+    """Answers the open waits of a run."""
+
+    is_for_people = True
+    run: int
+
+
+@attrs.define
+class ReadValues(Question[Mapping[int, Mapping[str, str]]]):
+    """Answers the published values of some runs, by run and key, as JSON text; a run without any has none by key."""
+
+    is_for_people = True
+    runs: Sequence[int]
+
+
+# ---- many runs ---------------------------------------------------------------------------------------------------
+
+
+@attrs.define(kw_only=True)
+class RunFilter:
+    """Which runs. Several statuses: any; several tags: all. ``None`` means any."""
+
+    run_id: str | None = None
+    statuses: tuple[RunStatus, ...] | None = None
+    workflow: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    queue: str | None = None
+    parent_id: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+@attrs.define
+class ListRuns(Question[tuple[RunRow, ...]]):
+    """Answers runs, newest first; ``before`` is ``(created_at, run)`` of the last one of the page before."""
+
+    is_for_people = True
+    which: RunFilter
+    limit: int = attrs.field(kw_only=True)
+    before: tuple[int, int] | None = attrs.field(kw_only=True, default=None)
+
+
+@attrs.define
+class Change:
+    """A run as it was after a change, with what it had published by then."""
+
+    row: RunRow
+    values: Mapping[str, str]
+
+
+@attrs.define
+class ListChanges(Question[tuple[Change, ...]]):
+    """Answers runs with ``changed > after``, in order of ``(changed, run)``; one that matches no more is left out.
+
+    ``limit`` never cuts between runs with the same ``changed``. Values and row are of one instant, so that a watcher is
+    never shown values that are newer than the status.
+    """
+
+    is_for_people = True
+    which: RunFilter
+    after: int = attrs.field(kw_only=True)
+    limit: int = attrs.field(kw_only=True)
+
+
+@attrs.define(kw_only=True)
+class ListNews(Question[tuple[Change, ...]]):
+    """Answers what ``ListChanges`` does of all runs, for the one who passes them on: others wait for it."""
+
+    after: int
+    limit: int
+
+
+@attrs.define
+class FindLastChange(Question[int]):
+    """Answers the highest ``changed`` given out so far; 0 in an empty store."""
+
+
+@attrs.define
+class FindMissing(Question[tuple[str, ...]]):
+    """Answers those of some ids that no run has."""
+
+    run_ids: Sequence[str]
+
+
+@attrs.define(kw_only=True)
+class StoreStatus:
+    """Counts for ``engine.status``."""
+
+    runs_by_status: Mapping[RunStatus, int]
+    parked: tuple[str, ...]  # ids, at most 1000
+    unfinished_by_workflow: Mapping[str, int]
+    library_version: str
+    warnings: tuple[str, ...]
+    recorded_count: int = 0  # rises with each history row; for rates
+
+
+@attrs.define
+class CountRuns(Question[StoreStatus]):
+    """Answers counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
+
+    is_for_people = True
+
+
+# ---- mailboxes ---------------------------------------------------------------------------------------------------
+
+
+@attrs.define
+class ListEntries(Question[tuple[MailboxEntry, ...]]):
+    """Answers mailbox entries of all runs with an id above ``after``, in order, whether read or not."""
+
+    after: int
+    limit: int = attrs.field(kw_only=True)
+
+
+@attrs.define
+class FindLastEntry(Question[int]):
+    """Answers the highest mailbox id given out so far, also if that entry is gone; 0 if none."""
+
+
+@attrs.define
+class ListUnread(Question[tuple[MailboxEntry, ...]]):
+    """Answers the unread mailbox entries of a run, in order of arrival."""
+
+    is_for_people = True
+    run: int
+
+
+@attrs.define
+class NamedSignals:
+    """Unread signals of one name, the oldest first, from after an id on; ``is_all`` if there are no more."""
+
+    after: int
+    entries: tuple[MailboxEntry, ...]
+    is_all: bool
+
+
+@attrs.define
+class MailLook:
+    """A look at a run's unread mailbox, of one instant: what has come after an id, and signals by their names."""
+
+    after: int
+    entries: tuple[MailboxEntry, ...]
+    is_all: bool = True
+    named: Mapping[str, NamedSignals] = attrs.Factory(dict)
+
+
+@attrs.define
+class LookAtMail(Question[MailLook]):
+    """Answers unread entries of a run with an id above ``after``, and signals of some names above theirs.
+
+    At most ``limit`` of each, in order of arrival. Cost must not grow with what else is unread: it is asked at each
+    message.
+    """
+
+    run: int
+    after: int = attrs.field(kw_only=True)
+    names: Mapping[str, int] = attrs.field(kw_only=True)
+    limit: int = attrs.field(kw_only=True)
+
+
+# ---- who executes what -------------------------------------------------------------------------------------------
+
+
+@attrs.define(kw_only=True)
+class Backlog:
+    """What waits to be claimed, and how many runs each executor owns."""
+
+    executor_count: int  # those that have not ended, as far as is known
+    next_due_at: int | None  # the earliest wake_at of unowned runs; of those in line, the earliest of their heads
+    due_count: int  # of those, how many are due; counted only up to a limit
+    owned_counts: Mapping[int, int]  # by executor; one that owns none is left out
+
+
+@attrs.define
+class CountBacklog(Question[Backlog]):
+    """Answers what waits to be claimed among these workflows, and who has how many. Cost as for ``ClaimDue``."""
+
+    workflows: Sequence[str]
+    now: int = attrs.field(kw_only=True)
+    due_max: int = attrs.field(kw_only=True)
+
+
+@attrs.define
+class SetBack:
+    """An unowned run whose due time was stored before the wall clock was set back."""
+
+    run_id: str
+    workflow: str
+    wake_at: int
+    stamped_at: int  # when that was stored, or something later that the run has stored
+
+
+@attrs.define
+class ListSetBack(Question[tuple[SetBack, ...]]):
+    """Answers the unowned runs of these workflows with ``wake_at > now`` and a stamp in the future, earliest first.
+
+    A stamp is ``created_at``, or ``started_at`` of a wait. It may cost a look at all that waits: it is asked only
+    after the wall clock was set back. A store that always answers nothing has such runs wait until their written time.
+    """
+
+    workflows: Sequence[str]
+    now: int = attrs.field(kw_only=True)
+    limit: int = attrs.field(kw_only=True)
+
+
+@attrs.define
+class ListOwned(Question[tuple[RunRow, ...]]):
+    """Answers the runs that an executor owns; cost grows with them alone.
+
+    Asked when a service was started again: the outcome of a claim may have been lost. A store that always answers
+    nothing has such runs wait until the executor ends.
+    """
+
+    executor: int
+
+
+@attrs.define
+class ListExecutors(Question[tuple[ExecutorRow, ...]]):
+    """Answers the executors that have not ended; with ``ended`` also the others that still own runs."""
+
+    ended: bool = False
+
+
+@attrs.define
+class ListReports(Question[tuple[ReportRow, ...]]):
+    """Answers what processes have said of themselves, also those that have died since, in order of ``process``."""
+
+    is_for_people = True

@@ -1,0 +1,1 @@
+"""The answers to the questions of the contract, as SQL. Each is of one instant, on a connection of its own."""

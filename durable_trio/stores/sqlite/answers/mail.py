@@ -1,0 +1,72 @@
+"""What an engine reads of mailboxes: each answer costs a few seeks and the entries that it gives."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.limits import MAILBOX_ENTRIES_READ
+from durable_trio.rows import MailboxEntry
+from durable_trio.stores.questions import FindLastEntry, ListEntries, ListUnread, LookAtMail, MailLook, NamedSignals
+from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from
+from durable_trio.stores.sqlite.library import sqlite3
+
+__all__ = ["find_last_entry", "list_entries", "list_unread", "look_at_mail", "unread_of"]
+
+UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
+UNREAD_AFTER: Final = f"""
+    SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_of_run
+    WHERE run = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ?
+"""
+SIGNALS_NAMED: Final = f"""
+    SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_unread
+    WHERE run = ? AND kind = 'signal' AND name = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ?
+"""
+CONTROLS_AFTER: Final = f"""
+    SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_unread
+    WHERE run = ? AND kind IN ('cancel', 'child') AND seq IS NULL AND id > ? ORDER BY id
+"""
+LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
+MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ?"
+LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
+
+
+def list_entries(connection: sqlite3.Connection, question: ListEntries) -> tuple[MailboxEntry, ...]:
+    """Return later mailbox entries, in order."""
+    return _entries(connection, MAILBOX_AFTER, question.after, max(0, question.limit))
+
+
+def find_last_entry(connection: sqlite3.Connection, question: FindLastEntry) -> int:
+    """Return the highest mailbox id given out so far, also if that entry is gone."""
+    row = connection.execute(LAST_MAILBOX_ID).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def list_unread(connection: sqlite3.Connection, question: ListUnread) -> tuple[MailboxEntry, ...]:
+    """Return the unread mailbox entries of a run, in order of arrival."""
+    return _entries(connection, UNREAD, question.run)
+
+
+def look_at_mail(connection: sqlite3.Connection, question: LookAtMail) -> MailLook:
+    """Return what has come into a run's mailbox, and signals by name."""
+    run, after, limit = question.run, question.after, question.limit
+    named = {}
+    for name, above in question.names.items():
+        found = _entries(connection, SIGNALS_NAMED, run, name, above, limit + 1)
+        named[name] = NamedSignals(above, found[:limit], len(found) <= limit)
+    found = _entries(connection, UNREAD_AFTER, run, after, limit + 1)
+    return MailLook(after, found[:limit], len(found) <= limit, named)
+
+
+def unread_of(connection: sqlite3.Connection, run: int) -> tuple[tuple[MailboxEntry, ...], tuple[int, int] | None]:
+    """Return unread entries, and between which ids signals were left out, if they are many."""
+    found = _entries(connection, UNREAD_AFTER, run, 0, MAILBOX_ENTRIES_READ + 1)
+    if len(found) <= MAILBOX_ENTRIES_READ:
+        return found, None
+    found = found[:-1]
+    controls = _entries(connection, CONTROLS_AFTER, run, found[-1].id)
+    last = connection.execute(LAST_UNREAD, (run,)).fetchone()[0]
+    return found + controls, (found[-1].id, last)
+
+
+def _entries(connection: sqlite3.Connection, sql: str, *parameters: object) -> tuple[MailboxEntry, ...]:
+    return tuple(map(entry_from, connection.execute(sql, parameters).fetchall()))

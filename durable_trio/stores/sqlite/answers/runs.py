@@ -1,0 +1,171 @@
+"""What an engine reads of runs: each answer costs a few seeks and the rows that it gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
+from typing import Any, Final
+
+import attrs
+
+from durable_trio.rows import HistoryRow, RunRow, WaitRow
+from durable_trio.stores.questions import (
+    NOTHING_LOADED,
+    FindLastChange,
+    FindMissing,
+    FindRun,
+    ListHistory,
+    ListOwned,
+    ListWaits,
+    Loaded,
+    LoadRun,
+    LoadRuns,
+    ReadValues,
+)
+from durable_trio.stores.sqlite.answers.mail import unread_of
+from durable_trio.stores.sqlite.columns import (
+    HISTORY_COLUMNS,
+    RUN_COLUMNS,
+    WAIT_COLUMNS,
+    histories_from,
+    run_from,
+    text_from,
+    wait_from,
+)
+from durable_trio.stores.sqlite.layout import COUNT_MAX
+from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.operations.starts import FIND_RUN
+
+__all__ = [
+    "find_last_change",
+    "find_missing",
+    "find_run",
+    "list_history",
+    "list_owned",
+    "list_waits",
+    "load_run",
+    "load_runs",
+    "read_values",
+    "values_of",
+]
+
+# Runs whose values are asked for by one statement: below SQLite's oldest limit of parameters.
+_RUNS_AT_ONCE: Final = 500
+
+_DAMAGE: Final = attrgetter("damage")
+
+HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
+WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
+OWNED: Final = f"SELECT {RUN_COLUMNS} FROM runs INDEXED BY runs_owned WHERE owner = ? ORDER BY run"
+PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
+# Those of some runs that have anything to load: a run that has just been started has nothing.
+# With each, whether an entry of its mailbox has been consumed by what no row of a history can be.
+NOT_EMPTY: Final = f"""
+    SELECT value, EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq > {COUNT_MAX})
+    FROM json_each(?) AS wanted
+    WHERE EXISTS (SELECT 1 FROM history WHERE run = wanted.value)
+        OR EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq IS NULL)
+        OR EXISTS (SELECT 1 FROM mailbox WHERE run = wanted.value AND seq > {COUNT_MAX})
+        OR EXISTS (SELECT 1 FROM waits WHERE run = wanted.value)
+        OR EXISTS (SELECT 1 FROM published WHERE run = wanted.value)
+"""
+PUBLISHED_OF: Final = "SELECT run, key, value FROM published WHERE run IN ({marks}) ORDER BY run, key"
+LAST_CHANGE: Final = "SELECT changed FROM change_counter"
+MISSING: Final = """
+    SELECT value FROM json_each(?) AS wanted WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = wanted.value)
+"""
+
+
+def find_run(connection: sqlite3.Connection, question: FindRun) -> RunRow | None:
+    """Return the run with that id."""
+    row = connection.execute(FIND_RUN, (question.run_id,)).fetchone()
+    return None if row is None else run_from(row)
+
+
+def load_run(connection: sqlite3.Connection, question: LoadRun) -> Loaded:
+    """Return what an executor needs to go on with a run."""
+    return _loaded(connection, question.run)
+
+
+def load_runs(connection: sqlite3.Connection, question: LoadRuns) -> tuple[Loaded, ...]:
+    """Return what an executor needs to go on with some runs."""
+    found = dict(connection.execute(NOT_EMPTY, (json.dumps(list(question.runs)),)).fetchall())
+    return tuple(
+        _checked(_loaded(connection, run), run, has_stray=found[run]) if run in found else NOTHING_LOADED
+        for run in question.runs
+    )
+
+
+def _checked(loaded: Loaded, run: int, *, has_stray: bool) -> Loaded:
+    if not has_stray:
+        return loaded
+    damage = f"in table mailbox, a row with run {run}: seq is no number of a row of the history"
+    return attrs.evolve(loaded, damage=loaded.damage or damage)
+
+
+def _loaded(connection: sqlite3.Connection, run: int) -> Loaded:
+    rows = _history(connection, run)
+    calls = _waits(connection, run)
+    entries, left_out = unread_of(connection, run)
+    published = connection.execute(PUBLISHED, (run,)).fetchall()
+    return Loaded(
+        history=rows,
+        waits=calls,
+        unread=entries,
+        values={text_from(key): text_from(value) for key, value, _, _ in published},
+        positions={text_from(key): (seq, n) for key, _, seq, n in published if type(seq) is type(n) is int},
+        left_out=left_out,
+        damage=next(filter(None, map(_DAMAGE, chain[Any](rows, calls, entries))), None),
+    )
+
+
+def list_history(connection: sqlite3.Connection, question: ListHistory) -> tuple[HistoryRow, ...]:
+    """Return the history of a run in order of seq."""
+    return _history(connection, question.run)
+
+
+def _history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:
+    return histories_from(connection.execute(HISTORY, (run,)).fetchall())
+
+
+def list_waits(connection: sqlite3.Connection, question: ListWaits) -> tuple[WaitRow, ...]:
+    """Return the open waits of a run."""
+    return _waits(connection, question.run)
+
+
+def _waits(connection: sqlite3.Connection, run: int) -> tuple[WaitRow, ...]:
+    return tuple(map(wait_from, connection.execute(WAITS, (run,)).fetchall()))
+
+
+def list_owned(connection: sqlite3.Connection, question: ListOwned) -> tuple[RunRow, ...]:
+    """Return the runs that an executor owns."""
+    return tuple(map(run_from, connection.execute(OWNED, (question.executor,)).fetchall()))
+
+
+def find_last_change(connection: sqlite3.Connection, question: FindLastChange) -> int:
+    """Return the highest change number given out so far."""
+    return int(connection.execute(LAST_CHANGE).fetchone()[0])
+
+
+def find_missing(connection: sqlite3.Connection, question: FindMissing) -> tuple[str, ...]:
+    """Return those of some ids that no run has."""
+    return tuple(run_id for (run_id,) in connection.execute(MISSING, (json.dumps(list(question.run_ids)),)).fetchall())
+
+
+def read_values(connection: sqlite3.Connection, question: ReadValues) -> Mapping[int, Mapping[str, str]]:
+    """Return the published values of some runs."""
+    return values_of(connection, question.runs)
+
+
+def values_of(connection: sqlite3.Connection, runs: Sequence[int]) -> dict[int, Mapping[str, str]]:
+    """Return the published values of some runs, by run and key."""
+    found: dict[int, dict[str, str]] = {run: {} for run in runs}
+    wanted = list(found)
+    for start in range(0, len(wanted), _RUNS_AT_ONCE):
+        part = wanted[start : start + _RUNS_AT_ONCE]
+        sql = PUBLISHED_OF.format(marks=", ".join("?" * len(part)))
+        for run, key, value in connection.execute(sql, part).fetchall():
+            found[run][text_from(key)] = text_from(value)
+    return dict(found)

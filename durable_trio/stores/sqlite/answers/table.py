@@ -1,0 +1,75 @@
+"""Which function answers which question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from durable_trio.stores.questions import (
+    CountBacklog,
+    CountRuns,
+    FindLastChange,
+    FindLastEntry,
+    FindMissing,
+    FindRun,
+    ListChanges,
+    ListEntries,
+    ListExecutors,
+    ListHistory,
+    ListNews,
+    ListOwned,
+    ListReports,
+    ListRuns,
+    ListSetBack,
+    ListUnread,
+    ListWaits,
+    LoadRun,
+    LoadRuns,
+    LookAtMail,
+    Question,
+    ReadValues,
+)
+from durable_trio.stores.sqlite.answers.executors import count_backlog, list_executors, list_reports, list_set_back
+from durable_trio.stores.sqlite.answers.lists import count_runs, list_changes, list_news, list_runs
+from durable_trio.stores.sqlite.answers.mail import find_last_entry, list_entries, list_unread, look_at_mail
+from durable_trio.stores.sqlite.answers.runs import (
+    find_last_change,
+    find_missing,
+    find_run,
+    list_history,
+    list_owned,
+    list_waits,
+    load_run,
+    load_runs,
+    read_values,
+)
+
+__all__ = ["ANSWERS", "Answer"]
+
+#: Is called within a transaction, with its connection and the question. A ``Slice`` that it returns is a part of the
+#: answer: the rest is asked for in a transaction of its own.
+Answer = Callable[[Any, Any], Any]
+
+ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
+    FindRun: find_run,
+    LoadRun: load_run,
+    LoadRuns: load_runs,
+    ListHistory: list_history,
+    ListWaits: list_waits,
+    ReadValues: read_values,
+    ListRuns: list_runs,
+    ListChanges: list_changes,
+    ListNews: list_news,
+    FindLastChange: find_last_change,
+    FindMissing: find_missing,
+    CountRuns: count_runs,
+    ListEntries: list_entries,
+    FindLastEntry: find_last_entry,
+    ListUnread: list_unread,
+    LookAtMail: look_at_mail,
+    CountBacklog: count_backlog,
+    ListSetBack: list_set_back,
+    ListOwned: list_owned,
+    ListExecutors: list_executors,
+    ListReports: list_reports,
+}
