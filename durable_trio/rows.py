@@ -5,6 +5,9 @@ much; the same goes for what is asked of a store.
 
 ``damage`` of a row: what of it cannot be read, because the file was damaged or changed by another program, as a text
 for people that names table, row and column. The fields concerned hold stand-ins then; such a row is never executed.
+
+The fields are the columns that a store reads, in their order; ``key`` stands for the three of a key, ``damage`` for
+none.
 """
 
 from __future__ import annotations
@@ -107,7 +110,7 @@ class WaitRow:
     damage: str | None = None
 
 
-@attrs.define(kw_only=True, unsafe_hash=True)
+@attrs.define(unsafe_hash=True)
 class MailboxEntry:
     """A message to a run: a signal, a request to cancel, or the end of a child."""
 
@@ -120,7 +123,7 @@ class MailboxEntry:
     damage: str | None = None
 
 
-@attrs.define(kw_only=True, unsafe_hash=True)
+@attrs.define(unsafe_hash=True)
 class RunRow:
     """A run as it is stored. ``run`` is the store's small key, ``id`` the user's."""
 
@@ -152,7 +155,7 @@ class RunRow:
     damage: str | None = None
 
 
-@attrs.define(kw_only=True, unsafe_hash=True)
+@attrs.define(unsafe_hash=True)
 class ReportRow:
     """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it."""
 
@@ -161,7 +164,7 @@ class ReportRow:
     report: str  # JSON
 
 
-@attrs.define(kw_only=True, unsafe_hash=True)
+@attrs.define(unsafe_hash=True)
 class ExecutorRow:
     """One incarnation of an executor: a process that runs runs."""
 

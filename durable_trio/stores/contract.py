@@ -153,7 +153,7 @@ class Store(abc.ABC):
     ) -> Any:
         """Run a user's function and commit its rows and the ``Advance`` that it returns in one transaction.
 
-        ``fn(connection)`` gets a guarded connection: no transaction control, attach, pragma, or writes to the
+        ``fn(connection)`` gets a connection of its own kind: no transaction control, attach, pragma, or writes to the
         engine's tables. It runs alone, in the write turn, and finds nothing that another one has left in the
         connection. If it raises, all is rolled back and the exception comes out; so does ``OwnershipLost``, checked
         before ``fn`` is called and again at the end. ``StepTimeout`` after ``seconds_max``; ``StepFailed`` if it has

@@ -1,6 +1,6 @@
-"""What can be asked of a store, as values: each operation, who is eligible, what is atomic, and its outcome.
+"""What can be written to a store, as values: each operation, who is eligible, what is atomic, and its outcome.
 
-See ``base`` for what holds for all of them.
+``Store.apply`` says what holds for all of them.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Advance:
     ``rows`` are appended to the history (a key that is there already: outcome ``RunConflict``, nothing written).
     ``waits`` are inserted or replaced by key, ``cleared`` are removed (missing ones are no error). ``taken`` marks
     mailbox entries as consumed by the row of that seq. ``published`` are upserted, JSON text by key, with
-    ``position``: where in its life the run has published them, which ``load`` gives back.
+    ``position``: where in its life the run has published them, which ``LoadRun`` gives back.
     ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
     ``RunConflict`` and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import attrs
+
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import ExecutorRow, HistoryRow, Key, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.stores.sqlite.layout import LAYOUTS, NotText
@@ -32,18 +34,19 @@ _STEP_STATUS: Final = {status.value: status for status in StepStatus}
 _STEP_KIND: Final = {kind.value: kind for kind in StepKind}
 _FINAL: Final = frozenset(status.value for status in RunStatus if status.is_final)
 
-RUN_COLUMNS: Final = (
-    "run, id, workflow, status, args, result, error, problem, queue, priority, tags, parent, parent_id, seed, "
-    "generation, created_at, started_at, finished_at, wake_at, ttl_at, recoveries, compensation_errors, owner, token, "
-    "changed"
-)
-HISTORY_COLUMNS: Final = (
-    "seq, branch, name, n, kind, status, attempt, result, error, compensates, started_at, finished_at"
-)
-WAIT_COLUMNS: Final = "branch, name, n, kind, due_at, attempt, error, started_at"
-ENTRY_COLUMNS: Final = "id, run, kind, name, payload, created_at"
-EXECUTOR_COLUMNS: Final = "id, pid, host, boot_id, started_at, lease_until, ended_at"
-REPORT_COLUMNS: Final = "process, updated_at, report"
+
+def _columns(row: type[attrs.AttrsInstance]) -> str:
+    """Return the columns of a row as a statement lists them: its fields, in their order."""
+    names = [field.name for field in attrs.fields(row) if field.name != "damage"]
+    return ", ".join(", ".join(Key._fields) if name == "key" else name for name in names)
+
+
+RUN_COLUMNS: Final = _columns(RunRow)
+HISTORY_COLUMNS: Final = _columns(HistoryRow)
+WAIT_COLUMNS: Final = _columns(WaitRow)
+ENTRY_COLUMNS: Final = _columns(MailboxEntry)
+EXECUTOR_COLUMNS: Final = _columns(ExecutorRow)
+REPORT_COLUMNS: Final = _columns(ReportRow)
 
 _RUN: Final = LAYOUTS["runs"].of(RUN_COLUMNS)
 _HISTORY: Final = LAYOUTS["history"].of(HISTORY_COLUMNS)
@@ -51,6 +54,9 @@ _WAIT: Final = LAYOUTS["waits"].of(WAIT_COLUMNS)
 _ENTRY: Final = LAYOUTS["mailbox"].of(ENTRY_COLUMNS)
 _EXECUTOR: Final = LAYOUTS["executors"].of(EXECUTOR_COLUMNS)
 _REPORT: Final = LAYOUTS["reports"].of(REPORT_COLUMNS)
+
+_STATUS: Final = RUN_COLUMNS.split(", ").index("status")
+_FINISHED_AT: Final = RUN_COLUMNS.split(", ").index("finished_at")
 
 
 def status_from(word: object) -> RunStatus:
@@ -68,37 +74,11 @@ def run_from(row: tuple[Any, ...]) -> RunRow:
     damage = None
     if not _RUN.is_sound(row):
         row, damage = _RUN.mended(row)
-    elif (row[3] in _FINAL) is (row[17] is None):
-        end = "finished_at is NULL" if row[17] is None else f"finished_at holds {row[17]}"
-        damage = _RUN.place(row, f"status holds {row[3]!r}, but {end}")
-    return RunRow(
-        run=row[0],
-        id=row[1],
-        workflow=row[2],
-        status=_RUN_STATUS[row[3]],
-        args=row[4],
-        result=row[5],
-        error=row[6],
-        problem=row[7],
-        queue=row[8],
-        priority=row[9],
-        tags=row[10],
-        parent=row[11],
-        parent_id=row[12],
-        seed=row[13],
-        generation=row[14],
-        created_at=row[15],
-        started_at=row[16],
-        finished_at=row[17],
-        wake_at=row[18],
-        ttl_at=row[19],
-        recoveries=row[20],
-        compensation_errors=row[21],
-        owner=row[22],
-        token=row[23],
-        changed=row[24],
-        damage=damage,
-    )
+    elif (row[_STATUS] in _FINAL) is ((finished_at := row[_FINISHED_AT]) is None):
+        end = "finished_at is NULL" if finished_at is None else f"finished_at holds {finished_at}"
+        damage = _RUN.place(row, f"status holds {row[_STATUS]!r}, but {end}")
+    values = (*row[:_STATUS], _RUN_STATUS[row[_STATUS]], *row[_STATUS + 1 :], damage)
+    return RunRow(*values)
 
 
 def histories_from(rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
@@ -147,9 +127,8 @@ def entry_from(row: tuple[Any, ...]) -> MailboxEntry:
     damage = None
     if not _ENTRY.is_sound(row):
         row, damage = _ENTRY.mended(row)
-    return MailboxEntry(
-        id=row[0], run=row[1], kind=row[2], name=row[3], payload=row[4], created_at=row[5], damage=damage
-    )
+    values = (*row, damage)
+    return MailboxEntry(*values)
 
 
 def executor_from(row: tuple[Any, ...]) -> ExecutorRow:
@@ -157,20 +136,12 @@ def executor_from(row: tuple[Any, ...]) -> ExecutorRow:
     damage = None
     if not _EXECUTOR.is_sound(row):
         row, damage = _EXECUTOR.mended(row)
-    return ExecutorRow(
-        id=row[0],
-        pid=row[1],
-        host=row[2],
-        boot_id=row[3],
-        started_at=row[4],
-        lease_until=row[5],
-        ended_at=row[6],
-        damage=damage,
-    )
+    values = (*row, damage)
+    return ExecutorRow(*values)
 
 
 def report_from(row: tuple[Any, ...]) -> ReportRow | None:
     """Return the record of ``REPORT_COLUMNS``, unless it is damaged."""
     if not _REPORT.is_sound(row):
         return None
-    return ReportRow(process=row[0], updated_at=row[1], report=row[2])
+    return ReportRow(*row)

@@ -21,13 +21,13 @@ from typing import Final, Protocol
 
 from durable_trio.stores.sqlite.files import open_lock_file
 
-__all__ = ["ByteLocks", "FileLocks", "MemoryLocks", "Owners", "open_owners"]
+__all__ = ["ByteLocks", "ExecutorLocks", "FileLocks", "MemoryLocks", "open_executor_locks"]
 
 # struct flock of 64-bit Linux: type, whence, start, length, pid, padded to its alignment.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 
 
-class Owners(Protocol):
+class ExecutorLocks(Protocol):
     """The locks of one store's executors, and a look at those of others."""
 
     def take(self, executor: int) -> str | None:
@@ -53,7 +53,7 @@ class MemoryLocks:
         self._own: set[int] = set()
 
     def take(self, executor: int) -> str | None:
-        """Take the lock (see ``Owners``)."""
+        """Take the lock (see ``ExecutorLocks``)."""
         self._own.add(executor)
         return None
 
@@ -80,7 +80,7 @@ class ByteLocks(MemoryLocks):
         _open_files.add(self)
 
     def take(self, executor: int) -> str | None:
-        """Take the lock (see ``Owners``).
+        """Take the lock (see ``ExecutorLocks``).
 
         Raises:
             BlockingIOError: somebody has it; the database gives each id out only once.
@@ -125,7 +125,7 @@ class FileLocks(MemoryLocks):
         _open_files.add(self)
 
     def take(self, executor: int) -> str | None:
-        """Take the lock (see ``Owners``)."""
+        """Take the lock (see ``ExecutorLocks``)."""
         descriptor = open_lock_file(f"{self._path}-{executor}", self._database)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -171,7 +171,7 @@ class FileLocks(MemoryLocks):
         _open_files.discard(self)
 
 
-def open_owners(path: str) -> ByteLocks | FileLocks:
+def open_executor_locks(path: str) -> ByteLocks | FileLocks:
     """Open the executors' locks of a database file."""
     if sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK"):
         return ByteLocks(path)

@@ -12,7 +12,7 @@ from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreInU
 from durable_trio.processes import describe_process
 from durable_trio.stores.sqlite.connection import open_connection, set_up_reader, set_up_writer
 from durable_trio.stores.sqlite.counters import check_counters
-from durable_trio.stores.sqlite.executor_locks import MemoryLocks, Owners, open_owners
+from durable_trio.stores.sqlite.executor_locks import ExecutorLocks, MemoryLocks, open_executor_locks
 from durable_trio.stores.sqlite.files import (
     check_content,
     check_path,
@@ -26,7 +26,7 @@ from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwr
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.log import log_is_spoilt
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
-from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn, Turn
+from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn, WriteTurn
 
 __all__ = ["Opened", "open_file", "open_memory"]
 
@@ -37,8 +37,8 @@ SERVING: Final = "SELECT id, pid FROM executors WHERE ended_at IS NULL"
 class Opened:
     """What an open store holds. In memory the readers are the writer."""
 
-    turn: Turn
-    owners: Owners
+    turn: WriteTurn
+    locks: ExecutorLocks
     files: Files | NoFiles
     writer: sqlite3.Connection
     reader: sqlite3.Connection
@@ -53,7 +53,7 @@ def open_memory(uri: str) -> Opened:
     writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(writer)
     return Opened(
-        turn=MemoryTurn(), owners=MemoryLocks(), files=NoFiles(), writer=writer, reader=writer, answerer=writer
+        turn=MemoryTurn(), locks=MemoryLocks(), files=NoFiles(), writer=writer, reader=writer, answerer=writer
     )
 
 
@@ -77,7 +77,7 @@ def open_file(path: str, durability: str) -> Opened:
         finally:
             turn.release()
         try:
-            owners = open_owners(path)
+            locks = open_executor_locks(path)
         except BaseException:
             files.close()
             for connection in (answerer, reader, writer):
@@ -86,7 +86,7 @@ def open_file(path: str, durability: str) -> Opened:
     except BaseException:
         turn.close()
         raise
-    return Opened(turn=turn, owners=owners, files=files, writer=writer, reader=reader, answerer=answerer)
+    return Opened(turn=turn, locks=locks, files=files, writer=writer, reader=reader, answerer=answerer)
 
 
 def _check_library() -> None:
@@ -198,15 +198,15 @@ def _check_nobody_serves(writer: sqlite3.Connection, path: str, version: int) ->
     """
     if version == 0:
         return
-    owners = open_owners(path)
+    locks = open_executor_locks(path)
     try:
         for executor, pid in writer.execute(SERVING).fetchall():
             with suppress(OSError):  # a number that no executor can have: the file is damaged
-                if owners.is_held(executor):
+                if locks.is_held(executor):
                     raise StoreInUse(
                         f"{path!r} has schema version {version} and is to be brought up to {SCHEMA_VERSION}, but "
                         f"{describe_process(pid)} serves it with an earlier version of this library: stop all such "
                         "processes, make a backup, and start again. Nothing was changed"
                     )
     finally:
-        owners.close()
+        locks.close()

@@ -1,11 +1,12 @@
-"""``SqliteStore``: the contract of ``stores.base`` on one SQLite file, or in memory.
+"""``SqliteStore``: the contract of ``stores.contract`` on one SQLite file, or in memory.
 
-Four connections. The *writer* applies batches; the *reader* reads what runs wait for, so that they never wait for a
-commit; the *answerer* reads what people ask, so that runs never wait for that either; the *guarded* one runs users'
-transaction steps. In memory the writer is all of them but the last: a rollback-journal database, which memory has,
-locks readers out while somebody writes.
+Four connections. The *writer* applies batches; the *reader* answers what runs wait for, so that they never wait for a
+commit; the *answerer* answers what people ask, so that runs never wait for that either; the *user's* one runs their
+transaction steps (``user_connection``). In memory the writer is all of them but the last: a rollback-journal database,
+which memory has, locks readers out while somebody writes.
 
-Every write, wal checkpoint, migration and the last close happen in the write turn (``turn``).
+Every write, wal checkpoint, migration and the last close happen in the write turn (``write_turn``). What is done to the
+tables is in ``operations``, what is read from them in ``answers``; each has a table that says which function it is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from durable_trio.stores.sqlite.answers.executors import list_executors, lock_fi
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
-from durable_trio.stores.sqlite.executor_locks import Owners
+from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.files import writers_of
 from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
@@ -35,9 +36,9 @@ from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.stores.sqlite.transaction import Transaction, apply_batch
-from durable_trio.stores.sqlite.user_connection import GuardedConnection
-from durable_trio.stores.sqlite.user_step import StoreFault, run_guarded, stores_own
-from durable_trio.stores.sqlite.write_turn import Turn
+from durable_trio.stores.sqlite.user_connection import UserConnection
+from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
+from durable_trio.stores.sqlite.write_turn import WriteTurn
 
 __all__ = ["SqliteStore"]
 
@@ -76,12 +77,12 @@ class SqliteStore(Store):
         self._read_lock = self._write_lock if self.is_memory else threading.Lock()
         self._answer_lock = self._write_lock if self.is_memory else threading.Lock()
         self.is_shared = self.may_block = self.answers_apart = not self.is_memory
-        self._turn: Turn
-        self._owners: Owners
+        self._turn: WriteTurn
+        self._locks: ExecutorLocks
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._answerer: sqlite3.Connection | None = None
-        self._guarded: GuardedConnection | None = None
+        self._user_connection: UserConnection | None = None
         self._pid = 0
         self._data_version = 0
         self._has_foreign_changes = False
@@ -99,7 +100,7 @@ class SqliteStore(Store):
             self._usable()
             return
         opened = open_memory(self.path) if self.is_memory else open_file(self.path, self.durability)
-        self._turn, self._owners, self._files = opened.turn, opened.owners, opened.files
+        self._turn, self._locks, self._files = opened.turn, opened.locks, opened.files
         self._writer, self._reader, self._answerer = opened.writer, opened.reader, opened.answerer
         self._pid = os.getpid()
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
@@ -112,7 +113,7 @@ class SqliteStore(Store):
         if self._writer is None:
             return
         if self._pid != os.getpid():
-            self._writer = self._reader = self._answerer = self._guarded = None
+            self._writer = self._reader = self._answerer = self._user_connection = None
             return
         has_turn = False
         with suppress(StoreInUse):
@@ -123,7 +124,7 @@ class SqliteStore(Store):
                     self._files.check_content(self._writer)
             self._files.close()
             with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
-                for connection in (self._guarded, self._answerer, self._reader, self._writer):
+                for connection in (self._user_connection, self._answerer, self._reader, self._writer):
                     if connection is None:
                         continue
                     if self._files.was_overwritten:
@@ -131,11 +132,11 @@ class SqliteStore(Store):
                         continue
                     with suppress(sqlite3.Error):
                         connection.close()
-                self._writer = self._reader = self._answerer = self._guarded = None
+                self._writer = self._reader = self._answerer = self._user_connection = None
         finally:
             if has_turn:
                 self._turn.release()
-        self._owners.close()
+        self._locks.close()
         self._turn.close()
 
     def _usable(self) -> sqlite3.Connection:
@@ -198,7 +199,7 @@ class SqliteStore(Store):
             return self._apply_once(connection, batch, block)
 
     def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
-        transaction = Transaction(connection, self._owners)
+        transaction = Transaction(connection, self._locks)
         step, began = "begin", time.monotonic()
         try:
             self._files.check_content(connection)
@@ -249,39 +250,39 @@ class SqliteStore(Store):
         writer = self._usable()
         self._turn.take()
         began = time.monotonic()
-        guarded: GuardedConnection | None = None
+        connection: UserConnection | None = None
         try:
             with self._write_lock, stores_own():
                 self._files.check_content(writer)
                 self._note_foreign_changes(writer)
-            guarded = self._take_guarded()
-            outcome = run_guarded(guarded, self._owners, fence, fn, seconds_max=seconds_max)
+            connection = self._take_user_connection()
+            outcome = run_user_step(connection, self._locks, fence, fn, seconds_max=seconds_max)
             self._files.check_committed()
             with self._write_lock, stores_own():  # the commit was that of another connection, but ours
                 self._data_version = _data_version(writer)
-            if not guarded.is_spent and self._writer is not None:
-                self._guarded = guarded
+            if not connection.is_spent and self._writer is not None:
+                self._user_connection = connection
             return outcome
         except StoreFault as fault:
             if code_of(fault.error) == BUSY:
                 self._turn.patience.spend(began)
             raise self._translate(fault.error, committing=fault.committing) from fault.error
         finally:
-            if guarded is not None and self._guarded is None:
+            if connection is not None and self._user_connection is None:
                 with suppress(sqlite3.Error):
-                    guarded.close()
+                    connection.close()
             self._turn.release()
 
-    def _take_guarded(self) -> GuardedConnection:
-        guarded, self._guarded = self._guarded, None
-        if guarded is None:
+    def _take_user_connection(self) -> UserConnection:
+        connection, self._user_connection = self._user_connection, None
+        if connection is None:
             with stores_own():
-                guarded = open_connection(self.path, GuardedConnection, uri=self.is_memory, statements_max=0)
-                set_up_writer(guarded, self.durability)
+                connection = open_connection(self.path, UserConnection, uri=self.is_memory, statements_max=0)
+                set_up_writer(connection, self.durability)
         if (milliseconds := self._busy_timeout()) != BUSY_TIMEOUT_MS:
-            guarded.allow_all()
-            guarded.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
-        return guarded
+            connection.allow_all()
+            connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
+        return connection
 
     def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
         """Move the log into the database (see ``Store.wal_checkpoint``)."""
@@ -350,7 +351,7 @@ class SqliteStore(Store):
         self._usable()
         if executor <= 0:  # only a damaged file has such an id
             return False
-        is_held = self._owners.is_held(executor, self._lock_files.get(executor))
+        is_held = self._locks.is_held(executor, self._lock_files.get(executor))
         return executor in self._living_of_boot if is_held is None else is_held
 
     # ---- reading -------------------------------------------------------------------------------------------------

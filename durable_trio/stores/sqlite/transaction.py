@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from durable_trio.errors import DurableError, OwnershipLost, StoreCorrupt, StoreError
 from durable_trio.stores.contract import Fence, Operation
-from durable_trio.stores.sqlite.executor_locks import Owners
+from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import sqlite3
 
 __all__ = ["Handler", "RefusalError", "Transaction", "apply_batch", "is_owned", "ownership_lost"]
@@ -50,12 +50,12 @@ class Transaction:
     All rows that a query finds must be fetched before the next statement: there is one cursor.
     """
 
-    __slots__ = ("_change", "_living", "cursor", "ended", "execute", "owners", "registered", "removing")
+    __slots__ = ("_change", "_living", "cursor", "ended", "execute", "locks", "registered", "removing")
 
-    def __init__(self, connection: sqlite3.Connection, owners: Owners) -> None:
+    def __init__(self, connection: sqlite3.Connection, locks: ExecutorLocks) -> None:
         self.cursor = connection.cursor()
         self.execute = self.cursor.execute
-        self.owners = owners
+        self.locks = locks
         self.registered: list[int] = []  # executors whose lock was taken; released again if this is rolled back
         self.ended: list[int] = []  # executors declared dead; their locks are released once this is committed
         self.removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
@@ -93,12 +93,12 @@ class Transaction:
         """Commit, and let go of the locks of executors that have ended."""
         self.execute("COMMIT")
         for executor in self.ended:
-            self.owners.release(executor)
+            self.locks.release(executor)
 
     def roll_back(self) -> None:
         """Undo everything. SQLite has done so itself after some errors, such as a full disk."""
         for executor in self.registered:
-            self.owners.release(executor)
+            self.locks.release(executor)
         self.registered.clear()
         self.ended.clear()
         self._change = 0
@@ -124,7 +124,7 @@ class Transaction:
                 raise
             self.execute("ROLLBACK TO operation")
             for executor in self.registered[registered:]:
-                self.owners.release(executor)
+                self.locks.release(executor)
             del self.registered[registered:]
             del self.ended[ended:]
             self._change = change

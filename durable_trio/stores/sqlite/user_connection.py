@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn, Self
 from durable_trio.stores.sqlite.library import AUTH, code_of, is_of_the_store, note_errno, sqlite3
 from durable_trio.stores.sqlite.tables import TABLES
 
-__all__ = ["GuardedConnection", "Use"]
+__all__ = ["Use", "UserConnection"]
 
 # Steps of SQLite's machine between two looks at the clock: tens of microseconds.
 _INSTRUCTIONS_PER_LOOK: Final = 1000
@@ -110,7 +110,7 @@ class Use:
             raise
 
 
-class GuardedCursor(sqlite3.Cursor):
+class UserCursor(sqlite3.Cursor):
     """A cursor that ends with the function."""
 
     def __init__(self, connection: Any, *arguments: Any, **options: Any) -> None:
@@ -151,7 +151,7 @@ class GuardedCursor(sqlite3.Cursor):
         return self._use.call(super().__next__)
 
 
-class GuardedBlob:
+class UserBlob:
     """A value opened as a file, which ends with the function."""
 
     def __init__(self, use: Use, blob: Any) -> None:
@@ -186,7 +186,7 @@ class GuardedBlob:
         self._blob.close()
 
 
-class GuardedConnection(sqlite3.Connection):
+class UserConnection(sqlite3.Connection):
     """A connection in a transaction that its user may neither end nor leave (module docstring)."""
 
     #: The function that has it now.
@@ -293,14 +293,14 @@ class GuardedConnection(sqlite3.Connection):
 
     # ---- for the function ----------------------------------------------------------------------------------------
 
-    def cursor(self, factory: Any = GuardedCursor) -> Any:
+    def cursor(self, factory: Any = UserCursor) -> Any:
         """Return a cursor that ends with the function."""
         if self._thread not in (None, threading.get_ident()):
             raise sqlite3.ProgrammingError("the connection of a transaction step belongs to its function's thread")
         if self.use is None:
             return super().cursor()
-        if isinstance(factory, type) and not issubclass(factory, GuardedCursor):
-            factory = type(factory.__name__, (GuardedCursor, factory), {})
+        if isinstance(factory, type) and not issubclass(factory, UserCursor):
+            factory = type(factory.__name__, (UserCursor, factory), {})
         return super().cursor(factory)
 
     def execute(self, *arguments: Any) -> Any:
@@ -316,11 +316,11 @@ class GuardedConnection(sqlite3.Connection):
         _refuse("'with connection'")
 
 
-def _guarded(name: str) -> Callable[..., Any]:
-    """Return a method of a guarded connection for one of a plain connection that may not, or not only, pass."""
+def _checked(name: str) -> Callable[..., Any]:
+    """Return a method of the connection for users for one of a plain connection that may not, or not only, pass."""
     method = getattr(sqlite3.Connection, name)
 
-    def call(self: GuardedConnection, *arguments: Any, **options: Any) -> Any:
+    def call(self: UserConnection, *arguments: Any, **options: Any) -> Any:
         use = self.use
         if use is None:
             return method(self, *arguments, **options)
@@ -328,7 +328,7 @@ def _guarded(name: str) -> Callable[..., Any]:
             _refuse(f"{name}()")
         use.has_left_something = True
         result = use.call(method, self, *arguments, **options)
-        return GuardedBlob(use, result) if name in _BLOBS else result
+        return UserBlob(use, result) if name in _BLOBS else result
 
     call.__name__ = name
     return call
@@ -337,7 +337,7 @@ def _guarded(name: str) -> Callable[..., Any]:
 for _name in dir(sqlite3.Connection):
     _is_method = not _name.startswith("_") and type(getattr(sqlite3.Connection, _name)).__name__ == "method_descriptor"
     if _is_method and _name not in _PASSING:
-        setattr(GuardedConnection, _name, _guarded(_name))
+        setattr(UserConnection, _name, _checked(_name))
 
 
 def _quoted(name: str) -> str:
@@ -352,13 +352,13 @@ def _refuse(what: str) -> NoReturn:
 
 
 def _end(opened: Any) -> None:
-    if isinstance(opened, GuardedBlob):
+    if isinstance(opened, UserBlob):
         opened.close()
     else:
         sqlite3.Cursor.close(opened)  # not a method of the user's, whose factory may have made it
 
 
-def _reference_count(connection: GuardedConnection) -> int | None:
+def _reference_count(connection: UserConnection) -> int | None:
     """Return how many references there are to a connection, where Python can tell."""
     count = getattr(sys, "getrefcount", None)
     return None if count is None else int(count(connection))

@@ -1,4 +1,4 @@
-"""A user's function and the checkpoint that records it, in one transaction on the guarded connection.
+"""A user's function and the checkpoint that records it, in one transaction on the connection for users.
 
 Whose error is it? What SQLite says of the file, the disk or another program is the store's, wherever it surfaces and
 whatever the function makes of it: the function is called again, or the store has failed. All else that comes of the
@@ -13,13 +13,13 @@ from typing import Any
 
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout
 from durable_trio.stores.contract import Advance, Fence
-from durable_trio.stores.sqlite.executor_locks import Owners
+from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import is_of_the_store, note_errno, sqlite3
 from durable_trio.stores.sqlite.operations.runs import advance
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
-from durable_trio.stores.sqlite.user_connection import GuardedConnection, Use
+from durable_trio.stores.sqlite.user_connection import Use, UserConnection
 
-__all__ = ["StoreFault", "run_guarded", "stores_own"]
+__all__ = ["StoreFault", "run_user_step", "stores_own"]
 
 
 class StoreFault(Exception):
@@ -32,9 +32,9 @@ class StoreFault(Exception):
         self.committing = committing
 
 
-def run_guarded(
-    connection: GuardedConnection,
-    owners: Owners,
+def run_user_step(
+    connection: UserConnection,
+    locks: ExecutorLocks,
     fence: Fence,
     fn: Callable[[Any], Advance],
     *,
@@ -49,7 +49,7 @@ def run_guarded(
         StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
     """
     connection.allow_all()
-    transaction = Transaction(connection, owners)
+    transaction = Transaction(connection, locks)
     try:
         with stores_own():
             transaction.begin()
@@ -78,7 +78,7 @@ def run_guarded(
     return outcome
 
 
-def _call(connection: GuardedConnection, fn: Callable[[Any], Advance], seconds_max: float) -> Advance:
+def _call(connection: UserConnection, fn: Callable[[Any], Advance], seconds_max: float) -> Advance:
     use = Use(seconds_max)
     failure: Exception | None = None
     try:
@@ -101,7 +101,7 @@ def _call(connection: GuardedConnection, fn: Callable[[Any], Advance], seconds_m
     return result
 
 
-def _is_in_transaction(connection: GuardedConnection) -> bool:
+def _is_in_transaction(connection: UserConnection) -> bool:
     try:
         return connection.in_transaction
     except sqlite3.Error:  # it was closed

@@ -30,7 +30,7 @@ from durable_trio.errors import StoreInUse
 from durable_trio.processes import describe_process
 from durable_trio.stores.sqlite.files import open_lock_file
 
-__all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Patience", "Turn"]
+__all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Patience", "WriteTurn"]
 
 # A turn is one transaction: milliseconds, seconds on a bad disk. A process that takes longer is stopped or hung.
 PATIENCE_SECONDS: Final = 30.0
@@ -67,7 +67,7 @@ class Patience:
             self._left = max(0.0, self._left - (time.monotonic() - max(began, self._hurried_at)))
 
 
-class Turn(Protocol):
+class WriteTurn(Protocol):
     """The right to write, taken by one thread of one process at a time."""
 
     patience: Patience
@@ -101,7 +101,7 @@ class MemoryTurn:
         self.patience.hurry(seconds)
 
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
-        """Take the turn (see ``Turn``)."""
+        """Take the turn (see ``WriteTurn``)."""
         if self._lock.acquire(blocking=False):
             return True
         if not block:
@@ -140,7 +140,7 @@ class FileTurn:
         _open_turns.add(self)
 
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
-        """Take the turn (see ``Turn``)."""
+        """Take the turn (see ``WriteTurn``)."""
         began = time.monotonic()
         patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
         try:
@@ -163,7 +163,7 @@ class FileTurn:
         return has_turn
 
     def hurry(self, seconds: float) -> None:
-        """Let all waits together take at most so long from now on (see ``Turn``)."""
+        """Let all waits together take at most so long from now on (see ``WriteTurn``)."""
         self.patience.hurry(seconds)
         waiter = self._waiter
         if waiter is not None:

@@ -737,8 +737,8 @@ def test_a_schema_that_a_newer_version_has_brought_up_to_date_is_not_written_to(
 
 
 _SERVE = """
-from durable_trio.stores.sqlite.executor_locks import open_owners
-owners = open_owners(sys.argv[1])
+from durable_trio.stores.sqlite.executor_locks import open_executor_locks
+owners = open_executor_locks(sys.argv[1])
 owners.take(int(sys.argv[2]))
 say("serving")
 sys.stdin.readline()

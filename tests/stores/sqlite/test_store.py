@@ -53,16 +53,16 @@ def test_connections_are_set_up_for_their_durability(tmp_path: Path, durability:
     store.open()
     _row, fence = owned(store)
     store.transact(fence, lambda _: Advance(fence=fence, rows=(step(1),), now=1), seconds_max=5)
-    assert store._guarded is not None
-    store._guarded.allow_all()
+    assert store._user_connection is not None
+    store._user_connection.allow_all()
 
     def pragma(connection: Any, name: str) -> Any:
         return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
-    for connection in (store._writer, store._guarded):
+    for connection in (store._writer, store._user_connection):
         assert pragma(connection, "synchronous") == synchronous
         assert pragma(connection, "journal_mode") == "wal"
-    for connection in (store._writer, store._reader, store._guarded):
+    for connection in (store._writer, store._reader, store._user_connection):
         assert pragma(connection, "foreign_keys") == 1
         assert pragma(connection, "trusted_schema") == 0
         assert pragma(connection, "mmap_size") == 0

@@ -1,6 +1,6 @@
 """Claims: an executor takes runs that are due, in order, by index seeks only.
 
-Each workflow has its lines (``schema.LINE``): what has begun goes before all first claims; within a line a higher
+Each workflow has its lines (``tables.LINE``): what has begun goes before all first claims; within a line a higher
 priority goes first, then the earlier due time, then the order of start. A claim looks at the heads of lines, so it
 costs the same however many wait, of however many priorities. Before that it moves runs whose time has come from
 ``later`` into line, a bounded number of them: their order there is that of their due times.

@@ -53,7 +53,7 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
     transaction.execute(REGISTER, values)
     executor = transaction.cursor.lastrowid
     assert executor is not None
-    lock = transaction.owners.take(executor)
+    lock = transaction.locks.take(executor)
     transaction.registered.append(executor)
     transaction.execute(NAME_LOCK, (lock, executor))
     try:
