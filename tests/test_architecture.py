@@ -124,6 +124,20 @@ def test_files_are_short_enough_to_read() -> None:
                     assert node.end_lineno - node.lineno < 70, f"{path}:{node.lineno} {node.name}"
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_called_back_is_demanded_by_the_constructor(path: Path) -> None:
+    """A slot that is filled from outside, and does nothing until then, is missing without a word if nobody does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+            if name.lstrip("_").startswith("on_"):
+                assert isinstance(node.value, ast.Name), f"{path}:{node.lineno} {name} is no argument"
+            if isinstance(target, ast.Attribute):
+                assert not isinstance(node.value, ast.Lambda), f"{path}:{node.lineno} {name} has a default"
+
+
 def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 

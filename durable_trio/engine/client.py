@@ -10,15 +10,14 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from durable_trio.codec import UNANNOTATED, Codec
-from durable_trio.doors import guarded
+from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.watching import Changes, watch
-from durable_trio.engine.wiring import Parts
+from durable_trio.engine.wiring import Given, Parts
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
-from durable_trio.failures import Failures
 from durable_trio.limits import check_name
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
@@ -49,6 +48,7 @@ class Client:
         self.settings = settings
         self.registry = registry
         self.codec = Codec(payload_bytes_max=settings.payload_bytes_max)
+        self.failures_of = FailuresOf(self.codec, settings.errors)
         self.is_closed = False
         self.parts: Parts | None = None
         self._observers = observers
@@ -69,15 +69,16 @@ class Client:
             raise RuntimeError("this engine is in use already")
         self._home = trio.lowlevel.current_trio_token(), threading.current_thread().name
 
-    def make_parts(self) -> Parts:
+    def make_parts(self, *, executes: bool) -> Parts:
         """Return new parts; they are in use once they are assigned to ``parts``."""
-        return Parts(
-            self.store,
+        given = Given(
             settings=self.settings,
             registry=self.registry,
             codec=self.codec,
             observers=self._observers,
+            failures_of=self.failures_of,
         )
+        return Parts(self.store, given, executes=executes)
 
     def parts_in_use(self) -> Parts:
         """Return the parts, for a call that needs them.
@@ -148,10 +149,6 @@ class Client:
         failures = self.failures_of(workflow)
         return run_record(row, codec=self.codec, workflow=workflow, failures=failures, values=values)
 
-    def failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
-        """Return the converter of exceptions for a workflow's runs."""
-        return self.parts_in_use().runs.failures_of(workflow)
-
     async def workflow_of(self, run_id: str) -> Workflow[..., Any] | None:
         """Return the workflow of a run, if this engine knows it."""
         return self.registry.get((await self.row(run_id)).workflow)
@@ -193,7 +190,10 @@ class Client:
         operation = self._start_operation(workflow, args, options)
         known = self._known(workflow, operation)
         try:
-            is_new = await parts.start(operation)
+            if parts.executor is not None:
+                is_new = await parts.executor.start(operation)
+            else:
+                is_new = (await parts.front.write(operation)).created
         except RunConflict:
             if not await self._is_same(operation, known, args):
                 raise
@@ -215,9 +215,7 @@ class Client:
                 raise
             parts.sent(await parts.front.write(send))  # it is started
             return Begun(start.id, known, is_new=False)
-        if parts.executor is not None:
-            parts.runs.mail(started.row.run)
-            guarded(parts.dispatcher.nudge)
+        parts.message_for(started.row.run)
         return Begun(start.id, self.registry.get(started.row.workflow), is_new=started.created)
 
     def _known(self, workflow: Any, operation: StartRun) -> Workflow[..., Any] | None:

@@ -390,7 +390,7 @@ class Engine(trio.abc.AsyncResource):
                     pid=row.pid,
                     host=row.host,
                     started_at=to_datetime(row.started_at),
-                    is_self=row.id == parts.executor,
+                    is_self=parts.executor is not None and row.id == parts.executor.id,
                     is_alive=store.executor_is_alive(row.id),
                 )
                 for row in executors
@@ -398,7 +398,7 @@ class Engine(trio.abc.AsyncResource):
             runs_by_status=found.runs_by_status,
             parked=found.parked,
             unknown_workflows=unknown,
-            resident_runs=parts.runs.resident_count,
+            resident_runs=len(parts.resident_rows),
             recorded_count=found.recorded_count,
             sqlite_version=found.library_version,
             warnings=(*found.warnings, *(f"The file is damaged: {row.damage}." for row in executors if row.damage)),
@@ -406,8 +406,8 @@ class Engine(trio.abc.AsyncResource):
 
     def tree(self) -> TreeNode:
         """Return this process's supervision tree as data, with the runs that are in memory."""
-        runs = self._client.parts_in_use().runs
-        return with_runs(self._root.tree(), runs.resident_rows())
+        parts = self._client.parts_in_use()
+        return with_runs(self._root.tree(), parts.resident_rows)
 
     def events(self) -> EventStream:
         """Return what happens from now on in this process's supervision tree: starts, ends and restarts of children.

@@ -154,14 +154,15 @@ class Serving:
     async def _run_tree(self, life: Life) -> None:
         """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
         client = self._client
-        parts = client.make_parts()
-        parts.dispatcher.expect(life.executor_count)
+        parts = client.make_parts(executes=life.family is None)
         try:
             with life.scope:
-                if life.family is None:
-                    opened = open_executor(parts, life.grace, life.on_unstopped)
-                else:
+                if life.family is not None:
                     opened = open_parent(parts, life.family, life.grace, life.on_unstopped)
+                else:
+                    assert parts.executor is not None
+                    parts.executor.dispatcher.expect(life.executor_count)
+                    opened = open_executor(parts, parts.executor, life.grace, life.on_unstopped)
                 async with opened as root:
                     client.parts, self.root = parts, root
                     life.has_begun.set()
@@ -177,7 +178,7 @@ class Serving:
     async def open_client(self) -> None:
         """Open the store and execute nothing."""
         await self._open_store()
-        parts = self._client.make_parts()
+        parts = self._client.make_parts(executes=False)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_store)
             self.root = await stack.enter_async_context(open_client(parts))

@@ -32,9 +32,8 @@ from typing import Final
 import trio
 
 from durable_trio.doors import guarded
-from durable_trio.engine.services.janitor import Janitor
 from durable_trio.engine.services.recovery import Reaper
-from durable_trio.engine.wiring import Parts
+from durable_trio.engine.wiring import Executor, Parts
 from durable_trio.engine.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
@@ -66,31 +65,31 @@ LEAVE_SECONDS: Final = 30.0
 STORE_LEAVES_SECONDS: Final = 45.0
 
 
-def services(parts: Parts) -> SupervisorSpec:
+def services(parts: Parts, executor: Executor) -> SupervisorSpec:
     """Return the services of an executor, each of which can be restarted alone."""
     return SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=SERVICE_RESTARTS,
         children=[
-            Child("timers", parts.timers.serve, backoff=SOON),
-            Child("recovery", parts.recovery.serve, backoff=SOON),
+            Child("timers", executor.timers.serve, backoff=SOON),
+            Child("recovery", executor.recovery.serve, backoff=SOON),
             Child("feed", parts.feed.serve, backoff=SOON),
-            Child("dispatcher", parts.dispatcher.serve, backoff=SOON),
-            Child("janitor", Janitor(parts.front, parts.settings.clock).run, backoff=SOON),
+            Child("dispatcher", executor.dispatcher.serve, backoff=SOON),
+            Child("janitor", executor.janitor.run, backoff=SOON),
             Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
         ],
     )
 
 
-def executor_spec(parts: Parts) -> SupervisorSpec:
+def executor_spec(parts: Parts, executor: Executor) -> SupervisorSpec:
     """Return the tree of an engine that executes runs."""
     return SupervisorSpec(
         strategy=Strategy.REST_FOR_ONE,
         intensity=ENGINE_RESTARTS,
         children=[
             Child("store", parts.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
-            Child("runs", parts.run_runs, shutdown=LEAVE_SECONDS),
-            Child("services", services(parts)),
+            Child("runs", executor.run_runs, shutdown=LEAVE_SECONDS),
+            Child("services", services(parts, executor)),
         ],
     )
 
@@ -134,15 +133,14 @@ async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
 
 @asynccontextmanager
 async def open_executor(
-    parts: Parts, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
+    parts: Parts, executor: Executor, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short.
 
     ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process. Without
     it, where the process is not ours to end, such tasks are waited for.
     """
-    parts.become_executor()
-    async with _open(parts, executor_spec(parts), on_unstopped) as root:
+    async with _open(parts, executor_spec(parts, executor), on_unstopped) as root:
         parts.reports.watch(root)
         try:
             yield root
@@ -152,7 +150,7 @@ async def open_executor(
         finally:
             try:
                 with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
-                    await _drain(parts, grace, math.inf if on_unstopped is None else LEAVE_SECONDS)
+                    await _drain(parts, executor, grace, math.inf if on_unstopped is None else LEAVE_SECONDS)
             finally:
                 guarded(parts.feed.close)
 
@@ -212,9 +210,7 @@ async def _open(
     try:
         async with open_supervisor(spec, name="engine", on_unstopped=report) as root:
             is_open = True
-            parts.on_failure = root.stop
-            if parts.failure is not None:  # since before there was somebody to tell
-                root.stop()
+            parts.opened(root)
             yield root
     except ExceptionGroup as group:
         only = only_error(group)
@@ -222,7 +218,7 @@ async def _open(
             raise _failure(group) from None
         refused = only  # damaged, say: as itself, as if it had shown when the store was opened
     finally:
-        parts.on_failure = lambda: None
+        parts.closed()
     if refused is not None:
         raise refused
     if parts.failure is not None:
@@ -262,26 +258,26 @@ def _innermost(error: BaseException) -> RestartIntensityExceeded:
     return error
 
 
-async def _drain(parts: Parts, grace: trio.CancelScope, leave_seconds: float) -> None:
-    parts.runs.is_draining = True
+async def _drain(parts: Parts, executor: Executor, grace: trio.CancelScope, leave_seconds: float) -> None:
+    executor.runs.is_draining = True
     if parts.front.failure is not None:
         return
     try:
         with grace:
-            await parts.runs.drain(parts.settings.grace_seconds)
+            await executor.runs.drain(parts.settings.grace_seconds)
         parts.front.store.hurry()  # also what is being written: a run leaves when its write has ended
         with trio.move_on_after(leave_seconds) as patience:
-            await parts.runs.detach_all()
+            await executor.runs.detach_all()
         if patience.cancelled_caught:
-            names = ", ".join(repr(row.id) for row in parts.runs.resident_rows()[:20])
+            names = ", ".join(repr(row.id) for row in executor.runs.resident_rows()[:20])
             _LOGGER.error("these runs do not leave: %s; their steps ignore that they are cancelled", names)
-        await parts.recovery.retire(frozenset(parts.runs.crashed))
+        await executor.recovery.retire(frozenset(executor.runs.crashed))
     except trio.ClosedResourceError:
         pass
     except Exception as error:  # also a fault of ours
         _LOGGER.warning(
             "executor %s leaves without giving its runs back; the next process finds it dead, and takes them over: %s",
-            parts.executor,
+            executor.id,
             error,
             exc_info=None if isinstance(error, StoreError) else error,
         )

@@ -42,8 +42,7 @@ async def resume(client: Client, run_id: str) -> RunRow:
     run_id = check_name("run id", run_id)
     outcome: RunRow | TooLong = await parts.front.write(ResumeRun(run_id=run_id, now=client.settings.clock.stamp()))
     row = await _resume_long(client, outcome.row) if isinstance(outcome, TooLong) else outcome
-    if parts.executor is not None:
-        guarded(parts.dispatcher.nudge)
+    parts.look_for_due()
     return row
 
 
@@ -83,8 +82,7 @@ async def fork(client: Client, run_id: str, before: str, new_id: str | None) -> 
     operation = ForkRun(run_id=run_id, before=key, id=new_id, now=now)
     outcome: RunRow | Draft = await parts.front.write(operation)
     row = await _fork_long(client, operation, outcome) if isinstance(outcome, Draft) else outcome
-    if parts.executor is not None:
-        guarded(parts.dispatcher.nudge)
+    parts.look_for_due()
     return row
 
 
@@ -124,9 +122,8 @@ async def delete(client: Client, run_id: str) -> None:
     row = await client.row(run_id)
     await parts.front.write(DeleteRun(run_id=run_id))
     guarded(parts.feed.recheck_removed)
-    if parts.executor is not None and row.parent is not None:
-        parts.runs.mail(row.parent)
-        guarded(parts.dispatcher.nudge)
+    if row.parent is not None:
+        parts.message_for(row.parent)
     await sweep(parts.front)
 
 

@@ -1,4 +1,12 @@
-"""The parts of one engine in one process, wired to each other. Which of them run, and under whom, says ``tree``.
+"""Who is told what by whom: the one place where services that need each other are wired.
+
+What each open engine has are ``Parts``: the writer, the feed and the reports. One that executes runs has an
+``Executor`` besides. Which of them run as tasks, and under whom, says ``tree``.
+
+What an object needs, its constructor demands: what is not wired does not start. By nature some of them need each other
+(the runs tell the dispatcher of free places, and the dispatcher starts runs), and one must be made first. It is given a
+method of ``Parts`` or ``Executor``, which finds the other one when it is called: here, and nowhere else. Such a method
+is a door (see ``doors``): a fault of whoever is told is their own, and does not disturb who tells.
 
 A part is an object that outlives the task that serves it: when a service crashes, its successor finds the heap of
 alarms, the watchers and the last change where they were, and looks at the store for the rest.
@@ -6,136 +14,125 @@ alarms, the watchers and the last change where they were, and looks at the store
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import attrs
 import trio
 
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
+from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed
+from durable_trio.engine.services.janitor import Janitor
 from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.reports import Reports
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreError
+from durable_trio.records import RunStatus, StepInHand
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Sent, Started, StartRun, Store
 from durable_trio.stores.writer import StoreFront
 from durable_trio.workflows import Registry
+from supervisors import Supervisor
+
+
+@attrs.frozen(kw_only=True)
+class Given:
+    """What the parts of an engine are made with."""
+
+    settings: Settings
+    registry: Registry
+    codec: Codec
+    observers: Observers
+    failures_of: FailuresOf
 
 
 class Parts:
-    """Front, runs and services of one engine."""
+    """What each open engine has; and its executor, if it executes runs."""
 
-    def __init__(
-        self, store: Store, *, settings: Settings, registry: Registry, codec: Codec, observers: Observers
-    ) -> None:
-        self.settings = settings
-        self.codec = codec
-        self.registry = registry
-        self.front = StoreFront(store)
-        self.timers = Timers(settings.clock)
-        self.feed = Feed(self.front)
-        self.runs = Runs(
-            front=self.front,
-            settings=settings,
-            codec=codec,
-            registry=registry,
-            observers=observers,
-            timers=self.timers,
+    def __init__(self, store: Store, given: Given, *, executes: bool) -> None:
+        self.settings = given.settings
+        self.codec = given.codec
+        self.front = StoreFront(store, failed=self._writer_has_failed, committed=self._something_was_committed)
+        self.feed = Feed(self.front, mail_came=self._mail_came, others_committed=self.look_for_due)
+        self.executor = Executor(given, front=self.front, feed=self.feed) if executes else None
+        self.reports = Reports(
+            self.front,
+            given.codec,
+            given.settings.clock,
+            given.registry.names,
+            executor=self._executor_id,
+            lingering=self._lingering,
         )
-        self.recovery = Recovery(
-            front=self.front, runs=self.runs, clock=settings.clock, lease_seconds=settings.lease_seconds
-        )
-        self.dispatcher = Dispatcher(
-            front=self.front, runs=self.runs, timers=self.timers, clock=settings.clock, registry=registry
-        )
-        self.reports = Reports(self.front, codec, settings.clock, registry.names)
-        self.reports.executor = lambda: self.executor
-        self.reports.lingering = self.runs.lingering
-        self.executor: int | None = None
         # Why this process cannot go on, once that is so, such as the store's final error.
         self.failure: Exception | None = None
-        # Set by the tree: ends it.
-        self.on_failure: Callable[[], None] = lambda: None
+        self._root: Supervisor | None = None
         self._store_has_run = False
 
-    def become_executor(self) -> None:
-        """Wire what only an engine that executes runs needs."""
-        self.front.on_failure = self.runs.detach_now
-        self.runs.on_place = self.dispatcher.place
-        self.runs.on_due = self.dispatcher.nudge_at
-        self.runs.on_ended = self.feed.ended
-        self.runs.on_sent = self.sent
-        self.runs.on_refused = self.recovery.nudge
-        self.dispatcher.others_count = lambda: self.recovery.others_count
-        self.timers.on_step = self.runs.clock_was_set
-        self.recovery.on_registered = self._registered
-        self.recovery.on_reaped = self.dispatcher.nudge
-        self.feed.on_mail = self.runs.mail
-        self.feed.on_foreign = self.dispatcher.nudge
+    # ---- what the parts tell each other ------------------------------------------------------------------------
 
-    def _registered(self, executor: int) -> None:
-        self.executor = executor
-        self.dispatcher.executor = executor
-        guarded(self.dispatcher.nudge)
+    def _writer_has_failed(self) -> None:
+        if self.executor is not None:
+            guarded(self.executor.runs.detach_now)
 
-    # ---- what the facade asks ----------------------------------------------------------------------------------
+    def _something_was_committed(self) -> None:
+        if self.feed.is_wanted:
+            guarded(self.feed.nudge)
 
-    async def start(self, operation: StartRun) -> bool:
-        """Store a run; where this executor has room for it, store and claim it in one transaction.
+    def _mail_came(self, run: int) -> None:
+        if self.executor is not None:
+            guarded(self.executor.runs.mail, run)
 
-        Returns:
-            Whether the run is new; if so, nothing was waited for since its commit.
-        """
-        is_due = operation.due_at <= operation.created_at
-        executor = self.executor
-        # Not while the store has just come back, and not past others that are due and wait for a place.
-        can_keep = executor is not None and self.recovery.is_registered and not self.dispatcher.has_backlog
-        is_ours = can_keep and is_due and self.registry.get(operation.workflow) is not None
-        if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
-            started: Started = await self.front.write(operation)
-            if executor is not None and started.created:
-                wake_at = None if is_due else started.row.wake_at  # the ttl may be over before
-                clock = self.settings.clock
-                guarded(self.dispatcher.nudge_at, None if wake_at is None else clock.comes_at(clock.due(wake_at)))
-            return started.created
-        has_kept = False
-        try:
-            # The wait for the commit is not abandoned, so what is claimed is started.
-            started = await self.front.write(attrs.evolve(operation, owner=executor))
-            has_kept = started.created and started.claimed
-            if has_kept:
-                self.runs.start(started.row)
-        except Exception as error:
-            if not isinstance(error, DurableError | trio.ClosedResourceError):
-                self.dispatcher.failed(error)  # it looks for what was claimed and did not get here
-            raise
-        finally:
-            self.runs.unreserve()
-            if not has_kept:  # a run that is due may have found no place, because this one was kept for nothing
-                guarded(self.dispatcher.nudge)
-        return started.created
+    def _executor_id(self) -> int | None:
+        return None if self.executor is None else self.executor.id
 
-    def _may_keep(self) -> bool:
-        """Whether a run that is started here may stay here: with others on the file, only while nothing else is."""
-        return self.recovery.others_count == 0 or self.runs.resident_count == 0
+    def _lingering(self) -> tuple[StepInHand, ...]:
+        return () if self.executor is None else self.executor.runs.lingering()
+
+    # ---- what the client asks ----------------------------------------------------------------------------------
+
+    @property
+    def resident_rows(self) -> tuple[RunRow, ...]:
+        """The runs that are in memory, as they were when they were claimed."""
+        return () if self.executor is None else self.executor.runs.resident_rows()
 
     def sent(self, sent: Sent) -> None:
         """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
-        if sent.owner is None:
-            guarded(self.feed.recheck)
-        if self.executor is None:
-            return
-        if sent.owner == self.executor:
-            self.runs.mail(sent.entry.run)
+        if self.executor is not None:
+            self.executor.message_was_sent(sent)
         elif sent.owner is None:
-            guarded(self.dispatcher.nudge)
+            guarded(self.feed.recheck)
 
-    # ---- the store as a child ----------------------------------------------------------------------------------
+    def message_for(self, run: int) -> None:
+        """A message is in the mailbox of a run, which may be here; or due now, if nobody has it."""
+        if self.executor is not None:
+            self.executor.runs.mail(run)
+            guarded(self.executor.dispatcher.nudge)
+
+    def look_for_due(self) -> None:
+        """A run may be due now: have the executor look, if this engine has one."""
+        if self.executor is not None:
+            guarded(self.executor.dispatcher.nudge)
+
+    # ---- the tree ----------------------------------------------------------------------------------------------
+
+    def opened(self, root: Supervisor) -> None:
+        """This tree serves these parts from now on."""
+        self._root = root
+        if self.failure is not None:  # since before there was a tree to end
+            root.stop()
+
+    def closed(self) -> None:
+        """No tree serves these parts any more."""
+        self._root = None
+
+    def give_up(self, error: Exception) -> None:
+        """End the tree: nothing that could be restarted would mend this."""
+        self.failure = self.failure or error
+        if self._root is not None:
+            self._root.stop()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run_store(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -154,21 +151,6 @@ class Parts:
             self.give_up(error)
             await trio.sleep_forever()
 
-    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
-    async def run_runs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve as the runs child until cancelled.
-
-        Whoever was resident before has left, and still belongs to this executor: the services, which start after this
-        child, take the runs over under the next executor id.
-        """
-        self.recovery.forget()
-        await self.runs.run(task_status=task_status)
-
-    def give_up(self, error: Exception) -> None:
-        """End the tree: nothing that could be restarted would mend this."""
-        self.failure = self.failure or error
-        self.on_failure()
-
     async def _reopen(self) -> None:
         store = self.front.store
         if not store.is_shared:  # closing it would forget everything
@@ -180,3 +162,130 @@ class Parts:
             store.open()
 
         await trio.to_thread.run_sync(reopen)
+
+
+class Executor:
+    """What an engine has that executes runs: the resident ones, and the services that find and keep them."""
+
+    def __init__(self, given: Given, *, front: StoreFront, feed: Feed) -> None:
+        clock = given.settings.clock
+        self.front = front
+        self.feed = feed
+        self.registry = given.registry
+        self.clock = clock
+        self.timers = Timers(clock, clock_was_set=self._clock_was_set)
+        self.runs = Runs(
+            front=front,
+            settings=given.settings,
+            codec=given.codec,
+            registry=given.registry,
+            observers=given.observers,
+            failures_of=given.failures_of,
+            timers=self.timers,
+            place_is_free=self._place_is_free,
+            run_is_due=self.run_is_due,
+            run_has_ended=self._run_has_ended,
+            message_was_sent=self.message_was_sent,
+            write_was_refused=self._write_was_refused,
+        )
+        self.recovery = Recovery(
+            front=front,
+            runs=self.runs,
+            clock=clock,
+            lease_seconds=given.settings.lease_seconds,
+            runs_are_free=self._runs_are_free,
+        )
+        self.dispatcher = Dispatcher(
+            front=front,
+            runs=self.runs,
+            recovery=self.recovery,
+            timers=self.timers,
+            clock=clock,
+            registry=given.registry,
+        )
+        self.janitor = Janitor(front, clock)
+
+    @property
+    def id(self) -> int | None:
+        """Its id in the store; ``None`` before it is registered."""
+        return self.recovery.executor or None
+
+    # ---- what the services tell each other ---------------------------------------------------------------------
+
+    def _clock_was_set(self) -> None:
+        guarded(self.runs.clock_was_set)
+
+    def _place_is_free(self) -> None:
+        guarded(self.dispatcher.place)
+
+    def run_is_due(self, due_at: int | None) -> None:
+        """A run is due when the clock says so; ``None`` means now."""
+        guarded(self.dispatcher.nudge_at, due_at)
+
+    def _runs_are_free(self) -> None:
+        guarded(self.dispatcher.nudge)
+
+    def _write_was_refused(self) -> None:
+        guarded(self.recovery.nudge)
+
+    def _run_has_ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
+        guarded(self.feed.ended, run_id, status, result, error)
+
+    def message_was_sent(self, sent: Sent) -> None:
+        """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
+        if sent.owner is None:
+            guarded(self.feed.recheck)
+            guarded(self.dispatcher.nudge)
+        elif sent.owner == self.recovery.executor:
+            self.runs.mail(sent.entry.run)  # a fault in it is known to who has sent
+
+    # ---- starting ----------------------------------------------------------------------------------------------
+
+    async def start(self, operation: StartRun) -> bool:
+        """Store a run; where this executor has room for it, store and claim it in one transaction.
+
+        Returns:
+            Whether the run is new; if so, nothing was waited for since its commit.
+        """
+        is_due = operation.due_at <= operation.created_at
+        # Not while the store has just come back, and not past others that are due and wait for a place.
+        can_keep = self.recovery.is_registered and not self.dispatcher.has_backlog
+        is_ours = can_keep and is_due and self.registry.get(operation.workflow) is not None
+        if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
+            started: Started = await self.front.write(operation)
+            if started.created:
+                wake_at = None if is_due else started.row.wake_at  # the ttl may be over before
+                self.run_is_due(None if wake_at is None else self.clock.comes_at(self.clock.due(wake_at)))
+            return started.created
+        has_kept = False
+        try:
+            # The wait for the commit is not abandoned, so what is claimed is started.
+            started = await self.front.write(attrs.evolve(operation, owner=self.recovery.executor))
+            has_kept = started.created and started.claimed
+            if has_kept:
+                self.runs.start(started.row)
+        except Exception as error:
+            if not isinstance(error, DurableError | trio.ClosedResourceError):
+                self.dispatcher.failed(error)  # it looks for what was claimed and did not get here
+            raise
+        finally:
+            self.runs.unreserve()
+            if not has_kept:  # a run that is due may have found no place, because this one was kept for nothing
+                guarded(self.dispatcher.nudge)
+        return started.created
+
+    def _may_keep(self) -> bool:
+        """Whether a run that is started here may stay here: with others on the file, only while nothing else is."""
+        return self.recovery.others_count == 0 or self.runs.resident_count == 0
+
+    # ---- the runs as a child -----------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def run_runs(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve as the runs child until cancelled.
+
+        Whoever was resident before has left, and still belongs to this executor: the services, which start after this
+        child, take the runs over under the next executor id.
+        """
+        self.recovery.forget()
+        await self.runs.run(task_status=task_status)

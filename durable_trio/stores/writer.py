@@ -96,10 +96,17 @@ _OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
 
 
 class StoreFront:
-    """Gives trio tasks a store. ``run`` is its task; everything else works only while that runs."""
+    """Gives trio tasks a store. ``run`` is its task; everything else works only while that runs.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        failed: called once when the store has failed for good, before anybody else learns of it. Must not raise.
+        committed: called after each batch, on the event loop, once all of it were told. Must not raise.
+    """
+
+    def __init__(self, store: Store, *, failed: Callable[[], None], committed: Callable[[], None]) -> None:
         self.store = store
+        self._has_failed = failed
+        self._has_committed = committed
         self.failure: BaseException | None = None
         self.is_full = False
         self.commit_count = 0
@@ -121,9 +128,6 @@ class StoreFront:
         self._answerer = StoreThread("durable_trio answerer")
         self._linger = Linger(self._writer, self._reader)
         self._commit_ms = 0.0
-        # Called once, when the store has failed for good and before anybody else learns of it.
-        self.on_failure: Callable[[], None] = lambda: None
-        self.on_commit: Callable[[], None] | None = None  # called after each batch, on the event loop
         self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
     # ---- for tasks ---------------------------------------------------------------------------------------------
@@ -283,7 +287,7 @@ class StoreFront:
         """The task ends with this error: say so before anybody else learns of it."""
         if self.failure is None:
             self.failure = error
-            guarded(self.on_failure)
+            guarded(self._has_failed)
 
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
@@ -350,11 +354,7 @@ class StoreFront:
                 callback(outcome)
             except BaseException as error:
                 blame(callback, error)
-        if self.on_commit is not None:
-            try:
-                self.on_commit()
-            except BaseException as error:
-                blame(self.on_commit, error)
+        self._has_committed()
 
     async def _write(self, items: list[_Entry]) -> list[Any] | None:
         """Move a batch to ``items`` and apply it; return ``None`` if there was none, or nothing could be written."""

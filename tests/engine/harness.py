@@ -18,6 +18,7 @@ import attrs
 import trio
 
 from durable_trio import Clock, Engine, Run, RunRecord, RunStatus, Workflow, open_engine
+from durable_trio.engine.wiring import Executor
 
 R = TypeVar("R")
 
@@ -33,6 +34,13 @@ async def serving(store: str, *workflows: Workflow[..., Any], **options: Any) ->
         yield engine
     left = [task.name for task in _system_tasks() if task not in before]
     assert not left, f"tasks outlive the engine: {left}"
+
+
+def executor_of(engine: Engine) -> Executor:
+    """Return what an engine that executes runs has inside."""
+    executor = engine._client.parts_in_use().executor
+    assert executor is not None
+    return executor
 
 
 async def wait_status(run: Run[Any], *statuses: RunStatus) -> RunRecord:

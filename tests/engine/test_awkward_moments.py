@@ -25,7 +25,7 @@ from durable_trio.stores.questions import Backlog, CountBacklog
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from durable_trio.workflows import Registry
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_until
 
 executed: list[str] = []
 
@@ -260,14 +260,18 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
         def call_at(self, *_: Any) -> None:
             """It is the test that looks again."""
 
+    class NotAlone:
+        executor = 1
+        others_count = 1
+
     dispatcher = Dispatcher(
         front=_Front(ask),  # type: ignore[arg-type]
         runs=Full(),  # type: ignore[arg-type]
+        recovery=NotAlone(),  # type: ignore[arg-type]
         timers=Alarms(),  # type: ignore[arg-type]
         clock=clock,
         registry=Registry([nothing]),
     )
-    dispatcher.executor, dispatcher.others_count = 1, lambda: 1
     for _ in range(3):
         backlogs += [backlog(1), backlog(0)]
         assert await dispatcher._claimable_count() == 0  # left to the other one
@@ -291,11 +295,11 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
         row = RegisterExecutor(pid=1, host="", boot_id=boot_id(), lease_until=now - 1, now=Clock().now())
         living = await parts.front.write(row)  # its lock is held, as by a process that lives
         newcomer = Reaper(parts.front, Clock())
-        assert not await newcomer.reap_dead(parts.executor)
+        assert not await newcomer.reap_dead(executor_of(engine).id)
         assert newcomer.others_count == 1
         for _ in range(5):
             now += 250_000
-            await newcomer.reap_dead(parts.executor)
+            await newcomer.reap_dead(executor_of(engine).id)
         assert newcomer.others_count == 0  # it had time, and hangs
         assert await parts.front.write(ReapExecutor(executor=living, now=Clock().now())) is None  # it was done before
 
@@ -321,8 +325,8 @@ async def test_who_was_declared_dead_goes_on_though_a_step_in_a_thread_goes_on_t
             parts = engine._client.parts
             assert parts is not None
             await parts.front.write(ReapExecutor(executor=executor.id, now=0))
-            parts.recovery.nudge()
-            await wait_until(lambda: parts.executor != executor.id)
+            executor_of(engine).recovery.nudge()
+            await wait_until(lambda: executor_of(engine).id != executor.id)
             with trio.fail_after(PATIENCE_SECONDS / 2):
                 assert await engine.run(nothing) == "done"
         finally:

@@ -35,6 +35,7 @@ from durable_trio.testing import VirtualClock
 from tests.engine.harness import (
     PATIENCE_SECONDS,
     SettableClock,
+    executor_of,
     noted,
     serving,
     stopped_when_ready,
@@ -485,7 +486,7 @@ async def test_a_line_from_before_the_first_outcome_is_logged_once(
             await engine.start("begins", how, id="r")
             await wait_until(lambda: lines()[: len(expected)] == expected)
             await wait_until(
-                lambda: engine._client.parts is not None and engine._client.parts.runs.resident_count != leaves
+                lambda: engine._client.parts is not None and executor_of(engine).runs.resident_count != leaves
             )
     assert lines() == expected
     if how in ("wait", "generations"):

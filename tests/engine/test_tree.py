@@ -20,7 +20,7 @@ from durable_trio.engine.services.timers import Timers
 from durable_trio.stores.contract import ClaimDue
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_until
 
 executed: list[str] = []
 
@@ -183,8 +183,7 @@ async def test_a_dispatcher_that_crashes_between_claim_and_start_loses_no_run(
     file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(file_path, slow) as engine:
-        assert engine._client.parts is not None
-        runs = engine._client.parts.runs
+        runs = executor_of(engine).runs
         start, crashes = runs.start, [True, True]
 
         def start_or_crash(*args: Any) -> None:

@@ -91,9 +91,17 @@ async def asked_by(front: StoreFront) -> Any:
     return await front.ask(FindLastChange())
 
 
+def nobody() -> None:
+    """Nobody is to be told."""
+
+
+def front_of(store: ScriptedStore, committed: Callable[[], None] = nobody) -> StoreFront:
+    return StoreFront(store, failed=nobody, committed=committed)
+
+
 @asynccontextmanager
-async def running(store: ScriptedStore) -> AsyncIterator[StoreFront]:
-    front = StoreFront(store)
+async def running(store: ScriptedStore, committed: Callable[[], None] = nobody) -> AsyncIterator[StoreFront]:
+    front = front_of(store, committed)
     async with trio.open_nursery() as nursery:
         await nursery.start(front.run)
         yield front
@@ -209,9 +217,8 @@ async def test_starts_have_their_part_however_much_runs_have_to_say(busy: str) -
 async def test_somebody_is_told_after_each_batch_once_all_of_it_were() -> None:
     store = ScriptedStore(may_block=False)
     told: list[int] = []
-    async with running(store) as front:
-        outcomes = Outcomes()
-        front.on_commit = lambda: told.append(len(outcomes.found))
+    outcomes = Outcomes()
+    async with running(store, lambda: told.append(len(outcomes.found))) as front:
         outcomes.submit(front, caller("a"), caller("b"))
         await outcomes.wait(2)
         outcomes.submit(front, caller("c"))
@@ -367,7 +374,7 @@ async def test_any_other_error_of_the_store_is_final_for_all_who_wait(may_block:
 
     store = ScriptedStore(apply, may_block=may_block)
     store.has_turn = False
-    front = StoreFront(store)
+    front = front_of(store)
     outcomes = Outcomes()
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # the block is what fails
         async with trio.open_nursery() as nursery:
@@ -433,7 +440,7 @@ async def test_a_write_in_a_cancelled_scope_submits_nothing() -> None:
 
 async def test_a_cancelled_front_commits_what_waits_and_takes_nothing_more() -> None:
     store = ScriptedStore(may_block=False)
-    front = StoreFront(store)
+    front = front_of(store)
     outcomes = Outcomes()
     async with trio.open_nursery() as nursery:
         await nursery.start(front.run)
@@ -448,7 +455,7 @@ async def test_a_cancelled_front_commits_what_waits_and_takes_nothing_more() -> 
 
 
 async def test_nothing_can_be_written_before_the_front_runs() -> None:
-    front = StoreFront(ScriptedStore(may_block=False))
+    front = front_of(ScriptedStore(may_block=False))
     with pytest.raises(trio.ClosedResourceError):
         await front.write(caller("a"))
 

@@ -156,19 +156,20 @@ class InlineRun(ResidentRun):
 @asynccontextmanager
 async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Context]:
     """Claim or start the inline run and be its body inside the block."""
-    if parts.executor is None:
+    executor = parts.executor
+    if executor is None or executor.id is None:
         raise RuntimeError(
             "engine.inline executes: use it inside `async with open_engine(…)` or while the engine serves"
         )
-    row, loaded = await _claim(parts, parts.executor, run_id, given)
+    row, loaded = await _claim(parts, executor.id, run_id, given)
     known: Workflow[Any, Any] = _inline
-    resident = InlineRun(parts.runs, row, known, loaded, parts.runs.failures_of(None))
+    resident = InlineRun(executor.runs, row, known, loaded, executor.runs.failures_of(None))
     damage = damage_of(row, loaded)
     if damage is not None:
         problem = damaged(run_id, damage)
         resident.park(problem)
         raise RunConflict(problem.text, run_id=run_id)
-    with lending_place(), parts.runs.adopt(resident):  # the code of another run may open it, which waits meanwhile
+    with lending_place(), executor.runs.adopt(resident):  # the code of another run may open it, which waits meanwhile
         try:
             async with resident.block() as context:
                 yield context

@@ -14,6 +14,7 @@ import trio
 from durable_trio.clock import due_after
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
+from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
@@ -24,7 +25,7 @@ from durable_trio.engine.services.damage import damage_of
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancelled, logged, trace
+from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged, trace
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
 from durable_trio.looks import said
@@ -44,7 +45,15 @@ _LINGERING_MAX = 100
 
 
 class Runs:
-    """The resident runs of one executor. Implements what actors need of the engine around them."""
+    """The resident runs of one executor. Implements what actors need of the engine around them.
+
+    Args:
+        place_is_free: told that a run has left memory, or waits for others and has lent its place.
+        run_is_due: told when a run comes that nobody has; ``None`` means now.
+        run_has_ended: told the id, status, result and error of a run whose end is committed.
+        message_was_sent: told of a request to cancel that a run has sent to another.
+        write_was_refused: told that this executor may have been declared dead.
+    """
 
     def __init__(
         self,
@@ -54,19 +63,25 @@ class Runs:
         codec: Codec,
         registry: Registry,
         observers: Observers,
+        failures_of: FailuresOf,
         timers: Timers,
+        place_is_free: Callable[[], None],
+        run_is_due: Callable[[int | None], None],
+        run_has_ended: Callable[[str, RunStatus, str | None, str | None], None],
+        message_was_sent: Callable[[Sent], None],
+        write_was_refused: Callable[[], None],
     ) -> None:
         self.front = front
         self.settings = settings
         self.codec = codec
         self.is_draining = False
-        # Set by the parts: told when a place is free, when a run is due, ends, is sent something, or refused a write.
-        self.on_place: Callable[[], None] = lambda: None
-        self.on_due: Callable[[int | None], None] = lambda _due_at: None
-        self.on_ended: Callable[[str, RunStatus, str | None, str | None], None] = lambda *_: None
-        self.on_sent: Callable[[Sent], None] = lambda _sent: None
-        self.on_refused: Callable[[], None] = lambda: None
         self.registry = registry
+        self.failures_of = failures_of
+        self._place_is_free = place_is_free
+        self._run_is_due = run_is_due
+        self._run_has_ended = run_has_ended
+        self._message_was_sent = message_was_sent
+        self._write_was_refused = write_was_refused
         self._observers = observers
         self._timers = timers
         self._actors: dict[int, ResidentRun] = {}
@@ -74,7 +89,6 @@ class Runs:
         self.left_count = 0  # runs that have left memory
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
-        self._failures: dict[str, Failures] = {}
         self._warned_places: set[tuple[str, str]] = set()
         self.crashed: set[int] = set()  # runs whose own code has ended the executor
         self._nursery: trio.Nursery | None = None
@@ -135,7 +149,7 @@ class Runs:
                 self._actors[run].row.id,
                 LENT_RUNS_MAX,
             )
-        guarded(self.on_place)
+        self._place_is_free()
         try:
             yield
         finally:
@@ -193,7 +207,7 @@ class Runs:
         """Have everybody look anew when what they wait for comes."""
         for actor in self._actors.values():
             guarded(actor.post, Message.WAKE)
-        guarded(self.on_due, None)
+        self._run_is_due(None)
 
     def lingering(self) -> tuple[StepInHand, ...]:
         """Return the steps that runs wait for which are to end; of many some."""
@@ -211,15 +225,6 @@ class Runs:
         actor = self._actors.get(run)
         if actor is not None:
             guarded(actor.post, Message.MAIL)
-
-    def failures_of(self, workflow: Workflow[..., Any] | None) -> Failures:
-        """Return the converter of exceptions for a workflow's runs."""
-        name = "" if workflow is None else workflow.name
-        failures = self._failures.get(name)
-        if failures is None:
-            modules = () if workflow is None else (workflow.module,)
-            failures = self._failures[name] = Failures(self.codec, modules=modules, classes=self.settings.errors)
-        return failures
 
     async def drain(self, seconds: float) -> None:
         """Take no more runs; let step functions finish for some seconds, then detach what is left, unwaited for."""
@@ -325,7 +330,7 @@ class Runs:
         if not self._actors:
             self._empty.set()
             self._empty = trio.Event()
-        guarded(self.on_place)
+        self._place_is_free()
 
     def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
@@ -385,14 +390,14 @@ class Runs:
         self._timers.call_at(due_at, callback)
 
     def released(self, wake_at: int | None) -> None:
-        guarded(self.on_due, wake_at)
+        self._run_is_due(wake_at)
 
     def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
         if row.parent is not None:
             self.mail(row.parent)
             if not self.has(row.parent):  # it is due now, if nobody else has it
-                guarded(self.on_due, None)
-        guarded(self.on_ended, row.id, status, result, error)
+                self._run_is_due(None)
+        self._run_has_ended(row.id, status, result, error)
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
@@ -400,7 +405,7 @@ class Runs:
                 self.alarm(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):
-                guarded(self.on_sent, outcome)
+                guarded(self._message_was_sent, outcome)
             guarded(callback, outcome)
 
         def ask() -> None:
@@ -413,7 +418,7 @@ class Runs:
 
     def lost(self, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)
-        guarded(self.on_refused)
+        self._write_was_refused()
 
     def fell(self, resident: ResidentRun, error: Exception) -> None:
         self._park(resident.row, resident.workflow, error)

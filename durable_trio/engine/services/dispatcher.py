@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from typing import NoReturn
 
 import trio
@@ -15,6 +14,7 @@ import trio
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.runs.resident import ignore
 from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.service import Service
 from durable_trio.engine.services.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
@@ -42,9 +42,18 @@ _LOGGER = Logger("durable_trio.engine")
 class Dispatcher(Service):
     """Claims due runs for one executor."""
 
-    def __init__(self, *, front: StoreFront, runs: Runs, timers: Timers, clock: Clock, registry: Registry) -> None:
-        self.executor = 0
+    def __init__(
+        self,
+        *,
+        front: StoreFront,
+        runs: Runs,
+        recovery: Recovery,
+        timers: Timers,
+        clock: Clock,
+        registry: Registry,
+    ) -> None:
         self._front = front
+        self._recovery = recovery
         self._runs = runs
         self._timers = timers
         self._clock = clock
@@ -52,8 +61,6 @@ class Dispatcher(Service):
         self._workflows = registry.names
         self._has_unparked = False
         self._alarm_at = math.inf
-        # Set by the parts: how many other executors are alive.
-        self.others_count: Callable[[], int] = lambda: 0
         self._yields_until: int | None = None
         self._is_short_of_places = True
         self._due_count = 0  # of those that the last look has left, as far as it has counted
@@ -115,7 +122,7 @@ class Dispatcher(Service):
                     await self._say_if_stuck()
                 await self._claim_set_back()
             except OwnershipLost:
-                self._runs.on_refused()
+                self._recovery.nudge()
             except (StoreFull, StoreInUse):
                 await trio.sleep(STORE_RETRY_SECONDS)
                 continue
@@ -184,7 +191,7 @@ class Dispatcher(Service):
         """Return how many due runs this executor should claim now; if none, look again when that may change."""
         front, clock = self._front, self._clock
         now = clock.now()
-        is_alone = self.others_count() == 0 and now >= self._expects_until
+        is_alone = self._recovery.others_count == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX + 1 if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
         backlog = await front.ask(CountBacklog(self._workflows, now=clock.stamp(), due_max=due_max))
         self._due_count = backlog.due_count
@@ -195,11 +202,11 @@ class Dispatcher(Service):
             if backlog.next_due_at is not None:
                 self.nudge_at(clock.comes_at(clock.due(backlog.next_due_at)))
             return 0
-        others = [count for executor, count in backlog.owned_counts.items() if executor != self.executor]
+        others = [count for executor, count in backlog.owned_counts.items() if executor != self._recovery.executor]
         is_early = now < self._expects_until and self._expected_count > 1
         executor_count = self._expected_count if is_early else max(1, backlog.executor_count)
         others += [0] * (executor_count - 1 - len(others))
-        own_count = max(self._runs.resident_count, backlog.owned_counts.get(self.executor, 0))
+        own_count = max(self._runs.resident_count, backlog.owned_counts.get(self._recovery.executor, 0))
         share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
         if share == 0:
             until = self._expects_until if is_early else now + int(_YIELD_SECONDS * MICROSECONDS)
@@ -212,7 +219,7 @@ class Dispatcher(Service):
 
     async def _claim(self, limit: int) -> int:
         claim = ClaimDue(
-            owner=self.executor,
+            owner=self._recovery.executor,
             workflows=self._workflows,
             now=self._clock.stamp(),
             limit=limit,
@@ -267,7 +274,9 @@ class Dispatcher(Service):
         if not self._runs.reserve():
             return False
         self._looked_at.add(item.run_id)
-        claim = ClaimRun(owner=self.executor, run_id=item.run_id, workflow=item.workflow, now=self._clock.stamp())
+        claim = ClaimRun(
+            owner=self._recovery.executor, run_id=item.run_id, workflow=item.workflow, now=self._clock.stamp()
+        )
         try:
             with trio.CancelScope(shield=True):  # what is claimed must be started
                 await self._make_resident((await self._front.write(claim),))
@@ -279,7 +288,7 @@ class Dispatcher(Service):
 
     async def _give_back_lost(self) -> None:
         """Give back what this executor owns and nobody executes, because a fault came between a claim and its run."""
-        for row in await self._front.ask(ListOwned(self.executor)):
+        for row in await self._front.ask(ListOwned(self._recovery.executor)):
             if not self._runs.has(row.run):
                 self._give_back(row, self._clock.stamp())
 

@@ -131,13 +131,21 @@ class Subscription:
 
 
 class Feed(Service):
-    """Passes on what has been committed."""
+    """Passes on what has been committed.
 
-    def __init__(self, front: StoreFront) -> None:
-        # Set by the tree: told about a run with mail, and that others have committed something.
-        self.on_mail: Callable[[int], None] = lambda _run: None
-        self.on_foreign: Callable[[], None] = lambda: None
+    It is to be told of this process's own commits (``nudge``) while it ``is_wanted``.
+
+    Args:
+        mail_came: told about a run that others have sent something to.
+        others_committed: told that others have committed something.
+    """
+
+    def __init__(
+        self, front: StoreFront, *, mail_came: Callable[[int], None], others_committed: Callable[[], None]
+    ) -> None:
         self._front = front
+        self._mail_came = mail_came
+        self._others_committed = others_committed
         # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
         self._subscriptions: dict[str | None, set[Subscription]] = {}
         self._waiters: dict[str, set[trio.Event]] = {}
@@ -151,9 +159,18 @@ class Feed(Service):
         self._last_removal_check_at = -math.inf
         self._nudged = trio.Event()
         self._is_closed = False
-        front.on_commit = self._nudge
 
     # ---- for watchers ------------------------------------------------------------------------------------------
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for what is committed."""
+        return bool(self._subscriptions or self._waiters)
+
+    def nudge(self) -> None:
+        """Something was committed here."""
+        if self._subscriptions or self._waiters:
+            self._nudged.set()
 
     def subscribe(self, subscription: Subscription) -> None:
         """Offer it all changes from now on, whenever it is not behind."""
@@ -216,12 +233,12 @@ class Feed(Service):
     def recheck(self) -> None:
         """A commit of this process may have ended a run that nobody executes."""
         self._own_commits = -1
-        self._nudge()
+        self.nudge()
 
     def recheck_removed(self) -> None:
         """A commit of this process may have removed runs: who waits for one of them would wait for ever."""
         self._removal_check_at = -math.inf
-        self._nudge()
+        self.nudge()
 
     # ---- the task ----------------------------------------------------------------------------------------------
 
@@ -254,7 +271,7 @@ class Feed(Service):
                 check_at = self._last_removal_check_at + _REMOVAL_CHECK_SECONDS
                 self._removal_check_at = min(self._removal_check_at, check_at)
                 await self._pass_mail()
-                guarded(self.on_foreign)
+                self._others_committed()
                 is_behind = await self._pass_changes()
             elif self._is_to_look():
                 is_behind = await self._pass_changes()
@@ -264,10 +281,6 @@ class Feed(Service):
     def _every_subscription(self) -> list[Subscription]:
         return [subscription for found in self._subscriptions.values() for subscription in found]
 
-    def _nudge(self) -> None:
-        if self._subscriptions or self._waiters:
-            self._nudged.set()
-
     def _wake_waiters(self) -> None:
         for waiters in self._waiters.values():
             for event in waiters:
@@ -275,7 +288,7 @@ class Feed(Service):
 
     def _catch_up(self) -> None:
         """Pass over what was committed while nobody wanted to know; the loop does it for a store in a file."""
-        if not self._front.store.may_block and not self._subscriptions and not self._waiters:
+        if not self._front.store.may_block and not self.is_wanted:
             self._last_change = self._front.store.ask(FindLastChange())
             self._has_skipped = False
 
@@ -296,7 +309,7 @@ class Feed(Service):
             entries = await self._front.ask_patiently(ListEntries(self._last_entry, limit=_ROWS_MAX))
             is_last = len(entries) < _ROWS_MAX
             for run in {entry.run for entry in entries}:
-                guarded(self.on_mail, run)
+                self._mail_came(run)
             if entries:
                 self._last_entry = entries[-1].id
 
@@ -304,7 +317,7 @@ class Feed(Service):
         """Pass on a page of changes, and return whether there may be more: mail goes before those."""
         front = self._front
         self._own_commits = front.commit_count
-        if not self._subscriptions and not self._waiters:
+        if not self.is_wanted:
             self._has_skipped = True
             return False
         if self._has_skipped:

@@ -17,7 +17,6 @@ from typing import NoReturn
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
-from durable_trio.doors import guarded
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
@@ -92,13 +91,24 @@ def _what_is_free(count: int) -> str:
 
 
 class Recovery(Service):
-    """Keeps this executor alive in the store's eyes, and finds those that are not."""
+    """Keeps this executor alive in the store's eyes, and finds those that are not.
 
-    def __init__(self, *, front: StoreFront, runs: Runs, clock: Clock, lease_seconds: float) -> None:
+    Args:
+        runs_are_free: told that runs of executors that are no more, this one's former self among them, can be claimed.
+    """
+
+    def __init__(
+        self,
+        *,
+        front: StoreFront,
+        runs: Runs,
+        clock: Clock,
+        lease_seconds: float,
+        runs_are_free: Callable[[], None],
+    ) -> None:
+        #: The id of this executor; 0 before it is registered for the first time.
         self.executor = 0
-        # Set by the tree: told the new executor id, and that runs were set free.
-        self.on_registered: Callable[[int], None] = lambda _executor: None
-        self.on_reaped: Callable[[], None] = lambda: None
+        self._runs_are_free = runs_are_free
         self._front = front
         self._runs = runs
         self._clock = clock
@@ -144,7 +154,7 @@ class Recovery(Service):
             )
         )
         self._renew_at = now + self._lease // 3
-        self.on_registered(self.executor)
+        self._runs_are_free()
         self._is_registered = True
 
     async def retire(self, crashed_runs: frozenset[int]) -> None:
@@ -188,4 +198,4 @@ class Recovery(Service):
 
     async def _reap_dead(self) -> None:
         if await self._reaper.reap_dead(self.executor):
-            guarded(self.on_reaped)
+            self._runs_are_free()

@@ -38,13 +38,25 @@ _WHERE: Final = "the report of a process"
 
 
 class Reports:
-    """Writes this process's report, and reads everybody's."""
+    """Writes this process's report, and reads everybody's.
 
-    def __init__(self, front: StoreFront, codec: Codec, clock: Clock, workflows: tuple[str, ...]) -> None:
-        # Set by the tree: what to report, once the tree is open; and which executor this process is.
-        self.executor: Callable[[], int | None] = lambda: None
-        # Set by the parts: the steps in hand that runs wait for which are to end.
-        self.lingering: Callable[[], tuple[StepInHand, ...]] = tuple
+    Args:
+        executor: returns which executor this process is, if it is one.
+        lingering: returns the steps in hand that runs wait for which are to end.
+    """
+
+    def __init__(
+        self,
+        front: StoreFront,
+        codec: Codec,
+        clock: Clock,
+        workflows: tuple[str, ...],
+        *,
+        executor: Callable[[], int | None],
+        lingering: Callable[[], tuple[StepInHand, ...]],
+    ) -> None:
+        self._executor = executor
+        self._find_lingering = lingering
         self._front = front
         self._codec = codec
         self._clock = clock
@@ -87,7 +99,7 @@ class Reports:
                         await trio.sleep(_GATHER_SECONDS)
                         while (another := events.take_nowait()) is not None:
                             _log(another)
-                    if is_seen and (event is not None or self.lingering() != self._lingering):
+                    if is_seen and (event is not None or self._find_lingering() != self._lingering):
                         await self._put(root)
             except trio.EndOfChannel:
                 await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
@@ -130,12 +142,12 @@ class Reports:
 
     async def _put(self, root: Supervisor) -> None:
         now = self._clock.stamp()
-        self._lingering = self.lingering()
+        self._lingering = self._find_lingering()
         report = ProcessReport(
             pid=self._identity.pid,
             host=self._identity.host,
             parent_pid=os.getppid(),
-            executor=self.executor(),
+            executor=self._executor(),
             workflows=self._workflows,
             started_at=to_datetime(self._started_at),
             updated_at=to_datetime(now),

@@ -10,21 +10,23 @@ from typing import NoReturn
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
-from durable_trio.doors import guarded
 from durable_trio.engine.services.service import Service
 
 
 class Timers(Service):
-    """Calls back at instants of the engine's clock, never early; once each, perhaps for nothing."""
+    """Calls back at instants of the engine's clock, never early; once each, perhaps for nothing.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        clock_was_set: told that the wall clock was set: what is stored may come at another time than was thought.
+    """
+
+    def __init__(self, clock: Clock, *, clock_was_set: Callable[[], None]) -> None:
         self._clock = clock
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._changed = trio.Event()
         self._era = clock.era
-        # Set by the parts: the wall clock was set, and what is stored may come at another time than was thought.
-        self.on_step: Callable[[], None] = lambda: None
+        self._clock_was_set = clock_was_set
 
     def call_at(self, due_at: int, callback: Callable[[], None]) -> None:
         """Have ``callback`` called when ``Clock.now`` says ``due_at``.
@@ -44,7 +46,7 @@ class Timers(Service):
             now = self._clock.now()
             if self._era != self._clock.era:
                 self._era = self._clock.era
-                guarded(self.on_step)
+                self._clock_was_set()
             failed: list[tuple[int, int, Callable[[], None]]] = []
             faults: list[BaseException] = []
             while self._heap and self._heap[0][0] <= now:

@@ -16,7 +16,7 @@ import trio
 from durable_trio import Context, Engine, OwnershipLost, RunStatus, StoreFull, StoreInUse, workflow
 from durable_trio.engine import tree
 from durable_trio.engine.runs import inline
-from durable_trio.engine.wiring import Parts
+from durable_trio.engine.wiring import Executor, Parts
 from durable_trio.stores.contract import Operation, RequestCancel
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite import connection as connection_module
@@ -233,8 +233,9 @@ async def test_an_inline_block_is_left_while_a_foreign_program_holds_the_file(
 
 def test_the_store_has_the_time_that_its_own_patience_takes() -> None:
     assert TURN_PATIENCE_SECONDS + store_module._LEAVING_PATIENCE_SECONDS < tree.STORE_LEAVES_SECONDS
-    for spec in (tree.executor_spec, tree.client_spec):
-        store = spec(cast(Parts, _FakeParts())).children[0]
+    parts, executor = cast(Parts, _FakeParts()), cast(Executor, _FakeParts())
+    for spec in (tree.executor_spec(parts, executor), tree.client_spec(parts)):
+        store = spec.children[0]
         assert (store.name, store.shutdown) == ("store", tree.STORE_LEAVES_SECONDS)
 
 

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from durable_trio import Context, Engine, RunStatus, Workflow, workflow
 from durable_trio.engine.runs import service as runs
 from durable_trio.testing import VirtualClock
-from tests.engine.harness import PATIENCE_SECONDS, noted, serving, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, executor_of, noted, serving, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -176,7 +176,7 @@ async def test_places_that_were_lent_are_taken_back(file_path: str) -> None:
         with trio.fail_after(PATIENCE_SECONDS):
             found = [await engine.start(in_a_step, "run") for _ in range(20)]
             assert [await run.result() for run in found] == [5] * 20
-            await wait_until(lambda: engine._client.parts_in_use().runs.free_count == 2)
+            await wait_until(lambda: executor_of(engine).runs.free_count == 2)
             found = [await engine.start(plain) for _ in range(20)]
             assert [await run.result() for run in found] == [5] * 20
         assert max(at_once) <= 2
@@ -189,7 +189,7 @@ async def test_a_wait_that_was_cancelled_lends_nothing_any_more(file_path: str) 
         with trio.move_on_after(0.02):
             run = await Stage.engine.start(leaf, delay=1000)
             await run.result()
-        return noted(seen, "gave up", Stage.engine._client.parts_in_use().runs.free_count)
+        return noted(seen, "gave up", executor_of(Stage.engine).runs.free_count)
 
     @workflow
     async def impatient(ctx: Context) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -95,8 +94,14 @@ class ManualFront:
     def __init__(self, store: ManualStore) -> None:
         self.store = store
         self.commit_count = 0
-        self.on_commit: Callable[[], None] = lambda: None
+        self.feeds: list[Feed] = []
         self.hold: trio.Event | None = None
+
+    def make_feed(self) -> Feed:
+        """Return a feed that has nobody else to tell."""
+        front: Any = self
+        self.feeds.append(Feed(front, mail_came=lambda _run: None, others_committed=lambda: None))
+        return self.feeds[-1]
 
     async def ask(self, question: Any) -> Any:
         await trio.lowlevel.checkpoint()
@@ -112,13 +117,14 @@ class ManualFront:
     def commit(self, *changed: RunRow) -> None:
         self.store.changed = changed
         self.commit_count += 1
-        self.on_commit()
+        for feed in self.feeds:
+            feed.nudge()
 
 
 async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
     """It was read before the run was resumed, and is passed on after somebody began to wait for the new end."""
     front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
-    feed = Feed(front)
+    feed = front.make_feed()
     endings: list[RunStatus] = []
 
     async def wait() -> None:
@@ -146,7 +152,7 @@ async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_fe
     front.store.is_shared = front.store.may_block = (
         True  # the feed looks by itself, and a watcher does not make it catch up
     )
-    feed = Feed(front)
+    feed = front.make_feed()
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
         front.commit_count += 1
@@ -170,7 +176,7 @@ async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() ->
     """Commits that nobody looked at are passed over, if they are many; the run has ended among them."""
     front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
     front.store.is_shared = front.store.may_block = True
-    feed = Feed(front)
+    feed = front.make_feed()
     endings: list[RunStatus] = []
 
     async def wait() -> None:
@@ -209,7 +215,7 @@ class SlowAnswers(ManualFront):
 async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -> None:
     """The read does not show it, and the feed has passed it on before the read came back."""
     front: Any = SlowAnswers(ManualStore(stored(S.RUNNING, 5)))
-    feed = Feed(front)
+    feed = front.make_feed()
     seen: list[RunStatus] = []
 
     async def look() -> None:
@@ -237,7 +243,7 @@ async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -
 
 async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
     front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
-    feed = Feed(front)
+    feed = front.make_feed()
 
     async def wait() -> None:
         with pytest.raises(trio.ClosedResourceError):
