@@ -237,7 +237,7 @@ class Executor:
             guarded(self.feed.recheck)
             guarded(self.dispatcher.nudge)
         elif sent.owner == self.recovery.executor:
-            self.runs.mail(sent.entry.run)  # a fault in it is known to who has sent
+            self.runs.mail(sent.entry.run, sent)  # a fault in it is known to who has sent
 
     # ---- starting ----------------------------------------------------------------------------------------------
 

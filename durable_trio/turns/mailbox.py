@@ -41,6 +41,23 @@ class Mail:
         """Return what is to be read of the mailbox: after which id, and which signals by name after which."""
         return self._position, dict(self._lacking)
 
+    def joined(self, looks: Sequence[MailLook]) -> MailLook | None:
+        """Return what was handed over, in whatever order, as one look; ``None`` if the mailbox must be read instead.
+
+        That need not be if nothing can have come between: each look begins where the ones before end, or earlier. What
+        is handed over twice, or was read meanwhile, is known by its id.
+        """
+        position = self._position
+        entries = []
+        for look in sorted(looks, key=lambda look: look.after):
+            if look.after > position:
+                return None
+            for entry in look.entries:
+                if entry.id > position:
+                    entries.append(entry)
+                    position = entry.id
+        return MailLook(self._position, tuple(entries))
+
     def take(self, look: MailLook) -> None:
         """The mailbox was read again. What was taken before is not there a second time: ids only rise."""
         is_newest = look.after >= self._position  # else another look has come before this one

@@ -25,9 +25,14 @@ from durable_trio import (
     StepStatus,
     workflow,
 )
+from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.limits import INBOX_CAPACITY
+from durable_trio.rows import MailboxEntry, RunRow
+from durable_trio.stores.contract import Sent
+from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
 from durable_trio.stores.writer import StoreFront
 from durable_trio.testing import VirtualClock
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -434,6 +439,84 @@ async def test_a_signal_in_time_wins_although_nobody_has_noticed_it_when_the_tim
         await run.signal("go", "second")
         with trio.fail_after(PATIENCE_SECONDS):
             assert await run.result() == ["in time", "second"]
+
+
+# ---- handed over -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_resident_run_is_handed_what_this_process_sends_and_does_not_read_it(
+    file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_mail, looks = ResidentRun.read_mail, []
+
+    async def noted(self: ResidentRun) -> MailLook:
+        looks.append(await read_mail(self))
+        return looks[-1]
+
+    monkeypatch.setattr(ResidentRun, "read_mail", noted)
+    async with serving(file_path) as engine, engine.inline("r") as ctx:
+        for number in range(3):
+            await engine.send_signal("r", "go", number)
+            assert await ctx.wait_signal("go") == number
+        for number in range(3):
+            await engine.send_signal("r", f"name-{number}", number)
+        assert [await ctx.wait_signal(f"name-{number}") for number in (2, 0, 1)] == [2, 0, 1]
+        assert not looks
+        async with Engine(file_path) as client:
+            await client.send_signal("r", "go", "other process")
+            await engine.send_signal("r", "go", "own")
+            assert [await ctx.wait_signal("go") for _ in range(2)] == ["other process", "own"]
+        assert looks
+
+
+async def test_signals_that_are_sent_at_once_come_in_the_order_in_which_they_are_stored(file_path: str) -> None:
+    """More than the inbox takes, and by tasks that go on in any order; some by another process."""
+    count = 3 * INBOX_CAPACITY
+    async with serving(file_path) as engine, Engine(file_path) as client, engine.inline("r") as ctx:
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                sender = client if number % 10 == 9 else engine
+                nursery.start_soon(sender.send_signal, "r", "go", number)
+        stored = [record.payload for record in await engine.get("r").unread()]
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert [await ctx.wait_signal("go") for _ in range(count)] == stored
+    assert sorted(stored) == list(range(count))
+
+
+async def test_late_word_of_a_message_to_a_former_stay_of_a_run_is_no_news(store_path: str) -> None:
+    """It was consumed there; who has come back into memory has no way to know it by its id."""
+    clock = SettableClock()
+    came_back = trio.Event()
+
+    @workflow
+    async def sleeps_between(ctx: Context) -> list[Any]:
+        first = await ctx.wait_signal("go")
+        await ctx.sleep(60)
+        return [first, await ctx.wait_signal("go")]
+
+    async with serving(store_path, sleeps_between, clock=clock) as engine:
+        run = await engine.start(sleeps_between)
+        await run.signal("go", 1)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not await run.steps():  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        await wait_passivated(engine)
+        runs = executor_of(engine).runs
+        start = runs.start
+
+        def start_and_tell(row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
+            start(row, loaded)
+            entry = MailboxEntry(id=1, run=row.run, kind="signal", name="go", payload="1", created_at=0)
+            runs.mail(row.run, Sent(entry=entry, created=True, owner=row.owner, place=(row.token - 1, 0)))
+            came_back.set()
+
+        runs.start = start_and_tell  # type: ignore[method-assign]
+        clock.advance(61)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await came_back.wait()
+            await wait_status(run, S.SUSPENDED)
+            await run.signal("go", 2)
+            assert await run.result() == [1, 2]
 
 
 # ---- restarts --------------------------------------------------------------------------------------------------------

@@ -317,7 +317,7 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
         return value
 
     async with serving(store_path, listens) as engine:
-        run = await engine.start(listens)
+        run = await engine.start(listens, id="r")
         await held.wait()
         assert engine._client.parts is not None
         store = engine._client.parts.front.store
@@ -330,6 +330,6 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
 
         monkeypatch.setattr(store, "ask", ask)
         with trio.fail_after(PATIENCE_SECONDS):
-            await run.signal("go", 3)
+            await engine.signal_with_start(listens, id="r", signal="go", payload=3)  # of this it is only nudged
             assert await run.result() == 3
         assert not failures

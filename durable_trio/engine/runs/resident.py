@@ -47,7 +47,10 @@ from durable_trio.workflows import Registry, Workflow
 
 
 class Message(enum.Enum):
-    """What services tell a run. Level-triggered: the run looks for itself."""
+    """What services tell a run. Level-triggered: the run looks for itself.
+
+    Only of its mailbox it may be given the look itself (``MailLook``): what was put into it, and between which ids.
+    """
 
     MAIL = "mail"  # there may be unread entries in its mailbox
     WAKE = "wake"  # something is due
@@ -112,7 +115,7 @@ class ResidentRun:
         self.failures = failures
         self.clock = around.settings.clock
         self._came_at = trio.current_time()
-        self._send, self._inbox = trio.open_memory_channel[Message](INBOX_CAPACITY)
+        self._send, self._inbox = trio.open_memory_channel[Message | MailLook](INBOX_CAPACITY)
         self.root_scope = trio.CancelScope()
         self.saga_scope = trio.CancelScope()
         assert row.owner is not None
@@ -143,12 +146,12 @@ class ResidentRun:
 
     # ---- for services ------------------------------------------------------------------------------------------
 
-    def post(self, message: Message) -> None:
+    def post(self, message: Message | MailLook) -> None:
         """Put a message into the inbox; if that is full, it is taken with one of those that wait there."""
         try:
             self._send.send_nowait(message)
         except trio.WouldBlock:
-            self._missed.add(message)
+            self._missed.add(message if isinstance(message, Message) else Message.MAIL)
         except trio.BrokenResourceError:
             pass  # it has left; the store knows what is to be done
 
@@ -213,20 +216,24 @@ class ResidentRun:
 
     async def _listen(self) -> None:
         async for message in self._inbox:
-            messages = {message, *self._missed}
+            messages = [message, *self._missed]
             self._missed.clear()
             with suppress(trio.WouldBlock):  # one look serves all that wait
                 while True:
-                    messages.add(self._inbox.receive_nowait())
+                    messages.append(self._inbox.receive_nowait())
             if Message.DRAIN in messages:
                 self.turns.hold()
-            if Message.MAIL in messages:
-                look = await self.read_mail()
-                if damage := damage_in_look(look):
-                    self.park(damaged(self.row.id, damage))
-                elif not self.is_finishing:  # a write behind the last one would be refused
-                    self.turns.message(look)
+            handed = [message for message in messages if isinstance(message, MailLook)]
+            if handed or Message.MAIL in messages:
+                look = None if Message.MAIL in messages else self.turns.mail.joined(handed)
+                self._take_mail(look or await self.read_mail())
             self.turns.pump()
+
+    def _take_mail(self, look: MailLook) -> None:
+        if damage := damage_in_look(look):
+            self.park(damaged(self.row.id, damage))
+        elif not self.is_finishing:  # a write behind the last one would be refused
+            self.turns.message(look)
 
     async def read_mail(self) -> MailLook:
         after, names = self.turns.mail.question()

@@ -33,7 +33,7 @@ from durable_trio.records import Problem, RunStatus, StepInHand
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, Park, RequestCancel, Sent
-from durable_trio.stores.questions import NOTHING_LOADED, Loaded
+from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
 from durable_trio.stores.writer import StoreFront
 from durable_trio.turns.quiet import watching
 from durable_trio.unseen import visible, visible_lines
@@ -218,12 +218,20 @@ class Runs:
         """Return whether a run is resident."""
         return run in self._actors
 
-    def mail(self, run: int) -> None:
-        """Tell a run, if it is resident, that there is something in its mailbox."""
+    def mail(self, run: int, sent: Sent | None = None) -> None:
+        """Tell a run, if it is resident, that there is something in its mailbox: it is read, unless ``sent`` will do.
+
+        That is given to the run itself if it was in this very stay when the message was stored: then whatever it has
+        taken from its mailbox since, it has taken here, and knows the message by its id.
+        """
         if self._reserved:  # it may be on its way into memory, and was read before the mail came
             self._early_mail.add(run)
         actor = self._actors.get(run)
-        if actor is not None:
+        if actor is None:
+            return
+        if sent is not None and sent.place is not None and sent.place[0] == actor.row.token:
+            guarded(actor.post, MailLook(after=sent.place[1], entries=(sent.entry,)))
+        else:
             guarded(actor.post, Message.MAIL)
 
     async def drain(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from durable_trio.errors import MailboxFull, OwnershipLost, RunConflict, RunFinished, RunNotFound
@@ -61,12 +62,33 @@ class MessageContract(ContractKit):
         expected = MailboxEntry(
             id=sent.entry.id, run=row.run, kind="signal", name="go", payload='{"a": null}', created_at=61
         )
-        assert sent == Sent(entry=expected, created=True, owner=fence.owner)
+        assert attrs.evolve(sent, place=None) == Sent(entry=expected, created=True, owner=fence.owner)
         assert store.ask(ListUnread(row.run)) == (expected,)
         assert store.ask(ListEntries(0, limit=9)) == (expected,)
         assert store.ask(FindLastEntry()) == expected.id
         start(store, "pending")
         assert signal(store, "pending").owner is None
+
+    def test_a_new_entry_tells_the_owner_between_what_it_has_come_or_nothing(self, store: Store) -> None:
+        """``None`` is always right: then the owner reads the mailbox."""
+        row, fence = owned(store)
+        other, _ = owned(store, "other")
+        first, _, second = signal(store), signal(store, "other"), signal(store, signal_id="id")
+        assert first.place in (None, (fence.token, 0))
+        assert second.place in (None, (fence.token, first.entry.id))
+        assert signal(store, signal_id="id").place is None  # it was there before
+        one(store, Advance(fence=fence, rows=(step(1),), taken=((second.entry.id, 1),), now=70))
+        third = signal(store)
+        assert third.place in (None, (fence.token, first.entry.id))
+        one(store, Advance(fence=fence, rows=(step(2, n=1),), taken=((first.entry.id, 2), (third.entry.id, 2)), now=71))
+        asked = cancel(store)
+        assert asked.place in (None, (fence.token, 0))
+        assert signal(store).place in (None, (fence.token, asked.entry.id))
+        assert cancel(store).place is None
+        assert len(store.ask(ListUnread(other.run))) == 1
+        start(store, "pending")
+        assert signal(store, "pending").place is None
+        assert row.token == fence.token
 
     def test_signals_come_in_order_of_arrival_also_at_the_same_instant(self, store: Store) -> None:
         row, _ = owned(store)

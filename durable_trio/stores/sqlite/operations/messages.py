@@ -8,6 +8,7 @@ from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFou
 from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent
+from durable_trio.stores.sqlite.answers.mail import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.damage import update_run
@@ -15,7 +16,7 @@ from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "tell_parent"]
 
-FIND_RECEIVER: Final = "SELECT run, status, owner, problem FROM runs WHERE id = ?"
+FIND_RECEIVER: Final = "SELECT run, status, owner, token, problem FROM runs WHERE id = ?"
 FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND signal_id = ?"
 FIND_CANCEL: Final = f"SELECT {ENTRY_COLUMNS}, seq FROM mailbox WHERE run = ? AND kind = 'cancel'"
 ADD_ENTRY: Final = """
@@ -73,7 +74,7 @@ def send_signal(
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, status, owner, _ = found
+    run, status, owner, token, _ = found
     if operation.signal_id is not None:
         known = transaction.execute(FIND_SIGNAL, (run, operation.signal_id)).fetchone()
         if known is not None:
@@ -94,11 +95,18 @@ def send_signal(
             "send again once it has taken some, or cancel it if it never will",
             run_id=operation.run_id,
         )
+    place = None if owner is None else _next_place(transaction, run, token)
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
     if owner is None and status == RunStatus.SUSPENDED:
         values = {"now": operation.now, "run": run, "name": operation.name}
         update_run(transaction, WAKE_WAITING, values, run=run)
-    return Sent(entry=entry, created=True, owner=owner)
+    return Sent(entry=entry, created=True, owner=owner, place=place)
+
+
+def _next_place(transaction: Transaction, run: int, token: int) -> tuple[int, int]:
+    """Return between what the next entry comes (see ``Sent.place``)."""
+    last = transaction.execute(LAST_UNREAD, (run,)).fetchone()[0]
+    return token, last or 0
 
 
 def _count_signal(transaction: Transaction, run: int, unread_max: int) -> bool:
@@ -129,12 +137,14 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, status, owner, problem = found
+    run, status, owner, token, problem = found
     if status == RunStatus.COMPENSATING or status_from(status).is_final:
         return None
     known = transaction.execute(FIND_CANCEL, (run,)).fetchone()
     is_unread = known is None or known[-1] is None
+    place = None
     if known is None:
+        place = None if owner is None else _next_place(transaction, run, token)
         entry = _add(transaction, run, "cancel", "cancel", operation.reason, operation.now, None)
     else:
         entry = entry_from(known[:-1])
@@ -147,7 +157,7 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
             update_run(transaction, UNPARK, (operation.now, transaction.change(), run), run=run)
         elif status == RunStatus.SUSPENDED and is_unread:
             update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
-    return Sent(entry=entry, created=known is None, owner=owner)
+    return Sent(entry=entry, created=known is None, owner=owner, place=place)
 
 
 def _has_done_nothing(transaction: Transaction, run: int) -> bool:
