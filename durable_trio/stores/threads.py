@@ -22,16 +22,20 @@ T = TypeVar("T")
 
 
 class StoreThread:
-    """Calls functions for tasks, in the order in which they ask. It is started by the first of them."""
+    """Calls functions for tasks, in the order in which they ask. It is started by the first of them.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        done: set whenever it has done one.
+    """
+
+    def __init__(self, name: str, done: threading.Event) -> None:
         self._name = name
+        self._done = done
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Each is changed by one thread only: this one's, and that of the event loop.
         self._asked_count = 0
         self._done_count = 0
-        self._on_done: Callable[[], object] = lambda: None
 
     @property
     def is_busy(self) -> bool:
@@ -51,7 +55,7 @@ class StoreThread:
             outcomes.append(capture(fn))
             self._done_count += 1
             token.run_sync_soon(trio.lowlevel.reschedule, task)
-            self._on_done()
+            self._done.set()
 
         if self._thread is None:
             self._thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
@@ -103,13 +107,15 @@ class Waiter:
 
 
 class Linger(trio.abc.Instrument):
-    """Lets a busy event loop wait a moment for threads that have work."""
+    """Lets a busy event loop wait a moment for threads that have work.
 
-    def __init__(self, *threads: StoreThread) -> None:
+    Args:
+        done: what these threads set, and no others.
+    """
+
+    def __init__(self, done: threading.Event, *threads: StoreThread) -> None:
+        self._done = done
         self._threads = threads
-        self._done = threading.Event()
-        for thread in threads:
-            thread._on_done = self._done.set
 
     def before_io_wait(self, timeout: float) -> None:
         if timeout != 0:

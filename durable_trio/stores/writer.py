@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -121,12 +122,12 @@ class StoreFront:
         self._obstacle: StoreError | None = None  # why something was kept the last time
         self._final: StoreError | None = None  # met by a read
         self._task: trio.lowlevel.Task | None = None
-        self._is_parked = False
-        self._is_running = False
-        self._writer = StoreThread("durable_trio writer")
-        self._reader = StoreThread("durable_trio reader")
-        self._answerer = StoreThread("durable_trio answerer")
-        self._linger = Linger(self._writer, self._reader)
+        self._is_parked = self._is_running = False
+        done = threading.Event()
+        self._writer = StoreThread("durable_trio writer", done)
+        self._reader = StoreThread("durable_trio reader", done)
+        self._answerer = StoreThread("durable_trio answerer", threading.Event())  # nobody lingers for it
+        self._linger = Linger(done, self._writer, self._reader)
         self._commit_ms = 0.0
         self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
