@@ -86,7 +86,7 @@ class Client:
         Raises:
             RuntimeError: the engine is not open, or it was opened by another ``trio.run``; nothing has happened.
         """
-        parts = self.open_parts()
+        parts = self.parts or self.open_parts()  # which says why there are none
         self.check_home()
         return parts
 
@@ -187,7 +187,7 @@ class Client:
     async def start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> Begun:
         """Store a new run; see ``engine.start``."""
         parts = self.parts_in_use()
-        operation = self._start_operation(workflow, args, options)
+        operation = self._start_operation(workflow, args, options, executes=parts.executor is not None)
         known = self._known(workflow, operation)
         try:
             if parts.executor is not None:
@@ -205,7 +205,7 @@ class Client:
     ) -> Begun:
         """Start a run unless it is there, and send it a signal; see ``engine.signal_with_start``."""
         parts = self.parts_in_use()
-        start = self._start_operation(workflow, args, options)
+        start = self._start_operation(workflow, args, options, executes=parts.executor is not None)
         send = self._signal_operation(start.id, signal, payload, signal_id)
         try:
             started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
@@ -229,8 +229,9 @@ class Client:
             return False
         return is_same_start(workflow, row.args, args, codec=self.codec)
 
-    def _start_operation(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> StartRun:
-        executes = self.parts_in_use().executor is not None
+    def _start_operation(
+        self, workflow: Any, args: tuple[Any, ...], options: StartOptions, *, executes: bool
+    ) -> StartRun:
         if executes and isinstance(workflow, Workflow) and self.registry.get(workflow.name) is None:
             raise UnknownWorkflow(
                 f"this engine executes runs but was not given the workflow {workflow.name!r}: name it in workflows=, "

@@ -248,10 +248,12 @@ class Executor:
             Whether the run is new; if so, nothing was waited for since its commit.
         """
         is_due = operation.due_at <= operation.created_at
-        # Not while the store has just come back, and not past others that are due and wait for a place.
-        can_keep = self.recovery.is_registered and not self.dispatcher.has_backlog
-        is_ours = can_keep and is_due and self.registry.get(operation.workflow) is not None
-        if not is_ours or self.front.is_full or not self._may_keep() or not self.runs.reserve():
+        # Not while the store has just come back, and not past others that are due and wait for a place. With other
+        # executors on the file, only while nothing else is here.
+        may_keep = self.recovery.is_registered and not self.dispatcher.has_backlog and not self.front.is_full
+        may_keep = may_keep and (self.recovery.others_count == 0 or self.runs.resident_count == 0)
+        is_ours = is_due and self.registry.get(operation.workflow) is not None
+        if not (is_ours and may_keep and self.runs.reserve()):
             started: Started = await self.front.write(operation)
             if started.created:
                 wake_at = None if is_due else started.row.wake_at  # the ttl may be over before
@@ -273,10 +275,6 @@ class Executor:
             if not has_kept:  # a run that is due may have found no place, because this one was kept for nothing
                 guarded(self.dispatcher.nudge)
         return started.created
-
-    def _may_keep(self) -> bool:
-        """Whether a run that is started here may stay here: with others on the file, only while nothing else is."""
-        return self.recovery.others_count == 0 or self.runs.resident_count == 0
 
     # ---- the runs as a child -----------------------------------------------------------------------------------
 

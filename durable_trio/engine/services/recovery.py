@@ -114,7 +114,8 @@ class Recovery(Service):
         self._clock = clock
         self._lease = int(lease_seconds * MICROSECONDS)
         self._reaper = Reaper(front, clock)
-        self._is_registered = False
+        #: Whether what is claimed under the present id stays claimed.
+        self.is_registered = False
         self._renew_at = 0
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -123,14 +124,9 @@ class Recovery(Service):
         """How many other executors were alive at the last look."""
         return self._reaper.others_count
 
-    @property
-    def is_registered(self) -> bool:
-        """Whether what is claimed under the present id stays claimed."""
-        return self._is_registered
-
     def forget(self) -> None:
         """What this executor owned is executed no more: it is to become another one."""
-        self._is_registered = False
+        self.is_registered = False
 
     def nudge(self) -> None:
         """A write was refused: look at once whether this executor was declared dead."""
@@ -140,7 +136,7 @@ class Recovery(Service):
 
     async def register(self) -> None:
         """Become an executor; what this process owned as another one is free."""
-        self._is_registered = False
+        self.is_registered = False
         if self.executor:
             await self._front.write(ReapExecutor(executor=self.executor, now=self._clock.stamp()))
         now = monotonic_now()
@@ -155,7 +151,7 @@ class Recovery(Service):
         )
         self._renew_at = now + self._lease // 3
         self._runs_are_free()
-        self._is_registered = True
+        self.is_registered = True
 
     async def retire(self, crashed_runs: frozenset[int]) -> None:
         """Stop being an executor in good order: what it owns is free at once, and nothing else has crashed."""
@@ -166,7 +162,7 @@ class Recovery(Service):
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
-        if not self._is_registered:
+        if not self.is_registered:
             await self.register()
         await self._reap_dead()
         task_status.started()
