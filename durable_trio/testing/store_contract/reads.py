@@ -17,6 +17,7 @@ from durable_trio.stores.questions import (
     ListHistory,
     ListRuns,
     LoadRun,
+    Question,
     ReadValues,
     RunFilter,
 )
@@ -194,6 +195,15 @@ class ReadContract(ContractKit):
         assert status.parked == ("d",)
         assert status.library_version
         assert all(isinstance(warning, str) for warning in status.warnings)
+
+    def test_what_is_no_question_of_a_store_is_refused(self, store: Store) -> None:
+        class Unknown(Question[int]):
+            pass
+
+        with pytest.raises(TypeError, match="Unknown"):
+            store.ask(Unknown())
+        with pytest.raises(TypeError, match="DeleteRun"):
+            store.ask(DeleteRun(run_id="run"))  # type: ignore[arg-type]
 
     def test_load_of_an_unknown_run_is_empty(self, store: Store) -> None:
         loaded = store.ask(LoadRun(999))
