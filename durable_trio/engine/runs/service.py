@@ -89,6 +89,7 @@ class Runs:
         self.left_count = 0  # runs that have left memory
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
+        self._due_once_left: set[int] = set()  # that have got mail since they were released
         self._warned_places: set[tuple[str, str]] = set()
         self.crashed: set[int] = set()  # runs whose own code has ended the executor
         self._nursery: trio.Nursery | None = None
@@ -339,6 +340,9 @@ class Runs:
             self._empty.set()
             self._empty = trio.Event()
         self._place_is_free()
+        if resident.row.run in self._due_once_left:
+            self._due_once_left.discard(resident.row.run)
+            self._run_is_due(None)
 
     def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
@@ -403,8 +407,11 @@ class Runs:
     def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
         if row.parent is not None:
             self.mail(row.parent)
-            if not self.has(row.parent):  # it is due now, if nobody else has it
+            parent = self._actors.get(row.parent)
+            if parent is None:  # it is due now, if nobody else has it
                 self._run_is_due(None)
+            elif parent.port.is_cut:  # it reads no mail any more: it is due as soon as it has left
+                self._due_once_left.add(row.parent)
         self._run_has_ended(row.id, status, result, error)
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from durable_trio import Context, Engine, OwnershipLost, RunStatus, StoreFull, StoreInUse, workflow
 from durable_trio.engine import tree
@@ -23,7 +24,7 @@ from durable_trio.stores.sqlite import connection as connection_module
 from durable_trio.stores.sqlite import store as store_module
 from durable_trio.stores.sqlite.write_turn import PATIENCE_SECONDS as TURN_PATIENCE_SECONDS
 from durable_trio.testing.wrapping import WrappedStore
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_status, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -279,3 +280,31 @@ async def test_a_cancel_that_a_parent_asks_for_is_asked_again_until_it_is_stored
             assert await engine.run(parent) == "moved on"
         assert store.refusals == 2
         assert (await engine.get("child").record()).status is RunStatus.CANCELLED
+
+
+async def test_a_child_that_ends_while_its_parent_is_leaving_wakes_it() -> None:
+    """The parent is still here, and reads no more mail; nobody looks after it again once it has left."""
+    go_on, leave = trio.Event(), trio.Event()
+
+    @workflow(name="child")
+    async def child(ctx: Context) -> int:
+        await ctx.step("wait", go_on.wait)
+        return 1
+
+    @workflow(name="parent")
+    async def parent(ctx: Context) -> int:
+        try:
+            return await ctx.run_child(child)
+        finally:
+            with trio.CancelScope(shield=True):
+                await leave.wait()
+
+    async with serving(":memory:", parent, child) as engine:
+        run = await engine.start(parent)
+        await wait_status(run, RunStatus.SUSPENDED)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        await trio.testing.wait_all_tasks_blocked()
+        leave.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == 1
