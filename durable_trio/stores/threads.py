@@ -85,15 +85,15 @@ class Waiter:
         self._result: Outcome[Any] | None = None
 
     def __call__(self, outcome: Any) -> None:
-        self._take(Value(outcome))
+        self._result = Value(outcome)
+        if self._is_waiting:  # else it is not there yet, or has gone: trio does not survive that it is woken elsewhere
+            self._is_waiting = False
+            trio.lowlevel.reschedule(self._task)
 
     def failed(self, error: BaseException) -> None:
         """Raise a fault on the way in the task."""
-        self._take(Error(error))
-
-    def _take(self, result: Outcome[Any]) -> None:
-        self._result = result
-        if self._is_waiting:  # else it is not there yet, or has gone: trio does not survive that it is woken elsewhere
+        self._result = Error(error)
+        if self._is_waiting:
             self._is_waiting = False
             trio.lowlevel.reschedule(self._task)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import threading
 import time
 from collections import deque
@@ -87,6 +88,7 @@ _Item = Operation | _Transaction | _Tidy
 # Errors after which a process must not go on with the store, whoever meets them.
 _FINAL: Final = (StoreCorrupt, StoreRewound)
 _Entry = tuple[_Item, Callback]
+_OPERATION_OF: Final = operator.itemgetter(0)
 # Each takes its time, so a batch has one of them, and never the event loop.
 _UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
 _NEVER_INLINE: Final = (*_UPKEEP, ContinueAsNew)
@@ -123,6 +125,8 @@ class StoreFront:
         self._final: StoreError | None = None  # met by a read
         self._task: trio.lowlevel.Task | None = None
         self._is_parked = self._is_running = False
+        # Whether this task has waited since it last committed on the event loop: it must not do so twice at a stretch.
+        self._has_let_others_go = False
         done = threading.Event()
         self._writer = StoreThread("durable_trio writer", done)
         self._reader = StoreThread("durable_trio reader", done)
@@ -152,6 +156,9 @@ class StoreFront:
         except (StoreError, trio.ClosedResourceError) as error:
             _refuse(callback, error)
 
+    # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
+    # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
+    @trio.lowlevel.enable_ki_protection
     async def write(self, operation: Operation) -> Any:
         """Commit an operation and return its outcome.
 
@@ -161,7 +168,9 @@ class StoreFront:
             DurableError: the outcome, if it is one; or the store's error.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        outcome = await self._wait_for(operation)
+        waiter = Waiter()
+        self._put(operation, waiter)
+        outcome = await waiter.outcome()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -216,14 +225,6 @@ class StoreFront:
             self._end_with(error)
             return False
 
-    # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
-    # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
-    @trio.lowlevel.enable_ki_protection
-    async def _wait_for(self, operation: Operation) -> Any:
-        waiter = Waiter()
-        self._put(operation, waiter)
-        return await waiter.outcome()
-
     @trio.lowlevel.enable_ki_protection
     def _put(self, item: _Item, callback: Callback) -> None:
         if self.failure is not None or not self._is_running:
@@ -232,8 +233,9 @@ class StoreFront:
         if len(queued) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
             raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
         queued.append((item, callback))
-        if self._is_parked:
-            self._wake()
+        if self._is_parked and self._task is not None:  # as ``_wake``, for each operation passes here
+            self._is_parked = False
+            trio.lowlevel.reschedule(self._task)
 
     def _end_with(self, error: StoreError) -> None:
         """Let the writer task end with an error that somebody else has met: nothing can be read or written any more."""
@@ -265,7 +267,14 @@ class StoreFront:
         try:
             task_status.started()
             while True:
-                await self._wait_for_work()
+                # Nearly always nothing is kept back, and there is only one thing to wait for. It is done here, for each
+                # frame around a wait is gone through twice a batch.
+                if self._retry_at != math.inf:
+                    await self._wait_for_work()
+                elif self._final is None and not (self._waiting or self._starts):
+                    self._is_parked = self._has_let_others_go = True
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_parking)
+                    continue
                 if self._final is not None:
                     raise self._final
                 await self._commit()
@@ -328,25 +337,38 @@ class StoreFront:
             )
 
     async def _park(self) -> None:
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._is_parked = False
-            return trio.lowlevel.Abort.SUCCEEDED
+        self._is_parked = self._has_let_others_go = True
+        await trio.lowlevel.wait_task_rescheduled(self._abort_parking)
 
-        self._is_parked = True
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort_parking(self, _: Any) -> trio.lowlevel.Abort:
+        self._is_parked = False
+        return trio.lowlevel.Abort.SUCCEEDED
 
     async def _commit(self) -> None:
         """Commit one batch and call back. Whatever goes wrong, whoever has an operation in the batch is told."""
         items: list[_Entry] = []
         try:
-            outcomes = await self._write(items)
+            self._take(items)
+            if not items:  # all that waits has to wait behind what had no room
+                return
+            behind_counts = len(self._waiting), len(self._starts)
+            try:
+                outcomes = await self._apply(items)
+            except StoreFull as error:
+                self._keep_without_room(items, error)
+                return
+            except StoreInUse as error:
+                for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
+                    items += [queued.popleft() for _ in range(count)]
+                self._keep_while_held(items, error)
+                return
+            if len(outcomes) != len(items):
+                raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
         except BaseException as error:
             self._fail(error)
             for _, callback in items:
                 guarded(callback, _unusable(error))
             raise
-        if outcomes is None:
-            return
         self.is_full = False
         self.commit_count += 1
         self.operation_count += len(items)
@@ -356,26 +378,6 @@ class StoreFront:
             except BaseException as error:
                 blame(callback, error)
         self._has_committed()
-
-    async def _write(self, items: list[_Entry]) -> list[Any] | None:
-        """Move a batch to ``items`` and apply it; return ``None`` if there was none, or nothing could be written."""
-        self._take(items)
-        if not items:
-            return None
-        behind_counts = len(self._waiting), len(self._starts)
-        try:
-            outcomes = await self._apply(items)
-        except StoreFull as error:
-            self._keep_without_room(items, error)
-            return None
-        except StoreInUse as error:
-            for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
-                items += [queued.popleft() for _ in range(count)]
-            self._keep_while_held(items, error)
-            return None
-        if len(outcomes) != len(items):
-            raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
-        return outcomes
 
     def _take(self, items: list[_Entry]) -> None:
         """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""
@@ -398,7 +400,8 @@ class StoreFront:
                 return
         if not tries_alone:
             self._is_turn_of_starts = False
-            self._take_starts(items)
+            if starts:
+                self._take_starts(items)
 
     def _take_starts(self, items: list[_Entry]) -> None:
         starts, count_max, has_upkeep = self._starts, len(items) + BATCH_STARTS_MAX, False
@@ -423,18 +426,23 @@ class StoreFront:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return [job()]
             return [await self._writer.call(job)]
-        batch: list[Any] = [item for item, _ in items]
-        is_short = len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
-        if is_short or not store.may_block:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        batch: list[Any] = list(map(_OPERATION_OF, items))
+        if not store.may_block or (
+            len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
+        ):
+            if not self._has_let_others_go:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            self._has_let_others_go = False
             began = time.perf_counter()
             outcomes = store.apply(batch, block=not store.may_block)
             if outcomes is not None:
-                self._measure(began)
+                if store.may_block:
+                    self._measure(began)
                 return outcomes
         began = time.perf_counter()
         outcomes = await self._writer.call(lambda: store.apply(batch))
         assert outcomes is not None
+        self._has_let_others_go = True
         self._measure(began, len(batch))
         return outcomes
 

@@ -35,7 +35,7 @@ from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, no
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
-from durable_trio.stores.sqlite.transaction import Transaction, apply_batch
+from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, Transaction, apply_batch
 from durable_trio.stores.sqlite.user_connection import UserConnection
 from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
 from durable_trio.stores.sqlite.write_turn import WriteTurn
@@ -170,6 +170,8 @@ class SqliteStore(Store):
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
+    # Each step of a run passes here. So what has nothing to say (the files of a database in memory, the patience of a
+    # process that is in no hurry) is not asked.
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
         connection = self._usable()
@@ -178,37 +180,47 @@ class SqliteStore(Store):
                 raise TypeError(f"{type(operation).__name__} is no operation of a store")
         if not batch:
             return []
-        if not self._turn.take(block=block):
+        turn, patience = self._turn, self._turn.patience
+        if not turn.take(block=block):
             return None
         try:
             with self._write_lock:
-                outcomes = self._apply(connection, batch, block)
-            self._files.check_committed()
+                busy_timeout_ms = BUSY_TIMEOUT_MS if block else 0
+                if busy_timeout_ms and patience.is_short:
+                    busy_timeout_ms = patience.milliseconds(BUSY_TIMEOUT_MS)
+                if busy_timeout_ms != self._busy_timeout_ms:
+                    connection.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}").fetchall()
+                    self._busy_timeout_ms = busy_timeout_ms
+                outcomes, is_readable = None, True
+                try:
+                    outcomes = self._apply_once(connection, batch, block)
+                except sqlite3.OperationalError as error:
+                    if not is_undecodable(error):
+                        raise
+                    is_readable = False
+                if not is_readable:
+                    with reading_anything(connection):
+                        outcomes = self._apply_once(connection, batch, block)
+            if not self.is_memory:
+                self._files.check_committed()
             return outcomes
         finally:
-            self._turn.release()
-
-    def _apply(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
-        self._set_busy_timeout(connection, self._busy_timeout() if block else 0)
-        try:
-            return self._apply_once(connection, batch, block)
-        except sqlite3.OperationalError as error:
-            if not is_undecodable(error):
-                raise
-        with reading_anything(connection):
-            return self._apply_once(connection, batch, block)
+            turn.release()
 
     def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
         transaction = Transaction(connection, self._locks)
         step, began = "begin", time.monotonic()
         try:
-            self._files.check_content(connection)
-            transaction.begin()
+            if not self.is_memory:
+                self._files.check_content(connection)
+            transaction.execute(BEGIN)
             step = "operations"
             try:
                 outcomes = apply_batch(transaction, HANDLERS, batch)
                 step = "commit"
-                transaction.commit()
+                transaction.execute(COMMIT)
+                for executor in transaction.ended:
+                    self._locks.release(executor)
             except sqlite3.IntegrityError as error:
                 transaction.roll_back()
                 outcomes = apply_apart(transaction, HANDLERS, batch, error)
@@ -235,15 +247,6 @@ class SqliteStore(Store):
         """Wait for others only some seconds in all from now on (see ``Store.hurry``)."""
         if self._writer is not None:
             self._turn.hurry(_LEAVING_PATIENCE_SECONDS)
-
-    def _busy_timeout(self) -> int:
-        """Return for how many milliseconds a program that is not of this library may be waited for."""
-        return int(self._turn.patience.seconds(BUSY_TIMEOUT_MS / 1000) * 1000)
-
-    def _set_busy_timeout(self, connection: sqlite3.Connection, milliseconds: int) -> None:
-        if milliseconds != self._busy_timeout_ms:
-            connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
-            self._busy_timeout_ms = milliseconds
 
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
@@ -279,7 +282,7 @@ class SqliteStore(Store):
             with stores_own():
                 connection = open_connection(self.path, UserConnection, uri=self.is_memory, statements_max=0)
                 set_up_writer(connection, self.durability)
-        if (milliseconds := self._busy_timeout()) != BUSY_TIMEOUT_MS:
+        if (milliseconds := self._turn.patience.milliseconds(BUSY_TIMEOUT_MS)) != BUSY_TIMEOUT_MS:
             connection.allow_all()
             connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
         return connection

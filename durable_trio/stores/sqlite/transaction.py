@@ -16,8 +16,10 @@ from durable_trio.stores.contract import Fence, Operation
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["Handler", "RefusalError", "Transaction", "apply_batch", "is_owned", "ownership_lost"]
+__all__ = ["BEGIN", "COMMIT", "Handler", "RefusalError", "Transaction", "apply_batch", "is_owned", "ownership_lost"]
 
+BEGIN: Final = "BEGIN IMMEDIATE"
+COMMIT: Final = "COMMIT"
 TAKE_CHANGE: Final = "UPDATE change_counter SET changed = changed + 1 RETURNING changed"
 IS_EXECUTOR_ALIVE: Final = "SELECT 1 FROM executors WHERE id = ? AND ended_at IS NULL"
 IS_OWNED: Final = "SELECT 1 FROM runs WHERE run = ? AND owner = ? AND token = ?"
@@ -87,11 +89,11 @@ class Transaction:
 
     def begin(self) -> None:
         """Begin the transaction."""
-        self.execute("BEGIN IMMEDIATE")
+        self.execute(BEGIN)
 
     def commit(self) -> None:
         """Commit, and let go of the locks of executors that have ended."""
-        self.execute("COMMIT")
+        self.execute(COMMIT)
         for executor in self.ended:
             self.locks.release(executor)
 
@@ -139,8 +141,11 @@ Handler = Callable[[Transaction, Any], Any]
 
 def apply_batch(transaction: Transaction, handlers: Mapping[type, Handler], batch: Sequence[Operation]) -> list[Any]:
     """Apply operations in order within a transaction that has begun, and return their outcomes; do not commit."""
+    outcomes = []
     try:
-        return [handlers[type(operation)](transaction, operation) for operation in batch]
+        for operation in batch:
+            outcomes.append(handlers[type(operation)](transaction, operation))
+        return outcomes
     except _OPERATION_ERRORS:
         transaction.roll_back()
         transaction.begin()

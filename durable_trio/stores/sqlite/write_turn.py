@@ -45,15 +45,20 @@ class Patience:
     def __init__(self) -> None:
         self._left: float | None = None  # seconds, in a hurry
         self._hurried_at = 0.0
+        self.is_short = False  # in a hurry
 
     def hurry(self, seconds: float) -> None:
         """Let all that is waited from now on take at most so long together; said again it changes nothing."""
         if self._left is None:
-            self._hurried_at, self._left = time.monotonic(), seconds
+            self._hurried_at, self._left, self.is_short = time.monotonic(), seconds, True
 
     def seconds(self, at_most: float) -> float:
         """Return how long a wait that begins now may take."""
         return at_most if self._left is None else min(at_most, self._left)
+
+    def milliseconds(self, at_most: int) -> int:
+        """Return the same in milliseconds."""
+        return int(self.seconds(at_most / 1000) * 1000)
 
     def until(self, began: float, at_most: float) -> float:
         """Return when a wait is to be given up that has begun at some time of the monotonic clock."""
@@ -95,6 +100,7 @@ class MemoryTurn:
     def __init__(self) -> None:
         self.patience = Patience()
         self._lock = threading.Lock()
+        self.release = self._lock.release  # each commit passes here: not a method around it
 
     def hurry(self, seconds: float) -> None:
         """Let all waits together take at most so long from now on."""
@@ -109,10 +115,6 @@ class MemoryTurn:
         if not self._lock.acquire(timeout=PATIENCE_SECONDS if patience_seconds is None else patience_seconds):
             raise StoreInUse("another thread of this process has held the database in memory for too long")
         return True
-
-    def release(self) -> None:
-        """Let go of the turn."""
-        self._lock.release()
 
     def close(self) -> None:
         """Nothing to close."""
