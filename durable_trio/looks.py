@@ -95,7 +95,7 @@ def exact_text(text: str) -> str:
 def exact_number(value: Any) -> Any:
     """Return an ``int`` or ``float`` as one of no subclass, which may do what it likes; anything else as it is."""
     cls = type(value)
-    if not is_a(value, (int, float)) or cls is bool:
+    if cls is int or cls is float or cls is bool or not is_a(value, (int, float)):
         return value
     return int.__int__(value) if is_a(value, int) else float.__float__(value)
 

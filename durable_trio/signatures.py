@@ -49,8 +49,13 @@ def function_behind(fn: Any) -> Any:
 def return_annotation(fn: Any) -> Any:
     """Return the type of what a callable gives: a class gives its instances, an awaitable's is what it gives."""
     # What wraps a function leaves its mark in its dict: most steps are found to be plain by that alone.
-    is_plain = type(fn) is types.FunctionType and (not fn.__dict__ or _is_annotated(fn))
-    found = fn if is_plain else function_behind(fn)
+    if type(fn) is types.FunctionType and not fn.__dict__:
+        try:  # as ``_is_annotated`` does: each step passes here
+            is_annotated = bool(fn.__annotations__)
+        except Exception:
+            is_annotated = True
+        return _annotation_of(fn) if is_annotated else UNANNOTATED
+    found = fn if type(fn) is types.FunctionType and _is_annotated(fn) else function_behind(fn)
     if inspect.isfunction(found):
         # Only annotated functions are remembered: a lambda made at each call must not be kept alive.
         return _annotation_of(found) if _is_annotated(found) else UNANNOTATED

@@ -103,12 +103,23 @@ class Branch:
             )
 
     def next_key(self, what: str, name: str) -> Key:
-        """Return the next key of a name that the user has chosen; ``what`` it names is for errors."""
-        if type(name) is str and name in self._counts:  # it was checked
-            n = self._counts[name]
-            self._counts[name] = n + 1
-            return Key(self.path, name, n)
-        return self.reserve_key(check_name(what, name))
+        """Return the next key of a name that the user has chosen; ``what`` it names is for errors.
+
+        Raises:
+            RuntimeError: as ``check_task``.
+        """
+        try:
+            is_own = trio.lowlevel.current_task() is self._task
+        except RuntimeError:
+            is_own = False
+        if not is_own:
+            self.check_task()
+        n = self._counts.get(name) if type(name) is str else None
+        if n is None:  # else it was checked before
+            name = check_name(what, name)
+            n = self._counts.get(name, 0)
+        self._counts[name] = n + 1
+        return Key(self.path, name, n)
 
     def reserve_key(self, name: str) -> Key:
         """Return the next key of a name in this branch."""

@@ -9,7 +9,7 @@ import trio
 
 from durable_trio.rows import Key
 
-_CURRENT: ContextVar[CurrentStep | None] = ContextVar("durable_trio_current_step", default=None)
+CURRENT: ContextVar[CurrentStep | None] = ContextVar("durable_trio_current_step", default=None)
 
 
 class CurrentStep:
@@ -69,12 +69,7 @@ def current_step() -> CurrentStep:
     Raises:
         RuntimeError: not called from a step's function.
     """
-    current = _CURRENT.get()
+    current = CURRENT.get()
     if current is None:
         raise RuntimeError("current_step() works only inside the function of a step")
     return current
-
-
-def set_current_step(step: CurrentStep) -> None:
-    """Make ``step`` the current one of this task."""
-    _CURRENT.set(step)

@@ -20,7 +20,7 @@ class SignalCall(Call):
     kind = StepKind.SIGNAL
 
     def __init__(self, body: Body, key: Key, name: str, timeout: float | None) -> None:
-        super().__init__(key)
+        self.key = key
         self.waits_for = name
         self._body = body
         self._timeout = timeout
@@ -52,7 +52,6 @@ class SignalCall(Call):
             started_at=self.started_at,
             status=StepStatus.TIMED_OUT,
             error=text,
-            cleared=self.state.stored_wait(self.key),
             unless_unread=(self._name, self.due_at or now),
         )
 
@@ -71,7 +70,6 @@ class SignalCall(Call):
 
 async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | timedelta | None) -> Any:
     """Return the payload of the next signal of a name; see ``Context.wait_signal``."""
-    branch.check_task()
     body = branch.body
     seconds = None if timeout is None else seconds_of(timeout, what="timeout")
     key = branch.next_key("signal name", name)
@@ -81,7 +79,7 @@ async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | tim
         return body.deliver(call, row, type)
     # The payload is the sender's, not the code's: one of another type is the body's to handle, now and at replay.
     try:
-        return body.codec.decode(row.result or "null", type, where=body.where("signal", call.key))
-    except CodecError:
+        return body.codec.decode(row.result or "null", type, where="")
+    except CodecError:  # its place is named only now, for that costs as much as all the rest
         body.check_stored(row.result or "null", f"history, the row with key {str(row.key)!r}, result")
-        raise
+    return body.codec.decode(row.result or "null", type, where=body.where("signal", call.key))

@@ -36,7 +36,7 @@ class SleepCall(Call):
             self.state.set_timer(self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now))
 
     def fire(self, now: int) -> None:
-        self.record(now=now, started_at=self.started_at, cleared=self.state.stored_wait(self.key))
+        self.record(now=now, started_at=self.started_at)
 
     def dropped(self) -> None:
         self.state.clear_wait(self.key)

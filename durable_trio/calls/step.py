@@ -13,12 +13,15 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import CO_COROUTINE
+from types import FunctionType
 from typing import Any, cast
 
+import outcome
 import trio
 
 from durable_trio.calls.body import Body, Branch
-from durable_trio.calls.current_step import CurrentStep, set_current_step
+from durable_trio.calls.current_step import CURRENT, CurrentStep
 from durable_trio.calls.saga import Compensation
 from durable_trio.calls.step_options import NO_RETRY, FunctionOptions, StepOptions, TransactionOptions, function_options
 from durable_trio.clock import due_after
@@ -37,6 +40,12 @@ class FunctionCall(Call):
     """Runs ``fn(*args)`` until it succeeds or its policy gives up, and records that."""
 
     begins_when_due = True
+    _attempt = 0
+    _scope: trio.CancelScope | None = None
+    _step: CurrentStep
+    _finish: Callable[[], None] | None = None
+    #: By the function, where another exception is raised in its stead.
+    _raised: Exception | None = None
 
     def __init__(
         self,
@@ -47,17 +56,12 @@ class FunctionCall(Call):
         args: tuple[Any, ...],
         options: FunctionOptions,
     ) -> None:
-        super().__init__(key)
+        self.key = key
         self.kind = kind
         self._body = body
         self._fn = fn
         self._args = args
         self._options = options
-        self._attempt = 0
-        self._scope: trio.CancelScope | None = None
-        self._step: CurrentStep
-        self._finish: Callable[[], None] | None = None
-        self._raised: Exception | None = None  # by the function, where another exception is raised in its stead
 
     @property
     def in_hand_since(self) -> int | None:
@@ -106,7 +110,8 @@ class FunctionCall(Call):
     def deliver(self, row: HistoryRow) -> None:
         if self._body.observe is not None:
             self._tell_ended(row)
-        super().deliver(row)
+        assert self.task is not None
+        trio.lowlevel.reschedule(self.task, outcome.Value(row))
 
     def _tell_ended(self, row: HistoryRow) -> None:
         if self._body.observe is not None:
@@ -127,20 +132,17 @@ class FunctionCall(Call):
 
     def _start(self) -> None:
         self._attempt += 1
-        self.parking.busy(self)
-        body = self._body
+        self.is_busy = True  # this and the next line as ``busy`` does
+        self.parking.busy_count += 1
+        body, options = self._body, self._options
         if body.observe is not None:
             body.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
         # Each attempt has the body's variables, as after a restart: not what the one before has set.
-        context = self.task_context.copy() if self._options.retry.max_attempts > 1 else self.task_context
-        context.run(self._enter_step)
+        context = self.task_context.copy() if options.retry.max_attempts > 1 else self.task_context
+        self._step = CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, options.timeout)
+        context.run(BODY.set, None)
+        context.run(CURRENT.set, self._step)
         body.tasks.start(context, self)
-
-    def _enter_step(self) -> None:
-        BODY.set(None)
-        body = self._body
-        self._step = CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, self._options.timeout)
-        set_current_step(self._step)
 
     async def run(self, scope: trio.CancelScope) -> None:
         """Run one attempt inside ``scope``."""
@@ -149,7 +151,7 @@ class FunctionCall(Call):
         if self.raise_cancel is not None:
             scope.cancel()
         try:
-            value = await self._invoke()
+            value = await (self._call(scope) if self._options.timeout is None else self._call_in_time())
         except Exception as error:
             self._finish = partial(self._fail, self._raised or error)
         except BaseExceptionGroup as group:
@@ -178,11 +180,9 @@ class FunctionCall(Call):
             finish()
         self.parking.emerged(self)
 
-    async def _invoke(self) -> Any:
+    async def _call_in_time(self) -> Any:
         timeout = self._options.timeout
-        if timeout is None:
-            assert self._scope is not None
-            return await self._call(self._scope)
+        assert timeout is not None
         with trio.move_on_after(timeout) as limit:
             self._step.limit = limit
             return await self._call(limit)
@@ -196,7 +196,8 @@ class FunctionCall(Call):
         fn, args = self._fn, self._args
         try:
             try:
-                if is_async(fn):
+                # A plain ``async def`` tells it by itself.
+                if (type(fn) is FunctionType and fn.__code__.co_flags & CO_COROUTINE) or is_async(fn):
                     return await fn(*args)
                 value, raised = await trio.to_thread.run_sync(self._call_sync, abandon_on_cancel=self._options.abandon)
                 if raised is not None:
@@ -234,7 +235,13 @@ class FunctionCall(Call):
                 self._record_failure(error, compensates=self._options.compensates)
                 return
         self.outcome = encoded.value
-        self._record(StepStatus.COMPLETED, result=encoded.text, compensates=self._options.compensates)
+        self.record(
+            now=self._body.clock.stamp(),
+            started_at=self.started_at,
+            attempt=max(1, self._attempt),
+            result=encoded.text,
+            compensates=self._options.compensates,
+        )
 
     def _fail(self, error: Exception) -> None:
         delay = None
@@ -271,16 +278,13 @@ class FunctionCall(Call):
         text, rebuilt = self._body.failures.encode(error, where=self._where())
         self.outcome = rebuilt
         status = StepStatus.TIMED_OUT if is_a(error, StepTimeout) else StepStatus.FAILED
-        self._record(status, error=text, compensates=compensates)
-
-    def _record(self, status: StepStatus, **fields: Any) -> None:
         self.record(
             now=self._body.clock.stamp(),
             started_at=self.started_at,
             status=status,
             attempt=max(1, self._attempt),
-            cleared=self.state.stored_wait(self.key),
-            **fields,
+            error=text,
+            compensates=compensates,
         )
 
     def _where(self) -> str:
@@ -291,15 +295,17 @@ async def run_step(
     branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: StepOptions
 ) -> Any:
     """Run a function and record its outcome; see ``Context.step``."""
-    branch.check_task()
+    body = branch.body
     chosen = function_options("ctx.step", fn, options)
-    call = FunctionCall(branch.body, StepKind.STEP, branch.next_key("step name", name), fn, args, chosen)
-    return await perform(branch.body, call, chosen.returns, options)
+    call = FunctionCall(body, StepKind.STEP, branch.next_key("step name", name), fn, args, chosen)
+    row = await body.parking.perform(call)  # awaited here: each frame around a wait is gone through twice
+    if row.error is None and call.outcome is not None and not row.compensates:
+        return call.outcome
+    return outcome_of(body, call, row, chosen.returns, options)
 
 
-async def perform(body: Body, call: FunctionCall, annotation: Any, options: TransactionOptions) -> Any:
-    """Have a call performed, and return or raise its outcome; what it has registered can be undone from then on."""
-    row = await body.parking.perform(call)
+def outcome_of(body: Body, call: FunctionCall, row: HistoryRow, annotation: Any, options: TransactionOptions) -> Any:
+    """Return or raise the outcome of a call; what it has registered can be undone from then on."""
     result = None
     try:
         result = body.deliver(call, row, annotation)

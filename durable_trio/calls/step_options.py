@@ -57,8 +57,10 @@ def function_options(what: str, fn: Callable[..., object], options: StepOptions)
         if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well
         raise TypeError(f"{what} takes a function, then its arguments, not {short(fn)}; do not call it yourself")
-    if not options:
-        return _plain_options(_returned(fn))
+    if not options:  # most name none; and a class is a fine key
+        returns = return_annotation(fn) if type(fn) is FunctionType else _returned(fn)
+        found = _plain.get(returns) if type(returns) is type else _UNANNOTATED if returns is UNANNOTATED else None
+        return _plain_options(returns) if found is None else found
     check_options(what, options, StepOptions.__annotations__, arguments=ARGUMENTS)
     retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
     for name, value in (("retry", retry), ("compensate_retry", options.get("compensate_retry"))):
@@ -88,16 +90,15 @@ def _returned(fn: Callable[..., object]) -> Any:
 
 
 def _plain_options(returns: Any) -> FunctionOptions:
-    """Return the options of a step that names none; most do, and a class is a fine key."""
-    if type(returns) is not type:
-        return FunctionOptions(returns=returns)
-    found = _plain.get(returns)
-    if found is None:
+    """Return the options of a step that names none, and have them found the next time."""
+    options = FunctionOptions(returns=returns)
+    if type(returns) is type:
         if len(_plain) >= _PLAIN_MAX:
             _plain.clear()
-        found = _plain[returns] = FunctionOptions(returns=returns)
-    return found
+        _plain[returns] = options
+    return options
 
 
+_UNANNOTATED: Final = FunctionOptions()
 _PLAIN_MAX: Final = 1024
 _plain: dict[type, FunctionOptions] = {}

@@ -69,7 +69,10 @@ class _Worker:
                         return
                     if scope.cancel_called:
                         break
-                    guarded(job.ended)
+                    try:  # as ``guarded`` does: each step passes here
+                        job.ended()
+                    except BaseException as error:
+                        tell(job, error)
                     job = await self._next()
             if job is not None:  # its scope is used up
                 guarded(job.ended)

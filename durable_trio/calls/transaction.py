@@ -9,8 +9,8 @@ from typing import Any, cast
 import trio
 
 from durable_trio.calls.body import Branch
-from durable_trio.calls.current_step import CurrentStep, set_current_step
-from durable_trio.calls.step import FunctionCall, perform
+from durable_trio.calls.current_step import CURRENT, CurrentStep
+from durable_trio.calls.step import FunctionCall, outcome_of
 from durable_trio.calls.step_options import ARGUMENTS, StepOptions, TransactionOptions, function_options
 from durable_trio.errors import Detached, StepFailed, StepTimeout
 from durable_trio.failures import carried, exits_of, without_strays
@@ -105,7 +105,7 @@ class TransactionCall(FunctionCall):
 
     def _call_function(self, connection: Any) -> Any:
         body = self._body
-        set_current_step(CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, None))
+        CURRENT.set(CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, None))
         value = self._fn(connection, *self._args)
         if is_awaitable(value):
             if type(value) is CoroutineType:
@@ -123,4 +123,5 @@ async def run_transaction(
     chosen = function_options("ctx.transaction", fn, cast(StepOptions, options))
     key = branch.next_key("transaction name", name)
     call = TransactionCall(branch.body, StepKind.TRANSACTION, key, fn, args, chosen)
-    return await perform(branch.body, call, chosen.returns, options)
+    row = await branch.body.parking.perform(call)
+    return outcome_of(branch.body, call, row, chosen.returns, options)

@@ -18,7 +18,7 @@ class Agenda:
     def __init__(self, waits: Iterable[WaitRow], clock: Clock) -> None:
         self._clock = clock
         self._era = clock.era
-        self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in waits}
+        self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in waits} if waits else {}
         self.timers: list[tuple[int, Key, Due]] = []  # a heap: when it comes, whose, as it is stored
         self.new: list[WaitRow] = []  # not stored yet
 
@@ -27,11 +27,10 @@ class Agenda:
         heapq.heappush(self.timers, (self._clock.comes_at(due), key, due))
 
     def _keep_up(self) -> None:
-        """Sort anew if the wall clock was set."""
-        if self._era != self._clock.era:
-            self._era = self._clock.era
-            self.timers = [(self._clock.comes_at(due), key, due) for _, key, due in self.timers]
-            heapq.heapify(self.timers)
+        """Sort anew, for the wall clock was set."""
+        self._era = self._clock.era
+        self.timers = [(self._clock.comes_at(due), key, due) for _, key, due in self.timers]
+        heapq.heapify(self.timers)
 
     def remember(self, wait: WaitRow) -> None:
         """Have a wait row stored before the run rests."""
@@ -47,6 +46,8 @@ class Agenda:
         """Return whether the store has, or will have, a wait row of that key; one not sent yet is forgotten."""
         if key not in self.waits:
             return False
+        if not self.new:
+            return True
         before = len(self.new)
         self.new = [wait for wait in self.new if wait.key != key]
         return len(self.new) == before
@@ -57,7 +58,8 @@ class Agenda:
 
     def pop_due(self, now: int) -> tuple[int, Key] | None:
         """Return a key that has come up, with its stored time."""
-        self._keep_up()
+        if self._era != self._clock.era:
+            self._keep_up()
         if self.timers and self.timers[0][0] <= now:
             _, key, due = heapq.heappop(self.timers)
             return due.instant, key
@@ -65,12 +67,14 @@ class Agenda:
 
     def next_due(self, is_stale: Callable[[int, Key], bool]) -> int | None:
         """Return when the earliest comes that still means something."""
-        self._keep_up()
+        if self._era != self._clock.era:
+            self._keep_up()
         while self.timers and is_stale(self.timers[0][2].instant, self.timers[0][1]):
             heapq.heappop(self.timers)
         return self.timers[0][0] if self.timers else None
 
     def is_due(self, now: int) -> bool:
         """Return whether something may have come up."""
-        self._keep_up()
+        if self._era != self._clock.era:
+            self._keep_up()
         return bool(self.timers) and self.timers[0][0] <= now

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, MutableMapping
 from contextvars import Context as TaskContext
 from functools import partial
+from itertools import repeat
 from typing import Any, Protocol
 
 import outcome
@@ -22,6 +23,9 @@ from durable_trio.turns.state import RunState
 
 class Place(Protocol):
     """Where calls wait: what one may ask of it for itself and for its parts."""
+
+    busy_count: int
+    """How many calls something of the user's runs for."""
 
     @property
     def calls(self) -> MutableMapping[Key, Call]:
@@ -69,27 +73,28 @@ class Call(abc.ABC):
     waits_for: str | None = None
     waits_for_child: str | None = None
 
+    state: RunState
+    parking: Place
+    due: Due  # if it has a ``due_at``
+    #: The task of the body that waits; none for an item of a map, whose map waits.
+    task: trio.lowlevel.Task | None = None
+    task_context: TaskContext
+    started_at = 0
+    is_live = False
+    #: Its outcome is recorded or on its way: it cannot be aborted any more.
+    is_sealed = False
+    #: On its way: whether it counts, the commit tells. The body must not go by it before.
+    is_undecided = False
+    #: Something of the user's runs for it and has not come out yet.
+    is_busy = False
+    raise_cancel: Callable[[], Any] | None = None
+    #: Of trio's scopes around it, on trio's clock.
+    deadline = math.inf
+    #: The value of a live outcome, so that it need not be decoded again.
+    outcome: Any = None
+
     def __init__(self, key: Key) -> None:
         self.key = key
-        self.state: RunState
-        self.parking: Place
-        self.due: Due  # if it has a ``due_at``
-        # The task of the body that waits; none for an item of a map, whose map waits.
-        self.task: trio.lowlevel.Task | None = None
-        self.task_context: TaskContext
-        self.started_at = 0
-        self.is_live = False
-        # Its outcome is recorded or on its way: it cannot be aborted any more.
-        self.is_sealed = False
-        # On its way: whether it counts, the commit tells. The body must not go by it before.
-        self.is_undecided = False
-        # Something of the user's runs for it and has not come out yet.
-        self.is_busy = False
-        self.raise_cancel: Callable[[], Any] | None = None
-        # Of trio's scopes around it, on trio's clock.
-        self.deadline = math.inf
-        # The value of a live outcome, so that it need not be decoded again.
-        self.outcome: Any = None
 
     @property
     def place_in_wave(self) -> tuple[str | int, ...]:
@@ -134,7 +139,8 @@ class Call(abc.ABC):
 
     def deliver(self, row: HistoryRow) -> None:
         """Wake the body with the outcome."""
-        self.wake(outcome.Value(row))
+        assert self.task is not None
+        trio.lowlevel.reschedule(self.task, outcome.Value(row))
 
     def deliver_cancellation(self) -> None:
         """Wake the body with the cancellation that it asked for."""
@@ -159,39 +165,43 @@ class Call(abc.ABC):
         error: str | None = None,
         compensates: bool = False,
         taken: tuple[int, ...] = (),
+        cleared: tuple[Key, ...] | None = None,
         **fields: Any,
     ) -> None:
         """Record the outcome and, once it is committed, have it delivered in its turn.
 
-        ``taken`` are mailbox entries that this row consumes; ``fields`` go to the ``Advance``.
+        While a signal waits for its turn the row is kept back, for it takes its seq when it is submitted.
+
+        Args:
+            taken: mailbox entries that this row consumes.
+            cleared: stored waits that it ends; default the call's own, if there is one.
+            fields: of the ``Advance``.
         """
         self.is_sealed = True
         self.is_undecided = True
-        write = partial(
-            self._write, now, started_at, status, attempt, result, error, compensates, taken=taken, fields=fields
-        )
-        if self.state.held is None:
-            write()
-        else:
-            self.state.held.append(write)
-
-    def _write(
-        self,
-        now: int,
-        started_at: int,
-        status: StepStatus,
-        attempt: int,
-        result: str | None,
-        error: str | None,
-        compensates: bool,
-        *,
-        taken: tuple[int, ...],
-        fields: dict[str, Any],
-    ) -> None:
-        """Take a seq, and submit the row."""
         state = self.state
+        if cleared is None:
+            cleared = (self.key,) if self.key in state.agenda.waits and state.agenda.is_stored(self.key) else ()
+        if state.held is not None:
+            state.held.append(
+                partial(
+                    self.record,
+                    now=now,
+                    started_at=started_at,
+                    status=status,
+                    attempt=attempt,
+                    result=result,
+                    error=error,
+                    compensates=compensates,
+                    taken=taken,
+                    cleared=cleared,
+                    **fields,
+                )
+            )
+            return
+        state.last_seq += 1
         row = HistoryRow(
-            seq=state.next_seq(),
+            seq=state.last_seq,
             key=self.key,
             kind=self.kind,
             status=status,
@@ -202,8 +212,6 @@ class Call(abc.ABC):
             started_at=started_at,
             finished_at=now,
         )
-        consumed = tuple((entry, row.seq) for entry in taken) if taken else ()
-        state.port.advance(partial(self._committed, row), rows=(row,), taken=consumed, now=now, **fields)
-
-    def _committed(self, row: HistoryRow, outcome: Any) -> None:
-        self.state.committed(outcome, row, self)
+        consumed = tuple(zip(taken, repeat(row.seq), strict=False)) if taken else ()
+        committed = partial(state.committed, row=row, call=self)
+        state.port.advance(committed, rows=(row,), taken=consumed, cleared=cleared, now=now, **fields)

@@ -20,7 +20,7 @@ class History:
     def __init__(self, rows: Sequence[HistoryRow]) -> None:
         self._rows = rows
         self._next = 0
-        self.waiting = {row.key for row in rows}  # keys whose rows are still to be delivered
+        self.waiting = {row.key for row in rows} if rows else set()  # keys whose rows are still to be delivered
         self._taken: set[Key] = set()  # patch rows that the body has met before their turn
         self._by_branch: dict[str, list[Key]] | None = None
         self.last_seq = rows[-1].seq if rows else 0

@@ -25,12 +25,12 @@ class Lane:
     """
 
     def __init__(self) -> None:
-        self._going: trio.lowlevel.Task | None = None  # in trio's hands
-        self._woken: list[trio.lowlevel.Task] = []  # since the last look
-        self._waiting: deque[trio.lowlevel.Task] = deque()
+        self.going: trio.lowlevel.Task | None = None  # in trio's hands
+        self.woken: list[trio.lowlevel.Task] = []  # since the last look
+        self.waiting: deque[trio.lowlevel.Task] = deque()
         self._ages: dict[trio.lowlevel.Task, int] = {}
         self._count = 0
-        self._is_open = False
+        self.is_open = False
         self.adopted: trio.lowlevel.Task | None = None  # not ours: it was there before, and goes on afterwards
 
     def spawned(self, task: trio.lowlevel.Task) -> None:
@@ -45,43 +45,43 @@ class Lane:
     def adopt(self, task: trio.lowlevel.Task) -> None:
         """The calling task becomes one of the body."""
         self.spawned(task)
-        self.adopted = self._going = task
+        self.adopted = self.going = task
 
     def scheduled(self, task: trio.lowlevel.Task) -> None:
         """Trio has just put a task into its run queue: take it out again if another one goes."""
-        if self._is_open:
+        if self.is_open:
             return
-        if self._going is None:
-            self._going = task
+        if self.going is None:  # nearly always; ``quiet`` does that by itself
+            self.going = task
             return
         queue = task._runner.runq
         assert queue[-1] is task
         queue.pop()
-        self._woken.append(task)
+        self.woken.append(task)
 
     def delivered(self) -> None:
         """Something was delivered: of the tasks that it has woken, the oldest goes first."""
-        if not self._woken:
+        if not self.woken:
             return
-        assert self._going is not None
-        self._going._runner.runq.remove(self._going)
-        self._woken.append(self._going)
+        assert self.going is not None
+        self.going._runner.runq.remove(self.going)
+        self.woken.append(self.going)
         self._next()
 
     def stepped(self) -> None:
         """The task that goes has made its step."""
-        if self._woken or self._waiting:
+        if self.woken or self.waiting:
             self._next()
-        else:
-            self._going = None
+        else:  # nearly always; ``quiet`` does that by itself
+            self.going = None
 
     def open(self) -> None:
         """Let all tasks go at once, from now on: nobody looks on any more, or the run leaves."""
-        self._is_open = True
-        for task in (*self._waiting, *self._woken):
+        self.is_open = True
+        for task in (*self.waiting, *self.woken):
             task._runner.runq.append(task)
-        self._waiting.clear()
-        self._woken.clear()
+        self.waiting.clear()
+        self.woken.clear()
 
     async def refuse(self) -> NoReturn:
         """Raise ``Detached`` in a durable call of a run that has left; others go first, since a body may catch it."""
@@ -89,9 +89,9 @@ class Lane:
         raise Detached
 
     def _next(self) -> None:
-        if len(self._woken) > 1:
-            self._woken.sort(key=lambda task: self._ages.get(task, 0))
-        self._waiting.extend(self._woken)
-        self._woken.clear()
-        self._going = self._waiting.popleft()
-        self._going._runner.runq.append(self._going)
+        if len(self.woken) > 1:
+            self.woken.sort(key=lambda task: self._ages.get(task, 0))
+        self.waiting.extend(self.woken)
+        self.woken.clear()
+        self.going = self.waiting.popleft()
+        self.going._runner.runq.append(self.going)

@@ -46,7 +46,7 @@ class Exit(Lane):
     def __init__(self, lane: Lane, task_count: int, on_abandoned: Callable[[str], None]) -> None:
         super().__init__()
         lane.open()
-        self._is_open = True
+        self.is_open = True
         self.adopted = lane.adopted
         self._on_abandoned = on_abandoned
         self._steps_left = _STEPS_SHARED + _STEPS_PER_TASK * task_count

@@ -24,8 +24,10 @@ class Mail:
 
     def __init__(self, loaded: Loaded, state: RunState, calls: Mapping[Key, Call]) -> None:
         unread, left_out = loaded.unread, loaded.left_out
-        self._controls = [entry for entry in unread if entry.kind != "signal"]
-        signals = (entry for entry in unread if entry.kind == "signal")
+        self._controls: list[MailboxEntry] = []
+        signals: list[MailboxEntry] = []
+        for entry in unread:
+            (signals if entry.kind == "signal" else self._controls).append(entry)
         self.signals = Signals(signals, more_after=None if left_out is None else left_out[0])
         # Up to which id all that has arrived is here, or known to be in the store.
         self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
@@ -71,15 +73,17 @@ class Mail:
         for name, found in look.named.items():
             self._lacking.pop(name, None)
             self.signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
-        if self._state.is_live or self._is_begun:
+        if self._controls and (self._state.is_live or self._is_begun):
             self._take_controls()
 
     def is_settled(self) -> bool:
         """Return whether the controls that were waiting before the run went live are recorded and delivered."""
         if not self._is_begun:
             self._is_begun = True
-            self._take_controls()
-            self.take_ttl(self._state.clock.now())
+            if self._controls:
+                self._take_controls()
+            if self._state.ttl_at is not None:
+                self.take_ttl(self._state.clock.now())
         return self._on_the_way == 0
 
     @property
@@ -120,7 +124,9 @@ class Mail:
                 self._state.host.look()
         if self._lacking.keys() & calls.keys():
             return None  # one that is older may be among those that are being asked for
-        return min(matches, key=lambda match: match[1].id, default=None)
+        if len(matches) > 1:
+            return min(matches, key=lambda match: match[1].id)
+        return matches[0] if matches else None
 
     def _first_match(self, name: str, calls: Sequence[Call], now: int) -> tuple[Call, MailboxEntry] | None:
         for entry in self.signals.of(name):
@@ -140,7 +146,6 @@ class Mail:
             started_at=call.started_at,
             result=entry.payload,
             taken=(entry.id,),
-            cleared=state.stored_wait(call.key),
         )
 
     def take_ttl(self, now: int) -> None:

@@ -71,17 +71,23 @@ class Parking:
         call.task = trio.lowlevel.current_task()
         call.task_context = copy_context()
         try:
-            self.add(call)
+            if state.history.waiting:
+                self.add(call)
+            else:  # as ``add`` and ``let_begin`` do: each step passes here
+                call.state, call.parking = state, self
+                self.calls[call.key] = call
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
             call.deadline = trio.current_effective_deadline()
             if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
-                if self.state.is_expired and self.is_refused(call):
+                if state.is_expired and self.is_refused(call):
                     self.refuse_expired(call)
-                elif state.is_live and not state.is_held:
-                    if self.deadlines:
-                        self.let_begin(call)
-                    else:
-                        self._begin(call)
+                elif not state.is_live or state.is_held:
+                    pass
+                elif self.deadlines:
+                    self.let_begin(call)
+                else:
+                    call.is_live = True
+                    call.go_live()
         except BaseException as error:  # not to be taken for an error of the body's own
             state.failed(error)
             await state.lane.refuse()
@@ -92,9 +98,10 @@ class Parking:
         """Take a call that waits for its outcome."""
         call.state, call.parking = self.state, self
         self.calls[call.key] = call
-        if call.key in self.state.history.waiting:
-            call.is_sealed = True
-        call.parked()
+        if self.state.history.waiting:
+            if call.key in self.state.history.waiting:
+                call.is_sealed = True
+            call.parked()
 
     @trio.lowlevel.enable_ki_protection
     async def extend(self, submit: Callable[[Callable[[Any], None]], None]) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from durable_trio.doors import Owner, tell
 from durable_trio.records import RunStatus
@@ -70,14 +70,14 @@ class Port:
             self.status = status
         if not self.is_cut:
             self.in_flight += 1
-            self._front.submit(Advance(fence=self.fence, now=now, **fields), _InFlight(self, callback))
+            self._front.submit(Advance(fence=self.fence, now=now, **fields), _in_flight((self, callback)))
 
     def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
         """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""
         if self.is_cut:
             return
         self.in_flight += 1
-        self._front.submit(operation, _InFlight(self, callback))
+        self._front.submit(operation, _in_flight((self, callback)))
 
     def transaction(self, fn: Callable[[Any], Advance], callback: Callback, *, seconds_max: float) -> None:
         """Submit a transaction of the user's."""
@@ -86,7 +86,7 @@ class Port:
         if self._riders:
             self.advance(_ignore, now=self._riders[-1].started_at)
         self.in_flight += 1
-        self._front.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_InFlight(self, callback))
+        self._front.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_in_flight((self, callback)))
 
     def cut(self) -> None:
         """Write nothing any more and call nothing back."""
@@ -98,24 +98,24 @@ class Port:
         callback(outcome)
 
 
-class _InFlight:
-    """The way back of one operation; an object of its own is cheaper than a closure, and there are many."""
+class _InFlight(tuple[Port, Callback]):
+    """The way back of one operation; there are many, and a tuple is made without a call."""
 
-    __slots__ = ("_callback", "_port")
-
-    def __init__(self, port: Port, callback: Callback) -> None:
-        self._port = port
-        self._callback = callback
+    __slots__ = ()
 
     def __call__(self, outcome: Outcome) -> None:
-        port = self._port
+        port, callback = self
         port.in_flight -= 1
         if not port.is_cut:
-            self._callback(outcome)
+            callback(outcome)
 
     def failed(self, error: BaseException) -> None:
         """Taking the outcome has failed: that is the run's affair, and nobody else's of its batch."""
-        tell(self._port.owner, error)
+        tell(self[0].owner, error)
+
+
+# The type checker does not see that a tuple can be called.
+_in_flight: Final[Callable[[tuple[Port, Callback]], Callback]] = _InFlight  # type: ignore[assignment]
 
 
 def _ignore(outcome: Outcome) -> None:

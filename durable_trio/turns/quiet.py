@@ -60,12 +60,19 @@ class _Quiet(trio.abc.Instrument):
             except BaseException as error:
                 tell(watched, error)
 
+    # These two are called for each step of each task. Nearly always a body has one task, and its lane only notes
+    # whether that goes: this is done here.
+
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
         if watched is not None:
             watched.runnable_count += 1
             try:
-                watched.lane.scheduled(task)
+                lane = watched.lane
+                if lane.going is None and not lane.is_open:
+                    lane.going = task
+                else:
+                    lane.scheduled(task)
             except BaseException as error:
                 tell(watched, error)
 
@@ -74,7 +81,11 @@ class _Quiet(trio.abc.Instrument):
         if watched is not None:
             watched.runnable_count -= 1
             try:
-                watched.lane.stepped()
+                lane = watched.lane
+                if lane.woken or lane.waiting:
+                    lane.stepped()
+                else:
+                    lane.going = None
                 if watched.runnable_count == 0:
                     watched.pump()
             except BaseException as error:

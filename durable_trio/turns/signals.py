@@ -28,7 +28,7 @@ class Signals:
 
     def __init__(self, entries: Iterable[MailboxEntry], *, more_after: int | None) -> None:
         self._by_name: dict[str, deque[MailboxEntry]] = {}
-        self._count = 0
+        self._count = 0  # of those that are here
         # After which id the store has more of a name, or may have; None if it has not.
         self._more_after: dict[str, int | None] = {}
         self._more_of_others_after: int | None = None
@@ -36,8 +36,8 @@ class Signals:
         for entry in entries:
             self.add(entry)
         self._more_of_others_after = more_after
-        self.is_empty: bool  # nothing is unread, here or in the store
-        self._note_emptiness()
+        #: Nothing is unread, here or in the store.
+        self.is_empty = not self._count and more_after is None
 
     def _note_emptiness(self) -> None:
         self.is_empty = not self._count and not self._more_after and self._more_of_others_after is None
@@ -58,7 +58,7 @@ class Signals:
             self._more_after[entry.name] = entry.id - 1
         else:
             self._append(entry)
-        self._note_emptiness()
+        self.is_empty = False
 
     def found(self, name: str, entries: Sequence[MailboxEntry], *, is_all: bool) -> None:
         """Take what the store has of a name beyond what is here."""

@@ -88,7 +88,7 @@ class RunState:
         self.ready: deque[tuple[HistoryRow, Recorded | None]] = deque()
         # What is kept back while a signal waits for its turn; None if none does.
         self.held: deque[Callable[[], None]] | None = None
-        self._seq = self.history.last_seq
+        self.last_seq = self.history.last_seq  # of the rows that were submitted
         self._had_begun = had_begun or bool(loaded.history)
 
     @property
@@ -122,8 +122,8 @@ class RunState:
 
     def next_seq(self) -> int:
         """Return the seq for a row that is submitted now."""
-        self._seq += 1
-        return self._seq
+        self.last_seq += 1
+        return self.last_seq
 
     def record(self, submit: Callable[[], None]) -> None:
         """Call ``submit``, which takes a seq and writes; later, if a signal is waiting for its turn."""

@@ -29,7 +29,9 @@ Nothing here waits: it is all synchronous, on the event loop. A fault of ours en
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
+from typing import Final
 
 import trio
 
@@ -45,6 +47,8 @@ from durable_trio.turns.mailbox import Mail
 from durable_trio.turns.parking import Parking
 from durable_trio.turns.port import Port
 from durable_trio.turns.state import Recorded, RunState
+
+_SIGNAL_OF: Final = operator.attrgetter("waits_for")
 
 
 class Turns:
@@ -140,7 +144,8 @@ class Turns:
                     state.host.quiesced()
             else:
                 while state.runnable_count == 0 and not state.port.is_cut and self._deliver():
-                    state.lane.delivered()
+                    if state.lane.woken:
+                        state.lane.delivered()
                 if state.runnable_count == 0 and not state.port.is_cut and state.is_live:
                     self._rest()
         except BaseException as error:
@@ -156,19 +161,21 @@ class Turns:
         if parking.starts:
             trio.lowlevel.reschedule(parking.starts.pop(min(parking.starts)))
             return True
-        row = state.history.next_row()
-        if row is not None:
-            return self._replay(row)
+        if not state.is_live:
+            row = state.history.next_row()
+            if row is not None:
+                return self._replay(row)
         if state.ready and (state.is_live or state.ready[0][1] is None):
             self._hand_over(*state.ready.popleft())
             return True
         if not state.is_live:
             return self._pass_barrier()
+        # Each is asked only if there is something of its kind.
         return (
-            self._take_signal()
-            or self._fire_due()
+            ((state.held is not None or not self.mail.signals.is_empty) and self._take_signal())
+            or (bool(state.agenda.timers or state.ttl_at is not None) and self._fire_due())
             or (bool(parking.late) and parking.begin_late())
-            or parking.end_history()
+            or (parking.last_call is not None and parking.end_history())
         )
 
     def _replay(self, row: HistoryRow) -> bool:
@@ -200,7 +207,7 @@ class Turns:
         state.delivered.append(row)
         if call is not None:
             del parking.calls[row.key]
-            state.agenda.forget(row.key)
+            state.agenda.waits.pop(row.key, None)
             call.deliver(row)
         elif row.kind is StepKind.DEADLINE:
             parking.expiring.discard(row.key)
@@ -238,7 +245,8 @@ class Turns:
         if match is not None and self.parking.deadlines and not self.parking.is_in_time(match[0]):
             match = None  # the expiry comes first
         if match is None:
-            state.unhold()
+            if state.held is not None:
+                state.unhold()
             return False
         if state.port.in_flight:
             if state.held is None:  # else steps that commit all the time would hold up the signal for ever
@@ -247,15 +255,15 @@ class Turns:
         held, state.held = state.held, None
         self.mail.record_signal(*match)
         state.held = held
-        state.unhold()
+        if held is not None:
+            state.unhold()
         return True
 
     def _fire_due(self) -> bool:
         state, parking = self.state, self.parking
-        if not state.agenda.timers and state.ttl_at is None:
-            return False
         now = state.clock.now()
-        self.mail.take_ttl(now)
+        if state.ttl_at is not None:
+            self.mail.take_ttl(now)
         fired = False
         while (due := state.agenda.pop_due(now)) is not None:
             if parking.is_stale(*due):
@@ -275,14 +283,14 @@ class Turns:
     def _rest(self) -> None:
         """Nothing more to deliver now: store new waits, set the alarm, and say so if the run only waits."""
         state = self.state
-        due_at = state.agenda.next_due(self.parking.is_stale)
+        due_at = state.agenda.next_due(self.parking.is_stale) if state.agenda.timers else None
         if self._only_waits():
-            names = sorted({call.waits_for for call in self.parking.calls.values() if call.waits_for is not None})
+            names = sorted(set(filter(None, map(_SIGNAL_OF, self.parking.calls.values()))))
             if state.ttl_at is not None:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
             state.host.idle(due_at, tuple(names), state.agenda.take_new())
-        else:
+        elif state.agenda.new:
             state.flush_waits()
         if due_at is not None and not state.is_leaving:
             self._raise_alarm(due_at)
@@ -299,7 +307,9 @@ class Turns:
             or parking.late
         ):
             return False
-        foreign = [*self.foreign_waits(), *self._foreign_deadlines()]
+        foreign = self._foreign_deadlines()
+        if not len(state.tasks) == len(parking.calls) == 1:
+            foreign = self.foreign_waits() + foreign
         if foreign:
             state.host.foreign(foreign)
         return bool(parking.calls) and not foreign
@@ -324,11 +334,12 @@ class Turns:
 
     def _foreign_deadlines(self) -> list[str]:
         """Return which durable calls stand in a deadline of trio's own, which is lost when the run leaves memory."""
-        return [
-            f"the deadline of a trio scope around {call.key} (ctx.move_on_after and ctx.fail_after are durable)"
-            for call in self.parking.calls.values()
-            if -math.inf < call.deadline < self.base_deadline
-        ]
+        places = []
+        for call in self.parking.calls.values():
+            if -math.inf < call.deadline < self.base_deadline:
+                place = f"the deadline of a trio scope around {call.key}"
+                places.append(f"{place} (ctx.move_on_after and ctx.fail_after are durable)")
+        return places
 
     def _raise_alarm(self, due_at: int) -> None:
         if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.state.clock.now():

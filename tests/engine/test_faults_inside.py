@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, RunStatus, StoreInUse, workflow
+from durable_trio.calls.step import FunctionCall
 from durable_trio.codec import Codec
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.dispatcher import Dispatcher
@@ -32,9 +33,15 @@ class Fault(Exception):
 
 @workflow
 async def steps(ctx: Context, count: int) -> int:
+    async with ctx.open_nursery() as nursery:  # so that its lane has more than one task to keep apart
+        nursery.start_soon(step)
     for number in range(count):
         await ctx.step("step", abs, number)
     return count
+
+
+async def step(ctx: Context) -> None:
+    await ctx.step("step", abs, 1)
 
 
 @workflow
@@ -80,13 +87,13 @@ def is_bad(part: Any) -> bool:
         (Turns, "_deliver", is_bad),
         (Turns, "pump", is_bad),
         (Turns, "_rest", is_bad),
-        (RunState, "next_seq", is_bad),
+        (Call, "record", lambda self, *_: is_bad(self)),
         (RunState, "committed", lambda self, *_: is_bad(self)),
         (Turns, "_pass_barrier", is_bad),
         (Lane, "scheduled", lambda *_: True),
         (Lane, "stepped", lambda *_: True),
-        (Call, "deliver", lambda self, *_: is_bad(self)),
-        (Call, "wake", lambda self, *_: is_bad(self)),
+        (FunctionCall, "deliver", lambda self, *_: is_bad(self)),
+        (FunctionCall, "go_live", lambda self, *_: is_bad(self)),
         (Port, "advance", lambda self, *_: self.owner.row.id == "bad"),
     ],
     ids=lambda value: getattr(value, "__name__", value) if not callable(value) or isinstance(value, type) else "",
