@@ -26,6 +26,7 @@ from durable_trio.starting import StartOptions, start_operation
 from durable_trio.stores.contract import StartRun
 from durable_trio.turns.call import Call
 from durable_trio.turns.quiet import BODY
+from durable_trio.turns.stage import Stage
 from durable_trio.workflows import Workflow
 
 # How often a fork looks after a child that it has not started itself: the child's end is told to its parent only.
@@ -52,7 +53,7 @@ class StartChildCall(Call):
         raise AssertionError("it is never due")
 
     def deliver(self, row: HistoryRow) -> None:
-        if self.is_live:
+        if self.stage is Stage.COMMITTED:
             self._body.host.child_started()
         super().deliver(row)
 
@@ -94,13 +95,13 @@ class ChildEndCall(Call):
         self.child_ended()
 
     def cancel(self) -> None:
-        if self.is_unabortable and self.is_live:
+        if self.is_unabortable and self.stage is Stage.BEGUN:
             self._body.host.request_cancel(self._child_id)
 
     def child_ended(self) -> None:
         if self.is_busy:
             self._looks_again = True
-        elif not self.is_sealed:
+        elif self.stage is Stage.BEGUN:
             self._look()
 
     # ---- reading how it ended ----------------------------------------------------------------------------------

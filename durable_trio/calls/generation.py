@@ -11,6 +11,7 @@ from durable_trio.rows import Key
 from durable_trio.starting import encode_bound
 from durable_trio.stores.contract import ContinueAsNew
 from durable_trio.turns.call import Call
+from durable_trio.turns.stage import CLOSE
 
 
 class ContinueCall(Call):
@@ -32,7 +33,7 @@ class ContinueCall(Call):
         if state.is_cancelled:
             self.parking.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
             return
-        self.is_sealed = True
+        self.stage = CLOSE[self.stage]
         operation = ContinueAsNew(fence=state.port.fence, args=self._args, now=state.clock.stamp())
         state.port.submit(operation, self._continued)
 

@@ -23,6 +23,7 @@ from durable_trio.looks import exact_bool, exact_number, short
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
 from durable_trio.turns.call import Call
+from durable_trio.turns.stage import BEGIN, Stage
 
 ITEM_NAME = "item"
 
@@ -108,7 +109,7 @@ class MapCall(Call):
             self._next += 1
             if index not in self._results and index not in self._open:
                 item = self._add(index)
-                item.is_live = True
+                item.stage = BEGIN[item.stage]
                 item.go_live()
 
     def collect(self, item: MapItem, row: HistoryRow) -> None:
@@ -126,7 +127,7 @@ class MapCall(Call):
                 self.cancel()
         if row.compensates:
             self._registered(row, result)
-        if self.is_live and self._failure is None and self.raise_cancel is None:
+        if self.stage is Stage.BEGUN and self._failure is None and self.raise_cancel is None:
             self._fill()
         self._wake_if_done()
 

@@ -20,6 +20,7 @@ from durable_trio.options import check_options
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance
+from durable_trio.turns.stage import REFUSE, SUBMIT
 
 
 class _RolledBack(Exception):
@@ -31,7 +32,7 @@ class TransactionCall(FunctionCall):
 
     def _start(self) -> None:
         self._attempt += 1
-        self.is_sealed = self.is_undecided = True  # from here on its outcome is recorded, whatever it is
+        self.stage = SUBMIT[self.stage]  # from here on its outcome is recorded, whatever it is
         self.parking.busy(self)
         if self._body.observe is not None:
             fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
@@ -86,7 +87,7 @@ class TransactionCall(FunctionCall):
                 self._body.host.failed(carried(exit))
                 return
             elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):
-                self.is_sealed = self.is_undecided = False
+                self.stage = REFUSE[self.stage]
                 self.outcome = None
                 self._fail(cast(Exception, cause))
             else:

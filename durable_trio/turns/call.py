@@ -18,6 +18,7 @@ from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.turns.host import LastCall
+from durable_trio.turns.stage import SUBMIT, Stage
 from durable_trio.turns.state import RunState
 
 
@@ -80,11 +81,7 @@ class Call(abc.ABC):
     task: trio.lowlevel.Task | None = None
     task_context: TaskContext
     started_at = 0
-    is_live = False
-    #: Its outcome is recorded or on its way: it cannot be aborted any more.
-    is_sealed = False
-    #: On its way: whether it counts, the commit tells. The body must not go by it before.
-    is_undecided = False
+    stage = Stage.WAITING
     #: Something of the user's runs for it and has not come out yet.
     is_busy = False
     raise_cancel: Callable[[], Any] | None = None
@@ -177,8 +174,7 @@ class Call(abc.ABC):
             cleared: stored waits that it ends; default the call's own, if there is one.
             fields: of the ``Advance``.
         """
-        self.is_sealed = True
-        self.is_undecided = True
+        self.stage = SUBMIT[self.stage]
         state = self.state
         if cleared is None:
             cleared = (self.key,) if self.key in state.agenda.waits and state.agenda.is_stored(self.key) else ()

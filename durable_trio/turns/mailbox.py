@@ -11,6 +11,7 @@ from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.stores.questions import Loaded, MailLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.signals import Signals
+from durable_trio.turns.stage import Stage
 from durable_trio.turns.state import RunState
 
 
@@ -111,7 +112,7 @@ class Mail:
             return None
         calls: dict[str, list[Call]] = {}
         for call in self._calls.values():
-            if call.waits_for is not None and call.is_live and not call.is_sealed and call.raise_cancel is None:
+            if call.waits_for is not None and call.stage is Stage.BEGUN and call.raise_cancel is None:
                 calls.setdefault(call.waits_for, []).append(call)
         now = self._state.clock.stamp()
         matches = []
@@ -166,7 +167,7 @@ class Mail:
                 # No longer suspended: should the process die before the end is recorded, nothing else would wake it.
                 state.port.advance(state.check, taken=((entry.id, 0),), status=state.port.next_status, now=now)
                 for call in list(self._calls.values()):
-                    if call.waits_for_child == entry.name and call.is_live:
+                    if call.waits_for_child == entry.name and call.stage is Stage.BEGUN:
                         call.child_ended()
 
     def _record_control(self, kind: StepKind, entry: MailboxEntry | None, now: int) -> None:

@@ -20,7 +20,11 @@ from durable_trio.turns.call import Call
 from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.turns.host import LastCall
 from durable_trio.turns.leaving import Exit
+from durable_trio.turns.stage import BEGIN, FIND, OPEN, Stage
 from durable_trio.turns.state import RunState
+
+# The body must not go by a call of this stage, for its commit is still to tell whether its outcome counts.
+_UNDECIDED = Stage.SUBMITTED
 
 
 class Extension:
@@ -78,7 +82,7 @@ class Parking:
                 self.calls[call.key] = call
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
             call.deadline = trio.current_effective_deadline()
-            if not call.is_sealed and (call.is_unabortable or call.deadline != -math.inf):
+            if call.stage in OPEN and (call.is_unabortable or call.deadline != -math.inf):
                 if state.is_expired and self.is_refused(call):
                     self.refuse_expired(call)
                 elif not state.is_live or state.is_held:
@@ -86,7 +90,7 @@ class Parking:
                 elif self.deadlines:
                     self.let_begin(call)
                 else:
-                    call.is_live = True
+                    call.stage = BEGIN[call.stage]
                     call.go_live()
         except BaseException as error:  # not to be taken for an error of the body's own
             state.failed(error)
@@ -100,7 +104,7 @@ class Parking:
         self.calls[call.key] = call
         if self.state.history.waiting:
             if call.key in self.state.history.waiting:
-                call.is_sealed = True
+                call.stage = FIND[call.stage]
             call.parked()
 
     @trio.lowlevel.enable_ki_protection
@@ -169,21 +173,21 @@ class Parking:
         return trio.lowlevel.Abort.FAILED
 
     def _note_cancel(self, call: Call) -> None:
-        if not call.is_sealed:
-            if call.is_live or call.is_unabortable:
+        if call.stage in OPEN:
+            if call.stage is Stage.BEGUN or call.is_unabortable:
                 call.cancel()
             if not call.is_unabortable:
                 self.cancelled.append(call)
                 self.state.pump()
-        elif call.is_undecided:
+        elif call.stage is _UNDECIDED:
             self.cancelled.append(call)
             self.state.host.is_left_undecided()
 
     def abandon(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
-        if call.raise_cancel is None and (call.is_undecided or not call.is_sealed):
+        if call.raise_cancel is None and (call.stage is _UNDECIDED or call.stage in OPEN):
             call.raise_cancel = _no_raise
-            if not call.is_sealed:
+            if call.stage in OPEN:
                 call.cancel()
             self.cancelled.append(call)
 
@@ -231,7 +235,7 @@ class Parking:
             self._begin(call)
 
     def _begin(self, call: Call) -> None:
-        call.is_live = True
+        call.stage = BEGIN[call.stage]
         call.go_live()
 
     def busy(self, call: Call) -> None:
@@ -262,11 +266,11 @@ class Parking:
             self.wave.extend(sorted(self.cancelled, key=lambda call: call.place_in_wave))
             self.cancelled.clear()
         call = self.wave[0]
-        if call.is_undecided or (not call.is_sealed and call.is_busy):
+        if call.stage is _UNDECIDED or (call.stage in OPEN and call.is_busy):
             self.state.unhold()  # what it waits for may be among it
             return False
         self.wave.popleft()
-        if not call.is_sealed and self.calls.get(call.key) is call:
+        if call.stage in OPEN and self.calls.get(call.key) is call:
             call.deliver_cancellation()
         return True
 
@@ -276,6 +280,8 @@ class Parking:
             return False
         late, self.late = self.late, []
         for call in late:
+            if call.stage not in OPEN:  # one that was begun: it has got its signal meanwhile
+                continue
             if self.calls.get(call.key) is call and (call.raise_cancel is None or call.is_unabortable):
                 self.let_begin(call)
         return len(self.late) < len(late)
@@ -317,7 +323,7 @@ class Parking:
     def is_stale(self, due_at: int, key: Key) -> bool:
         call = self.calls.get(key)
         if call is not None:
-            return call.is_sealed or call.raise_cancel is not None or call.due_at != due_at
+            return call.stage not in OPEN or call.raise_cancel is not None or call.due_at != due_at
         scope = self.deadlines.get(key)
         return scope is None or scope.is_expiring or scope.cancel_called
 

@@ -22,6 +22,7 @@ from durable_trio.turns.history import History
 from durable_trio.turns.host import Host
 from durable_trio.turns.lane import Lane
 from durable_trio.turns.port import Port
+from durable_trio.turns.stage import COMMIT, REFUSE, Stage
 
 
 class Recorded(Protocol):
@@ -30,8 +31,7 @@ class Recorded(Protocol):
     key: Key
     due_at: int | None
     due: Due
-    is_sealed: bool
-    is_undecided: bool
+    stage: Stage
     outcome: Any
 
     def deliver(self, row: HistoryRow) -> None:
@@ -141,14 +141,14 @@ class RunState:
 
     def committed(self, result: Any, row: HistoryRow, call: Recorded | None) -> None:
         """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
-        if call is not None:
-            call.is_undecided = False
         if result is True:
             self.has_progressed = True
+            if call is not None:
+                call.stage = COMMIT[call.stage]
             self.ready.append((row, call))
             self.pump()
         elif result is False and call is not None:
-            call.is_sealed = False
+            call.stage = REFUSE[call.stage]
             call.outcome = None
             self.host.look()
         elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):

@@ -23,9 +23,11 @@ from durable_trio.stores import writer as front
 from durable_trio.stores.contract import Advance, Operation, SendSignal
 from durable_trio.testing import CrashingStore, VirtualClock
 from durable_trio.testing.schedule import scheduling
+from durable_trio.turns import parking
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
 from durable_trio.turns.parking import Parking
+from durable_trio.turns.stage import OPEN
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
 
@@ -657,7 +659,7 @@ def _no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _uncommitted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the body go by an outcome that is not committed yet."""
-    monkeypatch.setattr(Call, "is_undecided", property(lambda self: False, lambda self, value: None), raising=False)
+    monkeypatch.setattr(parking, "_UNDECIDED", None)
 
 
 def _barrier_open(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -666,7 +668,7 @@ def _barrier_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def add(self: Parking, call: Call) -> None:
         original(self, call)
-        if not call.is_sealed and self.state.is_replaying:
+        if call.stage in OPEN and self.state.is_replaying:
             self._begin(call)
 
     monkeypatch.setattr(Parking, "add", add)
