@@ -218,8 +218,35 @@ _RICH = Case(
 )  # fmt: skip
 
 
-def test_the_rich_program_itself_is_sound() -> None:
-    _check(_RICH, crashes_max=None)
+#: A child ends while its parent waits for something near as well, and so is here, and suspended in the store.
+_NEAR = Case(
+    body=[
+        {
+            "do": "branches",
+            "i": 10 * number + 4,
+            "bodies": [
+                [
+                    {
+                        "do": "child",
+                        "i": 10 * number + 1,
+                        "how": "await",
+                        "undo": False,
+                        "body": [{"do": "sleep", "i": 10 * number + 2, "ms": 300}],
+                    }
+                ],
+                [{"do": "sleep", "i": 10 * number + 3, "ms": 900}],
+            ],
+        }
+        for number in range(3)
+    ],
+    signals=(),
+    cancel_ms=None,
+)
+
+
+@pytest.mark.parametrize("case", [_RICH, _NEAR], ids=["rich", "near"])
+def test_the_program_that_shows_bugs_is_sound_itself(case: Case) -> None:
+    _check(case, crashes_max=None)
 
 
 def _sleep_begins_anew(patch: pytest.MonkeyPatch) -> None:
@@ -310,6 +337,7 @@ _CRASHES_OF_TRIES = (2, 2, None, None, None, None)
 )
 def test_a_planted_bug_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
+    case = _NEAR if plant is _childs_end_is_overlooked else _RICH
     with pytest.raises((AssertionError, ExceptionGroup)):  # noqa: PT012
         for crashes_max in _CRASHES_OF_TRIES:
-            _check(_RICH, crashes_max=crashes_max)
+            _check(case, crashes_max=crashes_max)
