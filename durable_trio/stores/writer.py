@@ -137,29 +137,36 @@ class StoreFront:
 
     # ---- for tasks ---------------------------------------------------------------------------------------------
 
-    def submit(self, operation: Operation, callback: Callback) -> None:
+    @trio.lowlevel.enable_ki_protection
+    def submit(self, operation: _Item, callback: Callback) -> None:
         """Queue an operation. The callback gets its outcome on the event loop, an error as a value.
 
         What it raises is told to its own ``failed``, if it has that; nobody else learns of it.
         """
-        try:
-            self._put(operation, callback)
-        except (StoreError, trio.ClosedResourceError) as error:
-            _refuse(callback, error)
+        queued = self._starts if isinstance(operation, _STARTS) else self._waiting
+        if self.failure is not None or not self._is_running:
+            refusal = _unusable(self.failure)
+        elif len(queued) >= WRITER_QUEUE_MAX and not isinstance(operation, _OWNERS):
+            refusal = StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
+        else:
+            queued.append((operation, callback))
+            if self._is_parked and self._task is not None:  # as ``_wake``, for each operation passes here
+                self._is_parked = False
+                trio.lowlevel.reschedule(self._task)
+            return
+        # In a later pass: who submits is in the middle of something.
+        trio.lowlevel.current_trio_token().run_sync_soon(guarded, callback, refusal)
 
     def submit_transaction(
         self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
     ) -> None:
         """Queue a transaction of the user's; it is committed alone."""
-        try:
-            self._put(_Transaction(fence, fn, seconds_max), callback)
-        except (StoreError, trio.ClosedResourceError) as error:
-            _refuse(callback, error)
+        self.submit(_Transaction(fence, fn, seconds_max), callback)
 
     # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
     # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
     @trio.lowlevel.enable_ki_protection
-    async def write(self, operation: Operation) -> Any:
+    async def write(self, operation: _Item) -> Any:
         """Commit an operation and return its outcome.
 
         *Cancellation:* a cancel point before it is submitted; then the wait for the commit is not abandoned.
@@ -169,7 +176,7 @@ class StoreFront:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         waiter = Waiter()
-        self._put(operation, waiter)
+        self.submit(operation, waiter)
         outcome = await waiter.outcome()
         if isinstance(outcome, BaseException):
             raise outcome
@@ -211,9 +218,7 @@ class StoreFront:
     @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
         """Have the store move its log into the database, by the writer thread and in its turn."""
-        waiter = Waiter()
-        self._put(_Tidy(), waiter)
-        await waiter.outcome()
+        await self.write(_Tidy())
 
     def foreign_changes(self) -> bool:
         """Return whether others have committed; False while it cannot be told."""
@@ -224,18 +229,6 @@ class StoreFront:
         except _FINAL as error:
             self._end_with(error)
             return False
-
-    @trio.lowlevel.enable_ki_protection
-    def _put(self, item: _Item, callback: Callback) -> None:
-        if self.failure is not None or not self._is_running:
-            raise _unusable(self.failure)
-        queued = self._starts if isinstance(item, _STARTS) else self._waiting
-        if len(queued) >= WRITER_QUEUE_MAX and not isinstance(item, _OWNERS):
-            raise StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
-        queued.append((item, callback))
-        if self._is_parked and self._task is not None:  # as ``_wake``, for each operation passes here
-            self._is_parked = False
-            trio.lowlevel.reschedule(self._task)
 
     def _end_with(self, error: StoreError) -> None:
         """Let the writer task end with an error that somebody else has met: nothing can be read or written any more."""
@@ -301,7 +294,7 @@ class StoreFront:
 
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
-        while self._final is None and (self._is_blocked or not self._has_items()):
+        while self._final is None and (self._is_blocked or not (self._waiting or self._starts)):
             if self._retry_at == math.inf:
                 await self._park()
             elif trio.current_time() < self._retry_at:
@@ -325,7 +318,7 @@ class StoreFront:
         self.store.hurry()
         self.is_full = False
         self._try_again()
-        while self._has_items() and not self._is_blocked and len(self._held) < _PROBES_MAX:
+        while (self._waiting or self._starts) and not self._is_blocked and len(self._held) < _PROBES_MAX:
             await self._commit()
         left = {item.fence.run for item, _ in self._all_waiting() if isinstance(item, _OWNERS)}
         if left:
@@ -411,9 +404,6 @@ class StoreFront:
                 break
             has_upkeep = has_upkeep or is_upkeep
             items.append(starts.popleft())
-
-    def _has_items(self) -> bool:
-        return bool(self._waiting or self._starts)
 
     async def _apply(self, items: list[_Entry]) -> list[Any]:
         store = self.store
@@ -508,11 +498,6 @@ class StoreFront:
         self._is_blocked, self._retry_at = False, math.inf
         for _, callback in waiting:
             guarded(callback, error)
-
-
-def _refuse(callback: Callback, error: Exception) -> None:
-    """Call back in a later pass: who submits is in the middle of something."""
-    trio.lowlevel.current_trio_token().run_sync_soon(guarded, callback, error)
 
 
 def _unusable(failure: BaseException | None) -> Exception:

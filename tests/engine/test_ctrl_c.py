@@ -13,10 +13,10 @@ import pytest
 import trio
 
 from durable_trio import Context, open_engine, workflow
+from durable_trio.calls.step import FunctionCall
 from durable_trio.stores import threads
 from durable_trio.stores import writer as front_module
 from durable_trio.stores.writer import StoreFront
-from durable_trio.turns.parking import Parking
 from tests.engine.harness import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -94,12 +94,12 @@ def test_when_the_writer_thread_has_just_got_a_batch(nth: int, file_path: str, m
 @pytest.mark.parametrize("nth", [1, 2])
 def test_when_an_operation_has_just_been_queued(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ctrl_c = CtrlC(nth)
-    monkeypatch.setattr(StoreFront, "_put", ctrl_c.after(StoreFront._put))
+    monkeypatch.setattr(StoreFront, "submit", ctrl_c.after(StoreFront.submit))
     interrupt_and_go_on(file_path, ctrl_c)
 
 
 @pytest.mark.parametrize("nth", [1, 2])
 def test_when_a_durable_call_is_about_to_wait(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ctrl_c = CtrlC(nth)
-    monkeypatch.setattr(Parking, "add", ctrl_c.after(Parking.add))
+    monkeypatch.setattr(FunctionCall, "go_live", ctrl_c.after(FunctionCall.go_live))
     interrupt_and_go_on(file_path, ctrl_c)
