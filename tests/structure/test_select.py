@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
-from durable_trio.stores import writer
 
 from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay
 
@@ -159,11 +157,7 @@ async def all_at_once(ctx: Context) -> list[str]:
 
 
 def test_of_outcomes_at_one_instant_the_recorded_winner_wins_again() -> None:
-    """Also where each is committed by itself, so that the body goes on, and a crash comes, between them."""
     crash_and_replay(Program(all_at_once, (), _send_six), is_determined=False)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(writer, "BATCH_OPERATIONS_MAX", 1)
-        crash_and_replay(Program(all_at_once, (), _send_six), is_determined=False)
 
 
 @workflow(max_recoveries=OFTEN)

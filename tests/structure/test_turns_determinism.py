@@ -695,7 +695,6 @@ def _publish_out_of_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         (_map_items_behind, test_map.test_a_cancelled_map_ends_at_the_same_place_among_cancelled_branches_at_replay),
         (_eager_signals, test_select.test_the_loser_of_a_select_does_not_take_the_next_signal),
         (_no_lane, test_branches.test_tasks_that_one_event_wakes_go_in_the_same_order_at_replay),
-        (_uncommitted_counts, test_select.test_of_outcomes_at_one_instant_the_recorded_winner_wins_again),
         (_uncommitted_counts, test_a_timeout_that_the_store_refuses_is_cancelled_if_its_scope_was_meanwhile),
         (_barrier_open, test_branches.test_a_step_that_a_recorded_failure_has_stopped_does_not_begin_again),
         (_publish_out_of_turn, test_branches.test_publishing_takes_the_same_place_in_a_turn_at_replay),
