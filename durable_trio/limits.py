@@ -41,8 +41,8 @@ SUSPECT_RECOVERIES: Final = 2
 SUSPECT_SECONDS: Final = 10.0
 # A body blocked in a wait that is not durable gets so long at replay before the run is parked.
 REPLAY_STALL_SECONDS: Final = 10.0
-# A wait whose end is farther away than this leaves memory at once; a shorter one is not worth a reload.
-PASSIVATE_AFTER_SECONDS: Final = 1.0
+# Runs in memory, some of which only wait (tens of kilobytes each): beyond, those that have waited longest leave first.
+RESIDENT_RUNS_MAX: Final = 1000
 # Items of one ``ctx.map`` that run at once unless it says otherwise.
 MAP_CONCURRENCY: Final = 100
 # Items of one ``ctx.map``: all are in memory, and each is a row. An iterable without end is refused, not gone through.

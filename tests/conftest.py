@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from durable_trio.rules import residency
 from tests.engine.harness import Leftovers
 from tests.structure.measured import unmeasured
 
@@ -20,6 +21,15 @@ settings.load_profile("repeatable")
 
 # What a shell starts in the background is deaf to Ctrl-C, and so is all that it starts; tests send it to both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def idle_runs_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that only wait leave at once, for many tests wait for that, and in some the time stands still.
+
+    Where they stay, ``engine/runs/test_idle`` shows; and in processes of their own they do as for users.
+    """
+    monkeypatch.setattr(residency, "IDLE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from durable_trio.limits import (
     LEASE_SECONDS,
     PAYLOAD_BYTES_MAX,
     REPLAY_STALL_SECONDS,
+    RESIDENT_RUNS_MAX,
     UNREAD_SIGNALS_MAX,
     WORKERS_MAX,
 )
@@ -72,6 +73,7 @@ class Settings:
     concurrency: int = attrs.field(default=CONCURRENCY, validator=_whole)
     lease_seconds: float = attrs.field(default=LEASE_SECONDS, converter=_seconds, validator=[_positive, _finite])
     grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_patience)
+    resident_runs_max: int = attrs.field(default=RESIDENT_RUNS_MAX, validator=_whole)
     unread_signals_max: int = attrs.field(default=UNREAD_SIGNALS_MAX, validator=_whole)
     payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
     heartbeat_seconds: float = attrs.field(
@@ -116,6 +118,7 @@ class EngineOptions(TypedDict, total=False):
     heartbeat_seconds: float | timedelta
     payload_bytes_max: int
     unread_signals_max: int
+    resident_runs_max: int
     replay_stall_seconds: float | timedelta
     clock: Clock
 

@@ -20,6 +20,9 @@ class Host(Protocol):
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """The run only waits now. ``waits`` are not stored yet."""
 
+    def moved(self) -> None:
+        """The run, which has only waited, has something to do again."""
+
     def foreign(self, places: Sequence[str]) -> None:
         """The body is blocked in waits that are not durable."""
 

@@ -75,6 +75,7 @@ class RunState:
         self.lane = Lane()
         self.is_live = False
         self.is_held = False  # draining: no call goes live and nothing is delivered any more
+        self.is_idle = False  # it only waits, and its host knows
         self.is_leaving = False  # its release is on its way: no alarm is needed here any more
         self.has_progressed = False  # a row was committed that was not there before
         self.is_expired = False

@@ -146,6 +146,9 @@ class Turns:
                 while state.runnable_count == 0 and not state.port.is_cut and self._deliver():
                     if state.lane.woken:
                         state.lane.delivered()
+                    if state.is_idle:
+                        state.is_idle = False
+                        state.host.moved()
                 if state.runnable_count == 0 and not state.port.is_cut and state.is_live:
                     self._rest()
         except BaseException as error:
@@ -289,15 +292,24 @@ class Turns:
             if state.ttl_at is not None:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
+            state.is_idle = True
             state.host.idle(due_at, tuple(names), state.agenda.take_new())
         elif state.agenda.new:
             state.flush_waits()
         if due_at is not None and not state.is_leaving:
             self._raise_alarm(due_at)
 
-    def _only_waits(self) -> bool:
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the run only waits, as it did when its host was told so."""
+        state = self.state
+        return state.is_idle and not (
+            state.port.is_cut or state.is_leaving or state.runnable_count or self._has_something_to_do()
+        )
+
+    def _has_something_to_do(self) -> bool:
         state, parking = self.state, self.parking
-        if (
+        return bool(
             state.port.in_flight
             or parking.busy_count
             or parking.wave
@@ -305,7 +317,11 @@ class Turns:
             or state.ready
             or state.held
             or parking.late
-        ):
+        )
+
+    def _only_waits(self) -> bool:
+        state, parking = self.state, self.parking
+        if self._has_something_to_do():
             return False
         foreign = self._foreign_deadlines()
         if not len(state.tasks) == len(parking.calls) == 1:

@@ -269,7 +269,7 @@ def _fire_early() -> None:
 
 def _ignore_fence() -> None:
     """Who has lost a run goes on writing to it, and nobody is told to have lost anything."""
-    for module in ("run_operations", "transact"):
+    for module in ("operations.runs", "user_step"):
         _replace(f"stores.sqlite.{module}", "is_owned", lambda _is_owned: lambda _transaction, _fence: True)
     fence = "WHERE run = ? AND owner = ? AND token = ?"
     none = "WHERE run = ? AND ? IS NOT NULL AND ? IS NOT NULL"

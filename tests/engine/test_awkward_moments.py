@@ -254,7 +254,7 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
         return Backlog(next_due_at=None, due_count=due_count, owned_counts={1: 5}, executor_count=2)
 
     class Full:
-        resident_count = 5
+        busy_count = 5
 
     class Alarms:
         def call_at(self, *_: Any) -> None:

@@ -88,6 +88,9 @@ class NotingHost:
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         self.told.append(("idle", due_at, waits_for, tuple(str(wait.key) for wait in waits)))
 
+    def moved(self) -> None:
+        pass
+
     def foreign(self, places: Sequence[str]) -> None:
         self.told.append(("foreign", len(places)))
 

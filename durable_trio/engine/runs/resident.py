@@ -19,7 +19,7 @@ from durable_trio.calls.body import Body
 from durable_trio.calls.saga import Saga
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_tasks import StepTasks
-from durable_trio.clock import MICROSECONDS, to_datetime
+from durable_trio.clock import to_datetime
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.services.damage import damage_in_look
@@ -29,7 +29,6 @@ from durable_trio.failures import Failures
 from durable_trio.limits import (
     INBOX_CAPACITY,
     MAILBOX_ENTRIES_READ,
-    PASSIVATE_AFTER_SECONDS,
     SUSPECT_RECOVERIES,
     SUSPECT_SECONDS,
 )
@@ -37,6 +36,7 @@ from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
+from durable_trio.rules.residency import is_due_soon
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMail, MailLook
 from durable_trio.stores.threads import Waiter
@@ -74,6 +74,12 @@ class Surroundings(Protocol):
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         """Say that a run is set aside, have it stored, and tell the observers once it is."""
+
+    def rests(self, resident: ResidentRun) -> None:
+        """A run only waits, as far as is known for long: its ``leave_if_idle`` is called when it has stayed enough."""
+
+    def moved(self, resident: ResidentRun) -> None:
+        """A run that has only waited has something to do again."""
 
     def released(self, wake_at: int | None) -> None:
         """A run has left memory and wants to be claimed at that time."""
@@ -278,17 +284,34 @@ class ResidentRun:
         wake_at = None if due_at is None else self.clock.as_stored(due_at)
         compensating = self.port.status is RunStatus.COMPENSATING
         status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
-        is_far = wake_at is None or wake_at - now > PASSIVATE_AFTER_SECONDS * MICROSECONDS
         rest = (due_at, waits_for)
-        if waits or (not is_far and (rest != self._rest or self.port.status is not status)):
+        if waits or rest != self._rest or self.port.status is not status:
             self.port.advance(
                 self.turns.state.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
             )
         self._rest = rest
-        if is_far:
-            release = Release(fence=self.port.fence, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
-            self.turns.state.is_leaving = True
-            self.port.submit(release, lambda outcome: self._released(outcome, due_at))
+        if not is_due_soon(wake_at, now):
+            self.around.rests(self)  # which may have it leave at once: of this rest, not of the one before
+
+    def moved(self) -> None:
+        self.around.moved(self)
+
+    def leave_if_idle(self) -> None:
+        """Leave memory, if the run only waits."""
+        if self._rest is not None and self.turns.is_at_rest:
+            self._release(*self._rest)
+
+    def _release(self, due_at: int | None, waits_for: tuple[str, ...]) -> None:
+        compensating = self.port.status is RunStatus.COMPENSATING
+        release = Release(
+            fence=self.port.fence,
+            status=RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED,
+            wake_at=None if due_at is None else self.clock.as_stored(due_at),
+            waits_for=waits_for,
+            now=self.clock.stamp(),
+        )
+        self.turns.state.is_leaving = True
+        self.port.submit(release, lambda outcome: self._released(outcome, due_at))
 
     def _released(self, outcome: Any, due_at: int | None) -> None:
         self.turns.state.is_leaving = False

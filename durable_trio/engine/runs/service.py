@@ -19,6 +19,7 @@ from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.ending import cancelled
+from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import Message, ResidentRun
 from durable_trio.engine.services.damage import damage_of
@@ -85,6 +86,11 @@ class Runs:
         self._observers = observers
         self._timers = timers
         self._actors: dict[int, ResidentRun] = {}
+        self._resident_max = max(settings.resident_runs_max, settings.concurrency)
+        self._idle = IdleRuns(
+            resident_max=self._resident_max,
+            count_resident=lambda: len(self._actors),
+        )
         self._reserved = 0
         self.left_count = 0  # runs that have left memory
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
@@ -103,6 +109,11 @@ class Runs:
         return len(self._actors)
 
     @property
+    def busy_count(self) -> int:
+        """How many of them have something to do; those that only wait take no place."""
+        return len(self._actors) - len(self._idle.since)
+
+    @property
     def _is_open(self) -> bool:
         """Whether a run may begin; not while this service ends with a fault."""
         return self._nursery is not None and not self._nursery.cancel_scope.cancel_called
@@ -113,7 +124,9 @@ class Runs:
         if self.is_draining or not self._is_open:
             return 0
         lent_count = min(len(self._lenders), LENT_RUNS_MAX)
-        return max(0, self.settings.concurrency + lent_count - len(self._actors) - self._reserved)
+        return max(
+            0, self.settings.concurrency + lent_count - len(self._actors) + len(self._idle.since) - self._reserved
+        )
 
     @property
     def suspects_max(self) -> int:
@@ -172,6 +185,8 @@ class Runs:
             self._park(row, workflow, error)
             return
         self._actors[row.run] = actor
+        if len(self._actors) > self._resident_max:
+            self._idle.look()  # one of those that only wait has to make room
         # In a context of its own: a body must not see the variables of whoever has started it, since another process
         # that goes on with it has none of them.
         context = contextvars.Context()
@@ -263,6 +278,7 @@ class Runs:
         async with trio.open_nursery() as nursery:
             try:
                 nursery.start_soon(self._keep, begun, stop)
+                nursery.start_soon(self._idle.run)
                 await begun.wait()
                 task_status.started()
                 await trio.sleep_forever()
@@ -318,7 +334,11 @@ class Runs:
             elif rest is not None:
                 raise rest from None
         finally:
-            self._left(actor)  # a fault in it ends this service, which forgets all that were resident
+            try:
+                self._left(actor)
+            except BaseException:  # it ends this service: nobody may take that for a cancel of his own
+                self.detach_now()
+                raise
 
     def _end_executor(self, actor: RunActor, exits: Sequence[BaseException]) -> None:
         """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""
@@ -334,6 +354,7 @@ class Runs:
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
             del self._actors[resident.row.run]
+            self._idle.discard(resident)
             self.left_count += 1
             self._lenders.pop(resident.row.run, None)
         if not self._actors:
@@ -400,6 +421,13 @@ class Runs:
 
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         self._timers.call_at(due_at, callback)
+
+    def rests(self, resident: ResidentRun) -> None:
+        self._idle.add(resident)
+        self._place_is_free()
+
+    def moved(self, resident: ResidentRun) -> None:
+        self._idle.discard(resident)
 
     def released(self, wake_at: int | None) -> None:
         self._run_is_due(wake_at)

@@ -206,7 +206,7 @@ class Dispatcher(Service):
         is_early = now < self._expects_until and self._expected_count > 1
         executor_count = self._expected_count if is_early else max(1, backlog.executor_count)
         others += [0] * (executor_count - 1 - len(others))
-        own_count = max(self._runs.resident_count, backlog.owned_counts.get(self._recovery.executor, 0))
+        own_count = max(self._runs.busy_count, backlog.owned_counts.get(self._recovery.executor, 0))
         share = fair_share(own_count=own_count, others_counts=others, due_count=backlog.due_count)
         if share == 0:
             until = self._expects_until if is_early else now + int(_YIELD_SECONDS * MICROSECONDS)

@@ -48,7 +48,10 @@ NEXT_LATER: Final = """
     ORDER BY wake_at LIMIT 1
 """
 COUNT_LIVING: Final = "SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL"
-COUNT_OWNED: Final = "SELECT owner, count(*) FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL GROUP BY owner"
+COUNT_OWNED: Final = (
+    "SELECT owner, count(*) FROM runs INDEXED BY runs_owned"
+    " WHERE owner IS NOT NULL AND status <> 'suspended' GROUP BY owner"
+)
 
 
 def count_backlog(connection: sqlite3.Connection, question: CountBacklog) -> Backlog:

@@ -1,0 +1,167 @@
+"""Runs that only wait: they stay in memory for a moment, take no place, and go first."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from durable_trio import Context, Engine, RunStatus, workflow
+from durable_trio.rules import residency
+from tests.engine.harness import PATIENCE_SECONDS, killed_when_ready, serving, wait_passivated, wait_status, wait_until
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+@workflow
+async def chat(ctx: Context, count: int) -> list[int]:
+    return [await ctx.wait_signal("go") for _ in range(count)]
+
+
+@workflow
+async def brief(ctx: Context) -> str:
+    return await ctx.step("work", lambda: "done")
+
+
+@pytest.fixture
+def stay_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None leaves because of its idleness."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", 3600.0)
+
+
+def claims_of(engine: Engine, run_id: str) -> int:
+    """Return how often a run was taken into memory."""
+    connection = engine.connect()
+    try:
+        (token,) = connection.execute("SELECT token FROM runs WHERE id = ?", (run_id,)).fetchone()
+        return int(token)
+    finally:
+        connection.close()
+
+
+@pytest.mark.usefixtures("stay_long")
+async def test_a_run_that_takes_signals_one_after_the_other_is_taken_into_memory_once(store_path: str) -> None:
+    async with serving(store_path, chat) as engine:
+        run = await engine.start(chat, 30, id="r")
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(30):
+                await wait_status(run, RunStatus.SUSPENDED)
+                await run.signal("go", number)
+                await wait_until(lambda: _unread_count(engine) == 0)
+            assert await run.result() == list(range(30))
+        assert claims_of(engine, "r") == 1
+
+
+def _unread_count(engine: Engine) -> int:
+    connection = engine.connect()
+    try:
+        (count,) = connection.execute("SELECT count(*) FROM mailbox WHERE seq IS NULL").fetchone()
+        return int(count)
+    finally:
+        connection.close()
+
+
+async def test_a_run_leaves_memory_when_it_has_been_idle_for_a_moment_and_comes_back_for_a_signal(
+    store_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residency, "IDLE_SECONDS", 0.05)
+    async with serving(store_path, chat) as engine:
+        run = await engine.start(chat, 2, id="r")
+        await wait_passivated(engine)
+        assert (await run.record()).status is RunStatus.SUSPENDED
+        await run.signal("go", 1)
+        await wait_passivated(engine)
+        await run.signal("go", 2)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == [1, 2]
+
+
+@pytest.mark.usefixtures("stay_long")
+async def test_runs_that_only_wait_take_no_place_of_those_that_have_something_to_do(store_path: str) -> None:
+    async with serving(store_path, chat, brief, concurrency=1) as engine:
+        waiting = [await engine.start(chat, 1) for _ in range(5)]
+        with trio.fail_after(PATIENCE_SECONDS):
+            for run in waiting:
+                await wait_status(run, RunStatus.SUSPENDED)
+            assert (await engine.status()).resident_runs == 5
+            assert await engine.run(brief) == "done"
+            for number, run in enumerate(waiting):
+                await run.signal("go", number)
+            assert [await run.result() for run in waiting] == [[0], [1], [2], [3], [4]]
+
+
+@pytest.mark.usefixtures("stay_long")
+async def test_beyond_the_bound_those_that_have_waited_longest_leave_first(store_path: str) -> None:
+    async with serving(store_path, chat, concurrency=2, resident_runs_max=3) as engine:
+        runs = []
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(6):
+                runs.append(await engine.start(chat, 1, id=f"r{number}"))
+                await wait_status(runs[-1], RunStatus.SUSPENDED)
+            await wait_until(lambda: len(engine._client.parts_in_use().resident_rows) <= 3)
+            left = {row.id for row in engine._client.parts_in_use().resident_rows}
+            assert left == {"r3", "r4", "r5"}
+            for number, run in enumerate(runs):
+                await run.signal("go", number)
+            assert [await run.result() for run in runs] == [[number] for number in range(6)]
+
+
+async def test_a_run_that_was_idle_when_its_process_was_killed_goes_on_with_what_came_meanwhile(
+    file_path: str, tmp_path: Path
+) -> None:
+    effects = tmp_path / "effects"
+    assert await killed_when_ready(__name__, "wait_until_killed", file_path, str(effects)) == "idle"
+    async with Engine(file_path) as client:
+        await client.get("r").signal("go", 7)
+    async with serving(file_path, works_and_waits) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == 7
+    assert effects.read_text() == "worked\n"
+
+
+@workflow
+async def works_and_waits(ctx: Context, effects: str) -> int:
+    def work() -> None:
+        with open(effects, "a", encoding="utf-8") as file:
+            file.write("worked\n")
+
+    await ctx.step("work", work)
+    return await ctx.wait_signal("go", int)
+
+
+def wait_until_killed(path: str, effects: str) -> None:
+    """Called in a process of its own: have an idle run in memory, say so, and wait for death."""
+    residency.IDLE_SECONDS = 3600.0
+
+    async def main() -> None:
+        async with serving(path, works_and_waits) as engine:
+            run = await engine.start(works_and_waits, effects, id="r")
+            await wait_status(run, RunStatus.SUSPENDED)
+            assert (await engine.status()).resident_runs == 1
+            print("idle", flush=True)
+            await trio.sleep_forever()
+
+    trio.run(main)
+    sys.exit(os.EX_SOFTWARE)
+
+
+@workflow
+async def waits_for_one_after_the_other(ctx: Context) -> None:
+    for number in range(5):
+        await ctx.wait_signal(f"s{number}")
+
+
+async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_waited_before(store_path: str) -> None:
+    async with serving(store_path, waits_for_one_after_the_other) as engine:
+        run = await engine.start(waits_for_one_after_the_other, id="r")
+        for number in range(5):
+            await wait_passivated(engine)
+            connection = engine.connect()
+            assert connection.execute("SELECT waits_for FROM runs").fetchone() == (f'["s{number}"]',)
+            connection.close()
+            await run.signal(f"s{number}")
+        with trio.fail_after(PATIENCE_SECONDS):
+            await run.result()
