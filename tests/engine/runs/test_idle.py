@@ -154,14 +154,27 @@ async def waits_for_one_after_the_other(ctx: Context) -> None:
         await ctx.wait_signal(f"s{number}")
 
 
+def waited_for(engine: Engine) -> str | None:
+    """Return what the store says that the one run waits for."""
+    connection = engine.connect()
+    try:
+        (found,) = connection.execute("SELECT waits_for FROM runs").fetchone()
+        return None if found is None else str(found)
+    finally:
+        connection.close()
+
+
+async def _wait_until_it_waits_for(engine: Engine, names: str) -> None:
+    await wait_until(lambda: waited_for(engine) == names)
+
+
 async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_waited_before(store_path: str) -> None:
     async with serving(store_path, waits_for_one_after_the_other) as engine:
         run = await engine.start(waits_for_one_after_the_other, id="r")
         for number in range(5):
+            await _wait_until_it_waits_for(engine, f'["s{number}"]')
             await wait_passivated(engine)
-            connection = engine.connect()
-            assert connection.execute("SELECT waits_for FROM runs").fetchone() == (f'["s{number}"]',)
-            connection.close()
+            assert waited_for(engine) == f'["s{number}"]'
             await run.signal(f"s{number}")
         with trio.fail_after(PATIENCE_SECONDS):
             await run.result()
