@@ -33,8 +33,8 @@ def check_json(text: str) -> None:
     parse(text, where="what is stored")
 
 
-class Host(Protocol):
-    """The actor around the body."""
+class Resident(Protocol):
+    """What calls ask of the resident run that they are of."""
 
     def park(self, problem: Problem) -> None:
         """Park the run with this problem and detach it."""
@@ -182,7 +182,7 @@ class Body:
     codec: Codec
     failures: Failures
     saga: Saga
-    host: Host
+    resident: Resident
     observe: Observe | None
     stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
     published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay
@@ -253,10 +253,10 @@ class Body:
 
     def park_damaged(self, what: str) -> NoReturn:
         """Set the run aside because of what is stored; never returns."""
-        self.host.park(damaged(self.run_id, what))
+        self.resident.park(damaged(self.run_id, what))
         raise Detached
 
     def park(self, kind: str, text: str) -> NoReturn:
         """Set the run aside; never returns."""
-        self.host.park(Problem(kind=kind, text=text, fingerprint=self.workflow.fingerprint))
+        self.resident.park(Problem(kind=kind, text=text, fingerprint=self.workflow.fingerprint))
         raise Detached

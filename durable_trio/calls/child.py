@@ -54,7 +54,7 @@ class StartChildCall(Call):
 
     def deliver(self, row: HistoryRow) -> None:
         if self.stage is Stage.COMMITTED:
-            self._body.host.child_started()
+            self._body.resident.child_started()
         super().deliver(row)
 
     def conflicted(self, error: RunConflict) -> bool:
@@ -88,7 +88,7 @@ class ChildEndCall(Call):
     def go_live(self) -> None:
         self.started_at = self._body.clock.stamp()
         if self._cancels or (self.is_unabortable and self.raise_cancel is not None):
-            self._body.host.request_cancel(self._child_id)
+            self._body.resident.request_cancel(self._child_id)
         self._look()
 
     def fire(self, now: int) -> None:
@@ -96,7 +96,7 @@ class ChildEndCall(Call):
 
     def cancel(self) -> None:
         if self.is_unabortable and self.stage is Stage.BEGUN:
-            self._body.host.request_cancel(self._child_id)
+            self._body.resident.request_cancel(self._child_id)
 
     def child_ended(self) -> None:
         if self.is_busy:
@@ -114,7 +114,7 @@ class ChildEndCall(Call):
 
     async def run(self, scope: trio.CancelScope) -> None:
         """Read the child."""
-        self._child = await self._body.host.look_up(self._child_id)
+        self._child = await self._body.resident.look_up(self._child_id)
 
     def ended(self) -> None:
         """The child was read."""
@@ -122,7 +122,7 @@ class ChildEndCall(Call):
             return
         child = self._child
         if child is not None and (damage := _damage_of_end(child)) is not None:
-            self._body.host.park(damaged(self._body.run_id, damage))
+            self._body.resident.park(damaged(self._body.run_id, damage))
             return
         if child is None or child.status.is_final:
             self._record_end(child)
@@ -267,7 +267,7 @@ async def cancel_child(body: Body, child: Child) -> bool:
     """Ask a child to cancel; recorded."""
     key = body.branch_of_current_task().reserve_key(f"{child.name} cancel")
     options = FunctionOptions(returns=bool)
-    call = FunctionCall(body, StepKind.STEP, key, body.host.cancel_and_tell, (child.run_id,), options)
+    call = FunctionCall(body, StepKind.STEP, key, body.resident.cancel_and_tell, (child.run_id,), options)
     requested: bool = body.deliver(call, await body.parking.perform(call), bool)
     return requested
 

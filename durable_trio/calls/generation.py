@@ -42,7 +42,7 @@ class ContinueCall(Call):
 
     def _continued(self, outcome: Any) -> None:
         if outcome is True:
-            self._body.host.continued()
+            self._body.resident.continued()
         else:
             self.state.check(outcome)
 

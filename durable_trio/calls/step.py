@@ -158,13 +158,13 @@ class FunctionCall(Call):
             failures = group.split(trio.Cancelled)[1]
             if not isinstance(failures, ExceptionGroup):
                 if failures is not None:
-                    self._body.host.ends_program(self.place)
+                    self._body.resident.ends_program(self.place)
                 raise
             self._finish = partial(self._fail, failures)
         except trio.Cancelled:
             raise
         except BaseException:  # such as KeyboardInterrupt: it stops the executor, and the run leaves before
-            self._body.host.ends_program(self.place)
+            self._body.resident.ends_program(self.place)
             raise
         else:
             self._finish = partial(self._succeed, value)

@@ -83,8 +83,8 @@ class TransactionCall(FunctionCall):
                 self.state.port.continued()
                 self.state.committed(outcome, row, self)
             elif exit is not None:
-                self._body.host.ends_program(self.place)
-                self._body.host.failed(carried(exit))
+                self._body.resident.ends_program(self.place)
+                self._body.resident.failed(carried(exit))
                 return
             elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):
                 self.stage = REFUSE[self.stage]

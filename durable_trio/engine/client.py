@@ -1,4 +1,4 @@
-"""What an engine's facade and its handles both use: the checked way to the parts, and what needs no tree of its own."""
+"""What an engine's facade and its handles both use: the checked way to its services, and what needs no tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from durable_trio.engine.records_of import run_record
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.watching import Changes, watch
-from durable_trio.engine.wiring import Given, Parts
+from durable_trio.engine.wiring import Given, Services
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.limits import check_name
 from durable_trio.records import RunRecord
@@ -41,7 +41,7 @@ class Begun(NamedTuple):
 
 
 class Client:
-    """One engine as its callers use it. It has parts while the engine is open."""
+    """One engine as its callers use it. It has services while the engine is open."""
 
     def __init__(self, store: Store, settings: Settings, registry: Registry, observers: Observers) -> None:
         self.store = store
@@ -50,12 +50,12 @@ class Client:
         self.codec = Codec(payload_bytes_max=settings.payload_bytes_max)
         self.failures_of = FailuresOf(self.codec, settings.errors)
         self.is_closed = False
-        self.parts: Parts | None = None
+        self.services: Services | None = None
         self._observers = observers
         # Where it was opened, and that thread's name.
         self._home: tuple[trio.lowlevel.TrioToken, str] | None = None
 
-    # ---- the way to the parts ----------------------------------------------------------------------------------
+    # ---- the way to the services -------------------------------------------------------------------------------
 
     def settle(self) -> None:
         """The engine is being opened here, in this ``trio.run``.
@@ -65,12 +65,12 @@ class Client:
         """
         if self.is_closed:
             raise trio.ClosedResourceError("this engine was closed; make a new one")
-        if self.parts is not None:
+        if self.services is not None:
             raise RuntimeError("this engine is in use already")
         self._home = trio.lowlevel.current_trio_token(), threading.current_thread().name
 
-    def make_parts(self, *, executes: bool) -> Parts:
-        """Return new parts; they are in use once they are assigned to ``parts``."""
+    def make_services(self, *, executes: bool) -> Services:
+        """Return new services; they are in use once they are assigned to ``services``."""
         given = Given(
             settings=self.settings,
             registry=self.registry,
@@ -78,32 +78,32 @@ class Client:
             observers=self._observers,
             failures_of=self.failures_of,
         )
-        return Parts(self.store, given, executes=executes)
+        return Services(self.store, given, executes=executes)
 
-    def parts_in_use(self) -> Parts:
-        """Return the parts, for a call that needs them.
+    def services_in_use(self) -> Services:
+        """Return the services, for a call that needs them.
 
         Raises:
             RuntimeError: the engine is not open, or it was opened by another ``trio.run``; nothing has happened.
         """
-        parts = self.parts or self.open_parts()  # which says why there are none
+        services = self.services or self.open_services()  # which says why there are none
         self.check_home()
-        return parts
+        return services
 
-    def open_parts(self) -> Parts:
-        """Return the parts, from wherever that is asked.
+    def open_services(self) -> Services:
+        """Return the services, from wherever that is asked.
 
         Raises:
             RuntimeError: the engine is not open.
         """
-        if self.parts is None:
+        if self.services is None:
             if self.is_closed:
                 raise trio.ClosedResourceError("the engine is closed")
             raise RuntimeError(
                 "the engine is not open: use it while it serves, inside `async with open_engine(…)`, "
                 "or as a client inside `async with Engine(…)`"
             )
-        return self.parts
+        return self.services
 
     def check_home(self) -> None:
         """Refuse a call from elsewhere: whatever is shared with the engine's tasks must be touched by them only."""
@@ -127,8 +127,8 @@ class Client:
         Raises:
             RunNotFound: there is no such run.
         """
-        front = self.parts_in_use().front
-        row = await front.ask(FindRun(run_id))
+        writer = self.services_in_use().writer
+        row = await writer.ask(FindRun(run_id))
         if row is None:
             raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
         return row
@@ -140,8 +140,8 @@ class Client:
 
     async def records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
         """Return runs as users see them."""
-        front = self.parts_in_use().front
-        values = await front.ask(ReadValues([row.run for row in rows]))
+        writer = self.services_in_use().writer
+        values = await writer.ask(ReadValues([row.run for row in rows]))
         return [self._converted(row, values.get(row.run, {})) for row in rows]
 
     def _converted(self, row: RunRow, values: Mapping[str, str]) -> RunRecord:
@@ -155,12 +155,12 @@ class Client:
 
     def watch(self, which: RunFilter) -> AbstractAsyncContextManager[Changes]:
         """Watch the runs of a filter; see ``engine.watch``."""
-        parts = self.parts_in_use()
+        services = self.services_in_use()
 
         def convert(change: Change) -> RunRecord:
             return self._converted(change.row, change.values)
 
-        return watch(parts.front, parts.feed, which, convert=convert, matches=self._matcher(which))
+        return watch(services.writer, services.feed, which, convert=convert, matches=self._matcher(which))
 
     def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
         tags = dict(which.tags)
@@ -186,14 +186,14 @@ class Client:
 
     async def start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> Begun:
         """Store a new run; see ``engine.start``."""
-        parts = self.parts_in_use()
-        operation = self._start_operation(workflow, args, options, executes=parts.executor is not None)
+        services = self.services_in_use()
+        operation = self._start_operation(workflow, args, options, executes=services.executor is not None)
         known = self._known(workflow, operation)
         try:
-            if parts.executor is not None:
-                is_new = await parts.executor.start(operation)
+            if services.executor is not None:
+                is_new = await services.executor.start(operation)
             else:
-                is_new = (await parts.front.write(operation)).created
+                is_new = (await services.writer.write(operation)).created
         except RunConflict:
             if not await self._is_same(operation, known, args):
                 raise
@@ -204,18 +204,18 @@ class Client:
         self, workflow: Any, args: tuple[Any, ...], options: StartOptions, *, signal: str, payload: Any, signal_id: Any
     ) -> Begun:
         """Start a run unless it is there, and send it a signal; see ``engine.signal_with_start``."""
-        parts = self.parts_in_use()
-        start = self._start_operation(workflow, args, options, executes=parts.executor is not None)
+        services = self.services_in_use()
+        start = self._start_operation(workflow, args, options, executes=services.executor is not None)
         send = self._signal_operation(start.id, signal, payload, signal_id)
         try:
-            started: Started = await parts.front.write(SignalWithStart(start=start, signal=send))
+            started: Started = await services.writer.write(SignalWithStart(start=start, signal=send))
         except RunConflict:
             known = self._known(workflow, start)
             if not await self._is_same(start, known, args):
                 raise
-            parts.sent(await parts.front.write(send))  # it is started
+            services.sent(await services.writer.write(send))  # it is started
             return Begun(start.id, known, is_new=False)
-        parts.message_for(started.row.run)
+        services.message_for(started.row.run)
         return Begun(start.id, self.registry.get(started.row.workflow), is_new=started.created)
 
     def _known(self, workflow: Any, operation: StartRun) -> Workflow[..., Any] | None:
@@ -223,8 +223,8 @@ class Client:
 
     async def _is_same(self, operation: StartRun, workflow: Workflow[..., Any] | None, args: tuple[Any, ...]) -> bool:
         """Return whether the run that has the id of this one is the same, though it was started in other words."""
-        front = self.parts_in_use().front
-        row = await front.ask(FindRun(operation.id))
+        writer = self.services_in_use().writer
+        row = await writer.ask(FindRun(operation.id))
         if row is None or row.workflow != operation.workflow or row.generation:  # which has arguments of its own
             return False
         return is_same_start(workflow, row.args, args, codec=self.codec)
@@ -245,8 +245,8 @@ class Client:
 
     async def send_signal(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> None:
         """Send a signal to a run; see ``engine.send_signal``."""
-        parts = self.parts_in_use()
-        parts.sent(await parts.front.write(self._signal_operation(run_id, name, payload, signal_id)))
+        services = self.services_in_use()
+        services.sent(await services.writer.write(self._signal_operation(run_id, name, payload, signal_id)))
 
     def _signal_operation(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> SendSignal:
         run_id, name = check_name("run id", run_id), check_name("signal name", name)
@@ -266,14 +266,14 @@ class Client:
 
     async def cancel(self, run_id: str, reason: str | None) -> bool:
         """Ask a run to cancel; see ``engine.cancel``."""
-        parts = self.parts_in_use()
+        services = self.services_in_use()
         run_id = check_name("run id", run_id)
         text = self.codec.encode(reason, str | None, where="the reason").text
         # A run that has not begun ends with the request itself, so its error goes along.
         error, _ = self.failures_of(None).encode(cancelled(run_id, reason), where="the error of a cancelled run")
         now = self.settings.clock.stamp()
-        sent = await parts.front.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
+        sent = await services.writer.write(RequestCancel(run_id=run_id, reason=text, error=error, now=now))
         if sent is None:
             return False
-        parts.sent(sent)
+        services.sent(sent)
         return True

@@ -218,7 +218,7 @@ class Engine(trio.abc.AsyncResource):
             RunCancelled: at the end of the block, if the run was cancelled meanwhile.
             OwnershipLost: another executor has taken it over, or the block was left while the store took nothing.
         """
-        return open_inline(self._client.parts_in_use(), check_name("run id", run_id), input)
+        return open_inline(self._client.services_in_use(), check_name("run id", run_id), input)
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
@@ -305,7 +305,7 @@ class Engine(trio.abc.AsyncResource):
             ValueError: an unknown status, a cursor that no page gave, a limit out of range.
             TypeError: a filter or a cursor of another type.
         """
-        parts = self._client.parts_in_use()
+        services = self._client.services_in_use()
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
             raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
         which = make_filter(
@@ -318,7 +318,7 @@ class Engine(trio.abc.AsyncResource):
             created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
         )
         before = None if cursor is None else read_cursor(cursor)
-        rows = await parts.front.ask(ListRuns(which, limit=limit + 1, before=before))
+        rows = await services.writer.ask(ListRuns(which, limit=limit + 1, before=before))
         page = rows[:limit]
         following = make_cursor(page[-1]) if len(rows) > limit else None
         return Page(runs=tuple(await self._client.records(page)), next_cursor=following)
@@ -369,15 +369,15 @@ class Engine(trio.abc.AsyncResource):
         library on the same file in one process cancels the locks of the first. ``durable_trio.sqlite3`` is the module.
         It may be called from any thread, and the connection belongs to that one.
         """
-        self._client.open_parts()
+        self._client.open_services()
         return self._client.store.connect()
 
     async def status(self) -> EngineStatus:
         """Return what the engine and its store look like now."""
-        parts = self._client.parts_in_use()
-        store = parts.front.store
-        found = await parts.front.ask(CountRuns())
-        executors = await parts.front.ask(ListExecutors())
+        services = self._client.services_in_use()
+        store = services.writer.store
+        found = await services.writer.ask(CountRuns())
+        executors = await services.writer.ask(ListExecutors())
         unknown = {
             name: count
             for name, count in found.unfinished_by_workflow.items()
@@ -391,7 +391,7 @@ class Engine(trio.abc.AsyncResource):
                     pid=row.pid,
                     host=row.host,
                     started_at=to_datetime(row.started_at),
-                    is_self=parts.executor is not None and row.id == parts.executor.id,
+                    is_self=services.executor is not None and row.id == services.executor.id,
                     is_alive=store.executor_is_alive(row.id),
                 )
                 for row in executors
@@ -399,7 +399,7 @@ class Engine(trio.abc.AsyncResource):
             runs_by_status=found.runs_by_status,
             parked=found.parked,
             unknown_workflows=unknown,
-            resident_runs=len(parts.resident_rows),
+            resident_runs=len(services.resident_rows),
             recorded_count=found.recorded_count,
             sqlite_version=found.library_version,
             warnings=(*found.warnings, *(f"The file is damaged: {row.damage}." for row in executors if row.damage)),
@@ -407,8 +407,8 @@ class Engine(trio.abc.AsyncResource):
 
     def tree(self) -> TreeNode:
         """Return this process's supervision tree as data, with the runs that are in memory."""
-        parts = self._client.parts_in_use()
-        return with_runs(self._root.tree(), parts.resident_rows)
+        services = self._client.services_in_use()
+        return with_runs(self._root.tree(), services.resident_rows)
 
     def events(self) -> EventStream:
         """Return what happens from now on in this process's supervision tree: starts, ends and restarts of children.
@@ -416,7 +416,7 @@ class Engine(trio.abc.AsyncResource):
         Iterate over it; the iteration ends when the engine is closed. A listener that is too slow loses the oldest
         events and is told how many.
         """
-        self._client.parts_in_use()
+        self._client.services_in_use()
         return self._root.events()
 
     def format_tree(self) -> str:
@@ -429,7 +429,7 @@ class Engine(trio.abc.AsyncResource):
         Each says so when its supervision tree changes; those of another machine are taken for alive. A store in
         memory has none.
         """
-        return await self._client.parts_in_use().reports.read()
+        return await self._client.services_in_use().reports.read()
 
     async def trees(self) -> tuple[TreeNode, ...]:
         """Return the supervision trees of all servers of this store, each with those of its worker processes."""

@@ -72,13 +72,13 @@ class Run(Generic[R]):
             RunNotFound: there is no such run.
         """
         row = await self._client.row(self.id)
-        front = self._client.parts_in_use().front
+        writer = self._client.services_in_use().writer
         codec = self._client.codec
 
         def records(history: tuple[HistoryRow, ...]) -> tuple[StepRecord, ...]:
             return tuple(step_record(item, codec) for item in history)
 
-        return await front.ask_through(records, ListHistory(row.run))
+        return await writer.ask_through(records, ListHistory(row.run))
 
     async def waits(self) -> tuple[WaitRecord, ...]:
         """Return what the run waits for: its open durable calls that have stored something, the oldest first.
@@ -87,8 +87,8 @@ class Run(Generic[R]):
             RunNotFound: there is no such run.
         """
         row = await self._client.row(self.id)
-        front = self._client.parts_in_use().front
-        waits = await front.ask(ListWaits(row.run))
+        writer = self._client.services_in_use().writer
+        waits = await writer.ask(ListWaits(row.run))
         return tuple(map(wait_record, sorted(waits, key=lambda wait: (wait.started_at, wait.key))))
 
     async def unread(self) -> tuple[UnreadRecord, ...]:
@@ -100,8 +100,8 @@ class Run(Generic[R]):
             RunNotFound: there is no such run.
         """
         row = await self._client.row(self.id)
-        front = self._client.parts_in_use().front
-        unread = await front.ask(ListUnread(row.run))
+        writer = self._client.services_in_use().writer
+        unread = await writer.ask(ListUnread(row.run))
         kinds = {"signal"} if row.status.is_final else {"signal", "cancel"}
         return tuple(unread_record(entry) for entry in unread if entry.kind in kinds or entry.damage is not None)
 
@@ -114,7 +114,7 @@ class Run(Generic[R]):
         requested = await self._client.cancel(self.id, reason)
         if wait:
             with lending_place():
-                await self._client.parts_in_use().feed.wait_ended(self.id)
+                await self._client.services_in_use().feed.wait_ended(self.id)
         return requested
 
     def watch(self) -> AbstractAsyncContextManager[Changes]:
@@ -141,7 +141,7 @@ class Run(Generic[R]):
 async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | None, *, is_new: bool = False) -> R:
     """Return ``Run.result()``. ``is_new``: the run was stored in this very step of the task, and cannot have ended."""
     with lending_place():
-        ending = await client.parts_in_use().feed.wait_ended(run_id, is_new=is_new)
+        ending = await client.services_in_use().feed.wait_ended(run_id, is_new=is_new)
     if ending.damage is not None:
         raise CodecError(damaged(run_id, ending.damage).text, where=f"run {run_id!r}")
     if ending.status is RunStatus.COMPLETED:
@@ -167,12 +167,12 @@ async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | No
 
 async def _compensation_errors(client: Client, run_id: str, failures: Failures) -> tuple[CompensationFailed, ...]:
     """Return how compensations of the run, which has ended, have failed."""
-    front = client.parts_in_use().front
-    row = await front.ask(FindRun(run_id))
+    writer = client.services_in_use().writer
+    row = await writer.ask(FindRun(run_id))
     if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
         return ()
     return tuple(
         compensation_failed(item, failures, run_id)
-        for item in await front.ask(ListHistory(row.run))
+        for item in await writer.ask(ListHistory(row.run))
         if item.kind is StepKind.COMPENSATION and item.error is not None
     )

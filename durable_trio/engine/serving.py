@@ -154,21 +154,21 @@ class Serving:
     async def _run_tree(self, life: Life) -> None:
         """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
         client = self._client
-        parts = client.make_parts(executes=life.family is None)
+        services = client.make_services(executes=life.family is None)
         try:
             with life.scope:
                 if life.family is not None:
-                    opened = open_parent(parts, life.family, life.grace, life.on_unstopped)
+                    opened = open_parent(services, life.family, life.grace, life.on_unstopped)
                 else:
-                    assert parts.executor is not None
-                    parts.executor.dispatcher.expect(life.executor_count)
-                    opened = open_executor(parts, parts.executor, life.grace, life.on_unstopped)
+                    assert services.executor is not None
+                    services.executor.dispatcher.expect(life.executor_count)
+                    opened = open_executor(services, services.executor, life.grace, life.on_unstopped)
                 async with opened as root:
-                    client.parts, self.root = parts, root
+                    client.services, self.root = services, root
                     life.has_begun.set()
                     await life.stop.wait()
         finally:
-            client.parts = self.root = None
+            client.services = self.root = None
             client.is_closed = True
             life.has_ended.set()
             life.has_begun.set()
@@ -178,20 +178,20 @@ class Serving:
     async def open_client(self) -> None:
         """Open the store and execute nothing."""
         await self._open_store()
-        parts = self._client.make_parts(executes=False)
+        services = self._client.make_services(executes=False)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close_store)
-            self.root = await stack.enter_async_context(open_client(parts))
-            self._client.parts = parts
+            self.root = await stack.enter_async_context(open_client(services))
+            self._client.services = services
             self._opened = stack.pop_all()
 
     async def close_client(self) -> None:
         """Close what ``open_client`` has opened; twice is nothing."""
         client = self._client
-        if client.parts is not None:
+        if client.services is not None:
             client.check_home()
         client.is_closed = True
-        client.parts = self.root = None
+        client.services = self.root = None
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.aclose()  # no scope around it: it leaves scopes that were entered before

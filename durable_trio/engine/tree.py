@@ -1,7 +1,7 @@
 """The engine's supervision tree, as data, and how it is opened and drained.
 
     engine  rest_for_one
-    ├─ store       the front's writer; when it crashes, all runs leave, and are taken over under the next executor id
+    ├─ store       the store's writer; when it crashes, all runs leave, and are taken over under the next executor id
     ├─ runs        one actor per resident run
     └─ services    one_for_one
        └─ timers · recovery · feed · dispatcher · janitor · reports
@@ -33,7 +33,7 @@ import trio
 
 from durable_trio.doors import guarded
 from durable_trio.engine.services.recovery import Reaper
-from durable_trio.engine.wiring import Executor, Parts
+from durable_trio.engine.wiring import Executor, Services
 from durable_trio.engine.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
@@ -65,7 +65,7 @@ LEAVE_SECONDS: Final = 30.0
 STORE_LEAVES_SECONDS: Final = 45.0
 
 
-def services(parts: Parts, executor: Executor) -> SupervisorSpec:
+def service_specs(services: Services, executor: Executor) -> SupervisorSpec:
     """Return the services of an executor, each of which can be restarted alone."""
     return SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
@@ -73,75 +73,75 @@ def services(parts: Parts, executor: Executor) -> SupervisorSpec:
         children=[
             Child("timers", executor.timers.serve, backoff=SOON),
             Child("recovery", executor.recovery.serve, backoff=SOON),
-            Child("feed", parts.feed.serve, backoff=SOON),
+            Child("feed", services.feed.serve, backoff=SOON),
             Child("dispatcher", executor.dispatcher.serve, backoff=SOON),
             Child("janitor", executor.janitor.run, backoff=SOON),
-            Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
+            Child("reports", services.reports.run, backoff=SOON, shutdown=math.inf),
         ],
     )
 
 
-def executor_spec(parts: Parts, executor: Executor) -> SupervisorSpec:
+def executor_spec(services: Services, executor: Executor) -> SupervisorSpec:
     """Return the tree of an engine that executes runs."""
     return SupervisorSpec(
         strategy=Strategy.REST_FOR_ONE,
         intensity=ENGINE_RESTARTS,
         children=[
-            Child("store", parts.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
+            Child("store", services.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
             Child("runs", executor.run_runs, shutdown=LEAVE_SECONDS),
-            Child("services", services(parts, executor)),
+            Child("services", service_specs(services, executor)),
         ],
     )
 
 
-def client_spec(parts: Parts) -> SupervisorSpec:
+def client_spec(services: Services) -> SupervisorSpec:
     """Return the tree of an engine that executes nothing."""
     return SupervisorSpec(
         strategy=Strategy.REST_FOR_ONE,
         intensity=ENGINE_RESTARTS,
         children=[
-            Child("store", parts.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
-            Child("feed", parts.feed.serve, backoff=SOON),
+            Child("store", services.run_store, backoff=SOON, shutdown=STORE_LEAVES_SECONDS),
+            Child("feed", services.feed.serve, backoff=SOON),
         ],
     )
 
 
-def parent_spec(parts: Parts, workers: Workers, watch: WorkerWatch) -> SupervisorSpec:
+def parent_spec(services: Services, workers: Workers, watch: WorkerWatch) -> SupervisorSpec:
     """Return the tree of an engine whose runs are executed by worker processes."""
     return SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=ENGINE_RESTARTS,
         children=[
-            Child("client", client_spec(parts)),
+            Child("client", client_spec(services)),
             Child("watch", watch.run, backoff=SOON),
-            Child("reports", parts.reports.run, backoff=SOON, shutdown=math.inf),
+            Child("reports", services.reports.run, backoff=SOON, shutdown=math.inf),
             Child(WORKERS, workers.spec()),
         ],
     )
 
 
 @asynccontextmanager
-async def open_client(parts: Parts) -> AsyncIterator[Supervisor]:
+async def open_client(services: Services) -> AsyncIterator[Supervisor]:
     """Run what a client needs inside the block."""
-    async with _open(parts, client_spec(parts), None) as root:
+    async with _open(services, client_spec(services), None) as root:
         try:
             yield root
         finally:
-            guarded(parts.front.store.hurry)
-            guarded(parts.feed.close)
+            guarded(services.writer.store.hurry)
+            guarded(services.feed.close)
 
 
 @asynccontextmanager
 async def open_executor(
-    parts: Parts, executor: Executor, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
+    services: Services, executor: Executor, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short.
 
     ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process. Without
     it, where the process is not ours to end, such tasks are waited for.
     """
-    async with _open(parts, executor_spec(parts, executor), on_unstopped) as root:
-        parts.reports.watch(root)
+    async with _open(services, executor_spec(services, executor), on_unstopped) as root:
+        services.reports.watch(root)
         try:
             yield root
         except trio.Cancelled:
@@ -150,14 +150,14 @@ async def open_executor(
         finally:
             try:
                 with trio.CancelScope(shield=True):  # runs are detached before they are cancelled
-                    await _drain(parts, executor, grace, math.inf if on_unstopped is None else LEAVE_SECONDS)
+                    await _drain(services, executor, grace, math.inf if on_unstopped is None else LEAVE_SECONDS)
             finally:
-                guarded(parts.feed.close)
+                guarded(services.feed.close)
 
 
 @asynccontextmanager
 async def open_parent(
-    parts: Parts, workers: Workers, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
+    services: Services, workers: Workers, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     """Run worker processes, and a client of their store, inside the block; then drain all workers at the same time.
 
@@ -166,18 +166,19 @@ async def open_parent(
     Raises:
         WorkerFailed: the first workers could not be started.
     """
-    watch = WorkerWatch(parts.reports.root, Reaper(parts.front, parts.settings.clock).reap_dead, parts.give_up)
+    reaper = Reaper(services.writer, services.settings.clock)
+    watch = WorkerWatch(services.reports.root, reaper.reap_dead, services.give_up)
     has_opened = False
     try:
         async with trio.open_nursery() as nursery:
-            async with _open(parts, parent_spec(parts, workers, watch), on_unstopped) as root:
+            async with _open(services, parent_spec(services, workers, watch), on_unstopped) as root:
                 has_opened = True
-                parts.reports.watch(root)
+                services.reports.watch(root)
                 nursery.start_soon(_kill_when_cancelled, grace, root)
                 try:
                     yield root
                 finally:
-                    guarded(parts.feed.close)
+                    guarded(services.feed.close)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failed = None if has_opened else first_failure(group)
@@ -198,7 +199,7 @@ async def _kill_when_cancelled(grace: trio.CancelScope, root: Supervisor) -> Non
 
 @asynccontextmanager
 async def _open(
-    parts: Parts, spec: SupervisorSpec, on_unstopped: Callable[[], None] | None
+    services: Services, spec: SupervisorSpec, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     def report(error: UnstoppedChild) -> None:
         _LOGGER.critical("%s", error)
@@ -210,7 +211,7 @@ async def _open(
     try:
         async with open_supervisor(spec, name="engine", on_unstopped=report) as root:
             is_open = True
-            parts.opened(root)
+            services.opened(root)
             yield root
     except ExceptionGroup as group:
         only = only_error(group)
@@ -218,11 +219,11 @@ async def _open(
             raise _failure(group) from None
         refused = only  # damaged, say: as itself, as if it had shown when the store was opened
     finally:
-        parts.closed()
+        services.closed()
     if refused is not None:
         raise refused
-    if parts.failure is not None:
-        raise ExceptionGroup(FAILED, [parts.failure])
+    if services.failure is not None:
+        raise ExceptionGroup(FAILED, [services.failure])
 
 
 def _failure(group: ExceptionGroup[Exception]) -> ExceptionGroup[Exception]:
@@ -258,14 +259,14 @@ def _innermost(error: BaseException) -> RestartIntensityExceeded:
     return error
 
 
-async def _drain(parts: Parts, executor: Executor, grace: trio.CancelScope, leave_seconds: float) -> None:
+async def _drain(services: Services, executor: Executor, grace: trio.CancelScope, leave_seconds: float) -> None:
     executor.runs.is_draining = True
-    if parts.front.failure is not None:
+    if services.writer.failure is not None:
         return
     try:
         with grace:
-            await executor.runs.drain(parts.settings.grace_seconds)
-        parts.front.store.hurry()  # also what is being written: a run leaves when its write has ended
+            await executor.runs.drain(services.settings.grace_seconds)
+        services.writer.store.hurry()  # also what is being written: a run leaves when its write has ended
         with trio.move_on_after(leave_seconds) as patience:
             await executor.runs.detach_all()
         if patience.cancelled_caught:

@@ -38,17 +38,17 @@ _PRUNE_BATCH: Final = 200
 
 async def resume(client: Client, run_id: str) -> RunRow:
     """Let a run go on; see ``engine.resume``."""
-    parts = client.parts_in_use()
+    services = client.services_in_use()
     run_id = check_name("run id", run_id)
-    outcome: RunRow | TooLong = await parts.front.write(ResumeRun(run_id=run_id, now=client.settings.clock.stamp()))
+    outcome: RunRow | TooLong = await services.writer.write(ResumeRun(run_id=run_id, now=client.settings.clock.stamp()))
     row = await _resume_long(client, outcome.row) if isinstance(outcome, TooLong) else outcome
-    parts.look_for_due()
+    services.look_for_due()
     return row
 
 
 async def _resume_long(client: Client, row: RunRow) -> RunRow:
     """Resume a run with a long history: look at it off the event loop, and cut it piece by piece."""
-    front = client.parts_in_use().front
+    writer = client.services_in_use().writer
 
     def find_rows(stored: tuple[HistoryRow, ...]) -> list[tuple[Key, int]]:
         history = []
@@ -61,18 +61,18 @@ async def _resume_long(client: Client, row: RunRow) -> RunRow:
             raise RunConflict(text, run_id=row.id)
         return [(found.key, found.seq) for found in rows_to_cut(history)]
 
-    rows = await front.ask_through(find_rows, ListHistory(row.run))
+    rows = await writer.ask_through(find_rows, ListHistory(row.run))
     for start in range(0, len(rows), UPKEEP_ROWS_MAX):
         part = tuple(rows[start : start + UPKEEP_ROWS_MAX])
-        await front.write(CutHistory(run_id=row.id, changed=row.changed, rows=part))
+        await writer.write(CutHistory(run_id=row.id, changed=row.changed, rows=part))
     now = client.settings.clock.stamp()
-    resumed: RunRow = await front.write(ResumeRun(run_id=row.id, cut_at=row.changed, now=now))
+    resumed: RunRow = await writer.write(ResumeRun(run_id=row.id, cut_at=row.changed, now=now))
     return resumed
 
 
 async def fork(client: Client, run_id: str, before: str, new_id: str | None) -> RunRow:
     """Start a new run with a part of another's history; see ``engine.fork``."""
-    parts = client.parts_in_use()
+    services = client.services_in_use()
     run_id = check_name("run id", run_id)
     if not is_a(before, str):
         raise TypeError(f"before must be the key of a history row, a str, not {class_name(type(before))}")
@@ -80,9 +80,9 @@ async def fork(client: Client, run_id: str, before: str, new_id: str | None) -> 
     now = client.settings.clock.stamp()
     key = await _key(client, run_id, exact_text(before))
     operation = ForkRun(run_id=run_id, before=key, id=new_id, now=now)
-    outcome: RunRow | Draft = await parts.front.write(operation)
+    outcome: RunRow | Draft = await services.writer.write(operation)
     row = await _fork_long(client, operation, outcome) if isinstance(outcome, Draft) else outcome
-    parts.look_for_due()
+    services.look_for_due()
     return row
 
 
@@ -97,7 +97,7 @@ async def _key(client: Client, run_id: str, text: str) -> Key:
 
 async def _fork_long(client: Client, operation: ForkRun, draft: Draft) -> RunRow:
     """Fork a run with a long history: look at it off the event loop, and copy it piece by piece."""
-    front = client.parts_in_use().front
+    writer = client.services_in_use().writer
 
     def find_keys(history: tuple[HistoryRow, ...]) -> list[Key]:
         for item in history:
@@ -105,33 +105,33 @@ async def _fork_long(client: Client, operation: ForkRun, draft: Draft) -> RunRow
                 raise RunConflict(damaged(operation.run_id, item.damage).text, run_id=operation.run_id)
         return [item.key for item in history if item.seq < draft.before]
 
-    keys = await front.ask_through(find_keys, ListHistory(draft.source[0]))
+    keys = await writer.ask_through(find_keys, ListHistory(draft.source[0]))
     for start in range(0, len(keys), UPKEEP_ROWS_MAX):
         part = tuple(keys[start : start + UPKEEP_ROWS_MAX])
         now = client.settings.clock.stamp()
-        await front.write(CopyHistory(run_id=operation.run_id, draft=draft, keys=part, now=now))
+        await writer.write(CopyHistory(run_id=operation.run_id, draft=draft, keys=part, now=now))
     now = client.settings.clock.stamp()
-    row: RunRow = await front.write(attrs.evolve(operation, draft=draft, now=now))
+    row: RunRow = await writer.write(attrs.evolve(operation, draft=draft, now=now))
     return row
 
 
 async def delete(client: Client, run_id: str) -> None:
     """Remove a run; see ``engine.delete``."""
-    parts = client.parts_in_use()
+    services = client.services_in_use()
     run_id = check_name("run id", run_id)
     row = await client.row(run_id)
-    await parts.front.write(DeleteRun(run_id=run_id))
-    guarded(parts.feed.recheck_removed)
+    await services.writer.write(DeleteRun(run_id=run_id))
+    guarded(services.feed.recheck_removed)
     if row.parent is not None:
-        parts.message_for(row.parent)
-    await sweep(parts.front)
+        services.message_for(row.parent)
+    await sweep(services.writer)
 
 
 async def prune(
     client: Client, before: int, statuses: Sequence[RunStatus] | None, progress: Callable[[int], object] | None
 ) -> int:
     """Remove runs that ended before an instant; see ``engine.prune``."""
-    parts = client.parts_in_use()
+    services = client.services_in_use()
     if statuses is None:  # not for none of them, as an empty list says
         statuses = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
     for item in statuses:
@@ -142,16 +142,16 @@ async def prune(
     stuck: list[Stuck] = []
     while True:
         operation = Prune(before=before, statuses=tuple(statuses), limit=_PRUNE_BATCH, after=position)
-        pruned: Pruned = await parts.front.write(operation)
+        pruned: Pruned = await services.writer.write(operation)
         count += pruned.count
         if progress is not None:
             progress(count)
         position = pruned.position
         stuck += pruned.stuck
         if pruned.count:
-            guarded(parts.feed.recheck_removed)
+            guarded(services.feed.recheck_removed)
         if pruned.hidden_count:
-            await sweep(parts.front)
+            await sweep(services.writer)
         if position is None:
             warn_of_stuck(stuck)
             return count

@@ -19,7 +19,7 @@ from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
 from durable_trio.stores.questions import Change, ListChanges, RunFilter
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 
 # Runs of one read of a watcher's own: it holds no more of them than these in its hands.
 _PAGE_RUNS: Final = 200
@@ -32,9 +32,9 @@ class Changes:
     """An async iterator of ``RunRecord``, for one task. Made by ``engine.watch`` and ``run.watch``."""
 
     def __init__(
-        self, front: StoreFront, subscription: Subscription, which: RunFilter, convert: Callable[[Change], RunRecord]
+        self, writer: Writer, subscription: Subscription, which: RunFilter, convert: Callable[[Change], RunRecord]
     ) -> None:
-        self._front = front
+        self._writer = writer
         self._subscription = subscription
         self._which = which
         self._convert = convert
@@ -85,7 +85,7 @@ class Changes:
         subscription.is_behind = False  # before the read: what is committed after it is offered
         try:
             position = subscription.position
-            page = await self._front.ask(ListChanges(self._which, after=position, limit=_PAGE_RUNS))
+            page = await self._writer.ask(ListChanges(self._which, after=position, limit=_PAGE_RUNS))
         except BaseException:
             subscription.fall_behind()
             raise
@@ -132,7 +132,7 @@ def _visible(change: Change) -> int:
 
 @asynccontextmanager
 async def watch(
-    front: StoreFront,
+    writer: Writer,
     feed: Feed,
     which: RunFilter,
     *,
@@ -143,7 +143,7 @@ async def watch(
     subscription = Subscription(matches, run_id=which.run_id)
     if which.run_id is not None:
         which = RunFilter(run_id=which.run_id)  # its end is wanted, whatever is to be shown
-    changes = Changes(front, subscription, which, convert)
+    changes = Changes(writer, subscription, which, convert)
     feed.subscribe(subscription)
     try:
         if not await changes.read_on() and which.run_id is not None:

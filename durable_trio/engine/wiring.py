@@ -1,14 +1,14 @@
 """Who is told what by whom: the one place where services that need each other are wired.
 
-What each open engine has are ``Parts``: the writer, the feed and the reports. One that executes runs has an
+What each open engine has are its ``Services``: the writer, the feed and the reports. One that executes runs has an
 ``Executor`` besides. Which of them run as tasks, and under whom, says ``tree``.
 
 What an object needs, its constructor demands: what is not wired does not start. By nature some of them need each other
 (the runs tell the dispatcher of free places, and the dispatcher starts runs), and one must be made first. It is given a
-method of ``Parts`` or ``Executor``, which finds the other one when it is called: here, and nowhere else. Such a method
-is a door (see ``doors``): a fault of whoever is told is their own, and does not disturb who tells.
+method of ``Services`` or ``Executor``, which finds the other one when it is called: here, and nowhere else. Such a
+method is a door (see ``doors``): a fault of whoever is told is their own, and does not disturb who tells.
 
-A part is an object that outlives the task that serves it: when a service crashes, its successor finds the heap of
+A service is an object that outlives the task that serves it: when a service crashes, its successor finds the heap of
 alarms, the watchers and the last change where they were, and looks at the store for the rest.
 """
 
@@ -33,14 +33,14 @@ from durable_trio.errors import DurableError, StoreError
 from durable_trio.records import RunStatus, StepInHand
 from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Sent, Started, StartRun, Store
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 from supervisors import Supervisor
 
 
 @attrs.frozen(kw_only=True)
 class Given:
-    """What the parts of an engine are made with."""
+    """What the services of an engine are made with."""
 
     settings: Settings
     registry: Registry
@@ -49,17 +49,17 @@ class Given:
     failures_of: FailuresOf
 
 
-class Parts:
+class Services:
     """What each open engine has; and its executor, if it executes runs."""
 
     def __init__(self, store: Store, given: Given, *, executes: bool) -> None:
         self.settings = given.settings
         self.codec = given.codec
-        self.front = StoreFront(store, failed=self._writer_has_failed, committed=self._something_was_committed)
-        self.feed = Feed(self.front, mail_came=self._mail_came, others_committed=self.look_for_due)
-        self.executor = Executor(given, front=self.front, feed=self.feed) if executes else None
+        self.writer = Writer(store, failed=self._writer_has_failed, committed=self._something_was_committed)
+        self.feed = Feed(self.writer, mail_came=self._mail_came, others_committed=self.look_for_due)
+        self.executor = Executor(given, writer=self.writer, feed=self.feed) if executes else None
         self.reports = Reports(
-            self.front,
+            self.writer,
             given.codec,
             given.settings.clock,
             given.registry.names,
@@ -71,7 +71,7 @@ class Parts:
         self._root: Supervisor | None = None
         self._store_has_run = False
 
-    # ---- what the parts tell each other ------------------------------------------------------------------------
+    # ---- what the services tell each other ---------------------------------------------------------------------
 
     def _writer_has_failed(self) -> None:
         if self.executor is not None:
@@ -119,13 +119,13 @@ class Parts:
     # ---- the tree ----------------------------------------------------------------------------------------------
 
     def opened(self, root: Supervisor) -> None:
-        """This tree serves these parts from now on."""
+        """This tree runs these services from now on."""
         self._root = root
         if self.failure is not None:  # since before there was a tree to end
             root.stop()
 
     def closed(self) -> None:
-        """No tree serves these parts any more."""
+        """No tree runs these services any more."""
         self._root = None
 
     def give_up(self, error: Exception) -> None:
@@ -136,7 +136,7 @@ class Parts:
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run_store(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve as the store child until cancelled: the front's writer, on a store that is opened anew each time.
+        """Serve as the store child until cancelled: the store's writer, on a store that is opened anew each time.
 
         A fault of the file (I/O error, damage, a commit in doubt) is final in this process, and ends the tree. What
         else may come out is a fault of ours, after which the file is as it was: this child is restarted, and all that
@@ -146,13 +146,13 @@ class Parts:
             if self._store_has_run:
                 await self._reopen()
             self._store_has_run = True
-            await self.front.run(task_status=task_status)
+            await self.writer.run(task_status=task_status)
         except StoreError as error:
             self.give_up(error)
             await trio.sleep_forever()
 
     async def _reopen(self) -> None:
-        store = self.front.store
+        store = self.writer.store
         if not store.is_shared:  # closing it would forget everything
             await trio.lowlevel.checkpoint()
             return
@@ -167,15 +167,15 @@ class Parts:
 class Executor:
     """What an engine has that executes runs: the resident ones, and the services that find and keep them."""
 
-    def __init__(self, given: Given, *, front: StoreFront, feed: Feed) -> None:
+    def __init__(self, given: Given, *, writer: Writer, feed: Feed) -> None:
         clock = given.settings.clock
-        self.front = front
+        self.writer = writer
         self.feed = feed
         self.registry = given.registry
         self.clock = clock
         self.timers = Timers(clock, clock_was_set=self._clock_was_set)
         self.runs = Runs(
-            front=front,
+            writer=writer,
             settings=given.settings,
             codec=given.codec,
             registry=given.registry,
@@ -189,21 +189,21 @@ class Executor:
             write_was_refused=self._write_was_refused,
         )
         self.recovery = Recovery(
-            front=front,
+            writer=writer,
             runs=self.runs,
             clock=clock,
             lease_seconds=given.settings.lease_seconds,
             runs_are_free=self._runs_are_free,
         )
         self.dispatcher = Dispatcher(
-            front=front,
+            writer=writer,
             runs=self.runs,
             recovery=self.recovery,
             timers=self.timers,
             clock=clock,
             registry=given.registry,
         )
-        self.janitor = Janitor(front, clock)
+        self.janitor = Janitor(writer, clock)
 
     @property
     def id(self) -> int | None:
@@ -250,11 +250,11 @@ class Executor:
         is_due = operation.due_at <= operation.created_at
         # Not while the store has just come back, and not past others that are due and wait for a place. With other
         # executors on the file, only while nothing else is here.
-        may_keep = self.recovery.is_registered and not self.dispatcher.has_backlog and not self.front.is_full
+        may_keep = self.recovery.is_registered and not self.dispatcher.has_backlog and not self.writer.is_full
         may_keep = may_keep and (self.recovery.others_count == 0 or self.runs.resident_count == 0)
         is_ours = is_due and self.registry.get(operation.workflow) is not None
         if not (is_ours and may_keep and self.runs.reserve()):
-            started: Started = await self.front.write(operation)
+            started: Started = await self.writer.write(operation)
             if started.created:
                 wake_at = None if is_due else started.row.wake_at  # the ttl may be over before
                 self.run_is_due(None if wake_at is None else self.clock.comes_at(self.clock.due(wake_at)))
@@ -262,7 +262,7 @@ class Executor:
         has_kept = False
         try:
             # The wait for the commit is not abandoned, so what is claimed is started.
-            started = await self.front.write(attrs.evolve(operation, owner=self.recovery.executor))
+            started = await self.writer.write(attrs.evolve(operation, owner=self.recovery.executor))
             has_kept = started.created and started.claimed
             if has_kept:
                 self.runs.start(started.row)

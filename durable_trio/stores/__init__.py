@@ -1,1 +1,1 @@
-"""Stores: one contract, writes and reads as values, one async front (``writer``), one folder per implementation."""
+"""Stores: one contract, writes and reads as values, one async side (``writer``), one folder per implementation."""

@@ -1,4 +1,4 @@
-"""The threads of a store's front: each calls one function after the other, and a busy event loop waits for them.
+"""The threads of a store's writer: each calls one function after the other, and a busy event loop waits for them.
 
 A thread that needs the GIL back after its work starves beside a busy event loop. So while it has work and the loop has
 work too, each pass of the loop waits for it, with the GIL released, for at most ``LINGER_MS``.

@@ -1,4 +1,4 @@
-"""The async front that all stores share: one writer task, two drivers, group commit; and who may ask when.
+"""The async side that all stores share: one writer task, two drivers, group commit; and who may ask when.
 
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
 applies the batch on the event loop: for a store that never blocks, and for a single operation while measured commits
@@ -12,7 +12,7 @@ A full disk fails the caller's operation, but not those of a run's owner (``Adva
 room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
 that somebody else holds, where nothing can be written at all. Any other error of the store is final: everything that
 waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: who starts
-the front may open the store anew and start it again.
+the writer may open the store anew and start it again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ _STARTS: Final = (StartRun, SignalWithStart, *_UPKEEP)
 _OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
 
 
-class StoreFront:
+class Writer:
     """Gives trio tasks a store. ``run`` is its task; everything else works only while that runs.
 
     Args:
@@ -128,10 +128,10 @@ class StoreFront:
         # Whether this task has waited since it last committed on the event loop: it must not do so twice at a stretch.
         self._has_let_others_go = False
         done = threading.Event()
-        self._writer = StoreThread("durable_trio writer", done)
-        self._reader = StoreThread("durable_trio reader", done)
-        self._answerer = StoreThread("durable_trio answerer", threading.Event())  # nobody lingers for it
-        self._linger = Linger(done, self._writer, self._reader)
+        self._write_thread = StoreThread("durable_trio writer", done)
+        self._read_thread = StoreThread("durable_trio reader", done)
+        self._answer_thread = StoreThread("durable_trio answerer", threading.Event())  # nobody lingers for it
+        self._linger = Linger(done, self._write_thread, self._read_thread)
         self._commit_ms = 0.0
         self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
@@ -198,7 +198,7 @@ class StoreFront:
         try:
             if self._is_running:
                 is_apart = question.is_for_people and self.store.answers_apart
-                return await (self._answerer if is_apart else self._reader).call(fn)
+                return await (self._answer_thread if is_apart else self._read_thread).call(fn)
             return await trio.to_thread.run_sync(fn, limiter=self._readers)
         except StoreError as error:
             if isinstance(error, _FINAL):
@@ -222,7 +222,7 @@ class StoreFront:
 
     def foreign_changes(self) -> bool:
         """Return whether others have committed; False while it cannot be told."""
-        if self._writer.is_busy or self.failure is not None:
+        if self._write_thread.is_busy or self.failure is not None:
             return False
         try:
             return bool(self.store.foreign_changes())
@@ -282,7 +282,7 @@ class StoreFront:
             self._is_running = False
             if lingers:
                 trio.lowlevel.remove_instrument(self._linger)
-            for thread in (self._writer, self._reader, self._answerer):
+            for thread in (self._write_thread, self._read_thread, self._answer_thread):
                 thread.stop()
             self._fail_waiting(_unusable(self.failure))
 
@@ -409,13 +409,13 @@ class StoreFront:
         store = self.store
         first = items[0][0]
         if isinstance(first, _Tidy):
-            return [await self._writer.call(store.wal_checkpoint)]
+            return [await self._write_thread.call(store.wal_checkpoint)]
         if isinstance(first, _Transaction):
             job = functools.partial(self._transact, first)
             if not store.may_block:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return [job()]
-            return [await self._writer.call(job)]
+            return [await self._write_thread.call(job)]
         batch: list[Any] = list(map(_OPERATION_OF, items))
         if not store.may_block or (
             len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
@@ -430,7 +430,7 @@ class StoreFront:
                     self._measure(began)
                 return outcomes
         began = time.perf_counter()
-        outcomes = await self._writer.call(lambda: store.apply(batch))
+        outcomes = await self._write_thread.call(lambda: store.apply(batch))
         assert outcomes is not None
         self._has_let_others_go = True
         self._measure(began, len(batch))

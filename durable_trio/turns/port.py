@@ -18,8 +18,8 @@ Outcome = Any
 Callback = Callable[[Outcome], None]
 
 
-class Front(Protocol):
-    """The part of the store's async front that a run needs."""
+class Outlet(Protocol):
+    """Where a run's operations go: what it needs of the store's writer."""
 
     def submit(self, operation: Operation, callback: Callback) -> None:
         """Queue an operation; the callback gets its outcome, an exception as a value, on the event loop."""
@@ -33,8 +33,8 @@ class Front(Protocol):
 class Port:
     """Sends a run's operations in order of submission, counts those in flight, and can be cut."""
 
-    def __init__(self, front: Front, fence: Fence, *, status: RunStatus) -> None:
-        self._front = front
+    def __init__(self, outlet: Outlet, fence: Fence, *, status: RunStatus) -> None:
+        self._outlet = outlet
         self.fence = fence
         # Whose run it is: told of a fault in what is called back.
         self.owner: Owner | None = None
@@ -70,14 +70,14 @@ class Port:
             self.status = status
         if not self.is_cut:
             self.in_flight += 1
-            self._front.submit(Advance(fence=self.fence, now=now, **fields), _in_flight((self, callback)))
+            self._outlet.submit(Advance(fence=self.fence, now=now, **fields), _in_flight((self, callback)))
 
     def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
         """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""
         if self.is_cut:
             return
         self.in_flight += 1
-        self._front.submit(operation, _in_flight((self, callback)))
+        self._outlet.submit(operation, _in_flight((self, callback)))
 
     def transaction(self, fn: Callable[[Any], Advance], callback: Callback, *, seconds_max: float) -> None:
         """Submit a transaction of the user's."""
@@ -86,7 +86,7 @@ class Port:
         if self._riders:
             self.advance(_ignore, now=self._riders[-1].started_at)
         self.in_flight += 1
-        self._front.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_in_flight((self, callback)))
+        self._outlet.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_in_flight((self, callback)))
 
     def cut(self) -> None:
         """Write nothing any more and call nothing back."""

@@ -30,7 +30,7 @@ from durable_trio.limits import INBOX_CAPACITY
 from durable_trio.rows import MailboxEntry, RunRow
 from durable_trio.stores.contract import Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
 
@@ -424,7 +424,7 @@ async def test_a_signal_in_time_wins_although_nobody_has_noticed_it_when_the_tim
     file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process has stored it; this one has not looked yet, and its timer comes first."""
-    monkeypatch.setattr(StoreFront, "foreign_changes", lambda _: False)
+    monkeypatch.setattr(Writer, "foreign_changes", lambda _: False)
     clock = SettableClock()
     async with serving(file_path, impatient, clock=clock) as engine, Engine(file_path, clock=clock) as client:
         run = await engine.start(impatient, 0.9)

@@ -380,7 +380,7 @@ async def trial() -> Outcome:
         async with open_engine(
             ":memory:", workflows=workflows, clock=VirtualClock(), observers=[Listening()]
         ) as engine:
-            if engine._client.parts is None:
+            if engine._client.services is None:
                 raise trio.ClosedResourceError("it did not open")
             has_opened = True
             with trio.move_on_after(PATIENCE_SECONDS) as patience:

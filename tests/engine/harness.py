@@ -38,7 +38,7 @@ async def serving(store: str, *workflows: Workflow[..., Any], **options: Any) ->
 
 def executor_of(engine: Engine) -> Executor:
     """Return what an engine that executes runs has inside."""
-    executor = engine._client.parts_in_use().executor
+    executor = engine._client.services_in_use().executor
     assert executor is not None
     return executor
 

@@ -222,20 +222,20 @@ async def test_a_service_of_reports_that_finds_no_room_lives_on(file_path: str) 
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.serve)
-            parts = engine._client.parts
-            assert parts is not None
-            reports = parts.reports
+            services = engine._client.services
+            assert services is not None
+            reports = services.reports
 
             async def refuse(*_: Any) -> None:
                 raise StoreError("no room")
 
-            reports._front = _Front(refuse)  # type: ignore[assignment]
+            reports._writer = _Front(refuse)  # type: ignore[assignment]
             await reports._remove_dead()
             nursery.cancel_scope.cancel()
 
 
 class _Front:
-    """A front with nothing but answers."""
+    """A writer with nothing but answers."""
 
     def __init__(self, ask: Any) -> None:
         self.ask = ask
@@ -265,7 +265,7 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
         others_count = 1
 
     dispatcher = Dispatcher(
-        front=_Front(ask),  # type: ignore[arg-type]
+        writer=_Front(ask),  # type: ignore[arg-type]
         runs=Full(),  # type: ignore[arg-type]
         recovery=NotAlone(),  # type: ignore[arg-type]
         timers=Alarms(),  # type: ignore[arg-type]
@@ -290,18 +290,19 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
     now = recovery.monotonic_now()
     monkeypatch.setattr(recovery, "monotonic_now", lambda: now)
     async with serving(file_path) as engine:
-        parts = engine._client.parts
-        assert parts is not None
+        services = engine._client.services
+        assert services is not None
         row = RegisterExecutor(pid=1, host="", boot_id=boot_id(), lease_until=now - 1, now=Clock().now())
-        living = await parts.front.write(row)  # its lock is held, as by a process that lives
-        newcomer = Reaper(parts.front, Clock())
+        living = await services.writer.write(row)  # its lock is held, as by a process that lives
+        newcomer = Reaper(services.writer, Clock())
         assert not await newcomer.reap_dead(executor_of(engine).id)
         assert newcomer.others_count == 1
         for _ in range(5):
             now += 250_000
             await newcomer.reap_dead(executor_of(engine).id)
         assert newcomer.others_count == 0  # it had time, and hangs
-        assert await parts.front.write(ReapExecutor(executor=living, now=Clock().now())) is None  # it was done before
+        # It was done before.
+        assert await services.writer.write(ReapExecutor(executor=living, now=Clock().now())) is None
 
 
 async def test_who_was_declared_dead_goes_on_though_a_step_in_a_thread_goes_on_too(file_path: str) -> None:
@@ -322,9 +323,9 @@ async def test_who_was_declared_dead_goes_on_though_a_step_in_a_thread_goes_on_t
             run = await engine.start(slow)
             await wait_until(entered.is_set)
             (executor,) = (await engine.status()).executors
-            parts = engine._client.parts
-            assert parts is not None
-            await parts.front.write(ReapExecutor(executor=executor.id, now=0))
+            services = engine._client.services
+            assert services is not None
+            await services.writer.write(ReapExecutor(executor=executor.id, now=0))
             executor_of(engine).recovery.nudge()
             await wait_until(lambda: executor_of(engine).id != executor.id)
             with trio.fail_after(PATIENCE_SECONDS / 2):

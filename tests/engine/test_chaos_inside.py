@@ -27,7 +27,7 @@ from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.engine.services.recovery import Reaper, Recovery
 from durable_trio.engine.services.timers import Timers
 from durable_trio.stores.threads import Waiter
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
@@ -48,7 +48,7 @@ MEASURED_COUNT: Final = 4
 GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
     # Those classes, and of how many of their methods a call fails by default.
     "services": ((Timers, Recovery, Reaper, Feed, Subscription, Dispatcher), 40),
-    "writer": ((StoreFront,), 4),
+    "writer": ((Writer,), 4),
     "service of runs": ((Runs, RunActor, Ending), 4),
     "pump": ((Turns, _InFlight, Port, Waiter), 10),
     "runs": ((Parking, RunState, Mail, Agenda, Lane, ResidentRun), 6),
@@ -105,16 +105,16 @@ def test_one_fault_touches_one_run_or_one_service(group: str) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        *(Target("StoreFront._take_starts", number) for number in (2, 5)),  # with something in hand already
-        Target("StoreFront._take", 8),
-        Target("StoreFront._commit", 13),
+        *(Target("Writer._take_starts", number) for number in (2, 5)),  # with something in hand already
+        Target("Writer._take", 8),
+        Target("Writer._commit", 13),
         *(Target("Runs._left", number) for number in (1, 4)),
         *(Target("Runs._run", number) for number in (1, 3)),
     ],
     ids=str,
 )
 def test_a_fault_where_others_are_in_hand_costs_a_restart_and_nobody_waits_for_ever(target: Target) -> None:
-    chaos = Chaos(StoreFront, Runs)
+    chaos = Chaos(Writer, Runs)
     reference = run_trial(chaos, None)
     found = run_trial(chaos, target)
     assert chaos.is_met
@@ -140,10 +140,10 @@ async def use_file(path: str) -> Any:
     result: Any = 6
     try:
         async with open_engine(path, workflows=[steps]) as engine:
-            if engine._client.parts is not None:
+            if engine._client.services is not None:
                 result = await engine.run(steps, 4)
                 await trio.sleep(0.05)  # the janitor and the reporter come by
                 assert await engine.run(steps, 4) == result
     except* Fault:
-        assert engine._client.parts is None
+        assert engine._client.services is None
     return result

@@ -16,7 +16,7 @@ from durable_trio import Context, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
 from durable_trio.stores import threads
 from durable_trio.stores import writer as front_module
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from tests.engine.harness import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -94,7 +94,7 @@ def test_when_the_writer_thread_has_just_got_a_batch(nth: int, file_path: str, m
 @pytest.mark.parametrize("nth", [1, 2])
 def test_when_an_operation_has_just_been_queued(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ctrl_c = CtrlC(nth)
-    monkeypatch.setattr(StoreFront, "submit", ctrl_c.after(StoreFront.submit))
+    monkeypatch.setattr(Writer, "submit", ctrl_c.after(Writer.submit))
     interrupt_and_go_on(file_path, ctrl_c)
 
 

@@ -222,7 +222,7 @@ async def test_defaults_cost_a_start_nothing_but_their_text(file_path: str, monk
     async with serving(file_path, flow) as engine:
         await engine.start(flow, "anna", id="r")
         reads: list[object] = []
-        store = engine._client.parts_in_use().front.store
+        store = engine._client.services_in_use().writer.store
         original = store.ask
 
         def ask(question: Question[Any]) -> Any:

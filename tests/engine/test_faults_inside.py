@@ -159,11 +159,11 @@ async def test_the_others_of_a_batch_get_their_outcomes_when_one_cannot_take_its
         raise Fault
 
     async with serving(store_path, steps) as engine:
-        assert engine._client.parts is not None
-        front = engine._client.parts.front
-        front.submit(RenewLease(executor=1, lease_until=1), bad)
+        assert engine._client.services is not None
+        writer = engine._client.services.writer
+        writer.submit(RenewLease(executor=1, lease_until=1), bad)
         with trio.fail_after(PATIENCE_SECONDS):
-            assert await front.write(RenewLease(executor=1, lease_until=2)) in (True, False)
+            assert await writer.write(RenewLease(executor=1, lease_until=2)) in (True, False)
             assert await engine.run(steps, 2) == 2
         assert engine._serving.root is not None
         assert engine._root.child("store").restart_count == 0
@@ -175,12 +175,12 @@ async def test_what_is_refused_at_once_is_told_later_and_may_fail_there(verb: st
         raise Fault
 
     async with serving(store_path, steps) as engine:
-        assert engine._client.parts is not None
-        front = engine._client.parts.front
+        assert engine._client.services is not None
+        writer = engine._client.services.writer
     if verb == "submit":
-        front.submit(RenewLease(executor=1, lease_until=1), bad)
+        writer.submit(RenewLease(executor=1, lease_until=1), bad)
     else:
-        front.submit_transaction(None, bad, seconds_max=1, callback=bad)  # type: ignore[arg-type]  # never looked at
+        writer.submit_transaction(None, bad, seconds_max=1, callback=bad)  # type: ignore[arg-type]  # never looked at
     await trio.testing.wait_all_tasks_blocked()  # trio would end with it
 
 
@@ -326,8 +326,8 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
     async with serving(store_path, listens) as engine:
         run = await engine.start(listens, id="r")
         await held.wait()
-        assert engine._client.parts is not None
-        store = engine._client.parts.front.store
+        assert engine._client.services is not None
+        store = engine._client.services.writer.store
         original, failures = store.ask, [StoreInUse("locked"), StoreInUse("locked")]
 
         def ask(question: Question[Any]) -> Any:

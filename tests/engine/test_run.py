@@ -486,7 +486,7 @@ async def test_a_line_from_before_the_first_outcome_is_logged_once(
             await engine.start("begins", how, id="r")
             await wait_until(lambda: lines()[: len(expected)] == expected)
             await wait_until(
-                lambda: engine._client.parts is not None and executor_of(engine).runs.resident_count != leaves
+                lambda: engine._client.services is not None and executor_of(engine).runs.resident_count != leaves
             )
     assert lines() == expected
     if how in ("wait", "generations"):

@@ -1,4 +1,4 @@
-"""The async front of a store: one writer, group commit, two drivers, and what a full disk does to whom."""
+"""The async writer of a store: one writer, group commit, two drivers, and what a full disk does to whom."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from durable_trio.stores.contract import (
 )
 from durable_trio.stores.questions import CountRuns, FindLastChange, Question
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.testing.store_contract.kit import start_operation
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
@@ -86,25 +86,25 @@ class ScriptedStore(WrappedStore):
         self.threads.append(threading.current_thread())
 
 
-async def asked_by(front: StoreFront) -> Any:
+async def asked_by(writer: Writer) -> Any:
     """Return the thread that answers a question."""
-    return await front.ask(FindLastChange())
+    return await writer.ask(FindLastChange())
 
 
 def nobody() -> None:
     """Nobody is to be told."""
 
 
-def front_of(store: ScriptedStore, committed: Callable[[], None] = nobody) -> StoreFront:
-    return StoreFront(store, failed=nobody, committed=committed)
+def writer_of(store: ScriptedStore, committed: Callable[[], None] = nobody) -> Writer:
+    return Writer(store, failed=nobody, committed=committed)
 
 
 @asynccontextmanager
-async def running(store: ScriptedStore, committed: Callable[[], None] = nobody) -> AsyncIterator[StoreFront]:
-    front = front_of(store, committed)
+async def running(store: ScriptedStore, committed: Callable[[], None] = nobody) -> AsyncIterator[Writer]:
+    writer = writer_of(store, committed)
     async with trio.open_nursery() as nursery:
-        await nursery.start(front.run)
-        yield front
+        await nursery.start(writer.run)
+        yield writer
         nursery.cancel_scope.cancel()
 
 
@@ -125,9 +125,9 @@ class Outcomes:
         self.found: list[tuple[str, Any]] = []
         self.changed = trio.Event()
 
-    def submit(self, front: StoreFront, *operations: Any) -> None:
+    def submit(self, writer: Writer, *operations: Any) -> None:
         for operation in operations:
-            front.submit(operation, partial(self.take, name_of(operation)))
+            writer.submit(operation, partial(self.take, name_of(operation)))
 
     def take(self, name: str, outcome: Any) -> None:
         self.found.append((name, outcome))
@@ -157,36 +157,36 @@ async def test_what_is_submitted_during_a_commit_is_the_next_batch_in_order() ->
 
     store = ScriptedStore(apply)
     store.has_turn = False  # so that also a lone operation is the thread's
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, caller("first"))
+        outcomes.submit(writer, caller("first"))
         await wait_all_tasks_blocked()
-        outcomes.submit(front, *[caller(number) for number in range(10)], owner(77))
+        outcomes.submit(writer, *[caller(number) for number in range(10)], owner(77))
         await wait_all_tasks_blocked()
         assert outcomes.found == []
         go.set()
         await outcomes.wait(12)
         assert store.batches == [["first"], [*map(str, range(10)), "77"]]
         assert outcomes.found == [(name, name) for name in ["first", *map(str, range(10)), "77"]]
-        assert (front.commit_count, front.operation_count) == (2, 12)
+        assert (writer.commit_count, writer.operation_count) == (2, 12)
 
 
 async def test_a_batch_has_a_limit() -> None:
     store = ScriptedStore(may_block=False)
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, *[caller(number) for number in range(BATCH_OPERATIONS_MAX + 3)])
+        outcomes.submit(writer, *[caller(number) for number in range(BATCH_OPERATIONS_MAX + 3)])
         await outcomes.wait(BATCH_OPERATIONS_MAX + 3)
     assert [len(batch) for batch in store.batches] == [BATCH_OPERATIONS_MAX, 3]
 
 
 async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
     store = ScriptedStore(may_block=False)
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, *[start_operation(f"start-{number}") for number in range(1000)], owner(77))
+        outcomes.submit(writer, *[start_operation(f"start-{number}") for number in range(1000)], owner(77))
         await outcomes.wait(1001)
-        outcomes.submit(front, owner(78), start_operation("last"))
+        outcomes.submit(writer, owner(78), start_operation("last"))
         await outcomes.wait(1003)
     first = store.batches[0]
     assert first[0] == "77"
@@ -198,16 +198,16 @@ async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
 @pytest.mark.parametrize("busy", ["operations", "transactions"])
 async def test_starts_have_their_part_however_much_runs_have_to_say(busy: str) -> None:
     store = ScriptedStore(may_block=False)
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
         for number in range(3 * BATCH_OPERATIONS_MAX if busy == "operations" else 9):
             if busy == "operations":
-                outcomes.submit(front, owner(number))
+                outcomes.submit(writer, owner(number))
             else:
                 fence = Fence(number, 1, 1)
                 fn = partial(lambda fence, _: Advance(fence=fence, now=1), fence)
-                front.submit_transaction(fence, fn, seconds_max=1, callback=partial(outcomes.take, "transaction"))
-        outcomes.submit(front, start_operation("new"))
+                writer.submit_transaction(fence, fn, seconds_max=1, callback=partial(outcomes.take, "transaction"))
+        outcomes.submit(writer, start_operation("new"))
         with trio.fail_after(PATIENCE_SECONDS):
             while "new" not in outcomes.names:
                 await trio.lowlevel.checkpoint()
@@ -218,10 +218,10 @@ async def test_somebody_is_told_after_each_batch_once_all_of_it_were() -> None:
     store = ScriptedStore(may_block=False)
     told: list[int] = []
     outcomes = Outcomes()
-    async with running(store, lambda: told.append(len(outcomes.found))) as front:
-        outcomes.submit(front, caller("a"), caller("b"))
+    async with running(store, lambda: told.append(len(outcomes.found))) as writer:
+        outcomes.submit(writer, caller("a"), caller("b"))
         await outcomes.wait(2)
-        outcomes.submit(front, caller("c"))
+        outcomes.submit(writer, caller("c"))
         await outcomes.wait(3)
         await wait_all_tasks_blocked()
     assert told == [2, 3]
@@ -229,15 +229,15 @@ async def test_somebody_is_told_after_each_batch_once_all_of_it_were() -> None:
 
 async def test_a_transaction_and_a_tidying_are_committed_alone_and_in_their_turn() -> None:
     store = ScriptedStore()
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, caller("a"), caller("b"))
-        front.submit_transaction(
+        outcomes.submit(writer, caller("a"), caller("b"))
+        writer.submit_transaction(
             Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
         )
-        outcomes.submit(front, caller("c"))
+        outcomes.submit(writer, caller("c"))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(front.tidy)
+            nursery.start_soon(writer.tidy)
         await outcomes.wait(4)
     assert outcomes.names == ["a", "b", "t", "c"]
     assert store.batches == [["a", "b"], ["transaction 1"], ["c"], ["tidy"]]
@@ -250,12 +250,12 @@ async def test_a_transaction_and_a_tidying_are_committed_alone_and_in_their_turn
 
 async def test_a_store_in_memory_is_used_on_the_event_loop_only() -> None:
     store = ScriptedStore(may_block=False)
-    async with running(store) as front:
+    async with running(store) as writer:
         before = threading.active_count()
         outcomes = Outcomes()
-        outcomes.submit(front, *[caller(number) for number in range(5)])
+        outcomes.submit(writer, *[caller(number) for number in range(5)])
         await outcomes.wait(5)
-        assert await asked_by(front) is threading.main_thread()
+        assert await asked_by(writer) is threading.main_thread()
         assert threading.active_count() == before
     assert set(store.threads) == {threading.main_thread()}
     assert store.blocks == [True]
@@ -263,12 +263,12 @@ async def test_a_store_in_memory_is_used_on_the_event_loop_only() -> None:
 
 async def test_one_quick_operation_is_committed_inline_and_several_by_the_thread() -> None:
     store = ScriptedStore()
-    async with running(store) as front:
-        assert await front.write(caller("alone")) == "alone"
+    async with running(store) as writer:
+        assert await writer.write(caller("alone")) == "alone"
         outcomes = Outcomes()
-        outcomes.submit(front, caller("a"), caller("b"))
+        outcomes.submit(writer, caller("a"), caller("b"))
         await outcomes.wait(2)
-        assert await asked_by(front) is not threading.main_thread()
+        assert await asked_by(writer) is not threading.main_thread()
     assert store.blocks == [False, True]
     assert [thread is threading.main_thread() for thread in store.threads] == [True, False]
 
@@ -276,8 +276,8 @@ async def test_one_quick_operation_is_committed_inline_and_several_by_the_thread
 async def test_an_inline_commit_that_would_have_to_wait_for_the_turn_is_left_to_the_thread() -> None:
     store = ScriptedStore()
     store.has_turn = False
-    async with running(store) as front:
-        assert await front.write(caller("a")) == "a"
+    async with running(store) as writer:
+        assert await writer.write(caller("a")) == "a"
     assert store.blocks == [False, True]
     assert store.batches == [["a"]]
     assert store.threads[0] is not threading.main_thread()
@@ -291,13 +291,13 @@ async def test_slow_commits_move_to_the_thread_and_quick_ones_come_back() -> Non
         return echo(batch)
 
     store = ScriptedStore(apply)
-    async with running(store) as front:
-        await front.write(caller("slow, inline"))
-        await front.write(caller("slow, in the thread"))
+    async with running(store) as writer:
+        await writer.write(caller("slow, inline"))
+        await writer.write(caller("slow, in the thread"))
         delay = 0.0
         with trio.fail_after(PATIENCE_SECONDS):  # on a busy machine a quick one may take its time too
             while store.threads[-1] is not threading.main_thread() or len(store.threads) < 60:
-                await front.write(caller("quick"))
+                await writer.write(caller("quick"))
     assert store.threads[0] is threading.main_thread()
     assert store.threads[1] is not threading.main_thread()
     assert store.threads[-1] is threading.main_thread()
@@ -316,19 +316,19 @@ async def test_a_busy_loop_waits_a_moment_for_the_commit_in_flight() -> None:
 
     store = ScriptedStore(apply)
     passes = 0
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, caller("a"), caller("b"))
+        outcomes.submit(writer, caller("a"), caller("b"))
         while not outcomes.found:
             passes += in_flight
             await trio.lowlevel.checkpoint()
     assert 1 <= passes <= 300  # 50 ms: a free loop makes thousands
 
 
-async def test_neither_thread_nor_instrument_outlives_the_front() -> None:
-    async with running(ScriptedStore()) as front:
+async def test_neither_thread_nor_instrument_outlives_the_writer() -> None:
+    async with running(ScriptedStore()) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, caller("a"), caller("b"))
+        outcomes.submit(writer, caller("a"), caller("b"))
         await outcomes.wait(2)
     assert "durable_trio writer" not in {thread.name for thread in threading.enumerate()}
 
@@ -338,14 +338,14 @@ async def test_neither_thread_nor_instrument_outlives_the_front() -> None:
 
 async def test_an_error_as_outcome_is_raised_by_write_and_given_to_a_callback() -> None:
     store = ScriptedStore(lambda batch: [RunNotFound("no such run") for _ in batch], may_block=False)
-    async with running(store) as front:
+    async with running(store) as writer:
         with pytest.raises(RunNotFound):
-            await front.write(caller("a"))
+            await writer.write(caller("a"))
         outcomes = Outcomes()
-        outcomes.submit(front, caller("b"))
+        outcomes.submit(writer, caller("b"))
         ((_, outcome),) = await outcomes.wait(1)
         assert isinstance(outcome, RunNotFound)
-        assert front.failure is None
+        assert writer.failure is None
 
 
 @pytest.mark.parametrize("error", [ValueError("the user's"), OwnershipLost("not ours")])
@@ -354,13 +354,13 @@ async def test_what_a_transactions_function_raises_is_its_outcome(error: Excepti
         raise error
 
     store = ScriptedStore()
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        front.submit_transaction(
+        writer.submit_transaction(
             Fence(1, 1, 1), fail, seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
         )
         assert await outcomes.wait(1) == [("t", error)]
-        assert await front.write(caller("after")) == "after"
+        assert await writer.write(caller("after")) == "after"
 
 
 @pytest.mark.parametrize("may_block", [False, True])
@@ -374,26 +374,26 @@ async def test_any_other_error_of_the_store_is_final_for_all_who_wait(may_block:
 
     store = ScriptedStore(apply, may_block=may_block)
     store.has_turn = False
-    front = front_of(store)
+    writer = writer_of(store)
     outcomes = Outcomes()
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012  # the block is what fails
         async with trio.open_nursery() as nursery:
-            await nursery.start(front.run)
-            outcomes.submit(front, caller("a"), owner(1))
+            await nursery.start(writer.run)
+            outcomes.submit(writer, caller("a"), owner(1))
             if may_block:
                 await wait_all_tasks_blocked()
-                outcomes.submit(front, caller("b"), owner(2))
+                outcomes.submit(writer, caller("b"), owner(2))
                 go.set()
             await trio.sleep_forever()
     assert caught.group_contains(StoreCorrupt, match="the disk is gone", depth=1)
     count = len(outcomes.found)
     assert outcomes.names == (["a", "1", "b", "2"] if may_block else ["a", "1"])
     assert all(isinstance(outcome, Exception) for _, outcome in outcomes.found)
-    assert isinstance(front.failure, StoreCorrupt)
-    outcomes.submit(front, owner(3))
+    assert isinstance(writer.failure, StoreCorrupt)
+    outcomes.submit(writer, owner(3))
     assert isinstance((await outcomes.wait(count + 1))[-1][1], Exception)
     with pytest.raises(StoreCorrupt):
-        await front.write(caller("c"))
+        await writer.write(caller("c"))
     assert len(store.batches) == 1
 
 
@@ -410,12 +410,12 @@ async def test_cancelling_a_writer_does_not_abandon_its_commit() -> None:
     store = ScriptedStore(apply)
     store.has_turn = False
     results: list[str] = []
-    async with running(store) as front:
+    async with running(store) as writer:
         scope = trio.CancelScope()
 
         async def write(name: str) -> None:
             with scope:
-                results.append(await front.write(caller(name)))
+                results.append(await writer.write(caller(name)))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, "a")
@@ -429,35 +429,35 @@ async def test_cancelling_a_writer_does_not_abandon_its_commit() -> None:
 
 async def test_a_write_in_a_cancelled_scope_submits_nothing() -> None:
     store = ScriptedStore(may_block=False)
-    async with running(store) as front:
+    async with running(store) as writer:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await front.write(caller("a"))
+            await writer.write(caller("a"))
         await wait_all_tasks_blocked()
         assert scope.cancelled_caught
     assert store.batches == []
 
 
-async def test_a_cancelled_front_commits_what_waits_and_takes_nothing_more() -> None:
+async def test_a_cancelled_writer_commits_what_waits_and_takes_nothing_more() -> None:
     store = ScriptedStore(may_block=False)
-    front = front_of(store)
+    writer = writer_of(store)
     outcomes = Outcomes()
     async with trio.open_nursery() as nursery:
-        await nursery.start(front.run)
+        await nursery.start(writer.run)
         await wait_all_tasks_blocked()
-        outcomes.submit(front, caller("a"), owner(1))
+        outcomes.submit(writer, caller("a"), owner(1))
         nursery.cancel_scope.cancel()
     assert outcomes.found == [("a", "a"), ("1", "1")]
     with pytest.raises(trio.ClosedResourceError):
-        await front.write(caller("b"))
-    outcomes.submit(front, owner(2))
+        await writer.write(caller("b"))
+    outcomes.submit(writer, owner(2))
     assert isinstance((await outcomes.wait(3))[-1][1], trio.ClosedResourceError)
 
 
-async def test_nothing_can_be_written_before_the_front_runs() -> None:
-    front = front_of(ScriptedStore(may_block=False))
+async def test_nothing_can_be_written_before_the_writer_runs() -> None:
+    writer = writer_of(ScriptedStore(may_block=False))
     with pytest.raises(trio.ClosedResourceError):
-        await front.write(caller("a"))
+        await writer.write(caller("a"))
 
 
 # ---- a full disk -----------------------------------------------------------------------------------------------------
@@ -491,20 +491,20 @@ def full_store(request: pytest.FixtureRequest, disk: Disk) -> ScriptedStore:
 
 
 async def test_a_full_disk_fails_a_callers_operation(full_store: ScriptedStore, disk: Disk) -> None:
-    async with running(full_store) as front:
+    async with running(full_store) as writer:
         with pytest.raises(StoreFull):
-            await front.write(caller("a"))
-        assert front.is_full
+            await writer.write(caller("a"))
+        assert writer.is_full
         disk.is_full = False
-        assert await front.write(caller("b")) == "b"
-        assert not front.is_full
+        assert await writer.write(caller("b")) == "b"
+        assert not writer.is_full
     assert disk.committed == ["b"]
 
 
 async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_there_is_room(
     full_store: ScriptedStore, disk: Disk
 ) -> None:
-    async with running(full_store) as front:
+    async with running(full_store) as writer:
         outcomes = Outcomes()
         fence = Fence(9, 1, 1)
         operations = [
@@ -514,9 +514,9 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
             Park(fence=fence, problem="{}", fingerprint="", now=1),
             ContinueAsNew(fence=Fence(8, 1, 1), args="[]", now=1),
         ]
-        outcomes.submit(front, *operations)
+        outcomes.submit(writer, *operations)
         await trio.sleep(0.05)
-        outcomes.submit(front, owner(4), Finish(fence=Fence(5, 1, 1), status=RunStatus.SUSPENDED, now=1))
+        outcomes.submit(writer, owner(4), Finish(fence=Fence(5, 1, 1), status=RunStatus.SUSPENDED, now=1))
         await trio.sleep(0.05)
         assert outcomes.found == []
         disk.is_full = False
@@ -527,14 +527,14 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
 
 async def test_a_full_disk_tells_callers_also_while_owners_wait_for_room(full_store: ScriptedStore, disk: Disk) -> None:
     """In whatever order they came: nobody waits for ever behind an outcome that has no room."""
-    async with running(full_store) as front:
+    async with running(full_store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, owner(1), caller("a"), owner(2), caller("b"))
+        outcomes.submit(writer, owner(1), caller("a"), owner(2), caller("b"))
         with trio.fail_after(PATIENCE_SECONDS):
             assert [type(outcome) for _, outcome in await outcomes.wait(2)] == [StoreFull, StoreFull]
             assert outcomes.names == ["a", "b"]
             with pytest.raises(StoreFull):
-                await front.write(caller("c"))
+                await writer.write(caller("c"))
         disk.is_full = False
         await outcomes.wait(4)
         assert outcomes.names == ["a", "b", "1", "2"]
@@ -544,9 +544,9 @@ async def test_a_full_disk_tells_callers_also_while_owners_wait_for_room(full_st
 async def test_one_operation_that_has_no_room_fails_no_other(full_store: ScriptedStore, disk: Disk) -> None:
     disk.is_full = False
     disk.too_large = {"large"}
-    async with running(full_store) as front:
+    async with running(full_store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, caller("a"), owner(1), caller("large"), owner(2), caller("b"))
+        outcomes.submit(writer, caller("a"), owner(1), caller("large"), owner(2), caller("b"))
         found = dict(await outcomes.wait(5))
     assert isinstance(found.pop("large"), StoreFull)
     assert found == {"a": "a", "b": "b", "1": "1", "2": "2"}
@@ -556,12 +556,12 @@ async def test_one_operation_that_has_no_room_fails_no_other(full_store: Scripte
 async def test_an_outcome_that_has_no_room_holds_up_its_own_run_only(full_store: ScriptedStore, disk: Disk) -> None:
     disk.is_full = False
     disk.too_large = {"1"}
-    async with running(full_store) as front:
+    async with running(full_store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, owner(1), owner(2))
-        outcomes.submit(front, Finish(fence=Fence(1, 1, 1), status=RunStatus.COMPLETED, now=1), owner(3))
+        outcomes.submit(writer, owner(1), owner(2))
+        outcomes.submit(writer, Finish(fence=Fence(1, 1, 1), status=RunStatus.COMPLETED, now=1), owner(3))
         await outcomes.wait(2)
-        outcomes.submit(front, owner(4), owner(1))
+        outcomes.submit(writer, owner(4), owner(1))
         await outcomes.wait(3)
         assert disk.committed == ["2", "3", "4"]
         await trio.sleep(0.05)
@@ -586,14 +586,14 @@ async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
 
     store = TooLarge()
     outcomes = Outcomes()
-    async with running(store) as front:
-        front.submit_transaction(
+    async with running(store) as writer:
+        writer.submit_transaction(
             Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
         )
-        outcomes.submit(front, owner(1), owner(2))
+        outcomes.submit(writer, owner(1), owner(2))
         assert [name for name, _ in await outcomes.wait(1)] == ["2"]
         for number in range(20):
-            assert await front.write(caller(number)) == str(number)
+            assert await writer.write(caller(number)) == str(number)
         assert store.tries == 1
         disk.is_full = False
     assert outcomes.found == [("2", "2"), ("t", owner(1)), ("1", "1")]  # at the latest when it leaves
@@ -609,9 +609,9 @@ async def test_many_outcomes_without_room_take_turns_at_being_tried_again(
         tried.extend(echo(batch))
         return disk.apply(batch)
 
-    async with running(ScriptedStore(apply, may_block=False)) as front:
+    async with running(ScriptedStore(apply, may_block=False)) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, *map(owner, range(7)))
+        outcomes.submit(writer, *map(owner, range(7)))
         with trio.fail_after(PATIENCE_SECONDS):
             await wait_until(lambda: {*map(str, range(7))} <= {*tried[14:]})  # 7 together, 7 alone, then 2 at a time
         disk.is_full = False
@@ -628,21 +628,21 @@ async def test_a_caller_that_makes_room_is_let_through(full_store: ScriptedStore
         return disk.apply(batch)
 
     full_store.script = apply
-    async with running(full_store) as front:
+    async with running(full_store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, owner(1))
+        outcomes.submit(writer, owner(1))
         await trio.sleep(0.05)
         with trio.fail_after(PATIENCE_SECONDS):
-            assert await front.write(caller("prune")) == "prune"
+            assert await writer.write(caller("prune")) == "prune"
         await outcomes.wait(1)
     assert disk.committed == ["prune", "1"]
 
 
-async def test_a_front_ends_although_outcomes_wait_for_room(full_store: ScriptedStore, disk: Disk) -> None:
+async def test_a_writer_ends_although_outcomes_wait_for_room(full_store: ScriptedStore, disk: Disk) -> None:
     outcomes = Outcomes()
     with trio.fail_after(PATIENCE_SECONDS):
-        async with running(full_store) as front:
-            outcomes.submit(front, owner(1))
+        async with running(full_store) as writer:
+            outcomes.submit(writer, owner(1))
             await trio.sleep(0.03)
     ((_, outcome),) = outcomes.found
     assert isinstance(outcome, Exception)
@@ -657,9 +657,9 @@ async def test_a_kept_transaction_runs_again_once_there_is_room(disk: Disk) -> N
                 raise StoreFull("no room")
             return super().transact(fence, fn, seconds_max=seconds_max)
 
-    async with running(FullOnce()) as front:
+    async with running(FullOnce()) as writer:
         outcomes = Outcomes()
-        front.submit_transaction(
+        writer.submit_transaction(
             Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
         )
         assert await outcomes.wait(1) == [("t", owner(1))]
@@ -676,15 +676,15 @@ async def test_a_held_file_fails_callers_and_keeps_the_outcomes_of_owners(disk: 
             raise StoreInUse("process 7 has it")
         return echo(batch)
 
-    async with running(ScriptedStore(apply)) as front:
+    async with running(ScriptedStore(apply)) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, owner(1), caller("a"), owner(2))
+        outcomes.submit(writer, owner(1), caller("a"), owner(2))
         ((name, outcome),) = await outcomes.wait(1)
         assert (name, type(outcome)) == ("a", StoreInUse)
         is_held = False
         await outcomes.wait(3)
         assert outcomes.names == ["a", "1", "2"]
-        assert front.failure is None
+        assert writer.failure is None
 
 
 async def test_callers_are_told_also_behind_a_transaction_that_waits_for_the_file(disk: Disk) -> None:
@@ -697,12 +697,12 @@ async def test_callers_are_told_also_behind_a_transaction_that_waits_for_the_fil
                 raise StoreInUse("process 7 has it")
             return super().transact(fence, fn, seconds_max=seconds_max)
 
-    async with running(Held()) as front:
+    async with running(Held()) as writer:
         outcomes = Outcomes()
-        front.submit_transaction(
+        writer.submit_transaction(
             Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
         )
-        outcomes.submit(front, owner(1), caller("a"), owner(2))
+        outcomes.submit(writer, owner(1), caller("a"), owner(2))
         ((name, outcome),) = await outcomes.wait(1)
         assert (name, type(outcome)) == ("a", StoreInUse)
         is_held = False
@@ -711,7 +711,7 @@ async def test_callers_are_told_also_behind_a_transaction_that_waits_for_the_fil
 
 
 @pytest.mark.parametrize("is_blocked_before", [False, True])
-async def test_a_front_ends_while_somebody_else_holds_the_file_and_says_what_it_leaves(
+async def test_a_writer_ends_while_somebody_else_holds_the_file_and_says_what_it_leaves(
     disk: Disk, caplog: pytest.LogCaptureFixture, is_blocked_before: bool
 ) -> None:
     class Held(ScriptedStore):
@@ -731,11 +731,11 @@ async def test_a_front_ends_while_somebody_else_holds_the_file_and_says_what_it_
     store = Held()
     outcomes = Outcomes()
     with trio.fail_after(PATIENCE_SECONDS):
-        async with running(store) as front:
-            front.submit_transaction(
+        async with running(store) as writer:
+            writer.submit_transaction(
                 Fence(1, 1, 1), lambda _: owner(1), seconds_max=1, callback=lambda outcome: outcomes.take("t", outcome)
             )
-            outcomes.submit(front, owner(1), owner(2), caller("a"))
+            outcomes.submit(writer, owner(1), owner(2), caller("a"))
             if is_blocked_before:
                 await outcomes.wait(1)
     assert store.is_in_a_hurry
@@ -756,14 +756,14 @@ async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: 
 
     store = ScriptedStore(apply)
     store.has_turn = False
-    async with running(store) as front:
+    async with running(store) as writer:
         outcomes = Outcomes()
-        outcomes.submit(front, caller("in flight"))
+        outcomes.submit(writer, caller("in flight"))
         await wait_all_tasks_blocked()
-        outcomes.submit(front, caller("a"), caller("b"), caller("c"))
+        outcomes.submit(writer, caller("a"), caller("b"), caller("c"))
         with pytest.raises(StoreInUse):
-            await front.write(caller("d"))
-        outcomes.submit(front, owner(1))
+            await writer.write(caller("d"))
+        outcomes.submit(writer, owner(1))
         go.set()
         await outcomes.wait(5)
     assert outcomes.names == ["in flight", "a", "b", "c", "1"]
@@ -784,8 +784,8 @@ async def test_a_busy_event_loop_waits_a_moment_in_each_pass_for_what_runs_read_
             passes += 1
             await trio.lowlevel.checkpoint()
 
-    async with running(store) as front, trio.open_nursery() as nursery:
+    async with running(store) as writer, trio.open_nursery() as nursery:
         nursery.start_soon(busy)
-        await front.ask(question)
+        await writer.ask(question)
         nursery.cancel_scope.cancel()
     assert (passes < 400) == (not question.is_for_people)

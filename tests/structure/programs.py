@@ -45,7 +45,7 @@ Node = dict[str, Any]
 Block = list[Node]
 
 _SIGNAL_NAMES = ("red", "blue")
-#: Timed parts of a program: the last one takes 2 ** (_SLOTS_MAX - 1) milliseconds.
+#: Timed services of a program: the last one takes 2 ** (_SLOTS_MAX - 1) milliseconds.
 _SLOTS_MAX = 16
 _SLOTS_OF_A_NODE_MAX = 4
 #: When the driver cancels whatever still waits, for ever perhaps.
@@ -406,10 +406,10 @@ async def _observe(engine: Engine, outcome: Any, world: World) -> Observation:
 
 async def _undoable(engine: Engine, run_id: str) -> list[str]:
     """Return the keys of the rows with which a compensation was registered, in order."""
-    front = engine._client.parts_in_use().front  # no part of the public API tells it
-    row = front.store.ask(FindRun(run_id))
+    writer = engine._client.services_in_use().writer  # no part of the public API tells it
+    row = writer.store.ask(FindRun(run_id))
     assert row is not None
-    return [str(item.key) for item in front.store.ask(ListHistory(row.run)) if item.compensates]
+    return [str(item.key) for item in writer.store.ask(ListHistory(row.run)) if item.compensates]
 
 
 def _without_ids(text: str, labels: dict[str, str]) -> str:

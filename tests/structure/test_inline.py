@@ -599,8 +599,8 @@ async def test_a_script_that_is_cancelled_while_it_enters_the_block_lets_go_of_t
         with pytest.raises(MishapError):
             async with engine.inline("script"):
                 raise MishapError
-        assert engine._client.parts is not None
-        front, entered = engine._client.parts.front, trio.Event()
+        assert engine._client.services is not None
+        writer, entered = engine._client.services.writer, trio.Event()
 
         async def hang(*args: object) -> None:
             entered.set()
@@ -611,7 +611,7 @@ async def test_a_script_that_is_cancelled_while_it_enters_the_block_lets_go_of_t
                 raise AssertionError("it is cancelled before")
 
         with monkeypatch.context() as patched, trio.fail_after(PATIENCE_SECONDS):
-            patched.setattr(front, "ask_patiently", hang)
+            patched.setattr(writer, "ask_patiently", hang)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(enter)
                 await entered.wait()

@@ -785,10 +785,10 @@ async def test_both_or_neither_are_stored_whatever_commit_crashes(autojump_clock
 
     async def scenario(engine: Engine) -> Any:
         runs = (await engine.list_runs()).runs
-        front = engine._client.parts_in_use().front  # the mailbox is nowhere in the public API
-        row = front.store.ask(FindRun("basket"))
+        writer = engine._client.services_in_use().writer  # the mailbox is nowhere in the public API
+        row = writer.store.ask(FindRun("basket"))
         if row is not None and row.status is S.PENDING:
-            seen_in_between.add((len(runs), len(front.store.ask(ListUnread(row.run)))))
+            seen_in_between.add((len(runs), len(writer.store.ask(ListUnread(row.run)))))
         run = await engine.signal_with_start(
             collecting, 1, signal="item", payload=7, id="basket", signal_id="one", delay=5
         )

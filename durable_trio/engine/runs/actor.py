@@ -69,7 +69,7 @@ class RunActor(ResidentRun):
                         finally:
                             if is_left_open(self.root_scope):
                                 await close_left_open(self.root_scope)
-                        result = self.around.codec.encode(
+                        result = self.keeper.codec.encode(
                             value, self.workflow.result_type, where=f"the result of run {self.row.id!r}"
                         ).text
                     except BaseException as caught:
@@ -99,7 +99,7 @@ class RunActor(ResidentRun):
 
     def _arguments(self) -> tuple[Any, ...]:
         workflow = self.workflow
-        codec = self.around.codec
+        codec = self.keeper.codec
         try:
             count = len(parse(self.row.args, where="arguments"))
             annotations = workflow.annotations_for((None,) * count)

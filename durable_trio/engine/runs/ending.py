@@ -78,7 +78,7 @@ class Ending:
         run.is_finishing = self._is_done(await turns.parking.extend(lambda done: run.port.submit(finish, done)))
         if not run.is_finishing:
             return False
-        run.around.ended(run.row, status, result, error_text)
+        run.keeper.ended(run.row, status, result, error_text)
         run.tell("run_ended", {"status": status})
         return True
 
@@ -89,7 +89,7 @@ class Ending:
             text = f"run {run.row.id!r} did not end within its time to live"
             return RunStatus.FAILED, RunExpired(text, run_id=run.row.id)
         if run.cancel_row is not None:
-            reason = run.around.codec.decode(run.cancel_row.result or "null", Any, where="a reason")
+            reason = run.keeper.codec.decode(run.cancel_row.result or "null", Any, where="a reason")
             return RunStatus.CANCELLED, cancelled(run.row.id, reason)
         return (RunStatus.COMPLETED if error is None else RunStatus.FAILED), error
 

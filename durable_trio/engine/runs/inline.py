@@ -21,7 +21,7 @@ from durable_trio.engine.runs.ending import Ending
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.runs.resident import ResidentRun, ignore
 from durable_trio.engine.services.damage import damage_of
-from durable_trio.engine.wiring import Parts
+from durable_trio.engine.wiring import Services
 from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
 from durable_trio.failures import carried
 from durable_trio.logger import Logger
@@ -154,14 +154,14 @@ class InlineRun(ResidentRun):
 
 
 @asynccontextmanager
-async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Context]:
+async def open_inline(services: Services, run_id: str, given: Any) -> AsyncIterator[Context]:
     """Claim or start the inline run and be its body inside the block."""
-    executor = parts.executor
+    executor = services.executor
     if executor is None or executor.id is None:
         raise RuntimeError(
             "engine.inline executes: use it inside `async with open_engine(…)` or while the engine serves"
         )
-    row, loaded = await _claim(parts, executor.id, run_id, given)
+    row, loaded = await _claim(services, executor.id, run_id, given)
     known: Workflow[Any, Any] = _inline
     resident = InlineRun(executor.runs, row, known, loaded, executor.runs.failures_of(None))
     damage = damage_of(row, loaded)
@@ -177,21 +177,21 @@ async def open_inline(parts: Parts, run_id: str, given: Any) -> AsyncIterator[Co
             raise OwnershipLost(f"run {run_id!r} left this process") from None
 
 
-async def _encode_input(parts: Parts, run_id: str, given: Any) -> tuple[str, bytes]:
+async def _encode_input(services: Services, run_id: str, given: Any) -> tuple[str, bytes]:
     """Encode the input; one that is too large may be that of a run which was begun under a larger limit."""
     where = f"the input of run {run_id!r}"
     try:
-        return parts.codec.encode_arguments((given,), (UNANNOTATED,), where=where)
+        return services.codec.encode_arguments((given,), (UNANNOTATED,), where=where)
     except PayloadTooLarge:
-        if await parts.front.ask_patiently(FindRun(run_id)) is None:
+        if await services.writer.ask_patiently(FindRun(run_id)) is None:
             raise
-        return parts.codec.own.encode_arguments((given,), (UNANNOTATED,), where=where)
+        return services.codec.own.encode_arguments((given,), (UNANNOTATED,), where=where)
 
 
-async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
-    now = parts.settings.clock.stamp()
-    args, digest = await _encode_input(parts, run_id, given)
-    started: Started = await parts.front.write(
+async def _claim(services: Services, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
+    now = services.settings.clock.stamp()
+    args, digest = await _encode_input(services, run_id, given)
+    started: Started = await services.writer.write(
         StartRun(
             id=run_id,
             workflow=INLINE_NAME,
@@ -205,12 +205,12 @@ async def _claim(parts: Parts, executor: int, run_id: str, given: Any) -> tuple[
     )
     if started.claimed:
         return started.row, NOTHING_LOADED
-    row = await parts.front.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
+    row = await services.writer.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
     try:
-        return row, await parts.front.ask_patiently(LoadRun(row.run))
+        return row, await services.writer.ask_patiently(LoadRun(row.run))
     except BaseException:  # such as the script's cancellation: nobody else would ever let go of it
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
-        back = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=parts.settings.clock.stamp())
-        parts.front.submit(back, ignore)
+        back = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=services.settings.clock.stamp())
+        services.writer.submit(back, ignore)
         raise

@@ -40,7 +40,7 @@ from durable_trio.rules.residency import is_due_soon
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMail, MailLook
 from durable_trio.stores.threads import Waiter
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.turns.port import Port
 from durable_trio.turns.turns import Turns
 from durable_trio.workflows import Registry, Workflow
@@ -57,10 +57,10 @@ class Message(enum.Enum):
     DRAIN = "drain"  # leave as soon as no step function runs
 
 
-class Surroundings(Protocol):
+class Keeper(Protocol):
     """What an actor needs of the engine around it."""
 
-    front: StoreFront
+    writer: Writer
     settings: Settings
     codec: Codec
     registry: Registry
@@ -112,20 +112,20 @@ class ResidentRun:
     port_class = Port
 
     def __init__(
-        self, around: Surroundings, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
+        self, keeper: Keeper, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
     ) -> None:
         self.row = row
-        self.around = around
+        self.keeper = keeper
         self.workflow = workflow
         self._loaded = loaded
         self.failures = failures
-        self.clock = around.settings.clock
+        self.clock = keeper.settings.clock
         self._came_at = trio.current_time()
         self._send, self._inbox = trio.open_memory_channel[Message | MailLook](INBOX_CAPACITY)
         self.root_scope = trio.CancelScope()
         self.saga_scope = trio.CancelScope()
         assert row.owner is not None
-        self.port = self.port_class(around.front, Fence(row.run, row.owner, row.token), status=row.status)
+        self.port = self.port_class(keeper.writer, Fence(row.run, row.owner, row.token), status=row.status)
         self.turns = Turns(
             loaded,
             port=self.port,
@@ -182,7 +182,7 @@ class ResidentRun:
     @asynccontextmanager
     async def _resident(self) -> AsyncIterator[trio.Nursery]:
         """Have everything around the body inside the block; the block ends when the run leaves."""
-        around = self.around
+        keeper = self.keeper
         try:
             async with trio.open_nursery() as nursery:
                 self.body = Body(
@@ -190,16 +190,16 @@ class ResidentRun:
                     generation=self.row.generation,
                     seed=self.row.seed,
                     workflow=self.workflow,
-                    registry=around.registry,
+                    registry=keeper.registry,
                     state=self.turns.state,
                     parking=self.turns.parking,
                     tasks=StepTasks(nursery, f"step of run {self.row.id}"),
                     clock=self.clock,
-                    codec=around.codec,
+                    codec=keeper.codec,
                     failures=self.failures,
                     saga=Saga(),
-                    host=self,
-                    observe=self.tell if around.is_observed else None,
+                    resident=self,
+                    observe=self.tell if keeper.is_observed else None,
                     stored_positions=dict(self._loaded.positions),
                 )
                 self._nursery = nursery
@@ -244,7 +244,7 @@ class ResidentRun:
     async def read_mail(self) -> MailLook:
         after, names = self.turns.mail.question()
         look = LookAtMail(self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
-        return await self.around.front.ask_patiently(look)
+        return await self.keeper.writer.ask_patiently(look)
 
     # ---- Host: what the turns ask ------------------------------------------------------------------------------
 
@@ -291,10 +291,10 @@ class ResidentRun:
             )
         self._rest = rest
         if not is_due_soon(wake_at, now):
-            self.around.rests(self)  # which may have it leave at once: of this rest, not of the one before
+            self.keeper.rests(self)  # which may have it leave at once: of this rest, not of the one before
 
     def moved(self) -> None:
-        self.around.moved(self)
+        self.keeper.moved(self)
 
     def leave_if_idle(self) -> None:
         """Leave memory, if the run only waits."""
@@ -318,7 +318,7 @@ class ResidentRun:
         if outcome is True:
             self.tell("run_suspended", {})
             self.detach()
-            self.around.released(due_at)
+            self.keeper.released(due_at)
         elif outcome is False:
             self._rest = None
             self.look()
@@ -327,12 +327,12 @@ class ResidentRun:
 
     def foreign(self, places: Sequence[str]) -> None:
         strict = self.workflow.strict
-        if self.around.settings.strict if strict is None else strict:
+        if self.keeper.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
             self.park(Problem(kind="foreign_wait", text=text, fingerprint=self.workflow.fingerprint))
             return
         for place in places:
-            self.around.warn_foreign_wait(self.row.workflow, place)
+            self.keeper.warn_foreign_wait(self.row.workflow, place)
 
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         if hopeless:
@@ -342,7 +342,7 @@ class ResidentRun:
             self._nursery.start_soon(self._watch_stall, row)
 
     async def _watch_stall(self, row: HistoryRow) -> None:
-        await trio.sleep(self.around.settings.replay_stall_seconds)
+        await trio.sleep(self.keeper.settings.replay_stall_seconds)
         self._stall_watched = False
         if (
             self.turns.state.is_replaying
@@ -353,29 +353,29 @@ class ResidentRun:
 
     def continued(self) -> None:
         self.detach()
-        self.around.released(None)
+        self.keeper.released(None)
 
     def child_started(self) -> None:
-        self.around.released(None)
+        self.keeper.released(None)
 
     def request_cancel(self, run_id: str) -> None:
-        self.around.request_cancel(run_id, ignore, why="its parent ended or was cancelled")
+        self.keeper.request_cancel(run_id, ignore, why="its parent ended or was cancelled")
 
     @trio.lowlevel.enable_ki_protection
     async def cancel_and_tell(self, run_id: str) -> bool:
         waiter = Waiter()
-        self.around.request_cancel(run_id, waiter, why="its parent cancelled it")
+        self.keeper.request_cancel(run_id, waiter, why="its parent cancelled it")
         outcome = await waiter.outcome()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome is not None
 
     async def look_up(self, run_id: str) -> RunRow | None:
-        return await self.around.front.ask_patiently(FindRun(run_id))
+        return await self.keeper.writer.ask_patiently(FindRun(run_id))
 
     def alarm(self, due_at: int) -> None:
         # A weak reference: the alarm may be days away, and the run may leave before.
-        self.around.alarm(due_at, partial(_wake, weakref.ref(self)))
+        self.keeper.alarm(due_at, partial(_wake, weakref.ref(self)))
 
     def look(self) -> None:
         self.post(Message.MAIL)
@@ -390,7 +390,7 @@ class ResidentRun:
         if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
             self.park(damaged(self.row.id, f"what it has to record is refused: {error}"))
         self.detach()
-        self.around.lost(error)
+        self.keeper.lost(error)
 
     def failed(self, error: BaseException) -> None:
         """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched.
@@ -401,14 +401,14 @@ class ResidentRun:
         self._fault = self._fault or error
         self.detach()
         if isinstance(error, Exception) and not has_left:
-            self.around.fell(self, error)
+            self.keeper.fell(self, error)
 
     def ends_program(self, place: str) -> None:
         self.exit_places.append(place)
         self.detach()
 
     def abandoned(self, place: str) -> None:
-        self.around.abandoned(self, place)
+        self.keeper.abandoned(self, place)
 
     # ---- leaving -----------------------------------------------------------------------------------------------
 
@@ -432,7 +432,7 @@ class ResidentRun:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
         if self.port.is_cut:
             return
-        self.around.park(self.row, problem, error)
+        self.keeper.park(self.row, problem, error)
         self.detach()
 
     def detach(self) -> None:
@@ -455,7 +455,7 @@ class ResidentRun:
         guarded(self._nursery.cancel_scope.cancel, why)
 
     def tell(self, name: str, fields: Mapping[str, Any]) -> None:
-        self.around.tell(name, self.row.id, self.row.workflow, fields)
+        self.keeper.tell(name, self.row.id, self.row.workflow, fields)
 
 
 def _had_begun(row: RunRow, loaded: Loaded) -> bool:

@@ -35,7 +35,7 @@ from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, Park, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import watching
 from durable_trio.unseen import visible, visible_lines
 from durable_trio.workflows import Registry, Workflow
@@ -59,7 +59,7 @@ class Runs:
     def __init__(
         self,
         *,
-        front: StoreFront,
+        writer: Writer,
         settings: Settings,
         codec: Codec,
         registry: Registry,
@@ -72,7 +72,7 @@ class Runs:
         message_was_sent: Callable[[Sent], None],
         write_was_refused: Callable[[], None],
     ) -> None:
-        self.front = front
+        self.writer = writer
         self.settings = settings
         self.codec = codec
         self.is_draining = False
@@ -174,7 +174,7 @@ class Runs:
     def start(self, row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
         """Make a claimed run resident."""
         workflow = self.registry.get(row.workflow)
-        nursery = self._nursery if self._is_open and not self.is_draining and self.front.failure is None else None
+        nursery = self._nursery if self._is_open and not self.is_draining and self.writer.failure is None else None
         if workflow is None or nursery is None:
             return  # the engine is stopping, or this service; it gives back what it owns
         try:
@@ -391,7 +391,7 @@ class Runs:
             fingerprint=problem.fingerprint,
             now=self.settings.clock.stamp(),
         )
-        self.front.submit(park, done)
+        self.writer.submit(park, done)
 
     def _tell_parked(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
@@ -405,11 +405,11 @@ class Runs:
         text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
         fence = Fence(row.run, row.owner, row.token)
         now = self.settings.clock.stamp()
-        await self.front.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
+        await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
         self.ended(row, RunStatus.FAILED, None, text)
         self.tell("run_ended", row.id, row.workflow, {"status": RunStatus.FAILED})
 
-    # ---- Surroundings: what actors ask -------------------------------------------------------------------------
+    # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         _say_parked(row, problem)
@@ -453,7 +453,7 @@ class Runs:
 
         def ask() -> None:
             operation = RequestCancel(run_id=run_id, reason=reason, error=error, now=self.settings.clock.stamp())
-            self.front.submit(operation, done)
+            self.writer.submit(operation, done)
 
         reason = self.codec.own.encode(why, str, where="a reason").text
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")

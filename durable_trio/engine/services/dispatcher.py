@@ -24,7 +24,7 @@ from durable_trio.rows import RunRow
 from durable_trio.rules.admission import fair_share
 from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release, Unpark
 from durable_trio.stores.questions import CountBacklog, ListOwned, ListSetBack, LoadRuns, SetBack
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 
 # How long an executor that has its share leaves what is due to others: a little longer than they take to notice it.
@@ -45,14 +45,14 @@ class Dispatcher(Service):
     def __init__(
         self,
         *,
-        front: StoreFront,
+        writer: Writer,
         runs: Runs,
         recovery: Recovery,
         timers: Timers,
         clock: Clock,
         registry: Registry,
     ) -> None:
-        self._front = front
+        self._writer = writer
         self._recovery = recovery
         self._runs = runs
         self._timers = timers
@@ -136,7 +136,7 @@ class Dispatcher(Service):
                 unpark = Unpark(
                     workflow=workflow.name, fingerprint=workflow.fingerprint, limit=UPKEEP_ROWS_MAX, now=now
                 )
-                while await self._front.write(unpark):
+                while await self._writer.write(unpark):
                     pass
             self._has_unparked = True
 
@@ -174,7 +174,7 @@ class Dispatcher(Service):
         self._timers.call_at(self._looks_for_stuck_at, self.nudge)
         if before != left_count or self._said_at == left_count:
             return
-        backlog = await self._front.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
+        backlog = await self._writer.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
         rows = self._runs.resident_rows()
         if backlog.due_count and rows:
             self._said_at = left_count
@@ -189,11 +189,11 @@ class Dispatcher(Service):
 
     async def _claimable_count(self) -> int:
         """Return how many due runs this executor should claim now; if none, look again when that may change."""
-        front, clock = self._front, self._clock
+        writer, clock = self._writer, self._clock
         now = clock.now()
         is_alone = self._recovery.others_count == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX + 1 if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
-        backlog = await front.ask(CountBacklog(self._workflows, now=clock.stamp(), due_max=due_max))
+        backlog = await writer.ask(CountBacklog(self._workflows, now=clock.stamp(), due_max=due_max))
         self._due_count = backlog.due_count
         if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
             self._expected_count = 1  # all have come and have taken something; who is missing later has died
@@ -225,18 +225,18 @@ class Dispatcher(Service):
             limit=limit,
             suspects_max=self._runs.suspects_max,
         )
-        found: tuple[RunRow, ...] = await self._front.write(claim)
+        found: tuple[RunRow, ...] = await self._writer.write(claim)
         await self._make_resident(found)
         return len(found)
 
     async def _make_resident(self, found: tuple[RunRow, ...]) -> None:
-        front, now = self._front, self._clock.stamp()
+        writer, now = self._writer, self._clock.stamp()
         rows = [row for row in found if row.damage is None]
         for row in found:
             if row.damage is not None:
                 self._runs.found_damaged(row)
         try:
-            loaded = await front.ask(LoadRuns([row.run for row in rows])) if rows else ()
+            loaded = await writer.ask(LoadRuns([row.run for row in rows])) if rows else ()
             for row, one in zip(rows, loaded, strict=True):
                 if self._runs.has(row.run):  # it was given up here a moment ago, and its step function still runs
                     self._give_back(row, now + int(STORE_RETRY_SECONDS * MICROSECONDS))
@@ -257,7 +257,7 @@ class Dispatcher(Service):
             self._looked_at.clear()
         while self._set_back_at is not None and clock.now() >= self._set_back_at:
             limit = CLAIM_RUNS_MAX + len(self._looked_at)
-            found = await self._front.ask(ListSetBack(self._workflows, now=clock.stamp(), limit=limit))
+            found = await self._writer.ask(ListSetBack(self._workflows, now=clock.stamp(), limit=limit))
             waiting = [item for item in found if item.run_id not in self._looked_at]
             due = [(clock.comes_at(clock.due(item.wake_at, stamped_at=item.stamped_at)), item) for item in waiting]
             now = clock.now()
@@ -279,7 +279,7 @@ class Dispatcher(Service):
         )
         try:
             with trio.CancelScope(shield=True):  # what is claimed must be started
-                await self._make_resident((await self._front.write(claim),))
+                await self._make_resident((await self._writer.write(claim),))
         except (RunConflict, RunFinished, RunNotFound):
             pass
         finally:
@@ -288,7 +288,7 @@ class Dispatcher(Service):
 
     async def _give_back_lost(self) -> None:
         """Give back what this executor owns and nobody executes, because a fault came between a claim and its run."""
-        for row in await self._front.ask(ListOwned(self._recovery.executor)):
+        for row in await self._writer.ask(ListOwned(self._recovery.executor)):
             if not self._runs.has(row.run):
                 self._give_back(row, self._clock.stamp())
 
@@ -296,5 +296,5 @@ class Dispatcher(Service):
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
         release = Release(fence=fence, status=row.status, wake_at=wake_at, now=self._clock.stamp())
-        self._front.submit(release, ignore)
+        self._writer.submit(release, ignore)
         self.nudge_at(self._clock.comes_at(self._clock.due(wake_at)))

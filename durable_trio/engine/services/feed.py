@@ -33,7 +33,7 @@ from durable_trio.stores.questions import (
     ListEntries,
     ListNews,
 )
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 
 # Rows of one read: a page is passed on in one go, and watchers can take it before the next.
 _ROWS_MAX: Final = 500
@@ -141,9 +141,9 @@ class Feed(Service):
     """
 
     def __init__(
-        self, front: StoreFront, *, mail_came: Callable[[int], None], others_committed: Callable[[], None]
+        self, writer: Writer, *, mail_came: Callable[[int], None], others_committed: Callable[[], None]
     ) -> None:
-        self._front = front
+        self._writer = writer
         self._mail_came = mail_came
         self._others_committed = others_committed
         # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
@@ -205,7 +205,7 @@ class Feed(Service):
             waiters.add(event)
             try:
                 if not is_new:
-                    row = await self._front.ask(FindRun(run_id))
+                    row = await self._writer.ask(FindRun(run_id))
                     if row is None and event not in self._endings:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
@@ -245,12 +245,12 @@ class Feed(Service):
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled. Started again after a crash it goes on where it was, so nothing is missed."""
-        front, store = self._front, self._front.store
+        writer, store = self._writer, self._writer.store
         is_behind = self._has_place  # what was noticed before the crash was perhaps not passed on
         if not self._has_place:
-            front.foreign_changes()  # before the reads: what comes between is noticed again
-            self._last_change = await front.ask_patiently(FindLastChange())
-            self._last_entry = await front.ask_patiently(FindLastEntry())
+            writer.foreign_changes()  # before the reads: what comes between is noticed again
+            self._last_change = await writer.ask_patiently(FindLastChange())
+            self._last_entry = await writer.ask_patiently(FindLastEntry())
             self._has_place = True
         active_at = -math.inf
         task_status.started()
@@ -264,7 +264,7 @@ class Feed(Service):
                 is_idle = trio.current_time() - active_at > _IDLE_AFTER_SECONDS
                 await trio.sleep(FEED_IDLE_INTERVAL_SECONDS if is_idle else FEED_INTERVAL_SECONDS)
             self._nudged = trio.Event()
-            if front.foreign_changes() or is_behind:
+            if writer.foreign_changes() or is_behind:
                 is_behind = False
                 active_at = trio.current_time()
                 # A short while after the last check: others remove runs seldom, but commit often.
@@ -288,13 +288,13 @@ class Feed(Service):
 
     def _catch_up(self) -> None:
         """Pass over what was committed while nobody wanted to know; the loop does it for a store in a file."""
-        if not self._front.store.may_block and not self.is_wanted:
-            self._last_change = self._front.store.ask(FindLastChange())
+        if not self._writer.store.may_block and not self.is_wanted:
+            self._last_change = self._writer.store.ask(FindLastChange())
             self._has_skipped = False
 
     def _is_to_look(self) -> bool:
         """Return whether own commits are to be looked at; who only waits for a run's end is told of it directly."""
-        commit_count = self._front.commit_count
+        commit_count = self._writer.commit_count
         if self._own_commits == commit_count:
             return False
         if self._subscriptions or (self._waiters and self._own_commits < 0):
@@ -306,7 +306,7 @@ class Feed(Service):
     async def _pass_mail(self) -> None:
         is_last = False
         while not is_last:
-            entries = await self._front.ask_patiently(ListEntries(self._last_entry, limit=_ROWS_MAX))
+            entries = await self._writer.ask_patiently(ListEntries(self._last_entry, limit=_ROWS_MAX))
             is_last = len(entries) < _ROWS_MAX
             for run in {entry.run for entry in entries}:
                 self._mail_came(run)
@@ -315,14 +315,14 @@ class Feed(Service):
 
     async def _pass_changes(self) -> bool:
         """Pass on a page of changes, and return whether there may be more: mail goes before those."""
-        front = self._front
-        self._own_commits = front.commit_count
+        writer = self._writer
+        self._own_commits = writer.commit_count
         if not self.is_wanted:
             self._has_skipped = True
             return False
         if self._has_skipped:
             await self._pass_over_skipped()
-        changes = await front.ask_patiently(ListNews(after=self._last_change, limit=_ROWS_MAX))
+        changes = await writer.ask_patiently(ListNews(after=self._last_change, limit=_ROWS_MAX))
         for change in changes:
             for concerned in (None, change.row.id):
                 for subscription in self._subscriptions.get(concerned, ()):
@@ -340,7 +340,7 @@ class Feed(Service):
 
         Without it the first watcher of an engine that has executed a million runs would have them all read once more.
         """
-        last_change = await self._front.ask_patiently(FindLastChange())
+        last_change = await self._writer.ask_patiently(FindLastChange())
         self._has_skipped = False
         waiter_count = sum(map(len, self._waiters.values()))
         if last_change - self._last_change <= _ROWS_MAX + _ROWS_PER_WAITER * waiter_count:
@@ -358,7 +358,7 @@ class Feed(Service):
         wanted = {*self._waiters, *(watcher.run_id for watcher in watchers if watcher.run_id is not None)}
         if not wanted:
             return
-        missing = set(await self._front.ask_patiently(FindMissing(sorted(wanted))))
+        missing = set(await self._writer.ask_patiently(FindMissing(sorted(wanted))))
         for watcher in watchers:
             if watcher.run_id in missing:
                 watcher.remove()

@@ -12,7 +12,7 @@ from durable_trio.errors import StoreError, StoreFull, StoreInUse
 from durable_trio.limits import DRAFT_SECONDS_MAX
 from durable_trio.logger import Logger
 from durable_trio.stores.contract import Stuck, Sweep
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 
 _LOGGER = Logger("durable_trio.engine")
 _LOOK_SECONDS = 60.0
@@ -24,12 +24,14 @@ _NAMED_MAX = 10
 _TOLD_MAX = 1000
 
 
-async def sweep(front: StoreFront, *, hidden_before: int = _REMOVED) -> list[Stuck]:
+async def sweep(writer: Writer, *, hidden_before: int = _REMOVED) -> list[Stuck]:
     """Remove the rows of runs that were removed, piece by piece (see ``Sweep``); return which cannot be removed."""
     stuck: list[Stuck] = []
-    while outcome := await front.write(Sweep(hidden_before=hidden_before, after=stuck[-1].position if stuck else None)):
+    after = None
+    while outcome := await writer.write(Sweep(hidden_before=hidden_before, after=after)):
         if isinstance(outcome, Stuck):
             stuck.append(outcome)
+            after = outcome.position
     return stuck
 
 
@@ -44,31 +46,31 @@ def warn_of_stuck(stuck: Sequence[Stuck]) -> None:
 class Janitor:
     """Moves the log into the database once in a while, where something was committed, and finishes removals."""
 
-    def __init__(self, front: StoreFront, clock: Clock) -> None:
-        self._front = front
+    def __init__(self, writer: Writer, clock: Clock) -> None:
+        self._writer = writer
         self._clock = clock
-        self._tidied_at = front.commit_count
+        self._tidied_at = writer.commit_count
         self._told: set[str] = set()  # what people were told of, once
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self) -> NoReturn:
         """Serve until cancelled."""
-        front = self._front
-        if not front.store.is_shared:  # nothing is left of it, and it has no log
+        writer = self._writer
+        if not writer.store.is_shared:  # nothing is left of it, and it has no log
             await trio.sleep_forever()
         await trio.sleep(_FIRST_LOOK_SECONDS)
         while True:
             await self._sweep()
             await trio.sleep(_LOOK_SECONDS)
-            if front.commit_count == self._tidied_at:
+            if writer.commit_count == self._tidied_at:
                 continue
-            await front.tidy()  # only tidiness: a real fault shows at the next commit
-            self._tidied_at = front.commit_count
+            await writer.tidy()  # only tidiness: a real fault shows at the next commit
+            self._tidied_at = writer.commit_count
 
     async def _sweep(self) -> None:
         """Finish removals. What one of them meets never ends the engine; a fault of the file does so by itself."""
         try:
-            stuck = await sweep(self._front, hidden_before=self._clock.stamp() - int(DRAFT_SECONDS_MAX * MICROSECONDS))
+            stuck = await sweep(self._writer, hidden_before=self._clock.stamp() - int(DRAFT_SECONDS_MAX * MICROSECONDS))
         except (StoreFull, StoreInUse):
             return  # the next look will do
         except StoreError as error:

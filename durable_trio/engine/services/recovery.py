@@ -24,7 +24,7 @@ from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 
 _LOGGER = Logger("durable_trio.engine")
 # How often the others' locks are probed: a probe costs microseconds.
@@ -44,18 +44,18 @@ def monotonic_now() -> int:
 class Reaper:
     """Finds executors that are dead, and sets their runs free."""
 
-    def __init__(self, front: StoreFront, clock: Clock) -> None:
+    def __init__(self, writer: Writer, clock: Clock) -> None:
         self.boot_id = boot_id()
         #: Living executors at the last look, this one not among them.
         self.others_count = 0
-        self._front = front
+        self._writer = writer
         self._clock = clock
         self._looked_at: int | None = None
         self._trusts_leases_at = 0
 
     async def reap_dead(self, own: int | None = None) -> bool:
         """Look at every executor but ``own``; return whether runs may be free."""
-        store = self._front.store
+        store = self._writer.store
         now, looked_at = monotonic_now(), self._looked_at
         self._looked_at = now
         held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
@@ -63,7 +63,7 @@ class Reaper:
             self._trusts_leases_at = now + held_up
         has_reaped = False
         others_count = 0
-        for row in await self._front.ask_patiently(ListExecutors()):
+        for row in await self._writer.ask_patiently(ListExecutors()):
             if row.id == own:
                 continue
             lease_before = None
@@ -75,7 +75,7 @@ class Reaper:
                     others_count += 1
                     continue
             reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.stamp())
-            count = await self._front.write(reap)
+            count = await self._writer.write(reap)
             # Also where another has reaped it a moment ago.
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
@@ -100,7 +100,7 @@ class Recovery(Service):
     def __init__(
         self,
         *,
-        front: StoreFront,
+        writer: Writer,
         runs: Runs,
         clock: Clock,
         lease_seconds: float,
@@ -109,11 +109,11 @@ class Recovery(Service):
         #: The id of this executor; 0 before it is registered for the first time.
         self.executor = 0
         self._runs_are_free = runs_are_free
-        self._front = front
+        self._writer = writer
         self._runs = runs
         self._clock = clock
         self._lease = int(lease_seconds * MICROSECONDS)
-        self._reaper = Reaper(front, clock)
+        self._reaper = Reaper(writer, clock)
         #: Whether what is claimed under the present id stays claimed.
         self.is_registered = False
         self._renew_at = 0
@@ -138,9 +138,9 @@ class Recovery(Service):
         """Become an executor; what this process owned as another one is free."""
         self.is_registered = False
         if self.executor:
-            await self._front.write(ReapExecutor(executor=self.executor, now=self._clock.stamp()))
+            await self._writer.write(ReapExecutor(executor=self.executor, now=self._clock.stamp()))
         now = monotonic_now()
-        self.executor = await self._front.write(
+        self.executor = await self._writer.write(
             RegisterExecutor(
                 pid=os.getpid(),
                 host=socket.gethostname(),
@@ -157,7 +157,7 @@ class Recovery(Service):
         """Stop being an executor in good order: what it owns is free at once, and nothing else has crashed."""
         now = self._clock.stamp()
         reap = ReapExecutor(executor=self.executor, crashed=False, crashed_runs=crashed_runs, now=now)
-        await self._front.write(reap)
+        await self._writer.write(reap)
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -167,7 +167,7 @@ class Recovery(Service):
         await self._reap_dead()
         task_status.started()
         while True:
-            if not self._front.store.is_shared:
+            if not self._writer.store.is_shared:
                 await self._inbox.receive()  # nobody else can own anything
             else:
                 with trio.move_on_after(_LOOK_SECONDS):
@@ -183,7 +183,7 @@ class Recovery(Service):
         if now < self._renew_at:
             return
         until = now + self._lease
-        if await self._front.write(RenewLease(executor=self.executor, lease_until=until)):
+        if await self._writer.write(RenewLease(executor=self.executor, lease_until=until)):
             self._renew_at = now + self._lease // 3
             return
         _LOGGER.warning(

@@ -26,7 +26,7 @@ from durable_trio.records import ProcessReport, StepInHand
 from durable_trio.rows import ReportRow, RunRow
 from durable_trio.stores.contract import PutReport
 from durable_trio.stores.questions import ListReports
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
 
 _LOGGER = Logger("durable_trio.engine")
@@ -47,7 +47,7 @@ class Reports:
 
     def __init__(
         self,
-        front: StoreFront,
+        writer: Writer,
         codec: Codec,
         clock: Clock,
         workflows: tuple[str, ...],
@@ -57,7 +57,7 @@ class Reports:
     ) -> None:
         self._executor = executor
         self._find_lingering = lingering
-        self._front = front
+        self._writer = writer
         self._codec = codec
         self._clock = clock
         self._workflows = workflows
@@ -84,7 +84,7 @@ class Reports:
         """Serve until cancelled; then remove this process's report."""
         task_status.started()
         root = await self.root()
-        is_seen = self._front.store.is_shared  # else there is nobody who could see it
+        is_seen = self._writer.store.is_shared  # else there is nobody who could see it
         with root.events() as events:
             try:
                 if is_seen:
@@ -112,12 +112,12 @@ class Reports:
     async def _remove_own(self) -> None:
         # Where it cannot be, the next process that serves the store finds that this one is dead.
         with contextlib.suppress(StoreError, trio.ClosedResourceError):
-            await self._front.write(PutReport(process=str(self._identity), report=None, now=self._clock.stamp()))
+            await self._writer.write(PutReport(process=str(self._identity), report=None, now=self._clock.stamp()))
 
     async def read(self) -> tuple[ProcessReport, ...]:
         """Return the reports of all processes that run, the longest running first."""
         found = []
-        for row in await self._front.ask(ListReports()):
+        for row in await self._writer.ask(ListReports()):
             try:
                 is_alive = ProcessIdentity.parse(row.process).is_alive()
                 report = self._decoded(row) if is_alive else None
@@ -156,20 +156,20 @@ class Reports:
         )
         text = self._codec.own.encode(report, ProcessReport, where=_WHERE).text
         try:
-            await self._front.write(PutReport(process=str(self._identity), report=text, now=now))
+            await self._writer.write(PutReport(process=str(self._identity), report=text, now=now))
         except StoreError as error:
             _LOGGER.warning("this process's tree could not be reported: %s", error)
 
     async def _remove_dead(self) -> None:
         try:
-            for row in await self._front.ask(ListReports()):
+            for row in await self._writer.ask(ListReports()):
                 try:
                     is_alive = ProcessIdentity.parse(row.process).is_alive()
                 except ValueError as error:
                     self._skip(row, error)
                     continue
                 if not is_alive:
-                    await self._front.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
+                    await self._writer.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
         except StoreError as error:
             _LOGGER.warning("reports of processes that have ended could not be removed: %s", error)
 

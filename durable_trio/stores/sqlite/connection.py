@@ -31,7 +31,7 @@ def open_connection(
 ) -> AnyConnection:
     """Open a connection with the settings that all share.
 
-    ``check_same_thread`` is off because the front may move between its loop and its thread; the store's own lock
+    ``check_same_thread`` is off because the writer may move between its loop and its thread; the store's own lock
     keeps two threads from using a connection at once. Memory-mapped reads stay off: a damaged disk then gives an error
     rather than SIGBUS. ``trusted_schema`` is off: a hostile file cannot call functions from its schema.
     """

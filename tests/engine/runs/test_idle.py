@@ -101,8 +101,8 @@ async def test_beyond_the_bound_those_that_have_waited_longest_leave_first(store
             for number in range(6):
                 runs.append(await engine.start(chat, 1, id=f"r{number}"))
                 await wait_status(runs[-1], RunStatus.SUSPENDED)
-            await wait_until(lambda: len(engine._client.parts_in_use().resident_rows) <= 3)
-            left = {row.id for row in engine._client.parts_in_use().resident_rows}
+            await wait_until(lambda: len(engine._client.services_in_use().resident_rows) <= 3)
+            left = {row.id for row in engine._client.services_in_use().resident_rows}
             assert left == {"r3", "r4", "r5"}
             for number, run in enumerate(runs):
                 await run.signal("go", number)

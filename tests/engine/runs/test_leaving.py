@@ -17,7 +17,7 @@ import trio.testing
 from durable_trio import Context, Engine, OwnershipLost, RunStatus, StoreFull, StoreInUse, workflow
 from durable_trio.engine import tree
 from durable_trio.engine.runs import inline
-from durable_trio.engine.wiring import Executor, Parts
+from durable_trio.engine.wiring import Executor, Services
 from durable_trio.stores.contract import Operation, RequestCancel
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite import connection as connection_module
@@ -234,15 +234,15 @@ async def test_an_inline_block_is_left_while_a_foreign_program_holds_the_file(
 
 def test_the_store_has_the_time_that_its_own_patience_takes() -> None:
     assert TURN_PATIENCE_SECONDS + store_module._LEAVING_PATIENCE_SECONDS < tree.STORE_LEAVES_SECONDS
-    parts, executor = cast(Parts, _FakeParts()), cast(Executor, _FakeParts())
-    for spec in (tree.executor_spec(parts, executor), tree.client_spec(parts)):
+    services, executor = cast(Services, _FakeServices()), cast(Executor, _FakeServices())
+    for spec in (tree.executor_spec(services, executor), tree.client_spec(services)):
         store = spec.children[0]
         assert (store.name, store.shutdown) == ("store", tree.STORE_LEAVES_SECONDS)
 
 
-class _FakeParts:
+class _FakeServices:
     def __getattr__(self, name: str) -> Any:
-        return _FakeParts()
+        return _FakeServices()
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         return None

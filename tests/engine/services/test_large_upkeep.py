@@ -14,7 +14,7 @@ import trio
 
 from durable_trio import Context, RunConflict, RunNotFound, RunStatus, workflow
 from durable_trio.engine.services import janitor
-from durable_trio.stores.writer import StoreFront
+from durable_trio.stores.writer import Writer
 from durable_trio.testing.checker import check
 from tests.engine.harness import PATIENCE_SECONDS, serving
 
@@ -41,14 +41,14 @@ async def long(ctx: Context, count: int) -> int:
 
 
 class Noting:
-    """Notes how the front applies its batches: in which thread, and how many pieces of upkeep are in one."""
+    """Notes how the writer applies its batches: in which thread, and how many pieces of upkeep are in one."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inline: list[str] = []
         self.batches: list[int] = []
-        apply = StoreFront._apply
+        apply = Writer._apply
 
-        async def noting(front: Any, items: Any) -> Any:
+        async def noting(writer: Any, items: Any) -> Any:
             names = [type(item).__name__ for item, _ in items]
             pieces = [
                 name
@@ -56,7 +56,7 @@ class Noting:
                 if name in ("Prune", "Sweep", "ForkRun", "CopyHistory", "ResumeRun", "CutHistory")
             ]
             self.batches.append(len(pieces))
-            call = front._writer.call
+            call = writer._write_thread.call
             called = False
 
             async def noting_call(fn: Any) -> Any:
@@ -64,15 +64,15 @@ class Noting:
                 called = True
                 return await call(fn)
 
-            front._writer.call = noting_call
+            writer._write_thread.call = noting_call
             try:
-                return await apply(front, items)
+                return await apply(writer, items)
             finally:
-                front._writer.call = call
+                writer._write_thread.call = call
                 if pieces and not called:
                     self.inline += pieces
 
-        monkeypatch.setattr(StoreFront, "_apply", noting)
+        monkeypatch.setattr(Writer, "_apply", noting)
 
 
 async def test_upkeep_of_a_long_run_never_runs_on_the_event_loop(

@@ -99,8 +99,8 @@ class ManualFront:
 
     def make_feed(self) -> Feed:
         """Return a feed that has nobody else to tell."""
-        front: Any = self
-        self.feeds.append(Feed(front, mail_came=lambda _run: None, others_committed=lambda: None))
+        writer: Any = self
+        self.feeds.append(Feed(writer, mail_came=lambda _run: None, others_committed=lambda: None))
         return self.feeds[-1]
 
     async def ask(self, question: Any) -> Any:
@@ -123,8 +123,8 @@ class ManualFront:
 
 async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
     """It was read before the run was resumed, and is passed on after somebody began to wait for the new end."""
-    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
-    feed = front.make_feed()
+    writer: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    feed = writer.make_feed()
     endings: list[RunStatus] = []
 
     async def wait() -> None:
@@ -134,12 +134,12 @@ async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() ->
         await nursery.start(feed.run)
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
-        front.commit(stored(S.FAILED, 4))
+        writer.commit(stored(S.FAILED, 4))
         feed.recheck()
         await wait_all_tasks_blocked()
         assert endings == []
-        front.store.present = stored(S.COMPLETED, 6)
-        front.commit(stored(S.COMPLETED, 6))
+        writer.store.present = stored(S.COMPLETED, 6)
+        writer.commit(stored(S.COMPLETED, 6))
         feed.recheck()
         await wait_all_tasks_blocked()
         assert endings == [S.COMPLETED]
@@ -148,23 +148,23 @@ async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() ->
 
 async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_passes_over_others() -> None:
     """It asks for the newest change, to pass over what nobody has watched; a commit comes before the answer."""
-    front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
-    front.store.is_shared = front.store.may_block = (
+    writer: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    writer.store.is_shared = writer.store.may_block = (
         True  # the feed looks by itself, and a watcher does not make it catch up
     )
-    feed = front.make_feed()
+    feed = writer.make_feed()
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
-        front.commit_count += 1
+        writer.commit_count += 1
         await wait_until(lambda: feed._has_skipped)
-        front.hold = trio.Event()
+        writer.hold = trio.Event()
         subscription = Subscription(lambda row: True, is_behind=False)
         feed.subscribe(subscription)
-        front.commit_count += 1
+        writer.commit_count += 1
         await trio.sleep(0.05)  # two looks: it asks, and the answer is held back
-        front.store.present = stored(S.COMPLETED, 9_000)
-        front.store.changed = (front.store.present,)
-        front.hold.set()
+        writer.store.present = stored(S.COMPLETED, 9_000)
+        writer.store.changed = (writer.store.present,)
+        writer.hold.set()
         with trio.fail_after(PATIENCE_SECONDS):
             await subscription.changed.wait()
         assert subscription.is_behind  # it is passed over as well: the watcher reads by itself
@@ -174,9 +174,9 @@ async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_fe
 
 async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() -> None:
     """Commits that nobody looked at are passed over, if they are many; the run has ended among them."""
-    front: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
-    front.store.is_shared = front.store.may_block = True
-    feed = front.make_feed()
+    writer: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    writer.store.is_shared = writer.store.may_block = True
+    feed = writer.make_feed()
     endings: list[RunStatus] = []
 
     async def wait() -> None:
@@ -184,14 +184,14 @@ async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() ->
 
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
-        front.commit_count += 1
+        writer.commit_count += 1
         await wait_until(lambda: feed._has_skipped)
         with trio.move_on_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as waiters:
                 waiters.start_soon(wait)
                 await wait_until(lambda: feed._waiters)
                 await trio.sleep(0.05)
-                front.store.present = stored(S.COMPLETED, 9_000)
+                writer.store.present = stored(S.COMPLETED, 9_000)
                 feed.recheck()
         assert endings == [S.COMPLETED]
         nursery.cancel_scope.cancel()
@@ -214,27 +214,27 @@ class SlowAnswers(ManualFront):
 
 async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -> None:
     """The read does not show it, and the feed has passed it on before the read came back."""
-    front: Any = SlowAnswers(ManualStore(stored(S.RUNNING, 5)))
-    feed = front.make_feed()
+    writer: Any = SlowAnswers(ManualStore(stored(S.RUNNING, 5)))
+    feed = writer.make_feed()
     seen: list[RunStatus] = []
 
     async def look() -> None:
         def give(change: Change) -> Any:
             return change.row
 
-        async with watch(front, feed, RunFilter(run_id="r"), convert=give, matches=lambda _row: True) as changes:
+        async with watch(writer, feed, RunFilter(run_id="r"), convert=give, matches=lambda _row: True) as changes:
             async for row in changes:
                 seen.append(row.status)
 
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
             await nursery.start(feed.run)
-            answer = front.answer
-            front.store.changed = (front.store.present,)
+            answer = writer.answer
+            writer.store.changed = (writer.store.present,)
             async with trio.open_nursery() as lookers:
                 lookers.start_soon(look)
                 await wait_all_tasks_blocked()
-                front.commit(stored(S.COMPLETED, 6))
+                writer.commit(stored(S.COMPLETED, 6))
                 await wait_all_tasks_blocked()
                 answer.set()
             nursery.cancel_scope.cancel()
@@ -242,8 +242,8 @@ async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -
 
 
 async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
-    front: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
-    feed = front.make_feed()
+    writer: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    feed = writer.make_feed()
 
     async def wait() -> None:
         with pytest.raises(trio.ClosedResourceError):
