@@ -42,7 +42,7 @@ SUSPECT_SECONDS: Final = 10.0
 # A body blocked in a wait that is not durable gets so long at replay before the run is parked.
 REPLAY_STALL_SECONDS: Final = 10.0
 # Runs in memory, some of which only wait (tens of kilobytes each): beyond, those that have waited longest leave first.
-RESIDENT_RUNS_MAX: Final = 1000
+RESIDENT_RUNS_MAX: Final = 256
 # Items of one ``ctx.map`` that run at once unless it says otherwise.
 MAP_CONCURRENCY: Final = 100
 # Items of one ``ctx.map``: all are in memory, and each is a row. An iterable without end is refused, not gone through.

@@ -23,7 +23,7 @@ def test_ten_thousand_sleepers_cost_little_memory_and_no_time_at_a_restart() -> 
     figures = json.loads(finished.stdout)
     assert figures["runs"] == 10_001
     assert figures["resident_runs"] == 0
-    assert figures["grown_megabytes"] < 20
+    assert figures["grown_megabytes"] < 28  # also for those that stay for a second: at most `resident_runs_max`
     assert figures["restart_ready_cpu_seconds"] < 1
 
 

@@ -67,6 +67,7 @@ class Entry:
     ended_at: datetime | None  # none: it is open
     has_failed: bool = False
     below: tuple[tuple[str, str], ...] = ()  # text and colour
+    placed_at: datetime | None = None  # when the body called it, if its bar begins at another time
 
 
 @attrs.define
@@ -93,7 +94,7 @@ def _place_in_time(part: Entry | Branch) -> tuple[datetime, int]:
     if isinstance(part, Branch):
         return part.began_at(), 0
     name, _, number = part.label.rpartition("#")
-    return part.started_at, int(number) if name == _MAP_ITEM else 0
+    return part.placed_at or part.started_at, int(number) if name == _MAP_ITEM else 0
 
 
 def timeline(view: RunView, now: datetime, screen: Screen, *, has_results: bool = False) -> list[str]:
@@ -160,6 +161,7 @@ def _step_entry(step: StepRecord, glyphs: Glyphs, children: Mapping[str, RunReco
         ended_at=ended_at,
         has_failed=has_failed,
         below=tuple(below),
+        placed_at=step.started_at,  # a child stands where it was stored, however late it began
     )
 
 

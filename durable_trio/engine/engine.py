@@ -60,7 +60,7 @@ class Engine(trio.abc.AsyncResource):
             only supervises them. 0: this process executes.
         app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
         options: ``lease_seconds=30``, ``grace_seconds=10``, ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
-            ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=1000`` (in memory, those that only wait
+            ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
             included), ``replay_stall_seconds=10``, ``clock``.
 
     Raises:

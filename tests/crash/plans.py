@@ -112,11 +112,13 @@ class Asker:
                     break
 
     async def _wait_suspended(self, run_id: str) -> None:
+        """Wait until a run has left memory, or has ended."""
         run = self._engine.get(run_id)
-        async with run.watch() as changes:
-            async for record in changes:
-                if record.status not in (RunStatus.PENDING, RunStatus.RUNNING):
-                    return
+        while True:
+            record = await run.record()
+            if record.status not in (RunStatus.PENDING, RunStatus.RUNNING) and record.owner is None:
+                return
+            await trio.sleep(_POLL_SECONDS)
 
     async def _mend(self, planned: Planned) -> None:
         run = self._engine.get(planned.id)
