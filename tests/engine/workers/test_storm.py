@@ -19,5 +19,5 @@ async def test_a_storm_of_kills_loses_nothing_and_repeats_only_what_was_in_fligh
     storm = Storm(runs=RUNS, step_seconds=0.05, seed=1)
     await storm.rage(scene)
     print(storm)
-    assert len(storm.killed) >= 5
+    assert len(storm.killed) >= 3
     assert storm.repeated > 0  # else the kills have hit nothing
