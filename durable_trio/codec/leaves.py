@@ -92,6 +92,8 @@ def enum_coder(cls: Any) -> Coder:
             member = cls(plain) if by_value else cls[plain]
         except Exception:
             raise Fault(f"{str(plain)[:80]!r} is no {cls.__name__}") from None
+        if is_flag and getattr(member, "value", None) != plain:  # a flag may drop bits that it has not, as 3.11.2 does
+            raise Fault(f"{str(plain)[:80]} is no {cls.__name__}")
         if by_value and member.value == plain and type(member.value) is not type(plain):
             raise Fault(f"{type_name(plain)} {str(plain)[:80]} is no {cls.__name__}")
         return member

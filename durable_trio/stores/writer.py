@@ -11,8 +11,8 @@ A full disk fails the caller's operation, but not those of a run's owner (``Adva
 ``Park``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
 room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
 that somebody else holds, where nothing can be written at all. Any other error of the store is final: everything that
-waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: the store is
-opened anew and the writer started again (``engine.wiring``, under the tree in ``engine.tree``).
+waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: the store
+is opened anew and the writer started again (``engine.wiring``, under the tree in ``engine.tree``).
 """
 
 from __future__ import annotations
