@@ -147,9 +147,11 @@ class Parking:
         await trio.lowlevel.wait_task_rescheduled(_no_abort)
 
     def is_refused(self, call: Call) -> bool:
+        """Return whether the time to live is over for a call."""
         return self.state.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
 
     def refuse_expired(self, call: Call) -> None:
+        """Have a call raise that the time to live is over."""
         self.refuse(call, RunExpired("the run's time to live is over; no durable call begins any more"))
 
     def refuse(self, call: Call, error: Exception) -> None:
@@ -257,11 +259,13 @@ class Parking:
     # ---- deliveries: what the pump does with what waits here -----------------------------------------------------
 
     def end_extension(self) -> None:
+        """Let the task go on that has waited inside the turn for longest, if its commit is done."""
         result = self.extended[0].result
         if result is not None:
             trio.lowlevel.reschedule(self.extended.popleft().task, result)
 
     def deliver_cancellation(self) -> bool:
+        """Deliver the next cancellation of the present wave; return False if something must come out before."""
         if not self.wave:
             self.wave.extend(sorted(self.cancelled, key=lambda call: call.place_in_wave))
             self.cancelled.clear()
@@ -293,6 +297,7 @@ class Parking:
         return self.is_overdue() or (ttl_at is not None and state.clock.now() >= state.clock.comes_at(ttl_at))
 
     def is_in_time(self, call: Call) -> bool:
+        """Return whether a call may go on now: no deadline is over, or what it waits for came before."""
         due_at = self._overdue_at()
         if due_at is None:
             return True
@@ -304,6 +309,7 @@ class Parking:
         return call.waits_for is not None and self._has_signal(call.waits_for, due_at)
 
     def expire(self, scope: DeadlineScope, now: int) -> None:
+        """Record that a deadline is over."""
         state = self.state
         scope.is_expiring = True
         self.expiring.add(scope.key)
@@ -321,6 +327,7 @@ class Parking:
         state.record(submit)
 
     def is_stale(self, due_at: int, key: Key) -> bool:
+        """Return whether a due time means nothing any more."""
         call = self.calls.get(key)
         if call is not None:
             return call.stage not in OPEN or call.raise_cancel is not None or call.due_at != due_at

@@ -15,7 +15,7 @@ import trio
 from durable_trio import Context, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
 from durable_trio.stores import threads
-from durable_trio.stores import writer as front_module
+from durable_trio.stores import writer as writer_module
 from durable_trio.stores.writer import Writer
 from tests.engine.harness import PATIENCE_SECONDS
 
@@ -87,7 +87,7 @@ def test_when_the_writer_thread_has_just_got_a_batch(nth: int, file_path: str, m
         put = ctrl_c.after(queue.SimpleQueue.put)
 
     monkeypatch.setattr(threads, "queue", types.SimpleNamespace(SimpleQueue=Jobs))
-    monkeypatch.setattr(front_module, "INLINE_COMMIT_MS_MAX", -1)  # never on the event loop
+    monkeypatch.setattr(writer_module, "INLINE_COMMIT_MS_MAX", -1)  # never on the event loop
     interrupt_and_go_on(file_path, ctrl_c)
 
 

@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from durable_trio import RunStatus
 from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt, StoreFull, StoreInUse
 from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_COMMIT_MS_MAX
-from durable_trio.stores import writer as front_module
+from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import (
     Advance,
     ContinueAsNew,
@@ -481,7 +481,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(front_module, "STORE_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(writer_module, "STORE_RETRY_SECONDS", 0.02)
     return Disk()
 
 
@@ -573,7 +573,7 @@ async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others' commits do not have it tried again either: its function may be long."""
-    monkeypatch.setattr(front_module, "STORE_RETRY_SECONDS", 3600)
+    monkeypatch.setattr(writer_module, "STORE_RETRY_SECONDS", 3600)
 
     class TooLarge(ScriptedStore):
         tries = 0
@@ -602,7 +602,7 @@ async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
 async def test_many_outcomes_without_room_take_turns_at_being_tried_again(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(front_module, "_PROBES_MAX", 2)
+    monkeypatch.setattr(writer_module, "_PROBES_MAX", 2)
     tried: list[str] = []
 
     def apply(batch: Sequence[Any]) -> list[Any]:
@@ -747,7 +747,7 @@ async def test_a_writer_ends_while_somebody_else_holds_the_file_and_says_what_it
 
 
 async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_module, "WRITER_QUEUE_MAX", 3)
+    monkeypatch.setattr(writer_module, "WRITER_QUEUE_MAX", 3)
     go = threading.Event()
 
     def apply(batch: Sequence[Any]) -> list[Any]:
