@@ -52,8 +52,8 @@ class Engine(trio.abc.AsyncResource):
         observers: instances of ``Observer``; their errors disturb no run.
         errors: exception classes that steps may raise and replay may need, beyond builtins, trio's and the
             workflow's module's.
-        concurrency: runs that are in memory at once; others wait in the store. One whose own code waits for another
-            run, in a step say, does not count meanwhile (of at most 1000).
+        concurrency: runs that have something to do at once; others wait in the store. One whose own code waits for
+            another run, in a step say, does not count meanwhile (of at most 1000).
         durability: ``"full"`` survives power loss, ``"normal"`` the death of the process.
         strict: park a run where the engine would only warn.
         workers: processes that execute the runs, each a full executor with ``concurrency`` of its own; this one then

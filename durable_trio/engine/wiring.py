@@ -249,9 +249,9 @@ class Executor:
         """
         is_due = operation.due_at <= operation.created_at
         # Not while the store has just come back, and not past others that are due and wait for a place. With other
-        # executors on the file, only while nothing else is here.
+        # executors on the file, only while nothing else here has something to do.
         may_keep = self.recovery.is_registered and not self.dispatcher.has_backlog and not self.writer.is_full
-        may_keep = may_keep and (self.recovery.others_count == 0 or self.runs.resident_count == 0)
+        may_keep = may_keep and (self.recovery.others_count == 0 or self.runs.busy_count == 0)
         is_ours = is_due and self.registry.get(operation.workflow) is not None
         if not (is_ours and may_keep and self.runs.reserve()):
             started: Started = await self.writer.write(operation)

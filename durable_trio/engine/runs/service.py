@@ -92,7 +92,7 @@ class Runs:
             count_resident=lambda: len(self._actors),
         )
         self._reserved = 0
-        self.left_count = 0  # runs that have left memory
+        self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
         self._due_once_left: set[int] = set()  # that have got mail since they were released
@@ -218,6 +218,10 @@ class Runs:
     def resident_rows(self) -> tuple[RunRow, ...]:
         """Return the runs that are in memory, as they were when they were claimed."""
         return tuple(actor.row for actor in self._actors.values())
+
+    def busy_rows(self) -> tuple[RunRow, ...]:
+        """Return those of them that have something to do, and so a place."""
+        return tuple(actor.row for actor in self._actors.values() if actor not in self._idle.since)
 
     def clock_was_set(self) -> None:
         """Have everybody look anew when what they wait for comes."""
@@ -354,8 +358,8 @@ class Runs:
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
             del self._actors[resident.row.run]
+            self.given_back_count += resident not in self._idle.since
             self._idle.discard(resident)
-            self.left_count += 1
             self._lenders.pop(resident.row.run, None)
         if not self._actors:
             self._empty.set()
@@ -423,6 +427,7 @@ class Runs:
         self._timers.call_at(due_at, callback)
 
     def rests(self, resident: ResidentRun) -> None:
+        self.given_back_count += resident not in self._idle.since
         self._idle.add(resident)
         self._place_is_free()
 

@@ -73,7 +73,7 @@ class Dispatcher(Service):
         self._looked_at: set[str] = set()
         # While there is no place: when to look whether runs leave, and how many had left at the last look.
         self._looks_for_stuck_at = 0
-        self._left_count = -1
+        self._given_back_count = -1
         self._said_at = -1
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
@@ -166,18 +166,18 @@ class Dispatcher(Service):
 
         Perhaps the steps there wait for those very runs, in a way that lends no place, such as looking again and again.
         """
-        now, left_count = self._clock.now(), self._runs.left_count
+        now, given_back_count = self._clock.now(), self._runs.given_back_count
         if now < self._looks_for_stuck_at or self._runs.is_draining:
             return
-        before, self._left_count = self._left_count, left_count
+        before, self._given_back_count = self._given_back_count, given_back_count
         self._looks_for_stuck_at = now + int(_STUCK_SECONDS * MICROSECONDS)
         self._timers.call_at(self._looks_for_stuck_at, self.nudge)
-        if before != left_count or self._said_at == left_count:
+        if before != given_back_count or self._said_at == given_back_count:
             return
         backlog = await self._writer.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
-        rows = self._runs.resident_rows()
+        rows = self._runs.busy_rows()
         if backlog.due_count and rows:
-            self._said_at = left_count
+            self._said_at = given_back_count
             _LOGGER.warning(
                 "runs that are due have no place: the %d that have one, %r among them, have kept theirs for %g s. "
                 "If their steps wait for others, let them do so with run.result(), which lends the place; or raise "

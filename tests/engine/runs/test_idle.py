@@ -11,7 +11,15 @@ import trio
 
 from durable_trio import Context, Engine, RunStatus, workflow
 from durable_trio.rules import residency
-from tests.engine.harness import PATIENCE_SECONDS, killed_when_ready, serving, wait_passivated, wait_status, wait_until
+from tests.engine.harness import (
+    PATIENCE_SECONDS,
+    executor_of,
+    killed_when_ready,
+    serving,
+    wait_passivated,
+    wait_status,
+    wait_until,
+)
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -94,6 +102,22 @@ async def test_runs_that_only_wait_take_no_place_of_those_that_have_something_to
 
 
 @pytest.mark.usefixtures("stay_long")
+async def test_runs_that_only_wait_send_no_new_run_to_another_process(file_path: str) -> None:
+    """With others on the file a new run stays here only while nothing else here has something to do."""
+    async with serving(file_path, chat) as engine:
+        async with serving(file_path, chat):
+            waiting = await engine.start(chat, 1)
+            await wait_status(waiting, RunStatus.SUSPENDED)
+            with trio.fail_after(PATIENCE_SECONDS):
+                await wait_until(lambda: executor_of(engine).recovery.others_count == 1)
+            connection = engine.connect()
+            await engine.start(chat, 1, id="new")
+            (token,) = connection.execute("SELECT token FROM runs WHERE id = 'new'").fetchone()
+            connection.close()
+            assert token == 1  # it was claimed in the transaction that has stored it
+
+
+@pytest.mark.usefixtures("stay_long")
 async def test_beyond_the_bound_those_that_have_waited_longest_leave_first(store_path: str) -> None:
     async with serving(store_path, chat, concurrency=2, resident_runs_max=3) as engine:
         runs = []
@@ -168,13 +192,20 @@ async def _wait_until_it_waits_for(engine: Engine, names: str) -> None:
     await wait_until(lambda: waited_for(engine) == names)
 
 
-async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_waited_before(store_path: str) -> None:
+async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_waited_before(
+    store_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it leaves at once, after a wait for which it has stayed: else its next signal would wake nobody."""
     async with serving(store_path, waits_for_one_after_the_other) as engine:
+        monkeypatch.setattr(residency, "IDLE_SECONDS", 3600.0)
         run = await engine.start(waits_for_one_after_the_other, id="r")
+        await _wait_until_it_waits_for(engine, '["s0"]')
+        monkeypatch.setattr(residency, "IDLE_SECONDS", 0.0)
         for number in range(5):
-            await _wait_until_it_waits_for(engine, f'["s{number}"]')
-            await wait_passivated(engine)
-            assert waited_for(engine) == f'["s{number}"]'
             await run.signal(f"s{number}")
+            if number < 4:
+                await _wait_until_it_waits_for(engine, f'["s{number + 1}"]')
+                await wait_passivated(engine)
+                assert waited_for(engine) == f'["s{number + 1}"]'
         with trio.fail_after(PATIENCE_SECONDS):
             await run.result()
