@@ -6,10 +6,10 @@ import secrets
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 from durable_trio.clock import Clock, due_after, from_datetime, seconds_of
-from durable_trio.codec import UNANNOTATED, Codec, parse
+from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.errors import CodecError
 from durable_trio.limits import check_name
 from durable_trio.looks import exact_number, is_a, short
@@ -58,33 +58,46 @@ def start_operation(
         TypeError, ValueError: wrong arguments or options, or names that cannot be stored.
         CodecError, PayloadTooLarge: an argument cannot be stored.
     """
-    check_options("starting a run", options, StartOptions.__annotations__, arguments="arguments of the workflow")
-    known, name, annotations = _resolve(workflow, args, registry)
+    if options:
+        check_options("starting a run", options, StartOptions.__annotations__, arguments="arguments of the workflow")
+    if issubclass(type(workflow), Workflow):  # as ``is_a`` does
+        known = cast("Workflow[Any, Any] | None", workflow)
+        name = cast("Workflow[Any, Any]", workflow).name
+    else:
+        name = _name_of(workflow)
+        known = registry.get(name)
     given_id = options.get("id")
     run_id = str(uuid.uuid4()) if given_id is None else check_name("run id", given_id)
     queue = options.get("queue")
     if queue is not None:
         queue = check_name("queue name", queue)
     where = f"the arguments of run {run_id!r}"
+    tags: Mapping[str, str] = {}
     if known is None:
-        text, digest = codec.encode_arguments(args, annotations, where=where)
+        ttl_seconds = None
+        text, digest = codec.encode_arguments(args, (UNANNOTATED,) * len(args), where=where)
     else:
+        tags, ttl_seconds = known.tags, known.ttl
         text, digest = encode_bound(known, args, codec=codec, where=where)
-    now = clock.stamp()
-    ttl = options.get("ttl")
-    ttl_seconds = seconds_of(ttl, what="ttl") if ttl is not None else known.ttl if known is not None else None
-    tags = {**(known.tags if known is not None else {}), **check_tags(options.get("tags"))}
+    priority, now = 0, clock.stamp()
+    due_at = now
+    if options:
+        priority = _priority(options.get("priority", 0))
+        due_at = _due_at(now, options.get("delay"), options.get("at"))
+        tags = {**tags, **check_tags(options.get("tags"))}
+        ttl = options.get("ttl")
+        ttl_seconds = ttl_seconds if ttl is None else seconds_of(ttl, what="ttl")
     return StartRun(
         id=run_id,
         workflow=name,
         args=text,
         args_digest=digest,
         queue=queue,
-        priority=_priority(options.get("priority", 0)),
+        priority=priority,
         tags=codec.encode(tags, dict[str, str], where="tags").text if tags else "{}",
         seed=secrets.token_bytes(SEED_BYTES),
         created_at=now,
-        due_at=_due_at(now, options.get("delay"), options.get("at")),
+        due_at=due_at,
         ttl_at=None if ttl_seconds is None else due_after(now, ttl_seconds),
     )
 
@@ -99,13 +112,16 @@ def encode_bound(
     by then. ``is_digest_of_all``: the digest is that of the text.
 
     Raises:
+        TypeError: too few or too many arguments.
         CodecError, PayloadTooLarge: an argument cannot be stored.
     """
-    bound = workflow.with_defaults(args)
+    bound = workflow.completed(args)
     digest_count = None if is_digest_of_all else len(args)
     while True:
         try:
-            annotations = workflow.annotations_for(bound)
+            annotations = workflow.argument_types
+            if len(bound) != len(annotations):
+                annotations = workflow.annotations_for(len(bound))
             return codec.encode_arguments(bound, annotations, where=where, digest_count=digest_count)
         except CodecError:
             if len(bound) == len(args):
@@ -122,8 +138,7 @@ def is_same_start(workflow: Workflow[Any, Any] | None, stored: str, args: tuple[
         return False
     where = "arguments"
     try:
-        count = len(parse(stored, where=where))
-        decoded = codec.decode_arguments(stored, workflow.annotations_for((None,) * count), where=where)
+        decoded = codec.decode_arguments(stored, workflow.annotations_for, where=where)
         known, asked = (
             encode_bound(workflow, each, codec=codec, where=where, is_digest_of_all=True)[1] for each in (decoded, args)
         )
@@ -132,21 +147,13 @@ def is_same_start(workflow: Workflow[Any, Any] | None, stored: str, args: tuple[
     return known == asked
 
 
-def _resolve(
-    workflow: object, args: tuple[object, ...], registry: Registry
-) -> tuple[Workflow[Any, Any] | None, str, tuple[Any, ...]]:
-    """Return the workflow as the engine knows it, its name, and the annotations of the arguments."""
-    if is_a(workflow, Workflow) and isinstance(workflow, Workflow):
-        return workflow, workflow.name, workflow.annotations_for(args)
-    if not (is_a(workflow, str) and isinstance(workflow, str)):
+def _name_of(workflow: object) -> str:
+    """Return the name that was given in place of a workflow."""
+    if not is_a(workflow, str):
         raise TypeError(
             f"start takes a workflow or its name, not {short(workflow)}; decorate the function with @workflow"
         )
-    name = check_name("workflow name", workflow)
-    known = registry.get(name)
-    if known is None:
-        return None, name, (UNANNOTATED,) * len(args)
-    return known, name, known.annotations_for(args)
+    return check_name("workflow name", workflow)
 
 
 def _priority(priority: object) -> int:

@@ -68,23 +68,30 @@ class Workflow(Generic[P, R]):
     def __call__(self, ctx: Any, /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
         return self.fn(ctx, *args, **kwargs)
 
-    def annotations_for(self, args: tuple[object, ...]) -> tuple[Any, ...]:
-        """Return the annotation of each argument.
+    def annotations_for(self, count: int) -> tuple[Any, ...]:
+        """Return the annotations of so many arguments.
 
         Raises:
-            TypeError: too few or too many arguments.
+            TypeError: too few or too many.
         """
         most = len(self.argument_types)
-        if len(args) < self.required_count or (len(args) > most and not self.takes_any_count):
+        if count < self.required_count or (count > most and not self.takes_any_count):
             expected = str(most) if self.required_count == most else f"{self.required_count} to {most}"
-            raise TypeError(f"workflow {self.name!r} takes {expected} arguments after the context, got {len(args)}")
-        if len(args) > most:
-            return self.argument_types[:-1] + (self.argument_types[-1],) * (len(args) - most + 1)
-        return self.argument_types[: len(args)]
+            raise TypeError(f"workflow {self.name!r} takes {expected} arguments after the context, got {count}")
+        if count > most:
+            return self.argument_types[:-1] + (self.argument_types[-1],) * (count - most + 1)
+        return self.argument_types[:count]
 
-    def with_defaults(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return arguments with the defaults of those that are left out."""
-        return (*args, *self.defaults[max(0, len(args) - self.required_count) :])
+    def completed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arguments with the defaults of those that are left out.
+
+        Raises:
+            TypeError: too few or too many.
+        """
+        count = len(args)
+        if count != len(self.argument_types):
+            self.annotations_for(count)  # raises
+        return (*args, *self.defaults[max(0, count - self.required_count) :])
 
 
 @overload
@@ -240,6 +247,8 @@ class Registry:
                 raise TypeError(f"workflows must be made by @workflow, {item!r} is not")
             if self._by_name.setdefault(item.name, item) is not item:
                 raise ValueError(f"two workflows are named {item.name!r}; give one another name")
+        #: Gives the workflow of a name, or ``None`` if it is not known.
+        self.get: Callable[[str], Workflow[Any, Any] | None] = self._by_name.get
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -248,7 +257,3 @@ class Registry:
 
     def __iter__(self) -> Any:
         return iter(self._by_name.values())
-
-    def get(self, name: str) -> Workflow[Any, Any] | None:
-        """Return the workflow of that name, if it is known."""
-        return self._by_name.get(name)

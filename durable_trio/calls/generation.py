@@ -53,7 +53,6 @@ async def continue_as_new(branch: Branch, args: tuple[Any, ...]) -> NoReturn:
     body = branch.body
     if branch.path or branch.open_nursery_count:
         raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
-    body.workflow.annotations_for(args)  # raises if there are too few or too many
     text, _ = encode_bound(body.workflow, args, codec=body.codec, where=f"the arguments of run {body.run_id!r}")
     await body.parking.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
     raise AssertionError("the run has left")

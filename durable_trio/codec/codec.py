@@ -7,7 +7,8 @@ goes on with the decoded value, so a first execution and its replay see the same
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -21,7 +22,7 @@ from durable_trio.codec.faults import Fault, at, fault_of, type_name
 from durable_trio.codec.fields import field_names
 from durable_trio.codec.plain import INTEGER_MAX, INTEGER_MIN, to_plain
 from durable_trio.codec.sameness import check_same
-from durable_trio.codec.text import canonical, check_depth, check_strings, digest_of, dump, load, may_be_deep, parse_own
+from durable_trio.codec.text import canonical, check_depth, check_strings, dump, load, may_be_deep, parse_own
 from durable_trio.errors import CodecError, PayloadTooLarge
 from durable_trio.looks import look, short
 
@@ -144,8 +145,10 @@ class Codec:
         """
         annotation: Any = None
         try:
+            if len(args) > len(annotations):
+                raise _too_many(args, annotations)
             plain = []
-            for index, annotation in self._paired(args, annotations):
+            for index, annotation in enumerate(annotations[: len(args)]):
                 coder = at(index, self._coders.get, annotation)
                 if not at(index, self._has_room, args[index], coder):
                     raise self._too_large(where)
@@ -155,7 +158,7 @@ class Codec:
                 annotation = annotations[index]
                 decoded = at(index, self._coders.get(annotation).decode, item)
                 at(index, check_same, args[index], decoded)
-            return raw.decode(), digest_of(canonical(plain[:digest_count]))
+            return raw.decode(), hashlib.sha256(canonical(plain[:digest_count])).digest()
         except PayloadTooLarge:
             raise
         except BaseException as error:
@@ -163,21 +166,31 @@ class Codec:
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
     @trio.lowlevel.enable_ki_protection
-    def decode_arguments(self, text: str, annotations: Sequence[Any], *, where: str) -> tuple[Any, ...]:
+    def decode_arguments(
+        self, text: str, annotations_for: Callable[[int], Sequence[Any]], *, where: str
+    ) -> tuple[Any, ...]:
         """Return the arguments that ``encode_arguments`` has written as ``text``.
 
-        There may be fewer than annotations: a function that has grown a parameter with a default still reads them.
+        Args:
+            annotations_for: returns the annotations of so many arguments, or raises ``TypeError``.
 
         Raises:
             CodecError: as ``decode``; or there are more arguments than annotations.
+            TypeError: of ``annotations_for``.
         """
         annotation: Any = None
         try:
             plain = load(text)
             if type(plain) is not list:
                 raise Fault(f"a list of arguments was expected, not {type_name(plain)}")
+        except Fault as fault:
+            raise _codec_error(fault, where, annotation) from None
+        annotations = annotations_for(len(plain))
+        try:
+            if len(plain) > len(annotations):
+                raise _too_many(plain, annotations)
             values = []
-            for index, annotation in self._paired(plain, annotations):
+            for index, annotation in enumerate(annotations[: len(plain)]):
                 values.append(at(index, self._coders.get(annotation).decode, plain[index]))
             return tuple(values)
         except PayloadTooLarge:
@@ -217,18 +230,15 @@ class Codec:
             refused = _codec_error(error, where, UNANNOTATED)
             raise refused from refused.__cause__
 
-    def _paired(self, args: Sequence[object], annotations: Sequence[Any]) -> Iterable[tuple[int, Any]]:
-        if len(args) > len(annotations):
-            raise Fault(f"{len(args)} arguments, but only {len(annotations)} parameters")
-        return enumerate(annotations[: len(args)])
-
     def _encode_json(self, value: object) -> Encoded | None:
         """Encode what is exact JSON without any tag; ``None`` where the slower way must look closer."""
         try:
             raw = dump(value)
         except TypeError:
             return None
-        if b'"$' in raw or len(raw) > self.payload_bytes_max or may_be_deep(raw):
+        if b'"$' in raw or len(raw) > self.payload_bytes_max:
+            return None
+        if len(raw) > limits.PAYLOAD_DEPTH_MAX and may_be_deep(raw):
             return None
         decoded = parse_own(raw)
         try:
@@ -245,7 +255,7 @@ class Codec:
             raise Fault(f"nested deeper than {limits.PAYLOAD_DEPTH_MAX} levels") from None
         if len(raw) > self.payload_bytes_max:
             raise self._too_large(where, str(len(raw)))
-        if may_be_deep(raw):
+        if len(raw) > limits.PAYLOAD_DEPTH_MAX and may_be_deep(raw):
             check_depth(raw.decode())
         return raw
 
@@ -262,6 +272,10 @@ class Codec:
             "Store it elsewhere and pass a reference, or raise payload_bytes_max",
             where=where,
         )
+
+
+def _too_many(args: Sequence[object], annotations: Sequence[Any]) -> Fault:
+    return Fault(f"{len(args)} arguments, but only {len(annotations)} parameters")
 
 
 def parse(text: str, *, where: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from typing import Any, Final
@@ -14,33 +13,25 @@ from durable_trio import limits
 from durable_trio.codec.faults import Fault, at
 from durable_trio.codec.plain import INTEGER_MAX, INTEGER_MIN
 
-__all__ = ["canonical", "check_depth", "check_strings", "digest_of", "dump", "load", "may_be_deep", "parse_own"]
+__all__ = ["canonical", "check_depth", "check_strings", "dump", "load", "may_be_deep", "parse_own"]
 
 # orjson would turn these into strings and objects, and nobody could tell afterwards.
 _EXACT: Final = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 # Parses what this codec has just written, and needs no second look.
 parse_own: Final = orjson.loads
+# The text that is the same for plain values that differ only in the order of keys.
+canonical: Final = functools.partial(orjson.dumps, option=_EXACT | orjson.OPT_SORT_KEYS)
 # The text of what orjson takes for exact JSON. ``TypeError``: it is none, has a string that is no Unicode, or nests
 # deeper than 254 levels.
 dump: Final = functools.partial(orjson.dumps, option=_EXACT)
-
-
-def canonical(plain: Any) -> bytes:
-    """Return the text that is the same for plain values that differ only in the order of keys."""
-    return orjson.dumps(plain, option=_EXACT | orjson.OPT_SORT_KEYS)
-
-
-def digest_of(canonical: bytes) -> bytes:
-    """Return the SHA-256 of a canonical JSON text."""
-    return hashlib.sha256(canonical).digest()
 
 
 def load(text: str) -> Any:
     """Parse a text from anywhere: of bounded depth, without keys that occur twice or integers cut to floats."""
     try:
         raw = text.encode()
-        if may_be_deep(raw):
+        if len(raw) > limits.PAYLOAD_DEPTH_MAX and may_be_deep(raw):
             check_depth(text)
         plain = orjson.loads(raw)
         # What this codec has written is found to be so at once; anything else gets the second look.
@@ -65,8 +56,11 @@ def _bounded(text: str) -> int:
 
 
 def may_be_deep(raw: bytes) -> bool:
-    """Whether a text may be nested deeper than allowed; a quick look that may err on this side."""
-    return len(raw) > limits.PAYLOAD_DEPTH_MAX and raw.count(b"[") + raw.count(b"{") > limits.PAYLOAD_DEPTH_MAX
+    """Whether a text may be nested deeper than allowed; a quick look that may err on this side.
+
+    To be asked only of one that has more bytes than there may be levels: nearly none has.
+    """
+    return raw.count(b"[") + raw.count(b"{") > limits.PAYLOAD_DEPTH_MAX
 
 
 _STRINGS: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import trio
 
@@ -19,6 +19,7 @@ from durable_trio.engine.watching import Changes, watch
 from durable_trio.engine.wiring import Given, Services
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.limits import check_name
+from durable_trio.looks import is_a
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
@@ -53,7 +54,8 @@ class Client:
         self.services: Services | None = None
         self._observers = observers
         # Where it was opened, and that thread's name.
-        self._home: tuple[trio.lowlevel.TrioToken, str] | None = None
+        self._home: trio.lowlevel.TrioToken | None = None
+        self._home_thread = ""
 
     # ---- the way to the services -------------------------------------------------------------------------------
 
@@ -67,7 +69,8 @@ class Client:
             raise trio.ClosedResourceError("this engine was closed; make a new one")
         if self.services is not None:
             raise RuntimeError("this engine is in use already")
-        self._home = trio.lowlevel.current_trio_token(), threading.current_thread().name
+        self._home = trio.lowlevel.current_trio_token()
+        self._home_thread = threading.current_thread().name
 
     def make_services(self, *, executes: bool) -> Services:
         """Return new services; they are in use once they are assigned to ``services``."""
@@ -87,7 +90,12 @@ class Client:
             RuntimeError: the engine is not open, or it was opened by another ``trio.run``; nothing has happened.
         """
         services = self.services or self.open_services()  # which says why there are none
-        self.check_home()
+        try:
+            is_home = trio.lowlevel.current_trio_token() is self._home
+        except RuntimeError:  # no trio in this thread
+            is_home = False
+        if not is_home:
+            self._refuse_foreign()
         return services
 
     def open_services(self) -> Services:
@@ -111,12 +119,14 @@ class Client:
             here = trio.lowlevel.current_trio_token()
         except RuntimeError:  # no trio in this thread
             here = None
-        if self._home is None or here is self._home[0]:
-            return
+        if self._home is not None and here is not self._home:
+            self._refuse_foreign()
+
+    def _refuse_foreign(self) -> NoReturn:
         raise RuntimeError(
-            f"the engine belongs to the trio.run of thread {self._home[1]!r}, and was called from elsewhere, in thread "
-            f"{threading.current_thread().name!r}: from a thread write trio.from_thread.run(engine.start, …), with "
-            "trio_token=… if trio has not made that thread; or open an engine of its own there, as a client"
+            f"the engine belongs to the trio.run of thread {self._home_thread!r}, and was called from elsewhere, in "
+            f"thread {threading.current_thread().name!r}: from a thread write trio.from_thread.run(engine.start, …), "
+            "with trio_token=… if trio has not made that thread; or open an engine of its own there, as a client"
         )
 
     # ---- looking -----------------------------------------------------------------------------------------------
@@ -187,8 +197,7 @@ class Client:
     async def start(self, workflow: Any, args: tuple[Any, ...], options: StartOptions) -> Begun:
         """Store a new run; see ``engine.start``."""
         services = self.services_in_use()
-        operation = self._start_operation(workflow, args, options, executes=services.executor is not None)
-        known = self._known(workflow, operation)
+        operation, known = self._start_operation(workflow, args, options, services)
         try:
             if services.executor is not None:
                 is_new = await services.executor.start(operation)
@@ -205,21 +214,17 @@ class Client:
     ) -> Begun:
         """Start a run unless it is there, and send it a signal; see ``engine.signal_with_start``."""
         services = self.services_in_use()
-        start = self._start_operation(workflow, args, options, executes=services.executor is not None)
+        start, known = self._start_operation(workflow, args, options, services)
         send = self._signal_operation(start.id, signal, payload, signal_id)
         try:
             started: Started = await services.writer.write(SignalWithStart(start=start, signal=send))
         except RunConflict:
-            known = self._known(workflow, start)
             if not await self._is_same(start, known, args):
                 raise
             services.sent(await services.writer.write(send))  # it is started
             return Begun(start.id, known, is_new=False)
         services.message_for(started.row.run)
         return Begun(start.id, self.registry.get(started.row.workflow), is_new=started.created)
-
-    def _known(self, workflow: Any, operation: StartRun) -> Workflow[..., Any] | None:
-        return workflow if isinstance(workflow, Workflow) else self.registry.get(operation.workflow)
 
     async def _is_same(self, operation: StartRun, workflow: Workflow[..., Any] | None, args: tuple[Any, ...]) -> bool:
         """Return whether the run that has the id of this one is the same, though it was started in other words."""
@@ -230,16 +235,21 @@ class Client:
         return is_same_start(workflow, row.args, args, codec=self.codec)
 
     def _start_operation(
-        self, workflow: Any, args: tuple[Any, ...], options: StartOptions, *, executes: bool
-    ) -> StartRun:
-        if executes and isinstance(workflow, Workflow) and self.registry.get(workflow.name) is None:
-            raise UnknownWorkflow(
-                f"this engine executes runs but was not given the workflow {workflow.name!r}: name it in workflows=, "
-                f"or start it by its name if another process serves it"
-            )
-        return start_operation(
+        self, workflow: Any, args: tuple[Any, ...], options: StartOptions, services: Services
+    ) -> tuple[StartRun, Workflow[..., Any] | None]:
+        """Return what stores the run, and its workflow if this engine knows it."""
+        operation = start_operation(
             workflow, args, options, registry=self.registry, codec=self.codec, clock=self.settings.clock
         )
+        known = self.registry.get(operation.workflow)
+        if known is workflow or not is_a(workflow, Workflow):
+            return operation, known
+        if known is None and services.executor is not None:
+            raise UnknownWorkflow(
+                f"this engine executes runs but was not given the workflow {operation.workflow!r}: name it in "
+                f"workflows=, or start it by its name if another process serves it"
+            )
+        return operation, cast("Workflow[..., Any]", workflow)
 
     # ---- messages ----------------------------------------------------------------------------------------------
 

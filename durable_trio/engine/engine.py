@@ -18,7 +18,7 @@ import trio
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
 from durable_trio.engine import upkeep
-from durable_trio.engine.client import Begun, Client
+from durable_trio.engine.client import Client
 from durable_trio.engine.filters import check_text, make_cursor, make_filter, read_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.run import Run, result_of
@@ -180,7 +180,8 @@ class Engine(trio.abc.AsyncResource):
             CodecError, PayloadTooLarge: an argument cannot be stored.
             TypeError, ValueError: wrong arguments or options, or a name that cannot be stored.
         """
-        return self._handle(await self._client.start(workflow, args, cast(StartOptions, options)))
+        begun = await self._client.start(workflow, args, cast(StartOptions, options))
+        return Run(self._client, begun.run_id, begun.workflow)
 
     async def run(self, workflow: Startable[*Ts, R], /, *args: *Ts, **options: Unpack[StartOptions]) -> R:
         """Start a run and wait for its result; arguments and options are those of ``start``.
@@ -282,7 +283,7 @@ class Engine(trio.abc.AsyncResource):
             payload=payload,
             signal_id=signal_id,
         )
-        return self._handle(begun)
+        return Run(self._client, begun.run_id, begun.workflow)
 
     # ---- looking -----------------------------------------------------------------------------------------------
 
@@ -508,9 +509,6 @@ class Engine(trio.abc.AsyncResource):
         return await upkeep.prune(self._client, from_datetime(before, what="before"), statuses_of(status), progress)
 
     # ---- handles -----------------------------------------------------------------------------------------------
-
-    def _handle(self, begun: Begun) -> Run[Any]:
-        return Run(self._client, begun.run_id, begun.workflow)
 
     def _run_of(self, row: RunRow) -> Run[Any]:
         return Run(self._client, row.id, self._client.registry.get(row.workflow))

@@ -202,12 +202,15 @@ def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -
     plain = parse(row.args, where="arguments")
     if type(plain) is not list:
         raise CodecError("arguments: a list was expected")
-    nothing = (None,) * len(plain)
+    annotations_for = _unannotated if workflow is None else workflow.annotations_for
     try:
-        annotations = (UNANNOTATED,) * len(plain) if workflow is None else workflow.annotations_for(nothing)
-        return codec.decode_arguments(row.args, annotations, where=f"the arguments of run {row.id!r}")
+        return codec.decode_arguments(row.args, annotations_for, where=f"the arguments of run {row.id!r}")
     except (CodecError, TypeError):  # the code is unknown or has changed; what is stored is still readable
         return tuple(plain)
+
+
+def _unannotated(count: int) -> tuple[Any, ...]:
+    return (UNANNOTATED,) * count
 
 
 def _lenient(codec: Codec, text: str, annotation: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import trio
 
+from durable_trio.calls.body import Branch
 from durable_trio.codec import parse
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.ending import Ending
@@ -62,7 +63,7 @@ class RunActor(ResidentRun):
             with self.root_scope:
                 self.turns.base_deadline = trio.current_effective_deadline()
                 args = self._arguments()
-                with self.body.open_branch("") as branch, CARRYING:
+                with Branch(self.body, "") as branch:
                     try:
                         try:
                             value = await self.workflow.fn(Context(branch), *args)
@@ -75,7 +76,8 @@ class RunActor(ResidentRun):
                     except BaseException as caught:
                         failure = self._without_strays(caught)
                         if not is_a(failure, Exception):
-                            raise
+                            with CARRYING:
+                                raise
                         error = cast(Exception, failure)  # not let out: it may be one that trio cannot carry
         except BaseExceptionGroup as group:
             if self.port.is_cut:
@@ -98,12 +100,9 @@ class RunActor(ResidentRun):
         return error if self.port.is_cut else without_strays(error, Detached)
 
     def _arguments(self) -> tuple[Any, ...]:
-        workflow = self.workflow
-        codec = self.keeper.codec
+        where = f"the arguments of run {self.row.id!r}"
         try:
-            count = len(parse(self.row.args, where="arguments"))
-            annotations = workflow.annotations_for((None,) * count)
-            return codec.decode_arguments(self.row.args, annotations, where=f"the arguments of run {self.row.id!r}")
+            return self.keeper.codec.decode_arguments(self.row.args, self.workflow.annotations_for, where=where)
         except (CodecError, TypeError) as error:
             self.body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
             self.body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")
