@@ -72,10 +72,11 @@ def current_task() -> trio.lowlevel.Task | None:
 class Branch:
     """One branch of a body, bound to its task: its part of keys, and how often each name came before.
 
-    ``depth``: nurseries of durable branches around it.
+    ``with Branch(body, path) as branch:`` is the block in which the calling task is that branch; what comes out of it
+    passes untouched. ``depth``: nurseries of durable branches around it.
     """
 
-    def __init__(self, body: Body, path: str, depth: int) -> None:
+    def __init__(self, body: Body, path: str, *, depth: int = 0) -> None:
         self.body = body
         self.path = path  # empty for the body itself
         self.depth = depth
@@ -84,6 +85,13 @@ class Branch:
         self.open_nursery_count = 0
         self._task = trio.lowlevel.current_task()
         self._counts: dict[str, int] = {}
+
+    def __enter__(self) -> Branch:
+        self.body.branches[self._task] = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self.body.branches[self._task]
 
     def check_task(self) -> None:
         """Refuse a call from another task than its own: it would take a key of this one.
@@ -148,24 +156,6 @@ class Branch:
             raise
 
 
-class OpenBranch:
-    """A block in which the current task is a branch. What comes out of it passes untouched."""
-
-    def __init__(self, body: Body, path: str, depth: int) -> None:
-        self._body = body
-        self._path = path
-        self._depth = depth
-        self._task: trio.lowlevel.Task
-
-    def __enter__(self) -> Branch:
-        self._task = trio.lowlevel.current_task()
-        branch = self._body.branches[self._task] = Branch(self._body, self._path, self._depth)
-        return branch
-
-    def __exit__(self, *_: object) -> None:
-        del self._body.branches[self._task]
-
-
 @attrs.define(kw_only=True, eq=False)
 class Body:
     """Everything around one run's body."""
@@ -191,10 +181,6 @@ class Body:
     children: dict[str, bool] = attrs.Factory(dict)
     # Which task of the body is which branch.
     branches: dict[trio.lowlevel.Task, Branch] = attrs.Factory(dict)
-
-    def open_branch(self, path: str, *, depth: int = 0) -> OpenBranch:
-        """Make the current task a branch inside the block, with so many durable nurseries around it."""
-        return OpenBranch(self, path, depth)
 
     def branch_of_current_task(self) -> Branch:
         """Return the branch of the calling task.

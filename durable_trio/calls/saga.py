@@ -22,11 +22,11 @@ class Compensation:
     retry: Retry
 
 
+@attrs.define(eq=False)
 class Saga:
     """The compensations that the body has registered so far, by the seq of their steps' rows."""
 
-    def __init__(self) -> None:
-        self._registered: list[tuple[int, Compensation]] = []
+    _registered: list[tuple[int, Compensation]] = attrs.field(factory=list, init=False)
 
     def register(self, seq: int, compensation: Compensation) -> None:
         """Have the step undone if the run does not complete."""

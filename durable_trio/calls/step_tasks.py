@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextvars import Context
 from typing import Protocol
 
+import attrs
 import trio
 from outcome import Value
 
@@ -27,13 +28,13 @@ class Job(Protocol):
         """The function has come out, or was cancelled."""
 
 
+@attrs.define(eq=False)
 class StepTasks:
     """Runs jobs, each in a task that runs nothing else meanwhile."""
 
-    def __init__(self, nursery: trio.Nursery, name: str) -> None:
-        self._nursery = nursery
-        self._name = name
-        self._idle: list[_Worker] = []
+    _nursery: trio.Nursery
+    _name: str
+    _idle: list[_Worker] = attrs.field(factory=list, init=False)
 
     def start(self, context: Context, job: Job) -> None:
         """Run a job in a task with the given context."""

@@ -62,7 +62,7 @@ class DurableNursery:
     async def _run(self, place: int, path: str, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         body = self._owner.body
         await body.parking.await_start(place)
-        with body.open_branch(path, depth=self._depth) as branch, CARRYING:
+        with Branch(body, path, depth=self._depth) as branch, CARRYING:
             await fn(self._make_context(branch), *args)
 
 

@@ -74,9 +74,7 @@ class Observers:
             if not isinstance(observer, Observer):
                 raise TypeError(f"observers must be instances of Observer, not {observer!r}")
         self._observers = tuple(observers)
-
-    def __bool__(self) -> bool:
-        return bool(self._observers)
+        self.are_any = bool(observers)
 
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
         """Call the hook of that name on every observer."""

@@ -250,8 +250,8 @@ class Executor:
         is_due = operation.due_at <= operation.created_at
         # Not while the store has just come back, and not past others that are due and wait for a place. With other
         # executors on the file, only while nothing else here has something to do.
-        may_keep = self.recovery.is_registered and not self.dispatcher.has_backlog and not self.writer.is_full
-        may_keep = may_keep and (self.recovery.others_count == 0 or self.runs.busy_count == 0)
+        may_keep = self.recovery.is_registered and not self.dispatcher.due_count and not self.writer.is_full
+        may_keep = may_keep and (self.recovery.reaper.others_count == 0 or self.runs.busy_count == 0)
         is_ours = is_due and self.registry.get(operation.workflow) is not None
         if not (is_ours and may_keep and self.runs.reserve()):
             started: Started = await self.writer.write(operation)
@@ -262,7 +262,8 @@ class Executor:
         has_kept = False
         try:
             # The wait for the commit is not abandoned, so what is claimed is started.
-            started = await self.writer.write(attrs.evolve(operation, owner=self.recovery.executor))
+            operation.owner = self.recovery.executor
+            started = await self.writer.write(operation)
             has_kept = started.created and started.claimed
             if has_kept:
                 self.runs.start(started.row)

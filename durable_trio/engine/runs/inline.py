@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import trio
 
+from durable_trio.calls.body import Branch
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.ending import Ending
@@ -84,7 +85,7 @@ class InlineRun(ResidentRun):
             self.turns.state.runnable_count += 1
             try:
                 try:
-                    with self.root_scope, self.body.open_branch("") as branch:
+                    with self.root_scope, Branch(self.body, "") as branch:
                         try:
                             yield Context(branch)
                         except BaseException as error:

@@ -65,9 +65,8 @@ class Keeper(Protocol):
     codec: Codec
     registry: Registry
 
-    @property
-    def is_observed(self) -> bool:
-        """Whether there are observers to tell."""
+    is_observed: bool
+    """Whether there are observers to tell."""
 
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         """Call back at that time."""
@@ -204,7 +203,8 @@ class ResidentRun:
                 )
                 self._nursery = nursery
                 resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
-                self.tell("run_resumed" if resumed else "run_started", {})
+                if keeper.is_observed:
+                    self.tell("run_resumed" if resumed else "run_started", {})
                 try:
                     yield nursery
                 except BaseException:

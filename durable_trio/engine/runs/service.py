@@ -78,12 +78,14 @@ class Runs:
         self.is_draining = False
         self.registry = registry
         self.failures_of = failures_of
+        self._workflows = {each.name: (each, failures_of(each)) for each in registry}
         self._place_is_free = place_is_free
         self._run_is_due = run_is_due
         self._run_has_ended = run_has_ended
         self._message_was_sent = message_was_sent
         self._write_was_refused = write_was_refused
         self._observers = observers
+        self.is_observed = observers.are_any
         self._timers = timers
         self._actors: dict[int, ResidentRun] = {}
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
@@ -114,14 +116,10 @@ class Runs:
         return len(self._actors) - len(self._idle.since)
 
     @property
-    def _is_open(self) -> bool:
-        """Whether a run may begin; not while this service ends with a fault."""
-        return self._nursery is not None and not self._nursery.cancel_scope.cancel_called
-
-    @property
     def free_count(self) -> int:
         """How many more runs may be claimed now."""
-        if self.is_draining or not self._is_open:
+        nursery = self._nursery
+        if self.is_draining or nursery is None or nursery.cancel_scope.cancel_called:  # it ends with a fault
             return 0
         lent_count = min(len(self._lenders), LENT_RUNS_MAX)
         return max(
@@ -173,12 +171,14 @@ class Runs:
 
     def start(self, row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
         """Make a claimed run resident."""
-        workflow = self.registry.get(row.workflow)
-        nursery = self._nursery if self._is_open and not self.is_draining and self.writer.failure is None else None
-        if workflow is None or nursery is None:
-            return  # the engine is stopping, or this service; it gives back what it owns
+        known, nursery = self._workflows.get(row.workflow), self._nursery
+        if nursery is None or nursery.cancel_scope.cancel_called or self.writer.failure is not None:
+            return  # this service is ending; the engine gives back what it owns
+        if known is None or self.is_draining:
+            return
+        workflow, failures = known
         try:
-            actor = RunActor(self, row, workflow, loaded, self.failures_of(workflow))
+            actor = RunActor(self, row, workflow, loaded, failures)
             if row.run in self._early_mail:
                 actor.post(Message.MAIL)
         except Exception as error:
@@ -419,10 +419,6 @@ class Runs:
         _say_parked(row, problem)
         self._submit_park(row, problem, error)
 
-    @property
-    def is_observed(self) -> bool:
-        return bool(self._observers)
-
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         self._timers.call_at(due_at, callback)
 
@@ -495,7 +491,7 @@ class Runs:
         )
 
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
-        if self._observers:
+        if self.is_observed:
             self._observers.tell(name, run_id, workflow, fields)
 
 

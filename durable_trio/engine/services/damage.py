@@ -7,7 +7,7 @@ they are delivered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from typing import Final
@@ -38,25 +38,21 @@ _WITH_DUE: Final = frozenset({"sleep", "retry", "deadline"})
 
 def damage_of(row: RunRow, loaded: Loaded) -> str | None:
     """Return what of a run cannot be read, by table, row and column; ``None`` for a sound one."""
+    damage = row.damage or loaded.damage
+    if damage is None and (len(row.seed) != SEED_BYTES or row.error is not None):
+        damage = _of_run(row)
     return (
-        row.damage
-        or loaded.damage
-        or _of_run(row)
+        damage
         or next(filter(None, map(_of_history, loaded.history)), None)
         or next(filter(None, map(_of_wait, loaded.waits)), None)
-        or _damage_in(loaded.unread)
+        or next(filter(None, map(_of_entry, loaded.unread)), None)
     )
-
-
-def _damage_in(entries: Sequence[MailboxEntry]) -> str | None:
-    """Return what of unread mailbox entries cannot be read."""
-    return next(filter(None, map(_of_entry, entries)), None)
 
 
 def damage_in_look(look: MailLook) -> str | None:
     """Return what of a look at a mailbox cannot be read."""
     signals = chain.from_iterable(named.entries for named in look.named.values())
-    return _damage_in((*look.entries, *signals))
+    return next(filter(None, map(_of_entry, chain(look.entries, signals))), None)
 
 
 def _of_run(row: RunRow) -> str | None:

@@ -63,7 +63,8 @@ class Dispatcher(Service):
         self._alarm_at = math.inf
         self._yields_until: int | None = None
         self._is_short_of_places = True
-        self._due_count = 0  # of those that the last look has left, as far as it has counted
+        #: Runs that are due and wait for places, as far as the last look has counted: a new one does not go past them.
+        self.due_count = 0
         self._expected_count = 1
         self._expects_until = 0
         self._era = clock.era
@@ -77,11 +78,6 @@ class Dispatcher(Service):
         self._said_at = -1
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
-
-    @property
-    def has_backlog(self) -> bool:
-        """Whether runs that are due wait for places, so that a new one must not take the next."""
-        return self._due_count > 0
 
     def nudge(self) -> None:
         """Look what is due."""
@@ -143,7 +139,7 @@ class Dispatcher(Service):
     async def _claim_all(self) -> None:
         self._is_short_of_places = True
         if not self._runs.free_count:
-            self._due_count = max(1, self._due_count)  # something may be due that it was nudged for
+            self.due_count = max(1, self.due_count)  # something may be due that it was nudged for
         while self._runs.free_count and self._workflows:
             claimable_count = await self._claimable_count()
             # Free now: a run that was started meanwhile may have taken a place, and what is left is still to be filled.
@@ -156,7 +152,7 @@ class Dispatcher(Service):
                     claimed_count = await self._claim(limit)
             finally:
                 self._runs.unreserve(limit)
-            self._due_count = max(0, self._due_count - claimed_count)
+            self.due_count = max(0, self.due_count - claimed_count)
             if not claimed_count:  # others were quicker, or all that is due must wait for a suspect to go on
                 self.nudge_at(self._clock.now() + int(_YIELD_SECONDS * MICROSECONDS))
                 return
@@ -191,10 +187,10 @@ class Dispatcher(Service):
         """Return how many due runs this executor should claim now; if none, look again when that may change."""
         writer, clock = self._writer, self._clock
         now = clock.now()
-        is_alone = self._recovery.others_count == 0 and now >= self._expects_until
+        is_alone = self._recovery.reaper.others_count == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX + 1 if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
         backlog = await writer.ask(CountBacklog(self._workflows, now=clock.stamp(), due_max=due_max))
-        self._due_count = backlog.due_count
+        self.due_count = backlog.due_count
         if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
             self._expected_count = 1  # all have come and have taken something; who is missing later has died
         if backlog.due_count == 0:

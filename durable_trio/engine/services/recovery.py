@@ -113,16 +113,11 @@ class Recovery(Service):
         self._runs = runs
         self._clock = clock
         self._lease = int(lease_seconds * MICROSECONDS)
-        self._reaper = Reaper(writer, clock)
+        self.reaper = Reaper(writer, clock)
         #: Whether what is claimed under the present id stays claimed.
         self.is_registered = False
         self._renew_at = 0
         self._send, self._inbox = trio.open_memory_channel[None](1)
-
-    @property
-    def others_count(self) -> int:
-        """How many other executors were alive at the last look."""
-        return self._reaper.others_count
 
     def forget(self) -> None:
         """What this executor owned is executed no more: it is to become another one."""
@@ -144,7 +139,7 @@ class Recovery(Service):
             RegisterExecutor(
                 pid=os.getpid(),
                 host=socket.gethostname(),
-                boot_id=self._reaper.boot_id,
+                boot_id=self.reaper.boot_id,
                 lease_until=now + self._lease,
                 now=self._clock.stamp(),
             )
@@ -193,5 +188,5 @@ class Recovery(Service):
         await self.register()
 
     async def _reap_dead(self) -> None:
-        if await self._reaper.reap_dead(self.executor):
+        if await self.reaper.reap_dead(self.executor):
             self._runs_are_free()

@@ -109,7 +109,7 @@ async def test_runs_that_only_wait_send_no_new_run_to_another_process(file_path:
             waiting = await engine.start(chat, 1)
             await wait_status(waiting, RunStatus.SUSPENDED)
             with trio.fail_after(PATIENCE_SECONDS):
-                await wait_until(lambda: executor_of(engine).recovery.others_count == 1)
+                await wait_until(lambda: executor_of(engine).recovery.reaper.others_count == 1)
             connection = engine.connect()
             await engine.start(chat, 1, id="new")
             (token,) = connection.execute("SELECT token FROM runs WHERE id = 'new'").fetchone()
