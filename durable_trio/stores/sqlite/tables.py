@@ -2,6 +2,9 @@
 
 Payloads come last in a row, so that a look at a run's owner does not walk through its arguments. Times are integer
 microseconds since 1970 UTC. Runs that have ended are in none of the indexes that the hot path uses.
+
+Statements say ``LIMIT ? + 0``: the plan may depend on a bare parameter there, so that SQLite would compile the
+statement anew for each value, which costs three times what it does.
 """
 
 from __future__ import annotations

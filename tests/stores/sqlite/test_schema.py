@@ -181,9 +181,6 @@ SORTED = (
     [
         (claim_operations.FIND_IN_LINE, ("w", 1, 1), "runs_line"),
         (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
-        (executors.NEXT_LATER, ("w", 1), "runs_later"),
-        (executors.COUNT_IN_LINE, ("w", 1), "runs_line"),
-        (executors.COUNT_LATER, ("w", 1, 1, 1), "runs_later"),
         (mail.UNREAD, (1,), "mailbox_of_run"),
         (mail.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
         (mail.SIGNALS_NAMED, (1, "x", 1, 1), "mailbox_unread"),
@@ -235,6 +232,18 @@ def test_hot_statements_use_their_index(store: SqliteStore, sql: str, values: An
     assert f"USING INDEX {index}" in found or f"USING COVERING INDEX {index}" in found
     if index in SORTED:
         assert "TEMP B-TREE" not in found
+
+
+def test_values_of_runs_are_found_by_the_run(store: SqliteStore) -> None:
+    assert "SEARCH published USING PRIMARY KEY (run=?)" in plan(store, runs.PUBLISHED_OF, ("[]",))
+
+
+def test_the_backlog_is_counted_by_index_seeks(store: SqliteStore) -> None:
+    found = plan(store, executors.BACKLOG, {"workflows": "[]", "now": 1, "due_max": 1})
+    assert "SCAN runs" not in found
+    assert found.count("SEARCH runs USING INDEX runs_line (workflow=? AND <expr>=?)") == 2
+    assert found.count("SEARCH runs USING INDEX runs_later (workflow=? AND <expr>=?") == 2
+    assert "ORDER BY" not in found
 
 
 @pytest.mark.parametrize("sql", removal_operations.PIECES)

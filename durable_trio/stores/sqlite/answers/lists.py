@@ -61,7 +61,7 @@ OF_QUEUE: Final = "runs INDEXED BY runs_of_queue WHERE queue = ?"
 OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
 OF_ALL: Final = "runs INDEXED BY runs_created WHERE true"
 STREAM: Final = "SELECT created_at, run FROM {source} ORDER BY created_at DESC, run DESC"
-COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT ?)"
+COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT ? + 0)"
 # SQLite seeks by the first column only of a comparison of rows; so in two steps.
 NEXT_STATUS: Final = """
     SELECT status FROM runs INDEXED BY runs_by_status
@@ -84,7 +84,7 @@ MATCHING: Final = f"""
 """
 CHANGES: Final = f"""
     SELECT changed, run FROM runs INDEXED BY runs_changed
-    WHERE changed > ? AND changed <= ? AND {IS_SHOWN} AND {{which}} ORDER BY changed, run LIMIT ?
+    WHERE changed > ? AND changed <= ? AND {IS_SHOWN} AND {{which}} ORDER BY changed, run LIMIT ? + 0
 """
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run IN (SELECT value FROM json_each(?))"
 END_OF_SLICE: Final = """
@@ -94,7 +94,7 @@ HAS_TAG: Final = """
     EXISTS (SELECT 1 FROM tags WHERE key = ? AND value = ? AND created_at = runs.created_at AND run = runs.run)
 """
 NEWEST_HISTORY: Final = "SELECT coalesce(max(id), 0) FROM history"
-PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ?"
+PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ? + 0"
 _LAST: Final = 2**63 - 1
 
 _Key = tuple[int, int]  # created_at, run

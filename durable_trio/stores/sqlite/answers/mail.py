@@ -15,18 +15,18 @@ __all__ = ["find_last_entry", "list_entries", "list_unread", "look_at_mail", "un
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
 UNREAD_AFTER: Final = f"""
     SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_of_run
-    WHERE run = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ?
+    WHERE run = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ? + 0
 """
 SIGNALS_NAMED: Final = f"""
     SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_unread
-    WHERE run = ? AND kind = 'signal' AND name = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ?
+    WHERE run = ? AND kind = 'signal' AND name = ? AND seq IS NULL AND id > ? ORDER BY id LIMIT ? + 0
 """
 CONTROLS_AFTER: Final = f"""
     SELECT {ENTRY_COLUMNS} FROM mailbox INDEXED BY mailbox_unread
     WHERE run = ? AND kind IN ('cancel', 'child') AND seq IS NULL AND id > ? ORDER BY id
 """
 LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
-MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ?"
+MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ? + 0"
 LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
 
 

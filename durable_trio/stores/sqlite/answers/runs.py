@@ -51,9 +51,6 @@ __all__ = [
     "values_of",
 ]
 
-# Runs whose values are asked for by one statement: below SQLite's oldest limit of parameters.
-_RUNS_AT_ONCE: Final = 500
-
 _DAMAGE: Final = attrgetter("damage")
 
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
@@ -71,7 +68,9 @@ NOT_EMPTY: Final = f"""
         OR EXISTS (SELECT 1 FROM waits WHERE run = wanted.value)
         OR EXISTS (SELECT 1 FROM published WHERE run = wanted.value)
 """
-PUBLISHED_OF: Final = "SELECT run, key, value FROM published WHERE run IN ({marks}) ORDER BY run, key"
+PUBLISHED_OF: Final = """
+    SELECT run, key, value FROM published WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, key
+"""
 LAST_CHANGE: Final = "SELECT changed FROM change_counter"
 MISSING: Final = """
     SELECT value FROM json_each(?) AS wanted WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = wanted.value)
@@ -162,10 +161,6 @@ def read_values(connection: sqlite3.Connection, question: ReadValues) -> Mapping
 def values_of(connection: sqlite3.Connection, runs: Sequence[int]) -> dict[int, Mapping[str, str]]:
     """Return the published values of some runs, by run and key."""
     found: dict[int, dict[str, str]] = {run: {} for run in runs}
-    wanted = list(found)
-    for start in range(0, len(wanted), _RUNS_AT_ONCE):
-        part = wanted[start : start + _RUNS_AT_ONCE]
-        sql = PUBLISHED_OF.format(marks=", ".join("?" * len(part)))
-        for run, key, value in connection.execute(sql, part).fetchall():
-            found[run][text_from(key)] = text_from(value)
+    for run, key, value in connection.execute(PUBLISHED_OF, (json.dumps(list(found)),)).fetchall():
+        found[run][text_from(key)] = text_from(value)
     return dict(found)

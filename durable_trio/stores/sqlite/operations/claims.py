@@ -29,13 +29,13 @@ _MOVED_MAX: Final = 256
 FIND_IN_LINE: Final = f"""
     SELECT priority, wake_at, run FROM runs INDEXED BY runs_line
     WHERE workflow = ? AND {LINE} = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
-    ORDER BY priority DESC, wake_at, run LIMIT ?
+    ORDER BY priority DESC, wake_at, run LIMIT ? + 0
 """
 FIND_LATER: Final = """
     SELECT run FROM runs INDEXED BY runs_later
     WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
         AND wake_at <= ?
-    ORDER BY wake_at, run LIMIT ?
+    ORDER BY wake_at, run LIMIT ? + 0
 """
 MOVE: Final = "UPDATE runs SET is_due = ? WHERE run = ?"
 CLAIM: Final = f"""

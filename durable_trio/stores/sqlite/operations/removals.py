@@ -50,11 +50,11 @@ HIDE: Final = f"""
 DISCARD: Final = "UPDATE runs SET hidden_at = 0 WHERE run = ? AND hidden_at IS NOT NULL"
 IS_SET_ASIDE: Final = f"SELECT 1 FROM runs WHERE run = ? AND problem IS NOT NULL AND fingerprint = '{DAMAGED}'"
 COUNT_ROWS: Final = """
-    SELECT (SELECT count(*) FROM (SELECT 1 FROM history WHERE run = :run LIMIT :limit))
-        + (SELECT count(*) FROM (SELECT 1 FROM mailbox WHERE run = :run LIMIT :limit))
-        + (SELECT count(*) FROM (SELECT 1 FROM waits WHERE run = :run LIMIT :limit))
-        + (SELECT count(*) FROM (SELECT 1 FROM published WHERE run = :run LIMIT :limit))
-        + (SELECT count(*) FROM (SELECT 1 FROM runs INDEXED BY runs_of_parent WHERE parent = :run LIMIT :limit))
+    SELECT (SELECT count(*) FROM (SELECT 1 FROM history WHERE run = :run LIMIT :limit + 0))
+        + (SELECT count(*) FROM (SELECT 1 FROM mailbox WHERE run = :run LIMIT :limit + 0))
+        + (SELECT count(*) FROM (SELECT 1 FROM waits WHERE run = :run LIMIT :limit + 0))
+        + (SELECT count(*) FROM (SELECT 1 FROM published WHERE run = :run LIMIT :limit + 0))
+        + (SELECT count(*) FROM (SELECT 1 FROM runs INDEXED BY runs_of_parent WHERE parent = :run LIMIT :limit + 0))
 """
 DELETE: Final = "DELETE FROM runs WHERE run = ?"
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
@@ -62,14 +62,14 @@ OLDEST: Final = """
     SELECT finished_at, run FROM runs INDEXED BY runs_finished
     WHERE status = ? AND finished_at IS NOT NULL AND {after} AND finished_at < ?
         AND run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)
-    ORDER BY finished_at, run LIMIT ?
+    ORDER BY finished_at, run LIMIT ? + 0
 """
 # As if they had ended when they were made.
 OLDEST_WITHOUT_END: Final = f"""
     SELECT created_at, run FROM runs INDEXED BY runs_without_end
     WHERE status = ? AND {WITHOUT_END} AND {{after}} AND created_at < ?
         AND run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)
-    ORDER BY created_at, run LIMIT ?
+    ORDER BY created_at, run LIMIT ? + 0
 """
 # A child whose parent goes on stays: the parent may still ask for its result, unless it has begun a new history.
 IS_SPARED: Final = """
@@ -87,16 +87,16 @@ NEXT_HIDDEN: Final = f"""
     ORDER BY hidden_at, run LIMIT 1
 """
 PIECES: Final = (
-    "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE run = :run LIMIT :limit)",
-    "DELETE FROM mailbox WHERE id IN (SELECT id FROM mailbox WHERE run = :run LIMIT :limit)",
+    "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE run = :run LIMIT :limit + 0)",
+    "DELETE FROM mailbox WHERE id IN (SELECT id FROM mailbox WHERE run = :run LIMIT :limit + 0)",
     """
     DELETE FROM waits WHERE run = :run
-        AND (branch, name, n) IN (SELECT branch, name, n FROM waits WHERE run = :run LIMIT :limit)
+        AND (branch, name, n) IN (SELECT branch, name, n FROM waits WHERE run = :run LIMIT :limit + 0)
     """,
-    "DELETE FROM published WHERE run = :run AND key IN (SELECT key FROM published WHERE run = :run LIMIT :limit)",
+    "DELETE FROM published WHERE run = :run AND key IN (SELECT key FROM published WHERE run = :run LIMIT :limit + 0)",
     """
     UPDATE runs SET parent = NULL
-    WHERE run IN (SELECT run FROM runs INDEXED BY runs_of_parent WHERE parent = :run LIMIT :limit)
+    WHERE run IN (SELECT run FROM runs INDEXED BY runs_of_parent WHERE parent = :run LIMIT :limit + 0)
     """,
 )
 

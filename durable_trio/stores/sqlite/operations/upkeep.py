@@ -32,7 +32,7 @@ CLEAR_PROBLEM: Final = """
 FIND_OUTCOMES: Final = """
     SELECT seq, branch, name, n, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
 """
-COUNT_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM history WHERE run = ? LIMIT ?)"
+COUNT_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM history WHERE run = ? LIMIT ? + 0)"
 REMOVE_ROW: Final = "DELETE FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? AND kind <> 'cancel'"
 # What was published from there on may come again in another order.
@@ -49,7 +49,7 @@ PARKED_BY_OTHERS: Final = f"""
     workflow = :workflow AND problem IS NOT NULL AND fingerprint IS NOT :fingerprint
         AND fingerprint IS NOT '{DAMAGED}' AND finished_at IS NULL
 """
-FIND_PARKED: Final = f"SELECT run FROM runs INDEXED BY runs_parked WHERE {PARKED_BY_OTHERS} LIMIT :limit"
+FIND_PARKED: Final = f"SELECT run FROM runs INDEXED BY runs_parked WHERE {PARKED_BY_OTHERS} LIMIT :limit + 0"
 UNPARK: Final = f"""
     UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = :now, is_due = 1, changed = :changed
     WHERE run IN ({FIND_PARKED})

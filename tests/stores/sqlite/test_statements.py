@@ -1,0 +1,87 @@
+"""What is executed again and again: each statement is prepared once, and what many wait for is asked in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_trio.records import RunStatus
+from durable_trio.rows import WaitRow
+from durable_trio.stores.contract import Advance, ClaimDue, Finish, Prune, Release
+from durable_trio.stores.questions import (
+    CountBacklog,
+    CountRuns,
+    FindRun,
+    ListChanges,
+    ListEntries,
+    ListNews,
+    LoadRuns,
+    LookAtMail,
+    RunFilter,
+)
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.store_contract.kit import fence_of, one, register, signal, start, step
+
+_READ = 20  # SQLite asks the authorizer when it compiles a statement: 20 is a column that is read
+
+
+def live(store: SqliteStore, executor: int, run_id: str) -> None:
+    """Have a run do all that runs often do, and everybody else what they often ask."""
+    start(store, run_id)
+    assert store.ask(CountBacklog(("work",), now=1000, due_max=9)).due_count == 1
+    (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=1000, limit=5))
+    store.ask(LoadRuns([row.run]))
+    first = step(1)
+    wait = WaitRow(key=first.key, kind="sleep", due_at=2000, started_at=1000)
+    assert one(store, Advance(fence=fence_of(row), waits=(wait,), now=1001)) is True
+    released = Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=2000, waits_for=("go",), now=1002)
+    assert one(store, released) is True
+    signal(store, run_id, now=1003)
+    (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=2000, limit=5))
+    (entry,) = store.ask(LookAtMail(row.run, after=0, names={"go": 0}, limit=5)).entries
+    taken = Advance(fence=fence_of(row), rows=(first,), cleared=(first.key,), taken=((entry.id, 1),), now=2001)
+    assert one(store, taken) is True
+    assert one(store, Finish(fence=fence_of(row), status=RunStatus.COMPLETED, result="1", now=2002)) is True
+    store.ask(FindRun(run_id))
+    store.ask(ListNews(after=0, limit=5))
+    store.ask(ListChanges(RunFilter(), after=0, limit=5))
+    store.ask(ListEntries(after=0, limit=5))
+    store.ask(CountRuns())
+    one(store, Prune(before=1, statuses=(RunStatus.COMPLETED,), limit=5))
+
+
+def test_what_is_done_again_is_not_compiled_again(tmp_path: Any) -> None:
+    """SQLite compiles a statement anew for each value that its plan may depend on, such as a bare ``LIMIT ?``."""
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    compiled: list[tuple[str | None, str | None]] = []
+
+    def note(action: int, table: str | None, column: str | None, *_: Any) -> int:
+        if action == _READ:
+            compiled.append((table, column))
+        return 0
+
+    for connection in (store._writer, store._reader, store._answerer):
+        assert connection is not None
+        connection.set_authorizer(note)
+    executor = register(store)
+    for n in range(3):
+        live(store, executor, f"run-{n}")
+    assert compiled
+    compiled.clear()
+    live(store, executor, "once more")
+    assert not compiled
+    store.close()
+
+
+def test_what_is_due_is_asked_in_one_statement(tmp_path: Any) -> None:
+    """However many workflows there are: beside a busy event loop each statement may wait for the GIL."""
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    start(store)
+    statements: list[str] = []
+    assert store._reader is not None
+    store._reader.set_trace_callback(statements.append)
+    found = store.ask(CountBacklog([f"other-{n}" for n in range(30)] + ["work"], now=1000, due_max=9))
+    assert found.due_count == 1
+    assert len([sql for sql in statements if "SELECT" in sql and not sql.startswith("--")]) == 1
+    store.close()
