@@ -26,28 +26,34 @@ class IdleRuns:
     def __init__(self, *, resident_max: int, count_resident: Callable[[], int]) -> None:
         self._resident_max = resident_max
         self._count_resident = count_resident
-        self.since: dict[ResidentRun, float] = {}  # the one that has waited longest is the first
-        self._leaving: set[ResidentRun] = set()
+        self._since: dict[ResidentRun, float] = {}  # the one that has waited longest is the first
+        self._leaving: set[ResidentRun] = set()  # told to, and not yet gone
         self._has_some = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._since) + len(self._leaving)
+
+    def __contains__(self, resident: object) -> bool:
+        return resident in self._since or resident in self._leaving
 
     def add(self, resident: ResidentRun) -> None:
         """A run only waits, since now or since it was added before."""
         self._leaving.discard(resident)
-        self.since.setdefault(resident, trio.current_time())
+        self._since.setdefault(resident, trio.current_time())
         self._has_some.set()
         self.look()
 
     def discard(self, resident: ResidentRun) -> None:
         """A run has something to do, or has left."""
-        self.since.pop(resident, None)
+        self._since.pop(resident, None)
         self._leaving.discard(resident)
 
     async def run(self) -> NoReturn:
         """Have each leave when its time has come, until cancelled."""
         while True:
             await self._has_some.wait()
-            if self.since:
-                await trio.sleep_until(leave_at(next(iter(self.since.values()))))
+            if self._since:
+                await trio.sleep_until(leave_at(next(iter(self._since.values()))))
                 self.look()
             else:
                 self._has_some = trio.Event()
@@ -55,12 +61,12 @@ class IdleRuns:
     def look(self) -> None:
         """Have those leave that are to leave now."""
         count = leaving_count(
-            self.since.values(),
+            self._since.values(),
             now=trio.current_time(),
             resident_count=self._count_resident() - len(self._leaving),
             resident_max=self._resident_max,
         )
-        for resident in list(islice(self.since, count)):
-            del self.since[resident]
+        for resident in list(islice(self._since, count)):
+            del self._since[resident]
             self._leaving.add(resident)
             guarded(resident.leave_if_idle)

@@ -113,7 +113,7 @@ class Runs:
     @property
     def busy_count(self) -> int:
         """How many of them have something to do; those that only wait take no place."""
-        return len(self._actors) - len(self._idle.since)
+        return len(self._actors) - len(self._idle)
 
     @property
     def free_count(self) -> int:
@@ -122,9 +122,7 @@ class Runs:
         if self.is_draining or nursery is None or nursery.cancel_scope.cancel_called:  # it ends with a fault
             return 0
         lent_count = min(len(self._lenders), LENT_RUNS_MAX)
-        return max(
-            0, self.settings.concurrency + lent_count - len(self._actors) + len(self._idle.since) - self._reserved
-        )
+        return max(0, self.settings.concurrency + lent_count - len(self._actors) + len(self._idle) - self._reserved)
 
     @property
     def suspects_max(self) -> int:
@@ -221,7 +219,7 @@ class Runs:
 
     def busy_rows(self) -> tuple[RunRow, ...]:
         """Return those of them that have something to do, and so a place."""
-        return tuple(actor.row for actor in self._actors.values() if actor not in self._idle.since)
+        return tuple(actor.row for actor in self._actors.values() if actor not in self._idle)
 
     def clock_was_set(self) -> None:
         """Have everybody look anew when what they wait for comes."""
@@ -358,7 +356,7 @@ class Runs:
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
             del self._actors[resident.row.run]
-            self.given_back_count += resident not in self._idle.since
+            self.given_back_count += resident not in self._idle
             self._idle.discard(resident)
             self._lenders.pop(resident.row.run, None)
         if not self._actors:
@@ -423,7 +421,7 @@ class Runs:
         self._timers.call_at(due_at, callback)
 
     def rests(self, resident: ResidentRun) -> None:
-        self.given_back_count += resident not in self._idle.since
+        self.given_back_count += resident not in self._idle
         self._idle.add(resident)
         self._place_is_free()
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunStatus, Workflow, workflow
 from durable_trio.engine.runs import service as runs
+from durable_trio.rules import residency
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, noted, serving, wait_until
 
@@ -233,6 +234,11 @@ async def works(ctx: Context, count: int) -> None:
         await ctx.step("work", trio.sleep, 20)
 
 
+@workflow
+async def waits(ctx: Context) -> None:
+    await ctx.wait_signal("go")
+
+
 def stuck(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "have no place" in record.msg]
 
@@ -258,3 +264,17 @@ async def test_it_is_not_said_of_runs_that_come_and_go_nor_where_nobody_waits(
             await engine.get(f"{number}").result()
         await engine.run(works, 10)
     assert stuck(caplog) == []
+
+
+async def test_runs_that_only_wait_and_leave_memory_are_not_taken_for_some_that_give_back_a_place(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(residency, "IDLE_SECONDS", 300.0)
+    async with serving(":memory:", looks, leaf, waits, concurrency=1, clock=VirtualClock()) as engine:
+        Stage.engine = engine
+        for _ in range(20):  # of which one leaves in each quarter of a minute of what comes next
+            await engine.start(waits)
+            await trio.sleep(15)
+        assert await engine.run(looks, id="looks") == RunStatus.PENDING
+        assert (await engine.status()).resident_runs < 10
+    assert len(stuck(caplog)) == 1
