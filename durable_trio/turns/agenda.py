@@ -6,21 +6,27 @@ Due times are kept as they are stored, with what the clock will say when they ha
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+
+import attrs
 
 from durable_trio.clock import Clock, Due
 from durable_trio.rows import Key, WaitRow
 
 
+@attrs.define(eq=False)
 class Agenda:
-    """Due times by key, and the wait rows that are stored, or are to be stored before the run rests."""
+    """Due times by key, and the wait rows that are stored, or are to be stored before the run rests.
 
-    def __init__(self, waits: Iterable[WaitRow], clock: Clock) -> None:
-        self._clock = clock
-        self._era = clock.era
-        self.waits: dict[Key, WaitRow] = {wait.key: wait for wait in waits} if waits else {}
-        self.timers: list[tuple[int, Key, Due]] = []  # a heap: when it comes, whose, as it is stored
-        self.new: list[WaitRow] = []  # not stored yet
+    Args:
+        era: the clock's; what is due is sorted by what that said.
+    """
+
+    _clock: Clock
+    _era: int
+    waits: dict[Key, WaitRow] = attrs.Factory(dict)
+    timers: list[tuple[int, Key, Due]] = attrs.Factory(list)  # a heap: when it comes, whose, as it is stored
+    new: list[WaitRow] = attrs.Factory(list)  # not stored yet
 
     def set_timer(self, key: Key, due: Due) -> None:
         """Have the key come up when it is due."""

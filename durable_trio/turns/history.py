@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
@@ -69,3 +70,7 @@ class History:
             if row.kind not in _OPTIONAL_KINDS and row.key not in self._taken:
                 return row
         return None
+
+
+#: Of all runs that have nothing to be delivered again: it never changes.
+NO_HISTORY: Final = History(())

@@ -12,11 +12,13 @@ from __future__ import annotations
 from collections import deque
 from typing import NoReturn
 
+import attrs
 import trio
 
 from durable_trio.errors import Detached
 
 
+@attrs.define(eq=False)
 class Lane:
     """Lets the tasks of one body go one at a time, in an order that the body alone decides.
 
@@ -24,14 +26,13 @@ class Lane:
     those that were woken before. A task that something else wakes, which no replay repeats, goes behind all.
     """
 
-    def __init__(self) -> None:
-        self.going: trio.lowlevel.Task | None = None  # in trio's hands
-        self.woken: list[trio.lowlevel.Task] = []  # since the last look
-        self.waiting: deque[trio.lowlevel.Task] = deque()
-        self._ages: dict[trio.lowlevel.Task, int] = {}
-        self._count = 0
-        self.is_open = False
-        self.adopted: trio.lowlevel.Task | None = None  # not ours: it was there before, and goes on afterwards
+    going: trio.lowlevel.Task | None = None  # in trio's hands
+    woken: list[trio.lowlevel.Task] = attrs.Factory(list)  # since the last look
+    waiting: deque[trio.lowlevel.Task] = attrs.Factory(deque)
+    is_open: bool = False
+    adopted: trio.lowlevel.Task | None = None  # not ours: it was there before, and goes on afterwards
+    _ages: dict[trio.lowlevel.Task, int] = attrs.Factory(dict)
+    _count: int = 0
 
     def spawned(self, task: trio.lowlevel.Task) -> None:
         """A task of the body begins."""

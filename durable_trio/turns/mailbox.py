@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import attrs
+
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.stores.questions import Loaded, MailLook
@@ -15,30 +17,37 @@ from durable_trio.turns.stage import Stage
 from durable_trio.turns.state import RunState
 
 
+@attrs.define(eq=False)
 class Mail:
     """The unread mailbox of a resident run, and its time to live.
 
     A control is recorded as soon as it is known, and delivered as a row like any other. A signal is recorded
     when a call waits for it and nothing else can happen first (the turns see to that). The end of a child is only
     noted: a call that waits for the child reads how it ended.
+
+    Args:
+        calls: all that wait, by their keys.
     """
 
-    def __init__(self, loaded: Loaded, state: RunState, calls: Mapping[Key, Call]) -> None:
+    _state: RunState
+    _calls: Mapping[Key, Call]
+    signals: Signals = attrs.Factory(Signals)
+    _controls: list[MailboxEntry] = attrs.Factory(list)
+    _position: int = 0  # up to which id all that has arrived is here, or known to be in the store
+    _lacking: dict[str, int] = attrs.Factory(dict)  # signals that a call waits for: after which id to ask for them
+    _on_the_way: int = 0
+    _is_begun: bool = False
+    _waiting: Callable[[Any], None] | None = None
+    _control_counts: dict[StepKind, int] = attrs.Factory(dict)
+
+    def load(self, loaded: Loaded) -> None:
+        """Take what was loaded with the run, before anything else."""
         unread, left_out = loaded.unread, loaded.left_out
-        self._controls: list[MailboxEntry] = []
         signals: list[MailboxEntry] = []
         for entry in unread:
             (signals if entry.kind == "signal" else self._controls).append(entry)
-        self.signals = Signals(signals, more_after=None if left_out is None else left_out[0])
-        # Up to which id all that has arrived is here, or known to be in the store.
+        self.signals.load(signals, more_after=None if left_out is None else left_out[0])
         self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
-        self._lacking: dict[str, int] = {}  # signals that a call waits for: after which id they are to be asked for
-        self._state = state
-        self._calls = calls
-        self._on_the_way = 0
-        self._is_begun = False
-        self._waiting: Callable[[Any], None] | None = None
-        self._control_counts: dict[StepKind, int] = {}
 
     def question(self) -> tuple[int, Mapping[str, int]]:
         """Return what is to be read of the mailbox: after which id, and which signals by name after which."""

@@ -9,6 +9,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+import attrs
 import outcome
 import trio
 
@@ -35,6 +36,7 @@ class Extension:
         self.result: outcome.Outcome[Any] | None = None
 
 
+@attrs.define(eq=False)
 class Parking:
     """Where the tasks of a body wait.
 
@@ -43,21 +45,20 @@ class Parking:
         has_signal: whether a signal of a name was sent until an instant, and is still unread.
     """
 
-    def __init__(self, state: RunState, calls: dict[Key, Call], has_signal: Callable[[str, int], bool]) -> None:
-        self.state = state
-        self.calls = calls
-        self.busy_count = 0  # functions of the user's that run for calls
-        self.deadlines: dict[Key, DeadlineScope] = {}
-        self.expiring: set[Key] = set()  # deadlines whose rows are on their way
-        self.late: list[Call] = []  # calls that begin once those are delivered, if they are still there
-        self.left_deadlines: set[Key] = set()
-        self.cancelled: list[Call] = []
-        self.wave: deque[Call] = deque()  # of those, what one cause has cancelled
-        self.starts: dict[int, trio.lowlevel.Task] = {}
-        self.extended: deque[Extension] = deque()
-        self._start_count = 0
-        self.last_call: LastCall | None = None
-        self._has_signal = has_signal
+    state: RunState
+    calls: dict[Key, Call]
+    _has_signal: Callable[[str, int], bool]
+    busy_count: int = 0  # functions of the user's that run for calls
+    deadlines: dict[Key, DeadlineScope] = attrs.Factory(dict)
+    expiring: set[Key] = attrs.Factory(set)  # deadlines whose rows are on their way
+    late: list[Call] = attrs.Factory(list)  # calls that begin once those are delivered, if they are still there
+    left_deadlines: set[Key] = attrs.Factory(set)
+    cancelled: list[Call] = attrs.Factory(list)
+    wave: deque[Call] = attrs.Factory(deque)  # of those, what one cause has cancelled
+    starts: dict[int, trio.lowlevel.Task] = attrs.Factory(dict)
+    extended: deque[Extension] = attrs.Factory(deque)
+    last_call: LastCall | None = None
+    _start_count: int = 0
 
     # Ctrl-C between taking a call in and parking its task would leave a row to be delivered to a task that is gone.
     @trio.lowlevel.enable_ki_protection

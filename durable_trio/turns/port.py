@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
+import attrs
+
 from durable_trio.doors import Owner, tell
 from durable_trio.records import RunStatus
 from durable_trio.rows import HistoryRow
@@ -30,19 +32,19 @@ class Outlet(Protocol):
         """Queue a transaction of the user's; the callback gets its outcome, an exception as a value."""
 
 
+@attrs.define(eq=False)
 class Port:
     """Sends a run's operations in order of submission, counts those in flight, and can be cut."""
 
-    def __init__(self, outlet: Outlet, fence: Fence, *, status: RunStatus) -> None:
-        self._outlet = outlet
-        self.fence = fence
-        # Whose run it is: told of a fault in what is called back.
-        self.owner: Owner | None = None
-        self.is_cut = False
-        self._riders: list[HistoryRow] = []
-        self.in_flight = 0
-        # What the store says the run's status is once all that was submitted is committed.
-        self.status = status
+    _outlet: Outlet
+    fence: Fence
+    # What the store says the run's status is once all that was submitted is committed.
+    status: RunStatus
+    # Whose run it is: told of a fault in what is called back.
+    owner: Owner | None = None
+    is_cut: bool = False
+    in_flight: int = 0
+    _riders: list[HistoryRow] = attrs.Factory(list)
 
     @property
     def next_status(self) -> RunStatus | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+import attrs
+
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
 
@@ -18,26 +20,30 @@ __all__ = ["Signals"]
 _NONE: deque[MailboxEntry] = deque()
 
 
+@attrs.define(eq=False)
 class Signals:
-    """Unread signals by name, the oldest first.
+    """Unread signals by name, the oldest first."""
 
-    Args:
-        entries: what was loaded with the run, in order of arrival.
-        more_after: the id after which some were left out, of any name; ``None`` if that is all.
-    """
+    #: Nothing is unread, here or in the store.
+    is_empty: bool = True
+    _by_name: dict[str, deque[MailboxEntry]] = attrs.Factory(dict)
+    _count: int = 0  # of those that are here
+    # After which id the store has more of a name, or may have; None if it has not.
+    _more_after: dict[str, int | None] = attrs.Factory(dict)
+    _more_of_others_after: int | None = None
+    _last_ids: dict[str, int] = attrs.Factory(dict)
 
-    def __init__(self, entries: Iterable[MailboxEntry], *, more_after: int | None) -> None:
-        self._by_name: dict[str, deque[MailboxEntry]] = {}
-        self._count = 0  # of those that are here
-        # After which id the store has more of a name, or may have; None if it has not.
-        self._more_after: dict[str, int | None] = {}
-        self._more_of_others_after: int | None = None
-        self._last_ids: dict[str, int] = {}
+    def load(self, entries: Iterable[MailboxEntry], *, more_after: int | None) -> None:
+        """Take what was loaded with the run, before anything else.
+
+        Args:
+            entries: in order of arrival.
+            more_after: the id after which some were left out, of any name; ``None`` if that is all.
+        """
         for entry in entries:
             self.add(entry)
         self._more_of_others_after = more_after
-        #: Nothing is unread, here or in the store.
-        self.is_empty = not self._count and more_after is None
+        self._note_emptiness()
 
     def _note_emptiness(self) -> None:
         self.is_empty = not self._count and not self._more_after and self._more_of_others_after is None

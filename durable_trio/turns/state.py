@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
+import attrs
 import trio
 
 from durable_trio.clock import Clock, Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, WaitRow
-from durable_trio.stores.questions import Loaded
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.history import History
 from durable_trio.turns.host import Host
@@ -41,56 +42,46 @@ class Recorded(Protocol):
         """The store refused the row because of a conflict; return whether the call deals with it."""
 
 
+@attrs.define(kw_only=True, eq=False)
 class RunState:
     """Where a resident run is in its history.
 
     Args:
+        pump: goes on with what can be delivered; called when something was written down.
         ttl_at: when its time to live is over.
         had_begun: whether the body has run before.
-        pump: goes on with what can be delivered; called when something was written down.
     """
 
-    def __init__(
-        self,
-        loaded: Loaded,
-        *,
-        port: Port,
-        host: Host,
-        clock: Clock,
-        ttl_at: Due | None,
-        started_at: int,
-        had_begun: bool,
-        pump: Callable[[], None],
-    ) -> None:
-        self.port = port
-        self.host = host
-        self.clock = clock
-        self.pump = pump
-        self.ttl_at = ttl_at
-        self.now = started_at  # the latest of the delivered rows: the time that the body sees
-        self.last_stamp = started_at  # of the last delivered row; unlike that, it may go back
-        # The body's tasks, and how many of them are runnable: kept by ``quiet``.
-        self.tasks: set[trio.lowlevel.Task] = set()
-        self.runnable_count = 0
-        self.lane = Lane()
-        self.is_live = False
-        self.is_held = False  # draining: no call goes live and nothing is delivered any more
-        self.is_idle = False  # it only waits, and its host knows
-        self.is_leaving = False  # its release is on its way: no alarm is needed here any more
-        self.has_progressed = False  # a row was committed that was not there before
-        self.is_expired = False
-        self.is_cancelled = False
-        self.history = History(loaded.history)
-        self.agenda = Agenda(loaded.waits, clock)
-        # Where the body is: after which row, and how much it has published since. The same at replay.
-        self.position = (0, 0)
-        self.delivered: deque[HistoryRow] = deque(maxlen=8)  # for people, when something diverges
-        # Committed and not delivered yet.
-        self.ready: deque[tuple[HistoryRow, Recorded | None]] = deque()
-        # What is kept back while a signal waits for its turn; None if none does.
-        self.held: deque[Callable[[], None]] | None = None
-        self.last_seq = self.history.last_seq  # of the rows that were submitted
-        self._had_begun = had_begun or bool(loaded.history)
+    port: Port
+    host: Host
+    clock: Clock
+    pump: Callable[[], None]
+    history: History
+    agenda: Agenda
+    ttl_at: Due | None
+    now: int  # the latest of the delivered rows: the time that the body sees
+    last_stamp: int  # of the last delivered row; unlike that, it may go back
+    last_seq: int  # of the rows that were submitted
+    _had_begun: bool
+    # The body's tasks, and how many of them are runnable: kept by ``quiet``.
+    tasks: set[trio.lowlevel.Task] = attrs.Factory(set)
+    runnable_count: int = 0
+    lane: Lane = attrs.Factory(Lane)
+    is_live: bool = False
+    is_held: bool = False  # draining: no call goes live and nothing is delivered any more
+    is_idle: bool = False  # it only waits, and its host knows
+    is_leaving: bool = False  # its release is on its way: no alarm is needed here any more
+    has_progressed: bool = False  # a row was committed that was not there before
+    is_expired: bool = False
+    is_cancelled: bool = False
+    # Where the body is: after which row, and how much it has published since. The same at replay.
+    position: tuple[int, int] = (0, 0)
+    # For people, when something diverges.
+    delivered: deque[HistoryRow] = attrs.Factory(partial(deque, maxlen=8))
+    # Committed and not delivered yet.
+    ready: deque[tuple[HistoryRow, Recorded | None]] = attrs.Factory(deque)
+    # What is kept back while a signal waits for its turn; None if none does.
+    held: deque[Callable[[], None]] | None = None
 
     @property
     def is_replaying(self) -> bool:

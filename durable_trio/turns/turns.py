@@ -39,9 +39,10 @@ from durable_trio.clock import Clock, Due
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
 from durable_trio.stores.questions import Loaded, MailLook
+from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
 from durable_trio.turns.foreign import foreign_wait
-from durable_trio.turns.history import CONTROL_KINDS
+from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
 from durable_trio.turns.host import Host
 from durable_trio.turns.mailbox import Mail
 from durable_trio.turns.parking import Parking
@@ -65,18 +66,27 @@ class Turns:
         started_at: int,
         had_begun: bool = False,
     ) -> None:
+        history = History(loaded.history) if loaded.history else NO_HISTORY
+        agenda = Agenda(clock, clock.era)
+        if loaded.waits:
+            agenda.waits.update((wait.key, wait) for wait in loaded.waits)
         self.state = RunState(
-            loaded,
             port=port,
             host=host,
             clock=clock,
-            ttl_at=ttl_at,
-            started_at=started_at,
-            had_begun=had_begun,
             pump=self.pump,
+            history=history,
+            agenda=agenda,
+            ttl_at=ttl_at,
+            now=started_at,
+            last_stamp=started_at,
+            last_seq=history.last_seq,
+            had_begun=had_begun or bool(loaded.history),
         )
         calls: dict[Key, Call] = {}
-        self.mail = Mail(loaded, self.state, calls)
+        self.mail = Mail(self.state, calls)
+        if loaded.unread or loaded.left_out is not None:
+            self.mail.load(loaded)
         self.parking = Parking(self.state, calls, self.mail.has_signal)
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf

@@ -155,7 +155,7 @@ class Rig:
         self.now = 0
         self.front = ManualFront()
         self.host = NotingHost()
-        self.port = Port(self.front, FENCE, status=RunStatus.RUNNING)
+        self.port = Port(self.front, FENCE, RunStatus.RUNNING)
         self.log: list[str] = []
         clock = Clock(wall=lambda: self.now * 1000, monotonic=lambda: 0)
         self.turns = Turns(

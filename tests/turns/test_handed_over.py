@@ -16,7 +16,9 @@ from tests.turns.replay_kit import entry, look
 
 def mail_after(*unread: MailboxEntry, left_out: tuple[int, int] | None = None) -> Mail:
     """Return the mailbox of a run that was loaded with these."""
-    return Mail(Loaded((), (), unread, {}, left_out=left_out), cast(Any, None), {})
+    mail = Mail(cast(Any, None), {})
+    mail.load(Loaded((), (), unread, {}, left_out=left_out))
+    return mail
 
 
 def handed(number: int, after: int) -> MailLook:

@@ -16,7 +16,7 @@ S = RunStatus
 
 def make(status: RunStatus = S.RUNNING) -> tuple[Port, ManualFront]:
     front = ManualFront()
-    return Port(front, FENCE, status=status), front
+    return Port(front, FENCE, status), front
 
 
 def nothing(_: Any) -> None:

@@ -16,9 +16,8 @@ from tests.turns.replay_kit import NamedCall, Rig, entry, look
 
 def rig_with(entries: list[MailboxEntry], *, left_out: tuple[int, int] | None) -> Rig:
     """Turns of a run with which only a part of its mailbox was loaded."""
-    rig = Rig(unread=entries)
-    loaded = Loaded((), (), tuple(entries), {}, left_out=left_out)
-    rig.turns.mail.__init__(loaded, rig.turns.state, rig.turns.parking.calls)  # type: ignore[misc]
+    rig = Rig()
+    rig.turns.mail.load(Loaded((), (), tuple(entries), {}, left_out=left_out))
     return rig
 
 
@@ -86,7 +85,8 @@ def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
         arrive()
     page = 3
     loaded = store[:page]
-    kept = Signals(loaded, more_after=loaded[-1].id if len(store) > page else None)
+    kept = Signals()
+    kept.load(loaded, more_after=loaded[-1].id if len(store) > page else None)
     position = store[-1].id if store else 0
     taken: dict[str, list[int]] = {name: [] for name in names}
     for _ in range(300):
@@ -112,6 +112,7 @@ def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
 
 
 def test_few_signals_are_in_memory() -> None:
-    kept = Signals([entry(n, "signal", "noise") for n in range(1, 5000)], more_after=None)
+    kept = Signals()
+    kept.load([entry(n, "signal", "noise") for n in range(1, 5000)], more_after=None)
     assert len(list(kept.of("noise"))) == SIGNALS_IN_MEMORY_MAX
     assert kept.more_after("noise") == SIGNALS_IN_MEMORY_MAX

@@ -124,7 +124,7 @@ class ResidentRun:
         self.root_scope = trio.CancelScope()
         self.saga_scope = trio.CancelScope()
         assert row.owner is not None
-        self.port = self.port_class(keeper.writer, Fence(row.run, row.owner, row.token), status=row.status)
+        self.port = self.port_class(keeper.writer, Fence(row.run, row.owner, row.token), row.status, owner=self)
         self.turns = Turns(
             loaded,
             port=self.port,
@@ -132,7 +132,7 @@ class ResidentRun:
             clock=self.clock,
             ttl_at=None if row.ttl_at is None else self.clock.due(row.ttl_at, stamped_at=row.created_at),
             started_at=row.started_at or row.created_at,
-            had_begun=_had_begun(row, loaded),
+            had_begun=row.token > 1 if row.generation == 0 else _had_begun(loaded),  # it was claimed before
         )
         self.body: Body
         self._nursery: trio.Nursery | None = None
@@ -147,7 +147,6 @@ class ResidentRun:
         self._fault: BaseException | None = None
         self.exit_places: list[str] = []  # where its code has ended the program; not said of the body itself
         self._knows_why = False  # its tasks end: the run has ended, or was asked to leave
-        self.port.owner = self
 
     # ---- for services ------------------------------------------------------------------------------------------
 
@@ -458,10 +457,8 @@ class ResidentRun:
         self.keeper.tell(name, self.row.id, self.row.workflow, fields)
 
 
-def _had_begun(row: RunRow, loaded: Loaded) -> bool:
-    """Return whether the body has been begun before in this generation, as far as can be told."""
-    if row.generation == 0:
-        return row.token > 1  # it was claimed before
+def _had_begun(loaded: Loaded) -> bool:
+    """Return whether the body has been begun before in a later generation, as far as can be told."""
     return bool(loaded.history or loaded.waits) or any(seq >= 0 for seq, _ in loaded.positions.values())
 
 
