@@ -18,6 +18,7 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
+from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.contract import (
     CopyHistory,
     CutHistory,
@@ -133,7 +134,7 @@ async def prune(
     """Remove runs that ended before an instant; see ``engine.prune``."""
     services = client.services_in_use()
     if statuses is None:  # not for none of them, as an empty list says
-        statuses = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)
+        statuses = tuple(FINAL)
     for item in statuses:
         if not item.is_final:
             raise ValueError(f"prune removes only runs that have ended; {item.value!r} is no final status")

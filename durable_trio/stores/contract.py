@@ -15,6 +15,9 @@ A run's writes carry a ``Fence``: they take effect only if ``owner`` and ``token
 executor has not ended; it is checked in the same transaction. Otherwise the outcome is ``OwnershipLost`` and nothing
 of that operation is written.
 
+Which status of a run may follow which is one table (``rules.run_life``). An operation that would bring about another is
+refused with ``RunConflict``.
+
 A row that cannot be read, because the file was damaged, is never an error of a read: the record says so in ``damage``.
 An operation that meets a damaged run sets it aside (suspended, unowned, due at no time, with a problem) where it would
 have changed it, and goes on with the others.

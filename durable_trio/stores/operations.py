@@ -113,7 +113,8 @@ class Advance:
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one
     that claims to be later than ``now``: it was stamped before the clock was set back), the
     outcome is ``False`` and nothing is written. ``unless_cancelled``: likewise for an unread cancel.
-    ``status``: the run's new status, if given. With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
+    ``status``: the run's new status, if given; ``RunConflict``, and nothing is written, if it may not follow the one
+    that the run has (``rules.run_life``). With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
     it, although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
     ``error`` replaces the run's error, if given.
     """
@@ -141,7 +142,8 @@ class Release:
 
     Stores status, ``wake_at`` and ``waits_for`` and sets the owner NULL. With ``suspended``, it is refused
     (``False``, nothing written) while the mailbox has an unread entry that the run waits for: any cancel or child
-    end, or a signal of a name in ``waits_for``. Other statuses are always released.
+    end, or a signal of a name in ``waits_for``. Other statuses are always released; they are those that the run has, so
+    that another status is ``RunConflict``.
     """
 
     fence: Fence
@@ -163,9 +165,10 @@ class Park:
 
 @attrs.define(kw_only=True)
 class Finish:
-    """End a run. Outcome: ``True``; ``False``; or ``OwnershipLost``.
+    """End a run. Outcome: ``True``; ``False``; or ``OwnershipLost``; ``RunConflict`` if it cannot end like that.
 
-    With ``unless_cancelled``: if the mailbox has an unread cancel, the outcome is ``False`` and nothing is written.
+    What compensates does not complete. With ``unless_cancelled``: if the mailbox has an unread cancel, the outcome is
+    ``False`` and nothing is written.
     Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
     ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
     id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
@@ -184,6 +187,8 @@ class Finish:
 @attrs.define(kw_only=True)
 class ContinueAsNew:
     """End a run's history and let it begin anew with other arguments. Outcome: ``True`` or ``OwnershipLost``.
+
+    Or ``RunConflict`` if it compensates: it would be half undone.
 
     History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
     are 0. What the run was started with stays known, so that

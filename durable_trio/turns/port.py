@@ -14,6 +14,7 @@ import attrs
 from durable_trio.doors import Owner, tell
 from durable_trio.records import RunStatus
 from durable_trio.rows import HistoryRow
+from durable_trio.rules.run_life import RECORD
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
 
 Outcome = Any
@@ -49,7 +50,8 @@ class Port:
     @property
     def next_status(self) -> RunStatus | None:
         """The status that a new row gives the run, if it changes it: one that is suspended goes on."""
-        return RunStatus.RUNNING if self.status is RunStatus.SUSPENDED else None
+        after = RECORD[self.status]
+        return None if after is self.status else after
 
     def continued(self) -> None:
         """A row was committed without ``advance``, with ``next_status``."""
@@ -66,8 +68,8 @@ class Port:
             fields["rows"] = (*riders, *fields.get("rows", ()))
             callback = partial(self._carried, riders, callback)
         status = fields.get("status")
-        if status is None and self.status is RunStatus.SUSPENDED and fields.get("rows"):
-            status = fields["status"] = RunStatus.RUNNING
+        if status is None and fields.get("rows") and (after := RECORD[self.status]) is not self.status:
+            status = fields["status"] = after
         if status is not None:
             self.status = status
         if not self.is_cut:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from durable_trio import Context, RunStatus, open_engine, workflow
+from durable_trio.cli.commands.prune import _FINAL
 from durable_trio.cli.options import _STATUSES
 from durable_trio.cli.program import COMMANDS
 from durable_trio.views.schemas import SCHEMAS
@@ -92,3 +93,4 @@ def test_values_that_json_has_not_stay_json(file_path: str) -> None:
 
 def test_the_statuses_that_options_take_are_those_there_are() -> None:
     assert tuple(RunStatus) == _STATUSES
+    assert tuple(status for status in RunStatus if status.is_final) == _FINAL

@@ -132,6 +132,7 @@ class Ending:
         if rest is not None and rest.kind is not StepKind.COMPENSATION:  # it may have been parked while it compensated
             run.diverged(rest)
             raise Detached
+        before = run.port.status
         outcome = await run.turns.parking.extend(
             lambda done: run.port.advance(
                 done,
@@ -142,7 +143,7 @@ class Ending:
             )
         )
         if not self._is_done(outcome):
-            run.port.status = RunStatus.RUNNING
+            run.port.status = before
             return False
         run.tell("run_compensating", {})
         return True

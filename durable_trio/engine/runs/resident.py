@@ -37,6 +37,7 @@ from durable_trio.rows import HistoryRow, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.rules.residency import is_due_soon
+from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMail, MailLook
 from durable_trio.stores.threads import Waiter
@@ -281,8 +282,7 @@ class ResidentRun:
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         now = self.clock.stamp()
         wake_at = None if due_at is None else self.clock.as_stored(due_at)
-        compensating = self.port.status is RunStatus.COMPENSATING
-        status = RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED
+        status = WAIT[self.port.status]
         rest = (due_at, waits_for)
         if waits or rest != self._rest or self.port.status is not status:
             self.port.advance(
@@ -301,10 +301,9 @@ class ResidentRun:
             self._release(*self._rest)
 
     def _release(self, due_at: int | None, waits_for: tuple[str, ...]) -> None:
-        compensating = self.port.status is RunStatus.COMPENSATING
         release = Release(
             fence=self.port.fence,
-            status=RunStatus.COMPENSATING if compensating else RunStatus.SUSPENDED,
+            status=WAIT[self.port.status],
             wake_at=None if due_at is None else self.clock.as_stored(due_at),
             waits_for=waits_for,
             now=self.clock.stamp(),

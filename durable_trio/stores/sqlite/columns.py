@@ -9,7 +9,9 @@ import attrs
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import ExecutorRow, HistoryRow, Key, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.sqlite.layout import LAYOUTS, NotText
+from durable_trio.stores.sqlite.statuses import STATUS_OF
 
 __all__ = [
     "ENTRY_COLUMNS",
@@ -29,10 +31,9 @@ __all__ = [
 ]
 
 # Members by value: reading them through the enum costs several times as much.
-_RUN_STATUS: Final = {status.value: status for status in RunStatus}
 _STEP_STATUS: Final = {status.value: status for status in StepStatus}
 _STEP_KIND: Final = {kind.value: kind for kind in StepKind}
-_FINAL: Final = frozenset(status.value for status in RunStatus if status.is_final)
+_FINAL: Final = frozenset(status.value for status in FINAL)
 
 
 def _columns(row: type[attrs.AttrsInstance]) -> str:
@@ -61,7 +62,7 @@ _FINISHED_AT: Final = RUN_COLUMNS.split(", ").index("finished_at")
 
 def status_from(word: object) -> RunStatus:
     """Return a run's status; one that cannot be read is that of a run which is set aside."""
-    return _RUN_STATUS.get(word, RunStatus.SUSPENDED) if isinstance(word, str) else RunStatus.SUSPENDED
+    return STATUS_OF.get(word, RunStatus.SUSPENDED) if isinstance(word, str) else RunStatus.SUSPENDED
 
 
 def text_from(value: object) -> str:
@@ -77,7 +78,7 @@ def run_from(row: tuple[Any, ...]) -> RunRow:
     elif (row[_STATUS] in _FINAL) is ((finished_at := row[_FINISHED_AT]) is None):
         end = "finished_at is NULL" if finished_at is None else f"finished_at holds {finished_at}"
         damage = _RUN.place(row, f"status holds {row[_STATUS]!r}, but {end}")
-    values = (*row[:_STATUS], _RUN_STATUS[row[_STATUS]], *row[_STATUS + 1 :], damage)
+    values = (*row[:_STATUS], STATUS_OF[row[_STATUS]], *row[_STATUS + 1 :], damage)
     return RunRow(*values)
 
 

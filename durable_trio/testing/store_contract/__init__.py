@@ -16,13 +16,26 @@ Each test gets a new, empty, open store; afterwards it is closed. The name of a 
 
 import pytest
 
-for _part in ("claims", "executors", "history", "kit", "large", "messages", "reads", "runs", "transactions", "upkeep"):
+for _part in (
+    "claims",
+    "executors",
+    "history",
+    "kit",
+    "large",
+    "life",
+    "messages",
+    "reads",
+    "runs",
+    "transactions",
+    "upkeep",
+):
     pytest.register_assert_rewrite(f"{__name__}.{_part}")
 
 from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
 from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
 from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
 from durable_trio.testing.store_contract.large import LargeContract  # noqa: E402
+from durable_trio.testing.store_contract.life import LifeContract  # noqa: E402
 from durable_trio.testing.store_contract.messages import MessageContract  # noqa: E402
 from durable_trio.testing.store_contract.reads import ReadContract  # noqa: E402
 from durable_trio.testing.store_contract.runs import RunContract  # noqa: E402
@@ -34,6 +47,7 @@ __all__ = ["StoreContract"]
 
 class StoreContract(
     RunContract,
+    LifeContract,
     ClaimContract,
     HistoryContract,
     MessageContract,

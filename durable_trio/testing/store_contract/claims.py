@@ -26,6 +26,7 @@ from durable_trio.testing.store_contract.kit import (
     claim,
     fence_of,
     finish,
+    in_status,
     next_due,
     one,
     owned,
@@ -143,7 +144,7 @@ class ClaimContract(ContractKit):
 
     @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
     def test_a_run_that_was_running_or_compensating_stays_so(self, store: Store, status: RunStatus) -> None:
-        _, fence = owned(store)
+        _, fence = in_status(store, status)
         one(store, Release(fence=fence, status=status, wake_at=60, now=50))
         changed = row_of(store).changed
         (row,) = claim(store, register(store))

@@ -119,6 +119,22 @@ def fence_of(row: RunRow) -> Fence:
     return Fence(row.run, row.owner, row.token)
 
 
+def in_status(store: Store, status: RunStatus, run_id: str = "run") -> tuple[RunRow, Fence]:
+    """Bring a new run into a status; return its row, and the fence of a new executor that owns it, if any does."""
+    executor = register(store)
+    row = start(store, run_id, owner=None if status is RunStatus.PENDING else executor)
+    fence = Fence(row.run, executor, row.token)
+    if status is RunStatus.SUSPENDED:
+        assert one(store, Advance(fence=fence, status=status, now=20)) is True
+    elif status is RunStatus.COMPENSATING:
+        assert one(store, Advance(fence=fence, status=status, error='{"type": "X"}', now=20)) is True
+    elif status.is_final:
+        assert finish(store, fence, status) is True
+    row = row_of(store, run_id)
+    assert row.status is status
+    return row, fence
+
+
 def stale(fence: Fence) -> Fence:
     """Return the fence of a claim that came before this one."""
     return Fence(fence.run, fence.owner, fence.token - 1)

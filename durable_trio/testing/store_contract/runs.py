@@ -34,6 +34,7 @@ from durable_trio.testing.store_contract.kit import (
     claim,
     fence_of,
     finish,
+    in_status,
     next_due,
     one,
     owned,
@@ -200,7 +201,7 @@ class RunContract(ContractKit):
         after = row_of(store)
         assert (after.status, after.error) == (RunStatus.COMPENSATING, '"e"')
         assert after.changed > row.changed
-        assert one(store, Advance(fence=fence, status=RunStatus.RUNNING, now=20)) is True
+        assert one(store, Advance(fence=fence, rows=(step(1),), now=20)) is True
         assert row_of(store).error == '"e"'
 
     def test_a_suspended_run_in_memory_stays_owned_with_its_wake_time(self, store: Store) -> None:
@@ -225,9 +226,9 @@ class RunContract(ContractKit):
         assert row_of(store).changed == store.ask(FindLastChange()) > other.changed
         assert store.ask(ReadValues([])) == {}
 
-    @pytest.mark.parametrize("status", [RunStatus.PENDING, RunStatus.RUNNING, RunStatus.COMPENSATING])
+    @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
     def test_a_released_run_can_be_claimed_again(self, store: Store, status: RunStatus) -> None:
-        _, fence = owned(store)
+        _, fence = in_status(store, status)
         assert one(store, Release(fence=fence, status=status, wake_at=30, now=30)) is True
         row = row_of(store)
         assert (row.status, row.owner, row.wake_at, row.token) == (status, None, 30, 1)

@@ -6,9 +6,11 @@ import json
 from typing import Final
 
 from durable_trio.rows import ExecutorRow, ReportRow
+from durable_trio.rules.run_life import WAITING
 from durable_trio.stores.questions import Backlog, CountBacklog, ListExecutors, ListReports, ListSetBack, SetBack
 from durable_trio.stores.sqlite.columns import EXECUTOR_COLUMNS, REPORT_COLUMNS, executor_from, report_from
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.statuses import is_none_of
 from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT
 
 __all__ = ["count_backlog", "list_executors", "list_reports", "list_set_back", "lock_files"]
@@ -69,7 +71,7 @@ BACKLOG: Final = f"""
     ),
     owned (owner, runs) AS (
         SELECT owner, count(*) FROM runs INDEXED BY runs_owned
-        WHERE owner IS NOT NULL AND status <> 'suspended' GROUP BY owner
+        WHERE owner IS NOT NULL AND {is_none_of(WAITING)} GROUP BY owner
     )
     SELECT
         (SELECT count(*) FROM executors INDEXED BY executors_living WHERE ended_at IS NULL),

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
+from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.questions import (
     Change,
     CountRuns,
@@ -224,7 +225,7 @@ def _counts_of_unfinished(connection: sqlite3.Connection) -> dict[tuple[str, str
 def _counts_of_ended(connection: sqlite3.Connection, unfinished_count: int) -> dict[RunStatus, int]:
     """Return how many runs have ended, by status. The largest number is not counted: it is what is left of all."""
     counts: dict[RunStatus, int] = {}
-    final = [status for status in RunStatus if status.is_final]
+    final = list(FINAL)
     without_end = {status: _count(connection, [_Source(OF_NO_END, (status.value,))], _LAST) for status in final}
     uncounted = final
     counted_max = _COUNTED_FIRST

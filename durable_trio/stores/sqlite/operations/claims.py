@@ -12,12 +12,15 @@ from typing import Any, Final
 
 from durable_trio.clock import INSTANT_MIN
 from durable_trio.errors import OwnershipLost
+from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
+from durable_trio.rules.run_life import FINAL, RunEvent, changed_by
 from durable_trio.stores.contract import ClaimDue
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.statuses import is_one_of, status_after, word
 from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
 
@@ -45,13 +48,10 @@ CLAIM: Final = f"""
         wake_at = NULL,
         is_due = 0,
         waits_for = NULL,
-        changed = CASE WHEN status IN ('pending', 'suspended') THEN :changed ELSE changed END,
-        started_at = CASE WHEN status = 'pending' THEN coalesce(started_at, :now) ELSE started_at END,
-        status = CASE
-            WHEN status = 'suspended' AND error IS NOT NULL THEN 'compensating'
-            WHEN status IN ('pending', 'suspended') THEN 'running'
-            ELSE status
-        END,
+        changed = CASE WHEN {is_one_of(changed_by(RunEvent.CLAIM))} THEN :changed ELSE changed END,
+        started_at = CASE WHEN status = {word(RunStatus.PENDING)} THEN coalesce(started_at, :now) ELSE started_at END,
+        status = CASE WHEN error IS NULL THEN {status_after(RunEvent.CLAIM)}
+            ELSE {status_after(RunEvent.CLAIM_UNDOING)} END,
         claimed_seq = coalesce(
             CAST((SELECT max(seq) FROM history WHERE history.run = runs.run AND seq <= {COUNT_MAX}) AS INTEGER), -1
         )
@@ -69,7 +69,7 @@ def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
         row = run_from(transaction.execute(CLAIM, values).fetchall()[0])
     except sqlite3.IntegrityError as error:
         return set_aside(transaction, values["run"], why=str(error))
-    if row.damage is not None or row.status.is_final:
+    if row.damage is not None or row.status in FINAL:
         return set_aside(transaction, values["run"])
     return row
 

@@ -9,6 +9,7 @@ import attrs
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.run_life import CLAIMABLE
 from durable_trio.stores.contract import ClaimRun, Sent, SignalWithStart, Started
 from durable_trio.stores.sqlite.columns import run_from, status_from
 from durable_trio.stores.sqlite.operations.claims import claim
@@ -36,7 +37,7 @@ def claim_run(
     run_id = operation.run_id
     if workflow != operation.workflow:
         return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {operation.workflow!r}", run_id=run_id)
-    if status_from(status).is_final:
+    if status_from(status) not in CLAIMABLE:
         return RunFinished(f"run {run_id!r} is {status}", run_id=run_id)
     if owner is not None:
         return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)

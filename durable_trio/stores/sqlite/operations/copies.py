@@ -10,12 +10,14 @@ from typing import Final, TypeVar
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.run_life import RunEvent
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.operations.messages import run_not_found
 from durable_trio.stores.sqlite.operations.removals import DISCARD, HIDDEN_ID
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
 from durable_trio.stores.sqlite.operations.upkeep import has_long_history
+from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["copy_history", "fork_run"]
@@ -24,8 +26,8 @@ FIND_ROW: Final = "SELECT seq FROM history WHERE run = ? AND branch = ? AND name
 COPY_RUN: Final = f"""
     INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, hidden_at, generation,
         seed, args_digest, tags, args)
-    SELECT {HIDDEN_ID} || lower(hex(randomblob(16))), workflow, 'pending', ?, priority, queue, ?, started_at, ?,
-        generation, seed, args_digest, tags, args
+    SELECT {HIDDEN_ID} || lower(hex(randomblob(16))), workflow, {word_after(RunEvent.FORK)}, ?, priority, queue, ?,
+        started_at, ?, generation, seed, args_digest, tags, args
     FROM runs WHERE run = ?
 """
 SHOW: Final = "UPDATE runs SET id = ?, hidden_at = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?"

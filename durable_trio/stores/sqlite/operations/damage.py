@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
+from durable_trio.rules.run_life import UNFINISHED, RunEvent
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, text_from
 from durable_trio.stores.sqlite.layout import LAYOUTS, NO_INTEGER, Column
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["set_aside", "update_each", "update_run"]
@@ -27,7 +28,9 @@ FIND_WHOLE: Final = f"SELECT {_LAYOUT.names} FROM runs WHERE run = ?"
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?"
 CLEAR_DUE: Final = "owner = NULL, wake_at = NULL, is_due = 0, waits_for = NULL, changed = :changed"
 SET_ASIDE: Final = f"UPDATE runs SET {{mended}}{CLEAR_DUE}, {{end}} WHERE run = :run"
-PARKED: Final = "status = 'suspended', finished_at = NULL, problem = :problem, fingerprint = :fingerprint"
+PARKED: Final = f"""
+    status = {word_after(RunEvent.SET_ASIDE)}, finished_at = NULL, problem = :problem, fingerprint = :fingerprint
+"""
 # Whatever it was, it is nobody else's id.
 _NEW_ID: Final = "'(damaged ' || run || ')'"
 # What is text or bytes keeps its bytes, what is a number becomes one that no column can mean.
@@ -38,7 +41,7 @@ _REPLACED: Final[dict[type, str]] = {
 }
 # It refers to another row.
 _EMPTIED: Final = frozenset({"parent"})
-_UNFINISHED: Final = frozenset(status.value for status in RunStatus if not status.is_final)
+_UNFINISHED: Final = frozenset(status.value for status in UNFINISHED)
 _SET_ANYHOW: Final = frozenset({"owner", "wake_at", "is_due", "waits_for", "changed", "status", "finished_at"})
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
 from durable_trio.stores.sqlite.operations.damage import update_each
+from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["reap_executor", "register_executor", "renew_lease"]
@@ -22,17 +24,17 @@ END: Final = """
     UPDATE executors SET ended_at = :now
     WHERE id = :executor AND ended_at IS NULL AND (:lease_before IS NULL OR lease_until < :lease_before)
 """
-SET_FREE: Final = """
+SET_FREE: Final = f"""
     UPDATE runs SET
         owner = NULL,
         recoveries = CASE
             WHEN NOT (:crashed OR run IN (SELECT value FROM json_each(:crashed_runs)))
-                OR status NOT IN ('running', 'compensating') THEN recoveries
+                OR {is_none_of(ACTIVE)} THEN recoveries
             WHEN EXISTS (SELECT 1 FROM history WHERE history.run = runs.run AND seq > claimed_seq) THEN 1
             ELSE recoveries + 1
         END,
         wake_at = CASE
-            WHEN status = 'suspended'
+            WHEN {is_one_of(WAITING)}
                 AND NOT EXISTS (SELECT 1 FROM mailbox WHERE mailbox.run = runs.run AND seq IS NULL) THEN wake_at
             ELSE :now
         END

@@ -7,11 +7,13 @@ from typing import Final
 from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
+from durable_trio.rules.run_life import FINAL, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent
 from durable_trio.stores.sqlite.answers.mail import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.damage import update_run
+from durable_trio.stores.sqlite.statuses import is_one_of, word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "tell_parent"]
@@ -28,9 +30,9 @@ COUNT_SIGNAL: Final = """
 """
 FIND_COUNT: Final = "SELECT signals FROM unread_counts WHERE run = ?"
 # What a run waits for, and has none of.
-IS_AWAITED: Final = """
+IS_AWAITED: Final = f"""
     SELECT 1 FROM runs
-    WHERE run = :run AND status = 'suspended' AND json_valid(waits_for)
+    WHERE run = :run AND {is_one_of(WAITING)} AND json_valid(waits_for)
         AND EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name)
         AND NOT EXISTS (
             SELECT 1 FROM mailbox INDEXED BY mailbox_unread
@@ -42,9 +44,9 @@ COUNT_ANEW: Final = """
     SELECT ?, count(*) FROM mailbox INDEXED BY mailbox_unread WHERE run = ? AND kind = 'signal' AND seq IS NULL
 """
 # What it waits for is a hint: where that cannot be read, the run looks for itself.
-WAKE_WAITING: Final = """
+WAKE_WAITING: Final = f"""
     UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1
-    WHERE run = :run AND owner IS NULL AND status = 'suspended' AND problem IS NULL
+    WHERE run = :run AND owner IS NULL AND {is_one_of(WAITING)} AND problem IS NULL
         AND CASE WHEN NOT json_valid(waits_for) THEN true WHEN json_type(waits_for) <> 'array' THEN true
             ELSE EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name OR type <> 'text') END
 """
@@ -52,9 +54,9 @@ WAKE: Final = "UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_
 UNPARK: Final = """
     UPDATE runs SET wake_at = ?, is_due = 1, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?
 """
-CANCEL_PENDING: Final = """
-    UPDATE runs SET status = 'cancelled', wake_at = NULL, waits_for = NULL, problem = NULL, fingerprint = NULL,
-        error = ?, finished_at = ?, changed = ?
+CANCEL_UNBEGUN: Final = f"""
+    UPDATE runs SET status = {word_after(RunEvent.CANCEL_UNBEGUN)}, wake_at = NULL, waits_for = NULL, problem = NULL,
+        fingerprint = NULL, error = ?, finished_at = ?, changed = ?
     WHERE run = ?
 """
 HAS_DONE: Final = """
@@ -74,7 +76,8 @@ def send_signal(
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, status, owner, token, _ = found
+    run, name, owner, token, _ = found
+    status = status_from(name)
     if operation.signal_id is not None:
         known = transaction.execute(FIND_SIGNAL, (run, operation.signal_id)).fetchone()
         if known is not None:
@@ -86,7 +89,7 @@ def send_signal(
                 "give a new signal a new id",
                 run_id=operation.run_id,
             )
-    if status_from(status).is_final:
+    if status not in TAKES_SIGNALS:
         return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
     unread_max = COUNT_MAX if operation.unread_max is None else operation.unread_max
     if not _count_signal(transaction, run, unread_max) and not _count_awaited(transaction, run, operation.name):
@@ -97,7 +100,7 @@ def send_signal(
         )
     place = None if owner is None else _next_place(transaction, run, token)
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
-    if owner is None and status == RunStatus.SUSPENDED:
+    if owner is None and status in WAITING:
         values = {"now": operation.now, "run": run, "name": operation.name}
         update_run(transaction, WAKE_WAITING, values, run=run)
     return Sent(entry=entry, created=True, owner=owner, place=place)
@@ -137,8 +140,9 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, status, owner, token, problem = found
-    if status == RunStatus.COMPENSATING or status_from(status).is_final:
+    run, name, owner, token, problem = found
+    status = status_from(name)
+    if status not in TAKES_CANCEL:
         return None
     known = transaction.execute(FIND_CANCEL, (run,)).fetchone()
     is_unread = known is None or known[-1] is None
@@ -149,13 +153,13 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     else:
         entry = entry_from(known[:-1])
     if owner is None:
-        if status == RunStatus.PENDING or (problem is not None and _has_done_nothing(transaction, run)):
+        if status is RunStatus.PENDING or (problem is not None and _has_done_nothing(transaction, run)):
             values = (operation.error, operation.now, transaction.change(), run)
-            if update_run(transaction, CANCEL_PENDING, values, run=run):
+            if update_run(transaction, CANCEL_UNBEGUN, values, run=run):
                 tell_parent(transaction, run, operation.now)
         elif problem is not None:
             update_run(transaction, UNPARK, (operation.now, transaction.change(), run), run=run)
-        elif status == RunStatus.SUSPENDED and is_unread:
+        elif status in WAITING and is_unread:
             update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
     return Sent(entry=entry, created=known is None, owner=owner, place=place)
 
@@ -170,11 +174,12 @@ def tell_parent(transaction: Transaction, run: int, now: int) -> None:
     found = transaction.execute(FIND_PARENT, (run,)).fetchone()
     if found is None:
         return
-    parent, status, owner, problem, run_id, payload = found
-    if status_from(status).is_final:
+    parent, name, owner, problem, run_id, payload = found
+    status = status_from(name)
+    if status in FINAL:
         return
     _add(transaction, parent, "child", run_id, payload, now, None)
-    if owner is None and status == RunStatus.SUSPENDED and problem is None:
+    if owner is None and status in WAITING and problem is None:
         update_run(transaction, WAKE, {"now": now, "run": parent}, run=parent)
 
 

@@ -22,6 +22,7 @@ import attrs
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.damage import DAMAGED
+from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import DeleteRun, Operation, Prune, Pruned, Stuck, Sweep
 from durable_trio.stores.sqlite.columns import run_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
@@ -107,7 +108,8 @@ def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotF
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)
-    if not row.status.is_final:
+    is_over = row.status in LIFE[RunEvent.REMOVE]
+    if not is_over:
         is_given_up = transaction.execute(IS_SET_ASIDE, (row.run,)).fetchone() is not None
         if row.owner is not None or not (is_given_up or row.damage is not None):
             return RunConflict(
@@ -117,7 +119,7 @@ def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotF
     transaction.removing = (row.id, (0, row.run))
     why = what_keeps(transaction, find_references(transaction), row.run)
     if why is None:
-        if not row.status.is_final:
+        if not is_over:
             tell_parent(transaction, row.run, 0)  # it would wait for ever
         _, why = _remove(transaction, row.run, _row_count(transaction, row.run))
     if why is not None:
@@ -279,7 +281,7 @@ def _oldest(transaction: Transaction, operation: Prune) -> list[tuple[int, int]]
     """Return ended runs by when they have ended, the first ones after a place."""
     found: list[list[tuple[int, int]]] = []
     for status in operation.statuses if operation.limit > 0 else ():
-        if not status.is_final:
+        if status not in LIFE[RunEvent.REMOVE]:
             continue
         # Not as a comparison of rows: SQLite seeks by the first column only of one that has the row's number in it.
         for sql, column in ((OLDEST, "finished_at"), (OLDEST_WITHOUT_END, "created_at")):

@@ -9,10 +9,13 @@ import attrs
 
 from durable_trio.errors import DurableError, OwnershipLost, RunConflict, StoreError
 from durable_trio.records import RunStatus, StepKind
+from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Park, Release
-from durable_trio.stores.sqlite.operations.damage import update_run
+from durable_trio.stores.sqlite.columns import status_from
+from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
+from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
 from durable_trio.stores.sqlite.transaction import RefusalError, Transaction, is_owned, ownership_lost
 
 __all__ = ["advance", "continue_as_new", "finish", "park", "release"]
@@ -43,9 +46,14 @@ PUBLISH: Final = """
     ON CONFLICT (run, key) DO UPDATE SET value = excluded.value, seq = excluded.seq, n = excluded.n
 """
 SET_CHANGED: Final = "UPDATE runs SET changed = ? WHERE run = ?"
-SET_STATUS: Final = """
-    UPDATE runs SET status = ?, wake_at = ?, waits_for = ?, error = coalesce(?, error), changed = ? WHERE run = ?
+SET_STATUS: Final = {
+    after: f"""
+    UPDATE runs SET status = {word(after)}, wake_at = ?, waits_for = ?, error = coalesce(?, error), changed = ?
+    WHERE run = ? AND {is_one_of(before)}
 """
+    for after in RunStatus
+    if (before := sources(after, BY_ADVANCE))
+}
 SET_ERROR: Final = "UPDATE runs SET error = ?, changed = ? WHERE run = ?"
 # An entry that the run waits for: a cancel, the end of a child, or a signal of one of those names.
 IS_WANTED_UNREAD: Final = """
@@ -68,28 +76,33 @@ IS_LOST_CHILD: Final = """
             AND seq NOT IN (SELECT value FROM json_each(?))
     )
 """
+_RELEASED_FROM: Final = {after: sources(after, BY_RELEASE) for after in RunStatus}
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
 FIND_STATUS: Final = "SELECT status, changed FROM runs WHERE run = ?"
-PARK: Final = """
-    UPDATE runs SET owner = NULL, status = 'suspended', wake_at = NULL, waits_for = NULL, problem = ?, fingerprint = ?,
-        changed = ?
-    WHERE run = ?
+PARK: Final = f"""
+    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.PARK)}, wake_at = NULL, waits_for = NULL, problem = ?,
+        fingerprint = ?, changed = ?
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.PARK])}
 """
 CLEAR_HISTORY: Final = "DELETE FROM history WHERE run = ?"
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
 FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
-CONTINUE: Final = """
-    UPDATE runs SET owner = NULL, status = 'pending', generation = generation + 1, args = ?,
-        wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0, claimed_seq = -1,
-        changed = ?
-    WHERE run = ?
+CONTINUE: Final = f"""
+    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.CONTINUE_AS_NEW)}, generation = generation + 1,
+        args = ?, wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0,
+        claimed_seq = -1, changed = ?
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.CONTINUE_AS_NEW])}
 """
-FINISH: Final = """
-    UPDATE runs SET owner = NULL, status = ?, wake_at = NULL, waits_for = NULL, result = ?, error = ?,
+FINISH: Final = {
+    after: f"""
+    UPDATE runs SET owner = NULL, status = {word(after)}, wake_at = NULL, waits_for = NULL, result = ?, error = ?,
         compensation_errors = ?, finished_at = ?, changed = ?
-    WHERE run = ?
+    WHERE run = ? AND {is_one_of(before)}
 """
+    for after in RunStatus
+    if (before := sources(after, BY_FINISH))
+}
 
 
 def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLost | RunConflict:
@@ -195,29 +208,34 @@ def _change_run(transaction: Transaction, operation: Advance) -> None:
     changed = transaction.change()
     for key, value in operation.published:
         transaction.execute(PUBLISH, (run, key, value, *operation.position))
-    if operation.status is not None:
-        is_suspended = operation.status is RunStatus.SUSPENDED
-        wake_at = operation.wake_at if is_suspended else None
-        waits_for = _names(operation.waits_for) if is_suspended else None
-        transaction.execute(SET_STATUS, (operation.status.value, wake_at, waits_for, operation.error, changed, run))
+    status = operation.status
+    if status is not None:
+        wake_at = operation.wake_at if status in WAITING else None
+        waits_for = _names(operation.waits_for) if status in WAITING else None
+        if status in SET_STATUS:
+            transaction.execute(SET_STATUS[status], (wake_at, waits_for, operation.error, changed, run))
+        if status not in SET_STATUS or transaction.cursor.rowcount != 1:
+            raise RefusalError(_cannot_be(transaction, run, status))
     elif operation.error is not None:
         transaction.execute(SET_ERROR, (operation.error, changed, run))
     else:
         transaction.execute(SET_CHANGED, (changed, run))
 
 
-def release(transaction: Transaction, operation: Release) -> bool | OwnershipLost:
+def release(transaction: Transaction, operation: Release) -> bool | OwnershipLost | RunConflict:
     """Let a run go (see ``Release``). Watchers are told only if its status is another."""
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
     waits_for = None
-    if operation.status is RunStatus.SUSPENDED:
+    if operation.status in WAITING:
         waits_for = _names(operation.waits_for)
         if transaction.execute(IS_WANTED_UNREAD, {"run": fence.run, "names": waits_for}).fetchone()[0]:
             return False
-    status, changed = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()
-    if status != operation.status.value:
+    name, changed = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()
+    if status_from(name) not in _RELEASED_FROM[operation.status]:
+        return _cannot_be(transaction, fence.run, operation.status)
+    if name != operation.status.value:
         changed = transaction.change()
     transaction.execute(RELEASE, (operation.status.value, operation.wake_at, waits_for, changed, fence.run))
     return True
@@ -229,21 +247,23 @@ def park(transaction: Transaction, operation: Park) -> bool | OwnershipLost:
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
     values = (operation.problem, operation.fingerprint, transaction.change(), fence.run)
-    update_run(transaction, PARK, values, run=fence.run)
+    if update_run(transaction, PARK, values, run=fence.run) and transaction.cursor.rowcount != 1:
+        set_aside(transaction, fence.run)  # what the file says of it can be of no run that has an owner
     return True
 
 
-def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost:
+def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost | RunConflict:
     """End a run (see ``Finish``)."""
     fence: Fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
     if operation.unless_cancelled and _is_being_cancelled(transaction, fence):
         return False
+    if operation.status not in FINISH:
+        return _cannot_be(transaction, fence.run, operation.status)
     transaction.execute(
-        FINISH,
+        FINISH[operation.status],
         (
-            operation.status.value,
             operation.result,
             operation.error,
             operation.compensation_errors,
@@ -252,12 +272,14 @@ def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost:
             fence.run,
         ),
     )
+    if transaction.cursor.rowcount != 1:
+        raise RefusalError(_cannot_be(transaction, fence.run, operation.status))
     transaction.execute(CLEAR_WAITS, (fence.run,))
     tell_parent(transaction, fence.run, operation.now)
     return True
 
 
-def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool | OwnershipLost:
+def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool | OwnershipLost | RunConflict:
     """Let a run begin anew with other arguments (see ``ContinueAsNew``).
 
     Sequence numbers begin anew too, so what an earlier generation has consumed is no longer tied to one of them; of
@@ -266,11 +288,19 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
-    for statement in (CLEAR_HISTORY, CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED, FORGET_POSITIONS):
-        transaction.execute(statement, (fence.run,))
     values = (operation.args, operation.now, transaction.change(), fence.run)
     transaction.execute(CONTINUE, values)
+    if transaction.cursor.rowcount != 1:
+        raise RefusalError(_cannot_be(transaction, fence.run, RunStatus.PENDING))
+    for statement in (CLEAR_HISTORY, CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED, FORGET_POSITIONS):
+        transaction.execute(statement, (fence.run,))
     return True
+
+
+def _cannot_be(transaction: Transaction, run: int, status: RunStatus) -> RunConflict:
+    """Return the error for a status that may not follow the one which the run has."""
+    name = transaction.execute(FIND_STATUS, (run,)).fetchone()[0]
+    return RunConflict(f"run {run} is {name} and cannot become {status} by that; nothing was written")
 
 
 def _names(names: tuple[str, ...]) -> str:

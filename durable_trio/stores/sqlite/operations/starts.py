@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
+from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import Started, StartRun
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.transaction import Transaction
@@ -49,7 +49,8 @@ def start_run(transaction: Transaction, operation: StartRun) -> Started | RunCon
 def store_run(transaction: Transaction, operation: StartRun, parent_id: str | None, *, is_claimed: bool) -> Started:
     """Insert a run; nobody may have its id."""
     changed = transaction.change()
-    status = RunStatus.RUNNING if is_claimed else RunStatus.PENDING
+    status = LIFE[RunEvent.START_CLAIMED if is_claimed else RunEvent.START][None]
+    assert status is not None
     owner = operation.owner if is_claimed else None
     started_at = operation.created_at if is_claimed else None
     wake_at = None if is_claimed else _not_after(operation.due_at, operation.ttl_at)

@@ -12,16 +12,18 @@ from typing import Final
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
-from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key, RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
+from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong, Unpark
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import LAYOUTS
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_each
 from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
+from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["cut_history", "has_long_history", "resume_run", "unpark"]
@@ -38,9 +40,9 @@ UNREAD_AGAIN: Final = "UPDATE mailbox SET seq = NULL WHERE run = ? AND seq = ? A
 # What was published from there on may come again in another order.
 FORGET_POSITIONS_FROM: Final = "UPDATE published SET seq = -1 WHERE run = ? AND seq >= ?"
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
-REVIVE: Final = """
-    UPDATE runs SET status = 'pending', result = NULL, error = NULL, problem = NULL, fingerprint = NULL,
-        finished_at = NULL, recoveries = 0, wake_at = :now, is_due = 1, waits_for = NULL,
+REVIVE: Final = f"""
+    UPDATE runs SET status = {word_after(RunEvent.REVIVE)}, result = NULL, error = NULL, problem = NULL,
+        fingerprint = NULL, finished_at = NULL, recoveries = 0, wake_at = :now, is_due = 1, waits_for = NULL,
         ttl_at = CASE WHEN ttl_at > :now THEN ttl_at END, changed = :changed
     WHERE run = :run
 """
@@ -66,11 +68,11 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
     row = run_from(found)
     if row.damage is not None:  # then it can be changed at least; whether it can go on, its next claim tells
         row = set_aside(transaction, row.run)
-        if row.problem is None and not row.status.is_final:
+        if row.problem is None and row.status not in FINAL:
             return _unreadable(row.id, row.damage or "its status")
-    if row.problem is not None and not row.status.is_final:
+    if row.problem is not None and row.status not in FINAL:
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
-    elif row.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+    elif row.status in LIFE[RunEvent.REVIVE]:
         if operation.cut_at is None:
             if has_long_history(transaction, row.run):
                 return TooLong(row)
@@ -106,7 +108,7 @@ def cut_history(transaction: Transaction, operation: CutHistory) -> bool | RunNo
     if found is None:
         return run_not_found(operation.run_id)
     row = run_from(found)
-    if row.changed != operation.changed or row.status not in (RunStatus.FAILED, RunStatus.CANCELLED):
+    if row.changed != operation.changed or row.status not in LIFE[RunEvent.REVIVE]:
         return _conflict(row, "was changed while it was being resumed; look at it, and try again")
     _cut(transaction, row.run, operation.rows)
     return True
