@@ -55,7 +55,7 @@ class Services:
     def __init__(self, store: Store, given: Given, *, executes: bool) -> None:
         self.settings = given.settings
         self.codec = given.codec
-        self.writer = Writer(store, failed=self._writer_has_failed, committed=self._something_was_committed)
+        self.writer = Writer(store, failed=self._writer_has_failed)
         self.feed = Feed(self.writer, mail_came=self._mail_came, others_committed=self.look_for_due)
         self.executor = Executor(given, writer=self.writer, feed=self.feed) if executes else None
         self.reports = Reports(
@@ -76,10 +76,6 @@ class Services:
     def _writer_has_failed(self) -> None:
         if self.executor is not None:
             guarded(self.executor.runs.detach_now)
-
-    def _something_was_committed(self) -> None:
-        if self.feed.is_wanted:
-            guarded(self.feed.nudge)
 
     def _mail_came(self, run: int) -> None:
         if self.executor is not None:
@@ -146,10 +142,23 @@ class Services:
             if self._store_has_run:
                 await self._reopen()
             self._store_has_run = True
-            await self.writer.run(task_status=task_status)
+            await self._write(task_status)
         except StoreError as error:
             self.give_up(error)
             await trio.sleep_forever()
+
+    async def _write(self, task_status: trio.TaskStatus[None]) -> None:
+        """Run the writer in a task of its own: each frame around its wait would be gone through at each commit."""
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started(await nursery.start(self.writer.run))
+            return
+        except BaseExceptionGroup as group:
+            final = group.split(StoreError)[0]
+            error: BaseException = group if final is None else final
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+        raise error  # out here, so that it keeps its own context
 
     async def _reopen(self) -> None:
         store = self.writer.store

@@ -16,7 +16,7 @@ from outcome import Error, Outcome, Value, capture
 
 from durable_trio.limits import LINGER_MS
 
-__all__ = ["Linger", "StoreThread", "Waiter"]
+__all__ = ["Linger", "StoreThread", "Waiter", "no_abort"]
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class StoreThread:
             self._thread.start()
         self._asked_count += 1
         self._jobs.put(job)
-        await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        await trio.lowlevel.wait_task_rescheduled(no_abort)
         return outcomes[0].unwrap()
 
     def stop(self) -> None:
@@ -81,29 +81,35 @@ class Waiter:
 
     def __init__(self) -> None:
         self._task = trio.lowlevel.current_task()
-        self._is_waiting = False
-        self._result: Outcome[Any] | None = None
+        self.result: Outcome[Any] | None = None
+        # Else it is not there yet, or has gone: trio does not survive that it is woken elsewhere.
+        self.is_waiting = False
 
     def __call__(self, outcome: Any) -> None:
-        self._result = Value(outcome)
-        if self._is_waiting:  # else it is not there yet, or has gone: trio does not survive that it is woken elsewhere
-            self._is_waiting = False
+        self.result = Value(outcome)
+        if self.is_waiting:
+            self.is_waiting = False
             trio.lowlevel.reschedule(self._task)
 
     def failed(self, error: BaseException) -> None:
         """Raise a fault on the way in the task."""
-        self._result = Error(error)
-        if self._is_waiting:
-            self._is_waiting = False
+        self.result = Error(error)
+        if self.is_waiting:
+            self.is_waiting = False
             trio.lowlevel.reschedule(self._task)
 
     async def outcome(self) -> Any:
         """Wait for it; the wait cannot be cancelled."""
-        if self._result is None:
-            self._is_waiting = True
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-        assert self._result is not None
-        return self._result.unwrap()
+        if self.result is None:
+            self.is_waiting = True
+            await trio.lowlevel.wait_task_rescheduled(no_abort)
+        assert self.result is not None
+        return self.result.unwrap()
+
+
+def no_abort(_: object) -> trio.lowlevel.Abort:
+    """Say of a wait that it cannot be cancelled."""
+    return trio.lowlevel.Abort.FAILED
 
 
 class Linger(trio.abc.Instrument):

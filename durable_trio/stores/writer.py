@@ -59,7 +59,7 @@ from durable_trio.stores.contract import (
     Unpark,
 )
 from durable_trio.stores.questions import Question
-from durable_trio.stores.threads import Linger, StoreThread, Waiter
+from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -103,13 +103,12 @@ class Writer:
 
     Args:
         failed: called once when the store has failed for good, before anybody else learns of it. Must not raise.
-        committed: called after each batch, on the event loop, once all of it were told. Must not raise.
     """
 
-    def __init__(self, store: Store, *, failed: Callable[[], None], committed: Callable[[], None]) -> None:
+    def __init__(self, store: Store, *, failed: Callable[[], None]) -> None:
         self.store = store
         self._has_failed = failed
-        self._has_committed = committed
+        self._awaited: trio.Event | None = None  # the next commit is
         self.failure: BaseException | None = None
         self.is_full = False
         self.commit_count = 0
@@ -177,7 +176,11 @@ class Writer:
         await trio.lowlevel.checkpoint_if_cancelled()
         waiter = Waiter()
         self.submit(operation, waiter)
-        outcome = await waiter.outcome()
+        if waiter.result is None:  # as ``Waiter.outcome`` does: each frame around a wait is gone through twice
+            waiter.is_waiting = True
+            await trio.lowlevel.wait_task_rescheduled(no_abort)
+        assert waiter.result is not None
+        outcome = waiter.result.unwrap()
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
@@ -219,6 +222,10 @@ class Writer:
     async def tidy(self) -> None:
         """Have the store move its log into the database, by the writer thread and in its turn."""
         await self.write(_Tidy())
+
+    def set_at_commit(self, event: trio.Event | None) -> None:
+        """Set this event, in place of another, after the next commit: once all who have something in it were told."""
+        self._awaited = event
 
     def foreign_changes(self) -> bool:
         """Return whether others have committed; False while it cannot be told."""
@@ -370,7 +377,9 @@ class Writer:
                 callback(outcome)
             except BaseException as error:
                 blame(callback, error)
-        self._has_committed()
+        if self._awaited is not None:
+            self._awaited.set()
+            self._awaited = None
 
     def _take(self, items: list[_Entry]) -> None:
         """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""

@@ -95,13 +95,13 @@ def nobody() -> None:
     """Nobody is to be told."""
 
 
-def writer_of(store: ScriptedStore, committed: Callable[[], None] = nobody) -> Writer:
-    return Writer(store, failed=nobody, committed=committed)
+def writer_of(store: ScriptedStore) -> Writer:
+    return Writer(store, failed=nobody)
 
 
 @asynccontextmanager
-async def running(store: ScriptedStore, committed: Callable[[], None] = nobody) -> AsyncIterator[Writer]:
-    writer = writer_of(store, committed)
+async def running(store: ScriptedStore) -> AsyncIterator[Writer]:
+    writer = writer_of(store)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         yield writer
@@ -214,17 +214,22 @@ async def test_starts_have_their_part_however_much_runs_have_to_say(busy: str) -
     assert any("new" in batch for batch in store.batches[:2])
 
 
-async def test_somebody_is_told_after_each_batch_once_all_of_it_were() -> None:
+async def test_an_event_is_set_after_the_next_batch_once_all_of_it_were_told() -> None:
     store = ScriptedStore(may_block=False)
-    told: list[int] = []
-    outcomes = Outcomes()
-    async with running(store, lambda: told.append(len(outcomes.found))) as writer:
-        outcomes.submit(writer, caller("a"), caller("b"))
-        await outcomes.wait(2)
-        outcomes.submit(writer, caller("c"))
+    outcomes, event = Outcomes(), trio.Event()
+
+    def first(outcome: Any) -> None:
+        outcomes.take("a", outcome)
+        assert not event.is_set()
+
+    async with running(store) as writer:
+        writer.set_at_commit(event)
+        writer.submit(caller("a"), first)
+        outcomes.submit(writer, caller("b"))
+        await event.wait()
+        assert outcomes.names == ["a", "b"]
+        outcomes.submit(writer, caller("c"))  # nobody wants to know any more
         await outcomes.wait(3)
-        await wait_all_tasks_blocked()
-    assert told == [2, 3]
 
 
 async def test_a_transaction_and_a_tidying_are_committed_alone_and_in_their_turn() -> None:

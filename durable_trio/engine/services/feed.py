@@ -133,7 +133,7 @@ class Subscription:
 class Feed(Service):
     """Passes on what has been committed.
 
-    It is to be told of this process's own commits (``nudge``) while it ``is_wanted``.
+    While somebody waits for what is committed it has the writer tell it of this process's own commits.
 
     Args:
         mail_came: told about a run that others have sent something to.
@@ -172,11 +172,16 @@ class Feed(Service):
         if self._subscriptions or self._waiters:
             self._nudged.set()
 
+    def _await_commits(self) -> None:
+        """Be told of the next commit, if somebody wants to know."""
+        self._writer.set_at_commit(self._nudged if self.is_wanted else None)
+
     def subscribe(self, subscription: Subscription) -> None:
         """Offer it all changes from now on, whenever it is not behind."""
         self._catch_up()
         subscription.is_closed = self._is_closed
         self._subscriptions.setdefault(subscription.run_id, set()).add(subscription)
+        self._await_commits()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Offer it nothing any more."""
@@ -184,6 +189,7 @@ class Feed(Service):
         found.discard(subscription)
         if not found:
             del self._subscriptions[subscription.run_id]
+            self._await_commits()
 
     def ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
         """A run of this process has ended: tell at once who waits for it."""
@@ -203,6 +209,7 @@ class Feed(Service):
             event = trio.Event()
             waiters = self._waiters.setdefault(run_id, set())
             waiters.add(event)
+            self._await_commits()
             try:
                 if not is_new:
                     row = await self._writer.ask(FindRun(run_id))
@@ -222,6 +229,7 @@ class Feed(Service):
                 waiters.discard(event)
                 if not waiters:
                     self._waiters.pop(run_id, None)
+                    self._await_commits()
 
     def close(self) -> None:
         """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
@@ -264,6 +272,7 @@ class Feed(Service):
                 is_idle = trio.current_time() - active_at > _IDLE_AFTER_SECONDS
                 await trio.sleep(FEED_IDLE_INTERVAL_SECONDS if is_idle else FEED_INTERVAL_SECONDS)
             self._nudged = trio.Event()
+            self._await_commits()
             if writer.foreign_changes() or is_behind:
                 is_behind = False
                 active_at = trio.current_time()

@@ -96,6 +96,7 @@ class ManualFront:
         self.commit_count = 0
         self.feeds: list[Feed] = []
         self.hold: trio.Event | None = None
+        self.awaited: trio.Event | None = None
 
     def make_feed(self) -> Feed:
         """Return a feed that has nobody else to tell."""
@@ -114,11 +115,14 @@ class ManualFront:
     def foreign_changes(self) -> bool:
         return False
 
+    def set_at_commit(self, event: trio.Event | None) -> None:
+        self.awaited = event
+
     def commit(self, *changed: RunRow) -> None:
         self.store.changed = changed
         self.commit_count += 1
-        for feed in self.feeds:
-            feed.nudge()
+        if self.awaited is not None:
+            self.awaited.set()
 
 
 async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
