@@ -181,7 +181,7 @@ class SqliteStore(Store):
         if not batch:
             return []
         turn, patience = self._turn, self._turn.patience
-        if not turn.take(block=block):
+        if not (turn.take_free() or turn.take(block=block)):
             return None
         try:
             with self._write_lock:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import threading
 import time
@@ -77,6 +78,10 @@ class WriteTurn(Protocol):
 
     patience: Patience
 
+    @property
+    def take_free(self) -> Callable[[], bool]:
+        """Takes the turn if it is free, and nobody waits for it; returns whether it has. Nearly always it is."""
+
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
         """Take the turn; ``False`` if ``block`` is false and somebody has it.
 
@@ -100,7 +105,9 @@ class MemoryTurn:
     def __init__(self) -> None:
         self.patience = Patience()
         self._lock = threading.Lock()
-        self.release = self._lock.release  # each commit passes here: not a method around it
+        # Each commit passes here: not a method around them.
+        self.take_free = functools.partial(self._lock.acquire, blocking=False)
+        self.release = self._lock.release
 
     def hurry(self, seconds: float) -> None:
         """Let all waits together take at most so long from now on."""
@@ -140,6 +147,20 @@ class FileTurn:
         self._waiter: _Waiter | None = None
         self._signature = b"%-19d\n" % os.getpid()
         _open_turns.add(self)
+
+    def take_free(self) -> bool:
+        """Take the turn if it is free (see ``WriteTurn``)."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        has_turn = False
+        try:
+            has_turn = (self._waiter is None or self._waiter.is_idle()) and self._try()
+        finally:
+            if not has_turn:
+                self._lock.release()
+        if has_turn:
+            self._sign()
+        return has_turn
 
     def take(self, *, block: bool = True, patience_seconds: float | None = None) -> bool:
         """Take the turn (see ``WriteTurn``)."""
