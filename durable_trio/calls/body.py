@@ -14,7 +14,7 @@ from durable_trio.clock import Clock
 from durable_trio.codec import Codec, parse
 from durable_trio.errors import CodecError, Detached, PayloadTooLarge
 from durable_trio.failures import CannotRebuild, Failures, describe
-from durable_trio.limits import check_name
+from durable_trio.limits import NAME_CHARACTERS_MAX, check_name
 from durable_trio.records import Problem
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules import randomness
@@ -123,8 +123,9 @@ class Branch:
         if not is_own:
             self.check_task()
         n = self._counts.get(name) if type(name) is str else None
-        if n is None:  # else it was checked before
-            name = check_name(what, name)
+        if n is None:  # else it was checked before; and nothing is wrong with a short identifier, as most are
+            if not (type(name) is str and name.isidentifier() and len(name) <= NAME_CHARACTERS_MAX):
+                name = check_name(what, name)
             n = self._counts.get(name, 0)
         self._counts[name] = n + 1
         return Key(self.path, name, n)

@@ -43,9 +43,8 @@ class StartChildCall(Call):
         self._body = body
         self._operation = operation
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         body = self._body
-        now = body.clock.stamp()
         text = body.codec.own.encode(self._operation.id, str, where="a run id").text
         self.record(now=now, started_at=now, result=text, children=(self._operation,))
 
@@ -85,8 +84,8 @@ class ChildEndCall(Call):
         self._child: RunRow | None = None
         self._looks_again = False
 
-    def go_live(self) -> None:
-        self.started_at = self._body.clock.stamp()
+    def go_live(self, now: int) -> None:
+        self.started_at = now
         if self._cancels or (self.is_unabortable and self.raise_cancel is not None):
             self._body.resident.request_cancel(self._child_id)
         self._look()

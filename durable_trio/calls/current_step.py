@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
+from typing import Protocol
 
 import trio
 
 from durable_trio.rows import Key
 
-CURRENT: ContextVar[CurrentStep | None] = ContextVar("durable_trio_current_step", default=None)
+
+class Called(Protocol):
+    """The call of a step, as far as its function may know it."""
+
+    key: Key
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def timeout(self) -> float | None: ...
+    @property
+    def idempotency_key(self) -> str: ...
+
+
+#: Which call's function is running, in which attempt, and what its timeout ends. What the function sees of that is made
+#: when it asks: most do not.
+CURRENT: ContextVar[tuple[Called, int, list[trio.CancelScope]] | None] = ContextVar(
+    "durable_trio_current_step", default=None
+)
 
 
 class CurrentStep:
@@ -19,30 +37,21 @@ class CurrentStep:
     crashes and resumes, and another one for each generation and each re-created run.
     """
 
-    def __init__(
-        self,
-        run_id: str,
-        key: Key,
-        attempt: int,
-        make_idempotency_key: Callable[[Key], str],
-        timeout: float | None,
-    ) -> None:
-        self.run_id = run_id
+    def __init__(self, call: Called, attempt: int, limits: list[trio.CancelScope]) -> None:
+        self.run_id = call.run_id
         self.attempt = attempt
-        self.limit: trio.CancelScope | None = None
-        self._key = key
-        self._make_idempotency_key = make_idempotency_key
-        self._timeout = timeout
+        self._call = call
+        self._limits = limits
 
     @property
     def key(self) -> str:
         """The key of the step's row in the history, as text."""
-        return str(self._key)
+        return str(self._call.key)
 
     @property
     def idempotency_key(self) -> str:
         """32 hexadecimal digits for outside services, so that they recognise a repeated call."""
-        return self._make_idempotency_key(self._key)
+        return self._call.idempotency_key
 
     def heartbeat(self) -> None:
         """Say that the function is alive: its timeout starts anew. In a sync function this is the cancel point.
@@ -59,8 +68,10 @@ class CurrentStep:
             self._extend()
 
     def _extend(self) -> None:
-        if self.limit is not None and self._timeout is not None:
-            self.limit.deadline = trio.current_time() + self._timeout
+        timeout = self._call.timeout
+        for limit in self._limits:
+            if timeout is not None:
+                limit.deadline = trio.current_time() + timeout
 
 
 def current_step() -> CurrentStep:
@@ -72,4 +83,4 @@ def current_step() -> CurrentStep:
     current = CURRENT.get()
     if current is None:
         raise RuntimeError("current_step() works only inside the function of a step")
-    return current
+    return CurrentStep(*current)

@@ -24,7 +24,7 @@ class ContinueCall(Call):
         self._body = body
         self._args = args
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         self.parking.end_with(self)
 
     def end_history(self) -> None:

@@ -72,7 +72,7 @@ class MapCall(Call):
             if key.name == ITEM_NAME and key.n < len(self._items):
                 self._add(key.n)
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         self._fill()
 
     def fire(self, now: int) -> None:
@@ -110,7 +110,7 @@ class MapCall(Call):
             if index not in self._results and index not in self._open:
                 item = self._add(index)
                 item.stage = BEGIN[item.stage]
-                item.go_live()
+                item.go_live(self._body.clock.stamp())
 
     def collect(self, item: MapItem, row: HistoryRow) -> None:
         """An item's row is delivered."""

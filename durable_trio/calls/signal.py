@@ -26,9 +26,8 @@ class SignalCall(Call):
         self._timeout = timeout
         self._name = name
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         wait = self.state.agenda.waits.get(self.key)
-        now = self._body.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is not None:
             if wait.due_at is not None:

@@ -21,9 +21,8 @@ class SleepCall(Call):
         self._body = body
         self._due_from = due_from
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         wait = self.state.agenda.waits.get(self.key)
-        now = self._body.clock.stamp()
         if wait is not None:
             self.started_at = wait.started_at
             self.state.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)

@@ -21,12 +21,19 @@ import outcome
 import trio
 
 from durable_trio.calls.body import Body, Branch
-from durable_trio.calls.current_step import CURRENT, CurrentStep
+from durable_trio.calls.current_step import CURRENT
 from durable_trio.calls.saga import Compensation
-from durable_trio.calls.step_options import NO_RETRY, FunctionOptions, StepOptions, TransactionOptions, function_options
+from durable_trio.calls.step_options import (
+    NO_RETRY,
+    PLAIN,
+    FunctionOptions,
+    StepOptions,
+    TransactionOptions,
+    function_options,
+)
 from durable_trio.clock import due_after
 from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeout
-from durable_trio.failures import carried, close_left_open, is_cancelled, is_left_open, without_strays
+from durable_trio.failures import carried, close_left_open, is_cancelled, without_strays
 from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import StepKind, StepStatus
@@ -42,7 +49,8 @@ class FunctionCall(Call):
     begins_when_due = True
     _attempt = 0
     _scope: trio.CancelScope | None = None
-    _step: CurrentStep
+    #: What the timeout of the present attempt ends.
+    _limits: list[trio.CancelScope]
     _finish: Callable[[], None] | None = None
     #: By the function, where another exception is raised in its stead.
     _raised: Exception | None = None
@@ -69,13 +77,27 @@ class FunctionCall(Call):
         return None if self._scope is None else self.started_at
 
     @property
+    def run_id(self) -> str:
+        """Of the run that it is a step of."""
+        return self._body.run_id
+
+    @property
+    def timeout(self) -> float | None:
+        """How long an attempt may take, in seconds."""
+        return self._options.timeout
+
+    @property
+    def idempotency_key(self) -> str:
+        """The key by which outside services can recognise it."""
+        return self._body.idempotency_key(self.key)
+
+    @property
     def place(self) -> str:
         """Which call of the run it is, for people."""
         return f"{self.kind} {str(self.key)!r}"
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         wait = self.state.agenda.waits.get(self.key)
-        now = self._body.clock.stamp()
         self.started_at = now if wait is None else wait.started_at
         if wait is None and self._options.at_most_once:
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
@@ -139,11 +161,12 @@ class FunctionCall(Call):
             body.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
         # Each attempt has the body's variables, as after a restart: not what the one before has set.
         context = self.task_context.copy() if options.retry.max_attempts > 1 else self.task_context
-        self._step = CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, options.timeout)
+        self._limits = []
         context.run(BODY.set, None)
-        context.run(CURRENT.set, self._step)
+        context.run(CURRENT.set, (self, self._attempt, self._limits))
         body.tasks.start(context, self)
 
+    @trio.lowlevel.disable_ki_protection  # the function is the user's
     async def run(self, scope: trio.CancelScope) -> None:
         """Run one attempt inside ``scope``."""
         self._scope = scope
@@ -178,13 +201,17 @@ class FunctionCall(Call):
             return
         if finish is not None:
             finish()
-        self.parking.emerged(self)
+        parking = self.parking  # from here on as ``emerged`` does: each step passes here
+        self.is_busy = False
+        parking.busy_count -= 1
+        if parking.wave or not (parking.busy_count or self.state.port.in_flight):
+            self.state.pump()
 
     async def _call_in_time(self) -> Any:
         timeout = self._options.timeout
         assert timeout is not None
         with trio.move_on_after(timeout) as limit:
-            self._step.limit = limit
+            self._limits.append(limit)
             return await self._call(limit)
         raise StepTimeout(
             f"{self._where()} took longer than its timeout of {timeout:g} s",
@@ -204,7 +231,8 @@ class FunctionCall(Call):
                     raise raised
                 return await value if is_awaitable(value) else value
             finally:
-                if is_left_open(within):
+                status = within._cancel_status  # as ``is_left_open`` does: each step passes here
+                if status is not None and not status._tasks:
                     await close_left_open(within)
         except BaseException as error:
             safe = carried(error)
@@ -296,7 +324,9 @@ async def run_step(
 ) -> Any:
     """Run a function and record its outcome; see ``Context.step``."""
     body = branch.body
-    chosen = function_options("ctx.step", fn, options)
+    chosen = PLAIN.get(fn) if not options and type(fn) is FunctionType and not fn.__dict__ else None
+    if chosen is None:
+        chosen = function_options("ctx.step", fn, options)
     call = FunctionCall(body, StepKind.STEP, branch.next_key("step name", name), fn, args, chosen)
     row = await body.parking.perform(call)  # awaited here: each frame around a wait is gone through twice
     if row.error is None and call.outcome is not None and not row.compensates:

@@ -16,7 +16,7 @@ from durable_trio.options import check_options
 from durable_trio.policies import Retry
 from durable_trio.signatures import return_annotation
 
-__all__ = ["ARGUMENTS", "NO_RETRY", "FunctionOptions", "StepOptions", "TransactionOptions", "function_options"]
+__all__ = ["ARGUMENTS", "NO_RETRY", "PLAIN", "FunctionOptions", "StepOptions", "TransactionOptions", "function_options"]
 
 #: What positional arguments of such calls are, for errors.
 ARGUMENTS: Final = "arguments of the function"
@@ -33,6 +33,10 @@ class FunctionOptions:
     abandon: bool = False
     returns: Any = UNANNOTATED
     compensates: bool = False
+
+
+#: What was found of functions that were called without options. Most are, again and again.
+PLAIN: Final[dict[FunctionType, FunctionOptions]] = {}
 
 
 class TransactionOptions(TypedDict, total=False):
@@ -57,10 +61,14 @@ def function_options(what: str, fn: Callable[..., object], options: StepOptions)
         if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well
         raise TypeError(f"{what} takes a function, then its arguments, not {short(fn)}; do not call it yourself")
-    if not options:  # most name none; and a class is a fine key
+    if not options:  # most name none
         returns = return_annotation(fn) if type(fn) is FunctionType else _returned(fn)
-        found = _plain.get(returns) if type(returns) is type else _UNANNOTATED if returns is UNANNOTATED else None
-        return _plain_options(returns) if found is None else found
+        chosen = _UNANNOTATED if returns is UNANNOTATED else FunctionOptions(returns=returns)
+        if type(fn) is FunctionType and _may_be_remembered(fn, returns):
+            if len(PLAIN) >= _PLAIN_MAX:
+                PLAIN.clear()
+            PLAIN[fn] = chosen
+        return chosen
     check_options(what, options, StepOptions.__annotations__, arguments=ARGUMENTS)
     retry, timeout, returns = options.get("retry"), options.get("timeout"), options.get("returns")
     for name, value in (("retry", retry), ("compensate_retry", options.get("compensate_retry"))):
@@ -89,16 +97,15 @@ def _returned(fn: Callable[..., object]) -> Any:
     return look(return_annotation, fn, instead=lambda _: UNANNOTATED)
 
 
-def _plain_options(returns: Any) -> FunctionOptions:
-    """Return the options of a step that names none, and have them found the next time."""
-    options = FunctionOptions(returns=returns)
-    if type(returns) is type:
-        if len(_plain) >= _PLAIN_MAX:
-            _plain.clear()
-        _plain[returns] = options
-    return options
+def _may_be_remembered(fn: FunctionType, returns: Any) -> bool:
+    """Return whether what was found of a function stays true, and nothing is kept alive with it.
+
+    What wraps a function leaves its mark in its dict. A lambda that is made at each call may hold what it likes.
+    """
+    if fn.__dict__:
+        return False
+    return returns is not UNANNOTATED or not (fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__)
 
 
 _UNANNOTATED: Final = FunctionOptions()
 _PLAIN_MAX: Final = 1024
-_plain: dict[type, FunctionOptions] = {}

@@ -22,7 +22,7 @@ class Job(Protocol):
     """One attempt of a function."""
 
     async def run(self, scope: trio.CancelScope) -> None:
-        """Run the function inside ``scope``, which may be cancelled."""
+        """Run the function inside ``scope``, which may be cancelled. It lets Ctrl-C come, if that is for it."""
 
     def ended(self) -> None:
         """The function has come out, or was cancelled."""
@@ -58,11 +58,13 @@ class _Worker:
         self._idle = idle
         self.task: trio.lowlevel.Task
 
-    async def work(self, job: Job | None) -> None:
+    # Ctrl-C must not come between standing among the idle ones and waiting there: it is for what a job calls.
+    @trio.lowlevel.enable_ki_protection
+    async def work(self, job: Job) -> None:
         self.task = trio.lowlevel.current_task()
-        while job is not None:
+        while True:
             with trio.CancelScope() as scope:
-                while job is not None:
+                while True:
                     try:
                         await job.run(scope)
                     except Exception as error:  # of ours: the function's own is an outcome
@@ -74,18 +76,15 @@ class _Worker:
                         job.ended()
                     except BaseException as error:
                         tell(job, error)
-                    job = await self._next()
-            if job is not None:  # its scope is used up
-                guarded(job.ended)
-                job = await self._next()
-
-    @trio.lowlevel.enable_ki_protection
-    async def _next(self) -> Job | None:
-        if len(self._idle) >= _IDLE_TASKS_MAX:
-            return None
-        self._idle.append(self)
-        job: Job = await trio.lowlevel.wait_task_rescheduled(self._abort)
-        return job
+                    if len(self._idle) >= _IDLE_TASKS_MAX:
+                        return
+                    self._idle.append(self)
+                    job = await trio.lowlevel.wait_task_rescheduled(self._abort)
+            guarded(job.ended)  # its scope is used up
+            if len(self._idle) >= _IDLE_TASKS_MAX:
+                return
+            self._idle.append(self)
+            job = await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._idle.remove(self)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import trio
 
 from durable_trio.calls.body import Branch
-from durable_trio.calls.current_step import CURRENT, CurrentStep
+from durable_trio.calls.current_step import CURRENT
 from durable_trio.calls.step import FunctionCall, outcome_of
 from durable_trio.calls.step_options import ARGUMENTS, StepOptions, TransactionOptions, function_options
 from durable_trio.errors import Detached, StepFailed, StepTimeout
@@ -105,8 +105,7 @@ class TransactionCall(FunctionCall):
         return StepFailed(text, type=error.type, step=step, run_id=run_id)
 
     def _call_function(self, connection: Any) -> Any:
-        body = self._body
-        CURRENT.set(CurrentStep(body.run_id, self.key, self._attempt, body.idempotency_key, None))
+        CURRENT.set((self, self._attempt, []))
         value = self._fn(connection, *self._args)
         if is_awaitable(value):
             if type(value) is CoroutineType:

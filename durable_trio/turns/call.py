@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections import deque
 from collections.abc import Callable, MutableMapping
 from contextvars import Context as TaskContext
 from functools import partial
@@ -25,6 +26,8 @@ from durable_trio.turns.state import RunState
 class Place(Protocol):
     """Where calls wait: what one may ask of it for itself and for its parts."""
 
+    wave: deque[Call]
+    """What one cause has cancelled, and was not told yet."""
     busy_count: int
     """How many calls something of the user's runs for."""
 
@@ -101,7 +104,7 @@ class Call(abc.ABC):
     # ---- what subclasses say -----------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         """Begin: the call has no recorded outcome, and all rows are delivered."""
 
     @abc.abstractmethod

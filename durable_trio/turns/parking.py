@@ -92,7 +92,7 @@ class Parking:
                     self.let_begin(call)
                 else:
                     call.stage = BEGIN[call.stage]
-                    call.go_live()
+                    call.go_live(state.clock.stamp())
         except BaseException as error:  # not to be taken for an error of the body's own
             state.failed(error)
             await state.lane.refuse()
@@ -239,7 +239,7 @@ class Parking:
 
     def _begin(self, call: Call) -> None:
         call.stage = BEGIN[call.stage]
-        call.go_live()
+        call.go_live(self.state.clock.stamp())
 
     def busy(self, call: Call) -> None:
         """Something of the user's begins to run for ``call``."""
@@ -250,7 +250,8 @@ class Parking:
         """What ran for ``call`` has come out; if it ``goes_on`` at once, the run must not look idle in between."""
         call.is_busy = False
         self.busy_count -= 1
-        if not goes_on and (self.wave or self.busy_count == 0):
+        # What is on its way to the store comes back, and pumps then.
+        if not goes_on and (self.wave or not (self.busy_count or self.state.port.in_flight)):
             self.state.pump()
 
     def end_with(self, call: LastCall) -> None:

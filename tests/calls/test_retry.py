@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from datetime import timedelta
 from typing import Any
 
@@ -152,6 +153,33 @@ async def test_only_some_errors_are_tried_again(
     raised, row = await _run(flaky, retry)
     assert type(raised) is error
     assert len(flaky.attempts) == row.attempt == attempts
+
+
+async def test_what_an_attempt_has_left_behind_knows_that_attempt(autojump_clock: MockClock) -> None:
+    """And what it says of itself is of no use to a later one."""
+    contexts: list[contextvars.Context] = []
+    seen: list[tuple[int, float]] = []
+
+    async def slow() -> None:
+        contexts.append(contextvars.copy_context())
+        if len(contexts) == 1:
+            raise OSError
+        await trio.sleep(0.5)
+        for context in contexts:
+            seen.append((context.run(current_step).attempt, trio.current_effective_deadline()))
+            context.run(lambda: current_step().heartbeat())
+        seen.append((current_step().attempt, trio.current_effective_deadline()))
+
+    @workflow
+    async def retries(ctx: Context) -> None:
+        await ctx.step("work", slow, timeout=1, retry=Retry.fixed(2, 0))
+
+    async with serving(":memory:", retries, clock=VirtualClock()) as engine:
+        await engine.run(retries)
+    (first, deadline), (second, unchanged), (third, renewed) = seen
+    assert (first, second, third) == (1, 2, 2)
+    assert unchanged == deadline
+    assert renewed == pytest.approx(deadline + 0.5)
 
 
 async def test_a_timeout_can_be_tried_again_or_given_up_on(autojump_clock: MockClock) -> None:

@@ -252,9 +252,9 @@ def test_the_program_that_shows_bugs_is_sound_itself(case: Case) -> None:
 def _sleep_begins_anew(patch: pytest.MonkeyPatch) -> None:
     """After a crash a sleep is not told that it had begun."""
 
-    def go_live(self: sleep.SleepCall) -> None:
+    def go_live(self: sleep.SleepCall, now: int) -> None:
         self.state.agenda.waits.pop(self.key, None)
-        original(self)
+        original(self, now)
 
     original = sleep.SleepCall.go_live
     patch.setattr(sleep.SleepCall, "go_live", go_live)
@@ -263,9 +263,9 @@ def _sleep_begins_anew(patch: pytest.MonkeyPatch) -> None:
 def _retry_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     """After a crash a step is not told of its failed attempts."""
 
-    def go_live(self: functions.FunctionCall) -> None:
+    def go_live(self: functions.FunctionCall, now: int) -> None:
         self.state.agenda.waits.pop(self.key, None)
-        original(self)
+        original(self, now)
 
     original = functions.FunctionCall.go_live
     patch.setattr(functions.FunctionCall, "go_live", go_live)
@@ -303,10 +303,10 @@ def _forward_compensation(patch: pytest.MonkeyPatch) -> None:
 def _child_is_not_cancelled_again(patch: pytest.MonkeyPatch) -> None:
     """After a crash a child whose parent's call is cancelled is waited for, but not cancelled."""
 
-    def go_live(self: children.ChildEndCall) -> None:
+    def go_live(self: children.ChildEndCall, now: int) -> None:
         self.raise_cancel, kept = None, self.raise_cancel
         self.is_unabortable, is_unabortable = self.is_unabortable and kept is None, self.is_unabortable
-        original(self)
+        original(self, now)
         self.raise_cancel, self.is_unabortable = kept, is_unabortable
 
     original = children.ChildEndCall.go_live

@@ -129,7 +129,7 @@ class NamedCall(Call):
         if waits_for is not None:
             self.kind = StepKind.SIGNAL
 
-    def go_live(self) -> None:
+    def go_live(self, now: int) -> None:
         self.log.append("live")
         if self._due_at is not None:
             self.state.set_timer(self, self._due_at, None)

@@ -112,8 +112,8 @@ async def test_no_call_begins_before_all_recorded_rows_are_delivered() -> None:
     begun_with: list[list[str]] = []
 
     class Begun(NamedCall):
-        def go_live(self) -> None:
-            super().go_live()
+        def go_live(self, now: int) -> None:
+            super().go_live(now)
             begun_with.append(list(rig.log))
 
     new = Begun("a")
