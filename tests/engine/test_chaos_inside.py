@@ -122,6 +122,16 @@ def test_a_fault_where_others_are_in_hand_costs_a_restart_and_nobody_waits_for_e
     assert found.parked == []
 
 
+@pytest.mark.parametrize("number", range(15, 20))
+def test_an_alarm_that_could_not_be_set_is_set_again(number: int) -> None:
+    """One of them is all that wakes a run which sleeps in the store."""
+    chaos = Chaos(Timers)
+    target = Target("Timers.call_at", number)
+    found = run_trial(chaos, target)
+    assert chaos.is_met
+    check(found, run_trial(chaos, None), target)
+
+
 async def test_services_that_only_a_file_needs_are_restarted(file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On real time, for a file has threads; the runs are short."""
     monkeypatch.setattr(janitor, "_LOOK_SECONDS", 0.01)

@@ -99,8 +99,8 @@ class Dispatcher(Service):
         if due_at is None:
             self.nudge()
         elif due_at < self._alarm_at or self._alarm_at <= self._clock.now():
-            self._alarm_at = due_at
             self._timers.call_at(due_at, self.nudge)
+            self._alarm_at = due_at  # only then: a service that starts again after a fault of that asks for it anew
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
