@@ -31,7 +31,6 @@ from supervisors.events import (
 )
 from supervisors.exits import Exit, ExitKind, ProcessExit
 from supervisors.opening import open_dynamic_supervisor, open_supervisor, run_supervisor
-from supervisors.reports import ChildInfo, NodeKind, TreeNode, format_tree
 from supervisors.specs import (
     AutoShutdown,
     Backoff,
@@ -45,6 +44,7 @@ from supervisors.specs import (
     SupervisorSpec,
 )
 from supervisors.supervisor import Supervisor
+from supervisors.tree import ChildInfo, NodeKind, TreeNode, format_tree
 
 __all__ = [
     "AutoShutdown",

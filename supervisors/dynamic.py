@@ -16,8 +16,8 @@ from supervisors.children import ChildStatus, Incarnation, Place
 from supervisors.errors import RestartIntensityExceeded, SupervisorClosed, TooManyChildren
 from supervisors.exits import ExitKind
 from supervisors.node import Node, Surroundings
-from supervisors.reports import NodeKind
 from supervisors.specs import AutoShutdown, ChildSpec, DynamicSupervisorSpec, check_admissible
+from supervisors.tree import NodeKind
 
 FIRST_STARTS_MAX = 10
 """So often is one of the first children started that is killed before it is ready: by chance it is not."""

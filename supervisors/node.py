@@ -46,7 +46,8 @@ from supervisors.events import (
 from supervisors.exits import ExitKind, error_text
 from supervisors.mailboxes import Mailboxes
 from supervisors.process import run_process
-from supervisors.reports import (
+from supervisors.specs import Child, ChildSpec, DynamicSupervisorSpec, Intensity, Process, SupervisorSpec
+from supervisors.tree import (
     CHILDREN_DRAWN_MAX,
     ChildInfo,
     NodeKind,
@@ -55,7 +56,6 @@ from supervisors.reports import (
     format_tree,
     leaf,
 )
-from supervisors.specs import Child, ChildSpec, DynamicSupervisorSpec, Intensity, Process, SupervisorSpec
 
 
 @attrs.frozen(kw_only=True)

@@ -25,8 +25,8 @@ from supervisors.children import ALIVE, ChildStatus, Incarnation, Place
 from supervisors.errors import ChildRunning, RestartIntensityExceeded, SupervisorClosed, UnstoppedChild
 from supervisors.exits import ExitKind
 from supervisors.node import Node, Surroundings
-from supervisors.reports import NodeKind, TreeNode
 from supervisors.specs import ChildSpec, Restart, SupervisorSpec, check_admissible
+from supervisors.tree import NodeKind, TreeNode
 
 
 @attrs.define(eq=False)
