@@ -1,7 +1,8 @@
 """``Engine``: the map of all that an engine can be asked, and the facade of what does it.
 
 Long, because each method has its promise beside it; none does more than check, hand on, and convert. What does the
-work: ``serving`` (its life), ``client`` (starting, messages, looking), ``upkeep`` (mending and tidying), ``watching``.
+work: ``serving`` (its life), ``client`` (starting, messages, looking), ``watching``, ``resuming``, ``forks``,
+``removals``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import trio
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
-from durable_trio.engine import upkeep
+from durable_trio.engine import forks, removals, resuming
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import check_text, make_cursor, make_filter, read_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
@@ -436,7 +437,7 @@ class Engine(trio.abc.AsyncResource):
         """Return the supervision trees of all servers of this store, each with those of its worker processes."""
         return merged(await self.processes(), now=self._client.settings.clock.stamp())
 
-    # ---- upkeep ------------------------------------------------------------------------------------------------
+    # ---- going on, and removing --------------------------------------------------------------------------------
 
     async def resume(self, run_id: str) -> Run[Any]:
         """Let a parked run go on, or a failed or cancelled one none of whose compensation has run.
@@ -448,7 +449,7 @@ class Engine(trio.abc.AsyncResource):
             RunNotFound: there is no such run.
             RunConflict: it is in no such state.
         """
-        return self._run_of(await upkeep.resume(self._client, run_id))
+        return self._run_of(await resuming.resume(self._client, run_id))
 
     async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
         """Start a new run with the history of another up to, not including, the row with the key ``before``.
@@ -465,7 +466,7 @@ class Engine(trio.abc.AsyncResource):
             TypeError: ``before`` is no ``str``.
             RunConflict: there is a run with the new id; or what is stored of the run is damaged.
         """
-        return self._run_of(await upkeep.fork(self._client, run_id, before, id))
+        return self._run_of(await forks.fork(self._client, run_id, before, id))
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.
@@ -481,7 +482,7 @@ class Engine(trio.abc.AsyncResource):
             RunNotFound: there is no such run.
             RunConflict: it has not ended; or a row of a table of yours refers to it and forbids that.
         """
-        await upkeep.delete(self._client, run_id)
+        await removals.delete(self._client, run_id)
 
     async def prune(
         self,
@@ -506,7 +507,7 @@ class Engine(trio.abc.AsyncResource):
         Raises:
             ValueError: a status that is not final, or a datetime without time zone.
         """
-        return await upkeep.prune(self._client, from_datetime(before, what="before"), statuses_of(status), progress)
+        return await removals.prune(self._client, from_datetime(before, what="before"), statuses_of(status), progress)
 
     # ---- handles -----------------------------------------------------------------------------------------------
 

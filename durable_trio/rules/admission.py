@@ -1,4 +1,6 @@
-"""How many due runs an executor takes when others could take them too. Pure.
+"""How many of the runs that are due an executor admits: its fair share, where others could take them too. Pure.
+
+How many it has room for is another matter: that its runs service says, and the dispatcher claims no more.
 
 Runs wait in the store, not in an executor: each takes only so many that all would have equally many if everybody did
 the same. An executor that already has its share leaves the rest to the others for a moment, and only then, because

@@ -269,11 +269,11 @@ def _fire_early() -> None:
 
 def _ignore_fence() -> None:
     """Who has lost a run goes on writing to it, and nobody is told to have lost anything."""
-    for module in ("operations.runs", "user_step"):
+    for module in ("operations.progress", "user_step"):
         _replace(f"stores.sqlite.{module}", "is_owned", lambda _is_owned: lambda _transaction, _fence: True)
     fence = "WHERE run = ? AND owner = ? AND token = ?"
     none = "WHERE run = ? AND ? IS NOT NULL AND ? IS NOT NULL"
-    _replace("stores.sqlite.operations.runs", "ADD_HISTORY", lambda sql: sql.replace(fence, none))
+    _replace("stores.sqlite.operations.progress", "ADD_HISTORY", lambda sql: sql.replace(fence, none))
 
 
 _STORES: Final[Mapping[str, type[Wrong]]] = {

@@ -8,8 +8,8 @@ from durable_trio.calls.child import ChildEndCall, end_key
 from durable_trio.calls.saga import Compensation
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_options import FunctionOptions
+from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.resident import ResidentRun
-from durable_trio.engine.services.damage import damage_in_look
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rules.compensation import compensation_key

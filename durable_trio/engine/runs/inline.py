@@ -18,10 +18,10 @@ import trio
 from durable_trio.calls.body import Branch
 from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
+from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import Ending
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.runs.resident import ResidentRun, ignore
-from durable_trio.engine.services.damage import damage_of
 from durable_trio.engine.wiring import Services
 from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
 from durable_trio.failures import carried

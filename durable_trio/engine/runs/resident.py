@@ -22,7 +22,7 @@ from durable_trio.calls.step_tasks import StepTasks
 from durable_trio.clock import to_datetime
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
-from durable_trio.engine.services.damage import damage_in_look
+from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.failures import Failures

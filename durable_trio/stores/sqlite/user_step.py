@@ -15,7 +15,7 @@ from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout
 from durable_trio.stores.contract import Advance, Fence
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import is_of_the_store, note_errno, sqlite3
-from durable_trio.stores.sqlite.operations.runs import advance
+from durable_trio.stores.sqlite.operations.progress import advance
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
 from durable_trio.stores.sqlite.user_connection import Use, UserConnection
 

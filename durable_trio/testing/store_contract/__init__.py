@@ -25,9 +25,10 @@ for _part in (
     "life",
     "messages",
     "reads",
+    "removals",
+    "resuming",
     "runs",
     "transactions",
-    "upkeep",
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_part}")
 
@@ -38,9 +39,10 @@ from durable_trio.testing.store_contract.large import LargeContract  # noqa: E40
 from durable_trio.testing.store_contract.life import LifeContract  # noqa: E402
 from durable_trio.testing.store_contract.messages import MessageContract  # noqa: E402
 from durable_trio.testing.store_contract.reads import ReadContract  # noqa: E402
+from durable_trio.testing.store_contract.removals import RemovalContract  # noqa: E402
+from durable_trio.testing.store_contract.resuming import ResumingContract  # noqa: E402
 from durable_trio.testing.store_contract.runs import RunContract  # noqa: E402
 from durable_trio.testing.store_contract.transactions import TransactionContract  # noqa: E402
-from durable_trio.testing.store_contract.upkeep import UpkeepContract  # noqa: E402
 
 __all__ = ["StoreContract"]
 
@@ -51,7 +53,8 @@ class StoreContract(
     ClaimContract,
     HistoryContract,
     MessageContract,
-    UpkeepContract,
+    ResumingContract,
+    RemovalContract,
     LargeContract,
     ExecutorContract,
     TransactionContract,

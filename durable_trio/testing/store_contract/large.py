@@ -50,7 +50,8 @@ from durable_trio.testing.store_contract.kit import (
     start,
     step,
 )
-from durable_trio.testing.store_contract.upkeep import ALL, prune, resume
+from durable_trio.testing.store_contract.removals import ALL, prune
+from durable_trio.testing.store_contract.resuming import resume
 
 
 def sweep(store: Store, hidden_before: int = 1) -> int:

@@ -28,14 +28,11 @@ from durable_trio.stores.contract import (
 from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMail
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
-from durable_trio.stores.sqlite.answers import executors, lists, mail, runs
+from durable_trio.stores.sqlite.answers import executors, lists, mailbox, runs
 from durable_trio.stores.sqlite.operations import claims as claim_operations
-from durable_trio.stores.sqlite.operations import copies as copy_operations
-from durable_trio.stores.sqlite.operations import executors as executor_operations
+from durable_trio.stores.sqlite.operations import forks, leases, progress, resuming
 from durable_trio.stores.sqlite.operations import messages as message_operations
 from durable_trio.stores.sqlite.operations import removals as removal_operations
-from durable_trio.stores.sqlite.operations import runs as run_operations
-from durable_trio.stores.sqlite.operations import upkeep as upkeep_operations
 from durable_trio.stores.sqlite.tables import LINE, SUSPECT
 from durable_trio.testing.store_contract.kit import (
     claim,
@@ -181,11 +178,11 @@ SORTED = (
     [
         (claim_operations.FIND_IN_LINE, ("w", 1, 1), "runs_line"),
         (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
-        (mail.UNREAD, (1,), "mailbox_of_run"),
-        (mail.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
-        (mail.SIGNALS_NAMED, (1, "x", 1, 1), "mailbox_unread"),
-        (mail.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
-        (mail.LAST_UNREAD, (1,), "mailbox_of_run"),
+        (mailbox.UNREAD, (1,), "mailbox_of_run"),
+        (mailbox.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
+        (mailbox.SIGNALS_NAMED, (1, "x", 1, 1), "mailbox_unread"),
+        (mailbox.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
+        (mailbox.LAST_UNREAD, (1,), "mailbox_of_run"),
         (runs.HISTORY, (1,), "sqlite_autoindex_history_1"),
         (lists.PARKED, (1,), "runs_parked"),
         (lists.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
@@ -209,20 +206,20 @@ SORTED = (
         ),
         (lists.COUNT.format(source=lists.OF_NO_END), ("failed", 1), "runs_without_end"),
         (message_operations.IS_AWAITED, {"run": 1, "name": "x"}, "mailbox_unread"),
-        (run_operations.IS_LOST_CHILD, ("x", 1, "[]"), "history_children"),
+        (progress.IS_LOST_CHILD, ("x", 1, "[]"), "history_children"),
         (removal_operations.IS_SPARED, (1,), "history_children"),
         (removal_operations.NEXT_HIDDEN, (0, 0, 0, 1), "runs_hidden"),
-        (copy_operations.COPY_ROW, (2, 1, 9, "", "step", 0), "sqlite_autoindex_history_1"),
+        (forks.COPY_ROW, (2, 1, 9, "", "step", 0), "sqlite_autoindex_history_1"),
         (
-            upkeep_operations.UNPARK,
+            resuming.UNPARK,
             {"now": 1, "changed": 1, "workflow": "w", "fingerprint": "f", "limit": 1},
             "runs_parked",
         ),
-        (executor_operations.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
+        (leases.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
         (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
         (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),
-        (run_operations.IS_WANTED_UNREAD, {"run": 1, "names": "[]"}, "mailbox_unread"),
-        (run_operations.HAS_UNREAD, (1, "x", 1, 2), "mailbox_unread"),
+        (progress.IS_WANTED_UNREAD, {"run": 1, "names": "[]"}, "mailbox_unread"),
+        (progress.HAS_UNREAD, (1, "x", 1, 2), "mailbox_unread"),
         ("SELECT 1 FROM runs WHERE parent_id = ?", ("x",), "runs_of_parent_id"),
         ("DELETE FROM runs WHERE parent = ?", (1,), "runs_of_parent"),
     ],

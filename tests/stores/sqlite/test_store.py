@@ -16,7 +16,7 @@ from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory, 
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.answers.table import ANSWERS
 from durable_trio.stores.sqlite.library import translate
-from durable_trio.stores.sqlite.operations import executors as executor_operations
+from durable_trio.stores.sqlite.operations import leases
 from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.testing.store_contract.kit import (
     add,
@@ -171,7 +171,7 @@ def test_a_user_transaction_makes_apply_without_blocking_give_way(store: SqliteS
 def test_rows_of_executors_that_ended_long_ago_are_forgotten(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor_operations, "_ENDED_KEPT", 2)
+    monkeypatch.setattr(leases, "_ENDED_KEPT", 2)
     living = register(store)
     for _ in range(5):
         one(store, ReapExecutor(executor=register(store), now=1))

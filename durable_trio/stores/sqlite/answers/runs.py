@@ -24,7 +24,7 @@ from durable_trio.stores.questions import (
     LoadRuns,
     ReadValues,
 )
-from durable_trio.stores.sqlite.answers.mail import unread_of
+from durable_trio.stores.sqlite.answers.mailbox import unread_of
 from durable_trio.stores.sqlite.columns import (
     HISTORY_COLUMNS,
     RUN_COLUMNS,

@@ -31,7 +31,7 @@ from durable_trio.stores.questions import (
 )
 from durable_trio.stores.sqlite.answers.executors import count_backlog, list_executors, list_reports, list_set_back
 from durable_trio.stores.sqlite.answers.lists import count_runs, list_changes, list_news, list_runs
-from durable_trio.stores.sqlite.answers.mail import find_last_entry, list_entries, list_unread, look_at_mail
+from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_entries, list_unread, look_at_mail
 from durable_trio.stores.sqlite.answers.runs import (
     find_last_change,
     find_missing,

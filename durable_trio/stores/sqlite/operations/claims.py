@@ -11,20 +11,22 @@ from __future__ import annotations
 from typing import Any, Final
 
 from durable_trio.clock import INSTANT_MIN
-from durable_trio.errors import OwnershipLost
+from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.rules.run_life import FINAL, RunEvent, changed_by
-from durable_trio.stores.contract import ClaimDue
-from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
+from durable_trio.rules.damage import damaged
+from durable_trio.rules.run_life import CLAIMABLE, FINAL, RunEvent, changed_by
+from durable_trio.stores.contract import ClaimDue, ClaimRun
+from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.operations.messages import run_not_found
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after, word
 from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["FIND_IN_LINE", "FIND_LATER", "claim", "claim_due"]
+__all__ = ["FIND_IN_LINE", "FIND_LATER", "claim", "claim_due", "claim_run"]
 
 # Runs that one claim moves into line, of each workflow: some claims' worth, and a millisecond or two of the turn.
 _MOVED_MAX: Final = 256
@@ -58,7 +60,8 @@ CLAIM: Final = f"""
     WHERE run = :run
     RETURNING {RUN_COLUMNS}
 """
-
+FIND_CLAIMABLE: Final = "SELECT run, status, workflow, owner FROM runs WHERE id = ?"
+CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
 _Due = tuple[int, int, int]  # priority, negated; wake_at; run
 
@@ -125,3 +128,26 @@ def _heads(transaction: Transaction, workflows: tuple[str, ...], line: int, now:
             else:
                 update_run(transaction, MOVE, (False, run), run=run)
     return sorted(found)[:limit]
+
+
+def claim_run(
+    transaction: Transaction, operation: ClaimRun
+) -> RunRow | RunNotFound | RunFinished | RunConflict | OwnershipLost:
+    """Claim one run by its id (see ``ClaimRun``)."""
+    if not transaction.is_executor_alive(operation.owner):
+        return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
+    found = transaction.execute(FIND_CLAIMABLE, (operation.run_id,)).fetchone()
+    if found is None:
+        return run_not_found(operation.run_id)
+    run, status, workflow, owner = found
+    run_id = operation.run_id
+    if workflow != operation.workflow:
+        return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {operation.workflow!r}", run_id=run_id)
+    if status_from(status) not in CLAIMABLE:
+        return RunFinished(f"run {run_id!r} is {status}", run_id=run_id)
+    if owner is not None:
+        return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)
+    update_run(transaction, CLEAR_PROBLEM, (run,), run=run)
+    values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
+    row = claim(transaction, values)
+    return row if row.damage is None else RunConflict(damaged(run_id, row.damage).text, run_id=run_id)

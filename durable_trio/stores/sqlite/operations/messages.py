@@ -1,22 +1,25 @@
-"""Operations on a run's mailbox: signals, requests to cancel, and the ends of children."""
+"""Operations on a run's mailbox: signals (also with a start), requests to cancel, and the ends of children."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import attrs
 
 from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.rules.run_life import FINAL, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
-from durable_trio.stores.contract import RequestCancel, SendSignal, Sent
-from durable_trio.stores.sqlite.answers.mail import LAST_UNREAD
-from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, status_from
+from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, SignalWithStart, Started
+from durable_trio.stores.sqlite.answers.mailbox import LAST_UNREAD
+from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.damage import update_run
+from durable_trio.stores.sqlite.operations.starts import FIND_RUN, start_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word_after
-from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
 
-__all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "tell_parent"]
+__all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "signal_with_start", "tell_parent"]
 
 FIND_RECEIVER: Final = "SELECT run, status, owner, token, problem FROM runs WHERE id = ?"
 FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND signal_id = ?"
@@ -104,6 +107,25 @@ def send_signal(
         values = {"now": operation.now, "run": run, "name": operation.name}
         update_run(transaction, WAKE_WAITING, values, run=run)
     return Sent(entry=entry, created=True, owner=owner, place=place)
+
+
+def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> Any:
+    """Store a run and a signal to it, both or neither (see ``SignalWithStart``)."""
+    run_id = operation.start.id
+    if operation.signal.run_id != run_id:
+        return ValueError(f"the signal is for run {operation.signal.run_id!r}, not for {run_id!r}, which is started")
+    started = start_run(transaction, attrs.evolve(operation.start, owner=None))
+    if not isinstance(started, Started):
+        return started
+    sent = send_signal(transaction, operation.signal)
+    if not isinstance(sent, Sent):
+        if started.created:
+            raise RefusalError(sent)
+        return sent
+    if started.created:
+        return started
+    # The signal may have woken it.
+    return attrs.evolve(started, row=run_from(transaction.execute(FIND_RUN, (run_id,)).fetchone()))
 
 
 def _next_place(transaction: Transaction, run: int, token: int) -> tuple[int, int]:

@@ -29,16 +29,15 @@ from durable_trio.stores.contract import (
     Sweep,
     Unpark,
 )
-from durable_trio.stores.sqlite.operations.claims import claim_due
-from durable_trio.stores.sqlite.operations.compound import claim_run, signal_with_start
-from durable_trio.stores.sqlite.operations.copies import copy_history, fork_run
-from durable_trio.stores.sqlite.operations.executors import reap_executor, register_executor, renew_lease
-from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal
+from durable_trio.stores.sqlite.operations.claims import claim_due, claim_run
+from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
+from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease
+from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal, signal_with_start
+from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, park, release
 from durable_trio.stores.sqlite.operations.removals import delete_run, prune, sweep
 from durable_trio.stores.sqlite.operations.reports import put_report
-from durable_trio.stores.sqlite.operations.runs import advance, continue_as_new, finish, park, release
+from durable_trio.stores.sqlite.operations.resuming import cut_history, resume_run, unpark
 from durable_trio.stores.sqlite.operations.starts import start_run
-from durable_trio.stores.sqlite.operations.upkeep import cut_history, resume_run, unpark
 from durable_trio.stores.sqlite.transaction import Handler
 
 __all__ = ["HANDLERS"]

@@ -15,8 +15,8 @@ from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.operations.messages import run_not_found
 from durable_trio.stores.sqlite.operations.removals import DISCARD, HIDDEN_ID
+from durable_trio.stores.sqlite.operations.resuming import has_long_history
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
-from durable_trio.stores.sqlite.operations.upkeep import has_long_history
 from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 

@@ -1,4 +1,8 @@
-"""Operations on executors: registration with its kernel lock, leases, and what becomes of the runs of a dead one."""
+"""An executor's lease: it begins with its registration, is renewed, and ends; then its runs are set free.
+
+With it goes a kernel lock, which tells at once that a process has died (``executor_locks``). The lease tells of those
+that are stopped, hang, or run elsewhere.
+"""
 
 from __future__ import annotations
 
