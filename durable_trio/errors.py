@@ -226,7 +226,8 @@ class StoreCorrupt(StoreError):
 class StoreRewound(StoreError):
     """The files are not those that were opened: removed, moved, replaced, cut short, or a copy was written over them.
 
-    The process must not go on with them. Nothing was acknowledged that is not in the files that were opened.
+    Also by SQLite itself: then what was acknowledged since the copy was made is gone. The process must not go on with
+    them. Nothing was acknowledged that was not in the files that were opened.
     """
 
 

@@ -13,6 +13,9 @@ that VACUUM has made if its schema version is ahead of that with the log, or if 
 copy that is none of this has, page by page, what the log changes, and does no harm. The look of whoever had the turn
 last stands in the turn file, where it tells the next opener whether the log beside a database is that database's.
 
+A copy that SQLite itself has written over the database while it was open (``lineage``) is in the log as much as in the
+file, and in order: such a log stays. It is told by the number of the schema, which SQLite raises then.
+
 One thing cannot be told: a copy that VACUUM has made, that was then opened elsewhere, so that its header says that it
 has a log, beside a log that a killed process has left and that has no first page. To set such a log aside would throw
 away commits where another program has changed the schema and moved the log itself. So it is applied, as SQLite would.
@@ -33,6 +36,7 @@ import attrs
 from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewound
 from durable_trio.processes import boot_id
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.log import Log, read_header
 from durable_trio.stores.sqlite.tables import schema_version
 from durable_trio.stores.sqlite.write_turn import FileTurn
@@ -74,6 +78,9 @@ class Look:
     boot_id: str = ""
     #: Something else was written over the file since: the log is not its log.
     is_overwritten: bool = False
+    #: How often SQLite itself has written something else over the database while somebody had it open; and what last.
+    rewound_count: int = 0
+    rewound_to: str = ""
 
     def is_same_file(self, status: os.stat_result) -> bool:
         """Return whether nothing was written to the file since."""
@@ -141,11 +148,6 @@ def _find_note(turn: FileTurn) -> Look | None:
     return look if look.boot_id == boot_id() else None
 
 
-def _keep_note(turn: FileTurn, look: Look) -> None:
-    """Leave a look for whoever has the turn next."""
-    turn.write_note(json.dumps(attrs.asdict(look)))
-
-
 def log_is_stale(path: str, turn: FileTurn) -> bool:
     """Return whether the log beside a closed database is that of another one, which stood there before.
 
@@ -198,6 +200,13 @@ class NoFiles:
     failure: StoreError | None = None
     was_overwritten = False
 
+    def rewound(self, lost: str) -> StoreRewound:
+        """Return the error for a database that does not go on from what is known of it."""
+        return StoreRewound(f"{lost} was written over a database in memory; nothing more is stored")
+
+    def tell_others(self) -> None:
+        """There are no others."""
+
     def check_names(self) -> None:
         """Nothing to check."""
 
@@ -214,18 +223,22 @@ class NoFiles:
 class Files:
     """The files of an open store, as they were when it was opened."""
 
-    def __init__(self, path: str, turn: FileTurn) -> None:
+    def __init__(self, path: str, turn: FileTurn, lineage: Lineage) -> None:
         #: What was found last; the store must not be used on.
         self.failure: StoreError | None = None
         self.was_overwritten = False
+        self.lineage = lineage
+        self._untold = ""
         self._path = path
         self._folder = os.path.dirname(path)
         self._turn = turn
         self._folder_stamp: tuple[int, int, int] | None = None
+        note = _find_note(turn)
+        self._rewound_count, self._rewound_to = (note.rewound_count, note.rewound_to) if note is not None else (0, "")
         self._look = look_at(path)
         self._inodes = {name: _inode_of(name) for name in (path, f"{path}-wal", f"{path}-shm")}
         self._inodes |= turn.inodes()
-        _keep_note(turn, self._look)
+        self._keep_note(self._look)
         self._log = Log(path)  # last: it is to be closed
 
     def check_names(self) -> None:
@@ -276,13 +289,17 @@ class Files:
         if _inode(status) != self._inodes[self._path]:
             raise self._failed(f"{self._path!r} was replaced by another file while this process had it open")
         note = _find_note(self._turn)
+        if note is not None and note.rewound_count > self._rewound_count:
+            raise self.rewound(note.rewound_to, is_told=True)
         look = note if note is not None and note.is_same_file(status) else self._look_again()
         lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look)
         if lost is None and look is not note and look.schema > _schema_of(writer):
             lost = "a copy of it"
+        if lost is not None and look.has_log and self.lineage.was_written_over():  # and has moved the log itself
+            raise self.rewound(lost)
         if lost is not None:
             self._leave_as_it_is()
-            _keep_note(self._turn, attrs.evolve(self._look, is_overwritten=True))
+            self._keep_note(attrs.evolve(self._look, is_overwritten=True))
             raise self._failed(f"{lost} was written over {self._path!r} while this process had it open")
         try:
             schema_version(writer, self._path)
@@ -292,7 +309,7 @@ class Files:
         # A row that was removed in place: the store is still known by what it was.
         self._look = look if look.nonce else attrs.evolve(look, nonce=self._look.nonce)
         if look is not note:
-            _keep_note(self._turn, look)
+            self._keep_note(look)
 
     def check_committed(self) -> None:
         """Check the names after a commit, which went into the files that were opened, and before it is acknowledged.
@@ -304,6 +321,19 @@ class Files:
             self.check_names()
         except StoreRewound as error:
             raise StoreRewound(f"{error}. The last commit went into what was there before") from error
+
+    def rewound(self, lost: str, *, is_told: bool = False) -> StoreRewound:
+        """Return the error for a database that SQLite itself has written over, so that its files are in order."""
+        self._untold = "" if is_told else lost
+        return self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+
+    def tell_others(self) -> None:
+        """Let others know, who perhaps miss nothing, that the database was written over. Call it in the write turn."""
+        if self._untold:
+            self._rewound_count, self._rewound_to, self._untold = self._rewound_count + 1, self._untold, ""
+            self._keep_note(self._look)
+            with suppress(OSError):
+                os.utime(self._path)  # they look at it again, even if no page was moved
 
     def close(self) -> None:
         """Close what was opened here; the connections come after."""
@@ -317,6 +347,10 @@ class Files:
                 f"{self._path!r} was changed, and could not be looked at before it is written to: check its "
                 f"permissions and free descriptors ({error})"
             ) from error
+
+    def _keep_note(self, look: Look) -> None:
+        kept = attrs.evolve(look, rewound_count=self._rewound_count, rewound_to=self._rewound_to)
+        self._turn.write_note(json.dumps(attrs.asdict(kept)))
 
     def _leave_as_it_is(self) -> None:
         """Have the connections abandoned, not closed, and the file not opened again in this process."""

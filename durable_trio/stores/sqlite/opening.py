@@ -24,6 +24,7 @@ from durable_trio.stores.sqlite.files import (
 )
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
+from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.log import log_is_spoilt
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
 from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn, WriteTurn
@@ -40,6 +41,7 @@ class Opened:
     turn: WriteTurn
     locks: ExecutorLocks
     files: Files | NoFiles
+    lineage: Lineage
     writer: sqlite3.Connection
     reader: sqlite3.Connection
     answerer: sqlite3.Connection
@@ -53,7 +55,13 @@ def open_memory(uri: str) -> Opened:
     writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(writer)
     return Opened(
-        turn=MemoryTurn(), locks=MemoryLocks(), files=NoFiles(), writer=writer, reader=writer, answerer=writer
+        turn=MemoryTurn(),
+        locks=MemoryLocks(),
+        files=NoFiles(),
+        lineage=Lineage(writer),
+        writer=writer,
+        reader=writer,
+        answerer=writer,
     )
 
 
@@ -86,7 +94,9 @@ def open_file(path: str, durability: str) -> Opened:
     except BaseException:
         turn.close()
         raise
-    return Opened(turn=turn, locks=locks, files=files, writer=writer, reader=reader, answerer=answerer)
+    return Opened(
+        turn=turn, locks=locks, files=files, lineage=files.lineage, writer=writer, reader=reader, answerer=answerer
+    )
 
 
 def _check_library() -> None:
@@ -119,7 +129,7 @@ def _open_in_turn(
             set_up_reader(reader)
         if os.lstat(path).st_ino != inode:
             raise NotADatabase(f"{path!r} was replaced while it was being opened; find out by whom, and try again")
-        files = Files(path, turn)
+        files = Files(path, turn, Lineage(writer))
     except BaseException as error:
         if isinstance(error, sqlite3.Error):
             note_errno(error)

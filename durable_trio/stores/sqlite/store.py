@@ -32,6 +32,7 @@ from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.files import writers_of
 from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
 from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
+from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
@@ -84,7 +85,7 @@ class SqliteStore(Store):
         self._answerer: sqlite3.Connection | None = None
         self._user_connection: UserConnection | None = None
         self._pid = 0
-        self._data_version = 0
+        self._lineage: Lineage
         self._has_foreign_changes = False
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._files: Files | NoFiles = NoFiles()
@@ -105,7 +106,7 @@ class SqliteStore(Store):
         self._pid = os.getpid()
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._broken = None
-        self._data_version = _data_version(self._writer)
+        self._lineage = opened.lineage
         self._has_foreign_changes = False
 
     def close(self) -> None:
@@ -122,6 +123,7 @@ class SqliteStore(Store):
             if has_turn:
                 with suppress(StoreError, sqlite3.Error):
                     self._files.check_content(self._writer)
+                self._files.tell_others()
             self._files.close()
             with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
                 for connection in (self._user_connection, self._answerer, self._reader, self._writer):
@@ -208,15 +210,20 @@ class SqliteStore(Store):
             turn.release()
 
     def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
-        transaction = Transaction(connection, self._locks)
+        lineage = self._lineage
+        transaction = Transaction(connection, self._locks, self._begun)
         step, began = "begin", time.monotonic()
         try:
             if not self.is_memory:
                 self._files.check_content(connection)
             transaction.execute(BEGIN)
             step = "operations"
+            if not self.is_memory and lineage.begun():
+                self._notice()
             try:
                 outcomes = apply_batch(transaction, HANDLERS, batch)
+                if not self.is_memory:
+                    lineage.leave_mark(transaction, batch, outcomes)
                 step = "commit"
                 transaction.execute(COMMIT)
                 for executor in transaction.ended:
@@ -224,6 +231,9 @@ class SqliteStore(Store):
             except sqlite3.IntegrityError as error:
                 transaction.roll_back()
                 outcomes = apply_apart(transaction, HANDLERS, batch, error)
+                lineage.leave_mark(transaction, batch, outcomes)
+            if not self.is_memory:
+                lineage.committed(transaction)
         except sqlite3.Error as error:
             note_errno(error)
             with suppress(sqlite3.Error):
@@ -257,12 +267,17 @@ class SqliteStore(Store):
         try:
             with self._write_lock, stores_own():
                 self._files.check_content(writer)
-                self._note_foreign_changes(writer)
+                if self.is_memory:  # it cannot be read while the user's transaction goes on
+                    self._look_for_others()
             connection = self._take_user_connection()
-            outcome = run_user_step(connection, self._locks, fence, fn, seconds_max=seconds_max)
+            outcome, advance = run_user_step(
+                connection, self._locks, fence, fn, seconds_max=seconds_max, begun=self._users_begun
+            )
             self._files.check_committed()
             with self._write_lock, stores_own():  # the commit was that of another connection, but ours
-                self._data_version = _data_version(writer)
+                if outcome is True:
+                    self._lineage.know(advance)
+                    self._settle()
             if not connection.is_spent and self._writer is not None:
                 self._user_connection = connection
             return outcome
@@ -328,12 +343,12 @@ class SqliteStore(Store):
 
         SQLite changes a connection's data version when it sees a commit that is not that connection's own.
         """
-        connection = self._usable()
+        self._usable()
         self._files.check_names()
         if not self._write_lock.acquire(blocking=False):
             return None
         try:
-            self._note_foreign_changes(connection)
+            self._look_for_others()
         except sqlite3.Error as error:
             if code_of(error) == BUSY:
                 return None
@@ -343,11 +358,34 @@ class SqliteStore(Store):
         has_changed, self._has_foreign_changes = self._has_foreign_changes, False
         return has_changed
 
-    def _note_foreign_changes(self, connection: sqlite3.Connection) -> None:
-        version = _data_version(connection)
-        if version != self._data_version:
-            self._data_version = version
-            self._has_foreign_changes = True
+    def _look_for_others(self) -> None:
+        if self._lineage.has_moved_on():
+            self._notice()
+
+    def _begun(self) -> None:
+        """Look what others have done, in a transaction of the writer's."""
+        if not self.is_memory and self._lineage.begun():
+            self._notice()
+
+    def _users_begun(self) -> None:
+        """Look what others have done, in a transaction of the user's."""
+        if not self.is_memory:
+            with self._write_lock:
+                self._look_for_others()
+
+    def _notice(self) -> None:
+        """Another connection has committed: see that what was known is still there, and have the feed look.
+
+        Raises:
+            StoreRewound: it is not there.
+        """
+        self._settle()
+        self._has_foreign_changes = True
+
+    def _settle(self) -> None:
+        lost = self._lineage.settle()
+        if lost is not None:
+            raise self._files.rewound(lost)
 
     def executor_is_alive(self, executor: int) -> bool:
         """Return whether that executor's kernel lock is held (see ``Store.executor_is_alive``)."""
@@ -413,7 +451,3 @@ def _at_one_instant(connection: sqlite3.Connection, function: Answer, question: 
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA data_version").fetchone()[0])

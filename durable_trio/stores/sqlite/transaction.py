@@ -52,26 +52,29 @@ class Transaction:
     All rows that a query finds must be fetched before the next statement: there is one cursor.
     """
 
-    __slots__ = ("_change", "_living", "cursor", "ended", "execute", "locks", "registered", "removing")
+    __slots__ = ("_begun", "_living", "change_taken", "cursor", "ended", "execute", "locks", "registered", "removing")
 
-    def __init__(self, connection: sqlite3.Connection, locks: ExecutorLocks) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, locks: ExecutorLocks, begun: Callable[[], None] | None = None
+    ) -> None:
         self.cursor = connection.cursor()
         self.execute = self.cursor.execute
         self.locks = locks
         self.registered: list[int] = []  # executors whose lock was taken; released again if this is rolled back
         self.ended: list[int] = []  # executors declared dead; their locks are released once this is committed
         self.removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
-        self._change = 0
+        self.change_taken = 0  # 0: none
+        self._begun = begun  # called by ``begin``
         self._living: set[int] = set()
 
     def change(self) -> int:
         """Return this transaction's change number, for a run whose change watchers should see."""
-        if not self._change:
+        if not self.change_taken:
             found = self.execute(TAKE_CHANGE).fetchall()
             if not found:
                 raise StoreCorrupt("change_counter has lost its row: the file is damaged; restore a copy of it")
-            self._change = found[0][0]
-        return self._change
+            self.change_taken = found[0][0]
+        return self.change_taken
 
     def is_executor_alive(self, executor: int) -> bool:
         """Return whether an executor is registered and has not ended."""
@@ -88,8 +91,11 @@ class Transaction:
         self.ended.append(executor)
 
     def begin(self) -> None:
-        """Begin the transaction."""
+        """Begin the transaction. Nobody else commits from now on; what others have done before is looked at."""
+        self.change_taken = 0
         self.execute(BEGIN)
+        if self._begun is not None:
+            self._begun()
 
     def commit(self) -> None:
         """Commit, and let go of the locks of executors that have ended."""
@@ -103,7 +109,7 @@ class Transaction:
             self.locks.release(executor)
         self.registered.clear()
         self.ended.clear()
-        self._change = 0
+        self.change_taken = 0
         self._living.clear()
         if self.is_there:
             self.execute("ROLLBACK")
@@ -117,7 +123,7 @@ class Transaction:
         """Apply an operation within a savepoint; if it is refused it leaves nothing behind but its outcome."""
         registered = len(self.registered)
         ended = len(self.ended)
-        change = self._change
+        change = self.change_taken
         self.execute("SAVEPOINT operation")
         try:
             outcome = handler(self, operation)
@@ -129,7 +135,7 @@ class Transaction:
                 self.locks.release(executor)
             del self.registered[registered:]
             del self.ended[ended:]
-            self._change = change
+            self.change_taken = change
             self._living.clear()
             outcome = _outcome_of(error)
         self.execute("RELEASE operation")

@@ -39,17 +39,18 @@ def run_user_step(
     fn: Callable[[Any], Advance],
     *,
     seconds_max: float,
-) -> Any:
+    begun: Callable[[], None],
+) -> tuple[Any, Advance]:
     """Commit what ``fn`` writes together with the ``Advance`` it returns, or neither (see ``Store.transact``).
 
-    Call it in the write turn.
+    Call it in the write turn. ``begun`` is called once the transaction has begun. Returns the outcome, too.
 
     Raises:
         StoreFault: nothing is wrong with the function.
         StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
     """
     connection.allow_all()
-    transaction = Transaction(connection, locks)
+    transaction = Transaction(connection, locks, begun)
     try:
         with stores_own():
             transaction.begin()
@@ -75,7 +76,7 @@ def run_user_step(
         with suppress(sqlite3.Error):
             transaction.cursor.close()  # else an error's traceback would keep the connection open after close()
             connection.deny_all()
-    return outcome
+    return outcome, result
 
 
 def _call(connection: UserConnection, fn: Callable[[Any], Advance], seconds_max: float) -> Advance:

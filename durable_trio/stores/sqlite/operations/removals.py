@@ -195,6 +195,7 @@ def apply_apart(
     others = [operation for index, operation in enumerate(batch) if index not in outcomes]
     transaction.begin()
     found = iter(apply_batch(transaction, handlers, others))
+    transaction.change()  # by which the commit is known (``lineage``)
     transaction.commit()
     return [outcomes[index] if index in outcomes else next(found) for index in range(len(batch))]
 
@@ -208,6 +209,7 @@ def _remove_alone(
     transaction.begin()
     try:
         outcomes = apply_batch(transaction, handlers, [operation])
+        transaction.change()
         transaction.commit()
     except sqlite3.IntegrityError as error:
         transaction.roll_back()

@@ -1,0 +1,151 @@
+"""Whether a database goes on from what this process knows to be committed, whoever has committed to it since.
+
+SQLite itself can write a copy over a database that others have open (its backup interface, ``.restore`` in its shell):
+in one transaction, by way of the log. The files stay the same, no lock is broken, and steps that were acknowledged are
+gone. So whenever another connection has committed, it is looked whether what is known is still there; nobody else has
+committed as long as the *data version* of the writer's connection is the same, which SQLite tells in a microsecond.
+
+What is known: the identity of the store; the highest change number, mailbox entry and lease, which only grow; and the
+last row of a history that this process has committed, for most commits write nothing else. A row goes only with its
+run, which then is gone or hidden, or when its run is changed by somebody: then the run has a change number that is
+higher than all were before the row, or another owner. No earlier state has that. A transaction that would leave
+nothing of this behind takes a change number (``leave_mark``); but what processes report of themselves may be lost.
+
+Each process looks for what it has committed or seen itself; of a state that comes after all of that, its memory tells
+nothing false. Whoever finds something missing tells the others (``Files.tell_others``). What cannot be told is a copy
+that has gone on elsewhere, further than this one in all numbers, and was made since this process last renewed a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from durable_trio.stores.contract import Advance, Operation, PutReport, RenewLease, Sent
+from durable_trio.stores.sqlite.library import ERROR, code_of, is_undecodable, sqlite3
+from durable_trio.stores.sqlite.transaction import Transaction
+
+__all__ = ["Lineage"]
+
+DATA_VERSION: Final = "PRAGMA data_version"
+SCHEMA_COOKIE: Final = "PRAGMA schema_version"
+# The nonce as bytes: one that is damaged may be no text.
+FIND_KNOWN: Final = """
+    SELECT (SELECT CAST(nonce AS BLOB) FROM store_identity),
+        (SELECT changed FROM change_counter),
+        (SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'),
+        (SELECT lease_until FROM executors WHERE id = :executor),
+        EXISTS (
+            SELECT 1 FROM history
+            WHERE run = :run AND branch = :branch AND name = :name AND n = :n AND seq = :seq
+                AND finished_at = :finished_at
+        ) OR NOT EXISTS (
+            SELECT 1 FROM runs WHERE run = :run AND changed <= :changed AND token <= :token AND hidden_at IS NULL
+        )
+"""
+_NO_ROW: Final = {"run": -1, "branch": "", "name": "", "n": 0, "seq": 0, "finished_at": 0, "changed": 0, "token": 0}
+
+
+class Lineage:
+    """What is known of a database through one connection, its writer. Whoever calls has the writer to himself."""
+
+    def __init__(self, writer: sqlite3.Connection) -> None:
+        self._writer = writer
+        self._nonce: bytes | None = None
+        self._change = self._entry = 0
+        self._executor, self._lease = -1, 0
+        self._row = _NO_ROW
+        self._mark: tuple[Advance | None, int, RenewLease | None] = (None, 0, None)  # of a transaction under way
+        self._written_count = 0
+        self._version = self._cookie = 0
+        self.settle()
+
+    def has_moved_on(self) -> bool:
+        """Return whether another connection has committed since ``settle``."""
+        version: int = self._writer.execute(DATA_VERSION).fetchone()[0]
+        return version != self._version
+
+    def settle(self) -> str | None:
+        """Take what others have committed for known, or return words for what the database is instead."""
+        version = self._writer.execute(DATA_VERSION).fetchone()[0]  # first: what comes after it has another one
+        lost = self._look()
+        if lost is None:
+            self._version, self._cookie = version, self._writer.execute(SCHEMA_COOKIE).fetchone()[0]
+        return lost
+
+    def was_written_over(self) -> bool:
+        """Return whether SQLite itself has written a copy over the database: it counts that as a change of schema."""
+        return (
+            self.has_moved_on()
+            and self._look() is not None
+            and self._writer.execute(SCHEMA_COOKIE).fetchone()[0] > self._cookie
+        )
+
+    # ---- own commits: each passes here -------------------------------------------------------------------------------
+
+    def begun(self) -> bool:
+        """Note that a transaction has begun, and return whether another connection has committed since ``settle``."""
+        self._written_count = self._writer.total_changes
+        return self.has_moved_on()
+
+    def leave_mark(self, transaction: Transaction, batch: Sequence[Operation], outcomes: Sequence[Any]) -> None:
+        """Find out, before the commit, by what the transaction will be known; if by nothing, give it something."""
+        entry, lease = 0, None
+        for operation, outcome in zip(reversed(batch), reversed(outcomes), strict=True):
+            if outcome is True:
+                if type(operation) is Advance and operation.rows:
+                    self._mark = (operation, entry, lease)
+                    return
+                if type(operation) is RenewLease:
+                    lease = operation
+            elif type(outcome) is Sent and outcome.created:
+                entry = max(entry, outcome.entry.id)
+        self._mark = (None, entry, lease)
+        has_written = self._writer.total_changes != self._written_count and transaction.is_there
+        if not entry and has_written and any(type(operation) is not PutReport for operation in batch):
+            transaction.change()
+
+    def committed(self, transaction: Transaction) -> None:
+        """Know what ``leave_mark`` has found: it was committed."""
+        advance, entry, lease = self._mark
+        if advance is not None:
+            self.know(advance)
+        if entry > self._entry:
+            self._entry = entry
+        if lease is not None:
+            self._executor, self._lease = lease.executor, lease.lease_until
+        if transaction.change_taken > self._change:
+            self._change = transaction.change_taken
+
+    def know(self, advance: Advance) -> None:
+        """Know the last row of an ``Advance`` that was committed."""
+        if not advance.rows:
+            return
+        row = advance.rows[-1]
+        self._row = {
+            "run": advance.fence.run,
+            "branch": row.key.branch,
+            "name": row.key.name,
+            "n": row.key.n,
+            "seq": row.seq,
+            "finished_at": row.finished_at,
+            "changed": self._change,
+            "token": advance.fence.token,
+        }
+
+    def _look(self) -> str | None:
+        try:
+            found = self._writer.execute(FIND_KNOWN, {**self._row, "executor": self._executor}).fetchone()
+        except sqlite3.OperationalError as error:
+            if code_of(error) == ERROR and not is_undecodable(error):  # a table is not there, or another one
+                return "another database"
+            raise
+        nonce, change, entry, lease, has_row = found
+        if nonce and self._nonce and nonce != self._nonce:
+            return "another store"
+        numbers = ((change, self._change), (entry or 0, self._entry), (lease, self._lease))
+        if not has_row or any(type(number) is int and number < known for number, known in numbers):
+            return "an earlier state of it"
+        self._nonce = nonce or self._nonce  # a row that was removed in place: the store is still known by what it was
+        self._change, self._entry = (number if type(number) is int else 0 for number in (change, entry))
+        return None

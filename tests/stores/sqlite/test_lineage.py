@@ -1,0 +1,539 @@
+"""Copies that SQLite itself writes over a database which is open: all that was acknowledged since is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from durable_trio.errors import OwnershipLost, StoreError, StoreRewound
+from durable_trio.limits import UPKEEP_ROWS_MAX
+from durable_trio.records import RunStatus
+from durable_trio.rows import Key, WaitRow
+from durable_trio.stores.contract import (
+    Advance,
+    ClaimDue,
+    ContinueAsNew,
+    CutHistory,
+    DeleteRun,
+    Fence,
+    Prune,
+    PutReport,
+    ReapExecutor,
+    RenewLease,
+    RequestCancel,
+    ResumeRun,
+    Sweep,
+)
+from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory
+from durable_trio.stores.sqlite import SqliteStore, sqlite3
+from durable_trio.testing.store_contract.kit import (
+    add,
+    finish,
+    one,
+    owned,
+    park,
+    register,
+    row_of,
+    signal,
+    start,
+    step,
+    suspend,
+)
+
+Spawn = Callable[..., "subprocess.Popen[str]"]
+Act = Callable[[SqliteStore, Fence], object]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def other(store: SqliteStore) -> Iterator[SqliteStore]:
+    """Another store on the same file, as another process has it."""
+    other = SqliteStore(store.path)
+    other.open()
+    yield other
+    other.close()
+
+
+def back_up(store: SqliteStore) -> str:
+    target = f"{store.path}.copy"
+    Path(target).unlink(missing_ok=True)
+    with closing(sqlite3.connect(store.path)) as source, closing(sqlite3.connect(target)) as copy:
+        source.backup(copy)
+    return target
+
+
+def restore(store: SqliteStore, copy: str) -> None:
+    """Write a copy over a database as ``.restore`` of SQLite's shell does."""
+    with closing(sqlite3.connect(copy)) as source, closing(sqlite3.connect(store.path)) as target:
+        source.backup(target)
+
+
+def content(path: str) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        tables = connection.execute("SELECT name, sql FROM sqlite_schema ORDER BY name").fetchall()
+        names = [name for name, sql in tables if sql and sql.startswith("CREATE TABLE")]
+        rows = [
+            connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in names if name != "mine"
+        ]
+        return hashlib.sha256(repr((tables, rows)).encode()).hexdigest()
+
+
+def transact(store: SqliteStore, fence: Fence, seq: int = 99, do: Callable[[], object] = lambda: None) -> Any:
+    def fn(_: Any) -> Advance:
+        do()
+        return Advance(fence=fence, rows=(step(seq, "t", seq),), now=20)
+
+    return store.transact(fence, fn, seconds_max=5)
+
+
+def wait_row() -> WaitRow:
+    return WaitRow(key=Key("", "s", 5), kind="intent", started_at=7)
+
+
+def suspend_once(store: SqliteStore, fence: Fence) -> None:
+    """Let a run go whose status is that already, so that nobody is told."""
+    assert suspend(store, fence, wake_at=500)
+
+
+ACTS: dict[str, Act] = {
+    "a step": lambda store, fence: add(store, fence, step(50, "s", 50)),
+    "a step of the user's tables": lambda store, fence: transact(store, fence),
+    "an intent": lambda store, fence: one(store, Advance(fence=fence, rows=(), waits=(wait_row(),), now=20)),
+    "a release": suspend_once,
+    "a start": lambda store, _: start(store, "new"),
+    "a signal": lambda store, _: signal(store),
+    "a cancel": lambda store, _: one(store, RequestCancel(run_id="run", reason="null", error="{}", now=9)),
+    "an end": lambda store, fence: finish(store, fence),
+    "a problem": lambda store, fence: park(store, fence),
+    "a lease": lambda store, fence: one(store, RenewLease(executor=fence.owner, lease_until=2000)),
+    "an executor": lambda store, _: register(store),
+    "a removal": lambda store, _: one(store, DeleteRun(run_id="ended")),
+}
+LOOKS: dict[str, Act] = {
+    "a write": lambda store, fence: add(store, fence, step(60, "s", 60)),
+    "a step of the user's tables": lambda store, fence: transact(store, fence, 61),
+    "a look": lambda store, _: store.foreign_changes(),
+    "a claim that finds nothing": lambda store, fence: one(
+        store, ClaimDue(owner=fence.owner, workflows=("none",), now=1, limit=1)
+    ),
+}
+
+
+def prepare(store: SqliteStore) -> Fence:
+    """Store a run with a history, and one that has ended."""
+    finish(store, owned(store, "ended")[1])
+    fence = owned(store, "run")[1]
+    add(store, fence, *(step(seq, "s", seq) for seq in range(3)))
+    one(store, Advance(fence=fence, rows=(step(3, "s", 3),), status=RunStatus.SUSPENDED, wake_at=500, now=20))
+    return fence
+
+
+# ---- earlier states ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("act", ACTS)
+def test_whatever_was_committed_last_is_missed_before_anything_more_is_stored(
+    store: SqliteStore, act: str, look: str
+) -> None:
+    fence = prepare(store)
+    copy = back_up(store)
+    ACTS[act](store, fence)
+    restore(store, copy)
+    with pytest.raises(StoreRewound, match=r"an earlier state of it was written over .* nothing more is stored"):
+        LOOKS[look](store, fence)
+    with pytest.raises(StoreRewound, match="must not be used on"):
+        start(store, "lost")
+    store.close()
+    assert content(store.path) == content(copy)
+    store.open()  # what stands there now is in order
+    start(store, "again")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_copy_of_the_moment_is_no_earlier_state(store: SqliteStore, look: str) -> None:
+    fence = prepare(store)
+    add(store, fence, step(50, "s", 50))
+    restore(store, back_up(store))
+    LOOKS[look](store, fence)
+    add(store, fence, step(70, "s", 70))
+
+
+def test_a_report_of_a_process_may_be_lost(store: SqliteStore) -> None:
+    prepare(store)
+    copy, before = back_up(store), store.ask(FindLastChange())
+    one(store, PutReport(process="p", report="{}", now=1))
+    assert store.ask(FindLastChange()) == before
+    restore(store, copy)
+    start(store, "new")
+
+
+def test_what_writes_nothing_takes_no_change_number(store: SqliteStore) -> None:
+    fence = prepare(store)
+    before = store.ask(FindLastChange())
+    LOOKS["a claim that finds nothing"](store, fence)
+    assert isinstance(one(store, Advance(fence=Fence(fence.run, fence.owner, 9), rows=(), now=1)), OwnershipLost)
+    add(store, fence, step(70, "s", 70))
+    assert store.ask(FindLastChange()) == before
+
+
+def test_a_state_from_before_the_process_came_is_an_earlier_one(store: SqliteStore, other: SqliteStore) -> None:
+    """Of what others have committed it knows only numbers; and it has done nothing itself."""
+    copy = back_up(store)
+    prepare(store)
+    assert other.foreign_changes()
+    restore(store, copy)
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        other.foreign_changes()
+
+
+def test_a_copy_that_was_made_by_vacuum_is_seen_too(store: SqliteStore, tmp_path: Path) -> None:
+    fence = prepare(store)
+    with closing(store.connect()) as connection:
+        connection.execute("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+    add(store, fence, step(50, "s", 50))
+    restore(store, str(tmp_path / "copy.db"))
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        add(store, fence, step(51, "s", 51))
+
+
+def test_a_program_that_takes_back_the_last_step_is_noticed(store: SqliteStore) -> None:
+    fence = prepare(store)
+    add(store, fence, step(50, "s", 50))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("DELETE FROM history WHERE seq = 50")
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        add(store, fence, step(51, "s", 51))
+
+
+# ---- other databases -----------------------------------------------------------------------------------------------
+
+
+def another_store(path: str) -> None:
+    other = SqliteStore(path)
+    other.open()
+    for number in range(9):
+        prepare_run = owned(other, f"other-{number}")[1]
+        add(other, prepare_run, *(step(seq, "s", seq) for seq in range(9)))
+    other.close()
+
+
+def another_database(path: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE mine (a)")
+
+
+def earlier_version(path: str) -> None:
+    another_store(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TABLE store_identity")
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (another_store, "another store"),
+        (another_database, "another database"),
+        (earlier_version, "another database"),
+        (lambda path: Path(path).touch(), "another database"),
+    ],
+)
+def test_another_database_is_not_written_to(
+    store: SqliteStore, tmp_path: Path, make: Callable[[str], None], what: str, look: str
+) -> None:
+    fence = prepare(store)
+    copy = str(tmp_path / "copy.db")
+    make(copy)
+    restore(store, copy)
+    with pytest.raises(StoreRewound, match=f"{what} was written over"):
+        LOOKS[look](store, fence)
+    store.close()
+    assert content(store.path) == content(copy)
+
+
+def test_a_copy_that_has_gone_on_elsewhere_is_another_future(store: SqliteStore, tmp_path: Path) -> None:
+    fence = prepare(store)
+    copy = back_up(store)
+    one(store, RenewLease(executor=fence.owner, lease_until=2000))
+    elsewhere = SqliteStore(copy)
+    elsewhere.open()
+    one(elsewhere, ReapExecutor(executor=fence.owner, crashed=True, now=100))
+    for number in range(9):
+        add(elsewhere, owned(elsewhere, f"later-{number}")[1], step(1))
+    signal(elsewhere)
+    elsewhere.close()
+    restore(store, copy)
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        add(store, fence, step(51, "s", 51))
+
+
+# ---- when it happens -----------------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_comes_with_a_batch_in_hand_is_seen(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that comes when the files have been looked at already."""
+    fence = prepare(store)
+    copy = back_up(store)
+    add(store, fence, step(50, "s", 50))
+    check = store._files.check_content
+
+    def check_then_restore(writer: Any) -> None:
+        check(writer)
+        restore(store, copy)
+
+    monkeypatch.setattr(store._files, "check_content", check_then_restore)
+    for do in (LOOKS["a write"], LOOKS["a step of the user's tables"]):
+        with pytest.raises(StoreRewound, match="an earlier state"):
+            do(store, fence)
+        store._files.failure = None
+    assert content(store.path) == content(copy)
+
+
+def test_a_copy_that_comes_right_after_a_step_of_the_users_tables_is_seen(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fence = prepare(store)
+    copy = back_up(store)
+    monkeypatch.setattr(store._files, "check_committed", lambda: restore(store, copy))
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        transact(store, fence)
+
+
+def test_a_copy_that_comes_while_a_batch_is_done_again_is_seen(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is refused late is rolled back, and begun anew."""
+    fence = prepare(store)
+    copy = back_up(store)
+    add(store, fence, step(50, "s", 50))
+    with closing(store.connect()) as connection, connection:
+        connection.execute("CREATE TABLE mine (run REFERENCES runs (run) DEFERRABLE INITIALLY DEFERRED)")
+        connection.execute("INSERT INTO mine SELECT run FROM runs WHERE id = 'ended'")
+    monkeypatch.setattr(
+        "durable_trio.stores.sqlite.operations.removals.what_keeps", lambda *_: None
+    )  # so that the commit refuses
+    apart = SqliteStore.apply.__globals__["apply_apart"]
+
+    def restore_before(*arguments: Any) -> Any:
+        restore(store, copy)
+        return apart(*arguments)
+
+    monkeypatch.setitem(SqliteStore.apply.__globals__, "apply_apart", restore_before)
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        one(store, DeleteRun(run_id="ended"))
+
+
+@pytest.mark.parametrize("moves_log", ["by itself", "all of it"])
+def test_a_copy_so_large_that_sqlite_moves_the_log_is_left_as_it_is(
+    store: SqliteStore, spawn: Spawn, moves_log: str
+) -> None:
+    fence = prepare(store)
+    for number in range(40):
+        add(store, fence, step(100 + number, "s", 100 + number, result='"' + "x" * 200_000 + '"'))
+    copy = back_up(store)
+    add(store, fence, step(50, "s", 50))
+    restore(store, copy)
+    if moves_log == "all of it":
+        with closing(sqlite3.connect(store.path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        add(store, fence, step(51, "s", 51))
+    store.close()
+    assert content(store.path) == content(copy)
+    again = SqliteStore(store.path)
+    again.open()
+    assert len(again.ask(ListHistory(fence.run))) == 44
+    again.close()
+    assert not list(Path(store.path).parent.glob("*-stale-*"))
+
+
+# ---- other processes -----------------------------------------------------------------------------------------------
+
+
+def test_whoever_misses_nothing_is_told(store: SqliteStore, other: SqliteStore) -> None:
+    theirs = owned(other, "theirs")[1]
+    fence = prepare(store)
+    assert other.foreign_changes()
+    copy = back_up(store)
+    add(store, fence, step(50, "s", 50))
+    restore(store, copy)
+    add(other, theirs, step(1))  # it goes on from the copy
+    with pytest.raises(StoreRewound):
+        add(store, fence, step(51, "s", 51))
+    store.close()
+    newcomer = SqliteStore(store.path)
+    newcomer.open()
+    start(newcomer, "newcomer")
+    with pytest.raises(StoreRewound, match="an earlier state of it was written over"):
+        add(other, theirs, step(2, "s", 2))
+    other.close()
+    start(newcomer, "goes on")
+    newcomer.close()
+
+
+def by_another_process(store: SqliteStore, other: SqliteStore, fence: Fence) -> dict[str, Callable[[], object]]:
+    """What others may do to a run that this process has written to last."""
+
+    def take_over() -> Fence:
+        one(other, ReapExecutor(executor=fence.owner, crashed=True, now=100))
+        executor = register(other)
+        (row,) = one(other, ClaimDue(owner=executor, workflows=("work",), now=2000, limit=1))
+        return Fence(row.run, executor, row.token)
+
+    def resume() -> None:
+        finish(store, fence, RunStatus.FAILED)
+        add_failed = one(other, ResumeRun(run_id="run", now=60))
+        assert add_failed.id == "run"
+
+    def remove() -> None:
+        finish(store, fence)
+        assert one(other, DeleteRun(run_id="run")) is True
+
+    def prune() -> None:
+        finish(store, fence)
+        pruned = one(other, Prune(before=1000, statuses=tuple(RunStatus), limit=10))
+        assert pruned.position is not None or pruned.count == 2
+        one(other, Prune(before=1000, statuses=tuple(RunStatus), limit=10, after=pruned.position))
+        start(store, "between the pieces")
+        while one(other, Sweep(hidden_before=1)):
+            start(store, os.urandom(4).hex())
+
+    def cut() -> None:
+        finish(store, fence, RunStatus.FAILED)
+        changed = row_of(store).changed
+        rows = tuple((row.key, row.seq) for row in store.ask(ListHistory(fence.run)))
+        assert one(other, CutHistory(run_id="run", changed=changed, rows=rows)) is True
+
+    return {
+        "continue as new": lambda: one(other, ContinueAsNew(fence=take_over(), args="[]", now=70)),
+        "take over": take_over,
+        "resume": resume,
+        "remove": remove,
+        "prune": prune,
+        "cut": cut,
+    }
+
+
+@pytest.mark.parametrize("rows", [1, UPKEEP_ROWS_MAX + 5])
+@pytest.mark.parametrize("what", ["continue as new", "take over", "resume", "remove", "prune", "cut"])
+def test_what_another_process_removes_is_not_missed(
+    store: SqliteStore, other: SqliteStore, what: str, rows: int
+) -> None:
+    fence = prepare(store)
+    if what == "resume":
+        rows = 1
+    add(store, fence, *(step(100 + number, "s", 100 + number) for number in range(rows)))
+    by_another_process(store, other, fence)[what]()
+    for _ in range(3):
+        store.foreign_changes()
+        start(store, os.urandom(4).hex())
+        start(other, os.urandom(4).hex())
+
+
+_TAKE_TURNS = """
+from durable_trio.stores.contract import ContinueAsNew, DeleteRun, Finish, Prune, RenewLease, SendSignal
+from durable_trio.records import RunStatus
+store = SqliteStore(sys.argv[1])
+store.open()
+for number in range(60):
+    fence = started(store, f"{sys.argv[2]}-{number}")
+    for seq in range(4):
+        assert store.apply([Advance(fence=fence, rows=(row(seq),), now=1)]) == [True]
+        store.foreign_changes()
+    store.apply([SendSignal(run_id=f"{sys.argv[2]}-{number}", name="go", payload="1", signal_id=None, now=1)])
+    store.apply([RenewLease(executor=fence.owner, lease_until=number)])
+    if number % 3 == 0:
+        store.apply([ContinueAsNew(fence=fence, args="[]", now=1)])
+    else:
+        store.apply([Finish(fence=fence, status=RunStatus.COMPLETED, now=1)])
+    store.apply([Prune(before=5, statuses=(RunStatus.COMPLETED,), limit=5)])
+    if number % 10 == 0:
+        store.wal_checkpoint("truncate")
+        connection = store.connect()
+        store._turn.take()  # SQLite's own waiting is not fair
+        connection.execute("CREATE TABLE IF NOT EXISTS mine (a)")
+        connection.execute("INSERT INTO mine VALUES (1)")
+        connection.commit()
+        store._turn.release()
+        connection.close()
+store.close()
+say("done")
+"""
+
+
+def test_processes_that_write_in_turn_are_never_accused(store: SqliteStore, spawn: Spawn) -> None:
+    processes = [spawn(_TAKE_TURNS, store.path, name) for name in "ab"]
+    fence = prepare(store)
+    for seq in range(100, 250):
+        add(store, fence, step(seq, "s", seq))
+        store.foreign_changes()
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 2
+    start(store, "last")
+
+
+def test_a_process_that_is_killed_between_its_commits_accuses_nobody(store: SqliteStore, spawn: Spawn) -> None:
+    script = """
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, "dies")
+store.apply([Advance(fence=fence, rows=(row(1),), now=1)])
+store._turn.take()
+store._writer.execute("BEGIN IMMEDIATE")
+store._writer.execute("DELETE FROM history")
+os._exit(9)
+"""
+    fence = prepare(store)
+    assert spawn(script, store.path).wait(timeout=30) == 9
+    add(store, fence, step(50, "s", 50))
+    assert store.ask(FindRun("dies")) is not None
+
+
+def test_in_memory_a_users_commit_is_noticed_as_before() -> None:
+    store = SqliteStore(":memory:")
+    store.open()
+    fence = prepare(store)
+    with closing(store.connect()) as connection:
+        connection.execute("CREATE TABLE mine (a)")
+        assert store.foreign_changes() is True
+        transact(store, fence)
+        assert store.foreign_changes() is False
+    store.close()
+
+
+def test_an_error_of_the_database_during_the_look_is_not_taken_for_a_look(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come meanwhile is looked at the next time."""
+    fence = prepare(store)
+    copy = back_up(store)
+    add(store, fence, step(50, "s", 50))
+    restore(store, copy)
+
+    def refuse() -> None:
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode = 5
+        raise error
+
+    with monkeypatch.context() as refused:
+        refused.setattr(store._lineage, "_look", refuse)
+        assert store.foreign_changes() is None
+        with pytest.raises(StoreError):
+            start(store, "refused")
+    with pytest.raises(StoreRewound):
+        store.foreign_changes()
