@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from durable_trio.cli.runs_table import NEVER_YEAR, began_at, failure_text, recovered_text, status_text, status_word
+from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, recovered_text, status_text, status_word
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
@@ -19,7 +19,7 @@ from durable_trio.errors import RunCancelled
 from durable_trio.records import RunRecord, RunStatus, StepKind
 from durable_trio.rows import Key
 from durable_trio.views.documents import failure_document
-from durable_trio.views.run import RunView
+from durable_trio.views.run import RunView, began_at
 
 _LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "

@@ -14,11 +14,11 @@ from durable_trio.cli.text import cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.records import FailureRecord, RunRecord, RunStatus
 from durable_trio.views.documents import failure_document
+from durable_trio.views.run import began_at
 
 __all__ = [
     "NEVER_YEAR",
     "ChangeLines",
-    "began_at",
     "failure_text",
     "note_of",
     "recovered_text",
@@ -130,13 +130,6 @@ def _id_width_min(runs: Sequence[RunRecord]) -> int:
     """Return a width that most ids fit, at most that of a UUID: one that is longer costs the others no column."""
     widths = sorted(width_of(visible(record.id)) for record in runs) or [0]
     return min(_UUID_WIDTH, max(_ID_WIDTH_MIN, widths[(len(widths) - 1) // 2]))
-
-
-def began_at(record: RunRecord) -> datetime | None:
-    """Return when a run began; a fork has the original's ``started_at``, and began when it was taken, if it was."""
-    if record.started_at is not None and record.started_at < record.created_at:
-        return None if record.status is RunStatus.PENDING else record.created_at
-    return record.started_at
 
 
 def _took(record: RunRecord, now: datetime) -> str:

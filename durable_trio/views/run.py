@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import attrs
 
-from durable_trio.records import ExecutorStatus, RunRecord, StepInHand, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.records import ExecutorStatus, RunRecord, RunStatus, StepInHand, StepRecord, UnreadRecord, WaitRecord
 
-__all__ = ["RunView"]
+__all__ = ["RunView", "began_at"]
 
 
 @attrs.frozen(kw_only=True)
@@ -20,3 +22,10 @@ class RunView:
     children: tuple[RunRecord, ...]
     owner: ExecutorStatus | None
     in_hand: tuple[StepInHand, ...] = ()  # what it waits for, if it is to end
+
+
+def began_at(record: RunRecord) -> datetime | None:
+    """Return when a run began; a fork has the original's ``started_at``, and began when it was taken, if it was."""
+    if record.started_at is not None and record.started_at < record.created_at:
+        return None if record.status is RunStatus.PENDING else record.created_at
+    return record.started_at

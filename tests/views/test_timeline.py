@@ -1,0 +1,148 @@
+"""A run's timeline: what has happened, in which branch, in which order, and what of it still goes on."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from durable_trio.records import FailureRecord, RunRecord, RunStatus, StepKind, StepRecord, StepStatus, WaitRecord
+from durable_trio.views.run import RunView, began_at
+from durable_trio.views.timeline import Entry, Nature, timeline_of
+
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return BEGIN + timedelta(seconds=seconds)
+
+
+def run(run_id: str = "run", status: RunStatus = RunStatus.RUNNING, **fields: Any) -> RunRecord:
+    known: dict[str, Any] = dict.fromkeys((field.name for field in attrs.fields(RunRecord)), None)
+    known |= {"id": run_id, "status": status, "created_at": BEGIN, "started_at": BEGIN, "values": {}}
+    return RunRecord(**(known | fields))
+
+
+def step(key: str, begin: float, end: float, kind: StepKind = StepKind.STEP, **fields: Any) -> StepRecord:
+    known: dict[str, Any] = {"status": StepStatus.COMPLETED, "attempt": 1, "result": None, "error": None}
+    return StepRecord(key=key, kind=kind, started_at=at(begin), finished_at=at(end), **(known | fields))
+
+
+def wait(key: str, kind: str = "sleep", **fields: Any) -> WaitRecord:
+    known: dict[str, Any] = {"due_at": at(99), "attempt": 1, "error": None, "started_at": at(5)}
+    return WaitRecord(key=key, kind=kind, **(known | fields))
+
+
+def view(*steps: StepRecord, record: RunRecord | None = None, **fields: Any) -> RunView:
+    known: dict[str, Any] = {"waits": (), "unread": (), "children": (), "owner": None}
+    return RunView(record=record or run(), steps=steps, **(known | fields))
+
+
+def rows(shown: RunView) -> list[str]:
+    """Return labels and titles, indented."""
+    return [
+        "  " * row.depth + (row.what if isinstance(row.what, str) else row.what.label)
+        for row in timeline_of(shown, at(10)).rows
+    ]
+
+
+def entries(shown: RunView) -> dict[str, Entry]:
+    return {row.what.label: row.what for row in timeline_of(shown, at(10)).rows if isinstance(row.what, Entry)}
+
+
+def test_nothing_has_happened_yet() -> None:
+    assert timeline_of(view(), at(10)).rows == ()
+
+
+def test_rows_stand_under_their_branch_in_the_order_of_beginnings() -> None:
+    steps = [
+        step("last#0", 5, 6),
+        step("both#0/right#0/b#0", 2, 3),
+        step("both#0/left#0/a#0", 1, 4),
+        step("one#0", 0, 1),
+    ]
+    assert rows(view(*steps)) == ["one#0", "both#0", "  left#0", "    a#0", "  right#0", "    b#0", "last#0"]
+
+
+def test_branches_that_hold_only_one_branch_share_its_title() -> None:
+    assert rows(view(step("outer#0/inner#0/a#0", 0, 1))) == ["outer#0/inner#0", "  a#0"]
+
+
+def test_items_of_a_map_that_begin_together_stand_in_their_order() -> None:
+    steps = [step(f"rows#0/item#{number}", 0, 1) for number in (10, 2, 1)]
+    assert rows(view(*steps)) == ["rows#0", "  item#1", "  item#2", "  item#10"]
+
+
+def test_what_is_undone_comes_last_under_the_branch_of_its_step() -> None:
+    undo = step("compensate/both#0/left#0/pay#0", 2, 3, StepKind.COMPENSATION)
+    shown = view(undo, step("both#0/left#0/pay#0", 0, 1), step("ship#0", 4, 5))
+    assert rows(shown) == ["both#0/left#0", "  pay#0", "ship#0", "both#0/left#0", "  pay#0"]
+    assert [entries(view(undo))["pay#0"].nature, entries(view(undo))["pay#0"].kind] == [Nature.UNDO, "undo"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "nature", "word"),
+    [
+        (StepKind.STEP, Nature.WORK, "step"),
+        (StepKind.TRANSACTION, Nature.WORK, "commit"),
+        (StepKind.SLEEP, Nature.WAIT, "timer"),
+        (StepKind.SIGNAL, Nature.WAIT, "signal"),
+        (StepKind.CHILD_END, Nature.WAIT, "child end"),
+    ],
+)
+def test_each_kind_is_work_or_a_wait(kind: StepKind, nature: Nature, word: str) -> None:
+    entry = entries(view(step("a#0", 0, 1, kind)))["a#0"]
+    assert (entry.nature, entry.kind, entry.attempt) == (nature, word, None)
+
+
+def test_a_failure_and_the_attempts_before_it_are_told() -> None:
+    error = FailureRecord(type="ValueError", message="no")
+    entry = entries(view(step("a#0", 0, 1, status=StepStatus.FAILED, attempt=3, error=error)))["a#0"]
+    assert (entry.has_failed, entry.attempt, entry.error) == (True, 3, error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "nature", "word", "attempt"),
+    [
+        ("sleep", Nature.WAIT, "timer", None),
+        ("signal", Nature.WAIT, "signal", None),
+        ("retry", Nature.WAIT, "step", 1),
+        ("intent", Nature.WORK, "step", None),
+    ],
+)
+def test_an_open_wait_has_no_end(kind: str, nature: Nature, word: str, attempt: int | None) -> None:
+    open_wait = wait("a#0", kind)
+    entry = entries(view(waits=(open_wait,)))["a#0"]
+    assert (entry.ended_at, entry.wait, entry.nature) == (None, open_wait, nature)
+    assert (entry.kind, entry.attempt) == (word, attempt)
+
+
+def test_a_child_is_shown_for_as_long_as_it_lives_where_it_was_stored() -> None:
+    start = step("child#0", 1, 1, StepKind.CHILD, result="child")
+    child = run("child", RunStatus.FAILED, started_at=at(4), finished_at=at(6))
+    shown = view(start, step("a#0", 2, 3), children=(child,))
+    assert rows(shown) == ["child#0", "a#0"]
+    entry = entries(shown)["child#0"]
+    assert (entry.started_at, entry.ended_at, entry.has_failed) == (at(4), at(6), True)
+    unknown = entries(view(start))["child#0"]
+    assert (unknown.child_id, unknown.child, unknown.result, unknown.ended_at) == ("child", None, None, at(1))
+
+
+def test_it_spans_the_life_of_the_run_until_now() -> None:
+    goes_on = timeline_of(view(step("a#0", 0, 1)), at(10))
+    assert (goes_on.began_at, goes_on.ended_at, goes_on.seconds, goes_on.has_unrecorded) == (at(0), at(10), 10, True)
+    ended = timeline_of(view(step("a#0", 0, 1), record=run(status=RunStatus.FAILED, finished_at=at(4))), at(10))
+    assert (ended.seconds, ended.has_unrecorded) == (4, False)
+    waits = timeline_of(view(waits=(wait("a#0"),)), at(10))
+    assert not waits.has_unrecorded
+
+
+def test_a_fork_began_when_it_was_taken_and_what_it_was_given_is_copied() -> None:
+    fork = run(created_at=at(5), started_at=at(0))
+    assert began_at(fork) == at(5)
+    assert began_at(attrs.evolve(fork, status=RunStatus.PENDING)) is None
+    shown = timeline_of(view(step("old#0", 1, 2), step("new#0", 6, 7), record=fork), at(10))
+    copied = {row.what.label: shown.is_copied(row.what) for row in shown.rows if isinstance(row.what, Entry)}
+    assert copied == {"old#0": True, "new#0": False}
