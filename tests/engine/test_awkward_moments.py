@@ -260,9 +260,12 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
         def call_at(self, *_: Any) -> None:
             """It is the test that looks again."""
 
+    class Reaper:
+        others_count = 1
+
     class NotAlone:
         executor = 1
-        others_count = 1
+        reaper = Reaper()
 
     dispatcher = Dispatcher(
         writer=_Front(ask),  # type: ignore[arg-type]
