@@ -20,6 +20,7 @@ import trio
 
 from supervisors.errors import UnstoppedChild
 from supervisors.exits import Exit, ExitKind, ProcessExit
+from supervisors.groups import part, split_failure
 from supervisors.mailboxes import Mailbox
 from supervisors.specs import Child, ChildSpec, StartFunction
 
@@ -129,22 +130,6 @@ def takes_task_status(start: StartFunction) -> bool:
         return False
 
 
-def split_failure(raised: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """Split what came out of a child into its crash and what is not ours to keep: Cancelled, KeyboardInterrupt, …"""
-    if isinstance(raised, Exception):
-        return raised, None
-    if isinstance(raised, BaseExceptionGroup):
-        crash, rest = raised.split(Exception)
-        return crash, rest
-    return None, raised
-
-
-def has_cancelled(raised: BaseException) -> bool:
-    if isinstance(raised, BaseExceptionGroup):
-        return raised.subgroup(trio.Cancelled) is not None
-    return isinstance(raised, trio.Cancelled)
-
-
 async def run_function(place: Place, incarnation: Incarnation) -> None:
     """Run a child that is an async function."""
     spec = place.spec
@@ -198,7 +183,7 @@ async def run_incarnation(
     on_exit(place, incarnation)
     try:
         if fatal is not None:
-            if has_cancelled(fatal):
+            if part(fatal, trio.Cancelled) is not None:
                 raise fatal
             on_fatal(fatal)
     finally:

@@ -6,6 +6,8 @@ import enum
 
 import attrs
 
+from supervisors.groups import error_text
+
 FAULTS = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
 """What a program dies of by its own fault; other signals are somebody's, such as an operator's or the kernel's."""
 
@@ -48,13 +50,6 @@ class ProcessExit:
         if self.is_out_of_memory:
             reason += ", probably out of memory"
         return reason
-
-
-def error_text(error: BaseException) -> str:
-    """Write an error as the last line of a traceback does; of a group, the errors in it, which say more."""
-    if isinstance(error, BaseExceptionGroup):
-        return " + ".join(error_text(part) for part in error.exceptions)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 @attrs.frozen(kw_only=True)

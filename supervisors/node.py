@@ -43,7 +43,8 @@ from supervisors.events import (
     SupervisorStarted,
     SupervisorStopping,
 )
-from supervisors.exits import ExitKind, error_text
+from supervisors.exits import ExitKind
+from supervisors.groups import error_text
 from supervisors.mailboxes import Mailboxes
 from supervisors.process import run_process
 from supervisors.specs import Child, ChildSpec, DynamicSupervisorSpec, Intensity, Process, SupervisorSpec

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from supervisors.children import ChildStatus, Place
-from supervisors.exits import error_text
+from supervisors.groups import error_text
 from supervisors.specs import Child, ChildSpec, DynamicSupervisorSpec, Intensity, Restart, Strategy
 
 CHILDREN_DRAWN_MAX = 50

@@ -16,10 +16,11 @@ from typing import Final, TypeVar
 
 import trio
 
-from durable_trio.cli.faults import Failed, Interrupted, sole
+from durable_trio.cli.faults import Failed, Interrupted
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import PAGE_RUNS_MAX
+from supervisors.groups import sole
 
 __all__ = ["ask", "check_database"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Failed", "Interrupted", "ReaderGone", "sole"]
+__all__ = ["Failed", "Interrupted", "ReaderGone"]
 
 
 class Failed(Exception):
@@ -15,10 +15,3 @@ class Interrupted(Exception):
 
 class ReaderGone(Exception):
     """Nobody reads standard output any more (``| head``)."""
-
-
-def sole(error: BaseException) -> BaseException:
-    """Return what is in a group of one, however deep; anything else as it is."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from durable_trio.cli.faults import Failed, Interrupted, ReaderGone, sole
+from durable_trio.cli.faults import Failed, Interrupted, ReaderGone
 from durable_trio.cli.output import is_colored, say, write_lines
 from durable_trio.unseen import print_traceback
 
@@ -127,6 +127,7 @@ def _exit_code_of(error: BaseException, name: str) -> int:
 
 def _text_of_failure(error: BaseException) -> str | None:
     from durable_trio.errors import DurableError
+    from supervisors.groups import sole
 
     error = sole(error)
     if isinstance(error, Failed | DurableError | OSError):

@@ -49,6 +49,7 @@ from supervisors import (
     UnstoppedChild,
     open_supervisor,
 )
+from supervisors.groups import first, sole
 
 _LOGGER = Logger("durable_trio.engine")
 
@@ -214,7 +215,7 @@ async def _open(
             services.opened(root)
             yield root
     except ExceptionGroup as group:
-        only = only_error(group)
+        only = sole(group)
         if is_open or not isinstance(only, StoreError):
             raise _failure(group) from None
         refused = only  # damaged, say: as itself, as if it had shown when the store was opened
@@ -229,34 +230,17 @@ async def _open(
 def _failure(group: ExceptionGroup[Exception]) -> ExceptionGroup[Exception]:
     """Return one line that names the child, instead of one group for each supervisor on the way to it."""
     exceeded, rest = group.split(RestartIntensityExceeded)
-    if exceeded is None or rest is not None:
+    cause = first(exceeded, RestartIntensityExceeded)
+    if cause is None or rest is not None:
         return group
-    cause = _innermost(exceeded)
+    while (inner := first(cause.__cause__, RestartIntensityExceeded)) is not None:
+        cause = inner  # it is of the supervisor whose own child has crashed
     path = "/".join((*cause.path, cause.child))
-    notes = getattr(only_error(cause.__cause__), "__notes__", ())
+    crash = cause.__cause__
+    notes = () if crash is None else getattr(sole(crash), "__notes__", ())
     below = [note for note in notes if note.startswith("child ")]  # one that did not even start
     what = f"{path} crashed too often" + "".join(f" ({note})" for note in below[:1])
     return ExceptionGroup(f"{FAILED}: {what}", [cause])
-
-
-def only_error(error: BaseException | None) -> BaseException | None:
-    """Return the one error in a group, however deep; anything else as it is."""
-    inner = error
-    while isinstance(inner, BaseExceptionGroup) and len(inner.exceptions) == 1:
-        inner = inner.exceptions[0]
-    return error if isinstance(inner, BaseExceptionGroup) else inner
-
-
-def _innermost(error: BaseException) -> RestartIntensityExceeded:
-    """Return the error of the supervisor whose own child has crashed."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, RestartIntensityExceeded)
-    if isinstance(error.__cause__, BaseExceptionGroup):
-        below = error.__cause__.split(RestartIntensityExceeded)[0]
-        if below is not None:
-            return _innermost(below)
-    return error
 
 
 async def _drain(services: Services, executor: Executor, grace: trio.CancelScope, leave_seconds: float) -> None:

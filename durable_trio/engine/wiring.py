@@ -36,6 +36,7 @@ from durable_trio.stores.contract import Sent, Started, StartRun, Store
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 from supervisors import Supervisor
+from supervisors.groups import part, sole
 
 
 @attrs.frozen(kw_only=True)
@@ -154,10 +155,8 @@ class Services:
                 task_status.started(await nursery.start(self.writer.run))
             return
         except BaseExceptionGroup as group:
-            final = group.split(StoreError)[0]
-            error: BaseException = group if final is None else final
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
+            final = part(group, StoreError)
+            error = sole(group if final is None else final)
         raise error  # out here, so that it keeps its own context
 
     async def _reopen(self) -> None:

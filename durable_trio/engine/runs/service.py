@@ -39,6 +39,7 @@ from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import watching
 from durable_trio.unseen import visible, visible_lines
 from durable_trio.workflows import Registry, Workflow
+from supervisors.groups import split_failure
 
 _LOGGER = Logger("durable_trio.engine")
 # Steps that are named to people.
@@ -328,7 +329,7 @@ class Runs:
                 self._end_executor(actor, exits)
                 raise
             # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
-            faults, rest = error.split(Exception) if isinstance(error, BaseExceptionGroup) else (None, error)
+            faults, rest = split_failure(error)
             if faults is not None:
                 self._park(row, workflow, faults)
             if rest is not None and not is_cancelled():  # of these, nobody stops anything

@@ -30,6 +30,7 @@ from supervisors import (
     ProcessExit,
     Supervisor,
 )
+from supervisors.groups import first
 
 _LOGGER: Final = Logger("durable_trio.engine")
 #: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
@@ -176,10 +177,8 @@ def _has_served(event: ChildExited) -> bool:
 
 def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | None:
     """Return what to say if the workers could not be started at all, else ``None``."""
-    error: BaseException | None = group.split(ProcessError)[0]
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if not isinstance(error, ProcessError):
+    error = first(group, ProcessError)
+    if error is None:
         return None
     return WorkerFailed(f"{error.name} could not be started: {_reason(error)}")
 
