@@ -90,8 +90,8 @@ class Clock:
         self._last = (wall(), monotonic(), 0, 0)
         self._begin = self._last[0] // 1000  # of the present era
         self._past: dict[int, _Era] = {}
+        # The number of the present era; another one tells that due times may come at another time than before.
         self.era = 0
-        """The number of the present era; another one tells that due times may come at another time than before."""
 
     def now(self) -> int:
         """Return the instant by which things are due, in microseconds; never less than before."""

@@ -1,4 +1,4 @@
-"""The child's side of a `Process`: what a program calls to tell its supervisor that it is ready, and alive.
+"""The child's side of a ``Process``: what a program calls to tell its supervisor that it is ready, and alive.
 
 A program that is not run by a supervisor can call all of this too; then it does nothing.
 """
@@ -29,11 +29,13 @@ def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
 
     A trio program uses it as ``async with child_process() as process:``, and calls ``process.ready(value)`` inside.
     While the block runs, heartbeats are sent from the event loop: a loop that spins or hangs is found by the
-    supervisor, and so is a program that goes on for long after the block. SIGTERM cancels the block, which then ends
-    quietly, unless ``is_cancelled_by_sigterm`` is False.
-    The block has a nursery, so its errors come in an ExceptionGroup.
+    supervisor, and so is a program that goes on for long after the block. The block has a nursery, so its errors come
+    in an ``ExceptionGroup``.
 
     Any other program calls ``process.ready(value)``, and ``process.beat()`` some four times per ``heartbeat_within``.
+
+    Args:
+        is_cancelled_by_sigterm: whether SIGTERM cancels the block, which then ends quietly.
     """
     text = os.environ.pop(LINK_VARIABLE, None)  # the children of this process are not the supervisor's
     if text is None:
@@ -49,7 +51,7 @@ def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
 
 
 class ChildProcess:
-    """This process as a child of a supervisor; made by `child_process`."""
+    """This process as a child of a supervisor; made by ``child_process``."""
 
     def __init__(self, connection: socket.socket | None, beat_seconds: float, is_cancelled_by_sigterm: bool) -> None:
         self._connection = connection
@@ -64,9 +66,15 @@ class ChildProcess:
         return self._connection is not None
 
     def ready(self, value: object = None) -> None:
-        """Tell the supervisor that the process is ready; `start_child` there returns ``value``.
+        """Tell the supervisor that the process is ready; ``start_child`` there returns ``value``.
 
-        ``value`` is anything JSON carries, up to 64 KiB. Raises TypeError, ValueError; RuntimeError the second time.
+        Args:
+            value: anything JSON carries, up to 64 KiB.
+
+        Raises:
+            TypeError: JSON cannot carry the value.
+            ValueError: it is too large.
+            RuntimeError: it was told before.
         """
         if self._is_ready:
             raise RuntimeError("ready() was called twice")

@@ -1,11 +1,11 @@
 """One child: its place in the tree, and the incarnations that come and go in it.
 
-A place lasts from `start_child` until the child is forgotten. An incarnation is one run of the
+A place lasts from ``start_child`` until the child is forgotten. An incarnation is one run of the
 child, in one task of its supervisor's nursery. This file decides nothing: it runs the child and says how it ended.
 
 Why the wrapper catches *outside* the child's cancel scope: a cancelled child may raise an error while it unwinds, and
-what comes out is then a group of `trio.Cancelled` and that error. Only the scope takes its own Cancelled out of the
-group. Inside the scope, `except Exception` would not match the mixed group, and it would end the whole nursery.
+what comes out is then a group of ``trio.Cancelled`` and that error. Only the scope takes its own Cancelled out of the
+group. Inside the scope, ``except Exception`` would not match the mixed group, and it would end the whole nursery.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from supervisors.specs import Child, ChildSpec, StartFunction
 
 
 class ChildStatus(enum.Enum):
-    """What a child is doing."""
+    """What a child is doing.
+
+    Attributes:
+        WAITING: it ended and waits for its restart.
+        FINISHED: it ended by itself and is not restarted; ``restart_child`` can.
+        STOPPED: it was terminated; ``restart_child`` starts it again.
+        UNSTOPPED: it was asked to stop and did not within its time.
+    """
 
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
     WAITING = "waiting"
-    """It ended and waits for its restart."""
     FINISHED = "finished"
-    """It ended by itself and is not restarted; `restart_child` can."""
     STOPPED = "stopped"
-    """It was terminated; `restart_child` starts it again."""
     UNSTOPPED = "unstopped"
-    """It was asked to stop and did not within its time."""
 
 
 ALIVE = frozenset({ChildStatus.STARTING, ChildStatus.RUNNING, ChildStatus.STOPPING, ChildStatus.WAITING})
@@ -49,21 +52,21 @@ class Incarnation:
     """One run of a child, from the start of its task to the end of it."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    # Ready, or over before that.
     settled: trio.Event = attrs.field(factory=trio.Event)
-    """Ready, or over before that."""
+    # Exited, or known not to (``stuck``).
     over: trio.Event = attrs.field(factory=trio.Event)
-    """Exited, or known not to (``stuck``)."""
     ready_at: float | None = None
+    # What the child gave to ``task_status.started()``.
     value: Any = None
-    """What the child gave to ``task_status.started()``."""
     exit: Exit | None = None
     stuck: UnstoppedChild | None = None
+    # When it counts as unstopped; None while nobody asked it to stop.
     stop_by: float | None = None
-    """When it counts as unstopped; None while nobody asked it to stop."""
     pid: int | None = None
     process_exit: ProcessExit | None = None
+    # The supervisor, if the child is one.
     nested: object = None
-    """The supervisor, if the child is one."""
     on_ready: Callable[[], None]
 
     def set_ready(self, value: object = None) -> None:
@@ -110,11 +113,11 @@ class Place:
     status: ChildStatus = ChildStatus.STARTING
     incarnation: Incarnation | None = None
     restart_at: float | None = None
+    # For a dynamic supervisor: what waits until ``restart_at``.
     delay_scope: trio.CancelScope | None = None
-    """For a dynamic supervisor: what waits until ``restart_at``."""
     restart_count: int = 0
+    # Consecutive restarts without a long enough time of being ready, for the backoff.
     attempt: int = 0
-    """Consecutive restarts without a long enough time of being ready, for the backoff."""
     last_exit: Exit | None = None
     mailbox: Mailbox | None = None
 
@@ -137,7 +140,7 @@ async def run_function(place: Place, incarnation: Incarnation) -> None:
     assert callable(spec.start)
     arguments: dict[str, Any] = {}
     if place.mailbox is not None:
-        # A clone: the child may close its end, as `async with` does, and the place keeps its own.
+        # A clone: the child may close its end, as ``async with`` does, and the place keeps its own.
         arguments["mailbox"] = place.mailbox[1].clone()
     try:
         has_status = takes_task_status(spec.start)

@@ -19,12 +19,12 @@ from supervisors.node import Node, Surroundings
 from supervisors.specs import AutoShutdown, ChildSpec, DynamicSupervisorSpec, check_admissible
 from supervisors.tree import NodeKind
 
+# So often is one of the first children started that is killed before it is ready: by chance it is not.
 FIRST_STARTS_MAX = 10
-"""So often is one of the first children started that is killed before it is ready: by chance it is not."""
 
 
 class DynamicSupervisor(Node):
-    """A supervisor of independent children; open one with `open_dynamic_supervisor`."""
+    """A supervisor of independent children; open one with ``open_dynamic_supervisor``."""
 
     _kind = NodeKind.DYNAMIC
 
@@ -40,13 +40,16 @@ class DynamicSupervisor(Node):
         return len(self._places)
 
     async def start_child(self, child: ChildSpec) -> Any:
-        """Start a child, wait until it is ready, and give what it passed to ``started()``.
-
-        Raises the child's own error if it crashes before it is ready (it is forgotten then), ValueError if its name
-        is taken, `TooManyChildren`, `SupervisorClosed`.
+        """Start a child, wait until it is ready, and return what it passed to ``started()``.
 
         *Cancellation:* a child that is not ready yet is stopped and forgotten; the call returns when it is gone, or its
         time to stop is over.
+
+        Raises:
+            Exception: the child's own error, if it crashes before it is ready; it is forgotten then.
+            ValueError: the supervisor cannot have it: its name is taken, for one.
+            TooManyChildren: there are ``max_children`` already.
+            SupervisorClosed: it is stopping or has stopped.
         """
         check_admissible(child, AutoShutdown.NEVER)
         await trio.lowlevel.checkpoint()
@@ -71,10 +74,12 @@ class DynamicSupervisor(Node):
     async def terminate_child(self, name: str) -> None:
         """Stop a child, wait until it is gone, and forget it.
 
-        Raises `ChildNotFound`, `SupervisorClosed`, and `UnstoppedChild` if it does not stop in time, with which the
-        supervisor fails too.
-
         *Cancellation:* once the call has begun, the child is stopped all the same.
+
+        Raises:
+            ChildNotFound: there is none of that name.
+            UnstoppedChild: it does not stop in time; the supervisor fails with that too.
+            SupervisorClosed: it is stopping or has stopped.
         """
         await trio.lowlevel.checkpoint()
         self._check_open()

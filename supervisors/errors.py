@@ -18,7 +18,7 @@ class SupervisorError(Exception):
 
 
 class RestartIntensityExceeded(SupervisorError):
-    """Children had to be restarted more often than the supervisor's `Intensity` allows.
+    """Children had to be restarted more often than the supervisor's ``Intensity`` allows.
 
     ``__cause__`` is the error of the child that crashed last, if it had one.
     """
@@ -72,7 +72,7 @@ class ChildNotFound(SupervisorError, LookupError):
 
 
 class ChildRunning(SupervisorError):
-    """The child runs, or waits for its restart; `terminate_child` it first."""
+    """The child runs, or waits for its restart; ``terminate_child`` it first."""
 
     def __init__(self, path: tuple[str, ...], child: str) -> None:
         super().__init__(f"child {child!r} of supervisor {path_text(path)!r} is running; terminate it first")
@@ -93,7 +93,7 @@ class TooManyChildren(SupervisorError):
 
 
 class ProcessError(SupervisorError):
-    """Base class of what goes wrong with a `Process` child; ``exit`` tells how it ended."""
+    """Base class of what goes wrong with a ``Process`` child; ``exit`` tells how it ended."""
 
     def __init__(self, message: str, name: str, exit: ProcessExit) -> None:
         tail = exit.stderr_tail.rstrip()

@@ -2,7 +2,7 @@
 
 A stream never blocks the supervisor. A listener that is too slow loses the oldest events and is told how many.
 An event of a nested supervisor reaches the listeners of every supervisor above it. ``path`` leads from the root to what
-the event is about; ``at`` is the time on trio's clock (`trio.current_time`), in seconds.
+the event is about; ``at`` is the time on trio's clock (``trio.current_time``), in seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import trio
 from supervisors.errors import UnstoppedChild
 from supervisors.exits import Exit
 
+# Default capacity of a stream: a restart storm fits, and a forgotten listener costs little.
 EVENTS_MAX = 1_000
-"""Default capacity of a stream: a restart storm fits, and a forgotten listener costs little."""
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +126,13 @@ class EventStream(trio.abc.ReceiveChannel["Event"]):
         self._bell = trio.Event()
 
     async def receive(self) -> Event:
-        """Give the next event. Raises `trio.EndOfChannel` when there will be no more. *Cancellation:* none is lost."""
+        """Return the next event.
+
+        *Cancellation:* none is lost.
+
+        Raises:
+            trio.EndOfChannel: there will be no more.
+        """
         await trio.lowlevel.checkpoint()
         while True:
             event = self.take_nowait()
@@ -138,7 +144,7 @@ class EventStream(trio.abc.ReceiveChannel["Event"]):
             await self._bell.wait()
 
     def take_nowait(self) -> Event | None:
-        """Give the next event if there is one, without waiting."""
+        """Return the next event if there is one, without waiting."""
         if self._lost_count:
             lost, self._lost_count = self._lost_count, 0
             return EventsLost(lost_count=lost)

@@ -8,35 +8,43 @@ import attrs
 
 from supervisors.groups import error_text
 
+# What a program dies of by its own fault; other signals are somebody's, such as an operator's or the kernel's.
 FAULTS = frozenset({"SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"})
-"""What a program dies of by its own fault; other signals are somebody's, such as an operator's or the kernel's."""
 
 
 class ExitKind(enum.Enum):
-    """Why an incarnation of a child is over."""
+    """Why an incarnation of a child is over.
+
+    Attributes:
+        RETURNED: it came to its end by itself: the function returned, the process exited with code 0.
+        CRASHED: it raised an exception, exited with another code, was killed, or was found hung.
+        STOPPED: its supervisor asked it to stop, whatever it did then.
+    """
 
     RETURNED = "returned"
-    """It came to its end by itself: the function returned, the process exited with code 0."""
     CRASHED = "crashed"
-    """It raised an exception, exited with another code, was killed, or was found hung."""
     STOPPED = "stopped"
-    """Its supervisor asked it to stop, whatever it did then."""
 
 
 @attrs.frozen(kw_only=True)
 class ProcessExit:
-    """What is known about the end of a process."""
+    """What is known about the end of a process.
+
+    Attributes:
+        code: exit code, or None if a signal ended it.
+        os_signal: name of the signal that ended it, such as ``"SIGKILL"``, or None.
+        is_killed_by_supervisor: the signal was the supervisor's: it was hung, or did not end within its ``shutdown``
+            seconds.
+        is_out_of_memory: whether the kernel's out-of-memory killer was at work when it was killed; None if that cannot
+            be known.
+        stderr_tail: the last part of its standard error, at most ``stderr_bytes_max`` bytes.
+    """
 
     code: int | None = None
-    """Exit code, or None if a signal ended it."""
     os_signal: str | None = None
-    """Name of the signal that ended it, such as ``"SIGKILL"``, or None."""
     is_killed_by_supervisor: bool = False
-    """The signal was the supervisor's: it was hung, or did not end within its ``shutdown`` seconds."""
     is_out_of_memory: bool | None = None
-    """Whether the kernel's out-of-memory killer was at work when it was killed; None if that cannot be known."""
     stderr_tail: str = ""
-    """The last part of its standard error, at most ``stderr_bytes_max`` bytes."""
 
     @property
     def is_fault(self) -> bool:
@@ -54,13 +62,16 @@ class ProcessExit:
 
 @attrs.frozen(kw_only=True)
 class Exit:
-    """The end of one incarnation of a child."""
+    """The end of one incarnation of a child.
+
+    Attributes:
+        error: what it raised. With ``kind`` STOPPED: what it raised while it was being stopped.
+        process: for a ``Process`` child: how the process ended.
+    """
 
     kind: ExitKind
     error: Exception | None = None
-    """What it raised. With ``kind`` STOPPED: what it raised while it was being stopped."""
     process: ProcessExit | None = None
-    """For a `Process` child: how the process ended."""
 
     def __str__(self) -> str:
         if self.error is not None:

@@ -10,11 +10,11 @@ import json
 import attrs
 
 LINK_VARIABLE = "SUPERVISORS_LINK"
+# A value given to ready() is a port number or an address, not a payload.
 FRAME_BYTES_MAX = 64 * 1024
-"""A value given to ready() is a port number or an address, not a payload."""
 
+# Heartbeats in one ``heartbeat_within``: three may be late before the process counts as hung.
 BEATS_PER_WINDOW = 4
-"""Heartbeats in one ``heartbeat_within``: three may be late before the process counts as hung."""
 
 BEAT = b"beat\n"
 
@@ -25,8 +25,8 @@ class Link:
 
     descriptor: int
     parent_pid: int
+    # Time between two heartbeats; 0: none are wanted.
     beat_seconds: float
-    """Time between two heartbeats; 0: none are wanted."""
 
     def to_text(self) -> str:
         return f"{self.descriptor}:{self.parent_pid}:{self.beat_seconds!r}"
@@ -39,7 +39,7 @@ class Link:
 
 @attrs.frozen
 class Ready:
-    """The process is ready; ``value`` is what `start_child` returns."""
+    """The process is ready; ``value`` is what ``start_child`` returns."""
 
     value: object
 
@@ -50,7 +50,12 @@ class Beat:
 
 
 def encode_ready(value: object) -> bytes:
-    """Raises TypeError if JSON cannot carry the value, ValueError if it is too large."""
+    """Return the line that says that a process is ready.
+
+    Raises:
+        TypeError: JSON cannot carry the value.
+        ValueError: it is too large.
+    """
     frame = f"ready {json.dumps(value)}\n".encode()
     if len(frame) > FRAME_BYTES_MAX:
         raise ValueError(f"the value given to ready() takes {len(frame)} bytes, over {FRAME_BYTES_MAX}")
@@ -58,7 +63,7 @@ def encode_ready(value: object) -> bytes:
 
 
 def decode(line: bytes) -> Ready | Beat | None:
-    """Give what a line says; None for what is no frame, which is ignored."""
+    """Return what a line says; ``None`` for what is no frame, which is ignored."""
     if line == b"beat":
         return Beat()
     word, _, text = line.partition(b" ")

@@ -22,13 +22,13 @@ class Mailboxes:
         self._below: dict[str, Mailboxes] = {}
 
     def open(self, name: str, capacity: int) -> Mailbox:
-        """Give the mailbox of a place: the one that is there, else a new one."""
+        """Return the mailbox of a place: the one that is there, else a new one."""
         if name not in self._open:
             self._open[name] = trio.open_memory_channel(capacity)
         return self._open[name]
 
     def below(self, name: str) -> Mailboxes:
-        """Give the mailboxes of the supervisor in a place."""
+        """Return the mailboxes of the supervisor in a place."""
         return self._below.setdefault(name, Mailboxes())
 
     def close(self, name: str) -> None:

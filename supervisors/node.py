@@ -65,16 +65,16 @@ class Surroundings:
 
     name: str
     parent: Node | None
+    # Source of jitter.
     random: Random
-    """Source of jitter."""
     on_unstopped: Callable[[UnstoppedChild], None] | None
+    # Those of its children; they outlive it, if it is nested and restarted.
     mailboxes: Mailboxes
-    """Those of its children; they outlive it, if it is nested and restarted."""
     make_node: Callable[[SupervisorSpec | DynamicSupervisorSpec, Surroundings], Node]
 
 
 class Node(ABC):
-    """Base class of `Supervisor` and `DynamicSupervisor`."""
+    """Base class of ``Supervisor`` and ``DynamicSupervisor``."""
 
     _kind: NodeKind
 
@@ -111,13 +111,14 @@ class Node(ABC):
         return self._path
 
     def children(self) -> tuple[ChildInfo, ...]:
-        """Give all children as they are now, in starting order."""
+        """Return all children as they are now, in starting order."""
         return tuple(child_info(place) for place in self._places.values())
 
     def child(self, *path: str) -> ChildInfo:
         """Look a child up by name, or by the names on the way to it through nested supervisors.
 
-        Raises `ChildNotFound`.
+        Raises:
+            ChildNotFound: there is none of that name.
         """
         node: Node = self
         for name in path[:-1]:
@@ -129,12 +130,14 @@ class Node(ABC):
         return child_info(node._find(path[-1]))
 
     def mailbox(self, name: str) -> trio.MemorySendChannel[Any]:
-        """Give a new sending end of the mailbox of a child's place; close it when done with it.
+        """Return a new sending end of the mailbox of a child's place; close it when done with it.
 
         It stays valid over restarts of the child and of the supervisors above it, and breaks
-        (`trio.BrokenResourceError`) when the child is forgotten.
+        (``trio.BrokenResourceError``) when the child is forgotten.
 
-        Raises `ChildNotFound`, or ValueError if the child was declared without ``mailbox=``.
+        Raises:
+            ChildNotFound: there is none of that name.
+            ValueError: it was declared without ``mailbox=``.
         """
         mailbox = self._find(name).mailbox
         if mailbox is None:
@@ -149,7 +152,7 @@ class Node(ABC):
         return stream
 
     def tree(self) -> TreeNode:
-        """Give this supervisor and all below it as data."""
+        """Return this supervisor and all below it as data."""
         now = trio.current_time()
         window = self._intensity.per
         return TreeNode(
@@ -167,7 +170,7 @@ class Node(ABC):
         return ChildStatus.RUNNING if self._reason is None else ChildStatus.STOPPING
 
     def format_tree(self, *, children_max: int = CHILDREN_DRAWN_MAX) -> str:
-        """Draw `tree` as text, at most ``children_max`` children of each supervisor."""
+        """Draw ``tree`` as text, at most ``children_max`` children of each supervisor."""
         return format_tree(self.tree(), children_max=children_max)
 
     def stop(self) -> None:
@@ -340,7 +343,11 @@ class Node(ABC):
         self._on_exit(place, incarnation)
 
     def _next_delay(self, place: Place, incarnation: Incarnation, names: tuple[str, ...]) -> float:
-        """Count a restart of this place; give its delay. Raises `RestartIntensityExceeded`."""
+        """Count a restart of this place, and return its delay.
+
+        Raises:
+            RestartIntensityExceeded: it is one too many.
+        """
         now = trio.current_time()
         exit = incarnation.exit
         counted = rules.count_restart(self._intensity, self._restarted_at, now)

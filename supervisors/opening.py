@@ -36,18 +36,23 @@ def open_supervisor(
 ) -> AbstractAsyncContextManager[Supervisor]:
     """Open a supervisor: ``async with open_supervisor() as supervisor: ...``.
 
-    Takes a `SupervisorSpec`, or its fields. The block is entered when all ``children`` are ready. Leaving it stops the
-    children in reverse order, each with its own deadline; to serve until something ends the block, sleep forever in
-    it. ``random`` is the source of jitter, to be seeded in tests.
+    The block is entered when all ``children`` are ready. Leaving it stops the children in reverse order, each with its
+    own deadline; to serve until something ends the block, sleep forever in it. If the supervisor fails or ends by
+    itself, the block is cancelled.
 
-    ``on_unstopped`` is called at once when a child anywhere in the tree does not stop in its time; since a task cannot
-    be killed, `os._exit` there is the last resort. It must not raise.
-
-    Raises, in an ExceptionGroup as a nursery does: what the block raised; the error of a child that crashed before it
-    was ready at the start; `RestartIntensityExceeded`; `UnstoppedChild`. If the supervisor fails or ends by itself,
-    the block is cancelled.
+    Args:
+        spec: the specification, in place of its fields: ``strategy``, ``intensity``, ``auto_shutdown``, ``children``.
+        name: the first part of the paths of all that is below.
+        random: source of jitter, to be seeded in tests.
+        on_unstopped: called at once when a child anywhere in the tree does not stop in its time; since a task cannot
+            be killed, ``os._exit`` there is the last resort. It must not raise.
 
     *Cancellation:* the block is cancelled first, then the children are stopped as above; nothing is left behind.
+
+    Raises:
+        TypeError: a specification and fields are given.
+        ExceptionGroup: as of a nursery, with what the block raised, the error of a child that crashed before it was
+            ready at the start, ``RestartIntensityExceeded``, or ``UnstoppedChild``.
     """
     fields = SupervisorSpec(strategy=strategy, intensity=intensity, auto_shutdown=auto_shutdown, children=children)
     if spec is not None and fields != SupervisorSpec():
@@ -68,7 +73,13 @@ def open_dynamic_supervisor(
     """Open a supervisor for any number of independent children, at most ``max_children`` at a time.
 
     The block is entered when all ``children``, which are started at the same time, are ready. Leaving it stops all
-    that there are then, again at the same time. Else as `open_supervisor`.
+    that there are then, again at the same time. Else it is as ``open_supervisor``, and raises the same.
+
+    Args:
+        spec: the specification, in place of its fields: ``max_children``, ``intensity``, ``children``.
+        name: the first part of the paths of all that is below.
+        random: source of jitter, to be seeded in tests.
+        on_unstopped: as of ``open_supervisor``.
     """
     fields = DynamicSupervisorSpec(max_children=max_children, intensity=intensity, children=children)
     if spec is not None and fields != DynamicSupervisorSpec():
@@ -86,7 +97,8 @@ async def run_supervisor(
 ) -> None:
     """Run a supervisor until it ends by itself or is cancelled; ``started()`` gets it when its children are ready.
 
-    Returns when significant children have ended it, or its ``stop()`` was called. Raises as `open_supervisor`.
+    It returns when significant children have ended it, or its ``stop()`` was called, and raises what
+    ``open_supervisor`` does. The arguments are those of ``open_supervisor`` as well.
 
     *Cancellation:* stops the children in order, then passes it on.
     """

@@ -1,8 +1,8 @@
-"""The parent's side of a `Process`: start it, follow it, end it. For the supervisor it is one more task.
+"""The parent's side of a ``Process``: start it, follow it, end it. For the supervisor it is one more task.
 
-The process is started on the thread of the event loop, not by `trio.lowlevel.open_process`: PR_SET_PDEATHSIG fires when
-the *thread* that started the child ends, and trio's worker threads end after some seconds of idleness, while the loop's
-own thread lives as long as the supervisor. Starting blocks the loop for about a millisecond.
+The process is started on the thread of the event loop, not by ``trio.lowlevel.open_process``: PR_SET_PDEATHSIG fires
+when the *thread* that started the child ends, and trio's worker threads end after some seconds of idleness, while the
+loop's own thread lives as long as the supervisor. Starting blocks the loop for about a millisecond.
 
 Order at the end: the leader is waited for without being reaped (its pid, and so its group's id, cannot be reused until
 then), the rest of its group is killed, and only then is it reaped.
@@ -31,11 +31,11 @@ from supervisors.exits import ProcessExit
 from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, FrameReader, Link, Ready
 from supervisors.specs import Process
 
+# How long standard error is read after the end: a descendant that left the group may hold it open for ever.
 STDERR_DRAIN_SECONDS = 1.0
-"""How long standard error is read after the end: a descendant that left the group may hold it open for ever."""
 
+# Where Linux counts what its out-of-memory killer did: in this control group (as a container sees it), or at all.
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/proc/vmstat")
-"""Where Linux counts what its out-of-memory killer did: in this control group (as a container sees it), or at all."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -47,14 +47,14 @@ class RunningProcess:
     stderr: trio.lowlevel.FdStream
     pid_descriptor: int | None
     oom_count: int | None
+    # It is being ended: no deadline but that of its end counts any more.
     is_ending: bool = False
-    """It is being ended: no deadline but that of its end counts any more."""
     is_killed: bool = False
+    # Which deadline it missed: "ready" or "heartbeat".
     missed: str | None = None
-    """Which deadline it missed: "ready" or "heartbeat"."""
     wait_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    # One byte more than is wanted, if there was more: it tells whether the rest begins with a whole line.
     stderr_tail: bytearray = attrs.field(factory=bytearray)
-    """One byte more than is wanted, if there was more: it tells whether the rest begins with a whole line."""
     stderr_ended: trio.Event = attrs.field(factory=trio.Event)
 
     @property
@@ -100,7 +100,7 @@ class RunningProcess:
         )
 
     def _stderr_text(self, bytes_max: int) -> str:
-        """Give the tail of standard error; if what came before is cut off, from the first whole line."""
+        """Return the tail of standard error; if what came before is cut off, from the first whole line."""
         tail = self.stderr_tail
         if len(tail) > bytes_max:
             tail = tail.partition(b"\n")[2] or tail[1:]
@@ -120,7 +120,7 @@ def signal_name(number: int) -> str:
 
 
 def read_oom_count(paths: tuple[str, ...] = OOM_COUNTERS) -> int | None:
-    """Give how many processes the out-of-memory killer has killed, or None where that is not told."""
+    """Return how many processes the out-of-memory killer has killed, or ``None`` where that is not told."""
     for path in paths:
         try:
             lines = Path(path).read_text().splitlines()
@@ -134,7 +134,11 @@ def read_oom_count(paths: tuple[str, ...] = OOM_COUNTERS) -> int | None:
 
 
 def spawn(spec: Process) -> RunningProcess:
-    """Start the process in its own group, with its link. Raises OSError, such as FileNotFoundError for the program."""
+    """Start the process in its own group, with its link.
+
+    Raises:
+        OSError: it cannot be started: there is no such program, for one.
+    """
     environment = dict(os.environ if spec.env is None else spec.env)
     program = shutil.which(spec.argv[0], path=environment.get("PATH", os.defpath))
     if program is None and not (spec.cwd and os.sep in spec.argv[0]):
@@ -179,7 +183,7 @@ def spawn(spec: Process) -> RunningProcess:
 
 
 def open_pid(pid: int) -> int | None:
-    """Give a descriptor that is readable when the process has exited, or None where there is none (not Linux)."""
+    """Return a descriptor that is readable when the process has exited, or ``None`` where there is none (not Linux)."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
@@ -189,7 +193,7 @@ def open_pid(pid: int) -> int | None:
 
 
 async def run_process(spec: Process, incarnation: Incarnation) -> None:
-    """Run one incarnation of a process child: return when it exited with code 0, raise `ProcessError` else.
+    """Run one incarnation of a process child: return when it exited with code 0, raise ``ProcessError`` else.
 
     *Cancellation:* SIGTERM, SIGKILL after ``spec.shutdown`` seconds, and the process is reaped.
     """

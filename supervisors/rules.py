@@ -1,6 +1,6 @@
 """The decisions of a supervisor, as pure functions: no trio, no clock, no chance (``now``, ``sample`` are arguments).
 
-The rules are those of Erlang/OTP's `supervisor` behaviour; `Backoff`, which OTP does not have, is exponential with
+The rules are those of Erlang/OTP's ``supervisor`` behaviour; ``Backoff``, which OTP does not have, is exponential with
 subtractive jitter.
 """
 
@@ -19,7 +19,7 @@ def is_restarted(restart: Restart, *, is_crash: bool) -> bool:
 
 
 def restart_group(strategy: Strategy, names: Sequence[str], ended: str) -> Sequence[str]:
-    """Give the children that are restarted with ``ended``, itself included, in starting order.
+    """Return the children that are restarted with ``ended``, itself included, in starting order.
 
     ``names`` are all children in starting order. Those that run are stopped in the reverse of the given order first.
     """
@@ -57,7 +57,7 @@ def next_attempt(backoff: Backoff | None, attempt: int, ready_seconds: float) ->
 
 
 def delay_seconds(backoff: Backoff | None, attempt: int, sample: float) -> float:
-    """Give the delay before restart number ``attempt`` (1-based); ``sample`` is a random number in [0, 1)."""
+    """Return the delay before restart number ``attempt`` (1-based); ``sample`` is a random number in [0, 1)."""
     if backoff is None:
         return 0.0
     try:

@@ -1,7 +1,7 @@
 """What a supervisor is told about its children, as values that check themselves.
 
 A specification never changes and holds nothing that runs, so one may be started many times, compared and printed.
-Durations are seconds (int, float) or `datetime.timedelta`; they are kept as float seconds.
+Durations are seconds (int, float) or ``datetime.timedelta``; they are kept as float seconds.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any, TypeAlias, TypeVar
 
 import attrs
 
+# OTP's default for workers: long enough to flush a socket, short enough for a deploy.
 SHUTDOWN_SECONDS = 5.0
-"""OTP's default for workers: long enough to flush a socket, short enough for a deploy."""
 
+# Names end up in reports and messages; longer ones are a mistake.
 NAME_CHARACTERS_MAX = 256
-"""Names end up in reports and messages; longer ones are a mistake."""
 
+# What a child has to stop, even with ``shutdown=0``: a cancelled task needs some passes of the loop to end.
 STOP_SECONDS_MIN = 0.05
-"""What a child has to stop, even with ``shutdown=0``: a cancelled task needs some passes of the loop to end."""
 
+# How long the kernel may take to end a killed process before the process counts as unstopped.
 KILL_GRACE_SECONDS = 5.0
-"""How long the kernel may take to end a killed process before the process counts as unstopped."""
 
+# Enough for the tail of a long traceback, little enough to keep one per event.
 STDERR_BYTES_MAX = 16 * 1024
-"""Enough for the tail of a long traceback, little enough to keep one per event."""
 
 Seconds: TypeAlias = float | timedelta
 StartFunction: TypeAlias = Callable[..., Awaitable[object]]
@@ -39,25 +39,31 @@ EnumT = TypeVar("EnumT", bound=enum.Enum)
 
 
 class Strategy(enum.Enum):
-    """Which children are restarted with one that ended and is to be restarted."""
+    """Which children are restarted with one that ended and is to be restarted.
+
+    Attributes:
+        ONE_FOR_ONE: that child alone.
+        ONE_FOR_ALL: all: the others are stopped in reverse order, then all are started in order.
+        REST_FOR_ONE: that child and those started after it.
+    """
 
     ONE_FOR_ONE = "one_for_one"
-    """That child alone."""
     ONE_FOR_ALL = "one_for_all"
-    """All: the others are stopped in reverse order, then all are started in order."""
     REST_FOR_ONE = "rest_for_one"
-    """That child and those started after it."""
 
 
 class Restart(enum.Enum):
-    """When a child that ended by itself is started again."""
+    """When a child that ended by itself is started again.
+
+    Attributes:
+        PERMANENT: always.
+        TRANSIENT: if it crashed, not if it returned.
+        TEMPORARY: never, not even with its siblings; it is forgotten when it ends.
+    """
 
     PERMANENT = "permanent"
-    """Always."""
     TRANSIENT = "transient"
-    """If it crashed, not if it returned."""
     TEMPORARY = "temporary"
-    """Never, not even with its siblings; it is forgotten when it ends."""
 
 
 class AutoShutdown(enum.Enum):
@@ -181,7 +187,7 @@ class Child:
     ``start(*args)`` is awaited in a task of the supervisor. If it has a parameter ``task_status``, the child is
     ready when it calls ``task_status.started(value)``; else when it runs.
 
-    ``restart``: default PERMANENT. ``significant``: see `AutoShutdown`. ``backoff``: default none, restarts are
+    ``restart``: default PERMANENT. ``significant``: see ``AutoShutdown``. ``backoff``: default none, restarts are
     immediate.
 
     ``shutdown``: seconds the child has to end after its cancellation; default 5, for a supervisor ``math.inf``.
@@ -189,7 +195,7 @@ class Child:
     deadline shorter than this.
 
     ``mailbox``: capacity of a memory channel that belongs to the child's place in the tree and outlives its
-    restarts. The child gets the receiving end as the keyword argument ``mailbox``; `Supervisor.mailbox` gives the
+    restarts. The child gets the receiving end as the keyword argument ``mailbox``; ``Supervisor.mailbox`` gives the
     sending end. What a child had taken out when it crashed is gone.
     """
 

@@ -34,8 +34,8 @@ class Request:
     """A call of a supervisor that waits for its turn."""
 
     action: Callable[[], Awaitable[Any]]
+    # The child it starts. Such a request ends with its caller; others are seen through.
     starts: str | None
-    """The child it starts. Such a request ends with its caller; others are seen through."""
     is_new: bool = False
     is_begun: bool = False
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
@@ -45,7 +45,7 @@ class Request:
 
 
 class Supervisor(Node):
-    """A supervisor of named, ordered children; open one with `open_supervisor`."""
+    """A supervisor of named, ordered children; open one with ``open_supervisor``."""
 
     _kind = NodeKind.SUPERVISOR
 
@@ -59,13 +59,17 @@ class Supervisor(Node):
     # What users see
 
     async def start_child(self, child: ChildSpec) -> Any:
-        """Start a child after the others, wait until it is ready, and give what it passed to ``started()``.
+        """Start a child after the others, wait until it is ready, and return what it passed to ``started()``.
 
-        A `Process` gives what it passed to ``ready()``, a nested supervisor itself. Raises the child's own error if
-        it crashes before it is ready (it is forgotten then), ValueError if its name is taken, `SupervisorClosed`.
+        Of a ``Process`` that is what it passed to ``ready()``, of a nested supervisor itself.
 
         *Cancellation:* a child that is not ready yet is stopped and forgotten; the call returns when it is gone, or its
         time to stop is over.
+
+        Raises:
+            Exception: the child's own error, if it crashes before it is ready; it is forgotten then.
+            ValueError: the supervisor cannot have it: its name is taken, for one.
+            SupervisorClosed: it is stopping or has stopped.
         """
         check_admissible(child, self._spec.auto_shutdown)
         return await self._call(partial(self._start_new, child), starts=child.name, is_new=True)
@@ -73,26 +77,42 @@ class Supervisor(Node):
     async def terminate_child(self, name: str) -> None:
         """Stop a child and wait until it is gone. Its specification is kept, unless it is temporary.
 
-        A child that waits for its restart is not restarted. Raises `ChildNotFound`, `SupervisorClosed`, and
-        `UnstoppedChild` if it does not stop in time, with which the supervisor fails too.
+        A child that waits for its restart is not restarted.
 
         *Cancellation:* once the call has begun, the child is stopped all the same.
+
+        Raises:
+            ChildNotFound: there is none of that name.
+            UnstoppedChild: it does not stop in time; the supervisor fails with that too.
+            SupervisorClosed: it is stopping or has stopped.
         """
         await self._call(partial(self._terminate, name))
 
     async def restart_child(self, name: str) -> Any:
-        """Start a child that was terminated or has finished again; else like `start_child`.
+        """Start a child that was terminated or has finished again; else like ``start_child``.
 
-        Not counted for the intensity. Raises `ChildNotFound`, `ChildRunning`, `SupervisorClosed`, the child's error.
+        It is not counted for the intensity.
+
+        Raises:
+            ChildNotFound: there is none of that name.
+            ChildRunning: it runs, or waits for its restart.
+            Exception: the child's own error, if it crashes before it is ready.
+            SupervisorClosed: it is stopping or has stopped.
         """
         return await self._call(partial(self._start_again, name), starts=name)
 
     async def delete_child(self, name: str) -> None:
-        """Forget a child that was terminated or has finished. Raises as `restart_child`."""
+        """Forget a child that was terminated or has finished.
+
+        Raises:
+            ChildNotFound: there is none of that name.
+            ChildRunning: it runs, or waits for its restart; terminate it first.
+            SupervisorClosed: it is stopping or has stopped.
+        """
         await self._call(partial(self._delete, name))
 
     def tree(self) -> TreeNode:
-        """Give this supervisor and all below it as data."""
+        """Return this supervisor and all below it as data."""
         return attrs.evolve(super().tree(), strategy=self._spec.strategy)
 
     # The loop
@@ -283,7 +303,11 @@ class Supervisor(Node):
         self._forget(place)
 
     async def _stop(self, place: Place) -> None:
-        """Stop a child if it runs. Raises `UnstoppedChild` when its time is over."""
+        """Stop a child if it runs.
+
+        Raises:
+            UnstoppedChild: its time is over.
+        """
         incarnation = place.incarnation
         place.restart_at = None
         if incarnation is not None:

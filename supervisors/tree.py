@@ -12,11 +12,11 @@ from supervisors.children import ChildStatus, Place
 from supervisors.groups import error_text
 from supervisors.specs import Child, ChildSpec, DynamicSupervisorSpec, Intensity, Restart, Strategy
 
+# Children of one supervisor that are drawn; a dynamic one may have thousands.
 CHILDREN_DRAWN_MAX = 50
-"""Children of one supervisor that are drawn; a dynamic one may have thousands."""
 
+# The last error is drawn in one line; the whole one is in the data.
 ERROR_CHARACTERS_MAX = 100
-"""The last error is drawn in one line; the whole one is in the data."""
 
 
 class NodeKind(enum.Enum):
@@ -30,7 +30,12 @@ class NodeKind(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class ChildInfo:
-    """A child as it is at this moment."""
+    """A child as it is at this moment.
+
+    Attributes:
+        value: what it gave to ``task_status.started()``; the supervisor itself if the child is one.
+        last_error: how it last crashed, or None.
+    """
 
     name: str
     kind: NodeKind
@@ -38,30 +43,31 @@ class ChildInfo:
     restart: Restart
     restart_count: int
     value: Any
-    """What it gave to ``task_status.started()``; the supervisor itself if the child is one."""
     pid: int | None
     last_error: str | None
-    """How it last crashed, or None."""
 
 
 @attrs.frozen(kw_only=True)
 class TreeNode:
-    """A supervisor or child, with what is below it. Plain data: it can be compared, kept and serialised."""
+    """A supervisor or child, with what is below it. Plain data: it can be compared, kept and serialised.
+
+    Attributes:
+        restart: None for the root.
+        up_seconds: since it was last ready; None if it does not run.
+        strategy: for supervisors that are not dynamic.
+        intensity: for supervisors, with ``restarts_in_window`` restarts used up at this moment.
+    """
 
     name: str
     kind: NodeKind
     status: ChildStatus
     restart: Restart | None = None
-    """None for the root."""
     restart_count: int = 0
     up_seconds: float | None = None
-    """Since it was last ready; None if it does not run."""
     pid: int | None = None
     last_error: str | None = None
     strategy: Strategy | None = None
-    """For supervisors that are not dynamic."""
     intensity: Intensity | None = None
-    """For supervisors, with ``restarts_in_window`` restarts used up at this moment."""
     restarts_in_window: int = 0
     children: tuple[TreeNode, ...] = ()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -193,3 +195,25 @@ def test_no_class_has_a_base_only_to_be_spread_over_files() -> None:
                 children.setdefault(base.id, set()).add(name)
     lone = {base: names for base, names in children.items() if len(names) == 1 and base not in KINDS}
     assert not {base: names for base, names in lone.items() if not base.endswith(("Error", "Options", "Failed"))}
+
+
+@pytest.mark.parametrize("package", ["durable_trio", "supervisors"])
+def test_docstrings_have_one_dialect(package: str) -> None:
+    """Sections as Google has them, code in two backticks, and what an attribute is in a comment or ``Attributes:``."""
+    one_backtick = re.compile(r"(?<!`)`(?!`)")
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for child, after in pairwise(node.body):
+                is_text = (
+                    isinstance(after, ast.Expr)
+                    and isinstance(after.value, ast.Constant)
+                    and isinstance(after.value.value, str)
+                )
+                is_attribute = isinstance(child, ast.Assign | ast.AnnAssign)
+                assert not (is_attribute and is_text), f"{path}:{after.lineno} an attribute has a docstring"
+            text = ast.get_docstring(node) or ""
+            where = f"{path}: {getattr(node, 'name', 'module')}"
+            assert not one_backtick.search(text), f"{where} has code in one backtick"
+            assert not re.search(r"\bRaises\b(?!:)", text), f"{where} tells what it raises outside of a section"

@@ -182,8 +182,8 @@ class Child(NamedTuple):
     """A child as its calls know it."""
 
     run_id: str
+    # Of its workflow, by which its keys are made.
     name: str
-    """Of its workflow, by which its keys are made."""
     result_type: Any
 
 

@@ -35,10 +35,10 @@ class Begun(NamedTuple):
     """A run that was started, or was there already."""
 
     run_id: str
+    # If this engine knows it.
     workflow: Workflow[..., Any] | None
-    """If this engine knows it."""
+    # It was stored in this very step of the task.
     is_new: bool
-    """It was stored in this very step of the task."""
 
 
 class Client:

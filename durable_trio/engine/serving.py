@@ -30,14 +30,14 @@ class Life:
 
     family: Workers | None
     executor_count: int
+    # The last resort; None where the process is not ours to end.
     on_unstopped: Callable[[], None] | None
-    """The last resort; None where the process is not ours to end."""
     stop: trio.Event = attrs.field(factory=trio.Event)
     opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    # It is open, or will never be.
     has_begun: trio.Event = attrs.field(factory=trio.Event)
-    """It is open, or will never be."""
     has_ended: trio.Event = attrs.field(factory=trio.Event)
 
     def end(self) -> None:

@@ -26,10 +26,10 @@ from durable_trio.turns.state import RunState
 class Place(Protocol):
     """Where calls wait: what one may ask of it for itself and for its parts."""
 
+    # What one cause has cancelled, and was not told yet.
     wave: deque[Call]
-    """What one cause has cancelled, and was not told yet."""
+    # How many calls something of the user's runs for.
     busy_count: int
-    """How many calls something of the user's runs for."""
 
     @property
     def calls(self) -> MutableMapping[Key, Call]:

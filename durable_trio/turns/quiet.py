@@ -31,8 +31,8 @@ class Watched(Protocol):
     runnable_count: int
     tasks: set[trio.lowlevel.Task]
     lane: Lane
+    # Goes on with whatever can be delivered now.
     pump: Callable[[], None]
-    """Goes on with whatever can be delivered now."""
 
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed in this run. Must not raise."""

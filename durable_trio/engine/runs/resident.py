@@ -66,8 +66,8 @@ class Keeper(Protocol):
     codec: Codec
     registry: Registry
 
+    # Whether there are observers to tell.
     is_observed: bool
-    """Whether there are observers to tell."""
 
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         """Call back at that time."""
