@@ -1,7 +1,7 @@
 """Which SQLite library is in use, and what its errors mean.
 
 One process must use one SQLite library for one file: POSIX locks belong to the process, and two libraries cancel each
-other's. sqlite-utils takes pysqlite3 where that is installed, so whatever it has taken is used here too, and is what
+other's. sqlite-utils takes pysqlite3 where that is installed, so that is done here too, and is what
 ``durable_trio.sqlite3`` gives to users.
 """
 
@@ -18,7 +18,10 @@ from durable_trio.errors import NotADatabase, StoreCorrupt, StoreError, StoreFul
 if TYPE_CHECKING:
     import sqlite3
 else:
-    from sqlite_utils.utils import sqlite3
+    try:
+        import pysqlite3 as sqlite3
+    except ImportError:
+        import sqlite3
 
 __all__ = [
     "FULL_ERRNOS",

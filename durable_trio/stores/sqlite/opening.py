@@ -26,7 +26,7 @@ from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwr
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.log import log_is_spoilt
-from durable_trio.stores.sqlite.tables import APPLICATION_ID, SCHEMA_VERSION, check_schema, migrate, schema_version
+from durable_trio.stores.sqlite.tables import APPLICATION_ID, SCHEMA_VERSION, check_schema, schema_version
 from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn, WriteTurn
 
 __all__ = ["Opened", "open_file", "open_memory"]
@@ -53,7 +53,7 @@ def open_memory(uri: str) -> Opened:
     writer = open_connection(uri, sqlite3.Connection, uri=True)
     set_up_writer(writer, "memory")
     writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    migrate(writer)
+    _migrate(writer)
     return Opened(
         turn=MemoryTurn(),
         locks=MemoryLocks(),
@@ -150,6 +150,14 @@ def _open_in_turn(
     return writer, reader, answerer, files
 
 
+def _migrate(writer: sqlite3.Connection) -> None:
+    # Imported here, since it brings sqlite-utils along, a quarter of what an import of the engine takes: most files are
+    # opened as they are.
+    from durable_trio.stores.sqlite.migrations import migrate
+
+    migrate(writer)
+
+
 def _create(path: str) -> None:
     """Create a database beside its place and move it there: whoever finds the name finds a whole database.
 
@@ -166,7 +174,7 @@ def _create(path: str) -> None:
             connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            migrate(connection)
+            _migrate(connection)
             connection.execute("PRAGMA journal_mode = WAL").fetchall()
         finally:
             connection.close()
@@ -193,7 +201,7 @@ def _prepare(writer: sqlite3.Connection, path: str, durability: str) -> None:
     set_up_writer(writer, durability)
     if version < SCHEMA_VERSION:
         _check_nobody_serves(writer, path, version)
-        migrate(writer)
+        _migrate(writer)
         writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         os.utime(path)  # whoever has it open looks at it again, even if no page could be moved
     check_schema(writer, path, is_current=True)

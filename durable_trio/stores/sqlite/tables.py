@@ -12,12 +12,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
-import sqlite_utils
-
 from durable_trio.errors import NotADatabase, SchemaTooNew
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES", "check_schema", "migrate", "migrations", "schema_version"]
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES", "VERSIONS", "check_schema", "schema_version"]
 
 # "DTrn" in ASCII: tells our files from those of other programs.
 APPLICATION_ID: Final = 0x4454726E
@@ -40,9 +38,7 @@ TABLES: Final = frozenset(
     }
 )
 
-migrations = sqlite_utils.Migrations("durable_trio")
-
-_VERSION_1: Final = (
+_VERSION_1: Final[tuple[str, ...]] = (
     """
     CREATE TABLE runs (
         run INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -163,6 +159,12 @@ _VERSION_1: Final = (
     "INSERT INTO change_counter (id, changed) VALUES (1, 0)",
 )
 
+_VERSION_2: Final[tuple[str, ...]] = (
+    # What processes say of themselves, and an index of those that execute.
+    "CREATE TABLE reports (process TEXT PRIMARY KEY, updated_at INTEGER NOT NULL, report TEXT NOT NULL) STRICT",
+    "CREATE INDEX executors_living ON executors (id) WHERE ended_at IS NULL",
+)
+
 # Where a run that is due stands in line. What has begun goes before all first claims; of the suspects, whose processes
 # have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart. The number is written
 # out: it is part of an index that is stored, and cannot change with the limit.
@@ -251,30 +253,8 @@ _VERSION_3: Final[tuple[str, ...]] = (
 )
 
 
-@migrations(name="1")
-def create_tables(database: sqlite_utils.Database) -> None:
-    """Create the tables of version 1."""
-    for statement in _VERSION_1:
-        database.execute(statement)
-    database.execute("PRAGMA user_version = 1")
-
-
-@migrations(name="2")
-def create_reports(database: sqlite_utils.Database) -> None:
-    """Add the table of what processes say of themselves, and an index of those that execute."""
-    database.execute(
-        "CREATE TABLE reports (process TEXT PRIMARY KEY, updated_at INTEGER NOT NULL, report TEXT NOT NULL) STRICT"
-    )
-    database.execute("CREATE INDEX executors_living ON executors (id) WHERE ended_at IS NULL")
-    database.execute("PRAGMA user_version = 2")
-
-
-@migrations(name="3")
-def prepare_for_size(database: sqlite_utils.Database) -> None:
-    """Apply the changes of version 3."""
-    for statement in _VERSION_3:
-        database.execute(statement)
-    database.execute("PRAGMA user_version = 3")
+#: What makes each version of the schema of the one before. What was released is never changed.
+VERSIONS: Final[tuple[tuple[str, ...], ...]] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 
 def schema_version(connection: sqlite3.Connection, path: str) -> int:
@@ -293,23 +273,6 @@ def schema_version(connection: sqlite3.Connection, path: str) -> int:
     if version < 0:
         raise NotADatabase(f"{path!r} has the impossible schema version {version}; restore a copy of the file")
     return version
-
-
-def migrate(connection: sqlite3.Connection, *, stop_before: str | None = None) -> None:
-    """Bring the schema up to date, in one transaction. Call it in the write turn; done again it changes nothing.
-
-    Args:
-        stop_before: name of the first migration to leave out, to build a file of an older version.
-    """
-    database = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        migrations.apply(database, stop_before=stop_before)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def check_schema(connection: sqlite3.Connection, path: str, *, is_current: bool) -> None:
@@ -349,7 +312,9 @@ def check_schema(connection: sqlite3.Connection, path: str, *, is_current: bool)
 def _expected_schema() -> dict[str, tuple[str, str]]:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        migrate(connection)
+        for statements in VERSIONS:
+            for statement in statements:
+                connection.execute(statement)
         rows = connection.execute(
             "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE '%sqlite_%'"
         ).fetchall()

@@ -457,7 +457,7 @@ for number in range(60):
         assert store.apply([Advance(fence=fence, rows=(row(seq),), now=1)]) == [True]
         store.foreign_changes()
     store.apply([SendSignal(run_id=f"{sys.argv[2]}-{number}", name="go", payload="1", signal_id=None, now=1)])
-    store.apply([RenewLease(executor=fence.owner, lease_until=number)])
+    store.apply([RenewLease(executor=fence.owner, lease_until=1000 + number)])
     if number % 3 == 0:
         store.apply([ContinueAsNew(fence=fence, args="[]", now=1)])
     else:

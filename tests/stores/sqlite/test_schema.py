@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlite_utils.utils
 
 from durable_trio.errors import StoreError
 from durable_trio.limits import SUSPECT_RECOVERIES
@@ -29,6 +32,7 @@ from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun,
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
 from durable_trio.stores.sqlite.answers import executors, lists, mailbox, runs
+from durable_trio.stores.sqlite.migrations import migrate
 from durable_trio.stores.sqlite.operations import claims as claim_operations
 from durable_trio.stores.sqlite.operations import forks, leases, progress, resuming
 from durable_trio.stores.sqlite.operations import messages as message_operations
@@ -65,7 +69,7 @@ def write_old_file(path: Path, version: int) -> None:
     connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     if version > 0:
-        schema.migrate(connection, stop_before=str(version + 1))
+        migrate(connection, stop_before=str(version + 1))
     assert connection.execute("PRAGMA user_version").fetchone()[0] == version
     connection.close()
 
@@ -101,12 +105,35 @@ def test_published_values_of_an_older_file_are_kept_without_a_position(tmp_path:
     assert (loaded.values, loaded.positions) == ({"state": "1"}, {"state": NO_POSITION})
 
 
+def test_sqlite_utils_has_taken_the_same_library_and_is_imported_only_where_there_is_something_to_migrate(
+    tmp_path: Path,
+) -> None:
+    assert sqlite_utils.utils.sqlite3 is sqlite3  # type: ignore[attr-defined]
+    store = SqliteStore(tmp_path / "runs.db")
+    store.open()
+    store.close()
+    script = """
+import sys
+from durable_trio import Engine
+from durable_trio.stores.sqlite import SqliteStore
+store = SqliteStore(sys.argv[1])
+store.open()
+store.close()
+print("sqlite_utils" in sys.modules)
+"""
+    for name, has_something in (("runs.db", False), ("new.db", True)):
+        done = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / name], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == f"{has_something}\n"
+
+
 def test_migrating_again_changes_nothing() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    schema.migrate(connection)
+    migrate(connection)
     everything = "SELECT * FROM sqlite_schema", "SELECT * FROM _sqlite_migrations", "SELECT * FROM change_counter"
     before = [connection.execute(sql).fetchall() for sql in everything]
-    schema.migrate(connection)
+    migrate(connection)
     assert [connection.execute(sql).fetchall() for sql in everything] == before
     connection.close()
 
@@ -115,7 +142,8 @@ def test_a_migration_that_fails_leaves_the_old_schema(tmp_path: Path, monkeypatc
     path = tmp_path / "runs.db"
     write_old_file(path, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "_VERSION_1", (*schema._VERSION_1, "CREATE TABLE runs (again)"))
+        first, *others = schema.VERSIONS
+        patch.setattr(schema, "VERSIONS", ((*first, "CREATE TABLE runs (again)"), *others))
         with pytest.raises(StoreError):
             SqliteStore(path).open()
     connection = sqlite3.connect(path)
