@@ -13,6 +13,7 @@ import trio
 from outcome import Value
 
 from durable_trio.doors import guarded, tell
+from durable_trio.failures import is_cancelled
 
 # Tasks kept for the next step; a burst of many concurrent steps leaves no more behind.
 _IDLE_TASKS_MAX = 4
@@ -67,7 +68,9 @@ class _Worker:
                 while True:
                     try:
                         await job.run(scope)
-                    except Exception as error:  # of ours: the function's own is an outcome
+                    except BaseException as error:  # of ours: the function's own is an outcome
+                        if is_cancelled() and not isinstance(error, Exception):
+                            raise
                         tell(job, error)
                         return
                     if scope.cancel_called:

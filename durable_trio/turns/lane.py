@@ -30,7 +30,8 @@ class Lane:
     woken: list[trio.lowlevel.Task] = attrs.Factory(list)  # since the last look
     waiting: deque[trio.lowlevel.Task] = attrs.Factory(deque)
     is_open: bool = False
-    adopted: trio.lowlevel.Task | None = None  # not ours: it was there before, and goes on afterwards
+    first: trio.lowlevel.Task | None = None  # the body's own task
+    is_guest: bool = False  # that is not ours: it was there before, and goes on afterwards
     _ages: dict[trio.lowlevel.Task, int] = attrs.Factory(dict)
     _count: int = 0
 
@@ -43,10 +44,11 @@ class Lane:
         """A task of the body has ended."""
         self._ages.pop(task, None)
 
-    def adopt(self, task: trio.lowlevel.Task) -> None:
-        """The calling task becomes one of the body."""
-        self.spawned(task)
-        self.adopted = self.going = task
+    def adopt(self, task: trio.lowlevel.Task, *, is_guest: bool) -> None:
+        """The calling task becomes the first of the body."""
+        self._ages[task] = self._count = 1
+        self.first = self.going = task
+        self.is_guest = is_guest
 
     def scheduled(self, task: trio.lowlevel.Task) -> None:
         """Trio has just put a task into its run queue: take it out again if another one goes."""

@@ -3,7 +3,8 @@
 A body is asked to leave by exceptions, and may catch them: ``except:`` in a loop around a wait is a common mistake. So
 each durable call that is refused lets others go first, and what the tasks of one run do after it has left is counted.
 Past a bound its tasks are *abandoned*: the next time that trio would go on with one, it is told that the task has ended
-with ``Detached``, and the coroutine is never touched again. Whoever waits for that task goes on.
+with ``Detached``, and the coroutine is never touched again. Whoever waits for that task goes on. The body's own task
+ends without an exception instead: around it are the tasks of other runs.
 
 Reaches into trio, because no public way ends a task without its consent: a test guards what it assumes.
 """
@@ -40,14 +41,14 @@ class Exit(Lane):
     Args:
         lane: the one before.
         task_count: of the body.
-        on_abandoned: called with the place where a task was that is abandoned.
+        on_abandoned: called with the place where a task was that is abandoned, and whether it was the body's own.
     """
 
-    def __init__(self, lane: Lane, task_count: int, on_abandoned: Callable[[str], None]) -> None:
+    def __init__(self, lane: Lane, task_count: int, on_abandoned: Callable[[str, bool], None]) -> None:
         super().__init__()
         lane.open()
         self.is_open = True
-        self.adopted = lane.adopted
+        self.first, self.is_guest = lane.first, lane.is_guest
         self._on_abandoned = on_abandoned
         self._steps_left = _STEPS_SHARED + _STEPS_PER_TASK * task_count
         self._last_steps: Counter[trio.lowlevel.Task] = Counter()
@@ -56,7 +57,8 @@ class Exit(Lane):
     def scheduled(self, task: trio.lowlevel.Task) -> None:
         """A task of the body is about to make a step: abandon it if there were too many."""
         self._steps_left -= 1
-        if self._steps_left >= 0 or task is self.adopted:
+        is_own = task is self.first
+        if self._steps_left >= 0 or (is_own and self.is_guest):
             return
         self._last_steps[task] += 1
         if self._last_steps[task] <= _STEPS_LAST:
@@ -65,9 +67,9 @@ class Exit(Lane):
             return  # they come first: a task must not end before its children
         place = place_of(task)
         task._child_nurseries.clear()
-        task._next_send_fn = _end
+        task._next_send_fn = _return if is_own else _end
         _keep_for_ever(task.coro)
-        self._on_abandoned(place)
+        self._on_abandoned(place, is_own)
 
     def exited(self, task: trio.lowlevel.Task) -> None:
         """A task of the body has ended."""
@@ -78,10 +80,10 @@ class Exit(Lane):
         """Raise ``Detached`` in a durable call; the more often, the sooner its task is abandoned."""
         self._steps_left -= _STEPS_PER_REFUSAL
         task = trio.lowlevel.current_task()
-        if self._steps_left < 0 and task is self.adopted:
+        if self._steps_left < 0 and self.is_guest and task is self.first:
             if not self._has_given_up:
                 self._has_given_up = True
-                self._on_abandoned(place_of(task))
+                self._on_abandoned(place_of(task), True)
             with trio.CancelScope(shield=True):
                 await trio.sleep(_PAUSE_SECONDS)
         await super().refuse()
@@ -89,6 +91,10 @@ class Exit(Lane):
 
 def _end(_: object) -> NoReturn:
     raise Detached
+
+
+def _return(_: object) -> NoReturn:
+    raise StopIteration  # as a coroutine returns
 
 
 def _keep_for_ever(coroutine: Coroutine[Any, Any, Any]) -> None:

@@ -109,12 +109,12 @@ def test_one_fault_touches_one_run_or_one_service(group: str) -> None:
         Target("Writer._take", 8),
         Target("Writer._commit", 13),
         *(Target("Runs._left", number) for number in (1, 4)),
-        *(Target("Runs._run", number) for number in (1, 3)),
+        *(Target("RunActor.run", number) for number in (1, 3)),
     ],
     ids=str,
 )
 def test_a_fault_where_others_are_in_hand_costs_a_restart_and_nobody_waits_for_ever(target: Target) -> None:
-    chaos = Chaos(Writer, Runs)
+    chaos = Chaos(Writer, Runs, RunActor)
     reference = run_trial(chaos, None)
     found = run_trial(chaos, target)
     assert chaos.is_met

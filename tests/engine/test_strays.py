@@ -232,7 +232,7 @@ async def test_a_genuine_cancellation_stays_one() -> None:
 # ---- the last guards: a way that nobody has thought of ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["a step's task", "the body's task", "the actor's task"])
+@pytest.mark.parametrize("place", ["a step's task", "the body's task", "around the body"])
 async def test_a_run_whose_task_ends_without_a_reason_is_parked(
     place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -243,8 +243,8 @@ async def test_a_run_whose_task_ends_without_a_reason_is_parked(
 
     owner, name = {
         "a step's task": (FunctionCall, "run"),
-        "the body's task": (RunActor, "_main"),
-        "the actor's task": (RunActor, "run"),
+        "the body's task": (RunActor, "_execute_body"),
+        "around the body": (RunActor, "__aenter__"),
     }[place]
 
     @workflow

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import copy_context
-from functools import partial
 from typing import Any, cast
 
 import trio
@@ -16,7 +14,6 @@ from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
 from durable_trio.looks import is_a
-from durable_trio.turns.quiet import BODY
 
 
 def check_list(text: str) -> None:
@@ -28,33 +25,37 @@ def check_list(text: str) -> None:
 class RunActor(ResidentRun):
     """One run of a workflow, resident in this process."""
 
+    @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for
     async def run(self) -> None:
-        """Execute the run until it ends or leaves this process."""
-        if self.port.is_cut:
-            return
-        async with self._resident() as nursery:
-            context = copy_context()
-            context.run(BODY.set, self.turns.state)
-            context.run(partial(nursery.start_soon, self._main, name=f"run {self.row.id}"))
-            await self._listen()
-        if not self._knows_why:
-            raise RuntimeError("the tasks of the run have ended, and nobody has asked them to")
-
-    async def _main(self) -> None:
+        """Execute the run until it ends or leaves this process, as a task of its own."""
         try:
-            error, result = await self._execute_body()
-            self._body_has_ended = True
-            if not self.port.is_cut:
-                await Ending(self).end(error, result)
-            self._knows_why = True
-        except Detached:
-            pass
+            if self.port.is_cut:
+                return
+            async with self:
+                try:
+                    error, result = await self._execute_body()
+                    self._body_has_ended = True
+                    if not self.port.is_cut:
+                        await Ending(self).end(error, result)
+                    self._knows_why = True
+                except Detached:
+                    pass
+                finally:
+                    self._end_tasks()
+            if not self._knows_why:
+                raise RuntimeError("the tasks of the run have ended, and nobody has asked them to")
+        except BaseException as fault:
+            self.keeper.came_out(self, fault)
         finally:
-            if not self.port.is_cut:
-                self.port.cut()
-            if self._nursery is not None:
-                self._nursery.cancel_scope.cancel()
+            self.keeper.left(self)
 
+    def _end_tasks(self) -> None:
+        """The body has ended, and writes nothing any more: nor is anything else of the run to go on."""
+        self.port.cut()
+        if self._nursery is not None and self._nursery.child_tasks:
+            self._nursery.cancel_scope.cancel()
+
+    @trio.lowlevel.disable_ki_protection  # Ctrl-C is for the user's tasks
     async def _execute_body(self) -> tuple[Exception | None, str | None]:
         """Return the body's error, or its encoded result."""
         error: Exception | None = None

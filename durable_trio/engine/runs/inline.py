@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
@@ -70,19 +69,14 @@ class InlineRun(ResidentRun):
     """One inline run, resident while its block is entered."""
 
     port_class = InlinePort
+    is_guest = True
     _patience: trio.CancelScope | None = None
 
     @asynccontextmanager
     async def block(self) -> AsyncIterator[Context]:
         """Be the run's body inside the block."""
         failure: BaseException | None = None
-        async with self._resident() as nursery:
-            nursery.start_soon(self._listen)
-            token = BODY.set(self.turns.state)
-            task = trio.lowlevel.current_task()
-            self.turns.state.tasks.add(task)
-            self.turns.state.lane.adopt(task)
-            self.turns.state.runnable_count += 1
+        async with self:
             try:
                 try:
                     with self.root_scope, Branch(self.body, "") as branch:
@@ -103,13 +97,14 @@ class InlineRun(ResidentRun):
                             self.is_left_undecided()
                         await self._leave(failure)
             finally:
-                BODY.reset(token)
-                self.turns.state.tasks.discard(task)
+                BODY.reset(self._body_before)
+                assert self._nursery is not None
+                self.turns.state.tasks.discard(self._nursery.parent_task)
                 was_cut = self.port.is_cut
                 self.port.cut()
                 if self._patience is not None:
                     self._patience.cancel()
-                nursery.cancel_scope.cancel()
+                self._nursery.cancel_scope.cancel()
         if failure is not None:
             raise carried(failure)
         if self.cancel_row is not None:
@@ -131,9 +126,7 @@ class InlineRun(ResidentRun):
         """The script wants to go on: it does not wait for ever for a store that takes nothing."""
         if self._patience is None and self._nursery is not None:
             self._patience = trio.CancelScope(shield=True)
-            beside = copy_context()
-            beside.run(BODY.set, None)  # it is no task of the body
-            beside.run(self._nursery.start_soon, self._lose_patience, self._patience)
+            self.start_beside(self._lose_patience, self._patience)
 
     async def _lose_patience(self, scope: trio.CancelScope) -> None:
         with scope:

@@ -1,17 +1,19 @@
 """A run that is in memory: its turns, its inbox, and how it leaves. What its body is, subclasses say.
 
-Services reach it only through its memory channel; all that happens to the run's state happens here and in its turns.
-It owns one nursery: the body (inside its own cancel scope), the tasks of step functions, and the listener.
+Services reach it only by messages; all that happens to the run's state happens here and in its turns. It owns one
+nursery: around the body, which runs in the nursery's own task inside a cancel scope, for the tasks of step functions,
+and for the listener, which begins with the first message: nearly always a run ends before.
 """
 
 from __future__ import annotations
 
-import enum
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from contextvars import Token
 from functools import partial
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVarTuple
 
 import trio
 
@@ -23,11 +25,11 @@ from durable_trio.clock import to_datetime
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
+from durable_trio.engine.runs.inbox import Inbox, Message
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
-from durable_trio.failures import Failures
+from durable_trio.failures import Failures, is_cancelled
 from durable_trio.limits import (
-    INBOX_CAPACITY,
     MAILBOX_ENTRIES_READ,
     SUSPECT_RECOVERIES,
     SUSPECT_SECONDS,
@@ -43,19 +45,11 @@ from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookA
 from durable_trio.stores.threads import Waiter
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.port import Port
+from durable_trio.turns.quiet import BODY, Watched
 from durable_trio.turns.turns import Turns
 from durable_trio.workflows import Registry, Workflow
 
-
-class Message(enum.Enum):
-    """What services tell a run. Level-triggered: the run looks for itself.
-
-    Only of its mailbox it may be given the look itself (``MailLook``): what was put into it, and between which ids.
-    """
-
-    MAIL = "mail"  # there may be unread entries in its mailbox
-    WAKE = "wake"  # something is due
-    DRAIN = "drain"  # leave as soon as no step function runs
+Ts = TypeVarTuple("Ts")
 
 
 class Keeper(Protocol):
@@ -93,11 +87,17 @@ class Keeper(Protocol):
     def lost(self, error: BaseException) -> None:
         """A write was refused: perhaps this executor was declared dead."""
 
+    def came_out(self, resident: ResidentRun, error: BaseException) -> None:
+        """Something has come out of a run's task, which is ending: park the run, or raise what ends the executor."""
+
+    def left(self, resident: ResidentRun) -> None:
+        """A run's task is ending, and the run has left memory."""
+
     def fell(self, resident: ResidentRun, error: Exception) -> None:
         """A run has left because of a fault of ours: park it. Must not raise."""
 
-    def abandoned(self, resident: ResidentRun, place: str) -> None:
-        """A task of a run's body did not leave, and was abandoned at that place."""
+    def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
+        """A task of a run's body did not leave, and was abandoned there. ``is_own``: the body's, which ends the run."""
 
     def warn_foreign_wait(self, workflow: str, place: str) -> None:
         """Say once that a workflow waits there for something that is not durable."""
@@ -110,6 +110,8 @@ class ResidentRun:
     """One run, resident in this process."""
 
     port_class = Port
+    #: Whether the body's task is somebody else's, who goes on with it after the run has left.
+    is_guest = False
 
     def __init__(
         self, keeper: Keeper, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
@@ -121,7 +123,6 @@ class ResidentRun:
         self.failures = failures
         self.clock = keeper.settings.clock
         self._came_at = trio.current_time()
-        self._send, self._inbox = trio.open_memory_channel[Message | MailLook](INBOX_CAPACITY)
         self.root_scope = trio.CancelScope()
         self.saga_scope = trio.CancelScope()
         assert row.owner is not None
@@ -135,7 +136,10 @@ class ResidentRun:
             started_at=row.started_at or row.created_at,
             had_begun=row.token > 1 if row.generation == 0 else _had_begun(loaded),  # it was claimed before
         )
+        self.inbox = Inbox(self, self.port)
         self.body: Body
+        self._around: AbstractAsyncContextManager[trio.Nursery]
+        self._body_before: Token[Watched | None]  # whose body the task was before
         self._nursery: trio.Nursery | None = None
         self.cancel_row: HistoryRow | None = None
         self._body_has_ended = False
@@ -144,21 +148,27 @@ class ResidentRun:
         self.is_finishing = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
-        self._missed: set[Message] = set()
         self._fault: BaseException | None = None
         self.exit_places: list[str] = []  # where its code has ended the program; not said of the body itself
         self._knows_why = False  # its tasks end: the run has ended, or was asked to leave
 
     # ---- for services ------------------------------------------------------------------------------------------
 
-    def post(self, message: Message | MailLook) -> None:
-        """Put a message into the inbox; if that is full, it is taken with one of those that wait there."""
+    def start_beside(self, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        """Start a task in the run's nursery that is none of the body's, whoever is calling."""
+        assert self._nursery is not None
+        context = self._nursery.parent_task.context.copy()
+        context.run(BODY.set, None)
+        context.run(partial(self._nursery.start_soon, self._guard_beside, fn, *args))
+
+    async def _guard_beside(self, fn: Callable[[*Ts], Awaitable[object]], *args: *Ts) -> None:
+        """Have a fault end the run's stay: the nursery would cancel the body, which must not take it for a cancel."""
         try:
-            self._send.send_nowait(message)
-        except trio.WouldBlock:
-            self._missed.add(message if isinstance(message, Message) else Message.MAIL)
-        except trio.BrokenResourceError:
-            pass  # it has left; the store knows what is to be done
+            await fn(*args)
+        except BaseException as error:
+            if is_cancelled() and not isinstance(error, Exception):
+                raise
+            self.failed(error)
 
     @property
     def is_suspect(self) -> bool:
@@ -178,64 +188,66 @@ class ResidentRun:
 
     # ---- life --------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _resident(self) -> AsyncIterator[trio.Nursery]:
-        """Have everything around the body inside the block; the block ends when the run leaves."""
-        keeper = self.keeper
+    async def __aenter__(self) -> Self:
+        """The calling task is the body's inside the block, which ends when the run leaves."""
+        around = self._around = trio.open_nursery()
+        nursery = await around.__aenter__()
         try:
-            async with trio.open_nursery() as nursery:
-                self.body = Body(
-                    run_id=self.row.id,
-                    generation=self.row.generation,
-                    seed=self.row.seed,
-                    workflow=self.workflow,
-                    registry=keeper.registry,
-                    state=self.turns.state,
-                    parking=self.turns.parking,
-                    tasks=StepTasks(nursery, f"step of run {self.row.id}"),
-                    clock=self.clock,
-                    codec=keeper.codec,
-                    failures=self.failures,
-                    saga=Saga(),
-                    resident=self,
-                    observe=self.tell if keeper.is_observed else None,
-                    stored_positions=dict(self._loaded.positions),
-                )
-                self._nursery = nursery
-                resumed = bool(self._loaded.history) or self.row.status is not RunStatus.RUNNING or self.row.token > 1
-                if keeper.is_observed:
-                    self.tell("run_resumed" if resumed else "run_started", {})
-                try:
-                    yield nursery
-                except BaseException:
-                    self._let_go()  # before the nursery cancels the body, which must not take it for a cancel
-                    raise
+            self._begin(nursery)
+        except BaseException as error:
+            await around.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _begin(self, nursery: trio.Nursery) -> None:
+        row, keeper, state = self.row, self.keeper, self.turns.state
+        self.body = Body(
+            run_id=row.id,
+            generation=row.generation,
+            seed=row.seed,
+            workflow=self.workflow,
+            registry=keeper.registry,
+            state=state,
+            parking=self.turns.parking,
+            tasks=StepTasks(nursery, f"step of run {row.id}"),
+            clock=self.clock,
+            codec=keeper.codec,
+            failures=self.failures,
+            saga=Saga(),
+            resident=self,
+            observe=self.tell if keeper.is_observed else None,
+            stored_positions=dict(self._loaded.positions),
+        )
+        self._nursery = nursery
+        if keeper.is_observed:
+            resumed = bool(self._loaded.history) or row.status is not RunStatus.RUNNING or row.token > 1
+            self.tell("run_resumed" if resumed else "run_started", {})
+        task = nursery.parent_task
+        self._body_before = BODY.set(state)
+        state.tasks.add(task)
+        state.lane.adopt(task, is_guest=self.is_guest)
+        state.runnable_count += 1
+        self.inbox.begin()
+
+    async def __aexit__(
+        self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if error is not None:
+            self._let_go()  # before the nursery cancels what is left of the body, which must not take it for a cancel
+        try:
+            has_settled = await self._around.__aexit__(cls, error, trace)
         except BaseExceptionGroup as group:
             rest = group.split(Detached)[1]
             if rest is not None:
                 raise rest from None
+            has_settled = True
         finally:
             self.port.cut()
-            self._inbox.close()
         if self._fault is not None and not isinstance(self._fault, Exception):
             raise self._fault  # it stops the executor, and must come out of a task
+        return has_settled
 
-    async def _listen(self) -> None:
-        async for message in self._inbox:
-            messages = [message, *self._missed]
-            self._missed.clear()
-            with suppress(trio.WouldBlock):  # one look serves all that wait
-                while True:
-                    messages.append(self._inbox.receive_nowait())
-            if Message.DRAIN in messages:
-                self.turns.hold()
-            handed = [message for message in messages if isinstance(message, MailLook)]
-            if handed or Message.MAIL in messages:
-                look = None if Message.MAIL in messages else self.turns.mail.joined(handed)
-                self._take_mail(look or await self.read_mail())
-            self.turns.pump()
-
-    def _take_mail(self, look: MailLook) -> None:
+    def take_mail(self, look: MailLook) -> None:
         if damage := damage_in_look(look):
             self.park(damaged(self.row.id, damage))
         elif not self.is_finishing:  # a write behind the last one would be refused
@@ -337,7 +349,7 @@ class ResidentRun:
             self.diverged(row)
         elif not self._stall_watched and self._nursery is not None:
             self._stall_watched = True
-            self._nursery.start_soon(self._watch_stall, row)
+            self.start_beside(self._watch_stall, row)
 
     async def _watch_stall(self, row: HistoryRow) -> None:
         await trio.sleep(self.keeper.settings.replay_stall_seconds)
@@ -376,7 +388,7 @@ class ResidentRun:
         self.keeper.alarm(due_at, partial(_wake, weakref.ref(self)))
 
     def look(self) -> None:
-        self.post(Message.MAIL)
+        self.inbox.post(Message.MAIL)
 
     def is_left_undecided(self) -> None:
         """Whoever drains this executor does not wait for ever."""
@@ -405,8 +417,8 @@ class ResidentRun:
         self.exit_places.append(place)
         self.detach()
 
-    def abandoned(self, place: str) -> None:
-        self.keeper.abandoned(self, place)
+    def abandoned(self, place: str, is_own: bool) -> None:
+        self.keeper.abandoned(self, place, is_own)
 
     # ---- leaving -----------------------------------------------------------------------------------------------
 
@@ -464,7 +476,7 @@ def _had_begun(loaded: Loaded) -> bool:
 def _wake(actor: weakref.ref[ResidentRun]) -> None:
     resident = actor()
     if resident is not None:
-        guarded(resident.post, Message.WAKE)
+        guarded(resident.inbox.post, Message.WAKE)
 
 
 def ignore(outcome: Any) -> None:

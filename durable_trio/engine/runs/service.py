@@ -21,8 +21,9 @@ from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
+from durable_trio.engine.runs.inbox import Message
 from durable_trio.engine.runs.places import LENDER
-from durable_trio.engine.runs.resident import Message, ResidentRun
+from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
@@ -176,10 +177,14 @@ class Runs:
         if known is None or self.is_draining:
             return
         workflow, failures = known
+        is_set_aside = row.recoveries > workflow.max_recoveries
         try:
+            if not is_set_aside and (damage := damage_of(row, loaded)) is not None:
+                self.park(row, damaged(row.id, damage), None)
+                return
             actor = RunActor(self, row, workflow, loaded, failures)
             if row.run in self._early_mail:
-                actor.post(Message.MAIL)
+                actor.inbox.post(Message.MAIL)
         except Exception as error:
             self._park(row, workflow, error)
             return
@@ -190,8 +195,8 @@ class Runs:
         # that goes on with it has none of them.
         context = contextvars.Context()
         context.run(LENDER.set, partial(self.lend, row.run))
-        begin = partial(nursery.start_soon, self._run, actor, workflow, loaded, name=f"actor of run {row.id}")
-        context.run(begin)
+        begin = partial(self._set_aside, actor) if is_set_aside else actor.run
+        context.run(partial(nursery.start_soon, begin, name=f"run {row.id}"))
 
     def found_damaged(self, row: RunRow) -> None:
         """A run was to be claimed, and the store has set it aside."""
@@ -225,7 +230,7 @@ class Runs:
     def clock_was_set(self) -> None:
         """Have everybody look anew when what they wait for comes."""
         for actor in self._actors.values():
-            guarded(actor.post, Message.WAKE)
+            guarded(actor.inbox.post, Message.WAKE)
         self._run_is_due(None)
 
     def lingering(self) -> tuple[StepInHand, ...]:
@@ -249,15 +254,15 @@ class Runs:
         if actor is None:
             return
         if sent is not None and sent.place is not None and sent.place[0] == actor.row.token:
-            guarded(actor.post, MailLook(after=sent.place[1], entries=(sent.entry,)))
+            guarded(actor.inbox.post, MailLook(after=sent.place[1], entries=(sent.entry,)))
         else:
-            guarded(actor.post, Message.MAIL)
+            guarded(actor.inbox.post, Message.MAIL)
 
     async def drain(self, seconds: float) -> None:
         """Take no more runs; let step functions finish for some seconds, then detach what is left, unwaited for."""
         self.is_draining = True
         for actor in list(self._actors.values()):
-            guarded(actor.post, Message.DRAIN)
+            guarded(actor.inbox.post, Message.DRAIN)
         if self._actors and seconds > 0:
             with trio.move_on_after(seconds):
                 await self._empty.wait()
@@ -298,7 +303,11 @@ class Runs:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     begun.set()
-                    await stop.wait()
+                    try:
+                        await stop.wait()
+                    except BaseException:  # a fault in another of its tasks has cancelled it, and so all bodies
+                        self.detach_now()
+                        raise
                     self._nursery = None
                     await self.detach_all()
                     nursery.cancel_scope.cancel()
@@ -311,39 +320,7 @@ class Runs:
 
     # ---- one run -----------------------------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for; bodies have other tasks
-    async def _run(self, actor: RunActor, workflow: Workflow[..., Any], loaded: Loaded) -> None:
-        row = actor.row
-        try:
-            if row.recoveries > workflow.max_recoveries:
-                await self._set_aside(row, workflow)
-            elif (damage := damage_of(row, loaded)) is not None:
-                actor.park(damaged(row.id, damage))
-            else:
-                await actor.run()
-        except Exception as error:  # a fault of ours in one run must not take the others along
-            self._park(row, workflow, error)
-        except BaseException as error:
-            exits = exits_of(error)
-            if exits:
-                self._end_executor(actor, exits)
-                raise
-            # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
-            faults, rest = split_failure(error)
-            if faults is not None:
-                self._park(row, workflow, faults)
-            if rest is not None and not is_cancelled():  # of these, nobody stops anything
-                self._park(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
-            elif rest is not None:
-                raise rest from None
-        finally:
-            try:
-                self._left(actor)
-            except BaseException:  # it ends this service: nobody may take that for a cancel of his own
-                self.detach_now()
-                raise
-
-    def _end_executor(self, actor: RunActor, exits: Sequence[BaseException]) -> None:
+    def _end_executor(self, actor: ResidentRun, exits: Sequence[BaseException]) -> None:
         """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""
         own = [each for each in exits if not comes_of_signal(each)]
         if own:
@@ -399,7 +376,16 @@ class Runs:
     def _tell_parked(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
 
-    async def _set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
+    @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for
+    async def _set_aside(self, actor: RunActor) -> None:
+        try:
+            await self._fail_set_aside(actor.row, actor.workflow)
+        except BaseException as error:
+            self.came_out(actor, error)
+        finally:
+            self.left(actor)
+
+    async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
         assert row.owner is not None
         error = DurableError(
             f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run. "
@@ -417,6 +403,31 @@ class Runs:
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         _say_parked(row, problem)
         self._submit_park(row, problem, error)
+
+    def came_out(self, resident: ResidentRun, error: BaseException) -> None:
+        row, workflow = resident.row, resident.workflow
+        if isinstance(error, Exception):
+            self._park(row, workflow, error)
+            return
+        exits = exits_of(error)
+        if exits:
+            self._end_executor(resident, exits)
+            raise error
+        # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
+        faults, rest = split_failure(error)
+        if faults is not None:
+            self._park(row, workflow, faults)
+        if rest is not None and not is_cancelled():  # of these, nobody stops anything
+            self._park(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
+        elif rest is not None:
+            raise rest from None
+
+    def left(self, resident: ResidentRun) -> None:
+        try:
+            self._left(resident)
+        except BaseException:  # it ends this service: nobody may take that for a cancel of his own
+            self.detach_now()
+            raise
 
     def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
         self._timers.call_at(due_at, callback)
@@ -466,7 +477,7 @@ class Runs:
     def fell(self, resident: ResidentRun, error: Exception) -> None:
         self._park(resident.row, resident.workflow, error)
 
-    def abandoned(self, resident: ResidentRun, place: str) -> None:
+    def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
         _LOGGER.error(
             "the body of run %r (workflow %r) does not leave: it catches what ends it, at %s. It was abandoned there, "
             "and the memory that it holds is lost. Let Detached and trio.Cancelled through: catch Exception, or raise "
@@ -475,7 +486,7 @@ class Runs:
             resident.row.workflow,
             place,
         )
-        if not isinstance(resident, RunActor):  # the block of a script: it is not waited for, but its task goes on
+        if is_own:  # of a run the task is no more, and that of a script goes on, but is not waited for
             self._left(resident)
 
     def warn_foreign_wait(self, workflow: str, place: str) -> None:

@@ -1,0 +1,112 @@
+"""What services tell a resident run, and the task that takes it.
+
+That task begins with the first message: nearly always nothing is ever said to a run while it is in memory.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import attrs
+import trio
+
+from durable_trio.limits import INBOX_CAPACITY
+from durable_trio.stores.questions import MailLook
+from durable_trio.turns.port import Port
+from durable_trio.turns.turns import Turns
+
+__all__ = ["Inbox", "Message"]
+
+
+class Message(enum.Enum):
+    """What services tell a run. Level-triggered: the run looks for itself.
+
+    Only of its mailbox it may be given the look itself (``MailLook``): what was put into it, and between which ids.
+    """
+
+    MAIL = "mail"  # there may be unread entries in its mailbox
+    WAKE = "wake"  # something is due
+    DRAIN = "drain"  # leave as soon as no step function runs
+
+
+class Reader(Protocol):
+    """Whose inbox it is."""
+
+    turns: Turns
+
+    def start_beside(self, fn: Callable[[], Awaitable[object]]) -> None:
+        """Start a task of the run's that is none of the body's."""
+
+    async def read_mail(self) -> MailLook:
+        """Look at the mailbox."""
+
+    def take_mail(self, look: MailLook) -> None:
+        """Take what was found there."""
+
+    def failed(self, error: BaseException) -> None:
+        """Something of ours has failed in this run."""
+
+
+@attrs.define(eq=False)
+class Inbox:
+    """The messages to one run that it has not taken yet."""
+
+    _reader: Reader
+    _port: Port
+    _told: set[Message] = attrs.Factory(set)
+    _handed: list[MailLook] = attrs.Factory(list)
+    _has_begun: bool = False
+    _has_listener: bool = False
+    _waiting: trio.lowlevel.Task | None = None  # the listener, while it has nothing to do
+
+    def begin(self) -> None:
+        """The run has begun: it takes messages until it leaves."""
+        self._has_begun = True
+        if self._told or self._handed:
+            self._start()
+
+    def post(self, message: Message | MailLook) -> None:
+        """Have the run take a message, with all others that wait; once it has begun, if it has not."""
+        if self._port.is_cut:
+            return  # the store knows what is to be done
+        if isinstance(message, Message):
+            self._told.add(message)
+        elif len(self._handed) < INBOX_CAPACITY:
+            self._handed.append(message)
+        else:
+            self._told.add(Message.MAIL)
+        if self._waiting is not None:
+            task, self._waiting = self._waiting, None
+            trio.lowlevel.reschedule(task)
+        elif self._has_begun and not self._has_listener:
+            self._start()
+
+    def failed(self, error: BaseException) -> None:
+        """Posting has failed: that is the run's affair."""
+        self._reader.failed(error)
+
+    def _start(self) -> None:
+        self._has_listener = True
+        self._reader.start_beside(self._listen)
+
+    @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
+    async def _listen(self) -> None:
+        reader, turns = self._reader, self._reader.turns
+        while True:
+            while self._told or self._handed:  # one look serves all that wait
+                told, self._told = self._told, set()
+                handed, self._handed = self._handed, []
+                if Message.DRAIN in told:
+                    turns.hold()
+                if handed or Message.MAIL in told:
+                    look = None if Message.MAIL in told else turns.mail.joined(handed)
+                    reader.take_mail(look or await reader.read_mail())
+                turns.pump()
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._stop)
+
+    def _stop(self, _: Any) -> trio.lowlevel.Abort:
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
