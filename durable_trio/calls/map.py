@@ -66,7 +66,7 @@ class MapCall(Call):
 
     # ---- Call --------------------------------------------------------------------------------------------------
 
-    def parked(self) -> None:
+    def arrived(self) -> None:
         """At replay: take the rows of the items that have one."""
         for key in self.state.history.keys_in(self._branch):
             if key.name == ITEM_NAME and key.n < len(self._items):

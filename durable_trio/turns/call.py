@@ -1,4 +1,4 @@
-"""One durable call of a body, from the moment its task parks to the moment its outcome is delivered."""
+"""One durable call of a body, from the moment its task waits to the moment its outcome is delivered."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Place(Protocol):
 
 
 class Call(abc.ABC):
-    """A parked durable call. Subclasses say what happens when it goes live.
+    """A durable call whose task waits. Subclasses say what happens when it goes live.
 
     The body's task does nothing but wait: all live work is done by step tasks and callbacks, so that cancelling
     the body and detaching the run are told apart, and the body moves only when its turn has come.
@@ -111,7 +111,7 @@ class Call(abc.ABC):
     def fire(self, now: int) -> None:
         """The time ``due_at`` has come."""
 
-    def parked(self) -> None:  # noqa: B027  # most calls have nothing to do before they begin
+    def arrived(self) -> None:  # noqa: B027  # most calls have nothing to do before they begin
         """The call has arrived; at replay its outcome may be recorded."""
 
     def cancel(self) -> None:  # noqa: B027  # most calls have nothing running to cancel

@@ -1,4 +1,7 @@
-"""The body's side of a run's turns: how its tasks park in durable calls, and ask to be let out of them."""
+"""The body's side of a run's turns: how its tasks wait in durable calls, and ask to be let out of them.
+
+``Parking`` is of tasks. A run that is *parked* is something else: it has a problem, and goes on when that is mended.
+"""
 
 from __future__ import annotations
 
@@ -60,10 +63,10 @@ class Parking:
     last_call: LastCall | None = None
     _start_count: int = 0
 
-    # Ctrl-C between taking a call in and parking its task would leave a row to be delivered to a task that is gone.
+    # Ctrl-C between taking a call in and the wait of its task would leave a row to be delivered to a task that is gone.
     @trio.lowlevel.enable_ki_protection
     async def perform(self, call: Call) -> Any:
-        """Park the calling task until the call's row is delivered; return the row.
+        """Have the calling task wait until the call's row is delivered; return the row.
 
         Raises:
             trio.Cancelled: a scope around the call was cancelled, and the call has no outcome.
@@ -81,7 +84,7 @@ class Parking:
             else:  # as ``add`` and ``let_begin`` do: each step passes here
                 call.state, call.parking = state, self
                 self.calls[call.key] = call
-            # A call in a cancelled scope must not begin; trio asks for its abort as soon as it is parked.
+            # A call in a cancelled scope must not begin; trio asks for its abort as soon as it waits.
             call.deadline = trio.current_effective_deadline()
             if call.stage in OPEN and (call.is_unabortable or call.deadline != -math.inf):
                 if state.is_expired and self.is_refused(call):
@@ -106,7 +109,7 @@ class Parking:
         if self.state.history.waiting:
             if call.key in self.state.history.waiting:
                 call.stage = FIND[call.stage]
-            call.parked()
+            call.arrived()
 
     @trio.lowlevel.enable_ki_protection
     async def extend(self, submit: Callable[[Callable[[Any], None]], None]) -> Any:

@@ -8,12 +8,12 @@ the same states, whatever trio's scheduler does.
 ``pump`` is the whole machine. It is called whenever something may have become possible (quiet, a commit, a message)
 and delivers, in this order of precedence:
 
-1. cancellations of parked calls that a delivered row or the body itself has caused, one at a time in order of keys;
+1. cancellations of waiting calls that a delivered row or the body itself has caused, one at a time in order of keys;
    a cancelled step function is waited for first, so that its call ends in this same turn; so is the commit of an
    outcome that came before, because a replay after a crash may not find it;
 2. starts of branches, one at a time, in order of ``start_soon``;
 3. at replay, the next row of the history; a row that nobody waits for is divergence;
-4. when all rows are delivered (the barrier): control messages that are waiting; then the parked calls go live;
+4. when all rows are delivered (the barrier): control messages that are there; then the waiting calls go live;
 5. rows committed since, in order of seq;
 6. a signal, if nothing else of the run is undelivered or on its way;
 7. due times; then the calls that have waited for the expiry of deadlines.
@@ -234,7 +234,7 @@ class Turns:
             state.host.control(row)
 
     def _pass_barrier(self) -> bool:
-        """All rows are delivered: let control messages go first, then let the parked calls begin."""
+        """All rows are delivered: let control messages go first, then let the waiting calls begin."""
         state, parking = self.state, self.parking
         if not self.mail.is_settled():
             return False
@@ -252,7 +252,7 @@ class Turns:
         return True
 
     def _take_signal(self) -> bool:
-        """Record one signal that a parked call waits for; only with nothing else of the run on its way."""
+        """Record one signal that a call waits for; only with nothing else of the run on its way."""
         state = self.state
         match = self.mail.matching_signal()
         if match is not None and self.parking.deadlines and not self.parking.is_in_time(match[0]):
@@ -348,10 +348,10 @@ class Turns:
         parking = self.parking
         if len(self.state.tasks) == len(parking.calls) == 1:
             return []
-        parked = {call.task for call in parking.calls.values() if call.task is not None}
+        waiting = {call.task for call in parking.calls.values() if call.task is not None}
         others = (
             self.state.tasks
-            - parked
+            - waiting
             - {extension.task for extension in parking.extended}
             - set(parking.starts.values())
         )
