@@ -6,10 +6,11 @@ gone. So whenever another connection has committed, it is looked whether what is
 committed as long as the *data version* of the writer's connection is the same, which SQLite tells in a microsecond.
 
 What is known: the identity of the store; the highest change number, mailbox entry and lease, which only grow; and the
-last row of a history that this process has committed, for most commits write nothing else. A row goes only with its
-run, which then is gone or hidden, or when its run is changed by somebody: then the run has a change number that is
-higher than all were before the row, or another owner. No earlier state has that. A transaction that would leave
-nothing of this behind takes a change number (``leave_mark``); but what processes report of themselves may be lost.
+last row of a history that this process has committed, or of a wait, for most commits write nothing else. A row goes
+only with its run, which then is gone or hidden, or when its run is changed by somebody: then the run has a change
+number that is higher than all were before the row, or another owner. No earlier state has that. A transaction that
+would leave nothing of this behind takes a change number (``leave_mark``); but what processes report of themselves may
+be lost.
 
 Each process looks for what it has committed or seen itself; of a state that comes after all of that, its memory tells
 nothing false. Whoever finds something missing tells the others (``Files.tell_others``). What cannot be told is a copy
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from durable_trio.rows import Key
 from durable_trio.stores.contract import Advance, Operation, PutReport, RenewLease, Sent
 from durable_trio.stores.sqlite.library import ERROR, code_of, is_undecodable, sqlite3
 from durable_trio.stores.sqlite.transaction import Transaction
@@ -30,20 +32,19 @@ __all__ = ["Lineage"]
 DATA_VERSION: Final = "PRAGMA data_version"
 SCHEMA_COOKIE: Final = "PRAGMA schema_version"
 # The nonce as bytes: one that is damaged may be no text.
-FIND_KNOWN: Final = """
+_FIND_KNOWN: Final = """
     SELECT (SELECT CAST(nonce AS BLOB) FROM store_identity),
         (SELECT changed FROM change_counter),
         (SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'),
         (SELECT lease_until FROM executors WHERE id = :executor),
-        EXISTS (
-            SELECT 1 FROM history
-            WHERE run = :run AND branch = :branch AND name = :name AND n = :n AND seq = :seq
-                AND finished_at = :finished_at
-        ) OR NOT EXISTS (
-            SELECT 1 FROM runs WHERE run = :run AND changed <= :changed AND token <= :token AND hidden_at IS NULL
-        )
+        EXISTS (SELECT 1 FROM {table} WHERE run = :run AND branch = :branch AND name = :name AND n = :n AND {content})
+            OR NOT EXISTS (
+                SELECT 1 FROM runs WHERE run = :run AND changed <= :changed AND token <= :token AND hidden_at IS NULL
+            )
 """
-_NO_ROW: Final = {"run": -1, "branch": "", "name": "", "n": 0, "seq": 0, "finished_at": 0, "changed": 0, "token": 0}
+FIND_KNOWN_ROW: Final = _FIND_KNOWN.format(table="history", content="seq = :number AND finished_at = :instant")
+FIND_KNOWN_WAIT: Final = _FIND_KNOWN.format(table="waits", content="attempt = :number AND started_at = :instant")
+_NO_ROW: Final = (FIND_KNOWN_ROW, -1, 0, Key("", "", 0), 0, 0, 0)
 
 
 class Lineage:
@@ -54,6 +55,7 @@ class Lineage:
         self._nonce: bytes | None = None
         self._change = self._entry = 0
         self._executor, self._lease = -1, 0
+        # Where the last row is found, its run and token, key, number and instant, and the change number before it.
         self._row = _NO_ROW
         self._mark: tuple[Advance | None, int, RenewLease | None] = (None, 0, None)  # of a transaction under way
         self._written_count = 0
@@ -83,33 +85,36 @@ class Lineage:
 
     # ---- own commits: each passes here -------------------------------------------------------------------------------
 
-    def begun(self) -> bool:
+    def begun(self, transaction: Transaction) -> bool:
         """Note that a transaction has begun, and return whether another connection has committed since ``settle``."""
         self._written_count = self._writer.total_changes
-        return self.has_moved_on()
+        version: int = transaction.execute(DATA_VERSION).fetchone()[0]
+        return version != self._version
 
     def leave_mark(self, transaction: Transaction, batch: Sequence[Operation], outcomes: Sequence[Any]) -> None:
         """Find out, before the commit, by what the transaction will be known; if by nothing, give it something."""
-        entry, lease = 0, None
+        advance, entry, lease = None, 0, None
         for operation, outcome in zip(reversed(batch), reversed(outcomes), strict=True):
             if outcome is True:
-                if type(operation) is Advance and operation.rows:
-                    self._mark = (operation, entry, lease)
-                    return
+                if type(operation) is Advance:
+                    advance = operation
+                    break
                 if type(operation) is RenewLease:
                     lease = operation
             elif type(outcome) is Sent and outcome.created:
                 entry = max(entry, outcome.entry.id)
-        self._mark = (None, entry, lease)
+        self._mark = (advance, entry, lease)
+        if entry or (advance is not None and (advance.rows or advance.waits)):
+            return
         has_written = self._writer.total_changes != self._written_count and transaction.is_there
-        if not entry and has_written and any(type(operation) is not PutReport for operation in batch):
+        if has_written and any(type(operation) is not PutReport for operation in batch):
             transaction.change()
 
     def committed(self, transaction: Transaction) -> None:
         """Know what ``leave_mark`` has found: it was committed."""
         advance, entry, lease = self._mark
-        if advance is not None:
-            self.know(advance)
+        if advance is not None and not self.know(advance) and transaction.change_taken:
+            self._row = _NO_ROW  # a wait may have gone
         if entry > self._entry:
             self._entry = entry
         if lease is not None:
@@ -117,30 +122,33 @@ class Lineage:
         if transaction.change_taken > self._change:
             self._change = transaction.change_taken
 
-    def know(self, advance: Advance) -> None:
-        """Know the last row of an ``Advance`` that was committed."""
-        if not advance.rows:
-            return
-        row = advance.rows[-1]
-        self._row = {
-            "run": advance.fence.run,
-            "branch": row.key.branch,
-            "name": row.key.name,
-            "n": row.key.n,
-            "seq": row.seq,
-            "finished_at": row.finished_at,
-            "changed": self._change,
-            "token": advance.fence.token,
-        }
+    def know(self, advance: Advance) -> bool:
+        """Know the last row of an ``Advance`` that was committed; return whether it has one."""
+        run, token = advance.fence.run, advance.fence.token
+        if advance.rows:
+            row = advance.rows[-1]
+            self._row = (FIND_KNOWN_ROW, run, token, row.key, row.seq, row.finished_at, self._change)
+        elif advance.waits:
+            wait = advance.waits[-1]
+            self._row = (FIND_KNOWN_WAIT, run, token, wait.key, wait.attempt, wait.started_at, self._change)
+        else:
+            return False
+        return True
+
+    def _find_known(self) -> tuple[Any, ...]:
+        sql, run, token, key, number, instant, change = self._row
+        values = {"run": run, "token": token, "branch": key.branch, "name": key.name, "n": key.n, "number": number}
+        values |= {"instant": instant, "changed": change, "executor": self._executor}
+        found: tuple[Any, ...] = self._writer.execute(sql, values).fetchone()
+        return found
 
     def _look(self) -> str | None:
         try:
-            found = self._writer.execute(FIND_KNOWN, {**self._row, "executor": self._executor}).fetchone()
+            nonce, change, entry, lease, has_row = self._find_known()
         except sqlite3.OperationalError as error:
             if code_of(error) == ERROR and not is_undecodable(error):  # a table is not there, or another one
                 return "another database"
             raise
-        nonce, change, entry, lease, has_row = found
         if nonce and self._nonce and nonce != self._nonce:
             return "another store"
         numbers = ((change, self._change), (entry or 0, self._entry), (lease, self._lease))

@@ -218,7 +218,7 @@ class SqliteStore(Store):
                 self._files.check_content(connection)
             transaction.execute(BEGIN)
             step = "operations"
-            if not self.is_memory and lineage.begun():
+            if not self.is_memory and lineage.begun(transaction):
                 self._notice()
             try:
                 outcomes = apply_batch(transaction, HANDLERS, batch)
@@ -362,12 +362,12 @@ class SqliteStore(Store):
         if self._lineage.has_moved_on():
             self._notice()
 
-    def _begun(self) -> None:
+    def _begun(self, transaction: Transaction) -> None:
         """Look what others have done, in a transaction of the writer's."""
-        if not self.is_memory and self._lineage.begun():
+        if not self.is_memory and self._lineage.begun(transaction):
             self._notice()
 
-    def _users_begun(self) -> None:
+    def _users_begun(self, _: Transaction) -> None:
         """Look what others have done, in a transaction of the user's."""
         if not self.is_memory:
             with self._write_lock:

@@ -55,7 +55,7 @@ class Transaction:
     __slots__ = ("_begun", "_living", "change_taken", "cursor", "ended", "execute", "locks", "registered", "removing")
 
     def __init__(
-        self, connection: sqlite3.Connection, locks: ExecutorLocks, begun: Callable[[], None] | None = None
+        self, connection: sqlite3.Connection, locks: ExecutorLocks, begun: Callable[[Transaction], None] | None = None
     ) -> None:
         self.cursor = connection.cursor()
         self.execute = self.cursor.execute
@@ -95,7 +95,7 @@ class Transaction:
         self.change_taken = 0
         self.execute(BEGIN)
         if self._begun is not None:
-            self._begun()
+            self._begun(self)
 
     def commit(self) -> None:
         """Commit, and let go of the locks of executors that have ended."""

@@ -39,7 +39,7 @@ def run_user_step(
     fn: Callable[[Any], Advance],
     *,
     seconds_max: float,
-    begun: Callable[[], None],
+    begun: Callable[[Transaction], None],
 ) -> tuple[Any, Advance]:
     """Commit what ``fn`` writes together with the ``Advance`` it returns, or neither (see ``Store.transact``).
 

@@ -446,6 +446,35 @@ def test_what_another_process_removes_is_not_missed(
         start(other, os.urandom(4).hex())
 
 
+@pytest.mark.parametrize("by", ["its owner", "its owner, with a step", "its end", "another process"])
+def test_a_wait_that_is_over_is_not_missed(store: SqliteStore, other: SqliteStore, by: str) -> None:
+    fence = prepare(store)
+    ACTS["an intent"](store, fence)
+    if by == "another process":
+        taken = by_another_process(store, other, fence)["take over"]()
+        assert isinstance(taken, Fence)
+        assert one(other, Advance(fence=taken, rows=(), cleared=(wait_row().key,), now=90)) is True
+    elif by == "its end":
+        finish(store, fence)
+    else:
+        rows = (step(50, "s", 50),) if by == "its owner, with a step" else ()
+        assert one(store, Advance(fence=fence, rows=rows, cleared=(wait_row().key,), now=20)) is True
+    for number in range(2):
+        start(other, f"theirs-{number}")
+        store.foreign_changes()
+        start(store, f"mine-{number}")
+
+
+def test_an_advance_that_changes_nothing_leaves_what_is_known(store: SqliteStore) -> None:
+    fence = prepare(store)
+    copy = back_up(store)
+    add(store, fence, step(50, "s", 50))
+    assert one(store, Advance(fence=fence, rows=(), now=20)) is True
+    restore(store, copy)
+    with pytest.raises(StoreRewound):
+        start(store, "lost")
+
+
 _TAKE_TURNS = """
 from durable_trio.stores.contract import ContinueAsNew, DeleteRun, Finish, Prune, RenewLease, SendSignal
 from durable_trio.records import RunStatus
