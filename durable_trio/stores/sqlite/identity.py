@@ -11,7 +11,8 @@ only when it moves its log there, so the file seldom changes; when it has, it is
 is another store's if its nonce differs. It is an earlier state if a number has gone back that only grows. It is a copy
 that VACUUM has made if its schema version is ahead of that with the log, or if its header says that it has no log. A
 copy that is none of this has, page by page, what the log changes, and does no harm. The look of whoever had the turn
-last stands in the turn file, where it tells the next opener whether the log beside a database is that database's.
+last stands in the turn file, where it tells the next opener whether the log beside a database is that database's: with
+it stands of what log the one beside was, so that a copy may come with a log of its own.
 
 A copy that SQLite itself has written over the database while it was open (``lineage``) is in the log as much as in the
 file, and in order: such a log stays. It is told by the number of the schema, which SQLite raises then.
@@ -37,7 +38,7 @@ from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewou
 from durable_trio.processes import boot_id
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.lineage import Lineage
-from durable_trio.stores.sqlite.log import Log, read_header
+from durable_trio.stores.sqlite.log import Generation, Log, read_generation, read_header
 from durable_trio.stores.sqlite.tables import schema_version
 from durable_trio.stores.sqlite.write_turn import FileTurn
 
@@ -78,6 +79,8 @@ class Look:
     boot_id: str = ""
     #: Something else was written over the file since: the log is not its log.
     is_overwritten: bool = False
+    #: Of what log, if any, the one beside the file was when this was noted.
+    generation: Generation | None = None
     #: How often SQLite itself has written something else over the database while somebody had it open; and what last.
     rewound_count: int = 0
     rewound_to: str = ""
@@ -141,7 +144,8 @@ def _find_note(turn: FileTurn) -> Look | None:
     try:
         fields: dict[str, Any] = json.loads(turn.read_note())
         fields["inode"] = tuple(fields["inode"])
-        fields["log_inode"] = fields["log_inode"] and tuple(fields["log_inode"])
+        for name in ("log_inode", "generation"):
+            fields[name] = fields.get(name) and tuple(fields[name])
         look = Look(**fields)
     except (ValueError, TypeError, KeyError):
         return None
@@ -158,7 +162,7 @@ def log_is_stale(path: str, turn: FileTurn) -> bool:
     look, note = look_at(path), _find_note(turn)
     if not look.has_log:
         return True
-    if note is None:
+    if note is None or (note.generation is not None and not _is_later(read_generation(path), note.generation)):
         return False
     if look.log_inode == note.log_inode and (
         note.is_overwritten or (look.inode != note.inode and not look.is_same_content(note))
@@ -168,6 +172,11 @@ def log_is_stale(path: str, turn: FileTurn) -> bool:
         return False
     logged = _schema_in_log(f"{path}-wal")
     return look.what_was_lost(note) is not None or (logged is not None and look.schema > logged)
+
+
+def _is_later(found: Generation | None, noted: Generation) -> bool:
+    """Return whether a log may be the one that was noted, now or begun anew since; else it has come with its copy."""
+    return found is None or found == noted or (found[0] == noted[0] and found[1] > noted[1])
 
 
 def check_not_overwritten(path: str) -> None:
@@ -238,8 +247,9 @@ class Files:
         self._look = look_at(path)
         self._inodes = {name: _inode_of(name) for name in (path, f"{path}-wal", f"{path}-shm")}
         self._inodes |= turn.inodes()
-        self._keep_note(self._look)
+        self._noted_salts = b""
         self._log = Log(path)  # last: it is to be closed
+        self._keep_note(self._look)
 
     def check_names(self) -> None:
         """Check that all names lead to the files that were opened.
@@ -278,6 +288,8 @@ class Files:
                 f"{self._path + '-wal'!r} was cut short or written over while this process had it open, and what it "
                 "held is lost"
             )
+        if self._log.salts != self._noted_salts:
+            self._keep_note(self._look)
         try:
             status = os.lstat(self._path)
         except PermissionError:
@@ -349,7 +361,10 @@ class Files:
             ) from error
 
     def _keep_note(self, look: Look) -> None:
-        kept = attrs.evolve(look, rewound_count=self._rewound_count, rewound_to=self._rewound_to)
+        generation = read_generation(self._path)
+        if generation is not None and self._log.salts.endswith(generation[2].to_bytes(4, "big")):
+            self._noted_salts = self._log.salts  # else the log is to be begun: then it is noted again
+        kept = attrs.evolve(look, generation=generation, rewound_count=self._rewound_count, rewound_to=self._rewound_to)
         self._turn.write_note(json.dumps(attrs.asdict(kept)))
 
     def _leave_as_it_is(self) -> None:

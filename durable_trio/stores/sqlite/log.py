@@ -17,15 +17,23 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Log", "find_descriptor", "log_is_spoilt", "read_header"]
+__all__ = ["Generation", "Log", "find_descriptor", "log_is_spoilt", "read_generation", "read_header"]
 
 # Of one of the two copies of the index's header: whether it is filled in, the page size (1 for 65536), how many frames,
 # and the checksum of the last one.
 _INDEX: Final = struct.Struct("=12xBxHI4xII")
 _COPY_BYTES: Final = 48
+_SALTS: Final = slice(32, 40)
 _LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
+# Of the log's header: how often it was begun anew, and two numbers for each time. The first grows by one each time.
+_MAGIC: Final = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
+_GENERATION: Final = struct.Struct(">12xIII8x")
 # In a frame's header: its checksum.
 _CHECKSUM: Final = struct.Struct(">16xII")
+
+
+# A number that a log keeps from its creation on, how often it was begun anew, and a number for that time.
+Generation = tuple[int, int, int]
 
 
 class Log:
@@ -35,6 +43,8 @@ class Log:
         self._index_path = f"{path}-shm"
         self._log: int | None = None
         self._index: int | None = None
+        #: Others whenever the log was begun anew.
+        self.salts = b""
         with suppress(OSError):
             self._index = find_descriptor(self._index_path)
             self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -45,6 +55,7 @@ class Log:
             return False
         while True:
             header = os.pread(self._index, 2 * _COPY_BYTES, 0)
+            self.salts = header[_SALTS]
             if _ends_with(self._log, header):
                 return False
             if header == os.pread(self._index, 2 * _COPY_BYTES, 0):
@@ -57,6 +68,19 @@ class Log:
         if self._log is not None:
             os.close(self._log)
         self._log = self._index = None
+
+
+def read_generation(path: str) -> Generation | None:
+    """Return of what log a file is, and since when it was not begun anew; ``None`` if there is none in it.
+
+    Closing a descriptor of the log drops no locks: SQLite has none on it.
+    """
+    with suppress(OSError), open(f"{path}-wal", "rb", buffering=0) as log:
+        header = log.read(_LOG_HEADER_BYTES)
+        if len(header) == _LOG_HEADER_BYTES and header.startswith(_MAGIC):
+            count, first, second = _GENERATION.unpack(header)
+            return (first - count) % 2**32, count, second
+    return None
 
 
 def log_is_spoilt(path: str) -> bool:

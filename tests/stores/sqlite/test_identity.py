@@ -674,6 +674,68 @@ def test_a_copy_that_is_put_in_place_of_a_dead_store_is_not_spoilt_by_the_log_th
     assert list(tmp_path.glob("runs.db-stale-*-wal"))
 
 
+def put_pair(source: Path, target: Path) -> None:
+    """Put a database and its log in place of others."""
+    for side in ("", "-wal"):
+        shutil.copyfile(f"{source}{side}", f"{target}{side}")
+    Path(f"{target}-shm").unlink(missing_ok=True)
+
+
+_SNAPSHOT = """
+import shutil
+store = SqliteStore(sys.argv[1])
+store.open()
+fence = started(store, sys.argv[2])
+for seq in range(300):
+    store.apply([Advance(fence=fence, rows=(row(seq),), now=1)])
+    if seq == 100 and sys.argv[4] == "between":
+        store.wal_checkpoint("truncate")
+    if seq == 200:
+        for side in ("", "-wal"):
+            shutil.copyfile(sys.argv[1] + side, sys.argv[3] + side)
+        store.wal_checkpoint("truncate")
+        started(store, sys.argv[2] + " later")
+if sys.argv[5] == "stopped":
+    store.close()
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("moved", ["between", "never"])
+@pytest.mark.parametrize("end", ["killed", "stopped", "reopened and killed", "reopened and stopped"])
+def test_a_copy_with_a_log_of_its_own_comes_back_with_it(
+    tmp_path: Path, spawn: Spawn, caplog: pytest.LogCaptureFixture, moved: str, end: str
+) -> None:
+    """Whatever the lock files tell of a later state."""
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    assert spawn(_SNAPSHOT, path, "first", copy, moved, end).wait(timeout=30) == 9
+    if "reopened" in end:
+        assert names_of_runs(path) == ["first", "first later"]
+        assert spawn(_DIE, path, 300).wait(timeout=30) == 9
+    if end == "reopened and stopped":
+        names_of_runs(path)
+    assert Path(f"{path}-turn").exists()
+    put_pair(copy, path)
+    store = SqliteStore(path)
+    store.open()
+    assert store.ask(FindRun("first later")) is None
+    assert len(store.ask(ListHistory(row_of(store, "first").run))) == 201
+    store.close()
+    assert names_of_runs(path) == ["first"]
+    assert "stands in its place" not in caplog.text
+
+
+@pytest.mark.parametrize("moved", ["between", "never"])
+def test_a_copy_without_its_log_does_not_get_the_one_that_was_left(tmp_path: Path, spawn: Spawn, moved: str) -> None:
+    path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
+    names_of_runs(path)
+    fresh = path.read_bytes()
+    assert spawn(_SNAPSHOT, path, "first", copy, moved, "killed").wait(timeout=30) == 9
+    path.write_bytes(fresh)
+    assert names_of_runs(path) == []
+    assert list(tmp_path.glob("runs.db-stale-*-wal"))
+
+
 def test_a_copy_may_be_put_in_place_while_nobody_has_the_store_open(tmp_path: Path) -> None:
     path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
     store = SqliteStore(path)
