@@ -228,9 +228,9 @@ class SqliteStore(Store):
                 transaction.execute(COMMIT)
                 for executor in transaction.ended:
                     self._locks.release(executor)
-            except sqlite3.IntegrityError as error:
+            except sqlite3.IntegrityError:
                 transaction.roll_back()
-                outcomes = apply_apart(transaction, HANDLERS, batch, error)
+                outcomes = apply_apart(transaction, HANDLERS, batch)
                 lineage.leave_mark(transaction, batch, outcomes)
             if not self.is_memory:
                 lineage.committed(transaction)

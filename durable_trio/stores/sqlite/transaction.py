@@ -16,7 +16,17 @@ from durable_trio.stores.contract import Fence, Operation
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["BEGIN", "COMMIT", "Handler", "RefusalError", "Transaction", "apply_batch", "is_owned", "ownership_lost"]
+__all__ = [
+    "BEGIN",
+    "COMMIT",
+    "Handler",
+    "RefusalError",
+    "Transaction",
+    "apply_batch",
+    "is_owned",
+    "outcome_of",
+    "ownership_lost",
+]
 
 BEGIN: Final = "BEGIN IMMEDIATE"
 COMMIT: Final = "COMMIT"
@@ -137,7 +147,7 @@ class Transaction:
             del self.ended[ended:]
             self.change_taken = change
             self._living.clear()
-            outcome = _outcome_of(error)
+            outcome = outcome_of(error)
         self.execute("RELEASE operation")
         return outcome
 
@@ -175,7 +185,8 @@ def ownership_lost(transaction: Transaction, fence: Fence) -> OwnershipLost:
     )
 
 
-def _outcome_of(error: Exception) -> Exception:
+def outcome_of(error: Exception) -> Exception:
+    """Return the outcome of an operation that is refused after it may have written something."""
     if isinstance(error, RefusalError):
         return error.outcome
     hint = ""

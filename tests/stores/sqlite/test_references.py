@@ -9,10 +9,19 @@ from pathlib import Path
 import pytest
 
 from durable_trio.clock import INSTANT_MAX
-from durable_trio.errors import RunConflict
+from durable_trio.errors import RunConflict, StoreError
 from durable_trio.records import RunStatus
-from durable_trio.stores.contract import DeleteRun, Prune, Pruned, RegisterExecutor, Stuck, Sweep
-from durable_trio.stores.questions import FindRun
+from durable_trio.stores.contract import (
+    Advance,
+    ContinueAsNew,
+    DeleteRun,
+    Prune,
+    Pruned,
+    RegisterExecutor,
+    Stuck,
+    Sweep,
+)
+from durable_trio.stores.questions import FindRun, ListHistory
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import add, finish, one, owned, start, step
 
@@ -45,6 +54,36 @@ SCHEMAS: dict[str, tuple[tuple[str, ...], str]] = {
             "INSERT INTO orders SELECT workflow, id FROM runs WHERE id = 'kept'",
         ),
         "'orders' refers to it",
+    ),
+    "one on a row of its history": (
+        (
+            "CREATE TABLE orders (step REFERENCES HISTORY)",
+            "INSERT INTO orders SELECT history.id FROM history JOIN runs USING (run) WHERE runs.id = 'kept'",
+        ),
+        "refers to its rows in 'history' (step)",
+    ),
+    "a deferred one on a row of its history": (
+        (
+            "CREATE TABLE orders (step REFERENCES history (id) DEFERRABLE INITIALLY DEFERRED)",
+            "INSERT INTO orders SELECT history.id FROM history JOIN runs USING (run) WHERE runs.id = 'kept'",
+        ),
+        "refers to its rows in 'history' (step)",
+    ),
+    "one on a call": (
+        (
+            "CREATE TABLE orders (r, b, c, n, FOREIGN KEY (r, b, c, n) REFERENCES history (run, branch, name, n))",
+            "INSERT INTO orders SELECT run, '', 'step', 0 FROM runs WHERE id = 'kept'",
+        ),
+        "refers to its rows in 'history' (r, b, c, n)",
+    ),
+    "one on a message": (
+        (
+            "CREATE TABLE orders (m REFERENCES mailbox)",
+            "INSERT INTO mailbox (run, kind, name, created_at) SELECT run, 'signal', 'go', 1 FROM runs",
+            "DELETE FROM mailbox WHERE run <> (SELECT run FROM runs WHERE id = 'kept')",
+            "INSERT INTO orders SELECT id FROM mailbox",
+        ),
+        "refers to its rows in 'mailbox'",
     ),
     "one behind one that cascades": (tuple(sql.format("") for sql in GRANDCHILD), "FOREIGN KEY"),
     "a deferred one behind one that cascades": (
@@ -146,9 +185,10 @@ def test_a_hidden_run_that_cannot_be_removed_is_named_and_the_next_ones_go(store
         assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
 
 
-def test_a_long_run_to_which_something_refers_is_not_hidden(store: SqliteStore) -> None:
+@pytest.mark.parametrize("schema", ["a foreign key", "one on a row of its history", "one on a message"])
+def test_a_long_run_to_which_something_refers_is_not_hidden(store: SqliteStore, schema: str) -> None:
     ended(store, "kept", row_count=600)
-    change(store, *SCHEMAS["a foreign key"][0])
+    change(store, *SCHEMAS[schema][0])
     assert isinstance(one(store, DeleteRun(run_id="kept")), RunConflict)
     assert store.ask(FindRun("kept")) is not None
 
@@ -159,6 +199,66 @@ def test_a_table_that_lets_its_rows_go_keeps_nothing(store: SqliteStore) -> None
     assert one(store, DeleteRun(run_id="kept")) is True
     with closing(store.connect()) as connection:
         assert connection.execute("SELECT count(*) FROM orders").fetchone() == (0,)
+
+
+BY_ID = "INSERT INTO orders (i) SELECT id FROM runs"
+
+
+@pytest.mark.parametrize("row_count", [1, 600])
+@pytest.mark.parametrize("how", ["delete", "prune"])
+@pytest.mark.parametrize("deferred", ["", "DEFERRABLE INITIALLY DEFERRED"])
+@pytest.mark.parametrize("update", ["", "ON UPDATE SET NULL", "ON UPDATE CASCADE", "ON UPDATE SET DEFAULT"])
+@pytest.mark.parametrize(("delete", "left"), [("CASCADE", []), ("SET NULL", [(None,)])])
+def test_a_long_run_goes_with_what_refers_to_its_id_as_a_short_one_does(
+    store: SqliteStore, row_count: int, how: str, deferred: str, update: str, delete: str, left: list[object]
+) -> None:
+    ended(store, "long", row_count=row_count)
+    change(store, f"CREATE TABLE orders (i REFERENCES runs (id) ON DELETE {delete} {update} {deferred})", BY_ID)
+    if how == "delete":
+        assert one(store, DeleteRun(run_id="long")) is True
+    else:
+        assert one(store, Prune(before=1000, statuses=ALL, limit=10)).count == 1
+    assert store.ask(FindRun("long")) is None
+    while one(store, Sweep(hidden_before=INSTANT_MAX)):
+        pass
+    with closing(store.connect()) as connection:
+        assert connection.execute("SELECT * FROM orders").fetchall() == left
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM history").fetchone() == (0,)
+
+
+def test_a_long_run_to_whose_id_nothing_refers_goes_piece_by_piece(store: SqliteStore) -> None:
+    ended(store, "long", row_count=600)
+    change(store, "CREATE TABLE orders (i REFERENCES runs (id) ON DELETE CASCADE)")
+    assert one(store, DeleteRun(run_id="long")) is True
+    assert one(store, Sweep(hidden_before=INSTANT_MAX)) > 0
+
+
+@pytest.mark.parametrize("deferred", ["", "DEFERRABLE INITIALLY DEFERRED"])
+def test_a_history_that_must_stay_keeps_nobody_but_its_run_from_going_on(store: SqliteStore, deferred: str) -> None:
+    fence = owned(store, "kept")[1]
+    other = owned(store, "other")[1]
+    add(store, fence, step(1))
+    change(
+        store,
+        f"CREATE TABLE orders (step REFERENCES history (id) {deferred})",
+        "INSERT INTO orders SELECT id FROM history",
+    )
+    outcomes = store.apply(
+        [
+            Advance(fence=other, rows=(step(1),), now=20),
+            ContinueAsNew(fence=fence, args="[]", now=20),
+            Advance(fence=other, rows=(step(2, n=2),), now=20),
+        ]
+    )
+    assert outcomes is not None
+    assert (outcomes[0], outcomes[2]) == (True, True)
+    assert type(outcomes[1]) is StoreError
+    assert "FOREIGN KEY" in str(outcomes[1])
+    assert len(store.ask(ListHistory(fence.run))) == 1
+    assert len(store.ask(ListHistory(other.run))) == 2
+    change(store, "DELETE FROM orders")
+    assert one(store, ContinueAsNew(fence=fence, args="[]", now=20)) is True
 
 
 def test_executors_to_which_something_refers_do_not_keep_others_from_beginning(store: SqliteStore) -> None:

@@ -6,7 +6,7 @@ of a run, and no transaction removes more rows than ``UPKEEP_ROWS_MAX``.
 
 The user's tables stand in the same file: a foreign key, or a trigger that is set off by one, may forbid a removal, at
 the statement or only at the commit. Then that run is passed over, and named. So a removal is tried in a savepoint, and
-what the commit refuses is done again with one run in a transaction of its own (``apply_apart``).
+what the commit refuses is done again, each operation in a transaction of its own (``apply_apart``).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
 from durable_trio.stores.sqlite.operations.messages import run_not_found, tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
-from durable_trio.stores.sqlite.references import find_references, what_keeps
+from durable_trio.stores.sqlite.references import References, find_references, is_known_by_id, what_keeps
 from durable_trio.stores.sqlite.tables import WITHOUT_END
-from durable_trio.stores.sqlite.transaction import Handler, RefusalError, Transaction, apply_batch
+from durable_trio.stores.sqlite.transaction import Handler, RefusalError, Transaction, apply_batch, outcome_of
 
 __all__ = ["DISCARD", "HIDDEN_ID", "IS_HIDDEN", "apply_apart", "delete_run", "prune", "sweep"]
 
@@ -117,11 +117,12 @@ def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotF
                 run_id=row.id,
             )
     transaction.removing = (row.id, (0, row.run))
-    why = what_keeps(transaction, find_references(transaction), row.run)
+    references = find_references(transaction)
+    why = what_keeps(transaction, references, row.run)
     if why is None:
         if not is_over:
             tell_parent(transaction, row.run, 0)  # it would wait for ever
-        _, why = _remove(transaction, row.run, _row_count(transaction, row.run))
+        _, why = _remove(transaction, references, row.run, _row_count(transaction, row.run))
     if why is not None:
         raise RefusalError(_conflict(row.id, why))  # the parent may have been told already
     return True
@@ -145,7 +146,7 @@ def prune(transaction: Transaction, operation: Prune) -> Pruned:
             transaction.removing = (text_from(transaction.execute(FIND_ID, (run,)).fetchone()[0]), candidate)
             is_hidden, why = False, what_keeps(transaction, references, run)
             if why is None:
-                is_hidden, why = _remove(transaction, run, rows)
+                is_hidden, why = _remove(transaction, references, run, rows)
             if why is not None:
                 stuck.append(_stuck(transaction, why))
             else:
@@ -179,45 +180,31 @@ def apply_apart(
     transaction: Transaction,
     handlers: Mapping[type, Handler],
     batch: Sequence[Operation],
-    error: sqlite3.IntegrityError,
 ) -> list[Any]:
-    """Apply a batch that could not be committed: its removals one by one, then the others; commit all of them.
+    """Apply the operations of a batch that could not be committed, each in a transaction of its own.
 
-    Raises:
-        sqlite3.IntegrityError: ``error``, if nothing is removed by it.
+    Only a foreign key of the user's has a commit refused: one that is deferred, to something that an operation removes.
     """
-    outcomes: dict[int, Any] = {}
-    for index, operation in enumerate(batch):
-        if isinstance(operation, DeleteRun | Prune | Sweep):
-            outcomes[index] = _remove_alone(transaction, handlers, operation)
-    if not outcomes:
-        raise error
-    others = [operation for index, operation in enumerate(batch) if index not in outcomes]
-    transaction.begin()
-    found = iter(apply_batch(transaction, handlers, others))
-    transaction.change()  # by which the commit is known (``lineage``)
-    transaction.commit()
-    return [outcomes[index] if index in outcomes else next(found) for index in range(len(batch))]
+    return [_apply_alone(transaction, handlers, operation) for operation in batch]
 
 
-def _remove_alone(
-    transaction: Transaction, handlers: Mapping[type, Handler], operation: DeleteRun | Prune | Sweep
-) -> Any:
-    """Remove at most one run, in a transaction of its own."""
+def _apply_alone(transaction: Transaction, handlers: Mapping[type, Handler], operation: Operation) -> Any:
     if isinstance(operation, Prune):
         operation = attrs.evolve(operation, limit=min(1, operation.limit))
     transaction.begin()
     try:
-        outcomes = apply_batch(transaction, handlers, [operation])
-        transaction.change()
+        (outcome,) = apply_batch(transaction, handlers, [operation])
+        transaction.change()  # by which the commit is known (``lineage``)
         transaction.commit()
     except sqlite3.IntegrityError as error:
         transaction.roll_back()
+        if not isinstance(operation, DeleteRun | Prune | Sweep):
+            return outcome_of(error)
         stuck = _stuck(transaction, _SEE.format(error))
         if isinstance(operation, DeleteRun):
             return _conflict(stuck.run_id, stuck.why)
         return Pruned(0, 0, stuck.position, (stuck,)) if isinstance(operation, Prune) else stuck
-    return outcomes[0]
+    return outcome
 
 
 class _Removal:
@@ -268,9 +255,12 @@ def _row_count(transaction: Transaction, run: int) -> int:
     return count
 
 
-def _remove(transaction: Transaction, run: int, row_count: int) -> tuple[bool, str | None]:
-    """Remove a run with all its rows, or hide it if they are many; return whether it is hidden, and why it stays."""
-    if row_count > UPKEEP_ROWS_MAX:
+def _remove(transaction: Transaction, references: References, run: int, row_count: int) -> tuple[bool, str | None]:
+    """Remove a run with all its rows, or hide it if they are many; return whether it is hidden, and why it stays.
+
+    A hidden run has another id. Where rows refer to the one that it has, it goes at once, however many rows it has.
+    """
+    if row_count > UPKEEP_ROWS_MAX and not is_known_by_id(transaction, references, run):
         with suppress(sqlite3.IntegrityError):  # its row is damaged, and cannot be changed
             transaction.execute(HIDE, (run,))
             return True, None
