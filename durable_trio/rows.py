@@ -121,6 +121,8 @@ class MailboxEntry:
     payload: str | None
     created_at: int
     damage: str | None = None
+    #: Stored by this process just now, of what was encoded here: nothing of it needs to be checked.
+    is_new: bool = attrs.field(default=False, eq=False)
 
 
 @attrs.define(unsafe_hash=True)

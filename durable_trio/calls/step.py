@@ -149,6 +149,7 @@ class FunctionCall(Call):
         self.parking.emerged(self, goes_on=begins)
         if begins:
             self._start()
+            self.state.pump()  # others of this run may have waited for that commit
         elif outcome is not True:
             self.state.check(outcome)
 

@@ -77,11 +77,10 @@ class Codec:
             CodecError: the value would come back changed, or its type or annotation is not supported.
             PayloadTooLarge: its text is longer than ``payload_bytes_max``.
         """
-        # What many steps return. Nothing of it can come back changed, so nothing has to be compared.
+        # What many steps return, and signals say. Nothing of it can come back changed, so nothing has to be compared.
         if (
-            (type(value) is int or type(value) is bool)
+            (value is None or ((type(value) is int or type(value) is bool) and INTEGER_MIN <= value <= INTEGER_MAX))
             and (annotation is UNANNOTATED or annotation is type(value))
-            and INTEGER_MIN <= value <= INTEGER_MAX
             and self.payload_bytes_max >= _DIGITS_MAX
         ):
             return Encoded(dump(value).decode(), value)
@@ -118,7 +117,7 @@ class Codec:
         """
         try:
             plain = load(text)
-            if annotation is UNANNOTATED and '"$' not in text:  # no tag in it
+            if (annotation is UNANNOTATED or annotation is Any) and '"$' not in text:  # no tag in it
                 return plain
             return self._coders.get(annotation).decode(plain)
         except PayloadTooLarge:

@@ -253,6 +253,8 @@ class Client:
 
     # ---- messages ----------------------------------------------------------------------------------------------
 
+    # Ctrl-C must not come between the commit and telling the run of it, nor while that goes on with it.
+    @trio.lowlevel.enable_ki_protection
     async def send_signal(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> None:
         """Send a signal to a run; see ``engine.send_signal``."""
         services = self.services_in_use()
@@ -274,6 +276,7 @@ class Client:
             now=self.settings.clock.stamp(),
         )
 
+    @trio.lowlevel.enable_ki_protection  # as with a signal
     async def cancel(self, run_id: str, reason: str | None) -> bool:
         """Ask a run to cancel; see ``engine.cancel``."""
         services = self.services_in_use()

@@ -180,7 +180,9 @@ class Call(abc.ABC):
         self.stage = SUBMIT[self.stage]
         state = self.state
         if cleared is None:
-            cleared = (self.key,) if self.key in state.agenda.waits and state.agenda.is_stored(self.key) else ()
+            agenda = state.agenda
+            is_stored = self.key in agenda.waits and (not agenda.new or agenda.is_stored(self.key))
+            cleared = (self.key,) if is_stored else ()
         if state.held is not None:
             state.held.append(
                 partial(

@@ -33,7 +33,7 @@ class Mail:
     _calls: Mapping[Key, Call]
     signals: Signals = attrs.Factory(Signals)
     _controls: list[MailboxEntry] = attrs.Factory(list)
-    _position: int = 0  # up to which id all that has arrived is here, or known to be in the store
+    position: int = 0  # up to which id all that has arrived is here, or known to be in the store
     _lacking: dict[str, int] = attrs.Factory(dict)  # signals that a call waits for: after which id to ask for them
     _on_the_way: int = 0
     _is_begun: bool = False
@@ -47,11 +47,11 @@ class Mail:
         for entry in unread:
             (signals if entry.kind == "signal" else self._controls).append(entry)
         self.signals.load(signals, more_after=None if left_out is None else left_out[0])
-        self._position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
+        self.position = left_out[1] if left_out is not None else unread[-1].id if unread else 0
 
     def question(self) -> tuple[int, Mapping[str, int]]:
         """Return what is to be read of the mailbox: after which id, and which signals by name after which."""
-        return self._position, dict(self._lacking)
+        return self.position, dict(self._lacking)
 
     def joined(self, looks: Sequence[MailLook]) -> MailLook | None:
         """Return what was handed over, in whatever order, as one look; ``None`` if the mailbox must be read instead.
@@ -59,7 +59,7 @@ class Mail:
         That need not be if nothing can have come between: each look begins where the ones before end, or earlier. What
         is handed over twice, or was read meanwhile, is known by its id.
         """
-        position = self._position
+        position = self.position
         entries = []
         for look in sorted(looks, key=lambda look: look.after):
             if look.after > position:
@@ -68,14 +68,14 @@ class Mail:
                 if entry.id > position:
                     entries.append(entry)
                     position = entry.id
-        return MailLook(self._position, tuple(entries))
+        return MailLook(self.position, tuple(entries))
 
     def take(self, look: MailLook) -> None:
         """The mailbox was read again. What was taken before is not there a second time: ids only rise."""
-        is_newest = look.after >= self._position  # else another look has come before this one
+        is_newest = look.after >= self.position  # else another look has come before this one
         for entry in look.entries:
-            if entry.id > self._position:
-                self._position = entry.id
+            if entry.id > self.position:
+                self.position = entry.id
                 if entry.kind == "signal":
                     self.signals.add(entry)
                 else:
@@ -108,7 +108,7 @@ class Mail:
     def has_signal(self, name: str, at: int) -> bool:
         """Return whether a signal of that name was sent until ``at`` and is still unread; or may have been."""
         now = self._state.clock.stamp()  # a stamp of the future counts as in time, as below
-        if any(not at < entry.created_at <= now for entry in self.signals.of(name)):
+        if any(not at < entry.created_at <= now for entry in self.signals.by_name.get(name, ())):
             return True
         return self.signals.more_after(name) is not None
 
@@ -123,10 +123,9 @@ class Mail:
         for call in self._calls.values():
             if call.waits_for is not None and call.stage is Stage.BEGUN and call.raise_cancel is None:
                 calls.setdefault(call.waits_for, []).append(call)
-        now = self._state.clock.stamp()
         matches = []
         for name, waiting in calls.items():
-            match = self._first_match(name, waiting, now)
+            match = self._first_match(name, waiting)
             if match is not None:
                 matches.append(match)
             elif (after := self.signals.more_after(name)) is not None and name not in self._lacking:
@@ -138,16 +137,20 @@ class Mail:
             return min(matches, key=lambda match: match[1].id)
         return matches[0] if matches else None
 
-    def _first_match(self, name: str, calls: Sequence[Call], now: int) -> tuple[Call, MailboxEntry] | None:
-        for entry in self.signals.of(name):
+    def _first_match(self, name: str, calls: Sequence[Call]) -> tuple[Call, MailboxEntry] | None:
+        now: int | None = None  # nearly always nobody wants to know
+        for entry in self.signals.by_name.get(name, ()):
             for call in calls:
-                if call.due_at is None or entry.created_at <= call.due_at or entry.created_at > now:
+                if call.due_at is None or entry.created_at <= call.due_at:
+                    return call, entry
+                now = self._state.clock.stamp() if now is None else now
+                if entry.created_at > now:
                     return call, entry
         return None
 
     def record_signal(self, call: Call, entry: MailboxEntry) -> None:
         """Let the call consume the signal."""
-        if not call.can_take(entry):
+        if not (entry.is_new or call.can_take(entry)):
             return
         self.signals.remove(entry)
         state = self._state

@@ -8,7 +8,7 @@ claim nor walked through at each step.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -17,8 +17,6 @@ from durable_trio.rows import MailboxEntry
 
 __all__ = ["Signals"]
 
-_NONE: deque[MailboxEntry] = deque()
-
 
 @attrs.define(eq=False)
 class Signals:
@@ -26,7 +24,8 @@ class Signals:
 
     #: Nothing is unread, here or in the store.
     is_empty: bool = True
-    _by_name: dict[str, deque[MailboxEntry]] = attrs.Factory(dict)
+    #: Those that are here, the oldest first.
+    by_name: dict[str, deque[MailboxEntry]] = attrs.Factory(dict)
     _count: int = 0  # of those that are here
     # After which id the store has more of a name, or may have; None if it has not.
     _more_after: dict[str, int | None] = attrs.Factory(dict)
@@ -47,10 +46,6 @@ class Signals:
 
     def _note_emptiness(self) -> None:
         self.is_empty = not self._count and not self._more_after and self._more_of_others_after is None
-
-    def of(self, name: str) -> Iterator[MailboxEntry]:
-        """Give those of a name that are here, the oldest first."""
-        return iter(self._by_name.get(name, _NONE))
 
     def more_after(self, name: str) -> int | None:
         """Return after which id the store may have more of a name than is here; ``None`` if it has not."""
@@ -79,11 +74,11 @@ class Signals:
 
     def remove(self, entry: MailboxEntry) -> None:
         """Forget one that is being consumed."""
-        self._by_name[entry.name].remove(entry)  # nearly always the first
+        self.by_name[entry.name].remove(entry)  # nearly always the first
         self._count -= 1
         self._note_emptiness()
 
     def _append(self, entry: MailboxEntry) -> None:
-        self._by_name.setdefault(entry.name, deque()).append(entry)
+        self.by_name.setdefault(entry.name, deque()).append(entry)
         self._last_ids[entry.name] = entry.id
         self._count += 1

@@ -80,6 +80,8 @@ class RunState:
     delivered: deque[HistoryRow] = attrs.Factory(partial(deque, maxlen=8))
     # Committed and not delivered yet.
     ready: deque[tuple[HistoryRow, Recorded | None]] = attrs.Factory(deque)
+    # Calls that were due, but something has come in time: they are due again once that is looked at.
+    refused: list[Recorded] = attrs.Factory(list)
     # What is kept back while a signal waits for its turn; None if none does.
     held: deque[Callable[[], None]] | None = None
 
@@ -142,6 +144,7 @@ class RunState:
         elif result is False and call is not None:
             call.stage = REFUSE[call.stage]
             call.outcome = None
+            self.refused.append(call)
             self.host.look()
         elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
             self._refuse(result)

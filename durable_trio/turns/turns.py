@@ -97,12 +97,14 @@ class Turns:
 
     def message(self, look: MailLook) -> None:
         """Take what was found in the run's mailbox."""
-        for call in self.parking.calls.values():
-            if call.waits_for is not None and call.due_at is not None:  # one that is due was told to look first
-                self.state.agenda.set_timer(call.key, call.due)
+        state = self.state
+        for call in state.refused:
+            if call.due_at is not None:
+                state.agenda.set_timer(call.key, call.due)
+        state.refused.clear()
         self.mail.take(look)
         if not look.is_all:
-            self.state.host.look()
+            state.host.look()
         self.pump()
 
     def hold(self) -> None:
@@ -159,7 +161,10 @@ class Turns:
                     if state.is_idle:
                         state.is_idle = False
                         state.host.moved()
-                if state.runnable_count == 0 and not state.port.is_cut and state.is_live:
+                # What is on its way to the store pumps when it comes back. Until then there is no alarm to set, but a
+                # wait is stored at once.
+                may_rest = not state.port.in_flight or state.agenda.new
+                if may_rest and state.runnable_count == 0 and not state.port.is_cut and state.is_live:
                     self._rest()
         except BaseException as error:
             state.failed(error)

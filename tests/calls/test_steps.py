@@ -42,6 +42,7 @@ from durable_trio import (
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import (
     PATIENCE_SECONDS,
+    SettableClock,
     killed_when_ready,
     noted,
     serving,
@@ -1008,6 +1009,37 @@ async def test_a_step_at_most_once_that_was_detached_is_interrupted_for_good(fil
     assert _shape(live) == _shape(replayed)
     assert (live.step, live.run_id) == ("charge#0", "r")
     assert calls == ["charge"]
+
+
+async def test_a_sleep_beside_a_step_at_most_once_ends_in_time_also_after_a_restart(file_path: str) -> None:
+    clock, may_end, slept = SettableClock(), trio.Event(), trio.Event()
+
+    async def once() -> None:
+        clock.advance(100)
+        await may_end.wait()
+
+    async def works(ctx: Context) -> None:
+        await ctx.wait_signal("go")
+        await ctx.step("once", once, at_most_once=True)
+
+    async def sleeps(ctx: Context) -> None:
+        await ctx.sleep(100)
+        slept.set()
+
+    @workflow
+    async def both(ctx: Context) -> None:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(works)
+            nursery.start_soon(sleeps)
+
+    async with serving(file_path, both, clock=clock) as engine:
+        await wait_status(await engine.start(both, id="r"), RunStatus.SUSPENDED)
+    async with serving(file_path, both, clock=clock) as engine:
+        await engine.get("r").signal("go")
+        with trio.fail_after(PATIENCE_SECONDS):
+            await slept.wait()
+        may_end.set()
+        await engine.get("r").result()
 
 
 async def test_a_step_at_most_once_that_ends_is_recorded_as_any(store_path: str) -> None:

@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import Context, open_engine, workflow
+from durable_trio import Context, RunStatus, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
+from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.rules import residency
 from durable_trio.stores import threads
 from durable_trio.stores import writer as writer_module
+from durable_trio.stores.contract import SendSignal
 from durable_trio.stores.writer import Writer
-from tests.engine.harness import PATIENCE_SECONDS
+from durable_trio.turns.mailbox import Mail
+from tests.engine.harness import PATIENCE_SECONDS, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -96,6 +100,62 @@ def test_when_an_operation_has_just_been_queued(nth: int, file_path: str, monkey
     ctrl_c = CtrlC(nth)
     monkeypatch.setattr(Writer, "submit", ctrl_c.after(Writer.submit))
     interrupt_and_go_on(file_path, ctrl_c)
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_when_a_function_has_just_come_out(nth: int, file_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctrl_c = CtrlC(nth)
+    monkeypatch.setattr(FunctionCall, "ended", ctrl_c.after(FunctionCall.ended))
+    interrupt_and_go_on(file_path, ctrl_c)
+
+
+@workflow
+async def listens(ctx: Context) -> int:
+    return await ctx.wait_signal("go", int)
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Writer, "write"), (Mail, "take")])
+def test_when_a_run_is_told_of_a_signal(
+    owner: type, name: str, file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender gets it. The run has taken the signal, and has no part in that."""
+    ctrl_c, faults = CtrlC(1), list[BaseException]()
+    monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)  # it stays in memory
+
+    async def program() -> None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with open_engine(file_path, workflows=[listens]) as engine:
+                run = await engine.start(listens, id="run")
+                await wait_status(run, RunStatus.SUSPENDED)
+                patch(owner, name)
+                ctrl_c.arm()
+                try:
+                    await run.signal("go", 7)
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        assert await run.result() == 7
+
+    def patch(owner: type, name: str) -> None:
+        monkeypatch.setattr(ResidentRun, "failed", lambda _, error: faults.append(error))
+        whole = getattr(owner, name)
+        if owner is not Writer:
+            monkeypatch.setattr(owner, name, ctrl_c.after(whole))
+            return
+        come = ctrl_c.after(lambda: None)
+
+        async def write(self: Writer, operation: Any) -> Any:
+            outcome = await whole(self, operation)
+            if isinstance(operation, SendSignal):
+                come()
+            return outcome
+
+        monkeypatch.setattr(owner, name, write)
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(program)
+    assert ctrl_c.came
+    assert faults == []
 
 
 @pytest.mark.parametrize("nth", [1, 2])

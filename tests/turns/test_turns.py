@@ -301,6 +301,31 @@ async def test_a_signal_is_not_taken_while_something_else_is_on_its_way() -> Non
     assert all(not operation.taken for operation in rig.front.committed)
 
 
+async def test_a_call_that_was_due_when_a_signal_came_in_time_is_due_again_once_the_mailbox_was_read() -> None:
+    """And no other time is noted anew, however often the mailbox is read."""
+    rig = Rig()
+    call, other = NamedCall("x", waits_for="go", due_at=5), NamedCall("y", waits_for="other", due_at=50)
+    async with rig.body(together(rig, call, other)):
+        for number in range(3):
+            rig.turns.message(look([entry(number + 1, "signal", "noise")]))
+        assert len(rig.turns.state.agenda.timers) == 2
+        rig.now = 5
+        rig.turns.pump()
+        rig.front.commit(outcome=False)
+        rig.turns.pump()
+        assert call.log == ["live", "fired"]
+        assert "look" in rig.host.told
+        rig.turns.message(look([]))
+        assert call.log == ["live", "fired", "fired"]
+        rig.front.commit()
+        await wait_all_tasks_blocked()
+        rig.now = 50
+        rig.turns.pump()
+        rig.front.commit()
+        await wait_all_tasks_blocked()
+    assert rig.log == ["x", "y"]
+
+
 async def test_a_look_at_the_mailbox_that_is_older_than_a_consumption_does_not_bring_it_back() -> None:
     """The mailbox is read while an entry of it is being consumed; it must not be consumed again."""
     unread = [entry(4, "signal", "go"), entry(5, "signal", "go")]

@@ -170,6 +170,17 @@ class ResidentRun:
                 raise
             self.failed(error)
 
+    def hand_over(self, look: MailLook) -> None:
+        """Take what this process has just put into its mailbox: at once, if it is what comes next.
+
+        That need not be if the run still replays, or others have put something there that it does not know yet.
+        """
+        turns = self.turns
+        if not turns.state.is_live or look.after > turns.mail.position:
+            self.inbox.post(look)
+        elif not (self.port.is_cut or self.is_finishing):  # a write behind the last one would be refused
+            turns.message(look)
+
     @property
     def is_suspect(self) -> bool:
         """Whether its processes have died again and again, and it gives no sign yet that this one will not."""

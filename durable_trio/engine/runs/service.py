@@ -13,7 +13,7 @@ import trio
 
 from durable_trio.clock import due_after
 from durable_trio.codec import Codec
-from durable_trio.doors import guarded
+from durable_trio.doors import guarded, tell
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
@@ -254,7 +254,10 @@ class Runs:
         if actor is None:
             return
         if sent is not None and sent.place is not None and sent.place[0] == actor.row.token:
-            guarded(actor.inbox.post, MailLook(after=sent.place[1], entries=(sent.entry,)))
+            try:  # as ``guarded`` does: each message passes here
+                actor.hand_over(MailLook(after=sent.place[1], entries=(sent.entry,)))
+            except BaseException as error:
+                tell(actor, error)
         else:
             guarded(actor.inbox.post, Message.MAIL)
 

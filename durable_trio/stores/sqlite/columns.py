@@ -38,7 +38,7 @@ _FINAL: Final = frozenset(status.value for status in FINAL)
 
 def _columns(row: type[attrs.AttrsInstance]) -> str:
     """Return the columns of a row as a statement lists them: its fields, in their order."""
-    names = [field.name for field in attrs.fields(row) if field.name != "damage"]
+    names = [field.name for field in attrs.fields(row) if field.name not in ("damage", "is_new")]
     return ", ".join(", ".join(Key._fields) if name == "key" else name for name in names)
 
 

@@ -216,4 +216,4 @@ def _add(
     transaction.execute(ADD_ENTRY, (run, kind, name, payload, signal_id, now))
     entry = transaction.cursor.lastrowid
     assert entry is not None
-    return MailboxEntry(id=entry, run=run, kind=kind, name=name, payload=payload, created_at=now)
+    return MailboxEntry(id=entry, run=run, kind=kind, name=name, payload=payload, created_at=now, is_new=True)
