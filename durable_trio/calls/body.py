@@ -39,6 +39,9 @@ class Resident(Protocol):
     def park(self, problem: Problem) -> None:
         """Park the run with this problem and detach it."""
 
+    def diverged(self, row: HistoryRow | None) -> None:
+        """Park the run, whose code does not do what is recorded next; ``None``: nothing more is."""
+
     def ends_program(self, place: str) -> None:
         """The run's own code ends the program at that place: leave before anybody else stops."""
 

@@ -8,6 +8,7 @@ from durable_trio.calls.body import Body, Branch
 from durable_trio.errors import RunCancelled
 from durable_trio.records import StepKind
 from durable_trio.rows import Key
+from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.starting import encode_bound
 from durable_trio.stores.contract import ContinueAsNew
 from durable_trio.turns.call import Call
@@ -28,10 +29,16 @@ class ContinueCall(Call):
         self.parking.end_with(self)
 
     def end_history(self) -> None:
-        """Store the new generation; there is none after a cancel, which a shield may have kept off."""
+        """Store the new generation; there is none after a cancel, which a shield may have kept off.
+
+        Nor of a run that has begun to compensate: its code would have to fail as it did.
+        """
         state = self.state
         if state.is_cancelled:
             self.parking.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
+            return
+        if state.port.status not in LIFE[RunEvent.CONTINUE_AS_NEW]:
+            self._body.resident.diverged(state.history.next_of_body())
             return
         self.stage = CLOSE[self.stage]
         operation = ContinueAsNew(fence=state.port.fence, args=self._args, now=state.clock.stamp())

@@ -28,7 +28,15 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.testing import VirtualClock
-from tests.engine.harness import killed_when_ready, noted, serving, wait_passivated, wait_status, wait_until
+from tests.engine.harness import (
+    killed_when_ready,
+    noted,
+    serving,
+    wait_parked,
+    wait_passivated,
+    wait_status,
+    wait_until,
+)
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -530,3 +538,40 @@ async def test_a_failed_run_whose_compensation_has_run_cannot_be_resumed(store_p
         await wait_status(run, RunStatus.FAILED)
         with pytest.raises(RunConflict):
             await engine.resume(run.id)
+
+
+async def test_changed_code_cannot_begin_anew_what_is_half_undone(tmp_path: Path) -> None:
+    """A run that compensates in code that would now continue as new is parked; the code that fits undoes the rest."""
+    undoing, hangs = trio.Event(), True
+    undone: list[str] = []
+
+    async def undo(result: str) -> None:
+        undoing.set()
+        if hangs:
+            await trio.sleep_forever()
+        undone.append(result)
+
+    @workflow(name="trip")
+    async def failing(ctx: Context) -> None:
+        await ctx.step("flight", lambda: "LH1", compensate=undo)
+        raise LookupError("no car")
+
+    @workflow(name="trip")
+    async def going_on(ctx: Context) -> None:
+        await ctx.step("flight", lambda: "LH1", compensate=undo)
+        await ctx.continue_as_new()
+
+    store = str(tmp_path / "trips.db")
+    async with serving(store, failing, grace_seconds=0) as engine:
+        await engine.start(failing, id="a")
+        await undoing.wait()
+    async with serving(store, going_on) as engine:
+        record = await wait_parked(engine.get("a"))
+        assert record.problem is not None
+        assert (record.problem.kind, record.generation) == ("divergence", 0)
+        assert "continue" in record.problem.text
+    hangs = False
+    async with serving(store, failing) as engine:
+        record = await wait_status(engine.get("a"), RunStatus.FAILED)
+        assert isinstance(record.error, LookupError)
+    assert undone == ["LH1"]
