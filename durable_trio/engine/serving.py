@@ -200,6 +200,7 @@ class Serving:
     # ---- the store ---------------------------------------------------------------------------------------------
 
     async def _open_store(self) -> None:
+        self._client.settings.clock.stamp()  # one that cannot be used here says so before anything is opened
         self._client.settle()
         store = self._client.store
         if store.may_block:
