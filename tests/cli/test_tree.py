@@ -13,8 +13,6 @@ from durable_trio import Engine, open_engine
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import width_of
 from durable_trio.cli.tree_view import shape_of, tree_lines
-from durable_trio.records import EngineStatus, RunStatus
-from durable_trio.views.rates import Rates
 from supervisors import ChildStatus, NodeKind, SupervisorEnded, TreeNode
 from tests.cli.desk import PATIENCE_SECONDS, call
 from tests.cli.server import field, kill, serving
@@ -110,41 +108,6 @@ def test_a_tree_has_changed_when_something_else_than_time_and_runs_has() -> None
     restarted = TreeNode(name="runs", kind=NodeKind.DYNAMIC, status=ChildStatus.RUNNING, restart_count=1)
     assert shape_of(runs) == shape_of(later)
     assert shape_of(runs) != shape_of(restarted)
-
-
-# ---- rates ---------------------------------------------------------------------------------------------------------
-
-
-def status(completed: int, recorded: int) -> EngineStatus:
-    return EngineStatus(
-        durability="full",
-        executors=(),
-        runs_by_status={RunStatus.COMPLETED: completed, RunStatus.PENDING: 7},
-        parked=(),
-        unknown_workflows={},
-        resident_runs=0,
-        sqlite_version="",
-        warnings=(),
-        recorded_count=recorded,
-    )
-
-
-def test_rates_are_those_of_the_last_seconds() -> None:
-    rates = Rates()
-    assert (rates.runs, rates.steps) == (0, 0)
-    rates.add(status(100, 1000), 0.0)
-    assert (rates.runs, rates.steps) == (0, 0)
-    rates.add(status(110, 1050), 5.0)
-    assert (rates.runs, rates.steps) == (2, 10)
-    rates.add(status(110, 1050), 10.0)
-    assert (rates.runs, rates.steps) == (0, 0)
-
-
-def test_a_rate_is_never_below_zero_when_runs_are_removed() -> None:
-    rates = Rates()
-    rates.add(status(100, 1000), 0.0)
-    rates.add(status(0, 0), 1.0)
-    assert (rates.runs, rates.steps) == (0, 0)
 
 
 def test_recorded_outcomes_are_counted(db: str) -> None:
