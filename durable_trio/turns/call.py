@@ -18,9 +18,18 @@ from durable_trio.clock import Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
-from durable_trio.turns.host import LastCall
 from durable_trio.turns.stage import SUBMIT, Stage
 from durable_trio.turns.state import RunState
+
+
+class LastCall(Protocol):
+    """A call that ends the history instead of adding to it."""
+
+    @property
+    def key(self) -> Key: ...
+
+    def end_history(self) -> None:
+        """Do it now."""
 
 
 class Place(Protocol):

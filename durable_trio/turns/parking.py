@@ -20,9 +20,8 @@ from durable_trio.doors import guarded
 from durable_trio.errors import Detached, RunExpired
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
-from durable_trio.turns.call import Call
+from durable_trio.turns.call import Call, LastCall
 from durable_trio.turns.deadlines import DeadlineScope
-from durable_trio.turns.host import LastCall
 from durable_trio.turns.leaving import Exit
 from durable_trio.turns.stage import BEGIN, FIND, OPEN, Stage
 from durable_trio.turns.state import RunState
@@ -131,7 +130,7 @@ class Parking:
         extension.task.custom_sleep_data = self
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            guarded(state.host.is_left_undecided)
+            guarded(state.resident.is_left_undecided)
             return trio.lowlevel.Abort.FAILED
 
         return await trio.lowlevel.wait_task_rescheduled(abort)
@@ -187,7 +186,7 @@ class Parking:
                 self.state.pump()
         elif call.stage is _UNDECIDED:
             self.cancelled.append(call)
-            self.state.host.is_left_undecided()
+            self.state.resident.is_left_undecided()
 
     def abandon(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
@@ -351,7 +350,7 @@ class Parking:
     def throw_detached(self) -> None:
         """End the durable waits that are still blocked; the port is cut and the body's scope cancelled before."""
         state = self.state
-        state.lane = Exit(state.lane, len(state.tasks), state.host.abandoned)
+        state.lane = Exit(state.lane, len(state.tasks), state.resident.abandoned)
         for waiting in (self.calls, self.extended, self.starts):
             waiting.clear()
         for task in list(state.tasks):

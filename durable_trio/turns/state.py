@@ -20,9 +20,9 @@ from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.history import History
-from durable_trio.turns.host import Host
 from durable_trio.turns.lane import Lane
 from durable_trio.turns.port import Port
+from durable_trio.turns.resident import Resident
 from durable_trio.turns.stage import COMMIT, REFUSE, Stage
 
 
@@ -53,7 +53,7 @@ class RunState:
     """
 
     port: Port
-    host: Host
+    resident: Resident
     clock: Clock
     pump: Callable[[], None]
     history: History
@@ -69,7 +69,7 @@ class RunState:
     lane: Lane = attrs.Factory(Lane)
     is_live: bool = False
     is_held: bool = False  # draining: no call goes live and nothing is delivered any more
-    is_idle: bool = False  # it only waits, and its host knows
+    is_idle: bool = False  # it only waits, and the resident run knows
     is_leaving: bool = False  # its release is on its way: no alarm is needed here any more
     has_progressed: bool = False  # a row was committed that was not there before
     is_expired: bool = False
@@ -97,7 +97,7 @@ class RunState:
 
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed in this run: it leaves, and nobody else is touched."""
-        self.host.failed(error)
+        self.resident.failed(error)
 
     # ---- positions ---------------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class RunState:
             call.stage = REFUSE[call.stage]
             call.outcome = None
             self.refused.append(call)
-            self.host.look()
+            self.resident.look()
         elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
             self._refuse(result)
 
@@ -158,7 +158,7 @@ class RunState:
 
     def _refuse(self, result: Any) -> None:
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
-        self.host.refused(error)
+        self.resident.refused(error)
 
     def set_timer(self, call: Recorded, due_at: int, wait: WaitRow | None, *, stamped_at: int | None = None) -> None:
         """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests.

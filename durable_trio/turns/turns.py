@@ -43,10 +43,10 @@ from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
 from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
-from durable_trio.turns.host import Host
 from durable_trio.turns.mailbox import Mail
 from durable_trio.turns.parking import Parking
 from durable_trio.turns.port import Port
+from durable_trio.turns.resident import Resident
 from durable_trio.turns.state import Recorded, RunState
 
 _SIGNAL_OF: Final = operator.attrgetter("waits_for")
@@ -60,7 +60,7 @@ class Turns:
         loaded: Loaded,
         *,
         port: Port,
-        host: Host,
+        resident: Resident,
         clock: Clock,
         ttl_at: Due | None,
         started_at: int,
@@ -72,7 +72,7 @@ class Turns:
             agenda.waits.update((wait.key, wait) for wait in loaded.waits)
         self.state = RunState(
             port=port,
-            host=host,
+            resident=resident,
             clock=clock,
             pump=self.pump,
             history=history,
@@ -93,7 +93,7 @@ class Turns:
         self._alarm_at: int | None = None
         self._is_pumping = False
 
-    # ---- for the host ------------------------------------------------------------------------------------------
+    # ---- for the resident run ----------------------------------------------------------------------------------
 
     def message(self, look: MailLook) -> None:
         """Take what was found in the run's mailbox."""
@@ -104,7 +104,7 @@ class Turns:
         state.refused.clear()
         self.mail.take(look)
         if not look.is_all:
-            state.host.look()
+            state.resident.look()
         self.pump()
 
     def hold(self) -> None:
@@ -153,14 +153,14 @@ class Turns:
             elif state.is_held:
                 state.flush_waits()
                 if not parking.busy_count and not state.port.in_flight:
-                    state.host.quiesced()
+                    state.resident.quiesced()
             else:
                 while state.runnable_count == 0 and not state.port.is_cut and self._deliver():
                     if state.lane.woken:
                         state.lane.delivered()
                     if state.is_idle:
                         state.is_idle = False
-                        state.host.moved()
+                        state.resident.moved()
                 # What is on its way to the store pumps when it comes back. Until then there is no alarm to set, but a
                 # wait is stored at once.
                 may_rest = not state.port.in_flight or state.agenda.new
@@ -209,7 +209,7 @@ class Turns:
             return True
         # A scope with trio's own deadline around a call may end it, as it did when the row was recorded.
         ends_by_itself = any(call.deadline != math.inf for call in self.parking.calls.values())
-        state.host.stuck(row, hopeless=not ends_by_itself and not self.foreign_waits(also_in_process=True))
+        state.resident.stuck(row, hopeless=not ends_by_itself and not self.foreign_waits(also_in_process=True))
         return False
 
     def _has_met(self, key: Key) -> bool:
@@ -236,7 +236,7 @@ class Turns:
             state.is_expired = state.is_expired or row.kind is StepKind.TTL
             state.is_cancelled = state.is_cancelled or row.kind is StepKind.CANCEL
             self.mail.note_control(row)
-            state.host.control(row)
+            state.resident.control(row)
 
     def _pass_barrier(self) -> bool:
         """All rows are delivered: let control messages go first, then let the waiting calls begin."""
@@ -244,7 +244,7 @@ class Turns:
         if not self.mail.is_settled():
             return False
         state.is_live = True
-        state.host.went_live()
+        state.resident.went_live()
         if state.ttl_at is not None:
             self._raise_alarm(state.clock.comes_at(state.ttl_at))
         for call in sorted(parking.calls.values(), key=lambda call: call.key):
@@ -308,7 +308,7 @@ class Turns:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
             state.is_idle = True
-            state.host.idle(due_at, tuple(names), state.agenda.take_new())
+            state.resident.idle(due_at, tuple(names), state.agenda.take_new())
         elif state.agenda.new:
             state.flush_waits()
         if due_at is not None and not state.is_leaving:
@@ -316,7 +316,7 @@ class Turns:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether the run only waits, as it did when its host was told so."""
+        """Whether the run only waits, as it did when the resident run was told so."""
         state = self.state
         return state.is_idle and not (
             state.port.is_cut or state.is_leaving or state.runnable_count or self._has_something_to_do()
@@ -342,7 +342,7 @@ class Turns:
         if not len(state.tasks) == len(parking.calls) == 1:
             foreign = self.foreign_waits() + foreign
         if foreign:
-            state.host.foreign(foreign)
+            state.resident.foreign(foreign)
         return bool(parking.calls) and not foreign
 
     def foreign_waits(self, *, also_in_process: bool = False) -> list[str]:
@@ -375,4 +375,4 @@ class Turns:
     def _raise_alarm(self, due_at: int) -> None:
         if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.state.clock.now():
             self._alarm_at = due_at
-            self.state.host.alarm(due_at)
+            self.state.resident.alarm(due_at)

@@ -229,12 +229,12 @@ async def test_a_service_of_reports_that_finds_no_room_lives_on(file_path: str) 
             async def refuse(*_: Any) -> None:
                 raise StoreError("no room")
 
-            reports._writer = _Front(refuse)  # type: ignore[assignment]
+            reports._writer = _Writer(refuse)  # type: ignore[assignment]
             await reports._remove_dead()
             nursery.cancel_scope.cancel()
 
 
-class _Front:
+class _Writer:
     """A writer with nothing but answers."""
 
     def __init__(self, ask: Any) -> None:
@@ -268,7 +268,7 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
         reaper = Reaper()
 
     dispatcher = Dispatcher(
-        writer=_Front(ask),  # type: ignore[arg-type]
+        writer=_Writer(ask),  # type: ignore[arg-type]
         runs=Full(),  # type: ignore[arg-type]
         recovery=NotAlone(),  # type: ignore[arg-type]
         timers=Alarms(),  # type: ignore[arg-type]

@@ -213,7 +213,7 @@ async def test_a_run_that_cannot_begin_is_parked_and_those_claimed_with_it_begin
     original = Turns.__init__
 
     def init(self: Turns, *args: Any, **options: Any) -> None:
-        if options["host"].row.id == "bad":
+        if options["resident"].row.id == "bad":
             raise Fault
         original(self, *args, **options)
 

@@ -1,4 +1,4 @@
-"""What the tests of the turns share: a front that commits when told to, a host that takes notes, a call, a body."""
+"""What the tests of the turns share: an outlet and a resident run that take notes, a call, a body."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def entry(number: int, kind: str, name: str, *, at: int = 0, payload: str | None
     return MailboxEntry(id=number, run=1, kind=kind, name=name, payload=payload, created_at=at)
 
 
-class ManualFront:
+class ManualOutlet:
     """Takes operations and commits them when the test says so."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class ManualFront:
         return [str(row.key) for operation, _ in self.waiting for row in getattr(operation, "rows", ())]
 
 
-class NotingHost:
+class NotingResident:
     """Notes what the turns ask of it."""
 
     def __init__(self) -> None:
@@ -147,21 +147,21 @@ class NamedCall(Call):
 
 
 class Rig:
-    """Turns with a front and a host in the test's hands."""
+    """Turns with an outlet and a resident run in the test's hands."""
 
     def __init__(
         self, *, history: Sequence[HistoryRow] = (), unread: Sequence[MailboxEntry] = (), ttl_at: int | None = None
     ) -> None:
         self.now = 0
-        self.front = ManualFront()
-        self.host = NotingHost()
-        self.port = Port(self.front, FENCE, RunStatus.RUNNING)
+        self.outlet = ManualOutlet()
+        self.resident = NotingResident()
+        self.port = Port(self.outlet, FENCE, RunStatus.RUNNING)
         self.log: list[str] = []
         clock = Clock(wall=lambda: self.now * 1000, monotonic=lambda: 0)
         self.turns = Turns(
             Loaded(tuple(history), (), tuple(unread), {}),
             port=self.port,
-            host=self.host,
+            resident=self.resident,
             clock=clock,
             ttl_at=None if ttl_at is None else clock.due(ttl_at),
             started_at=0,

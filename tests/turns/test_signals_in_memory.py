@@ -30,15 +30,15 @@ async def test_signals_that_were_left_out_are_asked_for_by_name_once_a_call_wait
             await rig.perform(call)
 
     async with rig.body(body):
-        assert rig.host.told.count("look") == 1
+        assert rig.resident.told.count("look") == 1
         assert rig.turns.mail.question() == (900, {"go": 1})
         found = NamedSignals(1, (entry(400, "signal", "go"), entry(700, "signal", "go")), True)
         rig.turns.message(MailLook(900, (), True, {"go": found}))
-        assert rig.front.commit().taken == ((400, 1),)
+        assert rig.outlet.commit().taken == ((400, 1),)
         await wait_all_tasks_blocked()
-        assert rig.front.commit().taken == ((700, 2),)
+        assert rig.outlet.commit().taken == ((700, 2),)
         await wait_all_tasks_blocked()
-        assert rig.host.told.count("look") == 1
+        assert rig.resident.told.count("look") == 1
     assert rig.log == ["x", "y"]
 
 
@@ -51,14 +51,14 @@ async def test_of_two_waits_the_older_signal_is_taken_also_if_it_must_be_asked_f
         await rig.perform(late)
 
     async with rig.body(body):
-        assert rig.front.commit().taken == ((2, 1),)
+        assert rig.outlet.commit().taken == ((2, 1),)
         await wait_all_tasks_blocked()
         assert rig.turns.mail.question() == (900, {"go": 2})
         rig.turns.message(look([entry(901, "signal", "go")], after=900))  # it came before the answer
-        assert rig.front.waiting == []
+        assert rig.outlet.waiting == []
         found = NamedSignals(2, (entry(40, "signal", "go"),), True)
         rig.turns.message(MailLook(900, (), True, {"go": found}))  # older than what came, so it does not say all
-        assert rig.front.commit().taken == ((40, 2),)
+        assert rig.outlet.commit().taken == ((40, 2),)
         await wait_all_tasks_blocked()
     assert rig.log == ["early", "late"]
 
@@ -66,7 +66,7 @@ async def test_of_two_waits_the_older_signal_is_taken_also_if_it_must_be_asked_f
 async def test_a_cancel_is_seen_behind_any_number_of_signals() -> None:
     rig = rig_with([entry(1, "signal", "noise"), entry(500, "cancel", "cancel")], left_out=(1, 900))
     async with rig.body(lambda: rig.perform(NamedCall("x", waits_for="go"))):
-        assert rig.front.commit().taken == ((500, 1),)
+        assert rig.outlet.commit().taken == ((500, 1),)
 
 
 @pytest.mark.parametrize("seed", range(30))

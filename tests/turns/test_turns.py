@@ -38,11 +38,11 @@ def after_each_other(rig: Rig, *calls: NamedCall) -> Callable[[], Any]:
 async def test_an_outcome_is_given_to_the_body_once_it_is_committed() -> None:
     rig, call = Rig(), NamedCall("a")
     async with rig.body(after_each_other(rig, call)):
-        assert (call.log, rig.log, rig.front.rows) == (["live"], [], [])
+        assert (call.log, rig.log, rig.outlet.rows) == (["live"], [], [])
         call.finish()
         await wait_all_tasks_blocked()
-        assert (rig.front.rows, rig.log) == (["a#0"], [])
-        rig.front.commit()
+        assert (rig.outlet.rows, rig.log) == (["a#0"], [])
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
         assert rig.log == ["a"]
 
@@ -67,7 +67,7 @@ async def test_rows_are_delivered_one_at_a_time_in_the_order_of_their_commits() 
         for call in (calls[2], calls[0], calls[1]):
             call.finish()
         for _ in range(3):
-            rig.front.commit()
+            rig.outlet.commit()
         await wait_all_tasks_blocked()
     assert rig.log == [*("c", "c+", "c+", "c+"), *("a", "a+", "a+", "a+"), *("b", "b+", "b+", "b+")]
 
@@ -77,9 +77,9 @@ async def test_the_seq_rises_with_each_row_and_goes_on_after_the_history() -> No
     async with rig.body(after_each_other(rig, *calls)):
         for call in calls[1:]:
             call.finish()
-            rig.front.commit()
+            rig.outlet.commit()
             await wait_all_tasks_blocked()
-    assert [item.seq for operation in rig.front.committed for item in operation.rows] == [8, 9]
+    assert [item.seq for operation in rig.outlet.committed for item in operation.rows] == [8, 9]
 
 
 async def test_a_refused_row_gives_the_run_up() -> None:
@@ -87,9 +87,9 @@ async def test_a_refused_row_gives_the_run_up() -> None:
         rig, call = Rig(), NamedCall("a")
         async with rig.body(after_each_other(rig, call)):
             call.finish()
-            rig.front.commit(refusal)
+            rig.outlet.commit(refusal)
             await wait_all_tasks_blocked()
-            assert ("refused", type(refusal)) in rig.host.told
+            assert ("refused", type(refusal)) in rig.resident.told
             assert rig.log == []
 
 
@@ -126,7 +126,7 @@ async def test_no_call_begins_before_all_recorded_rows_are_delivered() -> None:
 
     async with rig.body(body):
         assert begun_with == [["b", "c"]]
-        assert rig.host.told[0] == "live"
+        assert rig.resident.told[0] == "live"
         assert (old.log, last.log) == ([], [])
 
 
@@ -157,14 +157,14 @@ async def test_a_row_that_nobody_waits_for_is_divergence() -> None:
     rig = Rig(history=[row(1, "left")])
     call = NamedCall("right")
     async with rig.body(after_each_other(rig, call)):
-        assert rig.host.told == [("stuck", "left#0", True)]
+        assert rig.resident.told == [("stuck", "left#0", True)]
         assert call.log == []
 
 
 async def test_a_row_of_another_kind_is_divergence() -> None:
     rig = Rig(history=[row(1, "a", StepKind.SLEEP)])
     async with rig.body(after_each_other(rig, NamedCall("a"))):
-        assert rig.host.told == [("stuck", "a#0", True)]
+        assert rig.resident.told == [("stuck", "a#0", True)]
 
 
 async def test_a_body_blocked_in_a_foreign_wait_may_still_come_to_the_row() -> None:
@@ -179,7 +179,7 @@ async def test_a_body_blocked_in_a_foreign_wait_may_still_come_to_the_row() -> N
     async with rig.body(body):
         with trio.fail_after(5):
             await go.wait()
-        assert [told for told in rig.host.told if told[0] == "stuck" and told[2]] == []
+        assert [told for told in rig.resident.told if told[0] == "stuck" and told[2]] == []
         assert rig.log == ["a"]
 
 
@@ -216,7 +216,7 @@ async def test_a_call_whose_outcome_is_on_its_way_gives_it_back_even_in_a_cancel
         scope.cancel()
         await wait_all_tasks_blocked()
         assert rig.log == []
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
         assert rig.log == ["a", "b: Cancelled"]
 
@@ -239,7 +239,7 @@ async def test_a_recorded_cancel_is_delivered_at_its_place() -> None:
     rig = Rig(history=history)
     calls = [NamedCall(name) for name in "abc"]
     scopes: list[trio.CancelScope] = []
-    rig.host.on_control = lambda _row: scopes[0].cancel()
+    rig.resident.on_control = lambda _row: scopes[0].cancel()
 
     async def body() -> None:
         with trio.CancelScope() as scope:
@@ -249,7 +249,7 @@ async def test_a_recorded_cancel_is_delivered_at_its_place() -> None:
     async with rig.body(body):
         pass
     assert rig.log == ["a", "b: Cancelled"]
-    assert rig.host.told[0] == ("control", StepKind.CANCEL)
+    assert rig.resident.told[0] == ("control", StepKind.CANCEL)
     assert calls[1].log == ["dropped"]
 
 
@@ -258,11 +258,11 @@ async def test_a_cancel_that_waits_in_the_mailbox_comes_before_any_call_begins()
     call = NamedCall("a")
     async with rig.body(after_each_other(rig, call)):
         assert call.log == []
-        (operation, _), *_ = rig.front.waiting
+        (operation, _), *_ = rig.outlet.waiting
         assert operation.taken == ((5, 1),)
         assert (operation.rows[0].kind, operation.rows[0].result) == (StepKind.CANCEL, '"why"')
-        rig.front.commit()
-        assert rig.host.told[0] == ("control", StepKind.CANCEL)
+        rig.outlet.commit()
+        assert rig.resident.told[0] == ("control", StepKind.CANCEL)
 
 
 # ---- signals and timers ----------------------------------------------------------------------------------------------
@@ -272,9 +272,9 @@ async def test_a_signal_is_taken_by_the_call_that_waits_for_it_in_order_of_arriv
     rig = Rig(unread=[entry(3, "signal", "other"), entry(4, "signal", "go"), entry(5, "signal", "go")])
     calls = [NamedCall("x", waits_for="go"), NamedCall("y", waits_for="go")]
     async with rig.body(after_each_other(rig, *calls)):
-        assert rig.front.commit().taken == ((4, 1),)
+        assert rig.outlet.commit().taken == ((4, 1),)
         await wait_all_tasks_blocked()
-        assert rig.front.commit().taken == ((5, 2),)
+        assert rig.outlet.commit().taken == ((5, 2),)
         await wait_all_tasks_blocked()
     assert rig.log == ["x", "y"]
 
@@ -294,11 +294,11 @@ async def test_a_signal_is_not_taken_while_something_else_is_on_its_way() -> Non
         step.finish()
         rig.turns.message(look([entry(4, "signal", "go")]))
         await wait_all_tasks_blocked()
-        assert rig.front.rows == ["step#0"]
-        rig.front.commit()
+        assert rig.outlet.rows == ["step#0"]
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
     assert rig.log == ["step", "wait: Cancelled"]
-    assert all(not operation.taken for operation in rig.front.committed)
+    assert all(not operation.taken for operation in rig.outlet.committed)
 
 
 async def test_a_call_that_was_due_when_a_signal_came_in_time_is_due_again_once_the_mailbox_was_read() -> None:
@@ -311,17 +311,17 @@ async def test_a_call_that_was_due_when_a_signal_came_in_time_is_due_again_once_
         assert len(rig.turns.state.agenda.timers) == 2
         rig.now = 5
         rig.turns.pump()
-        rig.front.commit(outcome=False)
+        rig.outlet.commit(outcome=False)
         rig.turns.pump()
         assert call.log == ["live", "fired"]
-        assert "look" in rig.host.told
+        assert "look" in rig.resident.told
         rig.turns.message(look([]))
         assert call.log == ["live", "fired", "fired"]
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
         rig.now = 50
         rig.turns.pump()
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
     assert rig.log == ["x", "y"]
 
@@ -333,16 +333,16 @@ async def test_a_look_at_the_mailbox_that_is_older_than_a_consumption_does_not_b
     calls = [NamedCall(name, waits_for="go") for name in "xyz"]
     async with rig.body(after_each_other(rig, *calls)):
         rig.turns.message(look(unread))  # read before the first was committed
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
         rig.turns.message(look(unread))  # and even later: a slow look
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
         rig.turns.message(look([]))
         rig.turns.message(look([entry(6, "signal", "go")]))
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
-    assert [operation.taken for operation in rig.front.committed] == [((4, 1),), ((5, 2),), ((6, 3),)]
+    assert [operation.taken for operation in rig.outlet.committed] == [((4, 1),), ((5, 2),), ((6, 3),)]
     assert rig.log == ["x", "y", "z"]
 
 
@@ -351,10 +351,10 @@ async def test_a_cancel_is_consumed_once_however_often_it_is_seen() -> None:
     async with rig.body(after_each_other(rig, NamedCall("a"))):
         for _ in range(3):
             rig.turns.message(look([entry(9, "cancel", "cancel")]))
-        assert len(rig.front.waiting) == 1
-        rig.front.commit()
+        assert len(rig.outlet.waiting) == 1
+        rig.outlet.commit()
         rig.turns.message(look([entry(9, "cancel", "cancel")]))
-        assert rig.front.waiting == []
+        assert rig.outlet.waiting == []
 
 
 async def test_a_signal_that_came_after_the_wait_was_due_is_not_taken_by_it() -> None:
@@ -363,7 +363,7 @@ async def test_a_signal_that_came_after_the_wait_was_due_is_not_taken_by_it() ->
     call = NamedCall("x", waits_for="go", due_at=100)
     async with rig.body(after_each_other(rig, call)):
         assert call.log == ["live", "fired"]
-        assert rig.front.commit().taken == ()
+        assert rig.outlet.commit().taken == ()
 
 
 async def test_a_signal_that_came_in_time_beats_a_time_that_is_past() -> None:
@@ -372,13 +372,13 @@ async def test_a_signal_that_came_in_time_beats_a_time_that_is_past() -> None:
     call = NamedCall("x", waits_for="go", due_at=100)
     async with rig.body(after_each_other(rig, call)):
         assert call.log == ["live"]
-        assert rig.front.commit().taken == ((4, 1),)
+        assert rig.outlet.commit().taken == ((4, 1),)
 
 
 async def test_a_time_fires_when_it_has_come_and_not_before() -> None:
     rig, call = Rig(), NamedCall("x", due_at=100)
     async with rig.body(after_each_other(rig, call)):
-        assert ("alarm", 100) in rig.host.told
+        assert ("alarm", 100) in rig.resident.told
         for rig.now in (50, 99):
             rig.turns.pump()
             assert call.log == ["live"]
@@ -391,7 +391,7 @@ async def test_a_body_that_only_waits_says_for_what_and_until_when() -> None:
     rig = Rig()
     calls = [NamedCall("x", waits_for="b", due_at=100), NamedCall("y", waits_for="a"), NamedCall("z", due_at=50)]
     async with rig.body(together(rig, *calls)):
-        assert ("idle", 50, ("a", "b"), ()) in rig.host.told
+        assert ("idle", 50, ("a", "b"), ()) in rig.resident.told
 
 
 # ---- leaving ---------------------------------------------------------------------------------------------------------
@@ -402,13 +402,13 @@ async def test_a_held_run_begins_nothing_and_delivers_nothing_and_says_when_it_i
     async with rig.body(after_each_other(rig, *calls)):
         rig.turns.parking.busy(calls[0])
         rig.turns.hold()
-        assert "quiesced" not in rig.host.told
+        assert "quiesced" not in rig.resident.told
         calls[0].finish()
         rig.turns.parking.emerged(calls[0])
-        assert "quiesced" not in rig.host.told  # its outcome is on its way
-        rig.front.commit()
+        assert "quiesced" not in rig.resident.told  # its outcome is on its way
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
-        assert "quiesced" in rig.host.told
+        assert "quiesced" in rig.resident.told
         assert (rig.log, calls[1].log) == ([], [])
 
 
@@ -428,8 +428,8 @@ async def test_detaching_ends_every_wait_and_writes_nothing() -> None:
     async with rig.body(body):
         calls[0].finish()
     assert sorted(rig.log) == ["a: Detached", "b: Detached"]
-    rig.front.commit()
-    assert rig.front.waiting == []
+    rig.outlet.commit()
+    assert rig.outlet.waiting == []
 
 
 async def test_a_call_after_detaching_raises_at_once() -> None:
@@ -453,7 +453,7 @@ async def test_nothing_is_delivered_while_a_task_waits_inside_its_turn() -> None
 
     async with rig.body(body):
         call.finish()
-        rig.front.commit()
+        rig.outlet.commit()
         await wait_all_tasks_blocked()
         assert rig.log == []
         commits[0]("extended")

@@ -130,7 +130,7 @@ class ResidentRun:
         self.turns = Turns(
             loaded,
             port=self.port,
-            host=self,
+            resident=self,
             clock=self.clock,
             ttl_at=None if row.ttl_at is None else self.clock.due(row.ttl_at, stamped_at=row.created_at),
             started_at=row.started_at or row.created_at,
@@ -269,7 +269,7 @@ class ResidentRun:
         look = LookAtMail(self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
         return await self.keeper.writer.ask_patiently(look)
 
-    # ---- Host: what the turns ask ------------------------------------------------------------------------------
+    # ---- what the turns ask ------------------------------------------------------------------------------------
 
     def control(self, row: HistoryRow) -> None:
         if self.is_compensating:

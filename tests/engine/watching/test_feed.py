@@ -88,7 +88,7 @@ class ManualStore:
         raise AssertionError(question)
 
 
-class ManualFront:
+class ManualWriter:
     """Reads at once, except while a test holds the answer to ``FindLastChange``."""
 
     def __init__(self, store: ManualStore) -> None:
@@ -127,7 +127,7 @@ class ManualFront:
 
 async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() -> None:
     """It was read before the run was resumed, and is passed on after somebody began to wait for the new end."""
-    writer: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    writer: Any = ManualWriter(ManualStore(stored(S.PENDING, 5)))
     feed = writer.make_feed()
     endings: list[RunStatus] = []
 
@@ -152,7 +152,7 @@ async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() ->
 
 async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_passes_over_others() -> None:
     """It asks for the newest change, to pass over what nobody has watched; a commit comes before the answer."""
-    writer: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    writer: Any = ManualWriter(ManualStore(stored(S.RUNNING, 5)))
     writer.store.is_shared = writer.store.may_block = (
         True  # the feed looks by itself, and a watcher does not make it catch up
     )
@@ -178,7 +178,7 @@ async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_fe
 
 async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() -> None:
     """Commits that nobody looked at are passed over, if they are many; the run has ended among them."""
-    writer: Any = ManualFront(ManualStore(stored(S.RUNNING, 5)))
+    writer: Any = ManualWriter(ManualStore(stored(S.RUNNING, 5)))
     writer.store.is_shared = writer.store.may_block = True
     feed = writer.make_feed()
     endings: list[RunStatus] = []
@@ -201,7 +201,7 @@ async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() ->
         nursery.cancel_scope.cancel()
 
 
-class SlowAnswers(ManualFront):
+class SlowAnswers(ManualWriter):
     """Holds back the answer to the first reading of changes, until a test lets it go."""
 
     def __init__(self, store: ManualStore) -> None:
@@ -246,7 +246,7 @@ async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -
 
 
 async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
-    writer: Any = ManualFront(ManualStore(stored(S.PENDING, 5)))
+    writer: Any = ManualWriter(ManualStore(stored(S.PENDING, 5)))
     feed = writer.make_feed()
 
     async def wait() -> None:

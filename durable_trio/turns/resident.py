@@ -1,15 +1,15 @@
-"""What the turns of a run ask of whoever hosts it, and of a call that ends a history."""
+"""What the turns ask of the resident run whose turns they are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from durable_trio.rows import HistoryRow, Key, WaitRow
+from durable_trio.rows import HistoryRow, WaitRow
 
 
-class Host(Protocol):
-    """What the turns ask of the actor that hosts the run. All of it is synchronous and must not raise."""
+class Resident(Protocol):
+    """The run in memory, as its turns know it. All of it is synchronous and must not raise."""
 
     def control(self, row: HistoryRow) -> None:
         """A cancel or ttl row is delivered: cancel the body."""
@@ -49,13 +49,3 @@ class Host(Protocol):
 
     def abandoned(self, place: str, is_own: bool) -> None:
         """A task of the body did not leave and was abandoned at that place. ``is_own``: it was the body's own."""
-
-
-class LastCall(Protocol):
-    """A call that ends the history instead of adding to it."""
-
-    @property
-    def key(self) -> Key: ...
-
-    def end_history(self) -> None:
-        """Do it now."""
