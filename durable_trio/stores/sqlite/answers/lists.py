@@ -53,7 +53,9 @@ _PARKED_MAX: Final = 1000
 _EVERYTHING: Final = RunFilter()
 
 # As bytes too: what is stored need not be UTF-8.
-OF_STATUS: Final = "runs INDEXED BY runs_by_status WHERE workflow = CAST(? AS TEXT) AND status = CAST(? AS TEXT)"
+BY_STATUS: Final = "runs INDEXED BY runs_by_status WHERE"
+OF_WORKFLOW: Final = f"{BY_STATUS} workflow = CAST(? AS TEXT)"
+OF_STATUS: Final = f"{OF_WORKFLOW} AND status = CAST(? AS TEXT)"
 OF_END: Final = "runs INDEXED BY runs_finished WHERE status = ? AND finished_at IS NOT NULL"
 # The file is damaged, or was changed by another program.
 OF_NO_END: Final = f"runs INDEXED BY runs_without_end WHERE status = ? AND {WITHOUT_END}"
@@ -63,14 +65,22 @@ OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
 OF_ALL: Final = "runs INDEXED BY runs_created WHERE true"
 STREAM: Final = "SELECT created_at, run FROM {source} ORDER BY created_at DESC, run DESC"
 COUNT: Final = "SELECT count(*) FROM (SELECT 1 FROM {source} LIMIT ? + 0)"
+# Where no text stands: before all texts, and behind them. Only a damaged file has such a status or workflow, and a
+# column that is NOT NULL is not searched for NULL, which stands before all else.
+OF_NO_TEXT: Final = (f"{OF_WORKFLOW} AND status < ''", f"{OF_WORKFLOW} AND status >= x''")
+OF_NO_WORKFLOW: Final = (f"{BY_STATUS} workflow < ''", f"{BY_STATUS} workflow >= x''")
 # SQLite seeks by the first column only of a comparison of rows; so in two steps.
-NEXT_STATUS: Final = """
-    SELECT status FROM runs INDEXED BY runs_by_status
-    WHERE workflow = CAST(? AS TEXT) AND status > CAST(? AS TEXT) ORDER BY status LIMIT 1
-"""
-NEXT_WORKFLOW: Final = """
-    SELECT workflow FROM runs INDEXED BY runs_by_status WHERE workflow > CAST(? AS TEXT) ORDER BY workflow LIMIT 1
-"""
+NEXT_STATUS: Final = f"SELECT status FROM {OF_WORKFLOW} AND status > CAST(? AS TEXT) ORDER BY status LIMIT 1"
+NEXT_WORKFLOW: Final = f"SELECT workflow FROM {BY_STATUS} workflow > CAST(? AS TEXT) ORDER BY workflow LIMIT 1"
+# The first one, and the first text.
+FIRST_STATUS: Final = (
+    f"SELECT status FROM {OF_WORKFLOW} ORDER BY status LIMIT 1",
+    f"SELECT status FROM {OF_WORKFLOW} AND status >= '' ORDER BY status LIMIT 1",
+)
+FIRST_WORKFLOW: Final = (
+    f"SELECT workflow FROM {BY_STATUS} true ORDER BY workflow LIMIT 1",
+    f"SELECT workflow FROM {BY_STATUS} workflow >= '' ORDER BY workflow LIMIT 1",
+)
 COUNT_ALL: Final = "SELECT count(*) FROM runs"  # without a condition it counts pages, not rows
 COUNT_HIDDEN: Final = """
     SELECT workflow, status, finished_at IS NOT NULL, count(*) FROM runs INDEXED BY runs_hidden
@@ -214,11 +224,15 @@ def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStat
 
 def _counts_of_unfinished(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     """Return how many runs have not ended, by workflow and status."""
-    cells = (cell for cell in _cells(connection) if not status_from(cell[1]).is_final)
-    counts = {cell: _count(connection, [_status_source(cell)], _LAST) for cell in cells}
+    counts: dict[tuple[str, str], int] = {}
+    for cell in _cells(connection):
+        if not status_from(cell.status).is_final:
+            key = (text_from(cell.workflow), text_from(cell.status))
+            counts[key] = counts.get(key, 0) + _count(connection, [cell.source], _LAST)
     for workflow, status, _, count in connection.execute(COUNT_HIDDEN).fetchall():
         if not status_from(status).is_final:
-            counts[workflow, status] = counts.get((workflow, status), 0) - count
+            key = (text_from(workflow), text_from(status))
+            counts[key] = counts.get(key, 0) - count
     return counts
 
 
@@ -253,24 +267,45 @@ def _counts_of_ended(connection: sqlite3.Connection, unfinished_count: int) -> d
     return {status: counts.get(status, 0) + without_end[status] for status in final}
 
 
-def _status_source(cell: tuple[str, str]) -> _Source:
-    return _Source(OF_STATUS, tuple(map(_stored, cell)))
+class _Cell(NamedTuple):
+    """Runs of one workflow and one status; ``None`` stands for what is no text."""
+
+    workflow: str | None
+    status: str | None
+    source: _Source
 
 
-def _cells(connection: sqlite3.Connection) -> Iterator[tuple[str, str]]:
-    """Give each pair of a workflow and a status that some run has, by a seek each; as far as they are texts."""
-    workflow: str | bytes = ""
-    while (next_one := _next_text(connection, NEXT_WORKFLOW, workflow)) is not None:
-        workflow = _stored(next_one)
-        status: str | bytes = ""
-        while (found := _next_text(connection, NEXT_STATUS, workflow, status)) is not None:
-            status = _stored(found)
-            yield next_one, found
+def _cells(connection: sqlite3.Connection) -> Iterator[_Cell]:
+    """Give each pair of a workflow and a status that some run has, by a seek each."""
+    for workflow in _walk(connection, FIRST_WORKFLOW, NEXT_WORKFLOW):
+        if isinstance(workflow, str):
+            yield from _cells_of_workflow(connection, workflow)
+        else:
+            yield _Cell(None, None, _Source(OF_NO_WORKFLOW[workflow], ()))
 
 
-def _next_text(connection: sqlite3.Connection, sql: str, *after: str | bytes) -> str | None:
-    found = connection.execute(sql, after).fetchone()
-    return found[0] if found is not None and isinstance(found[0], str) else None  # what is none comes after all texts
+def _cells_of_workflow(connection: sqlite3.Connection, workflow: str) -> Iterator[_Cell]:
+    stored = _stored(workflow)
+    for status in _walk(connection, FIRST_STATUS, NEXT_STATUS, stored):
+        if isinstance(status, str):
+            yield _Cell(workflow, status, _Source(OF_STATUS, (stored, _stored(status))))
+        else:
+            yield _Cell(workflow, None, _Source(OF_NO_TEXT[status], (stored,)))
+
+
+def _walk(
+    connection: sqlite3.Connection, first: tuple[str, str], following: str, *parameters: str | bytes
+) -> Iterator[str | int]:
+    """Give each text of an index's column; 0 before them if there is something that is none, 1 behind them."""
+    found = connection.execute(first[0], parameters).fetchone()
+    if found is not None and not isinstance(found[0], str | bytes):
+        yield 0
+        found = connection.execute(first[1], parameters).fetchone()
+    while found is not None and isinstance(found[0], str):
+        yield found[0]
+        found = connection.execute(following, (*parameters, _stored(found[0]))).fetchone()
+    if found is not None:
+        yield 1
 
 
 def _stored(text: str) -> str | bytes:
@@ -320,7 +355,7 @@ def _rarest(connection: sqlite3.Connection, which: RunFilter) -> _Part:
     if which.statuses is not None or which.workflow is not None:
         cells = list(islice(_cells_of(connection, which), _STREAMS_MAX + 1))
         if len(cells) <= _STREAMS_MAX:
-            found.append(list(map(_status_source, cells)))
+            found.append([cell.source for cell in cells])
     found += ([_Source(OF_TAG, tag)] for tag in which.tags)
     if which.queue is not None:
         found.append([_Source(OF_QUEUE, (which.queue,))])
@@ -339,11 +374,11 @@ def _rarest(connection: sqlite3.Connection, which: RunFilter) -> _Part:
     return rarest
 
 
-def _cells_of(connection: sqlite3.Connection, which: RunFilter) -> Iterator[tuple[str, str]]:
-    statuses = tuple(status.value for status in which.statuses or RunStatus)
-    if which.workflow is not None:
-        return ((which.workflow, status) for status in dict.fromkeys(statuses))
-    return (cell for cell in _cells(connection) if cell[1] in statuses)
+def _cells_of(connection: sqlite3.Connection, which: RunFilter) -> Iterator[_Cell]:
+    cells = _cells(connection) if which.workflow is None else _cells_of_workflow(connection, which.workflow)
+    statuses = which.statuses
+    # The statuses of runs without a workflow are looked at one by one.
+    return (cell for cell in cells if statuses is None or cell.workflow is None or status_from(cell.status) in statuses)
 
 
 def _created(sql: str, parameters: tuple[Any, ...], which: RunFilter) -> tuple[str, tuple[Any, ...]]:
@@ -375,8 +410,11 @@ def _conditions(which: RunFilter) -> tuple[str, list[Any]]:
     if which.run_id is not None:
         add("id = ?", which.run_id)
     if which.statuses is not None:
-        marks = ", ".join("?" * len(which.statuses))
-        add(f"status IN ({marks})", *(status.value for status in which.statuses))
+        # One that cannot be read counts as suspended (``status_from``).
+        is_damage = RunStatus.SUSPENDED in which.statuses
+        named = [status.value for status in RunStatus if (status in which.statuses) is not is_damage]
+        marks = ", ".join("?" * len(named))
+        add(f"coalesce(status NOT IN ({marks}), true)" if is_damage else f"status IN ({marks})", *named)
     if which.workflow is not None:
         add("workflow = ?", which.workflow)
     for key, value in which.tags:

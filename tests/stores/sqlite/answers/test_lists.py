@@ -40,6 +40,7 @@ from durable_trio.testing.store_contract.kit import (
     start,
     start_operation,
 )
+from tests.engine.damage_kit import loosened
 
 S = RunStatus
 ENDED_RUNS = 20_000
@@ -405,3 +406,47 @@ def test_a_long_run_that_has_ended_nobody_knows_when_leaves_no_count_behind(
     assert store.apply([DeleteRun(run_id="ended-1")]) == [True]
     found = store.ask(CountRuns())
     assert (found.runs_by_status[S.COMPLETED], found.unfinished_by_workflow) == (2, {"w": 2})
+
+
+_DAMAGES = ("'bogus'", "''", "CAST(x'ff61' AS TEXT)", "CAST(x'5b22ff225d' AS TEXT)", "7", "x'ff00'", "NULL")
+
+
+@pytest.mark.parametrize("column", ["status", "workflow"])
+def test_a_run_is_found_by_the_status_that_it_is_shown_with(tmp_path: Path, column: str) -> None:
+    """Also one whose status, or workflow, cannot be read: it is shown as suspended, as what is set aside is."""
+    path = tmp_path / "runs.db"
+    store = SqliteStore(path)
+    store.open()
+    executor = register(store)
+    for workflow in ("", "work", "zoo"):
+        for number in range(len(_DAMAGES) + 3):
+            row = start(store, f"{workflow}-{number}", workflow=workflow, owner=executor if number % 2 else None)
+            if number % 4 == 1:
+                store.apply([Finish(fence=fence_of(row), status=S.COMPLETED, now=1)])
+    store.close()
+    with loosened(path) as connection:
+        for number, value in enumerate(_DAMAGES):
+            connection.execute(f"UPDATE runs SET {column} = {value} WHERE id GLOB '*-{number}'")
+    store.open()
+    shown = store.ask(ListRuns(RunFilter(), limit=100))
+    assert len(shown) == 3 * (len(_DAMAGES) + 3)
+
+    def is_of(row: RunRow, workflow: str | None) -> bool:
+        is_readable = column == "status" or row.damage is None or "bogus" in row.workflow
+        return workflow is None or (row.workflow == workflow and is_readable)
+
+    for statuses in [(status,) for status in S] + [(S.SUSPENDED, S.COMPLETED), (S.RUNNING, S.PENDING), tuple(S)]:
+        for workflow in (None, "", "work", "zoo", "bogus"):
+            for limit in (100, 2):
+                found = store.ask(ListRuns(RunFilter(statuses=statuses, workflow=workflow), limit=limit))
+                expected = [row for row in shown if row.status in statuses and is_of(row, workflow)]
+                assert [row.id for row in found] == [row.id for row in expected[:limit]]
+                watched = changed_runs(store, RunFilter(statuses=statuses, workflow=workflow), after=0, limit=100)
+                assert {row.id for row in watched} == {row.id for row in expected}
+    unfinished = store.ask(CountRuns()).unfinished_by_workflow
+    for name in ("", "work", "bogus"):
+        found = store.ask(ListRuns(RunFilter(workflow=name), limit=100))
+        expected = [row for row in shown if is_of(row, name)]
+        assert [row.id for row in found] == [row.id for row in expected]
+        assert unfinished.get(name, 0) == len([row for row in expected if not row.status.is_final])
+    store.close()
