@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOnly
 from durable_trio.logger import Logger
-from durable_trio.processes import lock_holders
+from durable_trio.processes import lock_holders, processes_with
 from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, schema_version
 
@@ -266,3 +266,13 @@ def translate_os_error(error: OSError, path: str) -> StoreError:
 def writers_of(path: str) -> list[int]:
     """Return the pids of processes that hold SQLite's write lock on a database, as far as the system tells."""
     return lock_holders(path + _INDEX_SUFFIX, _INDEX_WRITE_BYTE)
+
+
+def stores_on(path: str) -> list[int]:
+    """Return the pids of other processes that have a store open on a database, as far as the system tells.
+
+    They have the database open and its turn file. Other programs have only the first, and whoever waits for its turn
+    to open the database only the second.
+    """
+    having, turning = (set(processes_with({os.path.realpath(name)})) for name in (path, f"{path}-turn"))
+    return sorted((having & turning) - {os.getpid()})

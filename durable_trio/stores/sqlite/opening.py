@@ -21,6 +21,7 @@ from durable_trio.stores.sqlite.files import (
     move_into_place,
     remove_leftover,
     set_aside,
+    stores_on,
 )
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
@@ -200,7 +201,7 @@ def _prepare(writer: sqlite3.Connection, path: str, durability: str) -> None:
         )
     set_up_writer(writer, durability)
     if version < SCHEMA_VERSION:
-        _check_nobody_serves(writer, path, version)
+        _check_nobody_uses(writer, path, version)
         _migrate(writer)
         writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         os.utime(path)  # whoever has it open looks at it again, even if no page could be moved
@@ -208,8 +209,10 @@ def _prepare(writer: sqlite3.Connection, path: str, durability: str) -> None:
     check_counters(writer, path)
 
 
-def _check_nobody_serves(writer: sqlite3.Connection, path: str, version: int) -> None:
-    """Refuse to bring a schema up to date under executors that do not know it: they would go on writing as before.
+def _check_nobody_uses(writer: sqlite3.Connection, path: str, version: int) -> None:
+    """Refuse to bring a schema up to date under processes that do not know it: they would go on writing as before.
+
+    Executors are known by their locks, on all systems; clients, who have none, by the files that they have open.
 
     Raises:
         StoreInUse: there is one.
@@ -221,10 +224,16 @@ def _check_nobody_serves(writer: sqlite3.Connection, path: str, version: int) ->
         for executor, pid in writer.execute(SERVING).fetchall():
             with suppress(OSError):  # a number that no executor can have: the file is damaged
                 if locks.is_held(executor):
-                    raise StoreInUse(
-                        f"{path!r} has schema version {version} and is to be brought up to {SCHEMA_VERSION}, but "
-                        f"{describe_process(pid)} serves it with an earlier version of this library: stop all such "
-                        "processes, make a backup, and start again. Nothing was changed"
-                    )
+                    raise _in_use(path, version, pid, "serves it")
     finally:
         locks.close()
+    for pid in stores_on(path):
+        raise _in_use(path, version, pid, "has it open")
+
+
+def _in_use(path: str, version: int, pid: int, what: str) -> StoreInUse:
+    return StoreInUse(
+        f"{path!r} has schema version {version} and is to be brought up to {SCHEMA_VERSION}, but "
+        f"{describe_process(pid)} {what} with an earlier version of this library: stop all such "
+        "processes, make a backup, and start again. Nothing was changed"
+    )

@@ -835,6 +835,60 @@ def test_a_file_is_not_brought_up_to_date_while_somebody_serves_it_with_an_earli
     store.close()
 
 
+_CLIENT = """
+import fcntl, sqlite3
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("SELECT count(*) FROM runs").fetchall()
+if sys.argv[2] == "client":
+    turn = open(sys.argv[1] + "-turn", "a")
+say("ready")
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="only Linux tells who has a file open")
+@pytest.mark.parametrize("who", ["client", "another program"])
+def test_a_file_is_not_brought_up_to_date_under_a_client_of_an_earlier_version(
+    tmp_path: Path, spawn: Spawn, who: str
+) -> None:
+    """It holds no lock, but it writes; a program that is not of this library may go on reading."""
+    path = tmp_path / "runs.db"
+    data = Path(__file__).parents[2] / "versions" / "data" / "schema-2.db.gz"
+    path.write_bytes(gzip.decompress(data.read_bytes()))
+    process = spawn(_CLIENT, path, who)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    store = SqliteStore(path)
+    if who == "client":
+        with pytest.raises(StoreInUse, match=rf"process {process.pid} .* has it open with an earlier version"):
+            store.open()
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        process.kill()
+        process.wait(timeout=30)
+    store.open()
+    store.close()
+
+
+def test_processes_of_this_version_that_come_together_bring_a_file_up_to_date(tmp_path: Path, spawn: Spawn) -> None:
+    path = tmp_path / "runs.db"
+    data = Path(__file__).parents[2] / "versions" / "data" / "schema-2.db.gz"
+    path.write_bytes(gzip.decompress(data.read_bytes()))
+    script = """
+sys.stdin.readline()
+store = SqliteStore(sys.argv[1])
+store.open()
+store.close()
+say("done")
+"""
+    processes = [spawn(script, path) for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 3
+
+
 # ---- planted files -------------------------------------------------------------------------------------------------
 
 

@@ -436,12 +436,12 @@ def test_a_run_is_found_by_the_status_that_it_is_shown_with(tmp_path: Path, colu
         return workflow is None or (row.workflow == workflow and is_readable)
 
     for statuses in [(status,) for status in S] + [(S.SUSPENDED, S.COMPLETED), (S.RUNNING, S.PENDING), tuple(S)]:
-        for workflow in (None, "", "work", "zoo", "bogus"):
+        for asked in (None, "", "work", "zoo", "bogus"):
             for limit in (100, 2):
-                found = store.ask(ListRuns(RunFilter(statuses=statuses, workflow=workflow), limit=limit))
-                expected = [row for row in shown if row.status in statuses and is_of(row, workflow)]
+                found = store.ask(ListRuns(RunFilter(statuses=statuses, workflow=asked), limit=limit))
+                expected = [row for row in shown if row.status in statuses and is_of(row, asked)]
                 assert [row.id for row in found] == [row.id for row in expected[:limit]]
-                watched = changed_runs(store, RunFilter(statuses=statuses, workflow=workflow), after=0, limit=100)
+                watched = changed_runs(store, RunFilter(statuses=statuses, workflow=asked), after=0, limit=100)
                 assert {row.id for row in watched} == {row.id for row in expected}
     unfinished = store.ask(CountRuns()).unfinished_by_workflow
     for name in ("", "work", "bogus"):
