@@ -39,6 +39,9 @@ _INDEX_SUFFIX: Final = "-shm"  # made anew from the log
 _INDEX_WRITE_BYTE: Final = 120
 _SIDE_SUFFIXES: Final = ("-wal", "-journal", _INDEX_SUFFIX)
 _READ_ONLY: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+# Two for each connection, and one for each file that is locked or watched; one more for a moment.
+_DESCRIPTORS: Final = 15
 # Symbolic links are not followed, children do not inherit the descriptor, a FIFO does not block the opening.
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -260,6 +263,11 @@ def translate_os_error(error: OSError, path: str) -> StoreError:
         return StoreFull(f"there is no room for {path!r}; free some ({error.strerror})")
     if isinstance(error, IsADirectoryError | NotADirectoryError):
         return NotADatabase(f"{path!r} is no file, or is not in a folder ({error.strerror}); choose another path")
+    if error.errno in _NO_DESCRIPTORS:
+        return StoreError(
+            f"{path!r} cannot be opened ({error.strerror}); an open store needs some {_DESCRIPTORS} file descriptors: "
+            "let this process have more (ulimit -n), or close some"
+        )
     return StoreError(f"{path!r} cannot be opened: {error.strerror}")
 
 

@@ -22,6 +22,7 @@ from durable_trio.stores.sqlite.files import (
     remove_leftover,
     set_aside,
     stores_on,
+    translate_os_error,
 )
 from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwritten, log_is_stale
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
@@ -73,6 +74,13 @@ def open_file(path: str, durability: str) -> Opened:
         StoreError: a subclass that names what is wrong with the file, which is unchanged then.
     """
     _check_library()
+    try:
+        return _open(path, durability)
+    except OSError as error:  # for want of descriptors, say, anywhere on the way
+        raise translate_os_error(error, path) from error
+
+
+def _open(path: str, durability: str) -> Opened:
     status = check_path(path)
     check_not_overwritten(path)
     check_side_files(path)

@@ -492,3 +492,46 @@ def test_a_deleted_shm_file_is_made_anew(tmp_path: Path) -> None:
     store.open()
     assert len(store.ask(ListHistory(row_of(store).run))) == 20
     store.close()
+
+
+_OPEN_WITH_FEW = """
+import resource
+from durable_trio.errors import StoreError
+
+def descriptors():
+    return len(os.listdir("/dev/fd"))
+
+def limit(count):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+generous = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+before = descriptors()
+for count in range(before - 1, before + 30):
+    store = SqliteStore(sys.argv[1])
+    limit(count)
+    try:
+        store.open()
+    except StoreError as error:
+        limit(generous)
+        assert "descriptors" in str(error), error
+    else:
+        started(store, "run")
+        limit(generous)
+        break
+    assert descriptors() == before, count
+store.close()
+say(descriptors() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="the descriptors cannot be counted")
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_opening_for_which_descriptors_do_not_suffice_says_so_wherever_that_shows(
+    tmp_path: Path, spawn: Callable[..., subprocess.Popen[str]], is_new: bool
+) -> None:
+    path = tmp_path / "runs.db"
+    if not is_new:
+        store = SqliteStore(path)
+        store.open()
+        store.close()
+    assert spawn(_OPEN_WITH_FEW, path).communicate(timeout=60)[0] == "0\n"
