@@ -6,11 +6,16 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
+from durable_trio.errors import RunConflict
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
+from durable_trio.stores.contract import Park
 from durable_trio.stores.sqlite import SqliteStore, statuses
 from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of, status_after, word_after
 from durable_trio.stores.sqlite.tables import WITHOUT_END
+from durable_trio.testing.store_contract.kit import finish, one, owned, row_of
 
 ROOM = Path(statuses.__file__).parent
 
@@ -41,6 +46,26 @@ def test_no_statement_names_a_status_by_itself() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not named.search(node.value), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize(("name", "ended_at", "after"), [("pending", None, "suspended"), ("failed", 9, "failed")])
+def test_an_owned_run_whose_status_no_owned_run_can_have_is_set_aside_if_it_is_parked(
+    name: str, ended_at: int | None, after: str
+) -> None:
+    """Only a damaged file has such a run. It must not stay with its owner, who has let go of it."""
+    store = SqliteStore(":memory:")
+    store.open()
+    try:
+        _, fence = owned(store)
+        assert store._writer is not None
+        store._writer.execute("UPDATE runs SET status = ?, finished_at = ?", (name, ended_at))
+        assert isinstance(finish(store, fence), RunConflict)
+        assert one(store, Park(fence=fence, problem="{}", fingerprint="code-1", now=40)) is True
+        row = row_of(store)
+        assert (row.owner, row.status.value, row.finished_at) == (None, after, ended_at)
+        assert (row.problem is None) == row.status.is_final
+    finally:
+        store.close()
 
 
 def test_the_words_are_literals() -> None:

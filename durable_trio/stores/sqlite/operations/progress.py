@@ -248,7 +248,8 @@ def park(transaction: Transaction, operation: Park) -> bool | OwnershipLost:
         return ownership_lost(transaction, fence)
     values = (operation.problem, operation.fingerprint, transaction.change(), fence.run)
     if update_run(transaction, PARK, values, run=fence.run) and transaction.cursor.rowcount != 1:
-        set_aside(transaction, fence.run)  # what the file says of it can be of no run that has an owner
+        name = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()[0]
+        set_aside(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
     return True
 
 
