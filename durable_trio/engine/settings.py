@@ -123,16 +123,21 @@ class EngineOptions(TypedDict, total=False):
     clock: Clock
 
 
-class OpenOptions(EngineOptions, total=False):
-    """The keyword options of ``open_engine``: all of ``Engine``."""
+class ServeOptions(EngineOptions, total=False):
+    """All keyword options of ``Engine`` but the workflows."""
 
-    workflows: Iterable[Workflow[Any, Any]]
     observers: Sequence[Observer]
     errors: Sequence[type[Exception]]
     durability: str
     strict: bool
     workers: int
     app: str | None
+
+
+class OpenOptions(ServeOptions, total=False):
+    """The keyword options of ``open_engine``: all of ``Engine``."""
+
+    workflows: Iterable[Workflow[Any, Any]]
 
 
 def make_settings(options: dict[str, Any]) -> Settings:
