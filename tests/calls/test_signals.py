@@ -25,9 +25,11 @@ from durable_trio import (
     StepStatus,
     workflow,
 )
+from durable_trio.engine.runs.inbox import Inbox
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.limits import INBOX_CAPACITY
 from durable_trio.rows import MailboxEntry, RunRow
+from durable_trio.rules import residency
 from durable_trio.stores.contract import Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
 from durable_trio.stores.writer import Writer
@@ -467,6 +469,34 @@ async def test_a_resident_run_is_handed_what_this_process_sends_and_does_not_rea
             await engine.send_signal("r", "go", "own")
             assert [await ctx.wait_signal("go") for _ in range(2)] == ["other process", "own"]
         assert looks
+
+
+async def test_a_run_that_stays_in_memory_takes_a_signal_before_its_sender_goes_on(
+    store_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is sent by a step of its own. Nothing is read, and no task of the run has to take it."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
+    posted: list[Any] = []
+    monkeypatch.setattr(Inbox, "post", lambda _, message: posted.append(message))
+
+    async def send(number: int) -> None:
+        await engine.send_signal("r", "own", number)
+
+    @workflow
+    async def takes(ctx: Context) -> list[Any]:
+        found = [await ctx.wait_signal("go") for _ in range(2)]
+        for number in range(2):
+            await ctx.step("send", send, number)
+        return [*found, *[await ctx.wait_signal("own") for _ in range(2)]]
+
+    async with serving(store_path, takes) as engine:
+        run = await engine.start(takes, id="r")
+        await wait_status(run, S.SUSPENDED)
+        for number in range(2):
+            await run.signal("go", number)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == [0, 1, 0, 1]
+        assert not posted
 
 
 async def test_signals_that_are_sent_at_once_come_in_the_order_in_which_they_are_stored(file_path: str) -> None:

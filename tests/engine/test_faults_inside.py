@@ -14,6 +14,7 @@ from durable_trio.codec import Codec
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed, Subscription
+from durable_trio.rules import residency
 from durable_trio.stores.contract import RenewLease
 from durable_trio.stores.questions import LookAtMail, Question
 from durable_trio.turns.call import Call
@@ -22,7 +23,7 @@ from durable_trio.turns.parking import Parking
 from durable_trio.turns.port import Port
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -131,6 +132,29 @@ async def test_a_fault_in_a_shielded_wait_of_a_branch_lets_the_run_out(
         assert (await wait_parked(bad)).problem is not None
         assert met
         assert await engine.run(steps, 1) == 1
+
+
+@pytest.mark.parametrize(("owner", "name"), [(ResidentRun, "hand_over"), (Turns, "message"), (Turns, "_take_signal")])
+async def test_a_fault_in_taking_a_signal_parks_that_run_and_its_sender_goes_on(
+    owner: type, name: str, store_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although the run, which stays in memory, takes it in the sender's task."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
+    async with serving(store_path, waits) as engine:
+        other = await engine.start(waits, id="other")
+        bad = await engine.start(waits, id="bad")
+        for run in (bad, other):
+            await wait_status(run, RunStatus.SUSPENDED)
+        met = fail_once_for(monkeypatch, owner, name)
+        await bad.signal("go", 1)
+        assert met
+        assert (await wait_parked(bad)).problem is not None
+        for run, payload in ((other, 7), (bad, 2)):
+            await run.signal("also")
+            await run.signal("go", payload)
+        assert await other.result() == 7
+        await engine.resume("bad")
+        assert await bad.result() == 1
 
 
 async def test_a_fault_in_the_cancelling_of_a_call_does_not_reach_trio(
