@@ -30,12 +30,12 @@ from durable_trio.turns.state import RunState
 _UNDECIDED = Stage.SUBMITTED
 
 
+@attrs.define(eq=False)
 class Extension:
     """A task that waits inside the running turn, and what it waits for once that is known."""
 
-    def __init__(self, task: trio.lowlevel.Task) -> None:
-        self.task = task
-        self.result: outcome.Outcome[Any] | None = None
+    task: trio.lowlevel.Task
+    result: outcome.Outcome[Any] | None = None
 
 
 @attrs.define(eq=False)

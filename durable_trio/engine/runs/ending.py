@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from durable_trio.calls.child import ChildEndCall, end_key
@@ -41,10 +42,11 @@ class Ending:
         turns = run.turns
         await turns.settle()
         status, error = self._decide(error)
-        await self._end_children(cancels=error is not None)
-        await turns.settle()
-        if run.cancel_row is not None and status is not RunStatus.CANCELLED and not turns.state.is_expired:
-            return False  # it came while the children were waited for
+        if not all(run.body.children.values()):
+            await self._end_children(cancels=error is not None)
+            await turns.settle()
+            if run.cancel_row is not None and status is not RunStatus.CANCELLED and not turns.state.is_expired:
+                return False  # it came while the children were waited for
         if error is None and run.row.status is RunStatus.COMPENSATING:
             run.diverged(turns.state.history.next_of_body())
             return True
@@ -75,11 +77,12 @@ class Ending:
             now=run.clock.stamp(),
         )
         run.is_finishing = True
-        run.is_finishing = self._is_done(await turns.parking.extend(lambda done: run.port.submit(finish, done)))
+        run.is_finishing = self._is_done(await turns.parking.extend(partial(run.port.submit, finish)))
         if not run.is_finishing:
             return False
         run.keeper.ended(run.row, status, result, error_text)
-        run.tell("run_ended", {"status": status})
+        if run.keeper.is_observed:
+            run.tell("run_ended", {"status": status})
         return True
 
     def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:

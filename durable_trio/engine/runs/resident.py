@@ -206,6 +206,7 @@ class ResidentRun:
         try:
             self._begin(nursery)
         except BaseException as error:
+            self.port.cut()
             await around.__aexit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -233,12 +234,12 @@ class ResidentRun:
         if keeper.is_observed:
             resumed = bool(self._loaded.history) or row.status is not RunStatus.RUNNING or row.token > 1
             self.tell("run_resumed" if resumed else "run_started", {})
+        self.inbox.begin()
         task = nursery.parent_task
-        self._body_before = BODY.set(state)
         state.tasks.add(task)
         state.lane.adopt(task, is_guest=self.is_guest)
         state.runnable_count += 1
-        self.inbox.begin()
+        self._body_before = BODY.set(state)
 
     async def __aexit__(
         self, cls: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
