@@ -264,6 +264,37 @@ def test_the_turn_of_a_memory_database_works_alike() -> None:
     memory.close()
 
 
+@pytest.mark.parametrize("make", [lambda path: MemoryTurn(), FileTurn], ids=["memory", "file"])
+def test_a_free_turn_is_taken_at_once_and_another_is_not_waited_for(
+    make: Callable[[str], MemoryTurn | FileTurn], tmp_path: Path
+) -> None:
+    turn = make(str(tmp_path / "x"))
+    assert turn.take_free()
+    assert not turn.take_free()
+    turn.release()
+    assert turn.take_free()
+    turn.release()
+    turn.close()
+
+
+def test_a_turn_is_not_free_while_somebody_waits_for_it(tmp_path: Path) -> None:
+    """Who comes later must not pass by: neither another process, nor another thread of the one that waits."""
+    turn, other = FileTurn(str(tmp_path / "x")), FileTurn(str(tmp_path / "x"))
+    fcntl.flock(other._queue, fcntl.LOCK_EX)  # as the one does that is next
+    assert not turn.take_free()
+    with pytest.raises(StoreInUse):
+        turn.take(patience_seconds=0.01)
+    assert not turn.take_free()  # its own wait goes on
+    fcntl.flock(other._queue, fcntl.LOCK_UN)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not turn.take_free():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    turn.release()
+    turn.close()
+    other.close()
+
+
 @pytest.mark.parametrize("lock", ["_turn", "_queue"])
 def test_a_wait_under_way_is_hurried_and_those_after_it_have_only_what_is_left(tmp_path: Path, lock: str) -> None:
     holder, waiting = FileTurn(str(tmp_path / "x")), FileTurn(str(tmp_path / "x"))
