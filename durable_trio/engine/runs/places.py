@@ -8,8 +8,8 @@ run, too. How many may be lent is bounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 
 __all__ = ["LENDER", "lending_place"]
@@ -18,12 +18,7 @@ __all__ = ["LENDER", "lending_place"]
 LENDER: ContextVar[Callable[[], AbstractContextManager[None]] | None] = ContextVar("durable_trio_lender", default=None)
 
 
-@contextmanager
-def lending_place() -> Iterator[None]:
+def lending_place() -> AbstractContextManager[None]:
     """Lend the place of the run whose code is calling, if it is that of one, inside the block."""
     lend = LENDER.get()
-    if lend is None:
-        yield
-        return
-    with lend():
-        yield
+    return nullcontext() if lend is None else lend()
