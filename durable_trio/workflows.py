@@ -12,7 +12,7 @@ import types
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 
 import attrs
 
@@ -24,20 +24,15 @@ from durable_trio.signatures import function_behind, is_method_of_a_class, resol
 
 P = ParamSpec("P")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 Ts = TypeVarTuple("Ts")
 ContextT = TypeVar("ContextT", contravariant=True)
 
 __all__ = ["Registry", "Startable", "Workflow", "workflow"]
 
 
-class Startable(Protocol[*Ts, R_co]):
-    """What ``engine.start`` takes: a ``Workflow``, seen as its arguments and its result."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __call__(self, ctx: Any, /, *args: *Ts) -> Awaitable[R_co]: ...
+#: What ``engine.start`` takes: a ``Workflow``, seen as its arguments and its result. As a plain callable, type checkers
+#: let out what has a default; that it is no plain function is seen when it is called.
+Startable: TypeAlias = Callable[[Any, *Ts], Awaitable[R]]
 
 
 @attrs.frozen(kw_only=True)

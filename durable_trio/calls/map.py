@@ -181,7 +181,7 @@ async def run_map(
     name: str,
     fn: Callable[[Any], Any],
     items: Iterable[Any],
-    options: StepOptions,
+    options: StepOptions[Any],
     *,
     return_exceptions: bool,
     limit: int | None,

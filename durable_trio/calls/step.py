@@ -321,7 +321,7 @@ class FunctionCall(Call):
 
 
 async def run_step(
-    branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: StepOptions
+    branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: StepOptions[Any]
 ) -> Any:
     """Run a function and record its outcome; see ``Context.step``."""
     body = branch.body
@@ -335,7 +335,9 @@ async def run_step(
     return outcome_of(body, call, row, chosen.returns, options)
 
 
-def outcome_of(body: Body, call: FunctionCall, row: HistoryRow, annotation: Any, options: TransactionOptions) -> Any:
+def outcome_of(
+    body: Body, call: FunctionCall, row: HistoryRow, annotation: Any, options: TransactionOptions[Any]
+) -> Any:
     """Return or raise the outcome of a call; what it has registered can be undone from then on."""
     result = None
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import timedelta
 from types import CoroutineType, FunctionType
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Generic, TypedDict, TypeVar
 
 import attrs
 
@@ -17,6 +17,9 @@ from durable_trio.policies import Retry
 from durable_trio.signatures import return_annotation
 
 __all__ = ["ARGUMENTS", "NO_RETRY", "PLAIN", "FunctionOptions", "StepOptions", "TransactionOptions", "function_options"]
+
+#: What a function returns, and its compensation takes.
+T_contra = TypeVar("T_contra", contravariant=True)
 
 #: What positional arguments of such calls are, for errors.
 ARGUMENTS: Final = "arguments of the function"
@@ -39,24 +42,24 @@ class FunctionOptions:
 PLAIN: Final[dict[FunctionType, FunctionOptions]] = {}
 
 
-class TransactionOptions(TypedDict, total=False):
+class TransactionOptions(TypedDict, Generic[T_contra], total=False):
     """The keyword options of ``ctx.transaction``; see there."""
 
     retry: Retry | None
     timeout: float | timedelta | None
-    compensate: Callable[[Any], Any] | None
+    compensate: Callable[[T_contra], Any] | None
     compensate_retry: Retry | None
     returns: Any
 
 
-class StepOptions(TransactionOptions, total=False):
+class StepOptions(TransactionOptions[T_contra], Generic[T_contra], total=False):
     """The keyword options of ``ctx.step``; see there."""
 
     at_most_once: bool
     abandon: bool
 
 
-def function_options(what: str, fn: Callable[..., object], options: StepOptions) -> FunctionOptions:
+def function_options(what: str, fn: Callable[..., object], options: StepOptions[Any]) -> FunctionOptions:
     if not callable(fn):
         if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well

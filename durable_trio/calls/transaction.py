@@ -115,12 +115,12 @@ class TransactionCall(FunctionCall):
 
 
 async def run_transaction(
-    branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: TransactionOptions
+    branch: Branch, name: str, fn: Callable[..., Any], args: tuple[Any, ...], options: TransactionOptions[Any]
 ) -> Any:
     """Run a function in the store's own transaction; see ``Context.transaction``."""
     branch.check_task()
     check_options("ctx.transaction", options, TransactionOptions.__annotations__, arguments=ARGUMENTS)
-    chosen = function_options("ctx.transaction", fn, cast(StepOptions, options))
+    chosen = function_options("ctx.transaction", fn, cast(StepOptions[Any], options))
     key = branch.next_key("transaction name", name)
     call = TransactionCall(branch.body, StepKind.TRANSACTION, key, fn, args, chosen)
     row = await branch.body.parking.perform(call)

@@ -107,11 +107,11 @@ class Context:
 
     @overload
     async def step(
-        self, name: str, fn: Callable[..., Awaitable[T]], *args: Any, **options: Unpack[StepOptions]
+        self, name: str, fn: Callable[[*Ts], Awaitable[T]], *args: *Ts, **options: Unpack[StepOptions[T]]
     ) -> T: ...
     @overload
-    async def step(self, name: str, fn: Callable[..., T], *args: Any, **options: Unpack[StepOptions]) -> T: ...
-    async def step(self, name: str, fn: Callable[..., Any], *args: Any, **options: Unpack[StepOptions]) -> Any:
+    async def step(self, name: str, fn: Callable[[*Ts], T], *args: *Ts, **options: Unpack[StepOptions[T]]) -> T: ...
+    async def step(self, name: str, fn: Callable[[*Ts], Any], *args: *Ts, **options: Unpack[StepOptions[Any]]) -> Any:
         """Run ``fn(*args)`` and record its outcome; at replay give back the recorded one.
 
         Args:
@@ -135,7 +135,7 @@ class Context:
         return await run_step(self._branch, name, fn, args, options)
 
     async def transaction(
-        self, name: str, fn: Callable[..., T], *args: Any, **options: Unpack[TransactionOptions]
+        self, name: str, fn: Callable[[Any, *Ts], T], *args: *Ts, **options: Unpack[TransactionOptions[T]]
     ) -> T:
         """Run ``fn(connection, *args)`` inside the store's own transaction: its rows and the outcome, or neither.
 
@@ -162,7 +162,7 @@ class Context:
         *,
         return_exceptions: Literal[False] = False,
         limit: int | None = None,
-        **options: Unpack[StepOptions],
+        **options: Unpack[StepOptions[T]],
     ) -> list[T]: ...
     @overload
     async def map(
@@ -173,7 +173,7 @@ class Context:
         *,
         return_exceptions: Literal[False] = False,
         limit: int | None = None,
-        **options: Unpack[StepOptions],
+        **options: Unpack[StepOptions[T]],
     ) -> list[T]: ...
     @overload
     async def map(
@@ -184,7 +184,7 @@ class Context:
         *,
         return_exceptions: bool,
         limit: int | None = None,
-        **options: Unpack[StepOptions],
+        **options: Unpack[StepOptions[Any]],
     ) -> list[Any]: ...
     async def map(
         self,
@@ -194,7 +194,7 @@ class Context:
         *,
         return_exceptions: bool = False,
         limit: int | None = None,
-        **options: Unpack[StepOptions],
+        **options: Unpack[StepOptions[Any]],
     ) -> list[Any]:
         """Run ``fn(item)`` as a step for each item, concurrently, and return the results in the order of the items.
 

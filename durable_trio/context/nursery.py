@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import trio
 
@@ -18,6 +18,8 @@ from durable_trio.failures import CARRYING
 from durable_trio.limits import NURSERY_DEPTH_MAX, check_name
 from durable_trio.looks import class_name, look
 from durable_trio.rows import escape
+
+Ts = TypeVarTuple("Ts")
 
 
 class DurableNursery:
@@ -38,7 +40,7 @@ class DurableNursery:
         """Cancels all branches and the block, as in trio."""
         return self._nursery.cancel_scope
 
-    def start_soon(self, fn: Callable[..., Awaitable[object]], *args: Any, name: str | None = None) -> None:
+    def start_soon(self, fn: Callable[[Any, *Ts], Awaitable[object]], *args: *Ts, name: str | None = None) -> None:
         """Start a durable branch: ``await fn(branch_ctx, *args)``, with a context of its own.
 
         Args:

@@ -108,7 +108,7 @@ async def test_each_turn_of_a_loop_is_undone_with_its_own_result(store_path: str
     @workflow
     async def loop(ctx: Context) -> None:
         for number in range(4):
-            await ctx.step("seat", lambda number=number: number, compensate=_undo(events, f"undo {number}:"))
+            await ctx.step("seat", lambda number: number, number, compensate=_undo(events, f"undo {number}:"))
         await ctx.wait_signal("go")
         raise LookupError("full")
 
@@ -414,7 +414,7 @@ async def test_a_compensation_interrupted_by_a_stop_goes_on_where_it_stopped(fil
     @workflow
     async def trip(ctx: Context) -> None:
         for name in "abc":
-            await ctx.step(name, lambda name=name: name, compensate=undo)
+            await ctx.step(name, lambda name: name, name, compensate=undo)
         events.append("fail")
         raise LookupError("no car")
 
@@ -450,7 +450,7 @@ async def killed(ctx: Context, effects: str) -> None:
             await trio.sleep_forever()
 
     for name in "abc":
-        await ctx.step(name, lambda name=name: name, compensate=undo)
+        await ctx.step(name, lambda name: name, name, compensate=undo)
     raise LookupError("no car")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, NewType
+from typing import Any, Literal, NewType, cast
 
 import attrs
 import pytest
@@ -905,7 +905,7 @@ async def test_wrong_options_are_refused_and_leave_no_row(store_path: str) -> No
         with pytest.raises(ValueError, match="NaN"):
             await ctx.step("a", work, timeout=float("nan"))
         with pytest.raises(TypeError):
-            await ctx.step("a", work, timeout="5")  # type: ignore[call-overload]
+            await ctx.step("a", work, timeout=cast(Any, "5"))
         with pytest.raises(TypeError, match="did you mean 'timeout'"):
             await ctx.step("a", work, timout=5)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="arguments of the function are given by position"):

@@ -160,7 +160,7 @@ async def test_a_run_that_compensates_is_not_cancelled_and_goes_on_compensating(
     @workflow
     async def failing(ctx: Context) -> None:
         for name in ("a", "b"):
-            await ctx.step(name, lambda name=name: name, compensate=undo, returns=str)
+            await ctx.step(name, lambda name: name, name, compensate=undo, returns=str)
         raise ValueError("no")
 
     async with serving(store_path, failing) as engine:
@@ -349,7 +349,7 @@ async def test_completed_steps_are_compensated_in_reverse_order(store_path: str)
     @workflow
     async def saga(ctx: Context) -> None:
         for name in ("a", "b", "c"):
-            await ctx.step(name, lambda name=name: name, compensate=undone.append, returns=str)
+            await ctx.step(name, lambda name: name, name, compensate=undone.append, returns=str)
         await ctx.sleep(3600)
 
     async with serving(store_path, saga) as engine:
@@ -578,7 +578,7 @@ async def test_a_cancel_is_delivered_at_the_same_place_after_a_restart(file_path
     @workflow
     async def saga(ctx: Context) -> None:
         for name in ("a", "b"):
-            await ctx.step(name, lambda name=name: name, compensate=undo, returns=str)
+            await ctx.step(name, lambda name: name, name, compensate=undo, returns=str)
         await ctx.sleep(3600)
 
     async with serving(file_path, saga, grace_seconds=0) as engine:

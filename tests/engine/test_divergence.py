@@ -278,7 +278,7 @@ async def test_code_that_matches_does_not_diverge_over_any_number_of_restarts(fi
     async def long(ctx: Context) -> list[Any]:
         seen: list[Any] = []
         for number in range(5):
-            seen.append(await ctx.step("step", lambda number=number: number))
+            seen.append(await ctx.step("step", lambda number: number, number))
             await ctx.sleep(0)
             seen.append(await ctx.wait_signal("go"))
             seen.append(ctx.random() < 1)

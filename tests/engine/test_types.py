@@ -1,7 +1,9 @@
-"""Types: what mypy --strict says about a user's file, and what the options of a wrong name say at run time."""
+"""Types: what mypy --strict and pyright say of a user's file, and what options of a wrong name say at run time."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -18,8 +20,10 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 # What stands behind `# R:` must be the revealed type, what stands behind `# E:` must be in an error of that line.
 USERS_FILE = """
+import json
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 
 import attrs
 import trio
@@ -49,6 +53,24 @@ def insert(connection: object, cart: Cart) -> int:
     return 1
 
 
+async def take_back(receipt: Receipt) -> None: ...
+
+
+async def refund(order: str) -> None: ...
+
+
+async def fetch(url: str, tries: int = 1, *, quick: bool = False) -> bytes:
+    return b""
+
+
+async def branch(ctx: Context, number: int) -> None: ...
+
+
+class Shop:
+    async def sell(self, count: int) -> str:
+        return ""
+
+
 @workflow
 async def order(ctx: Context, cart: Cart) -> Receipt:
     amount = await ctx.step("price", price, cart, timeout=timedelta(seconds=1))
@@ -64,11 +86,52 @@ async def order(ctx: Context, cart: Cart) -> Receipt:
     await ctx.step("price", price, cart, retry=3)  # E: int
     await ctx.sleep("1")  # E: arg-type
     wrong: str = await ctx.step("price", price, cart)  # E: Decimal
+    await ctx.step("charge", charge, cart)  # E: Decimal
+    await ctx.step("charge", charge, cart, 5)  # E: Decimal
+    await ctx.step("charge", charge, cart, amount, amount)  # E: step
+    await ctx.step("price", price, "no cart")  # E: Cart
+    await ctx.step("price", price(cart))  # E: Decimal
+    await ctx.step("price", price, cart=cart)  # E: cart
+    await ctx.step("charge", charge, cart, amount, compensate=take_back)
+    await ctx.step("charge", charge, cart, amount, compensate=refund)  # E: step
+    await ctx.step("charge", charge, cart, amount, compensate=refund("x"))  # E: None
+    await ctx.step("price", price, cart, compensate=lambda amount: amount.is_zero())
+    await ctx.transaction("row", insert)  # E: Cart
+    await ctx.transaction("row", insert, 5)  # E: Cart
+    await ctx.transaction("row", insert, cart, at_most_once=True)  # E: at_most_once
+    await ctx.transaction("row", insert, cart, compensate=refund)  # E: transaction
+    reveal_type(await ctx.map("prices", price, [cart]))  # R: list[decimal.Decimal]
+    reveal_type(await ctx.map("prices", price, [cart], return_exceptions=True))  # R: list[Any]
+    await ctx.map("prices", price, ["no cart"])  # E: Cart
+    await ctx.map("prices", charge, [cart])  # E: Decimal
+    await ctx.map("prices", price, [cart], limits=3)  # E: limits
+    reveal_type(await ctx.step("fetch", fetch, "url"))  # R: bytes
+    reveal_type(await ctx.step("fetch", fetch, "url", 3, timeout=5))  # R: bytes
+    await ctx.step("fetch", fetch, "url", "3")  # E: step
+    reveal_type(await ctx.step("whole", partial(charge, cart), amount))  # R: Receipt
+    reveal_type(await ctx.step("nap", trio.sleep, 0.1))  # R: None
+    reveal_type(await ctx.step("made", lambda: 5))  # R: int
+    reveal_type(await ctx.step("made", lambda a, b: b, 5, "x"))  # R: str
+    reveal_type(await ctx.step("method", Shop().sell, 5))  # R: str
+    await ctx.step("method", Shop().sell, "5")  # E: str
+    reveal_type(await ctx.step("parsed", json.loads, "[]", returns=list[int]))  # R: Any
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(branch, 5)
+        nursery.start_soon(branch, 5, name="five")
+        nursery.start_soon(branch, "5")  # E: int
+        nursery.start_soon(branch)  # E: start_soon
+        nursery.start_soon(branch, 5, 6)  # E: start_soon
+        nursery.start_soon(branch, 5, nam="five")  # E: nam
     return receipt
 
 
 @workflow(name="tidy", ttl=5)
 async def tidy(ctx: Context, days: int, deep: bool = False) -> None: ...
+
+
+@workflow
+async def opens(ctx: Context, door: str = "front", *, wide: bool = False) -> bool:
+    return wide
 
 
 @workflow  # E: arg-type
@@ -100,6 +163,14 @@ async def main(cart: Cart) -> None:
         await engine.run(order, cart, dely=1)  # E: dely
         missing: int = await engine.run(order, cart)  # E: Receipt
         await engine.start(tidy, 3, True)
+        await engine.start(tidy, 3)
+        await engine.start(tidy)  # E: start
+        await engine.start(tidy, "3")  # E: start
+        await engine.start(tidy, 3, "deep")  # E: start
+        reveal_type(await engine.run(opens))  # R: bool
+        reveal_type(await engine.run(opens, "back", id="b"))  # R: bool
+        await engine.start(opens, 5)  # E: start
+        await engine.start(opens, "back", True)  # E: start
     async with Engine("app.db", lease_seconds=3) as client:
         reveal_type(client)  # R: Engine
 
@@ -118,35 +189,76 @@ def _expectations(source: str) -> tuple[dict[int, str], dict[int, str]]:
     return revealed, errors
 
 
-def test_mypy_strict_understands_a_users_file(tmp_path: Path) -> None:
-    file = tmp_path / "users_file.py"
-    file.write_text(USERS_FILE)
-    package = Path(sys.modules["durable_trio"].__file__ or "").parent.parent
+_PACKAGE = Path(sys.modules["durable_trio"].__file__ or "").parent.parent
+
+Said = dict[int, str]  # by line of the file
+
+
+def _mypy(folder: Path) -> Said:
+    said: Said = {}
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}", str(file)],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--config-file=",
+            f"--cache-dir={folder / 'cache'}",
+            "users_file.py",
+        ],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env={"MYPYPATH": str(package), "PATH": ""},
+        cwd=folder,
+        env={"MYPYPATH": str(_PACKAGE), "PATH": ""},
         check=False,
     )
-    found: dict[int, str] = {}
-    strangers: list[str] = []
     for line in done.stdout.splitlines():
         match = re.match(r"users_file\.py:(\d+): (.*)", line)
         if match:
-            found[int(match[1])] = f"{found.get(int(match[1]), '')}\n{match[2]}"
-        elif not line.startswith(("Found ", "Success")):
-            strangers.append(line)
+            said[int(match[1])] = f"{said.get(int(match[1]), '')}\n{match[2]}"
+        else:
+            assert line.startswith(("Found ", "Success")), line
+    assert done.stderr == ""
+    return said
+
+
+def _pyright(folder: Path) -> Said:
+    (folder / "pyrightconfig.json").write_text(
+        json.dumps({"typeCheckingMode": "standard", "extraPaths": [str(_PACKAGE)], "pythonVersion": "3.11"})
+    )
+    said: Said = {}
+    done = subprocess.run(
+        [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "users_file.py"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=False,
+    )
+    for found in json.loads(done.stdout)["generalDiagnostics"]:
+        number = found["range"]["start"]["line"] + 1
+        text = re.sub(r"^Type of .* is ", "Revealed type is ", found["message"])
+        severity = "error: " if found["severity"] == "error" else ""
+        said[number] = f"{said.get(number, '')}\n{severity}{text}"
+    return said
+
+
+@pytest.mark.parametrize("checker", [_mypy, _pyright])
+def test_type_checkers_understand_a_users_file(checker: Callable[[Path], Said], tmp_path: Path) -> None:
+    if checker is _pyright and importlib.util.find_spec("basedpyright") is None:
+        pytest.skip("basedpyright is not installed (the group pyright)")
+    (tmp_path / "users_file.py").write_text(USERS_FILE)
+    said = checker(tmp_path)
     revealed, errors = _expectations(USERS_FILE)
+    assert len(errors) >= 20
+    if checker is _pyright:  # it names no modules, and words errors in its own way
+        revealed = {number: text.replace("decimal.", "") for number, text in revealed.items()}
+        errors = dict.fromkeys(errors, "")
     wrong = [
-        f"{number}: {USERS_FILE.splitlines()[number - 1].strip()}\n  mypy: {found.get(number, '(nothing)').strip()}"
-        for number in sorted({*revealed, *errors, *found})
-        if not _is_expected(found.get(number, ""), revealed.get(number), errors.get(number))
+        f"{number}: {USERS_FILE.splitlines()[number - 1].strip()}\n  said: {said.get(number, '(nothing)').strip()}"
+        for number in sorted({*revealed, *errors, *said})
+        if not _is_expected(said.get(number, ""), revealed.get(number), errors.get(number))
     ]
     assert not wrong, "\n".join(wrong)
-    assert not strangers, "\n".join(strangers)
-    assert done.stderr == ""
 
 
 def _is_expected(text: str, revealed: str | None, error: str | None) -> bool:

@@ -57,8 +57,8 @@ async def begin(path: str) -> None:
         await engine.start(flows.changes, id="changes")
         await engine.start(flows.generations, 1, id="generations")
         await engine.start(flows.child, 5, id="expires", ttl=flows.HOUR)
-        await engine.start(flows.bare, CART, id="delayed", delay=2 * flows.HOUR)  # type: ignore[misc]  # its default
-        await engine.run(flows.bare, CART, id="completed")  # type: ignore[misc]
+        await engine.start(flows.bare, CART, id="delayed", delay=2 * flows.HOUR)
+        await engine.run(flows.bare, CART, id="completed")
         await engine.start(flows.child, 1, id="cancelled")
         with contextlib.suppress(RunFailed):
             await engine.run(flows.fails, id="failed")
@@ -117,7 +117,7 @@ async def leave(path: str) -> None:
     async with Engine(path, clock=clock()) as client:
         await client.start("bare", 5, id="pending")
         await client.start("nobody's", id="unknown")
-        await client.start(flows.bare, CART, id="new")  # type: ignore[misc]
+        await client.start(flows.bare, CART, id="new")
         await client.send_signal("delayed", "to a pending run", 1)
 
 

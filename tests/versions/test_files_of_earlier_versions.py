@@ -111,7 +111,7 @@ async def test_every_run_goes_on_and_ends_as_it_should(path: str) -> None:
             await engine.send_signal(run_id, "go", 100)
         if (await engine.get("changes").record()).problem is not None:
             await engine.resume("changes")  # else its code was found to be another one, and it goes on by itself
-        same = await engine.start(flows.bare, CART, id="new")  # type: ignore[misc]  # its default is left out
+        same = await engine.start(flows.bare, CART, id="new")
         assert await same.result() == CART
         with trio.fail_after(PATIENCE_SECONDS):
             for run_id, (_, status, result) in ENDS.items():

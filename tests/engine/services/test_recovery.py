@@ -34,7 +34,7 @@ async def waiter(ctx: Context) -> Any:
 
 @workflow
 async def stepwise(ctx: Context, count: int) -> list[int]:
-    return [await ctx.step("count", lambda number=number: number) for number in range(count)]
+    return [await ctx.step("count", lambda number: number, number) for number in range(count)]
 
 
 def register(store: SqliteStore, *, lease_seconds: float = 30.0) -> int:
