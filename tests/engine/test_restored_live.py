@@ -83,6 +83,15 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()  # its workers end with it
 
 
+def output_of(process: subprocess.Popen[str]) -> str:
+    """Return what a process says until it ends."""
+    try:
+        return process.communicate(timeout=PATIENCE_SECONDS)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"it does not end, and has said:\n{process.communicate()[0]}")
+
+
 def rows(path: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -114,7 +123,7 @@ async def test_steps_that_were_taken_back_end_the_engine_before_it_does_one_more
                 back_up(copy, path)
     else:
         back_up(copy, path)
-    output, _ = await trio.to_thread.run_sync(lambda: process.communicate(timeout=PATIENCE_SECONDS))
+    output = await trio.to_thread.run_sync(output_of, process)
     for number in range(8, 20):
         (tmp_path / f"go-{number}").touch()
     assert process.returncode != 0

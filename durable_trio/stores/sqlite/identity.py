@@ -216,6 +216,9 @@ class NoFiles:
     def tell_others(self) -> None:
         """There are no others."""
 
+    def check_told(self) -> None:
+        """Nobody tells."""
+
     def check_names(self) -> None:
         """Nothing to check."""
 
@@ -288,21 +291,22 @@ class Files:
                 f"{self._path + '-wal'!r} was cut short or written over while this process had it open, and what it "
                 "held is lost"
             )
-        if self._log.salts != self._noted_salts:
-            self._keep_note(self._look)
         try:
             status = os.lstat(self._path)
         except PermissionError:
             return
         except OSError as error:
             raise self._failed(f"{self._path!r} cannot be found any more ({error.strerror})") from error
-        if self._look.is_same_file(status):
-            return
+        if not self._look.is_same_file(status):
+            self._check_changed(writer, status)
+        if self._log.salts != self._noted_salts:  # after the note of others was read
+            self._keep_note(self._look)
+
+    def _check_changed(self, writer: sqlite3.Connection, status: os.stat_result) -> None:
+        """Check the database, which was changed."""
         if _inode(status) != self._inodes[self._path]:
             raise self._failed(f"{self._path!r} was replaced by another file while this process had it open")
-        note = _find_note(self._turn)
-        if note is not None and note.rewound_count > self._rewound_count:
-            raise self.rewound(note.rewound_to, is_told=True)
+        note = self.check_told()
         look = note if note is not None and note.is_same_file(status) else self._look_again()
         lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look)
         if lost is None and look is not note and look.schema > _schema_of(writer):
@@ -322,6 +326,17 @@ class Files:
         self._look = look if look.nonce else attrs.evolve(look, nonce=self._look.nonce)
         if look is not note:
             self._keep_note(look)
+
+    def check_told(self) -> Look | None:
+        """Return what whoever had the turn last has noted. Out of the turn it may be half written: then nothing.
+
+        Raises:
+            StoreRewound: it says that somebody has found the database written over, since this store was opened.
+        """
+        note = _find_note(self._turn)
+        if note is not None and note.rewound_count > self._rewound_count:
+            raise self.rewound(note.rewound_to, is_told=True)
+        return note
 
     def check_committed(self) -> None:
         """Check the names after a commit, which went into the files that were opened, and before it is acknowledged.

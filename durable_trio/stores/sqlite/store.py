@@ -349,6 +349,8 @@ class SqliteStore(Store):
             return None
         try:
             self._look_for_others()
+            if self._has_foreign_changes:  # who never writes is told here
+                self._files.check_told()
         except sqlite3.Error as error:
             if code_of(error) == BUSY:
                 return None
