@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from durable_trio.calls.body import Branch
+from durable_trio.calls.body import Body, Branch
 from durable_trio.calls.sleep import SleepCall, constant
 from durable_trio.codec import UNANNOTATED
 from durable_trio.limits import check_name
@@ -37,18 +37,23 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
         else:
             done(True)
 
-    outcome = await body.parking.extend(submit)  # also at replay, so that it takes the same place in the turn
+    await _commit(body, submit)  # also at replay, so that it takes the same place in the turn
+
+
+async def _commit(body: Body, submit: Callable[[Callable[[Any], None]], None]) -> None:
+    """Wait for a commit inside the running turn; never return if it is refused."""
+    outcome = await body.parking.extend(submit)
     if outcome is not True:
-        state.check(outcome)
+        body.state.check(outcome)
         await trio.lowlevel.checkpoint()
 
 
 async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
     """If a deadline is past due, which may be around the caller, wait until its expiry is delivered.
 
-    For what leaves no row of its own, and so would not begin by the turns: that it has waited is recorded, so that
-    it waits at replay, too. Then it waits as any call, with a row of its own if it was not cancelled. What
-    ``is_stored`` has not waited, however late it is now.
+    For what leaves no row of its own, and so would not begin by the turns: that it waits is recorded before others can
+    see it, so that it waits at replay, too. Then it waits as any call, with a row of its own if it was not cancelled.
+    What ``is_stored`` has not waited, however late it is now.
     """
     body, state = branch.body, branch.body.state
     key = branch.reserve_key("(late)")
@@ -56,4 +61,5 @@ async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
         if state.is_replaying or is_stored or not body.parking.is_past_due():
             return
         state.note(key)
+        await _commit(body, lambda done: state.port.advance(done, now=body.clock.stamp()))
     await body.parking.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))

@@ -19,7 +19,7 @@ from durable_trio.stores.contract import Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.probes import kinds_of
 
-from .harness import OFTEN, Notes, Program, crash_everywhere, replay_often
+from .harness import OFTEN, Notes, Program, attempt, crash_everywhere, replay_often
 
 begun: list[str] = []
 
@@ -435,6 +435,37 @@ async def test_a_publish_that_is_not_in_the_scope_goes_on_and_one_that_is_does_n
         run = await engine.start(publishes_late)
         assert await run.result() == ["in time", "shielded", "free 0", "free 1", "free 2", "True"]
         assert await run.values() == {"in time": 1, "shielded": 1, "free": 2}
+
+
+async def take_one() -> None:
+    await trio.sleep(1)
+
+
+@workflow(max_recoveries=OFTEN)
+async def publishes_beside(ctx: Context) -> list[str]:
+    done = Notes(ctx)
+
+    async def hold(branch: Context) -> None:
+        with branch.move_on_after(1):
+            await branch.wait_signal("never")
+        done.add("expired")
+
+    async def publish(branch: Context) -> None:
+        await branch.step("one", take_one)
+        await branch.publish("it", 1)
+        done.add("published")
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        nursery.start_soon(hold)
+    return list(done)
+
+
+def test_a_publish_that_has_waited_for_an_expiry_has_done_so_after_any_crash() -> None:
+    """Others have seen it, even if nothing else was stored since."""
+    for number in range(1, 12):
+        trial = attempt(Program(publishes_beside), 1, crashes=[(number, True)])
+        trial.assert_repeatable()
 
 
 @workflow(ttl=50, max_recoveries=OFTEN)
