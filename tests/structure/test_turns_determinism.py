@@ -30,6 +30,7 @@ from durable_trio.turns.parking import Parking
 from durable_trio.turns.stage import OPEN
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
+from tests.engine.harness import wait_passivated
 
 from . import test_branches, test_map, test_select
 from .crash_points import EVERY_CRASH
@@ -413,8 +414,7 @@ def changed(
                 async for record in changes:
                     if record.status == "suspended" and record.wake_at is None:
                         break
-            while (await engine.status()).resident_runs:
-                await trio.sleep(1)
+            await wait_passivated(engine)
         async with open_engine(store, workflows=[workflow(name="w")(new)], clock=clock) as engine:
             run = engine.get(RUN_ID)
             await run.signal("go", "gone")
