@@ -123,7 +123,7 @@ class Writer:
         self._obstacle: StoreError | None = None  # why something was kept the last time
         self._final: StoreError | None = None  # met by a read
         self._task: trio.lowlevel.Task | None = None
-        self._is_parked = self._is_running = False
+        self._is_resting = self._is_running = False
         # Whether this task has waited since it last committed on the event loop: it must not do so twice at a stretch.
         self._has_let_others_go = False
         done = threading.Event()
@@ -149,8 +149,8 @@ class Writer:
             refusal = StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
         else:
             queued.append((operation, callback))
-            if self._is_parked and self._task is not None:  # as ``_wake``, for each operation passes here
-                self._is_parked = False
+            if self._is_resting and self._task is not None:  # as ``_wake``, for each operation passes here
+                self._is_resting = False
                 trio.lowlevel.reschedule(self._task)
             return
         # In a later pass: who submits is in the middle of something.
@@ -243,8 +243,8 @@ class Writer:
         self._wake()
 
     def _wake(self) -> None:
-        if self._is_parked and self._task is not None:
-            self._is_parked = False
+        if self._is_resting and self._task is not None:
+            self._is_resting = False
             trio.lowlevel.reschedule(self._task)
 
     # ---- the writer task ---------------------------------------------------------------------------------------
@@ -272,8 +272,8 @@ class Writer:
                 if self._retry_at != math.inf:
                     await self._wait_for_work()
                 elif self._final is None and not (self._waiting or self._starts):
-                    self._is_parked = self._has_let_others_go = True
-                    await trio.lowlevel.wait_task_rescheduled(self._abort_parking)
+                    self._is_resting = self._has_let_others_go = True
+                    await trio.lowlevel.wait_task_rescheduled(self._abort_rest)
                     continue
                 if self._final is not None:
                     raise self._final
@@ -303,10 +303,10 @@ class Writer:
         """Wait for something that may be written now."""
         while self._final is None and (self._is_blocked or not (self._waiting or self._starts)):
             if self._retry_at == math.inf:
-                await self._park()
+                await self._rest()
             elif trio.current_time() < self._retry_at:
                 with trio.move_on_at(self._retry_at):
-                    await self._park()
+                    await self._rest()
             else:
                 self._try_again()
         if self._held and trio.current_time() >= self._retry_at:
@@ -336,12 +336,12 @@ class Writer:
                 self._obstacle,
             )
 
-    async def _park(self) -> None:
-        self._is_parked = self._has_let_others_go = True
-        await trio.lowlevel.wait_task_rescheduled(self._abort_parking)
+    async def _rest(self) -> None:
+        self._is_resting = self._has_let_others_go = True
+        await trio.lowlevel.wait_task_rescheduled(self._abort_rest)
 
-    def _abort_parking(self, _: Any) -> trio.lowlevel.Abort:
-        self._is_parked = False
+    def _abort_rest(self, _: Any) -> trio.lowlevel.Abort:
+        self._is_resting = False
         return trio.lowlevel.Abort.SUCCEEDED
 
     async def _commit(self) -> None:
