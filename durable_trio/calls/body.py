@@ -20,7 +20,7 @@ from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
 from durable_trio.turns.call import Call
-from durable_trio.turns.parking import Parking
+from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.state import RunState
 from durable_trio.workflows import Registry, Workflow
 
@@ -170,7 +170,7 @@ class Body:
     workflow: Workflow[..., Any]
     registry: Registry
     state: RunState
-    parking: Parking
+    lobby: Lobby
     tasks: StepTasks
     clock: Clock
     codec: Codec

@@ -12,7 +12,7 @@ def patched(branch: Branch, change_id: str) -> bool:
     body = branch.body
     if body.state.history.take_patch(key):
         return True
-    if body.state.is_replaying or body.parking.has_unmatched_waits():
+    if body.state.is_replaying or body.lobby.has_unmatched_waits():
         return False
     body.state.note(key)
     return True

@@ -107,7 +107,7 @@ class ChildEndCall(Call):
 
     def _look(self) -> None:
         self._looks_again = False
-        self.parking.busy(self)
+        self.lobby.busy(self)
         self.task_context.run(BODY.set, None)
         self._body.tasks.start(self.task_context, self)
 
@@ -126,12 +126,12 @@ class ChildEndCall(Call):
         if child is None or child.status.is_final:
             self._record_end(child)
         elif self._looks_again:
-            self.parking.emerged(self)
+            self.lobby.emerged(self)
             self._look()
             return
         elif child.parent != self.state.port.fence.run:  # it was started by the run that this one is a fork of
             self.state.set_timer(self, due_after(self._body.clock.stamp(), _LOOK_SECONDS), None)
-        self.parking.emerged(self)
+        self.lobby.emerged(self)
 
     def _record_end(self, child: RunRow | None) -> None:
         now = self._body.clock.stamp()
@@ -226,7 +226,7 @@ async def start_child(branch: Branch, workflow: Any, args: tuple[Any, ...], opti
         is_recorded=lambda: key in body.state.history.waiting,
     )
     call = StartChildCall(body, key, operation)
-    row = await body.parking.perform(call)
+    row = await body.lobby.perform(call)
     run_id: str = body.deliver(call, row, str)
     if not detached and row.attempt:  # in a fork, those that were copied belong to the original
         body.children[run_id] = False
@@ -252,7 +252,7 @@ async def end_of_child(
         cancels=False,
         compensates=compensate is not None,
     )
-    row = await body.parking.perform(call)
+    row = await body.lobby.perform(call)
     if child.run_id in body.children:
         body.children[child.run_id] = True
     result = body.deliver(call, row, child.result_type)
@@ -267,7 +267,7 @@ async def cancel_child(body: Body, child: Child) -> bool:
     key = body.branch_of_current_task().reserve_key(f"{child.name} cancel")
     options = FunctionOptions(returns=bool)
     call = FunctionCall(body, StepKind.STEP, key, body.resident.cancel_and_tell, (child.run_id,), options)
-    requested: bool = body.deliver(call, await body.parking.perform(call), bool)
+    requested: bool = body.deliver(call, await body.lobby.perform(call), bool)
     return requested
 
 

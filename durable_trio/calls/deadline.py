@@ -20,9 +20,9 @@ def move_on_after(branch: Branch, duration: float | timedelta, *, shield: bool) 
     body = branch.body
     due_at = due_after(body.state.last_stamp, seconds)
     scope = DeadlineScope(branch.next_key("deadline name", "deadline"), due_at, shield=shield)
-    body.parking.enter_deadline(scope)
+    body.lobby.enter_deadline(scope)
     try:
         with scope.scope, CARRYING:
             yield scope
     finally:
-        body.parking.exit_deadline(scope)
+        body.lobby.exit_deadline(scope)

@@ -26,7 +26,7 @@ class ContinueCall(Call):
         self._args = args
 
     def go_live(self, now: int) -> None:
-        self.parking.end_with(self)
+        self.lobby.end_with(self)
 
     def end_history(self) -> None:
         """Store the new generation; there is none after a cancel, which a shield may have kept off.
@@ -35,7 +35,7 @@ class ContinueCall(Call):
         """
         state = self.state
         if state.is_cancelled:
-            self.parking.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
+            self.lobby.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
             return
         if state.port.status not in LIFE[RunEvent.CONTINUE_AS_NEW]:
             self._body.resident.diverged(state.history.next_of_body())
@@ -61,5 +61,5 @@ async def continue_as_new(branch: Branch, args: tuple[Any, ...]) -> NoReturn:
     if branch.path or branch.open_nursery_count:
         raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
     text, _ = encode_bound(body.workflow, args, codec=body.codec, where=f"the arguments of run {body.run_id!r}")
-    await body.parking.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
+    await body.lobby.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
     raise AssertionError("the run has left")

@@ -80,7 +80,7 @@ class MapCall(Call):
 
     def cancel(self) -> None:
         for item in list(self._open.values()):
-            self.parking.abandon(item)
+            self.lobby.abandon(item)
 
     def deliver_cancellation(self) -> None:
         self._wake_if_done()
@@ -93,7 +93,7 @@ class MapCall(Call):
         )
         item.task_context = self.task_context.copy()
         self._open[index] = item
-        self.parking.add(item)
+        self.lobby.add(item)
         return item
 
     def _fill(self) -> None:
@@ -101,8 +101,8 @@ class MapCall(Call):
         if self.state.is_expired:
             self._failure = RunExpired("the run's time to live is over; no durable call begins any more")
             return
-        if self.parking.is_overdue():
-            self.parking.let_begin(self)
+        if self.lobby.is_overdue():
+            self.lobby.let_begin(self)
             return
         while len(self._open) < self._limit and self._next < len(self._items) and not self.state.is_held:
             index = self._next
@@ -138,7 +138,7 @@ class MapCall(Call):
 
     def _wake_if_done(self) -> None:
         """Wake the body once no item can end any more, or all have."""
-        if self._open or self.parking.calls.get(self.key) is not self:
+        if self._open or self.lobby.calls.get(self.key) is not self:
             return
         if self.raise_cancel is not None:
             result: outcome.Outcome[Any] = outcome.capture(self.raise_cancel)
@@ -148,7 +148,7 @@ class MapCall(Call):
             result = outcome.Value([self._results[index] for index in range(len(self._items))])
         else:
             return
-        del self.parking.calls[self.key]
+        del self.lobby.calls[self.key]
         self.wake(result)
 
 
@@ -171,7 +171,7 @@ class MapItem(FunctionCall):
         self._parent.collect(self, row)
 
     def deliver_cancellation(self) -> None:
-        del self.parking.calls[self.key]
+        del self.lobby.calls[self.key]
         self.dropped()
         self._parent.released(self)
 
@@ -207,7 +207,7 @@ async def run_map(
     if call.is_empty:
         await trio.lowlevel.checkpoint()
         return []
-    results: list[Any] = await branch.body.parking.perform(call)
+    results: list[Any] = await branch.body.lobby.perform(call)
     return results
 
 

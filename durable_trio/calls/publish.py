@@ -42,7 +42,7 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
 
 async def _commit(body: Body, submit: Callable[[Callable[[Any], None]], None]) -> None:
     """Wait for a commit inside the running turn; never return if it is refused."""
-    outcome = await body.parking.extend(submit)
+    outcome = await body.lobby.extend(submit)
     if outcome is not True:
         body.state.check(outcome)
         await trio.lowlevel.checkpoint()
@@ -58,8 +58,8 @@ async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
     body, state = branch.body, branch.body.state
     key = branch.reserve_key("(late)")
     if not state.history.take_patch(key):
-        if state.is_replaying or is_stored or not body.parking.is_past_due():
+        if state.is_replaying or is_stored or not body.lobby.is_past_due():
             return
         state.note(key)
         await _commit(body, lambda done: state.port.advance(done, now=body.clock.stamp()))
-    await body.parking.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))
+    await body.lobby.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))

@@ -73,7 +73,7 @@ async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | tim
     seconds = None if timeout is None else seconds_of(timeout, what="timeout")
     key = branch.next_key("signal name", name)
     call = SignalCall(body, key, key.name, seconds)
-    row = await body.parking.perform(call)
+    row = await body.lobby.perform(call)
     if row.error is not None:
         return body.deliver(call, row, type)
     # The payload is the sender's, not the code's: one of another type is the body's to handle, now and at replay.

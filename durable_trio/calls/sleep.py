@@ -43,7 +43,7 @@ class SleepCall(Call):
 
 async def sleep(branch: Branch, name: str, due_from: Callable[[int], int]) -> None:
     """Sleep until the instant that ``due_from`` says when it is asked at the beginning."""
-    await branch.body.parking.perform(SleepCall(branch.body, branch.next_key("sleep name", name), due_from))
+    await branch.body.lobby.perform(SleepCall(branch.body, branch.next_key("sleep name", name), due_from))
 
 
 def constant(instant: int) -> Callable[[int], int]:

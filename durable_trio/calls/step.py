@@ -102,7 +102,7 @@ class FunctionCall(Call):
         if wait is None and self._options.at_most_once:
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
             self.state.agenda.waits[self.key] = intent
-            self.parking.busy(self)
+            self.lobby.busy(self)
             self.state.port.advance(self._intended, waits=(intent,), now=now)
         elif wait is None:
             self._start()
@@ -146,7 +146,7 @@ class FunctionCall(Call):
         begins = outcome is True and self.raise_cancel is None and not self.state.is_held
         if outcome is True and self.state.is_held:
             self.state.clear_wait(self.key)  # it has not begun, and must not look as if it had
-        self.parking.emerged(self, goes_on=begins)
+        self.lobby.emerged(self, goes_on=begins)
         if begins:
             self._start()
             self.state.pump()  # others of this run may have waited for that commit
@@ -156,7 +156,7 @@ class FunctionCall(Call):
     def _start(self) -> None:
         self._attempt += 1
         self.is_busy = True  # this and the next line as ``busy`` does
-        self.parking.busy_count += 1
+        self.lobby.busy_count += 1
         body, options = self._body, self._options
         if body.observe is not None:
             body.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
@@ -202,10 +202,10 @@ class FunctionCall(Call):
             return
         if finish is not None:
             finish()
-        parking = self.parking  # from here on as ``emerged`` does: each step passes here
+        lobby = self.lobby  # from here on as ``emerged`` does: each step passes here
         self.is_busy = False
-        parking.busy_count -= 1
-        if parking.wave or not (parking.busy_count or self.state.port.in_flight):
+        lobby.busy_count -= 1
+        if lobby.wave or not (lobby.busy_count or self.state.port.in_flight):
             self.state.pump()
 
     async def _call_in_time(self) -> Any:
@@ -329,7 +329,7 @@ async def run_step(
     if chosen is None:
         chosen = function_options("ctx.step", fn, options)
     call = FunctionCall(body, StepKind.STEP, branch.next_key("step name", name), fn, args, chosen)
-    row = await body.parking.perform(call)  # awaited here: each frame around a wait is gone through twice
+    row = await body.lobby.perform(call)  # awaited here: each frame around a wait is gone through twice
     if row.error is None and call.outcome is not None and not row.compensates:
         return call.outcome
     return outcome_of(body, call, row, chosen.returns, options)

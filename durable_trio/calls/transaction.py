@@ -33,7 +33,7 @@ class TransactionCall(FunctionCall):
     def _start(self) -> None:
         self._attempt += 1
         self.stage = SUBMIT[self.stage]  # from here on its outcome is recorded, whatever it is
-        self.parking.busy(self)
+        self.lobby.busy(self)
         if self._body.observe is not None:
             fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
             self._body.observe("step_started", fields)
@@ -92,7 +92,7 @@ class TransactionCall(FunctionCall):
                 self._fail(cast(Exception, cause))
             else:
                 self.state.check(outcome)
-            self.parking.emerged(self)
+            self.lobby.emerged(self)
 
         limit = self._options.timeout
         self.state.port.transaction(run, done, seconds_max=TRANSACTION_SECONDS_MAX if limit is None else limit)
@@ -123,5 +123,5 @@ async def run_transaction(
     chosen = function_options("ctx.transaction", fn, cast(StepOptions[Any], options))
     key = branch.next_key("transaction name", name)
     call = TransactionCall(branch.body, StepKind.TRANSACTION, key, fn, args, chosen)
-    row = await branch.body.parking.perform(call)
+    row = await branch.body.lobby.perform(call)
     return outcome_of(branch.body, call, row, chosen.returns, options)

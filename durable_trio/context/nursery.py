@@ -58,12 +58,12 @@ class DurableNursery:
         segment = f"{escape(branch_name)}#{count}"
         if caller != self._owner.path:
             segment = f"{escape(caller)}>{segment}"
-        place = body.parking.announce_start()
+        place = body.lobby.announce_start()
         self._nursery.start_soon(self._run, place, f"{self._path}/{segment}", fn, args, name=f"branch {branch_name}")
 
     async def _run(self, place: int, path: str, fn: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         body = self._owner.body
-        await body.parking.await_start(place)
+        await body.lobby.await_start(place)
         with Branch(body, path, depth=self._depth) as branch, CARRYING:
             await fn(self._make_context(branch), *args)
 

@@ -32,7 +32,7 @@ class LastCall(Protocol):
         """Do it now."""
 
 
-class Place(Protocol):
+class WaitingPlace(Protocol):
     """Where calls wait: what one may ask of it for itself and for its parts."""
 
     # What one cause has cancelled, and was not told yet.
@@ -87,7 +87,7 @@ class Call(abc.ABC):
     waits_for_child: str | None = None
 
     state: RunState
-    parking: Place
+    lobby: WaitingPlace
     due: Due  # if it has a ``due_at``
     #: The task of the body that waits; none for an item of a map, whose map waits.
     task: trio.lowlevel.Task | None = None
@@ -154,7 +154,7 @@ class Call(abc.ABC):
     def deliver_cancellation(self) -> None:
         """Wake the body with the cancellation that it asked for."""
         assert self.raise_cancel is not None
-        del self.parking.calls[self.key]
+        del self.lobby.calls[self.key]
         self.dropped()
         self.wake(outcome.capture(self.raise_cancel))
 

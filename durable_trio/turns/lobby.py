@@ -1,7 +1,4 @@
-"""The body's side of a run's turns: how its tasks wait in durable calls, and ask to be let out of them.
-
-``Parking`` is of tasks. A run that is *parked* is something else: it has a problem, and goes on when that is mended.
-"""
+"""The body's side of a run's turns: how its tasks wait in durable calls, and ask to be let out of them."""
 
 from __future__ import annotations
 
@@ -39,8 +36,8 @@ class Extension:
 
 
 @attrs.define(eq=False)
-class Parking:
-    """Where the tasks of a body wait.
+class Lobby:
+    """Where the tasks of one body wait.
 
     Args:
         calls: all that wait, by their keys.
@@ -81,7 +78,7 @@ class Parking:
             if state.history.waiting:
                 self.add(call)
             else:  # as ``add`` and ``let_begin`` do: each step passes here
-                call.state, call.parking = state, self
+                call.state, call.lobby = state, self
                 self.calls[call.key] = call
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it waits.
             call.deadline = trio.current_effective_deadline()
@@ -103,7 +100,7 @@ class Parking:
 
     def add(self, call: Call) -> None:
         """Take a call that waits for its outcome."""
-        call.state, call.parking = self.state, self
+        call.state, call.lobby = self.state, self
         self.calls[call.key] = call
         if self.state.history.waiting:
             if call.key in self.state.history.waiting:
@@ -142,7 +139,7 @@ class Parking:
 
     @trio.lowlevel.enable_ki_protection
     async def await_start(self, place: int) -> None:
-        """Park a new branch until its start is delivered. Not a cancel point: trio starts such a task, too."""
+        """Have a new branch wait until its start is delivered. Not a cancel point: trio starts such a task, too."""
         if self.state.port.is_cut:
             await self.state.lane.refuse()
         task = self.starts[place] = trio.lowlevel.current_task()

@@ -43,8 +43,8 @@ from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
 from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
+from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.mailbox import Mail
-from durable_trio.turns.parking import Parking
 from durable_trio.turns.port import Port
 from durable_trio.turns.resident import Resident
 from durable_trio.turns.state import Recorded, RunState
@@ -87,7 +87,7 @@ class Turns:
         self.mail = Mail(self.state, calls)
         if loaded.unread or loaded.left_out is not None:
             self.mail.load(loaded)
-        self.parking = Parking(self.state, calls, self.mail.has_signal)
+        self.lobby = Lobby(self.state, calls, self.mail.has_signal)
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf
         self._alarm_at: int | None = None
@@ -126,21 +126,21 @@ class Turns:
                 self._hand_over(*state.ready.popleft())
             if not self.mail.is_on_the_way:
                 return
-            await self.parking.extend(self.mail.when_recorded)
+            await self.lobby.extend(self.mail.when_recorded)
 
     # ---- the pump ----------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
         """Deliver what can be delivered until the body moves or nothing is left. Never raises."""
-        state, parking = self.state, self.parking
+        state, lobby = self.state, self.lobby
         if self._is_pumping or state.port.is_cut:
             return
         # Nearly always, something is on its way and comes back by itself, and there is nothing to deliver before.
         if (
-            (parking.busy_count or state.port.in_flight)
+            (lobby.busy_count or state.port.in_flight)
             and state.is_live
-            and not (state.ready or state.agenda.timers or state.agenda.new or parking.cancelled or parking.starts)
-            and not (parking.wave or parking.extended or parking.late or parking.last_call or state.is_held)
+            and not (state.ready or state.agenda.timers or state.agenda.new or lobby.cancelled or lobby.starts)
+            and not (lobby.wave or lobby.extended or lobby.late or lobby.last_call or state.is_held)
             and state.held is None
             and state.ttl_at is None
             and self.mail.signals.is_empty
@@ -148,11 +148,11 @@ class Turns:
             return
         self._is_pumping = True
         try:
-            if parking.extended and state.runnable_count == 0:
-                parking.end_extension()
+            if lobby.extended and state.runnable_count == 0:
+                lobby.end_extension()
             elif state.is_held:
                 state.flush_waits()
-                if not parking.busy_count and not state.port.in_flight:
+                if not lobby.busy_count and not state.port.in_flight:
                     state.resident.quiesced()
             else:
                 while state.runnable_count == 0 and not state.port.is_cut and self._deliver():
@@ -173,11 +173,11 @@ class Turns:
 
     def _deliver(self) -> bool:
         """Make one delivery; return whether another look makes sense."""
-        state, parking = self.state, self.parking
-        if parking.wave or parking.cancelled:
-            return parking.deliver_cancellation()
-        if parking.starts:
-            trio.lowlevel.reschedule(parking.starts.pop(min(parking.starts)))
+        state, lobby = self.state, self.lobby
+        if lobby.wave or lobby.cancelled:
+            return lobby.deliver_cancellation()
+        if lobby.starts:
+            trio.lowlevel.reschedule(lobby.starts.pop(min(lobby.starts)))
             return True
         if not state.is_live:
             row = state.history.next_row()
@@ -192,13 +192,13 @@ class Turns:
         return (
             ((state.held is not None or not self.mail.signals.is_empty) and self._take_signal())
             or (bool(state.agenda.timers or state.ttl_at is not None) and self._fire_due())
-            or (bool(parking.late) and parking.begin_late())
-            or (parking.last_call is not None and parking.end_history())
+            or (bool(lobby.late) and lobby.begin_late())
+            or (lobby.last_call is not None and lobby.end_history())
         )
 
     def _replay(self, row: HistoryRow) -> bool:
         state = self.state
-        call = self.parking.calls.get(row.key)
+        call = self.lobby.calls.get(row.key)
         if row.kind in CONTROL_KINDS or row.kind is StepKind.PATCH or (call is not None and call.kind is row.kind):
             state.history.advance()
             self._hand_over(row, call)
@@ -208,28 +208,28 @@ class Turns:
             self._hand_over(row, None)
             return True
         # A scope with trio's own deadline around a call may end it, as it did when the row was recorded.
-        ends_by_itself = any(call.deadline != math.inf for call in self.parking.calls.values())
+        ends_by_itself = any(call.deadline != math.inf for call in self.lobby.calls.values())
         state.resident.stuck(row, hopeless=not ends_by_itself and not self.foreign_waits(also_in_process=True))
         return False
 
     def _has_met(self, key: Key) -> bool:
         """Return whether the body has entered that deadline in this replay."""
-        return key in self.parking.deadlines or key in self.parking.left_deadlines
+        return key in self.lobby.deadlines or key in self.lobby.left_deadlines
 
     def _hand_over(self, row: HistoryRow, call: Recorded | None) -> None:
-        state, parking = self.state, self.parking
+        state, lobby = self.state, self.lobby
         state.now = max(state.now, row.finished_at)
         if row.kind is not StepKind.PATCH:  # which no turn delivers while it is new: it rides with the next row
             state.last_stamp = row.finished_at
             state.position = (row.seq, 0)
         state.delivered.append(row)
         if call is not None:
-            del parking.calls[row.key]
+            del lobby.calls[row.key]
             state.agenda.waits.pop(row.key, None)
             call.deliver(row)
         elif row.kind is StepKind.DEADLINE:
-            parking.expiring.discard(row.key)
-            scope = parking.deadlines.get(row.key)
+            lobby.expiring.discard(row.key)
+            scope = lobby.deadlines.get(row.key)
             if scope is not None:
                 scope.cancel("its durable deadline has expired")
         elif row.kind in CONTROL_KINDS:
@@ -240,27 +240,27 @@ class Turns:
 
     def _pass_barrier(self) -> bool:
         """All rows are delivered: let control messages go first, then let the waiting calls begin."""
-        state, parking = self.state, self.parking
+        state, lobby = self.state, self.lobby
         if not self.mail.is_settled():
             return False
         state.is_live = True
         state.resident.went_live()
         if state.ttl_at is not None:
             self._raise_alarm(state.clock.comes_at(state.ttl_at))
-        for call in sorted(parking.calls.values(), key=lambda call: call.key):
+        for call in sorted(lobby.calls.values(), key=lambda call: call.key):
             if call.raise_cancel is not None and not call.is_unabortable:
                 continue
-            if parking.is_refused(call):
-                parking.refuse_expired(call)
+            if lobby.is_refused(call):
+                lobby.refuse_expired(call)
             else:
-                parking.let_begin(call)
+                lobby.let_begin(call)
         return True
 
     def _take_signal(self) -> bool:
         """Record one signal that a call waits for; only with nothing else of the run on its way."""
         state = self.state
         match = self.mail.matching_signal()
-        if match is not None and self.parking.deadlines and not self.parking.is_in_time(match[0]):
+        if match is not None and self.lobby.deadlines and not self.lobby.is_in_time(match[0]):
             match = None  # the expiry comes first
         if match is None:
             if state.held is not None:
@@ -278,22 +278,22 @@ class Turns:
         return True
 
     def _fire_due(self) -> bool:
-        state, parking = self.state, self.parking
+        state, lobby = self.state, self.lobby
         now = state.clock.now()
         if state.ttl_at is not None:
             self.mail.take_ttl(now)
         fired = False
         while (due := state.agenda.pop_due(now)) is not None:
-            if parking.is_stale(*due):
+            if lobby.is_stale(*due):
                 continue
             fired = True
-            call = parking.calls.get(due[1])
-            if call is not None and parking.deadlines and not parking.is_in_time(call):
-                parking.late.append(call)
+            call = lobby.calls.get(due[1])
+            if call is not None and lobby.deadlines and not lobby.is_in_time(call):
+                lobby.late.append(call)
             elif call is not None:
                 call.fire(state.clock.stamp())
             else:
-                parking.expire(parking.deadlines[due[1]], state.clock.stamp())
+                lobby.expire(lobby.deadlines[due[1]], state.clock.stamp())
         return fired
 
     # ---- rest --------------------------------------------------------------------------------------------------
@@ -301,9 +301,9 @@ class Turns:
     def _rest(self) -> None:
         """Nothing more to deliver now: store new waits, set the alarm, and say so if the run only waits."""
         state = self.state
-        due_at = state.agenda.next_due(self.parking.is_stale) if state.agenda.timers else None
+        due_at = state.agenda.next_due(self.lobby.is_stale) if state.agenda.timers else None
         if self._only_waits():
-            names = sorted(set(filter(None, map(_SIGNAL_OF, self.parking.calls.values()))))
+            names = sorted(set(filter(None, map(_SIGNAL_OF, self.lobby.calls.values()))))
             if state.ttl_at is not None:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
@@ -323,42 +323,39 @@ class Turns:
         )
 
     def _has_something_to_do(self) -> bool:
-        state, parking = self.state, self.parking
+        state, lobby = self.state, self.lobby
         return bool(
             state.port.in_flight
-            or parking.busy_count
-            or parking.wave
-            or parking.cancelled
+            or lobby.busy_count
+            or lobby.wave
+            or lobby.cancelled
             or state.ready
             or state.held
-            or parking.late
+            or lobby.late
         )
 
     def _only_waits(self) -> bool:
-        state, parking = self.state, self.parking
+        state, lobby = self.state, self.lobby
         if self._has_something_to_do():
             return False
         foreign = self._foreign_deadlines()
-        if not len(state.tasks) == len(parking.calls) == 1:
+        if not len(state.tasks) == len(lobby.calls) == 1:
             foreign = self.foreign_waits() + foreign
         if foreign:
             state.resident.foreign(foreign)
-        return bool(parking.calls) and not foreign
+        return bool(lobby.calls) and not foreign
 
     def foreign_waits(self, *, also_in_process: bool = False) -> list[str]:
         """Return where tasks of the body are blocked in something that is not durable.
 
         ``also_in_process``: also where they wait for another task, which need not be one of the body's.
         """
-        parking = self.parking
-        if len(self.state.tasks) == len(parking.calls) == 1:
+        lobby = self.lobby
+        if len(self.state.tasks) == len(lobby.calls) == 1:
             return []
-        waiting = {call.task for call in parking.calls.values() if call.task is not None}
+        waiting = {call.task for call in lobby.calls.values() if call.task is not None}
         others = (
-            self.state.tasks
-            - waiting
-            - {extension.task for extension in parking.extended}
-            - set(parking.starts.values())
+            self.state.tasks - waiting - {extension.task for extension in lobby.extended} - set(lobby.starts.values())
         )
         places = [foreign_wait(task, also_in_process=also_in_process) for task in others]
         return [place for place in places if place is not None]
@@ -366,7 +363,7 @@ class Turns:
     def _foreign_deadlines(self) -> list[str]:
         """Return which durable calls stand in a deadline of trio's own, which is lost when the run leaves memory."""
         places = []
-        for call in self.parking.calls.values():
+        for call in self.lobby.calls.values():
             if -math.inf < call.deadline < self.base_deadline:
                 place = f"the deadline of a trio scope around {call.key}"
                 places.append(f"{place} (ctx.move_on_after and ctx.fail_after are durable)")

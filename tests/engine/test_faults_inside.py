@@ -19,7 +19,7 @@ from durable_trio.stores.contract import RenewLease
 from durable_trio.stores.questions import LookAtMail, Question
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
-from durable_trio.turns.parking import Parking
+from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.port import Port
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
@@ -171,7 +171,7 @@ async def test_a_fault_in_the_cancelling_of_a_call_does_not_reach_trio(
             nursery.cancel_scope.cancel()
 
     async with serving(store_path, times_out, steps) as engine:
-        met = fail_once_for(monkeypatch, Parking, "_note_cancel")
+        met = fail_once_for(monkeypatch, Lobby, "_note_cancel")
         record = await wait_parked(await engine.start(times_out))
         assert met
         assert record.problem is not None

@@ -23,10 +23,10 @@ from durable_trio.stores import writer
 from durable_trio.stores.contract import Advance, Operation, SendSignal
 from durable_trio.testing import CrashingStore, VirtualClock
 from durable_trio.testing.schedule import scheduling
-from durable_trio.turns import parking
+from durable_trio.turns import lobby
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
-from durable_trio.turns.parking import Parking
+from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.stage import OPEN
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
@@ -659,32 +659,32 @@ def _no_lane(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _uncommitted_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the body go by an outcome that is not committed yet."""
-    monkeypatch.setattr(parking, "_UNDECIDED", None)
+    monkeypatch.setattr(lobby, "_UNDECIDED", None)
 
 
 def _barrier_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin calls without a row at replay, while rows are still to be delivered."""
-    original = Parking.add
+    original = Lobby.add
 
-    def add(self: Parking, call: Call) -> None:
+    def add(self: Lobby, call: Call) -> None:
         original(self, call)
         if call.stage in OPEN and self.state.is_replaying:
             self._begin(call)
 
-    monkeypatch.setattr(Parking, "add", add)
+    monkeypatch.setattr(Lobby, "add", add)
 
 
 def _publish_out_of_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on at once after a publish at replay."""
-    original = Parking.extend
+    original = Lobby.extend
 
-    async def extend(self: Parking, submit: Callable[[Callable[[Any], None]], None]) -> Any:
+    async def extend(self: Lobby, submit: Callable[[Callable[[Any], None]], None]) -> Any:
         if self.state.is_replaying:
             await trio.lowlevel.checkpoint()
             return True
         return await original(self, submit)
 
-    monkeypatch.setattr(Parking, "extend", extend)
+    monkeypatch.setattr(Lobby, "extend", extend)
 
 
 @pytest.mark.parametrize(

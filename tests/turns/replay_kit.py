@@ -170,7 +170,7 @@ class Rig:
     async def perform(self, call: NamedCall) -> HistoryRow:
         """Await a call and note what comes of it."""
         try:
-            found: HistoryRow = await self.turns.parking.perform(call)
+            found: HistoryRow = await self.turns.lobby.perform(call)
         except BaseException as error:
             self.log.append(f"{call.key.name}: {type(error).__name__}")
             raise
@@ -201,4 +201,4 @@ class Rig:
                 yield scope
                 self.port.cut()
                 scope.cancel()
-                self.turns.parking.throw_detached()
+                self.turns.lobby.throw_detached()

@@ -206,7 +206,7 @@ async def test_a_cancelled_call_without_outcome_is_dropped_and_raises() -> None:
         scope.cancel()
         await wait_all_tasks_blocked()
         assert (call.log, rig.log) == (["live", "dropped"], ["a: Cancelled"])
-        assert rig.turns.parking.calls == {}
+        assert rig.turns.lobby.calls == {}
 
 
 async def test_a_call_whose_outcome_is_on_its_way_gives_it_back_even_in_a_cancelled_scope() -> None:
@@ -400,11 +400,11 @@ async def test_a_body_that_only_waits_says_for_what_and_until_when() -> None:
 async def test_a_held_run_begins_nothing_and_delivers_nothing_and_says_when_it_is_quiet() -> None:
     rig, calls = Rig(), [NamedCall("a"), NamedCall("b")]
     async with rig.body(after_each_other(rig, *calls)):
-        rig.turns.parking.busy(calls[0])
+        rig.turns.lobby.busy(calls[0])
         rig.turns.hold()
         assert "quiesced" not in rig.resident.told
         calls[0].finish()
-        rig.turns.parking.emerged(calls[0])
+        rig.turns.lobby.emerged(calls[0])
         assert "quiesced" not in rig.resident.told  # its outcome is on its way
         rig.outlet.commit()
         await wait_all_tasks_blocked()
@@ -436,9 +436,9 @@ async def test_a_call_after_detaching_raises_at_once() -> None:
     rig = Rig()
     rig.port.cut()
     with pytest.raises(Detached):
-        await rig.turns.parking.perform(NamedCall("a"))
+        await rig.turns.lobby.perform(NamedCall("a"))
     with pytest.raises(Detached):
-        await rig.turns.parking.extend(lambda done: None)
+        await rig.turns.lobby.extend(lambda done: None)
 
 
 async def test_nothing_is_delivered_while_a_task_waits_inside_its_turn() -> None:
@@ -449,7 +449,7 @@ async def test_nothing_is_delivered_while_a_task_waits_inside_its_turn() -> None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.perform, call)
             await trio.testing.wait_all_tasks_blocked()
-            rig.log.append(str(await rig.turns.parking.extend(commits.append)))
+            rig.log.append(str(await rig.turns.lobby.extend(commits.append)))
 
     async with rig.body(body):
         call.finish()

@@ -77,7 +77,7 @@ class Ending:
             now=run.clock.stamp(),
         )
         run.is_finishing = True
-        run.is_finishing = self._is_done(await turns.parking.extend(partial(run.port.submit, finish)))
+        run.is_finishing = self._is_done(await turns.lobby.extend(partial(run.port.submit, finish)))
         if not run.is_finishing:
             return False
         run.keeper.ended(run.row, status, result, error_text)
@@ -123,7 +123,7 @@ class Ending:
                 call = ChildEndCall(
                     body, end_key(child_id), child_id, is_unabortable=True, cancels=cancels, compensates=False
                 )
-                await run.turns.parking.perform(call)
+                await run.turns.lobby.perform(call)
                 body.children[child_id] = True
 
     async def _begin_to_compensate(self, status: RunStatus, error_text: str) -> bool:
@@ -136,7 +136,7 @@ class Ending:
             run.diverged(rest)
             raise Detached
         before = run.port.status
-        outcome = await run.turns.parking.extend(
+        outcome = await run.turns.lobby.extend(
             lambda done: run.port.advance(
                 done,
                 status=RunStatus.COMPENSATING,
@@ -157,7 +157,7 @@ class Ending:
         key = compensation_key(item.step)
         options = FunctionOptions(retry=item.retry)
         call = FunctionCall(run.body, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
-        row = await run.turns.parking.perform(call)
+        row = await run.turns.lobby.perform(call)
         if row.error is not None:
             errors.append(row.error)
 

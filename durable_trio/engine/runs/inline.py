@@ -115,7 +115,7 @@ class InlineRun(ResidentRun):
     async def _leave(self, failure: BaseException | None) -> None:
         while failure is not None and self.cancel_row is None:
             release = Release(fence=self.port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self.clock.stamp())
-            outcome = await self.turns.parking.extend(partial(self.port.submit, release))
+            outcome = await self.turns.lobby.extend(partial(self.port.submit, release))
             if outcome is not False:
                 return
             await Ending(self).look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel

@@ -192,7 +192,7 @@ class ResidentRun:
         """Yield the steps in hand that it waits for before it can end, if it is to end."""
         if self.cancel_row is None and not self.is_compensating:
             return
-        for call in self.turns.parking.calls.values():
+        for call in self.turns.lobby.calls.values():
             if isinstance(call, FunctionCall) and call.in_hand_since is not None:
                 since = to_datetime(call.in_hand_since)
                 yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=since)
@@ -220,7 +220,7 @@ class ResidentRun:
             workflow=self.workflow,
             registry=keeper.registry,
             state=state,
-            parking=self.turns.parking,
+            lobby=self.turns.lobby,
             tasks=StepTasks(nursery, f"step of run {row.id}"),
             clock=self.clock,
             codec=keeper.codec,
@@ -436,7 +436,7 @@ class ResidentRun:
 
     def diverged(self, row: HistoryRow | None) -> None:
         turns = self.turns
-        calls = sorted(turns.parking.calls.values(), key=lambda call: call.key)
+        calls = sorted(turns.lobby.calls.values(), key=lambda call: call.key)
         diff = explain(
             tuple(turns.state.delivered),
             row,
@@ -473,7 +473,7 @@ class ResidentRun:
         why = "the run leaves this process"
         guarded(self.root_scope.cancel, why)  # whatever is wrong with one of these, the others let the run out
         guarded(self.saga_scope.cancel, why)
-        guarded(self.turns.parking.throw_detached)
+        guarded(self.turns.lobby.throw_detached)
         guarded(self._nursery.cancel_scope.cancel, why)
 
     def tell(self, name: str, fields: Mapping[str, Any]) -> None:
