@@ -57,7 +57,7 @@ class Services:
         self.settings = given.settings
         self.codec = given.codec
         self.writer = Writer(store, failed=self._writer_has_failed)
-        self.feed = Feed(self.writer, mail_came=self._mail_came, others_committed=self.look_for_due)
+        self.feed = Feed(self.writer, message_came=self._message_came, others_committed=self.look_for_due)
         self.executor = Executor(given, writer=self.writer, feed=self.feed) if executes else None
         self.reports = Reports(
             self.writer,
@@ -78,9 +78,9 @@ class Services:
         if self.executor is not None:
             guarded(self.executor.runs.detach_now)
 
-    def _mail_came(self, run: int) -> None:
+    def _message_came(self, run: int) -> None:
         if self.executor is not None:
-            guarded(self.executor.runs.mail, run)
+            guarded(self.executor.runs.post, run)
 
     def _executor_id(self) -> int | None:
         return None if self.executor is None else self.executor.id
@@ -105,7 +105,7 @@ class Services:
     def message_for(self, run: int) -> None:
         """A message is in the mailbox of a run, which may be here; or due now, if nobody has it."""
         if self.executor is not None:
-            self.executor.runs.mail(run)
+            self.executor.runs.post(run)
             guarded(self.executor.dispatcher.nudge)
 
     def look_for_due(self) -> None:
@@ -245,7 +245,7 @@ class Executor:
             guarded(self.feed.recheck)
             guarded(self.dispatcher.nudge)
         elif sent.owner == self.recovery.executor:
-            self.runs.mail(sent.entry.run, sent)  # a fault in it is known to who has sent
+            self.runs.post(sent.entry.run, sent)  # a fault in it is known to who has sent
 
     # ---- starting ----------------------------------------------------------------------------------------------
 

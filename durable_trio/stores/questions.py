@@ -41,8 +41,8 @@ __all__ = [
     "LoadRun",
     "LoadRuns",
     "Loaded",
-    "LookAtMail",
-    "MailLook",
+    "LookAtMailbox",
+    "MailboxLook",
     "NamedSignals",
     "Question",
     "ReadValues",
@@ -78,7 +78,7 @@ class Loaded:
     """All that an executor needs to go on with a run it has claimed. History in order of seq.
 
     ``left_out``: of the unread signals those with ids above the first of these and up to the second are not among
-    ``unread``, because they are many (see ``LookAtMail``); cancels and ends of children always are.
+    ``unread``, because they are many (see ``LookAtMailbox``); cancels and ends of children always are.
     ``damage``: that of one of the rows; then the run must not go on.
     """
 
@@ -255,7 +255,7 @@ class NamedSignals:
 
 
 @attrs.define
-class MailLook:
+class MailboxLook:
     """A look at a run's unread mailbox, of one instant: what has come after an id, and signals by their names."""
 
     after: int
@@ -265,7 +265,7 @@ class MailLook:
 
 
 @attrs.define
-class LookAtMail(Question[MailLook]):
+class LookAtMailbox(Question[MailboxLook]):
     """Answers unread entries of a run with an id above ``after``, and signals of some names above theirs.
 
     At most ``limit`` of each, in order of arrival. Cost must not grow with what else is unread: it is asked at each

@@ -10,7 +10,7 @@ import attrs
 
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
-from durable_trio.stores.questions import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.signals import Signals
 from durable_trio.turns.stage import Stage
@@ -18,7 +18,7 @@ from durable_trio.turns.state import RunState
 
 
 @attrs.define(eq=False)
-class Mail:
+class Mailbox:
     """The unread mailbox of a resident run, and its time to live.
 
     A control is recorded as soon as it is known, and delivered as a row like any other. A signal is recorded
@@ -53,7 +53,7 @@ class Mail:
         """Return what is to be read of the mailbox: after which id, and which signals by name after which."""
         return self.position, dict(self._lacking)
 
-    def joined(self, looks: Sequence[MailLook]) -> MailLook | None:
+    def joined(self, looks: Sequence[MailboxLook]) -> MailboxLook | None:
         """Return what was handed over, in whatever order, as one look; ``None`` if the mailbox must be read instead.
 
         That need not be if nothing can have come between: each look begins where the ones before end, or earlier. What
@@ -68,9 +68,9 @@ class Mail:
                 if entry.id > position:
                     entries.append(entry)
                     position = entry.id
-        return MailLook(self.position, tuple(entries))
+        return MailboxLook(self.position, tuple(entries))
 
-    def take(self, look: MailLook) -> None:
+    def take(self, look: MailboxLook) -> None:
         """The mailbox was read again. What was taken before is not there a second time: ids only rise."""
         is_newest = look.after >= self.position  # else another look has come before this one
         for entry in look.entries:

@@ -38,13 +38,13 @@ import trio
 from durable_trio.clock import Clock, Due
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
-from durable_trio.stores.questions import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
 from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
 from durable_trio.turns.lobby import Lobby
-from durable_trio.turns.mailbox import Mail
+from durable_trio.turns.mailbox import Mailbox
 from durable_trio.turns.port import Port
 from durable_trio.turns.resident import Resident
 from durable_trio.turns.state import Recorded, RunState
@@ -84,10 +84,10 @@ class Turns:
             had_begun=had_begun or bool(loaded.history),
         )
         calls: dict[Key, Call] = {}
-        self.mail = Mail(self.state, calls)
+        self.mailbox = Mailbox(self.state, calls)
         if loaded.unread or loaded.left_out is not None:
-            self.mail.load(loaded)
-        self.lobby = Lobby(self.state, calls, self.mail.has_signal)
+            self.mailbox.load(loaded)
+        self.lobby = Lobby(self.state, calls, self.mailbox.has_signal)
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf
         self._alarm_at: int | None = None
@@ -95,14 +95,14 @@ class Turns:
 
     # ---- for the resident run ----------------------------------------------------------------------------------
 
-    def message(self, look: MailLook) -> None:
+    def message(self, look: MailboxLook) -> None:
         """Take what was found in the run's mailbox."""
         state = self.state
         for call in state.refused:
             if call.due_at is not None:
                 state.agenda.set_timer(call.key, call.due)
         state.refused.clear()
-        self.mail.take(look)
+        self.mailbox.take(look)
         if not look.is_all:
             state.resident.look()
         self.pump()
@@ -124,9 +124,9 @@ class Turns:
                 row = state.history.next_row()
             while state.ready and state.ready[0][1] is None:
                 self._hand_over(*state.ready.popleft())
-            if not self.mail.is_on_the_way:
+            if not self.mailbox.is_on_the_way:
                 return
-            await self.lobby.extend(self.mail.when_recorded)
+            await self.lobby.extend(self.mailbox.when_recorded)
 
     # ---- the pump ----------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Turns:
             and not (lobby.wave or lobby.extended or lobby.late or lobby.last_call or state.is_held)
             and state.held is None
             and state.ttl_at is None
-            and self.mail.signals.is_empty
+            and self.mailbox.signals.is_empty
         ):
             return
         self._is_pumping = True
@@ -190,7 +190,7 @@ class Turns:
             return self._pass_barrier()
         # Each is asked only if there is something of its kind.
         return (
-            ((state.held is not None or not self.mail.signals.is_empty) and self._take_signal())
+            ((state.held is not None or not self.mailbox.signals.is_empty) and self._take_signal())
             or (bool(state.agenda.timers or state.ttl_at is not None) and self._fire_due())
             or (bool(lobby.late) and lobby.begin_late())
             or (lobby.last_call is not None and lobby.end_history())
@@ -235,13 +235,13 @@ class Turns:
         elif row.kind in CONTROL_KINDS:
             state.is_expired = state.is_expired or row.kind is StepKind.TTL
             state.is_cancelled = state.is_cancelled or row.kind is StepKind.CANCEL
-            self.mail.note_control(row)
+            self.mailbox.note_control(row)
             state.resident.control(row)
 
     def _pass_barrier(self) -> bool:
         """All rows are delivered: let control messages go first, then let the waiting calls begin."""
         state, lobby = self.state, self.lobby
-        if not self.mail.is_settled():
+        if not self.mailbox.is_settled():
             return False
         state.is_live = True
         state.resident.went_live()
@@ -259,7 +259,7 @@ class Turns:
     def _take_signal(self) -> bool:
         """Record one signal that a call waits for; only with nothing else of the run on its way."""
         state = self.state
-        match = self.mail.matching_signal()
+        match = self.mailbox.matching_signal()
         if match is not None and self.lobby.deadlines and not self.lobby.is_in_time(match[0]):
             match = None  # the expiry comes first
         if match is None:
@@ -271,7 +271,7 @@ class Turns:
                 state.held = deque()
             return False
         held, state.held = state.held, None
-        self.mail.record_signal(*match)
+        self.mailbox.record_signal(*match)
         state.held = held
         if held is not None:
             state.unhold()
@@ -281,7 +281,7 @@ class Turns:
         state, lobby = self.state, self.lobby
         now = state.clock.now()
         if state.ttl_at is not None:
-            self.mail.take_ttl(now)
+            self.mailbox.take_ttl(now)
         fired = False
         while (due := state.agenda.pop_due(now)) is not None:
             if lobby.is_stale(*due):

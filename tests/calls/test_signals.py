@@ -31,7 +31,7 @@ from durable_trio.limits import INBOX_CAPACITY
 from durable_trio.rows import MailboxEntry, RunRow
 from durable_trio.rules import residency
 from durable_trio.stores.contract import Sent
-from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
+from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
@@ -449,13 +449,13 @@ async def test_a_signal_in_time_wins_although_nobody_has_noticed_it_when_the_tim
 async def test_a_resident_run_is_handed_what_this_process_sends_and_does_not_read_it(
     file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_mail, looks = ResidentRun.read_mail, []
+    read_mailbox, looks = ResidentRun.read_mailbox, []
 
-    async def noted(self: ResidentRun) -> MailLook:
-        looks.append(await read_mail(self))
+    async def noted(self: ResidentRun) -> MailboxLook:
+        looks.append(await read_mailbox(self))
         return looks[-1]
 
-    monkeypatch.setattr(ResidentRun, "read_mail", noted)
+    monkeypatch.setattr(ResidentRun, "read_mailbox", noted)
     async with serving(file_path) as engine, engine.inline("r") as ctx:
         for number in range(3):
             await engine.send_signal("r", "go", number)
@@ -537,7 +537,7 @@ async def test_late_word_of_a_message_to_a_former_stay_of_a_run_is_no_news(store
         def start_and_tell(row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
             start(row, loaded)
             entry = MailboxEntry(id=1, run=row.run, kind="signal", name="go", payload="1", created_at=0)
-            runs.mail(row.run, Sent(entry=entry, created=True, owner=row.owner, place=(row.token - 1, 0)))
+            runs.post(row.run, Sent(entry=entry, created=True, owner=row.owner, place=(row.token - 1, 0)))
             came_back.set()
 
         runs.start = start_and_tell  # type: ignore[method-assign]

@@ -15,7 +15,7 @@ import attrs
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance, Fence, Finish, Operation, SendSignal, Sent, Store
-from durable_trio.stores.questions import Loaded, LoadRun, LoadRuns, LookAtMail, MailLook, Question
+from durable_trio.stores.questions import Loaded, LoadRun, LoadRuns, LookAtMailbox, MailboxLook, Question
 from durable_trio.testing.probes import ProbedStore
 
 Outcomes = list[Any]
@@ -46,7 +46,7 @@ class Wrong(ProbedStore):
                 return self.loaded(answer)
             case LoadRuns():
                 return tuple(map(self.loaded, answer))
-            case LookAtMail():
+            case LookAtMailbox():
                 return self.looked(answer)
         return answer
 
@@ -54,7 +54,7 @@ class Wrong(ProbedStore):
         """Return what a run is to find instead of what is stored."""
         return loaded
 
-    def looked(self, look: MailLook) -> MailLook:
+    def looked(self, look: MailboxLook) -> MailboxLook:
         """Return what a run is to find in its mailbox instead of what is stored."""
         return look
 
@@ -181,7 +181,7 @@ class SignalsBackwards(Wrong):
     def loaded(self, loaded: Loaded) -> Loaded:
         return attrs.evolve(loaded, unread=loaded.unread[::-1])
 
-    def looked(self, look: MailLook) -> MailLook:
+    def looked(self, look: MailboxLook) -> MailboxLook:
         named = {name: attrs.evolve(signals, entries=signals.entries[::-1]) for name, signals in look.named.items()}
         return attrs.evolve(look, entries=look.entries[::-1], named=named)
 

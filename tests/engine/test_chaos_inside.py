@@ -32,7 +32,7 @@ from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
 from durable_trio.turns.lobby import Lobby
-from durable_trio.turns.mailbox import Mail
+from durable_trio.turns.mailbox import Mailbox
 from durable_trio.turns.port import Port, _InFlight
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
@@ -51,7 +51,7 @@ GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
     "writer": ((Writer,), 4),
     "service of runs": ((Runs, RunActor, Ending), 4),
     "pump": ((Turns, _InFlight, Port, Waiter), 10),
-    "runs": ((Lobby, RunState, Mail, Agenda, Lane, ResidentRun), 6),
+    "runs": ((Lobby, RunState, Mailbox, Agenda, Lane, ResidentRun), 6),
     "calls": (
         (
             Call,

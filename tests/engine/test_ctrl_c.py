@@ -20,7 +20,7 @@ from durable_trio.stores import threads
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import SendSignal
 from durable_trio.stores.writer import Writer
-from durable_trio.turns.mailbox import Mail
+from durable_trio.turns.mailbox import Mailbox
 from tests.engine.harness import PATIENCE_SECONDS, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -114,7 +114,7 @@ async def listens(ctx: Context) -> int:
     return await ctx.wait_signal("go", int)
 
 
-@pytest.mark.parametrize(("owner", "name"), [(Writer, "write"), (Mail, "take")])
+@pytest.mark.parametrize(("owner", "name"), [(Writer, "write"), (Mailbox, "take")])
 def test_when_a_run_is_told_of_a_signal(
     owner: type, name: str, file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.rules import residency
 from durable_trio.stores.contract import RenewLease
-from durable_trio.stores.questions import LookAtMail, Question
+from durable_trio.stores.questions import LookAtMailbox, Question
 from durable_trio.turns.call import Call
 from durable_trio.turns.lane import Lane
 from durable_trio.turns.lobby import Lobby
@@ -355,7 +355,7 @@ async def test_a_mailbox_that_cannot_be_read_for_a_moment_is_read_again(
         original, failures = store.ask, [StoreInUse("locked"), StoreInUse("locked")]
 
         def ask(question: Question[Any]) -> Any:
-            if isinstance(question, LookAtMail) and failures:
+            if isinstance(question, LookAtMailbox) and failures:
                 raise failures.pop()
             return original(question)
 

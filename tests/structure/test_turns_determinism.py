@@ -641,10 +641,10 @@ def _eager_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take a signal while something of the run is on its way."""
 
     def take(self: Turns) -> bool:
-        match = self.mail.matching_signal()
+        match = self.mailbox.matching_signal()
         if match is None:
             return False
-        self.mail.record_signal(*match)
+        self.mailbox.record_signal(*match)
         return True
 
     monkeypatch.setattr(Turns, "_take_signal", take)

@@ -14,7 +14,7 @@ import trio.testing
 from durable_trio import Clock, Detached, RunStatus, StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry, WaitRow
 from durable_trio.stores.contract import Advance, Fence
-from durable_trio.stores.questions import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import BODY, watching
@@ -27,9 +27,9 @@ def key(name: str, n: int = 0, branch: str = "") -> Key:
     return Key(branch, name, n)
 
 
-def look(entries: Sequence[MailboxEntry], *, after: int = 0) -> MailLook:
+def look(entries: Sequence[MailboxEntry], *, after: int = 0) -> MailboxLook:
     """Return a look at the mailbox that has found these."""
-    return MailLook(after, tuple(entries))
+    return MailboxLook(after, tuple(entries))
 
 
 def row(seq: int, name: str, kind: StepKind = StepKind.STEP, *, at: int = 0, **fields: Any) -> HistoryRow:

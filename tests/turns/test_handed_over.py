@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from durable_trio.rows import MailboxEntry
-from durable_trio.stores.questions import Loaded, MailLook
-from durable_trio.turns.mailbox import Mail
+from durable_trio.stores.questions import Loaded, MailboxLook
+from durable_trio.turns.mailbox import Mailbox
 from tests.turns.replay_kit import entry, look
 
 
-def mail_after(*unread: MailboxEntry, left_out: tuple[int, int] | None = None) -> Mail:
+def mailbox_after(*unread: MailboxEntry, left_out: tuple[int, int] | None = None) -> Mailbox:
     """Return the mailbox of a run that was loaded with these."""
-    mail = Mail(cast(Any, None), {})
-    mail.load(Loaded((), (), unread, {}, left_out=left_out))
-    return mail
+    mailbox = Mailbox(cast(Any, None), {})
+    mailbox.load(Loaded((), (), unread, {}, left_out=left_out))
+    return mailbox
 
 
-def handed(number: int, after: int) -> MailLook:
+def handed(number: int, after: int) -> MailboxLook:
     return look([entry(number, "signal", "go")], after=after)
 
 
@@ -41,16 +41,16 @@ def handed(number: int, after: int) -> MailLook:
     ],
 )
 def test_what_is_handed_over_is_taken_if_nothing_can_have_come_between(
-    looks: list[MailLook], ids: list[int] | None
+    looks: list[MailboxLook], ids: list[int] | None
 ) -> None:
-    joined = mail_after(entry(4, "signal", "go")).joined(looks)
+    joined = mailbox_after(entry(4, "signal", "go")).joined(looks)
     assert (None if joined is None else [item.id for item in joined.entries]) == ids
 
 
 def test_what_was_left_in_the_store_is_known_to_be_there() -> None:
-    mail = mail_after(entry(4, "signal", "go"), left_out=(4, 900))
-    assert mail.joined([handed(905, 900)]) is not None
-    assert mail.joined([handed(905, 901)]) is None
+    mailbox = mailbox_after(entry(4, "signal", "go"), left_out=(4, 900))
+    assert mailbox.joined([handed(905, 900)]) is not None
+    assert mailbox.joined([handed(905, 901)]) is None
 
 
 @given(st.lists(st.tuples(st.sampled_from(["own", "foreign", "taken"]), st.integers(0, 3)), max_size=30), st.randoms())
@@ -68,10 +68,10 @@ def test_what_is_joined_is_all_that_a_look_at_the_store_would_have_found(
         stored.append(entry(number, "signal", "go"))
         if what == "own":
             looks.append(look([stored[-1]], after=after))
-    mail = mail_after(known)
+    mailbox = mailbox_after(known)
     randomness.shuffle(looks)
     looks = [item for item in looks if item.entries[0] in stored]  # one that it has taken it knows
-    joined = mail.joined(looks)
+    joined = mailbox.joined(looks)
     if joined is None or not joined.entries:
         return
     up_to = joined.entries[-1].id

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
-from durable_trio.stores.questions import Loaded, MailLook, NamedSignals
+from durable_trio.stores.questions import Loaded, MailboxLook, NamedSignals
 from durable_trio.turns.signals import Signals
 from tests.turns.replay_kit import NamedCall, Rig, entry, look
 
@@ -17,7 +17,7 @@ from tests.turns.replay_kit import NamedCall, Rig, entry, look
 def rig_with(entries: list[MailboxEntry], *, left_out: tuple[int, int] | None) -> Rig:
     """Turns of a run with which only a part of its mailbox was loaded."""
     rig = Rig()
-    rig.turns.mail.load(Loaded((), (), tuple(entries), {}, left_out=left_out))
+    rig.turns.mailbox.load(Loaded((), (), tuple(entries), {}, left_out=left_out))
     return rig
 
 
@@ -31,9 +31,9 @@ async def test_signals_that_were_left_out_are_asked_for_by_name_once_a_call_wait
 
     async with rig.body(body):
         assert rig.resident.told.count("look") == 1
-        assert rig.turns.mail.question() == (900, {"go": 1})
+        assert rig.turns.mailbox.question() == (900, {"go": 1})
         found = NamedSignals(1, (entry(400, "signal", "go"), entry(700, "signal", "go")), True)
-        rig.turns.message(MailLook(900, (), True, {"go": found}))
+        rig.turns.message(MailboxLook(900, (), True, {"go": found}))
         assert rig.outlet.commit().taken == ((400, 1),)
         await wait_all_tasks_blocked()
         assert rig.outlet.commit().taken == ((700, 2),)
@@ -53,11 +53,11 @@ async def test_of_two_waits_the_older_signal_is_taken_also_if_it_must_be_asked_f
     async with rig.body(body):
         assert rig.outlet.commit().taken == ((2, 1),)
         await wait_all_tasks_blocked()
-        assert rig.turns.mail.question() == (900, {"go": 2})
+        assert rig.turns.mailbox.question() == (900, {"go": 2})
         rig.turns.message(look([entry(901, "signal", "go")], after=900))  # it came before the answer
         assert rig.outlet.waiting == []
         found = NamedSignals(2, (entry(40, "signal", "go"),), True)
-        rig.turns.message(MailLook(900, (), True, {"go": found}))  # older than what came, so it does not say all
+        rig.turns.message(MailboxLook(900, (), True, {"go": found}))  # older than what came, so it does not say all
         assert rig.outlet.commit().taken == ((40, 2),)
         await wait_all_tasks_blocked()
     assert rig.log == ["early", "late"]

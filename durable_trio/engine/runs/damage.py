@@ -18,7 +18,7 @@ from durable_trio.failures import describe
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
 from durable_trio.starting import SEED_BYTES
-from durable_trio.stores.questions import Loaded, MailLook
+from durable_trio.stores.questions import Loaded, MailboxLook
 
 __all__ = ["damage_in_look", "damage_of"]
 
@@ -49,7 +49,7 @@ def damage_of(row: RunRow, loaded: Loaded) -> str | None:
     )
 
 
-def damage_in_look(look: MailLook) -> str | None:
+def damage_in_look(look: MailboxLook) -> str | None:
     """Return what of a look at a mailbox cannot be read."""
     signals = chain.from_iterable(named.entries for named in look.named.values())
     return next(filter(None, map(_of_entry, chain(look.entries, signals))), None)

@@ -99,12 +99,12 @@ class Ending:
     async def look_for_cancel(self) -> None:
         """Take what is in the mailbox, after the store has refused a write because of it."""
         run = self._run
-        look = await run.read_mail()
+        look = await run.read_mailbox()
         if damage := damage_in_look(look):
             run.park(damaged(run.row.id, damage))
             raise Detached
         run.turns.message(look)
-        run.turns.mail.is_settled()  # the body may have ended at replay, before anything was taken
+        run.turns.mailbox.is_settled()  # the body may have ended at replay, before anything was taken
 
     def _is_done(self, outcome: Any) -> bool:
         """Return whether a write took place; not if a cancel came first. A refused one ends the stay."""

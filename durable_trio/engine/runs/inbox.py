@@ -1,6 +1,6 @@
 """What services tell a resident run, and the task that takes it.
 
-That task begins with the first message: nearly always nothing is ever said to a run while it is in memory.
+That task begins with the first notice: nearly always nothing is ever said to a run while it is in memory.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import attrs
 import trio
 
 from durable_trio.limits import INBOX_CAPACITY
-from durable_trio.stores.questions import MailLook
+from durable_trio.stores.questions import MailboxLook
 from durable_trio.turns.port import Port
 from durable_trio.turns.turns import Turns
 
-__all__ = ["Inbox", "Message"]
+__all__ = ["Inbox", "Notice"]
 
 
-class Message(enum.Enum):
+class Notice(enum.Enum):
     """What services tell a run. Level-triggered: the run looks for itself.
 
-    Only of its mailbox it may be given the look itself (``MailLook``): what was put into it, and between which ids.
+    Only of its mailbox it may be given the look itself (``MailboxLook``): what was put into it, and between which ids.
     """
 
-    MAIL = "mail"  # there may be unread entries in its mailbox
+    MAILBOX = "mailbox"  # there may be unread entries in its mailbox
     WAKE = "wake"  # something is due
     DRAIN = "drain"  # leave as soon as no step function runs
 
@@ -39,10 +39,10 @@ class Reader(Protocol):
     def start_beside(self, fn: Callable[[], Awaitable[object]]) -> None:
         """Start a task of the run's that is none of the body's."""
 
-    async def read_mail(self) -> MailLook:
+    async def read_mailbox(self) -> MailboxLook:
         """Look at the mailbox."""
 
-    def take_mail(self, look: MailLook) -> None:
+    def take_look(self, look: MailboxLook) -> None:
         """Take what was found there."""
 
     def failed(self, error: BaseException) -> None:
@@ -51,32 +51,32 @@ class Reader(Protocol):
 
 @attrs.define(eq=False)
 class Inbox:
-    """The messages to one run that it has not taken yet."""
+    """The notices to one run, and looks at its mailbox, that it has not taken yet."""
 
     _reader: Reader
     _port: Port
-    _told: set[Message] = attrs.Factory(set)
-    _handed: list[MailLook] = attrs.Factory(list)
+    _told: set[Notice] = attrs.Factory(set)
+    _handed: list[MailboxLook] = attrs.Factory(list)
     _has_begun: bool = False
     _has_listener: bool = False
     _waiting: trio.lowlevel.Task | None = None  # the listener, while it has nothing to do
 
     def begin(self) -> None:
-        """The run has begun: it takes messages until it leaves."""
+        """The run has begun: it takes notices until it leaves."""
         self._has_begun = True
         if self._told or self._handed:
             self._start()
 
-    def post(self, message: Message | MailLook) -> None:
-        """Have the run take a message, with all others that wait; once it has begun, if it has not."""
+    def post(self, notice: Notice | MailboxLook) -> None:
+        """Have the run take a notice, with all others that wait; once it has begun, if it has not."""
         if self._port.is_cut:
             return  # the store knows what is to be done
-        if isinstance(message, Message):
-            self._told.add(message)
+        if isinstance(notice, Notice):
+            self._told.add(notice)
         elif len(self._handed) < INBOX_CAPACITY:
-            self._handed.append(message)
+            self._handed.append(notice)
         else:
-            self._told.add(Message.MAIL)
+            self._told.add(Notice.MAILBOX)
         if self._waiting is not None:
             task, self._waiting = self._waiting, None
             trio.lowlevel.reschedule(task)
@@ -98,11 +98,11 @@ class Inbox:
             while self._told or self._handed:  # one look serves all that wait
                 told, self._told = self._told, set()
                 handed, self._handed = self._handed, []
-                if Message.DRAIN in told:
+                if Notice.DRAIN in told:
                     turns.hold()
-                if handed or Message.MAIL in told:
-                    look = None if Message.MAIL in told else turns.mail.joined(handed)
-                    reader.take_mail(look or await reader.read_mail())
+                if handed or Notice.MAILBOX in told:
+                    look = None if Notice.MAILBOX in told else turns.mailbox.joined(handed)
+                    reader.take_look(look or await reader.read_mailbox())
                 turns.pump()
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._stop)

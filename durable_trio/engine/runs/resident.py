@@ -1,8 +1,8 @@
 """A run that is in memory: its turns, its inbox, and how it leaves. What its body is, subclasses say.
 
-Services reach it only by messages; all that happens to the run's state happens here and in its turns. It owns one
-nursery: around the body, which runs in the nursery's own task inside a cancel scope, for the tasks of step functions,
-and for the listener, which begins with the first message: nearly always a run ends before.
+Services reach it only by notices in its inbox; all that happens to the run's state happens here and in its turns. It
+owns one nursery: around the body, which runs in the nursery's own task inside a cancel scope, for the tasks of step
+functions, and for the listener, which begins with the first notice: nearly always a run ends before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from durable_trio.clock import to_datetime
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
-from durable_trio.engine.runs.inbox import Inbox, Message
+from durable_trio.engine.runs.inbox import Inbox, Notice
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.failures import Failures, is_cancelled
@@ -41,7 +41,7 @@ from durable_trio.rules.divergence import explain
 from durable_trio.rules.residency import is_due_soon
 from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
-from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMail, MailLook
+from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.port import Port
@@ -170,13 +170,13 @@ class ResidentRun:
                 raise
             self.failed(error)
 
-    def hand_over(self, look: MailLook) -> None:
+    def hand_over(self, look: MailboxLook) -> None:
         """Take what this process has just put into its mailbox: at once, if it is what comes next.
 
         That need not be if the run still replays, or others have put something there that it does not know yet.
         """
         turns = self.turns
-        if not turns.state.is_live or look.after > turns.mail.position:
+        if not turns.state.is_live or look.after > turns.mailbox.position:
             self.inbox.post(look)
         elif not (self.port.is_cut or self.is_finishing):  # a write behind the last one would be refused
             turns.message(look)
@@ -259,15 +259,15 @@ class ResidentRun:
             raise self._fault  # it stops the executor, and must come out of a task
         return has_settled
 
-    def take_mail(self, look: MailLook) -> None:
+    def take_look(self, look: MailboxLook) -> None:
         if damage := damage_in_look(look):
             self.park(damaged(self.row.id, damage))
         elif not self.is_finishing:  # a write behind the last one would be refused
             self.turns.message(look)
 
-    async def read_mail(self) -> MailLook:
-        after, names = self.turns.mail.question()
-        look = LookAtMail(self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
+    async def read_mailbox(self) -> MailboxLook:
+        after, names = self.turns.mailbox.question()
+        look = LookAtMailbox(self.row.run, after=after, names=names, limit=MAILBOX_ENTRIES_READ)
         return await self.keeper.writer.ask_patiently(look)
 
     # ---- what the turns ask ------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ class ResidentRun:
         self.keeper.alarm(due_at, partial(_wake, weakref.ref(self)))
 
     def look(self) -> None:
-        self.inbox.post(Message.MAIL)
+        self.inbox.post(Notice.MAILBOX)
 
     def is_left_undecided(self) -> None:
         """Whoever drains this executor does not wait for ever."""
@@ -488,7 +488,7 @@ def _had_begun(loaded: Loaded) -> bool:
 def _wake(actor: weakref.ref[ResidentRun]) -> None:
     resident = actor()
     if resident is not None:
-        guarded(resident.inbox.post, Message.WAKE)
+        guarded(resident.inbox.post, Notice.WAKE)
 
 
 def ignore(outcome: Any) -> None:

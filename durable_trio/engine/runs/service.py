@@ -21,7 +21,7 @@ from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
-from durable_trio.engine.runs.inbox import Message
+from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.timers import Timers
@@ -35,7 +35,7 @@ from durable_trio.records import Problem, RunStatus, StepInHand
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, Park, RequestCancel, Sent
-from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailLook
+from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import watching
 from durable_trio.unseen import visible, visible_lines
@@ -98,8 +98,8 @@ class Runs:
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
-        self._early_mail: set[int] = set()  # runs that were told of mail while some were on their way into memory
-        self._due_once_left: set[int] = set()  # that have got mail since they were released
+        self._early_posts: set[int] = set()  # runs that were told of a message while some were on their way into memory
+        self._due_once_left: set[int] = set()  # that have got a message since they were released
         self._warned_places: set[tuple[str, str]] = set()
         self.crashed: set[int] = set()  # runs whose own code has ended the executor
         self._nursery: trio.Nursery | None = None
@@ -145,7 +145,7 @@ class Runs:
         """Give reserved places back."""
         self._reserved -= count
         if not self._reserved:
-            self._early_mail.clear()
+            self._early_posts.clear()
 
     @contextmanager
     def lend(self, run: int) -> Iterator[None]:
@@ -183,8 +183,8 @@ class Runs:
                 self.park(row, damaged(row.id, damage), None)
                 return
             actor = RunActor(self, row, workflow, loaded, failures)
-            if row.run in self._early_mail:
-                actor.inbox.post(Message.MAIL)
+            if row.run in self._early_posts:
+                actor.inbox.post(Notice.MAILBOX)
         except Exception as error:
             self._park(row, workflow, error)
             return
@@ -230,7 +230,7 @@ class Runs:
     def clock_was_set(self) -> None:
         """Have everybody look anew when what they wait for comes."""
         for actor in self._actors.values():
-            guarded(actor.inbox.post, Message.WAKE)
+            guarded(actor.inbox.post, Notice.WAKE)
         self._run_is_due(None)
 
     def lingering(self) -> tuple[StepInHand, ...]:
@@ -242,30 +242,30 @@ class Runs:
         """Return whether a run is resident."""
         return run in self._actors
 
-    def mail(self, run: int, sent: Sent | None = None) -> None:
+    def post(self, run: int, sent: Sent | None = None) -> None:
         """Tell a run, if it is resident, that there is something in its mailbox: it is read, unless ``sent`` will do.
 
         That is given to the run itself if it was in this very stay when the message was stored: then whatever it has
         taken from its mailbox since, it has taken here, and knows the message by its id.
         """
-        if self._reserved:  # it may be on its way into memory, and was read before the mail came
-            self._early_mail.add(run)
+        if self._reserved:  # it may be on its way into memory, and was read before the message came
+            self._early_posts.add(run)
         actor = self._actors.get(run)
         if actor is None:
             return
         if sent is not None and sent.place is not None and sent.place[0] == actor.row.token:
             try:  # as ``guarded`` does: each message passes here
-                actor.hand_over(MailLook(after=sent.place[1], entries=(sent.entry,)))
+                actor.hand_over(MailboxLook(after=sent.place[1], entries=(sent.entry,)))
             except BaseException as error:
                 tell(actor, error)
         else:
-            guarded(actor.inbox.post, Message.MAIL)
+            guarded(actor.inbox.post, Notice.MAILBOX)
 
     async def drain(self, seconds: float) -> None:
         """Take no more runs; let step functions finish for some seconds, then detach what is left, unwaited for."""
         self.is_draining = True
         for actor in list(self._actors.values()):
-            guarded(actor.inbox.post, Message.DRAIN)
+            guarded(actor.inbox.post, Notice.DRAIN)
         if self._actors and seconds > 0:
             with trio.move_on_after(seconds):
                 await self._empty.wait()
@@ -448,11 +448,11 @@ class Runs:
 
     def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
         if row.parent is not None:
-            self.mail(row.parent)
+            self.post(row.parent)
             parent = self._actors.get(row.parent)
             if parent is None:  # it is due now, if nobody else has it
                 self._run_is_due(None)
-            elif parent.port.is_cut:  # it reads no mail any more: it is due as soon as it has left
+            elif parent.port.is_cut:  # it reads its mailbox no more: it is due as soon as it has left
                 self._due_once_left.add(row.parent)
         self._run_has_ended(row.id, status, result, error)
 

@@ -136,15 +136,15 @@ class Feed(Service):
     While somebody waits for what is committed it has the writer tell it of this process's own commits.
 
     Args:
-        mail_came: told about a run that others have sent something to.
+        message_came: told about a run that others have sent something to.
         others_committed: told that others have committed something.
     """
 
     def __init__(
-        self, writer: Writer, *, mail_came: Callable[[int], None], others_committed: Callable[[], None]
+        self, writer: Writer, *, message_came: Callable[[int], None], others_committed: Callable[[], None]
     ) -> None:
         self._writer = writer
-        self._mail_came = mail_came
+        self._message_came = message_came
         self._others_committed = others_committed
         # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
         self._subscriptions: dict[str | None, set[Subscription]] = {}
@@ -279,7 +279,7 @@ class Feed(Service):
                 # A short while after the last check: others remove runs seldom, but commit often.
                 check_at = self._last_removal_check_at + _REMOVAL_CHECK_SECONDS
                 self._removal_check_at = min(self._removal_check_at, check_at)
-                await self._pass_mail()
+                await self._pass_entries()
                 self._others_committed()
                 is_behind = await self._pass_changes()
             elif self._is_to_look():
@@ -312,18 +312,18 @@ class Feed(Service):
         self._has_skipped = True
         return False
 
-    async def _pass_mail(self) -> None:
+    async def _pass_entries(self) -> None:
         is_last = False
         while not is_last:
             entries = await self._writer.ask_patiently(ListEntries(self._last_entry, limit=_ROWS_MAX))
             is_last = len(entries) < _ROWS_MAX
             for run in {entry.run for entry in entries}:
-                self._mail_came(run)
+                self._message_came(run)
             if entries:
                 self._last_entry = entries[-1].id
 
     async def _pass_changes(self) -> bool:
-        """Pass on a page of changes, and return whether there may be more: mail goes before those."""
+        """Pass on a page of changes, and return whether there may be more: messages go before those."""
         writer = self._writer
         self._own_commits = writer.commit_count
         if not self.is_wanted:

@@ -21,7 +21,7 @@ from durable_trio.stores.contract import (
     Started,
     Store,
 )
-from durable_trio.stores.questions import FindLastEntry, ListEntries, ListUnread, LoadRun, LookAtMail, NamedSignals
+from durable_trio.stores.questions import FindLastEntry, ListEntries, ListUnread, LoadRun, LookAtMailbox, NamedSignals
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -195,12 +195,14 @@ class MessageContract(ContractKit):
     def test_a_look_at_the_mailbox_gives_what_has_come_and_signals_by_name(self, store: Store) -> None:
         row, _ = owned(store)
         entries = [signal(store, name=name).entry for name in "abaab"]
-        look = store.ask(LookAtMail(row.run, after=entries[1].id, names={"a": 0, "b": entries[1].id, "c": 0}, limit=2))
+        look = store.ask(
+            LookAtMailbox(row.run, after=entries[1].id, names={"a": 0, "b": entries[1].id, "c": 0}, limit=2)
+        )
         assert (look.after, look.entries, look.is_all) == (entries[1].id, tuple(entries[2:4]), False)
         assert look.named["a"] == NamedSignals(0, (entries[0], entries[2]), False)
         assert look.named["b"] == NamedSignals(entries[1].id, (entries[4],), True)
         assert look.named["c"] == NamedSignals(0, (), True)
-        rest = store.ask(LookAtMail(row.run, after=entries[3].id, names={}, limit=2))
+        rest = store.ask(LookAtMailbox(row.run, after=entries[3].id, names={}, limit=2))
         assert (rest.entries, rest.is_all) == ((entries[4],), True)
 
     def test_of_a_mailbox_with_very_many_signals_a_part_is_loaded_and_all_controls(self, store: Store) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
-from durable_trio.engine.runs.inbox import Message
+from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.rules import residency
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_parked, wait_until
@@ -37,7 +37,7 @@ async def listens(ctx: Context) -> str:
 @workflow
 async def tells(ctx: Context) -> str:
     """Speak to another run in memory from the body itself, then only wait."""
-    resident(engines[0], "listens").inbox.post(Message.MAIL)
+    resident(engines[0], "listens").inbox.post(Notice.MAILBOX)
     seen.append("told")
     return await ctx.wait_signal("go", str)
 
@@ -56,7 +56,7 @@ async def test_a_run_in_memory_is_one_task_until_something_is_said_to_it() -> No
         assert trio.lowlevel.current_statistics().tasks_living == before + 1
         await run.signal("of no interest")  # which is taken where it is sent
         assert trio.lowlevel.current_statistics().tasks_living == before + 1
-        resident(engine, "listens").inbox.post(Message.MAIL)
+        resident(engine, "listens").inbox.post(Notice.MAILBOX)
         assert trio.lowlevel.current_statistics().tasks_living == before + 2
         await run.signal("go", "on")
         with trio.fail_after(PATIENCE_SECONDS):
@@ -91,8 +91,8 @@ async def test_a_fault_of_the_listener_parks_the_run_and_the_body_does_not_take_
         run = await engine.start(listens, id="listens")
         await wait_until(lambda: seen)
         with monkeypatch.context() as patch, caplog.at_level(logging.CRITICAL):
-            patch.setattr(ResidentRun, "read_mail", fail)
-            resident(engine, "listens").inbox.post(Message.MAIL)
+            patch.setattr(ResidentRun, "read_mailbox", fail)
+            resident(engine, "listens").inbox.post(Notice.MAILBOX)
             problem = (await wait_parked(run)).problem
         assert problem is not None
         assert problem.kind == "internal_error"
@@ -108,7 +108,7 @@ async def test_what_is_said_before_a_run_has_begun_is_taken_once_it_has() -> Non
     async with serving(":memory:", listens) as engine:
         run = await engine.start(listens, id="listens")
         early = resident(engine, "listens")
-        early.inbox.post(Message.DRAIN)
+        early.inbox.post(Notice.DRAIN)
         assert seen == []  # its task has not made a step
         await wait_until(lambda: early.port.is_cut)
         assert seen[0] == "listens"

@@ -283,7 +283,7 @@ async def test_a_cancel_that_a_parent_asks_for_is_asked_again_until_it_is_stored
 
 
 async def test_a_child_that_ends_while_its_parent_is_leaving_wakes_it() -> None:
-    """The parent is still here, and reads no more mail; nobody looks after it again once it has left."""
+    """The parent is still here, and reads its mailbox no more; nobody looks after it again once it has left."""
     go_on, leave = trio.Event(), trio.Event()
 
     @workflow(name="child")

@@ -146,7 +146,7 @@ async def test_a_feed_that_has_crashed_misses_nothing_once_it_is_started_again(s
     assert not store.faults
 
 
-async def test_mail_and_ends_of_other_processes_are_not_missed_when_the_feed_crashes(file_path: str) -> None:
+async def test_messages_and_ends_of_other_processes_are_not_missed_when_the_feed_crashes(file_path: str) -> None:
     store = FaultyStore(SqliteStore(file_path))
     async with serving_on(store, waiter) as engine, Engine(file_path) as client:
         run = await engine.start(waiter, 1)

@@ -28,7 +28,7 @@ from durable_trio.stores.contract import (
     SendSignal,
     Sweep,
 )
-from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMail
+from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMailbox
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
 from durable_trio.stores.sqlite.answers import executors, lists, mailbox, runs
@@ -434,7 +434,7 @@ def test_a_message_costs_the_same_however_many_are_unread(store: SqliteStore) ->
         taking = Advance(fence=fence, taken=((entry.id, 1),), now=9)
         return [
             steps(store, lambda: signal(store, name="noise", unread_max=10_000)),
-            steps(store, lambda: store.ask(LookAtMail(row.run, after=entry.id, names={"go": 0}, limit=9))),
+            steps(store, lambda: store.ask(LookAtMailbox(row.run, after=entry.id, names={"go": 0}, limit=9))),
             steps(store, lambda: store.ask(LoadRun(row.run))),
             steps(store, lambda: one(store, waiting)),
             steps(store, lambda: one(store, late)),

@@ -15,7 +15,7 @@ from durable_trio.stores.questions import (
     ListEntries,
     ListNews,
     LoadRuns,
-    LookAtMail,
+    LookAtMailbox,
     RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore
@@ -37,7 +37,7 @@ def live(store: SqliteStore, executor: int, run_id: str) -> None:
     assert one(store, released) is True
     signal(store, run_id, now=1003)
     (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=2000, limit=5))
-    (entry,) = store.ask(LookAtMail(row.run, after=0, names={"go": 0}, limit=5)).entries
+    (entry,) = store.ask(LookAtMailbox(row.run, after=0, names={"go": 0}, limit=5)).entries
     taken = Advance(fence=fence_of(row), rows=(first,), cleared=(first.key,), taken=((entry.id, 1),), now=2001)
     assert one(store, taken) is True
     assert one(store, Finish(fence=fence_of(row), status=RunStatus.COMPLETED, result="1", now=2002)) is True

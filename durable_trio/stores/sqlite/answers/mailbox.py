@@ -6,11 +6,18 @@ from typing import Final
 
 from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.rows import MailboxEntry
-from durable_trio.stores.questions import FindLastEntry, ListEntries, ListUnread, LookAtMail, MailLook, NamedSignals
+from durable_trio.stores.questions import (
+    FindLastEntry,
+    ListEntries,
+    ListUnread,
+    LookAtMailbox,
+    MailboxLook,
+    NamedSignals,
+)
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["find_last_entry", "list_entries", "list_unread", "look_at_mail", "unread_of"]
+__all__ = ["find_last_entry", "list_entries", "list_unread", "look_at_mailbox", "unread_of"]
 
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
 UNREAD_AFTER: Final = f"""
@@ -46,7 +53,7 @@ def list_unread(connection: sqlite3.Connection, question: ListUnread) -> tuple[M
     return _entries(connection, UNREAD, question.run)
 
 
-def look_at_mail(connection: sqlite3.Connection, question: LookAtMail) -> MailLook:
+def look_at_mailbox(connection: sqlite3.Connection, question: LookAtMailbox) -> MailboxLook:
     """Return what has come into a run's mailbox, and signals by name."""
     run, after, limit = question.run, question.after, question.limit
     named = {}
@@ -54,7 +61,7 @@ def look_at_mail(connection: sqlite3.Connection, question: LookAtMail) -> MailLo
         found = _entries(connection, SIGNALS_NAMED, run, name, above, limit + 1)
         named[name] = NamedSignals(above, found[:limit], len(found) <= limit)
     found = _entries(connection, UNREAD_AFTER, run, after, limit + 1)
-    return MailLook(after, found[:limit], len(found) <= limit, named)
+    return MailboxLook(after, found[:limit], len(found) <= limit, named)
 
 
 def unread_of(connection: sqlite3.Connection, run: int) -> tuple[tuple[MailboxEntry, ...], tuple[int, int] | None]:

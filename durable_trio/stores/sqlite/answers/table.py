@@ -25,13 +25,13 @@ from durable_trio.stores.questions import (
     ListWaits,
     LoadRun,
     LoadRuns,
-    LookAtMail,
+    LookAtMailbox,
     Question,
     ReadValues,
 )
 from durable_trio.stores.sqlite.answers.executors import count_backlog, list_executors, list_reports, list_set_back
 from durable_trio.stores.sqlite.answers.lists import count_runs, list_changes, list_news, list_runs
-from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_entries, list_unread, look_at_mail
+from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_entries, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.runs import (
     find_last_change,
     find_missing,
@@ -66,7 +66,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListEntries: list_entries,
     FindLastEntry: find_last_entry,
     ListUnread: list_unread,
-    LookAtMail: look_at_mail,
+    LookAtMailbox: look_at_mailbox,
     CountBacklog: count_backlog,
     ListSetBack: list_set_back,
     ListOwned: list_owned,
