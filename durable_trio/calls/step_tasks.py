@@ -19,75 +19,75 @@ from durable_trio.failures import is_cancelled
 _IDLE_TASKS_MAX = 4
 
 
-class Job(Protocol):
-    """One attempt of a function."""
+class Errand(Protocol):
+    """What is done in such a task: one attempt of a function, or a look at a child."""
 
     async def run(self, scope: trio.CancelScope) -> None:
-        """Run the function inside ``scope``, which may be cancelled. It lets Ctrl-C come, if that is for it."""
+        """Do it inside ``scope``, which may be cancelled. It lets Ctrl-C come, if that is for it."""
 
     def ended(self) -> None:
-        """The function has come out, or was cancelled."""
+        """It has come out, or was cancelled."""
 
 
 @attrs.define(eq=False)
 class StepTasks:
-    """Runs jobs, each in a task that runs nothing else meanwhile."""
+    """Runs errands, each in a task that runs nothing else meanwhile."""
 
     _nursery: trio.Nursery
     _name: str
-    _idle: list[_Worker] = attrs.field(factory=list, init=False)
+    _idle: list[_StepTask] = attrs.field(factory=list, init=False)
 
-    def start(self, context: Context, job: Job) -> None:
-        """Run a job in a task with the given context."""
+    def start(self, context: Context, errand: Errand) -> None:
+        """Run an errand in a task with the given context."""
         if self._idle:
             task = self._idle.pop().task
             task.context = context
-            trio.lowlevel.reschedule(task, Value(job))
+            trio.lowlevel.reschedule(task, Value(errand))
         else:
-            context.run(self._spawn, job)
+            context.run(self._spawn, errand)
 
-    def _spawn(self, job: Job) -> None:
-        self._nursery.start_soon(_Worker(self._idle).work, job, name=self._name)
+    def _spawn(self, errand: Errand) -> None:
+        self._nursery.start_soon(_StepTask(self._idle).serve, errand, name=self._name)
 
 
-class _Worker:
-    """One task for jobs, and its place among the idle ones."""
+class _StepTask:
+    """One task for errands, and its place among the idle ones."""
 
     __slots__ = ("_idle", "task")
 
-    def __init__(self, idle: list[_Worker]) -> None:
+    def __init__(self, idle: list[_StepTask]) -> None:
         self._idle = idle
         self.task: trio.lowlevel.Task
 
-    # Ctrl-C must not come between standing among the idle ones and waiting there: it is for what a job calls.
+    # Ctrl-C must not come between standing among the idle ones and waiting there: it is for what an errand calls.
     @trio.lowlevel.enable_ki_protection
-    async def work(self, job: Job) -> None:
+    async def serve(self, errand: Errand) -> None:
         self.task = trio.lowlevel.current_task()
         while True:
             with trio.CancelScope() as scope:
                 while True:
                     try:
-                        await job.run(scope)
+                        await errand.run(scope)
                     except BaseException as error:  # of ours: the function's own is an outcome
                         if is_cancelled() and not isinstance(error, Exception):
                             raise
-                        tell(job, error)
+                        tell(errand, error)
                         return
                     if scope.cancel_called:
                         break
                     try:  # as ``guarded`` does: each step passes here
-                        job.ended()
+                        errand.ended()
                     except BaseException as error:
-                        tell(job, error)
+                        tell(errand, error)
                     if len(self._idle) >= _IDLE_TASKS_MAX:
                         return
                     self._idle.append(self)
-                    job = await trio.lowlevel.wait_task_rescheduled(self._abort)
-            guarded(job.ended)  # its scope is used up
+                    errand = await trio.lowlevel.wait_task_rescheduled(self._abort)
+            guarded(errand.ended)  # its scope is used up
             if len(self._idle) >= _IDLE_TASKS_MAX:
                 return
             self._idle.append(self)
-            job = await trio.lowlevel.wait_task_rescheduled(self._abort)
+            errand = await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._idle.remove(self)

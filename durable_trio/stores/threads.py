@@ -31,7 +31,7 @@ class StoreThread:
     def __init__(self, name: str, done: threading.Event) -> None:
         self._name = name
         self._done = done
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Each is changed by one thread only: this one's, and that of the event loop.
         self._asked_count = 0
@@ -51,17 +51,17 @@ class StoreThread:
         token = trio.lowlevel.current_trio_token()
         outcomes: list[Outcome[T]] = []
 
-        def job() -> None:
+        def make_call() -> None:
             outcomes.append(capture(fn))
             self._done_count += 1
             token.run_sync_soon(trio.lowlevel.reschedule, task)
             self._done.set()
 
         if self._thread is None:
-            self._thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
+            self._thread = threading.Thread(target=_work, args=(self._calls,), name=self._name, daemon=True)
             self._thread.start()
         self._asked_count += 1
-        self._jobs.put(job)
+        self._calls.put(make_call)
         await trio.lowlevel.wait_task_rescheduled(no_abort)
         return outcomes[0].unwrap()
 
@@ -70,8 +70,8 @@ class StoreThread:
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
-        jobs, self._jobs = self._jobs, queue.SimpleQueue()
-        jobs.put(None)
+        calls, self._calls = self._calls, queue.SimpleQueue()
+        calls.put(None)
         if not self.is_busy:
             thread.join()
 
@@ -133,6 +133,6 @@ class Linger(trio.abc.Instrument):
                 return
 
 
-def _work(jobs: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job()
+def _work(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (make_call := calls.get()) is not None:
+        make_call()

@@ -420,11 +420,11 @@ class Writer:
         if isinstance(first, _Tidy):
             return [await self._write_thread.call(store.wal_checkpoint)]
         if isinstance(first, _Transaction):
-            job = functools.partial(self._transact, first)
+            transact = functools.partial(self._transact, first)
             if not store.may_block:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return [job()]
-            return [await self._write_thread.call(job)]
+                return [transact()]
+            return [await self._write_thread.call(transact)]
         batch: list[Any] = list(map(_OPERATION_OF, items))
         if not store.may_block or (
             len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
