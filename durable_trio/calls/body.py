@@ -33,8 +33,8 @@ def check_json(text: str) -> None:
     parse(text, where="what is stored")
 
 
-class Resident(Protocol):
-    """What calls ask of the resident run that they are of."""
+class ResidentOfBody(Protocol):
+    """The run in memory, as the calls of its body know it; ``turns.resident`` says how its turns do."""
 
     def park(self, problem: Problem) -> None:
         """Park the run with this problem and detach it."""
@@ -176,7 +176,7 @@ class Body:
     codec: Codec
     failures: Failures
     saga: Saga
-    resident: Resident
+    resident: ResidentOfBody
     observe: Observe | None
     stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
     published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay

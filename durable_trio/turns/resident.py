@@ -9,7 +9,10 @@ from durable_trio.rows import HistoryRow, WaitRow
 
 
 class Resident(Protocol):
-    """The run in memory, as its turns know it. All of it is synchronous and must not raise."""
+    """The run in memory, as its turns know it. All of it is synchronous and must not raise.
+
+    What the calls of its body ask of it besides stands in ``calls.body``.
+    """
 
     def control(self, row: HistoryRow) -> None:
         """A cancel or ttl row is delivered: cancel the body."""
