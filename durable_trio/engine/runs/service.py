@@ -22,19 +22,20 @@ from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
+from durable_trio.engine.runs.parking import Parking
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged, trace
-from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS, TRACEBACK_CHARACTERS_MAX
+from durable_trio.failures import exits_of, guard_nurseries, is_cancelled
+from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunStatus, StepInHand
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.contract import Fence, Finish, Park, RequestCancel, Sent
+from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import watching
@@ -89,6 +90,7 @@ class Runs:
         self._observers = observers
         self.is_observed = observers.are_any
         self._timers = timers
+        self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, observers=observers)
         self._actors: dict[int, ResidentRun] = {}
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
         self._idle = IdleRuns(
@@ -186,7 +188,7 @@ class Runs:
             if row.run in self._early_posts:
                 actor.inbox.post(Notice.MAILBOX)
         except Exception as error:
-            self._park(row, workflow, error)
+            self.parking.park_for_fault(row, workflow, error)
             return
         self._actors[row.run] = actor
         if len(self._actors) > self._resident_max:
@@ -197,16 +199,6 @@ class Runs:
         context.run(LENDER.set, partial(self.lend, row.run))
         begin = partial(self._set_aside, actor) if is_set_aside else actor.run
         context.run(partial(nursery.start_soon, begin, name=f"run {row.id}"))
-
-    def found_damaged(self, row: RunRow) -> None:
-        """A run was to be claimed, and the store has set it aside."""
-        assert row.damage is not None
-        if row.status.is_final:
-            _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
-            return
-        problem = damaged(row.id, row.damage)
-        _say_parked(row, problem)
-        self._tell_parked(row, problem, None)
 
     @contextmanager
     def adopt(self, resident: ResidentRun) -> Iterator[None]:
@@ -348,37 +340,6 @@ class Runs:
             self._due_once_left.discard(resident.row.run)
             self._run_is_due(None)
 
-    def _park(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
-        """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
-        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=logged(error))
-        guarded(self._submit_fault, row, workflow, error)
-
-    def _submit_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
-        text = f"run {row.id!r} met a fault of this library, please report it:\n"
-        problem = Problem(
-            kind="internal_error",
-            text=text + trace(error, TRACEBACK_CHARACTERS_MAX),
-            fingerprint=workflow.fingerprint,
-        )
-        self._submit_park(row, problem, error)
-
-    def _submit_park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
-        def done(outcome: Any) -> None:
-            if outcome is True:
-                self._tell_parked(row, problem, error)
-
-        assert row.owner is not None
-        park = Park(
-            fence=Fence(row.run, row.owner, row.token),
-            problem=self.codec.own.encode(problem, Problem, where="a problem").text,
-            fingerprint=problem.fingerprint,
-            now=self.settings.clock.stamp(),
-        )
-        self.writer.submit(park, done)
-
-    def _tell_parked(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
-        self.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
-
     @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for
     async def _set_aside(self, actor: RunActor) -> None:
         try:
@@ -404,13 +365,12 @@ class Runs:
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
-        _say_parked(row, problem)
-        self._submit_park(row, problem, error)
+        self.parking.park(row, problem, error)
 
     def came_out(self, resident: ResidentRun, error: BaseException) -> None:
         row, workflow = resident.row, resident.workflow
         if isinstance(error, Exception):
-            self._park(row, workflow, error)
+            self.parking.park_for_fault(row, workflow, error)
             return
         exits = exits_of(error)
         if exits:
@@ -419,9 +379,9 @@ class Runs:
         # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
         faults, rest = split_failure(error)
         if faults is not None:
-            self._park(row, workflow, faults)
+            self.parking.park_for_fault(row, workflow, faults)
         if rest is not None and not is_cancelled():  # of these, nobody stops anything
-            self._park(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
+            self.parking.park_for_fault(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
         elif rest is not None:
             raise rest from None
 
@@ -478,7 +438,7 @@ class Runs:
         self._write_was_refused()
 
     def fell(self, resident: ResidentRun, error: Exception) -> None:
-        self._park(resident.row, resident.workflow, error)
+        self.parking.park_for_fault(resident.row, resident.workflow, error)
 
     def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
         _LOGGER.error(
@@ -506,10 +466,6 @@ class Runs:
     def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
         if self.is_observed:
             self._observers.tell(name, run_id, workflow, fields)
-
-
-def _say_parked(row: RunRow, problem: Problem) -> None:
-    _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, visible_lines(problem.text))
 
 
 def _is_of_run(task: trio.lowlevel.Task) -> bool:

@@ -230,7 +230,7 @@ class Dispatcher(Service):
         rows = [row for row in found if row.damage is None]
         for row in found:
             if row.damage is not None:
-                self._runs.found_damaged(row)
+                self._runs.parking.found_damaged(row)
         try:
             loaded = await writer.ask(LoadRuns([row.run for row in rows])) if rows else ()
             for row, one in zip(rows, loaded, strict=True):

@@ -1,0 +1,88 @@
+"""How a run that cannot go on is parked: people are told why, its problem is stored, then the observers learn of it.
+
+A parked run goes on once its problem is mended: by other code of its workflow, or because somebody resumes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_trio.clock import Clock
+from durable_trio.codec import Codec
+from durable_trio.doors import guarded
+from durable_trio.engine.observers import Observers
+from durable_trio.failures import logged, trace
+from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
+from durable_trio.logger import Logger
+from durable_trio.records import Problem
+from durable_trio.rows import RunRow
+from durable_trio.rules.damage import damaged
+from durable_trio.stores.contract import Fence, Park
+from durable_trio.stores.writer import Writer
+from durable_trio.unseen import visible_lines
+from durable_trio.workflows import Workflow
+
+__all__ = ["Parking"]
+
+_LOGGER = Logger("durable_trio.engine")
+
+
+class Parking:
+    """Parks the runs of one executor."""
+
+    def __init__(self, *, writer: Writer, codec: Codec, clock: Clock, observers: Observers) -> None:
+        self._writer = writer
+        self._codec = codec
+        self._clock = clock
+        self._observers = observers
+
+    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        """Park a run that this executor owns. ``error``: the same for observers, who may tell kinds apart."""
+        _say(row, problem)
+        self._submit(row, problem, error)
+
+    def park_for_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
+        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=logged(error))
+        guarded(self._submit_fault, row, workflow, error)
+
+    def found_damaged(self, row: RunRow) -> None:
+        """A run was to be claimed, and the store has set it aside."""
+        assert row.damage is not None
+        if row.status.is_final:
+            _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
+            return
+        problem = damaged(row.id, row.damage)
+        _say(row, problem)
+        self._tell(row, problem, None)
+
+    def _submit_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        text = f"run {row.id!r} met a fault of this library, please report it:\n"
+        problem = Problem(
+            kind="internal_error",
+            text=text + trace(error, TRACEBACK_CHARACTERS_MAX),
+            fingerprint=workflow.fingerprint,
+        )
+        self._submit(row, problem, error)
+
+    def _submit(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        def done(outcome: Any) -> None:
+            if outcome is True:
+                self._tell(row, problem, error)
+
+        assert row.owner is not None
+        park = Park(
+            fence=Fence(row.run, row.owner, row.token),
+            problem=self._codec.own.encode(problem, Problem, where="a problem").text,
+            fingerprint=problem.fingerprint,
+            now=self._clock.stamp(),
+        )
+        self._writer.submit(park, done)
+
+    def _tell(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        if self._observers.are_any:
+            self._observers.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
+
+
+def _say(row: RunRow, problem: Problem) -> None:
+    _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, visible_lines(problem.text))
