@@ -31,8 +31,8 @@ class Notice(enum.Enum):
     DRAIN = "drain"  # leave as soon as no step function runs
 
 
-class Reader(Protocol):
-    """Whose inbox it is."""
+class Addressee(Protocol):
+    """The run whose inbox it is."""
 
     turns: Turns
 
@@ -53,7 +53,7 @@ class Reader(Protocol):
 class Inbox:
     """The notices to one run, and looks at its mailbox, that it has not taken yet."""
 
-    _reader: Reader
+    _addressee: Addressee
     _port: Port
     _told: set[Notice] = attrs.Factory(set)
     _handed: list[MailboxLook] = attrs.Factory(list)
@@ -85,15 +85,15 @@ class Inbox:
 
     def failed(self, error: BaseException) -> None:
         """Posting has failed: that is the run's affair."""
-        self._reader.failed(error)
+        self._addressee.failed(error)
 
     def _start(self) -> None:
         self._has_listener = True
-        self._reader.start_beside(self._listen)
+        self._addressee.start_beside(self._listen)
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def _listen(self) -> None:
-        reader, turns = self._reader, self._reader.turns
+        addressee, turns = self._addressee, self._addressee.turns
         while True:
             while self._told or self._handed:  # one look serves all that wait
                 told, self._told = self._told, set()
@@ -102,7 +102,7 @@ class Inbox:
                     turns.hold()
                 if handed or Notice.MAILBOX in told:
                     look = None if Notice.MAILBOX in told else turns.mailbox.joined(handed)
-                    reader.take_look(look or await reader.read_mailbox())
+                    addressee.take_look(look or await addressee.read_mailbox())
                 turns.pump()
             self._waiting = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._stop)

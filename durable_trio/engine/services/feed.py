@@ -50,7 +50,7 @@ _ROWS_PER_WAITER: Final = 10
 
 
 @attrs.frozen
-class Ending:
+class End:
     """How a run has ended, as it is stored."""
 
     status: RunStatus
@@ -149,7 +149,7 @@ class Feed(Service):
         # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
         self._subscriptions: dict[str | None, set[Subscription]] = {}
         self._waiters: dict[str, set[trio.Event]] = {}
-        self._endings: dict[trio.Event, Ending] = {}
+        self._ends: dict[trio.Event, End] = {}
         self._last_change = 0
         self._last_entry = 0
         self._has_place = False  # whether the two above are set; they stay when the service is started again
@@ -194,10 +194,10 @@ class Feed(Service):
     def ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
         """A run of this process has ended: tell at once who waits for it."""
         for event in self._waiters.get(run_id, ()):
-            self._endings[event] = Ending(status, result, error)
+            self._ends[event] = End(status, result, error)
             event.set()
 
-    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> Ending:
+    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> End:
         """Return how a run has ended, once it has. ``is_new``: it was stored in this very step of the task.
 
         Raises:
@@ -213,19 +213,19 @@ class Feed(Service):
             try:
                 if not is_new:
                     row = await self._writer.ask(FindRun(run_id))
-                    if row is None and event not in self._endings:
+                    if row is None and event not in self._ends:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
-                        return Ending(row.status, row.result, row.error, row.damage)
+                        return End(row.status, row.result, row.error, row.damage)
                 is_new = False
                 if not self._is_closed:
                     await event.wait()
-                if event in self._endings:
-                    return self._endings[event]
+                if event in self._ends:
+                    return self._ends[event]
                 if self._is_closed:
                     raise trio.ClosedResourceError("the engine was closed before the run has ended; the run goes on")
             finally:
-                self._endings.pop(event, None)
+                self._ends.pop(event, None)
                 waiters.discard(event)
                 if not waiters:
                     self._waiters.pop(run_id, None)
