@@ -20,7 +20,6 @@ from supervisors import ChildStatus
 
 __all__ = ["draw"]
 
-_HEADER_LINES: Final = 4
 _LIST_LINES_MIN: Final = 3
 _MARK: Final = "> "
 

@@ -171,10 +171,6 @@ class RunState:
         if wait is not None:
             self.agenda.remember(wait)
 
-    def stored_wait(self, key: Key) -> tuple[Key, ...]:
-        """Return the keys to clear for a call that ends: its own if something of it is stored."""
-        return (key,) if self.agenda.is_stored(key) else ()
-
     def clear_wait(self, key: Key) -> None:
         """Remove what a cancelled call left in the store; nobody waits for it."""
         if self.agenda.is_stored(key):

@@ -45,7 +45,6 @@ PERM: Final = 3
 BUSY: Final = 5
 LOCKED: Final = 6
 READONLY: Final = 8
-INTERRUPT: Final = 9
 IOERR: Final = 10
 CORRUPT: Final = 11
 FULL: Final = 13
