@@ -8,6 +8,7 @@ import functools
 import inspect
 import types
 import typing
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ __all__ = ["function_behind", "is_method_of_a_class", "resolved_annotations", "r
 _WRAPPERS_MAX: Final = 50
 # As annotations these would say no more than none does.
 _JSON_TYPES: Final = (object, type(None), bool, int, float, str, list, dict)
+# What functions are annotated to give, for as long as they live: one that is made at each call may hold what it likes.
+_ANNOTATIONS: Final[weakref.WeakKeyDictionary[types.FunctionType, Any]] = weakref.WeakKeyDictionary()
 _BUILT_IN: Final = (types.WrapperDescriptorType, types.MethodWrapperType, types.BuiltinFunctionType)
 
 
@@ -57,7 +60,6 @@ def return_annotation(fn: Any) -> Any:
         return _annotation_of(fn) if is_annotated else UNANNOTATED
     found = fn if type(fn) is types.FunctionType and _is_annotated(fn) else function_behind(fn)
     if inspect.isfunction(found):
-        # Only annotated functions are remembered: a lambda made at each call must not be kept alive.
         return _annotation_of(found) if _is_annotated(found) else UNANNOTATED
     if isinstance(found, type):
         return UNANNOTATED if found in _JSON_TYPES else found
@@ -113,9 +115,13 @@ def _behind(fn: Any) -> Any:
     return None if isinstance(call, _BUILT_IN) else call
 
 
-@functools.lru_cache(maxsize=4096)
-def _annotation_of(function: Callable[..., object]) -> Any:
+def _annotation_of(function: types.FunctionType) -> Any:
+    try:
+        return _ANNOTATIONS[function]
+    except KeyError:
+        pass
     annotation = resolved_annotations(function).get("return", UNANNOTATED)
     if typing.get_origin(annotation) in (collections.abc.Awaitable, collections.abc.Coroutine):
-        return typing.get_args(annotation)[-1]
+        annotation = typing.get_args(annotation)[-1]
+    _ANNOTATIONS[function] = annotation
     return annotation

@@ -67,7 +67,7 @@ def function_options(what: str, fn: Callable[..., object], options: StepOptions[
     if not options:  # most name none
         returns = return_annotation(fn) if type(fn) is FunctionType else _returned(fn)
         chosen = _UNANNOTATED if returns is UNANNOTATED else FunctionOptions(returns=returns)
-        if type(fn) is FunctionType and _may_be_remembered(fn, returns):
+        if type(fn) is FunctionType and _may_be_remembered(fn):
             if len(PLAIN) >= _PLAIN_MAX:
                 PLAIN.clear()
             PLAIN[fn] = chosen
@@ -100,14 +100,12 @@ def _returned(fn: Callable[..., object]) -> Any:
     return look(return_annotation, fn, instead=lambda _: UNANNOTATED)
 
 
-def _may_be_remembered(fn: FunctionType, returns: Any) -> bool:
+def _may_be_remembered(fn: FunctionType) -> bool:
     """Return whether what was found of a function stays true, and nothing is kept alive with it.
 
-    What wraps a function leaves its mark in its dict. A lambda that is made at each call may hold what it likes.
+    What wraps a function leaves its mark in its dict. One that is made at each call may hold what it likes.
     """
-    if fn.__dict__:
-        return False
-    return returns is not UNANNOTATED or not (fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__)
+    return not (fn.__dict__ or fn.__closure__ or fn.__defaults__ or fn.__kwdefaults__)
 
 
 _UNANNOTATED: Final = FunctionOptions()

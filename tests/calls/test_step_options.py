@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from durable_trio import Retry
 from durable_trio.calls.step_options import PLAIN, function_options
 
 
@@ -33,12 +34,38 @@ def a_named_default(held: Held) -> Callable[..., Any]:
     return fn
 
 
-@pytest.mark.parametrize("make", [a_closure, a_default, a_named_default])
+def an_annotated_closure(held: Held) -> Callable[..., Any]:
+    def fn() -> Decimal:
+        return Decimal(id(held))
+
+    return fn
+
+
+def an_annotated_default(held: Held) -> Callable[..., Any]:
+    def fn(given: Held = held) -> Decimal:
+        return Decimal(id(given))
+
+    return fn
+
+
+def a_wrapper(held: Held) -> Callable[..., Any]:
+    return functools.wraps(priced)(an_annotated_closure(held))
+
+
+def a_partial(held: Held) -> Callable[..., Any]:
+    return functools.partial(an_annotated_closure(held))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [a_closure, a_default, a_named_default, an_annotated_closure, an_annotated_default, a_wrapper, a_partial],
+)
 def test_what_a_function_holds_is_not_kept_alive(make: Callable[[Held], Callable[..., Any]]) -> None:
     held = Held()
     seen = weakref.ref(held)
     fn = make(held)
     function_options("ctx.step", fn, {})
+    function_options("ctx.step", fn, {"retry": Retry.fixed(2, 1)})
     del fn, held
     gc.collect()
     assert seen() is None
