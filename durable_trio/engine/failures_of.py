@@ -1,4 +1,4 @@
-"""The converters of exceptions, one for each workflow whose runs have any."""
+"""The converters of exceptions, one for each module whose workflows have runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from durable_trio.workflows import Workflow
 class FailuresOf:
     """Gives the converter of a workflow's runs; of those whose workflow is not known here, with ``None``.
 
+    By its module, not its name: a client may know several workflows of one name, of as many stores.
+
     Args:
         classes: exceptions that it rebuilds beyond builtins, trio's, and those of the workflow's own module.
     """
@@ -20,13 +22,13 @@ class FailuresOf:
     def __init__(self, codec: Codec, classes: Sequence[type[Exception]]) -> None:
         self._codec = codec
         self._classes = classes
-        self._made: dict[str, Failures] = {}
+        self._made: dict[str | None, Failures] = {}
 
     def __call__(self, workflow: Workflow[..., Any] | None) -> Failures:
         """Return the converter, made when it is first asked for."""
-        name = "" if workflow is None else workflow.name
-        failures = self._made.get(name)
+        module = None if workflow is None else workflow.module
+        failures = self._made.get(module)
         if failures is None:
-            modules = () if workflow is None else (workflow.module,)
-            failures = self._made[name] = Failures(self._codec, modules=modules, classes=self._classes)
+            modules = () if module is None else (module,)
+            failures = self._made[module] = Failures(self._codec, modules=modules, classes=self._classes)
         return failures
