@@ -209,6 +209,7 @@ class Client:
             is_new = False
         return Begun(operation.id, known, is_new)
 
+    @trio.lowlevel.enable_ki_protection  # as with a signal
     async def signal_with_start(
         self, workflow: Any, args: tuple[Any, ...], options: StartOptions, *, signal: str, payload: Any, signal_id: Any
     ) -> Begun:

@@ -249,6 +249,8 @@ class Executor:
 
     # ---- starting ----------------------------------------------------------------------------------------------
 
+    # Ctrl-C must not come between the commit and the start of what was claimed with it: nobody else would have it.
+    @trio.lowlevel.enable_ki_protection
     async def start(self, operation: StartRun) -> bool:
         """Store a run; where this executor has room for it, store and claim it in one transaction.
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import queue
 import signal
 import types
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
 
-from durable_trio import Context, RunStatus, open_engine, workflow
+from durable_trio import Context, Engine, RunStatus, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.rules import residency
 from durable_trio.stores import threads
 from durable_trio.stores import writer as writer_module
-from durable_trio.stores.contract import SendSignal
+from durable_trio.stores.contract import ClaimRun, SendSignal, SignalWithStart, StartRun
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.mailbox import Mailbox
 from tests.engine.harness import PATIENCE_SECONDS, wait_status
@@ -109,6 +110,10 @@ def test_when_a_function_has_just_come_out(nth: int, file_path: str, monkeypatch
     interrupt_and_go_on(file_path, ctrl_c)
 
 
+class MishapError(Exception):
+    pass
+
+
 @workflow
 async def listens(ctx: Context) -> int:
     return await ctx.wait_signal("go", int)
@@ -156,6 +161,74 @@ def test_when_a_run_is_told_of_a_signal(
         trio.run(program)
     assert ctrl_c.came
     assert faults == []
+
+
+async def start_and_wait(engine: Engine) -> None:
+    await engine.start(listens, id="run")
+    await trio.sleep_forever()
+
+
+async def signal_with_start_and_wait(engine: Engine) -> None:
+    await engine.signal_with_start(listens, signal="go", payload=7, id="run")
+    await trio.sleep_forever()
+
+
+async def enter_and_wait(engine: Engine) -> None:
+    async with engine.inline("script"):
+        await trio.sleep_forever()
+
+
+async def ends(engine: Engine) -> bool:
+    await engine.get("run").signal("go", 7)
+    return bool(await engine.get("run").result() == 7)
+
+
+async def can_be_entered(engine: Engine) -> bool:
+    async with engine.inline("script") as ctx:
+        return await ctx.step("first", double, 2) == 4
+
+
+@pytest.mark.parametrize(
+    ("begin", "operations", "go_on"),
+    [
+        (start_and_wait, StartRun, ends),
+        (signal_with_start_and_wait, SignalWithStart, ends),
+        (enter_and_wait, StartRun, can_be_entered),
+        (enter_and_wait, ClaimRun, can_be_entered),
+    ],
+)
+def test_when_a_run_has_just_been_claimed(
+    begin: Callable[[Engine], Awaitable[None]],
+    operations: type,
+    go_on: Callable[[Engine], Awaitable[bool]],
+    file_path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who has started it gets it, and may go on; so does the run, which nobody else would take meanwhile."""
+    ctrl_c = CtrlC(1)
+    come = ctrl_c.after(lambda: None)
+    whole = Writer.write
+
+    async def write(self: Writer, operation: Any) -> Any:
+        outcome = await whole(self, operation)
+        if isinstance(operation, operations):
+            come()
+        return outcome
+
+    async def program() -> None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with open_engine(file_path, workflows=[listens]) as engine:
+                with contextlib.suppress(MishapError):
+                    async with engine.inline("script"):
+                        raise MishapError
+                monkeypatch.setattr(Writer, "write", write)
+                ctrl_c.arm()
+                with pytest.raises(KeyboardInterrupt):
+                    await begin(engine)
+                assert await go_on(engine)
+
+    trio.run(program)
+    assert ctrl_c.came
 
 
 @pytest.mark.parametrize("nth", [1, 2])

@@ -11,9 +11,9 @@ import pytest
 from durable_trio import Context, Engine, FailureRecord, RunFailed, open_engine, workflow
 
 
-def module(name: str) -> types.ModuleType:
+def module(name: str) -> Any:
     """Return a module that has an exception, and a workflow that raises it, of the same names as any other."""
-    made: Any = types.ModuleType(name)
+    made = types.ModuleType(name)
 
     class OrderError(Exception):
         pass
@@ -23,7 +23,7 @@ def module(name: str) -> types.ModuleType:
 
     OrderError.__module__ = order.__module__ = name
     OrderError.__qualname__ = "OrderError"
-    made.OrderError, made.order = OrderError, workflow(order)
+    vars(made).update(OrderError=OrderError, order=workflow(order))
     return made
 
 

@@ -147,7 +147,9 @@ class InlineRun(ResidentRun):
         """The block is ordinary trio code: other waits are its own business."""
 
 
+# Ctrl-C must not come between the claim and the block: nobody else would let go of the run. Inside of it, it may.
 @asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_inline(services: Services, run_id: str, given: Any) -> AsyncIterator[Context]:
     """Claim or start the inline run and be its body inside the block."""
     executor = services.executor
