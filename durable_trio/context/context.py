@@ -140,7 +140,8 @@ class Context:
         """Run ``fn(connection, *args)`` inside the store's own transaction: its rows and the outcome, or neither.
 
         ``fn`` is sync and short: all other writes to the file wait meanwhile. It must not commit, attach, set
-        pragmas, or write to the engine's tables, and may be called again after a crash or a rollback.
+        pragmas, or write to the engine's tables, and may be called again after a crash or a rollback. Annotate
+        ``connection`` as ``durable_trio.sqlite3.Connection``.
 
         Args:
             timeout: seconds that SQLite may spend in it; default 30.

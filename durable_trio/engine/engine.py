@@ -47,6 +47,8 @@ _CHILDREN_DRAWN_MAX: Final = 20
 class Engine(trio.abc.AsyncResource):
     """Durable runs on one store. Serve with ``trio.run(engine.serve)``, or use it as a client with ``async with``.
 
+    It is opened once, for one of the two; after that make a new one.
+
     Args:
         store: a path, ``":memory:"`` (this process only), or a ``Store``.
         workflows: those that this engine knows; runs of others are left alone.
@@ -161,9 +163,10 @@ class Engine(trio.abc.AsyncResource):
         """Store a new run and return its handle; whoever serves executes it.
 
         Args:
-            workflow: the workflow, or the name of one, which this engine need not know.
+            workflow: the workflow, or the name of one, which this engine need not know: such a run is ``pending``
+                until somebody serves who knows it, also if the name is mistyped (``status().unknown_workflows``).
             args: the run's arguments, after the context. Those that are left out are stored with the defaults of now;
-                an engine that does not know the workflow leaves them to the code that runs it.
+                an engine that does not know the workflow leaves them to the code that runs it. Type checkers want all.
             id: the run's id; default a new UUID. The same id again is the same run, if workflow and arguments are the
                 same: in these words, or as the code of now reads what is stored.
             queue: a name to list runs by.
@@ -176,7 +179,8 @@ class Engine(trio.abc.AsyncResource):
         *Durability:* once it returns, the run is stored and will be executed.
 
         Raises:
-            UnknownWorkflow: a workflow that this engine, which executes, was not given; a client may start any.
+            UnknownWorkflow: a workflow, not a name, that this engine, which executes, was not given; a client may
+                start any.
             RunConflict: there is a run with this id, with another workflow or other arguments.
             CodecError, PayloadTooLarge: an argument cannot be stored.
             TypeError, ValueError: wrong arguments or options, or a name that cannot be stored.
