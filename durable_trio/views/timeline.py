@@ -103,7 +103,9 @@ def timeline_of(view: RunView, now: datetime) -> Timeline:
         rows=(*_flat(done, 0), *_flat(undone, 0)),
         began_at=began_at(record) or record.created_at,
         ended_at=record.finished_at or now,
-        has_unrecorded=record.status in (RunStatus.RUNNING, RunStatus.COMPENSATING) and not view.waits,
+        has_unrecorded=record.status in (RunStatus.RUNNING, RunStatus.COMPENSATING)
+        and record.owner is not None
+        and not view.waits,
     )
 
 

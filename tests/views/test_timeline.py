@@ -21,7 +21,7 @@ def at(seconds: float) -> datetime:
 
 def run(run_id: str = "run", status: RunStatus = RunStatus.RUNNING, **fields: Any) -> RunRecord:
     known: dict[str, Any] = dict.fromkeys((field.name for field in attrs.fields(RunRecord)), None)
-    known |= {"id": run_id, "status": status, "created_at": BEGIN, "started_at": BEGIN, "values": {}}
+    known |= {"id": run_id, "status": status, "created_at": BEGIN, "started_at": BEGIN, "values": {}, "owner": "1"}
     return RunRecord(**(known | fields))
 
 
@@ -137,6 +137,10 @@ def test_it_spans_the_life_of_the_run_until_now() -> None:
     assert (ended.seconds, ended.has_unrecorded) == (4, False)
     waits = timeline_of(view(waits=(wait("a#0"),)), at(10))
     assert not waits.has_unrecorded
+
+
+def test_of_a_run_that_nobody_executes_nothing_is_said_to_be_in_hand() -> None:
+    assert not timeline_of(view(step("a#0", 0, 1), record=run(owner=None)), at(10)).has_unrecorded
 
 
 def test_a_fork_began_when_it_was_taken_and_what_it_was_given_is_copied() -> None:
