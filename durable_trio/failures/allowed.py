@@ -50,7 +50,7 @@ class Allowed:
             if isinstance(found, type) and issubclass(found, Exception) and qualified_name(found) == name:
                 return found
             break
-        raise CannotRebuild(
-            f"the exception {name} is not loaded or not allowed here: import it, and name it in Engine(errors=...)",
-            type=name,
-        )
+        what_to_do = "import it, and name it in Engine(errors=...)"
+        if parts[0] == "__main__":  # no import finds it
+            what_to_do = "it is of the file that was run as the program; serve by running that file again"
+        raise CannotRebuild(f"the exception {name} is not loaded or not allowed here: {what_to_do}", type=name)
