@@ -72,7 +72,8 @@ class Workflow(Generic[P, R]):
         most = len(self.argument_types)
         if count < self.required_count or (count > most and not self.takes_any_count):
             expected = str(most) if self.required_count == most else f"{self.required_count} to {most}"
-            raise TypeError(f"workflow {self.name!r} takes {expected} arguments after the context, got {count}")
+            noun = "argument" if expected == "1" else "arguments"
+            raise TypeError(f"workflow {self.name!r} takes {expected} {noun} after the context, got {count}")
         if count > most:
             return self.argument_types[:-1] + (self.argument_types[-1],) * (count - most + 1)
         return self.argument_types[:count]
@@ -237,6 +238,8 @@ class Registry:
 
     def __init__(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
         self._by_name: dict[str, Workflow[Any, Any]] = {}
+        if isinstance(workflows, Workflow):
+            raise TypeError("workflows takes a list, also of one: workflows=[order]")
         for item in workflows:
             if not isinstance(item, Workflow):
                 raise TypeError(f"workflows must be made by @workflow, {item!r} is not")

@@ -63,7 +63,10 @@ def function_options(what: str, fn: Callable[..., object], options: StepOptions[
     if not callable(fn):
         if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well
-        raise TypeError(f"{what} takes a function, then its arguments, not {short(fn)}; do not call it yourself")
+        raise TypeError(
+            f"{what} takes a name, a function, then its arguments; {short(fn)} is no function:"
+            " give the function itself, and do not call it yourself"
+        )
     if not options:  # most name none
         returns = return_annotation(fn) if type(fn) is FunctionType else _returned(fn)
         chosen = _UNANNOTATED if returns is UNANNOTATED else FunctionOptions(returns=returns)

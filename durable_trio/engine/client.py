@@ -31,6 +31,18 @@ from durable_trio.workflows import Registry, Workflow
 _JSON_TYPES: Final = (bool, int, float, str, list, dict)
 
 
+def token_of_trio() -> trio.lowlevel.TrioToken:
+    """Return the token of the ``trio.run`` that an engine is opened in.
+
+    Raises:
+        RuntimeError: this is no task of trio.
+    """
+    try:
+        return trio.lowlevel.current_trio_token()
+    except RuntimeError:
+        raise RuntimeError("an engine needs trio: call trio.run(main); asyncio cannot run it") from None
+
+
 class Begun(NamedTuple):
     """A run that was started, or was there already."""
 
@@ -63,13 +75,17 @@ class Client:
         """The engine is being opened here, in this ``trio.run``.
 
         Raises:
-            trio.ClosedResourceError, RuntimeError: it was closed, or is open.
+            trio.ClosedResourceError, RuntimeError: it was closed, or is open; or this is no task of trio.
         """
+        home = token_of_trio()
         if self.is_closed:
             raise trio.ClosedResourceError("this engine was closed; make a new one")
         if self.services is not None:
-            raise RuntimeError("this engine is in use already")
-        self._home = trio.lowlevel.current_trio_token()
+            raise RuntimeError(
+                "this engine is in use already; `async with engine` makes it a client, which executes nothing:"
+                " to serve, use `async with open_engine(…)`, or `serve` of another Engine"
+            )
+        self._home = home
         self._home_thread = threading.current_thread().name
 
     def make_services(self, *, executes: bool) -> Services:

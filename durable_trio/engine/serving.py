@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from durable_trio.engine import os_signals
-from durable_trio.engine.client import Client
+from durable_trio.engine.client import Client, token_of_trio
 from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
 from durable_trio.engine.workers.parent import Workers
 from durable_trio.errors import DurableError
@@ -67,6 +67,7 @@ class Serving:
         started: Callable[[], None],
     ) -> None:
         """Have the tree until cancelled or told to stop; see ``engine.serve``. ``started`` is called once it stands."""
+        token_of_trio()  # before handlers are set
         handled = _signals_to_handle(signals)
         with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
             life = Life(family, executors, partial(os_signals.exit_soon, EXIT_UNSTOPPED) if handled else None)

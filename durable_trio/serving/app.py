@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 
 from durable_trio.errors import WorkerFailed
 from durable_trio.serving.reasons import error_line
+from durable_trio.workflows import Workflow
 
 __all__ = ["Servable", "check_app", "check_not_loading", "load_engine"]
 
@@ -99,7 +100,7 @@ def _made(app: str, found: Any) -> Servable:
     if _can_serve(found):
         engine: Servable = found
         return engine
-    if callable(found) and not isinstance(found, type):
+    if callable(found) and not isinstance(found, (type, Workflow)):
         try:
             engine = found()
         except (Exception, SystemExit) as error:

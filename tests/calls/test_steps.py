@@ -910,7 +910,7 @@ async def test_wrong_options_are_refused_and_leave_no_row(store_path: str) -> No
             await ctx.step("a", work, timout=5)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="arguments of the function are given by position"):
             await ctx.step("a", work, amount=5)  # type: ignore[call-overload]
-        with pytest.raises(TypeError, match="takes a function, then its arguments"):
+        with pytest.raises(TypeError, match="takes a name, a function, then its arguments"):
             await ctx.step("a", "work")  # type: ignore[call-overload]
 
     async with serving(store_path, wrong) as engine:

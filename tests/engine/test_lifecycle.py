@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -228,6 +229,20 @@ async def test_serve_as_a_child_task_is_ready_when_started_and_usable(file_path:
         await engine.start(quick, 0)
     with pytest.raises(trio.ClosedResourceError):
         await engine.serve()
+
+
+@pytest.mark.parametrize("opened", [Engine.serve, Engine.__aenter__])
+def test_an_engine_that_asyncio_opens_says_that_it_needs_trio(
+    opened: Callable[[Engine], Coroutine[Any, Any, Any]],
+) -> None:
+    with pytest.raises(RuntimeError, match=r"call trio\.run\(main\); asyncio cannot run it"):
+        asyncio.run(opened(Engine(":memory:")))
+
+
+async def test_serve_of_a_client_says_what_serves(file_path: str) -> None:
+    async with Engine(file_path, workflows=[quick]) as client:
+        with pytest.raises(RuntimeError, match=r"executes nothing: to serve, use `async with open_engine"):
+            await client.serve()
 
 
 async def test_serve_cancelled_as_a_child_lets_the_step_in_flight_finish_and_begins_no_other(file_path: str) -> None:

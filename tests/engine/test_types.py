@@ -327,6 +327,8 @@ def test_two_workflows_of_one_name_are_refused() -> None:
 
 
 def test_what_is_no_workflow_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"a list, also of one: workflows=\[order\]"):
+        Engine(":memory:", workflows=nothing)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="@workflow"):
         Engine(":memory:", workflows=[lambda ctx: None])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="async def"):

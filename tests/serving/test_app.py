@@ -12,13 +12,17 @@ from durable_trio import Engine, WorkerFailed
 from durable_trio.serving.app import check_app, load_engine
 
 APP = """
-from durable_trio import Engine
+from durable_trio import Engine, workflow
 
 engine = Engine(":memory:")
 number = 7
 
 class Place:
     engine = engine
+
+@workflow
+async def flow(ctx):
+    pass
 
 def make():
     return Engine(":memory:")
@@ -78,6 +82,7 @@ def test_an_engine_is_found_by_its_name_or_made_by_a_function(folder: Path, app:
         ("some_app:Place.motor", "has no 'Place.motor'$"),
         ("some_app:number", "is 7; it must be an Engine, or a function that returns one"),
         ("some_app:Engine", "it must be an Engine, or a function that returns one"),
+        ("some_app:flow", "it must be an Engine, or a function that returns one"),
         ("some_app:make_nothing", "it returned None, which is no Engine"),
         ("some_app:make_trouble", "calling it for an engine failed: KeyError: 'no'"),
         ("some_exit:engine", "'some_exit:engine': importing 'some_exit' failed: SystemExit: no config file$"),
