@@ -11,18 +11,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from durable_trio import Context, RunStatus, Workflow, workflow
-from durable_trio.testing import VirtualClock
+from durable_trio import Context, RunStatus, workflow
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked
+
+from .kit import virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 Body = Callable[[Context], Awaitable[object]]
-
-
-def virtual(*workflows: Workflow[..., Any], **options: Any) -> Any:
-    """Serve the workflows in memory and in virtual time."""
-    return serving(":memory:", *workflows, clock=VirtualClock(), **options)
 
 
 def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:

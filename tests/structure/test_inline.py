@@ -29,20 +29,15 @@ from durable_trio import (
     StepKind,
     workflow,
 )
-from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
+from durable_trio.testing import CrashingStore, SimulatedCrash
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
 
 from .crash_points import Crashed, crashing_store, live_once
+from .kit import effects, note, undo, virtual
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 
 S = RunStatus
-effects: list[str] = []
-
-
-@pytest.fixture(autouse=True)
-def _no_effects() -> None:
-    effects.clear()
 
 
 class MishapError(Exception):
@@ -53,23 +48,9 @@ class StopScriptError(BaseException):
     """Stands for ``KeyboardInterrupt`` and its like."""
 
 
-async def note(text: str) -> str:
-    effects.append(text)
-    return text
-
-
-async def undo(text: str) -> None:
-    effects.append(f"undo {text}")
-
-
 async def square(number: int) -> int:
     effects.append(f"{number}")
     return number * number
-
-
-def virtual(*workflows: Any) -> Any:
-    """Serve in memory and in virtual time."""
-    return serving(":memory:", *workflows, clock=VirtualClock())
 
 
 async def kinds(engine: Engine, run_id: str) -> list[str]:

@@ -1,0 +1,44 @@
+"""Workflows with a cart, which the tests of runs share: one with a typed result, one that waits, one that echoes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import attrs
+
+from durable_trio import Context, workflow
+
+
+@attrs.frozen
+class Cart:
+    owner: str
+    prices: tuple[Decimal, ...]
+    bought_at: datetime
+
+
+@attrs.frozen
+class Receipt:
+    owner: str
+    total: Decimal
+
+
+CART = Cart("ann", (Decimal("1.50"), Decimal("2.25")), datetime(2024, 5, 1, 12, tzinfo=UTC))
+
+
+@workflow
+async def order(ctx: Context, cart: Cart) -> Receipt:
+    total = await ctx.step("add", lambda: sum(cart.prices, Decimal(0)), returns=Decimal)
+    return Receipt(cart.owner, total)
+
+
+@workflow
+async def waiting(ctx: Context, cart: Cart) -> tuple[Cart, Any]:
+    await ctx.step("first", lambda: None)
+    return cart, await ctx.wait_signal("go")
+
+
+@workflow
+async def echo(ctx: Context, value: Any) -> Any:
+    return value

@@ -1,0 +1,124 @@
+"""A time to live: once it is over, the run is compensated and fails."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from durable_trio import Context, RunExpired, RunStatus, workflow
+from durable_trio.testing import VirtualClock
+from tests.engine.carts import CART, order
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, noted, serving, wait_passivated
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def _expiring(events: list[str], **options: Any) -> Any:
+    # Async functions: while a thread works, virtual time would run ahead.
+    async def book() -> str:
+        events.append("book")
+        return "room"
+
+    async def undo(what: str) -> None:
+        events.append(f"undo {what}")
+
+    @workflow(name="expiring", **options)
+    async def expiring(ctx: Context) -> None:
+        await ctx.step("book", book, compensate=undo)
+        try:
+            await ctx.wait_signal("never")
+        finally:
+            with trio.CancelScope(shield=True), pytest.raises(RunExpired):
+                await ctx.step("late", undo, "late")
+
+    return expiring
+
+
+async def test_a_run_past_its_ttl_is_compensated_and_fails(autojump_clock: MockClock) -> None:
+    events: list[str] = []
+    expiring = _expiring(events, ttl=60)
+    async with serving(":memory:", expiring, clock=VirtualClock()) as engine:
+        run = await engine.start(expiring)
+        with pytest.raises(RunExpired) as caught:
+            await run.result()
+        record = await run.record()
+        kinds = [step.kind for step in await run.steps()]
+    assert caught.value.run_id == run.id
+    assert record.status is RunStatus.FAILED
+    assert isinstance(record.error, RunExpired)
+    assert record.finished_at == record.ttl_at == record.created_at + timedelta(seconds=60)
+    assert events == ["book", "undo room"]
+    assert kinds == ["step", "ttl", "compensation"]
+
+
+async def test_the_ttl_of_a_start_comes_before_that_of_the_workflow(autojump_clock: MockClock) -> None:
+    expiring = _expiring([], ttl=60)
+    async with serving(":memory:", expiring, clock=VirtualClock()) as engine:
+        run = await engine.start(expiring, ttl=timedelta(seconds=5))
+        with pytest.raises(RunExpired):
+            await run.result()
+        record = await run.record()
+    assert record.ttl_at == record.finished_at == record.created_at + timedelta(seconds=5)
+
+
+async def test_a_ttl_that_passes_while_nobody_serves_is_enforced_before_any_live_call(file_path: str) -> None:
+    events: list[str] = []
+    clock = SettableClock()
+
+    @workflow(ttl=60)
+    async def expiring(ctx: Context) -> None:
+        await ctx.step("book", lambda: noted(events, "book", "room"), compensate=lambda it: events.append(f"undo {it}"))
+        events.append("body")
+        await ctx.wait_signal("go")
+        await ctx.step("late", lambda: events.append("late"))
+
+    async with serving(file_path, expiring, clock=clock) as engine:
+        run = await engine.start(expiring, id="r")
+        await wait_passivated(engine)
+        await run.signal("go")  # it may still be taken, but nothing after it
+    clock.advance(61)
+    events.append("restart")
+    async with serving(file_path, expiring, clock=clock) as engine:
+        with pytest.raises(RunExpired):
+            await engine.get("r").result()
+    assert events[-1] == "undo room"
+    assert "late" not in events[events.index("restart") :]
+    assert events.count("book") == 1
+
+
+async def test_a_ttl_counts_from_start_also_for_a_run_that_has_not_begun(autojump_clock: MockClock) -> None:
+    begun: list[str] = []
+
+    @workflow
+    async def delayed(ctx: Context) -> None:
+        await ctx.step("a", lambda: begun.append("a"))
+
+    async with serving(":memory:", delayed, clock=VirtualClock()) as engine:
+        run = await engine.start(delayed, delay=100, ttl=10)
+        with pytest.raises(RunExpired):
+            await run.result()
+    assert begun == []
+
+
+async def test_a_delayed_run_expires_at_its_ttl_and_not_at_the_end_of_its_delay(store_path: str) -> None:
+    async with serving(store_path, order) as engine:
+        run = await engine.start(order, CART, delay=3600, ttl=0.05)
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunExpired):
+            await run.result()
+
+
+async def test_a_run_that_ends_within_its_ttl_is_not_touched_by_it(autojump_clock: MockClock) -> None:
+    @workflow(ttl=60)
+    async def quick(ctx: Context) -> str:
+        await ctx.sleep(59)
+        return "in time"
+
+    async with serving(":memory:", quick, clock=VirtualClock()) as engine:
+        run = await engine.start(quick)
+        assert await run.result() == "in time"
+        await trio.sleep(100)
+        assert (await run.record()).status is RunStatus.COMPLETED
