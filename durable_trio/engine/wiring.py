@@ -78,9 +78,9 @@ class Services:
         if self.executor is not None:
             guarded(self.executor.runs.detach_now)
 
-    def _message_came(self, run: int) -> None:
+    def _message_came(self, sent: Sent) -> None:
         if self.executor is not None:
-            guarded(self.executor.runs.post, run)
+            guarded(self.executor.runs.post, sent.entry.run, sent)
 
     def _executor_id(self) -> int | None:
         return None if self.executor is None else self.executor.id

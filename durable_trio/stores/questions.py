@@ -16,6 +16,7 @@ import attrs
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.stores.operations import Sent
 
 __all__ = [
     "NOTHING_LOADED",
@@ -28,13 +29,13 @@ __all__ = [
     "FindMissing",
     "FindRun",
     "ListChanges",
-    "ListEntries",
     "ListExecutors",
     "ListHistory",
     "ListNews",
     "ListOwned",
     "ListReports",
     "ListRuns",
+    "ListSent",
     "ListSetBack",
     "ListUnread",
     "ListWaits",
@@ -225,8 +226,12 @@ class CountRuns(Question[StoreStatus]):
 
 
 @attrs.define
-class ListEntries(Question[tuple[MailboxEntry, ...]]):
-    """Answers mailbox entries of all runs with an id above ``after``, in order, whether read or not."""
+class ListSent(Question[tuple[Sent, ...]]):
+    """Answers what was put into the mailboxes of all runs, with an id above ``after``, in order, whether read or not.
+
+    ``owner`` and ``place`` of each are those of now: knowing the place that it has among what is unread, who owns its
+    run by that very claim need not read the mailbox. ``created`` is False of one that was read already.
+    """
 
     after: int
     limit: int = attrs.field(kw_only=True)

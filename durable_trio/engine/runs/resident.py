@@ -171,7 +171,7 @@ class ResidentRun:
             self.failed(error)
 
     def hand_over(self, look: MailboxLook) -> None:
-        """Take what this process has just put into its mailbox: at once, if it is what comes next.
+        """Take what was put into its mailbox: at once, if it is what comes next.
 
         That need not be if the run still replays, or others have put something there that it does not know yet.
         """
@@ -179,7 +179,10 @@ class ResidentRun:
         if not turns.state.is_live or look.after > turns.mailbox.position:
             self.inbox.post(look)
         elif not (self.port.is_cut or self.is_finishing):  # a write behind the last one would be refused
-            turns.message(look)
+            if look.entries[0].is_new:
+                turns.message(look)
+            else:  # it was read, and may be damaged
+                self.take_look(look)
 
     @property
     def is_suspect(self) -> bool:

@@ -237,8 +237,8 @@ class Runs:
     def post(self, run: int, sent: Sent | None = None) -> None:
         """Tell a run, if it is resident, that there is something in its mailbox: it is read, unless ``sent`` will do.
 
-        That is given to the run itself if it was in this very stay when the message was stored: then whatever it has
-        taken from its mailbox since, it has taken here, and knows the message by its id.
+        That is given to the run itself if it was in this very stay when the message was stored, or was found unread:
+        then whatever it has taken from its mailbox since, it has taken here, and knows the message by its id.
         """
         if self._reserved:  # it may be on its way into memory, and was read before the message came
             self._early_posts.add(run)

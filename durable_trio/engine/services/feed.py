@@ -24,14 +24,15 @@ from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
+from durable_trio.stores.contract import Sent
 from durable_trio.stores.questions import (
     Change,
     FindLastChange,
     FindLastEntry,
     FindMissing,
     FindRun,
-    ListEntries,
     ListNews,
+    ListSent,
 )
 from durable_trio.stores.writer import Writer
 
@@ -136,12 +137,12 @@ class Feed(Service):
     While somebody waits for what is committed it has the writer tell it of this process's own commits.
 
     Args:
-        message_came: told about a run that others have sent something to.
+        message_came: told about each message that waits in a mailbox, of whoever it is.
         others_committed: told that others have committed something.
     """
 
     def __init__(
-        self, writer: Writer, *, message_came: Callable[[int], None], others_committed: Callable[[], None]
+        self, writer: Writer, *, message_came: Callable[[Sent], None], others_committed: Callable[[], None]
     ) -> None:
         self._writer = writer
         self._message_came = message_came
@@ -315,12 +316,13 @@ class Feed(Service):
     async def _pass_entries(self) -> None:
         is_last = False
         while not is_last:
-            entries = await self._writer.ask_patiently(ListEntries(self._last_entry, limit=_ROWS_MAX))
-            is_last = len(entries) < _ROWS_MAX
-            for run in {entry.run for entry in entries}:
-                self._message_came(run)
-            if entries:
-                self._last_entry = entries[-1].id
+            found = await self._writer.ask_patiently(ListSent(self._last_entry, limit=_ROWS_MAX))
+            is_last = len(found) < _ROWS_MAX
+            for sent in found:
+                if sent.created:
+                    self._message_came(sent)
+            if found:
+                self._last_entry = found[-1].entry.id
 
     async def _pass_changes(self) -> bool:
         """Pass on a page of changes, and return whether there may be more: messages go before those."""

@@ -21,7 +21,7 @@ from durable_trio.stores.contract import (
     Started,
     Store,
 )
-from durable_trio.stores.questions import FindLastEntry, ListEntries, ListUnread, LoadRun, LookAtMailbox, NamedSignals
+from durable_trio.stores.questions import FindLastEntry, ListSent, ListUnread, LoadRun, LookAtMailbox, NamedSignals
 from durable_trio.testing.store_contract.kit import (
     STRANGE,
     ContractKit,
@@ -65,7 +65,7 @@ class MessageContract(ContractKit):
         )
         assert attrs.evolve(sent, place=None) == Sent(entry=expected, created=True, owner=fence.owner)
         assert store.ask(ListUnread(row.run)) == (expected,)
-        assert store.ask(ListEntries(0, limit=9)) == (expected,)
+        assert [item.entry for item in store.ask(ListSent(0, limit=9))] == [expected]
         assert store.ask(FindLastEntry()) == expected.id
         start(store, "pending")
         assert signal(store, "pending").owner is None
@@ -378,15 +378,21 @@ class MessageContract(ContractKit):
         assert finish(store, child_fence) is True
         assert store.ask(ListUnread(parent.run)) == ()
 
-    def test_mailbox_after_gives_all_entries_in_order_read_or_not(self, store: Store) -> None:
+    def test_what_was_sent_is_listed_in_order_read_or_not_with_its_place(self, store: Store) -> None:
+        """``None`` is always right as a place: then the owner reads the mailbox."""
         _, fence = owned(store)
         start(store, "other")
-        entries = [signal(store, run_id).entry for run_id in ("run", "other", "run", "run")]
-        one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((entries[0].id, 1),), now=70))
-        assert store.ask(ListEntries(0, limit=99)) == tuple(entries)
-        assert store.ask(ListEntries(0, limit=2)) == tuple(entries[:2])
-        assert store.ask(ListEntries(entries[1].id, limit=99)) == tuple(entries[2:])
-        assert store.ask(ListEntries(entries[-1].id, limit=99)) == ()
+        entries = [signal(store, run_id).entry for run_id in ("run", "other", "run", "run", "run")]
+        one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((entries[2].id, 1),), now=70))
+        found = store.ask(ListSent(0, limit=99))
+        assert [sent.entry for sent in found] == entries
+        assert [sent.created for sent in found] == [True, True, False, True, True]
+        assert [sent.owner for sent in found] == [fence.owner, None, fence.owner, fence.owner, fence.owner]
+        places = [(fence.token, 0), None, None, (fence.token, entries[0].id), (fence.token, entries[3].id)]
+        assert all(sent.place in (None, place) for sent, place in zip(found, places, strict=True))
+        assert [sent.entry for sent in store.ask(ListSent(0, limit=2))] == entries[:2]
+        assert [sent.entry for sent in store.ask(ListSent(entries[1].id, limit=99))] == entries[2:]
+        assert store.ask(ListSent(entries[-1].id, limit=99)) == ()
 
     def test_strange_names_and_ids_of_signals_are_only_strings(self, store: Store) -> None:
         row, fence = owned(store)

@@ -17,10 +17,10 @@ from durable_trio.stores.questions import (
     FindLastChange,
     FindLastEntry,
     FindRun,
-    ListEntries,
     ListExecutors,
     ListHistory,
     ListRuns,
+    ListSent,
     ListUnread,
     LoadRun,
     ReadValues,
@@ -58,7 +58,7 @@ class RunContract(ContractKit):
         assert store.ask(ListRuns(RunFilter(), limit=10)) == ()
         assert changed_runs(store, RunFilter(), after=0, limit=10) == ()
         assert (store.ask(FindLastChange()), store.ask(FindLastEntry())) == (0, 0)
-        assert (store.ask(ListUnread(1)), store.ask(ListEntries(0, limit=10))) == ((), ())
+        assert (store.ask(ListUnread(1)), store.ask(ListSent(0, limit=10))) == ((), ())
         assert (next_due(store, ["work"]), next_due(store, [])) == (None, None)
         assert (store.ask(ListExecutors()), store.ask(ListExecutors(ended=True))) == ((), ())
         assert store.ask(CountRuns()).runs_by_status == {}

@@ -11,6 +11,7 @@ import trio
 
 from durable_trio import Context, Engine, RunStatus, workflow
 from durable_trio.rules import residency
+from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import (
     PATIENCE_SECONDS,
     executor_of,
@@ -48,6 +49,32 @@ def claims_of(engine: Engine, run_id: str) -> int:
         return int(token)
     finally:
         connection.close()
+
+
+@pytest.mark.usefixtures("stay_long")
+async def test_what_another_process_has_sent_is_handed_over_and_not_read_again(
+    file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that has come is read once, for all runs."""
+    asked: list[str] = []
+    ask = SqliteStore.ask
+    monkeypatch.setattr(
+        SqliteStore, "ask", lambda store, what: (asked.append(type(what).__name__), ask(store, what))[1]
+    )
+    async with serving(file_path, chat) as engine, Engine(file_path) as client:
+        runs = [await engine.start(chat, 10, id=f"r{number}") for number in range(2)]
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(10):
+                for run in runs:
+                    await wait_status(run, RunStatus.SUSPENDED)
+                for run in runs:
+                    await client.get(run.id).signal("go", number)
+                await wait_until(lambda: _unread_count(engine) == 0)
+            for run in runs:
+                assert await run.result() == list(range(10))
+                assert claims_of(engine, run.id) == 1
+    assert "ListSent" in asked
+    assert "LookAtMailbox" not in asked
 
 
 @pytest.mark.usefixtures("stay_long")

@@ -12,7 +12,7 @@ import trio
 from durable_trio import Engine, RunCancelled, RunNotFound, RunStatus
 from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import ListEntries, ListNews, Question
+from durable_trio.stores.questions import ListNews, ListSent, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
@@ -152,7 +152,7 @@ async def test_messages_and_ends_of_other_processes_are_not_missed_when_the_feed
         run = await engine.start(waiter, 1)
         unknown = await client.start("unknown")
         with trio.fail_after(PATIENCE_SECONDS):
-            store.faults.add(ListEntries)
+            store.faults.add(ListSent)
             await client.send_signal(run.id, "go", 1)
             assert await run.result() == [1]
             async with trio.open_nursery() as nursery:

@@ -11,7 +11,7 @@ import pytest
 
 from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Sent, Started, Store
-from durable_trio.stores.questions import CountRuns, ListEntries, ListExecutors, ListRuns, LoadRun, RunFilter
+from durable_trio.stores.questions import CountRuns, ListExecutors, ListRuns, ListSent, LoadRun, RunFilter
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.dice import Dice
 from durable_trio.testing.store_contract.kit import one
@@ -35,7 +35,7 @@ def everything(store: Store) -> Any:
     """Return all that a store tells."""
     rows = store.ask(ListRuns(RunFilter(), limit=1000))
     loaded = [(plain(row), store.ask(LoadRun(row.run))) for row in rows]
-    return loaded, store.ask(ListExecutors(ended=True)), store.ask(ListEntries(0, limit=1000)), store.ask(CountRuns())
+    return loaded, store.ask(ListExecutors(ended=True)), store.ask(ListSent(0, limit=1000)), store.ask(CountRuns())
 
 
 @pytest.mark.parametrize("seed", range(8))

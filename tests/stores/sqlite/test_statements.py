@@ -12,8 +12,8 @@ from durable_trio.stores.questions import (
     CountRuns,
     FindRun,
     ListChanges,
-    ListEntries,
     ListNews,
+    ListSent,
     LoadRuns,
     LookAtMailbox,
     RunFilter,
@@ -44,7 +44,7 @@ def live(store: SqliteStore, executor: int, run_id: str) -> None:
     store.ask(FindRun(run_id))
     store.ask(ListNews(after=0, limit=5))
     store.ask(ListChanges(RunFilter(), after=0, limit=5))
-    store.ask(ListEntries(after=0, limit=5))
+    store.ask(ListSent(after=0, limit=5))
     store.ask(CountRuns())
     one(store, Prune(before=1, statuses=(RunStatus.COMPLETED,), limit=5))
 

@@ -6,9 +6,10 @@ from typing import Final
 
 from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.rows import MailboxEntry
+from durable_trio.stores.operations import Sent
 from durable_trio.stores.questions import (
     FindLastEntry,
-    ListEntries,
+    ListSent,
     ListUnread,
     LookAtMailbox,
     MailboxLook,
@@ -17,7 +18,7 @@ from durable_trio.stores.questions import (
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["find_last_entry", "list_entries", "list_unread", "look_at_mailbox", "unread_of"]
+__all__ = ["find_last_entry", "list_sent", "list_unread", "look_at_mailbox", "unread_of"]
 
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
 UNREAD_AFTER: Final = f"""
@@ -33,13 +34,30 @@ CONTROLS_AFTER: Final = f"""
     WHERE run = ? AND kind IN ('cancel', 'child') AND seq IS NULL AND id > ? ORDER BY id
 """
 LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
-MAILBOX_AFTER: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE id > ? ORDER BY id LIMIT ? + 0"
+#: With what its run's owner needs to take each as it is (see ``Sent.place``).
+SENT_AFTER: Final = f"""
+    SELECT {", ".join(f"mailbox.{column}" for column in ENTRY_COLUMNS.split(", "))}, seq IS NULL, owner, token,
+        (
+            SELECT max(id) FROM mailbox AS before INDEXED BY mailbox_of_run
+            WHERE before.run = mailbox.run AND before.seq IS NULL AND before.id < mailbox.id
+        )
+    FROM mailbox LEFT JOIN runs ON runs.run = mailbox.run
+    WHERE mailbox.id > ? ORDER BY mailbox.id LIMIT ? + 0
+"""
 LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
 
 
-def list_entries(connection: sqlite3.Connection, question: ListEntries) -> tuple[MailboxEntry, ...]:
-    """Return later mailbox entries, in order."""
-    return _entries(connection, MAILBOX_AFTER, question.after, max(0, question.limit))
+def list_sent(connection: sqlite3.Connection, question: ListSent) -> tuple[Sent, ...]:
+    """Return what was sent later, in order."""
+    found = connection.execute(SENT_AFTER, (question.after, max(0, question.limit))).fetchall()
+    return tuple(_sent(entry_from(row[:-4]), *row[-4:]) for row in found)
+
+
+def _sent(entry: MailboxEntry, is_unread: int, owner: object, token: object, before: object) -> Sent:
+    if type(owner) is not int or type(token) is not int:
+        return Sent(entry=entry, created=bool(is_unread), owner=None)
+    place = (token, before if type(before) is int else 0) if is_unread else None
+    return Sent(entry=entry, created=bool(is_unread), owner=owner, place=place)
 
 
 def find_last_entry(connection: sqlite3.Connection, question: FindLastEntry) -> int:

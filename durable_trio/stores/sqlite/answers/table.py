@@ -13,13 +13,13 @@ from durable_trio.stores.questions import (
     FindMissing,
     FindRun,
     ListChanges,
-    ListEntries,
     ListExecutors,
     ListHistory,
     ListNews,
     ListOwned,
     ListReports,
     ListRuns,
+    ListSent,
     ListSetBack,
     ListUnread,
     ListWaits,
@@ -31,7 +31,7 @@ from durable_trio.stores.questions import (
 )
 from durable_trio.stores.sqlite.answers.executors import count_backlog, list_executors, list_reports, list_set_back
 from durable_trio.stores.sqlite.answers.lists import count_runs, list_changes, list_news, list_runs
-from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_entries, list_unread, look_at_mailbox
+from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.runs import (
     find_last_change,
     find_missing,
@@ -63,7 +63,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     FindLastChange: find_last_change,
     FindMissing: find_missing,
     CountRuns: count_runs,
-    ListEntries: list_entries,
+    ListSent: list_sent,
     FindLastEntry: find_last_entry,
     ListUnread: list_unread,
     LookAtMailbox: look_at_mailbox,

@@ -22,9 +22,9 @@ from durable_trio.stores.questions import (
     CountRuns,
     FindRun,
     ListChanges,
-    ListEntries,
     ListNews,
     ListRuns,
+    ListSent,
     LoadRun,
     RunFilter,
 )
@@ -209,7 +209,7 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
     assert store.ask(FindRun("run")) == row
     assert store.ask(LoadRun(row.run)).history == ()
     assert store.ask(CountBacklog(["work"], now=1, due_max=1)).due_count == 0
-    assert store.ask(ListEntries(0, limit=1)) == ()
+    assert store.ask(ListSent(0, limit=1)) == ()
     assert len(store.ask(ListNews(after=0, limit=9))) == 1
     start(store, "another")
     go.set()
