@@ -166,7 +166,7 @@ class Engine(trio.abc.AsyncResource):
             workflow: the workflow, or the name of one, which this engine need not know: such a run is ``pending``
                 until somebody serves who knows it, also if the name is mistyped (``status().unknown_workflows``).
             args: the run's arguments, after the context. Those that are left out are stored with the defaults of now;
-                an engine that does not know the workflow leaves them to the code that runs it. Type checkers want all.
+                an engine that does not know the workflow leaves them to the code that runs it.
             id: the run's id; default a new UUID. The same id again is the same run, if workflow and arguments are the
                 same: in these words, or as the code of now reads what is stored.
             queue: a name to list runs by.

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from durable_trio import Context, Engine, RunStatus, workflow
 from durable_trio.rules import residency
+from durable_trio.stores.questions import Question
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import (
     PATIENCE_SECONDS,
@@ -58,9 +60,12 @@ async def test_what_another_process_has_sent_is_handed_over_and_not_read_again(
     """All that has come is read once, for all runs."""
     asked: list[str] = []
     ask = SqliteStore.ask
-    monkeypatch.setattr(
-        SqliteStore, "ask", lambda store, what: (asked.append(type(what).__name__), ask(store, what))[1]
-    )
+
+    def note(store: SqliteStore, question: Question[Any]) -> Any:
+        asked.append(type(question).__name__)
+        return ask(store, question)
+
+    monkeypatch.setattr(SqliteStore, "ask", note)
     async with serving(file_path, chat) as engine, Engine(file_path) as client:
         runs = [await engine.start(chat, 10, id=f"r{number}") for number in range(2)]
         with trio.fail_after(PATIENCE_SECONDS):
