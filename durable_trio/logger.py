@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from durable_trio.looks import look, said
 from durable_trio.unseen import visible
 
-__all__ = ["Logger"]
+__all__ = ["RUN_LOGGER_NAME", "Logger"]
+
+#: Where users' own lines go: those of ``ctx.log`` and of ``current_step().log``.
+RUN_LOGGER_NAME: Final = "durable_trio.run"
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import trio
 
+from durable_trio.logger import RUN_LOGGER_NAME, Logger
 from durable_trio.rows import Key
 
 
@@ -19,6 +20,8 @@ class Called(Protocol):
     def run_id(self) -> str: ...
     @property
     def timeout(self) -> float | None: ...
+    @property
+    def max_attempts(self) -> int: ...
     @property
     def idempotency_key(self) -> str: ...
 
@@ -33,8 +36,8 @@ CURRENT: ContextVar[tuple[Called, int, list[trio.CancelScope]] | None] = Context
 class CurrentStep:
     """One attempt of a step, seen from its function.
 
-    ``run_id`` and ``key`` name it; ``attempt`` counts from 1. ``idempotency_key`` is the same across attempts,
-    crashes and resumes, and another one for each generation and each re-created run.
+    ``run_id`` and ``key`` name it; ``attempt`` counts from 1, up to ``max_attempts``. ``idempotency_key`` is the same
+    across attempts, crashes and resumes, and another one for each generation and each re-created run.
     """
 
     def __init__(self, call: Called, attempt: int, limits: list[trio.CancelScope]) -> None:
@@ -47,6 +50,17 @@ class CurrentStep:
     def key(self) -> str:
         """The key of the step's row in the history, as text."""
         return str(self._call.key)
+
+    @property
+    def max_attempts(self) -> int:
+        """How many attempts the step has at most: in the last one, a failure is the step's."""
+        return self._call.max_attempts
+
+    @property
+    def log(self) -> Logger:
+        """A logger that names the run, the step and the attempt in the ``extra`` of its lines: those of ``ctx.log``."""
+        fields = {"run_id": self.run_id, "step": self.key, "attempt": self.attempt}
+        return Logger(RUN_LOGGER_NAME, fields)
 
     @property
     def idempotency_key(self) -> str:

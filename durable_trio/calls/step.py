@@ -87,6 +87,11 @@ class FunctionCall(Call):
         return self._options.timeout
 
     @property
+    def max_attempts(self) -> int:
+        """How many attempts it has at most."""
+        return self._options.retry.max_attempts
+
+    @property
     def idempotency_key(self) -> str:
         """The key by which outside services can recognise it."""
         return self._body.idempotency_key(self.key)
