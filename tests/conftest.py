@@ -75,6 +75,7 @@ _LONGEST_FIRST = (
     "structure/test_random_programs.py",
     "test_docs.py",
     "structure/test_branches.py",
+    "structure/test_failing_branches.py",
     "engine/workers/test_drain.py",
     "engine/workers/test_stopped.py",
     "engine/test_hostile_objects.py",

@@ -26,10 +26,7 @@ from supervisors import (
     open_dynamic_supervisor,
     open_supervisor,
 )
-
-
-class BoomError(Exception):
-    pass
+from tests.supervisors.troupe import BoomError
 
 
 async def serve() -> None:
