@@ -125,7 +125,9 @@ class Runs:
         nursery = self._nursery
         if self.is_draining or nursery is None or nursery.cancel_scope.cancel_called:  # it ends with a fault
             return 0
-        lent_count = min(len(self._lenders), LENT_RUNS_MAX)
+        lent_count = 0
+        if self._lenders:  # one that only waits, for others as well, has no place to lend
+            lent_count = min(sum(self._actors[run] not in self._idle for run in self._lenders), LENT_RUNS_MAX)
         return max(0, self.settings.concurrency + lent_count - len(self._actors) + len(self._idle) - self._reserved)
 
     @property

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from durable_trio import Context, Engine, RunStatus, Workflow, workflow
+from durable_trio import Context, Engine, RunFailed, RunStatus, Workflow, workflow
 from durable_trio.engine.runs import service as runs
 from durable_trio.rules import residency
 from durable_trio.testing import VirtualClock
@@ -181,6 +181,34 @@ async def test_places_that_were_lent_are_taken_back(file_path: str) -> None:
             found = [await engine.start(plain) for _ in range(20)]
             assert [await run.result() for run in found] == [5] * 20
         assert max(at_once) <= 2
+
+
+async def test_a_run_that_only_waits_has_no_place_to_lend(store_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own is free already: in one branch it waits for another run, in the other for a signal."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
+
+    async def wait_for_leaf(ctx: Context) -> None:
+        await (await Stage.engine.start(leaf, id="leaf", delay=1000)).result()
+
+    async def wait_for_signal(ctx: Context) -> None:
+        await ctx.wait_signal("go")
+
+    @workflow
+    async def waits_for_both(ctx: Context) -> int:
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(wait_for_leaf)
+            nursery.start_soon(wait_for_signal)
+        return await ctx.step("run", run_leaf)
+
+    async with serving(store_path, leaf, waits_for_both, concurrency=1) as Stage.engine:
+        runs = executor_of(Stage.engine).runs
+        run = await Stage.engine.start(waits_for_both)
+        await wait_until(lambda: runs.resident_count == 1 and runs.busy_count == 0)
+        assert runs.free_count == 1
+        await Stage.engine.cancel("leaf")
+        await run.signal("go")
+        with pytest.raises(RunFailed):
+            await run.result()
 
 
 async def test_a_wait_that_was_cancelled_lends_nothing_any_more(file_path: str) -> None:
