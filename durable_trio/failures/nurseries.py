@@ -27,8 +27,14 @@ __all__ = ["close_left_open", "guard_nurseries", "is_left_open"]
 
 
 @functools.cache
-def guard_nurseries(is_of_run: Callable[[trio.lowlevel.Task], bool]) -> None:
-    """Have nurseries survive whatever the tasks for which ``is_of_run`` raise; for all of the process's time."""
+def guard_nurseries(
+    is_of_run: Callable[[trio.lowlevel.Task], bool],
+    has_taken: Callable[[trio.Nursery, trio.lowlevel.Task, BaseException], bool],
+) -> None:
+    """Have nurseries survive whatever the tasks for which ``is_of_run`` raise; for all of the process's time.
+
+    ``has_taken``: whether what comes out of such a task does not concern its nursery.
+    """
     child_finished = trio.Nursery._child_finished
     nested_child_finished = trio.Nursery._nested_child_finished
 
@@ -36,7 +42,9 @@ def guard_nurseries(is_of_run: Callable[[trio.lowlevel.Task], bool]) -> None:
     def guarded_child(self: trio.Nursery, task: trio.lowlevel.Task, result: outcome.Outcome[Any]) -> None:
         if isinstance(result, outcome.Error) and is_of_run(task):
             error = carried(result.error)
-            if error is not result.error:
+            if has_taken(self, task, error):
+                result = outcome.Value(None)
+            elif error is not result.error:
                 result = outcome.Error(error)
         child_finished(self, task, result)
 

@@ -14,6 +14,7 @@ from durable_trio.calls.step import FunctionCall
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.errors import Detached
 from durable_trio.failures import is_cancelled, without_strays
+from durable_trio.rules import residency
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -278,3 +279,42 @@ async def test_what_is_no_stray_passes_untouched() -> None:
     assert without_strays(group, Detached) is group
     assert isinstance(without_strays(stray, trio.Cancelled), StepFailed)
     assert not is_cancelled()
+
+
+begun: list[str] = []
+
+
+@workflow
+async def listens(ctx: Context) -> int:
+    begun.append(ctx.run_id)
+    await ctx.wait_signal("go")
+    return begun.count(ctx.run_id)
+
+
+async def fail_a_little_later() -> None:
+    await trio.sleep(0.01)
+    raise ValueError("mine")
+
+
+@workflow
+async def starts_beside_itself(ctx: Context, stays: bool) -> str:
+    nursery = trio.lowlevel.current_task().parent_nursery
+    assert nursery is not None
+    nursery.start_soon(fail_a_little_later)
+    return str(await ctx.wait_signal("never")) if stays else "ended"
+
+
+async def test_a_task_that_a_body_starts_beside_its_own_concerns_no_other_run(
+    store_path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same nursery are the tasks of all runs. If it fails, so does the run whose code it is, if it is there."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
+    async with serving(store_path, listens, starts_beside_itself) as engine:
+        other = await engine.start(listens)
+        assert await engine.run(starts_beside_itself, False) == "ended"
+        await wait_until(lambda: "beside itself" in caplog.text)
+        record = await wait_parked(await engine.start(starts_beside_itself, True))
+        assert record.problem is not None
+        assert "ValueError: mine" in record.problem.text
+        await other.signal("go", 5)
+        assert await other.result() == 1, "it has never left"

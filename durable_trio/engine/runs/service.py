@@ -28,7 +28,7 @@ from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import exits_of, guard_nurseries, is_cancelled
+from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
@@ -38,7 +38,7 @@ from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
-from durable_trio.turns.quiet import watching
+from durable_trio.turns.quiet import BODY, watching
 from durable_trio.unseen import visible, visible_lines
 from durable_trio.workflows import Registry, Workflow
 from supervisors.groups import split_failure
@@ -294,7 +294,7 @@ class Runs:
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def _keep(self, begun: trio.Event, stop: trio.Event) -> None:
         """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
-        guard_nurseries(_is_of_run)
+        guard_nurseries(_is_of_run, _has_taken)
         with trio.CancelScope(shield=True), watching():
             try:
                 async with trio.open_nursery() as nursery:
@@ -473,3 +473,16 @@ class Runs:
 def _is_of_run(task: trio.lowlevel.Task) -> bool:
     """Return whether a task runs code of a run's: its body, a step, or what these have begun."""
     return LENDER in task.context
+
+
+def _has_taken(nursery: trio.Nursery, task: trio.lowlevel.Task, error: BaseException) -> bool:
+    """Have a run take what comes of a task that its body has put beside its own: around both are all other runs."""
+    run = task.context.get(BODY)
+    if run is None or not isinstance(error, Exception):
+        return False
+    own = run.lane.first
+    if own is None or own is task or run.lane.is_guest or own.parent_nursery is not nursery:
+        return False
+    _LOGGER.error("a task that a run has started beside itself has failed", exc_info=logged(error))
+    run.failed(error)
+    return True
