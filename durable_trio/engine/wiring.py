@@ -224,7 +224,7 @@ class Executor:
         guarded(self.runs.clock_was_set)
 
     def _place_is_free(self) -> None:
-        guarded(self.dispatcher.place)
+        guarded(self.dispatcher.place_is_free)
 
     def run_is_due(self, due_at: int | None) -> None:
         """A run is due when the clock says so; ``None`` means now."""

@@ -65,12 +65,13 @@ class ClaimDue:
 
     Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``. What has been claimed
     before goes before all first claims; then higher priority, then earlier ``wake_at``, then the order of start. Each
-    gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets
-    ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes ``running``,
-    ``compensating`` stays. A suspended one that has an error was parked while it compensated, and becomes that again.
-    An executor that has ended gets ``OwnershipLost``. Cost must not grow with runs that are not due, or not among
-    ``workflows``, nor with those that are, or their priorities. Where very many become due at the same time, they may
-    come in the order of their due times, whatever their priority.
+    gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets ``started_at = now`` unless it has one; one
+    that is ``pending`` or ``suspended`` becomes ``running``, ``compensating`` stays. A suspended one that has an error
+    was parked while it compensated, and becomes that again. An executor that has ended gets ``OwnershipLost``.
+
+    Cost must not grow with runs that are not due, or not among ``workflows``, nor with those that are, or their
+    priorities. Where very many become due at the same time, they may come in the order of their due times, whatever
+    their priority.
 
     One whose row is damaged is set aside instead: it comes unowned and with its ``damage``.
 
@@ -111,11 +112,11 @@ class Advance:
     ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
     ``RunConflict`` and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one
-    that claims to be later than ``now``: it was stamped before the clock was set back), the
-    outcome is ``False`` and nothing is written. ``unless_cancelled``: likewise for an unread cancel.
+    that claims to be later than ``now``: it was stamped before the clock was set back), the outcome is ``False`` and
+    nothing is written. ``unless_cancelled``: likewise for an unread cancel.
     ``status``: the run's new status, if given; ``RunConflict``, and nothing is written, if it may not follow the one
-    that the run has (``rules.run_life``). With ``suspended``, ``wake_at`` and ``waits_for`` are stored with
-    it, although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
+    that the run has (``rules.run_life``). With ``suspended``, ``wake_at`` and ``waits_for`` are stored with it,
+    although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
     ``error`` replaces the run's error, if given.
     """
 
@@ -191,9 +192,8 @@ class ContinueAsNew:
     Or ``RunConflict`` if it compensates: it would be half undone.
 
     History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
-    are 0. What the run was started with stays known, so that
-    the same start again is still the same run. Unread mailbox entries and published values stay, those at
-    ``NO_POSITION``: the history in which they have had another is gone.
+    are 0. What the run was started with stays known, so that the same start again is still the same run. Unread mailbox
+    entries and published values stay, the values at ``NO_POSITION``: the history in which they had another is gone.
     """
 
     fence: Fence
@@ -274,8 +274,8 @@ class ResumeRun:
     stays follows: later in the same branch or in one around it, or of a call that began after the failure. Items of a
     map, and branches of one nursery, do not follow each other. Signals consumed by removed rows are unread again, a
     consumed or unread cancel entry goes; result, error and ``finished_at`` become NULL, recoveries 0, status pending,
-    ``wake_at = now``; ``ttl_at`` NULL if it has passed. Values published since the first removed
-    row get ``NO_POSITION``. Anything else: ``RunConflict``.
+    ``wake_at = now``; ``ttl_at`` NULL if it has passed. Values published since the first removed row get
+    ``NO_POSITION``. Anything else: ``RunConflict``.
 
     The outcome is ``TooLong``, and nothing is written, for a history of more than ``UPKEEP_ROWS_MAX`` rows, unless the
     caller has cut it (``CutHistory``): ``cut_at`` is the run's ``changed`` when it was looked at; ``RunConflict`` if

@@ -284,7 +284,7 @@ async def test_only_the_watcher_learns_that_nothing_can_be_offered_to_it(
 async def test_a_place_that_cannot_be_told_of_does_not_end_the_runs(
     store_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    met = fail_once_for(monkeypatch, Dispatcher, "place")
+    met = fail_once_for(monkeypatch, Dispatcher, "place_is_free")
     async with serving(store_path, steps) as engine:
         assert await engine.run(steps, 1) == 1
         await wait_until(lambda: met)

@@ -89,7 +89,7 @@ class Dispatcher(Service):
         self._expected_count = executor_count
         self._expects_until = self._clock.now() + int(_EXPECTED_SECONDS * MICROSECONDS)
 
-    def place(self) -> None:
+    def place_is_free(self) -> None:
         """There is room for one more run: of interest if the last look has left something for want of it."""
         if self._is_short_of_places:
             self.nudge()
