@@ -47,6 +47,10 @@ _CHILDREN_DRAWN_MAX: Final = 20
 class Engine(trio.abc.AsyncResource):
     """Durable runs on one store. Serve with ``trio.run(engine.serve)``, or use it as a client with ``async with``.
 
+    *Cancellation:* unless it says more, a method is a cancel point before anything is stored; a commit that is under
+    way is waited for.
+    *Durability:* what a method has stored is committed once it returns, as safely as ``durability`` says.
+
     It is opened once, for one of the two; after that make a new one.
 
     Args:
@@ -449,6 +453,8 @@ class Engine(trio.abc.AsyncResource):
         It goes on from its history, without the failures or the cancel at its end. A failure after which the body went
         on stays, and what has completed stays.
 
+        *Cancellation:* of a long history a part may have been cut then; resume the run again.
+
         Raises:
             RunNotFound: there is no such run.
             RunConflict: it is in no such state.
@@ -463,6 +469,8 @@ class Engine(trio.abc.AsyncResource):
         Args:
             before: a key as ``steps`` gives it.
             id: that of the new run; default a new UUID.
+
+        *Cancellation:* a copy that is not complete is never seen, and is removed by whoever serves.
 
         Raises:
             RunNotFound: there is no such run.

@@ -30,7 +30,10 @@ R = TypeVar("R")
 
 
 class Run(Generic[R]):
-    """One run of a workflow, by its id. Made by ``engine.start`` and ``engine.get``."""
+    """One run of a workflow, by its id. Made by ``engine.start`` and ``engine.get``.
+
+    What ``Engine`` says of cancellation and durability holds here, too.
+    """
 
     def __init__(self, client: Client, run_id: str, workflow: Workflow[..., R] | None) -> None:
         self._client = client
