@@ -7,7 +7,6 @@ functions, and for the listener, which begins with the first notice: nearly alwa
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Token
@@ -63,8 +62,8 @@ class Keeper(Protocol):
     # Whether there are observers to tell.
     is_observed: bool
 
-    def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
-        """Call back at that time."""
+    def alarm(self, due_at: int, resident: ResidentRun) -> None:
+        """Wake a run at that time, if it is still there."""
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         """Say that a run is set aside, have it stored, and tell the observers once it is."""
@@ -183,6 +182,15 @@ class ResidentRun:
                 turns.message(look)
             else:  # it was read, and may be damaged
                 self.take_look(look)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether nothing is to be told it any more."""
+        return self.port.is_cut
+
+    def wake(self) -> None:
+        """Something is due."""
+        guarded(self.inbox.post, Notice.WAKE)
 
     @property
     def is_suspect(self) -> bool:
@@ -399,8 +407,7 @@ class ResidentRun:
         return await self.keeper.writer.ask_patiently(FindRun(run_id))
 
     def alarm(self, due_at: int) -> None:
-        # A weak reference: the alarm may be days away, and the run may leave before.
-        self.keeper.alarm(due_at, partial(_wake, weakref.ref(self)))
+        self.keeper.alarm(due_at, self)
 
     def look(self) -> None:
         self.inbox.post(Notice.MAILBOX)
@@ -486,12 +493,6 @@ class ResidentRun:
 def _had_begun(loaded: Loaded) -> bool:
     """Return whether the body has been begun before in a later generation, as far as can be told."""
     return bool(loaded.history or loaded.waits) or any(seq >= 0 for seq, _ in loaded.positions.values())
-
-
-def _wake(actor: weakref.ref[ResidentRun]) -> None:
-    resident = actor()
-    if resident is not None:
-        guarded(resident.inbox.post, Notice.WAKE)
 
 
 def ignore(outcome: Any) -> None:

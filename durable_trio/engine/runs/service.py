@@ -224,7 +224,7 @@ class Runs:
     def clock_was_set(self) -> None:
         """Have everybody look anew when what they wait for comes."""
         for actor in self._actors.values():
-            guarded(actor.inbox.post, Notice.WAKE)
+            actor.wake()
         self._run_is_due(None)
 
     def lingering(self) -> tuple[StepInHand, ...]:
@@ -394,8 +394,8 @@ class Runs:
             self.detach_now()
             raise
 
-    def alarm(self, due_at: int, callback: Callable[[], None]) -> None:
-        self._timers.call_at(due_at, callback)
+    def alarm(self, due_at: int, resident: ResidentRun) -> None:
+        self._timers.wake_at(due_at, resident)
 
     def rests(self, resident: ResidentRun) -> None:
         self.given_back_count += resident not in self._idle
@@ -421,7 +421,7 @@ class Runs:
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
             if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
-                self.alarm(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
+                self._timers.call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):
                 guarded(self._message_was_sent, outcome)

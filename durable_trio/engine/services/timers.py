@@ -1,16 +1,52 @@
-"""The timers service: one task that wakes up others at their due times."""
+"""The timers service: one task that wakes up others at their due times.
+
+Runs in memory ask for alarms that are hours or days away, and most of them have ended or left long before. Such alarms
+are dropped from time to time: whenever there are twice as many as were of use the last time.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import weakref
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn, Protocol
 
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.services.service import Service
+
+# So many alarms are not worth a look.
+_ALARMS_MIN: Final = 1024
+
+
+class Sleeper(Protocol):
+    """Who is woken by an alarm."""
+
+    @property
+    def has_left(self) -> bool:
+        """Whether no alarm means anything to it any more."""
+
+    def wake(self) -> None:
+        """Its time has come."""
+
+
+class _Alarm:
+    """Wakes a sleeper, if it is still there. It is not kept alive."""
+
+    def __init__(self, sleeper: Sleeper) -> None:
+        self._sleeper = weakref.ref(sleeper)
+
+    @property
+    def is_void(self) -> bool:
+        sleeper = self._sleeper()
+        return sleeper is None or sleeper.has_left
+
+    def __call__(self) -> None:
+        sleeper = self._sleeper()
+        if sleeper is not None and not sleeper.has_left:
+            sleeper.wake()
 
 
 class Timers(Service):
@@ -23,6 +59,7 @@ class Timers(Service):
     def __init__(self, clock: Clock, *, clock_was_set: Callable[[], None]) -> None:
         self._clock = clock
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap_max = _ALARMS_MIN
         self._order = itertools.count()
         self._changed = trio.Event()
         self._era = clock.era
@@ -36,6 +73,14 @@ class Timers(Service):
         heapq.heappush(self._heap, (due_at, next(self._order), callback))
         if self._heap[0][0] == due_at:
             self._changed.set()
+
+    def wake_at(self, due_at: int, sleeper: Sleeper) -> None:
+        """Have ``sleeper.wake`` called when ``Clock.now`` says ``due_at``, unless it has left by then."""
+        if len(self._heap) >= self._heap_max:
+            self._heap = [entry for entry in self._heap if not (isinstance(entry[2], _Alarm) and entry[2].is_void)]
+            heapq.heapify(self._heap)
+            self._heap_max = max(_ALARMS_MIN, 2 * len(self._heap))
+        self.call_at(due_at, _Alarm(sleeper))
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:

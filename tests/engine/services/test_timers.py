@@ -12,8 +12,10 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Retry, RunStatus, StepKind, workflow
+from durable_trio.engine.services import timers
+from durable_trio.rules import residency
 from durable_trio.testing import VirtualClock
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
 from tests.engine.waits import sleeper
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -190,6 +192,30 @@ async def test_thousands_of_sleepers_are_rows_and_each_due_one_wakes(autojump_cl
 
 
 # ---- restarts --------------------------------------------------------------------------------------------------------
+
+
+@workflow(ttl=86400)
+async def lives_for_a_day(ctx: Context) -> None:
+    await ctx.step("nothing", trio.lowlevel.checkpoint)
+
+
+@pytest.mark.parametrize("has_left", [True, False], ids=["left", "ended"])
+async def test_no_alarm_is_kept_for_runs_that_are_not_in_memory_any_more(
+    has_left: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they were: else a million sleepers would cost the memory of as many alarms."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", 1.0)  # as for users: such a run asks for an alarm, and leaves
+    monkeypatch.setattr(timers, "_ALARMS_MIN", 16)
+    async with serving(":memory:", sleeper, lives_for_a_day, clock=VirtualClock()) as engine:
+        last = await engine.start(sleeper, 3 * 86400.0)
+        for number in range(200):
+            if has_left:
+                await engine.start(sleeper, 86400.0 + number)
+                await trio.sleep(0.1)
+            else:
+                await engine.run(lives_for_a_day)
+        assert len(executor_of(engine).timers._heap) <= 2 * 16
+        assert await last.result() == "up"
 
 
 async def test_the_due_time_is_kept_over_three_restarts(file_path: str) -> None:
