@@ -122,6 +122,12 @@ class Lineage:
         if transaction.change_taken > self._change:
             self._change = transaction.change_taken
 
+    def committed_apart(self, change: int) -> None:
+        """Know what was committed one operation at a time, each with a change number; the last one is ``change``."""
+        if change:
+            self._row = _NO_ROW  # any of them may have removed it
+            self._change = max(self._change, change)
+
     def know(self, advance: Advance) -> bool:
         """Know the last row of an ``Advance`` that was committed; return whether it has one."""
         run, token = advance.fence.run, advance.fence.token

@@ -230,10 +230,13 @@ class SqliteStore(Store):
                     self._locks.release(executor)
             except sqlite3.IntegrityError:
                 transaction.roll_back()
-                outcomes = apply_apart(transaction, HANDLERS, batch)
-                lineage.leave_mark(transaction, batch, outcomes)
-            if not self.is_memory:
-                lineage.committed(transaction)
+                try:
+                    outcomes = apply_apart(transaction, HANDLERS, batch)
+                finally:
+                    lineage.committed_apart(transaction.change_committed)
+            else:
+                if not self.is_memory:
+                    lineage.committed(transaction)
         except sqlite3.Error as error:
             note_errno(error)
             with suppress(sqlite3.Error):

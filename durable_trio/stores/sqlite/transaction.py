@@ -62,7 +62,18 @@ class Transaction:
     All rows that a query finds must be fetched before the next statement: there is one cursor.
     """
 
-    __slots__ = ("_begun", "_living", "change_taken", "cursor", "ended", "execute", "locks", "registered", "removing")
+    __slots__ = (
+        "_begun",
+        "_living",
+        "change_committed",
+        "change_taken",
+        "cursor",
+        "ended",
+        "execute",
+        "locks",
+        "registered",
+        "removing",
+    )
 
     def __init__(
         self, connection: sqlite3.Connection, locks: ExecutorLocks, begun: Callable[[Transaction], None] | None = None
@@ -74,6 +85,7 @@ class Transaction:
         self.ended: list[int] = []  # executors declared dead; their locks are released once this is committed
         self.removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
         self.change_taken = 0  # 0: none
+        self.change_committed = 0  # by ``commit``
         self._begun = begun  # called by ``begin``
         self._living: set[int] = set()
 
@@ -110,6 +122,7 @@ class Transaction:
     def commit(self) -> None:
         """Commit, and let go of the locks of executors that have ended."""
         self.execute(COMMIT)
+        self.change_committed = self.change_taken or self.change_committed
         for executor in self.ended:
             self.locks.release(executor)
 

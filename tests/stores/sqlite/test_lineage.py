@@ -339,6 +339,43 @@ def test_a_copy_that_comes_while_a_batch_is_done_again_is_seen(
         one(store, DeleteRun(run_id="ended"))
 
 
+def keep_ended_run(store: SqliteStore) -> None:
+    """Have the commit of its removal refused: nobody looks so far beforehand."""
+    with closing(store.connect()) as connection, connection:
+        connection.execute("CREATE TABLE mine (run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE)")
+        connection.execute("CREATE TABLE parts (run REFERENCES mine (run) DEFERRABLE INITIALLY DEFERRED)")
+        connection.execute("INSERT INTO mine SELECT run FROM runs WHERE id = 'ended'")
+        connection.execute("INSERT INTO parts SELECT run FROM mine")
+
+
+REFUSED = DeleteRun(run_id="ended")
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_wait_that_was_over_in_a_batch_that_is_done_again_is_not_missed(
+    store: SqliteStore, other: SqliteStore, place: str
+) -> None:
+    fence = prepare(store)
+    keep_ended_run(store)
+    ACTS["an intent"](store, fence)
+    over = Advance(fence=fence, rows=(), cleared=(wait_row().key,), now=20)
+    store.apply([REFUSED, over] if place == "first" else [over, REFUSED])
+    start(other, "theirs")
+    start(store, "mine")
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_what_was_committed_in_a_batch_that_is_done_again_is_missed(store: SqliteStore, place: str) -> None:
+    fence = prepare(store)
+    keep_ended_run(store)
+    copy = back_up(store)
+    last = Advance(fence=fence, rows=(step(50, "s", 50),), now=20)
+    store.apply([REFUSED, last] if place == "first" else [last, REFUSED])
+    restore(store, copy)
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        start(store, "lost")
+
+
 @pytest.mark.parametrize("lost", ["a step", "a start"])
 @pytest.mark.parametrize("moves_log", ["by itself", "all of it"])
 def test_a_copy_so_large_that_sqlite_moves_the_log_is_left_as_it_is(
