@@ -129,8 +129,10 @@ def look_at(path: str) -> Look:
     try:
         connection.execute("PRAGMA writable_schema = ON")  # a file may be shorter than its first page says
         schema = connection.execute("PRAGMA schema_version").fetchone()[0]
-        marks = dict(connection.execute(_MARKS).fetchall())
+        # What a damaged row holds instead is no mark.
+        marks = {mark: number for mark, number in connection.execute(_MARKS).fetchall() if type(number) is int}
         nonce = (connection.execute(_NONCE).fetchone() or ("",))[0]
+        nonce = nonce if type(nonce) is str else ""
     except (sqlite3.Error, TypeError, UnicodeError):
         pass
     finally:

@@ -18,7 +18,15 @@ from typing import Any
 import attrs
 import pytest
 
-from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError, StoreFull, StoreInUse, StoreRewound
+from durable_trio.errors import (
+    NotADatabase,
+    SchemaTooNew,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreRewound,
+)
 from durable_trio.processes import boot_id
 from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import Advance, DeleteRun, Fence, RegisterExecutor
@@ -367,6 +375,22 @@ def test_a_store_without_its_identity_is_still_told_from_others(store: SqliteSto
     shutil.copyfile(tmp_path / "copy.db", store.path)
     with pytest.raises(StoreRewound, match="another store"):
         start(store, "lost")
+
+
+@pytest.mark.parametrize("value", ["'x'", "x'00'", "NULL", "1e300", "CAST(x'ff' AS TEXT)"])
+@pytest.mark.parametrize("table", ["runs", "executors"])
+def test_a_number_that_makes_no_sense_tells_nothing_of_the_file(store: SqliteStore, table: str, value: str) -> None:
+    """Whoever opens it names the damage; who has it open goes on as far as SQLite does."""
+    fence = fill(store, "x", 2)
+    store.wal_checkpoint("truncate")
+    with closing(store.connect()) as connection, connection:
+        connection.execute(f"UPDATE sqlite_sequence SET seq = {value} WHERE name = '{table}'")
+    store.wal_checkpoint("truncate")
+    add(store, fence, step(50, "s", 50))
+    store.wal_checkpoint("truncate")
+    store.close()
+    with pytest.raises(StoreCorrupt):
+        SqliteStore(store.path).open()
 
 
 def test_a_store_that_has_lost_its_identity_gets_a_new_one(tmp_path: Path) -> None:
