@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import sqlite3 as plain_sqlite3
-import subprocess
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -31,22 +28,18 @@ from durable_trio import (
     SchemaTooNew,
     StoreCorrupt,
     StoreError,
-    StoreFull,
     StoreReadOnly,
     open_engine,
     workflow,
 )
 from durable_trio.calls.step import FunctionCall
+from tests.engine.disks import mount, open_client, quick, unmount
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
+
 S = RunStatus
-
-
-@workflow
-async def quick(ctx: Context, value: int = 0) -> int:
-    return value
 
 
 @workflow
@@ -59,16 +52,13 @@ async def open_block(path: str) -> None:
         raise AssertionError("not reached")
 
 
-async def open_client(path: str) -> None:
-    async with Engine(path):
-        raise AssertionError("not reached")
-
-
 async def serve(path: str) -> None:
     await Engine(path, workflows=[quick]).serve()
 
 
 WAYS = pytest.mark.parametrize("way", [open_block, open_client, serve])
+
+
 Way = Callable[[str], Awaitable[None]]
 
 
@@ -210,19 +200,6 @@ async def test_a_path_may_be_a_path_object_and_relative(tmp_path: Path, monkeypa
 # ---- read-only -------------------------------------------------------------------------------------------------------
 
 
-def mount(*args: str) -> None:
-    """Call mount, or skip the test where that is not allowed."""
-    if shutil.which("mount") is None or os.geteuid() != 0:
-        pytest.skip("needs root and mount")
-    done = subprocess.run(["mount", *args], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"mount is not possible here: {done.stderr.strip()}")
-
-
-def unmount(folder: Path) -> None:
-    subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
-
-
 @pytest.fixture
 def read_only_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder with a store in it, on a file system that is mounted read-only."""
@@ -258,140 +235,6 @@ async def test_a_file_without_write_permission_is_named(way: Way, tmp_path: Path
     path.chmod(0o400)
     with pytest.raises(StoreReadOnly, match=r"app\.db"):
         await way(str(path))
-
-
-# ---- a full disk -----------------------------------------------------------------------------------------------------
-
-
-class SmallDisk:
-    """A file system of a megabyte, with a ballast that takes what is left."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "app.db")
-        self._ballast = folder / "ballast"
-
-    def fill(self) -> None:
-        """Take all the room that is left, to the last byte."""
-        with open(self._ballast, "ab", buffering=0) as file:
-            for size in (65536, 4096, 512, 1):
-                with contextlib.suppress(OSError):
-                    while file.write(b"x" * size) == size:
-                        pass
-
-    def make_room(self) -> None:
-        self._ballast.unlink(missing_ok=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder))
-    try:
-        yield SmallDisk(folder)
-    finally:
-        unmount(folder)
-
-
-async def test_on_a_full_disk_outcomes_are_kept_and_nothing_runs_twice_when_room_is_made(
-    small_disk: SmallDisk,
-) -> None:
-    calls: Counter[str] = Counter()
-
-    async def work(name: str) -> str:
-        calls[name] += 1
-        if name == "b":
-            small_disk.fill()
-        return name * 3000
-
-    @workflow
-    async def steps(ctx: Context) -> list[int]:
-        return [len(await ctx.step(name, work, name)) for name in "abcd"]
-
-    async with serving(small_disk.path, steps) as engine:
-        run = await engine.start(steps)
-        with trio.fail_after(PATIENCE_SECONDS):
-            while not calls["b"]:  # noqa: ASYNC110
-                await trio.sleep(0.005)
-            await trio.sleep(0.7)  # at least one more try
-            assert dict(calls) == {"a": 1, "b": 1}
-            assert [step.key for step in await run.steps()] == ["a#0"]
-            # Whoever calls is told, and not left waiting behind the outcome that has no room.
-            with pytest.raises(StoreFull, match="free some room"):
-                await engine.start(steps)
-            small_disk.make_room()
-            assert await run.result() == [3000] * 4
-        assert dict(calls) == dict.fromkeys("abcd", 1)
-        assert len((await engine.list_runs()).runs) == 1
-
-
-async def test_an_engine_ends_on_a_full_disk_and_its_runs_go_on_when_room_is_made(small_disk: SmallDisk) -> None:
-    calls: Counter[str] = Counter()
-
-    async def work(name: str) -> str:
-        calls[name] += 1
-        if name == "b" and calls["b"] == 1:
-            small_disk.fill()
-        return name * 3000
-
-    @workflow
-    async def steps(ctx: Context) -> list[int]:
-        return [len(await ctx.step(name, work, name)) for name in "abc"]
-
-    with trio.fail_after(PATIENCE_SECONDS):
-        async with serving(small_disk.path, steps, grace_seconds=0.1) as engine:
-            await engine.start(steps, id="r")
-            while not calls["b"]:  # noqa: ASYNC110
-                await trio.sleep(0.005)
-            await trio.sleep(0.05)
-    small_disk.make_room()
-    async with serving(small_disk.path, steps) as engine:
-        with trio.fail_after(PATIENCE_SECONDS):
-            assert await engine.get("r").result() == [3000] * 3
-    # The outcome of b had no room and was lost with the process: only its step may run again.
-    assert calls == {"a": 1, "b": 2, "c": 1}
-
-
-async def test_what_was_acknowledged_before_the_disk_was_full_is_there(small_disk: SmallDisk) -> None:
-    acknowledged: list[str] = []
-    async with Engine(small_disk.path) as client:
-        with pytest.raises(StoreFull):  # noqa: PT012  # whichever start it is
-            for number in range(2000):
-                run = await client.start("echo", "x" * 2000, id=f"r{number}")
-                acknowledged.append(run.id)
-        small_disk.make_room()
-        assert len(acknowledged) > 10
-    async with Engine(small_disk.path) as client:
-        ids: set[str] = set()
-        page = await client.list_runs(limit=1000)
-        ids.update(record.id for record in page.runs)
-        assert ids == set(acknowledged)
-
-
-async def test_a_full_disk_does_not_end_the_engine(small_disk: SmallDisk) -> None:
-    async with serving(small_disk.path, quick) as engine:
-        assert await engine.run(quick, 1) == 1
-        small_disk.fill()
-        failures = 0
-        with trio.fail_after(PATIENCE_SECONDS):
-            for number in range(5):
-                try:
-                    await engine.start(quick, number, tags={"pad": "x" * 20_000})
-                except StoreFull:
-                    failures += 1
-        assert failures
-        small_disk.make_room()
-        with trio.fail_after(PATIENCE_SECONDS):
-            assert await engine.run(quick, 2) == 2
-
-
-async def test_a_new_store_on_a_full_disk_is_an_error_that_says_so(small_disk: SmallDisk) -> None:
-    small_disk.fill()
-    with pytest.raises(StoreFull):
-        await open_client(small_disk.path)
-    small_disk.make_room()
-    async with Engine(small_disk.path) as client:
-        assert (await client.list_runs()).runs == ()
 
 
 # ---- payloads --------------------------------------------------------------------------------------------------------
