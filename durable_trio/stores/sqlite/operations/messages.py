@@ -207,7 +207,7 @@ def tell_parent(transaction: Transaction, run: int, now: int) -> None:
 
 def run_not_found(run_id: str) -> RunNotFound:
     """Return the error for an id that no run has."""
-    return RunNotFound(f"no run has the id {run_id!r}", run_id=run_id)
+    return RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
 
 
 def _add(
