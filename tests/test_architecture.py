@@ -122,6 +122,12 @@ def test_files_are_short_enough_to_read() -> None:
                     assert node.end_lineno - node.lineno < 70, f"{path}:{node.lineno} {node.name}"
 
 
+def test_test_files_have_one_subject_each() -> None:
+    """About 600 lines: one that is longer is several."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        assert path.read_text().count("\n") <= 640, path
+
+
 def _is_number(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
