@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 import attrs
+import trio
 
 from durable_trio.engine.client import Client
 from durable_trio.errors import RunConflict
@@ -18,6 +19,8 @@ from durable_trio.stores.questions import ListHistory
 __all__ = ["fork"]
 
 
+# Ctrl-C must not come between the commit and the look for the run, which nobody else would find.
+@trio.lowlevel.enable_ki_protection
 async def fork(client: Client, run_id: str, before: str, new_id: str | None) -> RunRow:
     """Start a new run with a part of another's history; see ``engine.fork``."""
     services = client.services_in_use()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from durable_trio.engine.client import Client
 from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
@@ -14,6 +16,8 @@ from durable_trio.stores.questions import ListHistory
 __all__ = ["resume"]
 
 
+# Ctrl-C must not come between the commit and the look for the run, which nobody else would find.
+@trio.lowlevel.enable_ki_protection
 async def resume(client: Client, run_id: str) -> RunRow:
     """Let a run go on; see ``engine.resume``."""
     services = client.services_in_use()

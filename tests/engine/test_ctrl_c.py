@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import Context, Engine, RunStatus, open_engine, workflow
+from durable_trio import Context, Engine, RunFailed, RunStatus, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.rules import residency
 from durable_trio.stores import threads
 from durable_trio.stores import writer as writer_module
-from durable_trio.stores.contract import ClaimRun, SendSignal, SignalWithStart, StartRun
+from durable_trio.stores.contract import ClaimRun, ForkRun, ResumeRun, SendSignal, SignalWithStart, StartRun
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.mailbox import Mailbox
 from tests.engine.harness import PATIENCE_SECONDS, wait_status
@@ -115,6 +115,12 @@ class MishapError(Exception):
 
 
 @workflow
+async def fails(ctx: Context) -> None:
+    await ctx.step("first", double, 1)
+    raise MishapError
+
+
+@workflow
 async def listens(ctx: Context) -> int:
     return await ctx.wait_signal("go", int)
 
@@ -178,6 +184,30 @@ async def enter_and_wait(engine: Engine) -> None:
         await trio.sleep_forever()
 
 
+async def resume_and_wait(engine: Engine) -> None:
+    await engine.resume("failed")
+    await trio.sleep_forever()
+
+
+async def fork_and_wait(engine: Engine) -> None:
+    await engine.fork("failed", before="first#0", id="failed again")
+    await trio.sleep_forever()
+
+
+async def fails_again(engine: Engine) -> bool:
+    return await has_failed(engine, "failed")
+
+
+async def fork_fails(engine: Engine) -> bool:
+    return await has_failed(engine, "failed again")
+
+
+async def has_failed(engine: Engine, run_id: str) -> bool:
+    with pytest.raises(RunFailed):
+        await engine.get(run_id).result()
+    return True
+
+
 async def ends(engine: Engine) -> bool:
     await engine.get("run").signal("go", 7)
     return bool(await engine.get("run").result() == 7)
@@ -195,9 +225,11 @@ async def can_be_entered(engine: Engine) -> bool:
         (signal_with_start_and_wait, SignalWithStart, ends),
         (enter_and_wait, StartRun, can_be_entered),
         (enter_and_wait, ClaimRun, can_be_entered),
+        (resume_and_wait, ResumeRun, fails_again),
+        (fork_and_wait, ForkRun, fork_fails),
     ],
 )
-def test_when_a_run_has_just_been_claimed(
+def test_when_a_run_has_just_been_stored_or_claimed(
     begin: Callable[[Engine], Awaitable[None]],
     operations: type,
     go_on: Callable[[Engine], Awaitable[bool]],
@@ -217,10 +249,12 @@ def test_when_a_run_has_just_been_claimed(
 
     async def program() -> None:
         with trio.fail_after(PATIENCE_SECONDS):
-            async with open_engine(file_path, workflows=[listens]) as engine:
+            async with open_engine(file_path, workflows=[listens, fails]) as engine:
                 with contextlib.suppress(MishapError):
                     async with engine.inline("script"):
                         raise MishapError
+                with pytest.raises(RunFailed):
+                    await engine.run(fails, id="failed")
                 monkeypatch.setattr(Writer, "write", write)
                 ctrl_c.arm()
                 with pytest.raises(KeyboardInterrupt):
