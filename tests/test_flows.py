@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import operator
 import os
 import re
 import sys
@@ -24,6 +26,7 @@ from durable_trio.testing import VirtualClock
 _ROOT: Final = os.path.dirname(os.path.abspath(durable_trio.__file__)) + os.sep
 _PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "architecture.md"
 _LINE: Final = re.compile(r"^\d+\. `([\w/]+\.py)` `([\w.]+)`", re.MULTILINE)
+_ROW: Final = re.compile(r"^\| [^|]+ \| `([\w/]+)\.py` \| `([\w.]+)` \|$", re.MULTILINE)
 
 
 def told(flow: str) -> list[str]:
@@ -117,3 +120,10 @@ async def test_a_crash_of_the_writer_goes_as_the_documentation_tells(
                 assert await run.result() == 1
     assert has_failed
     walk.assert_passes("A crash of the writer")
+
+
+def test_what_the_documentation_names_where_to_look_is_there() -> None:
+    rows = _ROW.findall(_PAGE.read_text())
+    assert len(rows) >= 15
+    for module, name in rows:
+        operator.attrgetter(name)(importlib.import_module(f"durable_trio.{module.replace('/', '.')}"))

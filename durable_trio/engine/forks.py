@@ -1,4 +1,7 @@
-"""Starting a run with a part of another's history. A long one goes piece by piece, so that others can write."""
+"""Starting a run with a part of another's history. A long one goes piece by piece, so that others can write.
+
+What is copied says the store (``ForkRun``); here is who asks for which piece.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Signals of the operating system: SIGTERM and SIGINT for ``serve``, and what those have raised that others take."""
+"""Signals of the operating system: SIGTERM and SIGINT for ``serve``, and what those have raised that others take.
+
+An engine that serves as the main task takes them, and drains. Where it does not, Ctrl-C is what it is for trio: it is
+raised in whatever code is running, for it is meant for the user's. Ours keeps it out (``enable_ki_protection``) where
+it would come between two lines that belong together; then it comes to the main task. What a run's own code raises to
+end the program stops the executor, and is counted against that run alone (``runs.service``).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The runs in memory that only wait, in the order in which they began to; ``rules.residency`` says when they leave."""
+"""The runs in memory that only wait, in the order in which they began to.
+
+``rules.residency`` says when one leaves, and ``ResidentRun.leave_if_idle`` is how.
+"""
 
 from __future__ import annotations
 
