@@ -94,6 +94,8 @@ async def main():
             for number in range(20):
                 found.append(await ctx.step("row", effect, number))
                 print(number, flush=True)
+                if number == int(sys.argv[3]):
+                    await trio.sleep_forever()
             found.append(sum(await ctx.map("batch", effect, range(100, 110))))
             await ctx.publish("found", found)
     print("done", flush=True)
@@ -103,9 +105,10 @@ trio.run(main)
 
 
 @asynccontextmanager
-async def _script(path: Path, store: Path, ledger: Path) -> AsyncIterator[trio.Process]:
+async def _script(path: Path, store: Path, ledger: Path, *, stops_at: int = -1) -> AsyncIterator[trio.Process]:
+    """Run the script; ``stops_at``: the row after which it waits, so that it does not end before it is killed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)}
-    command = [sys.executable, str(path), str(store), str(ledger)]
+    command = [sys.executable, str(path), str(store), str(ledger), str(stops_at)]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=environment)
     try:
         yield process
@@ -121,7 +124,7 @@ async def test_a_killed_script_started_again_goes_on_where_it_was(tmp_path: Path
     script.write_text(_SCRIPT)
     with trio.fail_after(PATIENCE_SECONDS):
         for last in (3, 11):
-            async with _script(script, store, ledger) as process:
+            async with _script(script, store, ledger, stops_at=last + 5) as process:
                 assert process.stdout is not None
                 text = b""
                 while f"{last}\n".encode() not in text:
