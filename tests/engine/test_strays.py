@@ -15,7 +15,7 @@ from durable_trio.engine.runs.actor import RunActor
 from durable_trio.errors import Detached
 from durable_trio.failures import is_cancelled, without_strays
 from durable_trio.rules import residency
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -318,3 +318,24 @@ async def test_a_task_that_a_body_starts_beside_its_own_concerns_no_other_run(
         assert "ValueError: mine" in record.problem.text
         await other.signal("go", 5)
         assert await other.result() == 1, "it has never left"
+
+
+@workflow
+async def cancels_what_is_around_it(ctx: Context) -> int:
+    begun.append(ctx.run_id)
+    nursery = trio.lowlevel.current_task().parent_nursery
+    assert nursery is not None
+    if begun.count(ctx.run_id) == 1:
+        nursery.cancel_scope.cancel()
+    await ctx.sleep(0.01)
+    return begun.count(ctx.run_id)
+
+
+async def test_a_body_that_cancels_the_tasks_of_all_runs_has_them_claimed_anew(store_path: str) -> None:
+    async with serving(store_path, listens, cancels_what_is_around_it) as engine:
+        other = await engine.start(listens)
+        await wait_status(other, RunStatus.SUSPENDED)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.run(cancels_what_is_around_it) == 2
+            await other.signal("go")
+            assert await other.result() == 2

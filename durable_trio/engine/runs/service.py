@@ -308,6 +308,8 @@ class Runs:
                     self._nursery = None
                     await self.detach_all()
                     nursery.cancel_scope.cancel()
+                if not stop.is_set():  # else no run would ever begin here again, and nobody would know
+                    raise RuntimeError("the code of a run has cancelled the tasks of all runs")
             finally:
                 self._nursery = None
                 self.detach_now()  # also the inline ones, whose tasks are not of this nursery
