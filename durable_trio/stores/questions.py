@@ -24,6 +24,7 @@ __all__ = [
     "Change",
     "CountBacklog",
     "CountRuns",
+    "FindEnded",
     "FindLastChange",
     "FindLastEntry",
     "FindMissing",
@@ -194,6 +195,13 @@ class ListNews(Question[tuple[Change, ...]]):
 @attrs.define
 class FindLastChange(Question[int]):
     """Answers the highest ``changed`` given out so far; 0 in an empty store."""
+
+
+@attrs.define
+class FindEnded(Question[tuple[str, ...]]):
+    """Answers those of some ids whose runs have ended. Cost grows with their number, not with what else has changed."""
+
+    run_ids: Sequence[str]
 
 
 @attrs.define

@@ -27,6 +27,7 @@ from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Sent
 from durable_trio.stores.questions import (
     Change,
+    FindEnded,
     FindLastChange,
     FindLastEntry,
     FindMissing,
@@ -331,6 +332,9 @@ class Feed(Service):
         if not self.is_wanted:
             self._has_skipped = True
             return False
+        if not self._subscriptions and len(self._waiters) <= _ROWS_MAX:
+            await self._pass_ends()
+            return False
         if self._has_skipped:
             await self._pass_over_skipped()
         changes = await writer.ask_patiently(ListNews(after=self._last_change, limit=_ROWS_MAX))
@@ -345,6 +349,16 @@ class Feed(Service):
         if changes:
             self._last_change = changes[-1].row.changed
         return len(changes) >= _ROWS_MAX
+
+    async def _pass_ends(self) -> None:
+        """Wake those who wait for runs that have ended, where nobody watches: what else has changed need not be read.
+
+        Others may start thousands meanwhile, and each row that is read keeps the reads of runs waiting.
+        """
+        self._has_skipped = True
+        for run_id in await self._writer.ask_patiently(FindEnded(list(self._waiters))):
+            for event in self._waiters.get(run_id, ()):
+                event.set()
 
     async def _pass_over_skipped(self) -> None:
         """Pass over commits that were not looked at, if they are many: then it is cheaper that all look by themselves.

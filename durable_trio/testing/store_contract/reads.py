@@ -11,6 +11,7 @@ from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Advance, DeleteRun, Finish, Store
 from durable_trio.stores.questions import (
     CountRuns,
+    FindEnded,
     FindLastChange,
     FindMissing,
     ListChanges,
@@ -148,6 +149,17 @@ class ReadContract(ContractKit):
         assert sorted(store.ask(FindMissing(strange))) == sorted(strange)
         one(store, DeleteRun(run_id="first"))
         assert store.ask(FindMissing(["first", "second"])) == ("first",)
+
+    def test_of_some_runs_those_that_have_ended_are_found(self, store: Store) -> None:
+        for number, status in enumerate((RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED)):
+            _, fence = owned(store, f"ended-{number}")
+            finish(store, fence, status)
+        start(store, "pending")
+        _, waiting = owned(store, "waiting")
+        suspend(store, waiting)
+        assert store.ask(FindEnded([])) == ()
+        asked = ["pending", "ended-2", "nobody", "ended-0", "waiting", *(text for text in STRANGE if text), "ended-1"]
+        assert sorted(store.ask(FindEnded(asked))) == ["ended-0", "ended-1", "ended-2"]
 
     def test_all_runs_changed_in_one_commit_have_one_number_and_are_never_cut_apart(self, store: Store) -> None:
         start(store, "before")

@@ -15,6 +15,7 @@ from durable_trio.engine.watching import watch
 from durable_trio.rows import RunRow
 from durable_trio.stores.questions import (
     Change,
+    FindEnded,
     FindLastChange,
     FindLastEntry,
     FindMissing,
@@ -81,6 +82,9 @@ class ManualStore:
                 return tuple(Change(row, {}) for row in found)
             case FindMissing():
                 return ()
+            case FindEnded():
+                found, self.changed = self.changed, ()
+                return tuple(row.id for row in (self.present, *found) if row.status.is_final)
             case FindLastChange():
                 return self.present.changed
             case FindLastEntry():

@@ -12,7 +12,7 @@ import trio
 from durable_trio import Engine, RunCancelled, RunNotFound, RunStatus
 from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import ListNews, ListSent, Question
+from durable_trio.stores.questions import FindEnded, ListNews, ListSent, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
@@ -163,6 +163,6 @@ async def test_messages_and_ends_of_other_processes_are_not_missed_when_the_feed
 
                 nursery.start_soon(wait)
                 await trio.sleep(3 * FEED_INTERVAL_SECONDS)
-                store.faults.add(ListNews)
+                store.faults.add(FindEnded)
                 await client.cancel(unknown.id)
     assert not store.faults

@@ -16,6 +16,7 @@ from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.contract import Store
 from durable_trio.stores.questions import (
     Change,
+    FindEnded,
     FindLastChange,
     FindMissing,
     FindRun,
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 S = RunStatus
 
 
-_COUNTED = (FindRun, ListRuns, ListChanges, ListNews, FindLastChange, ReadValues, FindMissing)
+_COUNTED = (FindEnded, FindRun, ListRuns, ListChanges, ListNews, FindLastChange, ReadValues, FindMissing)
 
 
 class CountingStore(WrappedStore):
@@ -168,6 +169,27 @@ async def test_a_first_watcher_does_not_read_again_what_nobody_has_watched(file_
         assert records[-1].status is S.COMPLETED
         assert len(results) == 1200
         assert store.row_count < 20
+
+
+async def test_who_only_waits_for_an_end_reads_nothing_of_what_others_start(file_path: str) -> None:
+    store = CountingStore(SqliteStore(file_path))
+    async with serving_on(store, waiter) as engine, Engine(file_path) as client:
+        run = await engine.start(waiter, 1)
+        ended = trio.Event()
+
+        async def wait() -> None:
+            assert await run.result() == [1]
+            ended.set()
+
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                for _ in range(200):
+                    await client.start("unknown")
+                await wait_until(lambda: store.reads["FindEnded"] > 0)
+                await client.send_signal(run.id, "go", 1)
+                await ended.wait()
+    assert store.row_count == 0
 
 
 async def test_a_change_is_offered_only_to_those_whom_it_may_concern(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
+from durable_trio.rules.run_life import UNFINISHED
 from durable_trio.stores.questions import (
     NOTHING_LOADED,
+    FindEnded,
     FindLastChange,
     FindMissing,
     FindRun,
@@ -37,8 +39,10 @@ from durable_trio.stores.sqlite.columns import (
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
+from durable_trio.stores.sqlite.statuses import is_none_of
 
 __all__ = [
+    "find_ended",
     "find_last_change",
     "find_missing",
     "find_run",
@@ -72,6 +76,10 @@ PUBLISHED_OF: Final = """
     SELECT run, key, value FROM published WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, key
 """
 LAST_CHANGE: Final = "SELECT changed FROM change_counter"
+ENDED: Final = f"""
+    SELECT json_group_array(value) FROM json_each(?) AS wanted
+    WHERE EXISTS (SELECT 1 FROM runs WHERE id = wanted.value AND {is_none_of(UNFINISHED)})
+"""
 MISSING: Final = """
     SELECT value FROM json_each(?) AS wanted WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = wanted.value)
 """
@@ -146,6 +154,12 @@ def list_owned(connection: sqlite3.Connection, question: ListOwned) -> tuple[Run
 def find_last_change(connection: sqlite3.Connection, question: FindLastChange) -> int:
     """Return the highest change number given out so far."""
     return int(connection.execute(LAST_CHANGE).fetchone()[0])
+
+
+def find_ended(connection: sqlite3.Connection, question: FindEnded) -> tuple[str, ...]:
+    """Return those of some ids whose runs have ended."""
+    (found,) = connection.execute(ENDED, (json.dumps(list(question.run_ids)),)).fetchone()
+    return tuple(json.loads(found))
 
 
 def find_missing(connection: sqlite3.Connection, question: FindMissing) -> tuple[str, ...]:

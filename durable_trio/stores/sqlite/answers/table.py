@@ -8,6 +8,7 @@ from typing import Any, Final
 from durable_trio.stores.questions import (
     CountBacklog,
     CountRuns,
+    FindEnded,
     FindLastChange,
     FindLastEntry,
     FindMissing,
@@ -33,6 +34,7 @@ from durable_trio.stores.sqlite.answers.executors import count_backlog, list_exe
 from durable_trio.stores.sqlite.answers.lists import count_runs, list_changes, list_news, list_runs
 from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.runs import (
+    find_ended,
     find_last_change,
     find_missing,
     find_run,
@@ -60,6 +62,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListRuns: list_runs,
     ListChanges: list_changes,
     ListNews: list_news,
+    FindEnded: find_ended,
     FindLastChange: find_last_change,
     FindMissing: find_missing,
     CountRuns: count_runs,
