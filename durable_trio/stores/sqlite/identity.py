@@ -8,10 +8,11 @@ nobody can set (``ctime``): a restore with ``cp -a`` sets the other one back.
 
 A copy that was written over the database (``cp backup app.db``) has the same inode. SQLite writes to the file itself
 only when it moves its log there, so the file seldom changes; when it has, it is read without the log (a *look*). It
-is another store's if its nonce differs. It is an earlier state if a number has gone back that only grows. It is a copy
-that VACUUM has made if its schema version is ahead of that with the log, or if its header says that it has no log. A
-copy that is none of this has, page by page, what the log changes, and does no harm. The look of whoever had the turn
-last stands in the turn file, where it tells the next opener whether the log beside a database is that database's: with
+is another store's if its nonce differs. It is an earlier state if a number has gone back that only grows, or if it
+lacks what this process knows (``lineage``) while the log has been moved whole. It is a copy that VACUUM has made if its
+schema version is ahead of that with the log, or if its header says that it has no log. A copy that is none of this has,
+page by page, what the log changes, and does no harm. The look of whoever had the turn last stands in the turn file: a
+look of others comes after it, and it tells the next opener whether the log beside a database is that database's. With
 it stands of what log the one beside was, so that a copy may come with a log of its own.
 
 A copy that SQLite itself has written over the database while it was open (``lineage``) is in the log as much as in the
@@ -28,6 +29,7 @@ import ctypes
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
@@ -109,8 +111,8 @@ class Look:
         return None
 
 
-def look_at(path: str) -> Look:
-    """Look at a database file without its log.
+def look_at(path: str, ask: Callable[[sqlite3.Connection], object] | None = None) -> Look:
+    """Look at a database file without its log; ``ask`` may ask it more.
 
     SQLite opens it: it knows which descriptors of a file it must not close, because that would drop this process's
     locks. Pages may be of different instants, if a move of the log was interrupted; then less is known.
@@ -133,6 +135,8 @@ def look_at(path: str) -> Look:
         marks = {mark: number for mark, number in connection.execute(_MARKS).fetchall() if type(number) is int}
         nonce = (connection.execute(_NONCE).fetchone() or ("",))[0]
         nonce = nonce if type(nonce) is str else ""
+        if ask is not None:
+            ask(connection)
     except (sqlite3.Error, TypeError, UnicodeError):
         pass
     finally:
@@ -309,8 +313,10 @@ class Files:
         if _inode(status) != self._inodes[self._path]:
             raise self._failed(f"{self._path!r} was replaced by another file while this process had it open")
         note = self.check_told()
-        look = note if note is not None and note.is_same_file(status) else self._look_again()
-        lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look)
+        look, lost = (note, None) if note is not None and note.is_same_file(status) else self._look_again()
+        lost = "an empty file" if status.st_size == 0 else look.what_was_lost(self._look) or lost
+        if lost is None and note is not None:
+            lost = look.what_was_lost(note)
         if lost is None and look is not note and look.schema > _schema_of(writer):
             lost = "a copy of it"
         if lost is not None and look.has_log and self.lineage.was_written_over():  # and has moved the log itself
@@ -368,14 +374,19 @@ class Files:
         """Close what was opened here; the connections come after."""
         self._log.close()
 
-    def _look_again(self) -> Look:
+    def _look_again(self) -> tuple[Look, str | None]:
+        """Look at the database, and for what is known of it, if all of that has to be there and not in the log."""
+        lost: list[str | None] = []
         try:
-            return look_at(self._path)
+            rest = self._log.find_rest()
+            look = look_at(self._path, lambda connection: lost.append(self.lineage.look_through(connection)))
+            is_at_rest = rest is not None and rest == self._log.find_rest()
         except (OSError, sqlite3.Error) as error:  # for want of descriptors, mostly: of those, others may let go
             raise StoreInUse(
                 f"{self._path!r} was changed, and could not be looked at before it is written to: check its "
                 f"permissions and free descriptors ({error})"
             ) from error
+        return look, lost[0] if lost and is_at_rest else None
 
     def _keep_note(self, look: Look) -> None:
         generation = read_generation(self._path)

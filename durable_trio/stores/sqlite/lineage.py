@@ -141,25 +141,40 @@ class Lineage:
             return False
         return True
 
-    def _find_known(self) -> tuple[Any, ...]:
+    def look_through(self, connection: sqlite3.Connection) -> str | None:
+        """Return words for what a database that is seen through some connection is, if what is known is not there.
+
+        Raises:
+            sqlite3.Error: it cannot be told.
+        """
+        return self._judge(self._find_known(connection))
+
+    def _find_known(self, connection: sqlite3.Connection) -> tuple[Any, ...]:
         sql, run, token, key, number, instant, change = self._row
         values = {"run": run, "token": token, "branch": key.branch, "name": key.name, "n": key.n, "number": number}
         values |= {"instant": instant, "changed": change, "executor": self._executor}
-        found: tuple[Any, ...] = self._writer.execute(sql, values).fetchone()
+        found: tuple[Any, ...] = connection.execute(sql, values).fetchone()
         return found
 
-    def _look(self) -> str | None:
-        try:
-            nonce, change, entry, lease, has_row = self._find_known()
-        except sqlite3.OperationalError as error:
-            if code_of(error) == ERROR and not is_undecodable(error):  # a table is not there, or another one
-                return "another database"
-            raise
+    def _judge(self, found: tuple[Any, ...]) -> str | None:
+        nonce, change, entry, lease, has_row = found
         if nonce and self._nonce and nonce != self._nonce:
             return "another store"
         numbers = ((change, self._change), (entry or 0, self._entry), (lease, self._lease))
         if not has_row or any(type(number) is int and number < known for number, known in numbers):
             return "an earlier state of it"
-        self._nonce = nonce or self._nonce  # a row that was removed in place: the store is still known by what it was
-        self._change, self._entry = (number if type(number) is int else 0 for number in (change, entry))
         return None
+
+    def _look(self) -> str | None:
+        try:
+            found = self._find_known(self._writer)
+        except sqlite3.OperationalError as error:
+            if code_of(error) == ERROR and not is_undecodable(error):  # a table is not there, or another one
+                return "another database"
+            raise
+        lost = self._judge(found)
+        if lost is None:
+            nonce, change, entry, *_ = found
+            self._nonce = nonce or self._nonce  # a row that was removed in place: it is still known by what it was
+            self._change, self._entry = (number if type(number) is int else 0 for number in (change, entry))
+        return lost

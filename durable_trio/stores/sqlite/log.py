@@ -23,6 +23,8 @@ __all__ = ["Generation", "Log", "find_descriptor", "log_is_spoilt", "read_genera
 # and the checksum of the last one.
 _INDEX: Final = struct.Struct("=12xBxHI4xII")
 _COPY_BYTES: Final = 48
+# Behind both copies: how many of these frames were moved into the database.
+_MOVED: Final = struct.Struct("=96xI")
 _SALTS: Final = slice(32, 40)
 _LOG_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24
 # Of the log's header: how often it was begun anew, and two numbers for each time. The first grows by one each time.
@@ -62,6 +64,16 @@ class Log:
                 break
         # A descriptor that was somebody else's may be that of another file by now.
         return _inode(os.fstat(self._index)) == _inode(os.stat(self._index_path))
+
+    def find_rest(self) -> bytes | None:
+        """Return by what the present state of the log is known if the database holds all of it; else ``None``."""
+        if self._index is None:
+            return None
+        header = os.pread(self._index, _MOVED.size, 0)
+        if len(header) < _MOVED.size or header[:_COPY_BYTES] != header[_COPY_BYTES : 2 * _COPY_BYTES]:
+            return None
+        is_filled_in, _, frame_count, *_ = _INDEX.unpack_from(header)
+        return header if is_filled_in and _MOVED.unpack(header)[0] == frame_count else None
 
     def close(self) -> None:
         """Close what was opened here."""

@@ -317,6 +317,7 @@ class SqliteStore(Store):
             with self._write_lock:
                 self._files.check_content(connection)
                 connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+                self._files.check_content(connection)  # so that others find a note of what the database holds now
         except sqlite3.Error as error:
             raise self._translate(error) from error
         finally:
