@@ -76,9 +76,9 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
             ContinueAsNew(fence=Fence(8, 1, 1), args="[]", now=1),
         ]
         outcomes.submit(writer, *operations)
-        await trio.sleep(0.05)
+        await wait_until(lambda: len(writer._held) == 5)  # each was tried
         outcomes.submit(writer, owner(4), Finish(fence=Fence(5, 1, 1), status=RunStatus.SUSPENDED, now=1))
-        await trio.sleep(0.05)
+        await wait_until(lambda: len(writer._held) == 7)
         assert outcomes.found == []
         disk.is_full = False
         await outcomes.wait(7)

@@ -9,7 +9,7 @@ import attrs
 from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
-from durable_trio.rules.run_life import FINAL, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
+from durable_trio.rules.run_life import FINAL, LIFE, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, SignalWithStart, Started
 from durable_trio.stores.sqlite.answers.mailbox import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, run_from, status_from
@@ -60,7 +60,7 @@ UNPARK: Final = """
 CANCEL_UNBEGUN: Final = f"""
     UPDATE runs SET status = {word_after(RunEvent.CANCEL_UNBEGUN)}, wake_at = NULL, waits_for = NULL, problem = NULL,
         fingerprint = NULL, error = ?, finished_at = ?, changed = ?
-    WHERE run = ?
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.CANCEL_UNBEGUN])}
 """
 HAS_DONE: Final = """
     SELECT EXISTS (SELECT 1 FROM history WHERE run = :run) OR EXISTS (SELECT 1 FROM waits WHERE run = :run)
