@@ -135,6 +135,11 @@ class Store(abc.ABC):
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (module docstring).
 
+        A batch that the database refuses as a whole is committed one operation at a time. If the store then meets an
+        error after the first of these commits, it returns the outcomes of what it has committed, fewer than there are
+        operations: the others have written nothing and are submitted again, in their order, and meet the error if it
+        lasts. Only an error of the whole store leaves that open.
+
         ``block=False``: return ``None`` at once, with nothing done, if another process has the write turn.
 
         Raises:

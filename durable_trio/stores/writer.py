@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-import attrs
 import trio
 
 from durable_trio.doors import blame, guarded
@@ -39,25 +38,8 @@ from durable_trio.limits import (
     WRITER_QUEUE_MAX,
 )
 from durable_trio.logger import Logger
-from durable_trio.stores.contract import (
-    Advance,
-    ContinueAsNew,
-    CopyHistory,
-    CutHistory,
-    Fence,
-    Finish,
-    ForkRun,
-    Operation,
-    Park,
-    Prune,
-    Release,
-    ResumeRun,
-    SignalWithStart,
-    StartRun,
-    Store,
-    Sweep,
-    Unpark,
-)
+from durable_trio.stores.contract import Advance, Fence, Store
+from durable_trio.stores.precedence import ALONE, NEVER_INLINE, OWNERS, STARTS, UPKEEP, Item, Tidy, UserTransaction
 from durable_trio.stores.questions import Question
 from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
 
@@ -71,31 +53,10 @@ _LOGGER = Logger("durable_trio.engine")
 _PROBES_MAX: Final = 8
 
 
-@attrs.frozen
-class _Transaction:
-    fence: Fence
-    fn: Callable[[Any], Advance]
-    seconds_max: float
-
-
-@attrs.frozen
-class _Tidy:
-    """Asks for a wal checkpoint."""
-
-
-_ALONE: Final = (_Transaction, _Tidy)
-_Item = Operation | _Transaction | _Tidy
 # Errors after which a process must not go on with the store, whoever meets them.
 _FINAL: Final = (StoreCorrupt, StoreRewound)
-_Entry = tuple[_Item, Callback]
+_Entry = tuple[Item, Callback]
 _OPERATION_OF: Final = operator.itemgetter(0)
-# Each takes its time, so a batch has one of them, and never the event loop.
-_UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
-_NEVER_INLINE: Final = (*_UPKEEP, ContinueAsNew)
-# What stands behind all else.
-_STARTS: Final = (StartRun, SignalWithStart, *_UPKEEP)
-# What a run's owner writes of it.
-_OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, _Transaction)
 
 
 class Writer:
@@ -137,15 +98,15 @@ class Writer:
     # ---- for tasks ---------------------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
-    def submit(self, operation: _Item, callback: Callback) -> None:
+    def submit(self, operation: Item, callback: Callback) -> None:
         """Queue an operation. The callback gets its outcome on the event loop, an error as a value.
 
         What it raises is told to its own ``failed``, if it has that; nobody else learns of it.
         """
-        queued = self._starts if isinstance(operation, _STARTS) else self._waiting
+        queued = self._starts if isinstance(operation, STARTS) else self._waiting
         if self.failure is not None or not self._is_running:
             refusal = _unusable(self.failure)
-        elif len(queued) >= WRITER_QUEUE_MAX and not isinstance(operation, _OWNERS):
+        elif len(queued) >= WRITER_QUEUE_MAX and not isinstance(operation, OWNERS):
             refusal = StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
         else:
             queued.append((operation, callback))
@@ -160,12 +121,12 @@ class Writer:
         self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float, callback: Callback
     ) -> None:
         """Queue a transaction of the user's; it is committed alone."""
-        self.submit(_Transaction(fence, fn, seconds_max), callback)
+        self.submit(UserTransaction(fence, fn, seconds_max), callback)
 
     # Ctrl-C must not come between handing something over and waiting for it: the answer would then reschedule a task
     # that is gone, which trio does not survive. It comes to the main task instead, as soon as that waits.
     @trio.lowlevel.enable_ki_protection
-    async def write(self, operation: _Item) -> Any:
+    async def write(self, operation: Item) -> Any:
         """Commit an operation and return its outcome.
 
         *Cancellation:* a cancel point before it is submitted; then the wait for the commit is not abandoned.
@@ -221,7 +182,7 @@ class Writer:
     @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
         """Have the store move its log into the database, by the writer thread and in its turn."""
-        await self.write(_Tidy())
+        await self.write(Tidy())
 
     def set_at_commit(self, event: trio.Event | None) -> None:
         """Set this event, in place of another, after the next commit: once all who have something in it were told."""
@@ -327,7 +288,7 @@ class Writer:
         self._try_again()
         while (self._waiting or self._starts) and not self._is_blocked and len(self._held) < _PROBES_MAX:
             await self._commit()
-        left = {item.fence.run for item, _ in self._all_waiting() if isinstance(item, _OWNERS)}
+        left = {item.fence.run for item, _ in self._all_waiting() if isinstance(item, OWNERS)}
         if left:
             _LOGGER.warning(
                 "%d runs leave this process with something that could not be stored; they go on from their last stored "
@@ -362,17 +323,19 @@ class Writer:
                     items += [queued.popleft() for _ in range(count)]
                 self._keep_while_held(items, error)
                 return
-            if len(outcomes) != len(items):
+            if not 0 < len(outcomes) <= len(items):
                 raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
         except BaseException as error:
             self._fail(error)
             for _, callback in items:
                 guarded(callback, _unusable(error))
             raise
+        if len(outcomes) < len(items):  # the rest was not committed: it goes first, before what came later
+            self._waiting.extendleft(reversed(items[len(outcomes) :]))
         self.is_full = False
         self.commit_count += 1
-        self.operation_count += len(items)
-        for (_, callback), outcome in zip(items, outcomes, strict=True):
+        self.operation_count += len(outcomes)
+        for (_, callback), outcome in zip(items, outcomes, strict=False):
             try:  # as ``guarded`` does, for each commit passes here
                 callback(outcome)
             except BaseException as error:
@@ -386,18 +349,18 @@ class Writer:
         waiting, starts = self._waiting, self._starts
         tries_alone = self._alone_count > 0
         count_max = 1 if tries_alone else BATCH_OPERATIONS_MAX
-        gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], _ALONE)
+        gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], ALONE)
         while waiting and len(items) < count_max and not gives_way:
             operation = waiting[0][0]
-            if items and isinstance(operation, _ALONE):
+            if items and isinstance(operation, ALONE):
                 break
             entry = waiting.popleft()
             self._alone_count = max(0, self._alone_count - 1)
-            if self._held and isinstance(operation, _OWNERS) and operation.fence.run in self._held:
+            if self._held and isinstance(operation, OWNERS) and operation.fence.run in self._held:
                 self._held[operation.fence.run].append(entry)
                 continue
             items.append(entry)
-            if isinstance(operation, _ALONE):
+            if isinstance(operation, ALONE):
                 self._is_turn_of_starts = True
                 return
         if not tries_alone:
@@ -408,7 +371,7 @@ class Writer:
     def _take_starts(self, items: list[_Entry]) -> None:
         starts, count_max, has_upkeep = self._starts, len(items) + BATCH_STARTS_MAX, False
         while starts and len(items) < count_max:
-            is_upkeep = isinstance(starts[0][0], _UPKEEP)
+            is_upkeep = isinstance(starts[0][0], UPKEEP)
             if is_upkeep and has_upkeep:
                 break
             has_upkeep = has_upkeep or is_upkeep
@@ -417,9 +380,9 @@ class Writer:
     async def _apply(self, items: list[_Entry]) -> list[Any]:
         store = self.store
         first = items[0][0]
-        if isinstance(first, _Tidy):
+        if isinstance(first, Tidy):
             return [await self._write_thread.call(store.wal_checkpoint)]
-        if isinstance(first, _Transaction):
+        if isinstance(first, UserTransaction):
             transact = functools.partial(self._transact, first)
             if not store.may_block:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -427,7 +390,7 @@ class Writer:
             return [await self._write_thread.call(transact)]
         batch: list[Any] = list(map(_OPERATION_OF, items))
         if not store.may_block or (
-            len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, _NEVER_INLINE)
+            len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, NEVER_INLINE)
         ):
             if not self._has_let_others_go:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -445,7 +408,7 @@ class Writer:
         self._measure(began, len(batch))
         return outcomes
 
-    def _transact(self, transaction: _Transaction) -> Any:
+    def _transact(self, transaction: UserTransaction) -> Any:
         try:
             return self.store.transact(transaction.fence, transaction.fn, seconds_max=transaction.seconds_max)
         except OwnershipLost as error:
@@ -471,7 +434,7 @@ class Writer:
             self._alone_count = len(items)
             return
         for operation, callback in items:
-            if isinstance(operation, _OWNERS):
+            if isinstance(operation, OWNERS):
                 self._held[operation.fence.run] = [(operation, callback)]
                 self._kept(error)
             else:
@@ -482,13 +445,13 @@ class Writer:
 
         So are those that have waited behind this attempt: each caller waits for one.
         """
-        kept = [entry for entry in waited if isinstance(entry[0], _OWNERS)]
+        kept = [entry for entry in waited if isinstance(entry[0], OWNERS)]
         self._waiting.extendleft(reversed(kept))
         self._is_blocked = bool(kept)
         if kept:
             self._kept(error)
         for operation, callback in waited:
-            if not isinstance(operation, _OWNERS):
+            if not isinstance(operation, OWNERS):
                 guarded(callback, error)
 
     def _kept(self, error: StoreError) -> None:

@@ -213,11 +213,16 @@ class ProbedStore(WrappedStore):
 
 
 def _without_effect(batch: Sequence[Operation], outcomes: Sequence[Any]) -> frozenset[str]:
-    """Return the kinds of operations that were refused or found nothing to do, and that no other one has brought in."""
+    """Return the kinds of operations that were refused or found nothing to do, and that no other one has brought in.
+
+    So are those that the store has yet to commit, which have no outcome.
+    """
     idle: set[str] = set()
     real: set[str] = set()
-    for operation, outcome in zip(batch, outcomes, strict=True):
+    for operation, outcome in zip(batch, outcomes, strict=False):
         found_nothing = isinstance(operation, ClaimDue) and outcome == ()
         is_refused = isinstance(outcome, BaseException) or outcome is False
         (idle if found_nothing or is_refused else real).update(kinds_of(operation))
+    for operation in batch[len(outcomes) :]:
+        idle.update(kinds_of(operation))
     return frozenset(idle - real)

@@ -11,12 +11,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from durable_trio import RunStatus
-from durable_trio.errors import StoreFull, StoreInUse
+from durable_trio.errors import StoreError, StoreFull, StoreInUse
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
 from durable_trio.stores.questions import CountRuns, FindLastChange, Question
+from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
-from tests.stores.scripted import Outcomes, ScriptedStore, caller, echo, owner, running
+from tests.stores.scripted import Outcomes, ScriptedStore, caller, echo, owner, running, writer_of
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -305,6 +306,34 @@ async def test_a_writer_ends_while_somebody_else_holds_the_file_and_says_what_it
     assert all(isinstance(outcome, Exception) for _, outcome in outcomes.found)
     assert "2 runs leave" in caplog.text
     assert "process 7 has it" in caplog.text
+
+
+# ---- a batch of which the store commits only the first ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("may_block", [False, True])
+async def test_what_the_store_has_not_committed_is_submitted_again_before_what_came_later(may_block: bool) -> None:
+    store = ScriptedStore(lambda batch: echo(batch[:2]), may_block=may_block)
+    async with running(store) as writer:
+        outcomes = Outcomes()
+        outcomes.submit(writer, owner(1), start_operation("a"), owner(2), caller("b"), start_operation("c"))
+        for name in "defg":
+            assert await writer.write(caller(name)) == name
+    # The first takes one that was submitted in the same pass along.
+    assert store.batches[:3] == [["1", "2", "b", "d", "a", "c"], ["b", "d", "a", "c"], ["a", "c"]]
+    assert outcomes.names == ["1", "2", "b", "a", "c"]
+    assert writer.operation_count == 9
+
+
+@pytest.mark.parametrize("count", [0, 3])
+async def test_a_store_that_gives_no_outcome_or_too_many_has_failed(count: int) -> None:
+    outcomes = Outcomes()
+    writer = writer_of(ScriptedStore(lambda batch: ["x"] * count))
+    with pytest.RaisesGroup(StoreError):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(writer.run)
+            outcomes.submit(writer, owner(1), caller("a"))
+    assert [type(outcome) for _, outcome in outcomes.found] == [StoreError] * 2
 
 
 async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: pytest.MonkeyPatch) -> None:

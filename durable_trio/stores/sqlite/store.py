@@ -213,6 +213,7 @@ class SqliteStore(Store):
         lineage = self._lineage
         transaction = Transaction(connection, self._locks, self._begun)
         step, began = "begin", time.monotonic()
+        apart: list[Any] = []  # outcomes that were committed one by one
         try:
             if not self.is_memory:
                 self._files.check_content(connection)
@@ -230,8 +231,9 @@ class SqliteStore(Store):
                     self._locks.release(executor)
             except sqlite3.IntegrityError:
                 transaction.roll_back()
+                outcomes = apart
                 try:
-                    outcomes = apply_apart(transaction, HANDLERS, batch)
+                    apply_apart(transaction, HANDLERS, batch, apart)
                 finally:
                     lineage.committed_apart(transaction.change_committed)
             else:
@@ -241,13 +243,16 @@ class SqliteStore(Store):
             note_errno(error)
             with suppress(sqlite3.Error):
                 transaction.roll_back()
-            if is_undecodable(error):
-                raise
-            if step == "begin" and not block and code_of(error) == BUSY:
-                return None
             if code_of(error) == BUSY:
+                if not block and not apart:
+                    return None
                 self._turn.patience.spend(began)
-            raise self._translate(error, committing=step == "commit") from error
+            failure = None if is_undecodable(error) else self._translate(error, committing=step == "commit")
+            if apart:  # these must be told; the others meet the error when they are submitted again
+                return apart
+            if failure is None:
+                raise
+            raise failure from error
         except BaseException:
             transaction.roll_back()
             raise

@@ -125,6 +125,9 @@ class Transaction:
         self.change_committed = self.change_taken or self.change_committed
         for executor in self.ended:
             self.locks.release(executor)
+        # Another one may begin: what that rolls back is not this.
+        self.registered.clear()
+        self.ended.clear()
 
     def roll_back(self) -> None:
         """Undo everything. SQLite has done so itself after some errors, such as a full disk."""

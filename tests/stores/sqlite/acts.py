@@ -108,3 +108,15 @@ def prepare(store: SqliteStore) -> Fence:
     add(store, fence, *(step(seq, "s", seq) for seq in range(3)))
     one(store, Advance(fence=fence, rows=(step(3, "s", 3),), status=RunStatus.SUSPENDED, wake_at=500, now=20))
     return fence
+
+
+def keep_ended_run(store: SqliteStore) -> None:
+    """Have the commit of its removal refused, and of all that is in one batch with it: nobody looks so far before."""
+    with closing(store.connect()) as connection, connection:
+        connection.execute("CREATE TABLE mine (run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE)")
+        connection.execute("CREATE TABLE parts (run REFERENCES mine (run) DEFERRABLE INITIALLY DEFERRED)")
+        connection.execute("INSERT INTO mine SELECT run FROM runs WHERE id = 'ended'")
+        connection.execute("INSERT INTO parts SELECT run FROM mine")
+
+
+REFUSED = DeleteRun(run_id="ended")

@@ -41,7 +41,18 @@ from durable_trio.testing.store_contract.kit import (
     start,
     step,
 )
-from tests.stores.sqlite.acts import ACTS, LOOKS, back_up, content, prepare, restore, transact, wait_row
+from tests.stores.sqlite.acts import (
+    ACTS,
+    LOOKS,
+    REFUSED,
+    back_up,
+    content,
+    keep_ended_run,
+    prepare,
+    restore,
+    transact,
+    wait_row,
+)
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -257,18 +268,6 @@ def test_a_copy_that_comes_while_a_batch_is_done_again_is_seen(
     monkeypatch.setitem(SqliteStore.apply.__globals__, "apply_apart", restore_before)
     with pytest.raises(StoreRewound, match="an earlier state"):
         one(store, DeleteRun(run_id="ended"))
-
-
-def keep_ended_run(store: SqliteStore) -> None:
-    """Have the commit of its removal refused: nobody looks so far beforehand."""
-    with closing(store.connect()) as connection, connection:
-        connection.execute("CREATE TABLE mine (run INTEGER PRIMARY KEY REFERENCES runs (run) ON DELETE CASCADE)")
-        connection.execute("CREATE TABLE parts (run REFERENCES mine (run) DEFERRABLE INITIALLY DEFERRED)")
-        connection.execute("INSERT INTO mine SELECT run FROM runs WHERE id = 'ended'")
-        connection.execute("INSERT INTO parts SELECT run FROM mine")
-
-
-REFUSED = DeleteRun(run_id="ended")
 
 
 @pytest.mark.parametrize("place", ["first", "last"])

@@ -180,12 +180,17 @@ def apply_apart(
     transaction: Transaction,
     handlers: Mapping[type, Handler],
     batch: Sequence[Operation],
-) -> list[Any]:
+    outcomes: list[Any],
+) -> None:
     """Apply the operations of a batch that could not be committed, each in a transaction of its own.
 
     Only a foreign key of the user's has a commit refused: one that is deferred, to something that an operation removes.
+
+    Args:
+        outcomes: gets the outcome of each operation once it is committed, so that an error leaves those before it.
     """
-    return [_apply_alone(transaction, handlers, operation) for operation in batch]
+    for operation in batch:
+        outcomes.append(_apply_alone(transaction, handlers, operation))
 
 
 def _apply_alone(transaction: Transaction, handlers: Mapping[type, Handler], operation: Operation) -> Any:

@@ -1,0 +1,60 @@
+"""What the writer tells apart in what is submitted: what is committed alone, what stands behind, what is never lost.
+
+A table of kinds; what comes of it is decided in ``stores.writer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from durable_trio.stores.contract import (
+    Advance,
+    ContinueAsNew,
+    CopyHistory,
+    CutHistory,
+    Fence,
+    Finish,
+    ForkRun,
+    Operation,
+    Park,
+    Prune,
+    Release,
+    ResumeRun,
+    SignalWithStart,
+    StartRun,
+    Sweep,
+    Unpark,
+)
+
+__all__ = ["ALONE", "NEVER_INLINE", "OWNERS", "STARTS", "UPKEEP", "Item", "Tidy", "UserTransaction"]
+
+
+@attrs.frozen
+class UserTransaction:
+    """Asks for a transaction of the user's (see ``Store.transact``)."""
+
+    fence: Fence
+    fn: Callable[[Any], Advance]
+    seconds_max: float
+
+
+@attrs.frozen
+class Tidy:
+    """Asks for a wal checkpoint."""
+
+
+Item = Operation | UserTransaction | Tidy
+
+#: No other operation is committed with them.
+ALONE: Final = (UserTransaction, Tidy)
+#: Each takes its time, so a batch has one of them, and never the event loop.
+UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
+#: Never applied on the event loop.
+NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
+#: What stands behind all else.
+STARTS: Final = (StartRun, SignalWithStart, *UPKEEP)
+#: What a run's owner writes of it: the outcome has happened, and must not be lost.
+OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, UserTransaction)
