@@ -68,6 +68,11 @@ CLAIM_RUNS_MAX: Final = 64
 INBOX_CAPACITY: Final = 64
 # Characters of a traceback that are stored: the last frames tell the most.
 TRACEBACK_CHARACTERS_MAX: Final = 16_000
+# Of the attempts of a step that have failed, the first and the last ones are kept, with so much of what each says: what
+# it began with, and what it came to, in a few kilobytes however often it is tried.
+EARLIER_ERRORS_FIRST: Final = 2
+EARLIER_ERRORS_LAST: Final = 6
+EARLIER_ERROR_CHARACTERS_MAX: Final = 500
 # Unread signals of one run: far more than one that keeps up ever has, and some megabytes. Who sends more than a run
 # takes is told, instead of the file growing for as long as the run does not look.
 UNREAD_SIGNALS_MAX: Final = 10_000

@@ -43,6 +43,7 @@ from durable_trio.errors import (
 )
 from durable_trio.policies import Retry
 from durable_trio.records import (
+    EarlierError,
     EngineStatus,
     FailureRecord,
     Page,
@@ -73,6 +74,7 @@ __all__ = [
     "Detached",
     "DurableError",
     "DurableNursery",
+    "EarlierError",
     "Engine",
     "EngineStatus",
     "Event",

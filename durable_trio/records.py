@@ -15,6 +15,7 @@ import attrs
 from supervisors import TreeNode
 
 __all__ = [
+    "EarlierError",
     "EngineStatus",
     "FailureRecord",
     "Page",
@@ -88,6 +89,20 @@ class FailureRecord:
 
 
 @attrs.frozen(kw_only=True)
+class EarlierError:
+    """How one attempt of a step has failed: the qualified type and the text of its error, both cut where they are long.
+
+    ``line`` is the innermost line of your code that it came through, as ``file:line in function``, if there is any.
+    """
+
+    attempt: int
+    type: str
+    message: str
+    failed_at: datetime
+    line: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class Problem:
     """Why a run is parked: ``kind`` is one word, ``text`` is for people, ``fingerprint`` is that of the code."""
 
@@ -136,6 +151,7 @@ class RunRecord:
 class StepRecord:
     """One row of a run's history. ``result`` is the stored JSON value, ``error`` how it failed.
 
+    ``earlier_errors`` tells how the attempts before the last one have failed: of many the first two and the last six.
     ``problem`` says what of it cannot be read, if the file is damaged; that is ``None``, or ``unreadable``.
     """
 
@@ -148,6 +164,7 @@ class StepRecord:
     started_at: datetime
     finished_at: datetime
     problem: str | None = None
+    earlier_errors: tuple[EarlierError, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -155,8 +172,8 @@ class WaitRecord:
     """A durable call that is open: what it has stored so far.
 
     ``kind`` is "sleep", "signal", "retry" (a step before its next attempt) or "intent" (a step with ``at_most_once``
-    that has begun). Other open calls, a step that runs or a wait for a child, have stored nothing yet. ``problem`` is
-    as in ``StepRecord``.
+    that has begun). Other open calls, a step that runs or a wait for a child, have stored nothing yet. ``error`` is how
+    the last attempt has failed; ``earlier_errors`` and ``problem`` are as in ``StepRecord``.
     """
 
     key: str
@@ -166,6 +183,7 @@ class WaitRecord:
     error: FailureRecord | None
     started_at: datetime
     problem: str | None = None
+    earlier_errors: tuple[EarlierError, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -94,6 +94,7 @@ class HistoryRow:
     compensates: bool = False  # a compensation was registered with it
     started_at: int
     finished_at: int
+    earlier: str | None = None  # JSON: how earlier attempts have failed
     damage: str | None = None
 
 
@@ -107,6 +108,7 @@ class WaitRow:
     attempt: int = 0
     error: str | None = None  # of the last attempt
     started_at: int
+    earlier: str | None = None  # JSON: how all attempts so far have failed
     damage: str | None = None
 
 

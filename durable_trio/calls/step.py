@@ -33,7 +33,7 @@ from durable_trio.calls.step_options import (
 )
 from durable_trio.clock import due_after
 from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeout
-from durable_trio.failures import carried, close_left_open, is_cancelled, without_strays
+from durable_trio.failures import carried, close_left_open, is_cancelled, remember, without_strays
 from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import StepKind, StepStatus
@@ -48,6 +48,8 @@ class FunctionCall(Call):
 
     begins_when_due = True
     _attempt = 0
+    #: How the attempts so far have failed, as it is stored.
+    _earlier: str | None = None
     _scope: trio.CancelScope | None = None
     #: What the timeout of the present attempt ends.
     _limits: list[trio.CancelScope]
@@ -121,6 +123,7 @@ class FunctionCall(Call):
             )
         else:
             self._attempt = wait.attempt
+            self._earlier = wait.earlier
             self.state.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
 
     def fire(self, now: int) -> None:
@@ -275,6 +278,7 @@ class FunctionCall(Call):
             attempt=max(1, self._attempt),
             result=encoded.text,
             compensates=self._options.compensates,
+            earlier=self._earlier,
         )
 
     def _fail(self, error: Exception) -> None:
@@ -289,6 +293,7 @@ class FunctionCall(Call):
         if clock.due(now, stamped_at=self.started_at) != clock.due(now):
             self.started_at = now  # the wall clock was set meanwhile, and the wait is of after that
         text, _ = self._body.failures.encode(error, where=self._where())
+        self._earlier = remember(self._earlier, error, attempt=self._attempt, at=now)
         wait = WaitRow(
             key=self.key,
             kind="retry",
@@ -296,6 +301,7 @@ class FunctionCall(Call):
             attempt=self._attempt,
             error=text,
             started_at=self.started_at,
+            earlier=self._earlier,
         )
         self.state.agenda.waits[self.key] = wait
         fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
@@ -319,6 +325,7 @@ class FunctionCall(Call):
             attempt=max(1, self._attempt),
             error=text,
             compensates=compensates,
+            earlier=self._earlier,
         )
 
     def _where(self) -> str:

@@ -64,6 +64,7 @@ class TransactionCall(FunctionCall):
                 compensates=self._options.compensates,
                 started_at=self.started_at,
                 finished_at=now,
+                earlier=self._earlier,
             )
             return Advance(
                 fence=self.state.port.fence,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
 from typing import Final
 
 import attrs
@@ -16,7 +17,7 @@ from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, status_word
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
-from durable_trio.records import WaitRecord
+from durable_trio.records import FailureRecord, WaitRecord
 from durable_trio.views.run import RunView
 from durable_trio.views.timeline import Entry, Nature, Row, Timeline, timeline_of
 
@@ -26,6 +27,8 @@ _INDENT: Final = "  "
 _DURATION_WIDTH: Final = 9
 _BAR_MIN: Final = 12
 _LABEL_MIN: Final = 14
+# Errors of earlier attempts that are told below a step.
+_EARLIER_MAX: Final = 3
 # What a run spans at least, so that there is a scale.
 _SECONDS_MIN: Final = 1e-6
 
@@ -79,6 +82,7 @@ def _color(entry: Entry) -> str:
 
 def _below(entry: Entry, now: datetime, *, has_results: bool) -> Iterator[tuple[str, str]]:
     """Yield what stands below an entry: text and colour."""
+    yield from _earlier(entry, now)
     if entry.error is not None:
         yield failure_text(entry.error), "red"
     if entry.child_id is not None:
@@ -89,6 +93,26 @@ def _below(entry: Entry, now: datetime, *, has_results: bool) -> Iterator[tuple[
             yield text, "yellow"
     elif has_results and entry.error is None and entry.result is not None:
         yield f"= {compact(entry.result)}", ""
+
+
+def _earlier(entry: Entry, now: datetime) -> Iterator[tuple[str, str]]:
+    """Yield how earlier attempts have failed: those in a row with the same error as one, the first and the last."""
+    groups = [list(group) for _, group in groupby(entry.earlier_errors, key=lambda each: (each.type, each.message))]
+    left_out = len(groups) - _EARLIER_MAX
+    shown = groups if left_out <= 0 else groups[:1] + groups[1 - _EARLIER_MAX :]
+    for number, group in enumerate(shown):
+        if number == 1 and left_out > 0:
+            yield "…", "yellow"
+        first, last = group[0], group[-1]
+        which = f"attempt {first.attempt}" if first is last else f"attempts {first.attempt} to {last.attempt}"
+        error = failure_text(FailureRecord(type=last.type, message=last.message))
+        line = f" ({visible(_short_line(last.line))})" if last.line else ""
+        yield f"{which}, {instant_text(last.failed_at, now)}: {error}{line}", "yellow"
+
+
+def _short_line(line: str) -> str:
+    """Return a line of code by the name of its file alone: on a screen the folder would take all the room."""
+    return line.rpartition("/")[2]
 
 
 def _wait_text(wait: WaitRecord, now: datetime) -> str:

@@ -12,7 +12,7 @@ import attrs
 from durable_trio.clock import INSTANT_MAX, to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
-from durable_trio.failures import CannotRebuild, Failures, describe
+from durable_trio.failures import CannotRebuild, Failures, describe, earlier_errors
 from durable_trio.looks import class_name, members_of, said
 from durable_trio.records import FailureRecord, Problem, RunRecord, StepRecord, UnreadRecord, WaitRecord
 from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
@@ -107,6 +107,7 @@ def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
     reader = Reader(row.damage)
     key = str(row.key)
     place = f"history, the row with key {key!r}"
+    earlier = reader.read(f"{place}, earlier", row.earlier, earlier_errors, ())
     return StepRecord(
         key=key,
         kind=row.kind,
@@ -117,6 +118,7 @@ def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
         # The wall clock may have been set back meanwhile.
         started_at=_datetime(min(row.started_at, row.finished_at)),
         finished_at=_datetime(row.finished_at),
+        earlier_errors=earlier,
         problem=reader.problem,
     )
 
@@ -124,13 +126,17 @@ def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
 def wait_record(row: WaitRow) -> WaitRecord:
     """Return what an open durable call has stored as users see it."""
     reader = Reader(row.damage)
+    place = f"waits, the row with key {str(row.key)!r}"
+    earlier = reader.read(f"{place}, earlier", row.earlier, earlier_errors, ())
     return WaitRecord(
         key=str(row.key),
         kind=row.kind,
         due_at=_datetime_or_none(row.due_at),
         attempt=row.attempt,
-        error=reader.read(f"waits, the row with key {str(row.key)!r}, error", row.error, describe),
+        error=reader.read(f"{place}, error", row.error, describe),
         started_at=_datetime(row.started_at),
+        # The last attempt is told by ``error``.
+        earlier_errors=tuple(each for each in earlier if each.attempt < row.attempt),
         problem=reader.problem,
     )
 

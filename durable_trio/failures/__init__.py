@@ -17,6 +17,7 @@ The name of a class in stored data is looked up among loaded modules and only wh
 imported, and nothing called but the constructors of exception classes.
 """
 
+from durable_trio.failures.attempts import earlier_errors, remember, user_line
 from durable_trio.failures.carrying import CARRYING, carried, exits_of, is_cancelled, logged, without_strays
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
 from durable_trio.failures.failures import Failures
@@ -32,11 +33,14 @@ __all__ = [
     "carried",
     "close_left_open",
     "describe",
+    "earlier_errors",
     "exits_of",
     "guard_nurseries",
     "is_cancelled",
     "is_left_open",
     "logged",
+    "remember",
     "trace",
+    "user_line",
     "without_strays",
 ]

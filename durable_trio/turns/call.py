@@ -173,6 +173,7 @@ class Call(abc.ABC):
         result: str | None = None,
         error: str | None = None,
         compensates: bool = False,
+        earlier: str | None = None,
         taken: tuple[int, ...] = (),
         cleared: tuple[Key, ...] | None = None,
         **fields: Any,
@@ -203,6 +204,7 @@ class Call(abc.ABC):
                     result=result,
                     error=error,
                     compensates=compensates,
+                    earlier=earlier,
                     taken=taken,
                     cleared=cleared,
                     **fields,
@@ -221,6 +223,7 @@ class Call(abc.ABC):
             compensates=compensates,
             started_at=started_at,
             finished_at=now,
+            earlier=earlier,
         )
         consumed = tuple(zip(taken, repeat(row.seq), strict=False)) if taken else ()
         committed = partial(state.committed, row=row, call=self)

@@ -31,6 +31,7 @@ from durable_trio.views.values import iso, jsonable
 
 __all__ = [
     "CheckDocument",
+    "EarlierErrorDocument",
     "FailureDocument",
     "Finding",
     "InHandDocument",
@@ -96,6 +97,17 @@ class RunDocument:
 
 
 @attrs.frozen(kw_only=True)
+class EarlierErrorDocument:
+    """How one attempt of a step has failed, and at which line of the user's code."""
+
+    attempt: int
+    type: str
+    message: str
+    failed_at: datetime
+    line: str | None
+
+
+@attrs.frozen(kw_only=True)
 class StepDocument:
     """One row of a run's history."""
 
@@ -108,6 +120,7 @@ class StepDocument:
     started_at: datetime
     finished_at: datetime
     problem: str | None
+    earlier_errors: tuple[EarlierErrorDocument, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -121,6 +134,7 @@ class WaitDocument:
     error: FailureDocument | None
     started_at: datetime
     problem: str | None
+    earlier_errors: tuple[EarlierErrorDocument, ...]
 
 
 @attrs.frozen(kw_only=True)
@@ -216,16 +230,17 @@ def show_document(
     """Return a run with its history, open waits and unread messages, as it is printed."""
     return ShowDocument(
         run=run_document(record),
-        steps=tuple(
-            StepDocument(**{**_fields(step, StepDocument), "error": failure_document(step.error)}) for step in steps
-        ),
-        waits=tuple(
-            WaitDocument(**{**_fields(wait, WaitDocument), "error": failure_document(wait.error)}) for wait in waits
-        ),
+        steps=tuple(StepDocument(**{**_fields(step, StepDocument), **_errors_of(step)}) for step in steps),
+        waits=tuple(WaitDocument(**{**_fields(wait, WaitDocument), **_errors_of(wait)}) for wait in waits),
         unread=tuple(UnreadDocument(**_fields(entry, UnreadDocument)) for entry in unread),
         children=children,
         in_hand=tuple(InHandDocument(key=step.key, started_at=step.started_at) for step in in_hand),
     )
+
+
+def _errors_of(record: StepRecord | WaitRecord) -> dict[str, Any]:
+    earlier = (EarlierErrorDocument(**_fields(each, EarlierErrorDocument)) for each in record.earlier_errors)
+    return {"error": failure_document(record.error), "earlier_errors": tuple(earlier)}
 
 
 def failure_document(error: BaseException | FailureRecord | None) -> FailureDocument | None:

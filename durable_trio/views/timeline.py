@@ -12,7 +12,16 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.records import FailureRecord, RunRecord, RunStatus, StepKind, StepRecord, StepStatus, WaitRecord
+from durable_trio.records import (
+    EarlierError,
+    FailureRecord,
+    RunRecord,
+    RunStatus,
+    StepKind,
+    StepRecord,
+    StepStatus,
+    WaitRecord,
+)
 from durable_trio.rows import Key, escape
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.views.run import RunView, began_at
@@ -57,6 +66,7 @@ class Entry:
     placed_at: datetime  # when the body called it
     has_failed: bool = False
     error: FailureRecord | None = None
+    earlier_errors: tuple[EarlierError, ...] = ()
     result: Any = None
     child_id: str | None = None
     child: RunRecord | None = None  # if it is known
@@ -121,6 +131,7 @@ def _step_entry(step: StepRecord, children: Mapping[str, RunRecord]) -> Entry:
         placed_at=step.started_at,
         has_failed=step.status is not StepStatus.COMPLETED,
         error=step.error,
+        earlier_errors=step.earlier_errors,
         result=step.result,
     )
     if step.kind is not StepKind.CHILD or not isinstance(step.result, str):
@@ -149,6 +160,7 @@ def _wait_entry(wait: WaitRecord) -> Entry:
         ended_at=None,
         placed_at=wait.started_at,
         error=wait.error,
+        earlier_errors=wait.earlier_errors,
         wait=wait,
     )
 

@@ -56,7 +56,7 @@ WHICH: Final = {
     "unread_counts": "run = :run",
 }
 # Where what stands in a column must be JSON.
-JSON: Final = {"args", "tags", "error", "result", "problem", "compensation_errors", "value", "payload"}
+JSON: Final = {"args", "earlier", "tags", "error", "result", "problem", "compensation_errors", "value", "payload"}
 # A row that is another run's, or nobody's, can be told from none.
 LOST: Final = {(table, "run") for table in STATES}
 # No run depends on these.

@@ -103,6 +103,7 @@ def _history_from(row: tuple[Any, ...], damage: str | None) -> HistoryRow:
         compensates=bool(row[9]),
         started_at=row[10],
         finished_at=row[11],
+        earlier=row[12],
         damage=damage,
     )
 
@@ -119,6 +120,7 @@ def wait_from(row: tuple[Any, ...]) -> WaitRow:
         attempt=row[5],
         error=row[6],
         started_at=row[7],
+        earlier=row[8],
         damage=damage,
     )
 

@@ -238,6 +238,11 @@ _VERSION_3: Final[tuple[str, ...]] = (
     "CREATE INDEX runs_finished ON runs (status, finished_at) WHERE finished_at IS NOT NULL",
     f"CREATE INDEX runs_without_end ON runs (status, created_at) WHERE {WITHOUT_END}",
     "CREATE INDEX history_children ON history (run, result) WHERE kind = 'child'",
+    # How earlier attempts of a step have failed.
+    "ALTER TABLE history ADD COLUMN earlier TEXT",
+    "ALTER TABLE waits ADD COLUMN earlier TEXT",
+    # Runs with a step that is tried again.
+    "CREATE INDEX waits_retrying ON waits (run) WHERE kind = 'retry'",
     # What a run waits for is one seek, however much else is unread; and how much that is need not be counted.
     "CREATE INDEX mailbox_unread ON mailbox (run, kind, name) WHERE seq IS NULL",
     """

@@ -44,6 +44,7 @@ class HistoryContract(ContractKit):
             step(1, key=Key("a#0/b#1", "charge", 3), attempt=4, compensates=True, result='{"ä": [1, null]}'),
             step(2, status=StepStatus.FAILED, result=None, error='{"type": "X"}'),
             step(5, n=1, status=StepStatus.TIMED_OUT, result="null", kind=StepKind.SIGNAL),
+            step(6, n=2, attempt=2, earlier='[{"attempt": 1}]'),
         )
         add(store, fence, *rows)
         assert store.ask(ListHistory(row.run)) == rows
@@ -116,7 +117,7 @@ class HistoryContract(ContractKit):
     def test_waits_are_replaced_by_key_and_cleared(self, store: Store) -> None:
         row, fence = owned(store)
         nap = wait(key=Key("b#0", "nap", 2))
-        retry = wait("charge", kind="retry", attempt=2, error='{"e": 1}', due_at=None)
+        retry = wait("charge", kind="retry", attempt=2, error='{"e": 1}', due_at=None, earlier="[1]")
         one(store, Advance(fence=fence, waits=(nap, retry), now=20))
         assert set(store.ask(LoadRun(row.run)).waits) == {nap, retry}
         later = wait("charge", kind="retry", attempt=3, due_at=7)

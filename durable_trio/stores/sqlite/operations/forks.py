@@ -36,9 +36,9 @@ FIND_STATE: Final = "SELECT run, generation, finished_at FROM runs WHERE run = ?
 # A copied row of a child gets attempt 0: that child belongs to the run that has started it.
 COPY_ROWS: Final = """
     INSERT INTO history (run, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error,
-        result)
+        result, earlier)
     SELECT ?, seq, branch, name, n, kind, status, CASE kind WHEN 'child' THEN 0 ELSE attempt END, 0, started_at,
-        finished_at, error, result
+        finished_at, error, result, earlier
     FROM history WHERE run = ? AND seq < ? AND kind NOT IN ('compensation', 'cancel', 'ttl')
 """
 COPY_HISTORY: Final = f"{COPY_ROWS} ORDER BY id"

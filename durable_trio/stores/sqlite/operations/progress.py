@@ -29,13 +29,13 @@ HAS_UNREAD: Final = """
 """
 ADD_HISTORY: Final = """
     INSERT INTO history (run, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error,
-        result)
-    SELECT run, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM runs WHERE run = ? AND owner = ? AND token = ?
+        result, earlier)
+    SELECT run, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM runs WHERE run = ? AND owner = ? AND token = ?
     ON CONFLICT (run, branch, name, n) DO NOTHING
 """
 SET_WAIT: Final = """
-    INSERT OR REPLACE INTO waits (run, branch, name, n, kind, due_at, attempt, started_at, error)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    INSERT OR REPLACE INTO waits (run, branch, name, n, kind, due_at, attempt, started_at, error, earlier)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 CLEAR_WAIT: Final = "DELETE FROM waits WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 CLEAR_WAITS: Final = "DELETE FROM waits WHERE run = ?"
@@ -134,6 +134,7 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
                 row.finished_at,
                 row.error,
                 row.result,
+                row.earlier,
                 fence.run,
                 fence.owner,
                 fence.token,
@@ -193,7 +194,7 @@ def _change_waits(transaction: Transaction, operation: Advance) -> None:
     for key in operation.cleared:
         transaction.execute(CLEAR_WAIT, (run, *key))
     for wait in operation.waits:
-        values: tuple[Any, ...] = (wait.kind, wait.due_at, wait.attempt, wait.started_at, wait.error)
+        values: tuple[Any, ...] = (wait.kind, wait.due_at, wait.attempt, wait.started_at, wait.error, wait.earlier)
         transaction.execute(SET_WAIT, (run, *wait.key, *values))
     for entry, seq in operation.taken:
         taken = transaction.execute(TAKE_ENTRY, (seq, entry, run)).fetchall()

@@ -1,0 +1,123 @@
+"""How earlier attempts of a step have failed, as it is stored with the step: bounded, the first ones and the last.
+
+It is for people alone: nothing is rebuilt from it, and no run goes by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sysconfig
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+import trio
+
+from durable_trio.clock import INSTANT_MAX, INSTANT_MIN, to_datetime
+from durable_trio.codec import parse
+from durable_trio.errors import CodecError
+from durable_trio.failures.stored import expect
+from durable_trio.failures.tracebacks import cut
+from durable_trio.limits import EARLIER_ERROR_CHARACTERS_MAX, EARLIER_ERRORS_FIRST, EARLIER_ERRORS_LAST
+from durable_trio.looks import is_a, leaves, qualified_name, text_of, traceback_of
+from durable_trio.records import EarlierError
+
+__all__ = ["earlier_errors", "remember", "user_line"]
+
+# Of a traceback so many frames are looked at: what recurses has thousands.
+_FRAMES_MAX: Final = 2000
+_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def remember(earlier: str | None, exc: Exception, *, attempt: int, at: int) -> str:
+    """Return what is stored of the attempts so far, after one more has failed. Never raises.
+
+    Args:
+        earlier: what was stored before. What cannot be read of it is left out: the run goes on all the same.
+        at: when it has failed, in microseconds.
+    """
+    try:
+        before = _records(earlier)
+    except CodecError:
+        before = []
+    told, rest = _told(exc), EARLIER_ERROR_CHARACTERS_MAX
+    found = {
+        "attempt": attempt,
+        "type": cut(qualified_name(type(told)), rest),
+        "message": cut(text_of(told), rest),
+        "at": at,
+        "line": cut(line, rest) if (line := user_line(told) or user_line(exc)) else None,
+    }
+    kept = [*before, found]
+    if len(kept) > EARLIER_ERRORS_FIRST + EARLIER_ERRORS_LAST:
+        kept = kept[:EARLIER_ERRORS_FIRST] + kept[-EARLIER_ERRORS_LAST:]
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":"))
+
+
+def earlier_errors(text: str) -> tuple[EarlierError, ...]:
+    """Return what ``remember`` has made, in order of the attempts.
+
+    Raises:
+        CodecError: ``text`` is nothing of the kind.
+    """
+    return tuple(map(_earlier_error, _records(text)))
+
+
+def user_line(exc: BaseException) -> str | None:
+    """Return the innermost line of the user's that an exception was raised through, as ``file:line in function``.
+
+    Code of Python itself and of installed packages is nobody's of ours, so that a step which fails in a library is
+    known by the line that has called it; if there is no other, the innermost of that.
+    """
+    users, any_line = None, None
+    entry = traceback_of(exc)
+    for _ in range(_FRAMES_MAX):
+        if entry is None:
+            break
+        code = entry.tb_frame.f_code
+        if not code.co_filename.startswith(_engines()):
+            any_line = (code, entry.tb_lineno)
+            if not code.co_filename.startswith(_installed()):
+                users = any_line
+        entry = entry.tb_next
+    found = users or any_line
+    return None if found is None else f"{found[0].co_filename}:{found[1]} in {found[0].co_name}"
+
+
+@cache
+def _engines() -> tuple[str, ...]:
+    """Return the folders of what calls a step's function."""
+    return _OURS, os.path.dirname(os.path.abspath(trio.__file__)) + os.sep
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return "<frozen ", *{sysconfig.get_path(name) + os.sep for name in names}, os.path.dirname(os.__file__) + os.sep
+
+
+def _told(exc: Exception) -> BaseException:
+    """Return what people look for: of a group that holds one exception, that one."""
+    if not is_a(exc, BaseExceptionGroup):
+        return exc
+    found = leaves(exc)
+    return found[0] if len(found) == 1 else exc
+
+
+def _records(text: str | None) -> Sequence[dict[str, Any]]:
+    found = [] if text is None else parse(text, where="earlier errors")
+    if type(found) is not list or not all(type(each) is dict for each in found):
+        raise CodecError("earlier errors: a list of objects was expected", where="earlier errors")
+    return found[: EARLIER_ERRORS_FIRST + EARLIER_ERRORS_LAST]
+
+
+def _earlier_error(record: dict[str, Any]) -> EarlierError:
+    at, line = expect(record, "at", int), record.get("line")
+    return EarlierError(
+        attempt=expect(record, "attempt", int),
+        type=expect(record, "type", str),
+        message=expect(record, "message", str),
+        failed_at=to_datetime(max(INSTANT_MIN, min(at, INSTANT_MAX))),
+        line=line if type(line) is str else None,
+    )
