@@ -255,8 +255,9 @@ class EngineStatus:
     """What an engine and its store look like now.
 
     ``unknown_workflows`` are those with unfinished runs that this engine was not given, with their counts.
-    ``warnings`` are sentences for people, such as an SQLite version with a known fault. ``recorded_count`` rises by one
-    with each recorded outcome: two looks give a rate. It may fall when the newest runs are removed.
+    ``warnings`` are sentences for people: of an SQLite version with a known fault; of damage; of runs that are due,
+    while others have kept all places of this engine for half a minute. ``recorded_count`` rises by one with each
+    recorded outcome: two looks give a rate. It may fall when the newest runs are removed.
     """
 
     durability: str

@@ -388,6 +388,8 @@ class Engine(trio.abc.AsyncResource):
         store = services.writer.store
         found = await services.writer.ask(CountRuns())
         executors = await services.writer.ask(ListExecutors())
+        stuck = None if services.executor is None else await services.executor.dispatcher.find_stuck()
+        damage = (f"The file is damaged: {row.damage}." for row in executors if row.damage)
         unknown = {
             name: count
             for name, count in found.unfinished_by_workflow.items()
@@ -412,7 +414,7 @@ class Engine(trio.abc.AsyncResource):
             resident_runs=len(services.resident_rows),
             recorded_count=found.recorded_count,
             sqlite_version=found.library_version,
-            warnings=(*found.warnings, *(f"The file is damaged: {row.damage}." for row in executors if row.damage)),
+            warnings=(*found.warnings, *damage, *([] if stuck is None else [f"{stuck[0].upper()}{stuck[1:]}."])),
         )
 
     def tree(self) -> TreeNode:

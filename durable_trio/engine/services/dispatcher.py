@@ -35,6 +35,10 @@ _EXPECTED_SECONDS = 2.0
 _DUE_COUNTED_MAX = 1000
 # No run leaves its place for so long while others wait for one: people are told.
 _STUCK_SECONDS = 30.0
+_STUCK = (
+    "runs that are due have no place: the %d that have one, %r among them, have kept theirs for %g s. "
+    "If their steps wait for others, let them do so with run.result(), which lends the place; or raise concurrency"
+)
 
 _LOGGER = Logger("durable_trio.engine")
 
@@ -76,6 +80,7 @@ class Dispatcher(Service):
         self._looks_for_stuck_at = 0
         self._given_back_count = -1
         self._said_at = -1
+        self._said = ""
         # One nudge waits at most: the next look sees all there is.
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -170,18 +175,21 @@ class Dispatcher(Service):
         self._timers.call_at(self._looks_for_stuck_at, self.nudge)
         if before != given_back_count or self._said_at == given_back_count:
             return
-        backlog = await self._writer.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
-        rows = self._runs.busy_rows()
-        if backlog.due_count and rows:
+        is_anything_due, rows = await self._is_anything_due(), self._runs.busy_rows()
+        if is_anything_due and rows:
             self._said_at = given_back_count
-            _LOGGER.warning(
-                "runs that are due have no place: the %d that have one, %r among them, have kept theirs for %g s. "
-                "If their steps wait for others, let them do so with run.result(), which lends the place; or raise "
-                "concurrency",
-                len(rows),
-                rows[0].id,
-                _STUCK_SECONDS,
-            )
+            self._said = _STUCK % (len(rows), rows[0].id, _STUCK_SECONDS)
+            _LOGGER.warning(_STUCK, len(rows), rows[0].id, _STUCK_SECONDS)
+
+    async def find_stuck(self) -> str | None:
+        """Return what was said of runs that wait for a place, as long as it is so."""
+        if self._said_at != self._runs.given_back_count or self._runs.free_count:
+            return None
+        return self._said if await self._is_anything_due() else None
+
+    async def _is_anything_due(self) -> bool:
+        backlog = await self._writer.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
+        return backlog.due_count > 0
 
     async def _claimable_count(self) -> int:
         """Return how many due runs this executor should claim now; if none, look again when that may change."""

@@ -282,6 +282,29 @@ async def test_it_is_said_once_that_runs_wait_for_a_place_that_none_gives_back(
     assert "'looks' among them" in stuck(caplog)[0]
 
 
+async def test_the_status_says_so_as_long_as_runs_wait_for_a_place_that_none_gives_back(
+    autojump_clock: MockClock,
+) -> None:
+    async def said() -> list[str]:
+        return [warning for warning in (await engine.status()).warnings if "have no place" in warning]
+
+    async with serving(":memory:", looks, leaf, concurrency=1, clock=VirtualClock()) as engine:
+        Stage.engine = engine
+        run = await engine.start(looks, id="looks")
+        await trio.sleep(29)
+        assert await said() == []
+        await trio.sleep(32)
+        (warning,) = await said()
+        assert warning.startswith("Runs that are due have no place: the 1 that have one, 'looks' among them,")
+        assert warning.endswith("or raise concurrency.")
+        await engine.cancel("leaf")
+        assert await said() == []  # nobody waits any more
+        await engine.start(leaf)
+        assert len(await said()) == 1
+        await run.result()
+        assert await said() == []
+
+
 async def test_it_is_not_said_of_runs_that_come_and_go_nor_where_nobody_waits(
     caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
 ) -> None:
