@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import trio
 
 from durable_trio.cli.faults import Failed, Interrupted
+from durable_trio.cli.output import say_interrupted
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import PAGE_RUNS_MAX
@@ -32,19 +33,26 @@ _INTERRUPTED: Final = 130
 _NEAR_COUNT: Final = 3
 
 
-def ask(database: str, question: Callable[[Engine], Awaitable[Answer]], *, creates: bool = False) -> Answer:
+def ask(
+    database: str,
+    question: Callable[[Engine], Awaitable[Answer]],
+    *,
+    creates: bool = False,
+    so_far: Callable[[], str] = str,
+) -> Answer:
     """Open a client, put a question to it, close it, and return the answer.
 
     Args:
         creates: whether to make a database where there is none.
+        so_far: gives the words for what is done already when Ctrl-C comes; default none.
 
     Raises:
         Failed: there is no database; unless ``creates``.
-        Interrupted: Ctrl-C.
+        Interrupted: Ctrl-C; with the words of ``so_far``.
         DurableError, ValueError: as the question does.
     """
     check_database(database, creates=creates)
-    return trio.run(_interruptible, lambda: _ask(database, question))
+    return trio.run(_interruptible, lambda: _ask(database, question), so_far)
 
 
 async def _ask(database: str, question: Callable[[Engine], Awaitable[Answer]]) -> Answer:
@@ -58,13 +66,13 @@ async def _ask(database: str, question: Callable[[Engine], Awaitable[Answer]]) -
         raise Failed(str(error)) from error
 
 
-async def _interruptible(call: Callable[[], Awaitable[Answer]]) -> Answer:
+async def _interruptible(call: Callable[[], Awaitable[Answer]], so_far: Callable[[], str]) -> Answer:
     answers: list[Answer] = []
     failure: BaseException | None = None
     with trio.open_signal_receiver(signal.SIGINT) as received:
         async with trio.open_nursery() as nursery:
             scope = trio.CancelScope()
-            nursery.start_soon(_cancel_on_interrupt, received, scope)
+            nursery.start_soon(_cancel_on_interrupt, received, scope, so_far)
             with scope:
                 try:
                     answers.append(await call())
@@ -73,14 +81,17 @@ async def _interruptible(call: Callable[[], Awaitable[Answer]]) -> Answer:
             nursery.cancel_scope.cancel()
     if answers:
         return answers[0]
-    raise failure or Interrupted
+    raise failure or Interrupted(so_far())
 
 
-async def _cancel_on_interrupt(received: AsyncIterator[int], scope: trio.CancelScope) -> None:
+async def _cancel_on_interrupt(
+    received: AsyncIterator[int], scope: trio.CancelScope, so_far: Callable[[], str]
+) -> None:
     async for _ in received:
         scope.cancel()
         break
     await trio.sleep(_END_SECONDS)
+    say_interrupted(so_far())
     os._exit(_INTERRUPTED)
 
 

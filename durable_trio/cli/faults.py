@@ -10,7 +10,7 @@ class Failed(Exception):
 
 
 class Interrupted(Exception):
-    """Ctrl-C."""
+    """Ctrl-C. The text, if there is one, says what was done before it."""
 
 
 class ReaderGone(Exception):

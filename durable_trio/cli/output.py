@@ -79,6 +79,14 @@ def say(text: str) -> None:
     _write(visible(text), is_error=True)
 
 
+def say_interrupted(so_far: str) -> None:
+    """End the line in which a terminal has written ``^C``, and tell what was done before, if there is anything."""
+    if sys.stderr.isatty():
+        say("")
+    if so_far:
+        say(so_far)
+
+
 class ProgressLine:
     """A line on a terminal's standard error that is written over itself; of what is quick nobody sees anything."""
 

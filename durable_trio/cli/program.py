@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from durable_trio.cli.faults import Failed, Interrupted, ReaderGone
-from durable_trio.cli.output import is_colored, say, write_lines
+from durable_trio.cli.output import is_colored, say, say_interrupted, write_lines
 from durable_trio.unseen import print_traceback
 
 __all__ = ["COMMANDS", "Program", "main", "program"]
@@ -105,8 +105,8 @@ def _exit_code_of(error: BaseException, name: str) -> int:
     if isinstance(error, ReaderGone | BrokenPipeError):
         return _reader_has_gone()
     if isinstance(error, Interrupted | KeyboardInterrupt | click.Abort):
-        if isinstance(error, Interrupted) and sys.stderr.isatty():
-            say("")  # the terminal has written ^C; click has ended that line for the others
+        if isinstance(error, Interrupted):  # click has ended the line for the others
+            say_interrupted(str(error))
         return _INTERRUPTED
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()

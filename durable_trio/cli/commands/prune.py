@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from durable_trio.cli.faults import Interrupted
 from durable_trio.cli.options import database_option, json_option, when
 from durable_trio.cli.output import ProgressLine, say, write_json, write_lines
 from durable_trio.cli.text import plural
@@ -67,31 +68,57 @@ def command(
     if asks and found and not _is_confirmed(found, before):
         say("nothing was removed")
         ctx.exit(1)
-    removed = found if dry_run and found is not None else _prune(database, before, statuses, found)
+    if dry_run and found is not None:
+        _tell(found, before, as_json=as_json, is_dry_run=True)
+        return
+    removal = _Removal(found)
+    try:
+        removal.run(database, before, statuses)
+        _tell(removal.count, before, as_json=as_json)
+    except KeyboardInterrupt:  # when no client is there any more, or not yet
+        raise Interrupted(removal.so_far()) from None
+
+
+def _tell(count: int, before: datetime, *, as_json: bool, is_dry_run: bool = False) -> None:
     if as_json:
         from durable_trio.views.documents import PruneDocument
 
-        write_json(PruneDocument(count=removed, before=before, is_dry_run=dry_run))
+        write_json(PruneDocument(count=count, before=before, is_dry_run=is_dry_run))
         return
-    write_lines([f"{'would remove' if dry_run else 'removed'} {plural(removed, 'run')}"])
+    write_lines([f"{'would remove' if is_dry_run else 'removed'} {plural(count, 'run')}"])
 
 
-def _prune(database: str, before: datetime, statuses: tuple[str, ...], found: int | None) -> int:
-    """Remove them, and show how far it is if that takes its time. Ctrl-C leaves what is not removed yet."""
-    from durable_trio.cli.client import ask
+class _Removal:
+    """Removes runs, and knows at each moment how many: what is removed cannot be asked for afterwards."""
 
-    line = ProgressLine()
-    whole = "" if found is None else f" of {found:,}"
+    def __init__(self, found: int | None) -> None:
+        self.count = 0
+        self._is_over = False
+        self._whole = "" if found is None else f" of {found:,}"
+        self._line = ProgressLine()
 
-    async def prune(client: Engine) -> int:
-        return await client.prune(
-            before, status=statuses or None, progress=lambda count: line.show(f"removed {count:,}{whole} runs so far")
-        )
+    def run(self, database: str, before: datetime, statuses: tuple[str, ...]) -> None:
+        """Remove them, and show how far it is if that takes its time. Ctrl-C leaves what is not removed yet."""
+        from durable_trio.cli.client import ask
 
-    try:
-        return ask(database, prune)
-    finally:
-        line.clear()
+        async def prune(client: Engine) -> None:
+            self.count = await client.prune(before, status=statuses or None, progress=self._show)
+            self._is_over = True
+
+        try:
+            ask(database, prune, so_far=self.so_far)
+        finally:
+            self._line.clear()
+
+    def so_far(self) -> str:
+        """Return what Ctrl-C leaves."""
+        self._line.clear()
+        rest = "" if self._is_over else "; the others are still there"
+        return f"removed {plural(self.count, 'run')}{rest}"
+
+    def _show(self, count: int) -> None:
+        self.count = count
+        self._line.show(f"removed {count:,}{self._whole} runs so far")
 
 
 def _is_confirmed(count: int, before: datetime) -> bool:
