@@ -13,7 +13,8 @@ from hypothesis import settings
 
 from durable_trio.rules import residency
 from tests.engine.harness import Leftovers
-from tests.structure.measured import unmeasured
+from tests.kit.measured import unmeasured
+from tests.kit.traces import effects
 
 # The same examples on every run: a failure shown once is shown again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -30,6 +31,12 @@ def idle_runs_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     Where they stay, ``engine/runs/test_idle`` shows; and in processes of their own they do as for users.
     """
     monkeypatch.setattr(residency, "IDLE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def no_effects() -> None:
+    """Nothing that a test before has done is among the effects."""
+    effects.clear()
 
 
 @pytest.fixture
@@ -72,10 +79,10 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 # only compute, so that they do not all come together.
 _LONGEST_FIRST = (
     "engine/workers/test_wrong_apps.py",
-    "structure/test_random_programs.py",
+    "context/test_random_programs.py",
     "test_docs.py",
-    "structure/test_branches.py",
-    "structure/test_failing_branches.py",
+    "context/test_branches.py",
+    "context/test_failing_branches.py",
     "engine/workers/test_drain.py",
     "engine/workers/test_stopped.py",
     "engine/test_hostile_objects.py",
@@ -85,14 +92,14 @@ _LONGEST_FIRST = (
     "engine/workers/test_kills.py",
     "test_walk.py",
     "crash/test_crash_injection.py",
-    "structure/test_crashes_with_children.py",
-    "structure/test_map.py",
+    "calls/test_crashes_with_children.py",
+    "calls/test_map.py",
     "engine/workers/test_sharing.py",
     "engine/test_chaos_inside.py",
     "engine/watching/test_watch_costs.py",
     "engine/workers/test_storm.py",
     "test_scale.py",
-    "structure/test_select.py",
+    "context/test_select.py",
     "cli/test_looking.py",
     "cli/test_acting.py",
     "calls/test_step_values.py",

@@ -128,6 +128,17 @@ def test_test_files_have_one_subject_each() -> None:
         assert path.read_text().count("\n") <= 640, path
 
 
+# What stands in no package: commands, scripts and whole processes; and what several folders share.
+_FOLDERS_OF_THEIR_OWN = {"crash", "examples", "kit", "supervisors", "versions"}
+
+
+def test_tests_stand_where_their_subject_does() -> None:
+    """Each folder of tests is of the package of the same name."""
+    folders = {path.name for path in (ROOT / "tests").iterdir() if (path / "__init__.py").exists()}
+    packages = {path.name for path in (ROOT / "durable_trio").iterdir() if (path / "__init__.py").exists()}
+    assert folders - _FOLDERS_OF_THEIR_OWN <= packages
+
+
 def _is_number(node: ast.expr | None) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int)
 

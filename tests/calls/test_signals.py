@@ -24,7 +24,7 @@ from durable_trio import (
 )
 from durable_trio.stores.writer import Writer
 from durable_trio.testing import VirtualClock
-from tests.calls.listeners import collect, collect_slowly, impatient
+from tests.calls.kit import collect, collect_slowly, impatient
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -17,7 +17,7 @@ from durable_trio.rows import MailboxEntry, RunRow
 from durable_trio.rules import residency
 from durable_trio.stores.contract import Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
-from tests.calls.listeners import collect, collect_slowly, impatient
+from tests.calls.kit import collect, collect_slowly, impatient
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

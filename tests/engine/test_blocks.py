@@ -22,8 +22,8 @@ from durable_trio import (
     open_engine,
     workflow,
 )
+from tests.engine.flows import waiter
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
-from tests.engine.waits import waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

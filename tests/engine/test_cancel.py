@@ -8,8 +8,8 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Engine, Retry, RunCancelled, RunNotFound, RunStatus, StepKind, current_step, workflow
 from durable_trio.testing import VirtualClock
+from tests.engine.flows import sleeper, waiter
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
-from tests.engine.waits import sleeper, waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from durable_trio import Context, RunCancelled, RunConflict, RunFinished, RunStatus, StepKind, StepStatus, workflow
+from tests.engine.flows import sleeper, waiter
 from tests.engine.harness import PATIENCE_SECONDS, serving, stored, wait_passivated, wait_status
-from tests.engine.waits import sleeper, waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

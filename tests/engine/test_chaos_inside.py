@@ -39,7 +39,7 @@ from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
 from tests.engine.chaos_kit import Chaos, Fault, Outcome, Target, run_trial, steps
 from tests.engine.harness import PATIENCE_SECONDS
-from tests.structure.measured import unmeasured
+from tests.kit.measured import unmeasured
 
 #: Calls of each method that fail. By default one, of some methods of runs and calls; more by hand: of all.
 PER_DOOR: Final = int(os.environ.get("DURABLE_TRIO_CHAOS", "0"))

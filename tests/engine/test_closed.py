@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, RunNotFound, RunStatus, open_engine, workflow
-from tests.engine.carts import CART, echo, waiting
+from tests.engine.flows import CART, echo, waiting
 from tests.engine.harness import serving, stopped_when_ready, stored
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -39,7 +39,7 @@ from tests.engine.hostile_places import (
     raises_in_body,
     remembers,
 )
-from tests.structure.measured import unmeasured
+from tests.kit.measured import unmeasured
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "deaf_to_destructors")
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from durable_trio import Context, RunConflict, RunStatus, workflow
-from tests.engine.carts import CART, echo, waiting
+from tests.engine.flows import CART, echo, waiting
 from tests.engine.harness import noted, serving
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

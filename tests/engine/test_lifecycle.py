@@ -16,8 +16,8 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Detached, Engine, Run, RunStatus, workflow
 from durable_trio.testing import VirtualClock
+from tests.engine.flows import waiter
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving
-from tests.engine.waits import waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 from durable_trio import CodecError, Context, Engine, PayloadTooLarge, Retry, RunFailed, RunStatus, workflow
 from durable_trio.testing import VirtualClock
-from tests.engine.carts import CART, Receipt, echo, order, waiting
+from tests.engine.flows import CART, Receipt, echo, order, waiting
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_passivated, wait_status, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from durable_trio import Context, RunExpired, RunStatus, workflow
 from durable_trio.testing import VirtualClock
-from tests.engine.carts import CART, order
+from tests.engine.flows import CART, order
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, noted, serving, wait_passivated
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.mailbox import Mailbox
-from tests.turns.replay_kit import entry, look
+from tests.turns.kit import entry, look
 
 
 def mailbox_after(*unread: MailboxEntry, left_out: tuple[int, int] | None = None) -> Mailbox:

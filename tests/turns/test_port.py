@@ -9,7 +9,7 @@ import pytest
 from durable_trio import RunStatus
 from durable_trio.stores.contract import Advance, Release
 from durable_trio.turns.port import Port
-from tests.turns.replay_kit import FENCE, ManualOutlet, row
+from tests.turns.kit import FENCE, ManualOutlet, row
 
 S = RunStatus
 

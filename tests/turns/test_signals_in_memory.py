@@ -11,7 +11,7 @@ from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.questions import Loaded, MailboxLook, NamedSignals
 from durable_trio.turns.signals import Signals
-from tests.turns.replay_kit import NamedCall, Rig, entry, look
+from tests.turns.kit import NamedCall, Rig, entry, look
 
 
 def rig_with(entries: list[MailboxEntry], *, left_out: tuple[int, int] | None) -> Rig:

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from durable_trio import Detached, OwnershipLost, RunConflict, StepKind
-from tests.turns.replay_kit import NamedCall, Rig, entry, look, row
+from tests.turns.kit import NamedCall, Rig, entry, look, row
 
 
 def together(rig: Rig, *calls: NamedCall) -> Callable[[], Any]:

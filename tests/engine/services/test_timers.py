@@ -15,8 +15,8 @@ from durable_trio import Context, Retry, RunStatus, StepKind, workflow
 from durable_trio.engine.services import timers
 from durable_trio.rules import residency
 from durable_trio.testing import VirtualClock
+from tests.engine.flows import sleeper
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
-from tests.engine.waits import sleeper
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -22,8 +22,8 @@ from durable_trio import (
     current_step,
     workflow,
 )
+from tests.engine.flows import sleeper
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
-from tests.engine.waits import sleeper
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

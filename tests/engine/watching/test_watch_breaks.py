@@ -16,7 +16,7 @@ from durable_trio.stores.questions import FindEnded, ListNews, ListSent, Questio
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
-from tests.engine.watching.reactive_kit import gather, gather_until, nothing_more, serving_on, waiter
+from tests.engine.watching.kit import gather, gather_until, nothing_more, serving_on, waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

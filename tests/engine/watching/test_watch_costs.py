@@ -29,7 +29,7 @@ from durable_trio.stores.questions import (
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated, wait_until
-from tests.engine.watching.reactive_kit import gather, gather_until, quick, serving_on, waiter
+from tests.engine.watching.kit import gather, gather_until, quick, serving_on, waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

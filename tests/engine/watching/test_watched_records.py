@@ -15,7 +15,7 @@ from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.questions import ListChanges, Question, ReadValues
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status, wait_until
-from tests.engine.watching.reactive_kit import gather, gather_until, nothing_more, quick, waiter
+from tests.engine.watching.kit import gather, gather_until, nothing_more, quick, waiter
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -10,9 +10,8 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunConflict, RunNotFound, RunStatus, workflow
 from tests.engine.harness import wait_passivated
-
-from .crash_points import at_every_commit
-from .kit import LONG_SECONDS, effects, ended, flow_before, note, tell_key, undo, virtual
+from tests.kit.crash_points import at_every_commit
+from tests.kit.traces import LONG_SECONDS, effects, ended, flow_before, note, tell_key, undo, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

@@ -8,8 +8,7 @@ from typing import Any
 import trio
 
 from durable_trio import Context, Engine, workflow
-
-from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay
+from tests.kit.schedules import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay
 
 Wait = Callable[[Context], Awaitable[Any]]
 

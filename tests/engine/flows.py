@@ -1,4 +1,4 @@
-"""Workflows with a cart, which the tests of runs share: one with a typed result, one that waits, one that echoes."""
+"""Workflows that the tests of the engine share: with a cart, that echo, that only wait."""
 
 from __future__ import annotations
 
@@ -42,3 +42,14 @@ async def waiting(ctx: Context, cart: Cart) -> tuple[Cart, Any]:
 @workflow
 async def echo(ctx: Context, value: Any) -> Any:
     return value
+
+
+@workflow
+async def sleeper(ctx: Context, seconds: float) -> str:
+    await ctx.sleep(seconds)
+    return "up"
+
+
+@workflow
+async def waiter(ctx: Context) -> Any:
+    return await ctx.wait_signal("go")

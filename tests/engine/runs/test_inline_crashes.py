@@ -20,9 +20,8 @@ from trio.testing import MockClock
 from durable_trio import Engine, OwnershipLost, RunFinished, RunStatus, StepKind
 from durable_trio.testing import CrashingStore, SimulatedCrash
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
-
-from .crash_points import Crashed, crashing_store, live_once
-from .kit import effects, note, virtual
+from tests.kit.crash_points import Crashed, crashing_store, live_once
+from tests.kit.traces import effects, note, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

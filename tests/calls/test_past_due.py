@@ -18,8 +18,7 @@ from durable_trio.engine.engine import open_engine
 from durable_trio.stores.contract import Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.probes import kinds_of
-
-from .harness import OFTEN, Notes, Program, attempt, crash_everywhere, replay_often
+from tests.kit.schedules import OFTEN, Notes, Program, attempt, crash_everywhere, replay_often
 
 begun: list[str] = []
 

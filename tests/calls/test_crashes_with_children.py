@@ -10,11 +10,10 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import ChildRun, Context, Engine, RunFailed, workflow
+from tests.calls.kit import children_of, double, history_at_end, waiting
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
-from tests.structure.families import children_of, double, history_at_end, waiting
-
-from .crash_points import at_every_commit
-from .kit import effects, note
+from tests.kit.crash_points import at_every_commit
+from tests.kit.traces import effects, note
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

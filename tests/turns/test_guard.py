@@ -13,8 +13,7 @@ from trio.testing import MockClock
 
 from durable_trio import Context, RunStatus, workflow
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked
-
-from .kit import virtual
+from tests.kit.traces import virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -7,8 +7,7 @@ import trio
 
 from durable_trio import Context, Engine, RunCancelled, RunStatus, workflow
 from durable_trio.testing import VirtualClock
-
-from .harness import (
+from tests.kit.schedules import (
     OFTEN,
     REPLAY_COUNT,
     RUN_ID,

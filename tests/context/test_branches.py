@@ -8,8 +8,7 @@ import pytest
 import trio
 
 from durable_trio import Context, workflow
-
-from .harness import OFTEN, Notes, Program, attempt, crash_and_replay, crash_everywhere, replay_often
+from tests.kit.schedules import OFTEN, Notes, Program, attempt, crash_and_replay, crash_everywhere, replay_often
 
 
 async def take(seconds: float) -> float:

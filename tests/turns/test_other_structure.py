@@ -13,8 +13,7 @@ from durable_trio import Context, open_engine, workflow
 from durable_trio.testing import CrashingStore, VirtualClock
 from durable_trio.testing.schedule import scheduling
 from tests.engine.harness import wait_passivated
-
-from .harness import OFTEN, RUN_ID, Notes
+from tests.kit.schedules import OFTEN, RUN_ID, Notes
 
 
 async def work(seconds: float) -> float:

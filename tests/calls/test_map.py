@@ -14,8 +14,7 @@ from trio.testing import MockClock
 from durable_trio import Context, Retry, RunStatus, open_engine, workflow
 from durable_trio.testing import VirtualClock
 from durable_trio.testing.schedule import scheduling
-
-from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay, crash_everywhere, replay_often
+from tests.kit.schedules import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay, crash_everywhere, replay_often
 
 pytestmark = pytest.mark.usefixtures("cleared")
 

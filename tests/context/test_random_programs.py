@@ -26,10 +26,9 @@ from durable_trio.engine.runs import resident
 from durable_trio.testing import VirtualClock
 from durable_trio.turns import call as calls
 from durable_trio.turns import port
-
-from .crash_points import EVERY_CRASH, Crashed, crash_points, crashing_store, live_once, live_through
-from .measured import unmeasured
-from .programs import Case, Observation, World, cases, drive, enter, program
+from tests.context.programs import Case, Observation, World, cases, drive, enter, program
+from tests.kit.crash_points import EVERY_CRASH, Crashed, crash_points, crashing_store, live_once, live_through
+from tests.kit.measured import unmeasured
 
 _PROGRAMS = int(os.environ.get("DURABLE_TRIO_PROGRAMS", "0"))
 #: Crashes of each program in the repeatable set, anywhere among its commits.

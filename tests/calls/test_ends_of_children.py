@@ -19,11 +19,10 @@ from durable_trio import (
     StepKind,
     workflow,
 )
+from tests.calls.kit import double, history_at_end, undo_with, waiting
 from tests.engine.harness import wait_passivated
-from tests.structure.families import double, history_at_end, undo_with, waiting
-
-from .crash_points import at_every_commit
-from .kit import effects, note, virtual
+from tests.kit.crash_points import at_every_commit
+from tests.kit.traces import effects, note, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

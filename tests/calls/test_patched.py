@@ -11,9 +11,8 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunConflict, RunFailed, StepKind, workflow
 from tests.engine.harness import wait_passivated
-
-from .crash_points import at_every_commit, crashing_store, live_once
-from .kit import LONG_SECONDS, effects, flow_before, note, virtual
+from tests.kit.crash_points import at_every_commit, crashing_store, live_once
+from tests.kit.traces import LONG_SECONDS, effects, flow_before, note, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

@@ -24,11 +24,11 @@ from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.stage import OPEN
 from durable_trio.turns.state import RunState
 from durable_trio.turns.turns import Turns
-
-from . import test_branches, test_failing_branches, test_map, test_select
-from .crash_points import EVERY_CRASH
-from .harness import MEASURED_COUNT, OFTEN, RUN_ID, Ended, Notes, Program, Trial, UnfinishedStore, attempt
-from .measured import unmeasured
+from tests.calls import test_map
+from tests.context import test_branches, test_failing_branches, test_select
+from tests.kit.crash_points import EVERY_CRASH
+from tests.kit.measured import unmeasured
+from tests.kit.schedules import MEASURED_COUNT, OFTEN, RUN_ID, Ended, Notes, Program, Trial, UnfinishedStore, attempt
 
 Operations = list[list[Any]]
 

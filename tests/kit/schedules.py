@@ -27,9 +27,8 @@ from durable_trio.rules import residency
 from durable_trio.stores.contract import Finish, Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.schedule import Order, scheduling
-
-from .crash_points import EVERY_CRASH, crash_points
-from .measured import unmeasured
+from tests.kit.crash_points import EVERY_CRASH, crash_points
+from tests.kit.measured import unmeasured
 
 #: So many seeds of trio's schedule for each concurrent program, at least.
 SEED_COUNT = 50 if EVERY_CRASH else 20

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: steps that leave a trace, an engine in virtual time, and the end of a run."""
+"""What tests of several folders share: steps that leave a trace, an engine in virtual time, and the end of a run."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ from trio.testing import MockClock
 from durable_trio import Context, Engine, RunConflict, RunFinished, RunStatus, StepStatus, workflow
 from durable_trio.stores.questions import FindRun, ListUnread
 from tests.engine.harness import serving, wait_passivated
-
-from .crash_points import at_every_commit, crashing_store, live_through
-from .kit import counting, virtual
+from tests.kit.crash_points import at_every_commit, crashing_store, live_through
+from tests.kit.traces import counting, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

@@ -8,8 +8,7 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunStatus, StepKind, open_engine, workflow
 from durable_trio.testing import CrashingStore, VirtualClock
-
-from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay
+from tests.kit.schedules import OFTEN, RUN_ID, Notes, Program, attempt, crash_and_replay
 
 DAY = 86400.0
 

@@ -11,8 +11,7 @@ from trio.testing import MockClock
 from durable_trio import Context, Engine, RunStatus, SignalTimeout, open_engine, workflow
 from durable_trio.stores.questions import FindRun, LoadRun
 from durable_trio.testing import CrashingStore, VirtualClock
-
-from .harness import OFTEN, RUN_ID, Notes, Program, attempt, crash_everywhere, replay_often
+from tests.kit.schedules import OFTEN, RUN_ID, Notes, Program, attempt, crash_everywhere, replay_often
 
 
 async def echo(value: str) -> str:

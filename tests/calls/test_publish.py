@@ -17,8 +17,7 @@ from durable_trio.stores.contract import Advance, Operation
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from tests.engine.harness import killed_when_ready, serving, wait_passivated, wait_status
-
-from .harness import OFTEN
+from tests.kit.schedules import OFTEN
 
 
 class NotingStore(CrashingStore):

@@ -22,8 +22,7 @@ from durable_trio import (
     workflow,
 )
 from tests.engine.harness import serving
-
-from .kit import effects, note, undo, virtual
+from tests.kit.traces import effects, note, undo, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

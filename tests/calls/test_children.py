@@ -19,10 +19,9 @@ from durable_trio import (
     StepStatus,
     workflow,
 )
+from tests.calls.kit import children_of, double, history_at_end, waiting
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
-from tests.structure.families import children_of, double, history_at_end, waiting
-
-from .kit import effects, virtual
+from tests.kit.traces import effects, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
 

@@ -19,8 +19,7 @@ import trio
 
 from durable_trio import Engine, StoreError, Workflow, open_engine
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
-
-from .measured import unmeasured
+from tests.kit.measured import unmeasured
 
 T = TypeVar("T")
 
