@@ -14,7 +14,7 @@ from durable_trio.calls.step_options import NO_RETRY, FunctionOptions
 from durable_trio.clock import due_after
 from durable_trio.codec import UNANNOTATED
 from durable_trio.errors import CodecError, RunCancelled, RunConflict, RunExpired, RunFailed, RunNotFound
-from durable_trio.failures import CannotRebuild, describe
+from durable_trio.failures import CannotRebuild, cause_of, describe
 from durable_trio.looks import exact_bool, is_a, short, text_of
 from durable_trio.options import check_options
 from durable_trio.policies import Retry
@@ -158,7 +158,9 @@ class ChildEndCall(Call):
         if isinstance(error, RunExpired) and error.run_id == child.id:  # else it is that of a child of the child
             return error
         text = text_of(error) if isinstance(error, BaseException) else str(error)
-        return RunFailed(f"the child {child.id!r} failed: {text}", run_id=child.id, error=error)
+        failed = RunFailed(f"the child {child.id!r} failed: {text}", run_id=child.id, error=error)
+        failed.__cause__ = cause_of(error)
+        return failed
 
 
 def _damage_of_end(child: RunRow) -> str | None:

@@ -19,7 +19,7 @@ from durable_trio.engine.records_of import (
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
-from durable_trio.failures import Failures
+from durable_trio.failures import Failures, cause_of
 from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.damage import damaged
@@ -165,7 +165,7 @@ async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | No
         end = RunFailed(f"run {run_id!r} failed: {error_text(error)}", run_id=run_id, error=error)
     if compensation_errors := await _compensation_errors(client, run_id, failures):
         end.compensation_errors = compensation_errors
-    raise end
+    raise end from cause_of(error)
 
 
 async def _compensation_errors(client: Client, run_id: str, failures: Failures) -> tuple[CompensationFailed, ...]:

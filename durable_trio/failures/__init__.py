@@ -19,9 +19,10 @@ imported, and nothing called but the constructors of exception classes.
 
 from durable_trio.failures.attempts import earlier_errors, remember, user_line
 from durable_trio.failures.carrying import CARRYING, carried, exits_of, is_cancelled, logged, without_strays
-from durable_trio.failures.errors import CannotRebuild, StepTraceback
+from durable_trio.failures.errors import CannotRebuild, StepTraceback, cause_of
 from durable_trio.failures.failures import Failures
 from durable_trio.failures.nurseries import close_left_open, guard_nurseries, is_left_open
+from durable_trio.failures.places import Told, tell_of
 from durable_trio.failures.stored import describe
 from durable_trio.failures.tracebacks import trace
 
@@ -30,7 +31,9 @@ __all__ = [
     "CannotRebuild",
     "Failures",
     "StepTraceback",
+    "Told",
     "carried",
+    "cause_of",
     "close_left_open",
     "describe",
     "earlier_errors",
@@ -40,6 +43,7 @@ __all__ = [
     "is_left_open",
     "logged",
     "remember",
+    "tell_of",
     "trace",
     "user_line",
     "without_strays",

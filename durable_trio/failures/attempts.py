@@ -6,17 +6,13 @@ It is for people alone: nothing is rebuilt from it, and no run goes by it.
 from __future__ import annotations
 
 import json
-import os
-import sysconfig
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, Final
-
-import trio
 
 from durable_trio.clock import INSTANT_MAX, INSTANT_MIN, to_datetime
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
+from durable_trio.failures.places import innermost
 from durable_trio.failures.stored import expect
 from durable_trio.failures.tracebacks import cut
 from durable_trio.limits import EARLIER_ERROR_CHARACTERS_MAX, EARLIER_ERRORS_FIRST, EARLIER_ERRORS_LAST
@@ -27,7 +23,6 @@ __all__ = ["earlier_errors", "remember", "user_line"]
 
 # Of a traceback so many frames are looked at: what recurses has thousands.
 _FRAMES_MAX: Final = 2000
-_OURS: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def remember(earlier: str | None, exc: Exception, *, attempt: int, at: int) -> str:
@@ -70,31 +65,13 @@ def user_line(exc: BaseException) -> str | None:
     Code of Python itself and of installed packages is nobody's of ours, so that a step which fails in a library is
     known by the line that has called it; if there is no other, the innermost of that.
     """
-    users, any_line = None, None
+    frames: list[tuple[str, int, str]] = []
     entry = traceback_of(exc)
-    for _ in range(_FRAMES_MAX):
-        if entry is None:
-            break
+    while entry is not None and len(frames) < _FRAMES_MAX:
         code = entry.tb_frame.f_code
-        if not code.co_filename.startswith(_engines()):
-            any_line = (code, entry.tb_lineno)
-            if not code.co_filename.startswith(_installed()):
-                users = any_line
+        frames.append((code.co_filename, entry.tb_lineno, code.co_name))
         entry = entry.tb_next
-    found = users or any_line
-    return None if found is None else f"{found[0].co_filename}:{found[1]} in {found[0].co_name}"
-
-
-@cache
-def _engines() -> tuple[str, ...]:
-    """Return the folders of what calls a step's function."""
-    return _OURS, os.path.dirname(os.path.abspath(trio.__file__)) + os.sep
-
-
-@cache
-def _installed() -> tuple[str, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return "<frozen ", *{sysconfig.get_path(name) + os.sep for name in names}, os.path.dirname(os.__file__) + os.sep
+    return innermost(frames)
 
 
 def _told(exc: Exception) -> BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["CannotRebuild", "StepTraceback"]
+from durable_trio.records import FailureRecord
+
+__all__ = ["CannotRebuild", "StepTraceback", "cause_of"]
 
 
 class CannotRebuild(Exception):
@@ -18,3 +20,8 @@ class StepTraceback(Exception):
 
     def __str__(self) -> str:
         return f'\n"""\n{self.args[0] if self.args else ""}"""'
+
+
+def cause_of(error: BaseException | FailureRecord | None) -> BaseException | None:
+    """Return a failure as the cause of what is raised because of it, so that its traceback is shown."""
+    return StepTraceback(error.traceback) if isinstance(error, FailureRecord) else error
