@@ -15,7 +15,7 @@ from durable_trio.logger import Logger
 
 Ts = TypeVarTuple("Ts")
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.processes")
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from durable_trio.context.child_run import ChildRun
 from durable_trio.context.context import Context
 from durable_trio.context.nursery import DurableNursery
 from durable_trio.engine.engine import Engine, open_engine
-from durable_trio.engine.observers import Event, Observer
+from durable_trio.engine.observers import Observer
 from durable_trio.engine.run import Run
 from durable_trio.errors import (
     CodecError,
@@ -41,6 +41,20 @@ from durable_trio.errors import (
     UnknownWorkflow,
     WorkerFailed,
 )
+from durable_trio.events import (
+    AttemptInterrupted,
+    Event,
+    RunCompensating,
+    RunEnded,
+    RunParked,
+    RunResumed,
+    RunStarted,
+    RunSuspended,
+    StepEnded,
+    StepRetried,
+    StepSlow,
+    StepStarted,
+)
 from durable_trio.policies import Retry
 from durable_trio.records import (
     EarlierError,
@@ -64,6 +78,7 @@ from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.workflows import Workflow, workflow
 
 __all__ = [
+    "AttemptInterrupted",
     "ChildRun",
     "Clock",
     "CodecError",
@@ -91,20 +106,30 @@ __all__ = [
     "Retry",
     "Run",
     "RunCancelled",
+    "RunCompensating",
     "RunConflict",
+    "RunEnded",
     "RunExpired",
     "RunFailed",
     "RunFinished",
     "RunNotFound",
+    "RunParked",
     "RunRecord",
+    "RunResumed",
+    "RunStarted",
     "RunStatus",
+    "RunSuspended",
     "SchemaTooNew",
     "SignalTimeout",
+    "StepEnded",
     "StepFailed",
     "StepInHand",
     "StepInterrupted",
     "StepKind",
     "StepRecord",
+    "StepRetried",
+    "StepSlow",
+    "StepStarted",
     "StepStatus",
     "StepTimeout",
     "Store",

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each layer may import those before it, and itself.
 LAYERS = (
     ("doors", "unseen", "errors", "limits", "processes", "clock", "looks", "logger", "records", "policies", "options"),
+    ("events",),
     ("rows",),
     ("codec", "failures"),
     ("rules", "signatures", "workflows"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Protocol, TypeVar
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 
 import attrs
 import trio
@@ -15,8 +17,9 @@ from durable_trio.codec import Codec, parse
 from durable_trio.errors import CodecError, Detached, PayloadTooLarge
 from durable_trio.failures import CannotRebuild, Failures, describe
 from durable_trio.limits import NAME_CHARACTERS_MAX, check_name
-from durable_trio.records import Problem
-from durable_trio.rows import HistoryRow, Key, RunRow
+from durable_trio.looks import is_a, members_of
+from durable_trio.records import Problem, StepKind
+from durable_trio.rows import HistoryRow, Key, RunRow, WaitRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
 from durable_trio.turns.call import Call
@@ -25,7 +28,24 @@ from durable_trio.turns.state import RunState
 from durable_trio.workflows import Registry, Workflow
 
 T = TypeVar("T")
-Observe = Callable[[str, Mapping[str, Any]], None]
+# Failures of its steps that a body has raised last, and may have let out.
+_RAISED_MAX: Final = 64
+
+
+class Observe(Protocol):
+    """What is told of a body's steps, where somebody wants to know; see ``engine.runs.attempts``."""
+
+    def began(self, call: Any, number: int) -> None:
+        """An attempt of a call begins."""
+
+    def came_out(self, call: Any) -> None:
+        """The function of an attempt has come out."""
+
+    def ended(self, row: HistoryRow, *, is_replay: bool) -> None:
+        """The outcome of a step is given to the body."""
+
+    def dropped(self, key: Key) -> None:
+        """A call is cancelled without an outcome."""
 
 
 def check_json(text: str) -> None:
@@ -47,6 +67,9 @@ class ResidentOfBody(Protocol):
 
     def failed(self, error: BaseException) -> None:
         """Leave because of a fault of ours; or because the run's own code has ended the program, and end it."""
+
+    def retried(self, kind: StepKind, wait: WaitRow, delay: float) -> None:
+        """An attempt has failed, and there will be another one; that is committed."""
 
     def continued(self) -> None:
         """A new generation of the run is stored: this one leaves."""
@@ -183,6 +206,8 @@ class Body:
     is_detaching: bool = False
     # Children that the run waits for before it ends: whether each has been seen to end.
     children: dict[str, bool] = attrs.Factory(dict)
+    # Failures that calls have raised in it, and their rows: to tell which step has ended the run.
+    raised: deque[tuple[BaseException, HistoryRow]] = attrs.Factory(partial(deque, maxlen=_RAISED_MAX))
     # Which task of the body is which branch.
     branches: dict[trio.lowlevel.Task, Branch] = attrs.Factory(dict)
 
@@ -222,10 +247,13 @@ class Body:
         if call.outcome is not None:
             error: BaseException = call.outcome
             call.outcome = None
+            self.raised.append((error, row))
             return error
         assert row.error is not None
         try:
-            return self.failures.decode(row.error)
+            error = self.failures.decode(row.error)
+            self.raised.append((error, row))
+            return error
         except (CannotRebuild, CodecError) as error:
             self.check_stored(row.error, f"history, the row with key {str(row.key)!r}, error", describe)
             self.park(
@@ -233,6 +261,21 @@ class Body:
                 f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}\n"
                 "Import its class, or name it in Engine(errors=…).",
             )
+
+    def failed_row(self, error: BaseException | None) -> HistoryRow | None:
+        """Return the row of the step whose failure has led to ``error``: it is that, or in it, or was before it."""
+        rows = {id(raised): row for raised, row in self.raised}
+        left, seen = [error], set[int]()
+        while left and rows:
+            each = left.pop()
+            if each is None or id(each) in seen:
+                continue
+            seen.add(id(each))
+            if id(each) in rows:
+                return rows[id(each)]
+            left += [each.__context__, each.__cause__]
+            left += reversed(members_of(cast(BaseExceptionGroup[Any], each))) if is_a(each, BaseExceptionGroup) else ()
+        return None
 
     def check_stored(self, text: str, place: str, read: Callable[[str], object] = check_json) -> None:
         """Set the run aside, and never return, if what is stored is nothing that was ever written there."""

@@ -11,7 +11,7 @@ program, such as ``KeyboardInterrupt``, is never recorded: it stops the executor
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from inspect import CO_COROUTINE
 from types import FunctionType
@@ -79,6 +79,11 @@ class FunctionCall(Call):
         return None if self._scope is None else self.started_at
 
     @property
+    def function(self) -> Callable[..., Any]:
+        """The user's."""
+        return self._fn
+
+    @property
     def run_id(self) -> str:
         """Of the run that it is a step of."""
         return self._body.run_id
@@ -135,6 +140,8 @@ class FunctionCall(Call):
             self._scope.cancel()
 
     def dropped(self) -> None:
+        if self._body.observe is not None:
+            self._body.observe.dropped(self.key)
         self.state.clear_wait(self.key)
 
     def deliver(self, row: HistoryRow) -> None:
@@ -145,8 +152,7 @@ class FunctionCall(Call):
 
     def _tell_ended(self, row: HistoryRow) -> None:
         if self._body.observe is not None:
-            fields = {"key": str(row.key), "kind": row.kind, "status": row.status, "attempt": row.attempt}
-            self._body.observe("step_ended", fields)
+            self._body.observe.ended(row, is_replay=not self.state.is_live)
 
     # ---- one attempt -------------------------------------------------------------------------------------------
 
@@ -167,7 +173,7 @@ class FunctionCall(Call):
         self.lobby.busy_count += 1
         body, options = self._body, self._options
         if body.observe is not None:
-            body.observe("step_started", {"key": str(self.key), "kind": self.kind, "attempt": self._attempt})
+            body.observe.began(self, self._attempt)
         # Each attempt has the body's variables, as after a restart: not what the one before has set.
         context = self.task_context.copy() if options.retry.max_attempts > 1 else self.task_context
         self._limits = []
@@ -206,6 +212,8 @@ class FunctionCall(Call):
         """The attempt has come out: with an outcome, or cancelled without one."""
         self._scope = None
         finish, self._finish = self._finish, None
+        if self._body.observe is not None:
+            self._body.observe.came_out(self)
         if self.state.port.is_cut:
             return
         if finish is not None:
@@ -304,12 +312,11 @@ class FunctionCall(Call):
             earlier=self._earlier,
         )
         self.state.agenda.waits[self.key] = wait
-        fields = {"key": str(self.key), "attempt": self._attempt, "error": error, "delay": delay}
-        self.state.port.advance(partial(self._scheduled, fields), waits=(wait,), now=now)
+        self.state.port.advance(partial(self._scheduled, wait, delay), waits=(wait,), now=now)
 
-    def _scheduled(self, fields: Mapping[str, Any], outcome: Any) -> None:
-        if outcome is True and self._body.observe is not None:
-            self._body.observe("step_retried", fields)
+    def _scheduled(self, wait: WaitRow, delay: float, outcome: Any) -> None:
+        if outcome is True:
+            self._body.resident.retried(self.kind, wait, delay)
         if outcome is True and self.raise_cancel is None:
             self.state.set_timer(self, self.state.agenda.waits[self.key].due_at or 0, None)
         self.state.check(outcome)

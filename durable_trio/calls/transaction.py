@@ -35,8 +35,7 @@ class TransactionCall(FunctionCall):
         self.stage = SUBMIT[self.stage]  # from here on its outcome is recorded, whatever it is
         self.lobby.busy(self)
         if self._body.observe is not None:
-            fields = {"key": str(self.key), "kind": self.kind, "attempt": self._attempt}
-            self._body.observe("step_started", fields)
+            self._body.observe.began(self, self._attempt)
         self.state.record(self._submit)
 
     def _submit(self) -> None:

@@ -68,7 +68,8 @@ class Engine(trio.abc.AsyncResource):
         app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
         options: ``lease_seconds=30``, ``grace_seconds=10``, ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
             ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
-            included), ``replay_stall_seconds=10``, ``clock``.
+            included), ``replay_stall_seconds=10``, ``slow_step_seconds`` (an attempt that takes longer is logged
+            and told to observers; by default none is), ``clock``.
 
     Raises:
         TypeError, ValueError: an option of another name, or out of range.

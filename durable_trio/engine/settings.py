@@ -82,6 +82,7 @@ class Settings:
     workers: int = attrs.field(default=0)
     app: str | None = attrs.field(default=None, validator=_app)
     replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, converter=_patience, validator=_positive)
+    slow_step_seconds: float | None = attrs.field(default=None, converter=_seconds)
     strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
     observers: tuple[Any, ...] = ()
@@ -102,6 +103,12 @@ class Settings:
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             raise ValueError(f"grace_seconds must be a number of at least 0, not {value!r}")
 
+    @slow_step_seconds.validator
+    def _check_slow(self, attribute: attrs.Attribute[Any], value: float | None) -> None:
+        if value is not None:
+            _positive(self, attribute, value)
+            _finite(self, attribute, value)
+
     @errors.validator
     def _check_errors(self, attribute: attrs.Attribute[Any], value: Sequence[Any]) -> None:
         for item in value:
@@ -120,6 +127,7 @@ class EngineOptions(TypedDict, total=False):
     unread_signals_max: int
     resident_runs_max: int
     replay_stall_seconds: float | timedelta
+    slow_step_seconds: float | timedelta | None
     clock: Clock
 
 

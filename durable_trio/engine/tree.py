@@ -51,7 +51,7 @@ from supervisors import (
 )
 from supervisors.groups import first, sole
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.processes")
 
 # A fault that comes back at once has come back four times after a third of a second; then all services are tried anew
 # twice, and after one to two seconds the engine gives up. A fault that comes once a minute is lived with.

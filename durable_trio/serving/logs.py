@@ -19,6 +19,8 @@ __all__ = ["LOG_VARIABLE", "LineFormatter", "LogStyle", "is_configured", "set_up
 LOG_VARIABLE: Final = "DURABLE_TRIO_WORKER_LOG"
 
 _LOGGER: Final = logging.getLogger("durable_trio")
+# What each record has; whatever else it has was given along, as ``extra``.
+_OF_ALL: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # What a value may consist of to stand without quotes.
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.:/+@#")
 
@@ -48,7 +50,10 @@ def set_up_logging(style: LogStyle) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """One line for each record; a record's ``fields`` say it to programs, its message to people."""
+    """One line for each record. To programs its ``extra`` tells what its message tells to people.
+
+    A record of the server's own has all of that in ``fields``, and needs no message.
+    """
 
     def __init__(self, style: LogStyle) -> None:
         super().__init__()
@@ -85,6 +90,9 @@ def _fields(record: logging.LogRecord, trace: str) -> dict[str, Any]:
         fields.update(own)
     else:
         fields.update(pid=record.process, logger=record.name, message=record.getMessage())
+        fields.update(
+            (name, value) for name, value in vars(record).items() if name not in _OF_ALL and name not in fields
+        )
     if trace:
         fields["traceback"] = trace
     return fields

@@ -47,7 +47,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 Callback = Callable[[Any], None]
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.store")
 
 # Runs whose writes are tried again each time while nothing at all has room. They take turns.
 _PROBES_MAX: Final = 8

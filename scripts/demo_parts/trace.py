@@ -13,7 +13,7 @@ from pathlib import Path
 
 import attrs
 
-from durable_trio import Event, Observer
+from durable_trio import Observer, StepEnded, StepStarted
 
 
 class Trace(Observer):
@@ -23,16 +23,16 @@ class Trace(Observer):
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._incarnation = incarnation
 
-    def step_started(self, event: Event) -> None:
+    def step_started(self, event: StepStarted) -> None:
         """An attempt begins."""
         self._note("begun", event)
 
-    def step_ended(self, event: Event) -> None:
+    def step_ended(self, event: StepEnded) -> None:
         """An outcome is given to the body, live or at replay."""
         self._note("given", event)
 
-    def _note(self, what: str, event: Event) -> None:
-        fields = (self._incarnation, what, event.run_id, event.fields["key"], event.fields["attempt"])
+    def _note(self, what: str, event: StepStarted | StepEnded) -> None:
+        fields = (self._incarnation, what, event.run_id, event.key, event.attempt)
         os.write(self._file, "\t".join(map(str, fields)).encode() + b"\n")
 
 

@@ -19,6 +19,7 @@ from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_pa
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 RAISED: list[type[BaseException]] = [KeyError, SystemExit]
+NAMES = ("runs", "processes", "store", "run", "observers", "serve")
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -42,7 +43,10 @@ class Faulty(logging.Handler):
 def faulty(kind: type[BaseException], *, as_handler: bool) -> Iterator[Faulty]:
     """Have a faulty filter, or handler, on all loggers of the library inside the block."""
     found = Faulty(kind)
-    loggers = [logging.getLogger(f"durable_trio{name}") for name in (".engine", ".run", ".observers", ".serve")]
+    loggers = [
+        logging.getLogger(f"durable_trio{name}")
+        for name in (".runs", ".processes", ".store", ".run", ".observers", ".serve")
+    ]
     for logger in loggers:
         logger.addHandler(found) if as_handler else logger.addFilter(found)
         logger.setLevel(logging.DEBUG)
@@ -110,8 +114,8 @@ async def test_so_does_a_run_of_which_something_is_said_at_rest() -> None:
 
 def test_a_line_has_the_place_that_it_comes_from_and_what_was_added_to_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        Logger("durable_trio.engine", {"run_id": "r"}).info("said %s", "so", extra={"mine": 1})
-        Logger("durable_trio.engine").warning("said", extra={"mine": 2})
+        Logger("durable_trio.runs", {"run_id": "r"}).info("said %s", "so", extra={"mine": 1})
+        Logger("durable_trio.runs").warning("said", extra={"mine": 2})
     first, second = caplog.records
     assert first.funcName == second.funcName == "test_a_line_has_the_place_that_it_comes_from_and_what_was_added_to_it"
     assert (first.getMessage(), vars(first)["run_id"], vars(first)["mine"]) == ("said so", "r", 1)
@@ -120,8 +124,8 @@ def test_a_line_has_the_place_that_it_comes_from_and_what_was_added_to_it(caplog
 
 def test_people_are_told_that_a_line_is_lost_as_logging_tells_them(capsys: pytest.CaptureFixture[str]) -> None:
     with faulty(KeyError, as_handler=False):
-        Logger("durable_trio.engine").error("lost")
-    assert "a line of the logger 'durable_trio.engine' is lost" in capsys.readouterr().err
+        Logger("durable_trio.runs").error("lost")
+    assert "a line of the logger 'durable_trio.runs' is lost" in capsys.readouterr().err
 
 
 def test_the_library_logs_in_no_other_way() -> None:

@@ -16,6 +16,7 @@ from durable_trio.records import RunStatus, StepKind
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Finish
+from durable_trio.turns.stage import Stage
 
 
 class Ending:
@@ -81,8 +82,9 @@ class Ending:
         if not run.is_finishing:
             return False
         run.keeper.ended(run.row, status, result, error_text)
-        if run.keeper.is_observed:
-            run.tell("run_ended", {"status": status})
+        if error_text is not None or run.keeper.is_watched:
+            failed = run.body.failed_row(error) if status is RunStatus.FAILED else None
+            run.telling.ended(status, error_text, is_expired=turns.state.is_expired, failed=failed)
         return True
 
     def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:
@@ -148,7 +150,7 @@ class Ending:
         if not self._is_done(outcome):
             run.port.status = before
             return False
-        run.tell("run_compensating", {})
+        run.telling.compensating(error_text)
         return True
 
     async def _compensate(self, item: Compensation, errors: list[str]) -> None:
@@ -160,6 +162,8 @@ class Ending:
         row = await run.turns.lobby.perform(call)
         if row.error is not None:
             errors.append(row.error)
+            if call.stage is Stage.COMMITTED:  # in this stay: else it was told before
+                run.telling.log.compensation_failed(item.step, row.attempt, row.error)
 
 
 def cancelled(run_id: str, reason: str | None) -> RunCancelled:

@@ -36,7 +36,7 @@ from durable_trio.turns.port import Callback, Port
 from durable_trio.turns.quiet import BODY
 from durable_trio.workflows import Workflow, workflow
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.runs")
 
 #: The workflow's name of inline runs; no user's function is behind it.
 INLINE_NAME: Final = "(inline)"

@@ -5,12 +5,13 @@ A parked run goes on once its problem is mended: by other code of its workflow, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
-from durable_trio.engine.observers import Observers
+from durable_trio.engine.runs.telling import Telling
 from durable_trio.failures import logged, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
@@ -19,31 +20,28 @@ from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Park
 from durable_trio.stores.writer import Writer
-from durable_trio.unseen import visible_lines
 from durable_trio.workflows import Workflow
 
 __all__ = ["Parking"]
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.runs")
 
 
 class Parking:
     """Parks the runs of one executor."""
 
-    def __init__(self, *, writer: Writer, codec: Codec, clock: Clock, observers: Observers) -> None:
+    def __init__(self, *, writer: Writer, codec: Codec, clock: Clock, telling_of: Callable[[RunRow], Telling]) -> None:
         self._writer = writer
         self._codec = codec
         self._clock = clock
-        self._observers = observers
+        self._telling_of = telling_of
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         """Park a run that this executor owns. ``error``: the same for observers, who may tell kinds apart."""
-        _say(row, problem)
-        self._submit(row, problem, error)
+        self._submit(row, problem, error, fault=None)
 
     def park_for_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
-        _LOGGER.error("run %r is parked after an internal error", row.id, exc_info=logged(error))
         guarded(self._submit_fault, row, workflow, error)
 
     def found_damaged(self, row: RunRow) -> None:
@@ -53,22 +51,24 @@ class Parking:
             _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
             return
         problem = damaged(row.id, row.damage)
-        _say(row, problem)
-        self._tell(row, problem, None)
+        self._telling_of(row).parked(problem, None, None)
 
     def _submit_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         text = f"run {row.id!r} met a fault of this library, please report it:\n"
         problem = Problem(
             kind="internal_error",
-            text=text + trace(error, TRACEBACK_CHARACTERS_MAX),
+            text=text + trace(error, TRACEBACK_CHARACTERS_MAX, is_ours=True),
             fingerprint=workflow.fingerprint,
         )
-        self._submit(row, problem, error)
+        self._submit(row, problem, error, fault=error)
 
-    def _submit(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+    def _submit(self, row: RunRow, problem: Problem, error: Exception | None, *, fault: Exception | None) -> None:
         def done(outcome: Any) -> None:
             if outcome is True:
-                self._tell(row, problem, error)
+                self._telling_of(row).parked(problem, error, fault)
+            elif fault is not None:  # it is not known to anybody else
+                text = "run %r has met an internal error, and could not be parked: %s"
+                _LOGGER.error(text, row.id, outcome, exc_info=logged(fault))
 
         assert row.owner is not None
         park = Park(
@@ -78,11 +78,3 @@ class Parking:
             now=self._clock.stamp(),
         )
         self._writer.submit(park, done)
-
-    def _tell(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
-        if self._observers.are_any:
-            self._observers.tell("run_parked", row.id, row.workflow, {"problem": problem, "error": error})
-
-
-def _say(row: RunRow, problem: Problem) -> None:
-    _LOGGER.error("run %r is parked (%s): %s", row.id, problem.kind, visible_lines(problem.text))

@@ -7,7 +7,7 @@ functions, and for the listener, which begins with the first notice: nearly alwa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Token
 from functools import partial
@@ -25,14 +25,12 @@ from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.inbox import Inbox, Notice
+from durable_trio.engine.runs.telling import Telling
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
+from durable_trio.events import RunResumed, RunStarted, RunSuspended
 from durable_trio.failures import Failures, is_cancelled
-from durable_trio.limits import (
-    MAILBOX_ENTRIES_READ,
-    SUSPECT_RECOVERIES,
-    SUSPECT_SECONDS,
-)
+from durable_trio.limits import MAILBOX_ENTRIES_READ, SUSPECT_RECOVERIES, SUSPECT_SECONDS
 from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
@@ -58,9 +56,6 @@ class Keeper(Protocol):
     settings: Settings
     codec: Codec
     registry: Registry
-
-    # Whether there are observers to tell.
-    is_observed: bool
 
     def alarm(self, due_at: int, resident: ResidentRun) -> None:
         """Wake a run at that time, if it is still there."""
@@ -101,8 +96,11 @@ class Keeper(Protocol):
     def warn_foreign_wait(self, workflow: str, place: str) -> None:
         """Say once that a workflow waits there for something that is not durable."""
 
-    def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
-        """Tell the observers."""
+    # Whether somebody wants to know what goes well, too.
+    is_watched: bool
+
+    def telling_of(self, row: RunRow, failures: Failures) -> Telling:
+        """Return who says what happens to a run."""
 
 
 class ResidentRun:
@@ -136,6 +134,7 @@ class ResidentRun:
             had_begun=row.token > 1 if row.generation == 0 else _had_begun(loaded),  # it was claimed before
         )
         self.inbox = Inbox(self, self.port)
+        self.attempts = self.telling.attempts() if keeper.is_watched else None
         self.body: Body
         self._around: AbstractAsyncContextManager[trio.Nursery]
         self._body_before: Token[Watched | None]  # whose body the task was before
@@ -193,6 +192,11 @@ class ResidentRun:
         guarded(self.inbox.post, Notice.WAKE)
 
     @property
+    def last_recorded(self) -> HistoryRow | None:
+        """The last row of its history, of a run that has not begun here."""
+        return self._loaded.history[-1] if self._loaded.history else None
+
+    @property
     def is_suspect(self) -> bool:
         """Whether its processes have died again and again, and it gives no sign yet that this one will not."""
         if self.row.recoveries < SUSPECT_RECOVERIES or self.turns.state.has_progressed:
@@ -238,13 +242,15 @@ class ResidentRun:
             failures=self.failures,
             saga=Saga(),
             resident=self,
-            observe=self.tell if keeper.is_observed else None,
+            observe=self.attempts,
             stored_positions=dict(self._loaded.positions),
         )
         self._nursery = nursery
-        if keeper.is_observed:
-            resumed = bool(self._loaded.history) or row.status is not RunStatus.RUNNING or row.token > 1
-            self.tell("run_resumed" if resumed else "run_started", {})
+        if keeper.is_watched:
+            if self._loaded.history or row.status is not RunStatus.RUNNING or row.token > 1:
+                self.telling.tell(RunResumed, recoveries=row.recoveries)
+            else:
+                self.telling.tell(RunStarted)
         self.inbox.begin()
         task = nursery.parent_task
         state.tasks.add(task)
@@ -310,6 +316,8 @@ class ResidentRun:
         if fresh:
             position = self.turns.state.position
             self.port.advance(self.turns.state.check, published=fresh, position=position, now=self.clock.stamp())
+        if self.attempts is not None:
+            self.attempts.went_live(self._is_intended)
         self._loaded = NOTHING_LOADED  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()
@@ -349,7 +357,8 @@ class ResidentRun:
     def _released(self, outcome: Any, due_at: int | None) -> None:
         self.turns.state.is_leaving = False
         if outcome is True:
-            self.tell("run_suspended", {})
+            if self.keeper.is_watched:
+                self.telling.tell(RunSuspended)
             self.detach()
             self.keeper.released(due_at)
         elif outcome is False:
@@ -477,6 +486,8 @@ class ResidentRun:
         if self.port.is_cut:
             return
         self.port.cut()
+        if self.attempts is not None:
+            guarded(self.attempts.left)
         if self._nursery is None:
             return  # it has not begun
         self.body.is_detaching = True
@@ -486,8 +497,17 @@ class ResidentRun:
         guarded(self.turns.lobby.throw_detached)
         guarded(self._nursery.cancel_scope.cancel, why)
 
-    def tell(self, name: str, fields: Mapping[str, Any]) -> None:
-        self.keeper.tell(name, self.row.id, self.row.workflow, fields)
+    @property
+    def telling(self) -> Telling:
+        """Who says what happens to this run; made when there is something to say."""
+        return self.keeper.telling_of(self.row, self.failures)
+
+    def retried(self, kind: StepKind, wait: WaitRow, delay: float) -> None:
+        duration = None if self.attempts is None else self.attempts.retried(wait.key)
+        self.telling.retried(kind, wait, delay, duration=duration)
+
+    def _is_intended(self, key: str) -> bool:
+        return any(str(wait.key) == key and wait.kind == "intent" for wait in self._loaded.waits)
 
 
 def _had_begun(loaded: Loaded) -> bool:

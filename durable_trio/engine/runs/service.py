@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -16,8 +16,10 @@ from durable_trio.codec import Codec
 from durable_trio.doors import guarded, tell
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
+from durable_trio.engine.open_steps import steps_under_way
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
+from durable_trio.engine.runs.attempts import SlowSteps
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
@@ -25,15 +27,16 @@ from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.parking import Parking
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.engine.runs.telling import Telling
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged
+from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancelled, logged
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunStatus, StepInHand
-from durable_trio.rows import RunRow
+from durable_trio.rows import HistoryRow, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
@@ -43,7 +46,7 @@ from durable_trio.unseen import visible, visible_lines
 from durable_trio.workflows import Registry, Workflow
 from supervisors.groups import split_failure
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.runs")
 # Steps that are named to people.
 _LINGERING_MAX = 100
 
@@ -88,9 +91,11 @@ class Runs:
         self._message_was_sent = message_was_sent
         self._write_was_refused = write_was_refused
         self._observers = observers
-        self.is_observed = observers.are_any
+        seconds = settings.slow_step_seconds
+        self.is_watched = observers.are_any or settings.slow_step_seconds is not None
+        self._slow = None if seconds is None else SlowSteps(seconds, settings.clock, timers.call_at)
         self._timers = timers
-        self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, observers=observers)
+        self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, telling_of=self.telling_of)
         self._actors: dict[int, ResidentRun] = {}
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
         self._idle = IdleRuns(
@@ -347,24 +352,30 @@ class Runs:
     @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for
     async def _set_aside(self, actor: RunActor) -> None:
         try:
-            await self._fail_set_aside(actor.row, actor.workflow)
+            await self._fail_set_aside(actor.row, actor.workflow, actor.last_recorded)
         except BaseException as error:
             self.came_out(actor, error)
         finally:
             self.left(actor)
 
-    async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any]) -> None:
+    async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any], last: HistoryRow | None) -> None:
         assert row.owner is not None
+        under_way = next(iter(steps_under_way(row)), None)
+        if under_way is not None:
+            where = f"the last time in step {under_way.key!r}, attempt {under_way.attempt}"
+        else:
+            where = "before its first step" if last is None else f"the last time after step {str(last.key)!r}"
         error = DurableError(
-            f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run. "
-            "Its steps are not compensated; resume it once the cause is mended"
+            f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run, "
+            f"{where}. Its steps are not compensated; resume it once the cause is mended"
         )
         text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
         fence = Fence(row.run, row.owner, row.token)
         now = self.settings.clock.stamp()
         await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
         self.ended(row, RunStatus.FAILED, None, text)
-        self.tell("run_ended", row.id, row.workflow, {"status": RunStatus.FAILED})
+        telling = self.telling_of(row, self.failures_of(workflow))
+        telling.set_aside(text, where=where, under_way=under_way)
 
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
@@ -467,9 +478,10 @@ class Runs:
             place,
         )
 
-    def tell(self, name: str, run_id: str, workflow: str, fields: Mapping[str, Any]) -> None:
-        if self.is_observed:
-            self._observers.tell(name, run_id, workflow, fields)
+    def telling_of(self, row: RunRow, failures: Failures | None = None) -> Telling:
+        failures = failures or self.failures_of(None)
+        clock = self.settings.clock
+        return Telling(row, observers=self._observers, clock=clock, failures=failures, slow=self._slow)
 
 
 def _is_of_run(task: trio.lowlevel.Task) -> bool:

@@ -40,7 +40,7 @@ _STUCK = (
     "If their steps wait for others, let them do so with run.result(), which lends the place; or raise concurrency"
 )
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.runs")
 
 
 class Dispatcher(Service):

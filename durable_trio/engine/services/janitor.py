@@ -14,7 +14,7 @@ from durable_trio.logger import Logger
 from durable_trio.stores.contract import Stuck, Sweep
 from durable_trio.stores.writer import Writer
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.store")
 _LOOK_SECONDS = 60.0
 _FIRST_LOOK_SECONDS = 1.0  # a process that begins has better things to do
 # Only runs that were removed: copies that somebody is making are left alone.

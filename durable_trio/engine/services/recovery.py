@@ -26,7 +26,7 @@ from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLe
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.writer import Writer
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.processes")
 # How often the others' locks are probed: a probe costs microseconds.
 _LOOK_SECONDS = 0.25
 # A look that comes so late tells that this process was stopped itself, or the machine: leases of others have passed

@@ -29,7 +29,7 @@ from durable_trio.stores.questions import ListReports
 from durable_trio.stores.writer import Writer
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.processes")
 # Changes within this time are one report: a restart is some three of them.
 _GATHER_SECONDS: Final = 0.2
 # How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.

@@ -32,7 +32,7 @@ from supervisors import (
 )
 from supervisors.groups import first
 
-_LOGGER: Final = Logger("durable_trio.engine")
+_LOGGER: Final = Logger("durable_trio.processes")
 #: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
 PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
 #: How many workers there are to be, so that the first one there leaves the others their shares.

@@ -31,7 +31,7 @@ __all__ = [
     "writers_of",
 ]
 
-_LOGGER = Logger("durable_trio.engine")
+_LOGGER = Logger("durable_trio.store")
 
 _MODE: Final = 0o600
 _INDEX_SUFFIX: Final = "-shm"  # made anew from the log

@@ -18,7 +18,7 @@ from durable_trio.engine import tree
 from durable_trio.engine.serving import EXIT_UNSTOPPED
 from tests.engine.harness import PATIENCE_SECONDS, serving, stopped_when_ready, wait_passivated, wait_until
 
-LOGGER = "durable_trio.engine"
+LOGGER = "durable_trio.runs"
 
 
 async def nothing() -> None:

@@ -86,7 +86,7 @@ async def test_a_worker_that_is_killed_before_it_is_ready_is_not_restarted_for_e
 ) -> None:
     """Each time is told in the log, and the error says by what, and what to do."""
     argv = [sys.executable, "-I", "-S", "-c", _KILLED_EARLY, str(tmp_path / "seen")]
-    with caplog.at_level(logging.WARNING, "durable_trio.engine"):
+    with caplog.at_level(logging.WARNING, "durable_trio.processes"):
         failures = await watched(argv, has_failed, ready_within=PATIENCE_SECONDS)
     assert "worker-1 was killed 10 times in a row" in str(failures[0])
     assert "before it was ready: signal SIGKILL" in str(failures[0])

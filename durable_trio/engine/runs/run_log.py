@@ -1,0 +1,100 @@
+"""What operators are told of runs: one log record for each thing that goes wrong, with fields for programs.
+
+Each is logged once what it tells is committed, by the process that has committed it; so nothing is told twice, neither
+at replay nor by whoever takes a run over. A record has ``event`` (what has happened, in one word), ``run_id`` and
+``workflow``; and, where they apply, ``step`` (its key), ``attempt``, ``cause`` (type and text of the failure) and
+``place`` (the line of the user's code, as ``file:line in function``).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+from durable_trio.failures import Told, tell_of
+from durable_trio.logger import Logger
+from durable_trio.records import Problem, RunStatus
+from durable_trio.rows import HistoryRow, Key, RunRow
+from durable_trio.unseen import visible, visible_lines
+
+__all__ = ["RunLog"]
+
+_LOGGER: Final = Logger("durable_trio.runs")
+
+
+class RunLog:
+    """The records about one run."""
+
+    def __init__(self, row: RunRow) -> None:
+        self._row = row
+
+    def ended(self, status: RunStatus, error: str, *, is_expired: bool, failed: HistoryRow | None) -> None:
+        """It has ended without a result. ``failed``: of the step whose failure has ended it, if one has."""
+        told = tell_of(error)
+        if status is RunStatus.CANCELLED:
+            self._say(logging.INFO, "run_cancelled", f"was cancelled: {told.cause}", told)
+        elif is_expired:
+            self._say(logging.ERROR, "run_expired", "has failed: it did not end within its time to live", told)
+        elif failed is None:
+            self._say(logging.ERROR, "run_failed", f"has failed: {told.cause}", told)
+        else:
+            told = Told(told.cause, tell_of(failed.error or "").place or told.place)
+            text = f"has failed in {_step(failed.key, failed.attempt)}: {told.cause}"
+            self._say(logging.ERROR, "run_failed", text, told, step=failed.key, attempt=failed.attempt)
+
+    def set_aside(self, error: str, *, where: str, step: str | None, attempt: int | None) -> None:
+        """It has killed its process too often, and does not go on by itself. ``where`` it was, for people."""
+        text = (
+            f"is set aside: its process has died {self._row.recoveries} times without progress of the run, {where}; "
+            "it is failed, nothing of it is compensated; resume it once the cause is mended"
+        )
+        self._say(logging.ERROR, "run_set_aside", text, tell_of(error), step=step, attempt=attempt)
+
+    def parked(self, problem: Problem, error: BaseException | None = None) -> None:
+        """It cannot go on with this code, or this history. ``error``: a fault of ours, shown as it is."""
+        text = f"is parked ({problem.kind})"
+        text += f": {visible_lines(problem.text)}" if error is None else " after an internal error"
+        told = Told(problem.text, None)
+        self._say(logging.ERROR, "run_parked", text, told, exc_info=error, problem=problem.kind)
+
+    def retried(self, key: Key, attempt: int, error: str, delay: float) -> None:
+        """An attempt has failed, and there will be another. Told of the first of a step, then by powers of two."""
+        if attempt & (attempt - 1) == 0:
+            told = tell_of(error)
+            text = f"tries {_step(key)} again in {delay:.3g} s, after attempt {attempt}: {told.cause}"
+            self._say(logging.WARNING, "step_retried", text, told, step=key, attempt=attempt, delay=delay)
+
+    def compensation_failed(self, step: Key, attempt: int, error: str) -> None:
+        """What ``step`` has done is not undone."""
+        told = tell_of(error)
+        text = f"could not undo {_step(step)}: {told.cause}"
+        self._say(logging.ERROR, "compensation_failed", text, told, step=step, attempt=attempt)
+
+    def slow(self, key: Key, attempt: int, seconds: float, place: str, *, goes_on: bool) -> None:
+        """An attempt has taken longer than ``slow_step_seconds``."""
+        text = f"{'is' if goes_on else 'was'} in {_step(key, attempt)}, for {seconds:.3g} s"
+        told = Told("", place)
+        self._say(logging.WARNING, "step_slow", text, told, step=key, attempt=attempt, seconds=round(seconds, 3))
+
+    def _say(
+        self,
+        level: int,
+        event: str,
+        text: str,
+        told: Told,
+        *,
+        step: Key | str | None = None,
+        attempt: int | None = None,
+        exc_info: BaseException | None = None,
+        **fields: Any,
+    ) -> None:
+        row = self._row
+        extra = {"event": event, "run_id": row.id, "workflow": row.workflow}
+        fields |= {"step": step and str(step), "attempt": attempt, "cause": told.cause or None, "place": told.place}
+        extra |= {name: value for name, value in fields.items() if value is not None}
+        at = "" if told.place is None else f" (at {told.place})"
+        _LOGGER.log(level, "run %r of workflow %r %s%s", row.id, row.workflow, text, at, exc_info=exc_info, extra=extra)
+
+
+def _step(key: Key | str, attempt: int | None = None) -> str:
+    return f"step {visible(str(key))!r}" + ("" if attempt is None else f", attempt {attempt}")

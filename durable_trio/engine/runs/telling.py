@@ -1,0 +1,105 @@
+"""Says what happens to one run: to the observers of this engine, and to the log where something goes wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable_trio.clock import MICROSECONDS, Clock, to_datetime
+from durable_trio.engine.observers import Observers
+from durable_trio.engine.open_steps import StepUnderWay, steps_under_way
+from durable_trio.engine.records_of import rebuilt_error
+from durable_trio.engine.runs.attempts import Attempts, SlowSteps
+from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.events import Event, Failure, RunCompensating, RunEnded, RunParked, StepRetried
+from durable_trio.failures import Failures, logged
+from durable_trio.records import Problem, RunStatus, StepKind
+from durable_trio.rows import HistoryRow, RunRow, WaitRow
+
+__all__ = ["Telling"]
+
+
+class Telling:
+    """What is told of one run, in one stay of it.
+
+    Args:
+        slow: told of attempts that take long; ``None`` if nobody wants to know.
+    """
+
+    def __init__(
+        self, row: RunRow, *, observers: Observers, clock: Clock, failures: Failures, slow: SlowSteps | None
+    ) -> None:
+        self._row = row
+        self._observers = observers
+        self._clock = clock
+        self._failures = failures
+        self._slow = slow
+        self.log = RunLog(row)
+        #: Whether there are observers: else no event needs to be made.
+        self.is_observed = observers.are_any
+
+    def attempts(self) -> Attempts | None:
+        """Return what is to be told of the run's attempts, if somebody wants to know."""
+        if not self.is_observed and self._slow is None:
+            return None
+        return Attempts(
+            self._clock,
+            tell=self.tell,
+            error_of=self._error_of,
+            slow=self._slow,
+            say_slow=self.log.slow,
+            died={step.key: step.attempt for step in steps_under_way(self._row)},
+        )
+
+    def tell(self, cls: type[Event], **fields: Any) -> None:
+        """Tell the observers of an event."""
+        if self.is_observed:
+            at = to_datetime(self._clock.stamp())
+            self._observers.tell(cls(at=at, run_id=self._row.id, workflow=self._row.workflow, **fields))
+
+    def retried(self, kind: StepKind, wait: WaitRow, delay: float, *, duration: float | None) -> None:
+        """An attempt has failed, and there will be another one."""
+        assert wait.error is not None
+        self.log.retried(wait.key, wait.attempt, wait.error, delay)
+        if self.is_observed:
+            fields = {"attempt": wait.attempt, "error": self._error_of(wait.error), "duration": duration}
+            self.tell(StepRetried, key=str(wait.key), kind=kind, delay=delay, **fields)
+
+    def compensating(self, error: str) -> None:
+        """The run begins to undo its steps."""
+        if self.is_observed:
+            self.tell(RunCompensating, error=self._error_of(error))
+
+    def ended(self, status: RunStatus, error: str | None, *, is_expired: bool, failed: HistoryRow | None) -> None:
+        """The run's end is committed. ``failed``: of the step whose failure has ended it, if one has."""
+        if error is not None:
+            self.log.ended(status, error, is_expired=is_expired, failed=failed)
+        if self.is_observed:
+            began_at = self._row.started_at
+            self.tell(
+                RunEnded,
+                status=status,
+                duration=None if began_at is None else max(0, self._clock.stamp() - began_at) / MICROSECONDS,
+                error=None if error is None else self._error_of(error),
+                key=None if failed is None else str(failed.key),
+                attempt=None if failed is None else failed.attempt,
+            )
+
+    def set_aside(self, error: str, *, where: str, under_way: StepUnderWay | None) -> None:
+        """The run has killed its process too often; the last time in the step ``under_way``, if that is known."""
+        step, attempt = (None, None) if under_way is None else under_way
+        self.log.set_aside(error, where=where, step=step, attempt=attempt)
+        attempts = self.attempts()
+        if attempts is not None:
+            attempts.left()
+        if self.is_observed:
+            told = {"error": self._error_of(error), "key": step, "attempt": attempt}
+            self.tell(RunEnded, status=RunStatus.FAILED, **told)
+
+    def parked(self, problem: Problem, error: Exception | None, fault: Exception | None) -> None:
+        """The run cannot go on, and that is committed. ``fault``: ours, if it is one."""
+        self.log.parked(problem, None if fault is None else logged(fault))
+        self.tell(RunParked, problem=problem, error=error)
+
+    def _error_of(self, text: str) -> Failure:
+        """Return a failure for observers, each time another one: they may do with it what they like."""
+        return rebuilt_error(text, self._failures)
