@@ -159,6 +159,16 @@ class RunRow:
     damage: str | None = None
 
 
+@attrs.frozen
+class RunEnd:
+    """How a run has ended, as it is stored. ``damage``: of its row; the result or the error may be a stand-in."""
+
+    status: RunStatus
+    result: str | None
+    error: str | None
+    damage: str | None = None
+
+
 @attrs.define(unsafe_hash=True)
 class ReportRow:
     """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it."""

@@ -37,6 +37,11 @@ class StepTasks:
     _name: str
     _idle: list[_StepTask] = attrs.field(factory=list, init=False)
 
+    @property
+    def idle_count(self) -> int:
+        """How many of the tasks have nothing to do; they end as soon as they are cancelled."""
+        return len(self._idle)
+
     def start(self, context: Context, errand: Errand) -> None:
         """Run an errand in a task with the given context."""
         if self._idle:

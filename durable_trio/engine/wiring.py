@@ -21,6 +21,7 @@ from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
+from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed
@@ -30,8 +31,8 @@ from durable_trio.engine.services.reports import Reports
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreError
-from durable_trio.records import RunStatus, StepInHand
-from durable_trio.rows import RunRow
+from durable_trio.records import StepInHand
+from durable_trio.rows import RunEnd, RunRow
 from durable_trio.stores.contract import Sent, Started, StartRun, Store
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
@@ -57,8 +58,16 @@ class Services:
         self.settings = given.settings
         self.codec = given.codec
         self.writer = Writer(store, failed=self._writer_has_failed)
-        self.feed = Feed(self.writer, message_came=self._message_came, others_committed=self.look_for_due)
-        self.executor = Executor(given, writer=self.writer, feed=self.feed) if executes else None
+        residents: dict[str, ResidentRun] = {}
+        self.feed = Feed(
+            self.writer,
+            residents=residents,
+            message_came=self._message_came,
+            others_committed=self.look_for_due,
+        )
+        self.executor = None
+        if executes:
+            self.executor = Executor(given, writer=self.writer, feed=self.feed, residents=residents)
         self.reports = Reports(
             self.writer,
             given.codec,
@@ -175,7 +184,7 @@ class Services:
 class Executor:
     """What an engine has that executes runs: the resident ones, and the services that find and keep them."""
 
-    def __init__(self, given: Given, *, writer: Writer, feed: Feed) -> None:
+    def __init__(self, given: Given, *, writer: Writer, feed: Feed, residents: dict[str, ResidentRun]) -> None:
         clock = given.settings.clock
         self.writer = writer
         self.feed = feed
@@ -190,9 +199,10 @@ class Executor:
             observers=given.observers,
             failures_of=given.failures_of,
             timers=self.timers,
+            residents=residents,
             place_is_free=self._place_is_free,
             run_is_due=self.run_is_due,
-            run_has_ended=self._run_has_ended,
+            run_has_left=self._run_has_left,
             message_was_sent=self.message_was_sent,
             write_was_refused=self._write_was_refused,
         )
@@ -236,8 +246,8 @@ class Executor:
     def _write_was_refused(self) -> None:
         guarded(self.recovery.nudge)
 
-    def _run_has_ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
-        guarded(self.feed.ended, run_id, status, result, error)
+    def _run_has_left(self, run_id: str, end: RunEnd | None) -> None:
+        guarded(self.feed.left, run_id, end)
 
     def message_was_sent(self, sent: Sent) -> None:
         """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""

@@ -13,6 +13,7 @@ from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
+from durable_trio.rows import RunEnd
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Finish
@@ -81,7 +82,8 @@ class Ending:
         run.is_finishing = self._is_done(await turns.lobby.extend(partial(run.port.submit, finish)))
         if not run.is_finishing:
             return False
-        run.keeper.ended(run.row, status, result, error_text)
+        run.end = RunEnd(status, result, error_text)
+        run.keeper.ended(run)
         if error_text is not None or run.keeper.is_watched:
             failed = run.body.failed_row(error) if status is RunStatus.FAILED else None
             run.telling.ended(status, error_text, is_expired=turns.state.is_expired, failed=failed)

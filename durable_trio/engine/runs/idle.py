@@ -29,34 +29,38 @@ class IdleRuns:
     def __init__(self, *, resident_max: int, count_resident: Callable[[], int]) -> None:
         self._resident_max = resident_max
         self._count_resident = count_resident
-        self._since: dict[ResidentRun, float] = {}  # the one that has waited longest is the first
-        self._leaving: set[ResidentRun] = set()  # told to, and not yet gone
+        self.since: dict[ResidentRun, float] = {}  # the one that has waited longest is the first
+        self.leaving: set[ResidentRun] = set()  # told to, and not yet gone
         self._has_some = trio.Event()
 
     def __len__(self) -> int:
-        return len(self._since) + len(self._leaving)
+        return len(self.since) + len(self.leaving)
 
     def __contains__(self, resident: object) -> bool:
-        return resident in self._since or resident in self._leaving
+        return resident in self.since or resident in self.leaving
 
     def add(self, resident: ResidentRun) -> None:
         """A run only waits, since now or since it was added before."""
-        self._leaving.discard(resident)
-        self._since.setdefault(resident, trio.current_time())
+        self.leaving.discard(resident)
+        self.since.setdefault(resident, trio.current_time())
         self._has_some.set()
         self.look()
 
-    def discard(self, resident: ResidentRun) -> None:
-        """A run has something to do, or has left."""
-        self._since.pop(resident, None)
-        self._leaving.discard(resident)
+    def discard(self, resident: ResidentRun) -> bool:
+        """A run has something to do, or has left; return whether it only waited."""
+        if self.since.pop(resident, None) is not None:
+            return True
+        if resident in self.leaving:
+            self.leaving.remove(resident)
+            return True
+        return False
 
     async def run(self) -> NoReturn:
         """Have each leave when its time has come, until cancelled."""
         while True:
             await self._has_some.wait()
-            if self._since:
-                await trio.sleep_until(leave_at(next(iter(self._since.values()))))
+            if self.since:
+                await trio.sleep_until(leave_at(next(iter(self.since.values()))))
                 self.look()
             else:
                 self._has_some = trio.Event()
@@ -64,12 +68,12 @@ class IdleRuns:
     def look(self) -> None:
         """Have those leave that are to leave now."""
         count = leaving_count(
-            self._since.values(),
+            self.since.values(),
             now=trio.current_time(),
-            resident_count=self._count_resident() - len(self._leaving),
+            resident_count=self._count_resident() - len(self.leaving),
             resident_max=self._resident_max,
         )
-        for resident in list(islice(self._since, count)):
-            del self._since[resident]
-            self._leaving.add(resident)
+        for resident in list(islice(self.since, count)):
+            del self.since[resident]
+            self.leaving.add(resident)
             guarded(resident.leave_if_idle)

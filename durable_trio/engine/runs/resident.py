@@ -32,7 +32,7 @@ from durable_trio.events import RunResumed, RunStarted, RunSuspended
 from durable_trio.failures import Failures, is_cancelled
 from durable_trio.limits import MAILBOX_ENTRIES_READ, SUSPECT_RECOVERIES, SUSPECT_SECONDS
 from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
-from durable_trio.rows import HistoryRow, RunRow, WaitRow
+from durable_trio.rows import HistoryRow, RunEnd, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.rules.residency import is_due_soon
@@ -72,8 +72,8 @@ class Keeper(Protocol):
     def released(self, wake_at: int | None) -> None:
         """A run has left memory and wants to be claimed at that time."""
 
-    def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
-        """A run's final status is committed."""
+    def ended(self, resident: ResidentRun) -> None:
+        """A run's final status is committed: its ``end``."""
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         """Ask a run to cancel; the callback gets the outcome, an error as a value."""
@@ -140,6 +140,7 @@ class ResidentRun:
         self._body_before: Token[Watched | None]  # whose body the task was before
         self._nursery: trio.Nursery | None = None
         self.cancel_row: HistoryRow | None = None
+        self.end: RunEnd | None = None  # once that is committed
         self._body_has_ended = False
         self._stops_waiting = False  # cancelled, or out of time, after its body has ended
         self.is_compensating = False
@@ -186,6 +187,16 @@ class ResidentRun:
     def has_left(self) -> bool:
         """Whether nothing is to be told it any more."""
         return self.port.is_cut
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not begun to end or to leave."""
+        return not (self.port.is_cut or self.is_finishing)
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing of it but its own task has still to end, and what ends at once."""
+        return self._nursery is None or len(self._nursery.child_tasks) == self.body.tasks.idle_count
 
     def wake(self) -> None:
         """Something is due."""

@@ -36,7 +36,7 @@ from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
 from durable_trio.records import Problem, RunStatus, StepInHand
-from durable_trio.rows import HistoryRow, RunRow
+from durable_trio.rows import HistoryRow, RunEnd, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
@@ -55,9 +55,11 @@ class Runs:
     """The resident runs of one executor. Implements what actors need of the engine around them.
 
     Args:
+        residents: the runs in memory by their ids: kept here, and looked at by others.
         place_is_free: told that a run has left memory, or waits for others and has lent its place.
         run_is_due: told when a run comes that nobody has; ``None`` means now.
-        run_has_ended: told the id, status, result and error of a run whose end is committed.
+        run_has_left: told the id of a run that has left memory, and how it has ended, if it has. Of one that has
+            ended, and whose tasks take their time to leave, it is told before.
         message_was_sent: told of a request to cancel that a run has sent to another.
         write_was_refused: told that this executor may have been declared dead.
     """
@@ -72,9 +74,10 @@ class Runs:
         observers: Observers,
         failures_of: FailuresOf,
         timers: Timers,
+        residents: dict[str, ResidentRun],
         place_is_free: Callable[[], None],
         run_is_due: Callable[[int | None], None],
-        run_has_ended: Callable[[str, RunStatus, str | None, str | None], None],
+        run_has_left: Callable[[str, RunEnd | None], None],
         message_was_sent: Callable[[Sent], None],
         write_was_refused: Callable[[], None],
     ) -> None:
@@ -87,7 +90,7 @@ class Runs:
         self._workflows = {each.name: (each, failures_of(each)) for each in registry}
         self._place_is_free = place_is_free
         self._run_is_due = run_is_due
-        self._run_has_ended = run_has_ended
+        self._run_has_left = run_has_left
         self._message_was_sent = message_was_sent
         self._write_was_refused = write_was_refused
         self._observers = observers
@@ -97,6 +100,7 @@ class Runs:
         self._timers = timers
         self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, telling_of=self.telling_of)
         self._actors: dict[int, ResidentRun] = {}
+        self._by_id = residents
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
         self._idle = IdleRuns(
             resident_max=self._resident_max,
@@ -133,7 +137,8 @@ class Runs:
         lent_count = 0
         if self._lenders:  # one that only waits, for others as well, has no place to lend
             lent_count = min(sum(self._actors[run] not in self._idle for run in self._lenders), LENT_RUNS_MAX)
-        return max(0, self.settings.concurrency + lent_count - len(self._actors) + len(self._idle) - self._reserved)
+        idle_count = len(self._idle.since) + len(self._idle.leaving)  # as its ``__len__``: each start asks this
+        return max(0, self.settings.concurrency + lent_count - len(self._actors) + idle_count - self._reserved)
 
     @property
     def suspects_max(self) -> int:
@@ -178,8 +183,8 @@ class Runs:
             if left:
                 self._lenders[run] = left
 
-    def start(self, row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
-        """Make a claimed run resident."""
+    def start(self, row: RunRow, loaded: Loaded | None = None) -> None:
+        """Make a claimed run resident; ``None``: it was stored just now, so there is nothing else of it."""
         known, nursery = self._workflows.get(row.workflow), self._nursery
         if nursery is None or nursery.cancel_scope.cancel_called or self.writer.failure is not None:
             return  # this service is ending; the engine gives back what it owns
@@ -188,7 +193,9 @@ class Runs:
         workflow, failures = known
         is_set_aside = row.recoveries > workflow.max_recoveries
         try:
-            if not is_set_aside and (damage := damage_of(row, loaded)) is not None:
+            if loaded is None:
+                loaded = NOTHING_LOADED
+            elif not is_set_aside and (damage := damage_of(row, loaded)) is not None:
                 self.park(row, damaged(row.id, damage), None)
                 return
             actor = RunActor(self, row, workflow, loaded, failures)
@@ -197,7 +204,7 @@ class Runs:
         except Exception as error:
             self.parking.park_for_fault(row, workflow, error)
             return
-        self._actors[row.run] = actor
+        self._actors[row.run] = self._by_id[row.id] = actor
         if len(self._actors) > self._resident_max:
             self._idle.look()  # one of those that only wait has to make room
         # In a context of its own: a body must not see the variables of whoever has started it, since another process
@@ -210,7 +217,7 @@ class Runs:
     @contextmanager
     def adopt(self, resident: ResidentRun) -> Iterator[None]:
         """Count a run that somebody else executes in this process as resident inside the block."""
-        self._actors[resident.row.run] = resident
+        self._actors[resident.row.run] = self._by_id[resident.row.id] = resident
         token = LENDER.set(partial(self.lend, resident.row.run))
         try:
             yield
@@ -337,9 +344,9 @@ class Runs:
 
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
-            del self._actors[resident.row.run]
-            self.given_back_count += resident not in self._idle
-            self._idle.discard(resident)
+            del self._actors[resident.row.run], self._by_id[resident.row.id]
+            self._run_has_left(resident.row.id, resident.end)
+            self.given_back_count += not self._idle.discard(resident)
             self._lenders.pop(resident.row.run, None)
         if not self._actors:
             self._empty.set()
@@ -352,13 +359,14 @@ class Runs:
     @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for
     async def _set_aside(self, actor: RunActor) -> None:
         try:
-            await self._fail_set_aside(actor.row, actor.workflow, actor.last_recorded)
+            actor.end = await self._fail_set_aside(actor.row, actor.workflow, actor.last_recorded)
+            self.ended(actor)
         except BaseException as error:
             self.came_out(actor, error)
         finally:
             self.left(actor)
 
-    async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any], last: HistoryRow | None) -> None:
+    async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any], last: HistoryRow | None) -> RunEnd:
         assert row.owner is not None
         under_way = next(iter(steps_under_way(row)), None)
         if under_way is not None:
@@ -373,9 +381,9 @@ class Runs:
         fence = Fence(row.run, row.owner, row.token)
         now = self.settings.clock.stamp()
         await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
-        self.ended(row, RunStatus.FAILED, None, text)
         telling = self.telling_of(row, self.failures_of(workflow))
         telling.set_aside(text, where=where, under_way=under_way)
+        return RunEnd(RunStatus.FAILED, None, text)
 
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
@@ -421,7 +429,8 @@ class Runs:
     def released(self, wake_at: int | None) -> None:
         self._run_is_due(wake_at)
 
-    def ended(self, row: RunRow, status: RunStatus, result: str | None, error: str | None) -> None:
+    def ended(self, resident: ResidentRun) -> None:
+        row = resident.row
         if row.parent is not None:
             self.post(row.parent)
             parent = self._actors.get(row.parent)
@@ -429,7 +438,8 @@ class Runs:
                 self._run_is_due(None)
             elif parent.port.is_cut:  # it reads its mailbox no more: it is due as soon as it has left
                 self._due_once_left.add(row.parent)
-        self._run_has_ended(row.id, status, result, error)
+        if not resident.is_alone:  # else it leaves at once, and with it comes the word that it has ended
+            self._run_has_left(row.id, resident.end)
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:

@@ -12,8 +12,8 @@ last read, so that each commit is in that read or is offered after it; what is i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final, NoReturn
+from collections.abc import Callable, Mapping
+from typing import Final, NoReturn, Protocol
 
 import attrs
 import trio
@@ -22,8 +22,7 @@ from durable_trio.doors import guarded
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
-from durable_trio.records import RunStatus
-from durable_trio.rows import RunRow
+from durable_trio.rows import RunEnd, RunRow
 from durable_trio.stores.contract import Sent
 from durable_trio.stores.questions import (
     Change,
@@ -49,16 +48,6 @@ _REMOVAL_CHECK_SECONDS: Final = 1.0
 _IDLE_AFTER_SECONDS: Final = 1.0
 # Waking somebody who waits for a run costs about as much as reading so many rows.
 _ROWS_PER_WAITER: Final = 10
-
-
-@attrs.frozen
-class End:
-    """How a run has ended, as it is stored."""
-
-    status: RunStatus
-    result: str | None
-    error: str | None
-    damage: str | None = None  # of its row: the result or the error may be a stand-in
 
 
 @attrs.define(eq=False)
@@ -132,26 +121,41 @@ class Subscription:
         self._characters = 0
 
 
+class Stay(Protocol):
+    """A run in memory."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it has not begun to end or to leave."""
+
+
 class Feed(Service):
     """Passes on what has been committed.
 
     While somebody waits for what is committed it has the writer tell it of this process's own commits.
 
     Args:
+        residents: the runs in memory in this process, by id; when one leaves, ``left`` is called for it.
         message_came: told about each message that waits in a mailbox, of whoever it is.
         others_committed: told that others have committed something.
     """
 
     def __init__(
-        self, writer: Writer, *, message_came: Callable[[Sent], None], others_committed: Callable[[], None]
+        self,
+        writer: Writer,
+        *,
+        residents: Mapping[str, Stay],
+        message_came: Callable[[Sent], None],
+        others_committed: Callable[[], None],
     ) -> None:
         self._writer = writer
+        self._residents = residents
         self._message_came = message_came
         self._others_committed = others_committed
         # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
         self._subscriptions: dict[str | None, set[Subscription]] = {}
         self._waiters: dict[str, set[trio.Event]] = {}
-        self._ends: dict[trio.Event, End] = {}
+        self._ends: dict[trio.Event, RunEnd] = {}
         self._last_change = 0
         self._last_entry = 0
         self._has_place = False  # whether the two above are set; they stay when the service is started again
@@ -175,8 +179,8 @@ class Feed(Service):
             self._nudged.set()
 
     def _await_commits(self) -> None:
-        """Be told of the next commit, if somebody wants to know."""
-        self._writer.set_at_commit(self._nudged if self.is_wanted else None)
+        """Be told of the next commit, if somebody watches; who only waits for a run's end is told of it directly."""
+        self._writer.set_at_commit(self._nudged if self._subscriptions else None)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Offer it all changes from now on, whenever it is not behind."""
@@ -193,32 +197,32 @@ class Feed(Service):
             del self._subscriptions[subscription.run_id]
             self._await_commits()
 
-    def ended(self, run_id: str, status: RunStatus, result: str | None, error: str | None) -> None:
-        """A run of this process has ended: tell at once who waits for it."""
+    def left(self, run_id: str, end: RunEnd | None) -> None:
+        """A run of this process has ended: tell who waits for it. Or it has left memory: have them look."""
         for event in self._waiters.get(run_id, ()):
-            self._ends[event] = End(status, result, error)
+            if end is not None:
+                self._ends[event] = end
             event.set()
 
-    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> End:
+    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> RunEnd:
         """Return how a run has ended, once it has. ``is_new``: it was stored in this very step of the task.
 
         Raises:
             RunNotFound: there is no such run, or it was removed meanwhile.
             trio.ClosedResourceError: the engine has ended before.
         """
-        self._catch_up()
         while True:
             event = trio.Event()
             waiters = self._waiters.setdefault(run_id, set())
             waiters.add(event)
-            self._await_commits()
             try:
-                if not is_new:
+                stay = self._residents.get(run_id)
+                if not (is_new or (stay is not None and stay.goes_on)):
                     row = await self._writer.ask(FindRun(run_id))
                     if row is None and event not in self._ends:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
-                        return End(row.status, row.result, row.error, row.damage)
+                        return RunEnd(row.status, row.result, row.error, row.damage)
                 is_new = False
                 if not self._is_closed:
                     await event.wait()
@@ -231,7 +235,6 @@ class Feed(Service):
                 waiters.discard(event)
                 if not waiters:
                     self._waiters.pop(run_id, None)
-                    self._await_commits()
 
     def close(self) -> None:
         """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
@@ -299,7 +302,7 @@ class Feed(Service):
 
     def _catch_up(self) -> None:
         """Pass over what was committed while nobody wanted to know; the loop does it for a store in a file."""
-        if not self._writer.store.may_block and not self.is_wanted:
+        if not self._writer.store.may_block and not self._subscriptions:
             self._last_change = self._writer.store.ask(FindLastChange())
             self._has_skipped = False
 
@@ -335,7 +338,7 @@ class Feed(Service):
         if not self._subscriptions and len(self._waiters) <= _ROWS_MAX:
             await self._pass_ends()
             return False
-        if self._has_skipped:
+        if self._has_skipped or not self._subscriptions:
             await self._pass_over_skipped()
         changes = await writer.ask_patiently(ListNews(after=self._last_change, limit=_ROWS_MAX))
         for change in changes:

@@ -105,7 +105,7 @@ class ManualWriter:
     def make_feed(self) -> Feed:
         """Return a feed that has nobody else to tell."""
         writer: Any = self
-        self.feeds.append(Feed(writer, message_came=lambda _run: None, others_committed=lambda: None))
+        self.feeds.append(Feed(writer, residents={}, message_came=lambda _run: None, others_committed=lambda: None))
         return self.feeds[-1]
 
     async def ask(self, question: Any) -> Any:
