@@ -33,7 +33,7 @@ from typing import Final, NamedTuple, cast
 
 from durable_trio.looks import class_name, exact_number, is_a, look, short
 
-__all__ = ["MICROSECONDS", "Clock", "Due", "from_datetime", "seconds_of", "to_datetime", "to_microseconds"]
+__all__ = ["MICROSECONDS", "Clock", "Due", "from_datetime", "seconds_of", "to_datetime"]
 
 MICROSECONDS: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -126,6 +126,12 @@ class Clock:
             era = min(fitting, default=(0, era))[1]
         return Due(instant, era)
 
+    def due_from_now(self, instant: int) -> tuple[Due, int]:
+        """Return a due time of the present era, and what ``comes_at`` says of it."""
+        due = Due(instant, self.era)
+        ahead = self._look()[2]
+        return due, instant + ahead if self.era == due.era else self.comes_at(due)
+
     def comes_at(self, due: Due) -> int:
         """Return what ``now`` will say when ``due`` has come, unless the wall clock is set before."""
         wall, monotonic, ahead, _ = self._look()
@@ -187,16 +193,11 @@ def seconds_of(duration: float | timedelta, *, what: str = "duration") -> float:
     return max(0.0, seconds)
 
 
-def to_microseconds(seconds: float) -> int:
-    """Return seconds as whole microseconds, rounded up so that nothing happens early; at most ``INSTANT_MAX``."""
+def due_after(now: int, seconds: float) -> int:
+    """Return the instant ``seconds`` after ``now``, capped at ``INSTANT_MAX``; rounded up, so that nothing is early."""
     if seconds * MICROSECONDS >= INSTANT_MAX:
         return INSTANT_MAX
-    return math.ceil(seconds * MICROSECONDS)
-
-
-def due_after(now: int, seconds: float) -> int:
-    """Return the instant ``seconds`` after ``now``, capped at ``INSTANT_MAX``."""
-    return min(INSTANT_MAX, now + to_microseconds(seconds))
+    return min(INSTANT_MAX, now + math.ceil(seconds * MICROSECONDS))
 
 
 def from_datetime(when: datetime, *, what: str = "time") -> int:

@@ -27,7 +27,7 @@ from durable_trio.testing.schedule import scheduling
 _ROOT: Final = os.path.dirname(os.path.abspath(durable_trio.__file__)) + os.sep
 _TESTING: Final = os.path.join(_ROOT, "testing") + os.sep  # such as the clock: not what a user's program goes through
 #: By flow: calls, and changes of file.
-_BOUNDS: Final = {"step": (47, 30), "start": (62, 43), "signal": (91, 56)}
+_BOUNDS: Final = {"step": (47, 30), "start": (60, 41), "signal": (86, 53)}
 #: Trio's order of tasks decides who else gets to do something on the way.
 _SEEDS: Final = range(6)
 

@@ -32,6 +32,12 @@ class Agenda:
         """Have the key come up when it is due."""
         heapq.heappush(self.timers, (self._clock.comes_at(due), key, due))
 
+    def set_new_timer(self, key: Key, due_at: int) -> Due:
+        """Have the key come up at a time that is set now, and return that."""
+        due, comes_at = self._clock.due_from_now(due_at)
+        heapq.heappush(self.timers, (comes_at, key, due))
+        return due
+
     def _keep_up(self) -> None:
         """Sort anew, for the wall clock was set."""
         self._era = self._clock.era

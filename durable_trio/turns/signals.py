@@ -53,7 +53,9 @@ class Signals:
 
     def add(self, entry: MailboxEntry) -> None:
         """Take one that has arrived, later than all before; it is left to the store where that has older ones."""
-        if self.more_after(entry.name) is not None or entry.id <= self._last_ids.get(entry.name, 0):
+        name = entry.name
+        is_behind_others = self._more_after.get(name, self._more_of_others_after) is not None
+        if is_behind_others or entry.id <= self._last_ids.get(name, 0):
             return
         if self._count >= SIGNALS_IN_MEMORY_MAX:
             self._more_after[entry.name] = entry.id - 1

@@ -166,8 +166,11 @@ class RunState:
         ``stamped_at``: when that time was set, if it was not now.
         """
         call.due_at = due_at
-        call.due = self.clock.due(due_at, stamped_at=stamped_at)
-        self.agenda.set_timer(call.key, call.due)
+        if stamped_at is None:
+            call.due = self.agenda.set_new_timer(call.key, due_at)
+        else:
+            call.due = self.clock.due(due_at, stamped_at=stamped_at)
+            self.agenda.set_timer(call.key, call.due)
         if wait is not None:
             self.agenda.remember(wait)
 

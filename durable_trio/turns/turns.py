@@ -92,6 +92,8 @@ class Turns:
         self.base_deadline = -math.inf
         self._alarm_at: int | None = None
         self._is_pumping = False
+        #: Whether the run has looked for something to deliver since it began to rest.
+        self.has_looked = True
 
     # ---- for the resident run ----------------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class Turns:
         state, lobby = self.state, self.lobby
         if self._is_pumping or state.port.is_cut:
             return
+        self.has_looked = True
         # Nearly always, something is on its way and comes back by itself, and there is nothing to deliver before.
         if (
             (lobby.busy_count or state.port.in_flight)
@@ -161,6 +164,14 @@ class Turns:
                     if state.is_idle:
                         state.is_idle = False
                         state.resident.moved()
+                    # Of a body with one task, nothing else can come before what is on its way is back.
+                    if (
+                        state.port.in_flight
+                        and len(state.tasks) == len(lobby.calls) == 1
+                        and state.is_live
+                        and not (state.ready or lobby.cancelled or lobby.wave or lobby.starts or lobby.deadlines)
+                    ):
+                        break
                 # What is on its way to the store pumps when it comes back. Until then there is no alarm to set, but a
                 # wait is stored at once.
                 may_rest = not state.port.in_flight or state.agenda.new
@@ -308,6 +319,7 @@ class Turns:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
             state.is_idle = True
+            self.has_looked = False
             state.resident.idle(due_at, tuple(names), state.agenda.take_new())
         elif state.agenda.new:
             state.flush_waits()
@@ -338,9 +350,11 @@ class Turns:
         state, lobby = self.state, self.lobby
         if self._has_something_to_do():
             return False
-        foreign = self._foreign_deadlines()
-        if not len(state.tasks) == len(lobby.calls) == 1:
-            foreign = self.foreign_waits() + foreign
+        if len(state.tasks) == len(lobby.calls) == 1:  # nearly always, and in no scope of trio's with a deadline
+            (call,) = lobby.calls.values()
+            foreign = [] if call.deadline == math.inf else self._foreign_deadlines()
+        else:
+            foreign = self.foreign_waits() + self._foreign_deadlines()
         if foreign:
             state.resident.foreign(foreign)
         return bool(lobby.calls) and not foreign

@@ -16,7 +16,7 @@ from durable_trio.limits import INBOX_CAPACITY
 from durable_trio.rows import MailboxEntry, RunRow
 from durable_trio.rules import residency
 from durable_trio.stores.contract import Sent
-from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
+from durable_trio.stores.questions import Loaded, MailboxLook
 from tests.calls.kit import collect, collect_slowly, impatient
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
 
@@ -119,7 +119,7 @@ async def test_late_word_of_a_message_to_a_former_stay_of_a_run_is_no_news(store
         runs = executor_of(engine).runs
         start = runs.start
 
-        def start_and_tell(row: RunRow, loaded: Loaded = NOTHING_LOADED) -> None:
+        def start_and_tell(row: RunRow, loaded: Loaded | None = None) -> None:
             start(row, loaded)
             entry = MailboxEntry(id=1, run=row.run, kind="signal", name="go", payload="1", created_at=0)
             runs.post(row.run, Sent(entry=entry, created=True, owner=row.owner, place=(row.token - 1, 0)))

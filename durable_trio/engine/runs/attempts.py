@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from durable_trio.calls.current_step import CURRENT
-from durable_trio.clock import MICROSECONDS, Clock, to_microseconds
+from durable_trio.clock import MICROSECONDS, Clock, due_after
 from durable_trio.events import AttemptInterrupted, Failure, StepEnded, StepSlow, StepStarted
 from durable_trio.failures.places import innermost
 from durable_trio.looks import look, qualified_name
@@ -180,7 +180,7 @@ class SlowSteps:
 
     def __init__(self, seconds: float, clock: Clock, call_at: Callable[[int, Callable[[], None]], None]) -> None:
         self.seconds = seconds
-        self._microseconds = to_microseconds(seconds)
+        self._microseconds = due_after(0, seconds)
         self._clock = clock
         self._call_at = call_at
         self._under_way: dict[_Attempt, Attempts] = {}

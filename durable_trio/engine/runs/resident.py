@@ -26,6 +26,7 @@ from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.inbox import Inbox, Notice
 from durable_trio.engine.runs.telling import Telling
+from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.events import RunResumed, RunStarted, RunSuspended
@@ -56,9 +57,7 @@ class Keeper(Protocol):
     settings: Settings
     codec: Codec
     registry: Registry
-
-    def alarm(self, due_at: int, resident: ResidentRun) -> None:
-        """Wake a run at that time, if it is still there."""
+    timers: Timers
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         """Say that a run is set aside, have it stored, and tell the observers once it is."""
@@ -337,14 +336,20 @@ class ResidentRun:
         now = self.clock.stamp()
         wake_at = None if due_at is None else self.clock.as_stored(due_at)
         status = WAIT[self.port.status]
+        stays = is_due_soon(wake_at, now)
         rest = (due_at, waits_for)
         if waits or rest != self._rest or self.port.status is not status:
-            self.port.advance(
-                self.turns.state.check, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now
-            )
-        self._rest = rest
-        if not is_due_soon(wake_at, now):
-            self.keeper.rests(self)  # which may have it leave at once: of this rest, not of the one before
+            stored = partial(self._rest_stored, stays)
+            self.port.advance(stored, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
+            self._rest = rest
+        elif not stays:
+            self.keeper.rests(self)
+
+    def _rest_stored(self, stays: bool, outcome: Any) -> None:
+        if outcome is not True or self.turns.has_looked:  # it may have found something that waits for this commit
+            self.turns.state.check(outcome)
+        elif not stays:
+            self.keeper.rests(self)  # which may have it leave at once
 
     def moved(self) -> None:
         self.keeper.moved(self)
@@ -427,7 +432,7 @@ class ResidentRun:
         return await self.keeper.writer.ask_patiently(FindRun(run_id))
 
     def alarm(self, due_at: int) -> None:
-        self.keeper.alarm(due_at, self)
+        self.keeper.timers.wake_at(due_at, self)
 
     def look(self) -> None:
         self.inbox.post(Notice.MAILBOX)

@@ -97,7 +97,7 @@ class Runs:
         seconds = settings.slow_step_seconds
         self.is_watched = observers.are_any or settings.slow_step_seconds is not None
         self._slow = None if seconds is None else SlowSteps(seconds, settings.clock, timers.call_at)
-        self._timers = timers
+        self.timers = timers
         self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, telling_of=self.telling_of)
         self._actors: dict[int, ResidentRun] = {}
         self._by_id = residents
@@ -415,9 +415,6 @@ class Runs:
             self.detach_now()
             raise
 
-    def alarm(self, due_at: int, resident: ResidentRun) -> None:
-        self._timers.wake_at(due_at, resident)
-
     def rests(self, resident: ResidentRun) -> None:
         self.given_back_count += resident not in self._idle
         self._idle.add(resident)
@@ -444,7 +441,7 @@ class Runs:
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
             if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
-                self._timers.call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
+                self.timers.call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):
                 guarded(self._message_was_sent, outcome)

@@ -32,21 +32,8 @@ class Sleeper(Protocol):
         """Its time has come."""
 
 
-class _Alarm:
-    """Wakes a sleeper, if it is still there. It is not kept alive."""
-
-    def __init__(self, sleeper: Sleeper) -> None:
-        self._sleeper = weakref.ref(sleeper)
-
-    @property
-    def is_void(self) -> bool:
-        sleeper = self._sleeper()
-        return sleeper is None or sleeper.has_left
-
-    def __call__(self) -> None:
-        sleeper = self._sleeper()
-        if sleeper is not None and not sleeper.has_left:
-            sleeper.wake()
+# What is called back; or who is woken, if it is still there: an alarm keeps nobody alive.
+_Alarm = Callable[[], None] | weakref.ref[Sleeper]
 
 
 class Timers(Service):
@@ -58,7 +45,7 @@ class Timers(Service):
 
     def __init__(self, clock: Clock, *, clock_was_set: Callable[[], None]) -> None:
         self._clock = clock
-        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._heap: list[tuple[int, int, _Alarm]] = []
         self._heap_max = _ALARMS_MIN
         self._order = itertools.count()
         self._changed = trio.Event()
@@ -77,10 +64,13 @@ class Timers(Service):
     def wake_at(self, due_at: int, sleeper: Sleeper) -> None:
         """Have ``sleeper.wake`` called when ``Clock.now`` says ``due_at``, unless it has left by then."""
         if len(self._heap) >= self._heap_max:
-            self._heap = [entry for entry in self._heap if not (isinstance(entry[2], _Alarm) and entry[2].is_void)]
+            self._heap = [entry for entry in self._heap if not _is_void(entry[2])]
             heapq.heapify(self._heap)
             self._heap_max = max(_ALARMS_MIN, 2 * len(self._heap))
-        self.call_at(due_at, _Alarm(sleeper))
+        # As ``call_at`` does: each wait passes here.
+        heapq.heappush(self._heap, (due_at, next(self._order), weakref.ref(sleeper)))
+        if self._heap[0][0] == due_at:
+            self._changed.set()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -92,12 +82,12 @@ class Timers(Service):
             if self._era != self._clock.era:
                 self._era = self._clock.era
                 self._clock_was_set()
-            failed: list[tuple[int, int, Callable[[], None]]] = []
+            failed: list[tuple[int, int, _Alarm]] = []
             faults: list[BaseException] = []
             while self._heap and self._heap[0][0] <= now:
                 alarm = heapq.heappop(self._heap)
                 try:
-                    alarm[2]()
+                    _go_off(alarm[2])
                 except BaseException as error:
                     failed.append(alarm)
                     faults.append(error)
@@ -112,3 +102,20 @@ class Timers(Service):
             nap = min((self._heap[0][0] - now) / MICROSECONDS, self._clock.nap_seconds_max)
             with trio.move_on_after(nap):
                 await self._changed.wait()
+
+
+def _is_void(alarm: _Alarm) -> bool:
+    """Return whether nobody is there any more to be woken."""
+    if not isinstance(alarm, weakref.ref):
+        return False
+    sleeper = alarm()
+    return sleeper is None or sleeper.has_left
+
+
+def _go_off(alarm: _Alarm) -> None:
+    if not isinstance(alarm, weakref.ref):
+        alarm()
+        return
+    sleeper = alarm()
+    if sleeper is not None and not sleeper.has_left:
+        sleeper.wake()
