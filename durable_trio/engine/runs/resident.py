@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import Token
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVarTuple
+from typing import Any, Self, TypeVarTuple
 
 import trio
 
@@ -21,13 +21,11 @@ from durable_trio.calls.saga import Saga
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_tasks import StepTasks
 from durable_trio.clock import to_datetime
-from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.inbox import Inbox, Notice
+from durable_trio.engine.runs.keeper import Keeper
 from durable_trio.engine.runs.telling import Telling
-from durable_trio.engine.services.timers import Timers
-from durable_trio.engine.settings import Settings
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.events import RunResumed, RunStarted, RunSuspended
 from durable_trio.failures import Failures, is_cancelled
@@ -41,65 +39,12 @@ from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
-from durable_trio.stores.writer import Writer
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import BODY, Watched
 from durable_trio.turns.turns import Turns
-from durable_trio.workflows import Registry, Workflow
+from durable_trio.workflows import Workflow
 
 Ts = TypeVarTuple("Ts")
-
-
-class Keeper(Protocol):
-    """What an actor needs of the engine around it."""
-
-    writer: Writer
-    settings: Settings
-    codec: Codec
-    registry: Registry
-    timers: Timers
-
-    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
-        """Say that a run is set aside, have it stored, and tell the observers once it is."""
-
-    def rests(self, resident: ResidentRun) -> None:
-        """A run only waits, as far as is known for long: its ``leave_if_idle`` is called when it has stayed enough."""
-
-    def moved(self, resident: ResidentRun) -> None:
-        """A run that has only waited has something to do again."""
-
-    def released(self, wake_at: int | None) -> None:
-        """A run has left memory and wants to be claimed at that time."""
-
-    def ended(self, resident: ResidentRun) -> None:
-        """A run's final status is committed: its ``end``."""
-
-    def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
-        """Ask a run to cancel; the callback gets the outcome, an error as a value."""
-
-    def lost(self, error: BaseException) -> None:
-        """A write was refused: perhaps this executor was declared dead."""
-
-    def came_out(self, resident: ResidentRun, error: BaseException) -> None:
-        """Something has come out of a run's task, which is ending: park the run, or raise what ends the executor."""
-
-    def left(self, resident: ResidentRun) -> None:
-        """A run's task is ending, and the run has left memory."""
-
-    def fell(self, resident: ResidentRun, error: Exception) -> None:
-        """A run has left because of a fault of ours: park it. Must not raise."""
-
-    def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
-        """A task of a run's body did not leave, and was abandoned there. ``is_own``: the body's, which ends the run."""
-
-    def warn_foreign_wait(self, workflow: str, place: str) -> None:
-        """Say once that a workflow waits there for something that is not durable."""
-
-    # Whether somebody wants to know what goes well, too.
-    is_watched: bool
-
-    def telling_of(self, row: RunRow, failures: Failures) -> Telling:
-        """Return who says what happens to a run."""
 
 
 class ResidentRun:
@@ -110,7 +55,7 @@ class ResidentRun:
     is_guest = False
 
     def __init__(
-        self, keeper: Keeper, row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
+        self, keeper: Keeper[ResidentRun], row: RunRow, workflow: Workflow[..., Any], loaded: Loaded, failures: Failures
     ) -> None:
         self.row = row
         self.keeper = keeper

@@ -1,0 +1,73 @@
+"""What a resident run asks of whoever keeps it in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from durable_trio.codec import Codec
+from durable_trio.engine.runs.telling import Telling
+from durable_trio.engine.services.timers import Timers
+from durable_trio.engine.settings import Settings
+from durable_trio.failures import Failures
+from durable_trio.records import Problem
+from durable_trio.rows import RunRow
+from durable_trio.stores.writer import Writer
+from durable_trio.workflows import Registry
+
+__all__ = ["Keeper"]
+
+#: The run, as its keeper knows it.
+R = TypeVar("R", contravariant=True)
+
+
+class Keeper(Protocol[R]):
+    """What a resident run needs of the engine around it."""
+
+    writer: Writer
+    settings: Settings
+    codec: Codec
+    registry: Registry
+    timers: Timers
+
+    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+        """Say that a run is set aside, have it stored, and tell the observers once it is."""
+
+    def rests(self, resident: R) -> None:
+        """A run only waits, as far as is known for long: its ``leave_if_idle`` is called when it has stayed enough."""
+
+    def moved(self, resident: R) -> None:
+        """A run that has only waited has something to do again."""
+
+    def released(self, wake_at: int | None) -> None:
+        """A run has left memory and wants to be claimed at that time."""
+
+    def ended(self, resident: R) -> None:
+        """A run's final status is committed: its ``end``."""
+
+    def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
+        """Ask a run to cancel; the callback gets the outcome, an error as a value."""
+
+    def lost(self, error: BaseException) -> None:
+        """A write was refused: perhaps this executor was declared dead."""
+
+    def came_out(self, resident: R, error: BaseException) -> None:
+        """Something has come out of a run's task, which is ending: park the run, or raise what ends the executor."""
+
+    def left(self, resident: R) -> None:
+        """A run's task is ending, and the run has left memory."""
+
+    def fell(self, resident: R, error: Exception) -> None:
+        """A run has left because of a fault of ours: park it. Must not raise."""
+
+    def abandoned(self, resident: R, place: str, is_own: bool) -> None:
+        """A task of a run's body did not leave, and was abandoned there. ``is_own``: the body's, which ends the run."""
+
+    def warn_foreign_wait(self, workflow: str, place: str) -> None:
+        """Say once that a workflow waits there for something that is not durable."""
+
+    # Whether somebody wants to know what goes well, too.
+    is_watched: bool
+
+    def telling_of(self, row: RunRow, failures: Failures) -> Telling:
+        """Return who says what happens to a run."""
