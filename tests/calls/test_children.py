@@ -30,7 +30,7 @@ S = RunStatus
 
 
 class OutOfStockError(Exception):
-    """What a child fails with."""
+    """What a child fails with: here, for an exception is built again if it is of the module of the run's workflow."""
 
 
 async def test_the_end_of_a_child_wakes_a_parent_that_has_left_memory() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import attrs
 
-from durable_trio import Context, workflow
+from durable_trio import Context, Workflow, workflow
+from tests.engine.harness import PATIENCE_SECONDS
 
 
 @attrs.frozen
@@ -53,3 +55,19 @@ async def sleeper(ctx: Context, seconds: float) -> str:
 @workflow
 async def waiter(ctx: Context) -> Any:
     return await ctx.wait_signal("go")
+
+
+def gated() -> tuple[Workflow[[], str], threading.Event, threading.Event]:
+    """Return a workflow with a sync step, the event that it has begun, and one that it waits for."""
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> str:
+        begun.set()
+        assert go.wait(PATIENCE_SECONDS)
+        return "worked"
+
+    @workflow
+    async def working(ctx: Context) -> str:
+        return await ctx.step("work", work)
+
+    return working, begun, go

@@ -36,6 +36,18 @@ async def serving(store: str, *workflows: Workflow[..., Any], **options: Any) ->
     assert not left, f"tasks outlive the engine: {left}"
 
 
+async def start_in_scope(nursery: trio.Nursery, engine: Engine) -> trio.CancelScope:
+    """Serve in a cancel scope of its own, and return that once the engine is ready."""
+    scope = trio.CancelScope()
+
+    async def serve(*, task_status: trio.TaskStatus[Engine]) -> None:
+        with scope:
+            await engine.serve(task_status=task_status)
+
+    await nursery.start(serve)
+    return scope
+
+
 def executor_of(engine: Engine) -> Executor:
     """Return what an engine that executes runs has inside."""
     executor = engine._client.services_in_use().executor

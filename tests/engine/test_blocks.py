@@ -23,7 +23,7 @@ from durable_trio import (
     workflow,
 )
 from tests.engine.flows import waiter
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
+from tests.engine.harness import PATIENCE_SECONDS, serving, start_in_scope, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -34,18 +34,6 @@ S = RunStatus
 @workflow
 async def quick(ctx: Context, value: int) -> int:
     return value
-
-
-async def start_in_scope(nursery: trio.Nursery, engine: Engine) -> trio.CancelScope:
-    """Serve in a cancel scope of its own, and return that once the engine is ready."""
-    scope = trio.CancelScope()
-
-    async def serve(*, task_status: trio.TaskStatus[Engine]) -> None:
-        with scope:
-            await engine.serve(task_status=task_status)
-
-    await nursery.start(serve)
-    return scope
 
 
 # ---- blocks ----------------------------------------------------------------------------------------------------------

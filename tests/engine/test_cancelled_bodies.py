@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from durable_trio import Context, RunCancelled, RunConflict, RunFinished, RunStatus, StepKind, StepStatus, workflow
-from tests.engine.flows import sleeper, waiter
+from tests.engine.flows import gated, sleeper, waiter
 from tests.engine.harness import PATIENCE_SECONDS, serving, stored, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -84,17 +84,7 @@ async def test_completed_steps_are_compensated_in_reverse_order(store_path: str)
 
 
 async def test_a_sync_function_is_waited_for_and_its_outcome_recorded(store_path: str) -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    def work() -> str:
-        begun.set()
-        assert go.wait(PATIENCE_SECONDS)
-        return "worked"
-
-    @workflow
-    async def working(ctx: Context) -> str:
-        return await ctx.step("work", work)
-
+    working, begun, go = gated()
     async with serving(store_path, working) as engine:
         run = await engine.start(working)
         await trio.to_thread.run_sync(begun.wait)

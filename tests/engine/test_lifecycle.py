@@ -16,8 +16,8 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Detached, Engine, Run, RunStatus, workflow
 from durable_trio.testing import VirtualClock
-from tests.engine.flows import waiter
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving
+from tests.engine.flows import gated, waiter
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, start_in_scope
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -267,18 +267,6 @@ async def test_serve_cancelled_as_a_child_lets_the_step_in_flight_finish_and_beg
     assert ran == ["first", "second"]
 
 
-async def start_in_scope(nursery: trio.Nursery, engine: Engine) -> trio.CancelScope:
-    """Serve in a cancel scope of its own, and return that once the engine is ready."""
-    scope = trio.CancelScope()
-
-    async def serve(*, task_status: trio.TaskStatus[Engine]) -> None:
-        with scope:
-            await engine.serve(task_status=task_status)
-
-    await nursery.start(serve)
-    return scope
-
-
 async def test_after_its_grace_serve_detaches_what_still_runs(file_path: str) -> None:
     begun = trio.Event()
     seen: list[str] = []
@@ -361,17 +349,7 @@ async def test_durable_calls_of_a_body_that_is_detached_raise_and_write_nothing(
 
 
 async def test_a_sync_step_in_flight_is_waited_for_when_the_engine_drains(file_path: str) -> None:
-    begun, go = threading.Event(), threading.Event()
-
-    def work() -> str:
-        begun.set()
-        assert go.wait(PATIENCE_SECONDS)
-        return "worked"
-
-    @workflow
-    async def working(ctx: Context) -> str:
-        return await ctx.step("work", work)
-
+    working, begun, go = gated()
     async with trio.open_nursery() as nursery:
         async with serving(file_path, working) as engine:
             await engine.start(working, id="r")

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from durable_trio.stores.contract import Advance, Fence
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import step
+
+
+@contextmanager
+def store_with_accounts(path: str | Path) -> Iterator[SqliteStore]:
+    """Open a store with the user's table."""
+    store = SqliteStore(path, durability="normal")
+    store.open()
+    with closing(store.connect()) as connection, connection:
+        connection.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL UNIQUE)")
+    yield store
+    store.close()
 
 
 def transact(store: SqliteStore, fence: Fence, do: Callable[[Any], object], seq: int = 1, seconds: float = 5.0) -> Any:

@@ -1,4 +1,4 @@
-"""What the tests of the files of a store share."""
+"""What the tests of a store in a file share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from durable_trio.stores.contract import Fence
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.kit import add, owned, step
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
@@ -24,6 +24,22 @@ def fill(store: SqliteStore, run_id: str, count: int = 20) -> Fence:
 def vacuum(store: SqliteStore, target: Path) -> None:
     with closing(store.connect()) as connection:
         connection.execute("VACUUM INTO ?", (str(target),))
+
+
+def ticks(connection: sqlite3.Connection | None, work: Callable[[], object], *, each: int) -> int:
+    """Return how often some work takes so many instructions of SQLite's machine, on one connection."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    assert connection is not None
+    connection.set_progress_handler(tick, each)
+    work()
+    connection.set_progress_handler(None, 0)
+    return count
 
 
 def names_of_runs(path: Path) -> list[str]:

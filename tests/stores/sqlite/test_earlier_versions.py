@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,13 +17,10 @@ from tests.stores.sqlite.kit import Spawn, fill
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
+def store(store: SqliteStore) -> SqliteStore:
     """An open store with a run and some history."""
-    store = SqliteStore(tmp_path / "runs.db")
-    store.open()
     fill(store, "run")
-    yield store
-    store.close()
+    return store
 
 
 @pytest.mark.parametrize("is_moved", [True, False])

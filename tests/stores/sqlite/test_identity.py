@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,10 @@ SIDES = ["-wal", "-shm", "-turn", "-turn-queue"]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
+def store(store: SqliteStore) -> SqliteStore:
     """An open store with a run and some history."""
-    store = SqliteStore(tmp_path / "runs.db")
-    store.open()
     fill(store, "run")
-    yield store
-    store.close()
+    return store
 
 
 def remove(path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,13 +22,10 @@ from tests.stores.sqlite.kit import Spawn, fill, names_of_runs, vacuum
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
+def store(store: SqliteStore) -> SqliteStore:
     """An open store with a run and some history."""
-    store = SqliteStore(tmp_path / "runs.db")
-    store.open()
     fill(store, "run")
-    yield store
-    store.close()
+    return store
 
 
 # ---- while it is closed --------------------------------------------------------------------------------------------

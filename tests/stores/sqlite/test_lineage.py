@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -55,23 +55,6 @@ from tests.stores.sqlite.acts import (
 )
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "runs.db")
-    store.open()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def other(store: SqliteStore) -> Iterator[SqliteStore]:
-    """Another store on the same file, as another process has it."""
-    other = SqliteStore(store.path)
-    other.open()
-    yield other
-    other.close()
 
 
 # ---- earlier states ------------------------------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -102,14 +100,6 @@ SCHEMAS: dict[str, tuple[tuple[str, ...], str]] = {
         "a trigger ignores",
     ),
 }
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "runs.db")
-    store.open()
-    yield store
-    store.close()
 
 
 def change(store: SqliteStore, *statements: str) -> None:

@@ -52,6 +52,7 @@ from durable_trio.testing.store_contract.kit import (
     step,
     suspend,
 )
+from tests.stores.sqlite.kit import ticks
 
 
 @pytest.fixture
@@ -327,18 +328,7 @@ def test_a_step_of_upkeep_costs_the_same_whatever_the_size(store: SqliteStore, w
 
 def steps(store: SqliteStore, work: Callable[[], object]) -> int:
     """Return how many instructions of SQLite's machine some work takes."""
-    count = 0
-
-    def tick() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    assert store._writer is not None
-    store._writer.set_progress_handler(tick, 1)
-    work()
-    store._writer.set_progress_handler(None, 0)
-    return count
+    return ticks(store._writer, work, each=1)
 
 
 def test_a_claim_costs_nothing_for_runs_that_it_does_not_take(store: SqliteStore) -> None:

@@ -15,20 +15,14 @@ from durable_trio.stores.contract import Fence
 from durable_trio.stores.questions import FindLastChange
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.kit import owned, row_of
-from tests.stores.sqlite.accounts import amounts, insert, transact
+from tests.stores.sqlite.accounts import amounts, insert, store_with_accounts, transact
 
 
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStore]:
-    """An open store with a run, and a table of the user's."""
-    store = SqliteStore(":memory:" if request.param == "memory" else tmp_path / "runs.db", durability="normal")
-    store.open()
-    connection = store.connect()
-    connection.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL UNIQUE)")
-    connection.commit()
-    connection.close()
-    yield store
-    store.close()
+    """An open store with a table of the user's."""
+    with store_with_accounts(":memory:" if request.param == "memory" else tmp_path / "runs.db") as store:
+        yield store
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -18,23 +17,6 @@ from durable_trio.testing.store_contract.kit import (
     step,
 )
 from tests.stores.sqlite.acts import ACTS, LOOKS, back_up, prepare
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path / "runs.db")
-    store.open()
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def other(store: SqliteStore) -> Iterator[SqliteStore]:
-    """Another store on the same file, as another process has it."""
-    other = SqliteStore(store.path)
-    other.open()
-    yield other
-    other.close()
 
 
 def move_log(store: SqliteStore, mode: str) -> None:

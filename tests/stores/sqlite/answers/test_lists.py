@@ -41,6 +41,7 @@ from durable_trio.testing.store_contract.kit import (
     start_operation,
 )
 from tests.engine.damage_kit import loosened
+from tests.stores.sqlite.kit import ticks
 
 S = RunStatus
 ENDED_RUNS = 20_000
@@ -77,18 +78,7 @@ def large() -> Iterator[SqliteStore]:
 
 def steps(store: SqliteStore, work: Callable[[], object]) -> int:
     """Return how many hundreds of instructions of SQLite's machine some work takes."""
-    count = 0
-
-    def tick() -> int:
-        nonlocal count
-        count += 1
-        return 0
-
-    assert store._answerer is not None
-    store._answerer.set_progress_handler(tick, 100)
-    work()
-    store._answerer.set_progress_handler(None, 0)
-    return count
+    return ticks(store._answerer, work, each=100)
 
 
 RARE = [
