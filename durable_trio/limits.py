@@ -73,6 +73,9 @@ TRACEBACK_CHARACTERS_MAX: Final = 16_000
 EARLIER_ERRORS_FIRST: Final = 2
 EARLIER_ERRORS_LAST: Final = 6
 EARLIER_ERROR_CHARACTERS_MAX: Final = 500
+# A run that is due is taken within milliseconds, or as soon as there is room for it: one that nobody has taken for so
+# long is overdue.
+OVERDUE_SECONDS: Final = 30
 # Unread signals of one run: far more than one that keeps up ever has, and some megabytes. Who sends more than a run
 # takes is told, instead of the file growing for as long as the run does not look.
 UNREAD_SIGNALS_MAX: Final = 10_000
@@ -86,6 +89,8 @@ UPKEEP_ROWS_MAX: Final = 500
 DRAFT_SECONDS_MAX: Final = 60.0
 # Rows of one page of ``list_runs``.
 PAGE_RUNS_MAX: Final = 1000
+# Failed runs that are read to find what they have in common.
+FAILURES_READ_MAX: Final = 10_000
 # How deep a payload may nest: far below the interpreter's recursion limit on every platform.
 PAYLOAD_DEPTH_MAX: Final = 100
 # How deep nurseries of durable branches may nest, through branches as well. A failure inside comes out as one group in

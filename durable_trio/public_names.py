@@ -59,6 +59,7 @@ from durable_trio.policies import Retry
 from durable_trio.records import (
     EarlierError,
     EngineStatus,
+    ErrorGroup,
     FailureRecord,
     Page,
     Problem,
@@ -71,6 +72,7 @@ from durable_trio.records import (
     StepStatus,
     UnreadRecord,
     WaitRecord,
+    WorkflowStats,
 )
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import sqlite3
@@ -92,6 +94,7 @@ __all__ = [
     "EarlierError",
     "Engine",
     "EngineStatus",
+    "ErrorGroup",
     "Event",
     "FailureRecord",
     "MailboxFull",
@@ -144,6 +147,7 @@ __all__ = [
     "WaitRecord",
     "WorkerFailed",
     "Workflow",
+    "WorkflowStats",
     "current_step",
     "open_engine",
     "sqlite3",

@@ -17,6 +17,7 @@ from supervisors import TreeNode
 __all__ = [
     "EarlierError",
     "EngineStatus",
+    "ErrorGroup",
     "FailureRecord",
     "Page",
     "Problem",
@@ -28,6 +29,7 @@ __all__ = [
     "StepStatus",
     "UnreadRecord",
     "WaitRecord",
+    "WorkflowStats",
 ]
 
 
@@ -207,6 +209,43 @@ class Page:
 
     runs: tuple[RunRecord, ...]
     next_cursor: str | None
+
+
+@attrs.frozen(kw_only=True)
+class WorkflowStats:
+    """What the runs of one workflow have come to.
+
+    ``failure_rate`` is the share of failed ones among those that completed or failed. The seconds that half of the
+    runs, and 95 % of them, took at most are those of the newest that completed, ``measured_count`` of them. What does
+    not exist is ``None``.
+    """
+
+    workflow: str
+    runs_by_status: Mapping[RunStatus, int]
+    failure_rate: float | None
+    seconds_p50: float | None
+    seconds_p95: float | None
+    measured_count: int
+    oldest_unfinished: str | None  # the id of the run
+    oldest_unfinished_at: datetime | None  # when it was created
+
+
+@attrs.frozen(kw_only=True)
+class ErrorGroup:
+    """Runs that have failed with the same type of error and, but for numbers and ids in it, the same text.
+
+    ``message`` is that text, with ``<n>`` and ``<id>`` in it. ``example`` is the last of the runs, with the text of its
+    own.
+    """
+
+    type: str
+    message: str
+    count: int
+    workflows: tuple[str, ...]
+    example: str  # the id of the run
+    example_message: str
+    first_at: datetime
+    last_at: datetime
 
 
 @attrs.frozen(kw_only=True)

@@ -30,6 +30,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "list": ("list_runs", "List runs, newest first."),
     "show": ("show", "Show a run and its timeline."),
     "watch": ("watch", "Follow one run, or all, as they change."),
+    "stats": ("stats", "Count the runs of each workflow: how many fail, how long they take."),
+    "errors": ("errors", "Show what runs have failed with, and how often."),
     "top": ("top", "Watch and steer runs on a screen that keeps itself up to date."),
     "signal": ("signal", "Send a signal to a run."),
     "cancel": ("cancel", "Ask a run to cancel."),

@@ -145,8 +145,8 @@ class ChangeLines:
         self._id_width = 0
         self._workflow_width = 0
 
-    def line(self, record: RunRecord, now: datetime, *, is_to_cancel: bool = False) -> str:
-        """Return the line of a run's newest state."""
+    def line(self, record: RunRecord, now: datetime, *, is_to_cancel: bool = False, cursor: str | None = None) -> str:
+        """Return the line of a run's newest state, with its cursor if that is given."""
         id, workflow = visible(record.id), visible(record.workflow)
         room = self._screen.room
         self._id_width = max(self._id_width, min(width_of(id), max(12, room // 2)))
@@ -160,6 +160,9 @@ class ChangeLines:
         if rest >= self._workflow_width:
             head.append(pad(workflow, self._workflow_width))
             rest -= self._workflow_width + 2
+        if cursor is not None:  # whole: who goes on needs it
+            head.append(click.style(cursor, dim=True))
+            rest -= len(cursor) + 2
         note = note_of(record, now, is_to_cancel=is_to_cancel)
         if note and rest >= _NOTE_MIN:
             head.append(cut(note, rest))

@@ -9,16 +9,18 @@ from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import trio
 
+from durable_trio.clock import MICROSECONDS
 from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.engine.failures_of import FailuresOf
+from durable_trio.engine.filters import read_change_cursor
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.settings import Settings
-from durable_trio.engine.watching import Changes, watch
+from durable_trio.engine.watching import Changes, Since, watch
 from durable_trio.engine.wiring import Given, Services
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
-from durable_trio.limits import check_name
+from durable_trio.limits import OVERDUE_SECONDS, check_name
 from durable_trio.looks import is_a
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
@@ -179,14 +181,21 @@ class Client:
         """Return the workflow of a run, if this engine knows it."""
         return self.registry.get((await self.row(run_id)).workflow)
 
-    def watch(self, which: RunFilter) -> AbstractAsyncContextManager[Changes]:
+    @property
+    def overdue_at(self) -> int:
+        """What is due at this instant or before, and nobody's, is overdue."""
+        return self.settings.clock.stamp() - OVERDUE_SECONDS * MICROSECONDS
+
+    def watch(self, which: RunFilter, *, since: str | None = None) -> AbstractAsyncContextManager[Changes]:
         """Watch the runs of a filter; see ``engine.watch``."""
         services = self.services_in_use()
+        after = None if since is None else Since(read_change_cursor(since), since)
 
         def convert(change: Change) -> RunRecord:
             return self._converted(change.row, change.values)
 
-        return watch(services.writer, services.feed, which, convert=convert, matches=self._matcher(which))
+        matches = self._matcher(which)
+        return watch(services.writer, services.feed, which, convert=convert, matches=matches, since=after)
 
     def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
         tags = dict(which.tags)

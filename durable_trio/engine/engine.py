@@ -20,20 +20,22 @@ from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
 from durable_trio.engine import forks, removals, resuming
 from durable_trio.engine.client import Client
-from durable_trio.engine.filters import check_text, make_cursor, make_filter, read_cursor, statuses_of
+from durable_trio.engine.filters import check_text, make_cursor, make_filter, order_of, read_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.run import Run, result_of
 from durable_trio.engine.runs.inline import INLINE_NAME, open_inline
 from durable_trio.engine.services.reports import merged, with_runs
 from durable_trio.engine.serving import Serving
 from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
+from durable_trio.engine.statistics import DURATIONS_MAX, error_groups, workflow_stats
 from durable_trio.engine.watching import Changes
-from durable_trio.limits import PAGE_RUNS_MAX, check_name
-from durable_trio.records import EngineStatus, ExecutorStatus, Page, ProcessReport, RunStatus
+from durable_trio.limits import FAILURES_READ_MAX, PAGE_RUNS_MAX, check_name
+from durable_trio.looks import exact_bool
+from durable_trio.records import EngineStatus, ErrorGroup, ExecutorStatus, Page, ProcessReport, RunStatus, WorkflowStats
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import CountRuns, ListExecutors, ListRuns
+from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors, ListFailures, ListRuns
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflows import Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
@@ -307,13 +309,25 @@ class Engine(trio.abc.AsyncResource):
         parent: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        parked: bool = False,
+        retrying: bool = False,
+        overdue: bool = False,
+        sort: str = "newest",
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page:
         """Return runs, newest first. ``limit`` is at most 1000; ``cursor`` is a page's ``next_cursor``.
 
+        Args:
+            parked: only those that are set aside with a problem.
+            retrying: only those with a step that has failed and is tried again.
+            overdue: only those that were due half a minute ago, and that nobody has taken.
+            sort: ``"newest"``; ``"oldest"`` first; ``"changed"``: what has changed last comes first, so that a run
+                which changes between two pages may be missing from both; ``"ended"``: what has ended last comes first,
+                and what has not ended is left out.
+
         Raises:
-            ValueError: an unknown status, a cursor that no page gave, a limit out of range.
+            ValueError: an unknown status or order, a cursor that no page of it gave, a limit out of range.
             TypeError: a filter or a cursor of another type.
         """
         services = self._client.services_in_use()
@@ -327,11 +341,15 @@ class Engine(trio.abc.AsyncResource):
             parent_id=check_text("parent", parent),
             created_after=None if created_after is None else from_datetime(created_after, what="created_after"),
             created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
+            is_parked=exact_bool(parked, what="parked"),
+            is_retrying=exact_bool(retrying, what="retrying"),
+            overdue_at=self._client.overdue_at if exact_bool(overdue, what="overdue") else None,
         )
-        before = None if cursor is None else read_cursor(cursor)
-        rows = await services.writer.ask(ListRuns(which, limit=limit + 1, before=before))
+        order = order_of(sort)
+        before = None if cursor is None else read_cursor(cursor, order)
+        rows = await services.writer.ask(ListRuns(which, order=order, limit=limit + 1, before=before))
         page = rows[:limit]
-        following = make_cursor(page[-1]) if len(rows) > limit else None
+        following = make_cursor(page[-1], order) if len(rows) > limit else None
         return Page(runs=tuple(await self._client.records(page)), next_cursor=following)
 
     def watch(
@@ -341,6 +359,7 @@ class Engine(trio.abc.AsyncResource):
         status: RunStatus | str | Iterable[RunStatus | str] | None = None,
         workflow: str | Workflow[..., Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        since: str | None = None,
     ) -> AbstractAsyncContextManager[Changes]:
         """Watch runs: ``async with engine.watch(…) as changes: async for record in changes: …``.
 
@@ -356,6 +375,10 @@ class Engine(trio.abc.AsyncResource):
                 out where that matters. With ``run_id`` the iteration ends with the run all the same.
             workflow: only runs of this workflow.
             tags: only runs that have all of these.
+            since: the ``changes.cursor`` of another watch, also of a process that has died since: not the present
+                state comes first, but what has changed after the state that had this cursor. A watcher that keeps the
+                cursor with what it does of a state is given each final state once, however often it is killed.
+                ``"now"``: only what changes from now on. It goes with no ``run_id``.
 
         A run that is deleted or pruned gives no more records. If that happens before its end was seen here, the
         iteration of a watch with ``run_id`` raises ``RunNotFound``, within some seconds.
@@ -366,12 +389,59 @@ class Engine(trio.abc.AsyncResource):
 
         Raises:
             RunNotFound: on entry, for an unknown ``run_id``.
-            ValueError: an unknown status.
+            ValueError: an unknown status; a ``since`` that no watch gave, or one of a later state than this store is
+                in: it was restored from a copy, or is another one.
             trio.ClosedResourceError: from the iteration, once the engine is closed.
         """
         if run_id is not None:
             run_id = check_name("run id", run_id)
-        return self._client.watch(make_filter(run_id=run_id, status=status, workflow=workflow, tags=tags))
+            if since is not None:
+                raise ValueError("a watch of one run begins with its present state; leave out since")
+        which = make_filter(run_id=run_id, status=status, workflow=workflow, tags=tags)
+        return self._client.watch(which, since=since)
+
+    async def stats(
+        self, *, workflow: str | Workflow[..., Any] | None = None, since: datetime | None = None
+    ) -> tuple[WorkflowStats, ...]:
+        """Return what the runs of each workflow have come to, by name.
+
+        It counts in an index, and reads the newest thousand completed runs of each workflow for their durations.
+
+        Args:
+            workflow: only this one.
+            since: only runs created after that; the oldest unfinished one is that of all.
+        """
+        which = make_filter(workflow=workflow)
+        after = None if since is None else from_datetime(since, what="since")
+        question = CountByWorkflow(workflow=which.workflow, since=after, durations_max=DURATIONS_MAX)
+        return tuple(map(workflow_stats, await self._client.services_in_use().writer.ask(question)))
+
+    async def errors(
+        self,
+        *,
+        workflow: str | Workflow[..., Any] | None = None,
+        since: datetime | None = None,
+        limit: int = FAILURES_READ_MAX,
+    ) -> tuple[ErrorGroup, ...]:
+        """Return what runs have failed with, the most frequent failure first, and an example of each.
+
+        Runs count as the same failure if the types of their errors are the same, and the first lines of their texts but
+        for numbers and ids in them.
+
+        Args:
+            workflow: only runs of this workflow.
+            since: only runs that ended after that.
+            limit: how many failed runs are read at most, the last ones; some milliseconds for a hundred.
+
+        Raises:
+            ValueError: ``limit`` is below 1.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
+        which = make_filter(workflow=workflow)
+        after = None if since is None else from_datetime(since, what="since")
+        question = ListFailures(workflow=which.workflow, since=after, limit=limit)
+        return await self._client.services_in_use().writer.ask_through(error_groups, question)
 
     def connect(self) -> Any:
         """Return a new connection to the engine's file, for tables of your own; close it yourself.

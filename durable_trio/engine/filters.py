@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.questions import RunFilter
+from durable_trio.stores.questions import Order, RunFilter
 from durable_trio.workflows import Workflow, check_tags
 
 # What a store's integers can be.
@@ -45,21 +45,88 @@ def make_filter(
     )
 
 
-def make_cursor(row: RunRow) -> str:
-    return base64.urlsafe_b64encode(f"{row.created_at}.{row.run}".encode()).decode()
+def order_of(sort: str) -> Order:
+    """Return the order of a list.
+
+    Raises:
+        ValueError: there is no such order.
+    """
+    try:
+        return Order(sort)
+    except ValueError:
+        raise ValueError(f"{sort!r} is no order of a list; choose among {', '.join(Order)}") from None
 
 
-def read_cursor(cursor: str) -> tuple[int, int]:
+#: By what the runs of a list are ordered, and so the pages of it.
+_ORDERED_BY: Final[dict[Order, Callable[[RunRow], int | None]]] = {
+    Order.NEWEST: lambda row: row.created_at,
+    Order.OLDEST: lambda row: row.created_at,
+    Order.CHANGED: lambda row: row.changed,
+    Order.ENDED: lambda row: row.finished_at,
+}
+
+
+def make_cursor(row: RunRow, order: Order = Order.NEWEST) -> str:
+    """Return the cursor of the page that goes on after a run."""
+    number = _ORDERED_BY[order](row)
+    text = f"{_INTEGER_MIN if number is None else number}.{row.run}"
+    return base64.urlsafe_b64encode((text if order is Order.NEWEST else f"{text}.{order}").encode()).decode()
+
+
+def read_cursor(cursor: str, order: Order = Order.NEWEST) -> tuple[int, int]:
+    """Return where a page of an order ended.
+
+    Raises:
+        TypeError, ValueError: no page of that order has given it.
+    """
     if not isinstance(cursor, str):
         raise TypeError(f"cursor must be the next_cursor of a page, a str, not {type(cursor).__name__}")
     try:
-        created_at, _, run = base64.urlsafe_b64decode(cursor.encode()).decode().partition(".")
-        numbers = int(created_at), int(run)
+        number, _, rest = base64.urlsafe_b64decode(cursor.encode()).decode().partition(".")
+        run, _, given_for = rest.partition(".")
+        numbers = _numbers(number, run)
     except ValueError:
         numbers = None
-    if numbers is None or not all(_INTEGER_MIN <= number <= _INTEGER_MAX for number in numbers):
+    if numbers is None:
         raise ValueError(f"{cursor!r} is no cursor of a page")
+    if (given_for or Order.NEWEST) != order:
+        raise ValueError(f"{cursor!r} is the cursor of a list with another order than {str(order)!r}")
     return numbers
+
+
+#: In place of a cursor of a watch: only what changes from now on.
+NOW: Final = "now"
+
+
+def make_change_cursor(row: RunRow) -> str:
+    """Return the cursor of a state: its change, and the run, for others may have changed with it."""
+    return f"{row.changed}-{row.run}"
+
+
+def read_change_cursor(cursor: str) -> tuple[int, int] | None:
+    """Return change and run of a state; ``None`` for the present.
+
+    Raises:
+        TypeError, ValueError: no watch has given it.
+    """
+    if not isinstance(cursor, str):
+        raise TypeError(f"since must be the cursor of a watch, a str, not {type(cursor).__name__}")
+    if cursor == NOW:
+        return None
+    changed, _, run = cursor.partition("-")
+    numbers = _numbers(changed, run) if changed.isascii() and changed.isdigit() and run.isascii() else None
+    if numbers is None or min(numbers) < 0:
+        raise ValueError(f"{cursor!r} is no cursor of a watch")
+    return numbers
+
+
+def _numbers(*texts: str) -> tuple[int, int] | None:
+    """Return numbers that a store can hold; ``None`` if one of them is none."""
+    try:
+        first, second = map(int, texts)
+    except ValueError:
+        return None
+    return (first, second) if all(_INTEGER_MIN <= number <= _INTEGER_MAX for number in (first, second)) else None
 
 
 def check_text(what: str, text: object) -> str | None:

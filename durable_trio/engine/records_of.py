@@ -89,7 +89,7 @@ def run_record(
         priority=row.priority,
         tags=tags,
         parent_id=row.parent_id,
-        created_at=_datetime(row.created_at),
+        created_at=instant_of(row.created_at),
         started_at=_datetime_or_none(row.started_at),
         finished_at=_datetime_or_none(row.finished_at),
         wake_at=_datetime_or_none(row.wake_at),
@@ -116,8 +116,8 @@ def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
         result=reader.read(f"{place}, result", row.result, partial(parse, where=key)),
         error=reader.read(f"{place}, error", row.error, describe),
         # The wall clock may have been set back meanwhile.
-        started_at=_datetime(min(row.started_at, row.finished_at)),
-        finished_at=_datetime(row.finished_at),
+        started_at=instant_of(min(row.started_at, row.finished_at)),
+        finished_at=instant_of(row.finished_at),
         earlier_errors=earlier,
         problem=reader.problem,
     )
@@ -134,7 +134,7 @@ def wait_record(row: WaitRow) -> WaitRecord:
         due_at=_datetime_or_none(row.due_at),
         attempt=row.attempt,
         error=reader.read(f"{place}, error", row.error, describe),
-        started_at=_datetime(row.started_at),
+        started_at=instant_of(row.started_at),
         # The last attempt is told by ``error``.
         earlier_errors=tuple(each for each in earlier if each.attempt < row.attempt),
         problem=reader.problem,
@@ -149,7 +149,7 @@ def unread_record(entry: MailboxEntry) -> UnreadRecord:
         kind=entry.kind,
         name=entry.name,
         payload=reader.read(place, entry.payload, partial(parse, where=f"{entry.kind} {entry.name!r}")),
-        sent_at=_datetime(entry.created_at),
+        sent_at=instant_of(entry.created_at),
         problem=reader.problem,
     )
 
@@ -195,13 +195,13 @@ def _compensation_errors(text: str, codec: Codec) -> tuple[FailureRecord, ...]:
     return tuple(describe(codec.own.encode(item, UNANNOTATED, where="a failure").text) for item in found)
 
 
-def _datetime(instant: int) -> datetime:
+def instant_of(instant: int) -> datetime:
     """Return an instant as a datetime, which ends with the year 9999."""
     return to_datetime(min(instant, INSTANT_MAX))
 
 
 def _datetime_or_none(instant: int | None) -> datetime | None:
-    return None if instant is None else _datetime(instant)
+    return None if instant is None else instant_of(instant)
 
 
 def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
+from durable_trio.engine.filters import make_change_cursor
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
-from durable_trio.stores.questions import Change, ListChanges, RunFilter
+from durable_trio.stores.questions import Change, FindLastChange, ListChanges, RunFilter
 from durable_trio.stores.writer import Writer
 
 # Runs of one read of a watcher's own: it holds no more of them than these in its hands.
@@ -26,6 +27,13 @@ _PAGE_RUNS: Final = 200
 # Runs that have not ended of which a watcher remembers what it was shown last, some 100 bytes each. Of more of them
 # it may be shown the same twice, where states between have merged.
 _SHOWN_RUNS_MAX: Final = 100_000
+
+
+class Since(NamedTuple):
+    """Where a watch begins: after a state, by its change and run; ``None``: after the present. And how it was given."""
+
+    state: tuple[int, int] | None
+    cursor: str
 
 
 class Changes:
@@ -38,6 +46,8 @@ class Changes:
         self._subscription = subscription
         self._which = which
         self._convert = convert
+        self._since: tuple[int, int] = (0, 0)  # change and run: what comes up to there was given to another watcher
+        self._given: RunRow | None = None  # what was given last
         self._run: int | None = None  # of a watch of one run: another one may get its id once it is removed
         self._waiting: deque[Change] = deque()
         self._shown: OrderedDict[int, int] = OrderedDict()
@@ -45,6 +55,11 @@ class Changes:
 
     def __aiter__(self) -> Changes:
         return self
+
+    @property
+    def cursor(self) -> str | None:
+        """Where another watch goes on after the record that was given last (``since``); ``None`` before the first."""
+        return None if self._given is None else make_change_cursor(self._given)
 
     async def __anext__(self) -> RunRecord:
         """Return the next state.
@@ -99,6 +114,8 @@ class Changes:
     def _give(self, change: Change) -> RunRecord | None:
         """Return a record, unless the watcher does not want it or was shown the same before."""
         row = change.row
+        if (row.changed, row.run) <= self._since:
+            return None
         if self._which.run_id is not None:
             self._run = self._run or row.run
             if row.run != self._run:
@@ -114,7 +131,27 @@ class Changes:
             self._shown[row.run] = visible
             if len(self._shown) > _SHOWN_RUNS_MAX:
                 self._shown.popitem(last=False)
+        self._given = row
         return self._convert(change)
+
+    async def begin_after(self, since: Since) -> None:
+        """Give only what comes after a state that another watcher was given.
+
+        Raises:
+            ValueError: no state of this store has its cursor yet.
+        """
+        last = await self._writer.ask(FindLastChange())
+        if since.state is None:
+            self._subscription.position = last
+            return
+        if since.state[0] > last:
+            raise ValueError(
+                f"the cursor {since.cursor!r} is of a later state than the store is in: it was restored from a copy,"
+                " or is another one; begin anew, without a cursor"
+            )
+        self._since = since.state
+        # What has changed with that state comes again, and is left out up to that run.
+        self._subscription.position = since.state[0] - 1
 
     def _removed(self) -> RunNotFound:
         self._has_ended = True
@@ -138,6 +175,7 @@ async def watch(
     *,
     convert: Callable[[Change], RunRecord],
     matches: Callable[[RunRow], bool],
+    since: Since | None = None,
 ) -> AsyncIterator[Changes]:
     """Open a watch. With a run's id it ends after the final status, also if that does not match."""
     subscription = Subscription(matches, run_id=which.run_id)
@@ -146,6 +184,8 @@ async def watch(
     changes = Changes(writer, subscription, which, convert)
     feed.subscribe(subscription)
     try:
+        if since is not None:
+            await changes.begin_after(since)
         if not await changes.read_on() and which.run_id is not None:
             raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)
         yield changes

@@ -19,7 +19,7 @@ from durable_trio.limits import EARLIER_ERROR_CHARACTERS_MAX, EARLIER_ERRORS_FIR
 from durable_trio.looks import is_a, leaves, qualified_name, text_of, traceback_of
 from durable_trio.records import EarlierError
 
-__all__ = ["earlier_errors", "remember", "user_line"]
+__all__ = ["earlier_errors", "remember"]
 
 # Of a traceback so many frames are looked at: what recurses has thousands.
 _FRAMES_MAX: Final = 2000
@@ -42,7 +42,7 @@ def remember(earlier: str | None, exc: Exception, *, attempt: int, at: int) -> s
         "type": cut(qualified_name(type(told)), rest),
         "message": cut(text_of(told), rest),
         "at": at,
-        "line": cut(line, rest) if (line := user_line(told) or user_line(exc)) else None,
+        "line": cut(line, rest) if (line := _line(told) or _line(exc)) else None,
     }
     kept = [*before, found]
     if len(kept) > EARLIER_ERRORS_FIRST + EARLIER_ERRORS_LAST:
@@ -59,14 +59,10 @@ def earlier_errors(text: str) -> tuple[EarlierError, ...]:
     return tuple(map(_earlier_error, _records(text)))
 
 
-def user_line(exc: BaseException) -> str | None:
-    """Return the innermost line of the user's that an exception was raised through, as ``file:line in function``.
-
-    Code of Python itself and of installed packages is nobody's of ours, so that a step which fails in a library is
-    known by the line that has called it; if there is no other, the innermost of that.
-    """
-    frames: list[tuple[str, int, str]] = []
+def _line(exc: BaseException) -> str | None:
+    """Return the innermost line of the user's that an exception was raised through."""
     entry = traceback_of(exc)
+    frames: list[tuple[str, int, str]] = []
     while entry is not None and len(frames) < _FRAMES_MAX:
         code = entry.tb_frame.f_code
         frames.append((code.co_filename, entry.tb_lineno, code.co_name))

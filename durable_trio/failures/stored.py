@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
 from durable_trio.records import FailureRecord
 
-__all__ = ["describe", "expect", "read"]
+__all__ = ["describe", "expect", "read", "sole_cause"]
 
 
 def describe(text: str) -> FailureRecord:
@@ -19,6 +20,18 @@ def describe(text: str) -> FailureRecord:
     """
     name, message, trace, _, _ = read(parse(text, where="failure"))
     return FailureRecord(type=name, message=message, traceback=trace)
+
+
+def sole_cause(text: str) -> str:
+    """Return the text of the one failure in a stored group of one, however deep; of anything else, the text itself.
+
+    Raises:
+        CodecError: ``text`` is no JSON.
+    """
+    record = found = parse(text, where="failure")
+    while type(found) is dict and type(found.get("errors")) is list and len(found["errors"]) == 1:
+        found = found["errors"][0]
+    return text if found is record else json.dumps(found)
 
 
 def expect(record: dict[str, Any], key: str, cls: type) -> Any:

@@ -9,6 +9,7 @@ that only people ask may take their time (``is_for_people``); no run waits for o
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, Generic, TypeVar
 
@@ -23,7 +24,9 @@ __all__ = [
     "Backlog",
     "Change",
     "CountBacklog",
+    "CountByWorkflow",
     "CountRuns",
+    "FailedRun",
     "FindEnded",
     "FindLastChange",
     "FindLastEntry",
@@ -31,6 +34,7 @@ __all__ = [
     "FindRun",
     "ListChanges",
     "ListExecutors",
+    "ListFailures",
     "ListHistory",
     "ListNews",
     "ListOwned",
@@ -46,11 +50,13 @@ __all__ = [
     "LookAtMailbox",
     "MailboxLook",
     "NamedSignals",
+    "Order",
     "Question",
     "ReadValues",
     "RunFilter",
     "SetBack",
     "StoreStatus",
+    "WorkflowCounts",
 ]
 
 Answer_co = TypeVar("Answer_co", covariant=True)
@@ -150,14 +156,30 @@ class RunFilter:
     parent_id: str | None = None
     created_after: int | None = None
     created_before: int | None = None
+    is_parked: bool = False  # unfinished, with a problem
+    is_retrying: bool = False  # unfinished, with a step that has failed and is tried again
+    overdue_at: int | None = None  # nobody's, and due at this instant or before
+
+
+class Order(enum.StrEnum):
+    """What comes first in a list."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    CHANGED = "changed"  # the last that has changed
+    ENDED = "ended"  # the last that has ended, and none that has not
 
 
 @attrs.define
 class ListRuns(Question[tuple[RunRow, ...]]):
-    """Answers runs, newest first; ``before`` is ``(created_at, run)`` of the last one of the page before."""
+    """Answers runs in an order; ``before`` is what they are ordered by, and ``run``, of the last of the page before.
+
+    They are ordered by ``created_at``, ``changed`` or ``finished_at``, those with the same by ``run``.
+    """
 
     is_for_people = True
     which: RunFilter
+    order: Order = attrs.field(kw_only=True, default=Order.NEWEST)
     limit: int = attrs.field(kw_only=True)
     before: tuple[int, int] | None = attrs.field(kw_only=True, default=None)
 
@@ -228,6 +250,55 @@ class CountRuns(Question[StoreStatus]):
     """Answers counts of runs, the parked ones, unfinished runs by workflow, and warnings."""
 
     is_for_people = True
+
+
+@attrs.define(kw_only=True)
+class WorkflowCounts:
+    """How many runs of a workflow there are, and how long the newest of them have taken."""
+
+    workflow: str
+    by_status: Mapping[RunStatus, int]
+    oldest_unfinished: tuple[str, int] | None  # id and ``created_at``, of all, however many are counted
+    durations: tuple[int, ...]  # of those that have completed, the newest first, in microseconds
+
+
+@attrs.define(kw_only=True)
+class CountByWorkflow(Question[tuple[WorkflowCounts, ...]]):
+    """Answers the counts of each workflow, or of one, by name; each is of one instant, and they are of several.
+
+    ``since``: only runs created after that. ``durations_max``: of how many runs the durations are read.
+    """
+
+    is_for_people = True
+    workflow: str | None = None
+    since: int | None = None
+    durations_max: int
+    after: str | None = None  # the workflow that the answer so far has ended with
+
+
+@attrs.define(kw_only=True)
+class FailedRun:
+    """A run that has failed, and the type and the text of its error; of a group of one, those of what is in it."""
+
+    run_id: str
+    workflow: str
+    finished_at: int
+    error_type: str
+    message: str
+
+
+@attrs.define(kw_only=True)
+class ListFailures(Question[tuple[FailedRun, ...]]):
+    """Answers the runs that have failed, the last one first; ``since``: after that instant. ``before`` as ``ListRuns``.
+
+    No payload is read but their errors.
+    """
+
+    is_for_people = True
+    workflow: str | None = None
+    since: int | None = None
+    limit: int
+    before: tuple[int, int] | None = None
 
 
 # ---- mailboxes ---------------------------------------------------------------------------------------------------

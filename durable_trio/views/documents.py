@@ -71,7 +71,10 @@ class ProblemDocument:
 
 @attrs.frozen(kw_only=True)
 class RunDocument:
-    """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored."""
+    """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored.
+
+    ``cursor`` is what ``watch --since`` goes on after; only ``watch`` gives it.
+    """
 
     id: str
     workflow: str
@@ -94,6 +97,7 @@ class RunDocument:
     generation: int
     compensation_errors: tuple[FailureDocument, ...]
     values: Mapping[str, Any]
+    cursor: str | None
 
 
 @attrs.frozen(kw_only=True)
@@ -207,14 +211,15 @@ class CheckDocument:
     runs_by_status: Mapping[str, int]
 
 
-def run_document(record: RunRecord) -> RunDocument:
+def run_document(record: RunRecord, *, cursor: str | None = None) -> RunDocument:
     """Return a run as it is printed."""
     return RunDocument(
         **{
-            **_fields(record, RunDocument),
+            **_fields(record, RunDocument, but="cursor"),
             "error": failure_document(record.error),
             "problem": _problem_document(record.problem),
             "compensation_errors": tuple(map(_of_failure_record, record.compensation_errors)),
+            "cursor": cursor,
         }
     )
 
@@ -266,8 +271,8 @@ def _problem_document(problem: Problem | None) -> ProblemDocument | None:
     return ProblemDocument(kind=problem.kind, text=problem.text, fingerprint=problem.fingerprint)
 
 
-def _fields(record: object, cls: type[attrs.AttrsInstance]) -> dict[str, Any]:
-    return {field.name: getattr(record, field.name) for field in attrs.fields(cls)}
+def _fields(record: object, cls: type[attrs.AttrsInstance], *, but: str | None = None) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in attrs.fields(cls) if field.name != but}
 
 
 def plain(document: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.views import documents
+from durable_trio.views import documents, statistics
 from durable_trio.views import tree as tree_document
 
 __all__ = ["SCHEMAS", "schema_of"]
@@ -23,6 +23,8 @@ SCHEMAS: Final[dict[str, type[attrs.AttrsInstance]]] = {
     "watch": documents.RunDocument,
     "prune": documents.PruneDocument,
     "check": documents.CheckDocument,
+    "stats": statistics.StatsDocument,
+    "errors": statistics.ErrorsDocument,
     "tree": tree_document.TreesDocument,
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import CodecError
-from durable_trio.failures import earlier_errors, remember, user_line
+from durable_trio.failures import earlier_errors, remember
 
 
 def _raised(fn: Any, *args: Any) -> Exception:
@@ -20,14 +20,16 @@ def _raised(fn: Any, *args: Any) -> Exception:
 
 
 def test_the_line_is_the_users_that_has_called_what_failed() -> None:
-    line = user_line(_raised(lambda: json.loads("{")))
+    (told,) = earlier_errors(remember(None, _raised(lambda: json.loads("{")), attempt=1, at=5))
+    line = told.line
     assert line is not None
     assert line.startswith(f"{__file__}:")
     assert line.endswith(" in <lambda>")
 
 
 def test_without_a_line_of_the_users_there_is_none() -> None:
-    assert user_line(ValueError("never raised")) is None
+    (told,) = earlier_errors(remember(None, ValueError("never raised"), attempt=1, at=5))
+    assert told.line is None
 
 
 def test_of_a_group_of_one_it_is_what_is_in_it() -> None:

@@ -14,6 +14,7 @@ from durable_trio.cli.options import (
     status_option,
     tags_of,
     tags_option,
+    when,
     workflow_option,
 )
 from durable_trio.cli.output import say, write_json, write_lines
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 PARKED: Final = "parked"
 LIMIT_FOR_PEOPLE: Final = 20  # a screen
 LIMIT_FOR_PROGRAMS: Final = 100  # as Engine.list_runs has it
+# As Engine.list_runs has them, which is not imported before a command runs; a test compares.
+ORDERS: Final = ("newest", "oldest", "changed", "ended")
+OVERDUE_SECONDS: Final = 30
 
 
 @click.command("list")
@@ -32,6 +36,20 @@ LIMIT_FOR_PROGRAMS: Final = 100  # as Engine.list_runs has it
 @workflow_option
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
 @queue_option
+@click.option("--parked", is_flag=True, help="Only those that are set aside with a problem; as --status parked.")
+@click.option("--retrying", is_flag=True, help="Only those with a step that has failed and is tried again.")
+@click.option(
+    "--overdue", is_flag=True, help=f"Only those that were due {OVERDUE_SECONDS} s ago, and nobody has taken."
+)
+@click.option("--created-after", metavar="WHEN", type=when, help="Only those created after WHEN.")
+@click.option("--created-before", metavar="WHEN", type=when, help="Only those created before WHEN.")
+@click.option(
+    "--sort",
+    type=click.Choice(ORDERS),
+    default=ORDERS[0],
+    show_default=True,
+    help="What comes first; 'changed' and 'ended': the last that did.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(1, 1000),
@@ -45,16 +63,29 @@ def command(
     workflow: str | None,
     tags: tuple[tuple[str, str], ...],
     queue: str | None,
+    parked: bool,
+    retrying: bool,
+    overdue: bool,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    sort: str,
     limit: int | None,
     cursor: str | None,
     as_json: bool,
 ) -> None:
     """List runs, newest first.
 
-    A parked run is a suspended one with a problem that waits for somebody; 'show' tells which.
+    A parked run is a suspended one with a problem that waits for somebody; 'show' tells which. WHEN is an age with its
+    unit, or a time in ISO form.
+
+    \b
+    Examples:
+      durable-trio list --status failed --workflow order --created-after 1d
+      durable-trio list --overdue --sort oldest
+      durable-trio list --retrying --json | jq -r '.runs[].id'
     """
-    if PARKED in statuses and (len(statuses) > 1 or cursor is not None):
-        raise click.UsageError("--status parked goes with no other status, and with no --cursor")
+    if PARKED in statuses and len(statuses) > 1:
+        raise click.UsageError("--status parked goes with no other status")
     from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
 
@@ -62,17 +93,20 @@ def command(
     runs_max = limit or (LIMIT_FOR_PROGRAMS if as_json else LIMIT_FOR_PEOPLE)
 
     async def look(client: Engine) -> tuple[Page, frozenset[str]]:
-        if PARKED in statuses:
-            page = await _parked(client, workflow=workflow, tags=given, queue=queue, limit=runs_max)
-        else:
-            page = await client.list_runs(
-                status=statuses or None,
-                workflow=workflow,
-                tags=given or None,
-                queue=queue,
-                limit=runs_max,
-                cursor=cursor,
-            )
+        page = await client.list_runs(
+            status=[status for status in statuses if status != PARKED] or None,
+            workflow=workflow,
+            tags=given or None,
+            queue=queue,
+            created_after=created_after,
+            created_before=created_before,
+            parked=parked or PARKED in statuses,
+            retrying=retrying,
+            overdue=overdue,
+            sort=sort,
+            limit=runs_max,
+            cursor=cursor,
+        )
         return page, frozenset() if as_json else await asked_to_cancel(client, page.runs)
 
     page, to_cancel = ask(database, look)
@@ -85,29 +119,11 @@ def command(
     from durable_trio.cli.screen import find_screen
 
     if not page.runs:
-        is_filtered = bool(statuses or workflow or given or queue or cursor)
+        states = (parked, retrying, overdue, created_after, created_before, sort != ORDERS[0])
+        is_filtered = bool(statuses or workflow or given or queue or cursor or any(states))
         say("no run matches" if is_filtered else "no runs yet")
         return
     lines = runs_table(page.runs, datetime.now(UTC), find_screen(), to_cancel=to_cancel)
     if page.next_cursor is not None:
         lines.append(click.style(f"there are more; go on with --cursor {page.next_cursor}", dim=True))
     write_lines(lines)
-
-
-async def _parked(client: Engine, *, workflow: str | None, tags: dict[str, str], queue: str | None, limit: int) -> Page:
-    """Return those that are parked, of the thousand that the engine names."""
-    from durable_trio.errors import RunNotFound
-    from durable_trio.records import Page
-
-    found = []
-    for run_id in reversed((await client.status()).parked):
-        try:
-            record = await client.get(run_id).record()
-        except RunNotFound:  # removed meanwhile
-            continue
-        is_wanted = workflow in (None, record.workflow) and queue in (None, record.queue)
-        if is_wanted and record.problem is not None and tags.items() <= record.tags.items():
-            found.append(record)
-        if len(found) == limit:
-            break
-    return Page(runs=tuple(found), next_cursor=None)

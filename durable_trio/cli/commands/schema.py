@@ -6,7 +6,7 @@ import click
 
 from durable_trio.cli.output import write_json
 
-_COMMANDS = ("list", "show", "watch", "prune", "check", "tree")
+_COMMANDS = ("list", "show", "watch", "stats", "errors", "prune", "check", "tree")
 
 
 @click.command("schema")

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 @status_option
 @workflow_option
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
+@click.option(
+    "--since",
+    metavar="CURSOR",
+    help="Only what has changed after the line with this cursor; 'now': only what changes from now on.",
+)
 @json_option
 def command(
     database: str,
@@ -28,14 +33,22 @@ def command(
     statuses: tuple[str, ...],
     workflow: str | None,
     tags: tuple[tuple[str, str], ...],
+    since: str | None,
     as_json: bool,
 ) -> None:
     """Follow one run to its end, or all runs until Ctrl-C: the present state of each first, then each change.
 
-    With --json each state is one line.
+    With --json, or --since, each line carries its cursor. Who goes on after the cursor of the last line that was taken
+    is given the end of each run once, also if the watcher was killed meanwhile.
+
+    \b
+    Examples:
+      durable-trio watch order-7
+      durable-trio watch --json --status failed --since now
+      durable-trio watch --json --since "$(tail -1 seen.jsonl | jq -r .cursor)" >> seen.jsonl
     """
-    if run_id is not None and (statuses or workflow or tags):
-        raise click.UsageError("a run that is named needs no --status, --workflow or --tag")
+    if run_id is not None and (statuses or workflow or tags or since is not None):
+        raise click.UsageError("a run that is named needs no --status, --workflow, --tag or --since")
     given = tags_of(tags)
     from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
@@ -47,14 +60,15 @@ def command(
 
     async def follow(client: Engine) -> None:
         async with client.watch(
-            run_id=run_id, status=statuses or None, workflow=workflow, tags=given or None
+            run_id=run_id, status=statuses or None, workflow=workflow, tags=given or None, since=since
         ) as changes:
             async for record in changes:
                 if as_json:
-                    write_json_line(run_document(record))
+                    write_json_line(run_document(record, cursor=changes.cursor))
                 else:
                     # One that comes back as parked has not lost the request.
                     is_to_cancel = record.problem is not None and bool(await asked_to_cancel(client, [record]))
-                    write_lines([lines.line(record, datetime.now(UTC), is_to_cancel=is_to_cancel)])
+                    cursor = None if since is None else changes.cursor
+                    write_lines([lines.line(record, datetime.now(UTC), is_to_cancel=is_to_cancel, cursor=cursor)])
 
     ask(database, follow)

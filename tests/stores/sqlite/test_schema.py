@@ -28,10 +28,10 @@ from durable_trio.stores.contract import (
     SendSignal,
     Sweep,
 )
-from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMailbox
+from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMailbox, Order
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
-from durable_trio.stores.sqlite.answers import executors, lists, mailbox, runs
+from durable_trio.stores.sqlite.answers import cells, counts, executors, lists, mailbox, runs, streams
 from durable_trio.stores.sqlite.migrations import migrate
 from durable_trio.stores.sqlite.operations import claims as claim_operations
 from durable_trio.stores.sqlite.operations import forks, leases, progress, resuming
@@ -191,6 +191,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
 
 
 AFTER = " AND created_at = ? AND run < ?"
+NEWEST = streams._WAYS[Order.NEWEST].stream("{source}")
 SORTED = (
     "runs_line",
     "runs_later",
@@ -213,16 +214,24 @@ SORTED = (
         (mailbox.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
         (mailbox.LAST_UNREAD, (1,), "mailbox_of_run"),
         (runs.HISTORY, (1,), "sqlite_autoindex_history_1"),
-        (lists.PARKED, (1,), "runs_parked"),
+        (counts.PARKED, (1,), "runs_parked"),
         (lists.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
         (lists.END_OF_SLICE, (1, 9), "runs_changed"),
-        (lists.STREAM.format(source=lists.OF_ALL + AFTER), (1, 1), "runs_created"),
-        (lists.STREAM.format(source=lists.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
-        (lists.COUNT.format(source=lists.OF_END), ("failed", 1), "runs_finished"),
-        (lists.STREAM.format(source=lists.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
-        (lists.STREAM.format(source=lists.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
-        (lists.NEXT_WORKFLOW, ("",), "runs_by_status"),
-        (lists.NEXT_STATUS, ("w", ""), "runs_by_status"),
+        (NEWEST.format(source=streams.OF_ALL + AFTER), (1, 1), "runs_created"),
+        (NEWEST.format(source=cells.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
+        (cells.COUNT.format(source=streams.OF_END), ("failed", 1), "runs_finished"),
+        (streams._WAYS[Order.OLDEST].stream(cells.OF_STATUS), ("w", "failed"), "runs_by_status"),
+        (streams._WAYS[Order.CHANGED].stream(streams.OF_CHANGES), (), "runs_changed"),
+        (streams._WAYS[Order.ENDED].stream(streams.OF_END), ("failed",), "runs_finished"),
+        (cells.COUNT.format(source=streams.OF_PARKED), (1,), "runs_parked"),
+        (cells.COUNT.format(source=streams.OF_RETRYING), (1,), "waits_retrying"),
+        (cells.COUNT.format(source=streams.OF_OVERDUE[0]), ("w", 5, 1), "runs_line"),
+        (cells.COUNT.format(source=streams.OF_OVERDUE[3]), ("w", 5, 1), "runs_later"),
+        (f"SELECT 1 FROM runs NOT INDEXED WHERE run = 5 AND {streams.IS_RETRYING}", (), "waits_retrying"),
+        (NEWEST.format(source=streams.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
+        (NEWEST.format(source=streams.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
+        (cells.NEXT_WORKFLOW, ("",), "runs_by_status"),
+        (cells.NEXT_STATUS, ("w", ""), "runs_by_status"),
         (
             removal_operations.OLDEST.format(after="finished_at = ? AND run > ?"),
             ("failed", 1, 1, 1, 1),
@@ -233,7 +242,7 @@ SORTED = (
             ("failed", 1, 1, 1, 1),
             "runs_without_end",
         ),
-        (lists.COUNT.format(source=lists.OF_NO_END), ("failed", 1), "runs_without_end"),
+        (cells.COUNT.format(source=streams.OF_NO_END), ("failed", 1), "runs_without_end"),
         (message_operations.IS_AWAITED, {"run": 1, "name": "x"}, "mailbox_unread"),
         (progress.IS_LOST_CHILD, ("x", 1, "[]"), "history_children"),
         (removal_operations.IS_SPARED, (1,), "history_children"),

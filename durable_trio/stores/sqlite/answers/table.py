@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from durable_trio.stores.questions import (
     CountBacklog,
+    CountByWorkflow,
     CountRuns,
     FindEnded,
     FindLastChange,
@@ -15,6 +16,7 @@ from durable_trio.stores.questions import (
     FindRun,
     ListChanges,
     ListExecutors,
+    ListFailures,
     ListHistory,
     ListNews,
     ListOwned,
@@ -30,8 +32,10 @@ from durable_trio.stores.questions import (
     Question,
     ReadValues,
 )
+from durable_trio.stores.sqlite.answers.counts import count_by_workflow, count_runs
 from durable_trio.stores.sqlite.answers.executors import count_backlog, list_executors, list_reports, list_set_back
-from durable_trio.stores.sqlite.answers.lists import count_runs, list_changes, list_news, list_runs
+from durable_trio.stores.sqlite.answers.failures import list_failures
+from durable_trio.stores.sqlite.answers.lists import list_changes, list_news, list_runs
 from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.runs import (
     find_ended,
@@ -66,6 +70,8 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     FindLastChange: find_last_change,
     FindMissing: find_missing,
     CountRuns: count_runs,
+    CountByWorkflow: count_by_workflow,
+    ListFailures: list_failures,
     ListSent: list_sent,
     FindLastEntry: find_last_entry,
     ListUnread: list_unread,

@@ -15,8 +15,8 @@ import attrs
 import pytest
 
 from durable_trio.records import RunStatus
-from durable_trio.rows import RunRow
-from durable_trio.stores.contract import DeleteRun, Finish, Prune, Pruned
+from durable_trio.rows import Key, RunRow, WaitRow
+from durable_trio.stores.contract import Advance, DeleteRun, Finish, Prune, Pruned, Release
 from durable_trio.stores.questions import (
     CountBacklog,
     CountRuns,
@@ -26,15 +26,18 @@ from durable_trio.stores.questions import (
     ListRuns,
     ListSent,
     LoadRun,
+    Order,
     RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.sqlite.answers import lists
+from durable_trio.stores.sqlite.answers import counts, streams
 from durable_trio.testing.store_contract.kit import (
     changed_runs,
     claim,
     fence_of,
+    one,
     owned,
+    park,
     register,
     row_of,
     start,
@@ -111,6 +114,11 @@ RARE = [
     RunFilter(created_after=600_000),
     RunFilter(workflow="ended", created_before=1010),
     RunFilter(statuses=(S.COMPLETED,), created_after=400_000),
+    RunFilter(is_parked=True),
+    RunFilter(is_retrying=True),
+    RunFilter(overdue_at=10**6),
+    RunFilter(is_retrying=True, workflow="ended"),
+    RunFilter(is_parked=True, tags=(("team", "many"),)),
     RunFilter(run_id="running"),
     RunFilter(run_id="running", workflow="rare"),
 ]
@@ -139,7 +147,7 @@ def test_a_status_does_not_count_what_is_most(large: SqliteStore) -> None:
 
 
 def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "_COUNTED_FIRST", 2)
+    monkeypatch.setattr(counts, "_COUNTED_FIRST", 2)
     store = SqliteStore(":memory:")
     store.open()
     executor = register(store)
@@ -157,9 +165,9 @@ def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_where_nothing_is_rare_a_list_goes_in_slices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each is a short transaction, between which other questions have their turn; the answer is the same."""
-    monkeypatch.setattr(lists, "_RARE_RUNS", 50)
-    monkeypatch.setattr(lists, "_SLICE_RUNS", 100)
-    monkeypatch.setattr(lists, "_RUNS_AT_ONCE", 30)
+    monkeypatch.setattr(streams, "_RARE_RUNS", 50)
+    monkeypatch.setattr(streams, "SLICE_RUNS", 100)
+    monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 30)
     store = SqliteStore(tmp_path / "runs.db")
     store.open()
     connection = store.connect()
@@ -209,9 +217,9 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_filter_gives_what_a_look_at_each_run_gives(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    monkeypatch.setattr(lists, "_RARE_RUNS", 6)
-    monkeypatch.setattr(lists, "_SLICE_RUNS", 7)
-    monkeypatch.setattr(lists, "_RUNS_AT_ONCE", 3)
+    monkeypatch.setattr(streams, "_RARE_RUNS", 6)
+    monkeypatch.setattr(streams, "SLICE_RUNS", 7)
+    monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 3)
     generator = random.Random(seed)
     store = SqliteStore(":memory:")
     store.open()
@@ -256,6 +264,87 @@ def test_every_filter_gives_what_a_look_at_each_run_gives(monkeypatch: pytest.Mo
             changed += part
             after = part[-1].changed
         assert changed == sorted(expected, key=lambda row: (row.changed, row.run))
+    store.close()
+
+
+_KEYS: dict[Order, Callable[[RunRow], tuple[Any, int]]] = {
+    Order.NEWEST: lambda row: (-row.created_at, -row.run),
+    Order.OLDEST: lambda row: (row.created_at, row.run),
+    Order.CHANGED: lambda row: (-row.changed, -row.run),
+    Order.ENDED: lambda row: (-(row.finished_at or 0), -row.run),
+}
+_CURSORS: dict[Order, Callable[[RunRow], Any]] = {
+    Order.NEWEST: lambda row: row.created_at,
+    Order.OLDEST: lambda row: row.created_at,
+    Order.CHANGED: lambda row: row.changed,
+    Order.ENDED: lambda row: row.finished_at,
+}
+
+
+@pytest.mark.parametrize("compared", [0, 15, 20_000], ids=["never gathered", "gathered if few", "always gathered"])
+def test_every_order_and_state_gives_what_a_look_at_each_run_gives(
+    monkeypatch: pytest.MonkeyPatch, compared: int
+) -> None:
+    """Whether runs are gathered, or found in the order's own index."""
+    monkeypatch.setattr(streams, "_RARE_RUNS", min(6, compared))
+    monkeypatch.setattr(streams, "_COMPARED_RUNS", compared)
+    monkeypatch.setattr(streams, "SLICE_RUNS", 7)
+    monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 3)
+    generator = random.Random(compared)
+    store = SqliteStore(":memory:")
+    store.open()
+    executor = register(store)
+    for number in range(60):
+        queue = generator.choice(["q", None])
+        start(store, f"run-{number}", workflow=generator.choice("vw"), queue=queue, created_at=generator.randrange(20))
+    rows = list(claim(store, executor, workflows=("v", "w"), limit=45))
+    generator.shuffle(rows)
+    retrying, parked, overdue = set[str](), set[str](), set[str]()
+    for index, row in enumerate(rows):
+        fence = fence_of(row)
+        if index < 20:
+            status = generator.choice([S.COMPLETED, S.FAILED, S.CANCELLED])
+            store.apply([Finish(fence=fence, status=status, now=generator.randrange(50, 60))])
+        elif index < 30:
+            waits = tuple(WaitRow(key=Key("", "x", n), kind="retry", due_at=5, started_at=1) for n in range(index % 3))
+            one(store, Advance(fence=fence, waits=waits, status=S.SUSPENDED, now=20))
+            retrying |= {row.id} if waits else set()
+            wake_at = generator.randrange(30)
+            if index % 2:
+                one(store, Release(fence=fence, status=S.SUSPENDED, wake_at=wake_at, now=30))
+                overdue |= {row.id} if wake_at <= 15 else set()
+        elif index < 36:
+            park(store, fence)
+            parked.add(row.id)
+    everything = store.ask(ListRuns(RunFilter(), limit=99))
+    overdue |= {row.id for row in everything if row.owner is None and row.wake_at is not None and row.wake_at <= 15}
+    assert all((retrying, parked, overdue, len(everything) == 60))
+    choices: dict[str, list[Any]] = {
+        "statuses": [None, (S.FAILED,), (S.PENDING, S.COMPLETED, S.SUSPENDED), ()],
+        "workflow": [None, "v", "nobody"],
+        "queue": [None, "q"],
+        "created_after": [None, 5],
+        "is_parked": [False, True],
+        "is_retrying": [False, True],
+        "overdue_at": [None, 15],
+    }
+    for *values, order in itertools.product(*choices.values(), Order):
+        which = RunFilter(**dict(zip(choices, values, strict=True)))
+        expected = [
+            row
+            for row in everything
+            if _matches(which, row)
+            and (row.id in parked or not which.is_parked)
+            and (row.id in retrying or not which.is_retrying)
+            and (row.id in overdue or which.overdue_at is None)
+            and (row.status.is_final or order is not Order.ENDED)
+        ]
+        found: list[RunRow] = []
+        before = None
+        while page := store.ask(ListRuns(which, order=order, limit=4, before=before)):
+            found += page
+            before = (_CURSORS[order](page[-1]), page[-1].run)
+        assert found == sorted(expected, key=_KEYS[order])
     store.close()
 
 
@@ -356,7 +445,7 @@ def test_each_run_counts_once_however_damaged_it_is(
     is_large: bool,
 ) -> None:
     if is_large:
-        monkeypatch.setattr(lists, "_COUNTED_FIRST", 1)
+        monkeypatch.setattr(counts, "_COUNTED_FIRST", 1)
     store = damaged(statement)
     found = store.ask(CountRuns())
     order = list(S)

@@ -1,0 +1,97 @@
+"""What many runs have come to, made of what the store has counted and listed. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import attrs
+
+from durable_trio.clock import MICROSECONDS
+from durable_trio.engine.records_of import instant_of
+from durable_trio.records import ErrorGroup, RunStatus, WorkflowStats
+from durable_trio.stores.questions import FailedRun, WorkflowCounts
+
+__all__ = ["DURATIONS_MAX", "error_groups", "without_numbers", "workflow_stats"]
+
+# Runs of a workflow whose durations are read: enough for the longest of twenty, and some milliseconds.
+DURATIONS_MAX: Final = 1000
+
+_NAMES_MAX: Final = 20
+# The longer ones first: a UUID is made of hexadecimal numbers, those of digits. A number may be the end of a word.
+_VARIABLE: Final = (
+    (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<id>"),
+    (re.compile(r"\b0x[0-9a-fA-F]+\b"), "<id>"),
+    (re.compile(r"\b(?=[0-9a-fA-F]*[0-9])(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{8,}\b"), "<id>"),
+    (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
+)
+
+
+def workflow_stats(counts: WorkflowCounts) -> WorkflowStats:
+    """Return what the runs of a workflow have come to."""
+    durations = sorted(counts.durations)
+    completed, failed = (counts.by_status.get(status, 0) for status in (RunStatus.COMPLETED, RunStatus.FAILED))
+    oldest = counts.oldest_unfinished
+    return WorkflowStats(
+        workflow=counts.workflow,
+        runs_by_status=counts.by_status,
+        failure_rate=failed / (completed + failed) if completed + failed else None,
+        seconds_p50=_percentile(durations, 0.5),
+        seconds_p95=_percentile(durations, 0.95),
+        measured_count=len(durations),
+        oldest_unfinished=None if oldest is None else oldest[0],
+        oldest_unfinished_at=None if oldest is None else instant_of(oldest[1]),
+    )
+
+
+def _percentile(durations: Sequence[int], share: float) -> float | None:
+    """Return the seconds that a share of them took at most: one that was measured (nearest rank)."""
+    if not durations:
+        return None
+    return max(0, durations[max(0, math.ceil(share * len(durations)) - 1)]) / MICROSECONDS
+
+
+@attrs.define
+class _Group:
+    """Runs with the same failure, the last one first."""
+
+    last: FailedRun
+    first_at: int
+    count: int = 0
+    workflows: set[str] = attrs.Factory(set)
+
+
+def error_groups(failures: Iterable[FailedRun]) -> tuple[ErrorGroup, ...]:
+    """Return failed runs, the last one first, by what they have failed with; the most frequent failure first."""
+    groups: dict[tuple[str, str], _Group] = {}
+    for run in failures:
+        key = (run.error_type, without_numbers(run.message))
+        group = groups.setdefault(key, _Group(run, run.finished_at))
+        group.count += 1
+        group.first_at = run.finished_at
+        if len(group.workflows) < _NAMES_MAX:
+            group.workflows.add(run.workflow)
+    found = [
+        ErrorGroup(
+            type=error_type,
+            message=message,
+            count=group.count,
+            workflows=tuple(sorted(group.workflows)),
+            example=group.last.run_id,
+            example_message=group.last.message,
+            first_at=instant_of(group.first_at),
+            last_at=instant_of(group.last.finished_at),
+        )
+        for (error_type, message), group in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda group: (-group.count, -group.last_at.timestamp())))
+
+
+def without_numbers(message: str) -> str:
+    """Return the first line of a message with the numbers and ids in it replaced: what many failures have in common."""
+    text = next((line.strip() for line in message.splitlines() if line.strip()), "")
+    for pattern, word in _VARIABLE:
+        text = pattern.sub(word, text)
+    return text
