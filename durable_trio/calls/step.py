@@ -40,6 +40,7 @@ from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.rules.retry import delay_after
 from durable_trio.turns.call import Call
+from durable_trio.turns.mode import Mode
 from durable_trio.turns.quiet import BODY
 
 
@@ -152,7 +153,7 @@ class FunctionCall(Call):
 
     def _tell_ended(self, row: HistoryRow) -> None:
         if self._body.observe is not None:
-            self._body.observe.ended(row, is_replay=not self.state.is_live)
+            self._body.observe.ended(row, is_replay=self.state.mode is Mode.REPLAYING)
 
     # ---- one attempt -------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from durable_trio.rows import HistoryRow, Key
 from durable_trio.turns.call import Call, LastCall
 from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.turns.leaving import Exit
+from durable_trio.turns.mode import Mode
 from durable_trio.turns.stage import BEGIN, FIND, OPEN, Stage
 from durable_trio.turns.state import RunState
 
@@ -85,7 +86,7 @@ class Lobby:
             if call.stage in OPEN and (call.is_unabortable or call.deadline != -math.inf):
                 if state.is_expired and self.is_refused(call):
                     self.refuse_expired(call)
-                elif not state.is_live or state.is_held:
+                elif state.mode is Mode.REPLAYING or state.is_held:
                     pass
                 elif self.deadlines:
                     self.let_begin(call)
@@ -209,7 +210,7 @@ class Lobby:
     def exit_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline's block has ended; a row of its expiry is void from now on."""
         del self.deadlines[scope.key]
-        if not self.state.is_live:
+        if self.state.mode is Mode.REPLAYING:
             self.left_deadlines.add(scope.key)
 
     def is_overdue(self) -> bool:

@@ -12,6 +12,7 @@ from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.call import Call
+from durable_trio.turns.mode import Mode
 from durable_trio.turns.signals import Signals
 from durable_trio.turns.stage import Stage
 from durable_trio.turns.state import RunState
@@ -83,7 +84,7 @@ class Mailbox:
         for name, found in look.named.items():
             self._lacking.pop(name, None)
             self.signals.found(name, found.entries, is_all=found.is_all and look.is_all and is_newest)
-        if self._controls and (self._state.is_live or self._is_begun):
+        if self._controls and (self._state.mode is not Mode.REPLAYING or self._is_begun):
             self._take_controls()
 
     def is_settled(self) -> bool:

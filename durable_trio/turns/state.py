@@ -21,6 +21,7 @@ from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.history import History
 from durable_trio.turns.lane import Lane
+from durable_trio.turns.mode import Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.resident import Resident
 from durable_trio.turns.stage import COMMIT, REFUSE, Stage
@@ -67,10 +68,8 @@ class RunState:
     tasks: set[trio.lowlevel.Task] = attrs.Factory(set)
     runnable_count: int = 0
     lane: Lane = attrs.Factory(Lane)
-    is_live: bool = False
+    mode: Mode = Mode.REPLAYING
     is_held: bool = False  # draining: no call goes live and nothing is delivered any more
-    is_idle: bool = False  # it only waits, and the resident run knows
-    is_leaving: bool = False  # its release is on its way: no alarm is needed here any more
     has_progressed: bool = False  # a row was committed that was not there before
     is_expired: bool = False
     is_cancelled: bool = False
@@ -93,7 +92,7 @@ class RunState:
     @property
     def is_repeating(self) -> bool:
         """Whether the body does again what it has done before: it had begun already, and no call of it begins yet."""
-        return self._had_begun and not self.is_live
+        return self._had_begun and self.mode is Mode.REPLAYING
 
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed in this run: it leaves, and nobody else is touched."""

@@ -45,10 +45,13 @@ from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
 from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.mailbox import Mailbox
+from durable_trio.turns.mode import GO_LIVE, MOVE, REST, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.resident import Resident
 from durable_trio.turns.state import Recorded, RunState
 
+# Asked again and again: a name of the enum's takes two looks.
+_REPLAYING: Final = Mode.REPLAYING
 _SIGNAL_OF: Final = operator.attrgetter("waits_for")
 
 
@@ -141,7 +144,7 @@ class Turns:
         # Nearly always, something is on its way and comes back by itself, and there is nothing to deliver before.
         if (
             (lobby.busy_count or state.port.in_flight)
-            and state.is_live
+            and state.mode is not _REPLAYING
             and not (state.ready or state.agenda.timers or state.agenda.new or lobby.cancelled or lobby.starts)
             and not (lobby.wave or lobby.extended or lobby.late or lobby.last_call or state.is_held)
             and state.held is None
@@ -161,21 +164,21 @@ class Turns:
                 while state.runnable_count == 0 and not state.port.is_cut and self._deliver():
                     if state.lane.woken:
                         state.lane.delivered()
-                    if state.is_idle:
-                        state.is_idle = False
+                    if state.mode in MOVE:
+                        state.mode = MOVE[state.mode]
                         state.resident.moved()
                     # Of a body with one task, nothing else can come before what is on its way is back.
                     if (
                         state.port.in_flight
                         and len(state.tasks) == len(lobby.calls) == 1
-                        and state.is_live
+                        and state.mode is not _REPLAYING
                         and not (state.ready or lobby.cancelled or lobby.wave or lobby.starts or lobby.deadlines)
                     ):
                         break
                 # What is on its way to the store pumps when it comes back. Until then there is no alarm to set, but a
                 # wait is stored at once.
                 may_rest = not state.port.in_flight or state.agenda.new
-                if may_rest and state.runnable_count == 0 and not state.port.is_cut and state.is_live:
+                if may_rest and state.runnable_count == 0 and not state.port.is_cut and state.mode is not _REPLAYING:
                     self._rest()
         except BaseException as error:
             state.failed(error)
@@ -190,14 +193,14 @@ class Turns:
         if lobby.starts:
             trio.lowlevel.reschedule(lobby.starts.pop(min(lobby.starts)))
             return True
-        if not state.is_live:
+        if state.mode is _REPLAYING:
             row = state.history.next_row()
             if row is not None:
                 return self._replay(row)
-        if state.ready and (state.is_live or state.ready[0][1] is None):
+        if state.ready and (state.mode is not _REPLAYING or state.ready[0][1] is None):
             self._hand_over(*state.ready.popleft())
             return True
-        if not state.is_live:
+        if state.mode is _REPLAYING:
             return self._pass_barrier()
         # Each is asked only if there is something of its kind.
         return (
@@ -254,7 +257,7 @@ class Turns:
         state, lobby = self.state, self.lobby
         if not self.mailbox.is_settled():
             return False
-        state.is_live = True
+        state.mode = GO_LIVE[state.mode]
         state.resident.went_live()
         if state.ttl_at is not None:
             self._raise_alarm(state.clock.comes_at(state.ttl_at))
@@ -318,20 +321,20 @@ class Turns:
             if state.ttl_at is not None:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
-            state.is_idle = True
+            state.mode = REST[state.mode]
             self.has_looked = False
             state.resident.idle(due_at, tuple(names), state.agenda.take_new())
         elif state.agenda.new:
             state.flush_waits()
-        if due_at is not None and not state.is_leaving:
+        if due_at is not None and state.mode is not Mode.LEAVING:
             self._raise_alarm(due_at)
 
     @property
     def is_at_rest(self) -> bool:
         """Whether the run only waits, as it did when the resident run was told so."""
         state = self.state
-        return state.is_idle and not (
-            state.port.is_cut or state.is_leaving or state.runnable_count or self._has_something_to_do()
+        return state.mode is Mode.RESTING and not (
+            state.port.is_cut or state.runnable_count or self._has_something_to_do()
         )
 
     def _has_something_to_do(self) -> bool:

@@ -169,7 +169,7 @@ async def test_under_strict_the_run_is_parked_with_the_line(
         assert (await engine.status()).parked == (run.id,)
         assert (await engine.status()).resident_runs == 0
     (logged,) = warnings_in(caplog)
-    assert logged.startswith(f"run {run.id!r} is parked (foreign_wait): ")
+    assert logged.startswith(f"run {run.id!r} of workflow 'napping' is parked (foreign_wait): ")
 
 
 @pytest.mark.parametrize(("workflows_own", "engines", "is_parked"), [(True, False, True), (False, True, False)])

@@ -10,6 +10,7 @@ from durable_trio.calls.body import Branch
 from durable_trio.codec import parse
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.ending import Ending
+from durable_trio.engine.runs.life import BODY_END
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
@@ -34,7 +35,7 @@ class RunActor(ResidentRun):
             async with self:
                 try:
                     error, result = await self._execute_body()
-                    self._body_has_ended = True
+                    self.life = BODY_END[self.life]
                     if not self.port.is_cut:
                         await Ending(self).end(error, result)
                     self._knows_why = True

@@ -10,6 +10,7 @@ from durable_trio.calls.saga import Compensation
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_options import FunctionOptions
 from durable_trio.engine.runs.damage import damage_in_look
+from durable_trio.engine.runs.life import COMPENSATE, END, FINISH, REFUSE
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
@@ -62,7 +63,8 @@ class Ending:
             undo = run.body.saga.in_order()
             if undo and not await self._begin_to_compensate(status, error_text):
                 return False
-            run.is_compensating = bool(undo)
+            if undo:
+                run.life = COMPENSATE[run.life]
             for item in undo:
                 await self._compensate(item, compensation_errors)
         rest = turns.state.history.next_of_body()
@@ -78,10 +80,11 @@ class Ending:
             unless_cancelled=run.port.status is not RunStatus.COMPENSATING and run.cancel_row is None,
             now=run.clock.stamp(),
         )
-        run.is_finishing = True
-        run.is_finishing = self._is_done(await turns.lobby.extend(partial(run.port.submit, finish)))
-        if not run.is_finishing:
+        run.life = FINISH[run.life]
+        if not self._is_done(await turns.lobby.extend(partial(run.port.submit, finish))):
+            run.life = REFUSE[run.life]
             return False
+        run.life = END[run.life]
         run.end = RunEnd(status, result, error_text)
         run.keeper.ended(run)
         if error_text is not None or run.keeper.is_watched:

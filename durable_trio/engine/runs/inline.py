@@ -19,6 +19,7 @@ from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import Ending
+from durable_trio.engine.runs.life import BODY_END
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.runs.resident import ResidentRun, ignore
 from durable_trio.engine.wiring import Services
@@ -90,7 +91,7 @@ class InlineRun(ResidentRun):
                     if self.port.is_cut and not isinstance(error, Exception):
                         raise  # it comes of leaving
                     failure = error  # also the script's own cancellation; it goes on below
-                self._body_has_ended = True
+                self.life = BODY_END[self.life]
                 if not self.port.is_cut:
                     with trio.CancelScope(shield=True):
                         if failure is not None:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import Token
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVarTuple
+from typing import Any, Final, Self, TypeVarTuple
 
 import trio
 
@@ -25,6 +25,7 @@ from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.inbox import Inbox, Notice
 from durable_trio.engine.runs.keeper import Keeper
+from durable_trio.engine.runs.life import TOO_LATE, Life
 from durable_trio.engine.runs.telling import Telling
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.events import RunResumed, RunStarted, RunSuspended
@@ -39,12 +40,15 @@ from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
+from durable_trio.turns.mode import LEAVE, STAY, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import BODY, Watched
 from durable_trio.turns.turns import Turns
 from durable_trio.workflows import Workflow
 
 Ts = TypeVarTuple("Ts")
+# Nothing more can be written of it.
+_NO_MORE: Final = (Life.FINISHING, Life.ENDED)
 
 
 class ResidentRun:
@@ -85,10 +89,8 @@ class ResidentRun:
         self._nursery: trio.Nursery | None = None
         self.cancel_row: HistoryRow | None = None
         self.end: RunEnd | None = None  # once that is committed
-        self._body_has_ended = False
+        self.life = Life.BODY
         self._stops_waiting = False  # cancelled, or out of time, after its body has ended
-        self.is_compensating = False
-        self.is_finishing = False
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
         self._stall_watched = False
         self._fault: BaseException | None = None
@@ -119,9 +121,9 @@ class ResidentRun:
         That need not be if the run still replays, or others have put something there that it does not know yet.
         """
         turns = self.turns
-        if not turns.state.is_live or look.after > turns.mailbox.position:
+        if turns.state.mode is Mode.REPLAYING or look.after > turns.mailbox.position:
             self.inbox.post(look)
-        elif not (self.port.is_cut or self.is_finishing):  # a write behind the last one would be refused
+        elif not (self.port.is_cut or self.life in _NO_MORE):  # a write behind the last one would be refused
             if look.entries[0].is_new:
                 turns.message(look)
             else:  # it was read, and may be damaged
@@ -135,7 +137,7 @@ class ResidentRun:
     @property
     def goes_on(self) -> bool:
         """Whether it has not begun to end or to leave."""
-        return not (self.port.is_cut or self.is_finishing)
+        return not (self.port.is_cut or self.life in _NO_MORE)
 
     @property
     def is_alone(self) -> bool:
@@ -160,7 +162,7 @@ class ResidentRun:
 
     def lingering(self) -> Iterator[StepInHand]:
         """Yield the steps in hand that it waits for before it can end, if it is to end."""
-        if self.cancel_row is None and not self.is_compensating:
+        if self.cancel_row is None and self.life is not Life.COMPENSATING:
             return
         for call in self.turns.lobby.calls.values():
             if isinstance(call, FunctionCall) and call.in_hand_since is not None:
@@ -234,7 +236,7 @@ class ResidentRun:
     def take_look(self, look: MailboxLook) -> None:
         if damage := damage_in_look(look):
             self.park(damaged(self.row.id, damage))
-        elif not self.is_finishing:  # a write behind the last one would be refused
+        elif self.life not in _NO_MORE:  # a write behind the last one would be refused
             self.turns.message(look)
 
     async def read_mailbox(self) -> MailboxLook:
@@ -245,13 +247,13 @@ class ResidentRun:
     # ---- what the turns ask ------------------------------------------------------------------------------------
 
     def control(self, row: HistoryRow) -> None:
-        if self.is_compensating:
+        if self.life in TOO_LATE:
             return  # it came too late
         if row.kind is StepKind.CANCEL:
             self.cancel_row = row
-        if self._body_has_ended:  # but the children may still be waited for
+        if self.life is not Life.BODY:  # but the children may still be waited for
             self._stops_waiting = True
-            if self.turns.state.is_live:
+            if self.turns.state.mode is not Mode.REPLAYING:
                 self._cancel_children()
             return
         self.root_scope.cancel("the run was cancelled" if row.kind is StepKind.CANCEL else "the run's ttl is over")
@@ -312,11 +314,13 @@ class ResidentRun:
             waits_for=waits_for,
             now=self.clock.stamp(),
         )
-        self.turns.state.is_leaving = True
+        state = self.turns.state
+        state.mode = LEAVE[state.mode]
         self.port.submit(release, lambda outcome: self._released(outcome, due_at))
 
     def _released(self, outcome: Any, due_at: int | None) -> None:
-        self.turns.state.is_leaving = False
+        state = self.turns.state
+        state.mode = STAY[state.mode]
         if outcome is True:
             if self.keeper.is_watched:
                 self.telling.tell(RunSuspended)
@@ -421,10 +425,10 @@ class ResidentRun:
             tuple(turns.state.delivered),
             row,
             [(str(call.kind), str(call.key)) for call in calls],
-            ended=self._body_has_ended,
+            ended=self.life is not Life.BODY,
         )
         text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
-        foreign = [] if self._body_has_ended else turns.foreign_waits(also_in_process=True)
+        foreign = [] if self.life is not Life.BODY else turns.foreign_waits(also_in_process=True)
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)

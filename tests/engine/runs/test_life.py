@@ -1,0 +1,43 @@
+"""Each pair of how far a run has come to its end and an event has its row, or is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_trio.engine.runs.life import BODY_END, COMPENSATE, END, EVENTS, FINISH, REFUSE, Life
+
+#: What each event makes of each, spelled out: None where it is refused.
+FOLLOWS = {
+    # body_end, compensate, finish, refuse, end
+    Life.BODY: (Life.SETTLING, None, None, None, None),
+    Life.SETTLING: (None, Life.COMPENSATING, Life.FINISHING, None, None),
+    Life.COMPENSATING: (None, None, Life.FINISHING, None, None),
+    Life.FINISHING: (None, None, None, Life.SETTLING, Life.ENDED),
+    Life.ENDED: (None, None, None, None, None),
+}
+
+
+@pytest.mark.parametrize("before", list(Life))
+@pytest.mark.parametrize(("number", "event"), list(enumerate(EVENTS)))
+def test_every_pair_has_a_row_or_is_refused(before: Life, number: int, event: str) -> None:
+    follows = FOLLOWS[before][number]
+    if follows is None:
+        with pytest.raises(KeyError):
+            EVENTS[event][before]
+    else:
+        assert EVENTS[event][before] is follows
+
+
+def test_the_events_are_the_tables_that_are_used() -> None:
+    assert list(EVENTS.values()) == [BODY_END, COMPENSATE, FINISH, REFUSE, END]
+
+
+def test_each_is_reached_from_the_first() -> None:
+    reached = {Life.BODY}
+    for _ in Life:
+        reached |= {table[before] for table in EVENTS.values() for before in reached if before in table}
+    assert reached == set(Life)
+
+
+def test_what_has_ended_stays_so() -> None:
+    assert not any(Life.ENDED in table for table in EVENTS.values())

@@ -1,0 +1,42 @@
+"""Each pair of what the turns of a run do and an event has its row, or is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from durable_trio.turns.mode import EVENTS, GO_LIVE, LEAVE, MOVE, REST, STAY, Mode
+
+#: What each event makes of each, spelled out: None where it is refused.
+FOLLOWS = {
+    # go_live, rest, move, leave, stay
+    Mode.REPLAYING: (Mode.LIVE, None, None, None, None),
+    Mode.LIVE: (None, Mode.RESTING, None, None, Mode.LIVE),
+    Mode.RESTING: (None, Mode.RESTING, Mode.LIVE, Mode.LEAVING, Mode.RESTING),
+    Mode.LEAVING: (None, None, Mode.LIVE, None, Mode.RESTING),
+}
+
+
+@pytest.mark.parametrize("before", list(Mode))
+@pytest.mark.parametrize(("number", "event"), list(enumerate(EVENTS)))
+def test_every_pair_has_a_row_or_is_refused(before: Mode, number: int, event: str) -> None:
+    follows = FOLLOWS[before][number]
+    if follows is None:
+        with pytest.raises(KeyError):
+            EVENTS[event][before]
+    else:
+        assert EVENTS[event][before] is follows
+
+
+def test_the_events_are_the_tables_that_are_used() -> None:
+    assert list(EVENTS.values()) == [GO_LIVE, REST, MOVE, LEAVE, STAY]
+
+
+def test_each_is_reached_from_the_first() -> None:
+    reached = {Mode.REPLAYING}
+    for _ in Mode:
+        reached |= {table[before] for table in EVENTS.values() for before in reached if before in table}
+    assert reached == set(Mode)
+
+
+def test_a_run_that_is_live_never_replays_again_in_this_stay() -> None:
+    assert not any(Mode.REPLAYING in table.values() for table in EVENTS.values())
