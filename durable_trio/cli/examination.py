@@ -11,9 +11,12 @@ import trio
 
 from durable_trio.cli.client import ask
 from durable_trio.cli.text import plural, visible
+from durable_trio.clock import MICROSECONDS
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.services.recovery import monotonic_now
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
-from durable_trio.records import EngineStatus
+from durable_trio.processes import boot_id
+from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.views.documents import CheckDocument, Finding
 
@@ -21,10 +24,16 @@ __all__ = ["examine"]
 
 _INTEGRITY: Final = "PRAGMA integrity_check(5)"
 _REFERENCES: Final = "PRAGMA foreign_key_check"
+_ENDED: Final = ", ".join(f"'{status.value}'" for status in RunStatus if status.is_final)
 _OWNED: Final = "SELECT owner, count(*) FROM runs WHERE owner IS NOT NULL GROUP BY owner ORDER BY owner"
 _OVERDUE: Final = """
     SELECT workflow, count(*) FROM runs WHERE owner IS NULL AND wake_at <= ? GROUP BY workflow ORDER BY workflow
 """
+_UNDONE_NOT: Final = """
+    SELECT id FROM runs WHERE compensation_errors <> '[]' ORDER BY coalesce(finished_at, created_at) DESC
+"""
+_EXPIRED: Final = f"SELECT id FROM runs WHERE ttl_at <= ? AND status NOT IN ({_ENDED}) ORDER BY ttl_at"
+_LEASES: Final = "SELECT id, lease_until FROM executors WHERE ended_at IS NULL AND boot_id = ?"
 # A run that is due is taken within milliseconds, or as soon as there is room for it.
 _OVERDUE_AFTER: Final = timedelta(seconds=30)
 _NAMES_SHOWN: Final = 3
@@ -38,6 +47,9 @@ class _Rows:
     dangling: int
     owned: dict[int, int]  # by executor
     overdue: dict[str, int]  # by workflow
+    not_undone: tuple[str, ...]  # runs of which a compensation has failed
+    expired: tuple[str, ...]  # that have not ended, though their time to live is over
+    silent_seconds: dict[int, float]  # by executor: since its lease is over
 
 
 def examine(database: str) -> CheckDocument:
@@ -57,6 +69,11 @@ def examine(database: str) -> CheckDocument:
             is_sound=all(finding.level != "wrong" for finding in findings),
             findings=findings,
             runs_by_status={key.value: count for key, count in status.runs_by_status.items()},
+            parked=len(status.parked),
+            overdue=sum(rows.overdue.values()),
+            expired=len(rows.expired),
+            compensations_failed=len(rows.not_undone),
+            executors_silent=sum(executor.id in rows.silent_seconds for executor in status.executors),
         )
 
     try:
@@ -89,11 +106,20 @@ def _read(client: Engine, due_before: datetime) -> _Rows:
             dangling=len(connection.execute(_REFERENCES).fetchall()),
             owned=dict(connection.execute(_OWNED).fetchall()),
             overdue=dict(connection.execute(_OVERDUE, (due,)).fetchall()),
+            not_undone=tuple(str(row[0]) for row in connection.execute(_UNDONE_NOT)),
+            expired=tuple(str(row[0]) for row in connection.execute(_EXPIRED, (due,))),
+            silent_seconds=_silent(connection.execute(_LEASES, (boot_id(),)).fetchall()),
         )
     except sqlite3.DatabaseError as error:
         raise StoreCorrupt(f"the database cannot be read to its end ({error})") from error
     finally:
         connection.close()
+
+
+def _silent(leases: list[tuple[int, int]]) -> dict[int, float]:
+    """Return the executors of this boot whose lease is over, and since when: their clock is the machine's."""
+    now = monotonic_now()
+    return {executor: (now - until) / MICROSECONDS for executor, until in leases if until < now}
 
 
 def _text(raw: bytes) -> str:
@@ -108,12 +134,17 @@ def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
     if not status.warnings:
         yield Finding(level="ok", about="sqlite", text=f"SQLite {status.sqlite_version}")
     alive = [executor for executor in status.executors if executor.is_alive]
+    silent = {each.pid: rows.silent_seconds[each.id] for each in alive if each.id in rows.silent_seconds}
     pids = ", ".join(str(executor.pid) for executor in alive[:_NAMES_SHOWN])
     if alive:
         more = ", …" if len(alive) > _NAMES_SHOWN else ""
         yield Finding(level="ok", about="executors", text=f"{plural(len(alive), 'executor')} (process {pids}{more})")
     else:
         yield Finding(level="note", about="executors", text="nobody serves this database now")
+    if silent:
+        told = [f"process {pid} (for {seconds:.0f} s)" for pid, seconds in silent.items()]
+        text = f"{plural(len(silent), 'executor')} without a sign of life: {_some(told)}; stopped, or hanging"
+        yield Finding(level="wrong", about="silent", text=text)
     yield from _runs(status, rows, {executor.id for executor in alive})
 
 
@@ -146,7 +177,15 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
             text = f"due, but nobody takes them: {_some(names)}; does an executor know these workflows?"
             yield Finding(level="wrong", about="workflows", text=text)
         else:
-            yield Finding(level="note", about="workflows", text=f"due, for when somebody serves: {_some(names)}")
+            text = f"due, and nobody serves: {_some(names)}; serve the database"
+            yield Finding(level="wrong", about="workflows", text=text)
+    if rows.expired:
+        text = f"{plural(len(rows.expired), 'run')} whose time to live is over, and that do not end: "
+        yield Finding(level="wrong", about="expired", text=f"{text}{_some(rows.expired)}")
+    if rows.not_undone:
+        text = f"{plural(len(rows.not_undone), 'run')} of which a compensation has failed: {_some(rows.not_undone)}"
+        text += "; 'show' tells which; undo it by hand, then 'prune' the run"
+        yield Finding(level="wrong", about="compensations", text=text)
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

@@ -203,12 +203,18 @@ class Finding:
 
 @attrs.frozen(kw_only=True)
 class CheckDocument:
-    """What ``check`` prints."""
+    """What ``check`` prints. The numbers are runs, or executors, that need a person."""
 
     database: str
     is_sound: bool
     findings: tuple[Finding, ...]
     runs_by_status: Mapping[str, int]
+    # How many there are of what needs a person.
+    parked: int = 0
+    overdue: int = 0  # due for long, and taken by nobody
+    expired: int = 0  # not ended though the time to live is over
+    compensations_failed: int = 0  # runs of which one has failed
+    executors_silent: int = 0  # that have not renewed their lease
 
 
 def run_document(record: RunRecord, *, cursor: str | None = None) -> RunDocument:

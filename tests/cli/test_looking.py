@@ -8,12 +8,13 @@ import signal
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import trio
 
-from durable_trio import Context, Engine, Retry, RunStatus, open_engine, sqlite3, workflow
+from durable_trio import Context, Engine, Retry, RunFailed, RunStatus, open_engine, sqlite3, workflow
 from durable_trio.cli.run_view import run_view
 from durable_trio.cli.runs_table import note_of
 from durable_trio.cli.screen import Screen
@@ -406,7 +407,51 @@ def test_check_tells_of_due_runs_that_wait_for_somebody_to_serve(db: str) -> Non
     connection.commit()
     connection.close()
     said = call("--db", db, "check")
-    assert "note   due, for when somebody serves: moon landing (1)" in said.out
+    assert "wrong  due, and nobody serves: moon landing (1)" in said.out
+
+
+def test_check_counts_what_needs_a_person(file_path: str) -> None:
+    """Compensations that have failed, runs past their time to live, executors that do not renew their lease."""
+
+    async def works() -> int:
+        return 1
+
+    async def cannot(_: int) -> None:
+        raise OSError("no way back")
+
+    @workflow(name="undoes")
+    async def undoes(ctx: Context) -> None:
+        await ctx.step("works", works, compensate=cannot)
+        raise ValueError("in the end")
+
+    @workflow(name="waits")
+    async def waits(ctx: Context) -> None:
+        await ctx.wait_signal("go")
+
+    async def prepare() -> None:
+        async with open_engine(file_path, workflows=[undoes, waits]) as engine:
+            failed = await engine.start(undoes, id="undone-not")
+            await engine.start(waits, id="too-old", ttl=1000)
+            with pytest.raises(RunFailed):
+                await failed.result()
+            connection = engine.connect()
+            connection.execute("UPDATE runs SET ttl_at = 1000 WHERE id = 'too-old'")
+            connection.execute("UPDATE executors SET lease_until = lease_until - 100000000")
+            connection.commit()
+            connection.close()
+            for options in ([], ["--json"]):
+                command = command_line("--db", file_path, "check", *options)
+                said.append(await trio.run_process(command, capture_stdout=True, check=False, env=surroundings()))
+
+    said: list[Any] = []
+    trio.run(prepare)
+    text, document = said[0].stdout.decode(), json.loads(said[1].stdout)
+    assert said[0].returncode == said[1].returncode == 1
+    assert "1 executor without a sign of life" in text
+    assert "1 run whose time to live is over, and that do not end: too-old" in text
+    assert "1 run of which a compensation has failed: undone-not" in text
+    counts = {name: document[name] for name in ("compensations_failed", "expired", "executors_silent", "overdue")}
+    assert counts == {"compensations_failed": 1, "expired": 1, "executors_silent": 1, "overdue": 0}
 
 
 def test_check_finds_damage(db: str) -> None:
