@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.engine.workers.parent import WORKERS
+from durable_trio.engine.workers.parent import ENDS_IN_ORDER, WORKERS
 from supervisors import (
     ChildExited,
     ChildStarted,
@@ -86,7 +86,10 @@ class TreeLog:
             return Line("worker_exited", f"{name} has stopped (process {pid})", {**fields, "reason": "stopped"})
         reason = _reason(event)
         message = f"{name} has ended (process {pid}): {reason}"
-        return Line("worker_exited", message, {**fields, "reason": reason}, logging.WARNING)
+        # Of one that was killed, whoever sets its runs free has warned: a death is not told twice.
+        has_left = exit.process is None or exit.process.code in ENDS_IN_ORDER
+        level = logging.WARNING if has_left else logging.INFO
+        return Line("worker_exited", message, {**fields, "reason": reason}, level)
 
     def _of_service(self, event: ChildStarted | ChildExited | RestartScheduled) -> Iterator[Line]:
         path = _path(event.path)

@@ -16,14 +16,16 @@ from durable_trio.engine.filters import read_change_cursor
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record
 from durable_trio.engine.runs.ending import cancelled
+from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.settings import Settings
+from durable_trio.engine.waiting import Waiting
 from durable_trio.engine.watching import Changes, Since, watch
 from durable_trio.engine.wiring import Given, Services
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.limits import OVERDUE_SECONDS, check_name
 from durable_trio.looks import is_a
 from durable_trio.records import RunRecord
-from durable_trio.rows import RunRow
+from durable_trio.rows import RunEnd, RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
 from durable_trio.stores.questions import Change, FindRun, ReadValues, RunFilter
@@ -67,6 +69,7 @@ class Client:
         self.is_closed = False
         self.services: Services | None = None
         self._observers = observers
+        self._waiting = Waiting(registry)
         # Where it was opened, and that thread's name.
         self._home: trio.lowlevel.TrioToken | None = None
         self._home_thread = ""
@@ -185,6 +188,11 @@ class Client:
     def overdue_at(self) -> int:
         """What is due at this instant or before, and nobody's, is overdue."""
         return self.settings.clock.stamp() - OVERDUE_SECONDS * MICROSECONDS
+
+    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> RunEnd:
+        """Return how a run has ended, once it has; the place of a run whose code waits is lent meanwhile."""
+        with lending_place():
+            return await self._waiting.wait_ended(self.services_in_use(), run_id, is_new=is_new)
 
     def watch(self, which: RunFilter, *, since: str | None = None) -> AbstractAsyncContextManager[Changes]:
         """Watch the runs of a filter; see ``engine.watch``."""

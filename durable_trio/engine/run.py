@@ -16,7 +16,6 @@ from durable_trio.engine.records_of import (
     unread_record,
     wait_record,
 )
-from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures, cause_of
@@ -116,8 +115,7 @@ class Run(Generic[R]):
         """Ask the run to cancel; see ``engine.cancel``. With ``wait``, return once its final status is durable."""
         requested = await self._client.cancel(self.id, reason)
         if wait:
-            with lending_place():
-                await self._client.services_in_use().feed.wait_ended(self.id)
+            await self._client.wait_ended(self.id)
         return requested
 
     def watch(self) -> AbstractAsyncContextManager[Changes]:
@@ -143,8 +141,7 @@ class Run(Generic[R]):
 
 async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | None, *, is_new: bool = False) -> R:
     """Return ``Run.result()``. ``is_new``: the run was stored in this very step of the task, and cannot have ended."""
-    with lending_place():
-        ending = await client.services_in_use().feed.wait_ended(run_id, is_new=is_new)
+    ending = await client.wait_ended(run_id, is_new=is_new)
     if ending.damage is not None:
         raise CodecError(damaged(run_id, ending.damage).text, where=f"run {run_id!r}")
     if ending.status is RunStatus.COMPLETED:

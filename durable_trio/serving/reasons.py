@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from durable_trio.errors import DurableError
+from durable_trio.errors import DurableError, StoreError
 from supervisors import ProcessError, RestartIntensityExceeded
 
-__all__ = ["error_line", "failure_text"]
+__all__ = ["error_line", "failure_text", "needs_traceback"]
 
 # Their messages are sentences that need no name of a class before them.
 _SENTENCES: Final = (DurableError, ValueError, OSError)
@@ -26,6 +26,13 @@ def failure_text(error: BaseException) -> str:
     if not isinstance(error, Exception):  # SystemExit, say
         return ": ".join(["ended by code that it runs", *texts])
     return ": ".join(texts if error.message == _NURSERY else [error.message, *texts])
+
+
+def needs_traceback(error: BaseException) -> bool:
+    """Whether the line is not all there is to say: of a file that is gone or damaged, no traceback tells more."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(needs_traceback, error.exceptions))
+    return not isinstance(error, StoreError)
 
 
 def error_line(error: BaseException) -> str:

@@ -112,9 +112,26 @@ def test_a_worker_that_is_killed_is_told_of_once_and_so_are_its_runs(tmp_path: P
             told = [line for line in lines if re.search(rf"\b{pid}\b", line)]
             assert len(told) == 3, told  # that it was ready, has ended, and that its runs are free
             assert "event=worker_started" in told[0]
+            assert sum("event=process_died" in line for line in told) == 1
+            assert sum("level=warning" in line for line in told) == 1
             assert sum("has died; it had no runs" in line for line in told) == 1
         assert "before it was ready" not in server.err
         assert "crashed" not in server.err
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_a_database_that_is_gone_is_one_line_for_each_process(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """It says what to do; no traceback tells more."""
+    with serving(tmp_path, *options) as server:
+        server.says("event=runs")
+        for path in tmp_path.glob("app.db*"):
+            path.unlink()
+        assert server.ends() == 1
+        assert "Traceback" not in server.err
+        lines = [line for line in server.err.splitlines() if line.startswith("the engine has failed: ")]
+        assert len(lines) <= len(options)
+        assert "and start again" in server.err.splitlines()[-1]
+        assert server.err.splitlines()[-1].startswith("durable-trio: ")
 
 
 def test_counters_are_logged_when_they_have_changed(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
     from durable_trio.cli.faults import Failed
     from durable_trio.cli.serving import serve
     from durable_trio.errors import DurableError
-    from durable_trio.serving.reasons import failure_text
+    from durable_trio.serving.reasons import failure_text, needs_traceback
 
     try:
         return trio.run(partial(serve, engine, display, app=app, workers=workers))
@@ -67,7 +67,8 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
         is_terminal = display.status_line is not None or sys.stderr.isatty()
         if verbose or (isinstance(error, BaseExceptionGroup) and not is_terminal):
             fields = {"event": "failed", "error": failure_text(error)}
-            display.logger.critical("the server has failed", exc_info=error, extra={"fields": fields})
+            shown = error if verbose or needs_traceback(error) else None
+            display.logger.critical("the server has failed", exc_info=shown, extra={"fields": fields})
         raise Failed(failure_text(error)) from error
 
 

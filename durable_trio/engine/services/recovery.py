@@ -22,6 +22,7 @@ from durable_trio.engine.services.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
+from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.writer import Writer
@@ -79,9 +80,17 @@ class Reaper:
             # Also where another has reaped it a moment ago.
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
-                _LOGGER.info("executor %d (process %d) has died; %s", row.id, row.pid, _what_is_free(count))
+                _say_dead(row, count, is_silent=lease_before is not None)
         self.others_count = others_count
         return has_reaped
+
+
+def _say_dead(row: ExecutorRow, count: int, *, is_silent: bool) -> None:
+    """Say that an executor is no more. ``is_silent``: its process is there, and has not renewed its lease."""
+    what = "gives no sign of life, as if it were stopped or hung" if is_silent else "has died"
+    event = "process_silent" if is_silent else "process_died"
+    extra = {"event": event, "executor": row.id, "dead_pid": row.pid, "host": row.host, "runs": count}
+    _LOGGER.warning("executor %d (process %d) %s; %s", row.id, row.pid, what, _what_is_free(count), extra=extra)
 
 
 def _what_is_free(count: int) -> str:

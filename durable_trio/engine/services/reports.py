@@ -24,6 +24,7 @@ from durable_trio.logger import Logger
 from durable_trio.processes import ProcessIdentity
 from durable_trio.records import ProcessReport, StepInHand
 from durable_trio.rows import ReportRow, RunRow
+from durable_trio.serving.reasons import needs_traceback
 from durable_trio.stores.contract import PutReport
 from durable_trio.stores.questions import ListReports
 from durable_trio.stores.writer import Writer
@@ -179,7 +180,9 @@ def _log(event: Event) -> None:
     if isinstance(event, ChildExited) and event.exit.kind is ExitKind.CRASHED and event.exit.process is None:
         path, line = "/".join(event.path), str(event.exit).splitlines()[0]
         fields = {"event": "child_crashed", "child": path, "reason": line.removeprefix("crashed: ")}
-        _LOGGER.error("%s %s", path, line, exc_info=event.exit.error, extra={"fields": fields})
+        error = event.exit.error
+        shown = error if error is not None and needs_traceback(error) else None
+        _LOGGER.error("%s %s", path, line, exc_info=shown, extra={"fields": fields})
 
 
 def with_runs(root: TreeNode, rows: Iterable[RunRow]) -> TreeNode:

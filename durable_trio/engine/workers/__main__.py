@@ -19,7 +19,7 @@ from durable_trio.engine.workers.parent import (
 from durable_trio.errors import WorkerFailed
 from durable_trio.serving.app import Servable, load_engine
 from durable_trio.serving.logs import LOG_VARIABLE, LogStyle, set_up_logging
-from durable_trio.serving.reasons import failure_text
+from durable_trio.serving.reasons import failure_text, needs_traceback
 from durable_trio.unseen import print_traceback, visible
 from supervisors import ChildProcess, child_process
 
@@ -67,7 +67,8 @@ def main() -> int:
     try:
         trio.run(serve, engine, worker_count)
     except (Exception, BaseExceptionGroup) as error:
-        sys.excepthook(type(error), error, error.__traceback__)
+        if needs_traceback(error):
+            sys.excepthook(type(error), error, error.__traceback__)
         print(visible(failure_text(error)), file=sys.stderr)  # the last line is what the parent passes on
         return ENGINE_FAILED if isinstance(error, Exception) else ENDED_BY_RUN
     return 0

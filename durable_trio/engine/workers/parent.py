@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
-from durable_trio.errors import StoreError, WorkerFailed
+from durable_trio.errors import StoreCorrupt, StoreError, StoreRewound, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
 from durable_trio.logger import Logger
 from supervisors import (
@@ -53,6 +53,8 @@ LOADING_FAILED: Final = 1
 ENGINE_FAILED: Final = 70
 #: The exit code of a worker in which a run has called ``sys.exit``, say. Not the engine's failure: the run is counted.
 ENDED_BY_RUN: Final = 71
+#: With these a worker ends by itself; it is no executor any more, and nobody finds that it has died.
+ENDS_IN_ORDER: Final = frozenset({LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN})
 # An engine that fails again and again does so within seconds; one that has lasted longer has served somebody.
 _SERVED_SECONDS: Final = 10.0
 # So often in a row may a worker end by itself without having served.
@@ -124,6 +126,8 @@ class WorkerWatch:
     async def _reap_dead(self) -> None:
         try:
             await self._reap()
+        except (StoreCorrupt, StoreRewound):
+            pass  # it ends this process, and is said there
         except StoreError as error:  # no fault of the watch, and the workers look for themselves too
             _LOGGER.warning("a dead worker's runs could not be set free yet: %s", error)
 
