@@ -30,8 +30,8 @@ from durable_trio.stores.sqlite.answers.cells import (
     stored,
     walk,
 )
+from durable_trio.stores.sqlite.answers.merging import AT_ONCE, LAST, Key, Piece, common, key_of
 from durable_trio.stores.sqlite.columns import status_from
-from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.statuses import is_none_of
 from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT, WITHOUT_END
@@ -86,9 +86,6 @@ HAS_TAG: Final = """
 """
 IS_UNFINISHED: Final = is_none_of(FINAL)
 IS_RETRYING: Final = f"EXISTS (SELECT 1 FROM {OF_RETRYING} AND waits.run = runs.run)"
-LAST: Final = 2**63 - 1
-
-_Key = tuple[int, int]  # by what runs are ordered, run
 
 
 @attrs.frozen
@@ -102,7 +99,7 @@ class _Way:
         """Return the statement for the keys of a source, whose index has that order."""
         return STREAM.format(source=source, key=self.column, way="DESC" if self.is_last_first else "ASC")
 
-    def is_beyond(self, key: _Key, before: _Key | None) -> bool:
+    def is_beyond(self, key: Key, before: Key | None) -> bool:
         """Return whether a key comes after that of the page before."""
         return before is None or (key < before if self.is_last_first else key > before)
 
@@ -122,11 +119,12 @@ class _Part(NamedTuple):
     sources: Sequence[Source]
     key_count: int
     is_by_creation: bool  # its sources can be read in that order
+    others: Sequence[Sequence[Source]] = ()  # parts that can be, too
 
 
 def matching(
-    connection: sqlite3.Connection, which: RunFilter, order: Order, *, limit: int, before: _Key | None
-) -> tuple[list[_Key], _Key | None]:
+    connection: sqlite3.Connection, which: RunFilter, order: Order, *, limit: int, before: Key | None
+) -> tuple[list[Key], Key | None]:
     """Return keys of runs that match, in order, and after which key to go on looking; ``None`` at the end.
 
     One call looks at no more than a slice. It gives fewer than ``limit`` keys if there are no more in that.
@@ -135,26 +133,24 @@ def matching(
     way = _WAYS[order]
     term, parameters = conditions(which, order)
     sql = MATCHING.format(which=term, key=way.column)
-    keys = _keys(connection, which, order, before)
+    keys = _keys(connection, which, order, before, limit)
     if isinstance(keys, list):
         rows = connection.execute(sql, (json.dumps(keys), *parameters)).fetchall()
-        found = sorted(map(_key, rows), reverse=way.is_last_first)
+        found = sorted(map(key_of, rows), reverse=way.is_last_first)
         return [key for key in found if way.is_beyond(key, before)][:limit], None
-    found = []
-    looked_at = 0
-    while len(found) < limit and looked_at < SLICE_RUNS:
-        part = list(islice(keys, limit - len(found) if looked_at == 0 else _RUNS_AT_ONCE))
-        if not part:
-            return found, None
-        looked_at += len(part)
-        runs = json.dumps([run for _, run in part])
-        right = {run for _, run in connection.execute(sql, (runs, *parameters)).fetchall()}
-        for before in part:
-            if before[1] in right:
-                found.append(before)
+    found, cost = [], 0
+    for piece in keys if limit > 0 else ():
+        runs = json.dumps([run for _, run in piece.keys])
+        right = {run for _, run in connection.execute(sql, (runs, *parameters)).fetchall()} if piece.keys else ()
+        for key in piece.keys:
+            if key[1] in right:
+                found.append(key)
                 if len(found) == limit:
                     return found, None
-    return found, before if len(found) < limit else None
+        cost += piece.cost
+        if cost >= SLICE_RUNS and piece.last is not None:
+            return found, piece.last
+    return found, None
 
 
 def few_runs(connection: sqlite3.Connection, which: RunFilter) -> list[int] | None:
@@ -181,27 +177,56 @@ def _narrowed(which: RunFilter, order: Order) -> RunFilter:
 
 
 def _keys(
-    connection: sqlite3.Connection, which: RunFilter, order: Order, before: _Key | None
-) -> list[int] | Iterator[_Key]:
+    connection: sqlite3.Connection, which: RunFilter, order: Order, before: Key | None, limit: int
+) -> list[int] | Iterator[Piece]:
     """Return the runs among which are all that match, if they must be gathered; else give their keys in order."""
     if which.run_id is not None:
         return _runs_of(connection, [Source(OF_ID, (which.run_id,))])
-    way = _WAYS[order]
     if order in _BY_CREATION:
         rarest = _rarest(connection, which)
         if not rarest.is_by_creation:
             return _runs_of(connection, rarest.sources)
-        sources = rarest.sources
+        if rarest.key_count >= _RARE_RUNS:
+            return _common_keys(connection, rarest, order, before, limit)
+        return _in_order(connection, rarest.sources, order, before, limit)
+    rarest = _rarest(connection, which, is_gathered=True)
+    if rarest.key_count < _COMPARED_RUNS:
+        return _runs_of(connection, rarest.sources)
+    if order is Order.ENDED:
+        sources = [Source(OF_END, (status,)) for status in which.statuses or ()]
     else:
-        rarest = _rarest(connection, which, is_gathered=True)
-        if rarest.key_count < _COMPARED_RUNS:
-            return _runs_of(connection, rarest.sources)
-        if order is Order.ENDED:
-            sources = [Source(OF_END, (status,)) for status in which.statuses or ()]
-        else:
-            sources = [Source(OF_CHANGES, ())]
+        sources = [Source(OF_CHANGES, ())]
+    return _in_order(connection, sources, order, before, limit)
+
+
+def _common_keys(
+    connection: sqlite3.Connection, rarest: _Part, order: Order, before: Key | None, limit: int
+) -> Iterator[Piece]:
+    """Give the keys that the rarest part has in common with the others; all of its own where that costs less."""
+    parts = [rarest.sources, *rarest.others]
+    size = _RUNS_AT_ONCE
+    is_newest_first = _WAYS[order].is_last_first
+    while piece := common(
+        connection, parts, before, is_newest_first=is_newest_first, size=size, limit=max(limit, _RUNS_AT_ONCE)
+    ):
+        yield piece
+        if piece.last is None:
+            return
+        before, size = piece.last, AT_ONCE
+    yield from _in_order(connection, rarest.sources, order, before, limit)
+
+
+def _in_order(
+    connection: sqlite3.Connection, sources: Sequence[Source], order: Order, before: Key | None, limit: int
+) -> Iterator[Piece]:
+    """Give the keys of some sources: at first as many as may be enough."""
+    way = _WAYS[order]
     streams = [_stream(connection, source, way, before) for source in sources]
-    return heapq.merge(*streams, reverse=way.is_last_first)
+    keys = heapq.merge(*streams, reverse=way.is_last_first)
+    size = limit
+    while part := list(islice(keys, size)):
+        yield Piece(part, part[-1], len(part))
+        size = _RUNS_AT_ONCE
 
 
 def _runs_of(connection: sqlite3.Connection, sources: Sequence[Source]) -> list[int]:
@@ -211,22 +236,14 @@ def _runs_of(connection: sqlite3.Connection, sources: Sequence[Source]) -> list[
     return list(found)
 
 
-def _stream(connection: sqlite3.Connection, source: Source, way: _Way, before: _Key | None) -> Iterator[_Key]:
+def _stream(connection: sqlite3.Connection, source: Source, way: _Way, before: Key | None) -> Iterator[Key]:
     sql, parameters = source
     if before is not None:  # SQLite seeks by the first column only of a comparison of rows; so in two steps
         mark = "<" if way.is_last_first else ">"
         same = f"{sql} AND {way.column} = ? AND run {mark} ?"
-        yield from map(_key, connection.execute(way.stream(same), (*parameters, *before)))
+        yield from map(key_of, connection.execute(way.stream(same), (*parameters, *before)))
         sql, parameters = f"{sql} AND {way.column} {mark} ?", (*parameters, before[0])
-    yield from map(_key, connection.execute(way.stream(sql), parameters))
-
-
-def _key(row: tuple[Any, int]) -> _Key:
-    """Return the key of a run; one whose time is no number comes where it stands in the index."""
-    instant, run = row
-    if type(instant) is int:
-        return row
-    return (NO_INTEGER if instant is None else LAST, run)
+    yield from map(key_of, connection.execute(way.stream(sql), parameters))
 
 
 # ---- parts of a filter ---------------------------------------------------------------------------------------------
@@ -256,7 +273,7 @@ def _rarest(
         )
         if rarest.key_count < limit or not is_compared or (len(counted) == 1 and not is_gathered):
             break
-    return rarest
+    return rarest._replace(others=[part for part, _ in by_creation if part is not rarest.sources])
 
 
 def _parts_by_creation(connection: sqlite3.Connection, which: RunFilter) -> list[list[Source]]:

@@ -30,7 +30,7 @@ from durable_trio.stores.questions import (
     RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.sqlite.answers import counts, streams
+from durable_trio.stores.sqlite.answers import counts, merging, streams
 from durable_trio.testing.store_contract.kit import (
     changed_runs,
     claim,
@@ -163,11 +163,16 @@ def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> N
     store.close()
 
 
-def test_where_nothing_is_rare_a_list_goes_in_slices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("merged_at_once", [0, 100])
+def test_where_nothing_is_rare_a_list_goes_in_slices(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, merged_at_once: int
+) -> None:
     """Each is a short transaction, between which other questions have their turn; the answer is the same."""
     monkeypatch.setattr(streams, "_RARE_RUNS", 50)
     monkeypatch.setattr(streams, "SLICE_RUNS", 100)
     monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 30)
+    monkeypatch.setattr(streams, "AT_ONCE", merged_at_once)
+    monkeypatch.setattr(merging, "_READ_OF_A_LOOK", 1)
     store = SqliteStore(tmp_path / "runs.db")
     store.open()
     connection = store.connect()
@@ -215,11 +220,17 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("for_one_max", [1, 2, 100])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_filter_gives_what_a_look_at_each_run_gives(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_every_filter_gives_what_a_look_at_each_run_gives(
+    monkeypatch: pytest.MonkeyPatch, seed: int, for_one_max: int
+) -> None:
     monkeypatch.setattr(streams, "_RARE_RUNS", 6)
     monkeypatch.setattr(streams, "SLICE_RUNS", 7)
     monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 3)
+    monkeypatch.setattr(streams, "AT_ONCE", 5)
+    monkeypatch.setattr(merging, "_FOR_ONE_MAX", for_one_max)
+    monkeypatch.setattr(merging, "_READ_OF_A_LOOK", 2)
     generator = random.Random(seed)
     store = SqliteStore(":memory:")
     store.open()
@@ -286,6 +297,7 @@ def test_every_order_and_state_gives_what_a_look_at_each_run_gives(
     monkeypatch: pytest.MonkeyPatch, compared: int
 ) -> None:
     """Whether runs are gathered, or found in the order's own index."""
+    monkeypatch.setattr(streams, "AT_ONCE", 5)
     monkeypatch.setattr(streams, "_RARE_RUNS", min(6, compared))
     monkeypatch.setattr(streams, "_COMPARED_RUNS", compared)
     monkeypatch.setattr(streams, "SLICE_RUNS", 7)
