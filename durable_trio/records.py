@@ -114,6 +114,25 @@ class Problem:
 
 
 @attrs.frozen(kw_only=True)
+class StepInHand:
+    """A step whose function is executing, or was when its process died: then it is not ``is_alive``.
+
+    ``started_at`` is when this attempt began. ``executor``, ``pid`` and ``thread`` (its native id, as in
+    ``/proc/<pid>/task``) say where; they are ``None`` where only the run's executor tells, once a second.
+    """
+
+    run_id: str
+    key: str
+    started_at: datetime
+    kind: StepKind = StepKind.STEP
+    attempt: int = 1
+    executor: int | None = None
+    pid: int | None = None
+    thread: int | None = None
+    is_alive: bool = True
+
+
+@attrs.frozen(kw_only=True)
 class RunRecord:
     """A run as it was at one instant.
 
@@ -147,6 +166,7 @@ class RunRecord:
     compensation_errors: tuple[FailureRecord, ...]
     values: Mapping[str, Any] = attrs.field(factory=dict)
     owner: int | None = None  # the executor that has it in hand, by the id that ``EngineStatus`` gives
+    open_steps: tuple[StepInHand, ...] = ()  # that are executing now; only ``run.record()`` tells them
 
 
 @attrs.frozen(kw_only=True)
@@ -258,15 +278,6 @@ class ExecutorStatus:
     started_at: datetime
     is_self: bool
     is_alive: bool = True
-
-
-@attrs.frozen(kw_only=True)
-class StepInHand:
-    """A step whose function is running, in a run that is to end: what the run waits for before it can."""
-
-    run_id: str
-    key: str
-    started_at: datetime
 
 
 @attrs.frozen(kw_only=True)

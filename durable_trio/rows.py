@@ -23,6 +23,7 @@ __all__ = [
     "HistoryRow",
     "Key",
     "MailboxEntry",
+    "OpenStepRow",
     "ReportRow",
     "RunRow",
     "WaitRow",
@@ -32,6 +33,25 @@ __all__ = [
 
 # Of the count in a key: no file has as many, and it is a number that every store can look for.
 _DIGITS_MAX = 18
+
+
+@attrs.frozen(kw_only=True)
+class OpenStepRow:
+    """A step that is executing, as its executor has noted it outside of all tables; ``token`` is that of its claim.
+
+    ``is_alive``: whether that executor is; if not, the step was under way when its process died.
+    """
+
+    run: int
+    token: int
+    key: Key
+    kind: StepKind
+    attempt: int
+    started_at: int
+    executor: int
+    pid: int
+    thread: int
+    is_alive: bool
 
 
 class Key(NamedTuple):

@@ -22,6 +22,7 @@ from durable_trio.records import Problem, StepKind
 from durable_trio.rows import HistoryRow, Key, RunRow, WaitRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
+from durable_trio.stores.step_slots import StepSlots
 from durable_trio.turns.call import Call
 from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.state import RunState
@@ -201,6 +202,7 @@ class Body:
     saga: Saga
     resident: ResidentOfBody
     observe: Observe | None
+    slots: StepSlots | None  # where it is noted which steps are executing, if that is noted
     stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
     published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay
     is_detaching: bool = False

@@ -16,6 +16,7 @@ from functools import partial
 from inspect import CO_COROUTINE
 from types import FunctionType
 from typing import Any, cast
+from zlib import crc32
 
 import outcome
 import trio
@@ -39,6 +40,7 @@ from durable_trio.policies import Retry
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.rules.retry import delay_after
+from durable_trio.stores.step_slots import FREE, HEAD_BYTES, PACK_HEAD, PACK_NOTED, SMALL_MAX
 from durable_trio.turns.call import Call
 from durable_trio.turns.mode import Mode
 from durable_trio.turns.quiet import BODY
@@ -51,6 +53,9 @@ class FunctionCall(Call):
     _attempt = 0
     #: How the attempts so far have failed, as it is stored.
     _earlier: str | None = None
+    # When the present attempt began, if it is not the first; and where that it is executing is noted (0: nowhere).
+    _attempt_at: int | None = None
+    _slot = 0
     _scope: trio.CancelScope | None = None
     #: What the timeout of the present attempt ends.
     _limits: list[trio.CancelScope]
@@ -134,6 +139,7 @@ class FunctionCall(Call):
 
     def fire(self, now: int) -> None:
         self.due_at = None
+        self._attempt_at = now
         self._start()
 
     def cancel(self) -> None:
@@ -189,6 +195,7 @@ class FunctionCall(Call):
         self._finish = self._raised = None
         if self.raise_cancel is not None:
             scope.cancel()
+        self._note()
         try:
             value = await (self._call(scope) if self._options.timeout is None else self._call_in_time())
         except Exception as error:
@@ -207,6 +214,31 @@ class FunctionCall(Call):
             raise
         else:
             self._finish = partial(self._succeed, value)
+        finally:
+            slot, slots = self._slot, self._body.slots
+            if slots is not None:
+                if 0 < slot < slots.large_at:  # as ``give_back`` does: each step passes here
+                    slots.buffer[slot : slot + 8] = FREE
+                    slots.free.append(slot)
+                else:
+                    slots.give_back(slot)
+
+    def _note(self) -> None:
+        """Note that the function is executing, where that outlives this process."""
+        slots = self._body.slots
+        if slots is None:
+            return
+        fence, key, since = self.state.port.fence, self.key, self._attempt_at
+        if since is None:
+            since = self.started_at
+        noted = PACK_NOTED(fence.run, fence.token, since, self._attempt, key.n)
+        noted += f"{self.kind}\0{key.name}\0{key.branch}".encode()
+        length = len(noted)
+        if length <= SMALL_MAX and slots.free:  # as ``take`` does: each step passes here
+            slot = self._slot = slots.free.pop()
+            slots.buffer[slot : slot + HEAD_BYTES + length] = PACK_HEAD(1, length, crc32(noted), slots.thread) + noted
+        else:
+            self._slot = slots.take(noted)
 
     @trio.lowlevel.enable_ki_protection  # ctrl-C is for the main task, not for a run whose step has just come out
     def ended(self) -> None:
@@ -263,6 +295,8 @@ class FunctionCall(Call):
 
     def _call_sync(self) -> tuple[Any, BaseException | None]:
         """Call a sync function, in a thread, which would be lost with what it raises if that bears no look."""
+        if (slots := self._body.slots) is not None:
+            slots.is_in_thread(self._slot)
         try:
             return self._fn(*self._args), None
         except BaseException as error:

@@ -106,7 +106,15 @@ class TransactionCall(FunctionCall):
 
     def _call_function(self, connection: Any) -> Any:
         CURRENT.set((self, self._attempt, []))
-        value = self._fn(connection, *self._args)
+        slots = self._body.slots
+        self._note()
+        try:
+            if slots is not None:
+                slots.is_in_thread(self._slot)
+            value = self._fn(connection, *self._args)
+        finally:
+            if slots is not None:
+                slots.give_back(self._slot)
         if is_awaitable(value):
             if type(value) is CoroutineType:
                 value.close()

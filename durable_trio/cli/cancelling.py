@@ -14,13 +14,12 @@ from typing import Final
 import trio
 
 from durable_trio.cli.output import say
-from durable_trio.cli.runs_table import failure_text, status_word
-from durable_trio.cli.times import instant_text
+from durable_trio.cli.runs_table import failure_text, in_hand_text, status_word
 from durable_trio.engine.engine import Engine
-from durable_trio.errors import DurableError
+from durable_trio.errors import DurableError, RunNotFound
 from durable_trio.records import Problem, RunRecord, RunStatus, StepInHand
 
-__all__ = ["asked_to_cancel", "in_hand_of", "in_hand_text", "parked_text", "wait_until_cancelled"]
+__all__ = ["asked_to_cancel", "in_hand_of", "parked_text", "wait_until_cancelled"]
 
 # What is so at two looks is worth a word; executors tell once a second what runs wait for.
 _LOOK_SECONDS: Final = 1.0
@@ -49,14 +48,19 @@ async def asked_to_cancel(client: Engine, records: Iterable[RunRecord]) -> froze
 
 
 async def in_hand_of(client: Engine, run_id: str) -> tuple[StepInHand, ...]:
-    """Return the steps that a run waits for before it can end, as its executor has told last."""
+    """Return the steps of a run that are executing.
+
+    Where the store has nowhere to note them, they are those that the run waits for before it can end, as its executor
+    has told last, at most a second ago.
+    """
+    try:
+        noted = await client.get(run_id).steps(open=True)
+    except RunNotFound:
+        noted = ()
+    if noted:
+        return noted
     steps = (step for process in await client.processes() for step in process.lingering if step.run_id == run_id)
     return tuple(sorted(steps, key=lambda step: step.started_at))
-
-
-def in_hand_text(step: StepInHand, now: datetime) -> str:
-    """Return a step in hand, and since when."""
-    return f"{step.key}, since {instant_text(step.started_at, now)}"
 
 
 def parked_text(run_id: str) -> str:

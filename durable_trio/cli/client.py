@@ -128,7 +128,7 @@ def _databases_in(folder: str) -> list[str]:
         names = os.listdir(folder)
     except OSError:
         return []
-    return [name for name in names if not name.endswith(("-wal", "-shm", "-turn", "-turn-queue", "-owners"))]
+    return [name for name in names if not name.endswith(("-wal", "-shm", "-turn", "-turn-queue", "-owners", "-steps"))]
 
 
 async def _with_near_ids(client: Engine, error: RunNotFound) -> Failed:

@@ -10,7 +10,14 @@ from typing import Final
 
 import click
 
-from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, recovered_text, status_text, status_word
+from durable_trio.cli.runs_table import (
+    NEVER_YEAR,
+    failure_text,
+    in_hand_text,
+    recovered_text,
+    status_text,
+    status_word,
+)
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, visible
 from durable_trio.cli.timeline import timeline
@@ -131,7 +138,7 @@ def _request(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | Non
             reason = f": {visible(step.result)}" if isinstance(step.result, str) and step.result else ""
             yield "cancel", f"taken {instant_text(step.finished_at, now)}{reason}", "yellow"
     for running in view.in_hand[:_UNREAD_MAX]:
-        yield "in hand", f"{visible(running.key)}, since {instant_text(running.started_at, now)}", "yellow"
+        yield "in hand", in_hand_text(running, now), "yellow" if running.is_alive else "red"
     if len(view.in_hand) > _UNREAD_MAX:
         yield "in hand", f"… and {len(view.in_hand) - _UNREAD_MAX} more", "yellow"
 

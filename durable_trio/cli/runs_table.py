@@ -12,7 +12,7 @@ from durable_trio.cli.screen import Screen
 from durable_trio.cli.table import Column, table
 from durable_trio.cli.text import cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
-from durable_trio.records import FailureRecord, RunRecord, RunStatus
+from durable_trio.records import FailureRecord, RunRecord, RunStatus, StepInHand
 from durable_trio.views.documents import failure_document
 from durable_trio.views.run import began_at
 
@@ -20,6 +20,7 @@ __all__ = [
     "NEVER_YEAR",
     "ChangeLines",
     "failure_text",
+    "in_hand_text",
     "note_of",
     "recovered_text",
     "runs_table",
@@ -167,3 +168,15 @@ class ChangeLines:
         if note and rest >= _NOTE_MIN:
             head.append(cut(note, rest))
         return "  ".join(head).rstrip()
+
+
+def in_hand_text(step: StepInHand, now: datetime) -> str:
+    """Return a step in hand: since when, and where."""
+    text = f"{visible(step.key)}, since {instant_text(step.started_at, now)}"
+    if step.attempt > 1:
+        text += f", attempt {step.attempt}"
+    if step.pid is not None and step.is_alive:
+        text += f", in process {step.pid}, thread {step.thread}"
+    elif step.pid is not None:
+        text += f", when process {step.pid} died"
+    return text

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
+import attrs
 import trio
 
 from durable_trio.clock import MICROSECONDS
@@ -14,7 +15,7 @@ from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.filters import read_change_cursor
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.records_of import run_record
+from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.settings import Settings
@@ -24,11 +25,11 @@ from durable_trio.engine.wiring import Given, Services
 from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.limits import OVERDUE_SECONDS, check_name
 from durable_trio.looks import is_a
-from durable_trio.records import RunRecord
+from durable_trio.records import RunRecord, StepInHand
 from durable_trio.rows import RunEnd, RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
-from durable_trio.stores.questions import Change, FindRun, ReadValues, RunFilter
+from durable_trio.stores.questions import Change, FindRun, ListOpenSteps, ReadValues, RunFilter
 from durable_trio.workflows import Registry, Workflow
 
 # Payloads of these types are stored as they are; others by their own type.
@@ -166,8 +167,20 @@ class Client:
 
     async def record(self, run_id: str) -> RunRecord:
         """Return a run as users see it; raise as ``row`` does."""
-        (record,) = await self.records([await self.row(run_id)])
-        return record
+        row = await self.row(run_id)
+        (record,) = await self.records([row])
+        return attrs.evolve(record, open_steps=await self.open_steps(row))
+
+    async def open_steps(self, row: RunRow) -> tuple[StepInHand, ...]:
+        """Return the steps of a run that its executor is at, or was when it died."""
+        if row.owner is None:
+            return ()
+        found = await self.services_in_use().writer.ask(ListOpenSteps(row.run))
+        return tuple(
+            step_in_hand(step, row.id)
+            for step in found.steps
+            if (step.executor, step.token) == (row.owner, row.token)  # not what a former owner was at
+        )
 
     async def records(self, rows: Sequence[RunRow]) -> list[RunRecord]:
         """Return runs as users see them."""

@@ -14,8 +14,8 @@ from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe, earlier_errors
 from durable_trio.looks import class_name, members_of, said
-from durable_trio.records import FailureRecord, Problem, RunRecord, StepRecord, UnreadRecord, WaitRecord
-from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
+from durable_trio.records import FailureRecord, Problem, RunRecord, StepInHand, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.rows import HistoryRow, MailboxEntry, OpenStepRow, RunRow, WaitRow
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.workflows import Workflow
@@ -138,6 +138,21 @@ def wait_record(row: WaitRow) -> WaitRecord:
         # The last attempt is told by ``error``.
         earlier_errors=tuple(each for each in earlier if each.attempt < row.attempt),
         problem=reader.problem,
+    )
+
+
+def step_in_hand(row: OpenStepRow, run_id: str) -> StepInHand:
+    """Return a step that is executing as users see it."""
+    return StepInHand(
+        run_id=run_id,
+        key=str(row.key),
+        started_at=instant_of(max(0, row.started_at)),
+        kind=row.kind,
+        attempt=row.attempt,
+        executor=row.executor,
+        pid=row.pid,
+        thread=row.thread,
+        is_alive=row.is_alive,
     )
 
 

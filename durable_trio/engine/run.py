@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from durable_trio.codec import UNANNOTATED
 from durable_trio.engine.client import Client
@@ -19,7 +19,8 @@ from durable_trio.engine.records_of import (
 from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures, cause_of
-from durable_trio.records import RunRecord, RunStatus, StepKind, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.looks import exact_bool
+from durable_trio.records import RunRecord, RunStatus, StepInHand, StepKind, StepRecord, UnreadRecord, WaitRecord
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.questions import FindRun, ListHistory, ListUnread, ListWaits
@@ -67,13 +68,23 @@ class Run(Generic[R]):
         """
         return await self._client.record(self.id)
 
-    async def steps(self) -> tuple[StepRecord, ...]:
+    @overload
+    async def steps(self, *, open: Literal[False] = False) -> tuple[StepRecord, ...]: ...
+    @overload
+    async def steps(self, *, open: Literal[True]) -> tuple[StepInHand, ...]: ...
+    async def steps(self, *, open: bool = False) -> tuple[StepRecord, ...] | tuple[StepInHand, ...]:
         """Return the rows of the run's history, in order.
+
+        With ``open`` return the steps instead that are executing now, the longest under way first. Those are noted in
+        memory that outlives the process, without a commit: of one that was killed they are what it was at, until its
+        runs are taken over. An executor notes some 800; those beyond are executed, and not listed.
 
         Raises:
             RunNotFound: there is no such run.
         """
         row = await self._client.row(self.id)
+        if exact_bool(open, what="open"):
+            return await self._client.open_steps(row)
         writer = self._client.services_in_use().writer
         codec = self._client.codec
 

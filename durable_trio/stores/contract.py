@@ -64,6 +64,7 @@ from durable_trio.stores.operations import (
     Unpark,
 )
 from durable_trio.stores.questions import Question
+from durable_trio.stores.step_slots import StepSlots
 
 __all__ = [
     "NO_POSITION",
@@ -183,6 +184,14 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def executor_is_alive(self, executor: int) -> bool:
         """Return whether that executor's kernel lock is held. Costs microseconds."""
+
+    def note_steps(self, executor: int) -> StepSlots | None:
+        """Return where that executor of this store notes which steps it is executing; ``None``: nowhere.
+
+        It is asked once, by a thread of its own where calls may block. What is noted outlives the process, and
+        ``ListOpenSteps`` tells it. It is there until the executor has ended, or the store is closed. Never raises.
+        """
+        return None
 
     @abc.abstractmethod
     def ask(self, question: Question[T]) -> T:

@@ -16,7 +16,7 @@ from typing import ClassVar, Final, Generic, TypeVar
 import attrs
 
 from durable_trio.records import RunStatus
-from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, OpenStepRow, ReportRow, RunRow, WaitRow
 from durable_trio.stores.operations import Sent
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "ListFailures",
     "ListHistory",
     "ListNews",
+    "ListOpenSteps",
     "ListOwned",
     "ListReports",
     "ListRuns",
@@ -50,6 +51,7 @@ __all__ = [
     "LookAtMailbox",
     "MailboxLook",
     "NamedSignals",
+    "OpenSteps",
     "Order",
     "Question",
     "ReadValues",
@@ -423,6 +425,29 @@ class ListExecutors(Question[tuple[ExecutorRow, ...]]):
     """Answers the executors that have not ended; with ``ended`` also the others that still own runs."""
 
     ended: bool = False
+
+
+@attrs.frozen
+class OpenSteps:
+    """Steps that are executing, or were when their process died; the longest under way first.
+
+    ``unlisted_count``: how many more the same executors have, which are too many to be noted.
+    """
+
+    steps: tuple[OpenStepRow, ...]
+    unlisted_count: int = 0
+
+
+@attrs.define
+class ListOpenSteps(Question[OpenSteps]):
+    """Answers which steps are executing just now, of one run if it is given, as executors have noted it.
+
+    It is told without a commit, and is no part of what the store promises: a store that has nowhere to note it answers
+    that there are none. Of executors that have died, what they were at; that is kept for the last few of them.
+    """
+
+    is_for_people = True
+    run: int | None = None
 
 
 @attrs.define

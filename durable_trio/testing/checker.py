@@ -68,7 +68,7 @@ from durable_trio.testing.snapshots import (
 
 __all__ = ["Report", "Snapshot", "Violation", "check", "compare", "main", "read_lines", "reference_key", "snapshot"]
 
-_ENDINGS_OF_FILES: Final = ("", "-wal", "-shm", "-turn", "-turn-queue", "-owners")
+_ENDINGS_OF_FILES: Final = ("", "-wal", "-shm", "-turn", "-turn-queue", "-owners", "-steps")
 # Far above what the engine leaves between two of its own wal checkpoints.
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 _ORPHANS: Final = (

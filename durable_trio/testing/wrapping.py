@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import Question
+from durable_trio.stores.step_slots import StepSlots
 
 T = TypeVar("T")
 
@@ -44,6 +45,9 @@ class WrappedStore(Store):
 
     def executor_is_alive(self, executor: int) -> bool:
         return self.inner.executor_is_alive(executor)
+
+    def note_steps(self, executor: int) -> StepSlots | None:
+        return self.inner.note_steps(executor)
 
     def ask(self, question: Question[T]) -> T:
         return self.inner.ask(question)

@@ -154,10 +154,16 @@ class UnreadDocument:
 
 @attrs.frozen(kw_only=True)
 class InHandDocument:
-    """A step whose function is running, in a run that was asked to cancel or is compensating."""
+    """A step whose function is executing, or was when its process died: then it is not ``is_alive``."""
 
     key: str
     started_at: datetime
+    kind: StepKind
+    attempt: int
+    executor: int | None
+    pid: int | None
+    thread: int | None
+    is_alive: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -172,7 +178,8 @@ class ListDocument:
 class ShowDocument:
     """What ``show`` prints: the run, its history, open waits, what it has not read, the ids of its children.
 
-    ``in_hand`` are steps that it waits for if it is to end, as its executor has told within the last seconds.
+    ``in_hand`` are steps that are executing now. Where the store has nowhere to note them, they are those that it waits
+    for if it is to end, as its executor has told last; that is at most a second old.
     """
 
     run: RunDocument
@@ -245,7 +252,7 @@ def show_document(
         waits=tuple(WaitDocument(**{**_fields(wait, WaitDocument), **_errors_of(wait)}) for wait in waits),
         unread=tuple(UnreadDocument(**_fields(entry, UnreadDocument)) for entry in unread),
         children=children,
-        in_hand=tuple(InHandDocument(key=step.key, started_at=step.started_at) for step in in_hand),
+        in_hand=tuple(InHandDocument(**_fields(step, InHandDocument)) for step in in_hand),
     )
 
 

@@ -21,7 +21,7 @@ class RunView:
     unread: tuple[UnreadRecord, ...]
     children: tuple[RunRecord, ...]
     owner: ExecutorStatus | None
-    in_hand: tuple[StepInHand, ...] = ()  # what it waits for, if it is to end
+    in_hand: tuple[StepInHand, ...] = ()  # what is executing
 
 
 def began_at(record: RunRecord) -> datetime | None:

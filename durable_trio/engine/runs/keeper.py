@@ -12,6 +12,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.failures import Failures
 from durable_trio.records import Problem
 from durable_trio.rows import RunRow
+from durable_trio.stores.step_slots import StepSlots
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 
@@ -28,6 +29,8 @@ class Keeper(Protocol[R]):
     settings: Settings
     codec: Codec
     registry: Registry
+    #: Where it is noted which steps are executing, if that is noted.
+    slots: StepSlots | None
     timers: Timers
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:

@@ -166,8 +166,7 @@ class ResidentRun:
             return
         for call in self.turns.lobby.calls.values():
             if isinstance(call, FunctionCall) and call.in_hand_since is not None:
-                since = to_datetime(call.in_hand_since)
-                yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=since)
+                yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=to_datetime(call.in_hand_since))
 
     # ---- life --------------------------------------------------------------------------------------------------
 
@@ -200,6 +199,7 @@ class ResidentRun:
             saga=Saga(),
             resident=self,
             observe=self.attempts,
+            slots=keeper.slots,
             stored_positions=dict(self._loaded.positions),
         )
         self._nursery = nursery

@@ -40,6 +40,7 @@ from durable_trio.rows import HistoryRow, RunEnd, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
+from durable_trio.stores.step_slots import StepSlots
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import BODY, watching
 from durable_trio.unseen import visible, visible_lines
@@ -113,6 +114,7 @@ class Runs:
         self._due_once_left: set[int] = set()  # that have got a message since they were released
         self._warned_places: set[tuple[str, str]] = set()
         self.crashed: set[int] = set()  # runs whose own code has ended the executor
+        self.slots: StepSlots | None = None  # of the present executor: where its steps are noted while they execute
         self._nursery: trio.Nursery | None = None
         self._empty = trio.Event()
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NoReturn
 
 import trio
@@ -154,6 +156,11 @@ class Recovery(Service):
             )
         )
         self._renew_at = now + self._lease // 3
+        note_steps = partial(self._writer.store.note_steps, self.executor)
+        slots = await trio.to_thread.run_sync(note_steps) if self._writer.store.may_block else note_steps()
+        if slots is not None:
+            slots.thread = threading.get_native_id()
+        self._runs.slots = slots
         self._runs_are_free()
         self.is_registered = True
 

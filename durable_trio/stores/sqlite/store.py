@@ -21,9 +21,9 @@ from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
 from durable_trio.processes import boot_id, describe_process
-from durable_trio.rows import ExecutorRow
+from durable_trio.rows import ExecutorRow, OpenStepRow
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
-from durable_trio.stores.questions import ListExecutors, Question
+from durable_trio.stores.questions import ListExecutors, ListOpenSteps, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer
@@ -36,10 +36,12 @@ from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
+from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile
 from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, Transaction, apply_batch
 from durable_trio.stores.sqlite.user_connection import UserConnection
 from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
 from durable_trio.stores.sqlite.write_turn import WriteTurn
+from durable_trio.stores.step_slots import StepSlots
 
 __all__ = ["SqliteStore"]
 
@@ -55,8 +57,8 @@ class SqliteStore(Store):
 
     Args:
         path: the database. Beside it stand its log (``-wal``, ``-shm``) and lock files (``-turn``, ``-turn-queue``,
-            ``-owners``), all readable by their owner only. The folder must exist. POSIX systems only, and a local
-            file system: locks and shared memory do not work on network ones.
+            ``-owners``) and ``-steps``, all readable by their owner only. The folder must exist. POSIX systems only,
+            and a local file system: locks and shared memory do not work on network ones.
         durability: "full" (default) survives power loss; "normal" the death of the process, after a power loss
             the last commits may be missing. In memory it is "memory".
 
@@ -92,6 +94,7 @@ class SqliteStore(Store):
         self._lock_files: dict[int, str | None] = {}  # which ones the executors' locks are in
         self._living_of_boot: set[int] = set()  # executors that have not ended, of this boot of the machine
         self._broken: StoreError | None = None
+        self._steps = MemorySteps() if self.is_memory else StepFile(self.path, self._may_write_steps)
 
     # ---- open, close ---------------------------------------------------------------------------------------------
 
@@ -116,6 +119,7 @@ class SqliteStore(Store):
         if self._pid != os.getpid():
             self._writer = self._reader = self._answerer = self._user_connection = None
             return
+        self._steps.close()
         has_turn = False
         with suppress(StoreInUse):
             has_turn = self._turn.take(patience_seconds=_LEAVING_PATIENCE_SECONDS)
@@ -229,6 +233,7 @@ class SqliteStore(Store):
                 transaction.execute(COMMIT)
                 for executor in transaction.ended:
                     self._locks.release(executor)
+                    self._steps.end(executor)
             except sqlite3.IntegrityError:
                 transaction.roll_back()
                 outcomes = apart
@@ -406,12 +411,21 @@ class SqliteStore(Store):
         is_held = self._locks.is_held(executor, self._lock_files.get(executor))
         return executor in self._living_of_boot if is_held is None else is_held
 
+    def note_steps(self, executor: int) -> StepSlots | None:
+        """Return where an executor of this store notes what it is executing (see ``Store.note_steps``)."""
+        return self._steps.begin(executor)
+
+    def _may_write_steps(self, executor: int) -> bool:
+        return self._writer is not None and self._locks.is_held(executor, self._lock_files.get(executor)) is not False
+
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def ask(self, question: Question[T]) -> T:
         """Answer a question (see ``Store.ask``)."""
         if isinstance(question, ListExecutors):
             answer: Any = self._answer(question, self._list_executors)
+        elif isinstance(question, ListOpenSteps):
+            answer = self._open_steps(question)
         elif (function := ANSWERS.get(type(question))) is not None:
             answer = self._answer(question, function)
         else:
@@ -453,6 +467,29 @@ class SqliteStore(Store):
         self._lock_files = lock_files(connection)
         self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
         return rows
+
+    def _open_steps(self, question: ListOpenSteps) -> OpenSteps:
+        self._usable()
+        regions = self._steps.read(question.run)
+        alive = {region.executor: self.executor_is_alive(region.executor) for region in regions}
+        rows = [
+            OpenStepRow(
+                run=step.run,
+                token=step.token,
+                key=step.key,
+                kind=step.kind,
+                attempt=step.attempt,
+                started_at=step.started_at,
+                executor=region.executor,
+                pid=region.pid,
+                thread=step.thread,
+                is_alive=alive[region.executor],
+            )
+            for region in regions
+            for step in region.steps
+        ]
+        unlisted_count = sum(region.unlisted_count for region in regions if alive[region.executor])
+        return OpenSteps(tuple(sorted(rows, key=lambda row: row.started_at)), unlisted_count)
 
 
 def _at_one_instant(connection: sqlite3.Connection, function: Answer, question: Question[Any]) -> Any:

@@ -135,4 +135,4 @@ async def test_a_kill_during_the_drain_loses_nothing(scene: Scene, undisturbed: 
 
 def _assert_no_file_left(directory: Path) -> None:
     endings = {path.name.removeprefix("app.db") for path in directory.iterdir() if path.name.startswith("app.db")}
-    assert endings <= {"", "-wal", "-shm", "-turn", "-turn-queue", "-owners"}
+    assert endings <= {"", "-wal", "-shm", "-turn", "-turn-queue", "-owners", "-steps"}

@@ -197,12 +197,13 @@ def test_files_belong_to_their_owner_only_under_any_umask(tmp_path: Path) -> Non
         store = SqliteStore(tmp_path / "runs.db")
         store.open()
         owned(store)
+        assert store.note_steps(1) is not None
         names = sorted(os.listdir(tmp_path))
         modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names}
         store.close()
     finally:
         os.umask(before)
-    beside = ["-owners", "-shm", "-turn", "-turn-queue", "-wal"]
+    beside = ["-owners", "-shm", "-steps", "-turn", "-turn-queue", "-wal"]
     assert names == ["runs.db", *(f"runs.db{suffix}" for suffix in beside)]
     assert modes == {0o600}
 
