@@ -193,9 +193,10 @@ class StepRecord:
 class WaitRecord:
     """A durable call that is open: what it has stored so far.
 
-    ``kind`` is "sleep", "signal", "retry" (a step before its next attempt) or "intent" (a step with ``at_most_once``
-    that has begun). Other open calls, a step that runs or a wait for a child, have stored nothing yet. ``error`` is how
-    the last attempt has failed; ``earlier_errors`` and ``problem`` are as in ``StepRecord``.
+    ``kind`` is "sleep", "signal", "retry" (a step before its next attempt), "intent" (a step with ``at_most_once`` that
+    has begun) or "map" (``total``: how many items it has, of which each has a row once it has come out). Other open
+    calls, a step that runs or a wait for a child, have stored nothing yet. ``error`` is how the last attempt has
+    failed; ``earlier_errors`` and ``problem`` are as in ``StepRecord``.
     """
 
     key: str
@@ -206,6 +207,7 @@ class WaitRecord:
     started_at: datetime
     problem: str | None = None
     earlier_errors: tuple[EarlierError, ...] = ()
+    total: int | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -123,9 +123,9 @@ class WaitRow:
     """What an open durable call must remember over a crash: its due time, its attempts, or that it has begun."""
 
     key: Key
-    kind: str  # sleep | signal | retry | intent | deadline | child
+    kind: str  # sleep | signal | retry | intent | deadline | child | map
     due_at: int | None = None
-    attempt: int = 0
+    attempt: int = 0  # of a map, how many items it has
     error: str | None = None  # of the last attempt
     started_at: int
     earlier: str | None = None  # JSON: how all attempts so far have failed

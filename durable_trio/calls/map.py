@@ -21,7 +21,7 @@ from durable_trio.errors import Detached, RunExpired
 from durable_trio.limits import MAP_CONCURRENCY, MAP_ITEMS_MAX
 from durable_trio.looks import exact_bool, exact_number, short
 from durable_trio.records import StepKind
-from durable_trio.rows import HistoryRow, Key
+from durable_trio.rows import HistoryRow, Key, WaitRow
 from durable_trio.turns.call import Call
 from durable_trio.turns.stage import BEGIN, Stage
 
@@ -59,6 +59,15 @@ class MapCall(Call):
         self._next = 0
         self._failure: BaseException | None = None
 
+    def note(self) -> tuple[WaitRow, ...]:
+        """Return what tells how many items there are, the first time; it is stored with the row of an item."""
+        waits = self.state.agenda.waits
+        if self.key in waits or len(self._items) == 1:
+            return ()
+        now = self._body.clock.stamp()
+        waits[self.key] = WaitRow(key=self.key, kind="map", attempt=len(self._items), started_at=now)
+        return (waits[self.key],)
+
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
@@ -74,6 +83,9 @@ class MapCall(Call):
 
     def go_live(self, now: int) -> None:
         self._fill()
+
+    def dropped(self) -> None:
+        self.state.clear_wait(self.key)
 
     def fire(self, now: int) -> None:
         raise AssertionError("a map is never due")
@@ -149,6 +161,7 @@ class MapCall(Call):
         else:
             return
         del self.lobby.calls[self.key]
+        self.dropped()  # what tells how many items there are, also if all have come out
         self.wake(result)
 
 
@@ -165,6 +178,11 @@ class MapItem(FunctionCall):
     def place_in_wave(self) -> tuple[str | int, ...]:
         """Right before its map, where the map is at replay, whose items without a row do not come again."""
         return (*self._parent.key, 0, self.key.n)
+
+    def record(self, **fields: Any) -> None:
+        if note := self._parent.note():
+            fields["waits"] = note
+        super().record(**fields)
 
     def deliver(self, row: HistoryRow) -> None:
         self._tell_ended(row)

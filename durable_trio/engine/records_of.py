@@ -132,7 +132,8 @@ def wait_record(row: WaitRow) -> WaitRecord:
         key=str(row.key),
         kind=row.kind,
         due_at=_datetime_or_none(row.due_at),
-        attempt=row.attempt,
+        attempt=0 if row.kind == "map" else row.attempt,
+        total=row.attempt if row.kind == "map" else None,
         error=reader.read(f"{place}, error", row.error, describe),
         started_at=instant_of(row.started_at),
         # The last attempt is told by ``error``.

@@ -129,7 +129,10 @@ class StepDocument:
 
 @attrs.frozen(kw_only=True)
 class WaitDocument:
-    """An open wait: a timer, a signal, the next attempt of a step, or a step that must not begin twice."""
+    """An open wait: a timer, a signal, the next attempt of a step, a step that must not begin twice, or a map.
+
+    ``total``: of a map, how many items it has.
+    """
 
     key: str
     kind: str
@@ -139,6 +142,7 @@ class WaitDocument:
     started_at: datetime
     problem: str | None
     earlier_errors: tuple[EarlierErrorDocument, ...]
+    total: int | None
 
 
 @attrs.frozen(kw_only=True)

@@ -288,7 +288,9 @@ LAYOUTS: Final = {
                 _name("branch"),
                 _name("name"),
                 _count("n"),
-                _words("kind", ("sleep", "signal", "retry", "intent", "deadline", "child"), stand_in="unreadable"),
+                _words(
+                    "kind", ("sleep", "signal", "retry", "intent", "deadline", "child", "map"), stand_in="unreadable"
+                ),
                 _due("due_at"),
                 _count("attempt"),
                 _instant("started_at"),
