@@ -31,22 +31,43 @@ from durable_trio.views.run import RunView, began_at
 _LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "
 _UNREAD_MAX: Final = 10  # of a run that is sent more than it takes
+_ALIKE_MAX: Final = 10  # facts of one kind
 
 
 def run_view(
-    view: RunView, now: datetime, screen: Screen, *, has_results: bool = False, has_traceback: bool = False
+    view: RunView,
+    now: datetime,
+    screen: Screen,
+    *,
+    has_results: bool = False,
+    has_traceback: bool = False,
+    is_whole: bool = False,
+    how_to_see_all: str = "",
 ) -> list[str]:
-    """Return the lines of a run's view."""
+    """Return the lines of a run's view: about as many as the screen has, unless it is to be whole."""
     record = view.record
     status = status_text(status_word(record))
     room = screen.room - len(status_word(record)) - 2
     lines = [click.style(cut(visible(record.id), max(8, room)), bold=True) + "  " + status]
+    facts: dict[str, int] = {}
     for label, text, color in _facts(view, now):
-        lines.append(_fact(label, text, color, screen))
-    lines += _problem(record, screen)
+        facts[label] = facts.get(label, 0) + 1
+        if is_whole or facts[label] <= _ALIKE_MAX:
+            lines.append(_fact(label, text, color, screen))
+    for label, count in facts.items():
+        if not is_whole and count > _ALIKE_MAX:
+            lines.append(_fact(label, f"… and {count - _ALIKE_MAX:,} more; {how_to_see_all}", "yellow", screen))
+    problem = _problem(record, screen)
+    problem_max = screen.height // 2
+    if not is_whole and len(problem) > problem_max:
+        left_out = f"{_PROBLEM_INDENT}… {len(problem) - problem_max:,} more lines; {how_to_see_all}"
+        problem = [*problem[:problem_max], left_out, problem[-1]]
+    lines += problem
     if has_traceback:
         lines += _traceback(record)
-    drawn = timeline(view, now, screen, has_results=has_results)
+    # One line for the title is not enough, however much is told above it; and one below is the shell's.
+    lines_max = None if is_whole else max(screen.height // 3, screen.height - len(lines) - 2)
+    drawn = timeline(view, now, screen, has_results=has_results, lines_max=lines_max, how_to_see_all=how_to_see_all)
     return [*lines, "", *drawn] if drawn else lines
 
 

@@ -27,6 +27,8 @@ _INDENT: Final = "  "
 _DURATION_WIDTH: Final = 9
 _BAR_MIN: Final = 12
 _LABEL_MIN: Final = 14
+# Of one that is cut: its titles, something of both ends, and what says so.
+_LINES_MIN: Final = 6
 # Errors of earlier attempts that are told below a step.
 _EARLIER_MAX: Final = 3
 # What a run spans at least, so that there is a scale.
@@ -53,9 +55,36 @@ _ASCII: Final = Glyphs(work="#", wait=".", undo="<", failed="x", open_end=">")
 _COLORS: Final = {Nature.WORK: "green", Nature.WAIT: "yellow", Nature.UNDO: "magenta"}
 
 
-def timeline(view: RunView, now: datetime, screen: Screen, *, has_results: bool = False) -> list[str]:
-    """Return the lines of the timeline; none if nothing has happened."""
-    shown = timeline_of(view, now)
+def timeline(
+    view: RunView,
+    now: datetime,
+    screen: Screen,
+    *,
+    has_results: bool = False,
+    lines_max: int | None = None,
+    how_to_see_all: str = "",
+) -> list[str]:
+    """Return the lines of the timeline; none if nothing has happened.
+
+    One that has more than ``lines_max`` is folded, and if it has more even so, what is in its middle is left out.
+    """
+    lines = _drawn(timeline_of(view, now), now, screen, has_results=has_results)
+    if lines_max is None or len(lines) <= lines_max:
+        return lines
+    lines = _drawn(timeline_of(view, now, is_folded=True), now, screen, has_results=has_results)
+    lines_max = max(_LINES_MIN, lines_max) - 1
+    if len(lines) > lines_max:
+        first = (lines_max + 1) // 2
+        left_out = len(lines) - lines_max + 1
+        lines = [
+            *lines[:first],
+            click.style(f"… {left_out:,} lines are left out", dim=True),
+            *lines[first + left_out :],
+        ]
+    return [*lines, click.style(cut(f"what is alike is shown as one; {how_to_see_all}", screen.room), dim=True)]
+
+
+def _drawn(shown: Timeline, now: datetime, screen: Screen, *, has_results: bool) -> list[str]:
     if not shown.rows:
         return []
     layout = _Layout(shown, screen, now, has_results=has_results)
@@ -82,9 +111,15 @@ def _color(entry: Entry) -> str:
 
 def _below(entry: Entry, now: datetime, *, has_results: bool) -> Iterator[tuple[str, str]]:
     """Yield what stands below an entry: text and colour."""
-    yield from _earlier(entry, now)
+    if entry.fold is not None:
+        least, most = duration_text(entry.fold.seconds_min), duration_text(entry.fold.seconds_max)
+        yield f"{least} to {most} each, half of them within {duration_text(entry.fold.seconds_median)}", ""
+    elif entry.earlier_errors:
+        yield from _earlier(entry, now)
     if entry.error is not None:
-        yield failure_text(entry.error), "red"
+        yield (failure_text(entry.error) if entry.fold is None else f"the last: {failure_text(entry.error)}"), "red"
+    if entry.fold is not None:
+        return
     if entry.child_id is not None:
         text = f"run {visible(entry.child_id)}"
         yield (text if entry.child is None else f"{text}: {status_word(entry.child)}"), ""

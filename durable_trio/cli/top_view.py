@@ -138,7 +138,7 @@ def _pane(state: TopState, now: datetime, screen: Screen, room: int) -> list[str
         title, lines = "processes", trees_lines(state.look.roots, screen)
         lines = lines or [_note("nobody serves this database now", screen)]
     else:
-        title, lines = _run_lines(state, now, screen)
+        title, lines = _run_lines(state, now, attrs.evolve(screen, height=room))
     first = max(0, min(state.pane_scroll, len(lines) - (room - 1)))
     state.pane_scroll = first if state.is_pane_alone else state.pane_scroll
     shown = lines[first : first + room - 1]
@@ -156,7 +156,8 @@ def _run_lines(state: TopState, now: datetime, screen: Screen) -> tuple[str, lis
         return "no run is selected", []
     if view is None or view.record.id != state.selected_id:
         return visible(state.selected_id), [_note("reading …", screen)]
-    return "run", run_view(view, now, screen)
+    whole = state.is_pane_alone  # there it can be gone through
+    return "run", run_view(view, now, screen, is_whole=whole, how_to_see_all="enter shows all")
 
 
 def _note(text: str, screen: Screen) -> str:

@@ -6,9 +6,19 @@ from datetime import datetime
 
 import attrs
 
-from durable_trio.records import ExecutorStatus, RunRecord, RunStatus, StepInHand, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.records import (
+    ExecutorStatus,
+    RunRecord,
+    RunStatus,
+    StepInHand,
+    StepRecord,
+    StepStatus,
+    UnreadRecord,
+    WaitRecord,
+)
+from durable_trio.rows import Key
 
-__all__ = ["RunView", "began_at"]
+__all__ = ["RunView", "began_at", "with_steps"]
 
 
 @attrs.frozen(kw_only=True)
@@ -22,6 +32,35 @@ class RunView:
     children: tuple[RunRecord, ...]
     owner: ExecutorStatus | None
     in_hand: tuple[StepInHand, ...] = ()  # what is executing
+
+
+def with_steps(view: RunView, *, failed: bool = False, key: str | None = None) -> RunView:
+    """Return a run with some of its steps and waits alone.
+
+    Args:
+        failed: those that failed, and those whose last attempt did.
+        key: the one with that key, those below it, and those with that name.
+    """
+    if not failed and key is None:
+        return view
+    return attrs.evolve(
+        view,
+        steps=tuple(
+            step
+            for step in view.steps
+            if not (failed and step.status is StepStatus.COMPLETED) and (key is None or _is_of(step.key, key))
+        ),
+        waits=tuple(
+            wait
+            for wait in view.waits
+            # Not how many items a map has, some of which are not shown.
+            if wait.total is None and not (failed and wait.error is None) and (key is None or _is_of(wait.key, key))
+        ),
+    )
+
+
+def _is_of(key: str, wanted: str) -> bool:
+    return key == wanted or key.startswith(f"{wanted}/") or Key.parse(key).name == wanted
 
 
 def began_at(record: RunRecord) -> datetime | None:

@@ -1,13 +1,14 @@
 """The timeline of a run as values: a row for each row of its history and each open wait, under its branch.
 
-Branches, and what is in them, come in the order of their beginnings. How it is drawn is not known here.
+Branches, and what is in them, come in the order of their beginnings. A long one can be *folded*: branches of one name
+in another become one, and so do entries of one name in a branch that came out alike. How it is drawn is not known here.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import attrs
@@ -29,6 +30,10 @@ from durable_trio.views.run import RunView, began_at
 __all__ = ["Entry", "Nature", "Row", "Timeline", "timeline_of"]
 
 _MAP_ITEM: Final = "item"
+# When a map began none of whose items is shown.
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
+# So many of a kind are not folded.
+_FEW: Final = 3
 
 # What a history row is called, where its own name says it less well.
 _KINDS: Final = {
@@ -47,6 +52,16 @@ class Nature(enum.StrEnum):
     WORK = "work"
     WAIT = "wait"
     UNDO = "undo"
+
+
+@attrs.frozen(kw_only=True)
+class Fold:
+    """Entries that were folded into one, the last of which it shows: how many, and the seconds that they took."""
+
+    count: int
+    seconds_min: float
+    seconds_median: float
+    seconds_max: float
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +86,7 @@ class Entry:
     child_id: str | None = None
     child: RunRecord | None = None  # if it is known
     wait: WaitRecord | None = None
+    fold: Fold | None = None
 
 
 @attrs.frozen
@@ -100,7 +116,7 @@ class Timeline:
         return entry.ended_at is not None and entry.ended_at < self.began_at
 
 
-def timeline_of(view: RunView, now: datetime) -> Timeline:
+def timeline_of(view: RunView, now: datetime, *, is_folded: bool = False) -> Timeline:
     """Return the timeline of a run; what it has undone comes after the rest."""
     record = view.record
     children = {child.id: child for child in view.children}
@@ -108,14 +124,19 @@ def timeline_of(view: RunView, now: datetime) -> Timeline:
     for step in view.steps:
         _place(done, undone, step.key, _step_entry(step, children))
     for wait in view.waits:
-        _place(done, undone, wait.key, _wait_entry(wait))
+        if wait.total is None:
+            _place(done, undone, wait.key, _wait_entry(wait))
+        else:
+            _branch_at(done, f"{wait.key}/").total = wait.total
+    if is_folded:
+        done, undone = _folded(done, now), _folded(undone, now)
     return Timeline(
         rows=(*_flat(done, 0), *_flat(undone, 0)),
         began_at=began_at(record) or record.created_at,
         ended_at=record.finished_at or now,
         has_unrecorded=record.status in (RunStatus.RUNNING, RunStatus.COMPENSATING)
         and record.owner is not None
-        and not view.waits,
+        and all(wait.total is not None for wait in view.waits),
     )
 
 
@@ -175,15 +196,24 @@ def _label(key: str) -> str:
 
 @attrs.define
 class _Branch:
-    """What happened in one branch: entries, and branches of its own."""
+    """What happened in one branch: entries, and branches of its own, each by a name of which there is one."""
 
     label: str = ""
     entries: list[Entry] = attrs.Factory(list)
     branches: dict[str, _Branch] = attrs.Factory(dict)
+    total: int | None = None  # of a map that goes on: how many items it has
+
+    @property
+    def title(self) -> str:
+        if self.total is None:
+            return self.label
+        ended = sum(1 if entry.fold is None else entry.fold.count for entry in self.entries if entry.wait is None)
+        return f"{self.label}  {ended:,} of {self.total:,}"
 
     def began_at(self) -> datetime:
         return min(
-            [entry.started_at for entry in self.entries] + [branch.began_at() for branch in self.branches.values()]
+            [entry.started_at for entry in self.entries] + [branch.began_at() for branch in self.branches.values()],
+            default=_NEVER,
         )
 
     def parts(self) -> list[Entry | _Branch]:
@@ -209,11 +239,76 @@ def _undone(key: str) -> Key | None:
 def _place(done: _Branch, undone: _Branch, key: str, entry: Entry) -> None:
     """Put an entry under its branch, which is made where it is missing."""
     step = _undone(key)
-    branch = done if step is None else undone
-    for segment in (step or Key.parse(key)).branch.split("/"):
-        if segment:
-            branch = branch.branches.setdefault(segment, _Branch(segment))
-    branch.entries.append(entry)
+    _branch_at(done if step is None else undone, key if step is None else str(step)).entries.append(entry)
+
+
+def _branch_at(branch: _Branch, key: str) -> _Branch:
+    """Return the branch that a key is in, which is made where it is missing."""
+    for segment in key.split("/")[:-1]:
+        branch = branch.branches.setdefault(segment, _Branch(segment))
+    return branch
+
+
+# ---- folding -----------------------------------------------------------------------------------------------------
+
+
+def _folded(branch: _Branch, now: datetime) -> _Branch:
+    """Return a branch in which what is many times there stands once."""
+    return _Branch(
+        label=branch.label,
+        total=branch.total,
+        entries=list(_folded_entries(branch.entries, now)),
+        branches={str(number): _folded(each, now) for number, each in enumerate(_merged(branch.branches.values()))},
+    )
+
+
+def _merged(branches: Iterable[_Branch]) -> Iterator[_Branch]:
+    """Give branches, those with the same name as one if they are more than a few."""
+    by_name: dict[str, list[_Branch]] = {}
+    for each in branches:
+        by_name.setdefault(_name(each.label), []).append(each)
+    for name, alike in by_name.items():
+        if len(alike) <= _FEW:
+            yield from alike
+            continue
+        totals = [each.total for each in alike if each.total is not None]
+        whole = _Branch(f"{name} ×{len(alike):,}", total=sum(totals) if len(totals) == len(alike) else None)
+        for number, each in enumerate(alike):
+            whole.entries += each.entries
+            whole.branches |= {f"{number}/{label}": inner for label, inner in each.branches.items()}
+        yield whole
+
+
+def _folded_entries(entries: Iterable[Entry], now: datetime) -> Iterator[Entry]:
+    alike: dict[tuple[Any, ...], list[Entry]] = {}
+    for entry in entries:
+        is_open = None if entry.wait is None else entry.wait.kind
+        alike.setdefault((_name(entry.label), entry.kind, entry.has_failed, is_open), []).append(entry)
+    for (name, *_), group in alike.items():
+        yield from group if len(group) <= _FEW else [_as_one(name, group, now)]
+
+
+def _as_one(name: str, group: Sequence[Entry], now: datetime) -> Entry:
+    """Return an entry that stands for many: the last one of them, from the beginning of the first one on."""
+    seconds = sorted(((entry.ended_at or now) - entry.started_at).total_seconds() for entry in group)
+    last = max(group, key=lambda entry: entry.ended_at or now)
+    return attrs.evolve(
+        last,
+        label=f"{name} ×{len(group):,}",
+        started_at=min(entry.started_at for entry in group),
+        placed_at=min(entry.placed_at for entry in group),
+        fold=Fold(
+            count=len(group),
+            seconds_min=seconds[0],
+            seconds_median=seconds[len(seconds) // 2],
+            seconds_max=seconds[-1],
+        ),
+    )
+
+
+def _name(label: str) -> str:
+    """Return what is the same in the labels of calls with one name."""
+    return label.rpartition("#")[0] or label
 
 
 def _flat(branch: _Branch, depth: int) -> Iterator[Row]:
@@ -222,9 +317,9 @@ def _flat(branch: _Branch, depth: int) -> Iterator[Row]:
         if isinstance(part, Entry):
             yield Row(depth, part)
             continue
-        title, inner = part.label, part
+        title, inner = part.title, part
         while not inner.entries and len(inner.branches) == 1:
             (inner,) = inner.branches.values()
-            title = f"{title}/{inner.label}"
+            title = f"{title}/{inner.title}"
         yield Row(depth, title)
         yield from _flat(inner, depth + 1)

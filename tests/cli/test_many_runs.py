@@ -186,7 +186,7 @@ def test_watch_carries_cursors_and_refuses_what_is_none(db: str) -> None:
     assert call("--db", db, "watch", "order-8", "--since", "1-1").code == 2
 
 
-@pytest.mark.parametrize("command", ["list", "watch", "stats", "errors"])
+@pytest.mark.parametrize("command", ["list", "show", "watch", "stats", "errors"])
 def test_each_command_that_looks_has_examples_that_are_right(command: str) -> None:
     """The words of each example are a command and options that there are."""
     text = call(command, "--help").out

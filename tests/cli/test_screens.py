@@ -25,11 +25,12 @@ SCREENS = Path(__file__).with_name("screens")
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 
-_DURATION = r"(?:<1 ms|\d+(?:\.\d)? (?:ms|s|m|h|d)(?: \d+ (?:s|m|h))?)"
+_DURATION = r"(?:<1 ms|\d+(?:\.\d)? (?:ms|s|m|h|d)(?: \d+ (?:s|m|h))?)\b"
 _ALIKE = (
     (re.compile(r"(?:[A-Z][a-z]{2} \d{1,2} \d\d:\d\d|\d\d:\d\d:\d\d)"), "TIME"),
     (re.compile(_DURATION), "SPAN"),
     (re.compile(r"process \d+ on \S+"), "process PID"),
+    (re.compile(r"process \d+ died"), "process PID died"),
     (re.compile(r"(█|░|▒)\1*"), r"\1"),
     (re.compile(r"[█░▒]([✗›])"), r"\1"),
     (re.compile(r" {2,}"), "  "),

@@ -279,7 +279,7 @@ def select(pane: Pane, run_id: str) -> str:
 @in_tmux
 def test_runs_timelines_and_trees_are_shown(db: str, pane: Pane) -> None:
     begin(pane, db)
-    screen = pane.until("> stuck-1", "\nstuck-1  compensating", "\nship#0 ", "q quit")
+    screen = pane.until("> stuck-1", "\nstuck-1  compensating", "\nreserve#0 ", "q quit")
     compare("top", screen)
     select(pane, "order-8")
     pane.press("Enter")

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from durable_trio.records import FailureRecord, RunRecord, RunStatus, StepKind, StepRecord, StepStatus, WaitRecord
-from durable_trio.views.run import RunView, began_at
+from durable_trio.views.run import RunView, began_at, with_steps
 from durable_trio.views.timeline import Entry, Nature, timeline_of
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -150,3 +150,84 @@ def test_a_fork_began_when_it_was_taken_and_what_it_was_given_is_copied() -> Non
     shown = timeline_of(view(step("old#0", 1, 2), step("new#0", 6, 7), record=fork), at(10))
     copied = {row.what.label: shown.is_copied(row.what) for row in shown.rows if isinstance(row.what, Entry)}
     assert copied == {"old#0": True, "new#0": False}
+
+
+# ---- long ones -----------------------------------------------------------------------------------------------------
+
+
+def folded(shown: RunView) -> list[str]:
+    """Return labels and titles, indented, with what failed marked."""
+    found = timeline_of(shown, at(10), is_folded=True).rows
+    return [
+        "  " * row.depth
+        + (row.what if isinstance(row.what, str) else row.what.label + ("!" if row.what.has_failed else ""))
+        for row in found
+    ]
+
+
+def test_steps_of_one_name_that_came_out_alike_are_folded() -> None:
+    failed = {"status": StepStatus.FAILED, "error": FailureRecord(type="E", message="x")}
+    steps = [step(f"{name}#{n}", n, n + 0.5) for n in range(5) for name in ("a", "b")]
+    steps += [step(f"a#{n}", n, n + 0.5, **failed) for n in range(5, 10)]
+    steps += [step(f"c#{n}", 9, 9) for n in range(3)]  # few
+    shown = view(*steps)
+    assert folded(shown) == ["a ×5", "b ×5", "a ×5!", "c#0", "c#1", "c#2"]
+    assert len(rows(shown)) == len(steps)
+
+
+def test_what_is_folded_tells_how_long_each_took_and_spans_them_all() -> None:
+    steps = [step(f"a#{n}", n, n + 1 + n / 10) for n in range(5)]
+    (row,) = timeline_of(view(*steps), at(10), is_folded=True).rows
+    entry = row.what
+    assert isinstance(entry, Entry)
+    assert entry.fold is not None
+    assert (entry.fold.count, entry.started_at, entry.ended_at) == (5, at(0), at(5.4))
+    seconds = (entry.fold.seconds_min, entry.fold.seconds_median, entry.fold.seconds_max)
+    assert seconds == pytest.approx((1.0, 1.2, 1.4))
+
+
+def test_branches_of_one_name_are_folded_with_what_is_in_them() -> None:
+    steps = [step(f"nursery#0/leg#{n}/load#0", n, n + 1) for n in range(9)]
+    steps += [step(f"nursery#0/leg#{n}/m#0/item#{item}", n, n + 1) for n in range(9) for item in range(2)]
+    steps += [step(f"nursery#0/other#{n}/m#0/item#0", n, n + 1) for n in range(2)]
+    assert folded(view(*steps)) == [
+        "nursery#0",
+        "  leg ×9",
+        "    load ×9",
+        "    m ×9",
+        "      item ×18",
+        "  other#0/m#0",
+        "    item#0",
+        "  other#1/m#0",
+        "    item#0",
+    ]
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_a_map_that_goes_on_tells_how_many_of_its_items_have_come_out(is_folded: bool) -> None:
+    steps = [step(f"m#0/item#{n}", n, n + 1) for n in range(6)]
+    going_on = [wait("m#0", kind="map", due_at=None, total=1000), wait("m#0/item#9", kind="retry", attempt=2)]
+    first, *others = timeline_of(view(*steps, waits=tuple(going_on)), at(10), is_folded=is_folded).rows
+    assert first.what == "m#0  6 of 1,000"
+    assert len(others) == (2 if is_folded else 7)
+    (only,) = timeline_of(view(waits=tuple(going_on[:1])), at(10)).rows
+    assert only.what == "m#0  0 of 1,000"
+
+
+def test_steps_are_chosen_by_key_branch_name_and_failure() -> None:
+    failed = {"status": StepStatus.FAILED, "error": FailureRecord(type="E", message="x")}
+    steps = [step("a#0", 0, 1), step("a#1", 1, 2, **failed), step("m#0/item#0", 2, 3), step("m#0/a#0", 2, 3)]
+    retrying = wait("a#2", kind="retry", error=FailureRecord(type="E", message="x"))
+    whole = view(*steps, waits=(retrying, wait("s#0"), wait("m#0", kind="map", total=9)))
+
+    def keys(**chosen: Any) -> list[str]:
+        some = with_steps(whole, **chosen)
+        return [each.key for each in (*some.steps, *some.waits)]
+
+    assert keys(key="a#1") == ["a#1"]
+    assert keys(key="a") == ["a#0", "a#1", "m#0/a#0", "a#2"]
+    assert keys(key="m#0") == ["m#0/item#0", "m#0/a#0"]
+    assert keys(failed=True) == ["a#1", "a#2"]
+    assert keys(failed=True, key="a#1") == ["a#1"]
+    assert keys(key="nothing") == []
+    assert with_steps(whole) is whole

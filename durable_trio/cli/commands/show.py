@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from durable_trio.cli.completion import complete_key
 from durable_trio.cli.options import database_option, json_option, run_argument
 from durable_trio.cli.output import write_json, write_lines
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from durable_trio.views.run import RunView
 
 _CHILDREN_MAX = 1000
+_ALL = "--all shows all, --failed and --key some"
 
 
 @click.command("show")
@@ -22,15 +24,37 @@ _CHILDREN_MAX = 1000
 @run_argument
 @click.option("--results", is_flag=True, help="Also show the result of each step.")
 @click.option("--traceback", is_flag=True, help="Also show the traceback of the run's error.")
+@click.option("--all", "is_whole", is_flag=True, help="Show each step by itself, however many there are.")
+@click.option("--failed", is_flag=True, help="Only steps that failed, or are tried again.")
+@click.option(
+    "--key", metavar="KEY", shell_complete=complete_key, help="Only the step or branch KEY, or steps so named."
+)
 @json_option
-def command(database: str, run_id: str, results: bool, traceback: bool, as_json: bool) -> None:
+def command(
+    database: str,
+    run_id: str,
+    results: bool,
+    traceback: bool,
+    is_whole: bool,
+    failed: bool,
+    key: str | None,
+    as_json: bool,
+) -> None:
     """Show a run: what it is, what it waits for, and its timeline.
 
-    Bars are drawn to the scale of the run's time: work is solid, a wait is light, and what undoes a step is marked.
+    Bars are drawn to the scale of the run's time: work is solid, a wait is light, and what undoes a step is marked. A
+    history that is longer than the screen is folded: steps of one name in a branch that came out alike are one line.
+
+    \b
+    Examples:
+      durable-trio show order-7 --results
+      durable-trio show import-3 --failed --all
+      durable-trio show import-3 --key 'load#0' --json
     """
     from durable_trio.cli.client import ask
+    from durable_trio.views.run import with_steps
 
-    view = ask(database, lambda client: _look(client, run_id))
+    view = with_steps(ask(database, lambda client: _look(client, run_id)), failed=failed, key=key)
     if as_json:
         from durable_trio.views.documents import show_document
 
@@ -40,7 +64,12 @@ def command(database: str, run_id: str, results: bool, traceback: bool, as_json:
     from durable_trio.cli.run_view import run_view
     from durable_trio.cli.screen import find_screen
 
-    write_lines(run_view(view, datetime.now(UTC), find_screen(), has_results=results, has_traceback=traceback))
+    screen, now = find_screen(), datetime.now(UTC)
+    write_lines(
+        run_view(
+            view, now, screen, has_results=results, has_traceback=traceback, is_whole=is_whole, how_to_see_all=_ALL
+        )
+    )
 
 
 async def _look(client: Engine, run_id: str) -> RunView:
