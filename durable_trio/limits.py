@@ -25,6 +25,8 @@ LENT_RUNS_MAX: Final = 1000
 STORE_RETRY_SECONDS: Final = 0.5
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
 LEASE_SECONDS: Final = 30.0
+# An executor whose event loop is blocked for so many leases counts as hung: others take over its runs.
+LEASES_OF_A_STALL: Final = 4
 # What steps in flight get to finish when the engine drains.
 GRACE_SECONDS: Final = 10.0
 # A worker process whose event loop shows no sign of life for so long is killed: it may hold the file's write turn.

@@ -33,6 +33,8 @@ from supervisors.specs import Process
 
 # How long standard error is read after the end: a descendant that left the group may hold it open for ever.
 STDERR_DRAIN_SECONDS = 1.0
+# How long a process that is about to be killed gets to say what it is at.
+STACK_SECONDS = 0.5
 
 # Where Linux counts what its out-of-memory killer did: in this control group (as a container sees it), or at all.
 OOM_COUNTERS = ("/sys/fs/cgroup/memory.events", "/proc/vmstat")
@@ -210,6 +212,7 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
                 await running.wait_exited()
         finally:
             with trio.CancelScope(shield=True):
+                await ask_for_stack(running, spec)
                 await end_process(running, spec.shutdown)
                 with trio.move_on_after(STDERR_DRAIN_SECONDS):
                     await running.stderr_ended.wait()
@@ -221,6 +224,14 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
         raise ProcessUnresponsive(spec.name, exit, spec.heartbeat_within or 0.0)
     if exit.code != 0 or incarnation.ready_at is None:
         raise ProcessFailed(spec.name, exit, is_ready=incarnation.ready_at is not None)
+
+
+async def ask_for_stack(running: RunningProcess, spec: Process) -> None:
+    """Have a process that shows no sign of life say what it is at, if it was told how."""
+    if running.missed == "heartbeat" and spec.stack_signal is not None and not running.has_exited():
+        os.kill(running.pid, spec.stack_signal)
+        with trio.move_on_after(STACK_SECONDS):
+            await running.wait_exited()
 
 
 async def end_process(running: RunningProcess, shutdown_seconds: float) -> None:

@@ -249,6 +249,9 @@ class Process:
     ready when it is spawned. ``heartbeat_within``: the longest time in seconds without a heartbeat, counted from
     then on; default None: not watched. A process that misses either is killed and counts as crashed.
 
+    ``stack_signal``: sent to a process that has missed a heartbeat, half a second before it is killed, so that it can
+    write to its standard error what it is at (``faulthandler.register``); default None.
+
     ``shutdown``: seconds between SIGTERM (to the process, which tells its own) and SIGKILL (to its whole group),
     default 5. Whatever is left of the group when the process has ended is killed too. The process is killed with its
     parent on Linux; elsewhere if it calls ``child_process()``.
@@ -265,6 +268,7 @@ class Process:
     heartbeat_within: float | None = attrs.field(
         default=None, converter=to_optional_seconds, validator=positive, kw_only=True
     )
+    stack_signal: int | None = attrs.field(default=None, kw_only=True)
     shutdown: float = attrs.field(default=SHUTDOWN_SECONDS, converter=to_seconds, kw_only=True)
     env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)

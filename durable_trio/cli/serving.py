@@ -24,6 +24,7 @@ from durable_trio.cli.serve_events import Line, TreeLog
 from durable_trio.cli.status_line import StatusLine, fitted
 from durable_trio.cli.tree_view import shape_of, tree_lines, worker_nodes
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.os_signals import reset_after_first
 from durable_trio.errors import DurableError
 from durable_trio.logger import Logger
 from durable_trio.records import EngineStatus, RunStatus
@@ -302,6 +303,7 @@ def _overheard(signals: tuple[signal.Signals, ...], told: Callable[[int], None])
 
     for signum in signals:
         signal.signal(signum, hear)
+        reset_after_first(signum)
     try:
         yield
     finally:

@@ -68,7 +68,9 @@ class Engine(trio.abc.AsyncResource):
         workers: processes that execute the runs, each a full executor with ``concurrency`` of its own; this one then
             only supervises them. 0: this process executes.
         app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
-        options: ``lease_seconds=30``, ``grace_seconds=10``, ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
+        options: ``lease_seconds=30``, ``loop_stall_seconds_max`` (how long the event loop may be blocked before
+            others take over its runs, once its lease has passed; four leases), ``grace_seconds=10``,
+            ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
             ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
             included), ``replay_stall_seconds=10``, ``slow_step_seconds`` (an attempt that takes longer is logged
             and told to observers; by default none is), ``clock``.

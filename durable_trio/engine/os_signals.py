@@ -8,11 +8,16 @@ end the program stops the executor, and is counted against that run alone (``run
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Final
 
 import trio
 
@@ -21,6 +26,11 @@ from durable_trio.looks import look, traceback_of
 DEFAULT = (signal.SIGTERM, signal.SIGINT)
 # A sync step function may block the process after the second signal: it is not waited for longer.
 _LAST_RESORT_SECONDS = 1.0
+# struct sigaction of 64-bit Linux, of glibc and of musl: the handler, 128 bytes of mask, the flags, the restorer.
+_SIGACTION_BYTES: Final = 152
+_SA_FLAGS_AT: Final = 136
+_SA_RESETHAND: Final = 0x80000000
+_SA_KNOWN: Final = 0xDC000007  # all that there are
 
 
 def is_main_task() -> bool:
@@ -37,8 +47,72 @@ def received(signals: Sequence[int]) -> Iterator[AsyncIterator[int] | None]:
     if not signals:
         yield None
         return
-    with trio.open_signal_receiver(*signals) as receiver:
+    with trio.open_signal_receiver(*signals) as receiver, _ended_by_second(signals):
         yield receiver
+
+
+@contextmanager
+def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
+    """Have the second of these signals end the process, whatever its loop does: trio's receiver needs the loop.
+
+    A handler in Python runs between two lines of Python of the main thread, also of one that blocks the loop. Where
+    there is none, because the main thread is in C code, not even the first one is seen: then the kernel ends the
+    process with the second (``reset_after_first``), as it would if nobody had set a handler.
+    """
+    inner: dict[int, Any] = {os_signal: signal.getsignal(os_signal) for os_signal in signals}
+    end, told = os.pipe()
+    count = 0
+
+    def arrived(os_signal: int, frame: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        signal.signal(os_signal, signal.getsignal(os_signal))  # Python is there to see the next one
+        inner[os_signal](os_signal, frame)
+        if count == 2:
+            os.write(told, bytes([os_signal]))
+            if sys.stderr is not None:  # no lock of the interpreter keeps this one from ending it
+                faulthandler.dump_traceback_later(_LAST_RESORT_SECONDS * 1.7, exit=True, file=2)
+
+    def end_soon() -> None:
+        with os.fdopen(end, "rb", buffering=0) as pipe:
+            os_signal = pipe.read(1)
+        if os_signal:
+            time.sleep(_LAST_RESORT_SECONDS)
+            os._exit(128 + os_signal[0])
+
+    thread = threading.Thread(target=end_soon, name="durable-trio-second-signal", daemon=True)
+    thread.start()
+    try:
+        for os_signal in signals:
+            signal.signal(os_signal, arrived)
+            reset_after_first(os_signal)
+        yield
+    finally:
+        for os_signal, handler in inner.items():
+            signal.signal(os_signal, handler)
+        os.close(told)
+        if count < 2:
+            thread.join()
+
+
+def reset_after_first(os_signal: int) -> None:
+    """Have the kernel put the default in place of the handler as soon as it was called (SA_RESETHAND).
+
+    Python can set no flags, and drops this one with each ``signal.signal``. Where the layout is not the known one
+    nothing is done.
+    """
+    if sys.platform != "linux" or sys.maxsize < 2**32:
+        return
+    import ctypes
+
+    action = ctypes.create_string_buffer(_SIGACTION_BYTES)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.sigaction(os_signal, None, action) != 0:
+        return
+    flags = ctypes.c_uint32.from_buffer(action, _SA_FLAGS_AT)
+    if flags.value & ~_SA_KNOWN == 0:
+        flags.value |= _SA_RESETHAND
+        libc.sigaction(os_signal, action, None)
 
 
 async def wait_for_stop(

@@ -14,6 +14,7 @@ import trio
 
 from durable_trio.engine import os_signals
 from durable_trio.engine.client import Client, token_of_trio
+from durable_trio.engine.loop_watch import watching_loop
 from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
 from durable_trio.engine.workers.parent import Workers
 from durable_trio.errors import DurableError
@@ -167,7 +168,8 @@ class Serving:
                 async with opened as root:
                     client.services, self.root = services, root
                     life.has_begun.set()
-                    await life.stop.wait()
+                    with watching_loop(services.executor, client.settings.stall_seconds_max):
+                        await life.stop.wait()
         finally:
             client.services = self.root = None
             client.is_closed = True

@@ -15,6 +15,7 @@ from durable_trio.limits import (
     GRACE_SECONDS,
     HEARTBEAT_SECONDS,
     LEASE_SECONDS,
+    LEASES_OF_A_STALL,
     PAYLOAD_BYTES_MAX,
     REPLAY_STALL_SECONDS,
     RESIDENT_RUNS_MAX,
@@ -72,6 +73,9 @@ class Settings:
     durability: str = attrs.field(default="full")
     concurrency: int = attrs.field(default=CONCURRENCY, validator=_whole)
     lease_seconds: float = attrs.field(default=LEASE_SECONDS, converter=_seconds, validator=[_positive, _finite])
+    loop_stall_seconds_max: float | None = attrs.field(
+        default=None, converter=_patience, validator=attrs.validators.optional(_positive)
+    )
     grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_patience)
     resident_runs_max: int = attrs.field(default=RESIDENT_RUNS_MAX, validator=_whole)
     unread_signals_max: int = attrs.field(default=UNREAD_SIGNALS_MAX, validator=_whole)
@@ -87,6 +91,12 @@ class Settings:
     errors: tuple[type[Exception], ...] = attrs.field(default=())
     observers: tuple[Any, ...] = ()
     clock: Clock = attrs.field(factory=Clock, validator=_of_type)
+
+    @property
+    def stall_seconds_max(self) -> float:
+        """How long the event loop may be blocked before this executor counts as hung."""
+        given = self.loop_stall_seconds_max
+        return LEASES_OF_A_STALL * self.lease_seconds if given is None else given
 
     @durability.validator
     def _check_durability(self, attribute: attrs.Attribute[str], value: str) -> None:
@@ -121,6 +131,7 @@ class EngineOptions(TypedDict, total=False):
 
     concurrency: int
     lease_seconds: float | timedelta
+    loop_stall_seconds_max: float | timedelta | None
     grace_seconds: float | timedelta
     heartbeat_seconds: float | timedelta
     payload_bytes_max: int

@@ -203,6 +203,20 @@ class Recovery(Service):
         self._runs.detach_now()  # not waited for: a step function in a thread may take its time
         await self.register()
 
+    def renew_meanwhile(self) -> None:
+        """Renew the lease from another thread, while the loop is blocked. Never raises, and waits for nobody."""
+        store, now = self._writer.store, monotonic_now()
+        is_overdue = now >= self._renew_at + self._lease // 6
+        if not (store.is_shared and self.is_registered and self._writer.failure is None and is_overdue):
+            return
+        try:
+            renewed = store.apply([RenewLease(executor=self.executor, lease_until=now + self._lease)], block=False)
+        except Exception as error:  # the loop will meet it too
+            _LOGGER.info("the lease could not be renewed while the event loop is blocked: %s", error)
+            return
+        if renewed == [True]:
+            self._renew_at = now + self._lease // 3
+
     async def _reap_dead(self) -> None:
         if await self.reaper.reap_dead(self.executor):
             self._runs_are_free()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from durable_trio.engine.workers.parent import (
     ENGINE_FAILED,
     LOADING_FAILED,
     PATH_VARIABLE,
+    STACK_SIGNAL,
 )
 from durable_trio.errors import WorkerFailed
 from durable_trio.serving.app import Servable, load_engine
@@ -64,6 +66,8 @@ def main() -> int:
         set_up_logging(LogStyle(style))
     if hasattr(signal, "SIGUSR1"):  # asks the parent for the tree; sent to a worker it must not be its end
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, STACK_SIGNAL):
+        faulthandler.register(getattr(signal, STACK_SIGNAL), file=2, all_threads=True)  # whatever the loop does
     try:
         trio.run(serve, engine, worker_count)
     except (Exception, BaseExceptionGroup) as error:

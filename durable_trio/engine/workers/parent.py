@@ -8,6 +8,8 @@ its runs without waiting for its lease.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Final, NoReturn
@@ -28,6 +30,7 @@ from supervisors import (
     Process,
     ProcessError,
     ProcessExit,
+    ProcessUnresponsive,
     Supervisor,
 )
 from supervisors.groups import first
@@ -37,6 +40,8 @@ _LOGGER: Final = Logger("durable_trio.processes")
 PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
 #: How many workers there are to be, so that the first one there leaves the others their shares.
 COUNT_VARIABLE: Final = "DURABLE_TRIO_WORKER_COUNT"
+#: At this signal a worker writes the stacks of its threads to standard error: before it is killed for its silence.
+STACK_SIGNAL: Final = "SIGUSR2"
 #: The tree's name of the supervisor of the workers.
 WORKERS: Final = "workers"
 
@@ -61,6 +66,8 @@ _SERVED_SECONDS: Final = 10.0
 _FALSE_STARTS_MAX: Final = 5
 # So often in a row may a worker be killed before it is ready: by chance it is not.
 _KILLS_MAX: Final = 10
+_THREAD_LINE: Final = re.compile(r"(Thread|Current thread) 0x[0-9a-f]+ .*most recent call first")
+_STACK_LINE: Final = re.compile(r"  File |(Thread|Current thread) 0x|  \.\.\.")
 _KILLED: Final = "was killed before it was ready"
 # A drained worker closes its store, and interpreters take their time.
 _EXIT_SECONDS: Final = 5.0
@@ -89,6 +96,7 @@ class Workers:
             env={**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path), COUNT_VARIABLE: str(self.count)},
             ready_within=WORKER_READY_SECONDS,
             heartbeat_within=self.heartbeat_seconds,
+            stack_signal=getattr(signal, STACK_SIGNAL, None),
             shutdown=self.grace_seconds + _EXIT_SECONDS,
             backoff=_BACKOFF,
         )
@@ -134,6 +142,8 @@ class WorkerWatch:
     def _count(self, event: ChildExited) -> None:
         """Give up if a worker ends again and again without having served."""
         name, exit = event.path[-1], event.exit
+        if isinstance(exit.error, ProcessUnresponsive):
+            _say_unresponsive(name, exit.error)
         if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event):
             self._starts.pop(name, None)
             return
@@ -154,6 +164,27 @@ class WorkerWatch:
         failed = WorkerFailed(f"{what}: {_reason(error)}")
         failed.__cause__ = error
         self._give_up(failed)
+
+
+def _say_unresponsive(name: str, error: ProcessUnresponsive) -> None:
+    stack = _stack_in(error.exit.stderr_tail)
+    text = f"; what it was at:\n{stack}" if stack else ""
+    extra = {"event": "worker_hung", "worker": name, "seconds": error.seconds, "stack": stack}
+    _LOGGER.error("%s showed no sign of life for %g s, and was killed%s", name, error.seconds, text, extra=extra)
+
+
+def _stack_in(said: str) -> str:
+    """Return the stacks of all threads that ``faulthandler`` has written last; empty if it has not."""
+    lines = said.splitlines()
+    last = next((number for number in reversed(range(len(lines))) if _THREAD_LINE.match(lines[number])), None)
+    if last is None:
+        return ""
+    first, end = last, last + 1
+    while first > 0 and (not lines[first - 1] or _STACK_LINE.match(lines[first - 1])):
+        first -= 1
+    while end < len(lines) and _STACK_LINE.match(lines[end]):
+        end += 1
+    return "\n".join(lines[first:end]).strip("\n")
 
 
 def _say_not_ready(name: str, error: ProcessError) -> None:

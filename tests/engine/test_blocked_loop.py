@@ -1,0 +1,332 @@
+"""What blocks the event loop is told, costs the runs nothing if it is short, and all runs if it never ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from durable_trio import Context, Engine, workflow
+from durable_trio.stores.questions import ListExecutors
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Told(logging.Handler):
+    """The records of a logger, as a thread waits for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def of(self, event: str) -> list[Any]:
+        return [record for record in self.records if getattr(record, "event", None) == event]
+
+
+told = Told()
+until: Callable[[], bool] = bool
+
+
+@pytest.fixture(autouse=True)
+def listening() -> Iterator[None]:
+    global told
+    told = Told()
+    logger = logging.getLogger("durable_trio.processes")
+    logger.addHandler(told)
+    yield
+    logger.removeHandler(told)
+
+
+def block() -> None:
+    """Block the calling thread until the test has seen what it looks for."""
+    ends_at = time.monotonic() + PATIENCE_SECONDS
+    while not until():
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+
+
+async def block_in_step() -> None:
+    block()
+
+
+@workflow
+async def steps(ctx: Context) -> None:
+    await ctx.step("block", block_in_step)
+
+
+@workflow
+async def bodies(ctx: Context) -> None:
+    await ctx.step("before", int)
+    block()
+
+
+@workflow
+async def branches(ctx: Context) -> None:
+    async def beside(branch: Context) -> None:
+        await branch.step("before", int)
+        block()
+
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(beside)
+
+
+async def test_what_blocks_the_loop_is_told_once_and_its_length_when_it_is_over(store_path: str) -> None:
+    global until
+    until = lambda: bool(told.of("loop_blocked"))  # noqa: E731
+    async with serving(store_path, steps) as engine:
+        run = await engine.start(steps, id="r")
+        await run.result()
+        await wait_until(lambda: bool(told.of("loop_unblocked")))
+    (begin,), (end,) = told.of("loop_blocked"), told.of("loop_unblocked")
+    assert begin.levelno == logging.WARNING
+    assert (begin.run_id, begin.workflow, begin.step, begin.attempt) == ("r", "steps", "block#0", 1)
+    assert begin.stack.rstrip().splitlines()[-2].endswith("in block")
+    assert "in block_in_step" in begin.getMessage()
+    assert (end.run_id, end.step) == ("r", "block#0")
+    assert end.seconds >= begin.seconds >= 1
+
+
+@pytest.mark.parametrize("of", [bodies, branches])
+async def test_a_body_that_blocks_is_told_with_its_run(store_path: str, of: Any) -> None:
+    global until
+    until = lambda: bool(told.of("loop_blocked"))  # noqa: E731
+    async with serving(store_path, of) as engine:
+        run = await engine.start(of, id="r")
+        await run.result()
+    (begin,) = told.of("loop_blocked")
+    assert (begin.run_id, begin.workflow) == ("r", of.name)
+    assert not hasattr(begin, "step")
+
+
+async def test_what_is_no_runs_is_told_without_one(store_path: str) -> None:
+    global until
+    until = lambda: bool(told.of("loop_blocked"))  # noqa: E731
+    async with serving(store_path, steps):
+        block()
+    (begin,) = told.of("loop_blocked")
+    assert not hasattr(begin, "run_id")
+    assert "in block" in begin.stack
+
+
+async def test_the_lease_is_renewed_while_the_loop_is_blocked(file_path: str) -> None:
+    global until
+    seen: list[int] = []
+
+    def has_been_renewed() -> bool:
+        """Twice, in what would have been a lease's time: in between it would have passed."""
+        (executor,) = engine._client.store.ask(ListExecutors())
+        seen.append(executor.lease_until)
+        return len(set(seen)) > 3
+
+    until = has_been_renewed
+    async with serving(file_path, steps, lease_seconds=1.5, loop_stall_seconds_max=600) as engine:
+        run = await engine.start(steps, id="r")
+        await run.result()
+    assert seen == sorted(seen)
+    assert not told.of("loop_hung")
+
+
+_BLOCKED = """
+import logging, os, sys, time, trio
+from durable_trio import Context, open_engine, workflow
+
+logging.basicConfig(level=logging.INFO)
+folder = sys.argv[1]
+
+async def hang() -> str:
+    open(f"{folder}/begun", "w").close()
+    while not os.path.exists(f"{folder}/go"):
+        time.sleep(0.01)
+    return "of the hung one"
+
+@workflow
+async def hanging(ctx: Context) -> str:
+    return await ctx.step("hang", hang)
+
+async def main() -> None:
+    async with open_engine(
+        f"{folder}/app.db", workflows=[hanging], lease_seconds=1, loop_stall_seconds_max=0.5
+    ) as engine:
+        run = await engine.start(hanging, id="r")
+        print(await run.result())
+
+trio.run(main)
+"""
+
+
+async def second() -> str:
+    return "of the next one"
+
+
+@workflow
+async def hanging(ctx: Context) -> str:
+    return await ctx.step("hang", second)
+
+
+async def test_one_that_hangs_loses_its_runs_and_writes_nothing_when_it_goes_on(tmp_path: Path) -> None:
+    """Nobody has to be its parent for that: its lease passes, since its thread does not renew it for ever."""
+    path = str(tmp_path / "app.db")
+    argv = [sys.executable, "-c", _BLOCKED, str(tmp_path)]
+    hung = subprocess.Popen(argv, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    try:
+        await wait_until((tmp_path / "begun").exists)
+        async with serving(path, hanging) as engine:
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert await engine.get("r").result() == "of the next one"
+            (tmp_path / "go").touch()
+            said, log = await trio.to_thread.run_sync(lambda: hung.communicate(timeout=PATIENCE_SECONDS))
+            assert said.strip() == "of the next one"  # also to the one that was late
+            assert "counts as hung" in log
+            (row,) = await engine.get("r").steps()
+            assert row.result == "of the next one"
+    finally:
+        hung.kill()
+        hung.communicate()
+
+
+_APP = """
+import hashlib, os, sys, time
+from durable_trio import Context, Engine, workflow
+
+folder = os.environ["FOLDER"]
+
+def blocking(kind: str) -> None:
+    if kind == "sleep":
+        time.sleep(10_000)
+    while kind == "python":
+        pass
+    if kind == "c":
+        sum(range(10**15))
+    if kind == "c without the lock":
+        hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
+
+async def block(kind: str) -> None:
+    open(f"{folder}/begun", "w").close()
+    blocking(kind)
+
+async def block_once() -> str:
+    try:
+        os.close(os.open(f"{folder}/begun", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return "of another worker"
+    blocking("sleep")
+    return "never"
+
+def block_thread() -> None:
+    open(f"{folder}/begun", "w").close()
+    time.sleep(10_000)
+
+@workflow
+async def hangs(ctx: Context, kind: str) -> str:
+    if kind == "once":
+        return await ctx.step("once", block_once)
+    if kind == "sync":
+        await ctx.step("hang", block_thread)
+    await ctx.step("hang", block, kind)
+    return ""
+
+engine = Engine(f"{folder}/app.db", workflows=[hangs], heartbeat_seconds=float(os.environ.get("HEARTBEAT", "600")))
+"""
+
+
+class Serve:
+    """``durable-trio serve`` of the application above, with one run."""
+
+    def __init__(self, folder: Path, workers: int, **environment: str) -> None:
+        (folder / "app.py").write_text(_APP)
+        self.log = folder / "log"
+        argv = [sys.executable, "-m", "durable_trio", "serve", "app:engine", "--workers", str(workers)]
+        variables = {"PATH": "", "PYTHONPATH": str(_ROOT), "FOLDER": str(folder), **environment}
+        with self.log.open("w") as log:
+            self.popen = subprocess.Popen(argv, cwd=folder, env=variables, stderr=log, stdout=subprocess.DEVNULL)
+
+
+async def start(folder: Path, kind: str) -> None:
+    async with Engine(str(folder / "app.db")) as client:
+        await client.start("hangs", kind, id="r")
+
+
+@pytest.mark.parametrize(
+    ("os_signal", "kind"),
+    [
+        (signal.SIGTERM, "sleep"),
+        (signal.SIGTERM, "python"),
+        (signal.SIGTERM, "c"),
+        (signal.SIGTERM, "c without the lock"),
+        (signal.SIGTERM, "sync"),
+        (signal.SIGINT, "c"),
+    ],
+)
+async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
+    tmp_path: Path, kind: str, os_signal: signal.Signals
+) -> None:
+    await start(tmp_path, kind)
+    process = Serve(tmp_path, 0).popen
+    try:
+        await wait_until((tmp_path / "begun").exists)
+        process.send_signal(os_signal)
+        with trio.move_on_after(0.3):
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        assert process.poll() is None  # it waits for what is in hand
+        process.send_signal(os_signal)
+        code = await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
+        assert code in (128 + os_signal, -os_signal)
+    finally:
+        process.kill()
+        process.wait()
+    async with Engine(str(tmp_path / "app.db")) as client:
+        (step,) = await client.get("r").steps(open=True)
+        assert (step.key, step.is_alive) == ("hang#0", False)
+
+
+async def test_with_workers_the_second_signal_ends_a_blocked_one_too(tmp_path: Path) -> None:
+    await start(tmp_path, "sleep")
+    process = Serve(tmp_path, 1).popen
+    try:
+        await wait_until((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGTERM)
+        await trio.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS)) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_a_parent_says_what_a_worker_hangs_at_kills_it_and_another_one_goes_on(tmp_path: Path) -> None:
+    await start(tmp_path, "once")
+    served = Serve(tmp_path, 2, HEARTBEAT="1")
+    try:
+        async with Engine(str(tmp_path / "app.db")) as client:
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert await client.get("r").result() == "of another worker"
+    finally:
+        served.popen.terminate()
+        served.popen.wait(PATIENCE_SECONDS)
+    log = served.log.read_text()
+    assert "showed no sign of life for 1 s, and was killed" in log
+    (line,) = (line for line in log.splitlines() if "showed no sign of life" in line)
+    assert "in blocking" in line
+    assert "in block_once" in line
+
+
+def test_the_thread_ends_with_the_engine(file_path: str) -> None:
+    async def main() -> None:
+        async with serving(file_path, steps):
+            assert any("loop-watch" in thread.name for thread in threading.enumerate())
+
+    trio.run(main)
+    assert not any("loop-watch" in thread.name for thread in threading.enumerate())
