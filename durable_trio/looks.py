@@ -25,6 +25,7 @@ __all__ = [
     "bears_a_look",
     "class_name",
     "clean",
+    "defines_equality",
     "exact_bool",
     "exact_number",
     "exact_text",
@@ -138,6 +139,11 @@ def short(value: object) -> str:
     """Show a value in a message; a long one is cut."""
     text = look(lambda: exact_text(repr(value)), instead=lambda _: f"<{qualified_name(type(value))}>")
     return text if len(text) <= _SHORT_CHARACTERS_MAX else text[: _SHORT_CHARACTERS_MAX - 3] + "..."
+
+
+def defines_equality(value: object) -> bool:
+    """Whether ``==`` of a value says more than whether it is the same object."""
+    return any("__eq__" in _class_attributes(base) for base in _class_mro(type(value))[:-1])
 
 
 # ---- functions and what they return ----------------------------------------------------------------------------------

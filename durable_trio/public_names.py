@@ -5,6 +5,7 @@ A new name is imported here and stands in ``__all__``, in the order of the alpha
 
 from durable_trio.calls.current_step import CurrentStep, current_step
 from durable_trio.clock import Clock
+from durable_trio.codec import TypeHook
 from durable_trio.context.child_run import ChildRun
 from durable_trio.context.context import Context
 from durable_trio.context.nursery import DurableNursery
@@ -142,6 +143,7 @@ __all__ = [
     "StoreInUse",
     "StoreReadOnly",
     "StoreRewound",
+    "TypeHook",
     "UnknownWorkflow",
     "UnreadRecord",
     "WaitRecord",

@@ -5,6 +5,7 @@ There is no global registry: an engine knows the workflows that it is given, in 
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import inspect
@@ -19,7 +20,7 @@ import attrs
 from durable_trio.clock import seconds_of
 from durable_trio.codec import UNANNOTATED
 from durable_trio.limits import MAX_RECOVERIES, check_name
-from durable_trio.looks import class_name, exact_text, is_a
+from durable_trio.looks import class_name, exact_text, is_a, short
 from durable_trio.signatures import function_behind, is_method_of_a_class, resolved_annotations
 
 P = ParamSpec("P")
@@ -48,6 +49,8 @@ class Workflow(Generic[P, R]):
     max_recoveries: int = MAX_RECOVERIES
     tags: Mapping[str, str] = attrs.field(factory=dict)
     strict: bool | None = None
+    #: The types of its signals by their names, if it says which it takes.
+    signals: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     argument_types: tuple[Any, ...] = attrs.field(repr=False)
     required_count: int = attrs.field(repr=False)
     takes_any_count: bool = attrs.field(repr=False)
@@ -78,6 +81,21 @@ class Workflow(Generic[P, R]):
             return self.argument_types[:-1] + (self.argument_types[-1],) * (count - most + 1)
         return self.argument_types[:count]
 
+    def signal_type(self, name: str) -> Any:
+        """Return the type of what a signal carries; ``UNANNOTATED`` if the workflow does not say.
+
+        Raises:
+            ValueError: it says which signals it takes, and this is none of them.
+        """
+        if not self.signals:
+            return UNANNOTATED
+        if name not in self.signals:
+            known = ", ".join(map(repr, self.signals))
+            near = difflib.get_close_matches(name, self.signals, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"workflow {self.name!r} takes no signal {name!r}, only {known}{hint}")
+        return self.signals[name]
+
     def completed(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return arguments with the defaults of those that are left out.
 
@@ -100,6 +118,7 @@ def workflow(
     max_recoveries: int = MAX_RECOVERIES,
     tags: Mapping[str, str] | None = None,
     strict: bool | None = None,
+    signals: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], Workflow[P, R]]: ...
 def workflow(
     fn: Callable[Concatenate[Any, P], Awaitable[R]] | None = None,
@@ -110,6 +129,7 @@ def workflow(
     max_recoveries: int = MAX_RECOVERIES,
     tags: Mapping[str, str] | None = None,
     strict: bool | None = None,
+    signals: Mapping[str, Any] | None = None,
 ) -> Any:
     """Make a workflow of an ``async def`` whose first parameter is the ``Context``.
 
@@ -119,6 +139,10 @@ def workflow(
         max_recoveries: crashes without progress after which a run is set aside as failed.
         tags: given to every run of it.
         strict: park a run where the engine would only warn; default the engine's setting.
+        signals: the types of all signals that it takes, by their names: ``signals={"paid": Payment, "stop": None}``.
+            Who sends one to a run of it, through an engine that knows the workflow, or a handle made with it, has it
+            checked there: of another name or type it is refused, and nothing is stored. It is also the type that
+            ``ctx.wait_signal(name)`` gives where it names none. Default: signals are checked only when they are taken.
 
     Raises:
         TypeError: not an ``async def``, a method without its object, no context parameter, or keyword-only parameters
@@ -147,6 +171,7 @@ def workflow(
             max_recoveries=max_recoveries,
             tags=check_tags(tags),
             strict=strict,
+            signals=_check_signals(signals),
             argument_types=types_,
             required_count=required,
             takes_any_count=variadic,
@@ -174,6 +199,16 @@ def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
             raise TypeError(f"the value of tag {key!r} must be a str, not {class_name(type(value))}")
         checked[key] = exact_text(value)
         checked[key].encode()  # a lone surrogate cannot be stored
+    return checked
+
+
+def _check_signals(signals: Mapping[str, Any] | None) -> dict[str, Any]:
+    if signals is not None and not isinstance(signals, Mapping):
+        raise TypeError(f"signals must be a dict of names to types, as {{'paid': Payment}}, not {short(signals)}")
+    checked = {check_name("signal name", name): annotation for name, annotation in (signals or {}).items()}
+    for name, annotation in checked.items():
+        if isinstance(annotation, str):
+            raise TypeError(f"the type of signal {name!r} must be a type, not the text {annotation!r}")
     return checked
 
 
@@ -238,6 +273,8 @@ class Registry:
 
     def __init__(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
         self._by_name: dict[str, Workflow[Any, Any]] = {}
+        #: Whether any of them says which signals it takes.
+        self.has_signals = False
         if isinstance(workflows, Workflow):
             raise TypeError("workflows takes a list, also of one: workflows=[order]")
         for item in workflows:
@@ -245,6 +282,7 @@ class Registry:
                 raise TypeError(f"workflows must be made by @workflow, {item!r} is not")
             if self._by_name.setdefault(item.name, item) is not item:
                 raise ValueError(f"two workflows are named {item.name!r}; give one another name")
+            self.has_signals = self.has_signals or bool(item.signals)
         #: Gives the workflow of a name, or ``None`` if it is not known.
         self.get: Callable[[str], Workflow[Any, Any] | None] = self._by_name.get
 

@@ -33,6 +33,7 @@ LEFT_OUT: Final = frozenset(
         "module",
         "required_count",
         "reserve_key",
+        "signal_type",
         "takes_any_count",
     }
 )

@@ -9,7 +9,7 @@ import trio
 
 from durable_trio.calls.body import Body, Branch
 from durable_trio.calls.sleep import SleepCall, constant
-from durable_trio.codec import UNANNOTATED
+from durable_trio.codec import own_annotation
 from durable_trio.limits import check_name
 from durable_trio.stores.contract import NO_POSITION
 
@@ -25,7 +25,7 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
     # Not while rows are to be delivered: the last one counts, and is written when the run goes live.
     is_news = not state.is_replaying and position > body.stored_positions.get(key, NO_POSITION)
     text = branch.encode_again(
-        lambda codec: codec.encode(value, UNANNOTATED, where=where).text, is_recorded=lambda: not is_news
+        lambda codec: codec.encode(value, own_annotation(value), where=where).text, is_recorded=lambda: not is_news
     )
     await trio.lowlevel.checkpoint_if_cancelled()
     body.published[key] = (text, position)

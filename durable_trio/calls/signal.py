@@ -72,6 +72,8 @@ async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | tim
     body = branch.body
     seconds = None if timeout is None else seconds_of(timeout, what="timeout")
     key = branch.next_key("signal name", name)
+    if type is Any:
+        type = body.workflow.signals.get(key.name, type)
     call = SignalCall(body, key, key.name, seconds)
     row = await body.lobby.perform(call)
     if row.error is not None:

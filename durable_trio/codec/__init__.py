@@ -5,7 +5,8 @@ objects with their fields, instants are ISO 8601. What JSON cannot say has a tag
 with ``$``.
 """
 
-from durable_trio.codec.annotations import ANY_SCALARS, UNANNOTATED
+from durable_trio.codec.annotations import ANY_SCALARS, UNANNOTATED, own_annotation
 from durable_trio.codec.codec import Codec, Encoded, parse
+from durable_trio.codec.hooks import TypeHook, hooks_by_class
 
-__all__ = ["ANY_SCALARS", "UNANNOTATED", "Codec", "Encoded", "parse"]
+__all__ = ["ANY_SCALARS", "UNANNOTATED", "Codec", "Encoded", "TypeHook", "hooks_by_class", "own_annotation", "parse"]

@@ -15,7 +15,16 @@ from uuid import UUID
 
 from durable_trio.codec.faults import Fault
 
-__all__ = ["ANY_MEMBERS", "ANY_SCALARS", "UNANNOTATED", "field_types", "is_unannotated", "label", "resolve"]
+__all__ = [
+    "ANY_MEMBERS",
+    "ANY_SCALARS",
+    "UNANNOTATED",
+    "field_types",
+    "is_unannotated",
+    "label",
+    "own_annotation",
+    "resolve",
+]
 
 
 class _Marker(enum.Enum):
@@ -39,6 +48,7 @@ _ABSTRACT: Final[dict[Any, tuple[Any, ...]]] = {
     collections.abc.Mapping: (dict,),
     collections.abc.MutableMapping: (dict,),
 }
+_JSON_TYPES: Final = (bool, int, float, str, list, dict)
 _WRAPPERS: Final = (
     *(typing.Annotated, typing.Required, typing.NotRequired, typing.Final),
     getattr(typing, "ReadOnly", typing.Final),  # new in Python 3.13
@@ -57,6 +67,15 @@ def is_unannotated(annotation: Any) -> bool:
     return (
         annotation is UNANNOTATED or annotation is Any or annotation is inspect.Parameter.empty or annotation is object
     )
+
+
+def own_annotation(value: object) -> Any:
+    """Return by which annotation a value is converted where none is given: JSON's as they are, others by their class.
+
+    What is inside a list or a dict has none.
+    """
+    cls = type(value)
+    return UNANNOTATED if value is None or any(cls is each for each in _JSON_TYPES) else cls
 
 
 def resolve(annotation: Any) -> Any:

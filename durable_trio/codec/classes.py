@@ -1,4 +1,4 @@
-"""Coders of classes with fields: attrs, dataclasses, named tuples, typed dicts. The one place that knows cattrs.
+"""Coders of classes with fields: attrs, dataclasses, named tuples, structs, typed dicts. Only here is cattrs known.
 
 cattrs writes the functions that take an instance apart and put it together; the fields themselves are converted by
 our own coders, for its hooks coerce (``int("1")``, ``bool("x")``), and a durable value must not be coerced.
@@ -15,9 +15,9 @@ from cattrs.gen import make_dict_structure_fn_from_attrs, make_dict_unstructure_
 
 from durable_trio.codec.annotations import UNANNOTATED, field_types
 from durable_trio.codec.coder import Coder, Compiler
-from durable_trio.codec.faults import Fault, at, fault_of, segment, type_name
+from durable_trio.codec.faults import Fault, at, fault_of, type_name
 from durable_trio.codec.fields import Field, fields_of, unreadable
-from durable_trio.looks import qualified_name
+from durable_trio.looks import class_name, qualified_name
 
 __all__ = ["class_coder", "new_converter", "typed_dict_coder"]
 
@@ -34,7 +34,10 @@ def class_coder(coders: Compiler, converter: cattrs.Converter, annotation: Any, 
     """Return the coder of a class with fields; raise ``Fault`` if it has none that are known."""
     fields = fields_of(cls)
     if fields is None:
-        raise Fault(f"{qualified_name(cls)} is no type that can be stored; use attrs or a dataclass")
+        raise Fault(
+            f"{qualified_name(cls)} is no type that can be stored; use attrs, a dataclass, a Pydantic model or a "
+            f"msgspec.Struct, or name it in Engine(types=[TypeHook({class_name(cls)}, encode, decode)])"
+        )
     coder = coders.started(annotation, "dict", frozenset({cls}))
     hints = field_types(annotation, cls)
     parts = {field.name: coders.get(hints.get(field.name, UNANNOTATED)) for field in fields}
@@ -55,6 +58,7 @@ def class_coder(coders: Compiler, converter: cattrs.Converter, annotation: Any, 
     )
     coder.allowed = frozenset(field.name for field in fields)
     coder.required = frozenset(field.name for field in fields if field.is_required)
+    coder.literals = {name: part for name, part in parts.items() if part.is_literal}
     build = _constructor(cls, [field for field in fields if not field.is_init])
     unstructure = make_dict_unstructure_fn_from_attrs(
         list(attrs.fields(shadow)), build, converter, _cattrs_use_linecache=False
@@ -74,7 +78,7 @@ def class_coder(coders: Compiler, converter: cattrs.Converter, annotation: Any, 
             raise unreadable(value, names, error) from None
 
     def decode(plain: Any) -> Any:
-        _check_fields(coder, plain)
+        coder.check_fields(plain)
         try:
             return structure(plain, cls)
         except (Fault, RecursionError):
@@ -95,6 +99,7 @@ def typed_dict_coder(coders: Compiler, annotation: Any, cls: Any) -> Coder:
     coder.is_flat = all(part.is_flat for part in parts.values())
     # __required_keys__ alone is wrong where annotations are strings.
     optional = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.NotRequired}
+    coder.literals = {name: part for name, part in parts.items() if part.is_literal}
     required = {name for name, hint in hints.items() if typing.get_origin(hint) is typing.Required}
     coder.required, coder.allowed = frozenset(cls.__required_keys__ - optional | required), frozenset(parts)
     if any(name.startswith("$") for name in parts):
@@ -103,11 +108,11 @@ def typed_dict_coder(coders: Compiler, annotation: Any, cls: Any) -> Coder:
     def encode(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
             raise Fault(f"{type_name(value)} is no {coder.name}")
-        _check_fields(coder, value)
+        coder.check_fields(value)
         return {name: at(name, parts[name].encode, item) for name, item in value.items()}
 
     def decode(plain: Any) -> dict[str, Any]:
-        _check_fields(coder, plain)
+        coder.check_fields(plain)
         return {name: at(name, parts[name].decode, item) for name, item in plain.items()}
 
     coder.encode, coder.decode = encode, decode
@@ -146,13 +151,3 @@ def _constructor(cls: Any, late: list[Field]) -> Any:
         return instance
 
     return build
-
-
-def _check_fields(coder: Coder, plain: Any) -> None:
-    if type(plain) is not dict:
-        raise Fault(f"an object with the fields of {coder.name} was expected, not {type_name(plain)}")
-    keys = plain.keys()
-    if not coder.required <= keys:
-        raise Fault(f"{coder.name} lacks the field {min(coder.required - keys)!r}")
-    if coder.allowed is not None and not keys <= coder.allowed:
-        raise Fault(f"{coder.name} has no field {min(map(segment, keys - coder.allowed))[1:-1]}")

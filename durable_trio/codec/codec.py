@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -20,6 +20,7 @@ from durable_trio.codec.coders import Coders
 from durable_trio.codec.extent import no_fields, room_left
 from durable_trio.codec.faults import Fault, at, fault_of, type_name
 from durable_trio.codec.fields import field_names
+from durable_trio.codec.hooks import TypeHook, hooks_by_class
 from durable_trio.codec.plain import INTEGER_MAX, INTEGER_MIN, to_plain
 from durable_trio.codec.sameness import check_same
 from durable_trio.codec.text import canonical, check_depth, check_strings, dump, load, may_be_deep, parse_own
@@ -49,18 +50,21 @@ class Codec:
 
     Args:
         payload_bytes_max: bytes of UTF-8 that one encoded value may have; default 4 MiB.
+        types: how classes are stored that are not otherwise.
     """
 
-    def __init__(self, *, payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX) -> None:
+    def __init__(
+        self, *, payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX, types: Iterable[TypeHook[Any]] = ()
+    ) -> None:
         self.payload_bytes_max = payload_bytes_max
         self._room = payload_bytes_max * _TOO_LARGE_TIMES
-        self._coders = Coders()
+        self._coders = Coders(hooks_by_class(types), room=self._room)
 
     @functools.cached_property
     def own(self) -> Codec:
         """The codec of what this library writes of its own, and of what was accepted before under a larger limit."""
         own = Codec(payload_bytes_max=limits.STORED_BYTES_MAX)
-        own._coders = self._coders
+        own._coders = Coders(self._coders.hooks, room=own._room) if self._coders.hooks else self._coders
         return own
 
     @trio.lowlevel.enable_ki_protection
@@ -98,9 +102,10 @@ class Codec:
                 coder = self._coders.get(annotation)
                 if not self._has_room(value, coder):
                     raise self._too_large(where)
-            raw = self._dump(coder.encode(value), where)
+            plain = coder.encode(value)
+            raw = self._dump(plain, where)
             decoded = coder.decode(parse_own(raw))
-            check_same(value, decoded)
+            self._check_same(value, decoded, coder, plain)
             return Encoded(raw.decode(), decoded)
         except PayloadTooLarge:
             raise
@@ -155,8 +160,9 @@ class Codec:
             raw = self._dump(plain, where)
             for index, item in enumerate(parse_own(raw)):
                 annotation = annotations[index]
-                decoded = at(index, self._coders.get(annotation).decode, item)
-                at(index, check_same, args[index], decoded)
+                coder = self._coders.get(annotation)
+                decoded = at(index, coder.decode, item)
+                at(index, self._check_same, args[index], decoded, coder, plain[index])
             return raw.decode(), hashlib.sha256(canonical(plain[:digest_count])).digest()
         except PayloadTooLarge:
             raise
@@ -209,7 +215,7 @@ class Codec:
         if not self._has_room(value, coder):
             raise Fault("longer than a payload may be")
         plain = coder.encode(value)
-        check_same(value, coder.decode(plain))
+        self._check_same(value, coder.decode(plain), coder, plain)
         return plain
 
     @trio.lowlevel.enable_ki_protection
@@ -258,11 +264,25 @@ class Codec:
             check_depth(raw.decode())
         return raw
 
+    def _check_same(self, value: object, decoded: object, coder: Coder, plain: Any) -> None:
+        """Raise ``Fault`` if a value has not come back the same.
+
+        What has a hook is compared by its hook. So where there are hooks, the copy must be stored as the value is,
+        which for all other types says the same: no two of their values are stored alike.
+        """
+        if self._coders.hooks:
+            check_same(plain, coder.encode(decoded))
+        else:
+            check_same(value, decoded)
+
+    def _field_names(self, cls: type) -> tuple[str, ...] | None:
+        return None if cls in self._coders.hooks else field_names(cls)
+
     def _has_room(self, value: object, coder: Coder) -> bool:
         """Whether a value may be walked in full; see ``extent``."""
         if coder.is_flat or (coder.classes is not None and type(value) not in coder.classes):
             return True  # another class is refused at once, by its name
-        return room_left(value, self._room, no_fields if coder.encode is to_plain else field_names) >= 0
+        return room_left(value, self._room, no_fields if coder.encode is to_plain else self._field_names) >= 0
 
     def _too_large(self, where: str, size: str = "") -> PayloadTooLarge:
         return PayloadTooLarge(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 import attrs
+
+from durable_trio.codec.faults import Fault, segment, type_name
 
 __all__ = ["ALL_KINDS", "KINDS", "Coder", "Compiler"]
 
@@ -39,12 +41,25 @@ class Coder:
     required: frozenset[str] = frozenset()
     allowed: frozenset[str] | None = None
     is_flat: bool = False
+    is_literal: bool = False
+    #: The fields that take a few words only, which tell the members of a union apart.
+    literals: Mapping[str, Coder] = attrs.Factory(dict)
 
     def __attrs_post_init__(self) -> None:
         if self.encode is None:
             # A type within itself takes these before its functions exist.
             self.encode = lambda value: self.encode(value)
             self.decode = lambda plain: self.decode(plain)
+
+    def check_fields(self, plain: Any) -> None:
+        """Raise ``Fault`` if that is no object with the fields that this coder writes."""
+        if type(plain) is not dict:
+            raise Fault(f"an object with the fields of {self.name} was expected, not {type_name(plain)}")
+        keys = plain.keys()
+        if not self.required <= keys:
+            raise Fault(f"{self.name} lacks the field {min(self.required - keys)!r}")
+        if self.allowed is not None and not keys <= self.allowed:
+            raise Fault(f"{self.name} has no field {min(map(segment, keys - self.allowed))[1:-1]}")
 
 
 class Compiler(Protocol):

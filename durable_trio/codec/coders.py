@@ -6,6 +6,7 @@ import contextlib
 import enum
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -14,7 +15,10 @@ from durable_trio.codec.classes import class_coder, new_converter, typed_dict_co
 from durable_trio.codec.coder import ALL_KINDS, Coder
 from durable_trio.codec.containers import dict_coder, fixed_tuple_coder, items_coder
 from durable_trio.codec.faults import Fault
+from durable_trio.codec.fields import is_model
+from durable_trio.codec.hooks import TypeHook, hook_coder
 from durable_trio.codec.leaves import enum_coder, exact_coder, float_coder, int_coder, text_coder
+from durable_trio.codec.models import model_coder
 from durable_trio.codec.plain import from_plain, to_plain
 from durable_trio.codec.scalars import SCALARS
 from durable_trio.codec.unions import literal_coder, union_coder
@@ -26,9 +30,16 @@ _CODERS_MAX: Final = 4096
 
 
 class Coders:
-    """Compiles annotations, each once."""
+    """Compiles annotations, each once.
 
-    def __init__(self) -> None:
+    Args:
+        hooks: of classes that are not compiled.
+        room: bytes that the text of a value with a hook may have.
+    """
+
+    def __init__(self, hooks: Mapping[type, TypeHook[Any]], *, room: int) -> None:
+        self.hooks = hooks
+        self._room = room
         self._coders: dict[Any, Coder] = {}
         self._converter = new_converter()
 
@@ -41,10 +52,12 @@ class Coders:
         if found is None:
             if len(self._coders) >= _CODERS_MAX:
                 self._coders.clear()
+            count = len(self._coders)
             try:
                 found = self._coders[annotation] = self._compile(resolve(annotation))
             except BaseException:
-                self._coders.clear()  # also of those that were to contain this one
+                while len(self._coders) > count:  # those that were begun since, and may contain this one
+                    self._coders.popitem()
                 raise
         return found
 
@@ -71,6 +84,8 @@ class Coders:
         return self._class(annotation, origin, arguments)
 
     def _class(self, annotation: Any, cls: type, arguments: tuple[Any, ...]) -> Coder:
+        if cls in self.hooks:
+            return hook_coder(label(annotation), self.hooks[cls], room=self._room)
         if cls is int:
             return int_coder()
         if cls is float:
@@ -93,4 +108,6 @@ class Coders:
             return items_coder(self, annotation, cls, arguments[0] if arguments else UNANNOTATED)
         if issubclass(cls, dict) and hasattr(cls, "__total__"):
             return typed_dict_coder(self, annotation, cls)
+        if is_model(cls):
+            return model_coder(self, annotation, cls)
         return class_coder(self, self._converter, annotation, cls)

@@ -12,10 +12,14 @@ __all__ = ["Fault", "at", "each_of", "fault_of", "segment", "short", "type_name"
 
 
 class Fault(Exception):
-    """A value cannot be converted: ``reason``, and where inside the value, collected on the way out."""
+    """A value cannot be converted: ``reason``, and where inside the value, collected on the way out.
 
-    def __init__(self, reason: str, *segments: str) -> None:
+    ``is_unknown``: nobody here knows when two values of that class are the same.
+    """
+
+    def __init__(self, reason: str, *segments: str, is_unknown: bool = False) -> None:
         super().__init__(reason)
+        self.is_unknown = is_unknown
         self.reason = reason
         self.segments = list(segments)  # innermost first
 

@@ -1,10 +1,14 @@
-"""The fields of classes that have them: attrs classes, dataclasses, named tuples."""
+"""The fields of classes that have them: attrs classes, dataclasses, named tuples, Pydantic models, msgspec structs.
+
+The last two are known by their base class, if the program has imported it: neither library is needed here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import functools
+import sys
 from typing import Any, Final, NamedTuple
 
 import attrs
@@ -12,7 +16,7 @@ import attrs
 from durable_trio.codec.faults import Fault, fault_of
 from durable_trio.looks import look
 
-__all__ = ["Field", "field_names", "fields_of", "unreadable"]
+__all__ = ["Field", "field_names", "fields_of", "is_model", "unreadable"]
 
 # Classes come and go with the functions that define them; the cache must not keep them all.
 _CLASSES_MAX: Final = 4096
@@ -41,7 +45,21 @@ def fields_of(cls: Any) -> list[Field] | None:
         ]
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return [Field(name, name, name not in cls._field_defaults, True) for name in cls._fields]
+    if is_model(cls):
+        return [Field(name, name, field.is_required(), True) for name, field in cls.__pydantic_fields__.items()]
+    if _has_base(cls, "msgspec", "Struct"):
+        return [Field(f.name, f.name, f.required, True) for f in sys.modules["msgspec"].structs.fields(cls)]
     return None
+
+
+def is_model(cls: type) -> bool:
+    """Whether a class is a model of Pydantic's, version 2."""
+    return _has_base(cls, "pydantic.main", "BaseModel")
+
+
+def _has_base(cls: type, module: str, name: str) -> bool:
+    base = getattr(sys.modules.get(module), name, None)
+    return base is not None and any(each is base for each in cls.__mro__[1:])
 
 
 @functools.lru_cache(maxsize=_CLASSES_MAX)

@@ -16,7 +16,8 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from durable_trio.codec.faults import Fault, fault_of, segment, short, type_name
-from durable_trio.codec.fields import field_names
+from durable_trio.codec.fields import field_names, is_model
+from durable_trio.looks import defines_equality
 
 __all__ = ["check_same", "is_same"]
 
@@ -135,13 +136,54 @@ def _same_fields(names: tuple[str, ...]) -> Callable[[Any, Any], None]:
     return compare
 
 
-def _same_enum(a: object, b: object) -> None:
-    if a is not b:
-        _differs(a, b)
+def _same_model(names: tuple[str, ...]) -> Callable[[Any, Any], None]:
+    """Compare models of Pydantic's: also which fields were set, and what is kept beside the fields."""
+
+    def compare(a: Any, b: Any) -> None:
+        for name in names:
+            value, other = getattr(a, name), getattr(b, name)
+            try:
+                check_same(value, other)
+            except Fault as fault:
+                # What only Pydantic knows is compared by its own ``==``.
+                if not (fault.is_unknown and type(value) is type(other) and value == other):
+                    fault.segments.append(f".{name}")
+                    raise
+        if a.__pydantic_fields_set__ != b.__pydantic_fields_set__:
+            raise Fault("which of its fields were set would be lost")
+        check_same(dict(a.__pydantic_extra__ or {}), dict(b.__pydantic_extra__ or {}))
+        private, other = a.__pydantic_private__ or {}, b.__pydantic_private__ or {}
+        for name, value in private.items():
+            # A lock, say, is equal to itself only, and no part of what the model says.
+            if defines_equality(value) and (name not in other or not is_same(value, other[name])):
+                raise Fault(f"the private attribute {name} would be lost; make it a field, or use a TypeHook")
+
+    return _guarded(compare)
+
+
+def _guarded(compare: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """Return a comparison by code of the user's, whatever that raises."""
+
+    def guarded(a: Any, b: Any) -> None:
+        try:
+            compare(a, b)
+            return
+        except RecursionError:
+            raise
+        except BaseException as error:
+            fault = fault_of(error, "comparing it has raised")
+        raise fault from fault.__cause__
+
+    return guarded
 
 
 def _no_comparison(a: object, b: object) -> None:
-    raise Fault(f"{type_name(a)} cannot be stored exactly")
+    raise Fault(f"{type_name(a)} cannot be stored exactly", is_unknown=True)
+
+
+def _same_enum(a: object, b: object) -> None:
+    if a is not b:
+        _differs(a, b)
 
 
 # Types whose == compares all there is. Paths are not among them: Windows paths compare without case.
@@ -173,6 +215,8 @@ def _comparer(cls: type) -> Callable[[Any, Any], None]:
 def _make_comparer(cls: type) -> Callable[[Any, Any], None]:
     names = field_names(cls)
     if names is not None:
+        if is_model(cls):
+            return _same_model(names)
         return _same_items if issubclass(cls, tuple) else _same_fields(names)
     if issubclass(cls, enum.Enum):
         return _same_enum

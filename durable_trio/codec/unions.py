@@ -36,7 +36,7 @@ def literal_coder(coders: Compiler, annotation: Any, values: tuple[Any, ...]) ->
         raise Fault(f"{str(plain)[:80]!r} is not in {label(annotation)}")
 
     kinds = frozenset().union(*(part.kinds for _, part in parts))
-    return Coder(label(annotation), kinds, frozenset(map(type, values)), encode, decode, is_flat=True)
+    return Coder(label(annotation), kinds, frozenset(map(type, values)), encode, decode, is_flat=True, is_literal=True)
 
 
 def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> Coder:
@@ -90,8 +90,11 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
             kind = KINDS[type(plain)]
         member = by_kind.get(kind)
         if member is None and kind == "dict":
-            # Written without a tag, when the annotation was no union yet: only if the fields leave no doubt.
+            # Written without a tag, when the annotation was no union yet, or by hand: only if the fields leave no
+            # doubt, by their names or by a word that only one member takes in one of them.
             fits = [m for m in members if m.allowed is not None and m.required <= plain.keys() <= m.allowed]
+            if len(fits) > 1:
+                fits = [m for m in fits if _has_literals(m, plain)]
             member = fits[0] if len(fits) == 1 else None
         if member is None:
             raise Fault(f"{type_name(plain)} without $type is no {coder.name}")
@@ -99,6 +102,17 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
 
     coder.encode, coder.decode = encode, decode
     return coder
+
+
+def _has_literals(member: Coder, plain: dict[str, Any]) -> bool:
+    """Whether an object has one of the words of a member, and no other in their places."""
+    found = [(part, plain[name]) for name, part in member.literals.items() if name in plain]
+    for part, word in found:
+        try:
+            part.decode(word)
+        except Fault:
+            return False
+    return bool(found)
 
 
 def _flatten(arguments: Iterable[Any]) -> list[Any]:

@@ -245,7 +245,7 @@ class Context:
         """Return the payload of the next signal of that name; one that came before the wait counts.
 
         Args:
-            type: what the payload is converted to; default plain JSON.
+            type: what the payload is converted to; default what ``@workflow(signals=…)`` says, else plain JSON.
             timeout: seconds after which to give up; the due time is kept over restarts.
 
         Raises:
@@ -255,13 +255,16 @@ class Context:
         return await wait_signal(self._branch, name, type, timeout)
 
     async def publish(self, key: str, value: Any) -> None:
-        """Make a plain JSON value readable by ``run.value(key)`` and in ``watch``; a new one replaces the old.
+        """Make a value readable by ``run.value(key)`` and in ``watch``; a new one replaces the old.
+
+        It is read as the JSON that it is stored as: that of a class's own, if it is no JSON; ``run.value(key, type)``
+        gives it back as what it was.
 
         It never goes back: what was published before is not written again when the run is taken up again. In a durable
         scope whose time is over nothing is published any more.
 
         Raises:
-            CodecError: not made of exact JSON types.
+            CodecError: it cannot be stored, by its own class.
         """
         await publish(self._branch, key, value)
 

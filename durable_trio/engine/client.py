@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import attrs
 import trio
 
 from durable_trio.clock import MICROSECONDS
-from durable_trio.codec import UNANNOTATED, Codec
+from durable_trio.codec import UNANNOTATED, Codec, own_annotation
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.filters import read_change_cursor
 from durable_trio.engine.observers import Observers
@@ -22,7 +22,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.engine.waiting import Waiting
 from durable_trio.engine.watching import Changes, Since, watch
 from durable_trio.engine.wiring import Given, Services
-from durable_trio.errors import CodecError, RunConflict, RunNotFound, UnknownWorkflow
+from durable_trio.errors import CodecError, PayloadTooLarge, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.limits import OVERDUE_SECONDS, check_name
 from durable_trio.looks import is_a
 from durable_trio.records import RunRecord, StepInHand
@@ -31,9 +31,6 @@ from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
 from durable_trio.stores.questions import Change, FindRun, ListOpenSteps, ReadValues, RunFilter
 from durable_trio.workflows import Registry, Workflow
-
-# Payloads of these types are stored as they are; others by their own type.
-_JSON_TYPES: Final = (bool, int, float, str, list, dict)
 
 
 def token_of_trio() -> trio.lowlevel.TrioToken:
@@ -65,7 +62,7 @@ class Client:
         self.store = store
         self.settings = settings
         self.registry = registry
-        self.codec = Codec(payload_bytes_max=settings.payload_bytes_max)
+        self.codec = Codec(payload_bytes_max=settings.payload_bytes_max, types=settings.types)
         self.failures_of = FailuresOf(self.codec, settings.errors)
         self.is_closed = False
         self.services: Services | None = None
@@ -262,7 +259,7 @@ class Client:
         """Start a run unless it is there, and send it a signal; see ``engine.signal_with_start``."""
         services = self.services_in_use()
         start, known = self._start_operation(workflow, args, options, services)
-        send = self._signal_operation(start.id, signal, payload, signal_id)
+        send = self._signal_operation(start.id, signal, payload, signal_id, known)
         try:
             started: Started = await services.writer.write(SignalWithStart(start=start, signal=send))
         except RunConflict:
@@ -302,18 +299,38 @@ class Client:
 
     # Ctrl-C must not come between the commit and telling the run of it, nor while that goes on with it.
     @trio.lowlevel.enable_ki_protection
-    async def send_signal(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> None:
-        """Send a signal to a run; see ``engine.send_signal``."""
+    async def send_signal(
+        self,
+        run_id: str,
+        name: str,
+        payload: Any,
+        signal_id: str | None,
+        workflow: Workflow[..., Any] | None = None,
+    ) -> None:
+        """Send a signal to a run, of that workflow if it is known; see ``engine.send_signal``."""
         services = self.services_in_use()
-        services.sent(await services.writer.write(self._signal_operation(run_id, name, payload, signal_id)))
+        if workflow is None and self.registry.has_signals:
+            workflow = await self.workflow_of(check_name("run id", run_id))
+        services.sent(await services.writer.write(self._signal_operation(run_id, name, payload, signal_id, workflow)))
 
-    def _signal_operation(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> SendSignal:
+    def _signal_operation(
+        self, run_id: str, name: str, payload: Any, signal_id: str | None, workflow: Workflow[..., Any] | None
+    ) -> SendSignal:
         run_id, name = check_name("run id", run_id), check_name("signal name", name)
         if signal_id is not None:
             signal_id = check_name("signal id", signal_id)
-        is_json = payload is None or any(type(payload) is cls for cls in _JSON_TYPES)
-        annotation = UNANNOTATED if is_json else type(payload)
-        text = self.codec.encode(payload, annotation, where=f"the payload of signal {name!r}").text
+        where = f"the payload of signal {name!r}"
+        if workflow is None or not workflow.signals:
+            try:
+                annotation = UNANNOTATED if payload is None else own_annotation(payload)
+                text = self.codec.encode(payload, annotation, where=where).text
+            except PayloadTooLarge:
+                raise
+            except CodecError as error:
+                hint = f"{error}; or name its type: @workflow(signals={{{name!r}: …}})"
+                raise CodecError(hint, where=error.where, path=error.path, type=error.type) from error.__cause__
+        else:
+            text = self._typed(payload, workflow.signal_type(name), where=f"{where} of workflow {workflow.name!r}")
         return SendSignal(
             run_id=run_id,
             name=name,
@@ -322,6 +339,21 @@ class Client:
             unread_max=self.settings.unread_signals_max,
             now=self.settings.clock.stamp(),
         )
+
+    def _typed(self, payload: Any, annotation: Any, *, where: str) -> str:
+        """Return the text of a payload of that type: it is of it, or the JSON of one, as it may come from elsewhere."""
+        try:
+            return self.codec.encode(payload, annotation, where=where).text
+        except CodecError as error:
+            if own_annotation(payload) is not UNANNOTATED:
+                raise
+            refused = error
+        try:
+            text = self.codec.encode(payload, UNANNOTATED, where=where).text
+            self.codec.decode(text, annotation, where=where)
+        except CodecError as error:
+            raise (error if type(payload) is dict else refused) from None
+        return text
 
     @trio.lowlevel.enable_ki_protection  # as with a signal
     async def cancel(self, run_id: str, reason: str | None) -> bool:

@@ -73,7 +73,8 @@ class Engine(trio.abc.AsyncResource):
             ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
             ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
             included), ``replay_stall_seconds=10``, ``slow_step_seconds`` (an attempt that takes longer is logged
-            and told to observers; by default none is), ``clock``.
+            and told to observers; by default none is), ``types=[TypeHook(…)]`` (how classes are stored that are not
+            otherwise; the same in all processes that use the store), ``clock``.
 
     Raises:
         TypeError, ValueError: an option of another name, or out of range.
@@ -240,7 +241,9 @@ class Engine(trio.abc.AsyncResource):
     async def send_signal(self, run_id: str, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to a run: a plain JSON value under a name.
 
-        The same ``id`` twice to one run is one signal.
+        The same ``id`` twice to one run is one signal. If the run's workflow says which signals it takes
+        (``@workflow(signals=…)``) and this engine knows it, the payload is a value of that type, or the JSON of one.
+        A payload of a class is otherwise stored by its own class.
 
         *Durability:* once it returns, the signal is stored and will be given to the run once.
 
@@ -249,7 +252,8 @@ class Engine(trio.abc.AsyncResource):
             RunFinished: it has ended.
             MailboxFull: it has ``unread_signals_max`` unread signals; nothing was sent.
             RunConflict: the run has a signal with this id and another name or payload.
-            CodecError: the payload cannot be stored.
+            CodecError: the payload cannot be stored, or is not of the type that the workflow names; nothing was sent.
+            ValueError: the workflow names its signals, and this is none of them; or no name or id.
         """
         await self._client.send_signal(run_id, name, payload, id)
 

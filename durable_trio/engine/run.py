@@ -23,10 +23,11 @@ from durable_trio.looks import exact_bool
 from durable_trio.records import RunRecord, RunStatus, StepInHand, StepKind, StepRecord, UnreadRecord, WaitRecord
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.questions import FindRun, ListHistory, ListUnread, ListWaits
+from durable_trio.stores.questions import FindRun, ListHistory, ListUnread, ListWaits, ReadValues
 from durable_trio.workflows import Workflow
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Run(Generic[R]):
@@ -120,7 +121,7 @@ class Run(Generic[R]):
 
     async def signal(self, name: str, payload: Any = None, *, id: str | None = None) -> None:
         """Send a signal to the run; see ``engine.send_signal``."""
-        await self._client.send_signal(self.id, name, payload, id)
+        await self._client.send_signal(self.id, name, payload, id, self._workflow)
 
     async def cancel(self, reason: str | None = None, *, wait: bool = False) -> bool:
         """Ask the run to cancel; see ``engine.cancel``. With ``wait``, return once its final status is durable."""
@@ -133,13 +134,27 @@ class Run(Generic[R]):
         """Watch the run until it has ended: its present state first, its final one last; see ``engine.watch``."""
         return self._client.watch(make_filter(run_id=self.id))
 
-    async def value(self, key: str) -> Any:
+    @overload
+    async def value(self, key: str, type: type[T]) -> T | None: ...
+    @overload
+    async def value(self, key: str, type: Any = Any) -> Any: ...
+    async def value(self, key: str, type: Any = Any) -> Any:
         """Return what the run has published under ``key``, or ``None``.
+
+        Args:
+            type: what it is converted to; default plain JSON.
 
         Raises:
             RunNotFound: there is no such run.
+            CodecError: it is of another type.
         """
-        return (await self.values()).get(key)
+        if type is Any:
+            return (await self.values()).get(key)
+        row = await self._client.row(self.id)
+        values = await self._client.services_in_use().writer.ask(ReadValues([row.run]))
+        text = values.get(row.run, {}).get(key)
+        where = f"the published value {key!r} of run {self.id!r}"
+        return None if text is None else self._client.codec.decode(text, type, where=where)
 
     async def values(self) -> dict[str, Any]:
         """Return all that the run has published.

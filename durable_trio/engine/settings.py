@@ -9,6 +9,7 @@ from typing import Any, Final, TypedDict
 import attrs
 
 from durable_trio.clock import Clock
+from durable_trio.codec import TypeHook, hooks_by_class
 from durable_trio.engine.observers import Observer
 from durable_trio.limits import (
     CONCURRENCY,
@@ -61,6 +62,14 @@ def _whole(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> N
         raise ValueError(f"{attribute.name} must be a whole number of at least 1, not {value!r}")
 
 
+def _hooks(value: Any) -> tuple[TypeHook[Any], ...]:
+    if isinstance(value, TypeHook):
+        raise TypeError("types takes a list, also of one: types=[TypeHook(…)]")
+    hooks = tuple(value)
+    hooks_by_class(hooks)  # raises
+    return hooks
+
+
 def _app(instance: Settings, attribute: attrs.Attribute[Any], value: str | None) -> None:
     if value is not None:
         check_app(value)
@@ -89,6 +98,7 @@ class Settings:
     slow_step_seconds: float | None = attrs.field(default=None, converter=_seconds)
     strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
+    types: tuple[TypeHook[Any], ...] = attrs.field(default=(), converter=_hooks)
     observers: tuple[Any, ...] = ()
     clock: Clock = attrs.field(factory=Clock, validator=_of_type)
 
@@ -139,6 +149,7 @@ class EngineOptions(TypedDict, total=False):
     resident_runs_max: int
     replay_stall_seconds: float | timedelta
     slow_step_seconds: float | timedelta | None
+    types: Sequence[TypeHook[Any]]
     clock: Clock
 
 
