@@ -216,12 +216,18 @@ class FunctionCall(Call):
             self._finish = partial(self._succeed, value)
         finally:
             slot, slots = self._slot, self._body.slots
-            if slots is not None:
+            if slots is not None and self._body.observe is None:  # else it is given back once its end is told
                 if 0 < slot < slots.large_at:  # as ``give_back`` does: each step passes here
                     slots.buffer[slot : slot + 8] = FREE
                     slots.free.append(slot)
                 else:
                     slots.give_back(slot)
+
+    def is_told(self) -> None:
+        """What has come of the attempt is told: it counts no more as under way."""
+        slot, self._slot = self._slot, 0
+        if slot and self._body.slots is not None:
+            self._body.slots.give_back(slot)
 
     def _note(self) -> None:
         """Note that the function is executing, where that outlives this process."""

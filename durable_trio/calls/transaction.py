@@ -113,7 +113,7 @@ class TransactionCall(FunctionCall):
                 slots.is_in_thread(self._slot)
             value = self._fn(connection, *self._args)
         finally:
-            if slots is not None:
+            if slots is not None and self._body.observe is None:
                 slots.give_back(self._slot)
         if is_awaitable(value):
             if type(value) is CoroutineType:

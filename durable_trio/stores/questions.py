@@ -44,6 +44,7 @@ __all__ = [
     "ListSent",
     "ListSetBack",
     "ListUnread",
+    "ListUntold",
     "ListWaits",
     "LoadRun",
     "LoadRuns",
@@ -436,6 +437,16 @@ class OpenSteps:
 
     steps: tuple[OpenStepRow, ...]
     unlisted_count: int = 0
+
+
+@attrs.define
+class ListUntold(Question[tuple[tuple[str, str, int], ...]]):
+    """Answers what an executor has noted to tell of runs and has not told: event, run id, and token of its claim.
+
+    That is written without a commit, and told by whoever finds the executor dead. Whether it was committed is not said.
+    """
+
+    executor: int
 
 
 @attrs.define

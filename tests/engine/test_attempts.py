@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,7 +34,9 @@ from durable_trio import (
 )
 from durable_trio.engine import open_steps
 from durable_trio.engine.observers import HOOKS
+from durable_trio.engine.runs.service import Runs
 from durable_trio.events import EVENTS
+from durable_trio.rows import RunRow
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
 
@@ -195,7 +198,11 @@ async def test_what_was_under_way_in_a_process_that_died_is_closed_by_who_takes_
         await engine.start(dies, id="r")
         await wait_passivated(engine)
     under_way = (open_steps.StepUnderWay("stored#0", 1), open_steps.StepUnderWay("lost#0", 1))
-    monkeypatch.setattr("durable_trio.engine.runs.telling.steps_under_way", lambda row: under_way)
+
+    async def look_back(self: Runs, rows: Sequence[RunRow]) -> None:
+        self._died.update((row.run, under_way) for row in rows)
+
+    monkeypatch.setattr(Runs, "look_back", look_back)
     goes_on, noting = True, Noting()
     async with serving(file_path, dies, observers=[noting]) as engine:
         await engine.send_signal("r", "never")

@@ -38,6 +38,9 @@ class Attempted(Protocol):
     def function(self) -> Any:
         """What it calls."""
 
+    def is_told(self) -> None:
+        """What has come of the attempt is told."""
+
 
 @attrs.define(eq=False)
 class _Attempt:
@@ -98,10 +101,15 @@ class Attempts:
 
     def retried(self, key: Key) -> float | None:
         """An attempt has failed, and there will be another; return how long it took."""
-        return self._close(key)
+        attempt = self._open.get(key)
+        duration = self._close(key)
+        if attempt is not None:
+            attempt.call.is_told()
+        return duration
 
     def ended(self, row: HistoryRow, *, is_replay: bool) -> None:
         """The outcome of a step is given to the body."""
+        attempt = self._open.get(row.key)
         duration = self._close(row.key)
         if is_replay:
             is_replay = self._died.pop(str(row.key), None) is None
@@ -109,6 +117,8 @@ class Attempts:
         error = None if row.error is None else self._error_of(row.error)
         fields = {"status": row.status, "attempt": row.attempt, "error": error, "duration": duration}
         self._tell(StepEnded, key=str(row.key), kind=row.kind, is_replay=is_replay, **fields)
+        if attempt is not None:
+            attempt.call.is_told()
 
     def dropped(self, key: Key) -> None:
         """A call is cancelled without an outcome."""
@@ -142,6 +152,7 @@ class Attempts:
             duration = self._close(key)
             fields = {"attempt": attempt.number, "reason": reason, "duration": duration}
             self._tell(AttemptInterrupted, key=str(key), kind=attempt.call.kind, **fields)
+            attempt.call.is_told()
 
     def _close(self, key: Key) -> float | None:
         attempt = self._open.pop(key, None)

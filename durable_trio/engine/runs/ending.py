@@ -81,8 +81,11 @@ class Ending:
             now=run.clock.stamp(),
         )
         run.life = FINISH[run.life]
+        told = None if error_text is None else run.telling.is_to_tell(self._event(status))
         if not self._is_done(await turns.lobby.extend(partial(run.port.submit, finish))):
             run.life = REFUSE[run.life]
+            if told is not None:
+                told()
             return False
         run.life = END[run.life]
         run.end = RunEnd(status, result, error_text)
@@ -90,7 +93,14 @@ class Ending:
         if error_text is not None or run.keeper.is_watched:
             failed = run.body.failed_row(error) if status is RunStatus.FAILED else None
             run.telling.ended(status, error_text, is_expired=turns.state.is_expired, failed=failed)
+            if told is not None:
+                told()
         return True
+
+    def _event(self, status: RunStatus) -> str:
+        if status is RunStatus.CANCELLED:
+            return "run_cancelled"
+        return "run_expired" if self._run.turns.state.is_expired else "run_failed"
 
     def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:
         """Return how the run ends: a time to live that is over and a cancel count more than what the body did."""

@@ -5,24 +5,25 @@ A parked run goes on once its problem is mended: by other code of its workflow, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
+from durable_trio.engine.open_steps import StepUnderWay
 from durable_trio.engine.runs.telling import Telling
 from durable_trio.failures import logged, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
 from durable_trio.records import Problem
-from durable_trio.rows import RunRow
+from durable_trio.rows import HistoryRow, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Park
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Workflow
 
-__all__ = ["Parking"]
+__all__ = ["Parking", "set_aside_text"]
 
 _LOGGER = Logger("durable_trio.runs")
 
@@ -63,12 +64,16 @@ class Parking:
         self._submit(row, problem, error, fault=error)
 
     def _submit(self, row: RunRow, problem: Problem, error: Exception | None, *, fault: Exception | None) -> None:
+        telling = self._telling_of(row)
+        told = telling.is_to_tell("run_parked")
+
         def done(outcome: Any) -> None:
             if outcome is True:
-                self._telling_of(row).parked(problem, error, fault)
+                telling.parked(problem, error, fault)
             elif fault is not None:  # it is not known to anybody else
                 text = "run %r has met an internal error, and could not be parked: %s"
                 _LOGGER.error(text, row.id, outcome, exc_info=logged(fault))
+            told()
 
         assert row.owner is not None
         park = Park(
@@ -78,3 +83,20 @@ class Parking:
             now=self._clock.stamp(),
         )
         self._writer.submit(park, done)
+
+
+def set_aside_text(row: RunRow, died: Sequence[StepUnderWay], last: HistoryRow | None) -> str:
+    """Return why a run that has killed its process too often goes on no more.
+
+    Args:
+        died: what was under way when it did so last, as far as that is known.
+        last: the last row of its history.
+    """
+    if died:
+        where = f"the last time in step {died[0].key!r}, attempt {died[0].attempt}"
+    else:
+        where = "before its first step" if last is None else f"the last time after step {str(last.key)!r}"
+    return (
+        f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run, "
+        f"{where}. Its steps are not compensated; resume it once the cause is mended"
+    )

@@ -42,13 +42,11 @@ class RunLog:
             text = f"has failed in {_step(failed.key, failed.attempt)}: {told.cause}"
             self._say(logging.ERROR, "run_failed", text, told, step=failed.key, attempt=failed.attempt)
 
-    def set_aside(self, error: str, *, where: str, step: str | None, attempt: int | None) -> None:
-        """It has killed its process too often, and does not go on by itself. ``where`` it was, for people."""
-        text = (
-            f"is set aside: its process has died {self._row.recoveries} times without progress of the run, {where}; "
-            "it is failed, nothing of it is compensated; resume it once the cause is mended"
-        )
-        self._say(logging.ERROR, "run_set_aside", text, tell_of(error), step=step, attempt=attempt)
+    def set_aside(self, error: str, *, step: str | None = None, attempt: int | None = None) -> None:
+        """It has killed its process too often, and does not go on by itself. ``error`` says where it was."""
+        told = tell_of(error)
+        text = f"was set aside{told.cause.partition(' was set aside')[2]}"
+        self._say(logging.ERROR, "run_set_aside", text, told, step=step, attempt=attempt)
 
     def parked(self, problem: Problem, error: BaseException | None = None) -> None:
         """It cannot go on with this code, or this history. ``error``: a fault of ours, shown as it is."""

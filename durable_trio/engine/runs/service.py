@@ -16,7 +16,7 @@ from durable_trio.codec import Codec
 from durable_trio.doors import guarded, tell
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.open_steps import steps_under_way
+from durable_trio.engine.open_steps import StepUnderWay, steps_under_way
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.attempts import SlowSteps
@@ -24,7 +24,7 @@ from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
-from durable_trio.engine.runs.parking import Parking
+from durable_trio.engine.runs.parking import Parking, set_aside_text
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.telling import Telling
@@ -109,6 +109,7 @@ class Runs:
         )
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
+        self._died: dict[int, tuple[StepUnderWay, ...]] = {}  # what was under way of claimed runs, as processes died
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_posts: set[int] = set()  # runs that were told of a message while some were on their way into memory
         self._due_once_left: set[int] = set()  # that have got a message since they were released
@@ -184,6 +185,12 @@ class Runs:
             left = self._lenders.pop(run, 1) - 1
             if left:
                 self._lenders[run] = left
+
+    async def look_back(self, rows: Sequence[RunRow]) -> None:
+        """Find what was under way of these runs when their processes died, where somebody is to be told of it."""
+        for row in rows:
+            if row.recoveries and (self.is_watched or row.recoveries > self._workflows[row.workflow][0].max_recoveries):
+                self._died[row.run] = await steps_under_way(self.writer, row)
 
     def start(self, row: RunRow, loaded: Loaded | None = None) -> None:
         """Make a claimed run resident; ``None``: it was stored just now, so there is nothing else of it."""
@@ -350,6 +357,7 @@ class Runs:
             self._run_has_left(resident.row.id, resident.end)
             self.given_back_count += not self._idle.discard(resident)
             self._lenders.pop(resident.row.run, None)
+            self._died.pop(resident.row.run, None)
         if not self._actors:
             self._empty.set()
             self._empty = trio.Event()
@@ -370,21 +378,14 @@ class Runs:
 
     async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any], last: HistoryRow | None) -> RunEnd:
         assert row.owner is not None
-        under_way = next(iter(steps_under_way(row)), None)
-        if under_way is not None:
-            where = f"the last time in step {under_way.key!r}, attempt {under_way.attempt}"
-        else:
-            where = "before its first step" if last is None else f"the last time after step {str(last.key)!r}"
-        error = DurableError(
-            f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run, "
-            f"{where}. Its steps are not compensated; resume it once the cause is mended"
-        )
+        error = DurableError(set_aside_text(row, self._died.get(row.run, ()), last))
         text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
-        fence = Fence(row.run, row.owner, row.token)
-        now = self.settings.clock.stamp()
-        await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
+        fence, now = Fence(row.run, row.owner, row.token), self.settings.clock.stamp()
         telling = self.telling_of(row, self.failures_of(workflow))
-        telling.set_aside(text, where=where, under_way=under_way)
+        told = telling.is_to_tell("run_set_aside")
+        await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
+        telling.set_aside(text)
+        told()
         return RunEnd(RunStatus.FAILED, None, text)
 
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
@@ -490,7 +491,15 @@ class Runs:
     def telling_of(self, row: RunRow, failures: Failures | None = None) -> Telling:
         failures = failures or self.failures_of(None)
         clock = self.settings.clock
-        return Telling(row, observers=self._observers, clock=clock, failures=failures, slow=self._slow)
+        return Telling(
+            row,
+            observers=self._observers,
+            clock=clock,
+            failures=failures,
+            slow=self._slow,
+            died=self._died.get(row.run, ()),
+            slots=self.slots,
+        )
 
 
 def _is_of_run(task: trio.lowlevel.Task) -> bool:

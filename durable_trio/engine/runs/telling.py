@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from durable_trio.clock import MICROSECONDS, Clock, to_datetime
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.open_steps import StepUnderWay, steps_under_way
+from durable_trio.engine.open_steps import StepUnderWay
 from durable_trio.engine.records_of import rebuilt_error
 from durable_trio.engine.runs.attempts import Attempts, SlowSteps
 from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.untold import noted
 from durable_trio.events import Event, Failure, RunCompensating, RunEnded, RunParked, StepRetried
 from durable_trio.failures import Failures, logged
 from durable_trio.records import Problem, RunStatus, StepKind
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
+from durable_trio.stores.step_slots import StepSlots
 
 __all__ = ["Telling"]
 
@@ -23,16 +26,28 @@ class Telling:
 
     Args:
         slow: told of attempts that take long; ``None`` if nobody wants to know.
+        died: what was under way when the process died that had the run before.
+        slots: where is noted what outlives this process.
     """
 
     def __init__(
-        self, row: RunRow, *, observers: Observers, clock: Clock, failures: Failures, slow: SlowSteps | None
+        self,
+        row: RunRow,
+        *,
+        observers: Observers,
+        clock: Clock,
+        failures: Failures,
+        slow: SlowSteps | None,
+        died: Sequence[StepUnderWay],
+        slots: StepSlots | None,
     ) -> None:
         self._row = row
         self._observers = observers
         self._clock = clock
         self._failures = failures
         self._slow = slow
+        self._died = died
+        self._slots = slots
         self.log = RunLog(row)
         #: Whether there are observers: else no event needs to be made.
         self.is_observed = observers.are_any
@@ -47,8 +62,12 @@ class Telling:
             error_of=self._error_of,
             slow=self._slow,
             say_slow=self.log.slow,
-            died={step.key: step.attempt for step in steps_under_way(self._row)},
+            died={step.key: step.attempt for step in self._died},
         )
+
+    def is_to_tell(self, event: str) -> Callable[[], None]:
+        """That is to be told once it is committed; call what this returns when that is done."""
+        return noted(self._slots, self._row, event)
 
     def tell(self, cls: type[Event], **fields: Any) -> None:
         """Tell the observers of an event."""
@@ -84,10 +103,10 @@ class Telling:
                 attempt=None if failed is None else failed.attempt,
             )
 
-    def set_aside(self, error: str, *, where: str, under_way: StepUnderWay | None) -> None:
-        """The run has killed its process too often; the last time in the step ``under_way``, if that is known."""
-        step, attempt = (None, None) if under_way is None else under_way
-        self.log.set_aside(error, where=where, step=step, attempt=attempt)
+    def set_aside(self, error: str) -> None:
+        """The run has killed its process too often."""
+        step, attempt = self._died[0] if self._died else (None, None)
+        self.log.set_aside(error, step=step, attempt=attempt)
         attempts = self.attempts()
         if attempts is not None:
             attempts.left()

@@ -20,6 +20,7 @@ import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.runs.untold import tell_untold
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.logger import Logger
@@ -83,6 +84,8 @@ class Reaper:
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
                 _say_dead(row, count, is_silent=lease_before is not None)
+                if lease_before is None:  # else it may still tell it itself
+                    await tell_untold(self._writer, row.id)
         self.others_count = others_count
         return has_reaped
 

@@ -1,0 +1,113 @@
+"""A process that dies at one instant, for tests of what others tell in its stead: ``dies.py DATABASE WHERE EVENTS``.
+
+Its observer writes a line for each event about an attempt.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import trio
+
+from durable_trio import Context, Observer, Retry, Workflow, open_engine, workflow
+from durable_trio.calls.step import FunctionCall
+from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.turns.state import RunState
+
+
+def die(*_: Any, **__: Any) -> Any:
+    """End the process as ``kill -9`` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def first() -> int:
+    return 1
+
+
+async def second() -> int:
+    if WHERE == "inside":
+        die()
+    return 2
+
+
+async def bad() -> None:
+    raise ValueError("boom")
+
+
+@workflow(name="steps")
+async def steps(ctx: Context) -> int:
+    await ctx.step("first", first)
+    await ctx.step("second", second)
+    return 3
+
+
+@workflow(name="fails")
+async def fails(ctx: Context) -> None:
+    await ctx.step("bad", bad, retry=Retry.fixed(2, 0.0))
+
+
+@workflow(name="parks", strict=True)
+async def parks(ctx: Context) -> None:
+    await ctx.step("first", first)
+    await trio.sleep(60)  # which is not durable
+
+
+@workflow(name="expires")
+async def expires(ctx: Context) -> None:
+    await ctx.wait_signal("never")
+
+
+WORKFLOWS: list[Workflow[Any, Any]] = [steps, fails, parks, expires]
+WHERE = ""
+
+
+class Writing(Observer):
+    """Writes ``hook key attempt reason is_replay`` for each event about an attempt."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def _write(self, event: Any) -> None:
+        parts = (event.name, event.key, event.attempt, getattr(event, "reason", "-"), event.is_replay)
+        with open(self._path, "a") as file:
+            file.write(" ".join(map(str, parts)) + "\n")
+
+    step_started = step_ended = step_retried = attempt_interrupted = _write
+
+
+def arrange(where: str) -> None:
+    """Have the process die there."""
+    global WHERE
+    WHERE = where
+    if where == "before the commit":
+        succeed = FunctionCall._succeed
+
+        def succeed_or_die(self: FunctionCall, value: Any) -> None:
+            succeed(self, value) if self.key.name != "second" else die()
+
+        FunctionCall._succeed = succeed_or_die  # type: ignore[method-assign]
+    elif where == "after the commit":
+        committed = RunState.committed
+
+        def commit_or_die(self: RunState, result: Any, row: Any, call: Any) -> None:
+            committed(self, result, row, call) if row.key.name != "second" else die()
+
+        RunState.committed = commit_or_die  # type: ignore[method-assign]
+    elif where == "before it is told":
+        RunLog.ended = RunLog.parked = die  # type: ignore[method-assign]
+
+
+async def main(database: str, events: str, name: str, ttl: float | None) -> None:
+    """Start the run and wait for its end."""
+    observers: list[Observer] = [Writing(events)] if events else []
+    async with open_engine(database, workflows=WORKFLOWS, observers=observers) as engine:
+        await (await engine.start(name, id="r", ttl=ttl)).result()
+
+
+if __name__ == "__main__":
+    _, path, at, written, which = sys.argv
+    arrange(at)
+    trio.run(main, path, written, which, 0.2 if which == "expires" else None)

@@ -1,0 +1,102 @@
+"""What a process has done and not told when it was killed is told by who takes over, once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from durable_trio import RunStatus, open_engine
+from tests.engine import dies
+from tests.engine.harness import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def kill(path: str, where: str, workflow: str, events: str = "") -> None:
+    """Have a process begin a run and die at an instant."""
+    command = [sys.executable, "-m", "tests.engine.dies", path, where, events, workflow]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [vars(record) for record in caplog.records if record.name == "durable_trio.runs"]
+
+
+async def wait_told(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not told(caplog):  # noqa: ASYNC110
+            await trio.sleep(0.002)
+    return told(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    ("workflow", "event"), [("fails", "run_failed"), ("parks", "run_parked"), ("expires", "run_expired")]
+)
+async def test_a_fate_that_was_committed_and_not_told_is_told_by_who_finds_the_process_dead(
+    workflow: str, event: str, file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await trio.to_thread.run_sync(kill, file_path, "before it is told", workflow)
+    async with open_engine(file_path, workflows=dies.WORKFLOWS) as engine:
+        first = await wait_told(caplog)
+        record = await engine.get("r").record()
+    assert (record.problem is not None) if workflow == "parks" else (record.status is RunStatus.FAILED)
+    assert (first["event"], first["run_id"], first["workflow"]) == (event, "r", workflow)
+    if workflow == "fails":
+        line = dies.bad.__code__.co_firstlineno + 1
+        assert (first["step"], first["attempt"], first["cause"]) == ("bad#0", 2, "ValueError: boom")
+        assert first["place"] == f"{dies.__file__}:{line} in bad"
+    async with open_engine(file_path, workflows=dies.WORKFLOWS):  # nobody tells it again
+        await trio.sleep(0.05)
+    assert len(told(caplog)) == 1
+
+
+async def test_what_was_to_be_told_and_not_committed_is_told_when_it_is(
+    file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process has died before its commit: the run goes on, and its end is told by who has committed it."""
+    await trio.to_thread.run_sync(kill, file_path, "inside", "steps")
+    async with open_engine(file_path, workflows=dies.WORKFLOWS) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == 3
+    assert not told(caplog)
+
+
+@pytest.mark.parametrize(
+    ("where", "rest"),
+    [
+        ("inside", ["attempt_interrupted second#0 1 died False", "step_started second#0 1 - False"]),
+        ("before the commit", ["attempt_interrupted second#0 1 died False", "step_started second#0 1 - False"]),
+        ("after the commit", []),
+    ],
+)
+async def test_each_attempt_opens_and_closes_once_over_a_kill(
+    where: str, rest: list[str], file_path: str, tmp_path: Path
+) -> None:
+    """Also where its outcome was stored and not given to the body: then it ends, and is no replay."""
+    events = str(tmp_path / "events")
+    await trio.to_thread.run_sync(kill, file_path, where, "steps", events)
+    async with open_engine(file_path, workflows=dies.WORKFLOWS, observers=[dies.Writing(events)]) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == 3
+    found = (await trio.Path(events).read_text()).splitlines()
+    assert found == [
+        "step_started first#0 1 - False",
+        "step_ended first#0 1 - False",
+        "step_started second#0 1 - False",
+        "step_ended first#0 1 - True",
+        *rest,
+        "step_ended second#0 1 - False",
+    ]
+    opened = Counter(line.split()[1] for line in found if line.startswith("step_started"))
+    closed = Counter(line.split()[1] for line in found if "started" not in line and line.endswith("False"))
+    assert opened == closed
