@@ -180,6 +180,7 @@ class FunctionCall(Call):
         self.lobby.busy_count += 1
         body, options = self._body, self._options
         if body.observe is not None:
+            self._note()  # before its task runs: what is told to begin is known to have, whatever comes first
             body.observe.began(self, self._attempt)
         # Each attempt has the body's variables, as after a restart: not what the one before has set.
         context = self.task_context.copy() if options.retry.max_attempts > 1 else self.task_context
@@ -195,7 +196,8 @@ class FunctionCall(Call):
         self._finish = self._raised = None
         if self.raise_cancel is not None:
             scope.cancel()
-        self._note()
+        if self._body.observe is None:  # else it is noted since it was told to begin
+            self._note()
         try:
             value = await (self._call(scope) if self._options.timeout is None else self._call_in_time())
         except Exception as error:

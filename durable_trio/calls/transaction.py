@@ -35,6 +35,7 @@ class TransactionCall(FunctionCall):
         self.stage = SUBMIT[self.stage]  # from here on its outcome is recorded, whatever it is
         self.lobby.busy(self)
         if self._body.observe is not None:
+            self._note()
             self._body.observe.began(self, self._attempt)
         self.state.record(self._submit)
 
@@ -107,7 +108,8 @@ class TransactionCall(FunctionCall):
     def _call_function(self, connection: Any) -> Any:
         CURRENT.set((self, self._attempt, []))
         slots = self._body.slots
-        self._note()
+        if self._body.observe is None:
+            self._note()
         try:
             if slots is not None:
                 slots.is_in_thread(self._slot)

@@ -44,6 +44,18 @@ async def steps(ctx: Context) -> int:
     return 3
 
 
+async def third_dies(item: int) -> int:
+    if item == 2 and WHERE == "inside":
+        die()
+    return item
+
+
+@workflow(name="maps")
+async def maps(ctx: Context) -> int:
+    await ctx.map("items", third_dies, range(4))
+    return 3
+
+
 @workflow(name="fails")
 async def fails(ctx: Context) -> None:
     await ctx.step("bad", bad, retry=Retry.fixed(2, 0.0))
@@ -60,7 +72,7 @@ async def expires(ctx: Context) -> None:
     await ctx.wait_signal("never")
 
 
-WORKFLOWS: list[Workflow[Any, Any]] = [steps, fails, parks, expires]
+WORKFLOWS: list[Workflow[Any, Any]] = [steps, maps, fails, parks, expires]
 WHERE = ""
 
 

@@ -100,3 +100,18 @@ async def test_each_attempt_opens_and_closes_once_over_a_kill(
     opened = Counter(line.split()[1] for line in found if line.startswith("step_started"))
     closed = Counter(line.split()[1] for line in found if "started" not in line and line.endswith("False"))
     assert opened == closed
+
+
+async def test_each_item_of_a_map_opens_and_closes_once_over_a_kill(file_path: str, tmp_path: Path) -> None:
+    """Also one whose task has not run yet when another one kills the process."""
+    events = str(tmp_path / "events")
+    await trio.to_thread.run_sync(kill, file_path, "inside", "maps", events)
+    async with open_engine(file_path, workflows=dies.WORKFLOWS, observers=[dies.Writing(events)]) as engine:
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await engine.get("r").result() == 3
+    found = (await trio.Path(events).read_text()).splitlines()
+    opened = Counter(line.split()[1] for line in found if line.startswith("step_started"))
+    closed = Counter(line.split()[1] for line in found if "started" not in line and line.endswith("False"))
+    assert opened == closed
+    assert len(opened) == 4
+    assert opened["items#0/item#2"] == 2
