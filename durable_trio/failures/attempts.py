@@ -16,13 +16,14 @@ from durable_trio.failures.places import innermost
 from durable_trio.failures.stored import expect
 from durable_trio.failures.tracebacks import cut
 from durable_trio.limits import EARLIER_ERROR_CHARACTERS_MAX, EARLIER_ERRORS_FIRST, EARLIER_ERRORS_LAST
-from durable_trio.looks import is_a, leaves, qualified_name, text_of, traceback_of
+from durable_trio.looks import is_a, leaves, qualified_name, said, text_of, traceback_of
 from durable_trio.records import EarlierError
 
 __all__ = ["earlier_errors", "remember"]
 
 # Of a traceback so many frames are looked at: what recurses has thousands.
 _FRAMES_MAX: Final = 2000
+_LEAVES_TOLD: Final = 3
 
 
 def remember(earlier: str | None, exc: Exception, *, attempt: int, at: int) -> str:
@@ -40,7 +41,7 @@ def remember(earlier: str | None, exc: Exception, *, attempt: int, at: int) -> s
     found = {
         "attempt": attempt,
         "type": cut(qualified_name(type(told)), rest),
-        "message": cut(text_of(told), rest),
+        "message": cut(_text(told), rest),
         "at": at,
         "line": cut(line, rest) if (line := _line(told) or _line(exc)) else None,
     }
@@ -68,6 +69,12 @@ def _line(exc: BaseException) -> str | None:
         frames.append((code.co_filename, entry.tb_lineno, code.co_name))
         entry = entry.tb_next
     return innermost(frames)
+
+
+def _text(exc: BaseException) -> str:
+    """Return what an exception says; of a group also what the first of those in it say, which is what it is about."""
+    text = text_of(exc)
+    return f"{text}: {'; '.join(map(said, leaves(exc)[:_LEAVES_TOLD]))}" if is_a(exc, BaseExceptionGroup) else text
 
 
 def _told(exc: Exception) -> BaseException:
