@@ -15,6 +15,7 @@ from durable_trio.clock import MICROSECONDS
 from durable_trio.engine.engine import Engine
 from durable_trio.engine.services.recovery import monotonic_now
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
+from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id
 from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
@@ -35,7 +36,7 @@ _UNDONE_NOT: Final = """
 _EXPIRED: Final = f"SELECT id FROM runs WHERE ttl_at <= ? AND status NOT IN ({_ENDED}) ORDER BY ttl_at"
 _LEASES: Final = "SELECT id, lease_until FROM executors WHERE ended_at IS NULL AND boot_id = ?"
 # A run that is due is taken within milliseconds, or as soon as there is room for it.
-_OVERDUE_AFTER: Final = timedelta(seconds=30)
+_OVERDUE_AFTER: Final = timedelta(seconds=OVERDUE_SECONDS)
 _NAMES_SHOWN: Final = 3
 
 

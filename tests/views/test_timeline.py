@@ -166,7 +166,7 @@ def folded(shown: RunView) -> list[str]:
 
 
 def test_steps_of_one_name_that_came_out_alike_are_folded() -> None:
-    failed = {"status": StepStatus.FAILED, "error": FailureRecord(type="E", message="x")}
+    failed: dict[str, Any] = {"status": StepStatus.FAILED, "error": FailureRecord(type="E", message="x")}
     steps = [step(f"{name}#{n}", n, n + 0.5) for n in range(5) for name in ("a", "b")]
     steps += [step(f"a#{n}", n, n + 0.5, **failed) for n in range(5, 10)]
     steps += [step(f"c#{n}", 9, 9) for n in range(3)]  # few
@@ -215,14 +215,14 @@ def test_a_map_that_goes_on_tells_how_many_of_its_items_have_come_out(is_folded:
 
 
 def test_steps_are_chosen_by_key_branch_name_and_failure() -> None:
-    failed = {"status": StepStatus.FAILED, "error": FailureRecord(type="E", message="x")}
+    failed: dict[str, Any] = {"status": StepStatus.FAILED, "error": FailureRecord(type="E", message="x")}
     steps = [step("a#0", 0, 1), step("a#1", 1, 2, **failed), step("m#0/item#0", 2, 3), step("m#0/a#0", 2, 3)]
     retrying = wait("a#2", kind="retry", error=FailureRecord(type="E", message="x"))
     whole = view(*steps, waits=(retrying, wait("s#0"), wait("m#0", kind="map", total=9)))
 
     def keys(**chosen: Any) -> list[str]:
         some = with_steps(whole, **chosen)
-        return [each.key for each in (*some.steps, *some.waits)]
+        return [*(each.key for each in some.steps), *(each.key for each in some.waits)]
 
     assert keys(key="a#1") == ["a#1"]
     assert keys(key="a") == ["a#0", "a#1", "m#0/a#0", "a#2"]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from durable_trio.records import RunStatus
-from durable_trio.rows import RunRow
+from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.stores.contract import Advance, DeleteRun, Finish, Store
 from durable_trio.stores.questions import (
+    CountByWorkflow,
     CountRuns,
     FindEnded,
     FindLastChange,
     FindMissing,
     ListChanges,
+    ListFailures,
     ListHistory,
     ListRuns,
     LoadRun,
+    Order,
     Question,
     ReadValues,
     RunFilter,
@@ -101,6 +105,77 @@ class ReadContract(ContractKit):
             before = (page[-1].created_at, page[-1].run)
         assert tuple(paged) == everything
         assert store.ask(ListRuns(RunFilter(), limit=0)) == ()
+
+    @pytest.mark.parametrize(
+        ("order", "expected"),
+        [(Order.NEWEST, "dcba"), (Order.OLDEST, "abcd"), (Order.CHANGED, "dcba"), (Order.ENDED, "dc")],
+    )
+    def test_orders_are_what_they_say_also_page_by_page(self, zoo: Store, order: Order, expected: str) -> None:
+        rows = zoo.ask(ListRuns(RunFilter(), order=order, limit=100))
+        assert ids(rows) == list(expected)
+        keys = {
+            Order.NEWEST: [row.created_at for row in rows],
+            Order.OLDEST: [row.created_at for row in rows],
+            Order.CHANGED: [row.changed for row in rows],
+            Order.ENDED: [row.finished_at or 0 for row in rows],
+        }
+        for number, (key, row) in enumerate(zip(keys[order], rows, strict=True), start=1):
+            rest = zoo.ask(ListRuns(RunFilter(), order=order, limit=100, before=(key, row.run)))
+            assert ids(rest) == list(expected[number:])
+
+    def test_states_are_found_that_no_status_tells(self, store: Store) -> None:
+        start(store, "due", created_at=1)
+        start(store, "later", created_at=2)
+        _, fence = owned(store, "retrying", created_at=3)
+        wait = WaitRow(key=Key("", "x", 0), kind="retry", attempt=1, due_at=5, started_at=1)
+        assert one(store, Advance(fence=fence, waits=(wait,), now=20)) is True
+        _, fence = owned(store, "sleeping", created_at=4)
+        suspend(store, fence, wake_at=10**6)
+        _, fence = owned(store, "parked", created_at=5)
+        park(store, fence)
+        _, fence = owned(store, "ended", created_at=6)
+        assert one(store, Advance(fence=fence, waits=(wait,), now=20)) is True
+        finish(store, fence, RunStatus.FAILED)
+
+        def found(**fields: Any) -> set[str]:
+            return set(ids(store.ask(ListRuns(RunFilter(**fields), limit=9))))
+
+        assert found(is_parked=True) == {"parked"}
+        assert found(is_retrying=True) == {"retrying"}
+        assert found(is_retrying=True, is_parked=True) == set()
+        wake_at = {run_id: row_of(store, run_id).wake_at for run_id in ("due", "later", "sleeping")}
+        for at in (0, 50, 10**6 - 1, 10**6):
+            expected = {run_id for run_id, due in wake_at.items() if due is not None and due <= at}
+            assert found(overdue_at=at) == expected
+
+    def test_workflows_are_counted_with_their_oldest_and_their_durations(self, zoo: Store) -> None:
+        another, work = zoo.ask(CountByWorkflow(durations_max=9))
+        assert (another.workflow, another.by_status, another.durations) == ("another", {RunStatus.PENDING: 1}, ())
+        assert another.oldest_unfinished == ("b", 2)
+        assert work.workflow == "work"
+        assert work.by_status == {RunStatus.PENDING: 1, RunStatus.COMPLETED: 1, RunStatus.FAILED: 1}
+        assert work.oldest_unfinished == ("a", 1)
+        assert len(work.durations) == 1
+        assert zoo.ask(CountByWorkflow(durations_max=9, workflow="another")) == (another,)
+        assert zoo.ask(CountByWorkflow(durations_max=9, workflow="nobody")) == ()
+        (_, since) = zoo.ask(CountByWorkflow(durations_max=0, since=2))
+        assert (since.by_status, since.oldest_unfinished, since.durations) == ({RunStatus.FAILED: 1}, ("a", 1), ())
+
+    def test_failures_come_last_first_with_type_and_text(self, store: Store) -> None:
+        inner = {"type": "a.E", "message": "no", "traceback": "", "recipe": "failed"}
+        group = inner | {"type": "G", "recipe": "group", "errors": [inner | {"errors": [inner]}]}
+        errors = [json.dumps(inner), json.dumps(group), "no JSON", None, '{"type": 5}']
+        for number, error in enumerate(errors):
+            _, fence = owned(store, f"run-{number}")
+            finish(store, fence, RunStatus.FAILED, error=error, now=50 + number)
+        _, fence = owned(store, "completed")
+        finish(store, fence)
+        found = store.ask(ListFailures(limit=9))
+        assert [run.run_id for run in found] == [f"run-{number}" for number in reversed(range(5))]
+        assert [run.error_type for run in found] == [*["unreadable"] * 3, "a.E", "a.E"]
+        assert store.ask(ListFailures(limit=2)) == found[:2]
+        assert store.ask(ListFailures(limit=9, since=52)) == found[:2]
+        assert store.ask(ListFailures(limit=9, workflow="nobody")) == ()
 
     @pytest.mark.parametrize("status", list(RunStatus))
     def test_every_status_comes_back(self, store: Store, status: RunStatus) -> None:
