@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Self
 
 import attrs
 
 from durable_trio.clock import seconds_of
-from durable_trio.looks import exact_number
+from durable_trio.looks import exact_number, is_async, short
 
 __all__ = ["Retry"]
 
@@ -33,7 +34,11 @@ class Retry:
     ``max_attempts`` counts the first try. ``initial_delay`` and ``max_delay`` are seconds. ``jitter`` (0 to 1) takes
     up to that part off each delay, so a delay never goes above its cap. Only exceptions in ``on`` that are not in
     ``give_up_on`` are tried again. A group, as a step with a nursery raises it, is in one of them also if all that it
-    holds are.
+    holds are. ``when``, a plain function, is asked last: it gets the error, and says whether another attempt is worth
+    it. It is called once a failure, on the event loop, and not at replay; one that raises says no, in a note.
+
+    An error that has a ``retry_after`` (seconds as a number, or a ``timedelta``; of a group the longest) is tried again
+    no earlier than that, also above ``max_delay``.
     """
 
     max_attempts: int = attrs.field(default=1, converter=exact_number)
@@ -43,6 +48,7 @@ class Retry:
     jitter: float = attrs.field(default=0.0, converter=exact_number)
     on: tuple[type[Exception], ...] = (Exception,)
     give_up_on: tuple[type[Exception], ...] = ()
+    when: Callable[[Exception], object] | None = None
 
     def __attrs_post_init__(self) -> None:
         if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int):
@@ -53,6 +59,8 @@ class Retry:
             raise ValueError(f"multiplier is {self.multiplier}; delays must not shrink, so give a number of at least 1")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter}; give a part between 0 and 1")
+        if self.when is not None and (not callable(self.when) or is_async(self.when)):
+            raise TypeError(f"when must be a plain function of the error, not {short(self.when)}")
 
     @classmethod
     def none(
@@ -60,9 +68,10 @@ class Retry:
         *,
         on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
         give_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+        when: Callable[[Exception], object] | None = None,
     ) -> Self:
         """Try once, whatever the error."""
-        return cls(on=_exception_classes(on, "on"), give_up_on=_exception_classes(give_up_on, "give_up_on"))
+        return cls(on=_exception_classes(on, "on"), give_up_on=_exception_classes(give_up_on, "give_up_on"), when=when)
 
     @classmethod
     def fixed(
@@ -72,6 +81,7 @@ class Retry:
         *,
         on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
         give_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+        when: Callable[[Exception], object] | None = None,
     ) -> Self:
         """Try up to ``max_attempts`` times, ``delay`` seconds apart."""
         seconds = seconds_of(delay, what="delay")
@@ -81,6 +91,7 @@ class Retry:
             max_delay=seconds,
             on=_exception_classes(on, "on"),
             give_up_on=_exception_classes(give_up_on, "give_up_on"),
+            when=when,
         )
 
     @classmethod
@@ -94,6 +105,7 @@ class Retry:
         *,
         on: type[Exception] | tuple[type[Exception], ...] = (Exception,),
         give_up_on: type[Exception] | tuple[type[Exception], ...] = (),
+        when: Callable[[Exception], object] | None = None,
     ) -> Self:
         """Try up to ``max_attempts`` times; each delay is ``multiplier`` times the one before, up to ``max_delay``."""
         return cls(
@@ -104,4 +116,5 @@ class Retry:
             jitter=jitter,
             on=_exception_classes(on, "on"),
             give_up_on=_exception_classes(give_up_on, "give_up_on"),
+            when=when,
         )

@@ -122,7 +122,9 @@ def encode_bound(
             annotations = workflow.argument_types
             if len(bound) != len(annotations):
                 annotations = workflow.annotations_for(len(bound))
-            return codec.encode_arguments(bound, annotations, where=where, digest_count=digest_count)
+            return codec.encode_arguments(
+                bound, annotations, where=where, digest_count=digest_count, names=workflow.argument_names
+            )
         except CodecError:
             if len(bound) == len(args):
                 raise

@@ -13,7 +13,7 @@ import types
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 
 import attrs
 
@@ -52,6 +52,7 @@ class Workflow(Generic[P, R]):
     #: The types of its signals by their names, if it says which it takes.
     signals: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
     argument_types: tuple[Any, ...] = attrs.field(repr=False)
+    argument_names: tuple[str, ...] = attrs.field(repr=False)
     required_count: int = attrs.field(repr=False)
     takes_any_count: bool = attrs.field(repr=False)
     defaults: tuple[Any, ...] = attrs.field(repr=False, eq=False)  # of the last parameters that may be left out
@@ -76,7 +77,9 @@ class Workflow(Generic[P, R]):
         if count < self.required_count or (count > most and not self.takes_any_count):
             expected = str(most) if self.required_count == most else f"{self.required_count} to {most}"
             noun = "argument" if expected == "1" else "arguments"
-            raise TypeError(f"workflow {self.name!r} takes {expected} {noun} after the context, got {count}")
+            lacking = ", ".join(map(repr, self.argument_names[count : self.required_count]))
+            hint = f": {lacking} is missing" if lacking else ""
+            raise TypeError(f"workflow {self.name!r} takes {expected} {noun} after the context, got {count}{hint}")
         if count > most:
             return self.argument_types[:-1] + (self.argument_types[-1],) * (count - most + 1)
         return self.argument_types[:count]
@@ -163,7 +166,7 @@ def workflow(
             )
         if isinstance(max_recoveries, bool) or not isinstance(max_recoveries, int) or max_recoveries < 1:
             raise ValueError(f"max_recoveries must be an int of at least 1, not {max_recoveries!r}")
-        types_, required, variadic, defaults, result = _signature(function)
+        signature = _signature(function)
         return Workflow(
             fn=function,
             name=check_name("workflow name", function_behind(function).__name__ if name is None else name),
@@ -172,11 +175,12 @@ def workflow(
             tags=check_tags(tags),
             strict=strict,
             signals=_check_signals(signals),
-            argument_types=types_,
-            required_count=required,
-            takes_any_count=variadic,
-            defaults=defaults,
-            result_type=result,
+            argument_types=signature.types,
+            argument_names=signature.names,
+            required_count=signature.required_count,
+            takes_any_count=signature.takes_any_count,
+            defaults=signature.defaults,
+            result_type=signature.result,
             fingerprint=_fingerprint(function),
         )
 
@@ -212,14 +216,25 @@ def _check_signals(signals: Mapping[str, Any] | None) -> dict[str, Any]:
     return checked
 
 
-def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, bool, tuple[Any, ...], Any]:
+class _Signature(NamedTuple):
+    """What a function takes after the context, and gives."""
+
+    types: tuple[Any, ...]
+    names: tuple[str, ...]
+    required_count: int
+    takes_any_count: bool
+    defaults: tuple[Any, ...]
+    result: Any
+
+
+def _signature(function: Callable[..., object]) -> _Signature:
     behind = function_behind(function)
     annotations = resolved_annotations(behind)
     parameters = list(inspect.signature(function).parameters.values())
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or parameters[0].kind not in positional:
         raise TypeError(f"workflow {behind.__name__!r} takes no context; its first parameter must be the Context")
-    found: list[Any] = []
+    found: dict[str, Any] = {}
     required = 0
     variadic = False
     defaults: list[Any] = []
@@ -237,8 +252,9 @@ def _signature(function: Callable[..., object]) -> tuple[tuple[Any, ...], int, b
             required += 1
         else:
             defaults.append(parameter.default)
-        found.append(annotations.get(parameter.name, UNANNOTATED))
-    return tuple(found), required, variadic, tuple(defaults), annotations.get("return", UNANNOTATED)
+        found[parameter.name] = annotations.get(parameter.name, UNANNOTATED)
+    result = annotations.get("return", UNANNOTATED)
+    return _Signature(tuple(found.values()), tuple(found), required, variadic, tuple(defaults), result)
 
 
 def _fingerprint(function: Callable[..., object]) -> str:

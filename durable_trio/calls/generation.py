@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from durable_trio.calls.body import Body, Branch
 from durable_trio.errors import RunCancelled
+from durable_trio.looks import is_a, short
 from durable_trio.records import StepKind
 from durable_trio.rows import Key
 from durable_trio.rules.run_life import LIFE, RunEvent
@@ -13,6 +14,7 @@ from durable_trio.starting import encode_bound
 from durable_trio.stores.contract import ContinueAsNew
 from durable_trio.turns.call import Call
 from durable_trio.turns.stage import CLOSE
+from durable_trio.workflows import Workflow
 
 
 class ContinueCall(Call):
@@ -54,10 +56,15 @@ class ContinueCall(Call):
             self.state.check(outcome)
 
 
-async def continue_as_new(branch: Branch, args: tuple[Any, ...]) -> NoReturn:
+async def continue_as_new(branch: Branch, args: tuple[Any, ...], workflow: object) -> NoReturn:
     """End this history and go on with a new generation; see ``Context.continue_as_new``."""
     branch.check_task()
     body = branch.body
+    if workflow is not None and not (is_a(workflow, Workflow) and cast(Any, workflow).name == body.workflow.name):
+        raise ValueError(
+            f"continue_as_new goes on with the run's own workflow, {body.workflow.name!r}, not {short(workflow)}: "
+            "start another one by ctx.start_child, or leave out workflow="
+        )
     if branch.path or branch.open_nursery_count:
         raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
     text, _ = encode_bound(body.workflow, args, codec=body.codec, where=f"the arguments of run {body.run_id!r}")

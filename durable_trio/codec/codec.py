@@ -133,12 +133,19 @@ class Codec:
 
     @trio.lowlevel.enable_ki_protection
     def encode_arguments(
-        self, args: Sequence[object], annotations: Sequence[Any], *, where: str, digest_count: int | None = None
+        self,
+        args: Sequence[object],
+        annotations: Sequence[Any],
+        *,
+        where: str,
+        digest_count: int | None = None,
+        names: Sequence[str] = (),
     ) -> tuple[str, bytes]:
         """Encode positional arguments as one JSON array.
 
         Args:
             digest_count: how many of them the digest is of, from the first on; default all.
+            names: of the parameters, for errors; the last is that of all further arguments.
 
         Returns:
             The text, and the SHA-256 of its canonical form: equal for arguments that are the same but for the order
@@ -148,6 +155,7 @@ class Codec:
             CodecError, PayloadTooLarge: as ``encode``; or there are more arguments than annotations.
         """
         annotation: Any = None
+        index = -1
         try:
             if len(args) > len(annotations):
                 raise _too_many(args, annotations)
@@ -158,6 +166,7 @@ class Codec:
                     raise self._too_large(where)
                 plain.append(at(index, coder.encode, args[index]))
             raw = self._dump(plain, where)
+            index = -1
             for index, item in enumerate(parse_own(raw)):
                 annotation = annotations[index]
                 coder = self._coders.get(annotation)
@@ -167,7 +176,8 @@ class Codec:
         except PayloadTooLarge:
             raise
         except BaseException as error:
-            refused = _codec_error(error, where, annotation)
+            name = names[min(index, len(names) - 1)] if names and index >= 0 else None
+            refused = _codec_error(error, where, annotation, name)
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
     @trio.lowlevel.enable_ki_protection
@@ -309,13 +319,15 @@ def parse(text: str, *, where: str) -> Any:
         raise _codec_error(fault, where, UNANNOTATED) from None
 
 
-def _codec_error(error: BaseException, where: str, annotation: Any) -> CodecError:
+def _codec_error(error: BaseException, where: str, annotation: Any, parameter: str | None = None) -> CodecError:
     if type(error) is RecursionError:
         fault = Fault(f"nested deeper than {limits.PAYLOAD_DEPTH_MAX} levels, or in itself")
     else:
         fault = fault_of(error, "its own code has raised")
     name = look(label, annotation, instead=lambda _: short(annotation))
-    hint = "" if is_unannotated(annotation) else f" (annotated {name})"
+    hints = [f"parameter {parameter!r}"] if parameter is not None else []
+    hints += [] if is_unannotated(annotation) else [f"annotated {name}"]
+    hint = f" ({', '.join(hints)})" if hints else ""
     # A path into something nested without end is no help.
     path = fault.path if len(fault.path) <= 1000 else fault.path[:1000] + "..."
     refused = CodecError(f"{where}{path}: {fault.reason}{hint}", where=where, path=path, type=name)

@@ -351,14 +351,25 @@ class Context:
         """
         return patched(self._branch, change_id)
 
-    async def continue_as_new(self, *args: Any) -> NoReturn:
+    @overload
+    async def continue_as_new(self, *args: *Ts, workflow: Startable[*Ts, Any]) -> NoReturn: ...
+    @overload
+    async def continue_as_new(self, *args: Any) -> NoReturn: ...
+    async def continue_as_new(self, *args: Any, workflow: Any = None) -> NoReturn:  # type: ignore[misc]  # takes *Ts
         """End this history and go on with a new generation under the same id, with new arguments.
 
         Unread signals carry over; registered compensations are dropped; what was published stays. Keeps a run that
         goes on for ever from growing a history that does.
 
+        Args:
+            args: those of the run's own workflow, after the context; defaults fill up those that are left out.
+            workflow: the run's own workflow, so that type checkers know what it takes, which a context cannot tell
+                them: ``ctx.continue_as_new(day + 1, workflow=daily)``.
+
         Raises:
+            TypeError: too few or too many arguments; names those that are missing.
+            CodecError: an argument is not of its parameter's type, which it names, or cannot be stored.
             RuntimeError: not in the body itself, or inside an open nursery of it.
-            CodecError: an argument cannot be stored.
+            ValueError: ``workflow`` is another one.
         """
-        await continue_as_new(self._branch, args)
+        await continue_as_new(self._branch, args, workflow)

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from durable_trio import Context, Engine, RunCancelled, RunConflict, RunFinished, RunStatus, workflow
+from durable_trio import CodecError, Context, Engine, RunCancelled, RunConflict, RunFinished, RunStatus, workflow
 from tests.engine.harness import wait_passivated
 from tests.kit.crash_points import at_every_commit
 from tests.kit.traces import counting, effects, ended, note, tell_key, undo, virtual
@@ -48,6 +48,38 @@ async def test_keys_and_random_values_are_others_in_each_generation(autojump_clo
         found = await engine.run(telling, [])
         for column in zip(*found, strict=True):
             assert len(set(column)) == 3
+
+
+@workflow
+async def typed(ctx: Context, day: int, notes: list[str], note: str = "", *rest: float) -> list[Any]:
+    if day:
+        return [day, notes, note, *rest]
+    wrong: dict[str, tuple[Any, ...]] = {
+        "parameter 'day', annotated int": ("1", []),
+        r"\[1\]\[0\]: int is no str \(parameter 'notes', annotated list\[str\]\)": (1, [2]),
+        "parameter 'note', annotated str": (1, [], None),
+        "parameter 'rest', annotated float": (1, [], "", 2.5, "x"),
+        "got 1: 'notes' is missing": (1,),
+        "got 0: 'day', 'notes' is missing": (),
+    }
+    for text, args in wrong.items():
+        with pytest.raises((CodecError, TypeError), match=text):
+            await ctx.continue_as_new(*args)
+    with pytest.raises(ValueError, match=r"the run's own workflow, 'typed', not .*counting"):
+        await ctx.continue_as_new(0, 1, workflow=counting)
+    return await ctx.continue_as_new(1, ["a"], workflow=typed)
+
+
+async def test_arguments_that_do_not_fit_are_refused_at_once_and_named(autojump_clock: MockClock) -> None:
+    """The body goes on after that, in the same generation."""
+    async with virtual(typed) as engine:
+        run = await engine.start(typed, 0, [])
+        assert await run.result() == [1, ["a"], ""]
+        assert (await run.record()).generation == 1
+        with pytest.raises(CodecError, match="parameter 'day'"):
+            await engine.start(typed, "0", [])
+        with pytest.raises(TypeError, match="'notes' is missing"):
+            await engine.start("typed", 0)
 
 
 async def test_unread_signals_carry_over_in_order_and_consumed_ones_do_not(autojump_clock: MockClock) -> None:

@@ -68,6 +68,17 @@ async def _run(flaky: Flaky, retry: Retry | None, **options: Any) -> tuple[Any, 
     return outcome, row
 
 
+class Limited(Exception):
+    retry_after = 30
+
+
+async def test_a_predicate_and_the_error_itself_decide_when(autojump_clock: MockClock) -> None:
+    flaky = Flaky(3, Limited)
+    outcome, row = await _run(flaky, Retry.fixed(5, 1, when=lambda error: "failure 3" not in str(error)), returns=str)
+    assert (str(outcome), flaky.attempts, row.attempt) == ("failure 3", [1, 2, 3], 3)
+    assert flaky.delays == [30, 30]
+
+
 @pytest.mark.parametrize("retry", [None, Retry.none()], ids=["default", "none"])
 async def test_without_a_policy_a_step_is_tried_once(autojump_clock: MockClock, retry: Retry | None) -> None:
     flaky = Flaky(1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from durable_trio import Context, Engine, Retry, open_engine, workflow
 from tests.engine.harness import serving
@@ -28,7 +29,7 @@ from functools import partial
 import attrs
 import trio
 
-from durable_trio import Context, Engine, Retry, Run, open_engine, workflow
+from durable_trio import Context, Engine, Retry, Run, TypeHook, open_engine, workflow
 
 
 @attrs.frozen
@@ -64,6 +65,19 @@ async def fetch(url: str, tries: int = 1, *, quick: bool = False) -> bytes:
 
 
 async def branch(ctx: Context, number: int) -> None: ...
+
+
+class Money:
+    def __init__(self, text: str) -> None: ...
+
+
+Engine("app.db", types=[TypeHook(Money, str, Money)])
+TypeHook(Money, Money, Money)  # E: TypeHook
+TypeHook("Money", str, Money)  # E: TypeHook
+Engine("app.db", types=[Money])  # E: TypeHook
+workflow(signals=["paid"])  # E: signals
+Retry.fixed(3, 1, when=lambda error: isinstance(error, OSError))
+Retry.fixed(3, 1, when="OSError")  # E: when
 
 
 class Shop:
@@ -126,7 +140,30 @@ async def order(ctx: Context, cart: Cart) -> Receipt:
 
 
 @workflow(name="tidy", ttl=5)
-async def tidy(ctx: Context, days: int, deep: bool = False) -> None: ...
+async def tidy(ctx: Context, days: int, deep: bool = False) -> None:
+    if days < 3:
+        await ctx.continue_as_new(days + 1, workflow=tidy)
+    if days < 5:
+        await ctx.continue_as_new(days + 1, True, workflow=tidy)
+    if days < 7:
+        await ctx.continue_as_new(days + 1)
+    if days < 9:
+        await ctx.continue_as_new("soon", workflow=tidy)  # E: continue_as_new
+    if days < 10:
+        await ctx.continue_as_new(workflow=tidy)  # E: continue_as_new
+    if days < 11:
+        await ctx.continue_as_new(days, "deep", workflow=tidy)  # E: continue_as_new
+    if days < 12:
+        await ctx.continue_as_new(days, True, 5, workflow=tidy)  # E: continue_as_new
+    if days < 13:
+        await ctx.continue_as_new(days=5)  # E: continue_as_new
+    if days < 14:
+        await ctx.continue_as_new(days, workflow="tidy")  # E: continue_as_new
+    reveal_type(await ctx.wait_signal("paid", Receipt | None))  # R: Any
+    reveal_type(await ctx.wait_signal("paid", int, timeout=5))  # R: int
+    (await ctx.wait_signal("paid", int)).upper()  # E: upper
+    await ctx.wait_signal("paid", int, timeout="5")  # E: wait_signal
+    await ctx.wait_signal(5)  # E: wait_signal
 
 
 @workflow
@@ -151,6 +188,8 @@ async def main(cart: Cart) -> None:
         reveal_type(await run.result())  # R: Receipt
         reveal_type(await engine.start("order", cart))  # R: Run[Any]
         reveal_type(await engine.get("r", order).result())  # R: Receipt
+        reveal_type(await run.value("shown", Receipt))  # R: Receipt | None
+        reveal_type(await run.value("shown"))  # R: Any
         reveal_type(await engine.get("r").result())  # R: Any
         reveal_type((await run.record()).args)  # R: tuple[Any, ...]
         await engine.start(order, "no cart")  # E: start
@@ -277,6 +316,8 @@ WRONG_OPTIONS: dict[str, tuple[Callable[[], Any], str]] = {
     "engine, no hint": (lambda: Engine(":memory:", zzz=3), "no option 'zzz'"),  # type: ignore[call-arg]
     "workflow": (lambda: workflow(nmae="typo"), "nmae"),  # type: ignore[call-overload]
     "retry": (lambda: Retry.fixed(3, 1, give_up=OSError), "give_up"),  # type: ignore[call-arg]
+    "retry, when": (lambda: Retry.fixed(3, 1, when="OSError"), "when must be a plain function"),  # type: ignore[arg-type]
+    "retry, async when": (lambda: Retry.none(when=trio.sleep), "when must be a plain function"),  # type: ignore[arg-type]
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +44,66 @@ def test_a_delay_is_within_its_bounds(policy: Retry, attempt: int, chance: float
         assert full is not None
         assert 0 <= delay <= full <= policy.max_delay
         assert delay >= full * (1 - policy.jitter)
+
+
+class Busy(Exception):
+    def __init__(self, retry_after: object) -> None:
+        self.retry_after = retry_after
+
+
+class Shy(Exception):
+    @property
+    def retry_after(self) -> float:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("error", "delay"),
+    [
+        (Busy(7), 7.0),
+        (Busy(7.5), 7.5),
+        (Busy(timedelta(minutes=10)), 600.0),  # above max_delay
+        (Busy(1), 2.0),  # a lower bound only
+        (ExceptionGroup("", [OSError(), Busy(7), ExceptionGroup("", [Busy(9)])]), 9.0),
+        *((Busy(wrong), 2.0) for wrong in (None, "7", True, -1, 0, math.nan, math.inf, 10**400, [7])),
+        (Shy(), 2.0),
+        (OSError(), 2.0),
+    ],
+)
+def test_an_error_may_ask_for_a_longer_delay(error: Exception, delay: float) -> None:
+    assert delay_after(Retry.exponential(3, 2, max_delay=60), 1, error, chance=0) == delay
+    assert delay_after(Retry.none(), 1, error, chance=0) is None
+
+
+def test_what_an_error_asks_for_is_not_shortened_by_jitter() -> None:
+    assert delay_after(Retry.exponential(3, 2, jitter=1), 1, Busy(7), chance=0.9) == 7
+
+
+def test_a_predicate_is_asked_last_and_decides() -> None:
+    asked: list[Exception] = []
+
+    def when(error: Exception) -> bool:
+        asked.append(error)
+        return "again" in str(error)
+
+    policy = Retry.fixed(3, 1, on=(OSError, ValueError), give_up_on=ValueError, when=when)
+    assert delay_after(policy, 1, OSError("again"), chance=0) == 1
+    assert delay_after(policy, 1, OSError("no"), chance=0) is None
+    assert len(asked) == 2
+    assert delay_after(policy, 1, ValueError("again"), chance=0) is None
+    assert delay_after(policy, 1, KeyError("again"), chance=0) is None
+    assert delay_after(policy, 3, OSError("again"), chance=0) is None
+    assert len(asked) == 2  # where something else decides, it is not asked
+
+
+@pytest.mark.parametrize("wrong", [SystemExit(3), ValueError("oh")])
+def test_a_predicate_that_raises_says_no_and_the_error_tells(wrong: BaseException) -> None:
+    def when(error: Exception) -> bool:
+        raise wrong
+
+    error = OSError("x")
+    assert delay_after(Retry.fixed(3, 1, when=when), 1, error, chance=0) is None
+    assert type(wrong).__name__ in error.__notes__[0]
 
 
 @given(EXPONENTIAL, st.integers(1, 5_000))
