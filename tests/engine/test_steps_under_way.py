@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from durable_trio import Context, Engine, Retry, StepInHand, StepKind, workflow
+from durable_trio import Context, Engine, Retry, RunFailed, StepInHand, StepKind, workflow
 from durable_trio.stores.questions import ListOpenSteps
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_until
 
@@ -209,3 +209,16 @@ async def test_a_process_that_was_killed_in_the_first_line_of_a_step_has_told_wh
         assert await engine.get("r").steps(open=True) == ()
         noted = await engine._client.services_in_use().writer.ask(ListOpenSteps())
         assert [(str(each.key), each.is_alive, each.token) for each in noted.steps] == [("charge#0", False, 1)]
+
+
+@workflow(name="dying", max_recoveries=1)
+async def poison(ctx: Context, kind: str) -> None:
+    raise AssertionError("it is not begun again")
+
+
+async def test_a_run_that_is_set_aside_tells_the_step_in_which_its_process_has_died(file_path: str) -> None:
+    for _ in range(2):
+        await trio.run_process([sys.executable, "-c", _DIES, file_path, "step"], cwd=_ROOT, check=False)
+    async with serving(file_path, poison) as engine:
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunFailed, match="in step 'charge#0', attempt 1"):
+            await engine.get("r").result()
