@@ -100,6 +100,13 @@ def test_rules_and_stores_know_no_trio() -> None:
     assert {user for user in users_of("trio") if user.startswith(("rules/", "stores/"))} <= allowed
 
 
+def test_runs_know_no_service() -> None:
+    """Services know the runs, which are given what they need of them."""
+    for path in sorted((ROOT / "durable_trio" / "engine" / "runs").rglob("*.py")):
+        services = [name for name in imported(path) if name.startswith("durable_trio.engine.services")]
+        assert not services, f"{path} imports {services}"
+
+
 def test_supervisors_know_trio_and_attrs_only() -> None:
     for path in sorted((ROOT / "supervisors").rglob("*.py")):
         for name in imported(path):

@@ -32,9 +32,9 @@ from durable_trio import (
     StepStarted,
     workflow,
 )
-from durable_trio.engine import open_steps
 from durable_trio.engine.observers import HOOKS
-from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.runs.telling import Tellings
+from durable_trio.engine.runs.under_way import StepUnderWay
 from durable_trio.events import EVENTS
 from durable_trio.rows import RunRow
 from durable_trio.testing import VirtualClock
@@ -197,12 +197,12 @@ async def test_what_was_under_way_in_a_process_that_died_is_closed_by_who_takes_
     async with serving(file_path, dies) as engine:
         await engine.start(dies, id="r")
         await wait_passivated(engine)
-    under_way = (open_steps.StepUnderWay("stored#0", 1), open_steps.StepUnderWay("lost#0", 1))
+    under_way = (StepUnderWay("stored#0", 1), StepUnderWay("lost#0", 1))
 
-    async def look_back(self: Runs, rows: Sequence[RunRow]) -> None:
+    async def look_back(self: Tellings, rows: Sequence[RunRow]) -> None:
         self._died.update((row.run, under_way) for row in rows)
 
-    monkeypatch.setattr(Runs, "look_back", look_back)
+    monkeypatch.setattr(Tellings, "look_back", look_back)
     goes_on, noting = True, Noting()
     async with serving(file_path, dies, observers=[noting]) as engine:
         await engine.send_signal("r", "never")

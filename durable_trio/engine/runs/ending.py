@@ -90,7 +90,7 @@ class Ending:
         run.life = END[run.life]
         run.end = RunEnd(status, result, error_text)
         run.keeper.ended(run)
-        if error_text is not None or run.keeper.is_watched:
+        if error_text is not None or run.keeper.tellings.is_watched:
             failed = run.body.failed_row(error) if status is RunStatus.FAILED else None
             run.telling.ended(status, error_text, is_expired=turns.state.is_expired, failed=failed)
             if told is not None:

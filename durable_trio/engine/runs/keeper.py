@@ -6,13 +6,10 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from durable_trio.codec import Codec
-from durable_trio.engine.runs.telling import Telling
-from durable_trio.engine.services.timers import Timers
+from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.settings import Settings
-from durable_trio.failures import Failures
 from durable_trio.records import Problem
 from durable_trio.rows import RunRow
-from durable_trio.stores.step_slots import StepSlots
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 
@@ -29,9 +26,11 @@ class Keeper(Protocol[R]):
     settings: Settings
     codec: Codec
     registry: Registry
-    #: Where it is noted which steps are executing, if that is noted.
-    slots: StepSlots | None
-    timers: Timers
+    #: Who says what happens to each run.
+    tellings: Tellings
+
+    def wake_at(self, due_at: int, resident: R) -> None:
+        """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left by then."""
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         """Say that a run is set aside, have it stored, and tell the observers once it is."""
@@ -68,9 +67,3 @@ class Keeper(Protocol[R]):
 
     def warn_foreign_wait(self, workflow: str, place: str) -> None:
         """Say once that a workflow waits there for something that is not durable."""
-
-    # Whether somebody wants to know what goes well, too.
-    is_watched: bool
-
-    def telling_of(self, row: RunRow, failures: Failures) -> Telling:
-        """Return who says what happens to a run."""

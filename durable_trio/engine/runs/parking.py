@@ -11,8 +11,8 @@ from typing import Any
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
-from durable_trio.engine.open_steps import StepUnderWay
 from durable_trio.engine.runs.telling import Telling
+from durable_trio.engine.runs.under_way import StepUnderWay
 from durable_trio.failures import logged, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger

@@ -82,7 +82,7 @@ class ResidentRun:
             had_begun=row.token > 1 if row.generation == 0 else _had_begun(loaded),  # it was claimed before
         )
         self.inbox = Inbox(self, self.port)
-        self.attempts = self.telling.attempts() if keeper.is_watched else None
+        self.attempts = self.telling.attempts() if keeper.tellings.is_watched else None
         self.body: Body
         self._around: AbstractAsyncContextManager[trio.Nursery]
         self._body_before: Token[Watched | None]  # whose body the task was before
@@ -199,11 +199,11 @@ class ResidentRun:
             saga=Saga(),
             resident=self,
             observe=self.attempts,
-            slots=keeper.slots,
+            slots=keeper.tellings.slots,
             stored_positions=dict(self._loaded.positions),
         )
         self._nursery = nursery
-        if keeper.is_watched:
+        if keeper.tellings.is_watched:
             if self._loaded.history or row.status is not RunStatus.RUNNING or row.token > 1:
                 self.telling.tell(RunResumed, recoveries=row.recoveries)
             else:
@@ -322,7 +322,7 @@ class ResidentRun:
         state = self.turns.state
         state.mode = STAY[state.mode]
         if outcome is True:
-            if self.keeper.is_watched:
+            if self.keeper.tellings.is_watched:
                 self.telling.tell(RunSuspended)
             self.detach()
             self.keeper.released(due_at)
@@ -381,7 +381,7 @@ class ResidentRun:
         return await self.keeper.writer.ask_patiently(FindRun(run_id))
 
     def alarm(self, due_at: int) -> None:
-        self.keeper.timers.wake_at(due_at, self)
+        self.keeper.wake_at(due_at, self)
 
     def look(self) -> None:
         self.inbox.post(Notice.MAILBOX)
@@ -465,7 +465,7 @@ class ResidentRun:
     @property
     def telling(self) -> Telling:
         """Who says what happens to this run; made when there is something to say."""
-        return self.keeper.telling_of(self.row, self.failures)
+        return self.keeper.tellings.of(self.row, self.failures)
 
     def retried(self, kind: StepKind, wait: WaitRow, delay: float) -> None:
         duration = None if self.attempts is None else self.attempts.retried(wait.key)

@@ -16,10 +16,8 @@ from durable_trio.codec import Codec
 from durable_trio.doors import guarded, tell
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.open_steps import StepUnderWay, steps_under_way
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
-from durable_trio.engine.runs.attempts import SlowSteps
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
@@ -27,11 +25,10 @@ from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.parking import Parking, set_aside_text
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
-from durable_trio.engine.runs.telling import Telling
-from durable_trio.engine.services.timers import Timers
+from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import Failures, exits_of, guard_nurseries, is_cancelled, logged
+from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
@@ -40,7 +37,6 @@ from durable_trio.rows import HistoryRow, RunEnd, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
-from durable_trio.stores.step_slots import StepSlots
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import BODY, watching
 from durable_trio.unseen import visible, visible_lines
@@ -56,6 +52,8 @@ class Runs:
     """The resident runs of one executor. Implements what actors need of the engine around them.
 
     Args:
+        call_at: calls back when the clock says so.
+        wake_at: wakes a run then, if it is still here.
         residents: the runs in memory by their ids: kept here, and looked at by others.
         place_is_free: told that a run has left memory, or waits for others and has lent its place.
         run_is_due: told when a run comes that nobody has; ``None`` means now.
@@ -74,7 +72,8 @@ class Runs:
         registry: Registry,
         observers: Observers,
         failures_of: FailuresOf,
-        timers: Timers,
+        call_at: Callable[[int, Callable[[], None]], None],
+        wake_at: Callable[[int, ResidentRun], None],
         residents: dict[str, ResidentRun],
         place_is_free: Callable[[], None],
         run_is_due: Callable[[int | None], None],
@@ -94,12 +93,17 @@ class Runs:
         self._run_has_left = run_has_left
         self._message_was_sent = message_was_sent
         self._write_was_refused = write_was_refused
-        self._observers = observers
-        seconds = settings.slow_step_seconds
-        self.is_watched = observers.are_any or settings.slow_step_seconds is not None
-        self._slow = None if seconds is None else SlowSteps(seconds, settings.clock, timers.call_at)
-        self.timers = timers
-        self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, telling_of=self.telling_of)
+        self._call_at = call_at
+        self.wake_at = wake_at
+        self.tellings = Tellings(
+            writer=writer,
+            settings=settings,
+            registry=registry,
+            observers=observers,
+            failures_of=failures_of,
+            call_at=call_at,
+        )
+        self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, telling_of=self.tellings.of)
         self._actors: dict[int, ResidentRun] = {}
         self._by_id = residents
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
@@ -109,13 +113,11 @@ class Runs:
         )
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
-        self._died: dict[int, tuple[StepUnderWay, ...]] = {}  # what was under way of claimed runs, as processes died
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._early_posts: set[int] = set()  # runs that were told of a message while some were on their way into memory
         self._due_once_left: set[int] = set()  # that have got a message since they were released
         self._warned_places: set[tuple[str, str]] = set()
         self.crashed: set[int] = set()  # runs whose own code has ended the executor
-        self.slots: StepSlots | None = None  # of the present executor: where its steps are noted while they execute
         self._nursery: trio.Nursery | None = None
         self._empty = trio.Event()
 
@@ -185,12 +187,6 @@ class Runs:
             left = self._lenders.pop(run, 1) - 1
             if left:
                 self._lenders[run] = left
-
-    async def look_back(self, rows: Sequence[RunRow]) -> None:
-        """Find what was under way of these runs when their processes died, where somebody is to be told of it."""
-        for row in rows:
-            if row.recoveries and (self.is_watched or row.recoveries > self._workflows[row.workflow][0].max_recoveries):
-                self._died[row.run] = await steps_under_way(self.writer, row)
 
     def start(self, row: RunRow, loaded: Loaded | None = None) -> None:
         """Make a claimed run resident; ``None``: it was stored just now, so there is nothing else of it."""
@@ -357,7 +353,7 @@ class Runs:
             self._run_has_left(resident.row.id, resident.end)
             self.given_back_count += not self._idle.discard(resident)
             self._lenders.pop(resident.row.run, None)
-            self._died.pop(resident.row.run, None)
+            self.tellings.left(resident.row.run)
         if not self._actors:
             self._empty.set()
             self._empty = trio.Event()
@@ -378,10 +374,10 @@ class Runs:
 
     async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any], last: HistoryRow | None) -> RunEnd:
         assert row.owner is not None
-        error = DurableError(set_aside_text(row, self._died.get(row.run, ()), last))
+        error = DurableError(set_aside_text(row, self.tellings.died(row.run), last))
         text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
         fence, now = Fence(row.run, row.owner, row.token), self.settings.clock.stamp()
-        telling = self.telling_of(row, self.failures_of(workflow))
+        telling = self.tellings.of(row, self.failures_of(workflow))
         told = telling.is_to_tell("run_set_aside")
         await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
         telling.set_aside(text)
@@ -444,7 +440,7 @@ class Runs:
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
             if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
-                self.timers.call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
+                self._call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):
                 guarded(self._message_was_sent, outcome)
@@ -486,19 +482,6 @@ class Runs:
             "cannot leave memory meanwhile; put it into a step, or use ctx.sleep or ctx.wait_signal",
             workflow,
             place,
-        )
-
-    def telling_of(self, row: RunRow, failures: Failures | None = None) -> Telling:
-        failures = failures or self.failures_of(None)
-        clock = self.settings.clock
-        return Telling(
-            row,
-            observers=self._observers,
-            clock=clock,
-            failures=failures,
-            slow=self._slow,
-            died=self._died.get(row.run, ()),
-            slots=self.slots,
         )
 
 

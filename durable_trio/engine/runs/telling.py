@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from durable_trio.clock import MICROSECONDS, Clock, to_datetime
+from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
-from durable_trio.engine.open_steps import StepUnderWay
 from durable_trio.engine.records_of import rebuilt_error
 from durable_trio.engine.runs.attempts import Attempts, SlowSteps
 from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.under_way import StepUnderWay, steps_under_way
 from durable_trio.engine.runs.untold import noted
+from durable_trio.engine.settings import Settings
 from durable_trio.events import Event, Failure, RunCompensating, RunEnded, RunParked, StepRetried
 from durable_trio.failures import Failures, logged
 from durable_trio.records import Problem, RunStatus, StepKind
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
 from durable_trio.stores.step_slots import StepSlots
+from durable_trio.stores.writer import Writer
+from durable_trio.workflows import Registry
 
-__all__ = ["Telling"]
+__all__ = ["Telling", "Tellings"]
 
 
 class Telling:
@@ -122,3 +126,62 @@ class Telling:
     def _error_of(self, text: str) -> Failure:
         """Return a failure for observers, each time another one: they may do with it what they like."""
         return rebuilt_error(text, self._failures)
+
+
+class Tellings:
+    """Makes the ``Telling`` of each run of one executor, and knows what their processes have left when they died.
+
+    Args:
+        call_at: calls back when the clock says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        settings: Settings,
+        registry: Registry,
+        observers: Observers,
+        failures_of: FailuresOf,
+        call_at: Callable[[int, Callable[[], None]], None],
+    ) -> None:
+        self._writer = writer
+        self._clock = settings.clock
+        self._registry = registry
+        self._observers = observers
+        self._failures_of = failures_of
+        seconds = settings.slow_step_seconds
+        self._slow = None if seconds is None else SlowSteps(seconds, settings.clock, call_at)
+        #: Whether somebody wants to know what goes well, too.
+        self.is_watched = observers.are_any or seconds is not None
+        #: Where the present executor notes which of its steps are executing, if that is noted.
+        self.slots: StepSlots | None = None
+        self._died: dict[int, tuple[StepUnderWay, ...]] = {}
+
+    def of(self, row: RunRow, failures: Failures | None = None) -> Telling:
+        """Return who says what happens to a run; ``failures`` if its workflow is known."""
+        return Telling(
+            row,
+            observers=self._observers,
+            clock=self._clock,
+            failures=failures or self._failures_of(None),
+            slow=self._slow,
+            died=self.died(row.run),
+            slots=self.slots,
+        )
+
+    async def look_back(self, rows: Iterable[RunRow]) -> None:
+        """Find what was under way of claimed runs when their processes died, where somebody is to be told of it."""
+        for row in rows:
+            workflow = self._registry.get(row.workflow)
+            is_set_aside = workflow is not None and row.recoveries > workflow.max_recoveries
+            if row.recoveries and (self.is_watched or is_set_aside):
+                self._died[row.run] = await steps_under_way(self._writer, row)
+
+    def died(self, run: int) -> Sequence[StepUnderWay]:
+        """Return what was under way of a run when the process died that had it before."""
+        return self._died.get(run, ())
+
+    def left(self, run: int) -> None:
+        """A run has left memory: what was found of it is told."""
+        self._died.pop(run, None)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 
 from durable_trio.codec import parse
-from durable_trio.engine.open_steps import steps_under_way
 from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.under_way import steps_under_way
 from durable_trio.errors import CodecError
 from durable_trio.failures import tell_of
 from durable_trio.records import Problem, StepKind

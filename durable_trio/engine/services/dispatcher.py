@@ -241,7 +241,7 @@ class Dispatcher(Service):
                 self._runs.parking.found_damaged(row)
         try:
             loaded = await writer.ask(LoadRuns([row.run for row in rows])) if rows else ()
-            await self._runs.look_back(rows)
+            await self._runs.tellings.look_back(rows)
             for row, one in zip(rows, loaded, strict=True):
                 if self._runs.has(row.run):  # it was given up here a moment ago, and its step function still runs
                     self._give_back(row, now + int(STORE_RETRY_SECONDS * MICROSECONDS))

@@ -163,7 +163,7 @@ class Recovery(Service):
         slots = await trio.to_thread.run_sync(note_steps) if self._writer.store.may_block else note_steps()
         if slots is not None:
             slots.thread = threading.get_native_id()
-        self._runs.slots = slots
+        self._runs.tellings.slots = slots
         self._runs_are_free()
         self.is_registered = True
 
