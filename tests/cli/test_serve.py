@@ -294,7 +294,8 @@ def test_code_that_exits_is_named_with_its_run(tmp_path: Path, options: tuple[st
     with serving(tmp_path, *options, app=f"{tmp_path / 'exits.py'}:engine") as server:
         server.says("event=started")
         start(server.db, "exits", id="exits-1")
-        assert server.says("the code of run 'exits-1' has ended this executor, in step 'exit#0': SystemExit: 3")
+        (told, *_) = server.says("has ended this executor, in step 'exit#0': SystemExit: 3")
+        assert (field(told, "event"), field(told, "run_id")) == ("executor_ended", "exits-1")
         if options:
             (exited, *_) = server.says("event=worker_exited")
             assert field(exited, "reason") == "code 71, ended by code that it runs: SystemExit: 3"

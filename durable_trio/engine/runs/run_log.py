@@ -74,6 +74,19 @@ class RunLog:
         told = Told("", place)
         self._say(logging.WARNING, "step_slow", text, told, step=key, attempt=attempt, seconds=round(seconds, 3))
 
+    def abandoned(self, place: str) -> None:
+        """Its body does not leave, and was abandoned there."""
+        text = (
+            "does not leave: its body catches what ends it. It was abandoned there, and the memory that it holds is "
+            "lost. Let Detached and trio.Cancelled through: catch Exception, or raise them again"
+        )
+        self._say(logging.ERROR, "run_abandoned", text, Told("", place))
+
+    def ended_executor(self, cause: str, where: str) -> None:
+        """Its code has raised what ends the program, in a step or its body."""
+        text = f"has ended this executor, in {visible(where)}: {visible_lines(cause)}"
+        self._say(logging.CRITICAL, "executor_ended", text, Told(cause, None))
+
     def _say(
         self,
         level: int,

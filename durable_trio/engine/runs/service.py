@@ -25,6 +25,7 @@ from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.parking import Parking, set_aside_text
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.engine.runs.run_log import RunLog
 from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
@@ -39,7 +40,6 @@ from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import BODY, watching
-from durable_trio.unseen import visible, visible_lines
 from durable_trio.workflows import Registry, Workflow
 from supervisors.groups import split_failure
 
@@ -340,10 +340,8 @@ class Runs:
         """The executor stops, and no run may take that for a cancel. Only the run whose code does it is to blame."""
         own = [each for each in exits if not comes_of_signal(each)]
         if own:
-            row, text = actor.row, visible_lines(", ".join(map(said, own)))
-            place = visible(", ".join(actor.exit_places) or "its body")
-            _LOGGER.critical("the code of run %r has ended this executor, in %s: %s", row.id, place, text)
-            self.crashed.add(row.run)  # counted, else it would end each executor anew
+            RunLog(actor.row).ended_executor(", ".join(map(said, own)), ", ".join(actor.exit_places) or "its body")
+            self.crashed.add(actor.row.run)  # counted, else it would end each executor anew
         self._nursery = None  # it is about to close: what came now would be neither begun nor given back
         self.detach_now()
 
@@ -462,14 +460,7 @@ class Runs:
         self.parking.park_for_fault(resident.row, resident.workflow, error)
 
     def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
-        _LOGGER.error(
-            "the body of run %r (workflow %r) does not leave: it catches what ends it, at %s. It was abandoned there, "
-            "and the memory that it holds is lost. Let Detached and trio.Cancelled through: catch Exception, or raise "
-            "them again",
-            resident.row.id,
-            resident.row.workflow,
-            place,
-        )
+        RunLog(resident.row).abandoned(place)
         if is_own:  # of a run the task is no more, and that of a script goes on, but is not waited for
             self._left(resident)
 

@@ -151,9 +151,11 @@ async def test_others_go_on_when_a_body_does_not_leave_memory(name: str, caplog:
         with trio.fail_after(PATIENCE_SECONDS):
             await wait_passivated(engine)
             assert await engine.run(innocent) == "done"
-    (message, *_) = [record.getMessage() for record in caplog.records if record.name == LOGGER]
-    assert "'stays'" in message
-    assert f"{os.path.basename(__file__)}:" in message
+    (record, *_) = [record for record in caplog.records if record.name == LOGGER]
+    assert "run 'stays' of workflow 'stays' does not leave" in record.getMessage()
+    fields = vars(record)
+    assert (fields["event"], fields["run_id"]) == ("run_abandoned", "stays")
+    assert f"{os.path.basename(__file__)}:" in fields["place"]
 
 
 @pytest.mark.parametrize("name", ["waits", "waits_in_branches"])
