@@ -26,6 +26,7 @@ __all__ = [
     "OpenStepRow",
     "ReportRow",
     "RunRow",
+    "UntoldRow",
     "WaitRow",
     "escape",
     "unescape",
@@ -33,25 +34,6 @@ __all__ = [
 
 # Of the count in a key: no file has as many, and it is a number that every store can look for.
 _DIGITS_MAX = 18
-
-
-@attrs.frozen(kw_only=True)
-class OpenStepRow:
-    """A step that is executing, as its executor has noted it outside of all tables; ``token`` is that of its claim.
-
-    ``is_alive``: whether that executor is; if not, the step was under way when its process died.
-    """
-
-    run: int
-    token: int
-    key: Key
-    kind: StepKind
-    attempt: int
-    started_at: int
-    executor: int
-    pid: int
-    thread: int
-    is_alive: bool
 
 
 class Key(NamedTuple):
@@ -210,3 +192,34 @@ class ExecutorRow:
     lease_until: int  # microseconds of the monotonic clock of that boot
     ended_at: int | None
     damage: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class OpenStepRow:
+    """A step that is executing, as its executor has noted it outside of all tables; ``token`` is that of its claim.
+
+    ``is_alive``: whether that executor is; if not, the step was under way when its process died.
+    """
+
+    run: int
+    token: int
+    key: Key
+    kind: StepKind
+    attempt: int
+    started_at: int
+    executor: int
+    pid: int
+    thread: int
+    is_alive: bool
+
+
+@attrs.frozen(kw_only=True)
+class UntoldRow:
+    """What an executor has noted, outside of all tables, to tell of a run once it is committed.
+
+    ``event`` is in the record of the log; ``token`` is that of the claim.
+    """
+
+    event: str
+    run_id: str
+    token: int

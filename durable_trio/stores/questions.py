@@ -16,7 +16,16 @@ from typing import ClassVar, Final, Generic, TypeVar
 import attrs
 
 from durable_trio.records import RunStatus
-from durable_trio.rows import ExecutorRow, HistoryRow, MailboxEntry, OpenStepRow, ReportRow, RunRow, WaitRow
+from durable_trio.rows import (
+    ExecutorRow,
+    HistoryRow,
+    MailboxEntry,
+    OpenStepRow,
+    ReportRow,
+    RunRow,
+    UntoldRow,
+    WaitRow,
+)
 from durable_trio.stores.operations import Sent
 
 __all__ = [
@@ -440,8 +449,8 @@ class OpenSteps:
 
 
 @attrs.define
-class ListUntold(Question[tuple[tuple[str, str, int], ...]]):
-    """Answers what an executor has noted to tell of runs and has not told: event, run id, and token of its claim.
+class ListUntold(Question[tuple[UntoldRow, ...]]):
+    """Answers what an executor has noted to tell of runs and has not told.
 
     That is written without a commit, and told by whoever finds the executor dead. Whether it was committed is not said.
     """

@@ -21,7 +21,7 @@ from zlib import crc32
 import attrs
 
 from durable_trio.records import StepKind
-from durable_trio.rows import Key
+from durable_trio.rows import Key, UntoldRow
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -38,6 +38,7 @@ __all__ = [
     "Region",
     "StepSlots",
     "is_region_of",
+    "pack_untold",
     "read_region",
 ]
 
@@ -60,6 +61,8 @@ _THREAD_AT: Final = 8
 _NOTED: Final = Struct("<qqqqq")
 PACK_NOTED: Final = _NOTED.pack
 _SEPARATOR: Final = "\0"  # no name has one
+# Where a step has its kind, in a slot that says what is to be told of a run.
+_UNTOLD: Final = "untold"
 
 _SMALL_BYTES: Final = 256
 _LARGE_BYTES: Final = 4096
@@ -96,7 +99,8 @@ class StepSlots:
         """Note a step that begins; return its slot, for ``give_back``.
 
         Args:
-            noted: what ``PACK_NOTED`` makes, and kind, name and branch of its key, a zero between them.
+            noted: what ``PACK_NOTED`` makes, and kind, name and branch of its key, a zero between them. Or what
+                ``pack_untold`` makes: that is no step, and has a slot as one.
         """
         length = len(noted)
         if length <= SMALL_MAX and self.free:
@@ -150,13 +154,20 @@ class Noted:
 
 @attrs.frozen
 class Region:
-    """What a region tells. ``unlisted_count``: steps that had no slot."""
+    """What a region tells. ``unlisted_count``: what had no slot."""
 
     executor: int
     pid: int
     boot_id: str
     unlisted_count: int
     steps: tuple[Noted, ...]
+    untold: tuple[UntoldRow, ...]
+
+
+def pack_untold(untold: UntoldRow, run: int) -> bytes:
+    """Return what a slot holds that says what is to be told of a run."""
+    text = _SEPARATOR.join((_UNTOLD, untold.event, untold.run_id))
+    return PACK_NOTED(run, untold.token, 0, 0, 0) + text.encode()
 
 
 def is_region_of(header: bytes) -> int | None:
@@ -174,16 +185,19 @@ def read_region(data: bytes | bytearray, *, run: int | None = None) -> Region | 
     if len(data) < REGION_BYTES or not is_region_of(bytes(data[:HEADER_BYTES])):
         return None
     _, executor, pid, unlisted_count, boot = _HEADER.unpack_from(data)
+    found = tuple(_noted(data, run))
+    steps = (each for each in found if isinstance(each, Noted))
     return Region(
         executor=executor,
         pid=pid,
         boot_id=boot.rstrip(b"\0").decode(errors="replace"),
         unlisted_count=max(0, unlisted_count),
-        steps=tuple(sorted(_steps(data, run), key=lambda step: step.started_at)),
+        steps=tuple(sorted(steps, key=lambda step: step.started_at)),
+        untold=tuple(each for each in found if isinstance(each, UntoldRow)),
     )
 
 
-def _steps(data: bytes | bytearray, run: int | None) -> Iterator[Noted]:
+def _noted(data: bytes | bytearray, run: int | None) -> Iterator[Noted | UntoldRow]:
     for slot in (*range(_SMALL_BYTES, _LARGE_AT, _SMALL_BYTES), *range(_LARGE_AT, REGION_BYTES, _LARGE_BYTES)):
         if not data[slot]:
             continue
@@ -197,6 +211,9 @@ def _steps(data: bytes | bytearray, run: int | None) -> Iterator[Noted]:
             continue
         kind, _, path = noted[_NOTED.size :].decode(errors="replace").partition(_SEPARATOR)
         name, _, branch = path.partition(_SEPARATOR)
+        if kind == _UNTOLD:
+            yield UntoldRow(event=name, run_id=branch, token=token)
+            continue
         try:
             yield Noted(of_run, token, Key(branch, name, n), StepKind(kind), attempt, since, thread)
         except ValueError:  # of a later version

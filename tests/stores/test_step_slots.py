@@ -5,8 +5,16 @@ from __future__ import annotations
 import pytest
 
 from durable_trio.records import StepKind
-from durable_trio.rows import Key
-from durable_trio.stores.step_slots import HEAD_BYTES, PACK_NOTED, REGION_BYTES, StepSlots, is_region_of, read_region
+from durable_trio.rows import Key, UntoldRow
+from durable_trio.stores.step_slots import (
+    HEAD_BYTES,
+    PACK_NOTED,
+    REGION_BYTES,
+    StepSlots,
+    is_region_of,
+    pack_untold,
+    read_region,
+)
 
 
 def make() -> StepSlots:
@@ -35,6 +43,21 @@ def test_a_step_is_told_while_it_has_its_slot_and_no_longer() -> None:
     assert step.thread == slots.thread
     slots.give_back(slot)
     assert keys(slots) == []
+
+
+def test_what_is_to_be_told_of_a_run_is_noted_beside_its_steps_and_is_none() -> None:
+    slots = make()
+    untold = UntoldRow(event="run_failed", run_id="ü" * 200, token=22)
+    slot = slots.take(pack_untold(untold, 11))
+    slots.take(noted("pay", run=11))
+    region = read_region(bytes(slots.buffer), run=11)
+    assert region is not None
+    assert region.untold == (untold,)
+    assert keys(slots) == [Key("", "pay", 4)]
+    slots.give_back(slot)
+    region = read_region(bytes(slots.buffer))
+    assert region is not None
+    assert region.untold == ()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from durable_trio.engine.records_of import rebuilt_error
 from durable_trio.engine.runs.attempts import Attempts, SlowSteps
 from durable_trio.engine.runs.run_log import RunLog
 from durable_trio.engine.runs.under_way import StepUnderWay, steps_under_way
-from durable_trio.engine.runs.untold import noted
+from durable_trio.engine.runs.untold import note
 from durable_trio.engine.settings import Settings
 from durable_trio.events import Event, Failure, RunCompensating, RunEnded, RunParked, StepRetried
 from durable_trio.failures import Failures, logged
@@ -71,7 +71,7 @@ class Telling:
 
     def is_to_tell(self, event: str) -> Callable[[], None]:
         """That is to be told once it is committed; call what this returns when that is done."""
-        return noted(self._slots, self._row, event)
+        return note(self._slots, self._row, event)
 
     def tell(self, cls: type[Event], **fields: Any) -> None:
         """Tell the observers of an event."""

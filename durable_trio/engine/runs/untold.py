@@ -16,27 +16,27 @@ from durable_trio.engine.runs.under_way import steps_under_way
 from durable_trio.errors import CodecError
 from durable_trio.failures import tell_of
 from durable_trio.records import Problem, StepKind
-from durable_trio.rows import HistoryRow, RunRow
+from durable_trio.rows import HistoryRow, RunRow, UntoldRow
 from durable_trio.stores.questions import FindRun, ListHistory, ListUntold
-from durable_trio.stores.step_slots import PACK_NOTED, StepSlots
+from durable_trio.stores.step_slots import StepSlots, pack_untold
 from durable_trio.stores.writer import Writer
 
-__all__ = ["noted", "tell_untold"]
+__all__ = ["note", "tell_untold"]
 
 
-def noted(slots: StepSlots | None, row: RunRow, event: str) -> Callable[[], None]:
+def note(slots: StepSlots | None, row: RunRow, event: str) -> Callable[[], None]:
     """Note that ``event`` is to be told of a run; return what removes the note."""
     if slots is None:
         return _nothing
-    text = f"{StepKind.CONTINUE}\0{event}\0{row.id}".encode()
-    return partial(slots.give_back, slots.take(PACK_NOTED(row.run, row.token, 0, 1, 0) + text))
+    untold = UntoldRow(event=event, run_id=row.id, token=row.token)
+    return partial(slots.give_back, slots.take(pack_untold(untold, row.run)))
 
 
 async def tell_untold(writer: Writer, executor: int) -> None:
     """Tell what an executor, which has just been declared dead by this one, has committed and not told."""
-    for event, run_id, token in await writer.ask(ListUntold(executor)):
-        row = await writer.ask(FindRun(run_id))
-        if row is None or row.token != token:
+    for untold in await writer.ask(ListUntold(executor)):
+        event, row = untold.event, await writer.ask(FindRun(untold.run_id))
+        if row is None or row.token != untold.token:
             continue
         if event == "run_parked" and row.problem is not None:
             RunLog(row).parked(_problem(row.problem))

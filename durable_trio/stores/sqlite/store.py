@@ -21,8 +21,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
 from durable_trio.processes import boot_id, describe_process
-from durable_trio.records import StepKind
-from durable_trio.rows import ExecutorRow, OpenStepRow
+from durable_trio.rows import ExecutorRow, OpenStepRow, UntoldRow
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
@@ -471,15 +470,10 @@ class SqliteStore(Store):
         self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
         return rows
 
-    def _untold(self, question: ListUntold) -> tuple[tuple[str, str, int], ...]:
+    def _untold(self, question: ListUntold) -> tuple[UntoldRow, ...]:
         self._usable()
-        return tuple(
-            (step.key.name, step.key.branch, step.token)
-            for region in self._steps.read()
-            if region.executor == question.executor
-            for step in region.steps
-            if step.kind is StepKind.CONTINUE
-        )
+        regions = (region for region in self._steps.read() if region.executor == question.executor)
+        return tuple(untold for region in regions for untold in region.untold)
 
     def _open_steps(self, question: ListOpenSteps) -> OpenSteps:
         self._usable()
@@ -500,7 +494,6 @@ class SqliteStore(Store):
             )
             for region in regions
             for step in region.steps
-            if step.kind is not StepKind.CONTINUE
         ]
         unlisted_count = sum(region.unlisted_count for region in regions if alive[region.executor])
         return OpenSteps(tuple(sorted(rows, key=lambda row: row.started_at)), unlisted_count)
