@@ -21,9 +21,9 @@ from durable_trio.codec.extent import no_fields, room_left
 from durable_trio.codec.faults import Fault, at, fault_of, type_name
 from durable_trio.codec.fields import field_names
 from durable_trio.codec.hooks import TypeHook, hooks_by_class
+from durable_trio.codec.json_text import canonical, check_depth, check_strings, dump, load, may_be_deep, parse_own
 from durable_trio.codec.plain import INTEGER_MAX, INTEGER_MIN, to_plain
 from durable_trio.codec.sameness import check_same
-from durable_trio.codec.text import canonical, check_depth, check_strings, dump, load, may_be_deep, parse_own
 from durable_trio.errors import CodecError, PayloadTooLarge
 from durable_trio.looks import look, short
 

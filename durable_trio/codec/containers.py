@@ -12,8 +12,8 @@ from typing import Any, Final
 from durable_trio.codec.annotations import UNANNOTATED, resolve
 from durable_trio.codec.coder import Coder, Compiler
 from durable_trio.codec.faults import Fault, each_of, segment, type_name
+from durable_trio.codec.json_text import canonical, load
 from durable_trio.codec.plain import escape, unescape
-from durable_trio.codec.text import canonical, load
 
 __all__ = ["dict_coder", "fixed_tuple_coder", "items_coder"]
 

@@ -17,12 +17,12 @@ The name of a class in stored data is looked up among loaded modules and only wh
 imported, and nothing called but the constructors of exception classes.
 """
 
-from durable_trio.failures.attempts import earlier_errors, remember
 from durable_trio.failures.carrying import CARRYING, carried, exits_of, is_cancelled, logged, without_strays
+from durable_trio.failures.earlier import earlier_errors, remember
 from durable_trio.failures.errors import CannotRebuild, StepTraceback, cause_of
 from durable_trio.failures.failures import Failures
 from durable_trio.failures.nurseries import close_left_open, guard_nurseries, is_left_open
-from durable_trio.failures.places import Told, tell_of
+from durable_trio.failures.one_line import Told, tell_of
 from durable_trio.failures.stored import describe, sole_cause
 from durable_trio.failures.tracebacks import trace
 

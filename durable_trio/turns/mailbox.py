@@ -13,9 +13,9 @@ from durable_trio.rows import HistoryRow, Key, MailboxEntry
 from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.mode import Mode
-from durable_trio.turns.signals import Signals
 from durable_trio.turns.stage import Stage
 from durable_trio.turns.state import RunState
+from durable_trio.turns.unread_signals import UnreadSignals
 
 
 @attrs.define(eq=False)
@@ -32,7 +32,7 @@ class Mailbox:
 
     _state: RunState
     _calls: Mapping[Key, Call]
-    signals: Signals = attrs.Factory(Signals)
+    signals: UnreadSignals = attrs.Factory(UnreadSignals)
     _controls: list[MailboxEntry] = attrs.Factory(list)
     position: int = 0  # up to which id all that has arrived is here, or known to be in the store
     _lacking: dict[str, int] = attrs.Factory(dict)  # signals that a call waits for: after which id to ask for them

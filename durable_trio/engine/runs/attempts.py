@@ -18,7 +18,7 @@ import trio
 from durable_trio.calls.current_step import CURRENT
 from durable_trio.clock import MICROSECONDS, Clock, due_after
 from durable_trio.events import AttemptInterrupted, Failure, StepEnded, StepSlow, StepStarted
-from durable_trio.failures.places import innermost
+from durable_trio.failures.one_line import innermost
 from durable_trio.looks import look, qualified_name
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key

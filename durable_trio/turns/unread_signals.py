@@ -15,11 +15,11 @@ import attrs
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
 
-__all__ = ["Signals"]
+__all__ = ["UnreadSignals"]
 
 
 @attrs.define(eq=False)
-class Signals:
+class UnreadSignals:
     """Unread signals by name, the oldest first."""
 
     #: Nothing is unread, here or in the store.

@@ -12,7 +12,7 @@ from typing import Any, Final
 from durable_trio.clock import INSTANT_MAX, INSTANT_MIN, to_datetime
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
-from durable_trio.failures.places import innermost
+from durable_trio.failures.one_line import innermost
 from durable_trio.failures.stored import expect
 from durable_trio.failures.tracebacks import cut
 from durable_trio.limits import EARLIER_ERROR_CHARACTERS_MAX, EARLIER_ERRORS_FIRST, EARLIER_ERRORS_LAST

@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.questions import Loaded, MailboxLook, NamedSignals
-from durable_trio.turns.signals import Signals
+from durable_trio.turns.unread_signals import UnreadSignals
 from tests.turns.kit import NamedCall, Rig, entry, look
 
 
@@ -73,7 +73,7 @@ async def test_a_cancel_is_seen_behind_any_number_of_signals() -> None:
 def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durable_trio.turns.signals.SIGNALS_IN_MEMORY_MAX", 4)
+    monkeypatch.setattr("durable_trio.turns.unread_signals.SIGNALS_IN_MEMORY_MAX", 4)
     generator = random.Random(seed)
     names = ["a", "b", "c"]
     store: list[MailboxEntry] = []
@@ -85,7 +85,7 @@ def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
         arrive()
     page = 3
     loaded = store[:page]
-    kept = Signals()
+    kept = UnreadSignals()
     kept.load(loaded, more_after=loaded[-1].id if len(store) > page else None)
     position = store[-1].id if store else 0
     taken: dict[str, list[int]] = {name: [] for name in names}
@@ -112,7 +112,7 @@ def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
 
 
 def test_few_signals_are_in_memory() -> None:
-    kept = Signals()
+    kept = UnreadSignals()
     kept.load([entry(n, "signal", "noise") for n in range(1, 5000)], more_after=None)
     assert len(kept.by_name["noise"]) == SIGNALS_IN_MEMORY_MAX
     assert kept.more_after("noise") == SIGNALS_IN_MEMORY_MAX
