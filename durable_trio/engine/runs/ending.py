@@ -12,6 +12,7 @@ from durable_trio.calls.step_options import FunctionOptions
 from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.life import COMPENSATE, END, FINISH, REFUSE
 from durable_trio.engine.runs.resident import ResidentRun
+from durable_trio.engine.runs.run_log import fate_of
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import RunEnd
@@ -81,7 +82,8 @@ class Ending:
             now=run.clock.stamp(),
         )
         run.life = FINISH[run.life]
-        told = None if error_text is None else run.telling.is_to_tell(self._event(status))
+        fate = None if error_text is None else fate_of(status, is_expired=turns.state.is_expired)
+        told = None if fate is None else run.telling.is_to_tell(fate)
         if not self._is_done(await turns.lobby.extend(partial(run.port.submit, finish))):
             run.life = REFUSE[run.life]
             if told is not None:
@@ -92,15 +94,10 @@ class Ending:
         run.keeper.ended(run)
         if error_text is not None or run.keeper.tellings.is_watched:
             failed = run.body.failed_row(error) if status is RunStatus.FAILED else None
-            run.telling.ended(status, error_text, is_expired=turns.state.is_expired, failed=failed)
+            run.telling.ended(status, error_text, fate=fate, failed=failed)
             if told is not None:
                 told()
         return True
-
-    def _event(self, status: RunStatus) -> str:
-        if status is RunStatus.CANCELLED:
-            return "run_cancelled"
-        return "run_expired" if self._run.turns.state.is_expired else "run_failed"
 
     def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:
         """Return how the run ends: a time to live that is over and a cancel count more than what the body did."""

@@ -11,6 +11,7 @@ from typing import Any
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
+from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.telling import Telling
 from durable_trio.engine.runs.under_way import StepUnderWay
 from durable_trio.failures import logged, trace
@@ -65,7 +66,7 @@ class Parking:
 
     def _submit(self, row: RunRow, problem: Problem, error: Exception | None, *, fault: Exception | None) -> None:
         telling = self._telling_of(row)
-        told = telling.is_to_tell("run_parked")
+        told = telling.is_to_tell(Fate.PARKED)
 
         def done(outcome: Any) -> None:
             if outcome is True:

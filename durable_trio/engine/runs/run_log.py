@@ -8,6 +8,7 @@ at replay nor by whoever takes a run over. A record has ``event`` (what has happ
 
 from __future__ import annotations
 
+import enum
 import logging
 from typing import Any, Final
 
@@ -17,9 +18,26 @@ from durable_trio.records import Problem, RunStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.unseen import visible, visible_lines
 
-__all__ = ["RunLog"]
+__all__ = ["Fate", "RunLog", "fate_of"]
 
 _LOGGER: Final = Logger("durable_trio.runs")
+
+
+class Fate(enum.StrEnum):
+    """What comes of a run that gives no result: the ``event`` of its record."""
+
+    FAILED = "run_failed"
+    EXPIRED = "run_expired"
+    CANCELLED = "run_cancelled"
+    SET_ASIDE = "run_set_aside"
+    PARKED = "run_parked"
+
+
+def fate_of(status: RunStatus, *, is_expired: bool) -> Fate:
+    """Return what has come of a run that has ended in its own process."""
+    if status is RunStatus.CANCELLED:
+        return Fate.CANCELLED
+    return Fate.EXPIRED if is_expired else Fate.FAILED
 
 
 class RunLog:
@@ -28,32 +46,32 @@ class RunLog:
     def __init__(self, row: RunRow) -> None:
         self._row = row
 
-    def ended(self, status: RunStatus, error: str, *, is_expired: bool, failed: HistoryRow | None) -> None:
+    def ended(self, fate: Fate, error: str, *, failed: HistoryRow | None) -> None:
         """It has ended without a result. ``failed``: of the step whose failure has ended it, if one has."""
         told = tell_of(error)
-        if status is RunStatus.CANCELLED:
-            self._say(logging.INFO, "run_cancelled", f"was cancelled: {told.cause}", told)
-        elif is_expired:
-            self._say(logging.ERROR, "run_expired", "has failed: it did not end within its time to live", told)
+        if fate is Fate.CANCELLED:
+            self._say(logging.INFO, fate, f"was cancelled: {told.cause}", told)
+        elif fate is Fate.EXPIRED:
+            self._say(logging.ERROR, fate, "has failed: it did not end within its time to live", told)
         elif failed is None:
-            self._say(logging.ERROR, "run_failed", f"has failed: {told.cause}", told)
+            self._say(logging.ERROR, fate, f"has failed: {told.cause}", told)
         else:
             told = Told(told.cause, tell_of(failed.error or "").place or told.place)
             text = f"has failed in {_step(failed.key, failed.attempt)}: {told.cause}"
-            self._say(logging.ERROR, "run_failed", text, told, step=failed.key, attempt=failed.attempt)
+            self._say(logging.ERROR, fate, text, told, step=failed.key, attempt=failed.attempt)
 
     def set_aside(self, error: str, *, step: str | None = None, attempt: int | None = None) -> None:
         """It has killed its process too often, and does not go on by itself. ``error`` says where it was."""
         told = tell_of(error)
         text = f"was set aside{told.cause.partition(' was set aside')[2]}"
-        self._say(logging.ERROR, "run_set_aside", text, told, step=step, attempt=attempt)
+        self._say(logging.ERROR, Fate.SET_ASIDE, text, told, step=step, attempt=attempt)
 
     def parked(self, problem: Problem, error: BaseException | None = None) -> None:
         """It cannot go on with this code, or this history. ``error``: a fault of ours, shown as it is."""
         text = f"is parked ({problem.kind})"
         text += f": {visible_lines(problem.text)}" if error is None else " after an internal error"
         told = Told(problem.text, None)
-        self._say(logging.ERROR, "run_parked", text, told, exc_info=error, problem=problem.kind)
+        self._say(logging.ERROR, Fate.PARKED, text, told, exc_info=error, problem=problem.kind)
 
     def retried(self, key: Key, attempt: int, error: str, delay: float) -> None:
         """An attempt has failed, and there will be another. Told of the first of a step, then by powers of two."""
@@ -100,7 +118,7 @@ class RunLog:
         **fields: Any,
     ) -> None:
         row = self._row
-        extra = {"event": event, "run_id": row.id, "workflow": row.workflow}
+        extra = {"event": str(event), "run_id": row.id, "workflow": row.workflow}
         fields |= {"step": step and str(step), "attempt": attempt, "cause": told.cause or None, "place": told.place}
         extra |= {name: value for name, value in fields.items() if value is not None}
         at = "" if told.place is None else f" (at {told.place})"

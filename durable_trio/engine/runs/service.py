@@ -25,7 +25,7 @@ from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.parking import Parking, set_aside_text
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
-from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.run_log import Fate, RunLog
 from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
@@ -376,7 +376,7 @@ class Runs:
         text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
         fence, now = Fence(row.run, row.owner, row.token), self.settings.clock.stamp()
         telling = self.tellings.of(row, self.failures_of(workflow))
-        told = telling.is_to_tell("run_set_aside")
+        told = telling.is_to_tell(Fate.SET_ASIDE)
         await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
         telling.set_aside(text)
         told()

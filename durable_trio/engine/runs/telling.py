@@ -10,7 +10,7 @@ from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import rebuilt_error
 from durable_trio.engine.runs.attempts import Attempts, SlowSteps
-from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.run_log import Fate, RunLog
 from durable_trio.engine.runs.under_way import StepUnderWay, steps_under_way
 from durable_trio.engine.runs.untold import note
 from durable_trio.engine.settings import Settings
@@ -69,9 +69,9 @@ class Telling:
             died={step.key: step.attempt for step in self._died},
         )
 
-    def is_to_tell(self, event: str) -> Callable[[], None]:
+    def is_to_tell(self, fate: Fate) -> Callable[[], None]:
         """That is to be told once it is committed; call what this returns when that is done."""
-        return note(self._slots, self._row, event)
+        return note(self._slots, self._row, fate)
 
     def tell(self, cls: type[Event], **fields: Any) -> None:
         """Tell the observers of an event."""
@@ -92,10 +92,10 @@ class Telling:
         if self.is_observed:
             self.tell(RunCompensating, error=self._error_of(error))
 
-    def ended(self, status: RunStatus, error: str | None, *, is_expired: bool, failed: HistoryRow | None) -> None:
+    def ended(self, status: RunStatus, error: str | None, *, fate: Fate | None, failed: HistoryRow | None) -> None:
         """The run's end is committed. ``failed``: of the step whose failure has ended it, if one has."""
-        if error is not None:
-            self.log.ended(status, error, is_expired=is_expired, failed=failed)
+        if error is not None and fate is not None:
+            self.log.ended(fate, error, failed=failed)
         if self.is_observed:
             began_at = self._row.started_at
             self.tell(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from durable_trio.codec import parse
-from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.run_log import Fate, RunLog
 from durable_trio.engine.runs.under_way import steps_under_way
 from durable_trio.errors import CodecError
 from durable_trio.failures import tell_of
@@ -24,29 +24,34 @@ from durable_trio.stores.writer import Writer
 __all__ = ["note", "tell_untold"]
 
 
-def note(slots: StepSlots | None, row: RunRow, event: str) -> Callable[[], None]:
-    """Note that ``event`` is to be told of a run; return what removes the note."""
+def note(slots: StepSlots | None, row: RunRow, fate: Fate) -> Callable[[], None]:
+    """Note what is to be told of a run; return what removes the note."""
     if slots is None:
         return _nothing
-    untold = UntoldRow(event=event, run_id=row.id, token=row.token)
+    untold = UntoldRow(event=fate, run_id=row.id, token=row.token)
     return partial(slots.give_back, slots.take(pack_untold(untold, row.run)))
 
 
 async def tell_untold(writer: Writer, executor: int) -> None:
     """Tell what an executor, which has just been declared dead by this one, has committed and not told."""
     for untold in await writer.ask(ListUntold(executor)):
-        event, row = untold.event, await writer.ask(FindRun(untold.run_id))
-        if row is None or row.token != untold.token:
-            continue
-        if event == "run_parked" and row.problem is not None:
-            RunLog(row).parked(_problem(row.problem))
-        elif row.status.is_final and row.error is not None:
-            if event == "run_set_aside":
-                step, attempt = next(iter(await steps_under_way(writer, row)), (None, None))
-                RunLog(row).set_aside(row.error, step=step, attempt=attempt)
-                continue
-            failed = _failed_row(await writer.ask(ListHistory(row.run)), row.error)
-            RunLog(row).ended(row.status, row.error, is_expired=event == "run_expired", failed=failed)
+        row = await writer.ask(FindRun(untold.run_id))
+        if row is not None and row.token == untold.token and untold.event in list(Fate):
+            await _tell(writer, row, Fate(untold.event))
+
+
+async def _tell(writer: Writer, row: RunRow, fate: Fate) -> None:
+    log = RunLog(row)
+    if fate is Fate.PARKED:
+        if row.problem is not None:
+            log.parked(_problem(row.problem))
+    elif not row.status.is_final or row.error is None:
+        return  # it was not committed
+    elif fate is Fate.SET_ASIDE:
+        step, attempt = next(iter(await steps_under_way(writer, row)), (None, None))
+        log.set_aside(row.error, step=step, attempt=attempt)
+    else:
+        log.ended(fate, row.error, failed=_failed_row(await writer.ask(ListHistory(row.run)), row.error))
 
 
 def _failed_row(history: tuple[HistoryRow, ...], error: str) -> HistoryRow | None:
