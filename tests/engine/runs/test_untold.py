@@ -18,7 +18,7 @@ from tests.engine.harness import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
 def kill(path: str, where: str, workflow: str, events: str = "") -> None:
