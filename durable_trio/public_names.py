@@ -3,12 +3,12 @@
 A new name is imported here and stands in ``__all__``, in the order of the alphabet; nobody else imports from here.
 """
 
-from durable_trio.calls.current_step import CurrentStep, current_step
 from durable_trio.clock import Clock
 from durable_trio.codec import TypeHook
 from durable_trio.context.child_run import ChildRun
 from durable_trio.context.context import Context
 from durable_trio.context.nursery import DurableNursery
+from durable_trio.engine.current_step import CurrentStep, current_step
 from durable_trio.engine.engine import Engine, open_engine
 from durable_trio.engine.observers import Observer
 from durable_trio.engine.run import Run

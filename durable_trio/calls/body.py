@@ -12,6 +12,7 @@ import trio
 
 from durable_trio.calls.saga import Saga
 from durable_trio.calls.step_tasks import StepTasks
+from durable_trio.calls.step_values import StepValues
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec, parse
 from durable_trio.errors import CodecError, Detached, PayloadTooLarge
@@ -204,7 +205,9 @@ class Body:
     observe: Observe | None
     slots: StepSlots | None  # where it is noted which steps are executing, if that is noted
     stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
+    engine: object  # of the user's, which executes it: for functions of steps
     published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay
+    step_values: StepValues | None = None  # once a step has published something
     is_detaching: bool = False
     # Children that the run waits for before it ends: whether each has been seen to end.
     children: dict[str, bool] = attrs.Factory(dict)

@@ -32,6 +32,8 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
 
     def submit(done: Callable[[Any], None]) -> None:
         if is_news:
+            if body.step_values is not None:
+                body.step_values.superseded(key)
             body.stored_positions[key] = position
             state.port.advance(done, published=((key, text),), position=position, now=body.clock.stamp())
         else:

@@ -32,9 +32,12 @@ from durable_trio.calls.step_options import (
     TransactionOptions,
     function_options,
 )
+from durable_trio.calls.step_values import StepValues
 from durable_trio.clock import due_after
+from durable_trio.codec import own_annotation
 from durable_trio.errors import CodecError, Detached, StepInterrupted, StepTimeout
 from durable_trio.failures import carried, close_left_open, is_cancelled, remember, without_strays
+from durable_trio.limits import check_name
 from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import StepKind, StepStatus
@@ -105,6 +108,11 @@ class FunctionCall(Call):
         return self._options.retry.max_attempts
 
     @property
+    def engine(self) -> object:
+        """The user's, which executes it."""
+        return self._body.engine
+
+    @property
     def idempotency_key(self) -> str:
         """The key by which outside services can recognise it."""
         return self._body.idempotency_key(self.key)
@@ -160,6 +168,18 @@ class FunctionCall(Call):
     def _tell_ended(self, row: HistoryRow) -> None:
         if self._body.observe is not None:
             self._body.observe.ended(row, is_replay=self.state.mode is Mode.REPLAYING)
+
+    def publish(self, attempt: int, key: str, value: Any) -> trio.Event:
+        """Publish a value for the function of an attempt; see ``CurrentStep.publish``."""
+        body = self._body
+        if attempt != self._attempt or self._scope is None or self.state.port.is_cut:
+            raise RuntimeError(f"attempt {attempt} of {self._where()} is over, and publishes nothing any more")
+        key = check_name("published key", key)
+        where = f"published value {key!r} of {self._where()}"
+        text = body.codec.encode(value, own_annotation(value), where=where).text
+        if body.step_values is None:
+            body.step_values = StepValues(self.state, body.clock, body.stored_positions)
+        return body.step_values.publish(key, text)
 
     # ---- one attempt -------------------------------------------------------------------------------------------
 
@@ -257,6 +277,8 @@ class FunctionCall(Call):
             self._body.observe.came_out(self)
         if self.state.port.is_cut:
             return
+        if self._body.step_values is not None:
+            self._body.step_values.flush()
         if finish is not None:
             finish()
         lobby = self.lobby  # from here on as ``emerged`` does: each step passes here

@@ -58,7 +58,9 @@ class Begun(NamedTuple):
 class Client:
     """One engine as its callers use it. It has services while the engine is open."""
 
-    def __init__(self, store: Store, settings: Settings, registry: Registry, observers: Observers) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, registry: Registry, observers: Observers, *, engine: object
+    ) -> None:
         self.store = store
         self.settings = settings
         self.registry = registry
@@ -67,6 +69,7 @@ class Client:
         self.is_closed = False
         self.services: Services | None = None
         self._observers = observers
+        self._engine = engine
         self._waiting = Waiting(registry)
         # Where it was opened, and that thread's name.
         self._home: trio.lowlevel.TrioToken | None = None
@@ -99,6 +102,7 @@ class Client:
             codec=self.codec,
             observers=self._observers,
             failures_of=self.failures_of,
+            engine=self._engine,
         )
         return Services(self.store, given, executes=executes)
 

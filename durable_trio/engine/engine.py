@@ -108,7 +108,7 @@ class Engine(trio.abc.AsyncResource):
         if isinstance(store, str) and "://" in store:
             raise ValueError(f"store {store!r}: only files and ':memory:' are supported")
         opened = store if isinstance(store, Store) else SqliteStore(store, durability=durability)
-        self._client = Client(opened, settings, registry, Observers(observers))
+        self._client = Client(opened, settings, registry, Observers(observers), engine=self)
         self._serving = Serving(self._client)
 
     # ---- life --------------------------------------------------------------------------------------------------

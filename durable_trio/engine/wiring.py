@@ -49,6 +49,8 @@ class Given:
     codec: Codec
     observers: Observers
     failures_of: FailuresOf
+    # The facade: what functions of steps are given.
+    engine: object
 
 
 class Services:
@@ -198,6 +200,7 @@ class Executor:
             registry=given.registry,
             observers=given.observers,
             failures_of=given.failures_of,
+            engine=given.engine,
             call_at=self.timers.call_at,
             wake_at=self.timers.wake_at,
             residents=residents,

@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from durable_trio import Context, Run, RunFailed, RunStatus, open_engine, workflow
+from durable_trio import Context, Run, RunFailed, RunStatus, current_step, open_engine, workflow
 from durable_trio.stores.contract import Advance, Operation
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
@@ -132,12 +132,42 @@ async def fail() -> None:
     raise ValueError
 
 
+async def count_on(key: str, last: int) -> None:
+    """Publish from where an earlier attempt has come to."""
+    step = current_step()
+    found = await step.engine.get(step.run_id).value(key)
+    for number in range(found + 1, last + 1):
+        if number % 2:
+            await step.publish(key, number)
+        else:
+            step.publish(key, number)
+
+
+@workflow(max_recoveries=OFTEN)
+async def from_steps(ctx: Context) -> None:
+    async def branch(ctx: Context) -> None:
+        await publishes_from(ctx, "b", 1, 1)
+        await ctx.step("count", count_on, "b", 4)
+        await publishes_from(ctx, "b", 5, 2)
+
+    await publishes_from(ctx, "a", 1, 2)
+    await ctx.step("count", count_on, "a", 5)
+    async with ctx.open_nursery() as nursery:
+        nursery.start_soon(branch)
+        await publishes_from(ctx, "a", 6, 2)
+        await ctx.step("count", count_on, "a", 10)
+    await ctx.sleep(5)
+    await publishes_from(ctx, "a", 11, 1)
+    await ctx.step("count", count_on, "a", 14)
+
+
 PROGRAMS: list[tuple[Any, tuple[Any, ...], dict[str, int]]] = [
     (plain, (), {"a": 8, "b": 4}),
     (in_branches, (), {"a": 8, "b": 6, "c": 6, "own": 3}),
     (around_a_map, (), {"a": 10}),
     (in_generations, (0,), {"a": 27, "only in one": 2}),
     (while_it_ends, (), {"a": 4}),
+    (from_steps, (), {"a": 14, "b": 6}),
 ]
 
 

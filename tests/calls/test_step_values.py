@@ -1,277 +1,351 @@
-"""What a step returns comes back with its value and its type, live and at replay."""
+"""A step publishes while it is executing; and what is over publishes nothing over what is newer."""
 
 from __future__ import annotations
 
 import functools
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
-from pathlib import Path
-from typing import Any, Literal, NewType
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import attrs
 import pytest
 import trio
-from hypothesis import HealthCheck, Phase, example, given, settings
-from hypothesis import strategies as st
 
-from durable_trio import Context, workflow
-from tests.calls.kit import Color, Item
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
+from durable_trio import (
+    Clock,
+    CodecError,
+    Context,
+    OwnershipLost,
+    Retry,
+    RunFailed,
+    StepTimeout,
+    current_step,
+    open_engine,
+    workflow,
+)
+from durable_trio.calls.step_values import StepValues
+from durable_trio.limits import NAME_CHARACTERS_MAX
+from durable_trio.stores.contract import Advance, Operation
+from durable_trio.stores.sqlite import SqliteStore
+from tests.engine.harness import killed_when_ready, serving, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-UserId = NewType("UserId", int)
+@workflow
+async def works(ctx: Context, fn_index: int) -> Any:
+    await ctx.publish("shown", "by the body")
+    return await ctx.step("work", FUNCTIONS[fn_index], returns=None, retry=Retry.fixed(2, 0))
 
 
-@dataclass(frozen=True)
-class Stay:
-    guest: UserId
-    nights: tuple[date, ...]
-    room: Item | None = None
+FUNCTIONS: list[Callable[[], Any]] = []
 
 
-Typed = tuple[Any, Any]  # an annotation and a value of it
+def number_of(fn: Callable[[], Any]) -> int:
+    FUNCTIONS.append(fn)
+    return len(FUNCTIONS) - 1
 
 
-AWARE = st.builds(
-    lambda moment, minutes: moment.replace(tzinfo=timezone(timedelta(minutes=minutes))),
-    st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)),
-    st.integers(-14 * 60, 14 * 60),
-)
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_value_is_readable_before_the_step_has_ended(store_path: str, in_thread: bool) -> None:
+    goes_on = threading.Event()
+
+    def in_a_thread() -> None:
+        current_step().publish("shown", [1])
+        assert goes_on.wait(20)
+
+    async def in_a_task() -> None:
+        await current_step().publish("shown", [1])
+        await wait_until(goes_on.is_set)
+
+    async with serving(store_path, works) as engine:
+        run = await engine.start(works, number_of(in_a_thread if in_thread else in_a_task))
+        with trio.fail_after(60):
+            async with run.watch() as changes:
+                async for record in changes:
+                    if record.values.get("shown") == [1]:
+                        break
+        assert [step.key for step in await run.steps()] == []
+        goes_on.set()
+        await run.result()
+        assert await run.value("shown") == [1]
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+async def test_the_last_value_is_there_once_the_step_has_ended(store_path: str) -> None:
+    """Without waiting for any; those that are faster than the commits are not heaped up."""
+
+    async def hurries() -> None:
+        step = current_step()
+        for number in range(1000):
+            step.publish("shown", number)
+            step.publish("other", -number)
+
+    async with serving(store_path, works) as engine:
+        run = await engine.start(works, number_of(hurries))
+        await run.result()
+        assert await run.values() == {"shown": 999, "other": -999}
 
 
-ITEMS: st.SearchStrategy[Item] = st.deferred(
-    lambda: st.builds(
-        Item,
-        TEXT,
-        st.decimals(allow_nan=False, allow_infinity=False),
-        st.sampled_from(Color),
-        st.lists(ITEMS, max_size=1),
-    )
-)
+class NotingStore(SqliteStore):
+    """Notes in which order values and outcomes of steps are written."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.written: list[str] = []
+
+    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        outcomes = super().apply(batch, block=block)
+        for operation in batch if outcomes is not None else ():
+            if isinstance(operation, Advance):
+                self.written += [text for key, text in operation.published if key == "shown"]
+                self.written += [row.key.name for row in operation.rows]
+        return outcomes
 
 
-STAYS = st.builds(Stay, st.integers().map(UserId), st.lists(st.dates(), max_size=3).map(tuple), st.none() | ITEMS)
+async def test_the_last_value_is_committed_no_later_than_the_outcome(tmp_path: Any) -> None:
+    async def hurries() -> None:
+        for number in range(3):
+            current_step().publish("shown", number)
+
+    store = NotingStore(str(tmp_path / "app.db"))
+    async with open_engine(store, workflows=[works]) as engine:
+        await engine.run(works, number_of(hurries))
+    assert store.written.index("2") < store.written.index("work")
 
 
-HASHABLE: dict[Any, st.SearchStrategy[Any]] = {
-    bool: st.booleans(),
-    int: st.integers(),
-    float: st.floats(allow_nan=False),  # in a set, one that is not equal to itself is refused
-    str: TEXT,
-    bytes: st.binary(max_size=12),
-    date: st.dates(),
-    datetime: st.datetimes(timezones=st.just(UTC)) | AWARE | st.datetimes(),
-    timedelta: st.timedeltas(),
-    Decimal: st.decimals(allow_nan=False),  # one that is not equal to itself is refused
-    uuid.UUID: st.uuids(),
-    Path: st.sampled_from([Path("/tmp/a b"), Path("x/../y"), Path()]),
-    Color: st.sampled_from(Color),
-    UserId: st.integers(),
-    Literal["a", 1, None]: st.sampled_from(["a", 1, None]),
-}
+async def test_a_failed_attempt_has_published_and_the_next_one_replaces_it() -> None:
+    async def fails() -> None:
+        step = current_step()
+        step.publish("shown", step.attempt)
+        raise OSError
+
+    async with serving(":memory:", works) as engine:
+        run = await engine.start(works, number_of(fails))
+        with pytest.raises(RunFailed):
+            await run.result()
+        assert await run.value("shown") == 2
 
 
-SCALARS: dict[Any, st.SearchStrategy[Any]] = {
-    **HASHABLE,
-    float: st.floats(),
-    None: st.none(),
-    Item: ITEMS,
-    Stay: STAYS,
-    Any: st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
-        max_leaves=5,
-    ),
-}
+async def test_what_is_left_of_an_attempt_that_is_over_is_refused() -> None:
+    steps: list[Any] = []
+    goes_on, refused = threading.Event(), threading.Event()
 
+    def lingers() -> None:
+        step = current_step()
+        step.publish("shown", step.attempt)
+        steps.append(step)
+        if step.attempt == 1:
+            assert goes_on.wait(20)
+            try:
+                trio.from_thread.run_sync(lambda: step.publish("shown", "too late"))
+            except RuntimeError as error:
+                if "attempt 1 of step 'work#0'" in str(error):
+                    refused.set()
 
-def _pairs(strategies: dict[Any, st.SearchStrategy[Any]]) -> st.SearchStrategy[Typed]:
-    return st.one_of([st.tuples(st.just(annotation), values) for annotation, values in strategies.items()])
-
-
-# Names of which mypy does not take a subscript for a type.
-LIST: Any = list
-
-
-DICT: Any = dict
-
-
-TUPLE: Any = tuple
-
-
-def _containers(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
-    return st.one_of(
-        inner.map(lambda it: (LIST[it[0]], [it[1], it[1]])),
-        inner.map(lambda it: (DICT[str, it[0]], {"key": it[1]})),
-        inner.map(lambda it: (TUPLE[it[0], ...], (it[1],) * 3)),
-        inner.map(lambda it: (it[0] | None if it[0] is not None else None, None)),
-        st.tuples(inner, inner).map(lambda two: (TUPLE[two[0][0], two[1][0]], (two[0][1], two[1][1]))),
-    )
-
-
-SETS = st.one_of(
-    [
-        st.tuples(st.just(kind[annotation]), st.lists(values, max_size=4).map(kind))
-        for kind in (set, frozenset)
-        for annotation, values in HASHABLE.items()
-    ]
-)
-
-
-TYPED = st.recursive(_pairs(SCALARS) | SETS, _containers, max_leaves=3)
-
-
-# Those of the list of promised types that a random draw might miss.
-EACH_TYPE: list[Typed] = [
-    (None, None),
-    (bool, True),
-    (bool | int, False),
-    (int | str, 2**70),
-    (float, float("inf")),
-    (int | float, 1),
-    (float, 1.0),
-    (str, "\u0000é\u2028🦀"),
-    (bytes, bytes(range(256))),
-    (dict[str, list[int]], {"b": [], "a": [1]}),
-    (dict[UserId, Color], {UserId(1): Color.RED}),
-    (Item, Item("x", Decimal("1.10"), Color.BLUE, [Item("y", Decimal("-0"), Color.RED)])),
-    (Stay | Item | None, Stay(UserId(3), (date(2024, 2, 29),), Item("z", Decimal("1E+3"), Color.RED))),
-    (datetime, datetime(2024, 3, 31, 2, 30, 0, 1, tzinfo=UTC)),
-    (datetime, datetime(2024, 3, 31, 2, 30, tzinfo=timezone(timedelta(hours=-3, minutes=-30)))),
-    (tuple[int, str, tuple[bool, ...]], (1, "1", (True, False))),
-    (tuple[()], ()),
-    (set[tuple[int, str]], {(1, "a"), (2, "b")}),
-    (frozenset[Color], frozenset(Color)),
-    (list[dict[str, tuple[set[int], Decimal | None]]], [{"a": ({1}, None), "b": (set(), Decimal("2.0"))}]),
-    (Any, {"a": [None, True, 1, 1.5, "x", {"b": []}]}),
-]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Return whether two values are equal and of equal types all the way down."""
-    if type(one) is not type(other):
-        return False
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, set | frozenset):
-        return sorted(map(repr, one)) == sorted(map(repr, other))
-    if attrs.has(type(one)):
-        return _same(attrs.astuple(one, recurse=False), attrs.astuple(other, recurse=False))
-    if isinstance(one, datetime):
-        return bool(one == other) and one.utcoffset() == other.utcoffset()
-    return repr(one) == repr(other)  # tells -0.0 from 0.0, and finds NaN equal to itself
-
-
-@settings(max_examples=10, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
-@given(pairs=st.lists(TYPED, min_size=20, max_size=40))
-@example(pairs=EACH_TYPE)
-def test_each_value_comes_back_equal_and_of_equal_type_live_and_at_replay(
-    tmp_path_factory: pytest.TempPathFactory, pairs: list[Typed]
-) -> None:
-    path = str(tmp_path_factory.mktemp("typed") / "app.db")
-    seen: list[list[Any]] = []
+    def lets_it_go_on() -> bool:
+        goes_on.set()
+        return refused.wait(20)
 
     @workflow
-    async def typed(ctx: Context) -> None:
-        values = []
-        for annotation, value in pairs:
-            returns = type(None) if annotation is None else annotation
-            values.append(await ctx.step("value", _give(value), returns=returns))
-        seen.append(values)
-        await ctx.wait_signal("go")
+    async def lets_go(ctx: Context) -> None:
+        await ctx.step("work", lingers, timeout=0.01, abandon=True, retry=Retry.fixed(2, 0, on=StepTimeout))
+        await ctx.step("wait", lets_it_go_on)
 
+    async with serving(":memory:", lets_go) as engine:
+        run = await engine.start(lets_go)
+        await run.result()
+        assert refused.is_set()
+        assert await run.value("shown") == 2
+        with pytest.raises(RuntimeError, match="is over, and publishes nothing any more"):
+            steps[-1].publish("shown", "too late")
+
+
+async def test_a_value_that_cannot_be_stored_is_refused_at_once() -> None:
+    async def publishes() -> None:
+        step = current_step()
+        for key, value, error in (
+            ("shown", object(), CodecError),
+            ("shown", "x" * 5_000_000, CodecError),
+            (" shown", 1, ValueError),
+            ("x" * (NAME_CHARACTERS_MAX + 1), 1, ValueError),
+        ):
+            with pytest.raises(error):
+                step.publish(key, value)
+
+    async with serving(":memory:", works) as engine:
+        run = await engine.start(works, number_of(publishes))
+        await run.result()
+        assert await run.values() == {"shown": "by the body"}
+
+
+@attrs.define
+class SlowPort:
+    """Notes what is submitted; each commit comes when the test says so."""
+
+    submitted: list[dict[str, Any]] = attrs.Factory(list)
+    callbacks: list[Callable[[Any], None]] = attrs.Factory(list)
+
+    def advance(self, callback: Callable[[Any], None], **fields: Any) -> None:
+        self.submitted.append(dict(fields["published"]) | {"at": fields["position"]})
+        self.callbacks.append(callback)
+
+
+@attrs.define
+class State:
+    """What is asked of a run's state."""
+
+    port: SlowPort = attrs.Factory(SlowPort)
+    position: tuple[int, int] = (3, 1)
+    refused: list[Any] = attrs.Factory(list)
+
+    def check(self, outcome: Any) -> None:
+        if outcome is not True:
+            self.refused.append(outcome)
+
+
+async def test_while_a_commit_is_under_way_the_newest_of_each_key_waits() -> None:
+    state, positions = State(), {"a": (0, 1)}
+    values = StepValues(cast(Any, state), Clock(), positions)
+    first = values.publish("a", "1")
+    rest = [values.publish("a", str(number)) for number in range(2, 9)] + [values.publish("b", "0")]
+    assert (state.port.submitted, positions) == ([{"a": "1", "at": (3, 1)}], {"a": (3, 1)})
+    state.position = (4, 0)
+    state.port.callbacks.pop()(True)
+    assert first.is_set()
+    assert not any(event.is_set() for event in rest)
+    assert state.port.submitted[1:] == [{"a": "8", "b": "0", "at": (4, 0)}]
+    state.port.callbacks.pop()(True)
+    assert all(event.is_set() for event in rest)
+    assert len(state.port.submitted) == 2
+
+
+async def test_what_the_body_publishes_is_not_written_over_by_what_waits() -> None:
+    state = State()
+    values = StepValues(cast(Any, state), Clock(), {})
+    values.publish("a", "1")
+    waits = values.publish("a", "2")
+    values.superseded("a")
+    state.port.callbacks.pop()(True)
+    assert waits.is_set()  # a newer one stands in its stead
+    assert [submitted["a"] for submitted in state.port.submitted] == ["1"]
+    assert values.publish("a", "3") is not waits
+    assert state.port.submitted[-1]["a"] == "3"
+
+
+async def test_a_refused_commit_is_the_runs_affair_and_nobody_is_told_that_it_was_done() -> None:
+    state = State()
+    values = StepValues(cast(Any, state), Clock(), {})
+    committed = values.publish("a", "1")
+    values.publish("a", "2")
+    error = OwnershipLost("gone")
+    state.port.callbacks.pop()(error)
+    assert state.refused == [error]
+    assert not committed.is_set()
+    assert len(state.port.submitted) == 1
+
+
+async def test_a_transaction_publishes_nothing_and_reaches_no_engine(store_path: str) -> None:
+    def within(connection: Any) -> None:
+        for use in (lambda: current_step().publish("shown", 1), lambda: current_step().engine):
+            with pytest.raises(RuntimeError, match="not for the function of a transaction, as that of 'within#0'"):
+                use()
+
+    @workflow
+    async def transacts(ctx: Context) -> None:
+        await ctx.transaction("within", within)
+
+    async with serving(store_path, transacts) as engine:
+        await engine.run(transacts)
+
+
+@workflow
+async def counts(ctx: Context) -> list[int]:
+    await ctx.publish("done", 0)
+    return await ctx.step("count", count, retry=Retry.fixed(3, 0))
+
+
+async def count() -> list[int]:
+    step = current_step()
+    done = await step.engine.get(step.run_id).value("done")
+    if done:
+        return [done, step.attempt]
+    await step.publish("done", 41)
+    print("published", flush=True)
+    await trio.sleep_forever()
+    raise AssertionError
+
+
+def serve_until_killed(path: str) -> None:
     async def main() -> None:
-        async with serving(path, typed, durability="normal") as engine:
-            run = await engine.start(typed, id="r")
-            with trio.fail_after(PATIENCE_SECONDS):
-                await wait_passivated(engine)
-            assert (await run.record()).error is None, (await run.record()).error
-        async with serving(path, typed, durability="normal") as engine:
-            await engine.send_signal("r", "go")
-            await engine.get("r").result()
+        async with open_engine(path, workflows=[counts]) as engine:
+            await engine.run(counts, id="r")
 
     trio.run(main)
-    live, replayed = seen
-    for (annotation, given_value), first, second in zip(pairs, live, replayed, strict=True):
-        assert _same(first, given_value), (annotation, given_value, first)
-        assert _same(second, given_value), (annotation, given_value, second)
 
 
-def _give(value: Any) -> Callable[[], Any]:
-    async def give() -> Any:
-        return value
-
-    return give
-
-
-async def test_the_annotation_of_the_function_says_the_type(store_path: str) -> None:
-    class Desk:
-        async def stay(self) -> Stay:
-            return Stay(UserId(1), (date(2024, 1, 1),))
-
-        def __call__(self) -> frozenset[Color]:
-            return frozenset({Color.RED, Color.BLUE})
-
-    def price() -> Decimal:
-        return Decimal("1.10")
-
-    seen: list[list[Any]] = []
-
-    @workflow
-    async def annotated(ctx: Context) -> None:
-        values: list[Any] = [
-            await ctx.step("method", Desk().stay),
-            await ctx.step("callable", Desk()),
-            await ctx.step("sync", price),
-            await ctx.transaction("transaction", lambda _connection: (1, 2), returns=tuple[int, int]),
-        ]
-        seen.append(values)
-        await ctx.wait_signal("go")
-
-    async with serving(store_path, annotated) as engine:
-        run = await engine.start(annotated)
-        await wait_passivated(engine)
-        await run.signal("go")
-        await run.result()
-    expected = [Stay(UserId(1), (date(2024, 1, 1),)), frozenset(Color), Decimal("1.10"), (1, 2)]
-    assert [_same(values, expected) for values in seen] == [True, True]
+async def test_a_value_that_was_awaited_survives_kill_9_and_replay(tmp_path: Any) -> None:
+    path = str(tmp_path / "app.db")
+    assert await killed_when_ready(__name__, "serve_until_killed", path) == "published"
+    async with serving(path, counts) as engine:
+        assert await engine.get("r", counts).result() == [41, 1]
+        assert await engine.get("r").value("done") == 41
 
 
-async def test_a_function_may_be_anything_that_can_be_called(store_path: str) -> None:
-    class Adder:
-        async def __call__(self, one: int, two: int) -> int:
-            await trio.lowlevel.checkpoint()
-            return one + two
+@workflow
+async def child(ctx: Context, number: int) -> int:
+    return number + 1
 
-        async def method(self, one: int, two: int) -> int:
-            return await self(one, two)
 
-        @staticmethod
-        def static(one: int, two: int) -> int:
-            return one + two
+async def starts_async() -> list[Any]:
+    step = current_step()
+    run = await step.engine.start(child, 1, id=f"child-{step.idempotency_key}")
+    found = [await run.result(), await step.engine.run(child, 2)]
+    await step.engine.send_signal(step.run_id, "told", found)
+    return [*found, len((await step.engine.list_runs()).runs)]
+
+
+def starts_in_thread() -> list[Any]:
+    engine = current_step().engine
+    run = trio.from_thread.run(functools.partial(engine.start, id="of a thread"), child, 1)
+    found = [trio.from_thread.run(run.result), trio.from_thread.run(engine.run, child, 2)]
+    with pytest.raises(RuntimeError, match=r"write trio.from_thread.run\(current_step\(\).engine.start, …\)"):
+        engine.start(child, 5)  # type: ignore[unused-coroutine]
+    assert engine.get("of a thread").id == "of a thread"
+    trio.from_thread.run(engine.send_signal, current_step().run_id, "told", found)
+    return [*found, len(trio.from_thread.run(engine.list_runs).runs)]
+
+
+@workflow
+async def parent(ctx: Context, in_thread: bool) -> Any:
+    fn: Any = starts_in_thread if in_thread else starts_async
+    found = await ctx.step("start", fn)
+    assert await ctx.wait_signal("told") == found[:2]
+    return found
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+async def test_a_step_reaches_its_engine_and_lends_its_place(store_path: str, in_thread: bool) -> None:
+    """With room for one run that has something to do."""
+    async with serving(store_path, parent, child, concurrency=1) as engine:
+        with trio.fail_after(60):
+            assert await engine.run(parent, in_thread) == [2, 3, 3]
+
+
+async def test_an_inline_block_and_a_compensation_reach_it_as_well() -> None:
+    async def undo(_: None) -> None:
+        await current_step().engine.run(child, 1, id="of the compensation")
+        await current_step().publish("undone", True)
 
     @workflow
-    async def adds(ctx: Context) -> list[int]:
-        adder = Adder()
-        return [
-            await ctx.step("object", adder, 1, 2),
-            await ctx.step("method", adder.method, 1, 3),
-            await ctx.step("static", adder.static, 1, 4),
-            await ctx.step("partial", functools.partial(adder.method, 1), 5),
-            await ctx.step("partial of sync", functools.partial(adder.static, two=6), 1),
-            await ctx.step("lambda that makes a coroutine", lambda: adder(1, 7)),
-            await ctx.step("builtin", max, 9, 8),
-        ]
+    async def fails(ctx: Context) -> None:
+        await ctx.step("do", lambda: None, compensate=undo)
+        raise ValueError
 
-    async with serving(store_path, adds) as engine:
-        assert await engine.run(adds) == [3, 4, 5, 6, 7, 8, 9]
+    async with serving(":memory:", child, fails) as engine:
+        async with engine.inline("block") as ctx:
+            assert await ctx.step("ask", starts_async) == [2, 3, 3]
+        run = await engine.start(fails)
+        with pytest.raises(RunFailed):
+            await run.result()
+        assert await engine.get("of the compensation", child).result() == 2
+        assert await run.value("undone") is True

@@ -26,6 +26,8 @@ class Keeper(Protocol[R]):
     settings: Settings
     codec: Codec
     registry: Registry
+    #: The user's, for functions of steps.
+    engine: object
     #: Who says what happens to each run.
     tellings: Tellings
 

@@ -201,6 +201,7 @@ class ResidentRun:
             observe=self.attempts,
             slots=keeper.tellings.slots,
             stored_positions=dict(self._loaded.positions),
+            engine=keeper.engine,
         )
         self._nursery = nursery
         if keeper.tellings.is_watched:

@@ -52,6 +52,7 @@ class Runs:
     """The resident runs of one executor. Implements what actors need of the engine around them.
 
     Args:
+        engine: the user's, for functions of steps.
         call_at: calls back when the clock says so.
         wake_at: wakes a run then, if it is still here.
         residents: the runs in memory by their ids: kept here, and looked at by others.
@@ -72,6 +73,7 @@ class Runs:
         registry: Registry,
         observers: Observers,
         failures_of: FailuresOf,
+        engine: object,
         call_at: Callable[[int, Callable[[], None]], None],
         wake_at: Callable[[int, ResidentRun], None],
         residents: dict[str, ResidentRun],
@@ -87,6 +89,7 @@ class Runs:
         self.is_draining = False
         self.registry = registry
         self.failures_of = failures_of
+        self.engine = engine
         self._workflows = {each.name: (each, failures_of(each)) for each in registry}
         self._place_is_free = place_is_free
         self._run_is_due = run_is_due
@@ -107,10 +110,7 @@ class Runs:
         self._actors: dict[int, ResidentRun] = {}
         self._by_id = residents
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
-        self._idle = IdleRuns(
-            resident_max=self._resident_max,
-            count_resident=lambda: len(self._actors),
-        )
+        self._idle = IdleRuns(resident_max=self._resident_max, count_resident=lambda: len(self._actors))
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
