@@ -347,8 +347,12 @@ class Runs:
 
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
-            del self._actors[resident.row.run], self._by_id[resident.row.id]
-            self._run_has_left(resident.row.id, resident.end)
+            del self._actors[resident.row.run]
+            if self._by_id.get(resident.row.id) is resident:
+                del self._by_id[resident.row.id]
+                self._run_has_left(resident.row.id, resident.end)
+            else:  # it was removed, and another one has its id: who waits for that is not to be told of this end
+                self._run_has_left(resident.row.id, None)
             self.given_back_count += not self._idle.discard(resident)
             self._lenders.pop(resident.row.run, None)
             self.tellings.left(resident.row.run)
