@@ -7,7 +7,7 @@ Whoever declares an executor dead, of all that notice it one, tells what that ha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from durable_trio.codec import parse
@@ -17,7 +17,7 @@ from durable_trio.errors import CodecError
 from durable_trio.failures import tell_of
 from durable_trio.records import Problem, StepKind
 from durable_trio.rows import HistoryRow, RunRow, UntoldRow
-from durable_trio.stores.questions import FindRun, ListHistory, ListUntold
+from durable_trio.stores.questions import FindRun, ListHistory
 from durable_trio.stores.step_slots import StepSlots, pack_untold
 from durable_trio.stores.writer import Writer
 
@@ -32,9 +32,9 @@ def note(slots: StepSlots | None, row: RunRow, fate: Fate) -> Callable[[], None]
     return partial(slots.give_back, slots.take(pack_untold(untold, row.run)))
 
 
-async def tell_untold(writer: Writer, executor: int) -> None:
-    """Tell what an executor, which has just been declared dead by this one, has committed and not told."""
-    for untold in await writer.ask(ListUntold(executor)):
+async def tell_untold(writer: Writer, noted: Iterable[UntoldRow]) -> None:
+    """Tell what an executor that this one has just declared dead had noted (``ListUntold``), if it was committed."""
+    for untold in noted:
         row = await writer.ask(FindRun(untold.run_id))
         if row is not None and row.token == untold.token and untold.event in list(Fate):
             await _tell(writer, row, Fate(untold.event))

@@ -27,7 +27,7 @@ from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
 from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
-from durable_trio.stores.questions import ListExecutors
+from durable_trio.stores.questions import ListExecutors, ListUntold
 from durable_trio.stores.writer import Writer
 
 _LOGGER = Logger("durable_trio.processes")
@@ -78,14 +78,15 @@ class Reaper:
                 if not is_judged or row.lease_until >= lease_before:
                     others_count += 1
                     continue
+            # One that is silent may still tell it itself. What others must not write over yet is read before.
+            untold = () if lease_before is not None else await self._writer.ask_patiently(ListUntold(row.id))
             reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.stamp())
             count = await self._writer.write(reap)
             # Also where another has reaped it a moment ago.
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
                 _say_dead(row, count, is_silent=lease_before is not None)
-                if lease_before is None:  # else it may still tell it itself
-                    await tell_untold(self._writer, row.id)
+                await tell_untold(self._writer, untold)
         self.others_count = others_count
         return has_reaped
 
@@ -176,9 +177,9 @@ class Recovery(Service):
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
+        await self._reap_dead()  # first: where one has noted what it was at may be given to the next that comes
         if not self.is_registered:
             await self.register()
-        await self._reap_dead()
         task_status.started()
         while True:
             if not self._writer.store.is_shared:

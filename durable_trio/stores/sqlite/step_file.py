@@ -154,7 +154,7 @@ class StepFile:
                 continue
             if executor not in self._own and not self._is_alive(executor):
                 dead.append((executor, index))
-        if dead and count >= _KEPT_REGIONS:
+        if len(dead) >= _KEPT_REGIONS or (dead and count >= _REGIONS_MAX):
             return min(dead)[1]
         return count if count < _REGIONS_MAX else None
 

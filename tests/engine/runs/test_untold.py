@@ -13,6 +13,10 @@ import pytest
 import trio
 
 from durable_trio import RunStatus, open_engine
+from durable_trio.engine.runs.run_log import Fate
+from durable_trio.engine.runs.untold import note
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.store_contract.kit import finish, owned
 from tests.engine import dies
 from tests.engine.harness import PATIENCE_SECONDS
 
@@ -115,3 +119,31 @@ async def test_each_item_of_a_map_opens_and_closes_once_over_a_kill(file_path: s
     assert opened == closed
     assert len(opened) == 4
     assert opened["items#0/item#2"] == 2
+
+
+async def test_all_that_died_at_once_left_untold_is_told_though_others_come_at_once(
+    file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where they have noted it is given to others again, but only once it is read."""
+    store = SqliteStore(file_path)
+    await trio.to_thread.run_sync(_leave_untold, store, 12)
+    async with open_engine(file_path, workflows=dies.WORKFLOWS):
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(told(caplog)) < 12:  # noqa: ASYNC110
+                await trio.sleep(0.002)
+    assert Counter(found["run_id"] for found in told(caplog)) == Counter(f"r{number}" for number in range(12))
+
+
+def _leave_untold(store: SqliteStore, count: int) -> None:
+    """Be as many processes, each of which is killed after it has committed that its run has failed."""
+    store.open()
+    for number in range(count):
+        row, fence = owned(store, f"r{number}")
+        slots = store.note_steps(fence.owner)
+        assert slots is not None
+        note(slots, row, Fate.FAILED)
+        finish(store, fence, RunStatus.FAILED, error='{"type": "ValueError", "message": "boom"}')
+    steps = Path(f"{store.path}-steps")
+    left = steps.read_bytes()
+    store.close()
+    steps.write_bytes(left)

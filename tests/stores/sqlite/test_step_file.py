@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from durable_trio.stores.contract import ReapExecutor
+from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.step_file import StepFile
 from durable_trio.stores.step_slots import PACK_NOTED, REGION_BYTES, StepSlots
+from durable_trio.testing.store_contract.kit import one as apply_one
+from durable_trio.testing.store_contract.kit import register
 
 living: set[int] = set()
 
@@ -80,6 +84,27 @@ def test_of_the_last_ones_that_have_died_it_is_told_what_they_were_at(tmp_path: 
         living.clear()
     assert told(file_at(tmp_path)) == {executor: [f"step{executor}"] for executor in range(13, 21)}
     assert (tmp_path / "runs.db-steps").stat().st_size == 8 * REGION_BYTES
+
+
+def test_what_one_of_many_has_left_is_not_written_over_by_the_next(tmp_path: Path) -> None:
+    """However many live: what died last is looked at most."""
+    for executor in range(1, 12):
+        begin(file_at(tmp_path), executor, f"step{executor}")
+    living.discard(5)
+    begin(file_at(tmp_path), 12, "step12")
+    assert told(file_at(tmp_path)) == {executor: [f"step{executor}"] for executor in range(1, 13)}
+
+
+def test_one_that_was_declared_dead_by_others_and_goes_on_as_another_leaves_nothing_behind(
+    store: SqliteStore, other: SqliteStore
+) -> None:
+    for _ in range(5):
+        executor = register(store)
+        assert store.note_steps(executor) is not None
+        assert apply_one(other, ReapExecutor(executor=executor, now=1)) == 0
+        assert apply_one(store, ReapExecutor(executor=executor, now=1)) is None
+        assert not other.executor_is_alive(executor)
+    assert os.stat(f"{store.path}-steps").st_size == 0
 
 
 def test_what_a_living_one_writes_to_is_given_to_nobody_else_though_it_was_declared_dead(tmp_path: Path) -> None:

@@ -90,10 +90,10 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
         "crashed_runs": str(sorted(operation.crashed_runs)),
         "now": operation.now,
     }
-    if not _end(transaction, values):
-        return None
-    transaction.end_executor(operation.executor)
-    return _set_free(transaction, values)
+    has_ended = _end(transaction, values)
+    if has_ended or operation.lease_before is None:  # if others were first: what this store holds for it is of no use
+        transaction.end_executor(operation.executor)
+    return _set_free(transaction, values) if has_ended else None
 
 
 def _end(transaction: Transaction, values: dict[str, Any]) -> bool:
