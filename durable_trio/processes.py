@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
-__all__ = ["ProcessIdentity", "boot_id", "describe_process", "lock_holders", "processes_with"]
+__all__ = ["ProcessIdentity", "boot_id", "describe_process", "lock_holders", "monotonic_now", "processes_with"]
 
 _PID: Final = re.compile(r"[1-9][0-9]{0,8}")
 # Of those fields of /proc/<pid>/stat that follow the state: when the process was started, in ticks since the boot.
@@ -35,6 +35,12 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return f"{socket.gethostname()}-{int(time.time() - time.monotonic()) // 60}"
+
+
+def monotonic_now() -> int:
+    """Return microseconds of a clock of this boot that also counts while the machine is suspended."""
+    clock_id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(clock_id) // 1000
 
 
 class _Stat(NamedTuple):

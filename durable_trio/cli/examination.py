@@ -11,12 +11,11 @@ import trio
 
 from durable_trio.cli.client import ask
 from durable_trio.cli.text import plural, visible
-from durable_trio.clock import MICROSECONDS
+from durable_trio.clock import MICROSECONDS, from_datetime
 from durable_trio.engine.engine import Engine
-from durable_trio.engine.services.recovery import monotonic_now
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
-from durable_trio.processes import boot_id
+from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.views.documents import CheckDocument, Finding
@@ -100,7 +99,7 @@ def _read(client: Engine, due_before: datetime) -> _Rows:
     connection: Any = client.connect()
     connection.text_factory = _text  # one name that is not UTF-8 must not keep it from the rest
     try:
-        due = round(due_before.timestamp() * 1_000_000)
+        due = from_datetime(due_before)
         answers = [str(row[0]) for row in connection.execute(_INTEGRITY).fetchall()]
         return _Rows(
             damage=() if answers == ["ok"] else tuple(answers),

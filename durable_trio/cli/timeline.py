@@ -19,7 +19,7 @@ from durable_trio.cli.text import compact, cut, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.records import FailureRecord, WaitRecord
 from durable_trio.views.run import RunView
-from durable_trio.views.timeline import Entry, Nature, Row, Timeline, timeline_of
+from durable_trio.views.timeline import Entry, Fold, Nature, Row, Timeline, timeline_of
 
 __all__ = ["timeline"]
 
@@ -112,14 +112,12 @@ def _color(entry: Entry) -> str:
 def _below(entry: Entry, now: datetime, *, has_results: bool) -> Iterator[tuple[str, str]]:
     """Yield what stands below an entry: text and colour."""
     if entry.fold is not None:
-        least, most = duration_text(entry.fold.seconds_min), duration_text(entry.fold.seconds_max)
-        yield f"{least} to {most} each, half of them within {duration_text(entry.fold.seconds_median)}", ""
-    elif entry.earlier_errors:
+        yield from _below_fold(entry, entry.fold)
+        return
+    if entry.earlier_errors:
         yield from _earlier(entry, now)
     if entry.error is not None:
-        yield (failure_text(entry.error) if entry.fold is None else f"the last: {failure_text(entry.error)}"), "red"
-    if entry.fold is not None:
-        return
+        yield failure_text(entry.error), "red"
     if entry.child_id is not None:
         text = f"run {visible(entry.child_id)}"
         yield (text if entry.child is None else f"{text}: {status_word(entry.child)}"), ""
@@ -128,6 +126,13 @@ def _below(entry: Entry, now: datetime, *, has_results: bool) -> Iterator[tuple[
             yield text, "yellow"
     elif has_results and entry.error is None and entry.result is not None:
         yield f"= {compact(entry.result)}", ""
+
+
+def _below_fold(entry: Entry, fold: Fold) -> Iterator[tuple[str, str]]:
+    least, most = duration_text(fold.seconds_min), duration_text(fold.seconds_max)
+    yield f"{least} to {most} each, half of them within {duration_text(fold.seconds_median)}", ""
+    if entry.error is not None:
+        yield f"the last: {failure_text(entry.error)}", "red"
 
 
 def _earlier(entry: Entry, now: datetime) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,9 @@ from durable_trio.looks import look, traceback_of
 
 DEFAULT = (signal.SIGTERM, signal.SIGINT)
 # A sync step function may block the process after the second signal: it is not waited for longer.
-_LAST_RESORT_SECONDS = 1.0
+_LAST_RESORT_SECONDS: Final = 1.0
+# What even then has not ended keeps the interpreter's lock, in code in C; two seconds after that signal it is over.
+_LOCKED_SECONDS: Final = 1.7
 # struct sigaction of 64-bit Linux, of glibc and of musl: the handler, 128 bytes of mask, the flags, the restorer.
 _SIGACTION_BYTES: Final = 152
 _SA_FLAGS_AT: Final = 136
@@ -71,7 +73,7 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
         if count == 2:
             os.write(told, bytes([os_signal]))
             if sys.stderr is not None:  # no lock of the interpreter keeps this one from ending it
-                faulthandler.dump_traceback_later(_LAST_RESORT_SECONDS * 1.7, exit=True, file=2)
+                faulthandler.dump_traceback_later(_LOCKED_SECONDS, exit=True, file=2)
 
     def end_soon() -> None:
         with os.fdopen(end, "rb", buffering=0) as pipe:
@@ -120,13 +122,13 @@ async def wait_for_stop(
 ) -> None:
     """Call ``stop`` at the first signal and ``stop_at_once`` at the second; runs until cancelled."""
     count = 0
-    async for signum in receiver:
+    async for os_signal in receiver:
         count += 1
         if count == 1:
             stop()
         elif count == 2:
             stop_at_once()
-            exit_soon(128 + signum)
+            exit_soon(128 + os_signal)
 
 
 def comes_of_signal(error: BaseException) -> bool:

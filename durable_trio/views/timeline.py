@@ -27,7 +27,7 @@ from durable_trio.rows import Key, escape
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.views.run import RunView, began_at
 
-__all__ = ["Entry", "Nature", "Row", "Timeline", "timeline_of"]
+__all__ = ["Entry", "Fold", "Nature", "Row", "Timeline", "timeline_of"]
 
 _MAP_ITEM: Final = "item"
 # When a map began none of whose items is shown.

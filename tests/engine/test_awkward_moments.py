@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import Clock, Context, Engine, StoreCorrupt, StoreError, workflow
+from durable_trio import Clock, Context, Engine, StoreCorrupt, StoreError, processes, workflow
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services import recovery
 from durable_trio.engine.services.dispatcher import Dispatcher
@@ -290,7 +290,7 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
     file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that was busy for longer than a lease has kept them from it; then somebody comes who has waited too."""
-    now = recovery.monotonic_now()
+    now = processes.monotonic_now()
     monkeypatch.setattr(recovery, "monotonic_now", lambda: now)
     async with serving(file_path) as engine:
         services = engine._client.services

@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
@@ -24,7 +23,7 @@ from durable_trio.engine.runs.untold import tell_untold
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.logger import Logger
-from durable_trio.processes import boot_id
+from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors, ListUntold
@@ -37,12 +36,6 @@ _LOOK_SECONDS = 0.25
 # that they had no chance to renew, and for so long they get one. So they do from one that looks for the first time: it
 # may have waited for a file that was busy, as they did.
 _HELD_UP_SECONDS = 1.0
-
-
-def monotonic_now() -> int:
-    """Return microseconds of a clock of this boot that also counts while the machine is suspended."""
-    clock_id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime_ns(clock_id) // 1000
 
 
 class Reaper:

@@ -14,8 +14,7 @@ import pytest
 import trio
 
 from durable_trio import Context, DurableError, Engine, RunFailed, RunStatus, workflow
-from durable_trio.engine.services.recovery import monotonic_now
-from durable_trio.processes import boot_id
+from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.rows import RunRow
 from durable_trio.stores.contract import ClaimDue, ReapExecutor, RegisterExecutor
 from durable_trio.stores.questions import ListExecutors
