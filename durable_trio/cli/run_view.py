@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from shlex import quote
 from textwrap import wrap
 from typing import Final
@@ -30,7 +32,6 @@ from durable_trio.views.run import RunView, began_at
 
 _LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "
-_UNREAD_MAX: Final = 10  # of a run that is sent more than it takes
 _ALIKE_MAX: Final = 10  # facts of one kind
 
 
@@ -49,19 +50,17 @@ def run_view(
     status = status_text(status_word(record))
     room = screen.room - len(status_word(record)) - 2
     lines = [click.style(cut(visible(record.id), max(8, room)), bold=True) + "  " + status]
-    facts: dict[str, int] = {}
-    for label, text, color in _facts(view, now):
-        facts[label] = facts.get(label, 0) + 1
-        if is_whole or facts[label] <= _ALIKE_MAX:
-            lines.append(_fact(label, text, color, screen))
-    for label, count in facts.items():
-        if not is_whole and count > _ALIKE_MAX:
-            lines.append(_fact(label, f"… and {count - _ALIKE_MAX:,} more; {how_to_see_all}", "yellow", screen))
+    for label, group in groupby(_facts(view, now), key=itemgetter(0)):
+        alike = list(group)
+        shown = alike if is_whole else alike[:_ALIKE_MAX]
+        lines += (_fact(label, text, color, screen) for _, text, color in shown)
+        if left_out := len(alike) - len(shown):
+            lines.append(_fact(label, f"… and {left_out:,} more; {how_to_see_all}", "yellow", screen))
     problem = _problem(record, screen)
-    problem_max = screen.height // 2
-    if not is_whole and len(problem) > problem_max:
-        left_out = f"{_PROBLEM_INDENT}… {len(problem) - problem_max:,} more lines; {how_to_see_all}"
-        problem = [*problem[:problem_max], left_out, problem[-1]]
+    unshown = () if is_whole else problem[screen.height // 2 : -1]  # the last one tells what to do
+    if len(unshown) > 1:
+        more = f"{_PROBLEM_INDENT}… {len(unshown):,} more lines; {how_to_see_all}"
+        problem = [*problem[: screen.height // 2], more, problem[-1]]
     lines += problem
     if has_traceback:
         lines += _traceback(record)
@@ -158,19 +157,15 @@ def _request(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | Non
         if step.kind is StepKind.CANCEL:
             reason = f": {visible(step.result)}" if isinstance(step.result, str) and step.result else ""
             yield "cancel", f"taken {instant_text(step.finished_at, now)}{reason}", "yellow"
-    for running in view.in_hand[:_UNREAD_MAX]:
+    for running in view.in_hand:
         yield "in hand", in_hand_text(running, now), "yellow" if running.is_alive else "red"
-    if len(view.in_hand) > _UNREAD_MAX:
-        yield "in hand", f"… and {len(view.in_hand) - _UNREAD_MAX} more", "yellow"
 
 
 def _unread(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
-    signals = [entry for entry in view.unread if entry.kind != "cancel"]
-    for entry in signals[:_UNREAD_MAX]:
-        when = instant_text(entry.sent_at, now)
-        yield "unread", f"signal {visible(entry.name)}, {when}: {compact(entry.payload)}", "yellow"
-    if len(signals) > _UNREAD_MAX:
-        yield "unread", f"… and {len(signals) - _UNREAD_MAX} more", "yellow"
+    for entry in view.unread:
+        if entry.kind != "cancel":
+            when = instant_text(entry.sent_at, now)
+            yield "unread", f"signal {visible(entry.name)}, {when}: {compact(entry.payload)}", "yellow"
 
 
 def _owner(view: RunView) -> str:

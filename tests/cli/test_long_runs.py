@@ -132,7 +132,8 @@ def test_facts_of_one_kind_and_problems_are_bounded_too() -> None:
     ]
     assert len(lines) < 40
     assert any("… and 490 more; press" in line for line in lines)
-    assert any("more lines; press" in line for line in lines)
+    (number, hidden) = next((number, line) for number, line in enumerate(lines) if "more lines; press" in line)
+    assert f"line {299 - int(hidden.split()[1])}" in lines[number - 1]
     assert len(run_view(_view(record=run), NOW, Screen(height=40), is_whole=True)) > 800
 
 
