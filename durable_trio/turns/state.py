@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from durable_trio.clock import Clock, Due
+from durable_trio.doors import guarded
 from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, WaitRow
@@ -96,6 +97,7 @@ class RunState:
 
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed in this run: it leaves, and nobody else is touched."""
+        guarded(self.lane.open)  # it may hold a task back; one that has left already does not ask for it again
         self.resident.failed(error)
 
     # ---- positions ---------------------------------------------------------------------------------------------
