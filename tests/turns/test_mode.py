@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from durable_trio.turns.mode import EVENTS, GO_LIVE, LEAVE, MOVE, REST, STAY, Mode
+from tests.kit.tables import follows, reached_from
 
 #: What each event makes of each, spelled out: None where it is refused.
 FOLLOWS = {
@@ -16,15 +15,8 @@ FOLLOWS = {
 }
 
 
-@pytest.mark.parametrize("before", list(Mode))
-@pytest.mark.parametrize(("number", "event"), list(enumerate(EVENTS)))
-def test_every_pair_has_a_row_or_is_refused(before: Mode, number: int, event: str) -> None:
-    follows = FOLLOWS[before][number]
-    if follows is None:
-        with pytest.raises(KeyError):
-            EVENTS[event][before]
-    else:
-        assert EVENTS[event][before] is follows
+def test_every_pair_has_a_row_or_is_refused() -> None:
+    assert follows(EVENTS, Mode) == FOLLOWS
 
 
 def test_the_events_are_the_tables_that_are_used() -> None:
@@ -32,10 +24,7 @@ def test_the_events_are_the_tables_that_are_used() -> None:
 
 
 def test_each_is_reached_from_the_first() -> None:
-    reached = {Mode.REPLAYING}
-    for _ in Mode:
-        reached |= {table[before] for table in EVENTS.values() for before in reached if before in table}
-    assert reached == set(Mode)
+    assert reached_from(Mode.REPLAYING, EVENTS) == set(Mode)
 
 
 def test_a_run_that_is_live_never_replays_again_in_this_stay() -> None:

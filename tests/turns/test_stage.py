@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from durable_trio.turns.stage import BEGIN, CLOSE, COMMIT, EVENTS, FIND, OPEN, REFUSE, SUBMIT, Stage
+from tests.kit.tables import follows, reached_from
 
 S = Stage
 
@@ -19,15 +18,8 @@ FOLLOWS = {
 }
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-@pytest.mark.parametrize(("number", "event"), list(enumerate(EVENTS)))
-def test_every_pair_has_a_row_or_is_refused(stage: Stage, number: int, event: str) -> None:
-    follows = FOLLOWS[stage][number]
-    if follows is None:
-        with pytest.raises(KeyError):
-            EVENTS[event][stage]
-    else:
-        assert EVENTS[event][stage] is follows
+def test_every_pair_has_a_row_or_is_refused() -> None:
+    assert follows(EVENTS, Stage) == FOLLOWS
 
 
 def test_the_events_are_the_tables_that_the_turns_use() -> None:
@@ -42,7 +34,4 @@ def test_what_is_stored_or_sealed_is_never_open_again() -> None:
 
 
 def test_every_stage_is_reached_from_the_first() -> None:
-    reached = {Stage.WAITING}
-    for _ in Stage:
-        reached |= {table[stage] for table in EVENTS.values() for stage in reached if stage in table}
-    assert reached == set(Stage)
+    assert reached_from(Stage.WAITING, EVENTS) == set(Stage)

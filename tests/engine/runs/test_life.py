@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from durable_trio.engine.runs.life import BODY_END, COMPENSATE, END, EVENTS, FINISH, REFUSE, Life
+from tests.kit.tables import follows, reached_from
 
 #: What each event makes of each, spelled out: None where it is refused.
 FOLLOWS = {
@@ -17,15 +16,8 @@ FOLLOWS = {
 }
 
 
-@pytest.mark.parametrize("before", list(Life))
-@pytest.mark.parametrize(("number", "event"), list(enumerate(EVENTS)))
-def test_every_pair_has_a_row_or_is_refused(before: Life, number: int, event: str) -> None:
-    follows = FOLLOWS[before][number]
-    if follows is None:
-        with pytest.raises(KeyError):
-            EVENTS[event][before]
-    else:
-        assert EVENTS[event][before] is follows
+def test_every_pair_has_a_row_or_is_refused() -> None:
+    assert follows(EVENTS, Life) == FOLLOWS
 
 
 def test_the_events_are_the_tables_that_are_used() -> None:
@@ -33,10 +25,7 @@ def test_the_events_are_the_tables_that_are_used() -> None:
 
 
 def test_each_is_reached_from_the_first() -> None:
-    reached = {Life.BODY}
-    for _ in Life:
-        reached |= {table[before] for table in EVENTS.values() for before in reached if before in table}
-    assert reached == set(Life)
+    assert reached_from(Life.BODY, EVENTS) == set(Life)
 
 
 def test_what_has_ended_stays_so() -> None:
