@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -126,11 +125,7 @@ async def ending(path: str, *workflows: Workflow[..., Any], **options: Any) -> A
 
 def named(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the runs that the log blames."""
-    return [
-        str(record.args[0])
-        for record in caplog.records
-        if record.levelno == logging.CRITICAL and isinstance(record.args, tuple) and "has ended this" in record.msg
-    ]
+    return [vars(record)["run_id"] for record in caplog.records if vars(record).get("event") == "executor_ended"]
 
 
 @workflow(max_recoveries=1)
