@@ -8,6 +8,9 @@ more when it is over.
 A short stall costs the executor nothing: its lease is renewed from here. One that is longer than
 ``loop_stall_seconds_max`` counts as hung: the lease is left to pass, and others take over its runs. If it goes on one
 day, its writes are refused as those of any executor that was declared dead.
+
+What blocks the loop may be a handler of log lines, which has that handler's lock then. So the lines are told by one
+more thread, which begins with the first of them: who renews the lease waits for no handler.
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
 from types import FrameType
 from typing import Any, Final
 
@@ -38,7 +43,9 @@ _STALL_SECONDS: Final = 1.0
 # The innermost frames tell what blocks.
 _FRAMES_MAX: Final = 16
 _LOOP_FILE: Final = trio.run.__code__.co_filename
-# How long the thread is waited for at the end: it may be writing to the store.
+# Lines that wait while a handler takes its time.
+_LINES_MAX: Final = 100
+# How long each of the threads is waited for at the end: it may be writing to the store, or to a log.
 _LEAVE_SECONDS: Final = 5.0
 _RUN_TASK: Final = "run "
 
@@ -92,6 +99,7 @@ class _LoopWatch:
         self._loop_thread = threading.get_ident()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="durable-trio-loop-watch", daemon=True)
+        self._teller = _Teller()
         now = time.monotonic()
         self._passed_at = now  # by the loop
         self._asked_at = now  # by the thread, as all below
@@ -107,6 +115,7 @@ class _LoopWatch:
         """Stop watching."""
         self._stopped.set()
         self._thread.join(_LEAVE_SECONDS)
+        self._teller.stop()
 
     def _pass(self) -> None:
         self._passed_at = time.monotonic()
@@ -123,7 +132,7 @@ class _LoopWatch:
             except trio.RunFinishedError:
                 return
             except Exception as error:  # of ours; nothing depends on a look
-                _LOGGER.warning("a look at the event loop has failed: %r", error)
+                self._teller.tell(_LOGGER.warning, "a look at the event loop has failed: %r", error)
 
     def _has_passed(self) -> bool:
         return self._passed_at >= self._asked_at
@@ -147,10 +156,14 @@ class _LoopWatch:
         if self._executor is None:
             return
         if seconds <= self._stall_seconds_max:
-            self._executor.recovery.renew_meanwhile()
+            error = self._executor.recovery.renew_meanwhile()
+            if error is not None:
+                text = "the lease could not be renewed while the event loop is blocked: %s"
+                self._teller.tell(_LOGGER.info, text, error)
         elif not self._is_hung:
             self._is_hung = True
-            _LOGGER.error(
+            self._teller.tell(
+                _LOGGER.error,
                 "the event loop has been blocked for %.3g s, and counts as hung: the lease of executor %s is not"
                 " renewed any more, and others take over its runs",
                 seconds,
@@ -162,7 +175,8 @@ class _LoopWatch:
 
     def _tell_begin(self, seconds: float) -> None:
         blocked = self._blocked = self._find_blocked()
-        _LOGGER.warning(
+        self._teller.tell(
+            _LOGGER.warning,
             "the event loop has been blocked for %.1f s, %s; no run of this process goes on meanwhile. Make the "
             "function a sync one, which gets a thread, or let it await\n%s",
             seconds,
@@ -176,14 +190,18 @@ class _LoopWatch:
         assert blocked is not None
         extra = blocked.fields("loop_unblocked", seconds)
         del extra["stack"]
-        _LOGGER.warning("the event loop goes on; it was blocked for %.1f s, %s", seconds, blocked, extra=extra)
+        self._teller.tell(
+            _LOGGER.warning, "the event loop goes on; it was blocked for %.1f s, %s", seconds, blocked, extra=extra
+        )
 
     def _tell_held_up(self, seconds: float, *, is_ours: bool) -> None:
         """This very thread did not run: somebody has not let it, or the whole process was stopped."""
         if not is_ours:
-            self._asked_at = time.monotonic()  # nobody has blocked the loop for so long
+            self._asked_at += seconds  # nobody has blocked the loop for so long
             text = "this process did not run for %.1f s: it was stopped, or the machine was, or was too busy"
-            _LOGGER.info(text, seconds, extra={"event": "process_held_up", "seconds": round(seconds, 3)})
+            self._teller.tell(
+                _LOGGER.info, text, seconds, extra={"event": "process_held_up", "seconds": round(seconds, 3)}
+            )
         elif self._blocked is None:  # code in C that keeps the interpreter's lock
             self._tell_begin(seconds)
 
@@ -222,6 +240,32 @@ class _LoopWatch:
         except RuntimeError:  # as above
             return None
         return next((row.workflow for row in rows if row.id == run_id), None)
+
+
+class _Teller:
+    """A thread for log lines, which may take as long as handlers take."""
+
+    def __init__(self) -> None:
+        self._lines: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def tell(self, say: Callable[..., object], *args: object, **fields: object) -> None:
+        """Have a line told after those before; wait for nothing."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="durable-trio-loop-watch-lines", daemon=True)
+            self._thread.start()
+        if self._lines.qsize() < _LINES_MAX:
+            self._lines.put(partial(say, *args, **fields))
+
+    def stop(self) -> None:
+        """Tell what is left, if that does not take too long."""
+        self._lines.put(None)
+        if self._thread is not None:
+            self._thread.join(_LEAVE_SECONDS)
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            line()
 
 
 def _stack_of(frame: FrameType) -> str:

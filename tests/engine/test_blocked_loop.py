@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
+from durable_trio.engine.loop_watch import _LoopWatch
 from durable_trio.stores.questions import ListExecutors
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
@@ -121,7 +122,25 @@ async def test_what_is_no_runs_is_told_without_one(store_path: str) -> None:
     assert "in block" in begin.stack
 
 
-async def test_the_lease_is_renewed_while_the_loop_is_blocked(file_path: str) -> None:
+class Blocking(logging.Handler):
+    """Takes its time, with its lock, which whoever tells a line wants."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() == "block":
+            block()
+
+
+async def log_in_step() -> None:
+    logging.getLogger("durable_trio.processes").warning("block")
+
+
+@workflow
+async def logs(ctx: Context) -> None:
+    await ctx.step("block", log_in_step)
+
+
+@pytest.mark.parametrize("of", [steps, logs], ids=["a step", "a handler of log lines"])
+async def test_the_lease_is_renewed_while_the_loop_is_blocked(file_path: str, of: Any) -> None:
     global until
     seen: list[int] = []
 
@@ -132,11 +151,26 @@ async def test_the_lease_is_renewed_while_the_loop_is_blocked(file_path: str) ->
         return len(set(seen)) > 3
 
     until = has_been_renewed
-    async with serving(file_path, steps, lease_seconds=1.5, loop_stall_seconds_max=600) as engine:
-        run = await engine.start(steps, id="r")
-        await run.result()
+    handler = Blocking()
+    logging.getLogger("durable_trio.processes").addHandler(handler)
+    try:
+        async with serving(file_path, of, lease_seconds=1.5, loop_stall_seconds_max=600) as engine:
+            run = await engine.start(of, id="r")
+            await run.result()
+    finally:
+        logging.getLogger("durable_trio.processes").removeHandler(handler)
     assert seen == sorted(seen)
     assert not told.of("loop_hung")
+
+
+async def test_only_the_time_in_which_the_process_was_stopped_does_not_count() -> None:
+    """What is held up again and again would hold its lease for ever, and with it its runs."""
+    watch = _LoopWatch(None, 600)
+    watch._has_asked, watch._passed_at, watch._asked_at = True, 50.0, 100.0
+    for _ in range(3):
+        watch._tell_held_up(5.0, is_ours=False)
+    assert watch._asked_at == 115.0
+    watch._teller.stop()
 
 
 _BLOCKED = """

@@ -200,19 +200,22 @@ class Recovery(Service):
         self._runs.detach_now()  # not waited for: a step function in a thread may take its time
         await self.register()
 
-    def renew_meanwhile(self) -> None:
-        """Renew the lease from another thread, while the loop is blocked. Never raises, and waits for nobody."""
+    def renew_meanwhile(self) -> Exception | None:
+        """Renew the lease from another thread, while the loop is blocked; return why that has failed, if it has.
+
+        Never raises, and waits for nobody; also for no handler of log lines: one may be what blocks the loop.
+        """
         store, now = self._writer.store, monotonic_now()
         is_overdue = now >= self._renew_at + self._lease // 6
         if not (store.is_shared and self.is_registered and self._writer.failure is None and is_overdue):
-            return
+            return None
         try:
             renewed = store.apply([RenewLease(executor=self.executor, lease_until=now + self._lease)], block=False)
         except Exception as error:  # the loop will meet it too
-            _LOGGER.info("the lease could not be renewed while the event loop is blocked: %s", error)
-            return
+            return error
         if renewed == [True]:
             self._renew_at = now + self._lease // 3
+        return None
 
     async def _reap_dead(self) -> None:
         if await self.reaper.reap_dead(self.executor):
