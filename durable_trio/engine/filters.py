@@ -16,6 +16,11 @@ _INTEGER_MIN, _INTEGER_MAX = -(2**63), 2**63 - 1
 
 
 def statuses_of(status: RunStatus | str | Iterable[RunStatus | str] | None) -> tuple[RunStatus, ...] | None:
+    """Return the statuses that are asked for; ``None`` for any.
+
+    Raises:
+        ValueError: one of them is none.
+    """
     if status is None:
         return None
     if isinstance(status, str):
@@ -37,6 +42,11 @@ def make_filter(
     tags: Mapping[str, str] | None = None,
     **fields: Any,
 ) -> RunFilter:
+    """Return a filter; ``fields`` are others of it, as they are.
+
+    Raises:
+        TypeError, ValueError: something of it cannot be looked for.
+    """
     return RunFilter(
         statuses=statuses_of(status),
         workflow=workflow.name if isinstance(workflow, Workflow) else check_text("workflow", workflow),
@@ -120,10 +130,10 @@ def read_change_cursor(cursor: str) -> tuple[int, int] | None:
     return numbers
 
 
-def _numbers(*texts: str) -> tuple[int, int] | None:
-    """Return numbers that a store can hold; ``None`` if one of them is none."""
+def _numbers(*pair: str) -> tuple[int, int] | None:
+    """Return two numbers that a store can hold; ``None`` if one of them is none."""
     try:
-        first, second = map(int, texts)
+        first, second = map(int, pair)
     except ValueError:
         return None
     return (first, second) if all(_INTEGER_MIN <= number <= _INTEGER_MAX for number in (first, second)) else None

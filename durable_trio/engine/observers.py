@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from durable_trio.events import (
-    EVENTS,
     AttemptInterrupted,
     Event,
     RunCompensating,
@@ -70,9 +69,6 @@ class Observer:
 
     def step_slow(self, event: StepSlow) -> None:
         """An attempt takes longer than ``slow_step_seconds``."""
-
-
-HOOKS = tuple(event.name for event in EVENTS)
 
 
 class Observers:

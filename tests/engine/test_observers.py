@@ -25,13 +25,14 @@ from durable_trio import (
     StepStatus,
     workflow,
 )
-from durable_trio.engine.observers import HOOKS
+from durable_trio.events import EVENTS
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 S = RunStatus
+HOOKS = [event.name for event in EVENTS]
 
 
 class Noting(Observer):

@@ -58,6 +58,7 @@ def cells(connection: sqlite3.Connection) -> Iterator[Cell]:
 
 
 def cells_of_workflow(connection: sqlite3.Connection, workflow: str) -> Iterator[Cell]:
+    """Give each status that some run of a workflow has, by a seek each."""
     of_workflow = stored(workflow)
     for status in walk(connection, FIRST_STATUS, NEXT_STATUS, of_workflow):
         if isinstance(status, str):
@@ -82,10 +83,12 @@ def walk(
 
 
 def stored(text: str) -> str | bytes:
+    """Return a text as it stands in the file, which may be no UTF-8 there."""
     return text.raw if isinstance(text, NotText) else text
 
 
 def count(connection: sqlite3.Connection, sources: Sequence[Source], limit: int) -> int:
+    """Return how many keys some sources have, counted up to a limit."""
     count = 0
     for source in sources:
         if count < limit:
