@@ -296,7 +296,7 @@ async def test_a_place_that_cannot_be_told_of_does_not_end_the_runs(
 async def test_who_waits_for_a_run_learns_of_its_end_though_telling_has_failed(
     store_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    met = fail_once_for(monkeypatch, Feed, "ended")
+    met = fail_once_for(monkeypatch, Feed, "left")
     async with serving(store_path, steps) as engine:
         with trio.fail_after(PATIENCE_SECONDS):
             assert await engine.run(steps, 1) == 1
