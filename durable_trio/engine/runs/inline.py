@@ -99,6 +99,8 @@ class InlineRun(ResidentRun):
                         await self._leave(failure)
             finally:
                 BODY.reset(self._body_before)
+                # What the block has begun elsewhere outlives it, and would wait for ever for this task to have gone.
+                self.turns.state.lane.open()
                 assert self._nursery is not None
                 self.turns.state.tasks.discard(self._nursery.parent_task)
                 was_cut = self.port.is_cut

@@ -21,7 +21,7 @@ from durable_trio import (
     SignalTimeout,
     workflow,
 )
-from tests.engine.harness import serving
+from tests.engine.harness import PATIENCE_SECONDS, serving
 from tests.kit.traces import effects, note, undo, virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
@@ -48,6 +48,25 @@ async def kinds(engine: Engine, run_id: str) -> list[str]:
 
 
 # ---- one stay ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_a_block_has_begun_elsewhere_goes_on_after_it(store_path: str) -> None:
+    """Also one that waits for the run itself: a run's tasks go one at a time, and that ends with the block."""
+    told = []
+
+    async def wait_for(engine: Engine) -> None:
+        told.append(await engine.get("script").result())
+        await trio.lowlevel.checkpoint()
+        told.append("went on")
+
+    async with serving(store_path) as engine, trio.open_nursery() as nursery:
+        async with engine.inline("script") as ctx:
+            nursery.start_soon(wait_for, engine)
+            await ctx.step("one", note, "first")
+        with trio.move_on_after(PATIENCE_SECONDS):
+            while len(told) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.002)
+        assert told == [None, "went on"]
 
 
 async def test_a_block_that_is_left_normally_completes_its_run(autojump_clock: MockClock) -> None:
