@@ -20,6 +20,7 @@ from zlib import crc32
 
 import attrs
 
+from durable_trio.logger import Logger
 from durable_trio.records import StepKind
 from durable_trio.rows import Key, UntoldRow
 
@@ -57,6 +58,8 @@ PACK_HEAD: Final = _HEAD.pack
 FREE: Final = bytes(8)
 _THREAD: Final = Struct("<Q")
 _THREAD_AT: Final = 8
+_LOGGER: Final = Logger("durable_trio.processes")
+
 # Run, token of its claim, when the attempt began (microseconds), which attempt, count of the name. Then text.
 _NOTED: Final = Struct("<qqqqq")
 PACK_NOTED: Final = _NOTED.pack
@@ -90,6 +93,7 @@ class StepSlots:
         self.large_at = _LARGE_AT
         self._free_large = list(range(REGION_BYTES - _LARGE_BYTES, _LARGE_AT - 1, -_LARGE_BYTES))
         self._unlisted_count = 0
+        self._has_said_so = False
         #: Of the event loop, where most functions run.
         self.thread = threading.get_native_id()
         boot = boot_id.encode(errors="replace")[:40]
@@ -136,6 +140,14 @@ class StepSlots:
     def _count(self, change: int) -> int:
         self._unlisted_count += change
         _UNLISTED.pack_into(self.buffer, _UNLISTED_AT, max(0, self._unlisted_count))
+        if not self._has_said_so:
+            self._has_said_so = True
+            _LOGGER.warning(
+                "more steps are executing at once in this process than can be noted (%d): of those beyond, nobody is "
+                "shown that they are under way; lower the limit of a map, or concurrency",
+                _LARGE_AT // _SMALL_BYTES - 1,
+                extra={"event": "steps_unlisted"},
+            )
         return -1
 
 

@@ -81,7 +81,7 @@ def test_of_a_branch_that_is_too_deep_the_name_and_the_beginning_are_told() -> N
     assert key.branch.endswith("…")
 
 
-def test_steps_beyond_the_slots_are_counted_and_nobody_fails() -> None:
+def test_steps_beyond_the_slots_are_counted_and_nobody_fails(caplog: pytest.LogCaptureFixture) -> None:
     slots = make()
     count = len(slots.free)
     taken = [slots.take(noted("s", n=n)) for n in range(count + 5)]
@@ -90,6 +90,7 @@ def test_steps_beyond_the_slots_are_counted_and_nobody_fails() -> None:
     region = read_region(bytes(slots.buffer))
     assert region is not None
     assert (len(region.steps), region.unlisted_count) == (count, 5)
+    assert [vars(record)["event"] for record in caplog.records] == ["steps_unlisted"]
     for slot in reversed(taken):
         slots.give_back(slot)
     region = read_region(bytes(slots.buffer))
