@@ -223,6 +223,8 @@ class Feed(Service):
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
                         return RunEnd(row.status, row.result, row.error, row.damage)
+                elif stay is None:  # others may have ended it, and the feed may have looked before anybody waited
+                    self.recheck()
                 is_new = False
                 if not self._is_closed:
                     await event.wait()

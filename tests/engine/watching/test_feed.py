@@ -154,6 +154,18 @@ async def test_word_of_a_former_end_does_not_end_the_wait_for_a_resumed_run() ->
         nursery.cancel_scope.cancel()
 
 
+async def test_who_waits_for_a_new_run_is_told_though_others_have_ended_it_already() -> None:
+    """The feed had looked at their commits before; nobody commits anything afterwards."""
+    writer: Any = ManualWriter(ManualStore(stored(S.COMPLETED, 5)))
+    feed = writer.make_feed()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(feed.run)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert (await feed.wait_ended("r", is_new=True)).status is S.COMPLETED
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_passes_over_others() -> None:
     """It asks for the newest change, to pass over what nobody has watched; a commit comes before the answer."""
     writer: Any = ManualWriter(ManualStore(stored(S.RUNNING, 5)))
