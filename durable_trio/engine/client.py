@@ -17,7 +17,7 @@ from durable_trio.engine.filters import read_change_cursor
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
-from durable_trio.engine.runs.places import lending_place
+from durable_trio.engine.runs.places import LENDER, lending_place
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.waiting import Waiting
 from durable_trio.engine.watching import Changes, Since, watch
@@ -205,8 +205,11 @@ class Client:
 
     async def wait_ended(self, run_id: str, *, is_new: bool = False) -> RunEnd:
         """Return how a run has ended, once it has; the place of a run whose code waits is lent meanwhile."""
+        services = self.services_in_use()
+        if LENDER.get() is None:  # it is the code of no run
+            return await self._waiting.wait_ended(services, run_id, is_new=is_new)
         with lending_place():
-            return await self._waiting.wait_ended(self.services_in_use(), run_id, is_new=is_new)
+            return await self._waiting.wait_ended(services, run_id, is_new=is_new)
 
     def watch(self, which: RunFilter, *, since: str | None = None) -> AbstractAsyncContextManager[Changes]:
         """Watch the runs of a filter; see ``engine.watch``."""
