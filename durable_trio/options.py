@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
+from itertools import takewhile
 
 
 def check_options(what: str, given: Iterable[str], known: Iterable[str], *, arguments: str = "") -> None:
@@ -15,8 +17,15 @@ def check_options(what: str, given: Iterable[str], known: Iterable[str], *, argu
     names = list(known)
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            close = difflib.get_close_matches(name, names)
+            # Of those that are near, the one that begins like it: "retries" is meant for "retry", not for "returns".
+            nearest = max(close, key=partial(_common_length, name), default=None)
+            hint = f"; did you mean {nearest!r}?" if nearest is not None else ""
             if arguments:
                 hint += f"; {arguments} are given by position"
             raise TypeError(f"{what} has no option {name!r}{hint}")
+
+
+def _common_length(one: str, two: str) -> int:
+    """Return how many characters two names have in common at their beginnings."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))

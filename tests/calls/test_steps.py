@@ -161,6 +161,8 @@ async def test_wrong_options_are_refused_and_leave_no_row(store_path: str) -> No
             await ctx.step("a", work, timeout=cast(Any, "5"))
         with pytest.raises(TypeError, match="did you mean 'timeout'"):
             await ctx.step("a", work, timout=5)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="did you mean 'retry'"):
+            await ctx.step("a", work, retries=5)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="arguments of the function are given by position"):
             await ctx.step("a", work, amount=5)  # type: ignore[call-overload]
         with pytest.raises(TypeError, match="takes a name, a function, then its arguments"):

@@ -320,6 +320,16 @@ def test_watch_of_a_run_that_has_ended_says_so_and_ends(db: str) -> None:
     assert said.out.count("\n") == 1
 
 
+def test_watch_says_that_nobody_serves(db: str) -> None:
+    with process_of(*command_line("--db", db, "watch", "order-10")) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "order-10" in process.stdout.readline()
+        assert process.stderr.readline() == "nobody serves this database now; runs go on when somebody does\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_SECONDS) == 130
+
+
 def test_a_reader_that_goes_away_is_no_error(live: str) -> None:
     for words in (["watch"], ["list"], ["show", "order-8"]):
         with process_of(*command_line("--db", live, *words)) as process:

@@ -9,7 +9,7 @@ import click
 
 from durable_trio.cli.completion import complete_run
 from durable_trio.cli.options import database_option, json_option, status_option, tags_of, tags_option, workflow_option
-from durable_trio.cli.output import write_json_line, write_lines
+from durable_trio.cli.output import say, write_json_line, write_lines
 
 if TYPE_CHECKING:
     from durable_trio import Engine
@@ -59,6 +59,7 @@ def command(
     lines = ChangeLines(find_screen())
 
     async def follow(client: Engine) -> None:
+        knows_servers = as_json
         async with client.watch(
             run_id=run_id, status=statuses or None, workflow=workflow, tags=given or None, since=since
         ) as changes:
@@ -70,5 +71,9 @@ def command(
                     is_to_cancel = record.problem is not None and bool(await asked_to_cancel(client, [record]))
                     cursor = None if since is None else changes.cursor
                     write_lines([lines.line(record, datetime.now(UTC), is_to_cancel=is_to_cancel, cursor=cursor)])
+                if not (knows_servers or record.status.is_final):
+                    knows_servers = True
+                    if not any(executor.is_alive for executor in (await client.status()).executors):
+                        say("nobody serves this database now; runs go on when somebody does")
 
     ask(database, follow)

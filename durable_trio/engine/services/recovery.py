@@ -124,6 +124,7 @@ class Recovery(Service):
         self.reaper = Reaper(writer, clock)
         #: Whether what is claimed under the present id stays claimed.
         self.is_registered = False
+        self._is_hindered = False  # the lease was due, and could not be renewed
         self._renew_at = 0
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
@@ -183,8 +184,12 @@ class Recovery(Service):
             try:
                 await self._renew()
                 await self._reap_dead()
+                self._is_hindered = False
             except (StoreFull, StoreInUse) as error:
-                _LOGGER.warning("the lease could not be renewed yet: %s", error)
+                if not self._is_hindered:  # it is tried again several times a second
+                    self._is_hindered = True
+                    extra = {"event": "lease_not_renewed"}
+                    _LOGGER.warning("the lease could not be renewed yet: %s", error, extra=extra)
 
     async def _renew(self) -> None:
         now = monotonic_now()
