@@ -83,6 +83,8 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
 
     def decode(plain: Any) -> Any:
         if type(plain) is dict:
+            if "$dict" in plain and "dict" not in by_kind and type(plain["$dict"]) is dict:
+                plain = plain["$dict"]  # the tag was written by hand, where nobody knew the classes, as in a shell
             if "$type" in plain:
                 return _decode_tagged(coder.name, by_name, plain)
             kind = "int" if "$int" in plain else "float" if "$float" in plain else "dict"

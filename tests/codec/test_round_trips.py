@@ -18,10 +18,12 @@ from typing import (
 )
 from uuid import UUID
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from durable_trio import CodecError
 from durable_trio.codec import ANY_SCALARS, UNANNOTATED
 from tests.codec.codec_examples import (
     BERLIN,
@@ -210,3 +212,26 @@ def test_aliases_also_recursive_ones_are_seen_through() -> None:
 
     check([1, ["a", [2]]], names["Json"])
     check((1, 2), names["Twice"][int])
+
+
+def test_a_member_of_a_union_may_be_named_by_who_has_no_classes() -> None:
+    """As a shell does: what is given without an annotation is stored as an ordinary dict."""
+
+    @attrs.frozen
+    class Cash:
+        pass
+
+    @attrs.frozen
+    class Card:
+        number: int
+
+    for value, plain in [(Cash(), {"$type": "Cash"}), (Card(7), {"$type": "Card", "number": 7})]:
+        text = CODEC.encode(plain, UNANNOTATED, where="x").text
+        assert CODEC.decode(text, Cash | Card, where="x") == value
+        assert CODEC.decode(text, list[Cash | Card] | Cash | Card, where="x") == value
+        assert CODEC.decode(text, UNANNOTATED, where="x") == plain
+        assert CODEC.decode(text, dict[str, Any] | Card, where="x") == plain  # a dict of the user's stays one
+    text = CODEC.encode({"$type": "Gold"}, UNANNOTATED, where="x").text
+    with pytest.raises(CodecError) as refused:
+        CODEC.decode(text, Cash | Card, where="x")
+    assert "Gold" in str(refused.value)
