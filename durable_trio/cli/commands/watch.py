@@ -64,6 +64,10 @@ def command(
             run_id=run_id, status=statuses or None, workflow=workflow, tags=given or None, since=since
         ) as changes:
             async for record in changes:
+                if not knows_servers and not (run_id is not None and record.status.is_final):
+                    knows_servers = True
+                    if not any(executor.is_alive for executor in (await client.status()).executors):
+                        say("nobody serves this database now; runs go on when somebody does")
                 if as_json:
                     write_json_line(run_document(record, cursor=changes.cursor))
                 else:
@@ -71,9 +75,5 @@ def command(
                     is_to_cancel = record.problem is not None and bool(await asked_to_cancel(client, [record]))
                     cursor = None if since is None else changes.cursor
                     write_lines([lines.line(record, datetime.now(UTC), is_to_cancel=is_to_cancel, cursor=cursor)])
-                if not (knows_servers or record.status.is_final):
-                    knows_servers = True
-                    if not any(executor.is_alive for executor in (await client.status()).executors):
-                        say("nobody serves this database now; runs go on when somebody does")
 
     ask(database, follow)
