@@ -162,7 +162,8 @@ class Run(Generic[R]):
         Raises:
             RunNotFound: there is no such run.
         """
-        return dict((await self.record()).values)
+        (record,) = await self._client.records([await self._client.row(self.id)])  # not what it is at just now
+        return dict(record.values)
 
 
 async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | None, *, is_new: bool = False) -> R:

@@ -6,12 +6,16 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from durable_trio import Context, Engine, Retry, RunFailed, StepInHand, StepKind, workflow
+from durable_trio import Context, Engine, Retry, RunFailed, StepInHand, StepKind, open_engine, workflow
+from durable_trio.rules import residency
 from durable_trio.stores.questions import ListOpenSteps
+from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -222,3 +226,29 @@ async def test_a_run_that_is_set_aside_tells_the_step_in_which_its_process_has_d
     async with serving(file_path, poison) as engine:
         with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunFailed, match="in step 'charge#0', attempt 1"):
             await engine.get("r").result()
+
+
+async def test_only_who_asks_for_it_has_it_looked_up_what_a_run_is_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That reads a file beside the database; values are polled, as signs of progress are."""
+    monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
+    asked: list[str] = []
+    ask = SqliteStore.ask
+
+    def noted(self: SqliteStore, question: Any) -> Any:
+        asked.append(type(question).__name__)
+        return ask(self, question)
+
+    @workflow
+    async def publishes(ctx: Context) -> None:
+        await ctx.publish("seen", 1)
+        await ctx.wait_signal("go")
+
+    async with open_engine(":memory:", workflows=[publishes]) as engine:
+        run = await engine.start(publishes)
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr(SqliteStore, "ask", noted)
+        assert await run.value("seen") == 1
+        assert await run.values() == {"seen": 1}
+        assert asked == ["FindRun", "ReadValues"] * 2
+        await run.record()
+        assert asked[4:] == ["FindRun", "ReadValues", "ListOpenSteps"]
