@@ -37,12 +37,14 @@ def ask(
     database: str,
     question: Callable[[Engine], Awaitable[Answer]],
     *,
+    engine: Engine | None = None,
     creates: bool = False,
     so_far: Callable[[], str] = str,
 ) -> Answer:
     """Open a client, put a question to it, close it, and return the answer.
 
     Args:
+        engine: that of an application, which is opened on its own store; then ``database`` is the path of that.
         creates: whether to make a database where there is none.
         so_far: gives the words for what is done already when Ctrl-C comes; default none.
 
@@ -51,13 +53,14 @@ def ask(
         Interrupted: Ctrl-C; with the words of ``so_far``.
         DurableError, ValueError: as the question does.
     """
-    check_database(database, creates=creates)
-    return trio.run(_interruptible, lambda: _ask(database, question), so_far)
+    if engine is None or database:  # else it is no file
+        check_database(database, creates=creates)
+    return trio.run(_interruptible, lambda: _ask(engine or database, question), so_far)
 
 
-async def _ask(database: str, question: Callable[[Engine], Awaitable[Answer]]) -> Answer:
+async def _ask(engine: Engine | str, question: Callable[[Engine], Awaitable[Answer]]) -> Answer:
     try:
-        async with Engine(database) as client:
+        async with Engine(engine) if isinstance(engine, str) else engine as client:
             try:
                 return await question(client)
             except RunNotFound as error:

@@ -9,12 +9,14 @@ from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from durable_trio.cli.completion import complete_run, complete_tag, complete_workflow
 from durable_trio.cli.times import read_seconds, read_when
 
 __all__ = [
     "database_option",
+    "database_or_app_options",
     "duration",
     "json_option",
     "json_value",
@@ -94,6 +96,27 @@ def database_option(command: Command) -> Command:
         "--db", "database", metavar="FILE", type=click.Path(), callback=_database, help="The database."
     )
     return option(command)
+
+
+def _database_or_none(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    """As ``_database``; the engine of an application has its own."""
+    if not ctx.params.get("app"):
+        return _database(ctx, param, value)
+    root = ctx.find_root()
+    if value is not None or root.get_parameter_source("db") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("give --db or --app, not both: an app's database is that of its engine", ctx)
+    return ""
+
+
+def database_or_app_options(text: str) -> Callable[[Command], Command]:
+    """Add ``--db`` and ``--app``, which is told before it; ``text``: what the code of the application is used for."""
+    app = click.option(
+        "--app", metavar="APP", is_eager=True, help=f"module:engine or FILE.py:engine, in place of --db: {text}"
+    )
+    database = click.option(
+        "--db", "database", metavar="FILE", type=click.Path(), callback=_database_or_none, help="The database."
+    )
+    return lambda command: database(app(command))
 
 
 def json_option(command: Command) -> Command:

@@ -182,18 +182,20 @@ class Codec:
 
     @trio.lowlevel.enable_ki_protection
     def decode_arguments(
-        self, text: str, annotations_for: Callable[[int], Sequence[Any]], *, where: str
+        self, text: str, annotations_for: Callable[[int], Sequence[Any]], *, where: str, names: Sequence[str] = ()
     ) -> tuple[Any, ...]:
         """Return the arguments that ``encode_arguments`` has written as ``text``.
 
         Args:
             annotations_for: returns the annotations of so many arguments, or raises ``TypeError``.
+            names: of the parameters, for errors; the last is that of all further arguments.
 
         Raises:
             CodecError: as ``decode``; or there are more arguments than annotations.
             TypeError: of ``annotations_for``.
         """
         annotation: Any = None
+        index = -1
         try:
             plain = load(text)
             if type(plain) is not list:
@@ -211,7 +213,8 @@ class Codec:
         except PayloadTooLarge:
             raise
         except BaseException as error:
-            refused = _codec_error(error, where, annotation)
+            name = names[min(index, len(names) - 1)] if names and index >= 0 else None
+            refused = _codec_error(error, where, annotation, name)
         raise refused from refused.__cause__  # out here, so that what the value has raised is not kept
 
     @trio.lowlevel.enable_ki_protection

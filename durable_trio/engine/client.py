@@ -259,6 +259,17 @@ class Client:
             is_new = False
         return Begun(operation.id, known, is_new)
 
+    def arguments_from_json(self, workflow: Workflow[..., Any], args: Sequence[Any]) -> tuple[Any, ...]:
+        """Return JSON values as the arguments that a workflow takes, as it would find them stored.
+
+        Raises:
+            CodecError: one of them is of another type.
+            TypeError: too few or too many.
+        """
+        where = f"the arguments of workflow {workflow.name!r}"
+        text = self.codec.encode(list(args), UNANNOTATED, where=where).text
+        return self.codec.decode_arguments(text, workflow.annotations_for, where=where, names=workflow.argument_names)
+
     @trio.lowlevel.enable_ki_protection  # as with a signal
     async def signal_with_start(
         self, workflow: Any, args: tuple[Any, ...], options: StartOptions, *, signal: str, payload: Any, signal_id: Any

@@ -34,11 +34,12 @@ def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool,
     """
     if ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
         raise click.UsageError("serve takes no --db: the database is the one that the engine was made with")
+    from durable_trio.cli.app import importable, load
     from durable_trio.cli.serving import tree_signals_ignored
 
     with tree_signals_ignored():
-        app = _importable(app)
-        engine = _load(app, verbose=verbose)
+        app = importable(app)
+        engine = load(app, verbose=verbose)
         display = _display(draws_tree=draws_tree, log_json=log_json)
         try:
             return _serve(engine, display, app, workers, verbose=verbose)
@@ -70,58 +71,6 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
             shown = error if verbose or needs_traceback(error) else None
             display.logger.critical("the server has failed", exc_info=shown, extra={"fields": fields})
         raise Failed(failure_text(error)) from error
-
-
-# ---- the application -----------------------------------------------------------------------------------------------
-
-
-def _importable(app: str) -> str:
-    """Put the application's folder where modules are looked for, as ``python -m`` and ``python FILE`` do."""
-    path, colon, name = app.rpartition(":")
-    if colon and path.endswith(".py"):
-        folder, file = os.path.split(os.path.abspath(path))
-        if not os.path.isfile(path):
-            raise click.UsageError(f"there is no file {path!r}")
-        sys.path.insert(0, folder)
-        return f"{file.removesuffix('.py')}:{name}"
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    return app
-
-
-def _load(app: str, *, verbose: bool) -> Engine:
-    from durable_trio.cli.faults import Failed
-    from durable_trio.engine.engine import Engine
-    from durable_trio.errors import WorkerFailed
-    from durable_trio.serving.app import load_engine
-
-    try:
-        engine = load_engine(app)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    except WorkerFailed as error:
-        if verbose and error.__cause__ is not None:
-            sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
-        raise Failed(f"{error}{_place(error.__cause__)}") from error
-    if not isinstance(engine, Engine):
-        raise Failed(
-            f"{app!r} is of type {type(engine).__qualname__}; it must be an Engine, or a function that returns one"
-        )
-    return engine
-
-
-def _place(error: BaseException | None) -> str:
-    """Return where in the application an import has failed; a syntax error tells it by itself."""
-    if error is None or isinstance(error, SyntaxError):
-        return ""
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not file.startswith("<frozen ") and "importlib" not in file and "durable_trio/workers/loading" not in file:
-            place = f" (at {os.path.relpath(file)}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return place
 
 
 # ---- what is shown -------------------------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from durable_trio.cli.completion import complete_workflow
-from durable_trio.cli.options import database_option, duration, json_value, tags_of, tags_option
+from durable_trio.cli.options import database_or_app_options, duration, json_value, tags_of, tags_option
 from durable_trio.cli.output import say, write_id
 
 if TYPE_CHECKING:
-    from durable_trio import Engine
+    from durable_trio import Engine, Workflow
 
 
 @click.command("start", context_settings={"ignore_unknown_options": True})  # so that -5 is an argument
-@database_option
+@database_or_app_options("arguments are checked, and the workflow's own tags and time to live are given.")
 @click.argument("workflow", shell_complete=complete_workflow)
 @click.argument("args", metavar="[JSON-ARGS]...", type=json_value, nargs=-1)
 @click.option("--id", "run_id", metavar="ID", help="The run's id; the same id again is the same run. Default: a UUID.")
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @tags_option("A tag of the run; may be repeated.")
 def command(
     database: str,
+    app: str | None,
     workflow: str,
     args: tuple[Any, ...],
     run_id: str | None,
@@ -40,21 +41,35 @@ def command(
 
     Each argument of the workflow is one JSON value: 7, true, '"text"', '{"item": "chair"}'. The run is executed by
     whoever serves the database, now or later. Where there is no database, one is made.
+
+    \b
+    Examples:
+      durable-trio start order 30 '{"gift": true}' --id order-7 --tag customer=anna
+      durable-trio start --app shop:engine order 30
     """
     given = tags_of(tags)
     from durable_trio.cli.client import ask
 
-    is_new = not os.path.exists(database)
+    engine: Engine | None = None
+    what: str | Workflow[..., Any] = workflow
+    if app is not None:
+        from durable_trio.cli.app import App
+
+        known = App(app)
+        engine, database = known.engine, known.database
+        what = known.workflow(workflow)
+        args = known.arguments(what, args)
+    is_new = bool(database) and not os.path.exists(database)
 
     async def start(client: Engine) -> tuple[str, str | None]:
         if is_new:
             say(f"created the database {database!r}")
         run = await client.start(
-            workflow, *args, id=run_id, queue=queue, priority=priority, delay=delay, tags=given or None
+            what, *args, id=run_id, queue=queue, priority=priority, delay=delay, tags=given or None
         )
         return run.id, await _doubt(client, workflow)
 
-    started, doubt = ask(database, start, creates=True)
+    started, doubt = ask(database, start, engine=engine, creates=True)
     write_id(started)
     if doubt is not None:
         say(doubt)
