@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from durable_trio.cli.program import program
+from tests.kit import forks
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Seconds after which something hangs; far above anything that a busy machine needs.
@@ -68,9 +69,10 @@ def command_line(*args: str) -> list[str]:
     return [sys.executable, "-m", "durable_trio", *args]
 
 
-def call_process(*args: str, **env: str) -> Said:
-    """Call the program in a process of its own."""
-    done = subprocess.run(
+def call_process(*args: str, is_forked: bool = True, **env: str) -> Said:
+    """Call the program in a process of its own; with an interpreter of its own too, if it is not to be forked."""
+    start = forks.run if is_forked else subprocess.run
+    done = start(
         command_line(*args),
         env=surroundings(**env),
         capture_output=True,
@@ -93,7 +95,7 @@ def until(condition: Callable[[], object]) -> None:
 @contextmanager
 def process_of(*words: str, stdin: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Run a process during a block; it is killed at the end, if it has not ended."""
-    process = subprocess.Popen(
+    process: forks.Forked[str] = forks.Forked(
         words,
         env=surroundings(),
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,

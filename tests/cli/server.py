@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cli.desk import PATIENCE_SECONDS, call, command_line, surroundings
+from tests.kit.forks import Forked
 
 _HERE = Path(__file__).parent
 
@@ -63,7 +64,7 @@ class Server:
 def serving(folder: Path, *options: str, app: str = "served:make") -> Iterator[Server]:
     """Serve during a block; at its end the server is killed, and its workers die with it."""
     with open(folder / "out.txt", "wb") as out, open(folder / "err.txt", "wb") as err:
-        process = subprocess.Popen(
+        process: Forked[bytes] = Forked(
             command_line("serve", app, *options),
             cwd=_HERE,
             env=served_surroundings(folder),

@@ -212,7 +212,8 @@ def test_without_the_extra_it_says_how_to_install_it(db: str, tmp_path: Path) ->
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *more: None if name == 'rich' else find(name, *more)\n"
     )
-    said = call_process("--db", db, "top", PYTHONPATH=f"{tmp_path}:{Path(__file__).parent.parent.parent}")
+    path = f"{tmp_path}:{Path(__file__).parent.parent.parent}"
+    said = call_process("--db", db, "top", is_forked=False, PYTHONPATH=path)
     assert said.code == 1
     assert "pip install 'durable-trio[tui]'" in said.error
 

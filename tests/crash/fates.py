@@ -23,6 +23,7 @@ import trio
 
 from durable_trio import Engine, FailureRecord, RunExpired, RunRecord, RunStatus
 from tests.crash import fates_app
+from tests.kit import forks
 
 _ROOT: Final = Path(__file__).resolve().parent.parent.parent
 #: Far above anything that a busy machine needs.
@@ -145,7 +146,7 @@ def _serving(database: Path, log: Path, workers: int) -> Iterator[subprocess.Pop
     command = [sys.executable, "-m", "durable_trio", "serve", "tests.crash.fates_app:engine", "--log-json"]
     surroundings = os.environ | {fates_app.DATABASE_VARIABLE: str(database), "PYTHONPATH": str(_ROOT)}
     with open(log, "wb") as said:
-        process = subprocess.Popen(
+        process: forks.Forked[bytes] = forks.Forked(
             [*command, "--workers", str(workers)],
             cwd=_ROOT,
             env=surroundings,

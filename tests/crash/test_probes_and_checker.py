@@ -17,6 +17,7 @@ from durable_trio.testing.checker import Snapshot, check, compare, read_lines, s
 from durable_trio.testing.probes import KINDS, PROBES, ProbedStore
 from tests.crash.driver import Campaign
 from tests.crash.zygote import Zygote
+from tests.kit import forks
 
 
 class Killed(BaseException):
@@ -79,7 +80,7 @@ def finished(zygote: Zygote, tmp_path: Path) -> Path:
 
 def run_checker(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the checker as a user would."""
-    return subprocess.run(
+    return forks.run(
         [
             *(sys.executable, "-m", "durable_trio.testing.checker", str(directory / "app.db")),
             *("--acks", str(directory / "acks.jsonl"), "--ledger", str(directory / "ledger.jsonl")),
@@ -106,7 +107,7 @@ def test_the_checker_is_a_program_that_finds_what_was_acknowledged_and_is_lost(f
     assert spoilt.stdout.splitlines()[0].startswith("point 1: start of run 'lost' was acknowledged")
     assert len(spoilt.stdout.splitlines()) == 2
 
-    wrong = subprocess.run(
+    wrong = forks.run(
         [sys.executable, "-m", "durable_trio.testing.checker", str(finished / "no.db")],
         capture_output=True,
         timeout=60,

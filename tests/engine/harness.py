@@ -19,6 +19,7 @@ import trio
 
 from durable_trio import Clock, Engine, Run, RunRecord, RunStatus, Workflow, open_engine
 from durable_trio.engine.wiring import Executor
+from tests.kit import forks
 
 R = TypeVar("R")
 
@@ -172,7 +173,8 @@ class Leftovers:
 
     @classmethod
     def now(cls) -> Leftovers:
-        """Look now. Idle threads of trio's cache are nobody's."""
+        """Look now. Idle threads of trio's cache are nobody's, and the server of forks is there before and after."""
+        forks.server()
         threads = (thread.name for thread in threading.enumerate())
         return cls(
             threads=Counter(name for name in threads if not name.startswith("Trio thread")),

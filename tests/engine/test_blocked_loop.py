@@ -19,6 +19,7 @@ from durable_trio import Context, Engine, workflow
 from durable_trio.engine.loop_watch import _LoopWatch
 from durable_trio.stores.questions import ListExecutors
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+from tests.kit import forks
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,7 +215,7 @@ async def test_one_that_hangs_loses_its_runs_and_writes_nothing_when_it_goes_on(
     """Nobody has to be its parent for that: its lease passes, since its thread does not renew it for ever."""
     path = str(tmp_path / "app.db")
     argv = [sys.executable, "-c", _BLOCKED, str(tmp_path)]
-    hung = subprocess.Popen(argv, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    hung: forks.Forked[str] = forks.Forked(argv, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         await wait_until((tmp_path / "begun").exists)
         async with serving(path, hanging) as engine:
@@ -285,7 +286,9 @@ class Serve:
         argv = [sys.executable, "-m", "durable_trio", "serve", "app:engine", "--workers", str(workers)]
         variables = {"PATH": "", "PYTHONPATH": str(_ROOT), "FOLDER": str(folder), **environment}
         with self.log.open("w") as log:
-            self.popen = subprocess.Popen(argv, cwd=folder, env=variables, stderr=log, stdout=subprocess.DEVNULL)
+            self.popen: forks.Forked[bytes] = forks.Forked(
+                argv, cwd=folder, env=variables, stderr=log, stdout=subprocess.DEVNULL
+            )
 
 
 async def start(folder: Path, kind: str) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from durable_trio import Context, Engine, StoreRewound, open_engine, workflow
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
+from tests.kit import forks
 
 # What was written over keeps the store's connections open: closing them would spoil it.
 LEAVES_NOTHING = pytest.mark.usefixtures("no_leaks")
@@ -149,7 +150,7 @@ trio.run(main)
 
 
 def start_server(path: Path, name: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return forks.Forked(
         [sys.executable, "-c", _SERVE, str(path), name],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).absolute().parents[2])},
         stdout=subprocess.PIPE,

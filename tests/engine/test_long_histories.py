@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +16,7 @@ from durable_trio.engine.services import janitor
 from durable_trio.stores.writer import Writer
 from durable_trio.testing.checker import check
 from tests.engine.harness import PATIENCE_SECONDS, serving
+from tests.kit import forks
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -182,9 +182,7 @@ async def test_upkeep_that_was_killed_leaves_whole_runs_and_is_gone_on_with(
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     killed = await trio.to_thread.run_sync(
-        lambda: subprocess.run(
-            [sys.executable, script, file_path, what, str(nth), last], capture_output=True, timeout=60
-        )
+        lambda: forks.run([sys.executable, script, file_path, what, str(nth), last], capture_output=True, timeout=60)
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     monkeypatch.setattr(janitor, "_FIRST_LOOK_SECONDS", 0)

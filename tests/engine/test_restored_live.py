@@ -17,6 +17,7 @@ import trio
 from durable_trio import Context, Engine, StoreRewound, open_engine, workflow
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
 from tests.engine.test_files_gone import LEAVES_NOTHING, only_error
+from tests.kit import forks
 
 _APP = """
 import logging, os, trio
@@ -57,7 +58,7 @@ source.backup(target)
 
 def back_up(source: Path, target: Path) -> None:
     """Copy a database by another process, over what stands there."""
-    subprocess.run([sys.executable, "-c", _BACK_UP, str(source), str(target)], check=True, timeout=60)
+    forks.run([sys.executable, "-c", _BACK_UP, str(source), str(target)], check=True, timeout=60)
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     (tmp_path / "app.py").write_text(_APP)
 
     def start(workers: int = 0) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process: forks.Forked[str] = forks.Forked(
             [sys.executable, str(tmp_path / "app.py")],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).absolute().parents[2]), "APP_WORKERS": str(workers)},
             stdout=subprocess.PIPE,

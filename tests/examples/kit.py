@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from durable_trio import sqlite3
+from tests.kit.forks import Forked
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 DYING = Path(__file__).with_name("dying.py")
@@ -99,7 +100,7 @@ class Example:
     @contextmanager
     def _process(self, argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         # A warning, such as one of a file left open, is an error here: it would show among the lines.
-        process = subprocess.Popen(
+        process: Forked[bytes] = Forked(
             [sys.executable, "-W", "error", *argv], cwd=self._cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         with process:

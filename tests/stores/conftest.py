@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import durable_trio
+from tests.kit.forks import Forked
 
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
@@ -49,7 +50,8 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
     root = Path(durable_trio.__file__).absolute().parents[1]
 
     def start(script: str, *arguments: object, through: Sequence[str] = ()) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        popen = subprocess.Popen if through else Forked
+        process: subprocess.Popen[str] = popen(
             [*through, sys.executable, "-c", _PRELUDE + script, *map(str, arguments)],
             env={
                 **os.environ,

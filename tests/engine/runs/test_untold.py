@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -19,6 +18,7 @@ from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import finish, owned
 from tests.engine import dies
 from tests.engine.harness import PATIENCE_SECONDS
+from tests.kit import forks
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent.parent
 def kill(path: str, where: str, workflow: str, events: str = "") -> None:
     """Have a process begin a run and die at an instant."""
     command = [sys.executable, "-m", "tests.engine.dies", path, where, events, workflow]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    done = forks.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -94,7 +94,7 @@ async def _serve_and_start(engine: Engine, starts: Mapping[str, Any]) -> None:
 def main() -> None:
     """Serve as the parent, or as a single engine, until told to stop."""
     spec = json.loads(os.environ[SPEC_VARIABLE])
-    end_with_parent(spec["test_pid"])
+    end_with_parent(spec["parent"])
     server = _make(spec, spec.get("end", {}))
     if "starts" in spec:
         trio.run(_serve_and_start, server, spec["starts"])

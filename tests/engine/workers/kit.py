@@ -25,6 +25,7 @@ from durable_trio.testing.snapshots import connect
 from tests.crash.logs import Logs
 from tests.crash.plans import Asker
 from tests.engine.workers.app import ALL, SPEC_VARIABLE
+from tests.kit import forks
 
 _ROOT: Final = Path(__file__).resolve().parents[3]
 #: Seconds after which a wait of a test is a failure; far above anything a healthy machine needs.
@@ -82,13 +83,15 @@ class Scene:
 
     def spec(self, **spec: Any) -> str:
         """Return what the environment must say (see ``app``)."""
-        return json.dumps({"directory": str(self.directory), "test_pid": os.getpid(), "durability": "normal", **spec})
+        return json.dumps(
+            {"directory": str(self.directory), "parent": forks.server().pid, "durability": "normal", **spec}
+        )
 
     def serve(self, **spec: Any) -> Server:
         """Start a server of the application (see ``app``)."""
         text = self.spec(**spec)
         with open(self.directory / "output.txt", "ab") as output:
-            popen = subprocess.Popen(
+            popen: forks.Forked[bytes] = forks.Forked(
                 [sys.executable, "-m", "tests.engine.workers.app"],
                 env={**os.environ, SPEC_VARIABLE: text, "PYTHONPATH": str(_ROOT)},
                 stdout=output,

@@ -18,6 +18,7 @@ from durable_trio.engine.workers.parent import WORKERS, WorkerWatch
 from durable_trio.errors import StoreFull, WorkerFailed
 from supervisors import Child, DynamicSupervisorSpec, Intensity, Process, Supervisor, SupervisorSpec, open_supervisor
 from tests.engine.workers.kit import PATIENCE_SECONDS, Scene, children_of, kill, until
+from tests.kit import forks
 
 
 async def test_a_parent_whose_worker_dies_while_the_file_has_no_room_lives_on() -> None:
@@ -68,7 +69,7 @@ def programs(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
 def start(folder: Path, text: str) -> subprocess.Popen[str]:
     """Start a program that is its own workers' application."""
     (folder / "shop.py").write_text(text)
-    return subprocess.Popen(
+    return forks.Forked(
         [sys.executable, "shop.py"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},

@@ -14,8 +14,10 @@ import pytest
 import trio
 
 from durable_trio import Engine
+from durable_trio.errors import WorkerFailed
 from durable_trio.stores.sqlite import sqlite3
 from tests.engine.workers.kit import children_of, is_alive, kill, until
+from tests.kit import forks
 
 _SECONDS = 60.0
 _SHOP = """
@@ -45,11 +47,16 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
         program.communicate()
 
 
-def start(folder: Path, *, app: str = "shop:engine", worker: str = "", workers: int = 2) -> subprocess.Popen[str]:
-    """Start a program whose workers are to serve ``app``; they execute ``worker`` when they import it."""
+def write(folder: Path, *, app: str = "shop:engine", worker: str = "", workers: int) -> None:
+    """Write a program whose workers are to serve ``app``; they execute ``worker`` when they import it."""
     inside = f"if __name__ != '__main__':\n    {worker}" if worker else ""
     (folder / "shop.py").write_text(_SHOP.format(app=app, worker=inside, workers=workers))
-    return subprocess.Popen(
+
+
+def start(folder: Path, *, workers: int) -> subprocess.Popen[str]:
+    """Start such a program."""
+    write(folder, workers=workers)
+    return forks.Forked(
         [sys.executable, "shop.py"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},
@@ -77,9 +84,9 @@ def start(folder: Path, *, app: str = "shop:engine", worker: str = "", workers: 
     ],
 )
 def test_an_app_that_cannot_be_served_ends_serve_and_is_named(
-    tmp_path: Path, started: list[subprocess.Popen[str]], app: str, worker: str, expected: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, worker: str, expected: str
 ) -> None:
-    assert_named(tmp_path, started, app=app, worker=worker, workers=1, expected=expected)
+    assert_named(tmp_path, monkeypatch, app=app, worker=worker, workers=1, expected=expected)
 
 
 @pytest.mark.parametrize(
@@ -90,24 +97,27 @@ def test_an_app_that_cannot_be_served_ends_serve_and_is_named(
     ],
 )
 def test_of_two_workers_that_cannot_serve_the_app_one_is_named_and_none_is_left(
-    tmp_path: Path, started: list[subprocess.Popen[str]], app: str, worker: str, expected: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, worker: str, expected: str
 ) -> None:
-    assert_named(tmp_path, started, app=app, worker=worker, workers=2, expected=expected)
+    assert_named(tmp_path, monkeypatch, app=app, worker=worker, workers=2, expected=expected)
 
 
 def assert_named(
-    tmp_path: Path, started: list[subprocess.Popen[str]], *, app: str, worker: str, workers: int, expected: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, app: str, worker: str, workers: int, expected: str
 ) -> None:
-    """Fail unless a program with such workers ends soon, and its error says what is expected."""
-    began = time.monotonic()
-    program = start(tmp_path, app=app, worker=worker, workers=workers)
-    started.append(program)
-    _, output = program.communicate(timeout=_SECONDS)
-    lines = [line for line in output.splitlines() if "WorkerFailed" in line]
-    print(f"{time.monotonic() - began:.1f} s: {lines[-1] if lines else output}")
-    assert program.returncode not in (0, None)
-    assert lines, output
-    assert expected in lines[-1]
+    """Fail unless a parent with such workers ends soon, and its error says what is expected."""
+    write(tmp_path, app=app, worker=worker, workers=workers)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # workers get their parent's paths
+
+    async def serve() -> None:
+        with trio.fail_after(_SECONDS):
+            await Engine("shop.db", workers=workers, app=app, lease_seconds=30).serve()
+
+    with pytest.raises(WorkerFailed) as caught:
+        trio.run(serve)
+    assert expected in str(caught.value)
+    assert set(children_of(os.getpid())) <= {forks.server().pid}
     assert_free(tmp_path / "shop.db")
 
 
@@ -121,14 +131,16 @@ def assert_free(path: Path) -> None:
         assert not any(target.startswith(str(path)) for target in targets), f"{process.name} has {path} open"
 
 
-@pytest.mark.parametrize("how", ["the module is gone", "it exits at once", "it crashes at once"])
+@pytest.mark.parametrize(
+    ("how", "count"), [("the module is gone", 2), ("it exits at once", 1), ("it crashes at once", 1)]
+)
 async def test_an_app_that_fails_after_it_has_worked_ends_serve_too(
-    tmp_path: Path, started: list[subprocess.Popen[str]], how: str
+    tmp_path: Path, started: list[subprocess.Popen[str]], how: str, count: int
 ) -> None:
     """As a deployment over a running program can do; workers that are killed by somebody do not count."""
-    program = start(tmp_path)
+    program = start(tmp_path, workers=count)
     started.append(program)
-    await until(lambda: len(registered(tmp_path / "shop.db")) == 2)
+    await until(lambda: len(registered(tmp_path / "shop.db")) == count)
     workers = registered(tmp_path / "shop.db")
     if how == "the module is gone":
         (tmp_path / "shop.py").unlink()

@@ -1,0 +1,253 @@
+"""Starts Python programs quickly: a process that has imported everything forks for each of them.
+
+A new interpreter takes half a second of a processor until it has imported this project, and tests start hundreds. What
+is forked here is as good as new: the server has no threads, loops or connections, and runs no code of tests. It goes
+through the same end as any other program, by whatever signal or exit code. What matters in a few tests alone, such as
+the start of an interpreter itself, is for ``subprocess.Popen``.
+
+    with Forked([sys.executable, "-m", "durable_trio", "list"], stdout=subprocess.PIPE, text=True) as process:
+        output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import pkgutil
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, AnyStr, Final
+
+_REQUEST_BYTES_MAX: Final = 1 << 20
+# Nothing below these takes the place of another start of theirs.
+_PRELOADED: Final = ("argparse", "http.server", "urllib.request", "hashlib", "logging.config", "durable_trio")
+
+
+# ---- who asks ------------------------------------------------------------------------------------------------------
+
+
+class _Server:
+    """The process that forks, as those who ask see it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            command = [sys.executable, "-I", __file__, str(other.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL)
+        self.pid = self._process.pid
+        atexit.register(self.close)
+
+    def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        """Return the pid of a program; of the descriptors the first three are its own, and the last tells its end."""
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+            return int(self._socket.recv(100))
+
+    def close(self) -> None:
+        """End it; programs that it has started live on."""
+        self._socket.close()
+        self._process.wait()
+
+
+@functools.cache
+def server() -> _Server:
+    """Return the server of this process, started when it is first asked for."""
+    return _Server()
+
+
+class Forked(subprocess.Popen[AnyStr]):
+    """A Python program, as ``subprocess.Popen`` has it, without a new interpreter.
+
+    Its command begins with ``sys.executable``, followed by ``-W error`` or not, and ``-m MODULE``, ``-c CODE`` or the
+    path of a script. It is no child of this process, which matters to nobody but ``os.waitpid``.
+    """
+
+    _ended: int
+    _end_lock: threading.Lock
+
+    def _execute_child(self, args: list[Any], *rest: Any) -> None:
+        """Take the place of fork and exec in ``Popen``, from Python 3.11 to 3.13 at least."""
+        _, preexec_fn, _, pass_fds, cwd, env, _, _, shell, *pipes, _, _, _, _, _, start_new_session, _ = rest
+        assert (preexec_fn, tuple(pass_fds), shell) == (None, (), False)
+        _, *argv = map(os.fspath, args)
+        ours: list[int] = [pipes[0], pipes[3], pipes[5]]
+        theirs: list[int] = [number if pipe == -1 else pipe for number, pipe in enumerate(ours)]  # -1: as it is here
+        self._ended, ended = os.pipe()
+        self._end_lock = threading.Lock()
+        request = {
+            "argv": argv,
+            "cwd": os.getcwd() if cwd is None else os.fspath(cwd),
+            "env": dict(os.environ if env is None else env),
+            "is_session": bool(start_new_session),
+        }
+        try:
+            self.pid = server().fork(request, [*theirs, ended])
+            self._child_created = True
+        finally:
+            os.close(ended)
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; ``None`` while it runs."""
+        with self._end_lock:
+            if self.returncode is None and select.select([self._ended], [], [], 0)[0]:
+                self._take_end()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once it has ended."""
+        if self.returncode is None:
+            seconds = None if timeout is None else max(0.0, timeout)
+            if not select.select([self._ended], [], [], seconds)[0]:
+                raise subprocess.TimeoutExpired(self.args, seconds or 0.0)
+        with self._end_lock:
+            if self.returncode is None:
+                self._take_end()
+        return self.returncode
+
+    def _take_end(self) -> None:
+        status = os.read(self._ended, 100)
+        os.close(self._ended)
+        assert status, "the server of forks has died"
+        self.returncode = os.waitstatus_to_exitcode(int(status))
+
+
+def run(
+    args: Sequence[Any], *, capture_output: bool = False, check: bool = False, timeout: float, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """Run a program to its end, as ``subprocess.run`` does."""
+    if capture_output:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process: Forked[Any] = Forked(args, **options)
+    with process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        finally:
+            process.kill()  # nothing, if it has ended
+    done = subprocess.CompletedProcess(args, process.returncode, output, errors)
+    if check:
+        done.check_returncode()
+    return done
+
+
+# ---- the server ----------------------------------------------------------------------------------------------------
+
+
+def preload() -> None:
+    """Import what programs of these tests import."""
+    for name in _PRELOADED:
+        importlib.import_module(name)
+    import durable_trio
+
+    for module in pkgutil.walk_packages(durable_trio.__path__, "durable_trio."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):
+                importlib.import_module(module.name)
+
+
+def serve(connection: socket.socket) -> Callable[[], object]:
+    """Fork what is asked for until the asker hangs up; return only in a child, with what it is to do."""
+    ends: dict[int, int] = {}
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        watched: list[Any] = [connection, reader]
+        ready = select.select(watched, [], [])[0]
+        if reader in ready:
+            os.read(reader, 1000)
+            _tell_ends(ends)
+        if connection not in ready:
+            continue
+        data, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES_MAX, 4)
+        if not data:
+            sys.exit()
+        pid = os.fork()
+        if pid == 0:
+            for descriptor in (reader, writer, *ends.values(), descriptors.pop()):
+                os.close(descriptor)
+            connection.close()
+            return _begin(json.loads(data), descriptors)
+        *own, ends[pid] = descriptors
+        for descriptor in own:
+            os.close(descriptor)
+        connection.send(str(pid).encode())
+
+
+def _tell_ends(ends: dict[int, int]) -> None:
+    while ends:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        descriptor = ends.pop(pid)
+        with suppress(BrokenPipeError):
+            os.write(descriptor, str(status).encode())
+        os.close(descriptor)
+
+
+def _begin(request: dict[str, Any], descriptors: list[int]) -> Callable[[], object]:
+    """Make this process as good as new, and return what it is to run."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if request["is_session"]:
+        os.setsid()
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(request["cwd"])
+    environment: dict[str, str] = request["env"]
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout.reconfigure(write_through=bool(environment.get("PYTHONUNBUFFERED")))
+    sys.stderr.reconfigure(line_buffering=True)
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    import trio._core._run
+
+    trio._core._run._r = random.Random()  # or all would have the same schedules
+    return _program(request["argv"], environment)
+
+
+def _program(argv: list[str], environment: dict[str, str]) -> Callable[[], object]:
+    """Return a program by its command line."""
+    if argv[0] == "-W":
+        warnings.simplefilter(argv[1])  # type: ignore[arg-type]
+        argv = argv[2:]
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    is_module, is_code = argv[0] == "-m", argv[0] == "-c"
+    first = os.getcwd() if is_module else "" if is_code else os.path.dirname(os.path.realpath(argv[0]))
+    sys.path[:0] = [first, *paths]
+    sys.argv = argv[1:] if is_module else ["-c", *argv[2:]] if is_code else argv
+    if is_module:
+        sys.modules.pop(argv[1], None)  # it would be executed a second time, which is warned of
+        return lambda: runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    if is_code:
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        return lambda: exec(compile(argv[1], "<string>", "exec", dont_inherit=True), main.__dict__)
+    return lambda: runpy.run_path(argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    preload()
+    run_program = serve(socket.socket(fileno=int(sys.argv[1])))
+    run_program()

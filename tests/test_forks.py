@@ -1,0 +1,73 @@
+"""What is forked in place of a new interpreter is as good as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit import forks
+
+PATIENCE_SECONDS = 60
+
+_SAYS = """
+import os, sys
+print(__name__, sys.argv[1:], os.getcwd(), os.environ["WORD"], len(os.environ), sys.stdin.read())
+print("an error", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("how", ["-c", "-m", "script"])
+def test_a_program_has_its_arguments_folder_environment_and_streams(tmp_path: Path, how: str) -> None:
+    (tmp_path / "says.py").write_text(_SAYS)
+    what = {"-c": ["-c", _SAYS], "-m": ["-m", "says"], "script": ["says.py"]}[how]
+    process: forks.Forked[str] = forks.Forked(
+        [sys.executable, *what, "one", "two"],
+        cwd=tmp_path,
+        env={"WORD": "said"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        output, errors = process.communicate("read", timeout=PATIENCE_SECONDS)
+    assert output == f"__main__ ['one', 'two'] {tmp_path} said 1 read\n"
+    assert (errors, process.returncode) == ("an error\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import sys; sys.exit(3)", 3),
+        ("raise KeyError('x')", 1),
+        ("import os; os._exit(70)", 70),
+        ("import os; os.abort()", -signal.SIGABRT),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGINT)", -signal.SIGINT),
+    ],
+)
+def test_it_ends_as_any_other(code: str, expected: int) -> None:
+    done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == expected
+
+
+def test_what_it_leaves_to_the_end_of_the_interpreter_is_done() -> None:
+    code = "import atexit; atexit.register(print, 'at exit'); print('buffered', end=' ')"
+    done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.stdout == "buffered at exit\n"
+
+
+def test_it_can_be_waited_for_asked_and_killed() -> None:
+    process: forks.Forked[bytes] = forks.Forked([sys.executable, "-c", "import time; time.sleep(1000)"])
+    with process:
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
+        process.kill()  # nothing any more
+    assert process.poll() == -signal.SIGKILL
