@@ -14,13 +14,16 @@ from __future__ import annotations
 import builtins
 import contextlib
 import inspect
+import sys
 import types
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any, Final, TypeVar, cast
 
 import trio
 
 __all__ = [
+    "PROGRAM",
     "attributes",
     "bears_a_look",
     "class_name",
@@ -36,15 +39,21 @@ __all__ = [
     "look",
     "members_of",
     "message_of",
+    "module_name",
+    "program_name",
     "qualified_name",
     "said",
     "short",
+    "stored_module",
     "text_of",
     "traceback_of",
 ]
 
 T = TypeVar("T")
 T_exc = TypeVar("T_exc", bound=BaseException)
+
+#: What the program's own module is called while it runs, and in a process that ``multiprocessing`` has spawned of it.
+PROGRAM: Final = ("__main__", "__mp_main__")
 
 # What ``short`` shows of a value.
 _SHORT_CHARACTERS_MAX: Final = 80
@@ -126,10 +135,35 @@ def class_name(cls: type) -> str:
     return exact_text(_class_qualname(cls))
 
 
+def program_name() -> str:
+    """Return the name by which the program's own module would be imported; ``"__main__"`` if nothing tells one.
+
+    By ``python -m`` it has one; of a file it is the stem.
+    """
+    return look(_program_name, instead=lambda _: PROGRAM[0])
+
+
+def _program_name() -> str:
+    main = vars(sys.modules[PROGRAM[0]])
+    spec, file = main.get("__spec__"), main.get("__file__")
+    if spec is not None and spec.name not in PROGRAM:
+        return exact_text(spec.name)
+    return (PurePath(file).stem if file is not None else "") or PROGRAM[0]
+
+
+def stored_module(name: str) -> str:
+    """Return a module's name as it is stored and shown: that of the program is the one it has for who imports it."""
+    return program_name() if name in PROGRAM else name
+
+
+def module_name(cls: type) -> str:
+    """Return the name of a class's module as it is in this process."""
+    return look(lambda: exact_text(_class_module(cls)), instead=lambda _: "?")
+
+
 def qualified_name(cls: type) -> str:
-    """Return the name of a class with its module."""
-    module = look(lambda: exact_text(_class_module(cls)), instead=lambda _: "?")
-    return f"{module}.{class_name(cls)}"
+    """Return the name of a class with its module, as it is stored and shown: the same in every process."""
+    return f"{stored_module(module_name(cls))}.{class_name(cls)}"
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import trio
 
 from durable_trio import limits
+from durable_trio.aliases import NO_ALIASES
 from durable_trio.codec.annotations import UNANNOTATED, is_unannotated, label
 from durable_trio.codec.coder import Coder
 from durable_trio.codec.coders import Coders
@@ -51,20 +52,26 @@ class Codec:
     Args:
         payload_bytes_max: bytes of UTF-8 that one encoded value may have; default 4 MiB.
         types: how classes are stored that are not otherwise.
+        aliases: which classes the tags of union members stand for, where their names are others now.
     """
 
     def __init__(
-        self, *, payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX, types: Iterable[TypeHook[Any]] = ()
+        self,
+        *,
+        payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX,
+        types: Iterable[TypeHook[Any]] = (),
+        aliases: Mapping[str, type] = NO_ALIASES,
     ) -> None:
         self.payload_bytes_max = payload_bytes_max
         self._room = payload_bytes_max * _TOO_LARGE_TIMES
-        self._coders = Coders(hooks_by_class(types), room=self._room)
+        self._coders = Coders(hooks_by_class(types), room=self._room, aliases=aliases)
 
     @functools.cached_property
     def own(self) -> Codec:
         """The codec of what this library writes of its own, and of what was accepted before under a larger limit."""
         own = Codec(payload_bytes_max=limits.STORED_BYTES_MAX)
-        own._coders = Coders(self._coders.hooks, room=own._room) if self._coders.hooks else self._coders
+        coders = self._coders
+        own._coders = Coders(coders.hooks, room=own._room, aliases=coders.aliases) if coders.hooks else coders
         return own
 
     @trio.lowlevel.enable_ki_protection
@@ -124,7 +131,10 @@ class Codec:
             plain = load(text)
             if (annotation is UNANNOTATED or annotation is Any) and '"$' not in text:  # no tag in it
                 return plain
-            return self._coders.get(annotation).decode(plain)
+            try:
+                return self._coders.get(annotation).decode(plain)
+            except Fault:
+                return self._coders.lenient.get(annotation).decode(plain)
         except PayloadTooLarge:
             raise
         except BaseException as error:
@@ -208,7 +218,11 @@ class Codec:
                 raise _too_many(plain, annotations)
             values = []
             for index, annotation in enumerate(annotations[: len(plain)]):
-                values.append(at(index, self._coders.get(annotation).decode, plain[index]))
+                coder = self._coders.get(annotation)
+                try:
+                    values.append(at(index, coder.decode, plain[index]))
+                except Fault:
+                    values.append(at(index, self._coders.lenient.get(annotation).decode, plain[index]))
             return tuple(values)
         except PayloadTooLarge:
             raise
@@ -234,7 +248,10 @@ class Codec:
     @trio.lowlevel.enable_ki_protection
     def from_plain(self, plain: Any, annotation: Any) -> Any:
         """Undo ``to_plain``; raise ``Fault`` if that did not write ``plain``."""
-        return self._coders.get(annotation).decode(plain)
+        try:
+            return self._coders.get(annotation).decode(plain)
+        except Fault:
+            return self._coders.lenient.get(annotation).decode(plain)
 
     def write(self, plain: Any, *, where: str) -> str:
         """Return the text of a payload that was put together from plain values.

@@ -65,6 +65,11 @@ class Coder:
 class Compiler(Protocol):
     """What compiles the parts of an annotation; a coder of parts is given one."""
 
+    #: The classes that names in what is stored stand for, where they have others now.
+    aliases: Mapping[str, type]
+    #: Whether its coders also read what was written when an annotation was another one.
+    is_lenient: bool
+
     def get(self, annotation: Any) -> Coder:
         """Return the coder of an annotation; raise ``Fault`` if it is not supported."""
 

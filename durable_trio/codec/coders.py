@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
+import cattrs
+
+from durable_trio.aliases import NO_ALIASES
 from durable_trio.codec.annotations import ANY_MEMBERS, ANY_SCALARS, UNANNOTATED, label, resolve
+from durable_trio.codec.changed import read_also_tagged
 from durable_trio.codec.classes import class_coder, new_converter, typed_dict_coder
 from durable_trio.codec.coder import ALL_KINDS, Coder
 from durable_trio.codec.containers import dict_coder, fixed_tuple_coder, items_coder
@@ -27,6 +32,7 @@ __all__ = ["Coders"]
 
 # Annotations are as many as the program has; those of classes made at run time must not add up.
 _CODERS_MAX: Final = 4096
+_UNIONS: Final = (typing.Union, types.UnionType)
 
 
 class Coders:
@@ -35,26 +41,44 @@ class Coders:
     Args:
         hooks: of classes that are not compiled.
         room: bytes that the text of a value with a hook may have.
+        aliases: the classes that names in what is stored stand for.
+        is_lenient: also read what was written when an annotation was another one; see ``changed``.
+        converter: of classes with fields.
     """
 
-    def __init__(self, hooks: Mapping[type, TypeHook[Any]], *, room: int) -> None:
+    def __init__(
+        self,
+        hooks: Mapping[type, TypeHook[Any]],
+        *,
+        room: int,
+        aliases: Mapping[str, type] = NO_ALIASES,
+        is_lenient: bool = False,
+        converter: cattrs.Converter | None = None,
+    ) -> None:
         self.hooks = hooks
+        self.aliases = aliases
+        self.is_lenient = is_lenient
         self._room = room
         self._coders: dict[Any, Coder] = {}
-        self._converter = new_converter()
+        self._converter = new_converter() if converter is None else converter
+
+    @functools.cached_property
+    def lenient(self) -> Coders:
+        """The same, and lenient."""
+        return Coders(self.hooks, room=self._room, aliases=self.aliases, is_lenient=True, converter=self._converter)
 
     def get(self, annotation: Any) -> Coder:
         """Return the coder of an annotation, compiled if it is new; raise ``Fault`` if it is not supported."""
         try:
             found = self._coders.get(annotation)
         except TypeError:  # an annotation that cannot be hashed
-            return self._compile(resolve(annotation))
+            return self._compiled(resolve(annotation))
         if found is None:
             if len(self._coders) >= _CODERS_MAX:
                 self._coders.clear()
             count = len(self._coders)
             try:
-                found = self._coders[annotation] = self._compile(resolve(annotation))
+                found = self._coders[annotation] = self._compiled(resolve(annotation))
             except BaseException:
                 while len(self._coders) > count:  # those that were begun since, and may contain this one
                     self._coders.popitem()
@@ -68,6 +92,13 @@ class Coders:
             self._coders[annotation] = coder
         return coder
 
+    def _compiled(self, annotation: Any) -> Coder:
+        coder = self._compile(annotation)
+        is_class = not isinstance(annotation, type(UNANNOTATED)) and typing.get_origin(annotation) not in _UNIONS
+        if self.is_lenient and is_class:
+            coder.decode = read_also_tagged(coder, annotation, self.aliases)
+        return coder
+
     def _compile(self, annotation: Any) -> Coder:
         origin = typing.get_origin(annotation) or annotation
         arguments = typing.get_args(annotation)
@@ -75,7 +106,7 @@ class Coders:
             return Coder("Any", ALL_KINDS, None, to_plain, from_plain)
         if annotation is ANY_SCALARS:
             return union_coder(self, annotation, ANY_MEMBERS)
-        if origin in (typing.Union, types.UnionType):
+        if origin in _UNIONS:
             return union_coder(self, annotation, arguments)
         if origin is typing.Literal:
             return literal_coder(self, annotation, arguments)

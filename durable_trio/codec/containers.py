@@ -6,7 +6,7 @@ Sets are written sorted. The keys of a dict need not be strings: a key that is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from durable_trio.codec.annotations import UNANNOTATED, resolve
@@ -81,6 +81,8 @@ def dict_coder(coders: Compiler, annotation: Any, key: Any, item: Any) -> Coder:
             lambda name: _key_to_text(keys.encode(name)),
             lambda text: keys.decode(_key_from_text(text)),
         )
+    if coders.is_lenient:  # keys may have been of another kind, and so written in the other way
+        from_key = _either(from_key, keys.decode if keys.kinds != {"str"} else lambda text: keys.decode(load(text)))
 
     def encode(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
@@ -113,6 +115,20 @@ def dict_coder(coders: Compiler, annotation: Any, key: Any, item: Any) -> Coder:
 
     coder.encode, coder.decode = encode, decode
     return coder
+
+
+def _either(one: Callable[[str], Any], other: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return one(text)
+        except Fault as fault:
+            refused = fault
+        try:
+            return other(text)
+        except Fault:
+            raise refused from None
+
+    return read
 
 
 # What could be the JSON text of a key that is no string.

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from durable_trio.codec.annotations import label, resolve
+from durable_trio.codec.changed import Member, read_by_any_member, split
 from durable_trio.codec.coder import KINDS, Coder, Compiler
 from durable_trio.codec.faults import Fault, type_name
 from durable_trio.codec.leaves import float_coder
 from durable_trio.codec.sameness import is_same
+from durable_trio.looks import stored_module
 
 __all__ = ["literal_coder", "union_coder"]
 
@@ -49,7 +51,7 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
         if any("int" in member.kinds for member in members[:place] + members[place + 1 :]):
             members[place] = float_coder(takes_int=False)  # an int is the other one's
     coder.is_flat = all(member.is_flat for member in members)
-    names = _names(members, annotations)
+    names = _names(members, annotations, coders.aliases)
     coder.kinds = frozenset().union(*(member.kinds for member in members))
     takes_all = any(member.classes is None for member in members)
     coder.classes = None if takes_all else frozenset().union(*(member.classes or () for member in members))
@@ -58,6 +60,7 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
         coder.kinds |= {"dict"}  # of the tags
     by_kind = {kind: member for member in untagged for kind in member.kinds}
     by_name = dict(zip(names, members, strict=True))
+    by_tag = by_name | _aliased(members, annotations, coders.aliases)
     by_class: dict[type, list[tuple[Coder, str | None]]] = {}
     fallback = [(member, None) for member in members if member.classes is None]
     for name, member in by_name.items():
@@ -86,7 +89,7 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
             if "$dict" in plain and "dict" not in by_kind and type(plain["$dict"]) is dict:
                 plain = plain["$dict"]  # the tag was written by hand, where nobody knew the classes, as in a shell
             if "$type" in plain:
-                return _decode_tagged(coder.name, by_name, plain)
+                return _decode_tagged(coder.name, by_tag, plain)
             kind = "int" if "$int" in plain else "float" if "$float" in plain else "dict"
         else:
             kind = KINDS[type(plain)]
@@ -102,7 +105,9 @@ def union_coder(coders: Compiler, annotation: Any, arguments: Iterable[Any]) -> 
             raise Fault(f"{type_name(plain)} without $type is no {coder.name}")
         return member.decode(plain)
 
-    coder.encode, coder.decode = encode, decode
+    coder.encode = encode
+    pairs = list(map(Member, members, annotations))
+    coder.decode = read_by_any_member(coder.name, pairs, decode, coders.aliases) if coders.is_lenient else decode
     return coder
 
 
@@ -132,16 +137,23 @@ def _flatten(arguments: Iterable[Any]) -> list[Any]:
     return [*members, typing.Literal[tuple(literals)]] if literals else members
 
 
-def _names(members: list[Coder], annotations: list[Any]) -> list[str]:
-    names = [member.name for member in members]
+def _names(members: list[Coder], annotations: list[Any], aliases: Mapping[str, type]) -> list[str]:
+    """Return the tags of a union's members: their names, with the module where the name alone is not the member's."""
+    bare = [member.name for member in members]
+    names = list(bare)
     for index, annotation in enumerate(annotations):
-        if [member.name for member in members].count(names[index]) > 1:
-            names[index] = (
-                f"{getattr(annotation, '__module__', '')}.{getattr(annotation, '__qualname__', names[index])}"
-            )
+        if bare.count(names[index]) > 1 or aliases.get(names[index], annotation) is not annotation:
+            module = stored_module(getattr(annotation, "__module__", ""))
+            names[index] = f"{module}.{getattr(annotation, '__qualname__', names[index])}"
     if len(set(names)) != len(names):
         raise Fault(f"members of a union have the same name: {', '.join(names)}")
     return names
+
+
+def _aliased(members: list[Coder], annotations: list[Any], aliases: Mapping[str, type]) -> dict[str, Coder]:
+    """Return the members that are known by other names, too."""
+    pairs = zip(members, annotations, strict=True)
+    return {name: member for member, annotation in pairs for name, cls in aliases.items() if annotation is cls}
 
 
 def _untagged(members: list[Coder]) -> list[Coder]:
@@ -164,10 +176,9 @@ def _is_native(coder: Coder) -> bool:
     )
 
 
-def _decode_tagged(name: str, by_name: dict[str, Coder], plain: dict[str, Any]) -> Any:
-    rest = dict(plain)
-    tag = rest.pop("$type")
-    member = by_name.get(tag) if type(tag) is str else None
+def _decode_tagged(name: str, by_tag: dict[str, Coder], plain: dict[str, Any]) -> Any:
+    tag, rest = split(plain)
+    member = by_tag.get(tag) if type(tag) is str else None
     if member is None:
         raise Fault(f"$type {str(tag)[:80]!r} is none of {name}")
     if member.allowed is not None:
