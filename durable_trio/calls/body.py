@@ -32,6 +32,10 @@ from durable_trio.workflows import Registry, Workflow
 T = TypeVar("T")
 # Failures of its steps that a body has raised last, and may have let out.
 _RAISED_MAX: Final = 64
+#: What the types of stored values must bear in mind.
+OF_FIELDS: Final = (
+    "Of a class, a field that was added needs a default, and one that was removed must stay, while such are stored."
+)
 
 
 class Observe(Protocol):
@@ -246,7 +250,7 @@ class Body:
             return self.codec.decode(row.result, annotation, where=self.where(row.kind, row.key))
         except CodecError as error:
             self.check_stored(row.result, f"history, the row with key {str(row.key)!r}, result")
-            self.park("codec", f"{error}\nThe recorded value cannot be read back as the code's type.")
+            self.park("codec", f"{error}\nThe recorded value cannot be read back as the code's type. {OF_FIELDS}")
 
     def _error_of(self, call: Call, row: HistoryRow) -> BaseException:
         if call.outcome is not None:
@@ -263,8 +267,7 @@ class Body:
             self.check_stored(row.error, f"history, the row with key {str(row.key)!r}, error", describe)
             self.park(
                 "exception",
-                f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}\n"
-                "Import its class, or name it in Engine(errors=…).",
+                f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}",
             )
 
     def failed_row(self, error: BaseException | None) -> HistoryRow | None:

@@ -64,8 +64,8 @@ class Client:
         self.store = store
         self.settings = settings
         self.registry = registry
-        self.codec = Codec(payload_bytes_max=settings.payload_bytes_max, types=settings.types)
-        self.failures_of = FailuresOf(self.codec, settings.errors)
+        self.codec = Codec(payload_bytes_max=settings.payload_bytes_max, types=settings.types, aliases=settings.aliases)
+        self.failures_of = FailuresOf(self.codec, settings.errors, settings.aliases)
         self.is_closed = False
         self.services: Services | None = None
         self._observers = observers

@@ -74,7 +74,9 @@ class Engine(trio.abc.AsyncResource):
             ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
             included), ``replay_stall_seconds=10``, ``slow_step_seconds`` (an attempt that takes longer is logged
             and told to observers; by default none is), ``types=[TypeHook(…)]`` (how classes are stored that are not
-            otherwise; the same in all processes that use the store), ``clock``.
+            otherwise; the same in all processes that use the store), ``aliases={"old.module.Declined": Declined}``
+            (which class a stored name stands for, of an exception or of a member of a union, where it was moved or
+            renamed since; the names as messages print them), ``clock``.
 
     Raises:
         TypeError, ValueError: an option of another name, or out of range.

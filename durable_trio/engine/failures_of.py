@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from durable_trio.codec import Codec
@@ -17,11 +17,13 @@ class FailuresOf:
 
     Args:
         classes: exceptions that it rebuilds beyond builtins, trio's, and those of the workflow's own module.
+        aliases: which classes stored names stand for.
     """
 
-    def __init__(self, codec: Codec, classes: Sequence[type[Exception]]) -> None:
+    def __init__(self, codec: Codec, classes: Sequence[type[Exception]], aliases: Mapping[str, type]) -> None:
         self._codec = codec
         self._classes = classes
+        self._aliases = aliases
         self._made: dict[str | None, Failures] = {}
 
     def __call__(self, workflow: Workflow[..., Any] | None) -> Failures:
@@ -30,5 +32,6 @@ class FailuresOf:
         failures = self._made.get(module)
         if failures is None:
             modules = () if module is None else (module,)
-            failures = self._made[module] = Failures(self._codec, modules=modules, classes=self._classes)
+            failures = Failures(self._codec, modules=modules, classes=self._classes, aliases=self._aliases)
+            self._made[module] = failures
         return failures

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypedDict
 
 import attrs
 
+from durable_trio.aliases import check_aliases
 from durable_trio.clock import Clock
 from durable_trio.codec import TypeHook, hooks_by_class
 from durable_trio.engine.observers import Observer
@@ -99,6 +100,7 @@ class Settings:
     strict: bool = attrs.field(default=False, validator=_of_type)
     errors: tuple[type[Exception], ...] = attrs.field(default=())
     types: tuple[TypeHook[Any], ...] = attrs.field(default=(), converter=_hooks)
+    aliases: Mapping[str, type] = attrs.field(factory=dict, converter=check_aliases)
     observers: tuple[Any, ...] = ()
     clock: Clock = attrs.field(factory=Clock, validator=_of_type)
 
@@ -150,6 +152,7 @@ class EngineOptions(TypedDict, total=False):
     replay_stall_seconds: float | timedelta
     slow_step_seconds: float | timedelta | None
     types: Sequence[TypeHook[Any]]
+    aliases: Mapping[str, type]
     clock: Clock
 
 

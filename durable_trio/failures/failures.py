@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import trio
 
 from durable_trio import limits
+from durable_trio.aliases import NO_ALIASES
 from durable_trio.codec import Codec, parse
 from durable_trio.errors import PayloadTooLarge
 from durable_trio.failures.allowed import Allowed
@@ -33,11 +34,19 @@ class Failures:
         codec: converts their args and fields, and bounds the size.
         modules: names of modules whose exceptions are rebuilt, besides builtins, trio and durable_trio.
         classes: exception classes that are rebuilt wherever they are defined.
+        aliases: which classes stored names stand for.
     """
 
-    def __init__(self, codec: Codec, *, modules: Iterable[str] = (), classes: Iterable[type[Exception]] = ()) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        modules: Iterable[str] = (),
+        classes: Iterable[type[Exception]] = (),
+        aliases: Mapping[str, type] = NO_ALIASES,
+    ) -> None:
         self._codec = codec
-        allowed = Allowed(modules, classes)
+        allowed = Allowed(modules, classes, aliases)
         self._rebuilder = Rebuilder(codec, allowed)
         self._recorder = Recorder(codec, allowed, self._rebuilder)
 

@@ -20,7 +20,7 @@ from durable_trio.errors import CodecError
 from durable_trio.failures.tracebacks import cut, is_of_library
 from durable_trio.unseen import visible
 
-__all__ = ["Told", "innermost", "tell_of"]
+__all__ = ["Told", "innermost", "installed_folders", "tell_of"]
 
 _CHARACTERS_MAX: Final = 500
 # Of a group, so many failures are told.
@@ -72,7 +72,7 @@ def _place(record: Any) -> str | None:
 def innermost(frames: Iterable[tuple[str, int | str, str]]) -> str | None:
     """Return the innermost line of the user's code. ``frames``: file, line and function, the outermost first."""
     own = installed = None
-    folders = _installed()
+    folders = installed_folders()
     for file, line, function in frames:
         if file.startswith(folders):
             installed = (file, line, function) if not is_of_library(file) else installed
@@ -83,7 +83,7 @@ def innermost(frames: Iterable[tuple[str, int | str, str]]) -> str | None:
 
 
 @cache
-def _installed() -> tuple[str, ...]:
+def installed_folders() -> tuple[str, ...]:
     """Return where Python's own modules are, and the packages that are installed."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     folders = {sysconfig.get_path(name) for name in names} | {os.path.dirname(os.__file__)}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from durable_trio.codec import ANY_SCALARS, Codec
+from durable_trio.codec.faults import Fault
 from durable_trio.errors import CodecError, StepFailed
 from durable_trio.failures.allowed import Allowed
 from durable_trio.failures.errors import CannotRebuild, StepTraceback
@@ -82,7 +83,11 @@ class Rebuilder:
         except (CannotRebuild, CodecError):
             raise
         except BaseException as error:  # of a constructor, say
-            problem = f"{name} cannot be rebuilt by its recipe {recipe!r}: {said(error)}"
+            reason = f"{error.path}: {error.reason}" if type(error) is Fault else said(error)
+            problem = (
+                f"{name} does not take what is stored of it, by its recipe {recipe!r} ({reason.removeprefix(': ')}); "
+                "let it take that again, so give an added field a default, and keep one that was removed"
+            )
             raise CannotRebuild(problem, type=name) from error if bears_a_look(error) else None
         return exc
 

@@ -337,11 +337,44 @@ def test_an_option_of_another_name_is_refused_at_construction(make: Callable[[],
         ({"concurrency": 0}, "concurrency"),
         ({"replay_stall_seconds": float("nan")}, "replay_stall_seconds"),
         ({"durability": "off"}, "durability"),
+        ({"aliases": {"shop:Declined": LookupError}}, "as messages print it"),
+        ({"aliases": {"Box[int]": LookupError}}, "as messages print it"),
+        ({"aliases": {"shop..Declined": LookupError}}, "as messages print it"),
+        ({"aliases": {"shop.Declined()": LookupError}}, "as messages print it"),
+        ({"aliases": {"": LookupError}}, "as messages print it"),
     ],
 )
 def test_an_option_out_of_range_is_refused_at_construction(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Engine(":memory:", **options)
+
+
+@pytest.mark.parametrize(
+    ("aliases", "text"),
+    [
+        ({"shop.Declined": "LookupError"}, "must stand for a class"),
+        ({"shop.Declined": LookupError()}, "must stand for a class"),
+        ({"shop.Declined": ...}, "must stand for a class"),
+        ({"shop.Cards": list[int]}, "must stand for a class"),
+        ({LookupError: LookupError}, 'must be a str, .*; write "builtins.LookupError"'),
+        ([("shop.Declined", LookupError)], "must be a dict"),
+        (LookupError, "must be a dict"),
+    ],
+)
+def test_an_alias_that_is_none_is_refused_at_construction(aliases: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        Engine(":memory:", aliases=aliases)
+
+
+def test_each_name_that_a_message_may_print_can_be_an_alias() -> None:
+    for name in (
+        "Card",
+        "shop.Declined",
+        "my-app.v2.Declined",
+        "my app.make.<locals>.Declined",
+        "__main__.Bank.Closed",
+    ):
+        Engine(":memory:", aliases={name: LookupError})
 
 
 async def test_a_block_refuses_an_option_of_another_name() -> None:

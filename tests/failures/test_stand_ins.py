@@ -44,18 +44,6 @@ def test_a_class_given_by_the_user_comes_back_wherever_it_is_defined() -> None:
     assert caught.value.type.endswith("<locals>.LocalError")
 
 
-def test_of_a_class_of_the_program_itself_is_said_how_to_serve_its_run() -> None:
-    """An import cannot find it: the file has another module name then."""
-    of_main = type("Refused", (Exception,), {"__module__": "__main__"})
-    text, _ = Failures(Codec(), classes=[of_main]).encode(of_main("x"), where="x")
-    with pytest.raises(CannotRebuild, match="serve by running that file again"):
-        FAILURES.decode(text)
-    elsewhere = type("Refused", (Exception,), {"__module__": "shop"})
-    text, _ = Failures(Codec(), classes=[elsewhere]).encode(elsewhere("x"), where="x")
-    with pytest.raises(CannotRebuild, match="name it in Engine"):
-        FAILURES.decode(text)
-
-
 def test_another_class_under_the_same_name_is_no_match() -> None:
     impostor = type("PlainError", (Exception,), {"__module__": PlainError.__module__})
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import trio
 
-from durable_trio.calls.body import Branch
+from durable_trio.calls.body import OF_FIELDS, Branch
 from durable_trio.codec import parse
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.ending import Ending
@@ -107,4 +107,4 @@ class RunActor(ResidentRun):
             return self.keeper.codec.decode_arguments(self.row.args, self.workflow.annotations_for, where=where)
         except (CodecError, TypeError) as error:
             self.body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
-            self.body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code.")
+            self.body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code. {OF_FIELDS}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout
+from durable_trio.looks import qualified_name
 from durable_trio.stores.contract import Advance, Fence
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import is_of_the_store, note_errno, sqlite3
@@ -128,5 +129,5 @@ def _after_function(*, committing: bool = False) -> Iterator[None]:
             raise StoreFault(error, committing=committing) from error
         raise StepFailed(
             f"what the function has done cannot be committed: {error}",
-            type=f"{type(error).__module__}.{type(error).__qualname__}",
+            type=qualified_name(type(error)),
         ) from error
