@@ -58,6 +58,7 @@ from durable_trio.events import (
 )
 from durable_trio.policies import Retry
 from durable_trio.records import (
+    Awaited,
     EarlierError,
     EngineStatus,
     ErrorGroup,
@@ -82,6 +83,7 @@ from durable_trio.workflows import Workflow, workflow
 
 __all__ = [
     "AttemptInterrupted",
+    "Awaited",
     "ChildRun",
     "Clock",
     "CodecError",

@@ -15,6 +15,7 @@ import attrs
 from supervisors import TreeNode
 
 __all__ = [
+    "Awaited",
     "EarlierError",
     "EngineStatus",
     "ErrorGroup",
@@ -133,6 +134,25 @@ class StepInHand:
 
 
 @attrs.frozen(kw_only=True)
+class Awaited:
+    """One thing that a run waits for.
+
+    ``kind`` is "start" (a delay), "sleep", "signal", "retry" (a step's next attempt), "map" (its items, ``total`` of
+    them), "child", "deadline" (of a block), "ttl", or "executor": the run is due, and ``reason`` says why nobody takes
+    it. ``name`` is that of the sleep or the signal, the key of the step or the map, or the id of the child, whose
+    ``workflow`` is told too. ``due_at`` is when the wait is over at the latest, or when the run was due.
+    """
+
+    kind: str
+    name: str | None = None
+    key: str | None = None
+    workflow: str | None = None
+    due_at: datetime | None = None
+    total: int | None = None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
 class RunRecord:
     """A run as it was at one instant.
 
@@ -167,6 +187,9 @@ class RunRecord:
     values: Mapping[str, Any] = attrs.field(factory=dict)
     owner: int | None = None  # the executor that has it in hand, by the id that ``EngineStatus`` gives
     open_steps: tuple[StepInHand, ...] = ()  # that are executing now; only ``run.record()`` tells them
+    # What it waits for, some twenty at most; ``run.record()`` and ``engine.list_runs`` tell it. Children that go on are
+    # among it, also detached ones; what it has just begun to wait for is told once that is stored.
+    waits_for: tuple[Awaited, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -288,7 +311,8 @@ class ProcessReport:
 
     ``executor`` is the id by which it owns runs; ``None`` for the parent of worker processes. ``workflows`` are the
     names of those that it can execute. ``lingering`` are steps that runs wait for which were asked to cancel, or which
-    are compensating; at most a hundred of them, looked at once a second.
+    are compensating; at most a hundred of them, looked at once a second. ``concurrency`` is how many runs it can have
+    in hand; ``is_draining``: it takes no more of them, looked at once a second.
     """
 
     pid: int
@@ -300,6 +324,8 @@ class ProcessReport:
     updated_at: datetime
     tree: TreeNode
     lingering: tuple[StepInHand, ...] = ()
+    concurrency: int | None = None
+    is_draining: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -289,6 +289,7 @@ class Registry:
 
     def __init__(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
         self._by_name: dict[str, Workflow[Any, Any]] = {}
+        self._missed: set[str] = set()
         #: Whether any of them says which signals it takes.
         self.has_signals = False
         if isinstance(workflows, Workflow):
@@ -301,6 +302,16 @@ class Registry:
             self.has_signals = self.has_signals or bool(item.signals)
         #: Gives the workflow of a name, or ``None`` if it is not known.
         self.get: Callable[[str], Workflow[Any, Any] | None] = self._by_name.get
+
+    def is_missed(self, workflow: Workflow[Any, Any]) -> bool:
+        """Return whether a workflow is not among those that were given, the first time that this is asked of it.
+
+        Where none were given, as to most clients, none is missed.
+        """
+        if not self._by_name or workflow.name in self._by_name or workflow.name in self._missed:
+            return False
+        self._missed.add(workflow.name)
+        return True
 
     @property
     def names(self) -> tuple[str, ...]:

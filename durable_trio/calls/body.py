@@ -80,8 +80,8 @@ class ResidentOfBody(Protocol):
     def continued(self) -> None:
         """A new generation of the run is stored: this one leaves."""
 
-    def child_started(self) -> None:
-        """A child of the run is stored and due."""
+    def child_started(self, child_id: str, *, missed: str | None) -> None:
+        """A child of the run is stored and due; ``missed``: its workflow, if this engine lacks it, and that is news."""
 
     def request_cancel(self, run_id: str) -> None:
         """Ask another run to cancel; nobody waits for it."""

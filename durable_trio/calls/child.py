@@ -38,10 +38,11 @@ class StartChildCall(Call):
 
     kind = StepKind.CHILD
 
-    def __init__(self, body: Body, key: Key, operation: StartRun) -> None:
+    def __init__(self, body: Body, key: Key, operation: StartRun, workflow: Workflow[Any, Any] | None) -> None:
         super().__init__(key)
         self._body = body
         self._operation = operation
+        self._workflow = workflow
 
     def go_live(self, now: int) -> None:
         body = self._body
@@ -53,7 +54,11 @@ class StartChildCall(Call):
 
     def deliver(self, row: HistoryRow) -> None:
         if self.stage is Stage.COMMITTED:
-            self._body.resident.child_started()
+            known = self._workflow
+            is_missed = known is not None and self._body.registry.is_missed(known)
+            self._body.resident.child_started(
+                self._operation.id, missed=self._operation.workflow if is_missed else None
+            )
         super().deliver(row)
 
     def conflicted(self, error: RunConflict) -> bool:
@@ -227,7 +232,7 @@ async def start_child(branch: Branch, workflow: Any, args: tuple[Any, ...], opti
         ),
         is_recorded=lambda: key in body.state.history.waiting,
     )
-    call = StartChildCall(body, key, operation)
+    call = StartChildCall(body, key, operation, workflow if is_a(workflow, Workflow) else None)
     row = await body.lobby.perform(call)
     run_id: str = body.deliver(call, row, str)
     if not detached and row.attempt:  # in a fork, those that were copied belong to the original

@@ -120,9 +120,7 @@ async def _obstacle(client: Engine, run_id: str) -> str:
         return _NOBODY
     if any(entry.kind == "cancel" for entry in await run.unread()):
         if record.owner is None:
-            served = {name for process in await client.processes() for name in process.workflows}
-            known = "" if record.workflow in served else f" that knows the workflow {record.workflow!r}"
-            return f"{run_id!r} waits for an executor{known} to take it up"
+            return f"{run_id!r} waits for an executor to take it up{_reason(record)}"
         return f"executor {record.owner} has {run_id!r}, and has not taken the request yet"
     steps = await in_hand_of(client, run_id)
     if steps:
@@ -136,5 +134,11 @@ async def _obstacle(client: Engine, run_id: str) -> str:
     if children:
         return f"{run_id!r} waits for its child {children[0].id!r} to end, which is {status_word(children[0])}"
     if record.owner is None:
-        return f"{run_id!r} is to go on, and waits for an executor to take it up"
+        return f"{run_id!r} is to go on, and waits for an executor to take it up{_reason(record)}"
     return f"{run_id!r} is {record.status.value}; no step of it is in hand, its own code has not come to an end"
+
+
+def _reason(record: RunRecord) -> str:
+    """Return why nobody takes a run that is due."""
+    reasons = (f": {one.reason}" for one in record.waits_for if one.reason is not None)
+    return next(reasons, "")

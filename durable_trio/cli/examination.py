@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import trio
 from durable_trio.cli.client import ask
 from durable_trio.cli.text import plural, visible
 from durable_trio.clock import MICROSECONDS, from_datetime
+from durable_trio.engine.awaited import look_at_servers
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
@@ -50,6 +51,7 @@ class _Rows:
     not_undone: tuple[str, ...]  # runs of which a compensation has failed
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
     silent_seconds: dict[int, float]  # by executor: since its lease is over
+    why_overdue: dict[str, str] = attrs.field(factory=dict)  # by workflow
 
 
 def examine(database: str) -> CheckDocument:
@@ -63,6 +65,7 @@ def examine(database: str) -> CheckDocument:
         status = await client.status()
         due_before = datetime.now(UTC) - _OVERDUE_AFTER
         rows = await trio.to_thread.run_sync(_read, client, due_before, abandon_on_cancel=True)
+        rows = attrs.evolve(rows, why_overdue=await _why_overdue(client, rows.overdue))
         findings = tuple(_findings(status, rows))
         return CheckDocument(
             database=database,
@@ -114,6 +117,12 @@ def _read(client: Engine, due_before: datetime) -> _Rows:
         raise StoreCorrupt(f"the database cannot be read to its end ({error})") from error
     finally:
         connection.close()
+
+
+async def _why_overdue(client: Engine, workflows: Iterable[str]) -> dict[str, str]:
+    """Return why the due runs of some workflows are not taken."""
+    servers = await look_at_servers(client._client.services_in_use(), from_datetime(datetime.now(UTC)))
+    return {workflow: servers.why_not(workflow) for workflow in workflows}
 
 
 def _silent(leases: list[tuple[int, int]]) -> dict[int, float]:
@@ -174,8 +183,12 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
     if rows.overdue:
         names = [f"{name} ({count:,})" for name, count in rows.overdue.items()]
         if alive:
-            text = f"due, but nobody takes them: {_some(names)}; does an executor know these workflows?"
-            yield Finding(level="wrong", about="workflows", text=text)
+            by_reason: dict[str, list[str]] = {}
+            for name, named in zip(rows.overdue, names, strict=True):
+                by_reason.setdefault(rows.why_overdue[name], []).append(named)
+            for reason, some in by_reason.items():
+                text = f"due, but nobody takes them: {_some(some)}; {visible(reason)}"
+                yield Finding(level="wrong", about="workflows", text=text)
         else:
             text = f"due, and nobody serves: {_some(names)}; serve the database"
             yield Finding(level="wrong", about="workflows", text=text)

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
+from durable_trio.cli.awaited_text import awaited_lines
 from durable_trio.cli.runs_table import (
-    NEVER_YEAR,
     failure_text,
     in_hand_text,
     recovered_text,
@@ -26,7 +26,6 @@ from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.errors import RunCancelled
 from durable_trio.records import RunRecord, RunStatus, StepKind
-from durable_trio.rows import Key
 from durable_trio.views.documents import failure_document
 from durable_trio.views.run import RunView, began_at
 
@@ -80,9 +79,8 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
     args = ", ".join(map(compact, record.args))
     yield "workflow", f"{visible(record.workflow)}({args})", None
     yield "time", _time(record, now), None
-    waiting = _waiting(view, now)
-    if waiting:
-        yield "waits", waiting, None
+    for line in awaited_lines(record, now):
+        yield "waits", line, None
     yield from _request(view, now)
     if record.ttl_at is not None and not record.status.is_final:
         yield "expires", f"{until_text(record.ttl_at, now)} ({instant_text(record.ttl_at, now)})", None
@@ -126,25 +124,6 @@ def _time(record: RunRecord, now: datetime) -> str:
     return f"{begun}, ended {instant_text(record.finished_at, now)}, took {took}"
 
 
-def _waiting(view: RunView, now: datetime) -> str:
-    record = view.record
-    if record.status.is_final or record.owner is not None or record.problem is not None:
-        return ""
-    if record.wake_at is None or record.wake_at.year >= NEVER_YEAR:
-        return _message(view) if record.status is RunStatus.SUSPENDED else ""
-    what = "to begin" if began_at(record) is None else "to go on"
-    if record.wake_at <= now:
-        return f"{what}: due since {instant_text(record.wake_at, now)}, for an executor that knows the workflow"
-    return f"{what} {until_text(record.wake_at, now)} ({instant_text(record.wake_at, now)})"
-
-
-def _message(view: RunView) -> str:
-    names = list(dict.fromkeys(visible(Key.parse(wait.key).name) for wait in view.waits if wait.kind == "signal"))
-    if not names:
-        return "for a message"
-    return f"for the signal{'s' if names[1:] else ''} {', '.join(names)}"
-
-
 def _request(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
     """Yield what has become of a request to cancel, and what the run waits for before it can end."""
     if view.record.status.is_final:
@@ -173,7 +152,10 @@ def _owner(view: RunView) -> str:
     if view.owner is None:
         return f"executor {number}, which has ended"
     text = f"executor {number}, process {view.owner.pid} on {visible(view.owner.host)}"
-    return text if view.owner.is_alive else f"{text}, which has died"
+    if view.owner.is_alive:
+        return text
+    others = next((f"; {one.reason}" for one in view.record.waits_for if one.reason is not None), "")
+    return f"{text}, which has died{others.replace('its process died, and ', '')}"
 
 
 def _problem(record: RunRecord, screen: Screen) -> list[str]:

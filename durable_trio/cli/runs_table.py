@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from durable_trio.cli.awaited_text import NEVER_YEAR, awaited_note
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.table import Column, table
 from durable_trio.cli.text import cut, first_line, pad, visible, width_of
@@ -17,7 +18,6 @@ from durable_trio.views.documents import failure_document
 from durable_trio.views.run import began_at
 
 __all__ = [
-    "NEVER_YEAR",
     "ChangeLines",
     "failure_text",
     "in_hand_text",
@@ -42,8 +42,6 @@ _PARKED: Final = "parked"
 _NOTE_MIN: Final = 10
 _ID_WIDTH_MIN: Final = 12
 _UUID_WIDTH: Final = 36
-# What never comes due is stored as the end of this year.
-NEVER_YEAR: Final = 9999
 
 
 def status_word(record: RunRecord) -> str:
@@ -87,6 +85,8 @@ def _note_of(record: RunRecord, now: datetime) -> str:
         return failure_text(record.error) + undone
     if record.problem is not None:
         return f"{visible(record.problem.kind)}: {first_line(record.problem.text)}"
+    if record.waits_for:
+        return awaited_note(record, now)
     if record.wake_at is not None and record.owner is None and record.wake_at.year < NEVER_YEAR:
         return f"due {until_text(record.wake_at, now)}"
     if record.recoveries:

@@ -13,7 +13,8 @@ from typing import Final
 import attrs
 import click
 
-from durable_trio.cli.runs_table import NEVER_YEAR, failure_text, status_word
+from durable_trio.cli.awaited_text import NEVER_YEAR
+from durable_trio.cli.runs_table import failure_text, status_word
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import compact, cut, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text

@@ -5,25 +5,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import attrs
 import trio
 
 from durable_trio.clock import MICROSECONDS
 from durable_trio.codec import UNANNOTATED, Codec, own_annotation
+from durable_trio.engine.awaited import look
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.filters import read_change_cursor
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.places import LENDER, lending_place
+from durable_trio.engine.runs.run_log import UNKNOWN_WORKFLOW, unknown_text
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.waiting import Waiting
 from durable_trio.engine.watching import Changes, Since, watch
 from durable_trio.engine.wiring import Given, Services
 from durable_trio.errors import CodecError, PayloadTooLarge, RunConflict, RunNotFound, UnknownWorkflow
 from durable_trio.limits import OVERDUE_SECONDS, check_name
+from durable_trio.logger import Logger
 from durable_trio.looks import is_a
 from durable_trio.records import RunRecord, StepInHand
 from durable_trio.rows import RunEnd, RunRow
@@ -31,6 +34,8 @@ from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
 from durable_trio.stores.questions import Change, FindRun, ListOpenSteps, ReadValues, RunFilter
 from durable_trio.workflows import Registry, Workflow
+
+_LOGGER: Final = Logger("durable_trio.runs")
 
 
 def token_of_trio() -> trio.lowlevel.TrioToken:
@@ -170,7 +175,8 @@ class Client:
         """Return a run as users see it; raise as ``row`` does."""
         row = await self.row(run_id)
         (record,) = await self.records([row])
-        return attrs.evolve(record, open_steps=await self.open_steps(row))
+        (waits_for,) = await look(self.services_in_use(), [row], self.settings.clock.stamp())
+        return attrs.evolve(record, open_steps=await self.open_steps(row), waits_for=waits_for)
 
     async def open_steps(self, row: RunRow) -> tuple[StepInHand, ...]:
         """Return the steps of a run that its executor is at, or was when it died."""
@@ -311,6 +317,10 @@ class Client:
                 f"this engine executes runs but was not given the workflow {operation.workflow!r}: name it in "
                 f"workflows=, or start it by its name if another process serves it"
             )
+        if known is None and self.registry.is_missed(workflow):
+            extra = {"event": UNKNOWN_WORKFLOW, "run_id": operation.id, "workflow": operation.workflow}
+            what = "run %r is started of workflow %r, which this engine does not know. %s"
+            _LOGGER.warning(what, operation.id, operation.workflow, unknown_text(operation.workflow), extra=extra)
         return operation, cast("Workflow[..., Any]", workflow)
 
     # ---- messages ----------------------------------------------------------------------------------------------

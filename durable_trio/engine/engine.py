@@ -14,11 +14,13 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast, overload
 
+import attrs
 import trio
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
 from durable_trio.engine import forks, removals, resuming
+from durable_trio.engine.awaited import look
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import check_text, make_cursor, make_filter, order_of, read_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
@@ -358,7 +360,12 @@ class Engine(trio.abc.AsyncResource):
         rows = await services.writer.ask(ListRuns(which, order=order, limit=limit + 1, before=before))
         page = rows[:limit]
         following = make_cursor(page[-1], order) if len(rows) > limit else None
-        return Page(runs=tuple(await self._client.records(page)), next_cursor=following)
+        records, awaited = (
+            await self._client.records(page),
+            await look(services, page, self._client.settings.clock.stamp()),
+        )
+        runs = (attrs.evolve(record, waits_for=each) for record, each in zip(records, awaited, strict=True))
+        return Page(runs=tuple(runs), next_cursor=following)
 
     def watch(
         self,

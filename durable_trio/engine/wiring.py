@@ -77,6 +77,8 @@ class Services:
             given.registry.names,
             executor=self._executor_id,
             lingering=self._lingering,
+            is_draining=self._is_draining,
+            concurrency=given.settings.concurrency if executes else None,
         )
         # Why this process cannot go on, once that is so, such as the store's final error.
         self.failure: Exception | None = None
@@ -98,6 +100,9 @@ class Services:
 
     def _lingering(self) -> tuple[StepInHand, ...]:
         return () if self.executor is None else self.executor.runs.lingering()
+
+    def _is_draining(self) -> bool:
+        return self.executor is not None and self.executor.runs.is_draining
 
     # ---- what the client asks ----------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from durable_trio.stores.operations import Sent
 
 __all__ = [
     "NOTHING_LOADED",
+    "AwaitedRows",
     "Backlog",
     "Change",
     "CountBacklog",
@@ -41,6 +42,7 @@ __all__ = [
     "FindLastEntry",
     "FindMissing",
     "FindRun",
+    "ListAwaited",
     "ListChanges",
     "ListExecutors",
     "ListFailures",
@@ -61,6 +63,7 @@ __all__ = [
     "LookAtMailbox",
     "MailboxLook",
     "NamedSignals",
+    "OpenChild",
     "OpenSteps",
     "Order",
     "Question",
@@ -143,6 +146,34 @@ class ListWaits(Question[tuple[WaitRow, ...]]):
 
     is_for_people = True
     run: int
+
+
+@attrs.frozen
+class OpenChild:
+    """A child that has not ended."""
+
+    id: str
+    workflow: str
+
+
+@attrs.frozen
+class AwaitedRows:
+    """What tells what a run waits for: its open waits, the next due first, and its newest children that go on."""
+
+    waits: tuple[WaitRow, ...] = ()
+    children: tuple[OpenChild, ...] = ()
+
+
+@attrs.define
+class ListAwaited(Question[Mapping[int, AwaitedRows]]):
+    """Answers what some runs wait for, by run: of each at most ``limit`` waits and as many children.
+
+    Children are looked for among the newest of a run.
+    """
+
+    is_for_people = True
+    runs: Sequence[int]
+    limit: int = attrs.field(kw_only=True, default=20)
 
 
 @attrs.define

@@ -30,6 +30,7 @@ from durable_trio.records import (
 from durable_trio.views.values import iso, jsonable
 
 __all__ = [
+    "AwaitedDocument",
     "CheckDocument",
     "EarlierErrorDocument",
     "FailureDocument",
@@ -70,9 +71,28 @@ class ProblemDocument:
 
 
 @attrs.frozen(kw_only=True)
+class AwaitedDocument:
+    """One thing that a run waits for.
+
+    ``kind`` is ``start``, ``sleep``, ``signal``, ``retry``, ``map``, ``child``, ``deadline``, ``ttl`` or ``executor``:
+    the run is due, and ``reason`` says why nobody takes it. ``name`` is that of the sleep or the signal, the key of the
+    step or the map, or the id of the child.
+    """
+
+    kind: str
+    name: str | None
+    key: str | None
+    workflow: str | None
+    due_at: datetime | None
+    total: int | None
+    reason: str | None
+
+
+@attrs.frozen(kw_only=True)
 class RunDocument:
     """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored.
 
+    ``waits_for`` has the first twenty things that it waits for; ``watch`` leaves it empty.
     ``cursor`` is what ``watch --since`` goes on after; only ``watch`` gives it.
     """
 
@@ -97,6 +117,7 @@ class RunDocument:
     generation: int
     compensation_errors: tuple[FailureDocument, ...]
     values: Mapping[str, Any]
+    waits_for: tuple[AwaitedDocument, ...]
     cursor: str | None
 
 
@@ -236,6 +257,7 @@ def run_document(record: RunRecord, *, cursor: str | None = None) -> RunDocument
             "error": failure_document(record.error),
             "problem": _problem_document(record.problem),
             "compensation_errors": tuple(map(_of_failure_record, record.compensation_errors)),
+            "waits_for": tuple(AwaitedDocument(**_fields(each, AwaitedDocument)) for each in record.waits_for),
             "cursor": cursor,
         }
     )

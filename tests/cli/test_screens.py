@@ -34,7 +34,7 @@ _ALIKE = (
     (re.compile(r"(█|░|▒)\1*"), r"\1"),
     (re.compile(r"[█░▒]([✗›])"), r"\1"),
     (re.compile(r" {2,}"), "  "),
-    (re.compile(r"(RuntimeError|divergence)\b[^…\n]*…"), r"\1…"),  # cut where the durations beside it leave room
+    (re.compile(r"(RuntimeError|divergence|its|due|nobody)\b[^…\n]*…"), r"\1…"),  # cut where durations leave room
 )
 
 

@@ -233,7 +233,7 @@ _ALIKE = (
     (re.compile(r"(█|░|▒|─)\1*"), r"\1"),
     (re.compile(r"[█░▒]([✗›])"), r"\1"),
     (re.compile(r" {2,}"), "  "),
-    (re.compile(r"(moon|divergence)[^…]*…"), r"\1…"),
+    (re.compile(r"(moon|divergence|its|due|nobody)\b[^…\n]*…"), r"\1…"),
 )
 
 

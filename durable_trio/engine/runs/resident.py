@@ -363,7 +363,9 @@ class ResidentRun:
         self.detach()
         self.keeper.released(None)
 
-    def child_started(self) -> None:
+    def child_started(self, child_id: str, *, missed: str | None) -> None:
+        if missed is not None:
+            self.telling.log.child_unknown(child_id, missed)
         self.keeper.released(None)
 
     def request_cancel(self, run_id: str) -> None:

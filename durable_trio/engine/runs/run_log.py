@@ -18,7 +18,7 @@ from durable_trio.records import Problem, RunStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.unseen import visible, visible_lines
 
-__all__ = ["Fate", "RunLog", "fate_of"]
+__all__ = ["UNKNOWN_WORKFLOW", "Fate", "RunLog", "fate_of", "unknown_text"]
 
 _LOGGER: Final = Logger("durable_trio.runs")
 
@@ -38,6 +38,16 @@ def fate_of(status: RunStatus, *, is_expired: bool) -> Fate:
     if status is RunStatus.CANCELLED:
         return Fate.CANCELLED
     return Fate.EXPIRED if is_expired else Fate.FAILED
+
+
+#: The ``event`` of what is said of a run that this engine cannot execute.
+UNKNOWN_WORKFLOW: Final = "unknown_workflow"
+
+
+def unknown_text(workflow: str) -> str:
+    """Return what is to be done about a run of a workflow that an engine was not given."""
+    name = visible(workflow)
+    return f"Add {name!r} to workflows=[…] of the engine that serves; until an executor knows it, the run waits"
 
 
 class RunLog:
@@ -91,6 +101,12 @@ class RunLog:
         text = f"{'is' if goes_on else 'was'} in {_step(key, attempt)}, for {seconds:.3g} s"
         told = Told("", place)
         self._say(logging.WARNING, "step_slow", text, told, step=key, attempt=attempt, seconds=round(seconds, 3))
+
+    def child_unknown(self, child_id: str, workflow: str) -> None:
+        """It has started a child whose workflow its engine was not given."""
+        text = f"has started a child, {visible(child_id)!r}, of a workflow that this engine does not know. "
+        text += unknown_text(workflow)
+        self._say(logging.WARNING, UNKNOWN_WORKFLOW, text, Told("", None), child=child_id, child_workflow=workflow)
 
     def abandoned(self, place: str) -> None:
         """Its body does not leave, and was abandoned there."""

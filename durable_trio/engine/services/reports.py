@@ -44,6 +44,8 @@ class Reports:
     Args:
         executor: returns which executor this process is, if it is one.
         lingering: returns the steps in hand that runs wait for which are to end.
+        is_draining: returns whether this process takes no more runs.
+        concurrency: how many runs it can have in hand, if it executes them.
     """
 
     def __init__(
@@ -55,8 +57,13 @@ class Reports:
         *,
         executor: Callable[[], int | None],
         lingering: Callable[[], tuple[StepInHand, ...]],
+        is_draining: Callable[[], bool],
+        concurrency: int | None,
     ) -> None:
         self._executor = executor
+        self._concurrency = concurrency
+        self._find_draining = is_draining
+        self._is_draining = False
         self._find_lingering = lingering
         self._writer = writer
         self._codec = codec
@@ -100,7 +107,7 @@ class Reports:
                         await trio.sleep(_GATHER_SECONDS)
                         while (another := events.take_nowait()) is not None:
                             _log(another)
-                    if is_seen and (event is not None or self._find_lingering() != self._lingering):
+                    if is_seen and (event is not None or self._is_news()):
                         await self._put(root)
             except trio.EndOfChannel:
                 await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
@@ -109,6 +116,9 @@ class Reports:
                     with trio.CancelScope(shield=True):
                         await self._remove_own()
         raise AssertionError("unreachable")
+
+    def _is_news(self) -> bool:
+        return self._find_lingering() != self._lingering or self._find_draining() != self._is_draining
 
     async def _remove_own(self) -> None:
         # Where it cannot be, the next process that serves the store finds that this one is dead.
@@ -141,10 +151,12 @@ class Reports:
             self._skipped.add(row.process)
             _LOGGER.info("the report of process %.60r cannot be read and is left out: %.200s", row.process, error)
 
-    async def _put(self, root: Supervisor) -> None:
-        now = self._clock.stamp()
-        self._lingering = self._find_lingering()
-        report = ProcessReport(
+    def own(self) -> ProcessReport | None:
+        """Return what this process would say of itself now, once its tree is open."""
+        return None if self._root is None else self._report(self._root, self._clock.stamp())
+
+    def _report(self, root: Supervisor, now: int) -> ProcessReport:
+        return ProcessReport(
             pid=self._identity.pid,
             host=self._identity.host,
             parent_pid=os.getppid(),
@@ -153,8 +165,15 @@ class Reports:
             started_at=to_datetime(self._started_at),
             updated_at=to_datetime(now),
             tree=root.tree(),
-            lingering=self._lingering,
+            lingering=self._find_lingering(),
+            concurrency=self._concurrency,
+            is_draining=self._find_draining(),
         )
+
+    async def _put(self, root: Supervisor) -> None:
+        now = self._clock.stamp()
+        report = self._report(root, now)
+        self._lingering, self._is_draining = report.lingering, report.is_draining
         text = self._codec.own.encode(report, ProcessReport, where=_WHERE).text
         try:
             await self._writer.write(PutReport(process=str(self._identity), report=text, now=now))

@@ -11,19 +11,22 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
-from durable_trio.rules.run_life import UNFINISHED
+from durable_trio.rules.run_life import FINAL, UNFINISHED
 from durable_trio.stores.questions import (
     NOTHING_LOADED,
+    AwaitedRows,
     FindEnded,
     FindLastChange,
     FindMissing,
     FindRun,
+    ListAwaited,
     ListHistory,
     ListOwned,
     ListWaits,
     Loaded,
     LoadRun,
     LoadRuns,
+    OpenChild,
     ReadValues,
 )
 from durable_trio.stores.sqlite.answers.mailbox import unread_of
@@ -46,6 +49,7 @@ __all__ = [
     "find_last_change",
     "find_missing",
     "find_run",
+    "list_awaited",
     "list_history",
     "list_owned",
     "list_waits",
@@ -59,6 +63,19 @@ _DAMAGE: Final = attrgetter("damage")
 
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
 WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
+WAITS_FIRST: Final = f"""
+    SELECT {WAIT_COLUMNS} FROM waits WHERE run = ?
+    ORDER BY due_at IS NULL, due_at, started_at, branch, name, n LIMIT ? + 0
+"""
+# Those that have ended may be many: it is looked among the newest.
+CHILDREN_OPEN: Final = f"""
+    SELECT id, workflow FROM (
+        SELECT run, id, workflow, status FROM runs INDEXED BY runs_of_parent
+        WHERE parent = ? ORDER BY run DESC LIMIT 200
+    ) WHERE {is_none_of(FINAL)} AND run NOT IN (
+        SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL
+    ) LIMIT ? + 0
+"""
 OWNED: Final = f"SELECT {RUN_COLUMNS} FROM runs INDEXED BY runs_owned WHERE owner = ? ORDER BY run"
 PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
 # Those of some runs that have anything to load: a run that has just been started has nothing.
@@ -144,6 +161,20 @@ def list_waits(connection: sqlite3.Connection, question: ListWaits) -> tuple[Wai
 
 def _waits(connection: sqlite3.Connection, run: int) -> tuple[WaitRow, ...]:
     return tuple(map(wait_from, connection.execute(WAITS, (run,)).fetchall()))
+
+
+def list_awaited(connection: sqlite3.Connection, question: ListAwaited) -> Mapping[int, AwaitedRows]:
+    """Return what some runs wait for."""
+    limit = question.limit
+    found = {}
+    for run in question.runs:  # a statement for each: a run may have thousands
+        waits = tuple(map(wait_from, connection.execute(WAITS_FIRST, (run, limit)).fetchall()))
+        children = tuple(
+            OpenChild(text_from(child), text_from(workflow))
+            for child, workflow in connection.execute(CHILDREN_OPEN, (run, limit)).fetchall()[::-1]
+        )
+        found[run] = AwaitedRows(waits, children)
+    return found
 
 
 def list_owned(connection: sqlite3.Connection, question: ListOwned) -> tuple[RunRow, ...]:

@@ -1,0 +1,106 @@
+"""``show``, ``list``, ``--json`` and ``check`` name what runs wait for, and why nobody takes one that is due."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from durable_trio import Awaited, Engine, RunRecord, RunStatus, open_engine
+from durable_trio.cli.awaited_text import awaited_lines, awaited_note
+from tests.cli.desk import call
+from tests.cli.test_json import validate
+from tests.engine.test_awaited import KNOWN, at_rest, does_it_all, runs_a_child, waits_for_a_while
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+SOON = NOW + timedelta(hours=1)
+
+
+def record(*waits_for: Awaited, status: RunStatus = RunStatus.SUSPENDED) -> RunRecord:
+    nothing: dict[str, Any] = dict.fromkeys(
+        ["result", "error", "problem", "queue", "parent_id", "finished_at", "wake_at", "ttl_at"]
+    )
+    return RunRecord(
+        id="it",
+        workflow="order",
+        status=status,
+        args=(),
+        priority=0,
+        tags={},
+        created_at=NOW,
+        started_at=None if status is RunStatus.PENDING else NOW,
+        recoveries=0,
+        generation=0,
+        compensation_errors=(),
+        waits_for=waits_for,
+        **nothing,
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "line", "note"),
+    [
+        (Awaited(kind="sleep", name="rest", due_at=SOON), "for the timer rest, in 1 h (", "due in 1 h: timer rest"),
+        (Awaited(kind="sleep", name="rest"), "for the timer rest, for ever", "timer rest"),
+        (Awaited(kind="signal", name="go"), "for the signal go", "signal go"),
+        (
+            Awaited(kind="signal", name="go", due_at=SOON),
+            "for the signal go; gives up in 1 h (",
+            "due in 1 h: signal go",
+        ),
+        (Awaited(kind="retry", name="a#0", due_at=SOON), "to try a#0 again in 1 h (", "due in 1 h: retry a#0"),
+        (Awaited(kind="child", name="c", workflow="kid"), "for the child c (kid)", "child c (kid)"),
+        (Awaited(kind="map", name="m#0", total=5), "for the items of m#0", "map m#0"),
+        (Awaited(kind="deadline", due_at=SOON), "at most until a deadline, in 1 h (", "due in 1 h: deadline"),
+        (Awaited(kind="executor", due_at=NOW, reason="why"), "to go on: due since 12:00:00, why", "due: why"),
+    ],
+)
+def test_each_kind_has_its_words(one: Awaited, line: str, note: str) -> None:
+    (shown,) = awaited_lines(record(one), NOW)
+    assert shown.startswith(line)
+    assert awaited_note(record(one), NOW) == note
+
+
+def test_a_run_that_has_not_begun_is_to_begin() -> None:
+    one = Awaited(kind="executor", due_at=NOW, reason="why")
+    (shown,) = awaited_lines(record(one, status=RunStatus.PENDING), NOW)
+    assert shown.startswith("to begin: due since")
+
+
+def test_signals_are_one_line_and_what_is_stored_does_as_it_is_told() -> None:
+    several = [Awaited(kind="signal", name=name) for name in ("one", "two\x1b[2J", "one")]
+    (shown,) = awaited_lines(record(*several, Awaited(kind="ttl", due_at=SOON)), NOW)
+    assert shown == "for the signals one, two\\x1b[2J"
+    assert awaited_note(record(*several), NOW) == "signal one, and 2 more"
+
+
+def test_waits_are_named_everywhere(tmp_path: Path) -> None:
+    path = str(tmp_path / "app.db")
+
+    async def prepare() -> None:
+        async with open_engine(path, workflows=KNOWN) as engine:
+            for body in (does_it_all, runs_a_child, waits_for_a_while):
+                await engine.start(body, id=body.name)
+            for body in (does_it_all, runs_a_child, waits_for_a_while):
+                await at_rest(engine, body.name)
+        async with Engine(path) as client:
+            await client.start("stranger", id="stranger")
+
+    trio.run(prepare)
+    shown = call("--db", path, "show", "does_it_all").out
+    for line in ("timer rest, in ", "signal go; gives up in", "signal stop\n", "child does_it_all's kid (kid)\n"):
+        assert f"  waits      for the {line}" in shown
+    shown = call("--db", path, "show", "runs_a_child").out
+    assert "  waits      for the child runs_a_child's kid (kid)\n" in shown
+    assert "  waits      for the signal go; gives up in " in call("--db", path, "show", "waits_for_a_while").out
+    assert "due since" in call("--db", path, "show", "stranger").out
+    listed = call("--db", path, "list", env={"COLUMNS": "160"}).out
+    for note in ("child runs_a_child's kid (kid)", ": signal go", "due: nobody serves this database"):
+        assert note in listed
+    document = call("--db", path, "show", "waits_for_a_while", "--json").json
+    validate(document, "show")
+    (one,) = document["run"]["waits_for"]
+    assert (one["kind"], one["name"], one["due_at"] is not None) == ("signal", "go", True)
