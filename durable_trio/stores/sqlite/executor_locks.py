@@ -17,6 +17,7 @@ import os
 import struct
 import sys
 import weakref
+from glob import escape, glob
 from typing import Final, Protocol
 
 from durable_trio.stores.sqlite.files import open_lock_file
@@ -42,6 +43,9 @@ class ExecutorLocks(Protocol):
         ``file``: which one it was taken in. ``None`` if that is not there any more, so that nothing can be told.
         """
 
+    def are_any_held(self) -> bool:
+        """Return whether somebody else holds the lock of any executor in the file that stands here."""
+
     def close(self) -> None:
         """Release all locks of this store."""
 
@@ -64,6 +68,10 @@ class MemoryLocks:
     def is_held(self, executor: int, file: str | None = None) -> bool | None:
         """Return whether the executor was registered here and has not ended."""
         return executor in self._own
+
+    def are_any_held(self) -> bool:
+        """There is nobody else."""
+        return False
 
     def close(self) -> None:
         """Release all."""
@@ -101,7 +109,14 @@ class ByteLocks(MemoryLocks):
             return True
         if file not in (None, self._name):
             return None
-        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, executor, 1, 0)
+        return self._is_locked(executor, 1)
+
+    def are_any_held(self) -> bool:
+        """Return whether any byte is locked by others."""
+        return self._is_locked(0, 0)  # to the end, wherever that is
+
+    def _is_locked(self, start: int, length: int) -> bool:
+        probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
         found: tuple[int, ...] = _FLOCK.unpack(fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, probe))
         return found[0] != fcntl.F_UNLCK
 
@@ -162,6 +177,13 @@ class FileLocks(MemoryLocks):
         finally:
             os.close(descriptor)
         return False
+
+    def are_any_held(self) -> bool:
+        """Return whether any of the files is locked by others."""
+        numbers = [name.removeprefix(f"{self._path}-") for name in glob(f"{escape(self._path)}-*")]
+        return any(
+            self.is_held(int(number)) for number in numbers if number.isdecimal() and int(number) not in self._own
+        )
 
     def close(self) -> None:
         """Release all locks."""

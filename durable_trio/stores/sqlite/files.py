@@ -279,8 +279,10 @@ def writers_of(path: str) -> list[int]:
 def stores_on(path: str) -> list[int]:
     """Return the pids of other processes that have a store open on a database, as far as the system tells.
 
-    They have the database open and its turn file. Other programs have only the first, and whoever waits for its turn
-    to open the database only the second.
+    They have the database, or what it was before it was replaced, and its turn file open. Other programs have only the
+    first, and whoever waits for its turn to open the database only the second.
     """
-    having, turning = (set(processes_with({os.path.realpath(name)})) for name in (path, f"{path}-turn"))
+    name = os.path.realpath(path)
+    names = {f"{name}{suffix}{gone}" for suffix in ("", "-wal", _INDEX_SUFFIX) for gone in ("", " (deleted)")}
+    having, turning = (set(processes_with(files)) for files in (names, {f"{name}-turn"}))
     return sorted((having & turning) - {os.getpid()})

@@ -40,11 +40,27 @@ from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewou
 from durable_trio.processes import boot_id
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.lineage import Lineage
-from durable_trio.stores.sqlite.log import Generation, Log, read_generation, read_header
+from durable_trio.stores.sqlite.log import (
+    Generation,
+    Log,
+    is_cut_short,
+    read_generation,
+    read_header,
+    schema_in_log,
+)
 from durable_trio.stores.sqlite.tables import schema_version
 from durable_trio.stores.sqlite.write_turn import FileTurn
 
-__all__ = ["Files", "Look", "NoFiles", "abandon", "check_not_overwritten", "log_is_stale", "look_at"]
+__all__ = [
+    "Files",
+    "Look",
+    "NoFiles",
+    "abandon",
+    "check_not_overwritten",
+    "find_note",
+    "log_is_stale",
+    "look_at",
+]
 
 Inode = tuple[int, int]
 
@@ -110,6 +126,13 @@ class Look:
             return "an earlier state of it"
         return None
 
+    def what_was_put(self, path: str, before: Look) -> str | None:
+        """Return words for what this file is, if it does not come after ``before``, or not yet: a part of something."""
+        lost = self.what_was_lost(before)
+        if lost is None and (self.schema == 0 or (self.size < before.size and is_cut_short(path, self.size))):
+            lost = "something that is not whole"
+        return lost
+
 
 def look_at(path: str, ask: Callable[[sqlite3.Connection], object] | None = None) -> Look:
     """Look at a database file without its log; ``ask`` may ask it more.
@@ -145,7 +168,7 @@ def look_at(path: str, ask: Callable[[sqlite3.Connection], object] | None = None
     return attrs.evolve(look, nonce=nonce, has_log=has_log, schema=schema, marks=marks, boot_id=boot_id())
 
 
-def _find_note(turn: FileTurn) -> Look | None:
+def find_note(turn: FileTurn) -> Look | None:
     """Return the look of whoever had the turn last, in this boot; a power cut may have left an older file than it."""
     try:
         fields: dict[str, Any] = json.loads(turn.read_note())
@@ -165,7 +188,7 @@ def log_is_stale(path: str, turn: FileTurn) -> bool:
     """
     if _inode_of(f"{path}-wal") is None:
         return False
-    look, note = look_at(path), _find_note(turn)
+    look, note = look_at(path), find_note(turn)
     if not look.has_log:
         return True
     if note is None or (note.generation is not None and not _is_later(read_generation(path), note.generation)):
@@ -176,7 +199,7 @@ def log_is_stale(path: str, turn: FileTurn) -> bool:
         return True
     if look.is_same_content(note):
         return False
-    logged = _schema_in_log(f"{path}-wal")
+    logged = schema_in_log(f"{path}-wal")
     return look.what_was_lost(note) is not None or (logged is not None and look.schema > logged)
 
 
@@ -234,6 +257,13 @@ class NoFiles:
     def check_committed(self) -> None:
         """Nothing to check."""
 
+    def find_failure(self, writer: sqlite3.Connection) -> StoreError | None:
+        """Nobody can have done anything to it."""
+        return None
+
+    def check_leaving(self, writer: sqlite3.Connection) -> None:
+        """Nothing to check."""
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -247,11 +277,12 @@ class Files:
         self.was_overwritten = False
         self.lineage = lineage
         self._untold = ""
+        self._is_in_order = True  # as far as was found, the log is the database's, whatever that is now
         self._path = path
         self._folder = os.path.dirname(path)
         self._turn = turn
         self._folder_stamp: tuple[int, int, int] | None = None
-        note = _find_note(turn)
+        note = find_note(turn)
         self._rewound_count, self._rewound_to = (note.rewound_count, note.rewound_to) if note is not None else (0, "")
         self._look = look_at(path)
         self._inodes = {name: _inode_of(name) for name in (path, f"{path}-wal", f"{path}-shm")}
@@ -322,9 +353,7 @@ class Files:
         if lost is not None and look.has_log and self.lineage.was_written_over():  # and has moved the log itself
             raise self.rewound(lost)
         if lost is not None:
-            self._leave_as_it_is()
-            self._keep_note(attrs.evolve(self._look, is_overwritten=True))
-            raise self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+            raise self._overwritten(lost)
         try:
             schema_version(writer, self._path)
         except SchemaTooNew as error:
@@ -335,13 +364,55 @@ class Files:
         if look is not note:
             self._keep_note(look)
 
+    def find_failure(self, writer: sqlite3.Connection) -> StoreError | None:
+        """Return what was done to the files, for somebody who has met damage; ``None`` if it is the disk's, say.
+
+        A copy and a log that is not its own, read as one, are no database; nor is a copy of which only a part is there
+        yet. But where nobody has written to the file since it was last looked at, that is not why.
+
+        Call it in the write turn, with a writer at rest.
+        """
+        before = self._look
+        try:
+            self.check_content(writer)
+        except (StoreRewound, SchemaTooNew) as error:
+            return error
+        except (StoreError, sqlite3.Error, OSError):
+            pass  # the writer meets it, too
+        try:
+            look = look_at(self._path)
+        except (StoreRewound, OSError, sqlite3.Error):
+            return None
+        if (look.inode, look.size, look.changed_ns) == (before.inode, before.size, before.changed_ns):
+            return None
+        lost = look.what_was_put(self._path, before)
+        return None if lost is None else self._overwritten(lost)
+
+    def check_leaving(self, writer: sqlite3.Connection) -> None:
+        """Find out whether closing the connections would spoil what stands there now: it moves the log into it.
+
+        Call it in the write turn, with a writer at rest; whatever else is wrong is of no importance any more.
+        """
+        with suppress(StoreError, sqlite3.Error, OSError):
+            self.check_content(writer)
+        if self._is_in_order or self.was_overwritten:
+            return
+        # A name leads elsewhere. SQLite itself leaves a database alone that was replaced; but not one that others have
+        # put there, or gone on with, with another log: it would move this one into it, and remove the name of theirs.
+        log = f"{self._path}-wal"
+        with suppress(OSError):
+            status = os.lstat(self._path)
+            is_theirs = not self._look.is_same_file(status) or _inode_of(log) not in (None, self._inodes[log])
+            if is_theirs and _inode(status) == self._inodes[self._path]:
+                self._leave_as_it_is()
+
     def check_told(self) -> Look | None:
         """Return what whoever had the turn last has noted. Out of the turn it may be half written: then nothing.
 
         Raises:
             StoreRewound: it says that somebody has found the database written over, since this store was opened.
         """
-        note = _find_note(self._turn)
+        note = find_note(self._turn)
         if note is not None and note.rewound_count > self._rewound_count:
             raise self.rewound(note.rewound_to, is_told=True)
         return note
@@ -360,7 +431,9 @@ class Files:
     def rewound(self, lost: str, *, is_told: bool = False) -> StoreRewound:
         """Return the error for a database that SQLite itself has written over, so that its files are in order."""
         self._untold = "" if is_told else lost
-        return self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+        failure = self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+        self._is_in_order = True
+        return failure
 
     def tell_others(self) -> None:
         """Let others know, who perhaps miss nothing, that the database was written over. Call it in the write turn."""
@@ -395,6 +468,12 @@ class Files:
         kept = attrs.evolve(look, generation=generation, rewound_count=self._rewound_count, rewound_to=self._rewound_to)
         self._turn.write_note(json.dumps(attrs.asdict(kept)))
 
+    def _overwritten(self, lost: str) -> StoreRewound:
+        """Return the error for a database whose log is not its own any more."""
+        self._leave_as_it_is()
+        self._keep_note(attrs.evolve(self._look, is_overwritten=True))
+        return self._failed(f"{lost} was written over {self._path!r} while this process had it open")
+
     def _leave_as_it_is(self) -> None:
         """Have the connections abandoned, not closed, and the file not opened again in this process."""
         self.was_overwritten = True
@@ -408,6 +487,7 @@ class Files:
                 raise self._failed(f"{name!r} was {what} while this process had it open")
 
     def _failed(self, what: str) -> StoreRewound:
+        self._is_in_order = False
         self.failure = StoreRewound(
             f"{what}; nothing more is stored. Stop all processes that use {self._path!r}, put in place what is to "
             "stand there, and start again"
@@ -431,22 +511,6 @@ def _inode_of(path: str) -> Inode | None:
         raise
     except OSError:
         return None
-
-
-def _schema_in_log(path: str) -> int | None:
-    """Return the schema version in the last first page that a log has committed, if any (sqlite.org/walformat.html)."""
-    logged = pending = None
-    with suppress(OSError), open(path, "rb") as file:
-        header = file.read(32)
-        page_size, salts = int.from_bytes(header[8:12], "big"), header[16:24]
-        while len(frame := file.read(24)) == 24 and frame[8:16] == salts:
-            if int.from_bytes(frame[:4], "big") == 1:
-                pending = int.from_bytes(file.read(page_size)[40:44], "big")
-            else:
-                file.seek(page_size, os.SEEK_CUR)
-            if any(frame[4:8]):  # it commits
-                logged = pending
-    return logged
 
 
 def _schema_of(connection: sqlite3.Connection) -> int:

@@ -17,7 +17,16 @@ import struct
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["Generation", "Log", "find_descriptor", "log_is_spoilt", "read_generation", "read_header"]
+__all__ = [
+    "Generation",
+    "Log",
+    "find_descriptor",
+    "is_cut_short",
+    "log_is_spoilt",
+    "read_generation",
+    "read_header",
+    "schema_in_log",
+]
 
 # Of one of the two copies of the index's header: whether it is filled in, the page size (1 for 65536), how many frames,
 # and the checksum of the last one.
@@ -135,6 +144,29 @@ def read_header(path: str, count: int) -> bytes:
         return os.pread(descriptor, count, 0)
     with open(path, "rb", buffering=0) as file:
         return file.read(count)
+
+
+def is_cut_short(path: str, size: int) -> bool:
+    """Return whether a database is shorter than its first page says (sqlite.org/fileformat.html)."""
+    header = read_header(path, 32)
+    page_size, page_count = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+    return size < (65536 if page_size == 1 else page_size) * page_count
+
+
+def schema_in_log(path: str) -> int | None:
+    """Return the schema version in the last first page that a log has committed, if any (sqlite.org/walformat.html)."""
+    logged = pending = None
+    with suppress(OSError), open(path, "rb") as file:
+        header = file.read(32)
+        page_size, salts = int.from_bytes(header[8:12], "big"), header[16:24]
+        while len(frame := file.read(24)) == 24 and frame[8:16] == salts:
+            if int.from_bytes(frame[:4], "big") == 1:
+                pending = int.from_bytes(file.read(page_size)[40:44], "big")
+            else:
+                file.seek(page_size, os.SEEK_CUR)
+            if any(frame[4:8]):  # it commits
+                logged = pending
+    return logged
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:

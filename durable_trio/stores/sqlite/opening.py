@@ -28,6 +28,7 @@ from durable_trio.stores.sqlite.identity import Files, NoFiles, check_not_overwr
 from durable_trio.stores.sqlite.library import VERSION_MIN, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.log import log_is_spoilt
+from durable_trio.stores.sqlite.occupied import check_not_occupied
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, SCHEMA_VERSION, check_schema, schema_version
 from durable_trio.stores.sqlite.write_turn import FileTurn, MemoryTurn, WriteTurn
 
@@ -121,6 +122,7 @@ def _open_in_turn(
 ) -> tuple[sqlite3.Connection, sqlite3.Connection, sqlite3.Connection, Files]:
     status = check_path(path)
     check_side_files(path)
+    check_not_occupied(path, turn)
     if status is None or status.st_size == 0:
         set_aside(path, "the database is gone")
         _create(path)

@@ -15,17 +15,19 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
+from durable_trio.rows import OpenStepRow
+from durable_trio.stores.questions import OpenSteps
 from durable_trio.stores.sqlite.files import open_lock_file
 from durable_trio.stores.step_slots import HEADER_BYTES, REGION_BYTES, Region, StepSlots, is_region_of, read_region
 
-__all__ = ["MemorySteps", "StepFile"]
+__all__ = ["MemorySteps", "StepFile", "open_steps"]
 
 _LOGGER: Final = Logger("durable_trio.store")
 # Regions before that of an executor that has died is used again: so many deaths in a row can be looked at.
@@ -63,6 +65,28 @@ class MemorySteps:
         """Return what the executors have noted."""
         found = (read_region(bytes(slots.buffer), run=run) for slots in list(self._own.values()))
         return tuple(region for region in found if region is not None)
+
+
+def open_steps(regions: Iterable[Region], alive: Mapping[int, bool]) -> OpenSteps:
+    """Return what is under way of what executors have noted. ``alive``: which of them are."""
+    rows = [
+        OpenStepRow(
+            run=step.run,
+            token=step.token,
+            key=step.key,
+            kind=step.kind,
+            attempt=step.attempt,
+            started_at=step.started_at,
+            executor=region.executor,
+            pid=region.pid,
+            thread=step.thread,
+            is_alive=alive[region.executor],
+        )
+        for region in regions
+        for step in region.steps
+    ]
+    unlisted_count = sum(region.unlisted_count for region in regions if alive[region.executor])
+    return OpenSteps(tuple(sorted(rows, key=lambda row: row.started_at)), unlisted_count)
 
 
 class StepFile:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
-from durable_trio.errors import StoreCorrupt, StoreError, StoreInUse
+from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from durable_trio.processes import boot_id, describe_process
-from durable_trio.rows import ExecutorRow, OpenStepRow, UntoldRow
+from durable_trio.rows import ExecutorRow, UntoldRow
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
@@ -31,12 +31,12 @@ from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connecti
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.files import writers_of
 from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
-from durable_trio.stores.sqlite.library import BUSY, code_of, is_undecodable, note_errno, sqlite3, translate
+from durable_trio.stores.sqlite.library import BUSY, LOCKED, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
-from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile
+from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile, open_steps
 from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, Transaction, apply_batch
 from durable_trio.stores.sqlite.user_connection import UserConnection
 from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
@@ -48,6 +48,8 @@ __all__ = ["SqliteStore"]
 # How long a process that leaves waits for others, all in all. Closing goes on without the turn: others have the file
 # open then, so that the close moves no pages.
 _LEAVING_PATIENCE_SECONDS: Final = 5.0
+# How long somebody who has met damage waits for his turn to find out whose it is; else he takes it for the disk's.
+_JUDGING_PATIENCE_SECONDS: Final = 2.0
 
 T = TypeVar("T")
 
@@ -125,8 +127,7 @@ class SqliteStore(Store):
             has_turn = self._turn.take(patience_seconds=_LEAVING_PATIENCE_SECONDS)
         try:
             if has_turn:
-                with suppress(StoreError, sqlite3.Error):
-                    self._files.check_content(self._writer)
+                self._files.check_leaving(self._writer)
                 self._files.tell_others()
             self._files.close()
             with self._read_lock, nullcontext() if self.is_memory else self._answer_lock:
@@ -140,9 +141,9 @@ class SqliteStore(Store):
                         connection.close()
                 self._writer = self._reader = self._answerer = self._user_connection = None
         finally:
+            self._locks.close()  # in the turn: whoever has it next finds locks and log, or neither
             if has_turn:
                 self._turn.release()
-        self._locks.close()
         self._turn.close()
 
     def _usable(self) -> sqlite3.Connection:
@@ -163,8 +164,11 @@ class SqliteStore(Store):
             )
         return self._writer
 
-    def _translate(self, error: sqlite3.Error, *, committing: bool = False) -> StoreError:
+    def _translate(self, error: sqlite3.Error, *, committing: bool = False, has_turn: bool = True) -> StoreError:
+        """Return what an error means; in the turn also what somebody has done to the files, if it comes of that."""
         translated = translate(error, self._name, committing=committing)
+        if has_turn and self._writer is not None and not isinstance(translated, StoreInUse | StoreFull | StoreReadOnly):
+            translated = self._files.find_failure(self._writer) or translated
         if isinstance(translated, StoreCorrupt):
             self._broken = translated
         elif isinstance(translated, StoreInUse) and not self.is_memory:
@@ -173,6 +177,21 @@ class SqliteStore(Store):
                 who = ", ".join(describe_process(pid) for pid in pids)
                 return StoreInUse(f"{translated}. It is {who}")
         return translated
+
+    def _translate_of_read(self, error: sqlite3.Error) -> StoreError:
+        """Return what an error means that was met out of the turn. Call it without any lock."""
+        note_errno(error)
+        if self.is_memory or code_of(error) in (BUSY, LOCKED):
+            return self._translate(error, has_turn=False)
+        try:
+            self._turn.take(patience_seconds=_JUDGING_PATIENCE_SECONDS)
+        except StoreInUse:
+            return self._translate(error, has_turn=False)
+        try:
+            with self._write_lock:
+                return self._translate(error)
+        finally:
+            self._turn.release()
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
@@ -361,6 +380,7 @@ class SqliteStore(Store):
         self._files.check_names()
         if not self._write_lock.acquire(blocking=False):
             return None
+        failure: sqlite3.Error | None = None
         try:
             self._look_for_others()
             if self._has_foreign_changes:  # who never writes is told here
@@ -368,9 +388,11 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             if code_of(error) == BUSY:
                 return None
-            raise self._translate(error) from error
+            failure = error
         finally:
             self._write_lock.release()
+        if failure is not None:
+            raise self._translate_of_read(failure) from failure
         has_changed, self._has_foreign_changes = self._has_foreign_changes, False
         return has_changed
 
@@ -448,12 +470,12 @@ class SqliteStore(Store):
     def _answer(self, question: Question[Any], function: Answer) -> Any:
         """Answer within one transaction, so that the answer is of one instant."""
         self._usable()
-        with self._answer_lock if question.is_for_people else self._read_lock:
-            connection = self._answerer if question.is_for_people else self._reader
-            if connection is None:
-                raise StoreError(f"the store {self._name!r} was closed")
-            self._files.check_names()
-            try:
+        try:
+            with self._answer_lock if question.is_for_people else self._read_lock:
+                connection = self._answerer if question.is_for_people else self._reader
+                if connection is None:
+                    raise StoreError(f"the store {self._name!r} was closed")
+                self._files.check_names()
                 try:
                     return _at_one_instant(connection, function, question)
                 except sqlite3.OperationalError as error:
@@ -461,8 +483,8 @@ class SqliteStore(Store):
                         raise
                 with reading_anything(connection):
                     return _at_one_instant(connection, function, question)
-            except sqlite3.Error as error:
-                raise self._translate(error) from error
+        except sqlite3.Error as error:
+            raise self._translate_of_read(error) from error
 
     def _list_executors(self, connection: sqlite3.Connection, question: ListExecutors) -> tuple[ExecutorRow, ...]:
         rows = list_executors(connection, question)
@@ -479,24 +501,7 @@ class SqliteStore(Store):
         self._usable()
         regions = self._steps.read(question.run)
         alive = {region.executor: self.executor_is_alive(region.executor) for region in regions}
-        rows = [
-            OpenStepRow(
-                run=step.run,
-                token=step.token,
-                key=step.key,
-                kind=step.kind,
-                attempt=step.attempt,
-                started_at=step.started_at,
-                executor=region.executor,
-                pid=region.pid,
-                thread=step.thread,
-                is_alive=alive[region.executor],
-            )
-            for region in regions
-            for step in region.steps
-        ]
-        unlisted_count = sum(region.unlisted_count for region in regions if alive[region.executor])
-        return OpenSteps(tuple(sorted(rows, key=lambda row: row.started_at)), unlisted_count)
+        return open_steps(regions, alive)
 
 
 def _at_one_instant(connection: sqlite3.Connection, function: Answer, question: Question[Any]) -> Any:
