@@ -35,8 +35,11 @@ class Member(NamedTuple):
 def class_of(annotation: Any) -> type | None:
     """Return the class of an annotation, without its arguments; ``None`` if it has none."""
     resolved = resolve(annotation)
-    origin = typing.get_origin(resolved) or resolved
-    return origin if isinstance(origin, type) else None
+    found = typing.get_origin(resolved) or resolved
+    if not isinstance(found, type):
+        return None
+    own = getattr(found, "__pydantic_generic_metadata__", None)  # Pydantic makes a class for each of its arguments
+    return own["origin"] or found if own else found
 
 
 def split(plain: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -147,7 +150,7 @@ def _is_meant(tag: Any, member: Member, aliases: Mapping[str, type]) -> bool:
     outer = tag.partition("[")[0]
     for name in (tag, outer):
         if name in aliases:
-            return aliases[name] is cls
+            return class_of(aliases[name]) is cls
     names = {label(member.annotation).partition("[")[0]}
     if member.coder.is_literal:
         names.update(map(class_name, member.coder.classes or ()))

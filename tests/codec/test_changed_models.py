@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import attrs
 import pytest
@@ -13,7 +13,10 @@ pytest.importorskip("msgspec")
 from msgspec import Struct
 from pydantic import BaseModel, Field
 
-from tests.codec.changed_types import Cash, read, refused
+from durable_trio.errors import CodecError
+from tests.codec.changed_types import Cash, codec, read, refused
+
+T = TypeVar("T")
 
 
 class Points(BaseModel):
@@ -45,6 +48,14 @@ class Present:
     gift: str
 
 
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+
+
+class Leaf(BaseModel, Generic[T]):
+    items: list[T]
+
+
 EITHER = Annotated[Bond | Share, Field(discriminator="kind")]
 
 
@@ -73,3 +84,16 @@ def test_a_renamed_model_takes_an_alias() -> None:
     assert read("bond of union", Obligation | Share, {"Bond": Obligation}) == Obligation(number="1")
     assert read("gift of union", Present, {"Gift": Present}) == Present("g")
     assert "taken by Gift and Present" in refused("gift", Gift | Present)
+
+
+def test_a_generic_model_takes_an_alias_and_other_arguments() -> None:
+    text = codec().encode(Page[int](items=[1]), Page[int] | Cash, where="x").text
+    for annotation in (Page[int], Page[int | str], Page[int | str] | Cash):
+        assert codec().decode(text, annotation, where="x").items == [1]
+    renamed: tuple[Any, ...] = (Leaf[int], Leaf[int] | Cash, Leaf[int | str] | Cash)
+    for annotation in renamed:
+        with pytest.raises(CodecError, match=r'Engine\(aliases=\{"Page": Leaf\}\)'):
+            codec().decode(text, annotation, where="x")
+        for alias in (Leaf, Leaf[int], annotation):
+            if isinstance(alias, type):
+                assert codec({"Page": alias}).decode(text, annotation, where="x").items == [1]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union
 from uuid import UUID
 
 import attrs
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
-from durable_trio.codec import Codec
+from durable_trio.codec import UNANNOTATED, Codec
 from durable_trio.codec.sameness import is_same
 from durable_trio.errors import CodecError
 from tests.codec import changed_types
@@ -40,6 +43,7 @@ from tests.codec.changed_types import (
     read,
     refused,
 )
+from tests.codec.codec_examples import CODEC, annotated, of
 
 CARD = Card("1")
 
@@ -299,6 +303,32 @@ def test_a_union_within_itself_is_read_in_bounded_time_at_any_depth() -> None:
     last = '{"n":1,"next":' * 50 + '{"$type":"Spoon"}' + "}" * 50
     with pytest.raises(CodecError, match="Spoon' is none of"):
         Codec().decode(last, Fork | Knife, where="x")
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_of_any_two_types_a_union_may_be_made_and_unmade(data: st.DataObject) -> None:
+    """Unmade, each value is the same. Made, it may be refused by the names of both, or be JSON's own type's."""
+    (mine, values), (other, _) = data.draw(annotated()), data.draw(annotated())
+    assume(UNANNOTATED not in (mine, other))
+    value, both = data.draw(values), of(Union, (mine, other))
+    made = outcome(lambda: CODEC.encode(value, both, where="x").text)
+    assume(not isinstance(made, CodecError))  # two members of one name
+
+    assert is_same(CODEC.decode(made, mine, where="x"), value)
+    text = CODEC.encode(value, mine, where="x").text
+    found = outcome(lambda: CODEC.decode(text, both, where="x"))
+    if isinstance(found, CodecError):
+        assert "is taken by" in str(found)
+    else:
+        assert is_same(found, value) or type(found) in (str, int, float, list, dict)
+
+
+def outcome(convert: Callable[[], Any]) -> Any:
+    try:
+        return convert()
+    except CodecError as error:
+        return error
 
 
 def test_what_is_read_at_the_same_time_in_several_threads_is_not_mixed_up() -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ import trio
 
 from durable_trio import Context, Engine, RunFailed, RunStatus, Workflow, workflow
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
+from tests.kit import forks
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -54,9 +56,8 @@ if __name__ == "__main__": trio.run(main, *sys.argv[1:])
 
 
 async def run_app(*args: str) -> str:
-    with trio.fail_after(PATIENCE_SECONDS):
-        done = await trio.run_process([sys.executable, *args], capture_stdout=True, stderr=subprocess.STDOUT)
-    return done.stdout.decode()
+    run = partial(forks.run, check=True, timeout=PATIENCE_SECONDS, stdout=subprocess.PIPE, text=True)
+    return str((await trio.to_thread.run_sync(run, [sys.executable, *args])).stdout)
 
 
 @contextmanager
