@@ -237,8 +237,18 @@ class Context:
         self._branch.check_task()
         await sleep(self._branch, name, constant(from_datetime(when)))
 
+    # For mypy, in this order: a class; an abstract one or a protocol; a class that is not what is expected where the
+    # result goes, so that it is refused there, instead of being taken for ``Any`` as all else is (a union, say).
     @overload
     async def wait_signal(self, name: str, type: type[T], *, timeout: float | timedelta | None = None) -> T: ...
+    @overload
+    async def wait_signal(
+        self, name: str, type: Callable[..., T], *, timeout: float | timedelta | None = None
+    ) -> T: ...
+    @overload
+    async def wait_signal(  # type: ignore[overload-cannot-match]  # it is, where the result is to be another
+        self, name: str, type: type[object], *, timeout: float | timedelta | None = None
+    ) -> object: ...
     @overload
     async def wait_signal(self, name: str, type: Any = Any, *, timeout: float | timedelta | None = None) -> Any: ...
     async def wait_signal(self, name: str, type: Any = Any, *, timeout: float | timedelta | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
@@ -134,8 +135,14 @@ class Run(Generic[R]):
         """Watch the run until it has ended: its present state first, its final one last; see ``engine.watch``."""
         return self._client.watch(make_filter(run_id=self.id))
 
-    @overload
+    @overload  # for the order of these see ``Context.wait_signal``
     async def value(self, key: str, type: type[T]) -> T | None: ...
+    @overload
+    async def value(self, key: str, type: Callable[..., T]) -> T | None: ...
+    @overload
+    async def value(  # type: ignore[overload-cannot-match]  # it is, where the result is to be another
+        self, key: str, type: type[object]
+    ) -> object: ...
     @overload
     async def value(self, key: str, type: Any = Any) -> Any: ...
     async def value(self, key: str, type: Any = Any) -> Any:

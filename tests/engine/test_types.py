@@ -21,15 +21,18 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 # What stands behind `# R:` must be the revealed type, what stands behind `# E:` must be in an error of that line.
 USERS_FILE = """
+import abc
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from functools import partial
+from typing import Any, Protocol, TypedDict
 
 import attrs
 import trio
 
-from durable_trio import Context, Engine, Retry, Run, TypeHook, open_engine, workflow
+from durable_trio import ChildRun, Context, Engine, Retry, Run, TypeHook, open_engine, workflow
 
 
 @attrs.frozen
@@ -78,6 +81,25 @@ Engine("app.db", types=[Money])  # E: TypeHook
 workflow(signals=["paid"])  # E: signals
 Retry.fixed(3, 1, when=lambda error: isinstance(error, OSError))
 Retry.fixed(3, 1, when="OSError")  # E: when
+
+
+class Base: ...
+
+
+class Derived(Base): ...
+
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self) -> float: ...
+
+
+class Named(Protocol):
+    name: str
+
+
+class Options(TypedDict):
+    gift: bool
 
 
 class Shop:
@@ -167,6 +189,42 @@ async def tidy(ctx: Context, days: int, deep: bool = False) -> None:
 
 
 @workflow
+async def wrongly_annotated(ctx: Context) -> None:
+    a: str = await ctx.wait_signal("n", int)  # E: str
+    b: list[str] = await ctx.wait_signal("n", list[int])  # E: list[str]
+    c: Derived = await ctx.wait_signal("n", Base, timeout=3)  # E: Derived
+    d: str = await ctx.wait_signal("n", Options)  # E: str
+    e: int = await ctx.wait_signal("n", type=Cart)  # E: int
+    f: tuple[str, int] = (await ctx.wait_signal("n", int), 1)  # E: str
+    await refund(await ctx.wait_signal("n", int))  # E: refund
+    g: str = await ctx.step("price", price, Cart("a"))  # E: Decimal
+    h: str = await ctx.transaction("row", insert, Cart("a"))  # E: int
+    i: list[str] = await ctx.map("prices", price, [Cart("a")])  # E: Decimal
+    j: str = await ctx.run_child(order, Cart("a"))  # E: Receipt
+    k: ChildRun[str] = await ctx.start_child(order, Cart("a"))  # E: Receipt
+    m: str = await (await ctx.start_child(order, Cart("a"))).result()  # E: Receipt
+    n: str = ctx.now()  # E: datetime
+    o: str = await ctx.wait_signal("n", Shape)  # E: str
+
+
+@workflow
+async def rightly_annotated(ctx: Context) -> int:
+    a: float = await ctx.wait_signal("n", int)
+    b: int | None = await ctx.wait_signal("n", int)
+    c: object = await ctx.wait_signal("n", int)
+    d: Any = await ctx.wait_signal("n", int)
+    e: Base = await ctx.wait_signal("n", Derived)
+    f: Sequence[int] = await ctx.wait_signal("n", list[int])
+    g: int | None = await ctx.wait_signal("n", int | None)
+    h: Shape = await ctx.wait_signal("n", Shape)
+    i: Named = await ctx.wait_signal("n", Named)
+    j: Options = await ctx.wait_signal("n", Options)
+    k: str = await ctx.wait_signal("n")
+    reveal_type(await ctx.wait_signal("n", Shape))  # R: Shape
+    return await ctx.wait_signal("n", int, timeout=3)
+
+
+@workflow
 async def opens(ctx: Context, door: str = "front", *, wide: bool = False) -> bool:
     return wide
 
@@ -191,6 +249,16 @@ async def main(cart: Cart) -> None:
         reveal_type(await run.value("shown", Receipt))  # R: Receipt | None
         reveal_type(await run.value("shown"))  # R: Any
         reveal_type(await engine.get("r").result())  # R: Any
+        a: str | None = await run.value("shown", int)  # E: str
+        b: list[str] | None = await run.value("shown", list[int])  # E: list[str]
+        c: str = await run.value("shown", str)  # E: None
+        d: str = await engine.run(order, cart)  # E: Receipt
+        e: Run[str] = await engine.start(order, cart)  # E: Receipt
+        f: Run[str] = engine.get("r", order)  # E: Receipt
+        g: str = await run.result()  # E: Receipt
+        h: int | None = await run.value("shown", int)
+        i: str = await run.value("shown")
+        j: Shape | None = await run.value("shown", Shape)
         reveal_type((await run.record()).args)  # R: tuple[Any, ...]
         await engine.start(order, "no cart")  # E: start
         await engine.start(order)  # E: start
