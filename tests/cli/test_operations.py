@@ -149,6 +149,11 @@ def is_restored(shop: Shop) -> None:
     shop.back_up()
     shop.say("signal", "parcel-7", "picked up")
     shop.reach("parcel-7", "completed")
+    # What a server does next is to look, once it has written what it does now and then: it would do that with the copy
+    # and the old log as one, which is the other line that the page tells of.
+    log = shop.folder / "app.db-wal"
+    size = log.stat().st_size
+    shop.until(lambda: log.stat().st_size > size)
     shutil.copy(shop.folder / "backup.db", shop.folder / "app.db")
     shop.until(lambda: shop.server is not None and shop.server.poll() is not None)
 
