@@ -27,18 +27,18 @@ from durable_trio.testing import VirtualClock
 from durable_trio.turns import call as calls
 from durable_trio.turns import port
 from tests.context.programs import Case, Observation, World, cases, drive, enter, program
-from tests.kit.crash_points import EVERY_CRASH, Crashed, crash_points, crashing_store, live_once, live_through
+from tests.kit.crash_points import EVERY_CRASH, SEED, Crashed, crash_points, crashing_store, live_once, live_through
 from tests.kit.measured import unmeasured
 
 _PROGRAMS = int(os.environ.get("DURABLE_TRIO_PROGRAMS", "0"))
 #: Crashes of each program in the repeatable set, anywhere among its commits.
-_CRASHES_MAX = 10 if EVERY_CRASH else 5
+_CRASHES_MAX = 10 if EVERY_CRASH else 3
 #: An engine that dies each time after this many commits still gets on: the first few are its own.
 _COMMITS_OF_A_LIFE = 9
 _LIVES_MAX = 300
 
 _repeatable = settings(
-    max_examples=_PROGRAMS or 40,
+    max_examples=_PROGRAMS or 30,
     derandomize=not _PROGRAMS,
     deadline=None,
     database=None,
@@ -105,7 +105,7 @@ def _check(case: Case, *, crashes_max: int | None, seen_kinds: Counter[tuple[str
         _count(expected, seen_kinds)
     crashes = crash_points(commit_count, case.to_text())
     # In any order: what is wrong for a while only is then found soon.
-    random.Random(case.to_text()).shuffle(crashes)
+    random.Random(f"{SEED or ''}{case.to_text()}").shuffle(crashes)
     crashes = crashes[:crashes_max]
     with unmeasured():
         _compare(expected, _in_virtual_time(_crashing_all_the_time, case), f"{_COMMITS_OF_A_LIFE=}")

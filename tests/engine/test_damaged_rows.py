@@ -1,7 +1,7 @@
 """A damaged row is the problem of its run: that one is set aside, all others end as they should, and lists work.
 
-Every column of every table gets every kind of value that it should not hold. By default each on a run in one of the
-states; with ``DURABLE_TRIO_EVERY_DAMAGE`` in the environment, on a run in each.
+Every column of every table gets every other kind of value that it should not hold, on a run in one of the states;
+``DURABLE_TRIO_SEED=1`` has the other kinds, and ``DURABLE_TRIO_EVERY_DAMAGE`` each on a run in each state.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from durable_trio.stores.sqlite.layout import LAYOUTS, decode
 from tests.engine import damage_kit as kit
 from tests.engine.damage_kit import Case
 from tests.engine.harness import PATIENCE_SECONDS, serving
+from tests.kit.crash_points import SEED
 
 EVERY: Final = "DURABLE_TRIO_EVERY_DAMAGE" in os.environ
 
@@ -92,10 +93,12 @@ class Planted:
 
 def cases(table: str) -> Iterator[Case]:
     states = cycle(STATES[table])
-    for column in LAYOUTS[table].columns:
+    for column_number, column in enumerate(LAYOUTS[table].columns):
         if (table, column.name) in kit.KEYS:
             continue
-        for damage in kit.DAMAGES:
+        for number, damage in enumerate(kit.DAMAGES):
+            if (column_number + number + SEED) % 2 and not EVERY:
+                continue
             for state in STATES[table] if EVERY else (next(states),):
                 yield Case(state, table, column.name, damage)
 
@@ -316,7 +319,7 @@ def test_a_run_whose_change_number_makes_no_sense_gets_a_new_one_when_the_file_i
     assert found == dict.fromkeys(wanted, last)
 
 
-@pytest.mark.parametrize(("table", "column", "damage"), NUMBERS if EVERY else NUMBERS[::3])
+@pytest.mark.parametrize(("table", "column", "damage"), NUMBERS if EVERY else NUMBERS[SEED % 3 :: 3])
 async def test_a_number_of_the_whole_file_is_refused_with_its_name_or_does_no_harm(
     path: Path, table: str, column: str, damage: str
 ) -> None:

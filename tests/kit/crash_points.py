@@ -4,7 +4,7 @@ The scenario is called with an engine after each crash; it must ask for the same
 
 A commit that is kept leaves the same state behind as the next one that is lost, so by default one of the two stands for
 both; and of a long program's states every other one is tried, others for each program.
-``DURABLE_TRIO_EVERY_CRASH`` in the environment has all of them.
+``DURABLE_TRIO_EVERY_CRASH`` in the environment has all of them, and ``DURABLE_TRIO_SEED=N`` other ones.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from tests.kit.measured import unmeasured
 T = TypeVar("T")
 
 EVERY_CRASH: Final = "DURABLE_TRIO_EVERY_CRASH" in os.environ
+#: Which sample is taken: another one for each number, and always the same for one.
+SEED: Final = int(os.environ.get("DURABLE_TRIO_SEED", "0"))
 #: A program with so few states crashes with each of them.
 _POINTS_MIN: Final = 12
 
@@ -42,7 +44,7 @@ def crash_points(commit_count: int, seed: str) -> list[tuple[int, bool]]:
     """
     if EVERY_CRASH:
         return [(at, loses_it) for at in range(1, commit_count + 1) for loses_it in (False, True)]
-    chance = random.Random(seed)
+    chance = random.Random(f"{SEED or ''}{seed}")
     states = [[(state, False), (state + 1, True)] for state in range(1, commit_count)]
     points = [(1, True), *(chance.choice(state) for state in states), (commit_count, False)]
     return sorted(chance.sample(points, min(len(points), max(_POINTS_MIN, len(points) // 2))))

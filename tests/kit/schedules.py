@@ -8,7 +8,8 @@ and their order are determined, its end must also be that of the same program wi
 All of it runs on virtual time and on a store in memory that outlives its engines.
 
 With ``DURABLE_TRIO_EVERY_CRASH`` in the environment a program crashes before and after each commit (see
-``crash_points``); it has more schedules, and is replayed five times as often.
+``crash_points``); it has more schedules, and is replayed ten times as often.
+``DURABLE_TRIO_SEED`` has other schedules.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from durable_trio.rules import residency
 from durable_trio.stores.contract import Finish, Operation
 from durable_trio.testing import CrashingStore, SimulatedCrash, VirtualClock
 from durable_trio.testing.schedule import Order, scheduling
-from tests.kit.crash_points import EVERY_CRASH, crash_points
+from tests.kit.crash_points import EVERY_CRASH, SEED, crash_points
 from tests.kit.measured import unmeasured
 
 #: So many seeds of trio's schedule for each concurrent program, at least.
-SEED_COUNT = 50 if EVERY_CRASH else 20
+SEED_COUNT = 50 if EVERY_CRASH else 10
 #: So many replays of one recorded history.
-REPLAY_COUNT = 100 if EVERY_CRASH else 20
+REPLAY_COUNT = 100 if EVERY_CRASH else 10
 #: So many trials of a program with crashes are measured by coverage.
 MEASURED_COUNT = 4
 #: Virtual seconds after which a run is taken for hung; programs end within two hours.
@@ -225,13 +226,13 @@ def crash_everywhere(program: Program, *, seeds: int = SEED_COUNT, is_determined
     points = crash_points(max(trial.commit_count for trial in trials), program.workflow.name)
     for number in range(max(seeds, len(points))):
         with unmeasured() if number >= MEASURED_COUNT else contextlib.nullcontext():
-            check(attempt(program, number, crashes=[points[number % len(points)]]))
+            check(attempt(program, SEED * SEED_COUNT + number, crashes=[points[number % len(points)]]))
     return reference
 
 
 def replay_often(program: Program, *, seed: int = 1, count: int = REPLAY_COUNT) -> Trial:
     """Record a program once, then replay all of it many times: in both orders of trio's queue, and under seeds."""
-    choices: list[int | Order] = ["oldest first", "newest first", *range(count - 2)]
+    choices: list[int | Order] = ["oldest first", "newest first", *range(SEED * count, (SEED + 1) * count - 2)]
     with unmeasured():
         trial = attempt(program, seed, replays=[seed, *choices])
     assert len(trial.stays) >= count + 1  # a run that has left memory comes back for a stay more
