@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -19,6 +20,7 @@ from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
+from durable_trio.stores.sqlite.writable import why_not_writable
 from durable_trio.views.documents import CheckDocument, Finding
 
 __all__ = ["examine"]
@@ -51,6 +53,7 @@ class _Rows:
     not_undone: tuple[str, ...]  # runs of which a compensation has failed
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
     silent_seconds: dict[int, float]  # by executor: since its lease is over
+    why_not_writable: str | None
     why_overdue: dict[str, str] = attrs.field(factory=dict)  # by workflow
 
 
@@ -64,7 +67,7 @@ def examine(database: str) -> CheckDocument:
     async def look(client: Engine) -> CheckDocument:
         status = await client.status()
         due_before = datetime.now(UTC) - _OVERDUE_AFTER
-        rows = await trio.to_thread.run_sync(_read, client, due_before, abandon_on_cancel=True)
+        rows = await trio.to_thread.run_sync(_read, client, database, due_before, abandon_on_cancel=True)
         rows = attrs.evolve(rows, why_overdue=await _why_overdue(client, rows.overdue))
         findings = tuple(_findings(status, rows))
         return CheckDocument(
@@ -98,7 +101,7 @@ def _damage_text(damage: str) -> str:
     return f"the file is damaged: {text}; restore a copy"
 
 
-def _read(client: Engine, due_before: datetime) -> _Rows:
+def _read(client: Engine, database: str, due_before: datetime) -> _Rows:
     connection: Any = client.connect()
     connection.text_factory = _text  # one name that is not UTF-8 must not keep it from the rest
     try:
@@ -112,6 +115,7 @@ def _read(client: Engine, due_before: datetime) -> _Rows:
             not_undone=tuple(str(row[0]) for row in connection.execute(_UNDONE_NOT)),
             expired=tuple(str(row[0]) for row in connection.execute(_EXPIRED, (due,))),
             silent_seconds=_silent(connection.execute(_LEASES, (boot_id(),)).fetchall()),
+            why_not_writable=why_not_writable(connection, os.path.abspath(database)),
         )
     except sqlite3.DatabaseError as error:
         raise StoreCorrupt(f"the database cannot be read to its end ({error})") from error
@@ -143,7 +147,7 @@ def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
     if not status.warnings:
         yield Finding(level="ok", about="sqlite", text=f"SQLite {status.sqlite_version}")
     alive = [executor for executor in status.executors if executor.is_alive]
-    silent = {each.pid: rows.silent_seconds[each.id] for each in alive if each.id in rows.silent_seconds}
+    silent = [(each.pid, rows.silent_seconds[each.id]) for each in alive if each.id in rows.silent_seconds]
     pids = ", ".join(str(executor.pid) for executor in alive[:_NAMES_SHOWN])
     if alive:
         more = ", …" if len(alive) > _NAMES_SHOWN else ""
@@ -151,13 +155,17 @@ def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
     else:
         yield Finding(level="note", about="executors", text="nobody serves this database now")
     if silent:
-        told = [f"process {pid} (for {seconds:.0f} s)" for pid, seconds in silent.items()]
-        text = f"{plural(len(silent), 'executor')} without a sign of life: {_some(told)}; stopped, or hanging"
+        told = [f"process {pid} (for {seconds:.0f} s)" for pid, seconds in silent]
+        why = "stopped, hanging, or without room to write: its log tells"
+        why = why if rows.why_not_writable is None else "nobody can write that he lives"
+        text = f"{plural(len(silent), 'executor')} without a sign of life: {_some(told)}; {why}"
         yield Finding(level="wrong", about="silent", text=text)
     yield from _runs(status, rows, {executor.id for executor in alive})
 
 
 def _soundness(rows: _Rows) -> Iterator[Finding]:
+    if rows.why_not_writable is not None:
+        yield Finding(level="wrong", about="writing", text=visible(rows.why_not_writable))
     if rows.damage:
         yield Finding(level="wrong", about="integrity", text=_damage_text(rows.damage[0]))
     else:
@@ -185,7 +193,8 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         if alive:
             by_reason: dict[str, list[str]] = {}
             for name, named in zip(rows.overdue, names, strict=True):
-                by_reason.setdefault(rows.why_overdue[name], []).append(named)
+                why = rows.why_overdue[name] if rows.why_not_writable is None else "nobody can write that he does"
+                by_reason.setdefault(why, []).append(named)
             for reason, some in by_reason.items():
                 text = f"due, but nobody takes them: {_some(some)}; {visible(reason)}"
                 yield Finding(level="wrong", about="workflows", text=text)

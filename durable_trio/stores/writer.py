@@ -39,6 +39,7 @@ from durable_trio.limits import (
 )
 from durable_trio.logger import Logger
 from durable_trio.stores.contract import Advance, Fence, Store
+from durable_trio.stores.obstacles import Obstacle
 from durable_trio.stores.precedence import ALONE, NEVER_INLINE, OWNERS, STARTS, UPKEEP, Item, Tidy, UserTransaction
 from durable_trio.stores.questions import Question
 from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
@@ -81,7 +82,7 @@ class Writer:
         self._held: dict[int, list[_Entry]] = {}  # by run: what had no room, and what came after it
         self._is_blocked = False  # nothing at all can be written
         self._retry_at = math.inf
-        self._obstacle: StoreError | None = None  # why something was kept the last time
+        self._obstacle = Obstacle()
         self._final: StoreError | None = None  # met by a read
         self._task: trio.lowlevel.Task | None = None
         self._is_resting = self._is_running = False
@@ -276,6 +277,8 @@ class Writer:
     def _try_again(self) -> None:
         """Let what was kept be tried again: before what came later, for it may be of the same run."""
         self._is_blocked = False
+        if self._obstacle.error is not None:
+            self._obstacle.still_there(len([item for item, _ in self._all_waiting() if isinstance(item, OWNERS)]))
         runs = list(self._held)[: _PROBES_MAX if self.is_full else None]
         entries = [entry for run in runs for entry in self._held.pop(run)]
         self._waiting.extendleft(reversed(entries))
@@ -294,7 +297,7 @@ class Writer:
                 "%d runs leave this process with something that could not be stored; they go on from their last stored "
                 "step, and do again what they have done since: %s",
                 len(left),
-                self._obstacle,
+                self._obstacle.error,
             )
 
     async def _rest(self) -> None:
@@ -333,6 +336,8 @@ class Writer:
         if len(outcomes) < len(items):  # the rest was not committed: it goes first, before what came later
             self._waiting.extendleft(reversed(items[len(outcomes) :]))
         self.is_full = False
+        if self._obstacle.error is not None and not (self._held or self._alone_count):
+            self._obstacle.gone(trio.current_time())
         self.commit_count += 1
         self.operation_count += len(outcomes)
         for (_, callback), outcome in zip(items, outcomes, strict=False):
@@ -455,7 +460,7 @@ class Writer:
                 guarded(callback, error)
 
     def _kept(self, error: StoreError) -> None:
-        self._obstacle = error
+        self._obstacle.met(error, trio.current_time())
         if self._retry_at == math.inf:
             self._retry_at = trio.current_time() + STORE_RETRY_SECONDS
 

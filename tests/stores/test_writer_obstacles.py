@@ -379,3 +379,77 @@ async def test_a_busy_event_loop_waits_a_moment_in_each_pass_for_what_runs_read_
         await writer.ask(question)
         nursery.cancel_scope.cancel()
     assert (passes < 400) == (not question.is_for_people)
+
+
+# ---- what is logged ------------------------------------------------------------------------------------------------
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, int]]:
+    """Return the level, event and number of writes of each line of the store."""
+    found = [record for record in caplog.records if record.name == "durable_trio.store"]
+    return [(record.levelname, vars(record)["event"], vars(record)["waiting"]) for record in found]
+
+
+async def test_a_full_disk_is_told_once_when_it_begins_and_once_when_it_is_over(
+    full_store: ScriptedStore, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    outcomes = Outcomes()
+    async with running(full_store) as writer:
+        for _ in range(2):
+            outcomes.submit(writer, owner(1), owner(2), owner(1), caller("c"))
+            full_store.batches.clear()
+            await wait_until(lambda: len(full_store.batches) > 12)
+            disk.is_full = False
+            await wait_until(lambda: not writer._held)
+            await writer.write(caller("a"))
+            disk.is_full = True
+    assert told(caplog) == [("WARNING", "writes_kept", 3), ("INFO", "writes_stored", 3)] * 2
+    assert vars(caplog.records[0])["cause"] == "StoreFull: no room"
+
+
+async def test_a_file_that_somebody_holds_is_told_too(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    is_held = True
+
+    def apply(batch: Sequence[Any]) -> list[Any]:
+        if is_held:
+            raise StoreInUse("process 7 has it")
+        return echo(batch)
+
+    store = ScriptedStore(apply)
+    outcomes = Outcomes()
+    async with running(store) as writer:
+        outcomes.submit(writer, owner(1), owner(2))
+        await wait_until(lambda: len(store.batches) > 3)
+        is_held = False
+        await outcomes.wait(2)
+    assert told(caplog) == [("WARNING", "writes_kept", 2), ("INFO", "writes_stored", 2)]
+    assert "process 7 has it" in caplog.text
+
+
+async def test_one_outcome_that_has_no_room_is_told_once_though_others_are_stored(
+    full_store: ScriptedStore, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    disk.is_full, disk.too_large = False, {"1"}
+    outcomes = Outcomes()
+    async with running(full_store) as writer:
+        outcomes.submit(writer, owner(1))
+        for number in range(20):
+            await writer.write(caller(f"c{number}"))
+            await trio.sleep(0.005)
+        await wait_until(lambda: len(told(caplog)) == 1)
+        disk.too_large.clear()
+        await outcomes.wait(1)
+    assert told(caplog) == [("WARNING", "writes_kept", 1), ("INFO", "writes_stored", 1)]
+
+
+async def test_what_only_callers_are_refused_is_not_logged(
+    full_store: ScriptedStore, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with running(full_store) as writer:
+        with pytest.raises(StoreFull):
+            await writer.write(caller("a"))
+    assert told(caplog) == []

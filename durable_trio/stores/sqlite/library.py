@@ -25,6 +25,7 @@ else:
 
 __all__ = [
     "FULL_ERRNOS",
+    "PROBE_BYTES",
     "VERSION_MIN",
     "code_of",
     "is_of_the_schema",
@@ -60,7 +61,7 @@ _FSYNC: Final = frozenset({1034, 1290})
 
 # What the system says where there is no room: on the disk, within a quota, within the limit of a file's size.
 FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_PROBE_BYTES: Final = 64 * 1024
+PROBE_BYTES: Final = 64 * 1024
 
 
 def code_of(error: BaseException) -> int:
@@ -114,6 +115,12 @@ def _find_errno() -> Any:
 _locate: Final = _find_errno()
 
 
+def _system_says(error: sqlite3.Error) -> str:
+    """Return what the operating system calls a want of room: a disk, a quota or a limit that is full."""
+    said = vars(error).get("os_errno", 0)
+    return f": {os.strerror(said)}" if said in FULL_ERRNOS else ""
+
+
 def _is_for_want_of_room(error: sqlite3.Error, path: str) -> bool:
     """Return whether an I/O error, or a file that cannot be opened, is one of a disk, quota or limit that is full."""
     if getattr(error, "sqlite_errorcode", 0) in _FSYNC:
@@ -125,7 +132,7 @@ def _is_for_want_of_room(error: sqlite3.Error, path: str) -> bool:
         return False
     try:
         with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
-            file.write(bytes(_PROBE_BYTES))
+            file.write(bytes(PROBE_BYTES))
     except OSError as probed:
         return probed.errno in FULL_ERRNOS
     return False
@@ -147,7 +154,7 @@ def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> S
     if code == FULL or (code in (IOERR, CANTOPEN) and _is_for_want_of_room(error, path)):
         return StoreFull(
             "the disk or the database is full, or a quota or a limit of the file size is reached; "
-            f"nothing was committed to {path!r}: free some room ({error})"
+            f"nothing was committed to {path!r}: free some room ({error}{_system_says(error)})"
         )
     if code in (READONLY, PERM):
         return StoreReadOnly(

@@ -66,7 +66,7 @@ def _has_owners(path: str) -> bool:
 
 
 def _occupied(path: str, what: str, pids: list[int]) -> StoreRewound:
-    who = ", ".join(map(describe_process, pids)) or "another process"
+    who = " and ".join(describe_process(pid).removesuffix(",") for pid in pids) or "another process"
     return StoreRewound(
         f"{what} while {who} had it open, and has it open still; nothing was changed. Stop all processes that use "
         f"{path!r}, put in place what is to stand there, and start again"
