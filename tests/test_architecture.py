@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each layer may import those before it, and itself.
 LAYERS = (
     ("doors", "unseen", "errors", "limits", "processes", "clock", "looks", "logger", "records", "policies", "options"),
-    ("aliases",),
+    ("aliases", "code"),
     ("events",),
     ("rows",),
     ("codec", "failures"),

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any, Final
 
 from durable_trio.aliases import NO_ALIASES, alias_line, is_stored_name
+from durable_trio.code.project import installed_folders
 from durable_trio.failures.errors import CannotRebuild
-from durable_trio.failures.one_line import installed_folders
 from durable_trio.looks import PROGRAM, class_name, is_a, look, module_name, program_name, qualified_name
 
 __all__ = ["Allowed"]

@@ -6,21 +6,19 @@ nor, where there is another, of Python or of a package that is installed.
 
 from __future__ import annotations
 
-import os
 import re
-import sysconfig
 from collections.abc import Iterable
-from functools import cache
 from typing import Any, Final
 
 import attrs
 
+from durable_trio.code.project import installed_folders
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
 from durable_trio.failures.tracebacks import cut, is_of_library
 from durable_trio.unseen import visible
 
-__all__ = ["Told", "innermost", "installed_folders", "tell_of"]
+__all__ = ["Told", "innermost", "tell_of"]
 
 _CHARACTERS_MAX: Final = 500
 # Of a group, so many failures are told.
@@ -80,11 +78,3 @@ def innermost(frames: Iterable[tuple[str, int | str, str]]) -> str | None:
             own = file, line, function
     found = own or installed
     return None if found is None else visible(f"{found[0]}:{found[1]} in {found[2]}")
-
-
-@cache
-def installed_folders() -> tuple[str, ...]:
-    """Return where Python's own modules are, and the packages that are installed."""
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = {sysconfig.get_path(name) for name in names} | {os.path.dirname(os.__file__)}
-    return "<frozen ", *(os.path.join(folder, "") for folder in folders)
