@@ -224,7 +224,7 @@ class ListRuns(Question[tuple[RunRow, ...]]):
     which: RunFilter
     order: Order = attrs.field(kw_only=True, default=Order.NEWEST)
     limit: int = attrs.field(kw_only=True)
-    before: tuple[int, int] | None = attrs.field(kw_only=True, default=None)
+    before: tuple[float, int] | None = attrs.field(kw_only=True, default=None)
 
 
 @attrs.define
@@ -341,7 +341,7 @@ class ListFailures(Question[tuple[FailedRun, ...]]):
     workflow: str | None = None
     since: int | None = None
     limit: int
-    before: tuple[int, int] | None = None
+    before: tuple[float, int] | None = None
 
 
 # ---- mailboxes ---------------------------------------------------------------------------------------------------

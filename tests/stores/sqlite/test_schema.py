@@ -31,7 +31,7 @@ from durable_trio.stores.contract import (
 from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMailbox, Order
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
-from durable_trio.stores.sqlite.answers import cells, counts, executors, lists, mailbox, runs, streams
+from durable_trio.stores.sqlite.answers import cells, counts, executors, lists, mailbox, ordered, runs, streams
 from durable_trio.stores.sqlite.migrations import migrate
 from durable_trio.stores.sqlite.operations import claims as claim_operations
 from durable_trio.stores.sqlite.operations import forks, leases, progress, resuming
@@ -191,7 +191,7 @@ def plan(store: SqliteStore, sql: str, values: Any) -> str:
 
 
 AFTER = " AND created_at = ? AND run < ?"
-NEWEST = streams._WAYS[Order.NEWEST].stream("{source}")
+NEWEST = ordered.WAYS[Order.NEWEST].stream("{source}")
 SORTED = (
     "runs_line",
     "runs_later",
@@ -217,12 +217,12 @@ SORTED = (
         (counts.PARKED, (1,), "runs_parked"),
         (lists.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
         (lists.END_OF_SLICE, (1, 9), "runs_changed"),
-        (NEWEST.format(source=streams.OF_ALL + AFTER), (1, 1), "runs_created"),
+        (NEWEST.format(source=ordered.OF_ALL + AFTER), (1, 1), "runs_created"),
         (NEWEST.format(source=cells.OF_STATUS + AFTER), ("w", "failed", 1, 1), "runs_by_status"),
-        (cells.COUNT.format(source=streams.OF_END), ("failed", 1), "runs_finished"),
-        (streams._WAYS[Order.OLDEST].stream(cells.OF_STATUS), ("w", "failed"), "runs_by_status"),
-        (streams._WAYS[Order.CHANGED].stream(streams.OF_CHANGES), (), "runs_changed"),
-        (streams._WAYS[Order.ENDED].stream(streams.OF_END), ("failed",), "runs_finished"),
+        (cells.COUNT.format(source=ordered.OF_END), ("failed", 1), "runs_finished"),
+        (ordered.WAYS[Order.OLDEST].stream(cells.OF_STATUS), ("w", "failed"), "runs_by_status"),
+        (ordered.WAYS[Order.CHANGED].stream(ordered.OF_CHANGES), (), "runs_changed"),
+        (ordered.WAYS[Order.ENDED].stream(ordered.OF_END), ("failed",), "runs_finished"),
         (cells.COUNT.format(source=streams.OF_PARKED), (1,), "runs_parked"),
         (cells.COUNT.format(source=streams.OF_RETRYING), (1,), "waits_retrying"),
         (cells.COUNT.format(source=streams.OF_OVERDUE[0]), ("w", 5, 1), "runs_line"),

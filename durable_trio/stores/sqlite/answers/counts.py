@@ -20,7 +20,8 @@ from durable_trio.stores.sqlite.answers.cells import (
     walk,
 )
 from durable_trio.stores.sqlite.answers.lists import Slice
-from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, OF_END, OF_NO_END
+from durable_trio.stores.sqlite.answers.ordered import OF_END
+from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, OF_NO_END
 from durable_trio.stores.sqlite.columns import status_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings

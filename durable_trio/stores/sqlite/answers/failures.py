@@ -39,7 +39,7 @@ def list_failures(connection: sqlite3.Connection, question: ListFailures) -> Sli
         rest = attrs.evolve(question, limit=question.limit - len(keys), before=after)
     rows = connection.execute(FIND, (json.dumps([run for _, run in wanted]),)).fetchall()
     found = {run: (text_from(run_id), text_from(workflow), error) for run, run_id, workflow, error in rows}
-    return Slice(tuple(_failed_run(*found[run], finished_at=ended) for ended, run in wanted), rest)
+    return Slice(tuple(_failed_run(*found[run], finished_at=int(ended)) for ended, run in wanted), rest)
 
 
 def _failed_run(run_id: str, workflow: str, error: Any, *, finished_at: int) -> FailedRun:

@@ -28,7 +28,7 @@ _READ_OF_A_LOOK: Final = 16
 _SOURCES_MAX: Final = 8
 LAST: Final = 2**63 - 1
 
-Key = tuple[int, int]  # by what runs are ordered, run
+Key = tuple[float, int]  # by what runs are ordered, run; no integer only where the file is damaged
 
 
 class Piece(NamedTuple):
@@ -82,10 +82,12 @@ def common(
 
 
 def key_of(row: tuple[Any, int]) -> Key:
-    """Return the key of a run; one whose time is no number comes where it stands in the index."""
+    """Return the key of a run. What is no number comes where it stands in an index, there in order of runs."""
     instant, run = row
     if type(instant) is int:
         return row
+    if type(instant) is float:
+        return (min(max(instant, NO_INTEGER), LAST), run)
     return (NO_INTEGER if instant is None else LAST, run)
 
 

@@ -31,6 +31,18 @@ from durable_trio.stores.sqlite.answers.cells import (
     walk,
 )
 from durable_trio.stores.sqlite.answers.merging import AT_ONCE, LAST, Key, Piece, common, key_of
+from durable_trio.stores.sqlite.answers.ordered import (
+    BY_CREATION,
+    OF_ALL,
+    OF_CHANGES,
+    OF_END,
+    OF_TAG,
+    WAYS,
+    Ends,
+    ends_of,
+    keys_of,
+    place_of,
+)
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.statuses import is_none_of
@@ -49,14 +61,11 @@ _COMPARED_RUNS: Final = 20_000
 # Streams that are worth merging: each costs a seek.
 _STREAMS_MAX: Final = 2000
 
-OF_END: Final = "runs INDEXED BY runs_finished WHERE status = ? AND finished_at IS NOT NULL"
 # The file is damaged, or was changed by another program.
 OF_NO_END: Final = f"runs INDEXED BY runs_without_end WHERE status = ? AND {WITHOUT_END}"
-OF_TAG: Final = "tags WHERE key = ? AND value = ?"
 OF_QUEUE: Final = "runs INDEXED BY runs_of_queue WHERE queue = ?"
 OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
 OF_ID: Final = "runs WHERE id = ?"
-OF_ALL: Final = "runs INDEXED BY runs_created WHERE true"
 # Unfinished ones in a state that no status tells.
 OF_PARKED: Final = "runs INDEXED BY runs_parked WHERE problem IS NOT NULL"
 OF_RETRYING: Final = "waits INDEXED BY waits_retrying WHERE kind = 'retry'"
@@ -72,8 +81,6 @@ OF_OVERDUE: Final = (
         for begun in (1, 0)
     ),
 )
-OF_CHANGES: Final = "runs INDEXED BY runs_changed WHERE true"
-STREAM: Final = "SELECT {key}, run FROM {source} ORDER BY {key} {way}, run {way}"
 # By the index: the column itself stands behind the payloads.
 IS_SHOWN: Final = "run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)"
 # Which of some runs match, without their payloads.
@@ -86,31 +93,6 @@ HAS_TAG: Final = """
 """
 IS_UNFINISHED: Final = is_none_of(FINAL)
 IS_RETRYING: Final = f"EXISTS (SELECT 1 FROM {OF_RETRYING} AND waits.run = runs.run)"
-
-
-@attrs.frozen
-class _Way:
-    """How an order is read: by which column, and which end comes first."""
-
-    column: str
-    is_last_first: bool = True
-
-    def stream(self, source: str) -> str:
-        """Return the statement for the keys of a source, whose index has that order."""
-        return STREAM.format(source=source, key=self.column, way="DESC" if self.is_last_first else "ASC")
-
-    def is_beyond(self, key: Key, before: Key | None) -> bool:
-        """Return whether a key comes after that of the page before."""
-        return before is None or (key < before if self.is_last_first else key > before)
-
-
-_WAYS: Final = {
-    Order.NEWEST: _Way("created_at"),
-    Order.OLDEST: _Way("created_at", is_last_first=False),
-    Order.CHANGED: _Way("changed"),
-    Order.ENDED: _Way("finished_at"),
-}
-_BY_CREATION: Final = frozenset({Order.NEWEST, Order.OLDEST})
 
 
 class _Part(NamedTuple):
@@ -130,7 +112,8 @@ def matching(
     One call looks at no more than a slice. It gives fewer than ``limit`` keys if there are no more in that.
     """
     which = _narrowed(which, order)
-    way = _WAYS[order]
+    way = WAYS[order]
+    before = None if before is None else place_of(connection, way.column, before)
     term, parameters = conditions(which, order)
     sql = MATCHING.format(which=term, key=way.column)
     keys = _keys(connection, which, order, before, limit)
@@ -182,21 +165,22 @@ def _keys(
     """Return the runs among which are all that match, if they must be gathered; else give their keys in order."""
     if which.run_id is not None:
         return _runs_of(connection, [Source(OF_ID, (which.run_id,))])
-    if order in _BY_CREATION:
+    if order in BY_CREATION:
         rarest = _rarest(connection, which)
         if not rarest.is_by_creation:
             return _runs_of(connection, rarest.sources)
-        if rarest.key_count >= _RARE_RUNS:
+        ends = ends_of(connection, order, which)
+        if rarest.key_count >= _RARE_RUNS and not ends.are_any:
             return _common_keys(connection, rarest, order, before, limit)
-        return _in_order(connection, rarest.sources, order, before, limit)
+        return _in_order(connection, rarest.sources, order, before, limit, ends=ends)
     rarest = _rarest(connection, which, is_gathered=True)
     if rarest.key_count < _COMPARED_RUNS:
         return _runs_of(connection, rarest.sources)
-    if order is Order.ENDED:
-        sources = [Source(OF_END, (status,)) for status in which.statuses or ()]
+    if order is Order.ENDED:  # an end is there, but may be anything
+        sources, ends = [Source(OF_END, (status,)) for status in which.statuses or ()], Ends(True, False)
     else:
-        sources = [Source(OF_CHANGES, ())]
-    return _in_order(connection, sources, order, before, limit)
+        sources, ends = [Source(OF_CHANGES, ())], ends_of(connection, order, which)
+    return _in_order(connection, sources, order, before, limit, ends=ends)
 
 
 def _common_keys(
@@ -205,7 +189,7 @@ def _common_keys(
     """Give the keys that the rarest part has in common with the others; all of its own where that costs less."""
     parts = [rarest.sources, *rarest.others]
     size = _RUNS_AT_ONCE
-    is_newest_first = _WAYS[order].is_last_first
+    is_newest_first = WAYS[order].is_last_first
     while piece := common(
         connection, parts, before, is_newest_first=is_newest_first, size=size, limit=max(limit, _RUNS_AT_ONCE)
     ):
@@ -213,15 +197,21 @@ def _common_keys(
         if piece.last is None:
             return
         before, size = piece.last, AT_ONCE
-    yield from _in_order(connection, rarest.sources, order, before, limit)
+    yield from _in_order(connection, rarest.sources, order, before, limit, ends=Ends(False, False))
 
 
 def _in_order(
-    connection: sqlite3.Connection, sources: Sequence[Source], order: Order, before: Key | None, limit: int
+    connection: sqlite3.Connection,
+    sources: Sequence[Source],
+    order: Order,
+    before: Key | None,
+    limit: int,
+    *,
+    ends: Ends,
 ) -> Iterator[Piece]:
     """Give the keys of some sources: at first as many as may be enough."""
-    way = _WAYS[order]
-    streams = [_stream(connection, source, way, before) for source in sources]
+    way = WAYS[order]
+    streams = [keys_of(connection, source, way, before, ends) for source in sources]
     keys = heapq.merge(*streams, reverse=way.is_last_first)
     size = limit
     while part := list(islice(keys, size)):
@@ -234,16 +224,6 @@ def _runs_of(connection: sqlite3.Connection, sources: Sequence[Source]) -> list[
     for sql, parameters in sources:
         found.update(run for (run,) in connection.execute(f"SELECT run FROM {sql}", parameters))
     return list(found)
-
-
-def _stream(connection: sqlite3.Connection, source: Source, way: _Way, before: Key | None) -> Iterator[Key]:
-    sql, parameters = source
-    if before is not None:  # SQLite seeks by the first column only of a comparison of rows; so in two steps
-        mark = "<" if way.is_last_first else ">"
-        same = f"{sql} AND {way.column} = ? AND run {mark} ?"
-        yield from map(key_of, connection.execute(way.stream(same), (*parameters, *before)))
-        sql, parameters = f"{sql} AND {way.column} {mark} ?", (*parameters, before[0])
-    yield from map(key_of, connection.execute(way.stream(sql), parameters))
 
 
 # ---- parts of a filter ---------------------------------------------------------------------------------------------
