@@ -3,7 +3,7 @@
 A name is looked up in this order, and the first class found is it:
 
 1. what ``aliases`` says of it, once;
-2. the classes that are given, and those in modules that are allowed;
+2. the classes in modules that are allowed, and those that are given;
 3. of a name in ``__main__``, as it was stored once, the class in the module that is the program now, or was it then:
    the workflow's own, unless another class of that name is given, which may be meant as well.
 """
@@ -65,9 +65,10 @@ class Allowed:
         if name in self._aliases:
             found: Any = self._aliases[name]
             return found if _is_exception(found) else None
-        found = self._classes.get(name)
+        # A file that is run and imported too has each class twice: the workflow's own module has the first word.
+        found = next((cls for module, cls in _loaded(name) if self._is_allowed(module)), None)
         if found is None:
-            found = next((cls for module, cls in _loaded(name) if self._is_allowed(module)), None)
+            found = self._classes.get(name)
         if found is None and name.startswith(_OLD_PROGRAM):
             found = self._of_old_program(name.removeprefix(_OLD_PROGRAM))
         return found

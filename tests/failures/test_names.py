@@ -125,6 +125,8 @@ def test_where_a_file_is_both_the_program_and_imported_each_workflow_gets_the_cl
             assert type(first) is vars(module)["Declined"]
             assert type(failures_of(other).decode(text)) is vars(other)["Declined"]
             assert type(failures.encode(vars(other)["Declined"]("x"), where="x")[1]) is StepFailed
+            both = failures_of(module, vars(other)["Declined"])
+            assert type(both.encode(vars(module)["Declined"]("x"), where="x")[1]) is vars(module)["Declined"]
 
 
 @pytest.mark.parametrize("text", RECORDED[:3])
