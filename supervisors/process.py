@@ -30,6 +30,7 @@ from supervisors.errors import ProcessFailed, ProcessNotReady, ProcessUnresponsi
 from supervisors.exits import ProcessExit
 from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, FrameReader, Link, Ready
 from supervisors.specs import Process
+from supervisors.stacks import without_stack
 
 # How long standard error is read after the end: a descendant that left the group may hold it open for ever.
 STDERR_DRAIN_SECONDS = 1.0
@@ -54,6 +55,9 @@ class RunningProcess:
     is_killed: bool = False
     # Which deadline it missed: "ready" or "heartbeat".
     missed: str | None = None
+    # From when on it may say what it is at: that is for whoever reports its end, and not forwarded.
+    is_asked_for_stack: bool = False
+    said_late: bytearray = attrs.field(factory=bytearray)
     wait_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     # One byte more than is wanted, if there was more: it tells whether the rest begins with a whole line.
     stderr_tail: bytearray = attrs.field(factory=bytearray)
@@ -217,6 +221,10 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
                 with trio.move_on_after(STDERR_DRAIN_SECONDS):
                     await running.stderr_ended.wait()
             followers.cancel()
+            if spec.is_stderr_forwarded:
+                forward(
+                    without_stack(running.said_late.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+                )
             exit = incarnation.process_exit = running.reap(spec.stderr_bytes_max)
     if running.missed == "ready":
         raise ProcessNotReady(spec.name, exit, spec.ready_within or 0.0)
@@ -229,6 +237,7 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
 async def ask_for_stack(running: RunningProcess, spec: Process) -> None:
     """Have a process that shows no sign of life say what it is at, if it was told how."""
     if running.missed == "heartbeat" and spec.stack_signal is not None and not running.has_exited():
+        running.is_asked_for_stack = True
         os.kill(running.pid, spec.stack_signal)
         with trio.move_on_after(STACK_SECONDS):
             await running.wait_exited()
@@ -263,7 +272,10 @@ async def follow_stderr(running: RunningProcess, spec: Process) -> None:
     tail = running.stderr_tail
     async with running.stderr:
         async for data in running.stderr:
-            if spec.is_stderr_forwarded:
+            if running.is_asked_for_stack:
+                running.said_late += data
+                del running.said_late[: max(0, len(running.said_late) - spec.stderr_bytes_max)]
+            elif spec.is_stderr_forwarded:
                 forward(data)
             tail += data
             del tail[: max(0, len(tail) - spec.stderr_bytes_max - 1)]

@@ -250,7 +250,8 @@ class Process:
     then on; default None: not watched. A process that misses either is killed and counts as crashed.
 
     ``stack_signal``: sent to a process that has missed a heartbeat, half a second before it is killed, so that it can
-    write to its standard error what it is at (``faulthandler.register``); default None.
+    write to its standard error what it is at (``faulthandler.register``); default None. That is in the report of its
+    end, and not forwarded.
 
     ``shutdown``: seconds between SIGTERM (to the process, which tells its own) and SIGKILL (to its whole group),
     default 5. Whatever is left of the group when the process has ended is killed too. The process is killed with its

@@ -9,6 +9,7 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.engine.workers.parent import ENDS_IN_ORDER, WORKERS
+from durable_trio.serving.reasons import last_words
 from supervisors import (
     ChildExited,
     ChildStarted,
@@ -109,5 +110,5 @@ def _reason(event: ChildExited) -> str:
         return str(event.exit)
     if isinstance(error, ProcessUnresponsive | ProcessNotReady):
         return str(error).partition("\n")[0]
-    said = process.stderr_tail.rstrip().rpartition("\n")[2].strip()
+    said = last_words(process.stderr_tail)
     return f"{process}, {said}" if said and process.code else str(process)

@@ -53,6 +53,7 @@ class Display:
     logger: Logger
     status_line: StatusLine | None = None
     draws_tree: bool = False
+    is_json: bool = False  # then nothing else may stand on standard error
 
     def say(self, line: Line) -> None:
         """Log one thing that has happened."""
@@ -242,9 +243,12 @@ class _Server:
             if not self._ready.is_set():
                 self._display.say(Line("starting", "there is no tree yet: the server is starting"))
                 continue
-            _print_tree(
-                await self._whole_family(), Screen(is_cut=False, is_unicode=is_unicode(sys.stderr)), is_error=True
-            )
+            tree = await self._whole_family()
+            screen = Screen(is_cut=False, is_unicode=is_unicode(sys.stderr))
+            if self._display.is_json:
+                self._display.say(Line("tree", "the supervision tree", {"tree": "\n".join(tree_lines(tree, screen))}))
+            else:
+                _print_tree(tree, screen, is_error=True)
 
     async def _whole_family(self) -> TreeNode:
         """Return the tree once those of the workers that have just begun are there as well."""

@@ -34,9 +34,11 @@ from durable_trio.engine.wiring import Executor
 from durable_trio.logger import Logger
 from durable_trio.unseen import visible
 
-__all__ = ["watching_loop"]
+__all__ = ["LOOP_BLOCKED", "watching_loop"]
 
 _LOGGER: Final = Logger("durable_trio.processes")
+#: How the line begins that tells what blocks the loop.
+LOOP_BLOCKED: Final = "the event loop has been blocked"
 _LOOK_SECONDS: Final = 0.25
 #: A pass of the loop that takes longer is worth a line.
 _STALL_SECONDS: Final = 1.0
@@ -177,7 +179,7 @@ class _LoopWatch:
         blocked = self._blocked = self._find_blocked()
         self._teller.tell(
             _LOGGER.warning,
-            "the event loop has been blocked for %.1f s, %s; no run of this process goes on meanwhile. Make the "
+            f"{LOOP_BLOCKED} for %.1f s, %s; no run of this process goes on meanwhile. Make the "
             "function a sync one, which gets a thread, or let it await\n%s",
             seconds,
             blocked,

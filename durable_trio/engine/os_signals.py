@@ -63,6 +63,7 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
     """
     inner: dict[int, Any] = {os_signal: signal.getsignal(os_signal) for os_signal in signals}
     end, told = os.pipe()
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     count = 0
 
     def arrived(os_signal: int, frame: FrameType | None) -> None:
@@ -72,8 +73,8 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
         inner[os_signal](os_signal, frame)
         if count == 2:
             os.write(told, bytes([os_signal]))
-            if sys.stderr is not None:  # no lock of the interpreter keeps this one from ending it
-                faulthandler.dump_traceback_later(_LOCKED_SECONDS, exit=True, file=2)
+            # No lock of the interpreter keeps this one from ending it. What it would write is no line of anybody's log.
+            faulthandler.dump_traceback_later(_LOCKED_SECONDS, exit=True, file=nowhere)
 
     def end_soon() -> None:
         with os.fdopen(end, "rb", buffering=0) as pipe:
@@ -95,6 +96,7 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
         os.close(told)
         if count < 2:
             thread.join()
+            os.close(nowhere)
 
 
 def reset_after_first(os_signal: int) -> None:
@@ -122,13 +124,12 @@ async def wait_for_stop(
 ) -> None:
     """Call ``stop`` at the first signal and ``stop_at_once`` at the second; runs until cancelled."""
     count = 0
-    async for os_signal in receiver:
+    async for _ in receiver:
         count += 1
         if count == 1:
             stop()
         elif count == 2:
-            stop_at_once()
-            exit_soon(128 + os_signal)
+            stop_at_once()  # and if that does not end the process, its second signal has
 
 
 def comes_of_signal(error: BaseException) -> bool:

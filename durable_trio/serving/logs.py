@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from durable_trio.unseen import visible_lines
 
-__all__ = ["LOG_VARIABLE", "LineFormatter", "LogStyle", "is_configured", "set_up_logging"]
+__all__ = ["LOG_VARIABLE", "LineFormatter", "LogStyle", "failure_line", "is_configured", "set_up_logging"]
 
 #: In a worker's environment: the style of its log lines. Without it a worker configures nothing.
 LOG_VARIABLE: Final = "DURABLE_TRIO_WORKER_LOG"
@@ -47,6 +47,14 @@ def set_up_logging(style: LogStyle) -> None:
     logging.getLogger().addHandler(handler)
     if _LOGGER.level == logging.NOTSET:
         _LOGGER.setLevel(logging.INFO)
+
+
+def failure_line(style: LogStyle, text: str, error: BaseException | None) -> str:
+    """Return the last line of a process that has failed, in its style; a traceback if there is an error to show."""
+    shown = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("durable_trio.serve", logging.CRITICAL, "", 0, text, None, shown)
+    record.fields = {"event": "failed", "pid": record.process, "error": text}
+    return LineFormatter(style).format(record)
 
 
 class LineFormatter(logging.Formatter):
@@ -89,7 +97,9 @@ def _fields(record: logging.LogRecord, trace: str) -> dict[str, Any]:
     if own is not None:
         fields.update(own)
     else:
-        fields.update(pid=record.process, logger=record.name, message=record.getMessage())
+        # What people are told in more lines has a field of its own here.
+        message = record.getMessage().removesuffix(f"\n{getattr(record, 'stack', '')}")
+        fields.update(pid=record.process, logger=record.name, message=message)
         fields.update(
             (name, value) for name, value in vars(record).items() if name not in _OF_ALL and name not in fields
         )

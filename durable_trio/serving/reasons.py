@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from durable_trio.errors import DurableError, StoreError
 from supervisors import ProcessError, RestartIntensityExceeded
 
-__all__ = ["error_line", "failure_text", "needs_traceback"]
+__all__ = ["error_line", "failure_text", "last_words", "needs_traceback"]
 
 # Their messages are sentences that need no name of a class before them.
 _SENTENCES: Final = (DurableError, ValueError, OSError)
@@ -43,6 +44,18 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, ProcessError):
         text = text.partition("\n")[0]  # what follows is all that the process has said
     return f"{type(error).__name__}: {_joined(text)}" if text else type(error).__name__
+
+
+def last_words(said: str) -> str:
+    """Return the last line of what a process has said, or the reason in it if that is a document."""
+    line = said.rstrip().rpartition("\n")[2].strip()
+    if line.startswith("{"):
+        try:
+            document = json.loads(line)
+        except ValueError:
+            return line
+        return str(document.get("error") or document.get("message") or line)
+    return line
 
 
 def _joined(text: str) -> str:

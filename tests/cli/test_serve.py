@@ -259,6 +259,16 @@ def test_what_cannot_be_served_is_said_in_one_line(
     assert said.out == ""
 
 
+def test_with_log_json_a_failure_is_a_document_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "app.py").write_text("import durable_trio as d\nengine = d.Engine('/no/such/app.db')")
+    monkeypatch.chdir(tmp_path)
+    for app, error in (("app:engine", "'/no/such' does not exist"), ("other:engine", "there is no module 'other'")):
+        said = call_process("serve", app, "--log-json")
+        assert said.code == 1, said
+        (line,) = said.error.splitlines()
+        assert error in json.loads(line)["error"]
+
+
 @pytest.mark.parametrize("words", [("app",), ("app:",), ("none.py:engine",), ("app:engine", "--workers", "-1"), ()])
 def test_wrong_usage_is_told_from_failure(tmp_path: Path, words: tuple[str, ...]) -> None:
     said = serve(tmp_path, *words)

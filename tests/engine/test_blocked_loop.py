@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import subprocess
@@ -280,10 +281,10 @@ engine = Engine(f"{folder}/app.db", workflows=[hangs], heartbeat_seconds=float(o
 class Serve:
     """``durable-trio serve`` of the application above, with one run."""
 
-    def __init__(self, folder: Path, workers: int, **environment: str) -> None:
+    def __init__(self, folder: Path, workers: int, *options: str, **environment: str) -> None:
         (folder / "app.py").write_text(_APP)
         self.log = folder / "log"
-        argv = [sys.executable, "-m", "durable_trio", "serve", "app:engine", "--workers", str(workers)]
+        argv = [sys.executable, "-m", "durable_trio", "serve", "app:engine", "--workers", str(workers), *options]
         variables = {"PATH": "", "PYTHONPATH": str(_ROOT), "FOLDER": str(folder), **environment}
         with self.log.open("w") as log:
             self.popen: forks.Forked[bytes] = forks.Forked(
@@ -345,7 +346,7 @@ async def test_with_workers_the_second_signal_ends_a_blocked_one_too(tmp_path: P
 
 async def test_a_parent_says_what_a_worker_hangs_at_kills_it_and_another_one_goes_on(tmp_path: Path) -> None:
     await start(tmp_path, "once")
-    served = Serve(tmp_path, 2, HEARTBEAT="1")
+    served = Serve(tmp_path, 2, "--log-json", HEARTBEAT="1")
     try:
         async with Engine(str(tmp_path / "app.db")) as client:
             with trio.fail_after(PATIENCE_SECONDS):
@@ -354,10 +355,11 @@ async def test_a_parent_says_what_a_worker_hangs_at_kills_it_and_another_one_goe
         served.popen.terminate()
         served.popen.wait(PATIENCE_SECONDS)
     log = served.log.read_text()
-    assert "showed no sign of life for 1 s, and was killed" in log
-    (line,) = (line for line in log.splitlines() if "showed no sign of life" in line)
-    assert "in blocking" in line
-    assert "in block_once" in line
+    (hung,) = (document for document in map(json.loads, log.splitlines()) if document.get("event") == "worker_hung")
+    assert hung["message"].startswith(f"{hung['worker']} showed no sign of life for 1 s, and was killed")
+    assert "in blocking" in hung["stack"]
+    assert "in block_once" in hung["stack"]
+    assert "in block_once" not in hung["message"]
 
 
 def test_the_thread_ends_with_the_engine(file_path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from durable_trio.errors import StoreInUse
-from durable_trio.serving.reasons import error_line, failure_text
+from durable_trio.serving.reasons import error_line, failure_text, last_words
 from supervisors import ProcessExit, ProcessFailed, RestartIntensityExceeded
 
 _NURSERY = "Exceptions from Trio nursery"
@@ -49,3 +49,18 @@ def test_what_ended_a_server_is_its_innermost_failure(error: BaseException, text
 def test_all_that_a_process_has_said_is_left_out() -> None:
     error = ProcessFailed("worker-1", ProcessExit(code=3, stderr_tail="one\ntwo\n"))
     assert error_line(error) == "ProcessFailed: process 'worker-1' ended: code 3"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("", ""),
+        ("one\n two \n", "two"),
+        ('one\n{"event":"failed","error":"the disk is gone"}\n', "the disk is gone"),
+        ('{"message":"hello"}', "hello"),
+        ("{not json", "{not json"),
+        ('{"event":"a"}', '{"event":"a"}'),
+    ],
+)
+def test_the_last_words_of_a_process_are_a_line_or_the_reason_in_a_document(said: str, words: str) -> None:
+    assert last_words(said) == words

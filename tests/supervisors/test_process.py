@@ -401,6 +401,33 @@ async def test_a_spinning_process_is_found_by_its_heartbeat() -> None:
     assert "no heartbeat for 0.5 s" in str(exited.exit.error)
 
 
+async def test_what_a_hanging_process_is_at_is_in_the_report_of_its_end_and_not_forwarded(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code = READY.replace(
+        "await trio.sleep_forever()",
+        """print("before", file=sys.stderr, flush=True)
+        faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)
+        time.sleep(1000)""",
+    )
+    code = f"import faulthandler, signal, sys, time\n{code}"
+    spec = python(
+        "x",
+        code,
+        ready_within=PATIENCE_SECONDS,
+        heartbeat_within=0.5,
+        stack_signal=signal.SIGUSR2,
+        restart=Restart.TEMPORARY,
+        is_stderr_forwarded=True,
+    )
+    async with open_supervisor() as supervisor:
+        events = supervisor.events()
+        await supervisor.start_child(spec)
+        exited = await wait_for(events, ChildExited)
+    assert "in main" in exited.exit.process.stderr_tail
+    assert capfd.readouterr().err == "before\n"
+
+
 async def test_a_process_that_closes_its_link_sends_no_heartbeat() -> None:
     code = "import os, time; os.close(int(os.environ['SUPERVISORS_LINK'].split(':')[0])); time.sleep(60)"
     child = python("x", code, heartbeat_within=0.5, restart=Restart.TEMPORARY)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -39,13 +41,30 @@ def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool,
 
     with tree_signals_ignored():
         app = importable(app)
-        engine = load(app, verbose=verbose)
-        display = _display(draws_tree=draws_tree, log_json=log_json)
-        try:
-            return _serve(engine, display, app, workers, verbose=verbose)
-        finally:
-            if display.status_line is not None:
-                display.status_line.close()
+        with _failing_in_json() if log_json else nullcontext():
+            engine = load(app, verbose=verbose and not log_json)
+            display = _display(draws_tree=draws_tree, log_json=log_json)
+            try:
+                return _serve(engine, display, app, workers, verbose=verbose)
+            finally:
+                if display.status_line is not None:
+                    display.status_line.close()
+
+
+@contextmanager
+def _failing_in_json() -> Iterator[None]:
+    """Say in a line of JSON why the server has failed: whoever reads the others reads that too."""
+    from durable_trio.cli.faults import Failed
+    from durable_trio.serving.logs import LogStyle, failure_line
+    from durable_trio.serving.reasons import needs_traceback
+
+    try:
+        yield
+    except Failed as error:
+        cause = error.__cause__
+        shown = cause if cause is not None and needs_traceback(cause) else None
+        click.echo(failure_line(LogStyle.JSON, str(error), shown), err=True)
+        raise click.exceptions.Exit(1) from error
 
 
 def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, verbose: bool) -> int:
@@ -66,7 +85,8 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
         if display.status_line is not None:
             display.status_line.close()
         is_terminal = display.status_line is not None or sys.stderr.isatty()
-        if verbose or (isinstance(error, BaseExceptionGroup) and not is_terminal):
+        is_told_by_caller = display.is_json and not verbose
+        if verbose or (isinstance(error, BaseExceptionGroup) and not is_terminal and not is_told_by_caller):
             fields = {"event": "failed", "error": failure_text(error)}
             shown = error if verbose or needs_traceback(error) else None
             display.logger.critical("the server has failed", exc_info=shown, extra={"fields": fields})
@@ -88,6 +108,7 @@ def _display(*, draws_tree: bool, log_json: bool) -> Display:
         logger=_make_logger(style),
         status_line=StatusLine(sys.stdout) if has_line else None,
         draws_tree=draws_tree,
+        is_json=log_json,
     )
 
 

@@ -20,7 +20,7 @@ from durable_trio.engine.workers.parent import (
 )
 from durable_trio.errors import WorkerFailed
 from durable_trio.serving.app import Servable, load_engine
-from durable_trio.serving.logs import LOG_VARIABLE, LogStyle, set_up_logging
+from durable_trio.serving.logs import LOG_VARIABLE, LogStyle, failure_line, set_up_logging
 from durable_trio.serving.reasons import failure_text, needs_traceback
 from durable_trio.unseen import print_traceback, visible
 from supervisors import ChildProcess, child_process
@@ -58,6 +58,9 @@ def main() -> int:
     try:
         engine = load_engine(sys.argv[1])
     except (WorkerFailed, ValueError) as error:
+        if style == LogStyle.JSON:
+            print(failure_line(LogStyle.JSON, str(error), error.__cause__), file=sys.stderr)
+            return LOADING_FAILED
         if error.__cause__ is not None:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
         print(visible(str(error)), file=sys.stderr)
@@ -71,6 +74,10 @@ def main() -> int:
     try:
         trio.run(serve, engine, worker_count)
     except (Exception, BaseExceptionGroup) as error:
+        if style == LogStyle.JSON:
+            shown = error if needs_traceback(error) else None
+            print(failure_line(LogStyle.JSON, failure_text(error), shown), file=sys.stderr)
+            return ENGINE_FAILED if isinstance(error, Exception) else ENDED_BY_RUN
         if needs_traceback(error):
             sys.excepthook(type(error), error, error.__traceback__)
         print(visible(failure_text(error)), file=sys.stderr)  # the last line is what the parent passes on

@@ -8,7 +8,6 @@ its runs without waiting for its lease.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,9 +16,11 @@ from typing import Final, NoReturn
 import attrs
 import trio
 
+from durable_trio.engine.loop_watch import LOOP_BLOCKED
 from durable_trio.errors import StoreCorrupt, StoreError, StoreRewound, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
 from durable_trio.logger import Logger
+from durable_trio.serving.reasons import last_words
 from supervisors import (
     Backoff,
     ChildExited,
@@ -34,6 +35,7 @@ from supervisors import (
     Supervisor,
 )
 from supervisors.groups import first
+from supervisors.stacks import stack_in
 
 _LOGGER: Final = Logger("durable_trio.processes")
 #: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
@@ -66,8 +68,6 @@ _SERVED_SECONDS: Final = 10.0
 _FALSE_STARTS_MAX: Final = 5
 # So often in a row may a worker be killed before it is ready: by chance it is not.
 _KILLS_MAX: Final = 10
-_THREAD_LINE: Final = re.compile(r"(Thread|Current thread) 0x[0-9a-f]+ .*most recent call first")
-_STACK_LINE: Final = re.compile(r"  File |(Thread|Current thread) 0x|  \.\.\.")
 _KILLED: Final = "was killed before it was ready"
 # A drained worker closes its store, and interpreters take their time.
 _EXIT_SECONDS: Final = 5.0
@@ -167,24 +167,12 @@ class WorkerWatch:
 
 
 def _say_unresponsive(name: str, error: ProcessUnresponsive) -> None:
-    stack = _stack_in(error.exit.stderr_tail)
-    text = f"; what it was at:\n{stack}" if stack else ""
+    said = error.exit.stderr_tail
+    stack = stack_in(said)
+    # A worker whose loop is blocked by Python code has said itself where; one in C code cannot.
+    text = f"; what it was at:\n{stack}" if stack and LOOP_BLOCKED not in said else ""
     extra = {"event": "worker_hung", "worker": name, "seconds": error.seconds, "stack": stack}
     _LOGGER.error("%s showed no sign of life for %g s, and was killed%s", name, error.seconds, text, extra=extra)
-
-
-def _stack_in(said: str) -> str:
-    """Return the stacks of all threads that ``faulthandler`` has written last; empty if it has not."""
-    lines = said.splitlines()
-    last = next((number for number in reversed(range(len(lines))) if _THREAD_LINE.match(lines[number])), None)
-    if last is None:
-        return ""
-    first, end = last, last + 1
-    while first > 0 and (not lines[first - 1] or _STACK_LINE.match(lines[first - 1])):
-        first -= 1
-    while end < len(lines) and _STACK_LINE.match(lines[end]):
-        end += 1
-    return "\n".join(lines[first:end]).strip("\n")
 
 
 def _say_not_ready(name: str, error: ProcessError) -> None:
@@ -221,7 +209,7 @@ def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | No
 def _reason(error: ProcessError) -> str:
     """Return in one line why a worker has ended."""
     how, _, said = str(error).partition("\n")
-    last = said.rstrip().rsplit("\n", 1)[-1].strip()
+    last = last_words(said)
     if last and error.exit.code in (LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN):
         return last  # it says why itself
     if not error.exit.is_fault:
