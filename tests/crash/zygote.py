@@ -79,7 +79,7 @@ class Process:
         """Send it a signal of the operating system."""
         os.kill(self.pid, number)
 
-    def kill(self, seconds: float = 10) -> None:
+    def kill(self, seconds: float = 60) -> None:
         """Kill it and wait until it is dead."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ class Process:
         """Close the control socket: a client takes that for the end."""
         self._control.close()
 
-    def hang_up(self, seconds: float = 10) -> int:
+    def hang_up(self, seconds: float = 60) -> int:
         """Say that nothing more comes, and return the exit code."""
         self._control.shutdown(socket.SHUT_WR)
         try:
@@ -131,7 +131,7 @@ class Zygote:
     def close(self) -> None:
         """End it, and with it all processes that it has started."""
         self._socket.close()
-        self._process.wait(10)
+        self._process.wait(60)
 
 
 def serve(connection: socket.socket) -> None:

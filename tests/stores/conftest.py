@@ -71,7 +71,7 @@ def spawn(tmp_path: Path) -> Iterator[Spawn]:
         if process.poll() is None:
             process.send_signal(signal.SIGCONT)
             process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=120)
 
 
 @pytest.fixture

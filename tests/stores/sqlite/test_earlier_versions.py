@@ -72,7 +72,7 @@ def test_a_file_is_not_brought_up_to_date_while_somebody_serves_it_with_an_earli
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     process.kill()  # its row says that it lives, its lock does not
-    process.wait(timeout=30)
+    process.wait(timeout=120)
     store.open()
     assert store._writer is not None
     assert store._writer.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
@@ -109,7 +109,7 @@ def test_a_file_is_not_brought_up_to_date_under_a_client_of_an_earlier_version(
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA user_version").fetchone() == (2,)
         process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=120)
     store.open()
     store.close()
 
@@ -130,4 +130,4 @@ say("done")
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 3
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["done\n"] * 3

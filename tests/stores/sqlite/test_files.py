@@ -277,7 +277,7 @@ def test_missing_permission_is_an_error_that_names_the_file(open_folder: Path, s
                 os.chown(open_folder / name, user, user)
     else:
         os.chmod(open_folder, 0o500)
-    output, _ = spawn(_OPEN, path, *([user] if user is not None else [])).communicate(timeout=60)
+    output, _ = spawn(_OPEN, path, *([user] if user is not None else [])).communicate(timeout=120)
     os.chmod(open_folder, 0o755)
     assert output.startswith("StoreReadOnly")
     assert str(path) in output
@@ -375,7 +375,7 @@ store.close()
 
 
 def test_a_limit_of_the_file_size_counts_as_full(tmp_path: Path, spawn: Spawn) -> None:
-    output, _ = spawn(_FILL, tmp_path / "runs.db", "limit").communicate(timeout=30)
+    output, _ = spawn(_FILL, tmp_path / "runs.db", "limit").communicate(timeout=120)
     assert output == "1 100\n"
 
 
@@ -386,7 +386,7 @@ def test_a_quota_counts_as_full(tmp_path: Path, spawn: Spawn) -> None:
     if subprocess.run(["strace", "-qq", "-o", os.devnull, "true"], capture_output=True, check=False).returncode:
         pytest.skip("this process must not be traced")
     through = ["strace", "-f", "-qq", "-o", os.devnull, *inject]
-    output, _ = spawn(_FILL, tmp_path / "runs.db", "quota", through=through).communicate(timeout=60)
+    output, _ = spawn(_FILL, tmp_path / "runs.db", "quota", through=through).communicate(timeout=120)
     refused, stored = map(int, output.split())
     assert refused > 0
     assert stored == 100
@@ -535,4 +535,4 @@ def test_an_opening_for_which_descriptors_do_not_suffice_says_so_wherever_that_s
         store = SqliteStore(path)
         store.open()
         store.close()
-    assert spawn(_OPEN_WITH_FEW, path).communicate(timeout=60)[0] == "0\n"
+    assert spawn(_OPEN_WITH_FEW, path).communicate(timeout=120)[0] == "0\n"

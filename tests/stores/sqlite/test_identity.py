@@ -179,7 +179,7 @@ def test_a_database_that_cannot_be_looked_at_for_want_of_descriptors_is_written_
 import sqlite3
 sqlite3.connect(sys.argv[1]).execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 """
-    assert spawn(checkpoint, store.path).wait(timeout=20) == 0
+    assert spawn(checkpoint, store.path).wait(timeout=120) == 0
     with monkeypatch.context() as refused:
         refused.setattr(os, "listdir", refuse)
         with pytest.raises(StoreInUse, match="free descriptors"):
@@ -272,7 +272,7 @@ def test_a_copy_that_is_written_over_an_open_database_ends_its_use_and_stays_as_
     assert hashlib.sha256(Path(store.path).read_bytes()).hexdigest() == digest
     with pytest.raises(StoreRewound, match="new process"):
         SqliteStore(store.path).open()
-    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=120)
     found = [f"other-{number}" for number in range(30)] if make_copy is other_store else ["run"]
     assert "was left of another database" in output
     assert output.splitlines()[-2:] == [str(sorted(found)), "[('ok',)]"]
@@ -290,7 +290,7 @@ def test_a_copy_of_the_moment_that_is_written_over_an_open_database_does_no_harm
         store.close()
     else:
         store.close()
-        output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+        output, _ = spawn(_OPEN, store.path).communicate(timeout=120)
         assert output.splitlines() == ["['later', 'run']", "[('ok',)]"]
 
 
@@ -436,8 +436,8 @@ os._exit(0)
     assert process.stdout.readline() == "open\n"
     fence = fill(store, "later", 200)
     os.truncate(f"{store.path}-wal", 0)
-    assert process.communicate("go\n", timeout=30)[0] == "StoreRewound\n"  # who was not the last to write
-    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    assert process.communicate("go\n", timeout=120)[0] == "StoreRewound\n"  # who was not the last to write
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=120)
     assert "StoreRewound" in output
     assert "has it open still" in output
     with pytest.raises(StoreRewound, match="was cut short"):
@@ -462,7 +462,7 @@ except Exception as error:
 store.close()
 """
     path = tmp_path / "runs.db"
-    assert spawn(script, path).communicate(timeout=30)[0] == "StoreRewound\n"
+    assert spawn(script, path).communicate(timeout=120)[0] == "StoreRewound\n"
     assert names_of_runs(path) == [f"run-{number}" for number in range(5)]
 
 
@@ -473,7 +473,7 @@ def test_a_store_that_is_closed_before_it_has_noticed_does_not_spoil_the_copy(
     fill(store, "later", 200)
     shutil.copyfile(tmp_path / "copy.db", store.path)
     store.close()
-    output, _ = spawn(_OPEN, store.path).communicate(timeout=20)
+    output, _ = spawn(_OPEN, store.path).communicate(timeout=120)
     assert output.splitlines()[-2:] == ["['run']", "[('ok',)]"]
 
 
@@ -495,7 +495,7 @@ say("done")
             ["DELETE FROM mine", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"],
         ]
     ):
-        output, _ = spawn(script, store.path, *statements).communicate(timeout=30)
+        output, _ = spawn(script, store.path, *statements).communicate(timeout=120)
         assert output == "done\n"
         add(store, fence, step(100 + number, "s", 100 + number))
         assert look_at(store.path).size == os.path.getsize(store.path)
@@ -518,7 +518,7 @@ say("done")
     fence = fill(store, "mine", 1)
     for seq in range(1, 100):
         add(store, fence, step(seq, "s", seq))
-    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 2
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["done\n"] * 2
 
 
 # ---- the executors' locks ------------------------------------------------------------------------------------------

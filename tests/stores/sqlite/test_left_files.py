@@ -51,7 +51,7 @@ def dead(tmp_path: Path, spawn: Spawn) -> tuple[Path, Path]:
     fill(store, "run")
     vacuum(store, copy)
     store.close()
-    assert spawn(_DIE, path, 300).wait(timeout=30) == 9
+    assert spawn(_DIE, path, 300).wait(timeout=120) == 9
     assert (tmp_path / "runs.db-wal").stat().st_size > 0
     return path, copy
 
@@ -105,7 +105,7 @@ connection = store.connect()
 connection.execute("VACUUM INTO ?", (sys.argv[2],))
 os._exit(9)
 """
-    assert spawn(script, path, copy).wait(timeout=30) == 9
+    assert spawn(script, path, copy).wait(timeout=120) == 9
     if how == "move":
         os.replace(copy, path)
     else:
@@ -135,7 +135,7 @@ else:
 os._exit(9)
 """
     for whose in ("ours", "theirs"):
-        assert spawn(script, path, whose).wait(timeout=30) == 9
+        assert spawn(script, path, whose).wait(timeout=120) == 9
         store = SqliteStore(path)
         store.open()
         with closing(store.connect()) as connection:
@@ -195,10 +195,10 @@ def test_a_copy_with_a_log_of_its_own_comes_back_with_it(
 ) -> None:
     """Whatever the lock files tell of a later state."""
     path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
-    assert spawn(_SNAPSHOT, path, "first", copy, moved, end).wait(timeout=30) == 9
+    assert spawn(_SNAPSHOT, path, "first", copy, moved, end).wait(timeout=120) == 9
     if "reopened" in end:
         assert names_of_runs(path) == ["first", "first later"]
-        assert spawn(_DIE, path, 300).wait(timeout=30) == 9
+        assert spawn(_DIE, path, 300).wait(timeout=120) == 9
     if end == "reopened and stopped":
         names_of_runs(path)
     assert Path(f"{path}-turn").exists()
@@ -217,7 +217,7 @@ def test_a_copy_without_its_log_does_not_get_the_one_that_was_left(tmp_path: Pat
     path, copy = tmp_path / "runs.db", tmp_path / "copy.db"
     names_of_runs(path)
     fresh = path.read_bytes()
-    assert spawn(_SNAPSHOT, path, "first", copy, moved, "killed").wait(timeout=30) == 9
+    assert spawn(_SNAPSHOT, path, "first", copy, moved, "killed").wait(timeout=120) == 9
     path.write_bytes(fresh)
     assert names_of_runs(path) == []
     assert list(tmp_path.glob("runs.db-stale-*-wal"))

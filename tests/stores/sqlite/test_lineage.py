@@ -459,7 +459,7 @@ def test_processes_that_write_in_turn_are_never_accused(store: SqliteStore, spaw
     for seq in range(100, 250):
         add(store, fence, step(seq, "s", seq))
         store.foreign_changes()
-    assert [process.communicate(timeout=60)[0] for process in processes] == ["done\n"] * 2
+    assert [process.communicate(timeout=120)[0] for process in processes] == ["done\n"] * 2
     start(store, "last")
 
 
@@ -475,7 +475,7 @@ store._writer.execute("DELETE FROM history")
 os._exit(9)
 """
     fence = prepare(store)
-    assert spawn(script, store.path).wait(timeout=30) == 9
+    assert spawn(script, store.path).wait(timeout=120) == 9
     add(store, fence, step(50, "s", 50))
     assert store.ask(FindRun("dies")) is not None
 

@@ -223,7 +223,7 @@ def test_processes_that_have_the_same_database_open_let_each_other_in(store: Sql
         other.close()
     output, _ = spawn(
         "store = SqliteStore(sys.argv[1]); store.open(); started(store, 'x'); say('ok')", store.path
-    ).communicate(timeout=20)
+    ).communicate(timeout=120)
     assert output == "ok\n"
     assert store.ask(FindRun("theirs truncate")) is not None
 
@@ -261,8 +261,8 @@ def test_a_log_that_was_removed_is_not_moved_into_what_others_have_gone_on_with(
     store.open()
     start(store, "ours")
     no_log(store)
-    assert spawn(_GO_ON, store.path, "theirs").communicate(timeout=20)[0] == "[]\n"
+    assert spawn(_GO_ON, store.path, "theirs").communicate(timeout=120)[0] == "[]\n"
     with pytest.raises(StoreRewound):
         start(store, "lost")
     store.close()
-    assert spawn(_GO_ON, store.path, "later").communicate(timeout=20)[0] == "['theirs']\n"
+    assert spawn(_GO_ON, store.path, "later").communicate(timeout=120)[0] == "['theirs']\n"
