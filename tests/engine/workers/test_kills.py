@@ -82,7 +82,7 @@ async def test_workers_die_with_their_parent_and_all_goes_on_with_the_next(
     """Whatever they do; nothing is left that would disturb the next family."""
     slowest = 0.0
     async with waves(scene, 1, 2):
-        for _ in range(3):
+        for _ in range(2):
             server = await scene.serving(workers=2, lease_seconds=30)
             await trio.sleep(0.15)
             await _kill_parent(server)
