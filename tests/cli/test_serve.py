@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed_is_told_of_once_and_so_are_its_runs(tmp_path: P
         for line in workers:
             pid = field(line, "pid")
             about = [line for line in lines if f"pid={pid} logger=" not in line]  # not what it told itself
-            told = [line for line in about if re.search(rf"\b{pid}\b", line)]
+            told = [line for line in about if re.search(rf"(?:pid=|process ){pid}\b", line)]  # no part of a time
             assert len(told) == 3, told  # that it was ready, has ended, and that its runs are free
             assert "event=worker_started" in told[0]
             assert sum("event=process_died" in line for line in told) == 1

@@ -109,7 +109,7 @@ async def test_an_unrelated_process_that_is_stopped_inside_its_turn_is_named_to_
         await until(lambda: state_of(server.pid) == "T")
         with monkeypatch.context() as patch:
             patch.setattr(turn, "PATIENCE_SECONDS", 0.3)
-            with pytest.raises(StoreInUse, match=rf"process {server.pid}.*stopped"):
+            with pytest.raises(StoreInUse, match=rf"process {server.pid}\b.*stopped"):
                 await client.start("order", 5, id="other")
         kill(server.pid, signal.SIGCONT)
         other = await client.start("order", 5, id="other")
