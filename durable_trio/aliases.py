@@ -15,6 +15,8 @@ from durable_trio.looks import is_a, qualified_name, short
 
 __all__ = ["NO_ALIASES", "alias_line", "check_aliases", "is_stored_name"]
 
+# A class's name with its module and what it is in; more than that is none, and messages must not repeat it.
+_CHARACTERS_MAX: Final = 500
 NO_ALIASES: Final[Mapping[str, type]] = MappingProxyType({})
 
 
@@ -46,6 +48,8 @@ def check_aliases(aliases: Any) -> dict[str, type]:
 def is_stored_name(name: str) -> bool:
     """Whether a class may be stored under this name, whatever module or function it is in."""
     *outer, last = name.split(".")
+    if len(name) > _CHARACTERS_MAX:
+        return False
     return last.isidentifier() and all(part and part == part.strip() and part.isprintable() for part in outer)
 
 

@@ -100,7 +100,7 @@ class _Attempts(threading.local):
 
     def __init__(self) -> None:
         self._depth = 0
-        self._made: dict[tuple[int, int], tuple[Any, Any, Fault | None]] = {}
+        self._made: dict[tuple[int, int], tuple[Any, Any, Fault | None]] = {}  # with what has these ids, kept for them
 
     def __enter__(self) -> _Attempts:
         self._depth += 1
@@ -113,12 +113,12 @@ class _Attempts(threading.local):
 
     def once(self, decide: Callable[[Any], Any], plain: Any) -> Any:
         """Return what ``decide`` makes of a list or an object, or raise the fault that it has raised."""
-        key = id(decide), id(plain)
+        key_of, key = (decide, plain), (id(decide), id(plain))
         if key not in self._made:
             try:
-                self._made[key] = plain, decide(plain), None  # kept, so that no other has its id
+                self._made[key] = key_of, decide(plain), None
             except Fault as fault:
-                self._made[key] = plain, None, Fault(fault.reason, *fault.segments)
+                self._made[key] = key_of, None, Fault(fault.reason, *fault.segments)
                 raise
         _, value, refused = self._made[key]
         if refused is not None:

@@ -274,6 +274,14 @@ def test_arguments_and_fields_of_errors_are_read_the_same_way() -> None:
     assert codec().own.decode(RECORDED["card of union"], Card, where="x") == CARD
 
 
+def test_a_tag_that_is_no_name_is_not_repeated_at_length() -> None:
+    for tag in ("x" * 100_000, "x y", "$type", ""):
+        with pytest.raises(CodecError, match="is none of Card") as caught:
+            codec().decode(f'{{"$type":"{tag}","number":"1"}}', Card, where="x")
+        assert len(str(caught.value)) < 200
+        assert "aliases" not in str(caught.value)
+
+
 def test_what_was_written_by_hand_is_read_the_same_way() -> None:
     """As a signal from a shell, where nobody knows the classes: an object with a key that begins with ``$``."""
     text = codec().encode({"$type": "Card", "number": "1"}, Any, where="x").text
