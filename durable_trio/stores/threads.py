@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import attrs
 import trio
 from outcome import Error, Outcome, Value, capture
 
@@ -76,14 +77,14 @@ class StoreThread:
             thread.join()
 
 
+@attrs.define(eq=False)
 class Waiter:
     """A task that waits for an outcome, as a callback: whatever happens on the way to it, it goes on."""
 
-    def __init__(self) -> None:
-        self._task = trio.lowlevel.current_task()
-        self.result: Outcome[Any] | None = None
-        # Else it is not there yet, or has gone: trio does not survive that it is woken elsewhere.
-        self.is_waiting = False
+    _task: trio.lowlevel.Task = attrs.field(init=False, factory=trio.lowlevel.current_task)
+    result: Outcome[Any] | None = None
+    # Else it is not there yet, or has gone: trio does not survive that it is woken elsewhere.
+    is_waiting: bool = False
 
     def __call__(self, outcome: Any) -> None:
         self.result = Value(outcome)

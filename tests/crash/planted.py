@@ -273,7 +273,8 @@ def _ignore_fence() -> None:
         _replace(f"stores.sqlite.{module}", "is_owned", lambda _is_owned: lambda _transaction, _fence: True)
     fence = "WHERE run = ? AND owner = ? AND token = ?"
     none = "WHERE run = ? AND ? IS NOT NULL AND ? IS NOT NULL"
-    _replace("stores.sqlite.operations.progress", "ADD_HISTORY", lambda sql: sql.replace(fence, none))
+    for name in ("ADD_HISTORY", "IS_OWNED"):
+        _replace("stores.sqlite.operations.progress", name, lambda sql: sql.replace(fence, none))
 
 
 _STORES: Final[Mapping[str, type[Wrong]]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -56,13 +56,17 @@ _ENTRY: Final = LAYOUTS["mailbox"].of(ENTRY_COLUMNS)
 _EXECUTOR: Final = LAYOUTS["executors"].of(EXECUTOR_COLUMNS)
 _REPORT: Final = LAYOUTS["reports"].of(REPORT_COLUMNS)
 
+
+class _StatusOf(dict[object, RunStatus]):
+    def __missing__(self, _: object) -> RunStatus:
+        return RunStatus.SUSPENDED
+
+
+#: A run's status by the word that is stored; for one that cannot be read that of a run which is set aside.
+status_from: Final[Callable[[object], RunStatus]] = _StatusOf(STATUS_OF).__getitem__
+
 _STATUS: Final = RUN_COLUMNS.split(", ").index("status")
 _FINISHED_AT: Final = RUN_COLUMNS.split(", ").index("finished_at")
-
-
-def status_from(word: object) -> RunStatus:
-    """Return a run's status; one that cannot be read is that of a run which is set aside."""
-    return STATUS_OF.get(word, RunStatus.SUSPENDED) if isinstance(word, str) else RunStatus.SUSPENDED
 
 
 def text_from(value: object) -> str:

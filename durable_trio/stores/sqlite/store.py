@@ -37,7 +37,7 @@ from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile, open_steps
-from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, Transaction, apply_batch
+from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, OPERATION_ERRORS, Transaction
 from durable_trio.stores.sqlite.user_connection import UserConnection
 from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
 from durable_trio.stores.sqlite.write_turn import WriteTurn
@@ -199,7 +199,9 @@ class SqliteStore(Store):
     # process that is in no hurry) is not asked.
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
-        connection = self._usable()
+        connection = self._writer
+        if connection is None or self._broken or self._files.failure or self._pid != os.getpid():
+            connection = self._usable()  # which says why it is not
         for operation in batch:
             if type(operation) not in HANDLERS:
                 raise TypeError(f"{type(operation).__name__} is no operation of a store")
@@ -234,7 +236,7 @@ class SqliteStore(Store):
 
     def _apply_once(self, connection: sqlite3.Connection, batch: Sequence[Operation], block: bool) -> list[Any] | None:
         lineage = self._lineage
-        transaction = Transaction(connection, self._locks, self._begun)
+        transaction = Transaction(cursor := connection.cursor(), cursor.execute, self._locks, self._begun)
         step, began = "begin", time.monotonic()
         apart: list[Any] = []  # outcomes that were committed one by one
         try:
@@ -245,7 +247,12 @@ class SqliteStore(Store):
             if not self.is_memory and lineage.begun(transaction):
                 self._notice()
             try:
-                outcomes = apply_batch(transaction, HANDLERS, batch)
+                outcomes = []
+                try:
+                    for operation in batch:
+                        outcomes.append(HANDLERS[type(operation)](transaction, operation))
+                except OPERATION_ERRORS:
+                    outcomes = transaction.apply_anew(HANDLERS, batch)
                 if not self.is_memory:
                     lineage.leave_mark(transaction, batch, outcomes)
                 step = "commit"
@@ -282,7 +289,7 @@ class SqliteStore(Store):
             raise
         finally:
             # In the frames of an error's traceback it would keep the connection open after close().
-            transaction.cursor.close()
+            cursor.close()
         return outcomes
 
     def hurry(self) -> None:

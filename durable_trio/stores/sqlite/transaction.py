@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import attrs
+
 from durable_trio.errors import DurableError, OwnershipLost, StoreCorrupt, StoreError
 from durable_trio.stores.contract import Fence, Operation
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
@@ -19,10 +21,11 @@ from durable_trio.stores.sqlite.library import sqlite3
 __all__ = [
     "BEGIN",
     "COMMIT",
+    "IS_OWNED",
+    "OPERATION_ERRORS",
     "Handler",
     "RefusalError",
     "Transaction",
-    "apply_batch",
     "is_owned",
     "outcome_of",
     "ownership_lost",
@@ -45,7 +48,7 @@ class RefusalError(Exception):
 
 
 # What a single operation can bring about by what it contains: a constraint, a value too big, or one that is no text.
-_OPERATION_ERRORS: Final = (
+OPERATION_ERRORS: Final = (
     RefusalError,
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -56,38 +59,27 @@ _OPERATION_ERRORS: Final = (
 )
 
 
+@attrs.define(eq=False)
 class Transaction:
     """What the operations of one transaction share: the cursor, the change number, and locks taken on the way.
 
     All rows that a query finds must be fetched before the next statement: there is one cursor.
+
+    Args:
+        execute: the cursor's.
+        begun: called by ``begin``.
     """
 
-    __slots__ = (
-        "_begun",
-        "_living",
-        "change_committed",
-        "change_taken",
-        "cursor",
-        "ended",
-        "execute",
-        "locks",
-        "registered",
-        "removing",
-    )
-
-    def __init__(
-        self, connection: sqlite3.Connection, locks: ExecutorLocks, begun: Callable[[Transaction], None] | None = None
-    ) -> None:
-        self.cursor = connection.cursor()
-        self.execute = self.cursor.execute
-        self.locks = locks
-        self.registered: list[int] = []  # executors whose lock was taken; released again if this is rolled back
-        self.ended: list[int] = []  # executors declared dead; their locks are released once this is committed
-        self.removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
-        self.change_taken = 0  # 0: none
-        self.change_committed = 0  # by ``commit``
-        self._begun = begun  # called by ``begin``
-        self._living: set[int] = set()
+    cursor: sqlite3.Cursor
+    execute: Callable[..., sqlite3.Cursor]
+    locks: ExecutorLocks
+    _begun: Callable[[Transaction], None] | None = None
+    registered: list[int] = attrs.Factory(list)  # executors whose lock was taken; released if this is rolled back
+    ended: list[int] = attrs.Factory(list)  # executors declared dead; their locks are released once this is committed
+    removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
+    change_taken: int = 0  # 0: none
+    change_committed: int = 0  # by ``commit``
+    _living: set[int] = attrs.Factory(set)
 
     def change(self) -> int:
         """Return this transaction's change number, for a run whose change watchers should see."""
@@ -153,7 +145,7 @@ class Transaction:
         self.execute("SAVEPOINT operation")
         try:
             outcome = handler(self, operation)
-        except _OPERATION_ERRORS as error:
+        except OPERATION_ERRORS as error:
             if not self.is_there:
                 raise
             self.execute("ROLLBACK TO operation")
@@ -167,21 +159,14 @@ class Transaction:
         self.execute("RELEASE operation")
         return outcome
 
+    def apply_anew(self, handlers: Mapping[type, Handler], batch: Sequence[Operation]) -> list[Any]:
+        """Apply operations in order, each within a savepoint, after one of them was refused; do not commit."""
+        self.roll_back()
+        self.begin()
+        return [self.attempt(handlers[type(operation)], operation) for operation in batch]
+
 
 Handler = Callable[[Transaction, Any], Any]
-
-
-def apply_batch(transaction: Transaction, handlers: Mapping[type, Handler], batch: Sequence[Operation]) -> list[Any]:
-    """Apply operations in order within a transaction that has begun, and return their outcomes; do not commit."""
-    outcomes = []
-    try:
-        for operation in batch:
-            outcomes.append(handlers[type(operation)](transaction, operation))
-        return outcomes
-    except _OPERATION_ERRORS:
-        transaction.roll_back()
-        transaction.begin()
-        return [transaction.attempt(handlers[type(operation)], operation) for operation in batch]
 
 
 def is_owned(transaction: Transaction, fence: Fence) -> bool:

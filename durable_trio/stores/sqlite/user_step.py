@@ -51,7 +51,8 @@ def run_user_step(
         StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
     """
     connection.allow_all()
-    transaction = Transaction(connection, locks, begun)
+    cursor = connection.cursor()
+    transaction = Transaction(cursor, cursor.execute, locks, begun)
     try:
         with stores_own():
             transaction.begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
-from durable_trio.stores.sqlite.transaction import RefusalError, Transaction, is_owned, ownership_lost
+from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
 
 __all__ = ["advance", "continue_as_new", "finish", "park", "release"]
 
@@ -77,6 +78,8 @@ IS_LOST_CHILD: Final = """
     )
 """
 _RELEASED_FROM: Final = {after: sources(after, BY_RELEASE) for after in RunStatus}
+# Names of signals as text.
+_names: Final = functools.partial(json.dumps, ensure_ascii=False)
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
 FIND_STATUS: Final = "SELECT status, changed FROM runs WHERE run = ?"
 PARK: Final = f"""
@@ -146,7 +149,8 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
                 raise RefusalError(conflict)
             return ownership_lost(transaction, fence)
         is_fenced = True
-    if not is_fenced and not is_owned(transaction, fence):
+    # As ``is_owned`` does: each wait passes here.
+    if not is_fenced and transaction.execute(IS_OWNED, (fence.run, fence.owner, fence.token)).fetchone() is None:
         return ownership_lost(transaction, fence)
     if operation.children:
         _start_children(transaction, operation)
@@ -205,14 +209,13 @@ def _change_waits(transaction: Transaction, operation: Advance) -> None:
 
 
 def _change_run(transaction: Transaction, operation: Advance) -> None:
-    run = operation.fence.run
+    run, status = operation.fence.run, operation.status
+    wake_at = operation.wake_at if status in WAITING else None
+    waits_for = _names(operation.waits_for) if status in WAITING else None
     changed = transaction.change()
     for key, value in operation.published:
         transaction.execute(PUBLISH, (run, key, value, *operation.position))
-    status = operation.status
     if status is not None:
-        wake_at = operation.wake_at if status in WAITING else None
-        waits_for = _names(operation.waits_for) if status in WAITING else None
         if status in SET_STATUS:
             transaction.execute(SET_STATUS[status], (wake_at, waits_for, operation.error, changed, run))
         if status not in SET_STATUS or transaction.cursor.rowcount != 1:
@@ -303,7 +306,3 @@ def _cannot_be(transaction: Transaction, run: int, status: RunStatus) -> RunConf
     """Return the error for a status that may not follow the one which the run has."""
     name = transaction.execute(FIND_STATUS, (run,)).fetchone()[0]
     return RunConflict(f"run {run} is {name} and cannot become {status} by that; nothing was written")
-
-
-def _names(names: tuple[str, ...]) -> str:
-    return json.dumps(names, ensure_ascii=False)

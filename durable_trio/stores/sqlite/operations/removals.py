@@ -31,7 +31,7 @@ from durable_trio.stores.sqlite.operations.messages import run_not_found, tell_p
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
 from durable_trio.stores.sqlite.references import References, find_references, is_known_by_id, what_keeps
 from durable_trio.stores.sqlite.tables import WITHOUT_END
-from durable_trio.stores.sqlite.transaction import Handler, RefusalError, Transaction, apply_batch, outcome_of
+from durable_trio.stores.sqlite.transaction import Handler, RefusalError, Transaction, outcome_of
 
 __all__ = ["DISCARD", "HIDDEN_ID", "IS_HIDDEN", "apply_apart", "delete_run", "prune", "sweep"]
 
@@ -198,7 +198,7 @@ def _apply_alone(transaction: Transaction, handlers: Mapping[type, Handler], ope
         operation = attrs.evolve(operation, limit=min(1, operation.limit))
     transaction.begin()
     try:
-        (outcome,) = apply_batch(transaction, handlers, [operation])
+        outcome = transaction.attempt(handlers[type(operation)], operation)
         transaction.change()  # by which the commit is known (``lineage``)
         transaction.commit()
     except sqlite3.IntegrityError as error:
