@@ -33,7 +33,7 @@ from typing import Final, NamedTuple, cast
 
 from durable_trio.looks import class_name, exact_number, is_a, look, short
 
-__all__ = ["MICROSECONDS", "Clock", "Due", "from_datetime", "seconds_of", "to_datetime"]
+__all__ = ["MICROSECONDS", "Clock", "Due", "from_datetime", "microseconds_of", "seconds_of", "to_datetime"]
 
 MICROSECONDS: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -90,8 +90,9 @@ class Clock:
         self._last = (wall(), monotonic(), 0, 0)
         self._begin = self._last[0] // 1000  # of the present era
         self._past: dict[int, _Era] = {}
-        # The number of the present era; another one tells that due times may come at another time than before.
-        self.era = 0
+        # The number of the present era; another one tells that due times may come at another time than before. And by
+        # how many microseconds ``now`` is ahead of the wall clock in it: as of the last look, as all else.
+        self.era = self.ahead = 0
 
     def now(self) -> int:
         """Return the instant by which things are due, in microseconds; never less than before."""
@@ -126,12 +127,6 @@ class Clock:
             era = min(fitting, default=(0, era))[1]
         return Due(instant, era)
 
-    def due_from_now(self, instant: int) -> tuple[Due, int]:
-        """Return a due time of the present era, and what ``comes_at`` says of it."""
-        due = Due(instant, self.era)
-        ahead = self._look()[2]
-        return due, instant + ahead if self.era == due.era else self.comes_at(due)
-
     def comes_at(self, due: Due) -> int:
         """Return what ``now`` will say when ``due`` has come, unless the wall clock is set before."""
         wall, monotonic, ahead, _ = self._look()
@@ -142,10 +137,6 @@ class Clock:
             comes_at = min(comes_at, wall // 1000 + ahead + left)
         return comes_at
 
-    def as_stored(self, comes_at: int) -> int:
-        """Return the due time to store for what is due when ``now`` says ``comes_at``."""
-        return comes_at - self._look()[2]
-
     def _look(self) -> tuple[int, int, int, int]:
         """Return both clocks in nanoseconds, by how many microseconds ``now`` is ahead, and what it says."""
         wall, monotonic = self._wall(), self._monotonic()
@@ -153,7 +144,7 @@ class Clock:
         step = (wall - last_wall) - (monotonic - last_monotonic)
         if not -_STEP_NS < step < _STEP_NS:
             self._end_era(last_wall, last_monotonic, wall)
-            ahead = max(0, ahead - step // 1000)
+            self.ahead = ahead = max(0, ahead - step // 1000)
         self._last = looked = (wall, monotonic, ahead, max(now, wall // 1000 + ahead))
         return looked
 
@@ -191,6 +182,11 @@ def seconds_of(duration: float | timedelta, *, what: str = "duration") -> float:
     if math.isnan(seconds):
         raise ValueError(f"{what} is NaN")
     return max(0.0, seconds)
+
+
+def microseconds_of(duration: float | timedelta, *, what: str = "duration") -> int:
+    """Return a duration in microseconds as ``due_after`` adds it; raise as ``seconds_of``."""
+    return due_after(0, seconds_of(duration, what=what))
 
 
 def due_after(now: int, seconds: float) -> int:

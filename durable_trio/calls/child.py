@@ -135,7 +135,7 @@ class ChildEndCall(Call):
             self._look()
             return
         elif child.parent != self.state.port.fence.run:  # it was started by the run that this one is a fork of
-            self.state.set_timer(self, due_after(self._body.clock.stamp(), _LOOK_SECONDS), None)
+            self.state.agenda.set_timer(self, due_after(self._body.clock.stamp(), _LOOK_SECONDS))
         self.lobby.emerged(self)
 
     def _record_end(self, child: RunRow | None) -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from durable_trio.calls.body import Body, Branch, check_json
-from durable_trio.clock import due_after, seconds_of
+from durable_trio.clock import INSTANT_MAX, microseconds_of
 from durable_trio.errors import CodecError, SignalTimeout
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key, MailboxEntry, WaitRow
@@ -19,7 +19,7 @@ class SignalCall(Call):
 
     kind = StepKind.SIGNAL
 
-    def __init__(self, body: Body, key: Key, name: str, timeout: float | None) -> None:
+    def __init__(self, body: Body, key: Key, name: str, timeout: int | None) -> None:
         self.key = key
         self.waits_for = name
         self._body = body
@@ -29,14 +29,11 @@ class SignalCall(Call):
     def go_live(self, now: int) -> None:
         wait = self.state.agenda.waits.get(self.key)
         self.started_at = now if wait is None else wait.started_at
-        if wait is not None:
-            if wait.due_at is not None:
-                self.state.set_timer(self, wait.due_at, None, stamped_at=wait.started_at)
-        elif self._timeout is None:
-            self.state.agenda.remember(WaitRow(key=self.key, kind="signal", started_at=now))
-        else:
-            due_at = due_after(now, self._timeout)
-            self.state.set_timer(self, due_at, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
+        if wait is None:
+            due_at = None if self._timeout is None else min(INSTANT_MAX, now + self._timeout)
+            self.state.agenda.wait(self, WaitRow(key=self.key, kind="signal", due_at=due_at, started_at=now))
+        elif wait.due_at is not None:
+            self.state.agenda.set_timer(self, wait.due_at, stamped_at=wait.started_at)
 
     def fire(self, now: int) -> None:
         error = SignalTimeout(
@@ -70,11 +67,11 @@ class SignalCall(Call):
 async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | timedelta | None) -> Any:
     """Return the payload of the next signal of a name; see ``Context.wait_signal``."""
     body = branch.body
-    seconds = None if timeout is None else seconds_of(timeout, what="timeout")
+    microseconds = None if timeout is None else microseconds_of(timeout, what="timeout")
     key = branch.next_key("signal name", name)
     if type is Any:
         type = body.workflow.signals.get(key.name, type)
-    call = SignalCall(body, key, key.name, seconds)
+    call = SignalCall(body, key, key.name, microseconds)
     row = await body.lobby.perform(call)
     if row.error is not None:
         return body.deliver(call, row, type)

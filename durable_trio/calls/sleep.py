@@ -25,14 +25,14 @@ class SleepCall(Call):
         wait = self.state.agenda.waits.get(self.key)
         if wait is not None:
             self.started_at = wait.started_at
-            self.state.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
+            self.state.agenda.set_timer(self, wait.due_at or now, stamped_at=wait.started_at)
             return
         self.started_at = now
         due_at = self._due_from(now)
         if due_at <= now:
             self.fire(now)
         else:
-            self.state.set_timer(self, due_at, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now))
+            self.state.agenda.wait(self, WaitRow(key=self.key, kind="sleep", due_at=due_at, started_at=now))
 
     def fire(self, now: int) -> None:
         self.record(now=now, started_at=self.started_at)

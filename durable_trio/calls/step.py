@@ -143,7 +143,7 @@ class FunctionCall(Call):
         else:
             self._attempt = wait.attempt
             self._earlier = wait.earlier
-            self.state.set_timer(self, wait.due_at or now, None, stamped_at=wait.started_at)
+            self.state.agenda.set_timer(self, wait.due_at or now, stamped_at=wait.started_at)
 
     def fire(self, now: int) -> None:
         self.due_at = None
@@ -383,7 +383,7 @@ class FunctionCall(Call):
         if outcome is True:
             self._body.resident.retried(self.kind, wait, delay)
         if outcome is True and self.raise_cancel is None:
-            self.state.set_timer(self, self.state.agenda.waits[self.key].due_at or 0, None)
+            self.state.agenda.set_timer(self, self.state.agenda.waits[self.key].due_at or 0)
         self.state.check(outcome)
 
     def _record_failure(self, error: Exception, *, compensates: bool = False) -> None:

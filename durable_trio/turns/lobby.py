@@ -42,14 +42,15 @@ class Lobby:
 
     Args:
         calls: all that wait, by their keys.
+        deadlines: those that the body is in, by theirs.
         has_signal: whether a signal of a name was sent until an instant, and is still unread.
     """
 
     state: RunState
     calls: dict[Key, Call]
+    deadlines: dict[Key, DeadlineScope]
     _has_signal: Callable[[str, int], bool]
     busy_count: int = 0  # functions of the user's that run for calls
-    deadlines: dict[Key, DeadlineScope] = attrs.Factory(dict)
     expiring: set[Key] = attrs.Factory(set)  # deadlines whose rows are on their way
     late: list[Call] = attrs.Factory(list)  # calls that begin once those are delivered, if they are still there
     left_deadlines: set[Key] = attrs.Factory(set)
@@ -203,7 +204,7 @@ class Lobby:
         state = self.state
         self.deadlines[scope.key] = scope
         scope.due = state.clock.due(scope.due_at, stamped_at=state.last_stamp)
-        state.agenda.set_timer(scope.key, scope.due)
+        state.agenda.come_up(scope.key, scope.due)
         if state.port.is_cut:  # in a ``finally`` block of a run that is leaving
             scope.shield = False
 
@@ -327,14 +328,6 @@ class Lobby:
             state.port.advance(lambda result: state.committed(result, row, None), rows=(row,), now=now)
 
         state.record(submit)
-
-    def is_stale(self, due_at: int, key: Key) -> bool:
-        """Return whether a due time means nothing any more."""
-        call = self.calls.get(key)
-        if call is not None:
-            return call.stage not in OPEN or call.raise_cancel is not None or call.due_at != due_at
-        scope = self.deadlines.get(key)
-        return scope is None or scope.is_expiring or scope.cancel_called
 
     def end_history(self) -> bool:
         """Let a call end this history, with nothing of it on the way: a cancel that is would be lost with the rows."""

@@ -21,7 +21,7 @@ class Resident(Protocol):
         """All recorded rows are delivered."""
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
-        """The run only waits now. ``waits`` are not stored yet."""
+        """The run only waits now. ``waits`` are not stored yet. ``due_at``: call ``pump`` then."""
 
     def moved(self) -> None:
         """The run, which has only waited, has something to do again."""
@@ -33,7 +33,7 @@ class Resident(Protocol):
         """At replay nobody waits for the next row; hopeless if no task waits for anything outside either."""
 
     def alarm(self, due_at: int) -> None:
-        """Call ``pump`` at that time."""
+        """Call ``pump`` at that time, though the run does not only wait."""
 
     def look(self) -> None:
         """The mailbox holds more than the run knows of: read it and call ``message``."""

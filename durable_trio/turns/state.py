@@ -18,7 +18,7 @@ from durable_trio.clock import Clock, Due
 from durable_trio.doors import guarded
 from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind
-from durable_trio.rows import HistoryRow, Key, WaitRow
+from durable_trio.rows import HistoryRow, Key
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.history import History
 from durable_trio.turns.lane import Lane
@@ -160,20 +160,6 @@ class RunState:
     def _refuse(self, result: Any) -> None:
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
         self.resident.refused(error)
-
-    def set_timer(self, call: Recorded, due_at: int, wait: WaitRow | None, *, stamped_at: int | None = None) -> None:
-        """Have ``call.fire`` called at ``due_at``; ``wait``, if given, is stored before the run rests.
-
-        ``stamped_at``: when that time was set, if it was not now.
-        """
-        call.due_at = due_at
-        if stamped_at is None:
-            call.due = self.agenda.set_new_timer(call.key, due_at)
-        else:
-            call.due = self.clock.due(due_at, stamped_at=stamped_at)
-            self.agenda.set_timer(call.key, call.due)
-        if wait is not None:
-            self.agenda.remember(wait)
 
     def clear_wait(self, key: Key) -> None:
         """Remove what a cancelled call left in the store; nobody waits for it."""

@@ -41,6 +41,7 @@ from durable_trio.rows import HistoryRow, Key
 from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.agenda import Agenda
 from durable_trio.turns.call import Call
+from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
 from durable_trio.turns.lobby import Lobby
@@ -70,7 +71,9 @@ class Turns:
         had_begun: bool = False,
     ) -> None:
         history = History(loaded.history) if loaded.history else NO_HISTORY
-        agenda = Agenda(clock, clock.era)
+        calls: dict[Key, Call] = {}
+        deadlines: dict[Key, DeadlineScope] = {}
+        agenda = Agenda(clock, clock.era, calls, deadlines)
         if loaded.waits:
             agenda.waits.update((wait.key, wait) for wait in loaded.waits)
         self.state = RunState(
@@ -86,14 +89,12 @@ class Turns:
             last_seq=history.last_seq,
             had_begun=had_begun or bool(loaded.history),
         )
-        calls: dict[Key, Call] = {}
         self.mailbox = Mailbox(self.state, calls)
         if loaded.unread or loaded.left_out is not None:
             self.mailbox.load(loaded)
-        self.lobby = Lobby(self.state, calls, self.mailbox.has_signal)
+        self.lobby = Lobby(self.state, calls, deadlines, self.mailbox.has_signal)
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf
-        self._alarm_at: int | None = None
         self._is_pumping = False
         #: Whether the run has looked for something to deliver since it began to rest.
         self.has_looked = True
@@ -105,7 +106,7 @@ class Turns:
         state = self.state
         for call in state.refused:
             if call.due_at is not None:
-                state.agenda.set_timer(call.key, call.due)
+                state.agenda.come_up(call.key, call.due)
         state.refused.clear()
         self.mailbox.take(look)
         if not look.is_all:
@@ -260,7 +261,7 @@ class Turns:
         state.mode = GO_LIVE[state.mode]
         state.resident.went_live()
         if state.ttl_at is not None:
-            self._raise_alarm(state.clock.comes_at(state.ttl_at))
+            state.resident.alarm(state.clock.comes_at(state.ttl_at))
         for call in sorted(lobby.calls.values(), key=lambda call: call.key):
             if call.raise_cancel is not None and not call.is_unabortable:
                 continue
@@ -297,17 +298,15 @@ class Turns:
         if state.ttl_at is not None:
             self.mailbox.take_ttl(now)
         fired = False
-        while (due := state.agenda.pop_due(now)) is not None:
-            if lobby.is_stale(*due):
-                continue
+        while (key := state.agenda.pop_due(now)) is not None:
             fired = True
-            call = lobby.calls.get(due[1])
+            call = lobby.calls.get(key)
             if call is not None and lobby.deadlines and not lobby.is_in_time(call):
                 lobby.late.append(call)
             elif call is not None:
                 call.fire(state.clock.stamp())
             else:
-                lobby.expire(lobby.deadlines[due[1]], state.clock.stamp())
+                lobby.expire(lobby.deadlines[key], state.clock.stamp())
         return fired
 
     # ---- rest --------------------------------------------------------------------------------------------------
@@ -315,7 +314,8 @@ class Turns:
     def _rest(self) -> None:
         """Nothing more to deliver now: store new waits, set the alarm, and say so if the run only waits."""
         state = self.state
-        due_at = state.agenda.next_due(self.lobby.is_stale) if state.agenda.timers else None
+        # It means something, for it was looked at just now; what is on its way has it looked at again.
+        due_at = state.agenda.timers[0][0] if state.agenda.timers else None
         if self._only_waits():
             names = sorted(set(filter(None, map(_SIGNAL_OF, self.lobby.calls.values()))))
             if state.ttl_at is not None:
@@ -323,11 +323,13 @@ class Turns:
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
             state.mode = REST[state.mode]
             self.has_looked = False
-            state.resident.idle(due_at, tuple(names), state.agenda.take_new())
-        elif state.agenda.new:
+            new, state.agenda.new = tuple(state.agenda.new), []
+            state.resident.idle(due_at, tuple(names), new)
+            return
+        if state.agenda.new:
             state.flush_waits()
-        if due_at is not None and state.mode is not Mode.LEAVING:
-            self._raise_alarm(due_at)
+        if due_at is not None:
+            state.resident.alarm(due_at)
 
     @property
     def is_at_rest(self) -> bool:
@@ -385,8 +387,3 @@ class Turns:
                 place = f"the deadline of a trio scope around {call.key}"
                 places.append(f"{place} (ctx.move_on_after and ctx.fail_after are durable)")
         return places
-
-    def _raise_alarm(self, due_at: int) -> None:
-        if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.state.clock.now():
-            self._alarm_at = due_at
-            self.state.resident.alarm(due_at)

@@ -132,7 +132,7 @@ class NamedCall(Call):
     def go_live(self, now: int) -> None:
         self.log.append("live")
         if self._due_at is not None:
-            self.state.set_timer(self, self._due_at, None)
+            self.state.agenda.set_timer(self, self._due_at)
 
     def fire(self, now: int) -> None:
         self.log.append("fired")

@@ -143,6 +143,8 @@ class InlineRun(ResidentRun):
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
         """It stays in memory, whatever it waits for."""
+        if due_at is not None:
+            self.alarm(due_at)
         if waits:
             self.port.advance(self.turns.state.check, waits=waits, now=self.clock.stamp())
 

@@ -92,6 +92,7 @@ class ResidentRun:
         self.life = Life.BODY
         self._stops_waiting = False  # cancelled, or out of time, after its body has ended
         self._rest: tuple[int | None, tuple[str, ...]] | None = None
+        self._alarm_at: int | None = None  # the last one that was asked for
         self._stall_watched = False
         self._fault: BaseException | None = None
         self.exit_places: list[str] = []  # where its code has ended the program; not said of the body itself
@@ -281,8 +282,10 @@ class ResidentRun:
             self._cancel_children()
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+        if due_at is not None:
+            self.alarm(due_at)
         now = self.clock.stamp()
-        wake_at = None if due_at is None else self.clock.as_stored(due_at)
+        wake_at = None if due_at is None else due_at - self.clock.ahead
         status = WAIT[self.port.status]
         stays = is_due_soon(wake_at, now)
         rest = (due_at, waits_for)
@@ -308,12 +311,13 @@ class ResidentRun:
             self._release(*self._rest)
 
     def _release(self, due_at: int | None, waits_for: tuple[str, ...]) -> None:
+        now = self.clock.stamp()
         release = Release(
             fence=self.port.fence,
             status=WAIT[self.port.status],
-            wake_at=None if due_at is None else self.clock.as_stored(due_at),
+            wake_at=None if due_at is None else due_at - self.clock.ahead,
             waits_for=waits_for,
-            now=self.clock.stamp(),
+            now=now,
         )
         state = self.turns.state
         state.mode = LEAVE[state.mode]
@@ -384,7 +388,9 @@ class ResidentRun:
         return await self.keeper.writer.ask_patiently(FindRun(run_id))
 
     def alarm(self, due_at: int) -> None:
-        self.keeper.wake_at(due_at, self)
+        if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.clock.now():
+            self._alarm_at = due_at
+            self.keeper.wake_at(due_at, self)
 
     def look(self) -> None:
         self.inbox.post(Notice.MAILBOX)

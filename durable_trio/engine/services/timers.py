@@ -2,6 +2,8 @@
 
 Runs in memory ask for alarms that are hours or days away, and most of them have ended or left long before. Such alarms
 are dropped from time to time: whenever there are twice as many as were of use the last time.
+
+The task naps until the first alarm. One that comes before all others ends the nap earlier, and wakes nobody by itself.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Timers(Service):
         self._heap: list[tuple[int, int, _Alarm]] = []
         self._heap_max = _ALARMS_MIN
         self._order = itertools.count()
-        self._changed = trio.Event()
+        self._nap = trio.CancelScope()
         self._era = clock.era
         self._clock_was_set = clock_was_set
 
@@ -59,7 +61,7 @@ class Timers(Service):
         """
         heapq.heappush(self._heap, (due_at, next(self._order), callback))
         if self._heap[0][0] == due_at:
-            self._changed.set()
+            self._nap_until_first()
 
     def wake_at(self, due_at: int, sleeper: Sleeper) -> None:
         """Have ``sleeper.wake`` called when ``Clock.now`` says ``due_at``, unless it has left by then."""
@@ -70,14 +72,19 @@ class Timers(Service):
         # As ``call_at`` does: each wait passes here.
         heapq.heappush(self._heap, (due_at, next(self._order), weakref.ref(sleeper)))
         if self._heap[0][0] == due_at:
-            self._changed.set()
+            self._nap_until_first()
+
+    def _nap_until_first(self) -> None:
+        """Have the nap end in time for the first alarm. One that is over is followed by another look."""
+        # The wall clock may be set forward while we nap, so naps are bounded.
+        seconds = min((self._heap[0][0] - self._clock.now()) / MICROSECONDS, self._clock.nap_seconds_max)
+        self._nap.deadline = min(self._nap.deadline, trio.current_time() + seconds)
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()
         while True:
-            self._changed = trio.Event()
             now = self._clock.now()
             if self._era != self._clock.era:
                 self._era = self._clock.era
@@ -95,13 +102,11 @@ class Timers(Service):
                 heapq.heappush(self._heap, alarm)
             if faults:
                 raise faults[0]
-            if not self._heap:
-                await self._changed.wait()
-                continue
-            # The wall clock may be set forward while we nap, so naps are bounded.
-            nap = min((self._heap[0][0] - now) / MICROSECONDS, self._clock.nap_seconds_max)
-            with trio.move_on_after(nap):
-                await self._changed.wait()
+            self._nap = trio.CancelScope()
+            if self._heap:
+                self._nap_until_first()
+            with self._nap:
+                await trio.sleep_forever()
 
 
 def _is_void(alarm: _Alarm) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -342,6 +343,38 @@ async def test_a_cancelled_sleep_leaves_no_timer_behind(file_path: str) -> None:
             assert connection.execute("SELECT count(*) FROM waits").fetchone() == (0,)
         finally:
             connection.close()
+
+
+# ---- the service ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_alarm_before_all_others_ends_the_nap_in_time_and_wakes_nobody_when_it_is_asked_for(
+    autojump_clock: MockClock,
+) -> None:
+    clock, told = VirtualClock(), list[tuple[str, float]]()
+    looks = 0
+
+    def told_at(name: str) -> Callable[[], None]:
+        return lambda: told.append((name, trio.current_time()))
+
+    class Counting(trio.abc.Instrument):
+        def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+            nonlocal looks
+            looks += task.name == "timers"
+
+    service = timers.Timers(clock, clock_was_set=lambda: None)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.serve, name="timers")
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(Counting())
+        for seconds in (100, 5, 50, 0.25):
+            service.call_at(clock.now() + round(seconds * 1e6), told_at(str(seconds)))
+            await trio.testing.wait_all_tasks_blocked()
+        assert looks == 0
+        await trio.sleep(200)
+        nursery.cancel_scope.cancel()
+    assert [(name, at - began) for name, at in told] == [("0.25", 0.25), ("5", 5.0), ("50", 50.0), ("100", 100.0)]
 
 
 # ---- the ends of time ------------------------------------------------------------------------------------------------
