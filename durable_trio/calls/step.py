@@ -46,7 +46,7 @@ from durable_trio.rules.retry import delay_after
 from durable_trio.stores.step_slots import FREE, HEAD_BYTES, PACK_HEAD, PACK_NOTED, SMALL_MAX
 from durable_trio.turns.call import Call
 from durable_trio.turns.mode import Mode
-from durable_trio.turns.quiet import BODY
+from durable_trio.turns.quiet import BODY, go
 
 
 class FunctionCall(Call):
@@ -163,6 +163,8 @@ class FunctionCall(Call):
         if self._body.observe is not None:
             self._tell_ended(row)
         assert self.task is not None
+        if not self.state.is_afoot:
+            go(self.state)
         trio.lowlevel.reschedule(self.task, outcome.Value(row))
 
     def _tell_ended(self, row: HistoryRow) -> None:

@@ -18,6 +18,7 @@ from durable_trio.clock import Due
 from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
+from durable_trio.turns.quiet import go
 from durable_trio.turns.stage import SUBMIT, Stage
 from durable_trio.turns.state import RunState
 
@@ -149,6 +150,8 @@ class Call(abc.ABC):
     def deliver(self, row: HistoryRow) -> None:
         """Wake the body with the outcome."""
         assert self.task is not None
+        if not self.state.is_afoot:
+            go(self.state)
         trio.lowlevel.reschedule(self.task, outcome.Value(row))
 
     def deliver_cancellation(self) -> None:
@@ -161,6 +164,8 @@ class Call(abc.ABC):
     def wake(self, result: outcome.Outcome[Any]) -> None:
         """Let the body's task go on."""
         assert self.task is not None
+        if not self.state.is_afoot:
+            go(self.state)
         trio.lowlevel.reschedule(self.task, result)
 
     def record(

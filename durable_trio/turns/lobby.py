@@ -21,6 +21,7 @@ from durable_trio.turns.call import Call, LastCall
 from durable_trio.turns.deadlines import DeadlineScope
 from durable_trio.turns.leaving import Exit
 from durable_trio.turns.mode import Mode
+from durable_trio.turns.quiet import go
 from durable_trio.turns.stage import BEGIN, FIND, OPEN, Stage
 from durable_trio.turns.state import RunState
 
@@ -168,6 +169,7 @@ class Lobby:
     def _abort(self, call: Call, raise_cancel: Callable[[], Any]) -> trio.lowlevel.Abort:
         if self.state.port.is_cut:
             self.calls.pop(call.key, None)
+            go(self.state)  # trio wakes it
             return trio.lowlevel.Abort.SUCCEEDED
         call.raise_cancel = raise_cancel
         try:
@@ -346,6 +348,7 @@ class Lobby:
             waiting.clear()
         for task in list(state.tasks):
             if task.custom_sleep_data is self:
+                go(state)
                 trio.lowlevel.reschedule(task, outcome.Error(Detached()))
         for scope in self.deadlines.values():  # a wait in memory inside a shielded one
             scope.shield = False

@@ -4,6 +4,10 @@ One trio instrument serves all resident runs of a trio run. A task belongs to a 
 tasks that a body spawns inherit it, step functions run with it cleared. It counts per run the tasks that are
 runnable; where the count falls to zero the run is *quiet*. It is installed only while a run is resident.
 
+Trio tells of each step of every task, and most are of no body. So what sees steps is installed only while a body is
+*afoot*. One is not while it rests with one task, which waits in a durable call: from there only the run itself wakes
+it, and has it seen before (``go``). Whatever else there may be in a body keeps it afoot.
+
 It also tells the run's ``lane``, which keeps its tasks apart.
 
 Trio takes out an instrument that raises, and all runs would stand still: so a fault of ours in here is told to the run
@@ -31,6 +35,8 @@ class Watched(Protocol):
     runnable_count: int
     tasks: set[trio.lowlevel.Task]
     lane: Lane
+    # Whether its steps are to be seen: kept by ``go`` and ``rest``.
+    is_afoot: bool
     # Goes on with whatever can be delivered now.
     pump: Callable[[], None]
 
@@ -38,9 +44,13 @@ class Watched(Protocol):
         """Something of ours has failed in this run. Must not raise."""
 
 
-class _Quiet(trio.abc.Instrument):
+class _Tasks(trio.abc.Instrument):
+    """Knows which tasks a body has."""
+
     def __init__(self) -> None:
-        self.users = 0
+        self.user_count = 0
+        self.afoot_count = 0
+        self.steps = _Steps()
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         watched = task.context.get(BODY)
@@ -48,6 +58,7 @@ class _Quiet(trio.abc.Instrument):
             try:
                 watched.tasks.add(task)
                 watched.lane.spawned(task)
+                go(watched)
             except BaseException as error:
                 tell(watched, error)
 
@@ -59,6 +70,14 @@ class _Quiet(trio.abc.Instrument):
                 watched.lane.exited(task)
             except BaseException as error:
                 tell(watched, error)
+
+
+class _Steps(trio.abc.Instrument):
+    """Notices when a body is quiet."""
+
+    def __dir__(self) -> tuple[str, ...]:
+        """Name all that there is for trio, which looks at each name whenever this is installed."""
+        return ("task_scheduled", "after_task_step")
 
     # These two are called for each step of each task. Nearly always a body has one task, and its lane only notes
     # whether that goes: this is done here.
@@ -88,30 +107,57 @@ class _Quiet(trio.abc.Instrument):
                     lane.going = None
                 if watched.runnable_count == 0:
                     watched.pump()
+                if not watched.tasks:  # it has ended, with this step
+                    rest(watched)
             except BaseException as error:
                 tell(watched, error)
 
 
-_instrument: trio.lowlevel.RunVar[_Quiet] = trio.lowlevel.RunVar("durable_trio_quiet")
+_instrument: trio.lowlevel.RunVar[_Tasks | None] = trio.lowlevel.RunVar("durable_trio_quiet")
+
+
+def go(watched: Watched) -> None:
+    """Have the steps of a body seen: a task of it is about to be woken, or is there."""
+    tasks = _instrument.get(None)
+    if watched.is_afoot or tasks is None:  # nobody watches
+        return
+    watched.is_afoot = True
+    tasks.afoot_count += 1
+    if tasks.afoot_count == 1 and tasks.user_count:
+        trio.lowlevel.add_instrument(tasks.steps)
+
+
+def rest(watched: Watched) -> None:
+    """Have the steps of a body not seen, until ``go``: it has one task, which nobody else wakes, or none."""
+    tasks = _instrument.get(None)
+    if not watched.is_afoot or tasks is None:
+        return
+    watched.is_afoot = False
+    tasks.afoot_count -= 1
+    if tasks.afoot_count == 0 and tasks.user_count:
+        trio.lowlevel.remove_instrument(tasks.steps)
 
 
 @contextmanager
 def watching() -> Iterator[None]:
     """Have the instrument installed inside the block; blocks may overlap."""
-    try:
-        quiet = _instrument.get()
-    except LookupError:
-        quiet = _Quiet()
+    quiet = _instrument.get(None)
+    if quiet is None:
+        quiet = _Tasks()
         _instrument.set(quiet)
-    if quiet.users == 0:
+    if quiet.user_count == 0:
         trio.lowlevel.add_instrument(quiet)
-    quiet.users += 1
+        if quiet.afoot_count:
+            trio.lowlevel.add_instrument(quiet.steps)
+    quiet.user_count += 1
     try:
         yield
     finally:
-        quiet.users -= 1
-        if quiet.users == 0:
+        quiet.user_count -= 1
+        if quiet.user_count == 0:
             trio.lowlevel.remove_instrument(quiet)
+            if quiet.afoot_count:
+                trio.lowlevel.remove_instrument(quiet.steps)
             for task in _all_tasks(trio.lowlevel.current_root_task()):  # what outlives an inline run's block
                 watched = task.context.get(BODY)
                 if watched is not None:

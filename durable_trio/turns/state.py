@@ -65,10 +65,11 @@ class RunState:
     last_stamp: int  # of the last delivered row; unlike that, it may go back
     last_seq: int  # of the rows that were submitted
     _had_begun: bool
-    # The body's tasks, and how many of them are runnable: kept by ``quiet``.
+    # The body's tasks, how many of them are runnable, and whether that has to be looked at: kept by ``quiet``.
     tasks: set[trio.lowlevel.Task] = attrs.Factory(set)
     runnable_count: int = 0
     lane: Lane = attrs.Factory(Lane)
+    is_afoot: bool = False
     mode: Mode = Mode.REPLAYING
     is_held: bool = False  # draining: no call goes live and nothing is delivered any more
     has_progressed: bool = False  # a row was committed that was not there before

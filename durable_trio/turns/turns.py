@@ -48,6 +48,7 @@ from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.mailbox import Mailbox
 from durable_trio.turns.mode import GO_LIVE, MOVE, REST, Mode
 from durable_trio.turns.port import Port
+from durable_trio.turns.quiet import rest
 from durable_trio.turns.resident import Resident
 from durable_trio.turns.state import Recorded, RunState
 
@@ -323,6 +324,8 @@ class Turns:
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
             state.mode = REST[state.mode]
             self.has_looked = False
+            if len(state.tasks) == 1 and next(iter(state.tasks)).custom_sleep_data is self.lobby:
+                rest(state)
             new, state.agenda.new = tuple(state.agenda.new), []
             state.resident.idle(due_at, tuple(names), new)
             return

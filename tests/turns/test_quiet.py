@@ -22,6 +22,7 @@ class Noting:
         self.runnable_count = 0
         self.tasks: set[trio.lowlevel.Task] = set()
         self.lane = Lane()
+        self.is_afoot = False
         self.quiets: list[int] = []
         self.pump = lambda: self.quiets.append(len(self.tasks))
 

@@ -34,7 +34,7 @@ from durable_trio.starting import SEED_BYTES
 from durable_trio.stores.contract import ClaimRun, Fence, Release, Started, StartRun
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LoadRun
 from durable_trio.turns.port import Callback, Port
-from durable_trio.turns.quiet import BODY
+from durable_trio.turns.quiet import BODY, rest
 from durable_trio.workflows import Workflow, workflow
 
 _LOGGER = Logger("durable_trio.runs")
@@ -103,6 +103,8 @@ class InlineRun(ResidentRun):
                 self.turns.state.lane.open()
                 assert self._nursery is not None
                 self.turns.state.tasks.discard(self._nursery.parent_task)
+                if not self.turns.state.tasks:
+                    rest(self.turns.state)
                 was_cut = self.port.is_cut
                 self.port.cut()
                 if self._patience is not None:

@@ -42,7 +42,7 @@ from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookA
 from durable_trio.stores.threads import Waiter
 from durable_trio.turns.mode import LEAVE, STAY, Mode
 from durable_trio.turns.port import Port
-from durable_trio.turns.quiet import BODY, Watched
+from durable_trio.turns.quiet import BODY, Watched, go
 from durable_trio.turns.turns import Turns
 from durable_trio.workflows import Workflow
 
@@ -215,6 +215,7 @@ class ResidentRun:
         state.tasks.add(task)
         state.lane.adopt(task, is_guest=self.is_guest)
         state.runnable_count += 1
+        go(state)
         self._body_before = BODY.set(state)
 
     async def __aexit__(
