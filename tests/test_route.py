@@ -27,7 +27,9 @@ from durable_trio.testing.schedule import scheduling
 _ROOT: Final = os.path.dirname(os.path.abspath(durable_trio.__file__)) + os.sep
 _TESTING: Final = os.path.join(_ROOT, "testing") + os.sep  # such as the clock: not what a user's program goes through
 #: By flow: calls, and changes of file. One call of a step notes that it is executing, for whoever looks or comes after.
-_BOUNDS: Final = {"step": (48, 30), "start": (60, 41), "signal": (86, 53)}
+#: A signal is what happens from its sending on; a wait all of it, with its own commit, and with the beginning of what
+#: the sender does next, which waits for the result.
+_BOUNDS: Final = {"step": (45, 29), "start": (52, 35), "signal": (69, 35), "wait": (117, 67)}
 #: Trio's order of tasks decides who else gets to do something on the way.
 _SEEDS: Final = range(6)
 
@@ -78,6 +80,9 @@ async def _go_ways(counter: Counter) -> None:
         for name in ("warm", "go"):
             await ctx.wait_signal(name, timeout=0.9)
         counter.end("signal")
+        counter.begin()
+        await ctx.wait_signal("once more", timeout=0.9)
+        counter.end("wait")
 
     @workflow(name="starts")
     async def starts(ctx: Context) -> None:
@@ -92,6 +97,7 @@ async def _go_ways(counter: Counter) -> None:
             counter.begin()
             await run.signal("go")
             await trio.sleep(0.1)
+            await run.signal("once more")
             await run.result()
             counter.begin()
             await engine.start(starts)

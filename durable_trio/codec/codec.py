@@ -127,6 +127,8 @@ class Codec:
         Raises:
             CodecError: ``text`` is no JSON, nested too deeply, or not of this annotation.
         """
+        if text == "null" and (annotation is UNANNOTATED or annotation is Any):  # as ``encode``: what many signals say
+            return None
         try:
             plain = load(text)
             if (annotation is UNANNOTATED or annotation is Any) and '"$' not in text:  # no tag in it

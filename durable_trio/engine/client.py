@@ -335,16 +335,19 @@ class Client:
         signal_id: str | None,
         workflow: Workflow[..., Any] | None = None,
     ) -> None:
-        """Send a signal to a run, of that workflow if it is known; see ``engine.send_signal``."""
+        """Send a signal to a run, of that workflow if it is known; see ``engine.send_signal``.
+
+        The name of the signal is checked here, the run's id where it comes from.
+        """
         services = self.services_in_use()
         if workflow is None and self.registry.has_signals:
-            workflow = await self.workflow_of(check_name("run id", run_id))
+            workflow = await self.workflow_of(run_id)
         services.sent(await services.writer.write(self._signal_operation(run_id, name, payload, signal_id, workflow)))
 
     def _signal_operation(
         self, run_id: str, name: str, payload: Any, signal_id: str | None, workflow: Workflow[..., Any] | None
     ) -> SendSignal:
-        run_id, name = check_name("run id", run_id), check_name("signal name", name)
+        name = check_name("signal name", name)
         if signal_id is not None:
             signal_id = check_name("signal id", signal_id)
         where = f"the payload of signal {name!r}"

@@ -259,7 +259,7 @@ class Engine(trio.abc.AsyncResource):
             CodecError: the payload cannot be stored, or is not of the type that the workflow names; nothing was sent.
             ValueError: the workflow names its signals, and this is none of them; or no name or id.
         """
-        await self._client.send_signal(run_id, name, payload, id)
+        await self._client.send_signal(check_name("run id", run_id), name, payload, id)
 
     async def cancel(self, run_id: str, *, reason: str | None = None) -> bool:
         """Ask a run to cancel: its body is cancelled, its steps are compensated, then it is ``cancelled``.

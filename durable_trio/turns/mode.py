@@ -18,13 +18,13 @@ class Mode(enum.StrEnum):
 
     REPLAYING = "replaying"  # recorded rows are delivered, and no call begins
     LIVE = "live"  # calls begin, and what becomes of them is recorded
-    RESTING = "resting"  # it only waits, and the resident run knows
-    LEAVING = "leaving"  # it only waits, and its release is on its way: no alarm is needed here any more
+    RESTING = "resting"  # it only waits, and may leave memory: whoever keeps it there is told when it moves
+    LEAVING = "leaving"  # it only waits, and its release is on its way
 
 
 #: All rows are delivered.
 GO_LIVE: Final[Mapping[Mode, Mode]] = {Mode.REPLAYING: Mode.LIVE}
-#: Nothing is left to deliver. Again, if something came that changed nothing.
+#: Nothing is left to deliver, and nothing is due soon. Again, if something came that changed nothing.
 REST: Final[Mapping[Mode, Mode]] = {Mode.LIVE: Mode.RESTING, Mode.RESTING: Mode.RESTING}
 #: Something was delivered.
 MOVE: Final[Mapping[Mode, Mode]] = {Mode.RESTING: Mode.LIVE, Mode.LEAVING: Mode.LIVE}

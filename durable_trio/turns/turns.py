@@ -46,7 +46,7 @@ from durable_trio.turns.foreign import foreign_wait
 from durable_trio.turns.history import CONTROL_KINDS, NO_HISTORY, History
 from durable_trio.turns.lobby import Lobby
 from durable_trio.turns.mailbox import Mailbox
-from durable_trio.turns.mode import GO_LIVE, MOVE, REST, Mode
+from durable_trio.turns.mode import GO_LIVE, MOVE, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import rest
 from durable_trio.turns.resident import Resident
@@ -97,7 +97,7 @@ class Turns:
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf
         self._is_pumping = False
-        #: Whether the run has looked for something to deliver since it began to rest.
+        #: Whether the run has looked for something to deliver since it last had nothing to do but wait.
         self.has_looked = True
 
     # ---- for the resident run ----------------------------------------------------------------------------------
@@ -322,7 +322,6 @@ class Turns:
             if state.ttl_at is not None:
                 ttl_at = state.clock.comes_at(state.ttl_at)
                 due_at = ttl_at if due_at is None else min(due_at, ttl_at)
-            state.mode = REST[state.mode]
             self.has_looked = False
             if len(state.tasks) == 1 and next(iter(state.tasks)).custom_sleep_data is self.lobby:
                 rest(state)
@@ -336,7 +335,7 @@ class Turns:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether the run only waits, as it did when the resident run was told so."""
+        """Whether the run only waits, as it did when it began to rest."""
         state = self.state
         return state.mode is Mode.RESTING and not (
             state.port.is_cut or state.runnable_count or self._has_something_to_do()

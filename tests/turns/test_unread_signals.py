@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.questions import Loaded, MailboxLook, NamedSignals
-from durable_trio.turns.unread_signals import UnreadSignals
+from durable_trio.turns.mailbox import UnreadSignals
 from tests.turns.kit import NamedCall, Rig, entry, look
 
 
@@ -73,7 +73,7 @@ async def test_a_cancel_is_seen_behind_any_number_of_signals() -> None:
 def test_every_signal_is_given_once_and_in_order_however_looks_interleave(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durable_trio.turns.unread_signals.SIGNALS_IN_MEMORY_MAX", 4)
+    monkeypatch.setattr("durable_trio.turns.mailbox.SIGNALS_IN_MEMORY_MAX", 4)
     generator = random.Random(seed)
     names = ["a", "b", "c"]
     store: list[MailboxEntry] = []

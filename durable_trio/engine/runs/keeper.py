@@ -40,7 +40,7 @@ class Keeper(Protocol[R]):
     def rests(self, resident: R) -> None:
         """A run only waits, as far as is known for long: its ``leave_if_idle`` is called when it has stayed enough."""
 
-    def moved(self, resident: R) -> None:
+    def moved(self, resident: R) -> object:
         """A run that has only waited has something to do again."""
 
     def released(self, wake_at: int | None) -> None:

@@ -40,7 +40,7 @@ from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
-from durable_trio.turns.mode import LEAVE, STAY, Mode
+from durable_trio.turns.mode import LEAVE, REST, STAY, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import BODY, Watched, go
 from durable_trio.turns.turns import Turns
@@ -289,6 +289,9 @@ class ResidentRun:
         wake_at = None if due_at is None else due_at - self.clock.ahead
         status = WAIT[self.port.status]
         stays = is_due_soon(wake_at, now)
+        if not stays:
+            state = self.turns.state
+            state.mode = REST[state.mode]
         rest = (due_at, waits_for)
         if waits or rest != self._rest or self.port.status is not status:
             stored = partial(self._rest_stored, stays)

@@ -111,6 +111,7 @@ class Runs:
         self._by_id = residents
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
         self._idle = IdleRuns(resident_max=self._resident_max, count_resident=lambda: len(self._actors))
+        self.moved: Callable[[ResidentRun], object] = self._idle.discard
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
@@ -420,9 +421,6 @@ class Runs:
         self.given_back_count += resident not in self._idle
         self._idle.add(resident)
         self._place_is_free()
-
-    def moved(self, resident: ResidentRun) -> None:
-        self._idle.discard(resident)
 
     def released(self, wake_at: int | None) -> None:
         self._run_is_due(wake_at)
