@@ -32,6 +32,10 @@ __all__ = [
     "unescape",
 ]
 
+#: ``RunRow.keys``: how markers of changes are numbered. In runs of earlier versions together with the calls that have
+#: the same name; since then by themselves.
+SHARED_KEYS, OWN_KEYS = 1, 2
+
 # Of the count in a key: no file has as many, and it is a number that every store can look for.
 _DIGITS_MAX = 18
 
@@ -158,6 +162,7 @@ class RunRow:
     owner: int | None
     token: int
     changed: int  # rises with every change that a watcher sees; the order of changes
+    keys: int = OWN_KEYS
     damage: str | None = None
 
 

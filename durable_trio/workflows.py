@@ -51,6 +51,8 @@ class Workflow(Generic[P, R]):
     strict: bool | None = None
     #: The types of its signals by their names, if it says which it takes.
     signals: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    #: Changes that its code does not ask about any more.
+    retired: frozenset[str] = attrs.field(default=frozenset(), repr=False)
     argument_types: tuple[Any, ...] = attrs.field(repr=False)
     argument_names: tuple[str, ...] = attrs.field(repr=False)
     required_count: int = attrs.field(repr=False)
@@ -122,6 +124,7 @@ def workflow(
     tags: Mapping[str, str] | None = None,
     strict: bool | None = None,
     signals: Mapping[str, Any] | None = None,
+    retired: Iterable[str] = (),
 ) -> Callable[[Callable[Concatenate[Any, P], Awaitable[R]]], Workflow[P, R]]: ...
 def workflow(
     fn: Callable[Concatenate[Any, P], Awaitable[R]] | None = None,
@@ -133,6 +136,7 @@ def workflow(
     tags: Mapping[str, str] | None = None,
     strict: bool | None = None,
     signals: Mapping[str, Any] | None = None,
+    retired: Iterable[str] = (),
 ) -> Any:
     """Make a workflow of an ``async def`` whose first parameter is the ``Context``.
 
@@ -146,6 +150,8 @@ def workflow(
             Who sends one to a run of it, through an engine that knows the workflow, or a handle made with it, has it
             checked there: of another name or type it is refused, and nothing is stored. It is also the type that
             ``ctx.wait_signal(name)`` gives where it names none. Default: signals are checked only when they are taken.
+        retired: ids of changes that its code does not ask about any more (``ctx.patched``), because all its runs take
+            the new way. Runs that have recorded so go on; without it they are not executed by code that does not ask.
 
     Raises:
         TypeError: not an ``async def``, a method without its object, no context parameter, or keyword-only parameters
@@ -175,6 +181,7 @@ def workflow(
             tags=check_tags(tags),
             strict=strict,
             signals=_check_signals(signals),
+            retired=_check_retired(retired),
             argument_types=signature.types,
             argument_names=signature.names,
             required_count=signature.required_count,
@@ -214,6 +221,12 @@ def _check_signals(signals: Mapping[str, Any] | None) -> dict[str, Any]:
         if isinstance(annotation, str):
             raise TypeError(f"the type of signal {name!r} must be a type, not the text {annotation!r}")
     return checked
+
+
+def _check_retired(retired: Iterable[str]) -> frozenset[str]:
+    if is_a(retired, str) or not isinstance(retired, Iterable):
+        raise TypeError(f"retired must be ids of changes, as ('check fraud',), not {short(retired)}")
+    return frozenset(check_name("change id", change_id) for change_id in retired)
 
 
 class _Signature(NamedTuple):

@@ -162,6 +162,10 @@ class Branch:
         self._counts[name] = n + 1
         return Key(self.path, name, n)
 
+    def coming_key(self, name: str) -> Key:
+        """Return the key that the next call of that name will have in this branch."""
+        return Key(self.path, name, self._counts.get(name, 0))
+
     def reserve_key(self, name: str) -> Key:
         """Return the next key of a name in this branch."""
         n = self._counts.get(name, 0)
@@ -178,7 +182,7 @@ class Branch:
         """
         state, codec = self.body.state, self.body.codec
         key = self.reserve_key("(payload)")
-        if state.history.take_patch(key):
+        if state.history.answer(key):
             raise PayloadTooLarge("a payload was too large when this was called for the first time")
         try:
             return encode(codec)
@@ -195,6 +199,7 @@ class Body:
 
     run_id: str
     generation: int
+    numbers_changes_apart: bool  # not in a run of an earlier version in which a change and a call have the same name
     seed: bytes
     workflow: Workflow[..., Any]
     registry: Registry

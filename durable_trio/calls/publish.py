@@ -59,7 +59,7 @@ async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
     """
     body, state = branch.body, branch.body.state
     key = branch.reserve_key("(late)")
-    if not state.history.take_patch(key):
+    if not state.history.answer(key):
         if state.is_replaying or is_stored or not body.lobby.is_past_due():
             return
         state.note(key)

@@ -7,7 +7,7 @@ Long, because each call has its promise beside it; each method is a line or two.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Literal, NoReturn, TypeVar, TypeVarTuple, Unpack, overload
@@ -353,13 +353,28 @@ class Context:
         if scope.cancelled_caught:
             raise trio.TooSlowError
 
-    def patched(self, change_id: str) -> bool:
+    def patched(self, change_id: str, *, recorded: tuple[str, str] | Sequence[tuple[str, str]] | None = None) -> bool:
         """Return whether this run takes the new way of a change, so that old and new runs live side by side.
 
-        True for a run that reaches it with no recorded history beyond it, and at every replay of it; False for
-        one whose history goes on here, which was recorded by the code before the change.
+        True for a run that reaches it with nothing recorded beyond it; False for one whose history goes on here, which
+        was recorded by the code before the change. What it says once it says at every replay, and by every code that
+        asks: a True is recorded with whatever is recorded next, and code that does not ask for it does not execute the
+        run. Each question decides by itself: a loop may change over in its middle, and each branch by itself. It needs
+        no ``await``, and its id may be that of a call.
+
+        Args:
+            change_id: 1 to 256 characters.
+            recorded: for a change that was served without ``patched`` at first: the calls with which the new way may
+                begin, each a kind and a name as ``durable-trio show`` prints them, as ``("step", "check fraud")``. Then
+                it is True also where that call is what this branch has recorded next, or waits in. Kinds: ``step``,
+                ``transaction``, ``sleep``, ``signal``, ``child`` (by its workflow), ``map``, ``nursery``, ``deadline``.
+                Give that call a name which nothing of the old way has there.
+
+        Raises:
+            RuntimeError: called from another task than the context's.
+            TypeError, ValueError: an id that is no name, or something else in ``recorded``.
         """
-        return patched(self._branch, change_id)
+        return patched(self._branch, change_id, recorded)
 
     @overload
     async def continue_as_new(self, *args: *Ts, workflow: Startable[*Ts, Any]) -> NoReturn: ...

@@ -201,6 +201,10 @@ class Lobby:
         """Return whether something is stored of a call that the body has not made yet in this stay."""
         return any(key not in self.calls for key in self.state.agenda.waits)
 
+    def has_met(self, key: Key) -> bool:
+        """Return whether the body has entered that deadline in this stay, if it is not over and forgotten."""
+        return key in self.deadlines or key in self.left_deadlines
+
     def enter_deadline(self, scope: DeadlineScope) -> None:
         """A durable deadline begins."""
         state = self.state

@@ -128,11 +128,13 @@ class RunState:
         else:
             self.held.append(submit)
 
-    def note(self, key: Key) -> None:
-        """Have an answer to a question of the body recorded with the next row; ``History.take_patch`` finds it."""
+    def note(self, key: Key, answer: str | None = None) -> None:
+        """Have the answer to a question of the body recorded with the next row; ``History.answer`` finds it."""
         now = self.clock.stamp()
         self.port.ride(
-            HistoryRow(seq=self.next_seq(), key=key, kind=StepKind.PATCH, started_at=now, finished_at=self.now)
+            HistoryRow(
+                seq=self.next_seq(), key=key, kind=StepKind.PATCH, result=answer, started_at=now, finished_at=self.now
+            )
         )
 
     def committed(self, result: Any, row: HistoryRow, call: Recorded | None) -> None:

@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 import operator
 from collections import deque
+from collections.abc import Set
 from typing import Final
 
 import trio
@@ -69,9 +70,10 @@ class Turns:
         clock: Clock,
         ttl_at: Due | None,
         started_at: int,
+        retired: Set[str] = frozenset(),
         had_begun: bool = False,
     ) -> None:
-        history = History(loaded.history) if loaded.history else NO_HISTORY
+        history = History(loaded.history, retired=retired) if loaded.history else NO_HISTORY
         calls: dict[Key, Call] = {}
         deadlines: dict[Key, DeadlineScope] = {}
         agenda = Agenda(clock, clock.era, calls, deadlines)
@@ -215,11 +217,13 @@ class Turns:
     def _replay(self, row: HistoryRow) -> bool:
         state = self.state
         call = self.lobby.calls.get(row.key)
-        if row.kind in CONTROL_KINDS or row.kind is StepKind.PATCH or (call is not None and call.kind is row.kind):
+        if call is not None and call.kind is not row.kind:
+            call = None
+        if call is not None or state.history.may_go_unasked(row):
             state.history.advance()
             self._hand_over(row, call)
             return True
-        if row.kind is StepKind.DEADLINE and self._has_met(row.key):
+        if row.kind is StepKind.DEADLINE and self.lobby.has_met(row.key):
             state.history.advance()
             self._hand_over(row, None)
             return True
@@ -227,10 +231,6 @@ class Turns:
         ends_by_itself = any(call.deadline != math.inf for call in self.lobby.calls.values())
         state.resident.stuck(row, hopeless=not ends_by_itself and not self.foreign_waits(also_in_process=True))
         return False
-
-    def _has_met(self, key: Key) -> bool:
-        """Return whether the body has entered that deadline in this replay."""
-        return key in self.lobby.deadlines or key in self.lobby.left_deadlines
 
     def _hand_over(self, row: HistoryRow, call: Recorded | None) -> None:
         state, lobby = self.state, self.lobby

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from durable_trio import Context, Engine, RunConflict, RunFailed, StepKind, workflow
-from tests.engine.harness import wait_passivated
+from durable_trio import Context, Engine, RunConflict, RunFailed, StepKind, Workflow, workflow
+from tests.engine.harness import wait_parked, wait_passivated
 from tests.kit.crash_points import at_every_commit, crashing_store, live_once
 from tests.kit.traces import LONG_SECONDS, effects, flow_before, note, virtual
 
@@ -58,11 +58,11 @@ async def test_a_new_run_takes_the_new_way_and_records_so_with_its_next_row(auto
         rows = [(step.key, step.kind) for step in await run.steps()]
         assert rows == [
             ("first#0", StepKind.STEP),
-            ("check#0", StepKind.PATCH),
-            ("check#1", StepKind.STEP),
+            (" check#0", StepKind.PATCH),  # a name that no call can have
+            ("check#0", StepKind.STEP),
             ("go#0", StepKind.SIGNAL),
-            ("last#0", StepKind.PATCH),
-            ("last#1", StepKind.STEP),
+            (" last#0", StepKind.PATCH),
+            ("last#0", StepKind.STEP),
         ]
 
 
@@ -145,26 +145,158 @@ async def test_a_change_in_a_branch_is_told_apart_by_branch(autojump_clock: Mock
         assert len([step for step in await run.steps() if step.kind is StepKind.PATCH]) == 2
 
 
-async def test_once_no_old_run_is_left_the_question_can_be_taken_out(autojump_clock: MockClock) -> None:
-    @workflow(name="flow")
-    async def asking(ctx: Context) -> str:
-        if ctx.patched("change"):
-            await ctx.step("new", note, "new")
-        return str(await ctx.wait_signal("go"))
+@workflow(name="flow")
+async def asking(ctx: Context) -> str:
+    if ctx.patched("change"):
+        await ctx.step("new", note, "new")
+    return str(await ctx.wait_signal("go"))
 
-    @workflow(name="flow")
+
+async def go(engine: Engine) -> str:
+    await engine.send_signal("old", "go", "gone")
+    return str(await engine.get("old").result())
+
+
+async def test_once_no_old_run_is_left_the_question_can_be_taken_out(autojump_clock: MockClock) -> None:
+    @workflow(name="flow", retired=("change",))
     async def not_asking(ctx: Context) -> str:
         await ctx.step("new", note, "new")
         return str(await ctx.wait_signal("go"))
-
-    async def go(engine: Engine) -> str:
-        await engine.send_signal("old", "go", "gone")
-        return str(await engine.get("old").result())
 
     async with crashing_store() as store:
         await live_once(store, [asking], start_and_leave)
         assert await live_once(store, [not_asking], go) == "gone"
     assert effects == ["new"]
+
+
+@pytest.mark.parametrize("calls_it", [False, True])
+async def test_code_that_does_not_ask_for_an_answer_does_not_execute_the_run(
+    calls_it: bool, autojump_clock: MockClock
+) -> None:
+    """It is from before the change, even where all that it calls is what the run has recorded."""
+
+    @workflow(name="flow")
+    async def not_asking(ctx: Context) -> str:
+        if calls_it:
+            await ctx.step("new", note, "new")
+        return str(await ctx.wait_signal("go"))
+
+    async def is_refused(engine: Engine) -> str:
+        await engine.send_signal("old", "go", "gone")
+        problem = (await wait_parked(engine.get("old"))).problem
+        assert problem is not None
+        return problem.text
+
+    async with crashing_store() as store:
+        await live_once(store, [asking], start_and_leave)
+        assert "@workflow(retired=('change',))" in await live_once(store, [not_asking], is_refused)
+
+        async def resume(engine: Engine) -> str:
+            with contextlib.suppress(RunConflict):  # it has gone on by itself, for the code is another
+                await engine.resume("old")
+            return str(await engine.get("old").result())
+
+        assert await live_once(store, [asking], resume) == "gone"
+    assert effects == ["new"]
+
+
+async def test_a_run_with_an_answer_that_is_never_asked_for_does_not_end(autojump_clock: MockClock) -> None:
+    @workflow(name="flow")
+    async def asking_at_the_end(ctx: Context) -> None:
+        await ctx.sleep(1)
+        ctx.patched("change")
+        await ctx.publish("asked", True)  # the answer rides with it
+        await ctx.sleep(1)
+
+    @workflow(name="flow")
+    async def not_asking(ctx: Context) -> None:
+        await ctx.sleep(1)
+
+    async def is_refused(engine: Engine) -> None:
+        await wait_parked(engine.get("old"))
+
+    async def leave_in_second_sleep(engine: Engine) -> None:
+        await engine.start("flow", id="old")
+        await trio.sleep(1.5)
+
+    async with crashing_store() as store:
+        await live_once(store, [asking_at_the_end], leave_in_second_sleep)
+        await live_once(store, [not_asking], is_refused)
+
+
+async def test_a_question_that_was_moved_behind_its_place_is_told_apart_from_lost_ownership(
+    autojump_clock: MockClock,
+) -> None:
+    """It is refused, as what is not asked for; with its change retired the answer stands, and is not written again."""
+
+    def moved(retired: tuple[str, ...]) -> Workflow[[], Any]:
+        @workflow(name="flow", retired=retired)
+        async def asking_late(ctx: Context) -> list[object]:
+            new = await ctx.step("new", note, "new")
+            return [new, ctx.patched("change"), await ctx.wait_signal("go")]
+
+        return asking_late
+
+    async def is_refused(engine: Engine) -> None:
+        await engine.send_signal("old", "go", "gone")
+        await wait_parked(engine.get("old"))
+
+    async def resume(engine: Engine) -> object:
+        with contextlib.suppress(RunConflict):  # it has gone on by itself, for the code is another
+            await engine.resume("old")
+        return await engine.get("old").result()
+
+    async with crashing_store() as store:
+        await live_once(store, [asking], start_and_leave)
+        await live_once(store, [moved(())], is_refused)
+        assert await live_once(store, [moved(("change",))], resume) == ["new", True, "gone"]
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+@pytest.mark.parametrize("kind", ["step", "sleep", "signal"])
+async def test_the_id_of_a_change_may_be_the_name_of_a_call(
+    kind: str, is_over: bool, autojump_clock: MockClock
+) -> None:
+    """Whether that call is recorded or open; nothing is done twice."""
+
+    async def call(ctx: Context) -> None:
+        if kind == "step":
+            await ctx.step("same", note, "done")
+        elif kind == "sleep":
+            await ctx.sleep(60 if is_over else 7200, name="same")
+        else:
+            await ctx.wait_signal("same")
+
+    @workflow(name="flow")
+    async def before(ctx: Context) -> str:
+        await call(ctx)
+        await ctx.sleep(3600)
+        return "old"
+
+    @workflow(name="flow")
+    async def after(ctx: Context) -> str:
+        is_new = ctx.patched("same")
+        await call(ctx)
+        await ctx.sleep(3600)
+        return f"{'new' if is_new else 'old'} {ctx.patched('same')}"
+
+    async def leave(engine: Engine) -> None:
+        run = await engine.start("flow", id="old")
+        if kind == "signal" and is_over:
+            await run.signal("same")
+        await trio.sleep(600)
+
+    async def results(engine: Engine) -> list[Any]:
+        new = await engine.start("flow", id="new")
+        if kind == "signal":
+            await engine.send_signal("old", "same", id="again")
+            await new.signal("same")
+        return [await engine.get("old").result(), await new.result()]
+
+    async with crashing_store() as store:
+        await live_once(store, [before], leave)
+        assert await live_once(store, [after], results) == ["old True", "new True"]
+    assert effects.count("done") == (2 if kind == "step" else 0)
 
 
 async def test_a_change_survives_a_crash_at_any_commit(autojump_clock: MockClock) -> None:

@@ -32,7 +32,7 @@ from durable_trio.events import RunResumed, RunStarted, RunSuspended
 from durable_trio.failures import Failures, is_cancelled
 from durable_trio.limits import MAILBOX_ENTRIES_READ, SUSPECT_RECOVERIES, SUSPECT_SECONDS
 from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
-from durable_trio.rows import HistoryRow, RunEnd, RunRow, WaitRow
+from durable_trio.rows import SHARED_KEYS, HistoryRow, RunEnd, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.rules.residency import is_due_soon
@@ -40,6 +40,7 @@ from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
+from durable_trio.turns.history import change_of
 from durable_trio.turns.mode import LEAVE, REST, STAY, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import BODY, Watched, go
@@ -79,6 +80,7 @@ class ResidentRun:
             clock=self.clock,
             ttl_at=None if row.ttl_at is None else self.clock.due(row.ttl_at, stamped_at=row.created_at),
             started_at=row.started_at or row.created_at,
+            retired=workflow.retired,
             had_begun=row.token > 1 if row.generation == 0 else _had_begun(loaded),  # it was claimed before
         )
         self.inbox = Inbox(self, self.port)
@@ -188,6 +190,7 @@ class ResidentRun:
         self.body = Body(
             run_id=row.id,
             generation=row.generation,
+            numbers_changes_apart=row.keys != SHARED_KEYS,
             seed=row.seed,
             workflow=self.workflow,
             registry=keeper.registry,
@@ -444,6 +447,13 @@ class ResidentRun:
         foreign = [] if self.life is not Life.BODY else turns.foreign_waits(also_in_process=True)
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
+        if row is not None and row.kind is StepKind.PATCH:
+            change = change_of(row.key)
+            text += (
+                f"\nThe run has taken the new way of ctx.patched({change!r}), for which this code does not ask there: "
+                "it is from before that change, or the question has left it. "
+                f"Then @workflow(retired=({change!r},)) has such runs go on"
+            )
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
         self.park(Problem(kind="divergence", text=text, fingerprint=self.workflow.fingerprint), error)
 

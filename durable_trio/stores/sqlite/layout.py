@@ -14,6 +14,7 @@ import attrs
 
 from durable_trio.clock import INSTANT_MAX, INSTANT_MIN
 from durable_trio.records import RunStatus, StepKind, StepStatus
+from durable_trio.rows import OWN_KEYS, SHARED_KEYS
 
 __all__ = ["COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode"]
 
@@ -257,6 +258,7 @@ LAYOUTS: Final = {
                 _payload("result"),
                 Column("args", str),
                 _instant("hidden_at", is_optional=True),
+                Column("keys", int, low=SHARED_KEYS, high=OWN_KEYS, stand_in=OWN_KEYS),
             ),
             locator=("run", "id"),
         ),

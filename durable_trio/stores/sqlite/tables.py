@@ -241,6 +241,27 @@ _VERSION_3: Final[tuple[str, ...]] = (
     # How earlier attempts of a step have failed.
     "ALTER TABLE history ADD COLUMN earlier TEXT",
     "ALTER TABLE waits ADD COLUMN earlier TEXT",
+    # How markers of changes are numbered (``RunRow.keys``): together with calls of the same name only where that makes
+    # a difference, for it was so when the run recorded them. An answer that the old way goes on has left no marker, but
+    # a gap in the numbers. Elsewhere markers get a name that no call can have.
+    "ALTER TABLE runs ADD COLUMN keys INTEGER NOT NULL DEFAULT 2",
+    """
+    UPDATE runs SET keys = 1 WHERE run IN (
+        SELECT run FROM history AS marker WHERE kind = 'patch' AND (
+            EXISTS (SELECT 1 FROM history AS call WHERE call.run = marker.run AND call.branch = marker.branch
+                AND call.name = marker.name AND call.kind <> 'patch')
+            OR EXISTS (SELECT 1 FROM waits AS call WHERE call.run = marker.run AND call.branch = marker.branch
+                AND call.name = marker.name)
+        )
+        UNION ALL
+        SELECT run FROM (SELECT run, branch, name, n FROM history UNION SELECT run, branch, name, n FROM waits)
+        GROUP BY run, branch, name HAVING count(*) <= max(n)
+    )
+    """,
+    """
+    UPDATE history SET name = ' ' || name
+    WHERE kind = 'patch' AND name NOT IN ('(payload)', '(late)') AND run IN (SELECT run FROM runs WHERE keys = 2)
+    """,
     # Runs with a step that is tried again.
     "CREATE INDEX waits_retrying ON waits (run) WHERE kind = 'retry'",
     # What a run waits for is one seek, however much else is unread; and how much that is need not be counted.

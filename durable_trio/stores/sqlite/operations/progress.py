@@ -10,6 +10,7 @@ import attrs
 
 from durable_trio.errors import DurableError, OwnershipLost, RunConflict, StoreError
 from durable_trio.records import RunStatus, StepKind
+from durable_trio.rows import OWN_KEYS
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Park, Release
 from durable_trio.stores.sqlite.columns import status_from
@@ -94,7 +95,7 @@ FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
 CONTINUE: Final = f"""
     UPDATE runs SET owner = NULL, status = {word_after(RunEvent.CONTINUE_AS_NEW)}, generation = generation + 1,
         args = ?, wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0,
-        claimed_seq = -1, changed = ?
+        claimed_seq = -1, keys = {OWN_KEYS}, changed = ?
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.CONTINUE_AS_NEW])}
 """
 FINISH: Final = {
