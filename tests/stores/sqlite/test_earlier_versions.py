@@ -43,9 +43,13 @@ def test_a_schema_that_a_newer_version_has_brought_up_to_date_is_not_written_to(
 
 
 _SERVE = """
+from durable_trio.stores.sqlite import sqlite3
 from durable_trio.stores.sqlite.executor_locks import open_executor_locks
 owners = open_executor_locks(sys.argv[1])
 owners.take(int(sys.argv[2]))
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA journal_mode = WAL").fetchall()
+connection.execute("SELECT count(*) FROM runs").fetchall()
 say("serving")
 sys.stdin.readline()
 """
