@@ -49,6 +49,7 @@ class Reaper:
         self._clock = clock
         self._looked_at: int | None = None
         self._trusts_leases_at = 0
+        self._silent: set[int] = set()  # executors that this one has declared dead, and whose process lives
 
     async def reap_dead(self, own: int | None = None) -> bool:
         """Look at every executor but ``own``; return whether runs may be free."""
@@ -58,6 +59,7 @@ class Reaper:
         held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
         if looked_at is None or now - looked_at > held_up:
             self._trusts_leases_at = now + held_up
+        await self._tell_of_silent()
         has_reaped = False
         others_count = 0
         for row in await self._writer.ask_patiently(ListExecutors()):
@@ -79,9 +81,18 @@ class Reaper:
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
                 _say_dead(row, count, is_silent=lease_before is not None)
+                if lease_before is not None:
+                    self._silent.add(row.id)
                 await tell_untold(self._writer, untold)
         self.others_count = others_count
         return has_reaped
+
+    async def _tell_of_silent(self) -> None:
+        """Tell what was left untold by those that have died after they were declared dead: nobody else looks for it."""
+        for executor in [each for each in self._silent if not self._writer.store.executor_is_alive(each)]:
+            untold = await self._writer.ask_patiently(ListUntold(executor))
+            self._silent.discard(executor)
+            await tell_untold(self._writer, untold)
 
 
 def _say_dead(row: ExecutorRow, count: int, *, is_silent: bool) -> None:

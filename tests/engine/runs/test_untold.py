@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 import trio
 
 from durable_trio import RunStatus, open_engine
+from durable_trio.clock import Clock
 from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.untold import note
+from durable_trio.engine.services import recovery
+from durable_trio.processes import boot_id
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.writer import Writer
 from durable_trio.testing.store_contract.kit import finish, owned
 from tests.engine import dies
 from tests.engine.harness import PATIENCE_SECONDS
@@ -134,8 +139,8 @@ async def test_all_that_died_at_once_left_untold_is_told_though_others_come_at_o
     assert Counter(found["run_id"] for found in told(caplog)) == Counter(f"r{number}" for number in range(12))
 
 
-def _leave_untold(store: SqliteStore, count: int) -> None:
-    """Be as many processes, each of which is killed after it has committed that its run has failed."""
+def _leave_untold(store: SqliteStore, count: int, *, is_alive: bool = False) -> None:
+    """Be as many processes, each of which is killed, or silent, after it has committed that its run has failed."""
     store.open()
     for number in range(count):
         row, fence = owned(store, f"r{number}")
@@ -143,7 +148,39 @@ def _leave_untold(store: SqliteStore, count: int) -> None:
         assert slots is not None
         note(slots, row, Fate.FAILED)
         finish(store, fence, RunStatus.FAILED, error='{"type": "ValueError", "message": "boom"}')
+    if is_alive:
+        with closing(store.connect()) as connection, connection:
+            connection.execute("UPDATE executors SET boot_id = ?, lease_until = 1", (boot_id(),))
+    else:
+        _die(store)
+
+
+def _die(store: SqliteStore) -> None:
+    """Leave what a process leaves that is killed."""
     steps = Path(f"{store.path}-steps")
     left = steps.read_bytes()
     store.close()
     steps.write_bytes(left)
+
+
+async def test_what_a_silent_process_has_not_told_is_told_when_it_dies(
+    file_path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it lives it may still tell it itself. Who has declared it dead looks for its end."""
+    monkeypatch.setattr(recovery, "_HELD_UP_SECONDS", 0.0)
+    silent = SqliteStore(file_path)
+    _leave_untold(silent, 1, is_alive=True)
+    writer = Writer(SqliteStore(file_path), failed=lambda: None)
+    writer.store.open()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(writer.run)
+        reaper = recovery.Reaper(writer, Clock())
+        assert await reaper.reap_dead()
+        await reaper.reap_dead()
+        assert [vars(record)["event"] for record in caplog.records] == ["process_silent"]
+        _die(silent)
+        for _ in range(2):
+            await reaper.reap_dead()
+        nursery.cancel_scope.cancel()
+    writer.store.close()
+    assert [(found["event"], found["run_id"]) for found in told(caplog)] == [("run_failed", "r0")]
