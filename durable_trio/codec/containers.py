@@ -145,5 +145,5 @@ def _key_from_text(text: str) -> Any:
         return text
     plain = load(text)
     if _key_to_text(plain) != text:
-        raise Fault(f"key {text[:80]!r} is not in its canonical form")
+        raise Fault(f"a key of {len(text)} characters is not in its canonical form")
     return plain

@@ -8,7 +8,7 @@ from typing import Any
 
 from durable_trio.looks import bears_a_look, class_name, exact_text, look, qualified_name, said, short
 
-__all__ = ["Fault", "at", "each_of", "fault_of", "segment", "short", "type_name"]
+__all__ = ["Fault", "at", "each_of", "fault_of", "segment", "short", "type_name", "unquoted"]
 
 
 class Fault(Exception):
@@ -27,6 +27,11 @@ class Fault(Exception):
     def path(self) -> str:
         """The place in the value, such as ``.items[3].price``."""
         return "".join(reversed(self.segments))
+
+
+def unquoted(value: object) -> str:
+    """Describe a value without quoting it: what refuses it is logged, and payloads do not belong in logs."""
+    return f"a str of {len(value)} characters" if type(value) is str else type_name(value)
 
 
 def type_name(value: object) -> str:

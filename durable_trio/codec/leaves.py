@@ -8,7 +8,7 @@ from typing import Any
 
 from durable_trio.codec.annotations import label
 from durable_trio.codec.coder import KINDS, Coder
-from durable_trio.codec.faults import Fault, type_name
+from durable_trio.codec.faults import Fault, type_name, unquoted
 from durable_trio.codec.plain import (
     float_from_plain,
     float_to_plain,
@@ -69,7 +69,7 @@ def text_coder(name: str, cls: type, write: Callable[[Any], str], read: Callable
         try:
             return read(plain)
         except Exception as error:
-            raise Fault(f"{plain[:80]!r} is no {name}") from error
+            raise Fault(f"{unquoted(plain)} is no {name}") from error
 
     return Coder(name, frozenset({"str"}), frozenset({cls}), encode, decode, is_flat=True)
 
@@ -91,11 +91,11 @@ def enum_coder(cls: Any) -> Coder:
             plain = from_plain(plain)
             member = cls(plain) if by_value else cls[plain]
         except Exception:
-            raise Fault(f"{str(plain)[:80]!r} is no {cls.__name__}") from None
+            raise Fault(f"{unquoted(plain)} is no {cls.__name__}") from None
         if is_flag and getattr(member, "value", None) != plain:  # a flag may drop bits that it has not, as 3.11.2 does
-            raise Fault(f"{str(plain)[:80]} is no {cls.__name__}")
+            raise Fault(f"{type_name(plain)} has bits that are no {cls.__name__}")
         if by_value and member.value == plain and type(member.value) is not type(plain):
-            raise Fault(f"{type_name(plain)} {str(plain)[:80]} is no {cls.__name__}")
+            raise Fault(f"{type_name(plain)} is no {cls.__name__}: it has that value of another type")
         return member
 
     return Coder(cls.__name__, frozenset(kinds), frozenset({cls}), encode, decode, is_flat=True)

@@ -16,7 +16,7 @@ import re
 from typing import Any, Final
 
 from durable_trio import limits
-from durable_trio.codec.faults import Fault, at, segment, short, type_name
+from durable_trio.codec.faults import Fault, at, segment, short, type_name, unquoted
 
 __all__ = [
     "INTEGER_MAX",
@@ -137,7 +137,7 @@ def int_from_plain(plain: Any) -> int:
         return plain
     text = _tagged(plain, "$int", "an integer")
     if len(text) > INTEGER_CHARACTERS_MAX or not re.fullmatch(r"-?[1-9][0-9]*", text):
-        raise Fault(f"{short(text)} is no integer")
+        raise Fault(f"{unquoted(text)} is no integer")
     return int(text)
 
 
@@ -154,7 +154,7 @@ def float_from_plain(plain: Any) -> float:
         return plain
     text = _tagged(plain, "$float", "a float")
     if text not in ("inf", "-inf", "nan"):
-        raise Fault(f"{short(text)} is no float that is tagged")
+        raise Fault(f"{unquoted(text)} is no float that is tagged")
     return float(text)
 
 

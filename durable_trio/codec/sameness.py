@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from durable_trio.codec.faults import Fault, fault_of, segment, short, type_name
+from durable_trio.codec.faults import Fault, fault_of, segment, type_name, unquoted
 from durable_trio.codec.fields import field_names, is_model
 from durable_trio.looks import defines_equality
 
@@ -53,7 +53,8 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 def _differs(a: object, b: object) -> NoReturn:
-    raise Fault(f"{type_name(a)} {short(a)} would come back as {short(b)}")
+    other = type_name(b) if type(a) is not type(b) else "another one"
+    raise Fault(f"{unquoted(a)} would come back as {other}")
 
 
 def _same_float(a: float, b: float) -> None:
@@ -104,7 +105,7 @@ def _same_set(a: Any, b: Any) -> None:
         raise Fault(f"{len(a)} items would come back as {len(b)}")
     for item in a:
         if item not in others:
-            raise Fault(f"item {short(item)} would be lost")
+            raise Fault(f"an item ({unquoted(item)}) would be lost")
         check_same(item, others[item])
 
 

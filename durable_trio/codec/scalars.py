@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from durable_trio.codec.faults import Fault, short, type_name
+from durable_trio.codec.faults import Fault, type_name, unquoted
 
 __all__ = ["SCALARS"]
 
@@ -55,7 +55,7 @@ def _duration_to_text(value: timedelta) -> str:
 def _duration_from_text(text: str) -> timedelta:
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise Fault(f"{short(text)} is no duration such as 'P1DT30.500000S'")
+        raise Fault(f"{unquoted(text)} is no duration such as 'P1DT30.500000S'")
     sign, days, seconds, fraction = match.groups()
     size = timedelta(days=int(days), seconds=int(seconds), microseconds=int(fraction or 0))
     return -size if sign else size

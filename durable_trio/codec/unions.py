@@ -13,7 +13,7 @@ from typing import Any
 from durable_trio.codec.annotations import label, resolve
 from durable_trio.codec.changed import Member, read_by_any_member, split
 from durable_trio.codec.coder import KINDS, Coder, Compiler
-from durable_trio.codec.faults import Fault, type_name
+from durable_trio.codec.faults import Fault, type_name, unquoted
 from durable_trio.codec.leaves import float_coder
 from durable_trio.codec.sameness import is_same
 from durable_trio.looks import stored_module
@@ -29,13 +29,13 @@ def literal_coder(coders: Compiler, annotation: Any, values: tuple[Any, ...]) ->
         for known, part in parts:
             if type(known) is type(value) and known == value:
                 return part.encode(value)
-        raise Fault(f"{type_name(value)} {str(value)[:80]!r} is not in {label(annotation)}")
+        raise Fault(f"{unquoted(value)} is not in {label(annotation)}")
 
     def decode(plain: Any) -> Any:
         for known, part in parts:
             if is_same(part.encode(known), plain):
                 return known
-        raise Fault(f"{str(plain)[:80]!r} is not in {label(annotation)}")
+        raise Fault(f"{unquoted(plain)} is not in {label(annotation)}")
 
     kinds = frozenset().union(*(part.kinds for _, part in parts))
     return Coder(label(annotation), kinds, frozenset(map(type, values)), encode, decode, is_flat=True, is_literal=True)

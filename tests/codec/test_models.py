@@ -108,9 +108,9 @@ def test_a_member_of_a_union_that_is_written_by_hand_is_known_by_its_word() -> N
         (MESSAGE, Cat, "Message is no Cat"),
         (Page(items=[1]), Page[int], r"Page is no Page\[int\]"),
         (Secret(password="x"), Secret, r"\.password: pydantic.types.SecretStr"),  # type: ignore[arg-type]
-        (Hashing(text="a"), Hashing, r"\.text: str 'xa' would come back as 'xxa'"),
+        (Hashing(text="a"), Hashing, r"\.text: a str of 2 characters would come back as another one"),
         (Message.model_construct(role="user"), Message, r"\.text: reading it has raised"),
-        (Message.model_construct(role="cook", text="x"), Message, "'cook' is not in"),
+        (Message.model_construct(role="cook", text="x"), Message, "a str of 4 characters is not in"),
         (Message.model_construct(role="user", text=5), Message, r"\.text: int is no str"),
         (Exact.model_construct(pair=[1, "a"]), Exact, "reading it has raised"),
         (Open.model_validate({"a": 1, "b": (2,)}), Open, "tuple is no JSON type"),
