@@ -23,6 +23,7 @@ from durable_trio.records import Problem, StepKind
 from durable_trio.rows import HistoryRow, Key, RunRow, WaitRow
 from durable_trio.rules import randomness
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.step_slots import StepSlots
 from durable_trio.turns.call import Call
 from durable_trio.turns.lobby import Lobby
@@ -255,7 +256,9 @@ class Body:
             return self.codec.decode(row.result, annotation, where=self.where(row.kind, row.key))
         except CodecError as error:
             self.check_stored(row.result, f"history, the row with key {str(row.key)!r}, result")
-            self.park("codec", f"{error}\nThe recorded value cannot be read back as the code's type. {OF_FIELDS}")
+            self.park(
+                ProblemKind.CODEC, f"{error}\nThe recorded value cannot be read back as the code's type. {OF_FIELDS}"
+            )
 
     def _error_of(self, call: Call, row: HistoryRow) -> BaseException:
         if call.outcome is not None:
@@ -271,7 +274,7 @@ class Body:
         except (CannotRebuild, CodecError) as error:
             self.check_stored(row.error, f"history, the row with key {str(row.key)!r}, error", describe)
             self.park(
-                "exception",
+                ProblemKind.EXCEPTION,
                 f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}",
             )
 
@@ -302,7 +305,7 @@ class Body:
         self.resident.park(damaged(self.run_id, what))
         raise Detached
 
-    def park(self, kind: str, text: str) -> NoReturn:
+    def park(self, kind: ProblemKind, text: str) -> NoReturn:
         """Set the run aside; never returns."""
-        self.resident.park(Problem(kind=kind, text=text, fingerprint=self.workflow.fingerprint))
+        self.resident.park(Problem(kind=kind.value, text=text, fingerprint=self.workflow.fingerprint))
         raise Detached

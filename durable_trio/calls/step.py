@@ -42,6 +42,7 @@ from durable_trio.looks import is_a, is_async, is_awaitable
 from durable_trio.policies import Retry
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, WaitRow
+from durable_trio.rules.problems import ProblemKind
 from durable_trio.rules.retry import delay_after
 from durable_trio.stores.step_slots import FREE, HEAD_BYTES, PACK_HEAD, PACK_NOTED, SMALL_MAX
 from durable_trio.turns.call import Call
@@ -242,7 +243,7 @@ class FunctionCall(Call):
             slot, slots = self._slot, self._body.slots
             if slots is not None and self._body.observe is None:  # else it is given back once its end is told
                 if 0 < slot < slots.large_at:  # as ``give_back`` does: each step passes here
-                    slots.buffer[slot : slot + 8] = FREE
+                    slots.buffer[slot : slot + len(FREE)] = FREE
                     slots.free.append(slot)
                 else:
                     slots.give_back(slot)
@@ -438,7 +439,7 @@ def register(body: Body, compensate: Callable[[Any], Any] | None, retry: Retry, 
     """Have a completed step undone if the run does not complete."""
     if compensate is None:
         body.park(
-            "divergence",
+            ProblemKind.DIVERGENCE,
             f"{body.where(row.kind, row.key)} was recorded with a compensation, the code gives none",
         )
     body.saga.register(row.seq, Compensation(step=row.key, fn=compensate, result=result, retry=retry))

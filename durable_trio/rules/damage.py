@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.records import Problem
+from durable_trio.rules.problems import ProblemKind
 
 __all__ = ["DAMAGED", "damaged"]
 
 #: The kind of the problem, and the fingerprint: no other code of the workflow mends it.
-DAMAGED: Final = "damaged"
+DAMAGED: Final = ProblemKind.DAMAGED.value
 
 
 def damaged(run_id: str, what: str) -> Problem:

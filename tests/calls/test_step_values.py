@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ParamSpec, cast
 
 import attrs
 import pytest
@@ -27,9 +27,11 @@ from durable_trio.calls.step_values import StepValues
 from durable_trio.limits import NAME_CHARACTERS_MAX
 from durable_trio.stores.contract import Advance, Operation
 from durable_trio.stores.sqlite import SqliteStore
-from tests.engine.harness import killed_when_ready, serving, wait_until
+from tests.engine.harness import PATIENCE_SECONDS, killed_when_ready, serving, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
+
+P = ParamSpec("P")
 
 
 @workflow
@@ -46,7 +48,19 @@ def number_of(fn: Callable[[], Any]) -> int:
     return len(FUNCTIONS) - 1
 
 
+def bounded(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """Have a test fail where something never comes, instead of waiting for it."""
+
+    @functools.wraps(test)
+    async def within_patience(*args: P.args, **kwargs: P.kwargs) -> None:
+        with trio.fail_after(PATIENCE_SECONDS):
+            await test(*args, **kwargs)
+
+    return within_patience
+
+
 @pytest.mark.parametrize("in_thread", [False, True])
+@bounded
 async def test_a_value_is_readable_before_the_step_has_ended(store_path: str, in_thread: bool) -> None:
     goes_on = threading.Event()
 
@@ -71,6 +85,7 @@ async def test_a_value_is_readable_before_the_step_has_ended(store_path: str, in
         assert await run.value("shown") == [1]
 
 
+@bounded
 async def test_the_last_value_is_there_once_the_step_has_ended(store_path: str) -> None:
     """Without waiting for any; those that are faster than the commits are not heaped up."""
 
@@ -102,6 +117,7 @@ class NotingStore(SqliteStore):
         return outcomes
 
 
+@bounded
 async def test_the_last_value_is_committed_no_later_than_the_outcome(tmp_path: Any) -> None:
     async def hurries() -> None:
         for number in range(3):
@@ -113,6 +129,7 @@ async def test_the_last_value_is_committed_no_later_than_the_outcome(tmp_path: A
     assert store.written.index("2") < store.written.index("work")
 
 
+@bounded
 async def test_a_failed_attempt_has_published_and_the_next_one_replaces_it() -> None:
     async def fails() -> None:
         step = current_step()
@@ -126,6 +143,7 @@ async def test_a_failed_attempt_has_published_and_the_next_one_replaces_it() -> 
         assert await run.value("shown") == 2
 
 
+@bounded
 async def test_what_is_left_of_an_attempt_that_is_over_is_refused() -> None:
     steps: list[Any] = []
     goes_on, refused = threading.Event(), threading.Event()
@@ -160,6 +178,7 @@ async def test_what_is_left_of_an_attempt_that_is_over_is_refused() -> None:
             steps[-1].publish("shown", "too late")
 
 
+@bounded
 async def test_a_value_that_cannot_be_stored_is_refused_at_once() -> None:
     async def publishes() -> None:
         step = current_step()
@@ -203,6 +222,7 @@ class State:
             self.refused.append(outcome)
 
 
+@bounded
 async def test_while_a_commit_is_under_way_the_newest_of_each_key_waits() -> None:
     state, positions = State(), {"a": (0, 1)}
     values = StepValues(cast(Any, state), Clock(), positions)
@@ -219,6 +239,7 @@ async def test_while_a_commit_is_under_way_the_newest_of_each_key_waits() -> Non
     assert len(state.port.submitted) == 2
 
 
+@bounded
 async def test_what_the_body_publishes_is_not_written_over_by_what_waits() -> None:
     state = State()
     values = StepValues(cast(Any, state), Clock(), {})
@@ -232,6 +253,7 @@ async def test_what_the_body_publishes_is_not_written_over_by_what_waits() -> No
     assert state.port.submitted[-1]["a"] == "3"
 
 
+@bounded
 async def test_a_refused_commit_is_the_runs_affair_and_nobody_is_told_that_it_was_done() -> None:
     state = State()
     values = StepValues(cast(Any, state), Clock(), {})
@@ -244,6 +266,7 @@ async def test_a_refused_commit_is_the_runs_affair_and_nobody_is_told_that_it_wa
     assert len(state.port.submitted) == 1
 
 
+@bounded
 async def test_a_transaction_publishes_nothing_and_reaches_no_engine(store_path: str) -> None:
     def within(connection: Any) -> None:
         for use in (lambda: current_step().publish("shown", 1), lambda: current_step().engine):
@@ -283,6 +306,7 @@ def serve_until_killed(path: str) -> None:
     trio.run(main)
 
 
+@bounded
 async def test_a_value_that_was_awaited_survives_kill_9_and_replay(tmp_path: Any) -> None:
     path = str(tmp_path / "app.db")
     assert await killed_when_ready(__name__, "serve_until_killed", path) == "published"
@@ -324,6 +348,7 @@ async def parent(ctx: Context, in_thread: bool) -> Any:
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
+@bounded
 async def test_a_step_reaches_its_engine_and_lends_its_place(store_path: str, in_thread: bool) -> None:
     """With room for one run that has something to do."""
     async with serving(store_path, parent, child, concurrency=1) as engine:
@@ -331,6 +356,7 @@ async def test_a_step_reaches_its_engine_and_lends_its_place(store_path: str, in
             assert await engine.run(parent, in_thread) == [2, 3, 3]
 
 
+@bounded
 async def test_an_inline_block_and_a_compensation_reach_it_as_well() -> None:
     async def undo(_: None) -> None:
         await current_step().engine.run(child, 1, id="of the compensation")

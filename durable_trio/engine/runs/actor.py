@@ -15,6 +15,7 @@ from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.errors import CodecError, Detached
 from durable_trio.failures import CARRYING, close_left_open, is_cancelled, is_left_open, without_strays
 from durable_trio.looks import is_a
+from durable_trio.rules.problems import ProblemKind
 
 
 def check_list(text: str) -> None:
@@ -107,4 +108,6 @@ class RunActor(ResidentRun):
             return self.keeper.codec.decode_arguments(self.row.args, self.workflow.annotations_for, where=where)
         except (CodecError, TypeError) as error:
             self.body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
-            self.body.park("arguments", f"{error}\nThe stored arguments do not fit the workflow's code. {OF_FIELDS}")
+            self.body.park(
+                ProblemKind.ARGUMENTS, f"{error}\nThe stored arguments do not fit the workflow's code. {OF_FIELDS}"
+            )

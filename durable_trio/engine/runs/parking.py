@@ -20,6 +20,7 @@ from durable_trio.logger import Logger
 from durable_trio.records import Problem
 from durable_trio.rows import HistoryRow, RunRow
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.contract import Fence, Park
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Workflow
@@ -58,7 +59,7 @@ class Parking:
     def _submit_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         text = f"run {row.id!r} met a fault of this library, please report it:\n"
         problem = Problem(
-            kind="internal_error",
+            kind=ProblemKind.INTERNAL_ERROR.value,
             text=text + trace(error, TRACEBACK_CHARACTERS_MAX, is_ours=True),
             fingerprint=workflow.fingerprint,
         )

@@ -35,6 +35,7 @@ from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
 from durable_trio.rows import SHARED_KEYS, HistoryRow, RunEnd, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
+from durable_trio.rules.problems import ProblemKind
 from durable_trio.rules.residency import is_due_soon
 from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
@@ -348,7 +349,7 @@ class ResidentRun:
         strict = self.workflow.strict
         if self.keeper.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
-            self.park(Problem(kind="foreign_wait", text=text, fingerprint=self.workflow.fingerprint))
+            self.park(Problem(kind=ProblemKind.FOREIGN_WAIT.value, text=text, fingerprint=self.workflow.fingerprint))
             return
         for place in places:
             self.keeper.warn_foreign_wait(self.row.workflow, place)
@@ -455,7 +456,7 @@ class ResidentRun:
                 f"Then @workflow(retired=({change!r},)) has such runs go on"
             )
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
-        self.park(Problem(kind="divergence", text=text, fingerprint=self.workflow.fingerprint), error)
+        self.park(Problem(kind=ProblemKind.DIVERGENCE.value, text=text, fingerprint=self.workflow.fingerprint), error)
 
     def park(self, problem: Problem, error: Exception | None = None) -> None:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""

@@ -17,6 +17,7 @@ from durable_trio.errors import CodecError
 from durable_trio.failures import tell_of
 from durable_trio.records import Problem, StepKind
 from durable_trio.rows import HistoryRow, RunRow, UntoldRow
+from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.questions import FindRun, ListHistory
 from durable_trio.stores.step_slots import StepSlots, pack_untold
 from durable_trio.stores.writer import Writer
@@ -68,7 +69,7 @@ def _problem(text: str) -> Problem:
         found = parse(text, where="a problem")
         return Problem(kind=str(found["kind"]), text=str(found["text"]))
     except (CodecError, KeyError, TypeError):
-        return Problem(kind="damaged", text="its problem cannot be read")
+        return Problem(kind=ProblemKind.DAMAGED.value, text="its problem cannot be read")
 
 
 def _nothing() -> None:

@@ -179,7 +179,7 @@ def _say_not_ready(name: str, error: ProcessError) -> None:
     is_fault = error.exit.is_fault
     what, reason = ("could not be started again", _reason(error)) if is_fault else (_KILLED, str(error.exit))
     fields = {"event": "worker_exited", "worker": name, "reason": f"{what}: {reason}"}
-    _LOGGER.warning("%s %s: %s", name, what, reason, extra={"fields": fields})
+    _LOGGER.warning("%s %s: %s", name, what, reason, extra=fields)
 
 
 @attrs.define
