@@ -7,6 +7,10 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import takewhile
 
+# Options that something else takes, and what that is.
+_ELSEWHERE = {"max_recoveries": "@workflow", "ttl": "@workflow and of a start", "tags": "@workflow and of a start"}
+_ELSEWHERE |= {"signals": "@workflow", "workflows": "Engine", "concurrency": "Engine", "retry": "ctx.step"}
+
 
 def check_options(what: str, given: Iterable[str], known: Iterable[str], *, arguments: str = "") -> None:
     """Raise ``TypeError`` for an option that is not known; the message offers the nearest one.
@@ -21,6 +25,8 @@ def check_options(what: str, given: Iterable[str], known: Iterable[str], *, argu
             # Of those that are near, the one that begins like it: "retries" is meant for "retry", not for "returns".
             nearest = max(close, key=partial(_common_length, name), default=None)
             hint = f"; did you mean {nearest!r}?" if nearest is not None else ""
+            if name in _ELSEWHERE:
+                hint = f"; it is one of {_ELSEWHERE[name]}"
             if arguments:
                 hint += f"; {arguments} are given by position"
             raise TypeError(f"{what} has no option {name!r}{hint}")

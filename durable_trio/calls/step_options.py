@@ -60,6 +60,8 @@ class StepOptions(TransactionOptions[T_contra], Generic[T_contra], total=False):
 
 
 def function_options(what: str, fn: Callable[..., object], options: StepOptions[Any]) -> FunctionOptions:
+    if fn is None:
+        raise TypeError(f"{what} takes a name, a function, then its arguments, as {what}('charge', charge, order)")
     if not callable(fn):
         if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well

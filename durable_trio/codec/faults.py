@@ -48,7 +48,7 @@ def fault_of(error: BaseException, what: str, *segments: str) -> Fault:
     if type(error) is Fault:
         error.segments.extend(segments)
         return error
-    fault = Fault(f"{what}: {said(error)}", *segments)
+    fault = Fault(f"{what}: {' '.join(said(error).split())}", *segments)  # Pydantic's have several lines
     fault.__cause__ = error if bears_a_look(error) else None
     return fault
 

@@ -111,7 +111,9 @@ class Context:
     ) -> T: ...
     @overload
     async def step(self, name: str, fn: Callable[[*Ts], T], *args: *Ts, **options: Unpack[StepOptions[T]]) -> T: ...
-    async def step(self, name: str, fn: Callable[[*Ts], Any], *args: *Ts, **options: Unpack[StepOptions[Any]]) -> Any:
+    async def step(  # type: ignore[misc]  # takes *Ts
+        self, name: str, fn: Any = None, *args: Any, **options: Unpack[StepOptions[Any]]
+    ) -> Any:
         """Run ``fn(*args)`` and record its outcome; at replay give back the recorded one.
 
         Args:

@@ -30,6 +30,7 @@ def virtual_time(request: pytest.FixtureRequest) -> MockClock:
     """
     from trio.testing import MockClock
 
+    _check_is_run_by_trio(request)
     if "virtual_time" not in inspect.signature(request.function).parameters:
         name = request.function.__name__
         raise RuntimeError(
@@ -47,4 +48,14 @@ def durable_engine(request: pytest.FixtureRequest) -> DurableEngine:
     """
     from durable_trio.testing.engines import DurableEngine
 
+    _check_is_run_by_trio(request)
     return DurableEngine(has_virtual_time="virtual_time" in request.fixturenames)
+
+
+def _check_is_run_by_trio(request: pytest.FixtureRequest) -> None:
+    """Refuse an async test that nobody runs: pytest would skip it, or say what has nothing to do with this."""
+    is_marked = any(request.node.get_closest_marker(mark) is not None for mark in ("trio", "anyio"))
+    if inspect.iscoroutinefunction(request.function) and not is_marked:
+        raise RuntimeError(
+            "the test has to be run by trio: install pytest-trio, and write trio_mode = true into the pytest settings"
+        )

@@ -525,3 +525,10 @@ def test_check_of_what_cannot_be_opened_gives_a_finding_and_a_document(db: str, 
     (finding,) = said.json["findings"]
     assert (finding["level"], finding["about"]) == ("wrong", "file")
     assert ("schema version 999" if kind == "newer" else "not an SQLite database") in finding["text"]
+
+
+def test_watch_takes_the_word_parked_as_list_does(db: str) -> None:
+    with process_of(*command_line("--db", db, "watch", "--json", "--status", "parked", "--status", "failed")) as watch:
+        assert watch.stdout is not None
+        shown = [json.loads(watch.stdout.readline()) for _ in range(2)]
+    assert {run["id"] for run in shown} == {"payroll-12", "order-8"}

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from durable_trio import limits
 from durable_trio.codec import ANY_SCALARS, UNANNOTATED, Codec
 from durable_trio.codec.extent import room_left
-from durable_trio.codec.faults import Fault
+from durable_trio.codec.faults import Fault, fault_of
 from durable_trio.errors import PayloadTooLarge
 from tests.codec.codec_examples import (
     CODEC,
@@ -255,3 +255,8 @@ def test_no_value_is_estimated_longer_than_its_text(data: st.DataObject) -> None
     text = CODEC.encode(value, annotation, where="x").text
 
     assert room_left(value, len(text.encode())) >= 0
+
+
+def test_what_a_values_own_code_has_raised_is_told_in_one_line() -> None:
+    fault = fault_of(ValueError("1 validation error for Cart\nitem\n  Field required"), "Pydantic cannot convert it")
+    assert fault.reason == "Pydantic cannot convert it: ValueError: 1 validation error for Cart item Field required"

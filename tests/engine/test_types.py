@@ -494,3 +494,26 @@ async def test_an_int_where_a_float_is_annotated_is_kept_as_what_it_is(store_pat
         await run.signal("last", 4)
         assert [repr(number) for number in await run.result()] == ["1", "2", "2.5", "3", "4"]
         assert (await run.record()).args == (1, [2, 2.5])
+
+
+async def test_a_step_without_its_name_says_how_it_is_called() -> None:
+    async def charge() -> int:
+        return 1
+
+    @workflow
+    async def forgetful(ctx: Context) -> str:
+        step: Any = ctx.step
+        try:
+            await step(charge)
+        except TypeError as error:
+            return str(error)
+        return ""
+
+    async with serving(":memory:", forgetful) as engine:
+        assert "takes a name, a function, then its arguments, as ctx.step('charge'" in await engine.run(forgetful)
+
+
+def test_an_option_of_something_else_says_of_what() -> None:
+    options: Any = {"max_recoveries": 0}
+    with pytest.raises(TypeError, match="no option 'max_recoveries'; it is one of @workflow"):
+        Engine(":memory:", **options)

@@ -5,6 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from durable_trio.testing import pytest_plugin
 
 HEAD = """
 import pytest
@@ -219,3 +225,20 @@ print(sorted({"trio", "attrs", "durable_trio.engine"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_an_async_test_that_nobody_runs_is_told_what_to_set() -> None:
+    """Before pytest skips it, or says what has nothing to do with this."""
+
+    async def test_it() -> None: ...
+
+    marks: set[str] = set()
+    node = SimpleNamespace(get_closest_marker=lambda name: name if name in marks else None)
+    request: Any = SimpleNamespace(function=test_it, node=node, fixturenames=[])
+    with pytest.raises(RuntimeError, match="trio_mode = true"):
+        pytest_plugin._check_is_run_by_trio(request)
+    marks.add("trio")
+    pytest_plugin._check_is_run_by_trio(request)
+    request.function = lambda: None
+    marks.clear()
+    pytest_plugin._check_is_run_by_trio(request)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from durable_trio.cli.commands.list_runs import PARKED
 from durable_trio.cli.completion import complete_run
 from durable_trio.cli.options import database_option, json_option, status_option, tags_of, tags_option, workflow_option
 from durable_trio.cli.output import say, write_json_line, write_lines
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("watch")
 @database_option
 @click.argument("run_id", metavar="[RUN]", required=False, shell_complete=complete_run)
-@status_option
+@lambda command: status_option(command, PARKED)
 @workflow_option
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
 @click.option(
@@ -52,18 +53,21 @@ def command(
     given = tags_of(tags)
     from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
-    from durable_trio.cli.runs_table import ChangeLines
+    from durable_trio.cli.runs_table import ChangeLines, status_word
     from durable_trio.cli.screen import find_screen
     from durable_trio.views.documents import run_document
 
     lines = ChangeLines(find_screen())
+    asked = {"suspended" if status == PARKED else status for status in statuses}  # as such they are stored
 
     async def follow(client: Engine) -> None:
         knows_servers = as_json
         async with client.watch(
-            run_id=run_id, status=statuses or None, workflow=workflow, tags=given or None, since=since
+            run_id=run_id, status=asked or None, workflow=workflow, tags=given or None, since=since
         ) as changes:
             async for record in changes:
+                if statuses and not {status_word(record), record.status.value} & set(statuses):
+                    continue  # suspended, but not parked
                 if not knows_servers and not (run_id is not None and record.status.is_final):
                     knows_servers = True
                     if not any(executor.is_alive for executor in (await client.status()).executors):
