@@ -145,6 +145,7 @@ def has_no_room(shop: Shop) -> None:
 def is_restored(shop: Shop) -> None:
     shop.serve()
     shop.say("start", "parcel", "--id", "parcel-7")
+    shop.reach("parcel-7", "suspended")  # else it has perhaps no owner yet
     shop.until(lambda: "owner" not in shop.say("show", "parcel-7"))  # it has left the server's memory
     shop.back_up()
     shop.say("signal", "parcel-7", "picked up")

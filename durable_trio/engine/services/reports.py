@@ -201,7 +201,7 @@ def _log(event: Event) -> None:
         fields = {"event": "child_crashed", "child": path, "reason": line.removeprefix("crashed: ")}
         error = event.exit.error
         shown = error if error is not None and needs_traceback(error) else None
-        _LOGGER.error("%s %s", path, line, exc_info=shown, extra=fields)
+        _LOGGER.error("%s %s", path, line, exc_info=shown, extra={**fields, "fields": fields})
 
 
 def with_runs(root: TreeNode, rows: Iterable[RunRow]) -> TreeNode:

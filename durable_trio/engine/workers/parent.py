@@ -170,7 +170,7 @@ def _say_unresponsive(name: str, error: ProcessUnresponsive) -> None:
     said = error.exit.stderr_tail
     stack = stack_in(said)
     # A worker whose loop is blocked by Python code has said itself where; one in C code cannot.
-    text = f"; what it was at:\n{stack}" if stack and LOOP_BLOCKED not in said else ""
+    text = f"; its stacks:\n{stack}" if stack and LOOP_BLOCKED not in said else ""
     extra = {"event": "worker_hung", "worker": name, "seconds": error.seconds, "stack": stack}
     _LOGGER.error("%s showed no sign of life for %g s, and was killed%s", name, error.seconds, text, extra=extra)
 
@@ -179,7 +179,7 @@ def _say_not_ready(name: str, error: ProcessError) -> None:
     is_fault = error.exit.is_fault
     what, reason = ("could not be started again", _reason(error)) if is_fault else (_KILLED, str(error.exit))
     fields = {"event": "worker_exited", "worker": name, "reason": f"{what}: {reason}"}
-    _LOGGER.warning("%s %s: %s", name, what, reason, extra=fields)
+    _LOGGER.warning("%s %s: %s", name, what, reason, extra={**fields, "fields": fields})
 
 
 @attrs.define

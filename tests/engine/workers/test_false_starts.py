@@ -93,6 +93,8 @@ async def test_a_worker_that_is_killed_before_it_is_ready_is_not_restarted_for_e
     assert "before it was ready: signal SIGKILL" in str(failures[0])
     assert "start fewer workers" in str(failures[0])
     lines = [record.message for record in caplog.records if "was killed before it was ready" in record.message]
+    records = [vars(record) for record in caplog.records if "was killed before it was ready" in record.message]
+    assert {(found["event"], found["worker"]) for found in records} == {("worker_exited", "worker-1")}
     assert len(lines) >= 10
     assert "worker-1" in lines[0]
     assert "SIGKILL" in lines[0]
