@@ -95,11 +95,19 @@ class RunFailed(_RunEndError):
 
 
 class RunCancelled(_RunEndError):
-    """The run was cancelled. ``reason`` is what ``cancel`` was given."""
+    """The run was cancelled. ``reason`` is what ``cancel`` was given.
 
-    def __init__(self, message: str, *, run_id: str | None = None, reason: str | None = None) -> None:
+    ``abandoned``: by ``engine.abandon``, without its code; then its steps are not undone.
+    """
+
+    abandoned: bool = False  # of those that were stored before there was such a thing
+
+    def __init__(
+        self, message: str, *, run_id: str | None = None, reason: str | None = None, abandoned: bool = False
+    ) -> None:
         super().__init__(message, run_id=run_id)
         self.reason = reason
+        self.abandoned = abandoned
 
 
 class RunExpired(_RunEndError):

@@ -38,16 +38,20 @@ class StartChildCall(Call):
 
     kind = StepKind.CHILD
 
-    def __init__(self, body: Body, key: Key, operation: StartRun, workflow: Workflow[Any, Any] | None) -> None:
+    def __init__(
+        self, body: Body, key: Key, operation: StartRun, workflow: Workflow[Any, Any] | None, *, detached: bool
+    ) -> None:
         super().__init__(key)
         self._body = body
         self._operation = operation
         self._workflow = workflow
+        self._detached = detached
 
     def go_live(self, now: int) -> None:
         body = self._body
         text = body.codec.own.encode(self._operation.id, str, where="a run id").text
-        self.record(now=now, started_at=now, result=text, children=(self._operation,))
+        attempt = 0 if self._detached else 1  # 0: the run has no part in how the child goes on
+        self.record(now=now, started_at=now, attempt=attempt, result=text, children=(self._operation,))
 
     def fire(self, now: int) -> None:
         raise AssertionError("it is never due")
@@ -232,7 +236,7 @@ async def start_child(branch: Branch, workflow: Any, args: tuple[Any, ...], opti
         ),
         is_recorded=lambda: key in body.state.history.waiting,
     )
-    call = StartChildCall(body, key, operation, workflow if is_a(workflow, Workflow) else None)
+    call = StartChildCall(body, key, operation, workflow if is_a(workflow, Workflow) else None, detached=detached)
     row = await body.lobby.perform(call)
     run_id: str = body.deliver(call, row, str)
     if not detached and row.attempt:  # in a fork, those that were copied belong to the original

@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "top": ("top", "Watch and steer runs on a screen that keeps itself up to date."),
     "signal": ("signal", "Send a signal to a run."),
     "cancel": ("cancel", "Ask a run to cancel."),
+    "abandon": ("abandon", "End runs that no code ends, without undoing anything."),
     "resume": ("resume", "Let a parked, failed or cancelled run go on."),
     "fork": ("fork", "Start a new run with the beginning of another's history."),
     "tree": ("tree", "Show the supervision trees of those who serve."),

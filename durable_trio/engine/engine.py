@@ -1,8 +1,8 @@
 """``Engine``: the map of all that an engine can be asked, and the facade of what does it.
 
 Long, because each method has its promise beside it; none does more than check, hand on, and convert. What does the
-work: ``serving`` (its life), ``client`` (starting, messages, looking), ``watching``, ``resuming``, ``forks``,
-``removals``.
+work: ``serving`` (its life), ``client`` (starting, messages, looking), ``watching``, ``resuming``, ``abandoning``,
+``forks``, ``removals``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import trio
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
-from durable_trio.engine import forks, removals, resuming
+from durable_trio.engine import abandoning, forks, removals, resuming
 from durable_trio.engine.awaited import look
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import check_text, make_cursor, make_filter, order_of, read_cursor, statuses_of
@@ -33,7 +33,16 @@ from durable_trio.engine.statistics import DURATIONS_MAX, error_groups, workflow
 from durable_trio.engine.watching import Changes
 from durable_trio.limits import FAILURES_READ_MAX, PAGE_RUNS_MAX, check_name
 from durable_trio.looks import exact_bool
-from durable_trio.records import EngineStatus, ErrorGroup, ExecutorStatus, Page, ProcessReport, RunStatus, WorkflowStats
+from durable_trio.records import (
+    EngineStatus,
+    ErrorGroup,
+    ExecutorStatus,
+    Page,
+    ProcessReport,
+    RunStatus,
+    StepInHand,
+    WorkflowStats,
+)
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
@@ -548,6 +557,29 @@ class Engine(trio.abc.AsyncResource):
             RunConflict: it is in no such state.
         """
         return self._run_of(await resuming.resume(self._client, run_id))
+
+    async def abandon(self, run_id: str, *, reason: str | None = None) -> tuple[StepInHand, ...]:
+        """End a run that no code ends: at once, whoever owns it, in whatever state it is.
+
+        It is ``cancelled``, with a ``RunCancelled`` that says ``abandoned``. Nothing of it is executed for that: steps
+        with a compensation are not undone, and each of them is among its ``compensation_errors``. Children that it has
+        started, and that have not ended, are asked to cancel; a parent is told. To have its steps undone, cancel it.
+
+        A step function that is executing is cancelled as soon as its process learns of it, if it can be; its outcome is
+        not recorded.
+
+        Args:
+            reason: why; it is shown with the run.
+
+        Returns:
+            The steps that were executing.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunFinished: it has ended.
+            CodecError: the reason is too large.
+        """
+        return await abandoning.abandon(self._client, run_id, reason)
 
     async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
         """Start a new run with the history of another up to, not including, the row with the key ``before``.

@@ -55,6 +55,7 @@ class RunEvent(enum.StrEnum):
     MESSAGE = "message"  # a signal, or the end of a child; one that waits is due then
     ASK_CANCEL = "ask_cancel"
     CANCEL_UNBEGUN = "cancel_unbegun"  # nobody owns it, and it has done nothing that would have to be undone
+    ABANDON = "abandon"  # no code ends it, so somebody does
     UNPARK = "unpark"  # its problem is cleared: somebody asked for it, or its code is another now
     REVIVE = "revive"  # it had ended, and is to go on
     REMOVE = "remove"  # deleted or pruned
@@ -105,6 +106,12 @@ LIFE: Final[Mapping[RunEvent, _Follows]] = {
     # A compensation is never cancelled.
     RunEvent.ASK_CANCEL: _unchanged(_S.RUNNING, _S.SUSPENDED),
     RunEvent.CANCEL_UNBEGUN: {_S.PENDING: _S.CANCELLED, _S.SUSPENDED: _S.CANCELLED},
+    RunEvent.ABANDON: {
+        _S.PENDING: _S.CANCELLED,
+        _S.RUNNING: _S.CANCELLED,
+        _S.SUSPENDED: _S.CANCELLED,
+        _S.COMPENSATING: _S.CANCELLED,
+    },
     RunEvent.UNPARK: _unchanged(_S.SUSPENDED),
     RunEvent.REVIVE: {_S.FAILED: _S.PENDING, _S.CANCELLED: _S.PENDING},
     RunEvent.REMOVE: {_S.COMPLETED: None, _S.FAILED: None, _S.CANCELLED: None},

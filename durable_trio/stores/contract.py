@@ -29,8 +29,11 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
+from durable_trio.stores.executor_operations import PutReport, ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.operations import (
     NO_POSITION,
+    Abandoned,
+    AbandonRun,
     Advance,
     ClaimDue,
     ClaimRun,
@@ -46,11 +49,7 @@ from durable_trio.stores.operations import (
     Park,
     Prune,
     Pruned,
-    PutReport,
-    ReapExecutor,
-    RegisterExecutor,
     Release,
-    RenewLease,
     RequestCancel,
     ResumeRun,
     SendSignal,
@@ -68,6 +67,8 @@ from durable_trio.stores.step_slots import StepSlots
 
 __all__ = [
     "NO_POSITION",
+    "AbandonRun",
+    "Abandoned",
     "Advance",
     "ClaimDue",
     "ClaimRun",

@@ -11,6 +11,7 @@ import attrs
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import HistoryRow, Key, MailboxEntry, RunRow, WaitRow
+from durable_trio.stores.executor_operations import PutReport, ReapExecutor, RegisterExecutor, RenewLease
 
 #: Of a value that a run cannot compare with what it publishes now: before every other.
 NO_POSITION: Final = (-1, 0)
@@ -265,6 +266,35 @@ class RequestCancel:
 
 
 @attrs.define(kw_only=True)
+class AbandonRun:
+    """End a run that no code ends: cancelled, whoever owns it. Outcome: ``Abandoned``, or an error as a value.
+
+    ``RunNotFound``; ``RunFinished`` if it has ended. Its token rises, so that its owner writes nothing any more. Its
+    owner, problem and wait rows go; ``error`` becomes its error. Each compensation that is registered in its history
+    and has no row gets one, failed with ``not_undone``, the last completed step first. Children that it has started,
+    and that have not ended, are asked to cancel, with ``reason`` and ``error_of_child`` as by ``RequestCancel``; so is
+    the run itself, if it has an owner who has it wait: he finds that it is his no more. A parent is told as by
+    ``Finish``.
+    """
+
+    run_id: str
+    reason: str
+    error: str
+    error_of_child: str
+    not_undone: str
+    now: int
+
+
+@attrs.define
+class Abandoned:
+    """A run has ended: as it was before, how many of its steps are not undone, and what was sent."""
+
+    row: RunRow
+    not_undone_count: int
+    sent: tuple[Sent, ...]
+
+
+@attrs.define(kw_only=True)
 class ResumeRun:
     """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
 
@@ -423,60 +453,6 @@ class Unpark:
     now: int
 
 
-@attrs.define(kw_only=True)
-class RegisterExecutor:
-    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before.
-
-    Runs whose owner is no executor that lives, which only a damaged file has, are set free with it.
-    """
-
-    pid: int
-    host: str
-    boot_id: str
-    lease_until: int
-    now: int
-
-
-@attrs.define(kw_only=True)
-class RenewLease:
-    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead."""
-
-    executor: int
-    lease_until: int
-
-
-@attrs.define(kw_only=True)
-class ReapExecutor:
-    """Declare an executor dead and set its runs free. Outcome: how many runs.
-
-    It is ``None`` where nothing was done: the executor is alive after all, or was declared dead before, by whomever. So
-    of all that do it at the same time one knows that it was the one.
-    With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
-    Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
-    or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
-    ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of ``crashed_runs``: those whose own code
-    has ended the executor.
-    """
-
-    executor: int
-    lease_before: int | None = None
-    crashed: bool = True
-    crashed_runs: frozenset[int] = frozenset()
-    now: int
-
-
-@attrs.define(kw_only=True)
-class PutReport:
-    """Store what a process says of itself, in place of what it said before; ``None`` removes it. Outcome: ``None``.
-
-    Nothing depends on it but what people are shown. It changes no run, and is no change for watchers.
-    """
-
-    process: str  # of one process: not given out again after its end
-    report: str | None  # JSON
-    now: int
-
-
 Operation = (
     StartRun
     | ClaimDue
@@ -489,6 +465,7 @@ Operation = (
     | SendSignal
     | SignalWithStart
     | RequestCancel
+    | AbandonRun
     | ResumeRun
     | CutHistory
     | ForkRun

@@ -11,6 +11,7 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.stores.contract import (
+    AbandonRun,
     Advance,
     ContinueAsNew,
     CopyHistory,
@@ -51,7 +52,7 @@ Item = Operation | UserTransaction | Tidy
 #: No other operation is committed with them.
 ALONE: Final = (UserTransaction, Tidy)
 #: Each takes its time, so a batch has one of them, and never the event loop.
-UPKEEP: Final = (ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
+UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
 #: Never applied on the event loop.
 NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
 #: What stands behind all else.

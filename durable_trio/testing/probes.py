@@ -67,6 +67,7 @@ KINDS: Final[Mapping[str, str]] = {
     "finish": "a run has ended",
     "send-signal": "a signal is sent",
     "request-cancel": "a run is asked to cancel",
+    "abandon": "a run is ended without its code",
     "resume": "a parked or failed run may go on",
     "delete": "a run is removed",
     "prune": "old runs are removed",

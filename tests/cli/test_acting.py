@@ -1,4 +1,4 @@
-"""``start``, ``signal``, ``cancel``, ``resume``, ``fork``, ``prune``: what they do, and what they say."""
+"""``start``, ``signal``, ``cancel``, ``abandon``, ``resume``, ``fork``, ``prune``: what they do, and what they say."""
 
 from __future__ import annotations
 
@@ -215,6 +215,33 @@ def test_resume_of_a_run_that_has_undone_something_is_refused(db: str) -> None:
     said = call("--db", db, "resume", "order-8")
     assert said.code == 1
     assert "order-8" in said.error
+
+
+def test_abandon_ends_a_run_at_once_and_says_what_is_not_undone(db: str) -> None:
+    assert call("--db", db, "abandon", "payroll-12", "--reason", "no code fits it").err == "'payroll-12' is cancelled\n"
+    run = shown(db, "payroll-12")
+    assert (run["status"], run["problem"]) == ("cancelled", None)
+    assert "no code fits it" in run["error"]["message"]
+    said = call("--db", db, "abandon", "payroll-12")
+    assert (said.code, said.error) == (1, "durable-trio: run 'payroll-12' is cancelled")
+
+
+def test_abandon_of_all_that_are_parked_wants_to_be_confirmed(db: str) -> None:
+    parked = [run["id"] for run in call("--db", db, "list", "--parked", "--json").json["runs"]]
+    assert parked
+    said = call("--db", db, "abandon", "--parked")
+    assert said.code == 2
+    assert "confirm by --yes" in said.err
+    assert "no run is parked" in call("--db", db, "abandon", "--parked", "--workflow", "nobody's", "--yes").err
+    assert call("--db", db, "abandon", "--parked", "--yes").err == (
+        f"ended {len(parked)} run{'s' * (len(parked) != 1)} of {len(parked)}\n"
+    )
+    assert call("--db", db, "list", "--parked", "--json").json["runs"] == []
+
+
+@pytest.mark.parametrize("words", [[], ["a", "--parked"], ["a", "--workflow", "b"], ["--workflow", "b"]])
+def test_abandon_takes_one_run_or_all_that_are_parked(words: list[str], db: str) -> None:
+    assert call("--db", db, "abandon", *words).code == 2
 
 
 def test_fork_copies_the_history_before_a_key(db: str) -> None:

@@ -52,8 +52,8 @@ class Keeper(Protocol[R]):
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         """Ask a run to cancel; the callback gets the outcome, an error as a value."""
 
-    def lost(self, error: BaseException) -> None:
-        """A write was refused: perhaps this executor was declared dead."""
+    def lost(self, resident: R, error: BaseException) -> None:
+        """A write was refused, and the run leaves: it is ended or held by others, or this executor declared dead."""
 
     def came_out(self, resident: R, error: BaseException) -> None:
         """Something has come out of a run's task, which is ending: park the run, or raise what ends the executor."""

@@ -413,7 +413,7 @@ class ResidentRun:
         if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
             self.park(damaged(self.row.id, f"what it has to record is refused: {error}"))
         self.detach()
-        self.keeper.lost(error)
+        self.keeper.lost(self, error)
 
     def failed(self, error: BaseException) -> None:
         """A fault of ours in this run: it leaves at once, and is parked. Nobody else is touched.

@@ -31,6 +31,7 @@ class Fate(enum.StrEnum):
     CANCELLED = "run_cancelled"
     SET_ASIDE = "run_set_aside"
     PARKED = "run_parked"
+    ABANDONED = "run_abandoned"
 
 
 def fate_of(status: RunStatus, *, is_expired: bool) -> Fate:
@@ -108,13 +109,20 @@ class RunLog:
         text += unknown_text(workflow)
         self._say(logging.WARNING, UNKNOWN_WORKFLOW, text, Told("", None), child=child_id, child_workflow=workflow)
 
-    def abandoned(self, place: str) -> None:
+    def abandoned(self, reason: str | None, not_undone: int) -> None:
+        """Somebody has ended it, for no code does."""
+        text = "was abandoned" + (f": {visible_lines(reason)}" if reason else "")
+        if not_undone:
+            text += f"; {not_undone} of its steps are not undone"
+        self._say(logging.WARNING, Fate.ABANDONED, text, Told(reason or "", None), not_undone=not_undone)
+
+    def body_stays(self, place: str) -> None:
         """Its body does not leave, and was abandoned there."""
         text = (
             "does not leave: its body catches what ends it. It was abandoned there, and the memory that it holds is "
             "lost. Let Detached and trio.Cancelled through: catch Exception, or raise them again"
         )
-        self._say(logging.ERROR, "run_abandoned", text, Told("", place))
+        self._say(logging.ERROR, "body_stays", text, Told("", place))
 
     def ended_executor(self, cause: str, where: str) -> None:
         """Its code has raised what ends the program, in a step or its body."""

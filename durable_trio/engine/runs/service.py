@@ -454,15 +454,16 @@ class Runs:
         error, _ = self.failures_of(None).encode(cancelled(run_id, why), where="the error of a cancelled run")
         ask()
 
-    def lost(self, error: BaseException) -> None:
+    def lost(self, resident: ResidentRun, error: BaseException) -> None:
         _LOGGER.warning("a write of a run was refused: %s", error)
+        self._run_has_left(resident.row.id, None)  # a thread of it may stay for long, and who waits has to look
         self._write_was_refused()
 
     def fell(self, resident: ResidentRun, error: Exception) -> None:
         self.parking.park_for_fault(resident.row, resident.workflow, error)
 
     def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
-        RunLog(resident.row).abandoned(place)
+        RunLog(resident.row).body_stays(place)
         if is_own:  # of a run the task is no more, and that of a script goes on, but is not waited for
             self._left(resident)
 

@@ -17,6 +17,7 @@ Each test gets a new, empty, open store; afterwards it is closed. The name of a 
 import pytest
 
 for _part in (
+    "abandoning",
     "claims",
     "executors",
     "history",
@@ -32,6 +33,7 @@ for _part in (
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_part}")
 
+from durable_trio.testing.store_contract.abandoning import AbandonContract  # noqa: E402
 from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
 from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
 from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
@@ -54,6 +56,7 @@ class StoreContract(
     HistoryContract,
     MessageContract,
     ResumingContract,
+    AbandonContract,
     RemovalContract,
     LargeContract,
     ExecutorContract,

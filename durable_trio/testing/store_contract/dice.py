@@ -30,7 +30,7 @@ from durable_trio.stores.contract import (
     Unpark,
 )
 from durable_trio.stores.questions import ListExecutors, ListRuns, ListUnread, RunFilter
-from durable_trio.testing.store_contract.kit import start_operation, step
+from durable_trio.testing.store_contract.kit import abandon_operation, start_operation, step
 
 __all__ = ["Dice"]
 
@@ -89,6 +89,7 @@ class Dice:
             Finish(fence=fence, status=final, now=now),
             SendSignal(run_id=run_id, name=dice.choice("ab"), payload="1", signal_id=dice.choice([None, "i"]), now=now),
             RequestCancel(run_id=run_id, reason="null", now=now),
+            abandon_operation(run_id, now=now),
             ResumeRun(run_id=run_id, now=now),
             ForkRun(run_id=run_id, before=key, id=f"run-{dice.randrange(8)}", now=now),
             DeleteRun(run_id=run_id),
@@ -106,5 +107,5 @@ class Dice:
                 executor=executor, lease_before=dice.choice([None, now]), crashed=dice.random() < 0.5, now=now
             ),
         ]
-        weights = [3, 9, 9, 9, 9, 6, 4, 6, 2, 4, 6, 2, 2, 2, 1, 1, 1, 2, 1, 1, 2, 2, 2]
+        weights = [3, 9, 9, 9, 9, 6, 4, 6, 2, 4, 6, 2, 1, 2, 2, 1, 1, 1, 2, 1, 1, 2, 2, 2]
         return dice.choices(choices, weights)[0]

@@ -12,6 +12,7 @@ import pytest
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.stores.contract import (
+    AbandonRun,
     Advance,
     ClaimDue,
     Fence,
@@ -177,6 +178,18 @@ def suspend(store: Store, fence: Fence, *, wake_at: int | None = None, waits_for
     """Release a run as suspended."""
     operation = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=wake_at, waits_for=waits_for, now=30)
     return one(store, operation)
+
+
+def abandon_operation(run_id: str = "run", **changes: Any) -> AbandonRun:
+    """Return an operation that abandons a run."""
+    given: dict[str, Any] = {
+        "reason": '"why"',
+        "error": '{"type": "X"}',
+        "error_of_child": '{"type": "Y"}',
+        "not_undone": '{"type": "Z"}',
+        "now": 60,
+    }
+    return AbandonRun(run_id=run_id, **(given | changes))
 
 
 def park(store: Store, fence: Fence, fingerprint: str = "code-1") -> None:

@@ -13,6 +13,7 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import Key, RunRow
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, FINAL, LIFE, OWNED, RunEvent, sources
 from durable_trio.stores.contract import (
+    AbandonRun,
     Advance,
     ClaimDue,
     ClaimRun,
@@ -40,6 +41,7 @@ from durable_trio.stores.questions import FindRun, ListRuns, RunFilter
 from durable_trio.testing.store_contract.dice import Dice
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
+    abandon_operation,
     add,
     in_status,
     one,
@@ -68,6 +70,7 @@ CAUSES: dict[RunEvent, Callable[[Fence], Operation]] = {
     RunEvent.MESSAGE: lambda _: SendSignal(run_id="run", name="go", payload="1", signal_id=None, now=60),
     RunEvent.ASK_CANCEL: lambda _: RequestCancel(run_id="run", reason="null", now=60),
     RunEvent.CANCEL_UNBEGUN: lambda _: RequestCancel(run_id="run", reason="null", now=60),
+    RunEvent.ABANDON: lambda _: abandon_operation(),
     RunEvent.UNPARK: lambda _: Unpark(workflow="work", fingerprint="code-2", now=60),
     RunEvent.REVIVE: lambda _: ResumeRun(run_id="run", now=60),
     RunEvent.REMOVE: lambda _: DeleteRun(run_id="run"),
@@ -217,6 +220,10 @@ def statuses_after(
         case RequestCancel() if run_id == operation.run_id:
             at_once = row.owner is None and (row.status is RunStatus.PENDING or row.problem is not None)
             return _follows(row, RunEvent.ASK_CANCEL, *([RunEvent.CANCEL_UNBEGUN] if at_once else []))
+        case AbandonRun() if run_id == operation.run_id:
+            return _follows(row, RunEvent.ABANDON)
+        case AbandonRun() if row.parent_id == operation.run_id:
+            return _follows(row, RunEvent.ASK_CANCEL, RunEvent.CANCEL_UNBEGUN) | {row.status}
         case ResumeRun() if run_id == operation.run_id:
             return _follows(row, RunEvent.REVIVE if row.status in FINAL else RunEvent.UNPARK)
         case Unpark() if row.problem is not None:

@@ -154,7 +154,7 @@ async def test_others_go_on_when_a_body_does_not_leave_memory(name: str, caplog:
     (record, *_) = [record for record in caplog.records if record.name == LOGGER]
     assert "run 'stays' of workflow 'stays' does not leave" in record.getMessage()
     fields = vars(record)
-    assert (fields["event"], fields["run_id"]) == ("run_abandoned", "stays")
+    assert (fields["event"], fields["run_id"]) == ("body_stays", "stays")
     assert f"{os.path.basename(__file__)}:" in fields["place"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.stores.contract import (
+    AbandonRun,
     Advance,
     ClaimDue,
     ClaimRun,
@@ -29,6 +30,7 @@ from durable_trio.stores.contract import (
     Sweep,
     Unpark,
 )
+from durable_trio.stores.sqlite.operations.abandoning import abandon_run
 from durable_trio.stores.sqlite.operations.claims import claim_due, claim_run
 from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
 from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease
@@ -54,6 +56,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     SendSignal: send_signal,
     SignalWithStart: signal_with_start,
     RequestCancel: request_cancel,
+    AbandonRun: abandon_run,
     ResumeRun: resume_run,
     CutHistory: cut_history,
     ForkRun: fork_run,

@@ -1,0 +1,59 @@
+"""What can be written to a store about those who execute runs: that they come, live, and have ended."""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.define(kw_only=True)
+class RegisterExecutor:
+    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before.
+
+    Runs whose owner is no executor that lives, which only a damaged file has, are set free with it.
+    """
+
+    pid: int
+    host: str
+    boot_id: str
+    lease_until: int
+    now: int
+
+
+@attrs.define(kw_only=True)
+class RenewLease:
+    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead."""
+
+    executor: int
+    lease_until: int
+
+
+@attrs.define(kw_only=True)
+class ReapExecutor:
+    """Declare an executor dead and set its runs free. Outcome: how many runs.
+
+    It is ``None`` where nothing was done: the executor is alive after all, or was declared dead before, by whomever. So
+    of all that do it at the same time one knows that it was the one.
+    With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
+    Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
+    or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
+    ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of ``crashed_runs``: those whose own code
+    has ended the executor.
+    """
+
+    executor: int
+    lease_before: int | None = None
+    crashed: bool = True
+    crashed_runs: frozenset[int] = frozenset()
+    now: int
+
+
+@attrs.define(kw_only=True)
+class PutReport:
+    """Store what a process says of itself, in place of what it said before; ``None`` removes it. Outcome: ``None``.
+
+    Nothing depends on it but what people are shown. It changes no run, and is no change for watchers.
+    """
+
+    process: str  # of one process: not given out again after its end
+    report: str | None  # JSON
+    now: int
