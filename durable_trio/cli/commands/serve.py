@@ -55,6 +55,7 @@ def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool,
 def _failing_in_json() -> Iterator[None]:
     """Say in a line of JSON why the server has failed: whoever reads the others reads that too."""
     from durable_trio.cli.faults import Failed
+    from durable_trio.cli.output import write_lines
     from durable_trio.serving.logs import LogStyle, failure_line
     from durable_trio.serving.reasons import needs_traceback
 
@@ -63,7 +64,7 @@ def _failing_in_json() -> Iterator[None]:
     except Failed as error:
         cause = error.__cause__
         shown = cause if cause is not None and needs_traceback(cause) else None
-        click.echo(failure_line(LogStyle.JSON, str(error), shown), err=True)
+        write_lines([failure_line(LogStyle.JSON, str(error), shown)], is_error=True)
         raise click.exceptions.Exit(1) from error
 
 
