@@ -25,7 +25,7 @@ from durable_trio.turns.lane import Lane
 from durable_trio.turns.mode import Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.resident import Resident
-from durable_trio.turns.stage import COMMIT, REFUSE, Stage
+from durable_trio.turns.stage import Stage
 
 
 class Recorded(Protocol):
@@ -44,12 +44,19 @@ class Recorded(Protocol):
         """The store refused the row because of a conflict; return whether the call deals with it."""
 
 
+class Committed(Protocol):
+    """What takes the outcome of the commit of a row, for which a call may wait."""
+
+    def __call__(self, result: Any, row: HistoryRow, call: Recorded | None) -> None: ...
+
+
 @attrs.define(kw_only=True, eq=False)
 class RunState:
     """Where a resident run is in its history.
 
     Args:
         pump: goes on with what can be delivered; called when something was written down.
+        committed: see ``Turns.committed``.
         ttl_at: when its time to live is over.
         had_begun: whether the body has run before.
     """
@@ -58,6 +65,7 @@ class RunState:
     resident: Resident
     clock: Clock
     pump: Callable[[], None]
+    committed: Committed
     history: History
     agenda: Agenda
     ttl_at: Due | None
@@ -79,10 +87,6 @@ class RunState:
     position: tuple[int, int] = (0, 0)
     # For people, when something diverges.
     delivered: deque[HistoryRow] = attrs.Factory(partial(deque, maxlen=8))
-    # Committed and not delivered yet.
-    ready: deque[tuple[HistoryRow, Recorded | None]] = attrs.Factory(deque)
-    # Calls that were due, but something has come in time: they are due again once that is looked at.
-    refused: list[Recorded] = attrs.Factory(list)
     # What is kept back while a signal waits for its turn; None if none does.
     held: deque[Callable[[], None]] | None = None
 
@@ -137,30 +141,15 @@ class RunState:
             )
         )
 
-    def committed(self, result: Any, row: HistoryRow, call: Recorded | None) -> None:
-        """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
-        if result is True:
-            self.has_progressed = True
-            if call is not None:
-                call.stage = COMMIT[call.stage]
-            self.ready.append((row, call))
-            self.pump()
-        elif result is False and call is not None:
-            call.stage = REFUSE[call.stage]
-            call.outcome = None
-            self.refused.append(call)
-            self.resident.look()
-        elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
-            self._refuse(result)
-
     def check(self, result: Any) -> None:
         """Take the outcome of a commit that nobody waits for."""
         if result is True:
             self.pump()
         else:
-            self._refuse(result)
+            self.refuse(result)
 
-    def _refuse(self, result: Any) -> None:
+    def refuse(self, result: Any) -> None:
+        """Give the run up: the store has refused what it had to write, or has failed."""
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
         self.resident.refused(error)
 

@@ -32,11 +32,12 @@ import math
 import operator
 from collections import deque
 from collections.abc import Set
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from durable_trio.clock import Clock, Due
+from durable_trio.errors import RunConflict
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key
 from durable_trio.stores.questions import Loaded, MailboxLook
@@ -51,6 +52,7 @@ from durable_trio.turns.mode import GO_LIVE, MOVE, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import rest
 from durable_trio.turns.resident import Resident
+from durable_trio.turns.stage import COMMIT, REFUSE
 from durable_trio.turns.state import Recorded, RunState
 
 # Asked again and again: a name of the enum's takes two looks.
@@ -84,6 +86,7 @@ class Turns:
             resident=resident,
             clock=clock,
             pump=self.pump,
+            committed=self.committed,
             history=history,
             agenda=agenda,
             ttl_at=ttl_at,
@@ -99,6 +102,10 @@ class Turns:
         #: That of the scopes around the body itself, on trio's clock; an inline body's deadlines are its own business.
         self.base_deadline = -math.inf
         self._is_pumping = False
+        # Committed and not delivered yet.
+        self._ready: deque[tuple[HistoryRow, Recorded | None]] = deque()
+        # Calls that were due, but something has come in time: they are due again once that is looked at.
+        self._refused: list[Recorded] = []
         #: Whether the run has looked for something to deliver since it last had nothing to do but wait.
         self.has_looked = True
 
@@ -107,10 +114,10 @@ class Turns:
     def message(self, look: MailboxLook) -> None:
         """Take what was found in the run's mailbox."""
         state = self.state
-        for call in state.refused:
+        for call in self._refused:
             if call.due_at is not None:
                 state.agenda.come_up(call.key, call.due)
-        state.refused.clear()
+        self._refused.clear()
         self.mailbox.take(look)
         if not look.is_all:
             state.resident.look()
@@ -131,11 +138,30 @@ class Turns:
                 state.history.advance()
                 self._hand_over(row, None)
                 row = state.history.next_row()
-            while state.ready and state.ready[0][1] is None:
-                self._hand_over(*state.ready.popleft())
+            while self._ready and self._ready[0][1] is None:
+                self._hand_over(*self._ready.popleft())
             if not self.mailbox.is_on_the_way:
                 return
             await self.lobby.extend(self.mailbox.when_recorded)
+
+    # ---- what was written down ---------------------------------------------------------------------------------
+
+    def committed(self, result: Any, row: HistoryRow, call: Recorded | None) -> None:
+        """Take the outcome of the commit of ``row``: deliver it in its turn, or give the run up."""
+        state = self.state
+        if result is True:
+            state.has_progressed = True
+            if call is not None:
+                call.stage = COMMIT[call.stage]
+            self._ready.append((row, call))
+            self.pump()
+        elif result is False and call is not None:
+            call.stage = REFUSE[call.stage]
+            call.outcome = None
+            self._refused.append(call)
+            state.resident.look()
+        elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
+            state.refuse(result)
 
     # ---- the pump ----------------------------------------------------------------------------------------------
 
@@ -149,7 +175,7 @@ class Turns:
         if (
             (lobby.busy_count or state.port.in_flight)
             and state.mode is not _REPLAYING
-            and not (state.ready or state.agenda.timers or state.agenda.new or lobby.cancelled or lobby.starts)
+            and not (self._ready or state.agenda.timers or state.agenda.new or lobby.cancelled or lobby.starts)
             and not (lobby.wave or lobby.extended or lobby.late or lobby.last_call or state.is_held)
             and state.held is None
             and state.ttl_at is None
@@ -176,7 +202,7 @@ class Turns:
                         state.port.in_flight
                         and len(state.tasks) == len(lobby.calls) == 1
                         and state.mode is not _REPLAYING
-                        and not (state.ready or lobby.cancelled or lobby.wave or lobby.starts or lobby.deadlines)
+                        and not (self._ready or lobby.cancelled or lobby.wave or lobby.starts or lobby.deadlines)
                     ):
                         break
                 # What is on its way to the store pumps when it comes back. Until then there is no alarm to set, but a
@@ -201,8 +227,8 @@ class Turns:
             row = state.history.next_row()
             if row is not None:
                 return self._replay(row)
-        if state.ready and (state.mode is not _REPLAYING or state.ready[0][1] is None):
-            self._hand_over(*state.ready.popleft())
+        if self._ready and (state.mode is not _REPLAYING or self._ready[0][1] is None):
+            self._hand_over(*self._ready.popleft())
             return True
         if state.mode is _REPLAYING:
             return self._pass_barrier()
@@ -348,7 +374,7 @@ class Turns:
             or lobby.busy_count
             or lobby.wave
             or lobby.cancelled
-            or state.ready
+            or self._ready
             or state.held
             or lobby.late
         )

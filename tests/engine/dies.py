@@ -15,7 +15,7 @@ import trio
 from durable_trio import Context, Observer, Retry, Workflow, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
 from durable_trio.engine.runs.run_log import RunLog
-from durable_trio.turns.state import RunState
+from durable_trio.turns.turns import Turns
 
 
 def die(*_: Any, **__: Any) -> Any:
@@ -102,12 +102,12 @@ def arrange(where: str) -> None:
 
         FunctionCall._succeed = succeed_or_die  # type: ignore[method-assign]
     elif where == "after the commit":
-        committed = RunState.committed
+        committed = Turns.committed
 
-        def commit_or_die(self: RunState, result: Any, row: Any, call: Any) -> None:
+        def commit_or_die(self: Turns, result: Any, row: Any, call: Any) -> None:
             committed(self, result, row, call) if row.key.name != "second" else die()
 
-        RunState.committed = commit_or_die  # type: ignore[method-assign]
+        Turns.committed = commit_or_die  # type: ignore[method-assign]
     elif where == "before it is told":
         RunLog.ended = RunLog.parked = die  # type: ignore[method-assign]
 

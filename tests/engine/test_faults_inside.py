@@ -89,7 +89,7 @@ def is_bad(part: Any) -> bool:
         (Turns, "pump", is_bad),
         (Turns, "_rest", is_bad),
         (Call, "record", lambda self, *_: is_bad(self)),
-        (RunState, "committed", lambda self, *_: is_bad(self)),
+        (Turns, "committed", lambda self, *_: is_bad(self)),
         (Turns, "_pass_barrier", is_bad),
         (Lane, "scheduled", lambda *_: True),
         (Lane, "stepped", lambda *_: True),
