@@ -139,11 +139,6 @@ class ResidentRun:
         return self.port.is_cut
 
     @property
-    def goes_on(self) -> bool:
-        """Whether it has not begun to end or to leave."""
-        return not (self.port.is_cut or self.life in _NO_MORE)
-
-    @property
     def is_alone(self) -> bool:
         """Whether nothing of it but its own task has still to end, and what ends at once."""
         return self._nursery is None or len(self._nursery.child_tasks) == self.body.tasks.idle_count

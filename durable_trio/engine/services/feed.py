@@ -35,6 +35,7 @@ from durable_trio.stores.questions import (
     ListSent,
 )
 from durable_trio.stores.writer import Writer
+from durable_trio.turns.port import Port
 
 # Rows of one read: a page is passed on in one go, and watchers can take it before the next.
 _ROWS_MAX: Final = 500
@@ -122,11 +123,9 @@ class Subscription:
 
 
 class Stay(Protocol):
-    """A run in memory."""
+    """A run in memory: once its port is cut it has ended, or leaves."""
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether it has not begun to end or to leave."""
+    port: Port
 
 
 class Feed(Service):
@@ -217,7 +216,7 @@ class Feed(Service):
             waiters.add(event)
             try:
                 stay = self._residents.get(run_id)
-                if not (is_new or (stay is not None and stay.goes_on)):
+                if not (is_new or (stay is not None and not stay.port.is_cut)):
                     row = await self._writer.ask(FindRun(run_id))
                     if row is None and event not in self._ends:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
