@@ -212,8 +212,9 @@ class Client:
     async def wait_ended(self, run_id: str, *, is_new: bool = False) -> RunEnd:
         """Return how a run has ended, once it has; the place of a run whose code waits is lent meanwhile."""
         services = self.services_in_use()
-        if LENDER.get() is None:  # it is the code of no run
-            return await self._waiting.wait_ended(services, run_id, is_new=is_new)
+        # It is the code of no run that waits, and for one that is executed here: nobody need look whether it is.
+        if LENDER.get() is None and run_id in services.residents:
+            return await services.feed.wait_ended(run_id, is_new=is_new)
         with lending_place():
             return await self._waiting.wait_ended(services, run_id, is_new=is_new)
 

@@ -60,16 +60,17 @@ class Services:
         self.settings = given.settings
         self.codec = given.codec
         self.writer = Writer(store, failed=self._writer_has_failed)
-        residents: dict[str, ResidentRun] = {}
+        # The runs in memory, by their ids.
+        self.residents: dict[str, ResidentRun] = {}
         self.feed = Feed(
             self.writer,
-            residents=residents,
+            residents=self.residents,
             message_came=self._message_came,
             others_committed=self.look_for_due,
         )
         self.executor = None
         if executes:
-            self.executor = Executor(given, writer=self.writer, feed=self.feed, residents=residents)
+            self.executor = Executor(given, writer=self.writer, feed=self.feed, residents=self.residents)
         self.reports = Reports(
             self.writer,
             given.codec,
