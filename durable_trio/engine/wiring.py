@@ -71,6 +71,8 @@ class Services:
         self.executor = None
         if executes:
             self.executor = Executor(given, writer=self.writer, feed=self.feed, residents=self.residents)
+        #: Told of each message that was put into a mailbox here; see ``Runs.sent``.
+        self.sent = self._client_sent if self.executor is None else self.executor.runs.sent
         self.reports = Reports(
             self.writer,
             given.codec,
@@ -112,11 +114,8 @@ class Services:
         """The runs that are in memory, as they were when they were claimed."""
         return () if self.executor is None else self.executor.runs.resident_rows()
 
-    def sent(self, sent: Sent) -> None:
-        """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
-        if self.executor is not None:
-            self.executor.message_was_sent(sent)
-        elif sent.owner is None:
+    def _client_sent(self, sent: Sent) -> None:
+        if sent.owner is None:
             guarded(self.feed.recheck)
 
     def message_for(self, run: int) -> None:
@@ -213,7 +212,7 @@ class Executor:
             place_is_free=self._place_is_free,
             run_is_due=self.run_is_due,
             run_has_left=self._run_has_left,
-            message_was_sent=self.message_was_sent,
+            unowned_got_message=self._unowned_got_message,
             write_was_refused=self._write_was_refused,
         )
         self.recovery = Recovery(
@@ -259,13 +258,9 @@ class Executor:
     def _run_has_left(self, run_id: str, end: RunEnd | None) -> None:
         guarded(self.feed.left, run_id, end)
 
-    def message_was_sent(self, sent: Sent) -> None:
-        """A message is in a mailbox: tell its run if it is here; others are noticed by those who own them."""
-        if sent.owner is None:
-            guarded(self.feed.recheck)
-            guarded(self.dispatcher.nudge)
-        elif sent.owner == self.recovery.executor:
-            self.runs.post(sent.entry.run, sent)  # a fault in it is known to who has sent
+    def _unowned_got_message(self) -> None:
+        guarded(self.feed.recheck)
+        guarded(self.dispatcher.nudge)
 
     # ---- starting ----------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Runs:
         run_is_due: told when a run comes that nobody has; ``None`` means now.
         run_has_left: told the id of a run that has left memory, and how it has ended, if it has. Of one that has
             ended, and whose tasks take their time to leave, it is told before.
-        message_was_sent: told of a request to cancel that a run has sent to another.
+        unowned_got_message: told that a message was put into the mailbox of a run that nobody owns.
         write_was_refused: told that this executor may have been declared dead.
     """
 
@@ -80,7 +80,7 @@ class Runs:
         place_is_free: Callable[[], None],
         run_is_due: Callable[[int | None], None],
         run_has_left: Callable[[str, RunEnd | None], None],
-        message_was_sent: Callable[[Sent], None],
+        unowned_got_message: Callable[[], None],
         write_was_refused: Callable[[], None],
     ) -> None:
         self.writer = writer
@@ -94,7 +94,7 @@ class Runs:
         self._place_is_free = place_is_free
         self._run_is_due = run_is_due
         self._run_has_left = run_has_left
-        self._message_was_sent = message_was_sent
+        self._unowned_got_message = unowned_got_message
         self._write_was_refused = write_was_refused
         self._call_at = call_at
         self.wake_at = wake_at
@@ -253,6 +253,13 @@ class Runs:
     def has(self, run: int) -> bool:
         """Return whether a run is resident."""
         return run in self._actors
+
+    def sent(self, sent: Sent) -> None:
+        """A message was put into a mailbox here: tell its run, if that is resident. Elsewhere its owner notices."""
+        if sent.owner is None:
+            self._unowned_got_message()
+        else:
+            self.post(sent.entry.run, sent)  # a fault in it is known to who has sent
 
     def post(self, run: int, sent: Sent | None = None) -> None:
         """Tell a run, if it is resident, that there is something in its mailbox: it is read, unless ``sent`` will do.
@@ -443,7 +450,7 @@ class Runs:
                 self._call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):
-                guarded(self._message_was_sent, outcome)
+                guarded(self.sent, outcome)
             guarded(callback, outcome)
 
         def ask() -> None:
