@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+import attrs
+
 from durable_trio.calls.body import Body, Branch, check_json
 from durable_trio.clock import INSTANT_MAX, microseconds_of
 from durable_trio.errors import CodecError, SignalTimeout
@@ -14,17 +16,16 @@ from durable_trio.rules.damage import damaged
 from durable_trio.turns.call import Call
 
 
+@attrs.define(eq=False, repr=False)
 class SignalCall(Call):
-    """Waits for the next signal of a name, for a while or for ever."""
+    """Waits for the next signal of a name, for a while or for ever (``timeout``: microseconds)."""
 
     kind = StepKind.SIGNAL
 
-    def __init__(self, body: Body, key: Key, name: str, timeout: int | None) -> None:
-        self.key = key
-        self.waits_for = name
-        self._body = body
-        self._timeout = timeout
-        self._name = name
+    key: Key
+    waits_for: str
+    _body: Body
+    _timeout: int | None
 
     def go_live(self, now: int) -> None:
         wait = self.state.agenda.waits.get(self.key)
@@ -37,7 +38,7 @@ class SignalCall(Call):
 
     def fire(self, now: int) -> None:
         error = SignalTimeout(
-            f"no signal {self._name!r} came in time for {self._body.where('signal', self.key)}",
+            f"no signal {self.waits_for!r} came in time for {self._body.where('signal', self.key)}",
             step=str(self.key),
             run_id=self._body.run_id,
         )
@@ -48,7 +49,7 @@ class SignalCall(Call):
             started_at=self.started_at,
             status=StepStatus.TIMED_OUT,
             error=text,
-            unless_unread=(self._name, self.due_at or now),
+            unless_unread=(self.waits_for, self.due_at or now),
         )
 
     def can_take(self, entry: MailboxEntry) -> bool:
@@ -71,7 +72,7 @@ async def wait_signal(branch: Branch, name: str, type: Any, timeout: float | tim
     key = branch.next_key("signal name", name)
     if type is Any:
         type = body.workflow.signals.get(key.name, type)
-    call = SignalCall(body, key, key.name, microseconds)
+    call = SignalCall(key, key.name, body, microseconds)
     row = await body.lobby.perform(call)
     if row.error is not None:
         return body.deliver(call, row, type)
