@@ -35,7 +35,7 @@ async def publish(branch: Branch, key: str, value: Any) -> None:
             if body.step_values is not None:
                 body.step_values.superseded(key)
             body.stored_positions[key] = position
-            state.port.advance(done, published=((key, text),), position=position, now=body.clock.stamp())
+            state.port.advance(done, published=((key, text),), position=position)
         else:
             done(True)
 
@@ -63,5 +63,5 @@ async def _let_expire(branch: Branch, *, is_stored: bool) -> None:
         if state.is_replaying or is_stored or not body.lobby.is_past_due():
             return
         state.note(key)
-        await _commit(body, lambda done: state.port.advance(done, now=body.clock.stamp()))
+        await _commit(body, state.port.advance)
     await body.lobby.perform(SleepCall(branch.body, branch.reserve_key("(late wait)"), constant(0)))

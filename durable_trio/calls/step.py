@@ -130,7 +130,7 @@ class FunctionCall(Call):
             intent = WaitRow(key=self.key, kind="intent", attempt=1, started_at=now)
             self.state.agenda.waits[self.key] = intent
             self.lobby.busy(self)
-            self.state.port.advance(self._intended, waits=(intent,), now=now)
+            self.state.port.advance(self._intended, waits=(intent,))
         elif wait is None:
             self._start()
         elif wait.kind == "intent":
@@ -380,7 +380,7 @@ class FunctionCall(Call):
             earlier=self._earlier,
         )
         self.state.agenda.waits[self.key] = wait
-        self.state.port.advance(partial(self._scheduled, wait, delay), waits=(wait,), now=now)
+        self.state.port.advance(partial(self._scheduled, wait, delay), waits=(wait,))
 
     def _scheduled(self, wait: WaitRow, delay: float, outcome: Any) -> None:
         if outcome is True:

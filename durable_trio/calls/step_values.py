@@ -57,7 +57,7 @@ class StepValues:
         self._positions.update((key, position) for key, _ in waiting)
         self._on_the_way += 1
         done = partial(self._done, committed)
-        self._state.port.advance(done, published=waiting, position=position, now=self._clock.stamp())
+        self._state.port.advance(done, published=waiting, position=position)
 
     def _done(self, committed: trio.Event, outcome: Any) -> None:
         self._on_the_way -= 1

@@ -9,6 +9,7 @@ from typing import Final
 
 import attrs
 
+from durable_trio.clock import INSTANT_MAX
 from durable_trio.records import RunStatus
 from durable_trio.rows import HistoryRow, Key, MailboxEntry, RunRow, WaitRow
 from durable_trio.stores.executor_operations import PutReport, ReapExecutor, RegisterExecutor, RenewLease
@@ -114,7 +115,7 @@ class Advance:
     ``RunConflict`` and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one
     that claims to be later than ``now``: it was stamped before the clock was set back), the outcome is ``False`` and
-    nothing is written. ``unless_cancelled``: likewise for an unread cancel.
+    nothing is written. Nothing else asks what ``now`` is. ``unless_cancelled``: likewise for an unread cancel.
     ``status``: the run's new status, if given; ``RunConflict``, and nothing is written, if it may not follow the one
     that the run has (``rules.run_life``). With ``suspended``, ``wake_at`` and ``waits_for`` are stored with it,
     although the run stays owned: if its executor dies, it is not woken before. Otherwise both are NULL.
@@ -135,7 +136,7 @@ class Advance:
     wake_at: int | None = None
     waits_for: tuple[str, ...] = ()
     error: str | None = None
-    now: int
+    now: int = INSTANT_MAX
 
 
 @attrs.define(kw_only=True)

@@ -331,7 +331,7 @@ class Lobby:
                 started_at=scope.due_at,
                 finished_at=now,
             )
-            state.port.advance(lambda result: state.committed(result, row, None), rows=(row,), now=now)
+            state.port.advance(lambda result: state.committed(result, row, None), rows=(row,))
 
         state.record(submit)
 

@@ -253,7 +253,7 @@ class Mailbox:
                 self._record_control(StepKind.CANCEL, entry, now)
             else:
                 # No longer suspended: should the process die before the end is recorded, nothing else would wake it.
-                state.port.advance(state.check, taken=((entry.id, 0),), status=state.port.next_status, now=now)
+                state.port.advance(state.check, taken=((entry.id, 0),), status=state.port.next_status)
                 for call in list(self._calls.values()):
                     if call.waits_for_child == entry.name and call.stage is Stage.BEGUN:
                         call.child_ended()
@@ -272,7 +272,7 @@ class Mailbox:
         )
         taken = ((entry.id, row.seq),) if entry is not None else ()
         self._on_the_way += 1
-        state.port.advance(partial(self._recorded, row), rows=(row,), taken=taken, now=now)
+        state.port.advance(partial(self._recorded, row), rows=(row,), taken=taken)
 
     def note_control(self, row: HistoryRow) -> None:
         """A control of the history was delivered: the next of its kind has another key."""

@@ -61,7 +61,7 @@ class Port:
         """Have a row committed with the next ones; nobody waits for it."""
         self._riders.append(row)
 
-    def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
+    def advance(self, callback: Callback, **fields: Any) -> None:
         """Submit an ``Advance``. A row for a suspended run makes it running in the same transaction."""
         if self._riders:
             riders, self._riders = self._riders, []
@@ -74,7 +74,7 @@ class Port:
             self.status = status
         if not self.is_cut:
             self.in_flight += 1
-            self._outlet.submit(Advance(fence=self.fence, now=now, **fields), _in_flight((self, callback)))
+            self._outlet.submit(Advance(fence=self.fence, **fields), _in_flight((self, callback)))
 
     def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
         """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""
@@ -88,7 +88,7 @@ class Port:
         if self.is_cut:
             return
         if self._riders:
-            self.advance(_ignore, now=self._riders[-1].started_at)
+            self.advance(_ignore)
         self.in_flight += 1
         self._outlet.submit_transaction(self.fence, fn, seconds_max=seconds_max, callback=_in_flight((self, callback)))
 

@@ -20,8 +20,11 @@ class Resident(Protocol):
     def went_live(self) -> None:
         """All recorded rows are delivered."""
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
-        """The run only waits now. ``waits`` are not stored yet. ``due_at``: call ``pump`` then."""
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...], *, now: int) -> None:
+        """The run only waits now. ``waits`` are not stored yet. ``due_at``: call ``pump`` then.
+
+        ``now``: what the clock says, if there is a ``due_at``.
+        """
 
     def moved(self) -> None:
         """The run, which has only waited, has something to do again."""
@@ -32,8 +35,8 @@ class Resident(Protocol):
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         """At replay nobody waits for the next row; hopeless if no task waits for anything outside either."""
 
-    def alarm(self, due_at: int) -> None:
-        """Call ``pump`` at that time, though the run does not only wait."""
+    def alarm(self, due_at: int, now: int) -> None:
+        """Call ``pump`` at that time, though the run does not only wait. The clock says ``now``."""
 
     def look(self) -> None:
         """The mailbox holds more than the run knows of: read it and call ``message``."""

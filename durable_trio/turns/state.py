@@ -156,7 +156,7 @@ class RunState:
     def clear_wait(self, key: Key) -> None:
         """Remove what a cancelled call left in the store; nobody waits for it."""
         if self.agenda.is_stored(key):
-            self.port.advance(self.check, cleared=(key,), now=self.clock.stamp())
+            self.port.advance(self.check, cleared=(key,))
         self.agenda.forget(key)
 
     def unhold(self) -> None:
@@ -169,4 +169,4 @@ class RunState:
         """Store the waits that are new."""
         waits = self.agenda.take_new()
         if waits:
-            self.port.advance(self.check, waits=waits, now=self.clock.stamp())
+            self.port.advance(self.check, waits=waits)

@@ -106,6 +106,7 @@ class Turns:
         self._ready: deque[tuple[HistoryRow, Recorded | None]] = deque()
         # Calls that were due, but something has come in time: they are due again once that is looked at.
         self._refused: list[Recorded] = []
+        self._looked_at = 0  # what the clock said when something may have been due
         #: Whether the run has looked for something to deliver since it last had nothing to do but wait.
         self.has_looked = True
 
@@ -288,7 +289,7 @@ class Turns:
         state.mode = GO_LIVE[state.mode]
         state.resident.went_live()
         if state.ttl_at is not None:
-            state.resident.alarm(state.clock.comes_at(state.ttl_at))
+            state.resident.alarm(state.clock.comes_at(state.ttl_at), state.clock.now())
         for call in sorted(lobby.calls.values(), key=lambda call: call.key):
             if call.raise_cancel is not None and not call.is_unabortable:
                 continue
@@ -321,7 +322,7 @@ class Turns:
 
     def _fire_due(self) -> bool:
         state, lobby = self.state, self.lobby
-        now = state.clock.now()
+        now = self._looked_at = state.clock.now()
         if state.ttl_at is not None:
             self.mailbox.take_ttl(now)
         fired = False
@@ -341,7 +342,7 @@ class Turns:
     def _rest(self) -> None:
         """Nothing more to deliver now: store new waits, set the alarm, and say so if the run only waits."""
         state = self.state
-        # It means something, for it was looked at just now; what is on its way has it looked at again.
+        # It means something, for it was looked at just now (``_fire_due``); what is on its way has it looked at again.
         due_at = state.agenda.timers[0][0] if state.agenda.timers else None
         if self._only_waits():
             names = sorted(set(filter(None, map(_SIGNAL_OF, self.lobby.calls.values()))))
@@ -352,12 +353,12 @@ class Turns:
             if len(state.tasks) == 1 and next(iter(state.tasks)).custom_sleep_data is self.lobby:
                 rest(state)
             new, state.agenda.new = tuple(state.agenda.new), []
-            state.resident.idle(due_at, tuple(names), new)
+            state.resident.idle(due_at, tuple(names), new, now=self._looked_at)
             return
         if state.agenda.new:
             state.flush_waits()
         if due_at is not None:
-            state.resident.alarm(due_at)
+            state.resident.alarm(due_at, state.clock.now())
 
     @property
     def is_at_rest(self) -> bool:

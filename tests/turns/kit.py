@@ -85,7 +85,7 @@ class NotingResident:
     def went_live(self) -> None:
         self.told.append("live")
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...], *, now: int) -> None:
         self.told.append(("idle", due_at, waits_for, tuple(str(wait.key) for wait in waits)))
 
     def moved(self) -> None:
@@ -97,7 +97,7 @@ class NotingResident:
     def stuck(self, row: HistoryRow, *, hopeless: bool) -> None:
         self.told.append(("stuck", str(row.key), hopeless))
 
-    def alarm(self, due_at: int) -> None:
+    def alarm(self, due_at: int, now: int) -> None:
         self.told.append(("alarm", due_at))
 
     def look(self) -> None:

@@ -156,7 +156,6 @@ class Ending:
                 status=RunStatus.COMPENSATING,
                 error=error_text,
                 unless_cancelled=status is not RunStatus.CANCELLED,
-                now=run.clock.stamp(),
             )
         )
         if not self._is_done(outcome):

@@ -58,11 +58,11 @@ class InlinePort(Port):
 
     _cleared: tuple[Key, ...] = ()
 
-    def advance(self, callback: Callback, *, now: int, **fields: Any) -> None:
+    def advance(self, callback: Callback, **fields: Any) -> None:
         cleared: tuple[Key, ...] = fields.pop("cleared", ())
         self._cleared += cleared
         if fields:
-            super().advance(callback, now=now, cleared=self._cleared, **fields)
+            super().advance(callback, cleared=self._cleared, **fields)
             self._cleared = ()
 
 
@@ -143,12 +143,12 @@ class InlineRun(ResidentRun):
             )
             self.detach()
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...], *, now: int) -> None:
         """It stays in memory, whatever it waits for."""
         if due_at is not None:
-            self.alarm(due_at)
+            self.alarm(due_at, now)
         if waits:
-            self.port.advance(self.turns.state.check, waits=waits, now=self.clock.stamp())
+            self.port.advance(self.turns.state.check, waits=waits)
 
     def foreign(self, places: object) -> None:
         """The block is ordinary trio code: other waits are its own business."""

@@ -31,8 +31,8 @@ class Keeper(Protocol[R]):
     #: Who says what happens to each run.
     tellings: Tellings
 
-    def wake_at(self, due_at: int, resident: R) -> None:
-        """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left by then."""
+    def wake_at(self, due_at: int, resident: R, now: int) -> None:
+        """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left; it says ``now``."""
 
     def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
         """Say that a run is set aside, have it stored, and tell the observers once it is."""

@@ -274,27 +274,26 @@ class ResidentRun:
         )
         if fresh:
             position = self.turns.state.position
-            self.port.advance(self.turns.state.check, published=fresh, position=position, now=self.clock.stamp())
+            self.port.advance(self.turns.state.check, published=fresh, position=position)
         if self.attempts is not None:
             self.attempts.went_live(self._is_intended)
         self._loaded = NOTHING_LOADED  # it may be large, and is not needed any more
         if self._stops_waiting:  # the process may have died before it had asked them
             self._cancel_children()
 
-    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...]) -> None:
+    def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...], *, now: int) -> None:
         if due_at is not None:
-            self.alarm(due_at)
-        now = self.clock.stamp()
+            self.alarm(due_at, now)
         wake_at = None if due_at is None else due_at - self.clock.ahead
         status = WAIT[self.port.status]
-        stays = is_due_soon(wake_at, now)
+        stays = is_due_soon(due_at, now)
         if not stays:
             state = self.turns.state
             state.mode = REST[state.mode]
         rest = (due_at, waits_for)
         if waits or rest != self._rest or self.port.status is not status:
             stored = partial(self._rest_stored, stays)
-            self.port.advance(stored, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for, now=now)
+            self.port.advance(stored, waits=waits, status=status, wake_at=wake_at, waits_for=waits_for)
             self._rest = rest
         elif not stays:
             self.keeper.rests(self)
@@ -390,10 +389,10 @@ class ResidentRun:
     async def look_up(self, run_id: str) -> RunRow | None:
         return await self.keeper.writer.ask_patiently(FindRun(run_id))
 
-    def alarm(self, due_at: int) -> None:
-        if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= self.clock.now():
+    def alarm(self, due_at: int, now: int) -> None:
+        if self._alarm_at is None or due_at < self._alarm_at or self._alarm_at <= now:
             self._alarm_at = due_at
-            self.keeper.wake_at(due_at, self)
+            self.keeper.wake_at(due_at, self, now)
 
     def look(self) -> None:
         self.inbox.post(Notice.MAILBOX)

@@ -75,7 +75,7 @@ class Runs:
         failures_of: FailuresOf,
         engine: object,
         call_at: Callable[[int, Callable[[], None]], None],
-        wake_at: Callable[[int, ResidentRun], None],
+        wake_at: Callable[[int, ResidentRun, int], None],
         residents: dict[str, ResidentRun],
         place_is_free: Callable[[], None],
         run_is_due: Callable[[int | None], None],

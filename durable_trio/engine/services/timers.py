@@ -61,10 +61,10 @@ class Timers(Service):
         """
         heapq.heappush(self._heap, (due_at, next(self._order), callback))
         if self._heap[0][0] == due_at:
-            self._nap_until_first()
+            self._nap_until_first(self._clock.now())
 
-    def wake_at(self, due_at: int, sleeper: Sleeper) -> None:
-        """Have ``sleeper.wake`` called when ``Clock.now`` says ``due_at``, unless it has left by then."""
+    def wake_at(self, due_at: int, sleeper: Sleeper, now: int) -> None:
+        """Have ``sleeper.wake`` called when ``Clock.now`` says ``due_at``, unless it has left; it says ``now``."""
         if len(self._heap) >= self._heap_max:
             self._heap = [entry for entry in self._heap if not _is_void(entry[2])]
             heapq.heapify(self._heap)
@@ -72,12 +72,12 @@ class Timers(Service):
         # As ``call_at`` does: each wait passes here.
         heapq.heappush(self._heap, (due_at, next(self._order), weakref.ref(sleeper)))
         if self._heap[0][0] == due_at:
-            self._nap_until_first()
+            self._nap_until_first(now)
 
-    def _nap_until_first(self) -> None:
+    def _nap_until_first(self, now: int) -> None:
         """Have the nap end in time for the first alarm. One that is over is followed by another look."""
         # The wall clock may be set forward while we nap, so naps are bounded.
-        seconds = min((self._heap[0][0] - self._clock.now()) / MICROSECONDS, self._clock.nap_seconds_max)
+        seconds = min((self._heap[0][0] - now) / MICROSECONDS, self._clock.nap_seconds_max)
         self._nap.deadline = min(self._nap.deadline, trio.current_time() + seconds)
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
@@ -104,7 +104,7 @@ class Timers(Service):
                 raise faults[0]
             self._nap = trio.CancelScope()
             if self._heap:
-                self._nap_until_first()
+                self._nap_until_first(self._clock.now())  # what has gone off may have taken its time
             with self._nap:
                 await trio.sleep_forever()
 
