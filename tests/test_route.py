@@ -29,7 +29,7 @@ _TESTING: Final = os.path.join(_ROOT, "testing") + os.sep  # such as the clock: 
 #: By flow: calls, and changes of file. One call of a step notes that it is executing, for whoever looks or comes after.
 #: A signal is what happens from its sending on; a wait all of it, with its own commit, and with the beginning of what
 #: the sender does next, which waits for the result.
-_BOUNDS: Final = {"step": (45, 29), "start": (52, 35), "signal": (69, 35), "wait": (117, 66)}
+_BOUNDS: Final = {"step": (45, 28), "start": (52, 35), "signal": (68, 33), "wait": (110, 60)}
 #: Trio's order of tasks decides who else gets to do something on the way.
 _SEEDS: Final = range(6)
 

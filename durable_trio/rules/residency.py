@@ -12,17 +12,12 @@ from typing import Final
 
 from durable_trio.clock import MICROSECONDS
 
-__all__ = ["IDLE_SECONDS", "is_due_soon", "leave_at", "leaving_count"]
+__all__ = ["IDLE_SECONDS", "SOON", "leave_at", "leaving_count"]
 
 #: How long a run that only waits stays in memory.
 IDLE_SECONDS: float = 1.0
-# A wait that ends within this time is not worth a reload.
-_SOON_SECONDS: Final = 1.0
-
-
-def is_due_soon(wake_at: int | None, now: int) -> bool:
-    """Return whether a run that waits until then stays in any case (microseconds; ``None``: nobody knows when)."""
-    return wake_at is not None and wake_at - now <= _SOON_SECONDS * MICROSECONDS
+#: A wait that ends within this time (microseconds) is not worth a reload: the run stays in any case.
+SOON: Final = MICROSECONDS
 
 
 def leave_at(idle_since: float) -> float:

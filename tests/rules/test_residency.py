@@ -5,30 +5,13 @@ from __future__ import annotations
 import pytest
 
 from durable_trio.rules import residency
-from durable_trio.rules.residency import is_due_soon, leave_at, leaving_count
-
-SECOND = 1_000_000
-NOW = 100 * SECOND
+from durable_trio.rules.residency import leave_at, leaving_count
 
 
 @pytest.fixture(autouse=True)
 def idle_runs_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here they leave after the second that is the rule."""
     monkeypatch.setattr(residency, "IDLE_SECONDS", 1.0)
-
-
-@pytest.mark.parametrize(
-    ("wake_at", "is_soon"),
-    [
-        (None, False),
-        (NOW - SECOND, True),
-        (NOW, True),
-        (NOW + SECOND, True),
-        (NOW + SECOND + 1, False),
-    ],
-)
-def test_a_wait_that_ends_within_a_second_is_not_worth_a_reload(wake_at: int | None, is_soon: bool) -> None:
-    assert is_due_soon(wake_at, NOW) is is_soon
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from durable_trio.rows import SHARED_KEYS, HistoryRow, RunEnd, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
 from durable_trio.rules.problems import ProblemKind
-from durable_trio.rules.residency import is_due_soon
+from durable_trio.rules.residency import SOON
 from durable_trio.rules.run_life import WAIT
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
@@ -286,7 +286,7 @@ class ResidentRun:
             self.alarm(due_at, now)
         wake_at = None if due_at is None else due_at - self.clock.ahead
         status = WAIT[self.port.status]
-        stays = is_due_soon(due_at, now)
+        stays = due_at is not None and due_at - now <= SOON
         if not stays:
             state = self.turns.state
             state.mode = REST[state.mode]

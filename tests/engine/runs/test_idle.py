@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from durable_trio import Context, Engine, RunStatus, workflow
+from durable_trio import Context, Engine, RunStatus, SignalTimeout, workflow
 from durable_trio.rules import residency
 from durable_trio.stores.questions import Question
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing import VirtualClock
 from tests.engine.harness import (
     PATIENCE_SECONDS,
     executor_of,
@@ -51,6 +54,30 @@ def claims_of(engine: Engine, run_id: str) -> int:
         return int(token)
     finally:
         connection.close()
+
+
+@workflow
+async def listener(ctx: Context, timeout: float | None) -> None:
+    with suppress(SignalTimeout):
+        await ctx.wait_signal("go", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "stays"), [(0.000_001, True), (1.0, True), (1.000_001, False), (None, False)], ids=str
+)
+async def test_a_wait_that_ends_within_a_second_is_not_worth_a_reload(
+    timeout: float | None, stays: bool, autojump_clock: MockClock
+) -> None:
+    """Though here, all that only wait leave at once. The second counts from when the run begins to rest."""
+    async with serving(":memory:", listener, clock=VirtualClock()) as engine:
+        run = await engine.start(listener, timeout, id="r")
+        if not stays:
+            await wait_passivated(engine)
+        await trio.sleep(2)
+        if timeout is None:
+            await run.signal("go")
+        await run.result()
+        assert claims_of(engine, "r") == (1 if stays else 2)
 
 
 @pytest.mark.usefixtures("stay_long")
