@@ -58,8 +58,9 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
     """Have the second of these signals end the process, whatever its loop does: trio's receiver needs the loop.
 
     A handler in Python runs between two lines of Python of the main thread, also of one that blocks the loop. Where
-    there is none, because the main thread is in C code, not even the first one is seen: then the kernel ends the
-    process with the second (``reset_after_first``), as it would if nobody had set a handler.
+    there is none, because the main thread is in C code, a signal is not seen: then the kernel ends the process with the
+    next one (``reset_after_first``), as it would if nobody had set a handler. That is the second; the third only where
+    the first was seen, and the code in C has begun since.
     """
     inner: dict[int, Any] = {os_signal: signal.getsignal(os_signal) for os_signal in signals}
     end, told = os.pipe()
@@ -69,7 +70,8 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
     def arrived(os_signal: int, frame: FrameType | None) -> None:
         nonlocal count
         count += 1
-        signal.signal(os_signal, signal.getsignal(os_signal))  # Python is there to see the next one
+        signal.signal(os_signal, signal.getsignal(os_signal))  # Python is there, and perhaps for the next one
+        reset_after_first(os_signal)
         inner[os_signal](os_signal, frame)
         if count == 2:
             os.write(told, bytes([os_signal]))

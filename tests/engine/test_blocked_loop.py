@@ -234,7 +234,7 @@ async def test_one_that_hangs_loses_its_runs_and_writes_nothing_when_it_goes_on(
 
 
 _APP = """
-import hashlib, os, sys, time
+import hashlib, os, signal, sys, time
 from durable_trio import Context, Engine, workflow
 
 folder = os.environ["FOLDER"]
@@ -246,6 +246,14 @@ def blocking(kind: str) -> None:
         pass
     if kind == "c":
         sum(range(10**15))
+    if kind == "c after the first signal":
+        before = signal.getsignal(signal.SIGTERM)
+        def seen(*args):
+            before(*args)
+            open(f"{folder}/seen", "w").close()
+            sum(range(10**15))
+        signal.signal(signal.SIGTERM, seen)
+        time.sleep(10_000)
     if kind == "c without the lock":
         hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
 
@@ -320,6 +328,11 @@ async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
             await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         assert process.poll() is None  # it waits for what is in hand
         process.send_signal(os_signal)
+        with trio.move_on_after(5):
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        if process.poll() is None:  # the first one has come between the word of the step and its block
+            assert kind == "c"
+            process.send_signal(os_signal)
         code = await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
         assert code in (128 + os_signal, -os_signal)
     finally:
@@ -328,6 +341,26 @@ async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
     async with Engine(str(tmp_path / "app.db")) as client:
         (step,) = await client.get("r").steps(open=True)
         assert (step.key, step.is_alive) == ("hang#0", False)
+
+
+async def test_a_process_that_has_seen_the_first_signal_and_is_stuck_in_c_since_ends_with_the_third(
+    tmp_path: Path,
+) -> None:
+    await start(tmp_path, "c after the first signal")
+    process = Serve(tmp_path, 0).popen
+    try:
+        await wait_until((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGTERM)
+        await wait_until((tmp_path / "seen").exists)
+        process.send_signal(signal.SIGTERM)  # in the code in C, or as it begins
+        with trio.move_on_after(0.3):
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        process.send_signal(signal.SIGTERM)
+        code = await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
+        assert code in (128 + signal.SIGTERM, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def test_with_workers_the_second_signal_ends_a_blocked_one_too(tmp_path: Path) -> None:
