@@ -5,6 +5,7 @@ Every start and every signal has an id of its own, so that whoever was killed be
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ class Planned:
     ttl: float | None = None
     delay: float | None = None
     cancels: bool = False
+    abandons: bool = False
     mends: bool = False
     deletes: bool = False
 
@@ -44,6 +46,7 @@ def wave(number: int, *, only: tuple[str, ...] = ()) -> list[Planned]:
         Planned(name("order"), "order", (5,)),
         Planned(name("mail"), "mail", (3,), sends=letters),
         Planned(name("late-mail"), "mail", (3,), sends=letters, delay=0.15),
+        Planned(name("lost-mail"), "mail", (4,), abandons=True),
         Planned(name("race"), "race", (0.1,), sends=(("answer", 1, "worker"), ("answer", 2, "client"))),
         Planned(name("saga-fail"), "saga", ("fail",)),
         Planned(name("saga-raise"), "saga", ("raise",)),
@@ -83,6 +86,9 @@ class Asker:
             await trio.sleep(0.1)
             requested = await self._engine.cancel(planned.id, reason="as planned")
             self._logs.ack("cancel", planned.id, requested=requested)
+        if planned.abandons:
+            with contextlib.suppress(RunFinished):  # it was ended, and who asked was killed
+                await self._engine.abandon(planned.id, reason="as planned")
         if planned.mends:
             await self._mend(planned)
         await self.result(planned.id)

@@ -39,6 +39,7 @@ FOLLOWS = {
     E.MESSAGE:         (no,   P,  R,  S,  C,  no,   no,   no),
     E.ASK_CANCEL:      (no,   no, R,  S,  no, no,   no,   no),
     E.CANCEL_UNBEGUN:  (no,   X,  no, X,  no, no,   no,   no),
+    E.ABANDON:         (no,   X,  X,  X,  X,  no,   no,   no),
     E.UNPARK:          (no,   no, no, S,  no, no,   no,   no),
     E.REVIVE:          (no,   no, no, no, no, no,   P,    P),
     E.REMOVE:          (no,   no, no, no, no, None, None, None),

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import Sent, Started, Store
+from durable_trio.stores.contract import Abandoned, Sent, Started, Store
 from durable_trio.stores.questions import CountRuns, ListExecutors, ListRuns, ListSent, LoadRun, RunFilter
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.dice import Dice
@@ -24,6 +24,8 @@ def plain(outcome: Any) -> Any:
             return type(outcome), str(outcome)
         case RunRow():
             return attrs.evolve(outcome, changed=0)
+        case Abandoned():
+            return attrs.evolve(outcome, row=plain(outcome.row))
         case Started():
             return attrs.evolve(outcome, row=plain(outcome.row))
         case tuple():

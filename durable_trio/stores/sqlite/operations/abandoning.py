@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.errors import RunFinished, RunNotFound
+from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
@@ -38,7 +39,7 @@ LAST_SEQ: Final = (
 )
 ADD_NOT_UNDONE: Final = """
     INSERT INTO history (run, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error)
-    VALUES (?, ?, ?, ?, ?, 'compensation', 'failed', 0, 0, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?)
     ON CONFLICT (run, branch, name, n) DO NOTHING
 """
 FIND_NOT_UNDONE: Final = """
@@ -88,9 +89,9 @@ def _note_not_undone(transaction: Transaction, run: int, operation: AbandonRun) 
     count = 0
     seq: int = transaction.execute(LAST_SEQ, (run,)).fetchone()[0]
     for step in transaction.execute(FIND_UNDOABLE, (run,)).fetchall():
-        key = compensation_key(Key(*step))
-        now = operation.now
-        transaction.execute(ADD_NOT_UNDONE, (run, seq + 1, *key, now, now, operation.not_undone))
+        key, now = compensation_key(Key(*step)), operation.now
+        said = (StepKind.COMPENSATION.value, StepStatus.FAILED.value, now, now, operation.not_undone)
+        transaction.execute(ADD_NOT_UNDONE, (run, seq + 1, *key, *said))
         if transaction.cursor.rowcount == 1:
             seq += 1
             count += 1
