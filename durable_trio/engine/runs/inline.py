@@ -61,7 +61,7 @@ class InlinePort(Port):
     def advance(self, callback: Callback, **fields: Any) -> None:
         cleared: tuple[Key, ...] = fields.pop("cleared", ())
         self._cleared += cleared
-        if fields:
+        if fields or not cleared:  # else nobody waits for it
             super().advance(callback, cleared=self._cleared, **fields)
             self._cleared = ()
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -48,6 +49,32 @@ async def kinds(engine: Engine, run_id: str) -> list[str]:
 
 
 # ---- one stay ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_published_after_a_deadline_is_over_waits_for_its_expiry(store_path: str) -> None:
+    async with serving(store_path) as engine:
+        for _ in range(2):
+            with pytest.raises(MishapError), trio.fail_after(PATIENCE_SECONDS):
+                async with engine.inline("script") as ctx:
+                    with ctx.move_on_after(0.001) as scope:
+                        time.sleep(0.01)  # noqa: ASYNC251  # the deadline is over, and nobody could notice
+                        await ctx.publish("late", 1)
+                    assert scope.cancelled_caught
+                    await ctx.publish("after", 2)
+                    raise MishapError
+        assert await engine.get("script").values() == {"after": 2}
+
+
+async def test_an_answer_of_patched_is_kept_by_a_transaction_that_follows(store_path: str) -> None:
+    answers = []
+    async with serving(store_path) as engine:
+        for _ in range(2):
+            with pytest.raises(MishapError):
+                async with engine.inline("script") as ctx:
+                    answers.append(ctx.patched("new way"))
+                    await ctx.transaction("pay", lambda connection: 1)
+                    raise MishapError
+    assert answers == [True, True]
 
 
 async def test_what_a_block_has_begun_elsewhere_goes_on_after_it(store_path: str) -> None:
