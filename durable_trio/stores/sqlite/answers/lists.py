@@ -14,7 +14,7 @@ from durable_trio.rows import RunRow
 from durable_trio.stores.questions import Change, ListChanges, ListNews, ListRuns, Question, RunFilter
 from durable_trio.stores.sqlite.answers import streams
 from durable_trio.stores.sqlite.answers.runs import values_of
-from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, MATCHING, conditions, few_runs, matching
+from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, LISTED, MATCHING, conditions, few_runs, matching
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.library import sqlite3
 
@@ -76,7 +76,7 @@ def _changed(
     term, parameters = conditions(which)
     few = None if which == _EVERYTHING else few_runs(connection, which)
     if few is not None:
-        sql = MATCHING.format(which=term, key="changed")
+        sql = MATCHING.format(which=term, key="changed", runs=LISTED)
         keys = connection.execute(sql, (json.dumps(few), *parameters)).fetchall()
         found = sorted(key for key in keys if isinstance(key[0], int) and key[0] > after)
         last = found[min(limit, len(found)) - 1][0] if found and limit > 0 else after

@@ -16,7 +16,7 @@ from durable_trio.stores.sqlite.answers.cells import Source, count
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["AT_ONCE", "LAST", "Key", "Piece", "common", "key_of"]
+__all__ = ["AT_ONCE", "LAST", "Key", "Piece", "common", "joined", "key_of", "ranges", "within"]
 
 #: Keys of the rarest part that are merged with others at once: some milliseconds.
 AT_ONCE: Final = 5000
@@ -32,7 +32,7 @@ Key = tuple[float, int]  # by what runs are ordered, run; no integer only where 
 
 
 class Piece(NamedTuple):
-    """Keys to look at next; the key behind which to go on, ``None`` at the end; and the cost in looks at a run."""
+    """Keys that were found next; the key behind which to go on, ``None`` at the end; and the cost in looks at a run."""
 
     keys: Sequence[Key]
     last: Key | None
@@ -59,19 +59,19 @@ def common(
         return None
     way = "DESC" if is_newest_first else "ASC"
     order = f"ORDER BY created_at {way}, run {way}"
-    sql, parameters = _joined(_within(parts[0], _ranges(before, None, is_newest_first)))
+    sql, parameters = joined(within(parts[0], ranges(before, None, is_newest_first)))
     end = connection.execute(f"{sql} {order} LIMIT 1 OFFSET ? + 0", (*parameters, size - 1)).fetchone()
     last = None if end is None else key_of(end)
-    ranges = _ranges(before, last, is_newest_first)
+    behind = ranges(before, last, is_newest_first)
     read_max = size * _FOR_ONE_MAX
-    read_count = sum(count(connection, _within(sources, ranges), read_max) for sources in parts[1:])
+    read_count = sum(count(connection, within(sources, behind), read_max) for sources in parts[1:])
     if read_count >= read_max:
         return None
     keys: list[Key] = []
     # A compound is taken from its left: the one part that may have several sources comes first.
     merged = sorted(parts, key=len, reverse=True)
-    for one in ranges:
-        terms, values = zip(*(_joined(_within(sources, [one])) for sources in merged), strict=True)
+    for one in behind:
+        terms, values = zip(*(joined(within(sources, [one])) for sources in merged), strict=True)
         sql = f"{' INTERSECT '.join(terms)} {order} LIMIT ? + 0"
         found = connection.execute(sql, (*chain.from_iterable(values), limit - len(keys))).fetchall()
         keys += map(key_of, found)
@@ -91,29 +91,31 @@ def key_of(row: tuple[Any, int]) -> Key:
     return (NO_INTEGER if instant is None else LAST, run)
 
 
-def _joined(sources: Sequence[Source]) -> tuple[str, list[Any]]:
-    sql = " UNION ALL ".join(f"SELECT created_at, run FROM {source.sql}" for source in sources)
+def joined(sources: Sequence[Source], column: str = "created_at") -> tuple[str, list[Any]]:
+    """Return the query for the keys of all sources, and its parameters."""
+    sql = " UNION ALL ".join(f"SELECT {column}, run FROM {source.sql}" for source in sources)
     return sql, [value for source in sources for value in source.parameters]
 
 
-def _ranges(before: Key | None, last: Key | None, is_newest_first: bool) -> list[Source]:
+def ranges(before: Key | None, last: Key | None, is_last_first: bool, column: str = "created_at") -> list[Source]:
     """Return conditions for the keys behind one and up to another, in order.
 
     Not as comparisons of rows: SQLite seeks by the first column only of those.
     """
-    behind, up_to = ("<", ">") if is_newest_first else (">", "<")
+    behind, up_to = ("<", ">") if is_last_first else (">", "<")
     if before is not None and last is not None and before[0] == last[0]:
-        return [Source(f"created_at = ? AND run {behind} ? AND run {up_to}= ?", (*before, last[1]))]
-    first = [] if before is None else [Source(f"created_at = ? AND run {behind} ?", before)]
-    end = [] if last is None else [Source(f"created_at = ? AND run {up_to}= ?", last)]
+        return [Source(f"{column} = ? AND run {behind} ? AND run {up_to}= ?", (*before, last[1]))]
+    first = [] if before is None else [Source(f"{column} = ? AND run {behind} ?", before)]
+    end = [] if last is None else [Source(f"{column} = ? AND run {up_to}= ?", last)]
     ends = [(behind, before), (up_to, last)]
-    between = " AND ".join(f"created_at {mark} ?" for mark, key in ends if key is not None) or "true"
+    between = " AND ".join(f"{column} {mark} ?" for mark, key in ends if key is not None) or "true"
     return [*first, Source(between, tuple(key[0] for _, key in ends if key is not None)), *end]
 
 
-def _within(sources: Sequence[Source], ranges: Sequence[Source]) -> list[Source]:
+def within(sources: Sequence[Source], conditions: Sequence[Source]) -> list[Source]:
+    """Return each source with each of the conditions."""
     return [
         Source(f"{source.sql} AND {one.sql}", (*source.parameters, *one.parameters))
-        for one in ranges
+        for one in conditions
         for source in sources
     ]

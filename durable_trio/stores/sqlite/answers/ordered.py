@@ -18,7 +18,19 @@ from durable_trio.stores.sqlite.answers.merging import LAST, Key, key_of
 from durable_trio.stores.sqlite.layout import LAYOUTS, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["BY_CREATION", "OF_ALL", "OF_CHANGES", "OF_END", "OF_TAG", "WAYS", "Ends", "ends_of", "keys_of", "place_of"]
+__all__ = [
+    "BY_CREATION",
+    "OF_ALL",
+    "OF_CHANGES",
+    "OF_END",
+    "OF_TAG",
+    "WAYS",
+    "Ends",
+    "Way",
+    "ends_of",
+    "keys_of",
+    "place_of",
+]
 
 OF_END: Final = "runs INDEXED BY runs_finished WHERE status = ? AND finished_at IS NOT NULL"
 OF_TAG: Final = "tags WHERE key = ? AND value = ?"
@@ -46,14 +58,18 @@ class Way:
     index: str
     is_last_first: bool = True
 
+    @property
+    def direction(self) -> str:
+        """The word for it in a statement."""
+        return "DESC" if self.is_last_first else "ASC"
+
     def stream(self, source: str) -> str:
         """Return the statement for the keys of a source, whose index has that order."""
-        return STREAM.format(source=source, key=self.column, way="DESC" if self.is_last_first else "ASC")
+        return STREAM.format(source=source, key=self.column, way=self.direction)
 
     def stream_of_end(self, source: str, end: str) -> str:
         """Return the statement for the keys of a source that stand at an end of its index."""
-        way = "DESC" if self.is_last_first else "ASC"
-        return STREAM_OF_END.format(source=source, end=end, key=self.column, way=way)
+        return STREAM_OF_END.format(source=source, end=end, key=self.column, way=self.direction)
 
     def is_beyond(self, key: Key, before: Key | None) -> bool:
         """Return whether a key comes after that of the page before."""

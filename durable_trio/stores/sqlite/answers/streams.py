@@ -30,7 +30,7 @@ from durable_trio.stores.sqlite.answers.cells import (
     stored,
     walk,
 )
-from durable_trio.stores.sqlite.answers.merging import AT_ONCE, LAST, Key, Piece, common, key_of
+from durable_trio.stores.sqlite.answers.merging import AT_ONCE, LAST, Key, Piece, common, joined, key_of, ranges, within
 from durable_trio.stores.sqlite.answers.ordered import (
     BY_CREATION,
     OF_ALL,
@@ -39,6 +39,7 @@ from durable_trio.stores.sqlite.answers.ordered import (
     OF_TAG,
     WAYS,
     Ends,
+    Way,
     ends_of,
     keys_of,
     place_of,
@@ -48,12 +49,14 @@ from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.statuses import is_none_of
 from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT, WITHOUT_END
 
-__all__ = ["IS_SHOWN", "LAST", "MATCHING", "SLICE_RUNS", "conditions", "few_runs", "matching"]
+__all__ = ["IS_SHOWN", "LAST", "LISTED", "MATCHING", "SLICE_RUNS", "conditions", "few_runs", "matching"]
 
 # Runs that one slice looks at: some milliseconds.
 SLICE_RUNS: Final = 4000
 # Runs that are looked at together: one statement.
 _RUNS_AT_ONCE: Final = 250
+# Where they are all of one index, by so many times more from one statement to the next.
+_GROWTH: Final = 8
 # A part of a filter with fewer runs is rare: all of them can be looked at in one slice. If none is, they are counted
 # further to find the rarest; beyond that it does not pay, neither to compare nor to gather.
 _RARE_RUNS: Final = 2000
@@ -85,9 +88,9 @@ OF_OVERDUE: Final = (
 IS_SHOWN: Final = "run NOT IN (SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL)"
 # Which of some runs match, without their payloads.
 MATCHING: Final = f"""
-    SELECT {{key}}, run FROM runs NOT INDEXED
-    WHERE run IN (SELECT value FROM json_each(?)) AND {IS_SHOWN} AND {{which}}
+    SELECT {{key}}, run FROM runs NOT INDEXED WHERE run IN ({{runs}}) AND {IS_SHOWN} AND {{which}}
 """
+LISTED: Final = "SELECT value FROM json_each(?)"
 HAS_TAG: Final = """
     EXISTS (SELECT 1 FROM tags WHERE key = ? AND value = ? AND created_at = runs.created_at AND run = runs.run)
 """
@@ -115,25 +118,49 @@ def matching(
     way = WAYS[order]
     before = None if before is None else place_of(connection, way.column, before)
     term, parameters = conditions(which, order)
-    sql = MATCHING.format(which=term, key=way.column)
-    keys = _keys(connection, which, order, before, limit)
+    look = _Look(connection, MATCHING.format(which=term, key=way.column, runs="{runs}"), parameters, way)
+    if limit <= 0:
+        return [], None
+    keys = _keys(connection, which, order, before, limit, look)
     if isinstance(keys, list):
-        rows = connection.execute(sql, (json.dumps(keys), *parameters)).fetchall()
-        found = sorted(map(key_of, rows), reverse=way.is_last_first)
-        return [key for key in found if way.is_beyond(key, before)][:limit], None
-    found, cost = [], 0
-    for piece in keys if limit > 0 else ():
-        runs = json.dumps([run for _, run in piece.keys])
-        right = {run for _, run in connection.execute(sql, (runs, *parameters)).fetchall()} if piece.keys else ()
-        for key in piece.keys:
-            if key[1] in right:
-                found.append(key)
-                if len(found) == limit:
-                    return found, None
+        return [key for key in look.at(keys) if way.is_beyond(key, before)][:limit], None
+    found, cost = list[Key](), 0
+    for piece in keys:
+        found += piece.keys
+        if len(found) >= limit:
+            return found[:limit], None
         cost += piece.cost
         if cost >= SLICE_RUNS and piece.last is not None:
             return found, piece.last
     return found, None
+
+
+class _Look(NamedTuple):
+    """Tells which of some runs match, in order."""
+
+    connection: sqlite3.Connection
+    sql: str
+    parameters: list[Any]
+    way: Way
+
+    def at(self, runs: Sequence[int]) -> list[Key]:
+        """Look at some runs, and return the keys of those that match."""
+        return self._found(LISTED, (json.dumps(runs),)) if runs else []
+
+    def next_of(self, source: Source, before: Key | None, size: int) -> Piece:
+        """Look at the next runs of a source that is in this order, with sound keys only: so many, in one statement."""
+        way = self.way
+        sql, parameters = joined(within([source], ranges(before, None, way.is_last_first, way.column)), way.column)
+        order = f"ORDER BY {way.column} {way.direction}, run {way.direction}"
+        end = self.connection.execute(f"{sql} {order} LIMIT 1 OFFSET ? + 0", (*parameters, size - 1)).fetchone()
+        last = None if end is None else key_of(end)
+        parts = within([source], ranges(before, last, way.is_last_first, way.column))
+        runs = " UNION ALL ".join(f"SELECT run FROM {part.sql}" for part in parts)
+        return Piece(self._found(runs, [value for part in parts for value in part.parameters]), last, size // 2)
+
+    def _found(self, runs: str, values: Sequence[Any]) -> list[Key]:
+        rows = self.connection.execute(self.sql.format(runs=runs), (*values, *self.parameters)).fetchall()
+        return sorted(map(key_of, rows), reverse=self.way.is_last_first)
 
 
 def few_runs(connection: sqlite3.Connection, which: RunFilter) -> list[int] | None:
@@ -160,7 +187,7 @@ def _narrowed(which: RunFilter, order: Order) -> RunFilter:
 
 
 def _keys(
-    connection: sqlite3.Connection, which: RunFilter, order: Order, before: Key | None, limit: int
+    connection: sqlite3.Connection, which: RunFilter, order: Order, before: Key | None, limit: int, look: _Look
 ) -> list[int] | Iterator[Piece]:
     """Return the runs among which are all that match, if they must be gathered; else give their keys in order."""
     if which.run_id is not None:
@@ -171,8 +198,8 @@ def _keys(
             return _runs_of(connection, rarest.sources)
         ends = ends_of(connection, order, which)
         if rarest.key_count >= _RARE_RUNS and not ends.are_any:
-            return _common_keys(connection, rarest, order, before, limit)
-        return _in_order(connection, rarest.sources, order, before, limit, ends=ends)
+            return _common_keys(connection, rarest, order, before, limit, look)
+        return _in_order(connection, rarest.sources, order, before, limit, look, ends=ends)
     rarest = _rarest(connection, which, is_gathered=True)
     if rarest.key_count < _COMPARED_RUNS:
         return _runs_of(connection, rarest.sources)
@@ -180,11 +207,11 @@ def _keys(
         sources, ends = [Source(OF_END, (status,)) for status in which.statuses or ()], Ends(True, False)
     else:
         sources, ends = [Source(OF_CHANGES, ())], ends_of(connection, order, which)
-    return _in_order(connection, sources, order, before, limit, ends=ends)
+    return _in_order(connection, sources, order, before, limit, look, ends=ends)
 
 
 def _common_keys(
-    connection: sqlite3.Connection, rarest: _Part, order: Order, before: Key | None, limit: int
+    connection: sqlite3.Connection, rarest: _Part, order: Order, before: Key | None, limit: int, look: _Look
 ) -> Iterator[Piece]:
     """Give the keys that the rarest part has in common with the others; all of its own where that costs less."""
     parts = [rarest.sources, *rarest.others]
@@ -193,11 +220,11 @@ def _common_keys(
     while piece := common(
         connection, parts, before, is_newest_first=is_newest_first, size=size, limit=max(limit, _RUNS_AT_ONCE)
     ):
-        yield piece
+        yield piece._replace(keys=look.at([run for _, run in piece.keys]))
         if piece.last is None:
             return
         before, size = piece.last, AT_ONCE
-    yield from _in_order(connection, rarest.sources, order, before, limit, ends=Ends(False, False))
+    yield from _in_order(connection, rarest.sources, order, before, limit, look, ends=Ends(False, False))
 
 
 def _in_order(
@@ -206,16 +233,25 @@ def _in_order(
     order: Order,
     before: Key | None,
     limit: int,
+    look: _Look,
     *,
     ends: Ends,
 ) -> Iterator[Piece]:
-    """Give the keys of some sources: at first as many as may be enough."""
+    """Look at the runs of some sources: at first at as many as may be enough."""
     way = WAYS[order]
+    if len(sources) == 1 and not ends.are_any:
+        size = limit
+        while True:
+            piece = look.next_of(sources[0], before, size)
+            yield piece
+            if piece.last is None:
+                return
+            before, size = piece.last, min(size * _GROWTH, max(size, AT_ONCE))
     streams = [keys_of(connection, source, way, before, ends) for source in sources]
     keys = heapq.merge(*streams, reverse=way.is_last_first)
     size = limit
     while part := list(islice(keys, size)):
-        yield Piece(part, part[-1], len(part))
+        yield Piece(look.at([run for _, run in part]), part[-1], len(part))
         size = _RUNS_AT_ONCE
 
 
