@@ -339,3 +339,28 @@ async def test_a_body_that_cancels_the_tasks_of_all_runs_has_them_claimed_anew(s
             assert await engine.run(cancels_what_is_around_it) == 2
             await other.signal("go")
             assert await other.result() == 2
+
+
+async def test_who_asks_for_a_result_does_not_wait_for_what_a_run_that_has_ended_has_left_behind(
+    store_path: str,
+) -> None:
+    """Nor does who has waited before: a task of it that is shielded keeps it in memory."""
+    is_over = trio.Event()
+
+    async def stays() -> None:
+        with trio.CancelScope(shield=True):
+            await is_over.wait()
+
+    @workflow(name="leaves behind")
+    async def leaves_behind(ctx: Context) -> int:
+        trio.lowlevel.current_task().child_nurseries[0].start_soon(stays)
+        return 1
+
+    async with serving(store_path, leaves_behind) as engine:
+        run = await engine.start(leaves_behind)
+        try:
+            with trio.fail_after(PATIENCE_SECONDS):
+                assert [await run.result(), await run.result()] == [1, 1]
+            assert (await engine.status()).resident_runs == 1
+        finally:
+            is_over.set()
