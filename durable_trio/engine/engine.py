@@ -581,14 +581,17 @@ class Engine(trio.abc.AsyncResource):
         """
         return await abandoning.abandon(self._client, run_id, reason)
 
-    async def fork(self, run_id: str, *, before: str, id: str | None = None) -> Run[Any]:
+    async def fork(self, run_id: str, *, before: str, id: str | None = None, signals: bool = False) -> Run[Any]:
         """Start a new run with the history of another up to, not including, the row with the key ``before``.
 
-        Steps that are copied are not compensated by the new run.
+        Steps that are copied are not compensated by the new run. What the other has done from there on is done again,
+        under other idempotency keys. The other stays as it is: cancel it, or abandon it.
 
         Args:
             before: a key as ``steps`` gives it.
             id: that of the new run; default a new UUID.
+            signals: also copy the signals that are unread, and those that were taken from there on, in order of
+                arrival. One that was taken before and had an id is known, if it is sent to the new run again.
 
         *Cancellation:* a copy that is not complete is never seen, and is removed by whoever serves.
 
@@ -598,7 +601,7 @@ class Engine(trio.abc.AsyncResource):
             TypeError: ``before`` is no ``str``.
             RunConflict: there is a run with the new id; or what is stored of the run is damaged.
         """
-        return self._run_of(await forks.fork(self._client, run_id, before, id))
+        return self._run_of(await forks.fork(self._client, run_id, before, id, signals=signals))
 
     async def delete(self, run_id: str) -> None:
         """Remove a run that has ended, with all its rows.

@@ -13,7 +13,7 @@ import trio
 from durable_trio.engine.client import Client
 from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
-from durable_trio.looks import class_name, exact_text, is_a
+from durable_trio.looks import class_name, exact_bool, exact_text, is_a
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
@@ -24,16 +24,17 @@ __all__ = ["fork"]
 
 # Ctrl-C must not come between the commit and the look for the run, which nobody else would find.
 @trio.lowlevel.enable_ki_protection
-async def fork(client: Client, run_id: str, before: str, new_id: str | None) -> RunRow:
+async def fork(client: Client, run_id: str, before: str, new_id: str | None, *, signals: bool) -> RunRow:
     """Start a new run with a part of another's history; see ``engine.fork``."""
     services = client.services_in_use()
     run_id = check_name("run id", run_id)
     if not is_a(before, str):
         raise TypeError(f"before must be the key of a history row, a str, not {class_name(type(before))}")
     new_id = str(uuid.uuid4()) if new_id is None else check_name("run id", new_id)
+    signals = exact_bool(signals, what="signals")
     now = client.settings.clock.stamp()
     key = await _key(client, run_id, exact_text(before))
-    operation = ForkRun(run_id=run_id, before=key, id=new_id, now=now)
+    operation = ForkRun(run_id=run_id, before=key, id=new_id, signals=signals, now=now)
     outcome: RunRow | Draft = await services.writer.write(operation)
     row = await _fork_long(client, operation, outcome) if isinstance(outcome, Draft) else outcome
     services.look_for_due()

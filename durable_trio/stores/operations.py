@@ -345,7 +345,9 @@ class ForkRun:
     The rows of started children are copied with attempt 0: the children stay those of the original.
     ``RunNotFound`` for an unknown run, ``ValueError`` if no row has the key ``before``, ``RunConflict`` if ``id``
     exists. Rows with a lower seq are copied with ``compensates`` false, compensation, cancel and ttl rows left out.
-    The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed.
+    The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed. With
+    ``signals`` it gets signals, too, in order of arrival: as unread those that are, or that were consumed by a row that
+    is not copied; as consumed those with an id that were consumed before, so that the same ones again are known.
 
     Of a history with more than ``UPKEEP_ROWS_MAX`` rows nothing is copied yet: the outcome is a ``Draft``, which nobody
     sees. The caller has the rows copied (``CopyHistory``) and ends with the same operation with that draft.
@@ -356,6 +358,7 @@ class ForkRun:
     run_id: str
     before: Key
     id: str
+    signals: bool = False
     draft: Draft | None = None
     now: int
 

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunConflict, RunNotFound, RunStatus, workflow
-from tests.engine.harness import wait_passivated
+from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
 from tests.kit.crash_points import at_every_commit
 from tests.kit.traces import LONG_SECONDS, effects, ended, flow_before, note, tell_key, undo, virtual
 
@@ -194,3 +194,18 @@ async def test_a_fork_is_made_once_whatever_commit_crashes(autojump_clock: MockC
         return sorted(runs), [step.key for step in await fork.steps()]
 
     await at_every_commit([three_steps], scenario)
+
+
+async def test_a_fork_with_signals_takes_what_was_sent_to_the_other(file_path: str) -> None:
+    @workflow
+    async def taking(ctx: Context) -> list[Any]:
+        return [await ctx.wait_signal("go") for _ in range(3)]
+
+    async with serving(file_path, taking) as engine:
+        run = await engine.start(taking, id="run")
+        for number in (1, 2, 3):
+            await engine.send_signal("run", "go", number, id=str(number))
+        assert await run.result() == [1, 2, 3]
+        copy = await engine.fork("run", before="go#1", id="copy", signals=True)
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await copy.result() == [1, 2, 3]

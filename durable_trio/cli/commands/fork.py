@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     shell_complete=complete_key,
     help="The first step that is run again, by its key as 'show' prints it.",
 )
+@click.option("--signals", is_flag=True, help="Also copy what was sent and is unread, or was taken from KEY on.")
 @click.option("--id", "new_id", metavar="ID", help="The new run's id. Default: a UUID.")
-def command(database: str, run_id: str, before: str, new_id: str | None) -> None:
+def command(database: str, run_id: str, before: str, signals: bool, new_id: str | None) -> None:
     """Start a new run that has RUN's history up to, not including, KEY; print its id.
 
     Steps that are copied are not undone by the new run.
@@ -37,7 +38,7 @@ def command(database: str, run_id: str, before: str, new_id: str | None) -> None
 
     async def fork(client: Engine) -> str:
         try:
-            return (await client.fork(run_id, before=before, id=new_id)).id
+            return (await client.fork(run_id, before=before, id=new_id, signals=signals)).id
         except ValueError as error:
             keys = [step.key for step in await client.get(run_id).steps()]
             if before in keys:

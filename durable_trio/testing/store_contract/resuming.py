@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from durable_trio.errors import RunConflict, RunNotFound
+from durable_trio.errors import MailboxFull, RunConflict, RunNotFound
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
-from durable_trio.stores.contract import Advance, ForkRun, ReapExecutor, RequestCancel, ResumeRun, Store, Unpark
+from durable_trio.stores.contract import Advance, ForkRun, ReapExecutor, RequestCancel, ResumeRun, Sent, Store, Unpark
 from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory, ListUnread
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
@@ -42,6 +42,10 @@ def fork(store: Store, before: Key, run_id: str = "run", new_id: str = "copy") -
 def names(store: Store, row: RunRow) -> list[str]:
     """Return the names of a run's history rows."""
     return [entry.key.name for entry in store.ask(ListHistory(row.run))]
+
+
+#: Names and ids of signals to a run that is forked.
+SIGNALS = (("a", None), ("b", "1"), ("c", None), ("d", "2"), ("e", "3"))
 
 
 class ResumingContract(ContractKit):
@@ -228,6 +232,25 @@ class ResumingContract(ContractKit):
         assert store.ask(ListUnread(copy.run)) == ()
         assert len(store.ask(ListHistory(row.run))) == 6
         assert [found.id for found in claim(store, register(store))] == ["copy"]
+
+    def test_a_fork_with_signals_has_those_that_its_history_has_not_taken(self, store: Store) -> None:
+        """In order of arrival; and it knows again those with an id that it has."""
+        _, fence = owned(store)
+        sent = [signal(store, name=name, signal_id=signal_id) for name, signal_id in SIGNALS]
+        taken = {0: 1, 1: 1, 2: 2, 3: 2}
+        for seq in (1, 2):
+            entries = tuple((sent[number].entry.id, seq) for number in taken if taken[number] == seq)
+            one(store, Advance(fence=fence, rows=(step(seq, f"s{seq}"),), taken=entries, now=40))
+        one(store, RequestCancel(run_id="run", reason="null", now=50))
+        copy = one(store, ForkRun(run_id="run", before=Key("", "s2", 0), id="copy", signals=True, now=300))
+        assert [entry.name for entry in store.ask(ListUnread(copy.run))] == ["c", "d", "e"]
+        assert [entry.name for entry in store.ask(ListUnread(fence.run))] == ["e", "cancel"]
+        for name, signal_id in SIGNALS:
+            again = signal(store, "copy", name, signal_id=signal_id)
+            assert again.created == (signal_id is None)
+        assert len(store.ask(ListUnread(copy.run))) == 5
+        limited = [signal(store, "copy", "more", unread_max=6) for _ in range(2)]
+        assert [type(outcome) for outcome in limited] == [Sent, MailboxFull]
 
     def test_a_fork_before_the_first_row_is_empty(self, store: Store) -> None:
         _, fence = owned(store)

@@ -13,7 +13,7 @@ from durable_trio.rules.damage import damaged
 from durable_trio.rules.run_life import RunEvent
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
 from durable_trio.stores.sqlite.columns import run_from
-from durable_trio.stores.sqlite.operations.messages import run_not_found
+from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
 from durable_trio.stores.sqlite.operations.removals import DISCARD, HIDDEN_ID
 from durable_trio.stores.sqlite.operations.resuming import has_long_history
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
@@ -40,6 +40,12 @@ COPY_ROWS: Final = """
     SELECT ?, seq, branch, name, n, kind, status, CASE kind WHEN 'child' THEN 0 ELSE attempt END, 0, started_at,
         finished_at, error, result, earlier
     FROM history WHERE run = ? AND seq < ? AND kind NOT IN ('compensation', 'cancel', 'ttl')
+"""
+COPY_SIGNALS: Final = """
+    INSERT INTO mailbox (run, seq, kind, name, signal_id, created_at, payload)
+    SELECT :copy, iif(seq < :before, seq, NULL), kind, name, signal_id, created_at, payload
+    FROM mailbox
+    WHERE run = :source AND kind = 'signal' AND (seq IS NULL OR seq >= :before OR signal_id IS NOT NULL) ORDER BY id
 """
 COPY_HISTORY: Final = f"{COPY_ROWS} ORDER BY id"
 COPY_ROW: Final = f"{COPY_ROWS} AND branch = ? AND name = ? AND n = ?"
@@ -73,6 +79,9 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | R
         transaction.execute(COPY_HISTORY, (draft.run, source.run, before[0]))
     elif not _is_as_before(transaction, draft, now):
         return _refused(transaction, draft, _changed(operation.run_id))
+    if operation.signals:
+        transaction.execute(COPY_SIGNALS, {"copy": draft.run, "source": source.run, "before": before[0]})
+        count_unread_anew(transaction, draft.run)
     transaction.execute(SHOW, (operation.id, now, transaction.change(), draft.run))
     return run_from(transaction.execute(FIND_RUN, (operation.id,)).fetchone())
 
