@@ -6,13 +6,9 @@ There is no global registry: an engine knows the workflows that it is given, in 
 from __future__ import annotations
 
 import difflib
-import functools
-import hashlib
 import inspect
-import types
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 
 import attrs
@@ -59,7 +55,6 @@ class Workflow(Generic[P, R]):
     takes_any_count: bool = attrs.field(repr=False)
     defaults: tuple[Any, ...] = attrs.field(repr=False, eq=False)  # of the last parameters that may be left out
     result_type: Any = attrs.field(repr=False)
-    fingerprint: str = attrs.field(repr=False)
 
     @property
     def module(self) -> str:
@@ -188,7 +183,6 @@ def workflow(
             takes_any_count=signature.takes_any_count,
             defaults=signature.defaults,
             result_type=signature.result,
-            fingerprint=_fingerprint(function),
         )
 
     return wrap if fn is None else wrap(fn)
@@ -268,33 +262,6 @@ def _signature(function: Callable[..., object]) -> _Signature:
         found[parameter.name] = annotations.get(parameter.name, UNANNOTATED)
     result = annotations.get("return", UNANNOTATED)
     return _Signature(tuple(found.values()), tuple(found), required, variadic, tuple(defaults), result)
-
-
-def _fingerprint(function: Callable[..., object]) -> str:
-    """Return a hash of the code: that of the module's source where it can be read, and of the compiled body."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    digest = hashlib.sha256()
-    try:
-        source = inspect.getsourcefile(function)
-        if source is not None:
-            digest.update(Path(source).read_bytes())
-    except (OSError, TypeError):
-        pass  # typed into a prompt or frozen: the compiled body alone must do
-    code = getattr(function, "__code__", None)
-    if code is not None:
-        _digest_code(code, digest)
-    return digest.hexdigest()[:16]
-
-
-def _digest_code(code: types.CodeType, digest: Any) -> None:
-    digest.update(code.co_code)
-    digest.update(repr(code.co_names).encode())
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            _digest_code(constant, digest)
-        else:
-            digest.update(repr(constant).encode("utf-8", "backslashreplace"))
 
 
 class Registry:

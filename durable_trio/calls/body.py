@@ -307,5 +307,5 @@ class Body:
 
     def park(self, kind: ProblemKind, text: str) -> NoReturn:
         """Set the run aside; never returns."""
-        self.resident.park(Problem(kind=kind.value, text=text, fingerprint=self.workflow.fingerprint))
+        self.resident.park(Problem(kind=kind.value, text=text))
         raise Detached

@@ -23,6 +23,7 @@ from durable_trio.limits import (
     RESIDENT_RUNS_MAX,
     UNREAD_SIGNALS_MAX,
     WORKERS_MAX,
+    check_name,
 )
 from durable_trio.options import check_options
 from durable_trio.serving.app import check_app
@@ -95,6 +96,9 @@ class Settings:
     )
     workers: int = attrs.field(default=0)
     app: str | None = attrs.field(default=None, validator=_app)
+    build: str | None = attrs.field(
+        default=None, validator=attrs.validators.optional(lambda _, __, value: check_name("build", value))
+    )
     replay_stall_seconds: float = attrs.field(default=REPLAY_STALL_SECONDS, converter=_patience, validator=_positive)
     slow_step_seconds: float | None = attrs.field(default=None, converter=_seconds)
     strict: bool = attrs.field(default=False, validator=_of_type)
@@ -153,6 +157,7 @@ class EngineOptions(TypedDict, total=False):
     slow_step_seconds: float | timedelta | None
     types: Sequence[TypeHook[Any]]
     aliases: Mapping[str, type]
+    build: str | None
     clock: Clock
 
 

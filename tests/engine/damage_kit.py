@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from durable_trio import Context, Engine, Retry, RunStatus, current_step, sqlite3, workflow
+from durable_trio.engine.codes import Codes
 from tests.engine.harness import serving, wait_passivated, wait_status
 
 # ---- the runs ----------------------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("UPDATE runs SET wake_at = 1 WHERE id IN ('told', 'cancelling')", ()),
     (
         "UPDATE runs SET wake_at = NULL, waits_for = NULL, problem = ?, fingerprint = ? WHERE id = 'parked'",
-        ('{"kind": "divergence", "text": "for a test", "fingerprint": ""}', rich.fingerprint),
+        ('{"kind": "divergence", "text": "for a test", "fingerprint": ""}', Codes().of(rich)),
     ),
     ("INSERT INTO reports (process, updated_at, report) VALUES ('h/b/1/2', 1, '{}')", ()),
     ("UPDATE runs SET status = 'failed', wake_at = NULL, finished_at = 1 WHERE id = 'failed'", ()),

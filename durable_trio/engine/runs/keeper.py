@@ -11,7 +11,7 @@ from durable_trio.engine.settings import Settings
 from durable_trio.records import Problem
 from durable_trio.rows import RunRow
 from durable_trio.stores.writer import Writer
-from durable_trio.workflows import Registry
+from durable_trio.workflows import Registry, Workflow
 
 __all__ = ["Keeper"]
 
@@ -34,7 +34,7 @@ class Keeper(Protocol[R]):
     def wake_at(self, due_at: int, resident: R, now: int) -> None:
         """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left; it says ``now``."""
 
-    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
         """Say that a run is set aside, have it stored, and tell the observers once it is."""
 
     def rests(self, resident: R) -> None:

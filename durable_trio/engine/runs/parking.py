@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
+
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
+from durable_trio.engine.codes import Codes
 from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.telling import Telling
 from durable_trio.engine.runs.under_way import StepUnderWay
@@ -19,7 +22,7 @@ from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
 from durable_trio.records import Problem
 from durable_trio.rows import HistoryRow, RunRow
-from durable_trio.rules.damage import damaged
+from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.contract import Fence, Park
 from durable_trio.stores.writer import Writer
@@ -33,15 +36,18 @@ _LOGGER = Logger("durable_trio.runs")
 class Parking:
     """Parks the runs of one executor."""
 
-    def __init__(self, *, writer: Writer, codec: Codec, clock: Clock, telling_of: Callable[[RunRow], Telling]) -> None:
+    def __init__(
+        self, *, writer: Writer, codec: Codec, clock: Clock, codes: Codes, telling_of: Callable[[RunRow], Telling]
+    ) -> None:
         self._writer = writer
         self._codec = codec
         self._clock = clock
+        self._codes = codes
         self._telling_of = telling_of
 
-    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
+    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
         """Park a run that this executor owns. ``error``: the same for observers, who may tell kinds apart."""
-        self._submit(row, problem, error, fault=None)
+        self._submit(row, workflow, problem, error, fault=None)
 
     def park_for_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
         """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
@@ -61,11 +67,20 @@ class Parking:
         problem = Problem(
             kind=ProblemKind.INTERNAL_ERROR.value,
             text=text + trace(error, TRACEBACK_CHARACTERS_MAX, is_ours=True),
-            fingerprint=workflow.fingerprint,
         )
-        self._submit(row, problem, error, fault=error)
+        self._submit(row, workflow, problem, error, fault=error)
 
-    def _submit(self, row: RunRow, problem: Problem, error: Exception | None, *, fault: Exception | None) -> None:
+    def _submit(
+        self,
+        row: RunRow,
+        workflow: Workflow[..., Any],
+        problem: Problem,
+        error: Exception | None,
+        *,
+        fault: Exception | None,
+    ) -> None:
+        if problem.kind != DAMAGED:  # which no code mends
+            problem = attrs.evolve(problem, fingerprint=self._codes.of(workflow))
         telling = self._telling_of(row)
         told = telling.is_to_tell(Fate.PARKED)
 

@@ -343,7 +343,7 @@ class ResidentRun:
         strict = self.workflow.strict
         if self.keeper.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
-            self.park(Problem(kind=ProblemKind.FOREIGN_WAIT.value, text=text, fingerprint=self.workflow.fingerprint))
+            self.park(Problem(kind=ProblemKind.FOREIGN_WAIT.value, text=text))
             return
         for place in places:
             self.keeper.warn_foreign_wait(self.row.workflow, place)
@@ -450,13 +450,13 @@ class ResidentRun:
                 f"Then @workflow(retired=({change!r},)) has such runs go on"
             )
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
-        self.park(Problem(kind=ProblemKind.DIVERGENCE.value, text=text, fingerprint=self.workflow.fingerprint), error)
+        self.park(Problem(kind=ProblemKind.DIVERGENCE.value, text=text), error)
 
     def park(self, problem: Problem, error: Exception | None = None) -> None:
         """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
         if self.port.is_cut:
             return
-        self.keeper.park(self.row, problem, error)
+        self.keeper.park(self.row, self.workflow, problem, error)
         self.detach()
 
     def detach(self) -> None:

@@ -14,6 +14,7 @@ import trio
 from durable_trio.clock import due_after
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded, tell
+from durable_trio.engine.codes import Codes
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
@@ -106,7 +107,10 @@ class Runs:
             failures_of=failures_of,
             call_at=call_at,
         )
-        self.parking = Parking(writer=writer, codec=codec, clock=settings.clock, telling_of=self.tellings.of)
+        self.codes = Codes(settings.build)
+        self.parking = Parking(
+            writer=writer, codec=codec, clock=settings.clock, codes=self.codes, telling_of=self.tellings.of
+        )
         self._actors: dict[int, ResidentRun] = {}
         self._by_id = residents
         self._resident_max = max(settings.resident_runs_max, settings.concurrency)
@@ -202,7 +206,7 @@ class Runs:
             if loaded is None:
                 loaded = NOTHING_LOADED
             elif not is_set_aside and (damage := damage_of(row, loaded)) is not None:
-                self.park(row, damaged(row.id, damage), None)
+                self.park(row, workflow, damaged(row.id, damage), None)
                 return
             actor = RunActor(self, row, workflow, loaded, failures)
             if row.run in self._early_posts:
@@ -396,8 +400,8 @@ class Runs:
 
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
-    def park(self, row: RunRow, problem: Problem, error: Exception | None) -> None:
-        self.parking.park(row, problem, error)
+    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
+        self.parking.park(row, workflow, problem, error)
 
     def came_out(self, resident: ResidentRun, error: BaseException) -> None:
         row, workflow = resident.row, resident.workflow

@@ -134,9 +134,8 @@ class Dispatcher(Service):
         if not self._has_unparked:
             for workflow in self._registry:
                 now = self._clock.stamp()
-                unpark = Unpark(
-                    workflow=workflow.name, fingerprint=workflow.fingerprint, limit=UPKEEP_ROWS_MAX, now=now
-                )
+                code = self._runs.codes.of(workflow)
+                unpark = Unpark(workflow=workflow.name, fingerprint=code, limit=UPKEEP_ROWS_MAX, now=now)
                 while await self._writer.write(unpark):
                     pass
             self._has_unparked = True
