@@ -46,17 +46,33 @@ def rows_to_cut(history: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _last_failures(history: Sequence[Outcome]) -> list[Outcome]:
-    """Return the failures that no row which stays may depend on, and the ends of children that nobody awaited."""
+    """Return the failures that no row which stays may depend on, and the ends of children that nobody awaited.
+
+    An answer to a question about changed code depends on what is around it, and may have been recorded long after it
+    was given. So it holds no failure, and goes with those before it, unless its branch has gone on from there.
+    """
     removed = []
     kept: dict[str, int] = {}  # by branch: when the last call began whose row stays
+    gone_on = set[str]()  # these branches, and all around them
+    answers: list[Outcome] = []  # in branches that have not gone on from them
     latest = -1
     for outcome in reversed(history):
+        branch = outcome.key.branch
         is_failure = outcome.status is not StepStatus.COMPLETED
-        if outcome.key.branch == END_BRANCH or (is_failure and not _is_followed(outcome, kept, latest)):
+        if outcome.kind is StepKind.PATCH:
+            if branch not in gone_on:
+                answers.append(outcome)
+        elif branch == END_BRANCH:
             removed.append(outcome)
+        elif is_failure and not _is_followed(outcome, kept, latest):
+            removed += [*answers, outcome]
+            answers.clear()
         else:
             latest = max(latest, outcome.started_at)
-            kept[outcome.key.branch] = max(kept.get(outcome.key.branch, -1), outcome.started_at)
+            kept[branch] = max(kept.get(branch, -1), outcome.started_at)
+            while branch not in gone_on:
+                gone_on.add(branch)
+                branch = branch.rpartition("/")[0]
     return removed
 
 

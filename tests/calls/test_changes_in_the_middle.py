@@ -291,6 +291,48 @@ async def test_plain_patched_does_not_know_a_call_that_bad_code_has_recorded(aut
     assert effects.count("new") == 1
 
 
+async def test_a_failure_in_the_new_call_is_undone_by_resuming_though_the_answer_was_recorded_behind_it(
+    autojump_clock: MockClock,
+) -> None:
+    is_broken = True
+
+    async def perhaps() -> str:
+        if is_broken:
+            raise ValueError("broken")
+        return "done"
+
+    def code(is_new_way: Callable[[Context], bool]) -> Workflow[..., Any]:
+        @workflow(name="flow")
+        async def flow(ctx: Context) -> str:
+            assert is_new_way(ctx)
+            try:
+                return await ctx.step("new", perhaps)
+            except ValueError:
+                await ctx.publish("state", "failed")  # the answer rides with it
+                raise
+
+        return flow
+
+    async def failed(engine: Engine) -> list[str]:
+        run = await engine.start("flow", id="run")
+        with pytest.raises(RunFailed):
+            await run.result()
+        return [step.key for step in await run.steps()]
+
+    bad, mended = code(lambda _: True), code(lambda ctx: ctx.patched("c", recorded=("step", "new")))
+    async with crashing_store() as store:
+        store.crash_after(4)  # the failure is recorded, and nothing else
+        with pytest.raises(Crashed):
+            await live_once(store, [bad], failed)
+        assert await live_once(store, [mended], failed) == ["new#0", " c#0"]
+        is_broken = False
+
+        async def resumed(engine: Engine) -> Any:
+            return await (await engine.resume("run")).result()
+
+        assert await live_once(store, [mended], resumed) == "done"
+
+
 @pytest.mark.parametrize(
     ("recorded", "error"),
     [
