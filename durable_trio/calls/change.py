@@ -55,7 +55,7 @@ def patched(branch: Branch, change_id: str, recorded: object = None) -> bool:
         state.is_replaying or lobby.has_unmatched_waits()
     )
     if is_new_way or own_row is None:
-        state.note(key, answer_text(is_new_way))
+        state.answer(key, answer_text(is_new_way))
     return is_new_way
 
 

@@ -90,7 +90,7 @@ class Lobby:
                     self.refuse_expired(call)
                 elif state.mode is Mode.REPLAYING or state.is_held:
                     pass
-                elif self.deadlines:
+                elif self.deadlines or state.answers_under_way:
                     self.let_begin(call)
                 else:
                     call.stage = BEGIN[call.stage]
@@ -238,8 +238,11 @@ class Lobby:
         return min(over, default=None)
 
     def let_begin(self, call: Call) -> None:
-        """Begin a call; not before the expiry of a deadline whose time is over, for the call may be inside of it."""
-        if self.deadlines and not self.is_in_time(call):
+        """Begin a call; not before the expiry of a deadline whose time is over, for the call may be inside of it.
+
+        Nor before answers are recorded which it may follow from.
+        """
+        if self.state.answers_under_way or (self.deadlines and not self.is_in_time(call)):
             self.late.append(call)
         else:
             self._begin(call)
@@ -288,8 +291,8 @@ class Lobby:
         return True
 
     def begin_late(self) -> bool:
-        """Begin what has waited for expiries, and was not cancelled by them."""
-        if self.expiring:
+        """Begin what has waited for expiries and answers, and was not cancelled."""
+        if self.expiring or self.state.answers_under_way:
             return False
         late, self.late = self.late, []
         for call in late:

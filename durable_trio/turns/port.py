@@ -61,6 +61,11 @@ class Port:
         """Have a row committed with the next ones; nobody waits for it."""
         self._riders.append(row)
 
+    @property
+    def rider_count(self) -> int:
+        """How many rows wait for the next commit."""
+        return len(self._riders)
+
     def advance(self, callback: Callback, **fields: Any) -> None:
         """Submit an ``Advance``. A row for a suspended run makes it running in the same transaction."""
         if self._riders:

@@ -87,6 +87,8 @@ class RunState:
     position: tuple[int, int] = (0, 0)
     # For people, when something diverges.
     delivered: deque[HistoryRow] = attrs.Factory(partial(deque, maxlen=8))
+    # Answers that are being recorded on their own: no call begins before they are.
+    answers_under_way: int = 0
     # What is kept back while a signal waits for its turn; None if none does.
     held: deque[Callable[[], None]] | None = None
 
@@ -140,6 +142,22 @@ class RunState:
                 seq=self.next_seq(), key=key, kind=StepKind.PATCH, result=answer, started_at=now, finished_at=self.now
             )
         )
+
+    def answer(self, key: Key, answer: str) -> None:
+        """Note an answer to a question about changed code.
+
+        What other branches have recorded meanwhile, and the body has not got yet, would come first. If the process died
+        between the two, the next replay would find it ahead, and answer otherwise. So what the answer leads to waits.
+        """
+        is_first = self.is_replaying or self.last_seq - self.port.rider_count == self.position[0]
+        self.note(key, answer)
+        if not is_first:
+            self.answers_under_way += 1
+            self.port.advance(self._answered)
+
+    def _answered(self, result: Any) -> None:
+        self.answers_under_way -= 1
+        self.check(result)
 
     def check(self, result: Any) -> None:
         """Take the outcome of a commit that nobody waits for."""
