@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import trio
 
 from durable_trio.doors import guarded
 from durable_trio.engine.client import Client
-from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.telling import Telling
 from durable_trio.errors import RunCancelled
 from durable_trio.limits import check_name
-from durable_trio.records import StepInHand
+from durable_trio.records import RunStatus, StepInHand
 from durable_trio.stores.contract import Abandoned, AbandonRun
 from durable_trio.stores.questions import FindRun
 
@@ -45,7 +46,17 @@ async def abandon(client: Client, run_id: str, reason: str | None) -> tuple[Step
         now=client.settings.clock.stamp(),
     )
     outcome: Abandoned = await services.writer.write(operation)
-    guarded(RunLog(outcome.row).abandoned, reason, outcome.not_undone_count)
+    telling = Telling(
+        outcome.row,
+        observers=client.observers,
+        clock=client.settings.clock,
+        failures=failures,
+        slow=None,
+        died=(),
+        slots=None,
+    )
+    guarded(telling.log.abandoned, reason, outcome.not_undone_count)
+    guarded(partial(telling.ended, RunStatus.CANCELLED, operation.error, fate=None, failed=None))
     for sent in outcome.sent:
         services.sent(sent)
     if outcome.row.parent is not None:

@@ -73,7 +73,7 @@ class Client:
         self.failures_of = FailuresOf(self.codec, settings.errors, settings.aliases)
         self.is_closed = False
         self.services: Services | None = None
-        self._observers = observers
+        self.observers = observers
         self._engine = engine
         self._waiting = Waiting(registry)
         # Where it was opened, and that thread's name.
@@ -105,7 +105,7 @@ class Client:
             settings=self.settings,
             registry=self.registry,
             codec=self.codec,
-            observers=self._observers,
+            observers=self.observers,
             failures_of=self.failures_of,
             engine=self._engine,
         )

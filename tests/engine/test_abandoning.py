@@ -13,7 +13,9 @@ from durable_trio import (
     CompensationFailed,
     Context,
     Engine,
+    Observer,
     RunCancelled,
+    RunEnded,
     RunFinished,
     RunNotFound,
     RunStatus,
@@ -137,6 +139,25 @@ async def test_a_run_that_only_waits_in_memory_leaves(monkeypatch: pytest.Monkey
         with pytest.raises(RunFinished):
             await engine.send_signal("run", "go")
     assert effects == ["first", "second"]
+
+
+async def test_the_observers_of_who_abandons_are_told_that_the_run_has_ended() -> None:
+    told: list[RunEnded] = []
+
+    class Ends(Observer):
+        def run_ended(self, event: RunEnded) -> None:
+            told.append(event)
+
+    async with serving(":memory:", waiting, observers=[Ends()]) as engine:
+        run = await engine.start(waiting, id="run")
+        await wait_status(run, RunStatus.SUSPENDED)
+        await engine.abandon("run", reason="no code fits it")
+        await wait_passivated(engine)
+    (event,) = told
+    assert (event.run_id, event.status, event.workflow) == ("run", RunStatus.CANCELLED, "flow")
+    assert isinstance(event.error, RunCancelled)
+    assert event.error.abandoned
+    assert event.duration is not None
 
 
 async def test_a_parent_gets_the_end_of_its_child() -> None:
