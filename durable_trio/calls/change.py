@@ -34,6 +34,8 @@ _OPEN: Final[dict[str, frozenset[str]]] = {
     StepKind.DEADLINE.value: frozenset(),
 }
 # Those whose rows are below them, and those that are not named by the user.
+# What ``show`` calls them.
+_SHOWN: Final = {"timer": StepKind.SLEEP.value, "commit": StepKind.TRANSACTION.value}
 _WITH_PARTS: Final = frozenset({StepKind.MAP.value, _NURSERY})
 _UNNAMED: Final = frozenset({_NURSERY, StepKind.DEADLINE.value})
 
@@ -101,6 +103,7 @@ def _calls(recorded: Any) -> Iterator[tuple[str, str]]:
         if not (is_a(call, tuple) and len(call) == 2):
             raise TypeError(f"recorded must have a kind and a name, as ('step', 'pay'), not {short(call)}")
         kind, name = check_name("kind of call", call[0]), check_name("name of a call", call[1])
+        kind = _SHOWN.get(kind, kind)
         if kind not in _OPEN:
             raise ValueError(f"there are no calls of kind {kind!r}; known: {', '.join(_OPEN)}")
         if kind in _UNNAMED and name != kind:

@@ -67,7 +67,7 @@ def failure_text(error: BaseException | FailureRecord | None) -> str:
     text = first_line(document.message)
     if name == "RunCancelled":
         reason = getattr(error, "reason", None)
-        return visible(reason) if isinstance(reason, str) else ""
+        return visible(reason) if isinstance(reason, str) else text
     return f"{visible(name)}: {text}" if text else visible(name)
 
 

@@ -122,6 +122,17 @@ def _points(commit_count: int, seed: str) -> list[tuple[int, bool]]:
     return points if EVERY_CRASH else random.Random(seed).sample(points, _POINTS)
 
 
+@pytest.mark.parametrize(("kind", "shown"), [("sleep", "timer"), ("transaction", "commit")])
+async def test_calls_may_be_named_as_show_does(kind: str, shown: str, autojump_clock: MockClock) -> None:
+    bad, mended = (
+        _code(_once, (kind, "new"), way)
+        for way in (lambda _: True, lambda ctx: ctx.patched("c", recorded=(shown, "new")))
+    )
+    async with crashing_store() as store:
+        await live_once(store, [bad], lambda engine: _leave_at(engine, 45))
+        await live_once(store, [mended], _result)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("new", CALLS, ids=lambda new: new[0])
 async def test_runs_of_old_and_of_bad_code_go_on_with_mended_code(

@@ -333,3 +333,10 @@ def test_the_option_after_the_command_wins(db: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "none.db")
     assert call("--db", missing, "list", "--db", db, env={"DURABLE_TRIO_DB": missing}).code == 0
     assert call("--db", db, "list", env={"DURABLE_TRIO_DB": missing}).code == 0
+
+
+def test_start_of_a_run_that_has_ended_says_so(db: str) -> None:
+    call("--db", db, "start", "order", "1", "--id", "over")
+    call("--db", db, "cancel", "over")
+    said = call("--db", db, "start", "order", "1", "--id", "over")
+    assert (said.code, said.out, said.err) == (0, "over\n", "'over' is there already, and has ended: cancelled\n")

@@ -457,3 +457,16 @@ async def test_a_body_that_waits_for_others_at_replay_is_waited_for(file_path: s
         assert await engine.get("r").result() == "b1"
     send.close()
     receive.close()
+
+
+async def test_what_the_body_has_raised_instead_is_told(file_path: str) -> None:
+    async def raises(ctx: Context) -> Any:
+        raise ValueError("a bug of the new code")
+
+    await _record_history(file_path, "r")
+    async with serving(file_path, _make(raises)) as engine:
+        await engine.send_signal("r", "go")
+        problem = (await wait_parked(engine.get("r"))).problem
+        assert problem is not None
+        assert "The body has raised ValueError: a bug of the new code (at " in problem.text
+        assert "in raises)" in problem.text

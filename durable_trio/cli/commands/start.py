@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -64,9 +65,13 @@ def command(
     async def start(client: Engine) -> tuple[str, str | None]:
         if is_new:
             say(f"created the database {database!r}")
+        asked_at = datetime.now(UTC)
         run = await client.start(
             what, *args, id=run_id, queue=queue, priority=priority, delay=delay, tags=given or None
         )
+        record = await run.record()
+        if record.status.is_final and record.created_at < asked_at:  # the id is that of a run which was there already
+            return run.id, f"{run.id!r} is there already, and has ended: {record.status.value}"
         return run.id, await _doubt(client, workflow)
 
     started, doubt = ask(database, start, engine=engine, creates=True)

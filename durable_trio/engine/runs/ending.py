@@ -70,7 +70,7 @@ class Ending:
                 await self._compensate(item, compensation_errors)
         rest = turns.state.history.next_of_body()
         if rest is not None:
-            run.diverged(rest)
+            run.diverged(rest, raised=error_text)
             return True
         finish = Finish(
             fence=run.port.fence,
@@ -147,7 +147,7 @@ class Ending:
             return True
         rest = run.turns.state.history.next_of_body()
         if rest is not None and rest.kind is not StepKind.COMPENSATION:  # it may have been parked while it compensated
-            run.diverged(rest)
+            run.diverged(rest, raised=error_text)
             raise Detached
         before = run.port.status
         outcome = await run.turns.lobby.extend(

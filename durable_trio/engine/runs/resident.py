@@ -30,6 +30,7 @@ from durable_trio.engine.runs.telling import Telling
 from durable_trio.errors import Detached, NonDeterminismError, RunConflict, StoreError
 from durable_trio.events import RunResumed, RunStarted, RunSuspended
 from durable_trio.failures import Failures, is_cancelled
+from durable_trio.failures.one_line import tell_of
 from durable_trio.limits import MAILBOX_ENTRIES_READ, SUSPECT_RECOVERIES, SUSPECT_SECONDS
 from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
 from durable_trio.rows import SHARED_KEYS, HistoryRow, RunEnd, RunRow, WaitRow
@@ -429,7 +430,8 @@ class ResidentRun:
 
     # ---- leaving -----------------------------------------------------------------------------------------------
 
-    def diverged(self, row: HistoryRow | None) -> None:
+    def diverged(self, row: HistoryRow | None, *, raised: str | None = None) -> None:
+        """Park the run, whose code does not do what is recorded. ``raised``: the failure that has ended its body."""
         turns = self.turns
         calls = sorted(turns.lobby.calls.values(), key=lambda call: call.key)
         diff = explain(
@@ -439,6 +441,9 @@ class ResidentRun:
             ended=self.life is not Life.BODY,
         )
         text = f"the code of workflow {self.row.workflow!r} does not do what run {self.row.id!r} has recorded\n{diff}"
+        if raised is not None:
+            told = tell_of(raised)
+            text += f"\nThe body has raised {told.cause}" + (f" (at {told.place})" if told.place else "")
         foreign = [] if self.life is not Life.BODY else turns.foreign_waits(also_in_process=True)
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
