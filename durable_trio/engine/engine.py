@@ -549,6 +549,8 @@ class Engine(trio.abc.AsyncResource):
     async def resume(self, run_id: str) -> Run[Any]:
         """Let a parked run go on, or a failed or cancelled one none of whose compensation has run.
 
+        One that was abandoned goes on as well, if none of its steps had a compensation that was still to run.
+
         It goes on from its history, without the failures or the cancel at its end. A failure after which the body went
         on stays, and what has completed stays.
 

@@ -9,7 +9,7 @@ from durable_trio.errors import RunConflict
 from durable_trio.limits import UPKEEP_ROWS_MAX, check_name
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.rules.damage import damaged
-from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
+from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
 from durable_trio.stores.questions import ListHistory
 
@@ -39,8 +39,7 @@ async def _resume_long(client: Client, row: RunRow) -> RunRow:
                 raise RunConflict(damaged(row.id, item.damage).text, run_id=row.id)
             history.append(Outcome(item.seq, item.key, item.kind, item.status, item.started_at, item.finished_at))
         if is_compensated(history):
-            text = f"run {row.id!r} has been compensated, at least in part, and cannot go on; start a new one"
-            raise RunConflict(text, run_id=row.id)
+            raise RunConflict(f"run {row.id!r} {COMPENSATED}", run_id=row.id)
         return [(found.key, found.seq) for found in rows_to_cut(history)]
 
     rows = await writer.ask_through(find_rows, ListHistory(row.run))

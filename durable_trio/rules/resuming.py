@@ -9,8 +9,13 @@ from typing import Final, NamedTuple
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key
 
-__all__ = ["Outcome", "is_compensated", "rows_to_cut"]
+__all__ = ["COMPENSATED", "Outcome", "is_compensated", "rows_to_cut"]
 
+#: What is said of a run of which ``is_compensated`` is true.
+COMPENSATED: Final = (
+    "has been compensated, at least in part, or was abandoned with steps that are not undone, and cannot go on; "
+    "fork it, or start a new one"
+)
 END_BRANCH: Final = "(end)"  # of rows that the engine writes when it ends the children of a run
 
 
@@ -30,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def is_compensated(history: Sequence[Outcome]) -> bool:
-    """Return whether something of the run has been undone, so that it cannot go on."""
+    """Return whether something of the run has been undone, or is noted as what never will be; it cannot go on then."""
     return any(outcome.kind is StepKind.COMPENSATION for outcome in history)
 
 

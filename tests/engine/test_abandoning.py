@@ -15,6 +15,7 @@ from durable_trio import (
     Engine,
     Observer,
     RunCancelled,
+    RunConflict,
     RunEnded,
     RunFinished,
     RunNotFound,
@@ -95,6 +96,8 @@ async def test_a_parked_run_is_ended_and_names_what_is_not_undone(
         assert (record.status, record.problem, len(record.compensation_errors)) == (RunStatus.CANCELLED, None, 2)
         with pytest.raises(RunFinished):
             await engine.abandon("run")
+        with pytest.raises(RunConflict, match="was abandoned with steps that are not undone"):
+            await engine.resume("run")
     (told,) = (each for each in caplog.records if getattr(each, "event", None) == Fate.ABANDONED)
     assert (told.levelno, told.not_undone) == (logging.WARNING, 2)  # type: ignore[attr-defined]
     assert effects == ["first", "second"]

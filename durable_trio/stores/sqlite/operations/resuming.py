@@ -15,7 +15,7 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key, RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
-from durable_trio.rules.resuming import Outcome, is_compensated, rows_to_cut
+from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong, Unpark
 from durable_trio.stores.sqlite.columns import run_from
@@ -82,7 +82,7 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
                     return _unreadable(row.id, _OUTCOME.mended(outcome)[1])
             history = list(starmap(_outcome, outcomes))
             if is_compensated(history):
-                return _conflict(row, "has been compensated, at least in part, and cannot go on; start a new one")
+                return _conflict(row, COMPENSATED)
             _cut(transaction, row.run, ((outcome.key, outcome.seq) for outcome in rows_to_cut(history)))
         elif row.changed != operation.cut_at:
             return _conflict(row, "was changed while it was being resumed; look at it, and try again")
