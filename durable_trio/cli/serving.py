@@ -22,9 +22,11 @@ from durable_trio.cli.output import is_unicode, write_lines
 from durable_trio.cli.screen import Screen, find_screen
 from durable_trio.cli.serve_events import Line, TreeLog
 from durable_trio.cli.status_line import StatusLine, fitted
+from durable_trio.cli.text import plural, visible
 from durable_trio.cli.tree_view import shape_of, tree_lines, worker_nodes
 from durable_trio.engine.engine import Engine
 from durable_trio.engine.os_signals import reset_after_first
+from durable_trio.engine.runs.run_log import UNKNOWN_WORKFLOW, unknown_text
 from durable_trio.errors import DurableError
 from durable_trio.logger import Logger
 from durable_trio.records import EngineStatus, RunStatus
@@ -123,6 +125,7 @@ class _Server:
         self._log = TreeLog()
         self._rates = Rates()
         self._stop_count = 0
+        self._unknown: dict[str, int] = {}
         self.exit_code = 0
 
     async def undisturbed(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -189,6 +192,7 @@ class _Server:
                 status = None  # the store is busy or full, which others say
             if status is not None:
                 self._rates.add(status, trio.current_time())
+                await self._say_unknown(status)
                 if line is not None:
                     line.show(fitted(self._parts(status), os.get_terminal_size(sys.stdout.fileno()).columns))
                 elif (counters := _counters(status)) != logged:
@@ -197,6 +201,25 @@ class _Server:
             interval = _STATUS_SECONDS if line is not None else _COUNTERS_SECONDS
             spent = trio.current_time() - began_at
             await trio.sleep(max(interval, spent / _LOOKING_SHARE))
+
+    async def _say_unknown(self, status: EngineStatus) -> None:
+        """Say once of each workflow that has unfinished runs that nobody who serves knows it."""
+        news = {name: count for name, count in status.unknown_workflows.items() if name not in self._unknown}
+        if not news:
+            return
+        try:
+            served = {name for process in await self._engine.processes() for name in process.workflows}
+        except DurableError:
+            return
+        self._unknown.update(news)
+        for name, count in news.items():
+            if name not in served:
+                text = (
+                    f"{plural(count, 'unfinished run')} of workflow {visible(name)!r}, which nobody who serves knows. "
+                )
+                fields = {"workflow": name, "runs": count}
+                line = Line(UNKNOWN_WORKFLOW, text + unknown_text(name), fields, level=logging.WARNING)
+                self._display.say(line)
 
     def _parts(self, status: EngineStatus) -> list[str]:
         """Return what the status line shows, what matters most first."""

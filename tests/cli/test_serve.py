@@ -144,6 +144,18 @@ def test_counters_are_logged_when_they_have_changed(tmp_path: Path) -> None:
         assert (field(second, "suspended"), field(second, "unfinished")) == ("1", "1")
 
 
+def test_runs_of_a_workflow_that_nobody_knows_any_more_are_told_of_once(tmp_path: Path) -> None:
+    with serving(tmp_path, app="served:counting") as server:
+        server.says("event=runs")
+        start(server.db, "gone", id="gone-1")
+        start(server.db, "gone", id="gone-2")
+        (told,) = server.says("event=unknown_workflow")
+        assert (field(told, "level"), field(told, "workflow")) == ("warning", "gone")
+        start(server.db, "wait", id="wait-1")
+        server.says("suspended=1")
+        assert server.err.count("event=unknown_workflow") == 1
+
+
 def test_with_log_json_each_line_is_a_document(tmp_path: Path) -> None:
     with serving(tmp_path, "--workers", "1", "--log-json") as server:
         server.says('"event":"worker_started"')
