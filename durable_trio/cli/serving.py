@@ -125,7 +125,7 @@ class _Server:
         self._log = TreeLog()
         self._rates = Rates()
         self._stop_count = 0
-        self._unknown: dict[str, int] = {}
+        self._unknown: set[str] = set()  # that were told of
         self.exit_code = 0
 
     async def undisturbed(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -211,9 +211,9 @@ class _Server:
             served = {name for process in await self._engine.processes() for name in process.workflows}
         except DurableError:
             return
-        self._unknown.update(news)
         for name, count in news.items():
             if name not in served:
+                self._unknown.add(name)
                 text = (
                     f"{plural(count, 'unfinished run')} of workflow {visible(name)!r}, which nobody who serves knows. "
                 )

@@ -23,6 +23,8 @@ from pathlib import Path
 from sysconfig import get_path
 from typing import Any, Final
 
+from durable_trio.looks import look
+
 __all__ = ["Project", "installed_folders"]
 
 # An import, indented or not, whose parentheses may have several lines; or another line at the margin.
@@ -155,6 +157,4 @@ def _sources_of(names: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _home(value: Any) -> Any:
-    with suppress(Exception):  # of a metaclass, say
-        return value.__module__
-    return None
+    return look(lambda: value.__module__, instead=lambda _: None)  # a metaclass may do anything then

@@ -95,7 +95,7 @@ class Digests:
         if cls is _CACHED:
             return self.of(value.__wrapped__)
         if type.__subclasscheck__(enum.Enum, cls):
-            return _joined("enum", [_text(kind), _text(str(value.name))])
+            return _joined("enum", [_text(kind), _text(str(object.__getattribute__(value, "__dict__").get("_name_")))])
         if type.__subclasscheck__(type, cls):
             return _joined("class", [_text(_class_qualname(value))])
         if cls is types.BuiltinFunctionType:

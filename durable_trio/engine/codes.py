@@ -7,12 +7,17 @@ import threading
 from typing import Any, Final
 
 from durable_trio.limits import check_name
+from durable_trio.looks import look
 from durable_trio.workflows import Workflow
 
 __all__ = ["BUILD_VARIABLE", "Codes"]
 
 #: Names the build where the engine is not told it.
 BUILD_VARIABLE: Final = "DURABLE_TRIO_BUILD"
+
+
+# Of one whose values do something else than being looked at: its parked runs wait for somebody to resume them.
+_UNREADABLE: Final = "unreadable"
 
 
 class Codes:
@@ -39,5 +44,5 @@ class Codes:
                     from durable_trio.code.fingerprint import Fingerprints, versions  # clients need none
 
                     self._fingerprints = Fingerprints(versions())
-                self._found[workflow.name] = self._fingerprints.of(workflow.fn)
+                self._found[workflow.name] = look(self._fingerprints.of, workflow.fn, instead=lambda _: _UNREADABLE)
             return self._found[workflow.name]

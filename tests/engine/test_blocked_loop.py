@@ -331,7 +331,7 @@ async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
         with trio.move_on_after(5):
             await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         if process.poll() is None:  # the first one has come between the word of the step and its block
-            assert kind == "c"
+            assert kind in ("c", "c without the lock")
             process.send_signal(os_signal)
         code = await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
         assert code in (128 + os_signal, -os_signal)

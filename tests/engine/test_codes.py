@@ -79,3 +79,25 @@ def test_the_build_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch)
 def test_a_build_must_be_a_name(build: Any, error: type[Exception], file_path: str) -> None:
     with pytest.raises(error):
         Engine(file_path, build=build)
+
+
+async def test_what_cannot_be_looked_at_in_a_closure_is_no_hindrance(autojump_clock: MockClock) -> None:
+    class Meta(type):
+        def __hash__(cls) -> int:
+            raise GeneratorExit
+
+    class Odd(metaclass=Meta):
+        pass
+
+    odd = Odd()
+
+    @workflow(name="flow")
+    async def made(ctx: Context) -> str:
+        return type(odd).__name__
+
+    async with crashing_store() as store:
+
+        async def run(engine: Engine) -> str:
+            return str(await (await engine.start("flow")).result())
+
+        assert await live_once(store, [made], run) == "Odd"
