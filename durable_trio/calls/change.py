@@ -3,41 +3,47 @@
 The answer to a question must be the same at every replay. By the turns, what a body has done when it asks depends on
 the delivered rows alone; so the answer may depend on these, and on what is stored beyond them: rows ahead, and open
 waits. Rows are only appended, so the first row ahead stays the first. Whatever else an answer depends on will be gone
-by the next replay: then it is recorded, in the transaction that records what comes next. If that is not committed, all
-is stored as it was.
+by the next replay: then it is recorded, in the transaction that records what comes next, so that without it all is
+stored as it was. Where rows of other branches are on their way, which would come before it, it is recorded by itself,
+before anything begins (``RunState.answer``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from durable_trio.calls.body import Branch
 from durable_trio.limits import check_name
 from durable_trio.looks import is_a, short
 from durable_trio.records import StepKind
-from durable_trio.rows import Key
+from durable_trio.rows import HistoryRow, Key
 from durable_trio.turns.history import answer_text, marker_name
 
 __all__ = ["patched"]
 
-_NURSERY: Final = "nursery"
-# The calls that a new way may begin with, and by which waits an open one of them is known.
-_OPEN: Final[dict[str, frozenset[str]]] = {
-    StepKind.STEP.value: frozenset({"retry", "intent"}),
-    StepKind.TRANSACTION.value: frozenset({"retry", "intent"}),
-    StepKind.SLEEP.value: frozenset({"sleep"}),
-    StepKind.SIGNAL.value: frozenset({"signal"}),
-    StepKind.CHILD.value: frozenset(),
-    StepKind.MAP.value: frozenset({"map"}),
-    _NURSERY: frozenset(),
-    StepKind.DEADLINE.value: frozenset(),
+
+class _Kind(NamedTuple):
+    """What tells a call that a new way may begin with."""
+
+    waits: frozenset[str] = frozenset()  # of what kinds it is while it is open
+    has_parts: bool = False  # what it records stands below it
+    has_name: bool = True
+
+
+_ATTEMPTED: Final = _Kind(frozenset({"retry", "intent"}))
+_KINDS: Final[dict[str, _Kind]] = {
+    StepKind.STEP.value: _ATTEMPTED,
+    StepKind.TRANSACTION.value: _ATTEMPTED,
+    StepKind.SLEEP.value: _Kind(frozenset({"sleep"})),
+    StepKind.SIGNAL.value: _Kind(frozenset({"signal"})),
+    StepKind.CHILD.value: _Kind(),
+    StepKind.MAP.value: _Kind(frozenset({"map"}), has_parts=True),
+    "nursery": _Kind(has_parts=True, has_name=False),
+    StepKind.DEADLINE.value: _Kind(has_name=False),
 }
-# Those whose rows are below them, and those that are not named by the user.
 # What ``show`` calls them.
 _SHOWN: Final = {"timer": StepKind.SLEEP.value, "commit": StepKind.TRANSACTION.value}
-_WITH_PARTS: Final = frozenset({StepKind.MAP.value, _NURSERY})
-_UNNAMED: Final = frozenset({_NURSERY, StepKind.DEADLINE.value})
 
 
 def patched(branch: Branch, change_id: str, recorded: object = None) -> bool:
@@ -53,33 +59,36 @@ def patched(branch: Branch, change_id: str, recorded: object = None) -> bool:
         return answer
     own_row = state.history.next_call_in(branch.path, lobby.has_met) if state.is_replaying else None
     # Of the whole run, for going the new way may change what other branches see of the memory that they share.
-    is_new_way = any(_is_next(branch, kind, name) for kind, name in calls) or not (
+    is_new_way = any(_is_next(branch, own_row, kind, name) for kind, name in calls) or not (
         state.is_replaying or lobby.has_unmatched_waits()
     )
-    if is_new_way or own_row is None:
+    if is_new_way or own_row is None:  # a row ahead in its branch says no again at each replay
         state.answer(key, answer_text(is_new_way))
     return is_new_way
 
 
-def _is_next(branch: Branch, kind: str, name: str) -> bool:
+def _is_next(branch: Branch, own_row: HistoryRow | None, kind: str, name: str) -> bool:
     """Return whether a call is what this branch has recorded next, or waits in.
 
     Calls of one branch follow each other: its next row is of the call that the recording code has made here, and what
     is open comes behind all its rows.
+
+    Args:
+        own_row: the next row that the branch itself has recorded.
     """
     history, lobby = branch.body.state.history, branch.body.lobby
     waits = branch.body.state.agenda.waits
     key = branch.coming_key(name)
     path = str(key)
-    own_row = history.next_call_in(branch.path, lobby.has_met)
-    if kind in _WITH_PARTS and (part := history.next_below(path)) is not None:
+    what = _KINDS[kind]
+    if what.has_parts and (part := history.next_below(path)) is not None:
         return own_row is None or part.seq < own_row.seq
     if own_row is not None:
         return own_row.key == key and own_row.kind.value == kind
-    if kind in _WITH_PARTS and any(_is_below(each, path) for each in waits if each not in lobby.calls):
+    if what.has_parts and any(_is_below(each, path) for each in waits if each not in lobby.calls):
         return True
     wait = waits.get(key)
-    return wait is not None and key not in lobby.calls and wait.kind in _OPEN[kind]
+    return wait is not None and key not in lobby.calls and wait.kind in what.waits
 
 
 def _is_below(key: Key, path: str) -> bool:
@@ -104,8 +113,8 @@ def _calls(recorded: Any) -> Iterator[tuple[str, str]]:
             raise TypeError(f"recorded must have a kind and a name, as ('step', 'pay'), not {short(call)}")
         kind, name = check_name("kind of call", call[0]), check_name("name of a call", call[1])
         kind = _SHOWN.get(kind, kind)
-        if kind not in _OPEN:
-            raise ValueError(f"there are no calls of kind {kind!r}; known: {', '.join(_OPEN)}")
-        if kind in _UNNAMED and name != kind:
+        if kind not in _KINDS:
+            raise ValueError(f"there are no calls of kind {kind!r}; known: {', '.join(_KINDS)}")
+        if not _KINDS[kind].has_name and name != kind:
             raise ValueError(f"calls of kind {kind!r} have no name of their own; write ({kind!r}, {kind!r})")
         yield kind, name

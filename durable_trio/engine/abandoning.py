@@ -34,7 +34,7 @@ async def abandon(client: Client, run_id: str, reason: str | None) -> tuple[Step
         return failures.encode(said, where="the error of an abandoned run")[0]
 
     because = f": {reason}" if reason else ""
-    # Before it is free: then nobody is at it any more as far as the store knows.
+    # Asked first: of a run that has no owner, the store names no step as executing.
     row = await services.writer.ask(FindRun(run_id))
     in_hand = () if row is None else await client.open_steps(row)
     operation = AbandonRun(

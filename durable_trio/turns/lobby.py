@@ -53,7 +53,7 @@ class Lobby:
     _has_signal: Callable[[str, int], bool]
     busy_count: int = 0  # functions of the user's that run for calls
     expiring: set[Key] = attrs.Factory(set)  # deadlines whose rows are on their way
-    late: list[Call] = attrs.Factory(list)  # calls that begin once those are delivered, if they are still there
+    late: list[Call] = attrs.Factory(list)  # calls that begin once those, and answers, are there
     left_deadlines: set[Key] = attrs.Factory(set)
     cancelled: list[Call] = attrs.Factory(list)
     wave: deque[Call] = attrs.Factory(deque)  # of those, what one cause has cancelled

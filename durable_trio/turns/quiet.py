@@ -1,14 +1,15 @@
 """Notices when all tasks of a body are blocked.
 
-One trio instrument serves all resident runs of a trio run. A task belongs to a run if its context variable says so:
-tasks that a body spawns inherit it, step functions run with it cleared. It counts per run the tasks that are
-runnable; where the count falls to zero the run is *quiet*. It is installed only while a run is resident.
+Two trio instruments serve all resident runs of a trio run: one sees tasks, and one their steps. A task belongs to a run
+if its context variable says so: tasks that a body spawns inherit it, step functions run with it cleared. Counted are
+per run the tasks that are runnable; where the count falls to zero the run is *quiet*. Nothing is installed unless a run
+is resident.
 
 Trio tells of each step of every task, and most are of no body. So what sees steps is installed only while a body is
 *afoot*. One is not while it rests with one task, which waits in a durable call: from there only the run itself wakes
 it, and has it seen before (``go``). Whatever else there may be in a body keeps it afoot.
 
-It also tells the run's ``lane``, which keeps its tasks apart.
+They also tell the run's ``lane``, which keeps its tasks apart.
 
 Trio takes out an instrument that raises, and all runs would stand still: so a fault of ours in here is told to the run
 that it came from.

@@ -149,9 +149,10 @@ class RunState:
         What other branches have recorded meanwhile, and the body has not got yet, would come first. If the process died
         between the two, the next replay would find it ahead, and answer otherwise. So what the answer leads to waits.
         """
-        is_first = self.is_replaying or self.last_seq - self.port.rider_count == self.position[0]
+        # Rows that were submitted, and riders are not yet, of which the body has not got the last.
+        is_behind = not self.is_replaying and self.last_seq - self.port.rider_count != self.position[0]
         self.note(key, answer)
-        if not is_first:
+        if is_behind:
             self.answers_under_way += 1
             self.port.advance(self._answered)
 

@@ -2,7 +2,7 @@
 
 The theory. Let a body be any number of tasks that share memory. If (1) its tasks are woken from outside only by
 delivered rows, (2) a row is delivered only when all tasks are blocked, (3) the rows come in the recorded order, and
-(4) tasks that are woken together go one at a time, the oldest first (``quiet.Lane``), then each replay runs through
+(4) tasks that are woken together go one at a time, the oldest first (``lane.Lane``), then each replay runs through
 the same states, whatever trio's scheduler does.
 
 ``pump`` is the whole machine. It is called whenever something may have become possible (quiet, a commit, a message)
@@ -16,7 +16,10 @@ and delivers, in this order of precedence:
 4. when all rows are delivered (the barrier): control messages that are there; then the waiting calls go live;
 5. rows committed since, in order of seq;
 6. a signal, if nothing else of the run is undelivered or on its way;
-7. due times; then the calls that have waited for the expiry of deadlines.
+7. due times; then the calls that have waited for the expiry of deadlines, or for an answer about changed code;
+8. the end of the history, where a call ends it, once nothing is on its way.
+
+Before all of these goes a task that waits for a commit inside the running turn (``Lobby.extend``).
 
 A deadline whose time is over lets nothing begin before its expiry is delivered: neither at the barrier nor at a call
 that the body makes later. What is inside of it is cancelled then, and never begins; what is not begins a little later,

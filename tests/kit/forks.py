@@ -32,7 +32,7 @@ from contextlib import suppress
 from typing import Any, AnyStr, Final
 
 _REQUEST_BYTES_MAX: Final = 1 << 20
-# Nothing below these takes the place of another start of theirs.
+# Imported once for all programs: an import of these leaves nothing that a program of its own would have otherwise.
 _PRELOADED: Final = ("argparse", "http.server", "urllib.request", "hashlib", "logging.config", "durable_trio")
 
 

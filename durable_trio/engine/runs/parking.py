@@ -1,4 +1,4 @@
-"""How a run that cannot go on is parked: people are told why, its problem is stored, then the observers learn of it.
+"""How a run that cannot go on is parked: its problem is stored, then people and observers are told why.
 
 A parked run goes on once its problem is mended: by other code of its workflow, or because somebody resumes it.
 """

@@ -121,11 +121,11 @@ def matching(
     look = _Look(connection, MATCHING.format(which=term, key=way.column, runs="{runs}"), parameters, way)
     if limit <= 0:
         return [], None
-    keys = _keys(connection, which, order, before, limit, look)
-    if isinstance(keys, list):
-        return [key for key in look.at(keys) if way.is_beyond(key, before)][:limit], None
+    runs = _keys(connection, which, order, before, limit, look)
+    if isinstance(runs, list):
+        return [key for key in look.at(runs) if way.is_beyond(key, before)][:limit], None
     found, cost = list[Key](), 0
-    for piece in keys:
+    for piece in runs:
         found += piece.keys
         if len(found) >= limit:
             return found[:limit], None
@@ -156,6 +156,7 @@ class _Look(NamedTuple):
         last = None if end is None else key_of(end)
         parts = within([source], ranges(before, last, way.is_last_first, way.column))
         runs = " UNION ALL ".join(f"SELECT run FROM {part.sql}" for part in parts)
+        # A look costs half of what it does where the keys come from here.
         return Piece(self._found(runs, [value for part in parts for value in part.parameters]), last, size // 2)
 
     def _found(self, runs: str, values: Sequence[Any]) -> list[Key]:

@@ -29,7 +29,7 @@ ABANDON: Final = f"""
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.ABANDON])}
 """
 # The names of rows that are damaged are left out: of which step they are, nobody can say.
-FIND_UNDOABLE: Final = """
+FIND_COMPENSABLE: Final = """
     SELECT branch, name, n FROM history
     WHERE run = ? AND compensates = 1 AND typeof(branch) = 'text' AND typeof(name) = 'text' AND typeof(n) = 'integer'
     ORDER BY seq DESC
@@ -42,7 +42,7 @@ ADD_NOT_UNDONE: Final = """
     VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, ?)
     ON CONFLICT (run, branch, name, n) DO NOTHING
 """
-FIND_NOT_UNDONE: Final = """
+FIND_COMPENSATION_ERRORS: Final = """
     SELECT json_group_array(json(error)) FROM (
         SELECT error FROM history WHERE run = ? AND kind = 'compensation' AND json_valid(error) ORDER BY seq
     )
@@ -68,7 +68,7 @@ def abandon_run(transaction: Transaction, operation: AbandonRun) -> Abandoned | 
     children = [text for (text,) in transaction.execute(FIND_CHILDREN, (row.run,)).fetchall()]
     told = [_request(transaction, row.id, operation)] if row.owner is not None else []
     not_undone_count = _note_not_undone(transaction, row.run, operation)
-    errors = transaction.execute(FIND_NOT_UNDONE, (row.run,)).fetchone()[0]
+    errors = transaction.execute(FIND_COMPENSATION_ERRORS, (row.run,)).fetchone()[0]
     values = (operation.error, operation.now, transaction.change(), errors, row.run)
     transaction.execute(ABANDON, values)
     transaction.execute(CLEAR_WAITS, (row.run,))
@@ -79,7 +79,7 @@ def abandon_run(transaction: Transaction, operation: AbandonRun) -> Abandoned | 
 
 
 def _request(transaction: Transaction, run_id: str, operation: AbandonRun) -> object:
-    """Ask a run to cancel. One that is abandoned itself finds by that that it may not write any more, and leaves."""
+    """Ask a run to cancel. The abandoned run gets one as well: its owner reads it, and finds that it is his no more."""
     request = RequestCancel(run_id=run_id, reason=operation.reason, error=operation.error_of_child, now=operation.now)
     return request_cancel(transaction, request)
 
@@ -88,7 +88,7 @@ def _note_not_undone(transaction: Transaction, run: int, operation: AbandonRun) 
     """Record of each compensation that has not run that it never will; return how many these are."""
     count = 0
     seq: int = transaction.execute(LAST_SEQ, (run,)).fetchone()[0]
-    for step in transaction.execute(FIND_UNDOABLE, (run,)).fetchall():
+    for step in transaction.execute(FIND_COMPENSABLE, (run,)).fetchall():
         key, now = compensation_key(Key(*step)), operation.now
         said = (StepKind.COMPENSATION.value, StepStatus.FAILED.value, now, now, operation.not_undone)
         transaction.execute(ADD_NOT_UNDONE, (run, seq + 1, *key, *said))
