@@ -59,6 +59,7 @@ from durable_trio.events import (
 from durable_trio.policies import Retry
 from durable_trio.records import (
     Awaited,
+    BulkProgress,
     EarlierError,
     EngineStatus,
     ErrorGroup,
@@ -84,6 +85,7 @@ from durable_trio.workflows import Workflow, workflow
 __all__ = [
     "AttemptInterrupted",
     "Awaited",
+    "BulkProgress",
     "ChildRun",
     "Clock",
     "CodecError",

@@ -16,6 +16,7 @@ from supervisors import TreeNode
 
 __all__ = [
     "Awaited",
+    "BulkProgress",
     "EarlierError",
     "EngineStatus",
     "ErrorGroup",
@@ -254,6 +255,22 @@ class Page:
 
     runs: tuple[RunRecord, ...]
     next_cursor: str | None
+
+
+@attrs.frozen(kw_only=True)
+class BulkProgress:
+    """One run that a call for many has dealt with, and how far that call is by then.
+
+    ``refusal`` says why the run was left as it is; ``None``: it was done. ``done_count`` and ``left_count`` are these
+    so far, ``total`` is how many runs there were to begin with; those that were not what was asked for any more, when
+    their turn came, are counted in neither.
+    """
+
+    run_id: str
+    refusal: str | None
+    done_count: int
+    left_count: int
+    total: int
 
 
 @attrs.frozen(kw_only=True)

@@ -206,7 +206,7 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         yield Finding(level="wrong", about="expired", text=f"{text}{_some(rows.expired)}")
     if rows.not_undone:
         text = f"{plural(len(rows.not_undone), 'run')} of which a compensation has failed: {_some(rows.not_undone)}"
-        text += "; 'show' tells which; undo it by hand, then 'prune' the run"
+        text += "; 'show' tells which; undo it by hand, then 'delete' the run"
         yield Finding(level="wrong", about="compensations", text=text)
 
 

@@ -2,7 +2,7 @@
 
 Long, because each method has its promise beside it; none does more than check, hand on, and convert. What does the
 work: ``serving`` (its life), ``client`` (starting, messages, looking), ``watching``, ``resuming``, ``abandoning``,
-``forks``, ``removals``.
+``forks``, ``removals``, ``bulk`` (for many runs).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import trio
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
-from durable_trio.engine import abandoning, forks, removals, resuming
+from durable_trio.engine import abandoning, bulk, forks, removals, resuming
 from durable_trio.engine.awaited import look
+from durable_trio.engine.bulk import Bulk, RunsFilter, runs_filter
 from durable_trio.engine.client import Client
-from durable_trio.engine.filters import check_text, make_cursor, make_filter, order_of, read_cursor, statuses_of
+from durable_trio.engine.filters import make_cursor, make_filter, order_of, read_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.run import Run, result_of
 from durable_trio.engine.runs.inline import INLINE_NAME, open_inline
@@ -32,7 +33,6 @@ from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settin
 from durable_trio.engine.statistics import DURATIONS_MAX, error_groups, workflow_stats
 from durable_trio.engine.watching import Changes
 from durable_trio.limits import FAILURES_READ_MAX, PAGE_RUNS_MAX, check_name
-from durable_trio.looks import exact_bool
 from durable_trio.records import (
     EngineStatus,
     ErrorGroup,
@@ -354,17 +354,18 @@ class Engine(trio.abc.AsyncResource):
         services = self._client.services_in_use()
         if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
             raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
-        which = make_filter(
+        which = runs_filter(
+            self._client,
             status=status,
             workflow=workflow,
             tags=tags,
-            queue=check_text("queue", queue),
-            parent_id=check_text("parent", parent),
-            created_after=None if created_after is None else from_datetime(created_after, what="created_after"),
-            created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
-            is_parked=exact_bool(parked, what="parked"),
-            is_retrying=exact_bool(retrying, what="retrying"),
-            overdue_at=self._client.overdue_at if exact_bool(overdue, what="overdue") else None,
+            queue=queue,
+            parent=parent,
+            created_after=created_after,
+            created_before=created_before,
+            parked=parked,
+            retrying=retrying,
+            overdue=overdue,
         )
         order = order_of(sort)
         before = None if cursor is None else read_cursor(cursor, order)
@@ -647,6 +648,45 @@ class Engine(trio.abc.AsyncResource):
             ValueError: a status that is not final, or a datetime without time zone.
         """
         return await removals.prune(self._client, from_datetime(before, what="before"), statuses_of(status), progress)
+
+    # ---- many runs ---------------------------------------------------------------------------------------------
+
+    def cancel_runs(self, *, reason: str | None = None, **which: Unpack[RunsFilter]) -> Bulk:
+        """Ask all runs of a filter to cancel, as ``cancel`` does: ``async for progress in engine.cancel_runs(…)``.
+
+        The newest first, each in a transaction of its own, and each when the iterator is asked for it; one that has
+        changed by then, and matches no more, is passed over.
+
+        Args:
+            reason: why; it is shown with each.
+            which: filters as ``list_runs`` takes them; without ``status`` those that have not ended.
+
+        *Cancellation:* what is done stays done; so for all of these.
+
+        Raises:
+            ValueError: no filter at all, which would be every run; or as ``list_runs``.
+        """
+        return bulk.cancel_runs(self._client, reason, which)
+
+    def abandon_runs(self, *, reason: str | None = None, **which: Unpack[RunsFilter]) -> Bulk:
+        """End all runs of a filter without their code, as ``abandon`` does; else as ``cancel_runs``."""
+        return bulk.abandon_runs(self._client, reason, which)
+
+    def resume_runs(self, **which: Unpack[RunsFilter]) -> Bulk:
+        """Let all runs of a filter go on, as ``resume`` does; else as ``cancel_runs``.
+
+        A child goes on before its parent. With neither ``status`` nor ``parked`` it is for those that are parked, have
+        failed or were cancelled. One that cannot go on is left, and its ``refusal`` says why.
+        """
+        return bulk.resume_runs(self._client, which)
+
+    def delete_runs(self, **which: Unpack[RunsFilter]) -> Bulk:
+        """Remove all runs of a filter, as ``delete`` does; else as ``cancel_runs``.
+
+        Without ``status`` it is for those that have ended. A child whose parent goes on is left, for that may still ask
+        for its result: ``delete`` removes it. What has ended long ago is removed faster by ``prune``.
+        """
+        return bulk.delete_runs(self._client, which)
 
     # ---- handles -----------------------------------------------------------------------------------------------
 

@@ -36,7 +36,9 @@ __all__ = [
     "FailureDocument",
     "Finding",
     "InHandDocument",
+    "LeftDocument",
     "ListDocument",
+    "ManyDocument",
     "PruneDocument",
     "RunDocument",
     "ShowDocument",
@@ -222,6 +224,27 @@ class PruneDocument:
     count: int
     before: datetime
     is_dry_run: bool
+
+
+@attrs.frozen(kw_only=True)
+class LeftDocument:
+    """A run that a command has left as it is, and why."""
+
+    id: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class ManyDocument:
+    """What ``cancel``, ``resume``, ``abandon`` and ``delete`` print: how many of the ``total`` they have done it to.
+
+    Those of which neither is true were not what was asked for any more, and were passed over.
+    """
+
+    command: str
+    total: int
+    done_count: int
+    left: tuple[LeftDocument, ...]
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 import time
@@ -82,6 +83,29 @@ def call_process(*args: str, is_forked: bool = True, **env: str) -> Said:
         check=False,
     )
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+def on_terminal(*words: str, answer: str = "") -> tuple[int, str, str]:
+    """Call the program with a terminal for questions; return its exit code, its output, and what the terminal shows."""
+    ours, its = pty.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            command_line(*words), env=surroundings(), stdin=its, stderr=its, stdout=subprocess.PIPE, text=True
+        )
+        os.close(its)
+        shown, is_answered = b"", False
+        try:
+            while data := terminal.read(1024):
+                shown += data
+                if answer and not is_answered and b"[y/N]" in shown:
+                    is_answered = True
+                    os.write(ours, f"{answer}\n".encode())
+        except OSError:  # the program has closed it
+            pass
+        assert process.stdout is not None
+        with process.stdout:
+            out = process.stdout.read()
+        return process.wait(PATIENCE_SECONDS), out, shown.decode()
 
 
 def until(condition: Callable[[], object]) -> None:

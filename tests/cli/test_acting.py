@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import signal
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -15,7 +12,15 @@ from typing import Any
 
 import pytest
 
-from tests.cli.desk import PATIENCE_SECONDS, call, call_process, command_line, process_of, surroundings, until
+from tests.cli.desk import (
+    PATIENCE_SECONDS,
+    call,
+    call_process,
+    command_line,
+    on_terminal,
+    process_of,
+    until,
+)
 from tests.cli.server import serving, start
 from tests.cli.test_json import validate
 
@@ -226,22 +231,12 @@ def test_abandon_ends_a_run_at_once_and_says_what_is_not_undone(db: str) -> None
     assert (said.code, said.error) == (1, "durable-trio: run 'payroll-12' is cancelled")
 
 
-def test_abandon_of_all_that_are_parked_wants_to_be_confirmed(db: str) -> None:
-    parked = [run["id"] for run in call("--db", db, "list", "--parked", "--json").json["runs"]]
-    assert parked
-    said = call("--db", db, "abandon", "--parked")
-    assert said.code == 2
-    assert "confirm by --yes" in said.err
-    assert "no run is parked" in call("--db", db, "abandon", "--parked", "--workflow", "nobody's", "--yes").err
-    assert call("--db", db, "abandon", "--parked", "--yes").err == (
-        f"ended {len(parked)} run{'s' * (len(parked) != 1)} of {len(parked)}\n"
+def test_abandon_of_a_workflow_that_somebody_serves_is_refused(live: str) -> None:
+    said = call("--db", live, "abandon", "--unknown", "--workflow", "order", "--yes")
+    assert said.code == 1
+    assert re.match(
+        r"durable-trio: process \d+, which serves this database, knows 'order': 'cancel' its runs", said.error
     )
-    assert call("--db", db, "list", "--parked", "--json").json["runs"] == []
-
-
-@pytest.mark.parametrize("words", [[], ["a", "--parked"], ["a", "--workflow", "b"], ["--workflow", "b"]])
-def test_abandon_takes_one_run_or_all_that_are_parked(words: list[str], db: str) -> None:
-    assert call("--db", db, "abandon", *words).code == 2
 
 
 def test_fork_copies_the_history_before_a_key(db: str) -> None:
@@ -266,29 +261,6 @@ def test_prune_removes_what_has_ended_and_a_dry_run_only_counts(db: str) -> None
     assert call("--db", db, "prune", "--before", "0s", "--yes", "--status", "failed").out == "removed 1 run\n"
     assert call("--db", db, "prune", "--before", "0s", "--yes", "--json").json["count"] == len(final) - 1
     assert len(call("--db", db, "list", "--json").json["runs"]) == len(everything) - len(final)
-
-
-def on_terminal(*words: str, answer: str = "") -> tuple[int, str, str]:
-    """Call the program with a terminal for questions; return its exit code, its output, and what the terminal shows."""
-    ours, its = pty.openpty()
-    with open(ours, "rb", buffering=0) as terminal:
-        process = subprocess.Popen(
-            command_line(*words), env=surroundings(), stdin=its, stderr=its, stdout=subprocess.PIPE, text=True
-        )
-        os.close(its)
-        shown, is_answered = b"", False
-        try:
-            while data := terminal.read(1024):
-                shown += data
-                if answer and not is_answered and b"[y/N]" in shown:
-                    is_answered = True
-                    os.write(ours, f"{answer}\n".encode())
-        except OSError:  # the program has closed it
-            pass
-        assert process.stdout is not None
-        with process.stdout:
-            out = process.stdout.read()
-        return process.wait(PATIENCE_SECONDS), out, shown.decode()
 
 
 @pytest.mark.parametrize("cut", ["0s", "30m", "2999-01-01"])

@@ -460,6 +460,7 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
     assert "1 executor without a sign of life" in text
     assert "1 run whose time to live is over, and that do not end: too-old" in text
     assert "1 run of which a compensation has failed: undone-not" in text
+    assert "undo it by hand, then 'delete' the run" in text  # 'prune' takes no single one
     counts = {name: document[name] for name in ("compensations_failed", "expired", "executors_silent", "overdue")}
     assert counts == {"compensations_failed": 1, "expired": 1, "executors_silent": 1, "overdue": 0}
 

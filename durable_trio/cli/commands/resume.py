@@ -1,19 +1,47 @@
-"""``resume``: another chance for a run."""
+"""``resume``: another chance for a run, or for many."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Final
+
 import click
 
-from durable_trio.cli.options import database_option, run_argument
-from durable_trio.cli.output import say
+from durable_trio.cli.many import Verb, chosen, do_to_each, many_options
+
+if TYPE_CHECKING:
+    from durable_trio import Engine
+
+_VERB: Final = Verb(name="resume", done="resumed")
 
 
 @click.command("resume")
-@database_option
-@run_argument
-def command(database: str, run_id: str) -> None:
-    """Let RUN go on from its history: one that is parked, or that failed or was cancelled and has undone nothing."""
-    from durable_trio.cli.client import ask
+@many_options("failed", "cancelled")
+def command(database: str, yes: bool, as_json: bool, **options: Any) -> int:
+    """Let runs go on from their histories: parked ones, or failed or cancelled ones of which nothing was undone.
 
-    ask(database, lambda client: client.resume(run_id))
-    say(f"{run_id!r} goes on when an executor takes it")
+    Name them by their ids, or choose them by options, of which --parked or --status must be one. The newest go first,
+    so that a child goes on before its parent.
+
+    \b
+    Examples:
+      durable-trio resume order-7
+      durable-trio resume --parked --workflow order
+      durable-trio resume --status failed --workflow order --created-after 1d --yes
+    """
+    choice = chosen(**options)
+    if choice.is_empty or (choice.which and not {"parked", "status"} & choice.which.keys()):
+        raise click.UsageError("name each RUN, or choose them by --parked or --status, with other options as you like")
+
+    async def one(client: Engine, run_id: str) -> str:
+        await client.resume(run_id)
+        return f"{run_id!r} goes on when an executor takes it"
+
+    return do_to_each(
+        database,
+        _VERB,
+        choice,
+        one=one,
+        many=lambda client: client.resume_runs(**choice.which),
+        yes=yes,
+        as_json=as_json,
+    )

@@ -6,7 +6,10 @@ import click
 
 from durable_trio.cli.output import write_json
 
-_COMMANDS = ("list", "show", "watch", "stats", "errors", "prune", "check", "tree")
+_COMMANDS = (
+    *("list", "show", "watch", "stats", "errors", "tree", "check"),
+    *("cancel", "resume", "abandon", "delete", "prune"),
+)
 
 
 @click.command("schema")
