@@ -559,7 +559,7 @@ class Engine(trio.abc.AsyncResource):
 
         Raises:
             RunNotFound: there is no such run.
-            RunConflict: it is in no such state.
+            RunConflict: it is in no such state; or it is the child of a run that was compensated.
         """
         return self._run_of(await resuming.resume(self._client, run_id))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 
+from durable_trio import Context, RunFailed, open_engine, workflow
 from tests.cli.desk import Said, call, on_terminal
 from tests.cli.test_json import validate
 
@@ -147,3 +149,23 @@ def test_on_a_terminal_people_are_asked_with_the_number_of_runs(answer: str, cod
     assert "delete 2 runs that are failed or cancelled, for good? [y/N]" in shown
     assert ended == code
     assert len(listed(db, *words)) == left
+
+
+def test_resume_of_a_child_names_the_parent_that_is_to_be_resumed_as_well(file_path: str) -> None:
+    @workflow
+    async def child(ctx: Context) -> None:
+        raise ValueError("not today")
+
+    @workflow
+    async def parent(ctx: Context) -> None:
+        await ctx.run_child(child, id="child")
+
+    async def fail() -> None:
+        async with open_engine(file_path, workflows=[child, parent]) as engine:
+            with pytest.raises(RunFailed):
+                await engine.run(parent, id="parent")
+
+    trio.run(fail)
+    said = call("--db", file_path, "resume", "child")
+    assert said.error == "'child' goes on when an executor takes it; its parent 'parent' is failed: resume that as well"
+    assert call("--db", file_path, "resume", "parent").error == "'parent' goes on when an executor takes it"

@@ -11,7 +11,7 @@ import attrs
 import pytest
 import trio
 
-from durable_trio import Context, Run, RunFailed, workflow
+from durable_trio import Context, Run, RunConflict, RunFailed, RunStatus, workflow
 from tests.engine.harness import PATIENCE_SECONDS, noted, serving, wait_until
 
 
@@ -107,6 +107,35 @@ async def with_child(ctx: Context) -> str:
     await ctx.start_child(child, id="child")
     await ctx.step("a", fails, "a")
     return "done"
+
+
+@workflow
+async def failing_child(ctx: Context) -> str:
+    return str(await ctx.step("of the child", fails, "of the child"))
+
+
+@workflow
+async def undone_parent(ctx: Context) -> str:
+    await ctx.step("first", lambda: "first", compensate=lambda _: WORLD.calls.append("undone"))
+    return await ctx.run_child(failing_child, id="child")
+
+
+@workflow
+async def undone_grandparent(ctx: Context) -> str:
+    await ctx.step("first", lambda: "first", compensate=lambda _: WORLD.calls.append("undone"))
+    return await ctx.run_child(plain_parent, id="parent")
+
+
+@workflow
+async def plain_parent(ctx: Context) -> str:
+    return await ctx.run_child(failing_child, id="child")
+
+
+@workflow
+async def letting_go(ctx: Context) -> None:
+    await ctx.step("first", lambda: "first", compensate=lambda _: WORLD.calls.append("undone"))
+    await ctx.start_child(failing_child, id="child", detached=True)
+    await ctx.step("a", fails, "a")
 
 
 @workflow
@@ -218,6 +247,36 @@ async def test_a_failure_with_a_child_that_was_ended_with_the_run(store_path: st
         with trio.fail_after(PATIENCE_SECONDS):
             assert await resumed.result() == "done"
         assert WORLD.calls == ["a"]
+
+
+@pytest.mark.parametrize("top", [undone_parent, undone_grandparent])
+async def test_a_child_is_not_resumed_once_what_is_above_it_was_undone(store_path: str, top: Any) -> None:
+    """Nobody would take its result, and nobody would undo what it did from then on."""
+    async with serving(store_path, top, plain_parent, failing_child) as engine:
+        await failed(await engine.start(top, id="top"))
+        WORLD.is_repaired = True
+        with pytest.raises(RunConflict, match="is a child of run 'top', which is failed and has been"):
+            await engine.resume("child")
+        assert (await engine.get("child").record()).status is RunStatus.FAILED
+        assert WORLD.calls == []
+
+
+async def test_a_child_that_its_parent_has_let_go_of_is_resumed_whatever_became_of_that(store_path: str) -> None:
+    async with serving(store_path, letting_go, failing_child) as engine:
+        await failed(await engine.start(letting_go))
+        await failed(engine.get("child"))
+        WORLD.is_repaired = True
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await (await engine.resume("child")).result() == "of the child"
+
+
+async def test_a_child_is_resumed_if_nothing_above_it_was_undone(store_path: str) -> None:
+    async with serving(store_path, plain_parent, failing_child) as engine:
+        await failed(await engine.start(plain_parent, id="parent"))
+        WORLD.is_repaired = True
+        await engine.resume("child")
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await (await engine.resume("parent")).result() == "of the child"
 
 
 @pytest.mark.parametrize(("tested", "caught"), [(catching, "a#0"), (catching_in_a_branch, "nursery#0/branch_of#0/a#0")])

@@ -34,7 +34,7 @@ def command(database: str, yes: bool, as_json: bool, **options: Any) -> int:
 
     async def one(client: Engine, run_id: str) -> str:
         await client.resume(run_id)
-        return f"{run_id!r} goes on when an executor takes it"
+        return f"{run_id!r} goes on when an executor takes it{await _of_parent(client, run_id)}"
 
     return do_to_each(
         database,
@@ -45,3 +45,18 @@ def command(database: str, yes: bool, as_json: bool, **options: Any) -> int:
         yes=yes,
         as_json=as_json,
     )
+
+
+async def _of_parent(client: Engine, run_id: str) -> str:
+    """Return what is to be done about a parent that may have failed with the run."""
+    from durable_trio.errors import RunNotFound
+
+    parent_id = (await client.get(run_id).record()).parent_id
+    if parent_id is None:
+        return ""
+    try:
+        parent = await client.get(parent_id).record()
+    except RunNotFound:
+        return ""
+    is_lost = parent.status.is_final and parent.status.value != "completed"
+    return f"; its parent {parent_id!r} is {parent.status.value}: resume that as well" if is_lost else ""

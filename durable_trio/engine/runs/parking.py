@@ -113,7 +113,14 @@ def set_aside_text(row: RunRow, died: Sequence[StepUnderWay], last: HistoryRow |
         where = f"the last time in step {died[0].key!r}, attempt {died[0].attempt}"
     else:
         where = "before its first step" if last is None else f"the last time after step {str(last.key)!r}"
+    # What its parent fails with has this text in it: "it" would be the parent there.
+    advice = "Its steps are not compensated; resume it once the cause is mended"
+    if row.parent_id is not None:
+        advice = (
+            f"The steps of {row.id!r} are not compensated; once the cause is mended, resume {row.id!r}, and then its "
+            f"parent {row.parent_id!r}, if that has failed with it and was not compensated itself"
+        )
     return (
         f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run, "
-        f"{where}. Its steps are not compensated; resume it once the cause is mended"
+        f"{where}. {advice}"
     )

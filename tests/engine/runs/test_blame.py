@@ -173,6 +173,26 @@ async def test_a_run_that_interrupts_each_executor_is_set_aside_at_last(file_pat
             await engine.get("culprit").result()
 
 
+async def test_what_a_parent_fails_with_says_whose_steps_are_not_compensated(file_path: str) -> None:
+    """Of a child that was set aside; the parent's own steps are compensated meanwhile."""
+    culprit = make_culprit("step", ENDS["interrupt"])
+
+    @workflow
+    async def parent(ctx: Context) -> None:
+        await ctx.run_child(culprit, id="culprit")
+
+    async with ending(file_path, culprit, parent) as engine:
+        await engine.start(parent, id="parent")
+    async with ending(file_path, culprit, parent):
+        pass
+    async with serving(file_path, culprit, parent) as engine:
+        with pytest.raises(RunFailed) as failure, trio.fail_after(PATIENCE_SECONDS):
+            await engine.get("parent").result()
+    text = str(failure.value)
+    assert "The steps of 'culprit' are not compensated" in text
+    assert "resume 'culprit', and then its parent 'parent', if that has failed with it and was not compensated" in text
+
+
 @pytest.mark.parametrize("place", ["step", "body", "handler of another signal"])
 def test_a_signal_says_nothing_of_the_run_that_it_has_met(
     place: str, file_path: str, caplog: pytest.LogCaptureFixture
