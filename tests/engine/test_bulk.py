@@ -11,7 +11,7 @@ import trio
 
 from durable_trio import BulkProgress, Context, Engine, RunFailed, RunNotFound, RunStatus, workflow
 from durable_trio.engine.bulk import Bulk
-from tests.engine.harness import serving, wait_parked, wait_status
+from tests.engine.harness import serving, stored, wait_parked, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -160,6 +160,7 @@ async def test_parked_runs_are_resumed_and_only_they(file_path: str) -> None:
 async def test_what_cannot_be_done_to_a_run_keeps_it_from_no_other_and_says_why(engine: Engine) -> None:
     """A child whose parent goes on is left: the parent may still ask for its result."""
     await engine.start(patient, id="patient")
+    await stored(engine, "ended child")
     await wait_status(engine.get("ended child"), RunStatus.COMPLETED)
     await engine.run(passing, id="alone")
     alone, child = await all_of(engine.delete_runs(workflow=passing))
