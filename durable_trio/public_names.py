@@ -77,6 +77,7 @@ from durable_trio.records import (
     WaitRecord,
     WorkflowStats,
 )
+from durable_trio.rehearsal.records import Rehearsal, RehearsalGroup, Verdict
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.turns.deadlines import DeadlineScope
@@ -111,6 +112,8 @@ __all__ = [
     "PayloadTooLarge",
     "Problem",
     "ProcessReport",
+    "Rehearsal",
+    "RehearsalGroup",
     "Retry",
     "Run",
     "RunCancelled",
@@ -150,6 +153,7 @@ __all__ = [
     "TypeHook",
     "UnknownWorkflow",
     "UnreadRecord",
+    "Verdict",
     "WaitRecord",
     "WorkerFailed",
     "Workflow",

@@ -221,6 +221,8 @@ class Body:
     is_detaching: bool = False
     # Children that the run waits for before it ends: whether each has been seen to end.
     children: dict[str, bool] = attrs.Factory(dict)
+    # Which ways the body has taken at each change, in this stay.
+    ways: dict[str, set[bool]] = attrs.Factory(dict)
     # Failures that calls have raised in it, and their rows: to tell which step has ended the run.
     raised: deque[tuple[BaseException, HistoryRow]] = attrs.Factory(partial(deque, maxlen=_RAISED_MAX))
     # Which task of the body is which branch.

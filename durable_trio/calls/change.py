@@ -49,9 +49,15 @@ _SHOWN: Final = {"timer": StepKind.SLEEP.value, "commit": StepKind.TRANSACTION.v
 def patched(branch: Branch, change_id: str, recorded: object = None) -> bool:
     """Return whether the run takes the new way of a change; see ``Context.patched``."""
     branch.check_task()
+    change_id = check_name("change id", change_id)
+    is_new_way = _is_new_way(branch, change_id, recorded)
+    branch.body.ways.setdefault(change_id, set()).add(is_new_way)
+    return is_new_way
+
+
+def _is_new_way(branch: Branch, change_id: str, recorded: object) -> bool:
     body = branch.body
     state, lobby = body.state, body.lobby
-    change_id = check_name("change id", change_id)
     key = branch.reserve_key(marker_name(change_id) if body.numbers_changes_apart else change_id)
     calls = list(_calls(recorded))
     answer = state.history.answer(key)

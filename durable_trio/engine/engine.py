@@ -43,6 +43,8 @@ from durable_trio.records import (
     StepInHand,
     WorkflowStats,
 )
+from durable_trio.rehearsal.records import Rehearsal
+from durable_trio.rehearsal.rehearse import code_of, rehearse
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
@@ -532,6 +534,32 @@ class Engine(trio.abc.AsyncResource):
     def format_tree(self) -> str:
         """Draw ``tree()`` as text."""
         return format_tree(self.tree(), children_max=_CHILDREN_DRAWN_MAX)
+
+    async def rehearse(
+        self, *, workflow: str | Workflow[..., Any] | None = None, sample: int | None = None
+    ) -> Rehearsal:
+        """Replay the unfinished runs with this engine's code, to learn which of them it would refuse.
+
+        Of each run all that is recorded is given to the body, and nothing more happens: no call begins, nothing is
+        written, nobody is told. What bodies do outside of durable calls they do here too, as at every replay. Parked
+        runs are rehearsed as well. Each is judged by what was recorded when it was read, some at a time.
+
+        It shares the event loop: code that blocks that blocks this process. ``durable-trio rehearse`` does it in a
+        process of its own, and reads the file only.
+
+        Args:
+            workflow: only runs of this workflow.
+            sample: only so many runs, the same share of each workflow and last recorded call.
+
+        *Cancellation:* at once; bodies leave as they do when a server drains.
+
+        Raises:
+            ValueError: ``sample`` is below 1.
+        """
+        if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
+            raise ValueError(f"sample must be a whole number of at least 1, not {sample!r}")
+        name = make_filter(workflow=workflow).workflow
+        return await rehearse(code_of(self._client), workflow=name, sample=sample)
 
     async def processes(self) -> tuple[ProcessReport, ...]:
         """Return what the processes that serve this store say of themselves, the longest running first.

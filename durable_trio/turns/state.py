@@ -79,6 +79,7 @@ class RunState:
     lane: Lane = attrs.Factory(Lane)
     is_afoot: bool = False
     mode: Mode = Mode.REPLAYING
+    is_rehearsal: bool = False  # it goes no further than what is recorded, and nobody is told anything
     is_held: bool = False  # draining: no call goes live and nothing is delivered any more
     has_progressed: bool = False  # a row was committed that was not there before
     is_expired: bool = False
@@ -100,7 +101,7 @@ class RunState:
     @property
     def is_repeating(self) -> bool:
         """Whether the body does again what it has done before: it had begun already, and no call of it begins yet."""
-        return self._had_begun and self.mode is Mode.REPLAYING
+        return self.is_rehearsal or (self._had_begun and self.mode is Mode.REPLAYING)
 
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed in this run: it leaves, and nobody else is touched."""

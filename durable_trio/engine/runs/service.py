@@ -323,7 +323,7 @@ class Runs:
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def _keep(self, begun: trio.Event, stop: trio.Event) -> None:
         """Have the actors' nursery until ``stop``. Shielded: a run is detached before it is cancelled."""
-        guard_nurseries(_is_of_run, _has_taken)
+        guard_bodies()
         with trio.CancelScope(shield=True), watching():
             try:
                 async with trio.open_nursery() as nursery:
@@ -488,6 +488,11 @@ class Runs:
             workflow,
             place,
         )
+
+
+def guard_bodies() -> None:
+    """Have what bodies raise in nurseries of trio's own be theirs alone; for all of the process's time."""
+    guard_nurseries(_is_of_run, _has_taken)
 
 
 def _is_of_run(task: trio.lowlevel.Task) -> bool:

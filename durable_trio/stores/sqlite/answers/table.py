@@ -51,6 +51,8 @@ from durable_trio.stores.sqlite.answers.runs import (
     load_runs,
     read_values,
 )
+from durable_trio.stores.sqlite.answers.unfinished import list_unfinished, load_unfinished
+from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 
 __all__ = ["ANSWERS", "Answer"]
 
@@ -84,4 +86,6 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListOwned: list_owned,
     ListExecutors: list_executors,
     ListReports: list_reports,
+    ListUnfinished: list_unfinished,
+    LoadUnfinished: load_unfinished,
 }

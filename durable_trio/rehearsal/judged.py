@@ -1,0 +1,137 @@
+"""One run's verdict, its cause in words that many runs have in common, and the groups of them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Set
+from typing import Final
+
+import attrs
+
+from durable_trio.rehearsal.records import Rehearsal, RehearsalGroup, Verdict
+from durable_trio.rows import HistoryRow
+
+__all__ = ["Groups", "Judged", "cause_of_difference", "cause_of_ways", "without_run"]
+
+_NUMBERS: Final = re.compile(r"#\d+")
+_IDS_MAX: Final = 3
+# Calls of one run that are named in a cause; a run may have thousands that differ in their numbers alone.
+_CALLS_MAX: Final = 5
+_CAUSE_CHARACTERS_MAX: Final = 300
+
+
+@attrs.frozen(kw_only=True)
+class Judged:
+    """One run, and what it would do. ``text`` is for people; ``cause`` is the same for all with the same reason."""
+
+    run: int
+    run_id: str
+    workflow: str
+    verdict: Verdict
+    cause: str
+    text: str
+    is_executing: bool
+
+
+def _call(kind: str, key: str) -> str:
+    return f"{kind} {_NUMBERS.sub('', key)}"
+
+
+def calls_of(waiting: Iterable[tuple[str, str]]) -> str:
+    """Return the calls in which a body waits, without their numbers."""
+    found = sorted({_call(kind, key) for kind, key in waiting})
+    more = f" + {len(found) - _CALLS_MAX} more" if len(found) > _CALLS_MAX else ""
+    return " + ".join(found[:_CALLS_MAX]) + more
+
+
+def cause_of_difference(
+    expected: HistoryRow | None,
+    before: HistoryRow | None,
+    waiting: Iterable[tuple[str, str]],
+    *,
+    ended: bool,
+    raised: str | None,
+) -> str:
+    """Return where code and history part. ``raised``: what the body has raised, and where."""
+    if raised is not None:
+        return f"the body raises {raised}"
+    wanted = "nothing more" if expected is None else _call(str(expected.kind), str(expected.key))
+    found = "has ended" if ended else (calls_of(waiting) or "no durable call")
+    after = "" if before is None else f", after {_call(str(before.kind), str(before.key))}"
+    return f"recorded is {wanted}, the code {found if ended else f'waits in {found}'}{after}"
+
+
+def cause_of_ways(comes: str, ways: Mapping[str, Set[bool]]) -> str:
+    """Return what comes next, and which way was taken at each change."""
+    told = [f"{change!r}: {_way(answers)}" for change, answers in sorted(ways.items())]
+    return "; ".join([comes, *told])
+
+
+def _way(answers: Set[bool]) -> str:
+    if len(answers) > 1:
+        return "both ways"
+    return "new way" if True in answers else "old way"
+
+
+def without_run(text: str, run_id: str) -> str:
+    """Return the first line of a problem's text, without what differs from run to run."""
+    line = text.partition("\n")[0].replace(repr(run_id), "…")
+    return _NUMBERS.sub("", line)[:_CAUSE_CHARACTERS_MAX]
+
+
+@attrs.define
+class _Group:
+    first: Judged
+    count: int = 0
+    executing: int = 0
+    run_ids: list[str] = attrs.Factory(list)
+
+
+class Groups:
+    """Verdicts as they come, kept by cause: of many runs no more than a few ids."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, Verdict, str], _Group] = {}
+        self.count = 0
+
+    def add(self, judged: Judged) -> None:
+        """Count one run."""
+        group = self._groups.setdefault((judged.workflow, judged.verdict, judged.cause), _Group(judged))
+        group.count += 1
+        group.executing += judged.is_executing
+        if len(group.run_ids) < _IDS_MAX:
+            group.run_ids.append(judged.run_id)
+        self.count += 1
+
+    @property
+    def refused_count(self) -> int:
+        """How many do not go on."""
+        return sum(group.count for (_, verdict, _), group in self._groups.items() if verdict is not Verdict.GOES_ON)
+
+    def rehearsal(self) -> Rehearsal:
+        """Return what they come to."""
+        return rehearsal_of(
+            RehearsalGroup(
+                workflow=workflow,
+                verdict=verdict,
+                cause=cause,
+                count=group.count,
+                executing=group.executing,
+                run_ids=tuple(group.run_ids),
+                example=group.first.text,
+            )
+            for (workflow, verdict, cause), group in self._groups.items()
+        )
+
+
+def rehearsal_of(groups: Iterable[RehearsalGroup]) -> Rehearsal:
+    """Return what these groups come to."""
+    by_verdict: dict[str, list[RehearsalGroup]] = {verdict.value: [] for verdict in Verdict}
+    for group in groups:
+        by_verdict[group.verdict.value].append(group)
+    return Rehearsal(
+        **{
+            name: tuple(sorted(found, key=lambda group: (-group.count, group.workflow, group.cause)))
+            for name, found in by_verdict.items()
+        }
+    )

@@ -1,0 +1,90 @@
+"""Rehearses the unfinished runs of a store, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from durable_trio.engine.client import Client
+from durable_trio.rehearsal.judged import Groups, Judged
+from durable_trio.rehearsal.keeping import Code
+from durable_trio.rehearsal.records import Rehearsal, Verdict
+from durable_trio.rehearsal.stage import AT_ONCE, Stage
+from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished
+
+__all__ = ["code_of", "rehearse", "rehearse_runs"]
+
+# Runs that are read in one transaction.
+_PAGE_RUNS: Final = 64
+
+
+def code_of(client: Client) -> Code:
+    """Return what an open engine's runs are rehearsed with."""
+    return Code(
+        writer=client.services_in_use().writer,
+        settings=client.settings,
+        codec=client.codec,
+        registry=client.registry,
+        failures_of=client.failures_of,
+    )
+
+
+async def rehearse(code: Code, *, workflow: str | None, sample: int | None) -> Rehearsal:
+    """Rehearse all unfinished runs; see ``engine.rehearse``."""
+    groups = Groups()
+    runs = await code.writer.ask_patiently(ListUnfinished(workflow=workflow, sample=sample))
+
+    def told(run: int, judged: Judged | None) -> None:
+        if judged is not None:
+            groups.add(judged)
+
+    await rehearse_runs(code, runs, told)
+    return groups.rehearsal()
+
+
+async def rehearse_runs(
+    code: Code,
+    runs: Sequence[int],
+    told: Callable[[int, Judged | None], None],
+    *,
+    at_once: int = AT_ONCE,
+    begins: Callable[[int], None] | None = None,
+) -> None:
+    """Rehearse some runs, and tell each verdict; ``None`` of those that have ended meanwhile, or are a script's.
+
+    Args:
+        begins: told of each run before it begins.
+
+    *Cancellation:* those in hand leave, and nothing is told of them.
+    """
+    again: list[int] = []
+
+    def judged(found: Unfinished, verdict: Judged | None) -> None:
+        # Somebody was executing it, so it may have been about to end in this very way: then it has ended by now.
+        is_doubtful = verdict is not None and verdict.verdict is Verdict.RAISES and verdict.is_executing
+        if is_doubtful and found.row.run not in doubted:
+            doubted.add(found.row.run)
+            again.append(found.row.run)
+        else:
+            told(found.row.run, verdict)
+
+    doubted: set[int] = set()
+    stage = Stage(code, judged, at_once=at_once)
+    async with stage.open():
+        left = list(runs)
+        while left:
+            position = 0
+            while position < len(left):
+                asked = left[position : position + _PAGE_RUNS]
+                page = await code.writer.ask_patiently(LoadUnfinished(asked))
+                position += page.taken
+                there = {found.row.run for found in page.runs}
+                for run in asked[: page.taken]:
+                    if run not in there:
+                        told(run, None)
+                for found in page.runs:
+                    if begins is not None:
+                        begins(found.row.run)
+                    await stage.rehearse(found)
+            await stage.settle()
+            left, again[:] = list(again), []
