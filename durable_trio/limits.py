@@ -21,6 +21,10 @@ NAME_CHARACTERS_MAX: Final = 256
 CONCURRENCY: Final = 128
 # Runs beyond those, in one process, because so many others wait for a run in a step: these keep their memory as well.
 LENT_RUNS_MAX: Final = 1000
+# Histories of a run that are kept once it has continued as new: enough to see how it came to where it is.
+GENERATIONS_KEPT: Final = 10
+# Rows of each, the last ones: they are copied in the transaction that begins the next, some tens of milliseconds.
+GENERATION_ROWS_MAX: Final = 5000
 # How long what could not be written waits for room, or for somebody who holds the file.
 STORE_RETRY_SECONDS: Final = 0.5
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.

@@ -21,6 +21,7 @@ __all__ = [
     "EngineStatus",
     "ErrorGroup",
     "FailureRecord",
+    "GenerationRecord",
     "Page",
     "Problem",
     "ProcessReport",
@@ -161,6 +162,9 @@ class RunRecord:
     they are plain JSON values. ``values`` are what the run has published so far. ``recoveries`` counts the deaths of
     its process in a row without a new row of its history between them: after one that came with progress it is 1 again.
 
+    ``forked_from`` is the id of the run that this one is a fork of, ``forked_before`` the key of the row before which
+    it was made. That run need not be there any more.
+
     What cannot be read, because the file is damaged, is ``None``, or empty where it is never ``None``; an instant is
     the nearest that a ``datetime`` can hold; an unknown status is ``suspended``. ``problem`` then has the kind
     ``"damaged"`` and says which table, row and column it is, also for a run that has ended.
@@ -186,11 +190,29 @@ class RunRecord:
     generation: int
     compensation_errors: tuple[FailureRecord, ...]
     values: Mapping[str, Any] = attrs.field(factory=dict)
+    forked_from: str | None = None
+    forked_before: str | None = None
     owner: int | None = None  # the executor that has it in hand, by the id that ``EngineStatus`` gives
     open_steps: tuple[StepInHand, ...] = ()  # that are executing now; only ``run.record()`` tells them
     # What it waits for, some twenty at most; ``run.record()`` and ``engine.list_runs`` tell it. Children that go on are
     # among it, also detached ones; what it has just begun to wait for is told once that is stored.
     waits_for: tuple[Awaited, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class GenerationRecord:
+    """A history that a run has ended by ``ctx.continue_as_new``, and that is kept.
+
+    ``args`` are those that it began with, ``finished_at`` is when the next one took over. Of a long history only the
+    last rows are kept: ``left_out`` is how many went before them. ``problem`` is as in ``StepRecord``.
+    """
+
+    generation: int
+    args: tuple[Any, ...]
+    started_at: datetime | None
+    finished_at: datetime
+    left_out: int
+    problem: str | None = None
 
 
 @attrs.frozen(kw_only=True)

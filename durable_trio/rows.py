@@ -163,6 +163,20 @@ class RunRow:
     token: int
     changed: int  # rises with every change that a watcher sees; the order of changes
     keys: int = OWN_KEYS
+    forked_from: str | None = None
+    forked_before: str | None = None
+    damage: str | None = None
+
+
+@attrs.define(unsafe_hash=True)
+class GenerationRow:
+    """A history that a run has ended to begin anew. ``left_out``: how many of its first rows are not kept."""
+
+    generation: int
+    started_at: int | None
+    finished_at: int
+    left_out: int
+    args: str
     damage: str | None = None
 
 

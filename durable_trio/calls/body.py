@@ -216,6 +216,7 @@ class Body:
     slots: StepSlots | None  # where it is noted which steps are executing, if that is noted
     stored_positions: dict[str, tuple[int, int]]  # of the published values in the store
     engine: object  # of the user's, which executes it: for functions of steps
+    generations_kept: int | None  # how many histories that it has ended are kept; None: all
     published: dict[str, tuple[str, tuple[int, int]]] = attrs.Factory(dict)  # by the body so far, live or at replay
     step_values: StepValues | None = None  # once a step has published something
     is_detaching: bool = False

@@ -43,7 +43,12 @@ class ContinueCall(Call):
             self._body.resident.diverged(state.history.next_of_body())
             return
         self.stage = CLOSE[self.stage]
-        operation = ContinueAsNew(fence=state.port.fence, args=self._args, now=state.clock.stamp())
+        operation = ContinueAsNew(
+            fence=state.port.fence,
+            args=self._args,
+            generations_kept=self._body.generations_kept,
+            now=state.clock.stamp(),
+        )
         state.port.submit(operation, self._continued)
 
     def fire(self, now: int) -> None:

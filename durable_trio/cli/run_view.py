@@ -27,7 +27,7 @@ from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.errors import RunCancelled
 from durable_trio.records import RunRecord, RunStatus, StepKind
 from durable_trio.views.documents import failure_document
-from durable_trio.views.run import RunView, began_at
+from durable_trio.views.run import RunView, began_at, of_generation
 
 _LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "
@@ -45,11 +45,14 @@ def run_view(
     how_to_see_all: str = "",
 ) -> list[str]:
     """Return the lines of a run's view: about as many as the screen has, unless it is to be whole."""
+    word = status_word(view.record) if view.generation is None else f"generation {view.generation.generation}"
+    latest = view.record.generation
+    view = of_generation(view)
     record = view.record
-    status = status_text(status_word(record))
-    room = screen.room - len(status_word(record)) - 2
+    status = status_text(word) if view.generation is None else word
+    room = screen.room - len(word) - 2
     lines = [click.style(cut(visible(record.id), max(8, room)), bold=True) + "  " + status]
-    for label, group in groupby(_facts(view, now), key=itemgetter(0)):
+    for label, group in groupby(_facts(view, now, latest), key=itemgetter(0)):
         alike = list(group)
         shown = alike if is_whole else alike[:_ALIKE_MAX]
         lines += (_fact(label, text, color, screen) for _, text, color in shown)
@@ -74,7 +77,7 @@ def _fact(label: str, text: str, color: str | None, screen: Screen) -> str:
     return click.style(f"  {label:<{_LABEL_WIDTH - 2}}", dim=True) + click.style(shown, fg=color)
 
 
-def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
+def _facts(view: RunView, now: datetime, latest: int) -> Iterator[tuple[str, str, str | None]]:
     record = view.record
     args = ", ".join(map(compact, record.args))
     yield "workflow", f"{visible(record.workflow)}({args})", None
@@ -95,12 +98,13 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
         yield "tags", "  ".join(f"{visible(key)}={visible(value)}" for key, value in sorted(record.tags.items())), None
     if record.recoveries:
         yield "recovered", recovered_text(record), "yellow"
-    if record.generation:
-        yield "generation", f"{record.generation} (continued as new)", None
+    if record.forked_from is not None:
+        yield "fork", f"of {visible(record.forked_from)}, before {visible(record.forked_before or '')}", None
+    yield from _generation(view, latest)
     yield from _unread(view, now)
     for key, value in record.values.items():
         yield "value", f"{visible(key)} = {compact(value)}", None
-    if record.status is RunStatus.COMPLETED:
+    if record.status is RunStatus.COMPLETED and view.generation is None:
         yield "result", compact(record.result), "green"
     if record.error is not None:
         is_cancel = record.status is RunStatus.CANCELLED or isinstance(record.error, RunCancelled)
@@ -111,6 +115,21 @@ def _facts(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]
         )
     for error in record.compensation_errors:
         yield "not undone", failure_text(error), "red"
+
+
+def _generation(view: RunView, latest: int) -> Iterator[tuple[str, str, str | None]]:
+    """Yield which generation it is, and what is kept of others."""
+    shown = view.generation
+    if shown is not None:
+        yield "generation", f"{shown.generation} of {latest}, ended to continue as new", None
+        if shown.left_out:
+            yield "left out", f"its first {shown.left_out:,} rows are not kept", "yellow"
+        if shown.problem is not None:
+            yield "problem", visible(shown.problem), "red"
+    elif latest:
+        numbers = [each.generation for each in view.generations]
+        kept = f"; kept are {min(numbers)} to {max(numbers)}: --generation N" if numbers else ""
+        yield "generation", f"{latest} (continued as new){kept}", None
 
 
 def _time(record: RunRecord, now: datetime) -> str:

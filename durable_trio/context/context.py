@@ -386,7 +386,8 @@ class Context:
         """End this history and go on with a new generation under the same id, with new arguments.
 
         Unread signals carry over; registered compensations are dropped; what was published stays. Keeps a run that
-        goes on for ever from growing a history that does.
+        goes on for ever from growing a history that does. The last ten histories that it has ended are kept, to be
+        looked at: ``run.steps(generation=…)``, ``Engine(generations_kept=…)``.
 
         Args:
             args: those of the run's own workflow, after the context; defaults fill up those that are left out.

@@ -85,8 +85,10 @@ class Engine(trio.abc.AsyncResource):
             others take over its runs, once its lease has passed; four leases), ``grace_seconds=10``,
             ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
             ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
-            included), ``replay_stall_seconds=10``, ``slow_step_seconds`` (an attempt that takes longer is logged
-            and told to observers; by default none is), ``types=[TypeHook(…)]`` (how classes are stored that are not
+            included), ``generations_kept=10`` (histories of one run that are kept after ``ctx.continue_as_new``, each
+            with its last 5000 rows; ``None`` keeps all, 0 none), ``replay_stall_seconds=10``, ``slow_step_seconds``
+            (an attempt that takes longer is logged and told to observers; by default none is),
+            ``types=[TypeHook(…)]`` (how classes are stored that are not
             otherwise; the same in all processes that use the store), ``aliases={"old.module.Declined": Declined}``
             (which class a stored name stands for, of an exception or of a member of a union, where it was moved or
             renamed since; the names as messages print them), ``build`` (a name of the deployed code, as its commit;

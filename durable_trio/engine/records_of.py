@@ -14,8 +14,17 @@ from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe, earlier_errors
 from durable_trio.looks import class_name, members_of, said
-from durable_trio.records import FailureRecord, Problem, RunRecord, StepInHand, StepRecord, UnreadRecord, WaitRecord
-from durable_trio.rows import HistoryRow, MailboxEntry, OpenStepRow, RunRow, WaitRow
+from durable_trio.records import (
+    FailureRecord,
+    GenerationRecord,
+    Problem,
+    RunRecord,
+    StepInHand,
+    StepRecord,
+    UnreadRecord,
+    WaitRecord,
+)
+from durable_trio.rows import GenerationRow, HistoryRow, MailboxEntry, OpenStepRow, RunRow, WaitRow
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.workflows import Workflow
@@ -64,7 +73,8 @@ def run_record(
     reader = Reader(row.damage)
     place = f"runs, the row with id {row.id!r}"
     annotation = UNANNOTATED if workflow is None else workflow.result_type
-    args = reader.read(f"{place}, args", row.args, lambda _: _arguments(codec, row, workflow), ())
+    of_args = f"the arguments of run {row.id!r}"
+    args = reader.read(f"{place}, args", row.args, lambda text: _arguments(codec, text, workflow, where=of_args), ())
     result = reader.read(f"{place}, result", row.result, lambda text: _lenient(codec, text, annotation))
     error = reader.read(f"{place}, error", row.error, lambda text: rebuilt_error(text, failures))
     tags = reader.read(f"{place}, tags", row.tags, lambda text: codec.decode(text, dict[str, str], where="tags"), {})
@@ -99,6 +109,25 @@ def run_record(
         compensation_errors=compensation_errors,
         values=published,
         owner=row.owner,
+        forked_from=row.forked_from,
+        forked_before=row.forked_before,
+    )
+
+
+def generation_record(
+    row: GenerationRow, *, codec: Codec, workflow: Workflow[..., Any] | None, run_id: str
+) -> GenerationRecord:
+    """Return an earlier generation of a run as users see it."""
+    reader = Reader(row.damage)
+    place = f"earlier_generations, the row with generation {row.generation}, args"
+    where = f"the arguments of generation {row.generation} of run {run_id!r}"
+    return GenerationRecord(
+        generation=row.generation,
+        args=reader.read(place, row.args, lambda text: _arguments(codec, text, workflow, where=where), ()),
+        started_at=_datetime_or_none(row.started_at),
+        finished_at=instant_of(row.finished_at),
+        left_out=row.left_out,
+        problem=reader.problem,
     )
 
 
@@ -220,13 +249,13 @@ def _datetime_or_none(instant: int | None) -> datetime | None:
     return None if instant is None else instant_of(instant)
 
 
-def _arguments(codec: Codec, row: RunRow, workflow: Workflow[..., Any] | None) -> tuple[Any, ...]:
-    plain = parse(row.args, where="arguments")
+def _arguments(codec: Codec, text: str, workflow: Workflow[..., Any] | None, *, where: str) -> tuple[Any, ...]:
+    plain = parse(text, where="arguments")
     if type(plain) is not list:
         raise CodecError("arguments: a list was expected")
     annotations_for = _unannotated if workflow is None else workflow.annotations_for
     try:
-        return codec.decode_arguments(row.args, annotations_for, where=f"the arguments of run {row.id!r}")
+        return codec.decode_arguments(text, annotations_for, where=where)
     except (CodecError, TypeError):  # the code is unknown or has changed; what is stored is still readable
         return tuple(plain)
 

@@ -12,6 +12,7 @@ from durable_trio.engine.filters import make_filter
 from durable_trio.engine.records_of import (
     compensation_failed,
     error_text,
+    generation_record,
     rebuilt_error,
     step_record,
     unread_record,
@@ -20,11 +21,29 @@ from durable_trio.engine.records_of import (
 from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures, cause_of
+from durable_trio.limits import PAGE_RUNS_MAX
 from durable_trio.looks import exact_bool
-from durable_trio.records import RunRecord, RunStatus, StepInHand, StepKind, StepRecord, UnreadRecord, WaitRecord
+from durable_trio.records import (
+    GenerationRecord,
+    RunRecord,
+    RunStatus,
+    StepInHand,
+    StepKind,
+    StepRecord,
+    UnreadRecord,
+    WaitRecord,
+)
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.questions import FindRun, ListHistory, ListUnread, ListWaits, ReadValues
+from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
+from durable_trio.stores.questions import (
+    FindRun,
+    ListHistory,
+    ListUnread,
+    ListWaits,
+    Question,
+    ReadValues,
+)
 from durable_trio.workflows import Workflow
 
 R = TypeVar("R")
@@ -71,11 +90,16 @@ class Run(Generic[R]):
         return await self._client.record(self.id)
 
     @overload
-    async def steps(self, *, open: Literal[False] = False) -> tuple[StepRecord, ...]: ...
+    async def steps(self, *, open: Literal[False] = False, generation: int | None = None) -> tuple[StepRecord, ...]: ...
     @overload
     async def steps(self, *, open: Literal[True]) -> tuple[StepInHand, ...]: ...
-    async def steps(self, *, open: bool = False) -> tuple[StepRecord, ...] | tuple[StepInHand, ...]:
-        """Return the rows of the run's history, in order.
+    async def steps(
+        self, *, open: bool = False, generation: int | None = None
+    ) -> tuple[StepRecord, ...] | tuple[StepInHand, ...]:
+        """Return the rows of the run's history, in order; those of an earlier one with ``generation``.
+
+        ``ctx.continue_as_new`` ends a history; the last ones that a run has ended are kept (``generations`` says which,
+        ``Engine(generations_kept=…)`` how many). The first one has the number 0.
 
         With ``open`` return the steps instead that are executing now, the longest under way first. Those are noted in
         memory that outlives the process, without a commit: of one that was killed they are what it was at, until its
@@ -83,17 +107,59 @@ class Run(Generic[R]):
 
         Raises:
             RunNotFound: there is no such run.
+            ValueError: that generation is not kept, or has not begun; or ``open`` of a generation.
         """
+        is_open, number = exact_bool(open, what="open"), _generation(generation)
+        if is_open and number is not None:
+            raise ValueError("steps that are executing now are of the present generation: leave out generation=")
         row = await self._client.row(self.id)
-        if exact_bool(open, what="open"):
+        if is_open:
             return await self._client.open_steps(row)
         writer = self._client.services_in_use().writer
         codec = self._client.codec
 
-        def records(history: tuple[HistoryRow, ...]) -> tuple[StepRecord, ...]:
-            return tuple(step_record(item, codec) for item in history)
+        def records(history: tuple[HistoryRow, ...] | None) -> tuple[StepRecord, ...] | None:
+            return None if history is None else tuple(step_record(item, codec) for item in history)
 
-        return await writer.ask_through(records, ListHistory(row.run))
+        which: Question[Any] = ListHistory(row.run) if number is None else ListGeneration(row.run, number)
+        found = await writer.ask_through(records, which)
+        if found is None:
+            raise ValueError(await self._not_kept(cast(int, number)))
+        return found
+
+    async def generations(self, *, before: int | None = None, limit: int = 100) -> tuple[GenerationRecord, ...]:
+        """Return the run's earlier generations that are kept, the last one first.
+
+        Each is a history that the run has ended by ``ctx.continue_as_new``; ``steps(generation=…)`` gives its rows. A
+        fork has none of those before it was made: they are the original's (``RunRecord.forked_from``).
+
+        Args:
+            before: only those before that number: to go on after the last one of those that a call has returned.
+            limit: at most so many, 1 to 1000.
+
+        Raises:
+            RunNotFound: there is no such run.
+            ValueError: a number out of range.
+        """
+        number = _generation(before, what="before")
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
+            raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
+        row = await self._client.row(self.id)
+        writer = self._client.services_in_use().writer
+        known = self._workflow or self._client.registry.get(row.workflow)
+        found = await writer.ask(ListGenerations(row.run, before=number, limit=limit))
+        codec = self._client.codec
+        return tuple(generation_record(each, codec=codec, workflow=known, run_id=self.id) for each in found)
+
+    async def _not_kept(self, generation: int) -> str:
+        """Return why there is no history of a generation."""
+        row = await self._client.row(self.id)
+        if generation > row.generation:
+            return f"run {self.id!r} is in its generation {row.generation}: {generation} has not begun"
+        kept = [each.generation for each in await self.generations(limit=PAGE_RUNS_MAX)]
+        those = f"{len(kept)} earlier ones are, from {min(kept)} to {max(kept)}" if kept else "no earlier one is"
+        hint = "" if row.forked_from is None else f"; those before the fork are of run {row.forked_from!r}"
+        return f"generation {generation} of run {self.id!r} is not kept; {those}{hint}"
 
     async def waits(self) -> tuple[WaitRecord, ...]:
         """Return what the run waits for: its open durable calls that have stored something, the oldest first.
@@ -171,6 +237,17 @@ class Run(Generic[R]):
         """
         (record,) = await self._client.records([await self._client.row(self.id)])  # not what it is at just now
         return dict(record.values)
+
+
+def _generation(number: Any, *, what: str = "generation") -> int | None:
+    """Return the number of a generation, exact.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 0):
+        raise ValueError(f"{what} must be a whole number of at least 0, not {number!r}")
+    return None if number is None else min(int(number), 2**62)  # what a store can be asked
 
 
 async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | None, *, is_new: bool = False) -> R:

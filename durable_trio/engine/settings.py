@@ -14,6 +14,7 @@ from durable_trio.codec import TypeHook, hooks_by_class
 from durable_trio.engine.observers import Observer
 from durable_trio.limits import (
     CONCURRENCY,
+    GENERATIONS_KEPT,
     GRACE_SECONDS,
     HEARTBEAT_SECONDS,
     LEASE_SECONDS,
@@ -64,6 +65,16 @@ def _whole(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> N
         raise ValueError(f"{attribute.name} must be a whole number of at least 1, not {value!r}")
 
 
+def _kept(instance: Settings, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{attribute.name} must be a whole number of at least 0, or None to keep all, not {value!r}")
+
+
+def _count(value: Any) -> Any:
+    """Return how many are kept, such that a store can count with it."""
+    return min(value, 2**62) if type(value) is int else value
+
+
 def _hooks(value: Any) -> tuple[TypeHook[Any], ...]:
     if isinstance(value, TypeHook):
         raise TypeError("types takes a list, also of one: types=[TypeHook(…)]")
@@ -90,6 +101,7 @@ class Settings:
     grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_patience)
     resident_runs_max: int = attrs.field(default=RESIDENT_RUNS_MAX, validator=_whole)
     unread_signals_max: int = attrs.field(default=UNREAD_SIGNALS_MAX, validator=_whole)
+    generations_kept: int | None = attrs.field(default=GENERATIONS_KEPT, converter=_count, validator=_kept)
     payload_bytes_max: int = attrs.field(default=PAYLOAD_BYTES_MAX, validator=_whole)
     heartbeat_seconds: float = attrs.field(
         default=HEARTBEAT_SECONDS, converter=_seconds, validator=[_positive, _finite]
@@ -153,6 +165,7 @@ class EngineOptions(TypedDict, total=False):
     payload_bytes_max: int
     unread_signals_max: int
     resident_runs_max: int
+    generations_kept: int | None
     replay_stall_seconds: float | timedelta
     slow_step_seconds: float | timedelta | None
     types: Sequence[TypeHook[Any]]

@@ -193,13 +193,17 @@ class ContinueAsNew:
 
     Or ``RunConflict`` if it compensates: it would be half undone.
 
-    History and wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries
-    are 0. What the run was started with stays known, so that the same start again is still the same run. Unread mailbox
+    Wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0. Its
+    history is that of an earlier generation from now on (``ListGeneration``). Of these ``generations_kept`` are kept,
+    ``None`` for all, each with at most ``GENERATION_ROWS_MAX`` rows, the last ones. Where more are stored than that,
+    the oldest go, some with each operation, so that the work of one is bounded.
+    What the run was started with stays known, so that the same start again is still the same run. Unread mailbox
     entries and published values stay, the values at ``NO_POSITION``: the history in which they had another is gone.
     """
 
     fence: Fence
     args: str
+    generations_kept: int | None = 0
     now: int
 
 
@@ -345,7 +349,8 @@ class ForkRun:
     The rows of started children are copied with attempt 0: the children stay those of the original.
     ``RunNotFound`` for an unknown run, ``ValueError`` if no row has the key ``before``, ``RunConflict`` if ``id``
     exists. Rows with a lower seq are copied with ``compensates`` false, compensation, cancel and ttl rows left out.
-    The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags and seed. With
+    The copy is pending with ``wake_at = now``, has the same workflow, args, queue, priority, tags, seed and generation,
+    and says of which run and before which row it is one; earlier generations are not copied. With
     ``signals`` it gets signals, too, in order of arrival: as unread those that are, or that were consumed by a row that
     is not copied; as consumed those with an id that were consumed before, so that the same ones again are known.
 

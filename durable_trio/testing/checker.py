@@ -73,6 +73,8 @@ _ENDINGS_OF_FILES: Final = ("", "-wal", "-shm", "-turn", "-turn-queue", "-owners
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 _ORPHANS: Final = (
     ("history", "SELECT count(*) FROM history WHERE run NOT IN (SELECT run FROM runs)"),
+    ("earlier_history", "SELECT count(*) FROM earlier_history WHERE run NOT IN (SELECT run FROM runs)"),
+    ("earlier_generations", "SELECT count(*) FROM earlier_generations WHERE run NOT IN (SELECT run FROM runs)"),
     ("waits", "SELECT count(*) FROM waits WHERE run NOT IN (SELECT run FROM runs)"),
     ("mailbox", "SELECT count(*) FROM mailbox WHERE run NOT IN (SELECT run FROM runs)"),
     ("published", "SELECT count(*) FROM published WHERE run NOT IN (SELECT run FROM runs)"),

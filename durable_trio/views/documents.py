@@ -17,6 +17,7 @@ from durable_trio.errors import StepFailed
 from durable_trio.looks import qualified_name, text_of
 from durable_trio.records import (
     FailureRecord,
+    GenerationRecord,
     Problem,
     RunRecord,
     RunStatus,
@@ -35,6 +36,7 @@ __all__ = [
     "EarlierErrorDocument",
     "FailureDocument",
     "Finding",
+    "GenerationDocument",
     "InHandDocument",
     "LeftDocument",
     "ListDocument",
@@ -94,7 +96,8 @@ class AwaitedDocument:
 class RunDocument:
     """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored.
 
-    ``waits_for`` has the first twenty things that it waits for; ``watch`` leaves it empty.
+    ``forked_from`` is the id of the run that it is a fork of, ``forked_before`` the key of the row before which it was
+    made. ``waits_for`` has the first twenty things that it waits for; ``watch`` leaves it empty.
     ``cursor`` is what ``watch --since`` goes on after; only ``watch`` gives it.
     """
 
@@ -117,6 +120,8 @@ class RunDocument:
     ttl_at: datetime | None
     recoveries: int
     generation: int
+    forked_from: str | None
+    forked_before: str | None
     compensation_errors: tuple[FailureDocument, ...]
     values: Mapping[str, Any]
     waits_for: tuple[AwaitedDocument, ...]
@@ -194,6 +199,18 @@ class InHandDocument:
 
 
 @attrs.frozen(kw_only=True)
+class GenerationDocument:
+    """A history that a run has ended to begin anew; ``left_out``: how many of its first rows are not kept."""
+
+    generation: int
+    args: tuple[Any, ...]
+    started_at: datetime | None
+    finished_at: datetime
+    left_out: int
+    problem: str | None
+
+
+@attrs.frozen(kw_only=True)
 class ListDocument:
     """What ``list`` prints."""
 
@@ -206,7 +223,9 @@ class ShowDocument:
     """What ``show`` prints: the run, its history, open waits, what it has not read, the ids of its children.
 
     ``in_hand`` are steps that are executing now. Where the store has nowhere to note them, they are those that it waits
-    for if it is to end, as its executor has told last; that is at most a second old.
+    for if it is to end, as its executor has told last; that is at most a second old. ``generations`` are the earlier
+    ones that are kept, the last one first, at most a hundred. ``generation`` is the one of them whose history ``steps``
+    is; ``null``: the run's present one.
     """
 
     run: RunDocument
@@ -215,6 +234,8 @@ class ShowDocument:
     unread: tuple[UnreadDocument, ...]
     children: tuple[str, ...]
     in_hand: tuple[InHandDocument, ...]
+    generations: tuple[GenerationDocument, ...]
+    generation: int | None
 
 
 @attrs.frozen(kw_only=True)
@@ -293,6 +314,8 @@ def show_document(
     unread: tuple[UnreadRecord, ...],
     children: tuple[str, ...],
     in_hand: tuple[StepInHand, ...],
+    generations: tuple[GenerationRecord, ...],
+    generation: int | None,
 ) -> ShowDocument:
     """Return a run with its history, open waits and unread messages, as it is printed."""
     return ShowDocument(
@@ -302,6 +325,8 @@ def show_document(
         unread=tuple(UnreadDocument(**_fields(entry, UnreadDocument)) for entry in unread),
         children=children,
         in_hand=tuple(InHandDocument(**_fields(step, InHandDocument)) for step in in_hand),
+        generations=tuple(GenerationDocument(**_fields(each, GenerationDocument)) for each in generations),
+        generation=generation,
     )
 
 

@@ -8,6 +8,7 @@ import attrs
 
 from durable_trio.records import (
     ExecutorStatus,
+    GenerationRecord,
     RunRecord,
     RunStatus,
     StepInHand,
@@ -18,7 +19,7 @@ from durable_trio.records import (
 )
 from durable_trio.rows import Key
 
-__all__ = ["RunView", "began_at", "with_steps"]
+__all__ = ["RunView", "began_at", "of_generation", "with_steps"]
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +33,32 @@ class RunView:
     children: tuple[RunRecord, ...]
     owner: ExecutorStatus | None
     in_hand: tuple[StepInHand, ...] = ()  # what is executing
+    generations: tuple[GenerationRecord, ...] = ()  # earlier ones that are kept, the last one first
+    generation: GenerationRecord | None = None  # the one whose steps these are, if it is not the present one
+
+
+def of_generation(view: RunView) -> RunView:
+    """Return a run as its earlier generation was that is to be shown: it had other arguments, and has ended."""
+    shown = view.generation
+    if shown is None:
+        return view
+    record = attrs.evolve(
+        view.record,
+        status=RunStatus.COMPLETED,
+        args=shown.args,
+        generation=shown.generation,
+        started_at=shown.started_at,
+        finished_at=shown.finished_at,
+        result=None,
+        error=None,
+        problem=None,
+        compensation_errors=(),
+        values={},
+        waits_for=(),
+        recoveries=0,
+        owner=None,
+    )
+    return attrs.evolve(view, record=record)
 
 
 def with_steps(view: RunView, *, failed: bool = False, key: str | None = None) -> RunView:

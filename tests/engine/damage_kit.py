@@ -164,6 +164,18 @@ _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
         (),
     ),
     ("UPDATE runs SET wake_at = 1 WHERE id IN ('told', 'cancelling')", ()),
+    ("UPDATE runs SET generation = 3 WHERE id = 'told'", ()),
+    (
+        "INSERT INTO earlier_generations (run, generation, started_at, finished_at, left_out, args)"
+        " SELECT run, 1, 1, 2, 3, args FROM runs WHERE id = 'told'",
+        (),
+    ),
+    (
+        "INSERT INTO earlier_history (run, generation, seq, branch, name, n, kind, status, attempt, compensates,"
+        " started_at, finished_at, result)"
+        " SELECT run, 1, 1, '', 'step', 0, 'step', 'completed', 1, 0, 1, 2, '3' FROM runs WHERE id = 'told'",
+        (),
+    ),
     (
         "UPDATE runs SET wake_at = NULL, waits_for = NULL, problem = ?, fingerprint = ? WHERE id = 'parked'",
         ('{"kind": "divergence", "text": "for a test", "fingerprint": ""}', Codes().of(rich)),
@@ -175,7 +187,8 @@ _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 
 # ---- copies of them ----------------------------------------------------------------------------------------------
 
-PARTS = ("history", "waits", "mailbox", "published", "unread_counts")
+PARTS = ("history", "waits", "mailbox", "published", "unread_counts", "earlier_generations", "earlier_history")
+_NUMBERED = ("history", "mailbox", "earlier_history")
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
@@ -190,7 +203,7 @@ def copy_run(connection: sqlite3.Connection, run_id: str, new_id: str, *, of: tu
     (run,) = connection.execute("SELECT run FROM runs WHERE id = ?", (run_id,)).fetchone()
     copy = _copy_rows(connection, "runs", given, f"id = '{run_id}'")
     for table in PARTS:
-        rest: dict[str, Any] = {"run": copy} if table not in ("history", "mailbox") else {"run": copy, "id": None}
+        rest: dict[str, Any] = {"run": copy} if table not in _NUMBERED else {"run": copy, "id": None}
         _copy_rows(connection, table, rest, f"run = {run}")
     children = "SELECT id FROM runs WHERE parent = ? AND finished_at IS NULL AND id NOT LIKE 'case-%'"
     for (child,) in connection.execute(children, (run,)).fetchall():
@@ -273,7 +286,14 @@ DAMAGES = {
 
 
 #: Numbers of rows: the row is another one then.
-KEYS = {("runs", "run"), ("history", "id"), ("mailbox", "id"), ("executors", "id"), ("unread_counts", "run")}
+KEYS = {
+    ("runs", "run"),
+    ("history", "id"),
+    ("mailbox", "id"),
+    ("executors", "id"),
+    ("unread_counts", "run"),
+    ("earlier_history", "id"),
+}
 
 
 @attrs.frozen

@@ -43,6 +43,8 @@ STATES: Final = {
     "reports": ("waiting",),
     "tags": ("waiting", "told"),
     "unread_counts": ("told",),
+    "earlier_generations": ("told",),
+    "earlier_history": ("told",),
 }
 # The row of a copied run that is damaged.
 WHICH: Final = {
@@ -55,13 +57,23 @@ WHICH: Final = {
     "reports": "process = 'case-' || :run",
     "tags": "run = :run",
     "unread_counts": "run = :run",
+    "earlier_generations": "run = :run",
+    "earlier_history": "run = :run",
 }
 # Where what stands in a column must be JSON.
 JSON: Final = {"args", "earlier", "tags", "error", "result", "problem", "compensation_errors", "value", "payload"}
 # A row that is another run's, or nobody's, can be told from none.
 LOST: Final = {(table, "run") for table in STATES}
 # No run depends on these.
-BESIDE: Final = {"executors", "reports", "tags", "published", "unread_counts"}
+BESIDE: Final = {
+    "executors",
+    "reports",
+    "tags",
+    "published",
+    "unread_counts",
+    "earlier_generations",
+    "earlier_history",
+}
 
 # Cases in one file: with children, all runs fit into one page of a list.
 CASES_MAX: Final = 450
@@ -206,11 +218,14 @@ async def ask_everything(engine: Engine, item: Planted) -> None:
     if item.case.column == "id":
         return
     run = engine.get(item.id)
-    for question in (run.record, run.steps, run.waits, run.unread, run.values):
+    for question in (run.record, run.steps, run.waits, run.unread, run.values, run.generations):
         try:
             await question()
         except Exception as error:
             raise AssertionError(f"{item.case}: {question.__name__}() fails") from error
+    for kept in await run.generations():
+        with suppress(ValueError):  # its number is damaged
+            await run.steps(generation=kept.generation)
 
 
 # The largest come last: coverage is paused by then, for they pass the lines of the others.

@@ -12,7 +12,7 @@ from durable_trio.cli.options import database_option, json_option, run_argument
 from durable_trio.cli.output import write_json, write_lines
 
 if TYPE_CHECKING:
-    from durable_trio import Engine
+    from durable_trio import Engine, RunRecord
     from durable_trio.views.run import RunView
 
 _CHILDREN_MAX = 1000
@@ -29,6 +29,12 @@ _ALL = "--all shows all, --failed and --key some"
 @click.option(
     "--key", metavar="KEY", shell_complete=complete_key, help="Only the step or branch KEY, or steps so named."
 )
+@click.option(
+    "--generation",
+    type=click.IntRange(0),
+    metavar="N",
+    help="An earlier history, of those that the run has ended to begin anew.",
+)
 @json_option
 def command(
     database: str,
@@ -38,6 +44,7 @@ def command(
     is_whole: bool,
     failed: bool,
     key: str | None,
+    generation: int | None,
     as_json: bool,
 ) -> None:
     """Show a run: what it is, what it waits for, and its timeline.
@@ -50,16 +57,28 @@ def command(
       durable-trio show order-7 --results
       durable-trio show import-3 --failed --all
       durable-trio show import-3 --key 'load#0' --json
+      durable-trio show ticker-1 --generation 41
     """
     from durable_trio.cli.client import ask
     from durable_trio.views.run import with_steps
 
-    view = with_steps(ask(database, lambda client: _look(client, run_id)), failed=failed, key=key)
+    view = with_steps(ask(database, lambda client: _look(client, run_id, generation)), failed=failed, key=key)
     if as_json:
         from durable_trio.views.documents import show_document
 
         children = tuple(child.id for child in view.children)
-        write_json(show_document(view.record, view.steps, view.waits, view.unread, children, view.in_hand))
+        write_json(
+            show_document(
+                view.record,
+                view.steps,
+                view.waits,
+                view.unread,
+                children,
+                view.in_hand,
+                view.generations,
+                None if view.generation is None else view.generation.generation,
+            )
+        )
         return
     from durable_trio.cli.run_view import run_view
     from durable_trio.cli.screen import find_screen
@@ -72,12 +91,14 @@ def command(
     )
 
 
-async def _look(client: Engine, run_id: str) -> RunView:
+async def _look(client: Engine, run_id: str, generation: int | None) -> RunView:
     from durable_trio.cli.cancelling import in_hand_of
     from durable_trio.views.run import RunView
 
     run = client.get(run_id)
     record = await run.record()
+    if generation is not None and generation != record.generation:
+        return await _look_back(client, record, generation)
     executors = (await client.status()).executors if record.owner is not None else ()
     return RunView(
         record=record,
@@ -87,4 +108,28 @@ async def _look(client: Engine, run_id: str) -> RunView:
         children=(await client.list_runs(parent=run_id, limit=_CHILDREN_MAX)).runs[::-1],
         owner=next((executor for executor in executors if executor.id == record.owner), None),
         in_hand=await in_hand_of(client, run_id) if record.owner is not None else (),
+        generations=await run.generations() if record.generation else (),
+    )
+
+
+async def _look_back(client: Engine, record: RunRecord, generation: int) -> RunView:
+    """Return a run with the history of an earlier generation."""
+    from durable_trio.cli.faults import Failed
+    from durable_trio.views.run import RunView
+
+    run = client.get(record.id)
+    try:
+        steps = await run.steps(generation=generation)
+    except ValueError as error:
+        raise Failed(str(error)) from error
+    shown = await run.generations(before=generation + 1, limit=1)
+    return RunView(
+        record=record,
+        steps=steps,
+        waits=(),
+        unread=(),
+        children=(await client.list_runs(parent=record.id, limit=_CHILDREN_MAX)).runs[::-1],
+        owner=None,
+        generations=await run.generations(),
+        generation=shown[0],
     )

@@ -203,6 +203,7 @@ class ResidentRun:
             slots=keeper.tellings.slots,
             stored_positions=dict(self._loaded.positions),
             engine=keeper.engine,
+            generations_kept=keeper.settings.generations_kept,
         )
         self._nursery = nursery
         if keeper.tellings.is_watched:

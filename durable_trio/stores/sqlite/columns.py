@@ -8,20 +8,23 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
-from durable_trio.rows import ExecutorRow, HistoryRow, Key, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.rows import ExecutorRow, GenerationRow, HistoryRow, Key, MailboxEntry, ReportRow, RunRow, WaitRow
 from durable_trio.rules.run_life import FINAL
-from durable_trio.stores.sqlite.layout import LAYOUTS, NotText
+from durable_trio.stores.sqlite.layout import LAYOUTS, Layout, NotText
 from durable_trio.stores.sqlite.statuses import STATUS_OF
 
 __all__ = [
     "ENTRY_COLUMNS",
     "EXECUTOR_COLUMNS",
+    "GENERATION_COLUMNS",
     "HISTORY_COLUMNS",
     "REPORT_COLUMNS",
     "RUN_COLUMNS",
     "WAIT_COLUMNS",
+    "earlier_histories_from",
     "entry_from",
     "executor_from",
+    "generation_from",
     "histories_from",
     "report_from",
     "run_from",
@@ -44,6 +47,7 @@ def _columns(row: type[attrs.AttrsInstance]) -> str:
 
 RUN_COLUMNS: Final = _columns(RunRow)
 HISTORY_COLUMNS: Final = _columns(HistoryRow)
+GENERATION_COLUMNS: Final = _columns(GenerationRow)
 WAIT_COLUMNS: Final = _columns(WaitRow)
 ENTRY_COLUMNS: Final = _columns(MailboxEntry)
 EXECUTOR_COLUMNS: Final = _columns(ExecutorRow)
@@ -51,6 +55,8 @@ REPORT_COLUMNS: Final = _columns(ReportRow)
 
 _RUN: Final = LAYOUTS["runs"].of(RUN_COLUMNS)
 _HISTORY: Final = LAYOUTS["history"].of(HISTORY_COLUMNS)
+_EARLIER_HISTORY: Final = LAYOUTS["earlier_history"].of(HISTORY_COLUMNS)
+_GENERATION: Final = LAYOUTS["earlier_generations"].of(GENERATION_COLUMNS)
 _WAIT: Final = LAYOUTS["waits"].of(WAIT_COLUMNS)
 _ENTRY: Final = LAYOUTS["mailbox"].of(ENTRY_COLUMNS)
 _EXECUTOR: Final = LAYOUTS["executors"].of(EXECUTOR_COLUMNS)
@@ -88,10 +94,19 @@ def run_from(row: tuple[Any, ...]) -> RunRow:
 
 def histories_from(rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
     """Return the records of ``HISTORY_COLUMNS``; there may be thousands."""
-    if _HISTORY.are_sound(rows):
+    return _histories(_HISTORY, rows)
+
+
+def earlier_histories_from(rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
+    """Return the records of ``HISTORY_COLUMNS`` of an earlier generation."""
+    return _histories(_EARLIER_HISTORY, rows)
+
+
+def _histories(layout: Layout, rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
+    if layout.are_sound(rows):
         return tuple([_history_from(row, None) for row in rows])
     return tuple(
-        _history_from(row, None) if _HISTORY.is_sound(row) else _history_from(*_HISTORY.mended(row)) for row in rows
+        _history_from(row, None) if layout.is_sound(row) else _history_from(*layout.mended(row)) for row in rows
     )
 
 
@@ -110,6 +125,15 @@ def _history_from(row: tuple[Any, ...], damage: str | None) -> HistoryRow:
         earlier=row[12],
         damage=damage,
     )
+
+
+def generation_from(row: tuple[Any, ...]) -> GenerationRow:
+    """Return the record of ``GENERATION_COLUMNS``."""
+    damage = None
+    if not _GENERATION.is_sound(row):
+        row, damage = _GENERATION.mended(row)
+    values = (*row, damage)
+    return GenerationRow(*values)
 
 
 def wait_from(row: tuple[Any, ...]) -> WaitRow:

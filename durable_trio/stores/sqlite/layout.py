@@ -221,6 +221,22 @@ def _words(name: str, words: Iterable[str], *, stand_in: str) -> Column:
 _KINDS: Final = [kind for kind in StepKind if kind is not StepKind.UNREADABLE]
 _STATUSES: Final = [status for status in StepStatus if status is not StepStatus.UNREADABLE]
 
+_OF_HISTORY: Final = (
+    _count("seq"),
+    _name("branch"),
+    _name("name"),
+    _count("n"),
+    _words("kind", _KINDS, stand_in=StepKind.UNREADABLE),
+    _words("status", _STATUSES, stand_in=StepStatus.UNREADABLE),
+    _count("attempt"),
+    Column("compensates", int, low=0, high=1),
+    _instant("started_at"),
+    _instant("finished_at"),
+    _payload("error"),
+    _payload("result"),
+    _payload("earlier"),
+)
+
 LAYOUTS: Final = {
     layout.table: layout
     for layout in (
@@ -259,29 +275,32 @@ LAYOUTS: Final = {
                 Column("args", str),
                 _instant("hidden_at", is_optional=True),
                 Column("keys", int, low=SHARED_KEYS, high=OWN_KEYS, stand_in=OWN_KEYS),
+                _name("forked_from", is_optional=True),
+                _name("forked_before", is_optional=True),
             ),
             locator=("run", "id"),
         ),
         Layout(
             "history",
-            (
-                _count("id", NO_INTEGER),
-                Column("run", int),
-                _count("seq"),
-                _name("branch"),
-                _name("name"),
-                _count("n"),
-                _words("kind", _KINDS, stand_in=StepKind.UNREADABLE),
-                _words("status", _STATUSES, stand_in=StepStatus.UNREADABLE),
-                _count("attempt"),
-                Column("compensates", int, low=0, high=1),
-                _instant("started_at"),
-                _instant("finished_at"),
-                _payload("error"),
-                _payload("result"),
-                _payload("earlier"),
-            ),
+            (_count("id", NO_INTEGER), Column("run", int), *_OF_HISTORY),
             locator=("seq", "branch", "name", "n"),
+        ),
+        Layout(
+            "earlier_history",
+            (_count("id", NO_INTEGER), Column("run", int), _count("generation"), *_OF_HISTORY),
+            locator=("seq", "branch", "name", "n"),
+        ),
+        Layout(
+            "earlier_generations",
+            (
+                Column("run", int),
+                _count("generation"),
+                _instant("started_at", is_optional=True),
+                _instant("finished_at"),
+                _count("left_out"),
+                Column("args", str),
+            ),
+            locator=("generation",),
         ),
         Layout(
             "waits",

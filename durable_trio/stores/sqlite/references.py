@@ -20,6 +20,8 @@ _KEYS: Final = {
     "waits": ("run", "branch", "name", "n"),
     "published": ("run", "key"),
     "unread_counts": ("run",),
+    "earlier_generations": ("run", "generation"),
+    "earlier_history": ("id",),
 }
 _NAMES: Final = ", ".join(f"'{name}'" for name in _KEYS)
 FIND: Final = f"""

@@ -33,6 +33,8 @@ TABLES: Final = frozenset(
         "reports",
         "tags",
         "unread_counts",
+        "earlier_generations",
+        "earlier_history",
         "store_identity",
         "_sqlite_migrations",
     }
@@ -276,6 +278,42 @@ _VERSION_3: Final[tuple[str, ...]] = (
     INSERT INTO unread_counts (run, signals)
     SELECT run, count(*) FROM mailbox WHERE seq IS NULL AND kind = 'signal' GROUP BY run
     """,
+    # Histories that a run has ended to begin anew. They stand apart, so that a run's history is found as before.
+    """
+    CREATE TABLE earlier_generations (
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        generation INTEGER NOT NULL,
+        started_at INTEGER,
+        finished_at INTEGER NOT NULL,
+        left_out INTEGER NOT NULL,
+        args TEXT NOT NULL,
+        PRIMARY KEY (run, generation)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE earlier_history (
+        id INTEGER PRIMARY KEY,
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        generation INTEGER NOT NULL,
+        seq INTEGER NOT NULL,
+        branch TEXT NOT NULL,
+        name TEXT NOT NULL,
+        n INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        status TEXT NOT NULL,
+        attempt INTEGER NOT NULL,
+        compensates INTEGER NOT NULL,
+        started_at INTEGER NOT NULL,
+        finished_at INTEGER NOT NULL,
+        error TEXT,
+        result TEXT,
+        earlier TEXT
+    ) STRICT
+    """,
+    "CREATE INDEX earlier_history_of_run ON earlier_history (run, generation)",
+    # Of which run one is a copy, and before which row of it.
+    "ALTER TABLE runs ADD COLUMN forked_from TEXT",
+    "ALTER TABLE runs ADD COLUMN forked_before TEXT",
 )
 
 

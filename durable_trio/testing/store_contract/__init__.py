@@ -20,6 +20,7 @@ for _part in (
     "abandoning",
     "claims",
     "executors",
+    "generations",
     "history",
     "kit",
     "large",
@@ -36,6 +37,7 @@ for _part in (
 from durable_trio.testing.store_contract.abandoning import AbandonContract  # noqa: E402
 from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
 from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
+from durable_trio.testing.store_contract.generations import GenerationContract  # noqa: E402
 from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
 from durable_trio.testing.store_contract.large import LargeContract  # noqa: E402
 from durable_trio.testing.store_contract.life import LifeContract  # noqa: E402
@@ -54,6 +56,7 @@ class StoreContract(
     LifeContract,
     ClaimContract,
     HistoryContract,
+    GenerationContract,
     MessageContract,
     ResumingContract,
     AbandonContract,

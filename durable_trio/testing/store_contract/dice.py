@@ -96,7 +96,7 @@ class Dice:
             Prune(before=now - 30, statuses=(RunStatus.COMPLETED,), limit=1),
             Unpark(workflow="work", fingerprint="0", now=now),
             RenewLease(executor=executor, lease_until=now + 9),
-            ContinueAsNew(fence=fence, args="[2]", now=now),
+            ContinueAsNew(fence=fence, args="[2]", generations_kept=1, now=now),
             ClaimRun(owner=executor, run_id=run_id, workflow="work", now=now),
             SignalWithStart(
                 start=start_operation(run_id, created_at=now, args_digest=b"\0"),

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.rows import HistoryRow, RunRow, WaitRow
+from durable_trio.rows import GenerationRow, HistoryRow, RunRow, WaitRow
 from durable_trio.rules.run_life import FINAL, UNFINISHED
+from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.questions import (
     NOTHING_LOADED,
     AwaitedRows,
@@ -31,9 +32,12 @@ from durable_trio.stores.questions import (
 )
 from durable_trio.stores.sqlite.answers.mailbox import unread_of
 from durable_trio.stores.sqlite.columns import (
+    GENERATION_COLUMNS,
     HISTORY_COLUMNS,
     RUN_COLUMNS,
     WAIT_COLUMNS,
+    earlier_histories_from,
+    generation_from,
     histories_from,
     run_from,
     text_from,
@@ -50,6 +54,8 @@ __all__ = [
     "find_missing",
     "find_run",
     "list_awaited",
+    "list_generation",
+    "list_generations",
     "list_history",
     "list_owned",
     "list_waits",
@@ -62,6 +68,15 @@ __all__ = [
 _DAMAGE: Final = attrgetter("damage")
 
 HISTORY: Final = f"SELECT {HISTORY_COLUMNS} FROM history WHERE run = ? ORDER BY seq, id"
+EARLIER_HISTORY: Final = (
+    f"SELECT {HISTORY_COLUMNS} FROM earlier_history WHERE run = ? AND generation = ? ORDER BY seq, id"
+)
+GENERATIONS: Final = f"""
+    SELECT {GENERATION_COLUMNS} FROM earlier_generations WHERE run = ? AND generation < ?
+    ORDER BY generation DESC LIMIT ? + 0
+"""
+IS_PRESENT: Final = "SELECT 1 FROM runs WHERE run = ? AND generation = ?"
+IS_KEPT: Final = "SELECT 1 FROM earlier_generations WHERE run = ? AND generation = ?"
 WAITS: Final = f"SELECT {WAIT_COLUMNS} FROM waits WHERE run = ? ORDER BY branch, name, n"
 WAITS_FIRST: Final = f"""
     SELECT {WAIT_COLUMNS} FROM waits WHERE run = ?
@@ -148,6 +163,23 @@ def _loaded(connection: sqlite3.Connection, run: int) -> Loaded:
 def list_history(connection: sqlite3.Connection, question: ListHistory) -> tuple[HistoryRow, ...]:
     """Return the history of a run in order of seq."""
     return _history(connection, question.run)
+
+
+def list_generations(connection: sqlite3.Connection, question: ListGenerations) -> tuple[GenerationRow, ...]:
+    """Return which earlier generations of a run are kept."""
+    before = COUNT_MAX if question.before is None else question.before
+    rows = connection.execute(GENERATIONS, (question.run, before, question.limit)).fetchall()
+    return tuple(map(generation_from, rows))
+
+
+def list_generation(connection: sqlite3.Connection, question: ListGeneration) -> tuple[HistoryRow, ...] | None:
+    """Return the history of one generation of a run."""
+    which = (question.run, question.generation)
+    if connection.execute(IS_PRESENT, which).fetchone() is not None:
+        return _history(connection, question.run)
+    if connection.execute(IS_KEPT, which).fetchone() is None:
+        return None
+    return earlier_histories_from(connection.execute(EARLIER_HISTORY, which).fetchall())
 
 
 def _history(connection: sqlite3.Connection, run: int) -> tuple[HistoryRow, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.questions import (
     CountBacklog,
     CountByWorkflow,
@@ -44,6 +45,8 @@ from durable_trio.stores.sqlite.answers.runs import (
     find_missing,
     find_run,
     list_awaited,
+    list_generation,
+    list_generations,
     list_history,
     list_owned,
     list_waits,
@@ -65,6 +68,8 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     LoadRun: load_run,
     LoadRuns: load_runs,
     ListHistory: list_history,
+    ListGeneration: list_generation,
+    ListGenerations: list_generations,
     ListWaits: list_waits,
     ListAwaited: list_awaited,
     ReadValues: read_values,

@@ -25,9 +25,9 @@ __all__ = ["copy_history", "fork_run"]
 FIND_ROW: Final = "SELECT seq FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 COPY_RUN: Final = f"""
     INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, hidden_at, generation,
-        seed, args_digest, tags, keys, args)
+        seed, args_digest, tags, keys, forked_from, forked_before, args)
     SELECT {HIDDEN_ID} || lower(hex(randomblob(16))), workflow, {word_after(RunEvent.FORK)}, ?, priority, queue, ?,
-        started_at, ?, generation, seed, args_digest, tags, keys, args
+        started_at, ?, generation, seed, args_digest, tags, keys, id, ?, args
     FROM runs WHERE run = ?
 """
 SHOW: Final = "UPDATE runs SET id = ?, hidden_at = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?"
@@ -71,7 +71,8 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | R
         text = f"run {operation.id!r} is stored already; give the copy another id"
         return _refused(transaction, draft, RunConflict(text, run_id=operation.id))
     if draft is None:
-        transaction.execute(COPY_RUN, (transaction.change(), now, max(1, now), source.run))
+        before_key = str(operation.before)
+        transaction.execute(COPY_RUN, (transaction.change(), now, max(1, now), before_key, source.run))
         assert transaction.cursor.lastrowid is not None
         draft = Draft(transaction.cursor.lastrowid, (source.run, source.generation, source.finished_at), before[0])
         if has_long_history(transaction, source.run):

@@ -15,6 +15,7 @@ from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE,
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Park, Release
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.operations.generations import drop_generations, end_history
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
@@ -88,7 +89,6 @@ PARK: Final = f"""
         fingerprint = ?, changed = ?
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.PARK])}
 """
-CLEAR_HISTORY: Final = "DELETE FROM history WHERE run = ?"
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
 FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
@@ -294,11 +294,13 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
+    end_history(transaction, fence.run, now=operation.now, kept=operation.generations_kept)
     values = (operation.args, operation.now, transaction.change(), fence.run)
     transaction.execute(CONTINUE, values)
     if transaction.cursor.rowcount != 1:
         raise RefusalError(_cannot_be(transaction, fence.run, RunStatus.PENDING))
-    for statement in (CLEAR_HISTORY, CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED, FORGET_POSITIONS):
+    drop_generations(transaction, fence.run, kept=operation.generations_kept)
+    for statement in (CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED, FORGET_POSITIONS):
         transaction.execute(statement, (fence.run,))
     return True
 

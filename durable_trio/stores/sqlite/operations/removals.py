@@ -52,6 +52,8 @@ DISCARD: Final = "UPDATE runs SET hidden_at = 0 WHERE run = ? AND hidden_at IS N
 IS_SET_ASIDE: Final = f"SELECT 1 FROM runs WHERE run = ? AND problem IS NOT NULL AND fingerprint = '{DAMAGED}'"
 COUNT_ROWS: Final = """
     SELECT (SELECT count(*) FROM (SELECT 1 FROM history WHERE run = :run LIMIT :limit + 0))
+        + (SELECT count(*) FROM (SELECT 1 FROM earlier_history WHERE run = :run LIMIT :limit + 0))
+        + (SELECT count(*) FROM (SELECT 1 FROM earlier_generations WHERE run = :run LIMIT :limit + 0))
         + (SELECT count(*) FROM (SELECT 1 FROM mailbox WHERE run = :run LIMIT :limit + 0))
         + (SELECT count(*) FROM (SELECT 1 FROM waits WHERE run = :run LIMIT :limit + 0))
         + (SELECT count(*) FROM (SELECT 1 FROM published WHERE run = :run LIMIT :limit + 0))
@@ -89,6 +91,11 @@ NEXT_HIDDEN: Final = f"""
 """
 PIECES: Final = (
     "DELETE FROM history WHERE id IN (SELECT id FROM history WHERE run = :run LIMIT :limit + 0)",
+    "DELETE FROM earlier_history WHERE id IN (SELECT id FROM earlier_history WHERE run = :run LIMIT :limit + 0)",
+    """
+    DELETE FROM earlier_generations
+    WHERE rowid IN (SELECT rowid FROM earlier_generations WHERE run = :run LIMIT :limit + 0)
+    """,
     "DELETE FROM mailbox WHERE id IN (SELECT id FROM mailbox WHERE run = :run LIMIT :limit + 0)",
     """
     DELETE FROM waits WHERE run = :run
