@@ -14,17 +14,16 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast, overload
 
-import attrs
 import trio
 
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.context.context import Context
 from durable_trio.engine import abandoning, bulk, forks, removals, resuming
-from durable_trio.engine.awaited import look
 from durable_trio.engine.bulk import Bulk, RunsFilter, runs_filter
 from durable_trio.engine.client import Client
-from durable_trio.engine.filters import make_cursor, make_filter, order_of, read_cursor, statuses_of
+from durable_trio.engine.filters import make_filter, statuses_of
 from durable_trio.engine.observers import Observer, Observers
+from durable_trio.engine.pages import page_of
 from durable_trio.engine.run import Run, result_of
 from durable_trio.engine.runs.inline import INLINE_NAME, open_inline
 from durable_trio.engine.services.reports import merged, with_runs
@@ -32,7 +31,7 @@ from durable_trio.engine.serving import Serving
 from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
 from durable_trio.engine.statistics import DURATIONS_MAX, error_groups, workflow_stats
 from durable_trio.engine.watching import Changes
-from durable_trio.limits import FAILURES_READ_MAX, PAGE_RUNS_MAX, check_name
+from durable_trio.limits import FAILURES_READ_MAX, check_name
 from durable_trio.records import (
     EngineStatus,
     ErrorGroup,
@@ -48,7 +47,7 @@ from durable_trio.rehearsal.rehearse import code_of, rehearse
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors, ListFailures, ListRuns
+from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors, ListFailures
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflows import Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
@@ -83,13 +82,12 @@ class Engine(trio.abc.AsyncResource):
         app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
         options: ``lease_seconds=30``, ``loop_stall_seconds_max`` (how long the event loop may be blocked before
             others take over its runs, once its lease has passed; four leases), ``grace_seconds=10``,
-            ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
-            ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
-            included), ``generations_kept=10`` (histories of one run that are kept after ``ctx.continue_as_new``, each
-            with its last 5000 rows; ``None`` keeps all, 0 none), ``replay_stall_seconds=10``, ``slow_step_seconds``
-            (an attempt that takes longer is logged and told to observers; by default none is),
-            ``types=[TypeHook(…)]`` (how classes are stored that are not
-            otherwise; the same in all processes that use the store), ``aliases={"old.module.Declined": Declined}``
+            ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``, ``unread_signals_max=10_000`` (of one run),
+            ``resident_runs_max=256`` (in memory, those that only wait included), ``generations_kept=10`` (histories of
+            one run after ``ctx.continue_as_new``, each with its last 5000 rows; ``None``: all, 0: none),
+            ``replay_stall_seconds=10``, ``slow_step_seconds`` (a longer attempt is logged and told to observers),
+            ``types=[TypeHook(…)]`` (how classes are stored that are not otherwise; the same in all processes that use
+            the store), ``aliases={"old.module.Declined": Declined}``
             (which class a stored name stands for, of an exception or of a member of a union, where it was moved or
             renamed since; the names as messages print them), ``build`` (a name of the deployed code, as its commit;
             runs that were parked by another code are tried again by this one. By default that is told by the
@@ -355,9 +353,6 @@ class Engine(trio.abc.AsyncResource):
             ValueError: an unknown status or order, a cursor that no page of it gave, a limit out of range.
             TypeError: a filter or a cursor of another type.
         """
-        services = self._client.services_in_use()
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
-            raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
         which = runs_filter(
             self._client,
             status=status,
@@ -371,17 +366,7 @@ class Engine(trio.abc.AsyncResource):
             retrying=retrying,
             overdue=overdue,
         )
-        order = order_of(sort)
-        before = None if cursor is None else read_cursor(cursor, order)
-        rows = await services.writer.ask(ListRuns(which, order=order, limit=limit + 1, before=before))
-        page = rows[:limit]
-        following = make_cursor(page[-1], order) if len(rows) > limit else None
-        records, awaited = (
-            await self._client.records(page),
-            await look(services, page, self._client.settings.clock.stamp()),
-        )
-        runs = (attrs.evolve(record, waits_for=each) for record, each in zip(records, awaited, strict=True))
-        return Page(runs=tuple(runs), next_cursor=following)
+        return await page_of(self._client, which, sort=sort, limit=limit, cursor=cursor)
 
     def watch(
         self,

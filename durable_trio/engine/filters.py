@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
+from durable_trio.limits import PAGE_RUNS_MAX
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
 from durable_trio.stores.questions import Order, RunFilter
@@ -53,6 +54,17 @@ def make_filter(
         tags=tuple(sorted(check_tags(tags).items())),
         **fields,
     )
+
+
+def check_limit(limit: int) -> int:
+    """Return how many a page has at most.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
+        raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
+    return limit
 
 
 def order_of(sort: str) -> Order:

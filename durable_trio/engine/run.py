@@ -8,7 +8,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from durable_trio.codec import UNANNOTATED
 from durable_trio.engine.client import Client
-from durable_trio.engine.filters import make_filter
+from durable_trio.engine.filters import check_limit, make_filter
 from durable_trio.engine.records_of import (
     compensation_failed,
     error_text,
@@ -142,8 +142,7 @@ class Run(Generic[R]):
             ValueError: a number out of range.
         """
         number = _generation(before, what="before")
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= PAGE_RUNS_MAX:
-            raise ValueError(f"limit must be between 1 and {PAGE_RUNS_MAX}, not {limit!r}")
+        limit = check_limit(limit)
         row = await self._client.row(self.id)
         writer = self._client.services_in_use().writer
         known = self._workflow or self._client.registry.get(row.workflow)
