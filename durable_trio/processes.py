@@ -19,13 +19,35 @@ from typing import Final, NamedTuple
 
 import attrs
 
-__all__ = ["ProcessIdentity", "boot_id", "describe_process", "lock_holders", "monotonic_now", "processes_with"]
+__all__ = [
+    "OWN_PROCESS",
+    "ProcessIdentity",
+    "boot_id",
+    "describe_process",
+    "lock_holders",
+    "monotonic_now",
+    "processes_with",
+]
 
 _PID: Final = re.compile(r"[1-9][0-9]{0,8}")
 # Of those fields of /proc/<pid>/stat that follow the state: when the process was started, in ticks since the boot.
 _STARTED_AT: Final = 18
 _STOPPED: Final = "Tt"
 _ENDED: Final = "ZX"  # one that nobody has waited for is still there
+
+
+class _OwnProcess:
+    """This process. Its number is told without asking the system, which each commit would have to wait for."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self._look)
+
+    def _look(self) -> None:
+        self.pid = os.getpid()
+
+
+OWN_PROCESS: Final = _OwnProcess()
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import trio
@@ -21,17 +21,23 @@ __all__ = ["Linger", "StoreThread", "Waiter", "no_abort"]
 
 T = TypeVar("T")
 
+# So many passes of the event loop without work for a thread, and the next ones are not told of. Whoever commits by a
+# thread needs some for each batch.
+_IDLE_PASSES_MAX: Final = 32
+
 
 class StoreThread:
     """Calls functions for tasks, in the order in which they ask. It is started by the first of them.
 
     Args:
-        done: set whenever it has done one.
+        linger: lets a busy event loop wait for this thread, too; ``None`` if nothing there is in a hurry.
     """
 
-    def __init__(self, name: str, done: threading.Event) -> None:
+    def __init__(self, name: str, linger: Linger | None = None) -> None:
         self._name = name
-        self._done = done
+        self._linger = linger
+        if linger is not None:
+            linger.threads.append(self)
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         # Each is changed by one thread only: this one's, and that of the event loop.
@@ -56,8 +62,11 @@ class StoreThread:
             outcomes.append(capture(fn))
             self._done_count += 1
             token.run_sync_soon(trio.lowlevel.reschedule, task)
-            self._done.set()
+            if self._linger is not None:
+                self._linger.done.set()
 
+        if self._linger is not None:
+            self._linger.begin()
         if self._thread is None:
             self._thread = threading.Thread(target=_work, args=(self._calls,), name=self._name, daemon=True)
             self._thread.start()
@@ -116,22 +125,46 @@ def no_abort(_: object) -> trio.lowlevel.Abort:
 class Linger(trio.abc.Instrument):
     """Lets a busy event loop wait a moment for threads that have work.
 
-    Args:
-        done: what these threads set, and no others.
+    Trio calls it in each of its passes, of which a commit on the event loop takes three: so it is installed only while
+    these threads are in use.
     """
 
-    def __init__(self, done: threading.Event, *threads: StoreThread) -> None:
-        self._done = done
-        self._threads = threads
+    def __init__(self) -> None:
+        #: Which they are, and what each of them sets whenever it has done something.
+        self.threads: list[StoreThread] = []
+        self.done = threading.Event()
+        self._is_installed = False
+        self._idle_count = 0
+
+    def __dir__(self) -> tuple[str, ...]:
+        """Name all that there is for trio, which looks at each name whenever this is installed."""
+        return ("before_io_wait",)
+
+    def begin(self) -> None:
+        """One of the threads gets work."""
+        self._idle_count = 0
+        if not self._is_installed:
+            self._is_installed = True
+            trio.lowlevel.add_instrument(self)
+
+    def end(self) -> None:
+        """None of them will get any, for a while at least."""
+        if self._is_installed:
+            self._is_installed = False
+            trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:
-        if timeout != 0:
-            return
-        self._done.clear()
-        for thread in self._threads:
-            if thread._asked_count != thread._done_count:  # is_busy, without a call: this is done in each pass
-                self._done.wait(LINGER_MS / 1000)
+        for thread in self.threads:
+            if thread.is_busy:
+                self._idle_count = 0
+                if timeout == 0:
+                    self.done.clear()
+                    if thread.is_busy:  # else it has set this before
+                        self.done.wait(LINGER_MS / 1000)
                 return
+        self._idle_count += 1
+        if self._idle_count >= _IDLE_PASSES_MAX:
+            self.end()
 
 
 def _work(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -88,11 +87,10 @@ class Writer:
         self._is_resting = self._is_running = False
         # Whether this task has waited since it last committed on the event loop: it must not do so twice at a stretch.
         self._has_let_others_go = False
-        done = threading.Event()
-        self._write_thread = StoreThread("durable_trio writer", done)
-        self._read_thread = StoreThread("durable_trio reader", done)
-        self._answer_thread = StoreThread("durable_trio answerer", threading.Event())  # nobody lingers for it
-        self._linger = Linger(done, self._write_thread, self._read_thread)
+        self._linger = Linger()
+        self._write_thread = StoreThread("durable_trio writer", self._linger)
+        self._read_thread = StoreThread("durable_trio reader", self._linger)
+        self._answer_thread = StoreThread("durable_trio answerer")
         self._commit_ms = 0.0
         self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
@@ -223,9 +221,6 @@ class Writer:
         self._task = trio.lowlevel.current_task()
         self.failure, self.is_full, self._final = None, False, None
         self._is_running = True
-        lingers = self.store.may_block  # else nothing is done by threads
-        if lingers:
-            trio.lowlevel.add_instrument(self._linger)
         try:
             task_status.started()
             while True:
@@ -249,8 +244,7 @@ class Writer:
             raise
         finally:
             self._is_running = False
-            if lingers:
-                trio.lowlevel.remove_instrument(self._linger)
+            self._linger.end()
             for thread in (self._write_thread, self._read_thread, self._answer_thread):
                 thread.stop()
             self._fail_waiting(_unusable(self.failure))
@@ -353,6 +347,13 @@ class Writer:
         """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""
         waiting, starts = self._waiting, self._starts
         tries_alone = self._alone_count > 0
+        if len(waiting) == 1 and not (
+            starts or tries_alone or self._held
+        ):  # a step that is alone, as what follows does
+            entry = waiting.popleft()
+            items.append(entry)
+            self._is_turn_of_starts = isinstance(entry[0], ALONE)
+            return
         count_max = 1 if tries_alone else BATCH_OPERATIONS_MAX
         gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], ALONE)
         while waiting and len(items) < count_max and not gives_way:

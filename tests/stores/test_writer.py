@@ -18,6 +18,7 @@ from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_C
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import Advance, Fence
 from durable_trio.stores.questions import FindLastChange
+from durable_trio.stores.threads import Linger
 from durable_trio.stores.writer import Writer
 from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS
@@ -217,6 +218,35 @@ async def test_a_busy_loop_waits_a_moment_for_the_commit_in_flight() -> None:
             passes += in_flight
             await trio.lowlevel.checkpoint()
     assert 1 <= passes <= 300  # 50 ms: a free loop makes thousands
+
+
+async def test_commits_on_the_event_loop_have_no_pass_of_it_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for threads is called in each pass, of which a lone step takes three: only while they are used."""
+    passes = 0
+    before_io_wait = Linger.before_io_wait
+
+    def counted(linger: Linger, timeout: float) -> None:
+        nonlocal passes
+        passes += 1
+        before_io_wait(linger, timeout)
+
+    monkeypatch.setattr(Linger, "before_io_wait", counted)
+    monkeypatch.setattr(writer_module, "INLINE_COMMIT_MS_MAX", math.inf)
+    store = ScriptedStore()
+    async with running(store) as writer:
+        for _ in range(50):
+            await writer.write(caller("alone"))
+        assert passes == 0
+        for _ in range(3):  # it comes and goes with the work
+            await asked_by(writer)
+            assert passes > 0
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            passes = 0
+            for _ in range(50):
+                await writer.write(caller("alone"))
+            assert passes == 0
+    assert store.threads.count(threading.main_thread()) == 200
 
 
 async def test_neither_thread_nor_instrument_outlives_the_writer() -> None:

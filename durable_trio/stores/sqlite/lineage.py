@@ -93,6 +93,11 @@ class Lineage:
 
     def leave_mark(self, transaction: Transaction, batch: Sequence[Operation], outcomes: Sequence[Any]) -> None:
         """Find out, before the commit, by what the transaction will be known; if by nothing, give it something."""
+        if len(batch) == 1:  # nearly always it is known by its row
+            operation = batch[0]
+            if type(operation) is Advance and outcomes[0] is True and (operation.rows or operation.waits):
+                self._mark = (operation, 0, None)
+                return
         advance, entry, lease = None, 0, None
         for operation, outcome in zip(reversed(batch), reversed(outcomes), strict=True):
             if outcome is True:

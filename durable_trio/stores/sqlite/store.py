@@ -20,7 +20,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, Final, Literal, TypeVar
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
-from durable_trio.processes import boot_id, describe_process
+from durable_trio.processes import OWN_PROCESS, boot_id, describe_process
 from durable_trio.rows import ExecutorRow, UntoldRow
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
@@ -108,7 +108,7 @@ class SqliteStore(Store):
         opened = open_memory(self.path) if self.is_memory else open_file(self.path, self.durability)
         self._turn, self._locks, self._files = opened.turn, opened.locks, opened.files
         self._writer, self._reader, self._answerer = opened.writer, opened.reader, opened.answerer
-        self._pid = os.getpid()
+        self._pid = OWN_PROCESS.pid
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._broken = None
         self._lineage = opened.lineage
@@ -118,7 +118,7 @@ class SqliteStore(Store):
         """Close all connections, and release the locks of this store's executors (see ``Store.close``)."""
         if self._writer is None:
             return
-        if self._pid != os.getpid():
+        if self._pid != OWN_PROCESS.pid:
             self._writer = self._reader = self._answerer = self._user_connection = None
             return
         self._steps.close()
@@ -157,7 +157,7 @@ class SqliteStore(Store):
         failure = self._broken or self._files.failure
         if failure is not None:
             raise type(failure)(f"the store failed before and must not be used on: {failure}")
-        if self._pid != os.getpid():
+        if self._pid != OWN_PROCESS.pid:
             raise StoreError(
                 f"the store {self._name!r} was opened by process {self._pid} and does not work after a fork; "
                 "open another one in this process, or start processes by exec"
@@ -200,7 +200,7 @@ class SqliteStore(Store):
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
         connection = self._writer
-        if connection is None or self._broken or self._files.failure or self._pid != os.getpid():
+        if connection is None or self._broken or self._files.failure or self._pid != OWN_PROCESS.pid:
             connection = self._usable()  # which says why it is not
         for operation in batch:
             if type(operation) not in HANDLERS:

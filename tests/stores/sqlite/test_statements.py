@@ -1,8 +1,16 @@
-"""What is executed again and again: each statement is prepared once, and what many wait for is asked in one."""
+"""What is executed again and again: each statement is prepared once, what many wait for is asked in one, and a commit
+asks the system little."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+import pytest
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import WaitRow
@@ -18,8 +26,8 @@ from durable_trio.stores.questions import (
     LookAtMailbox,
     RunFilter,
 )
-from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.testing.store_contract.kit import fence_of, one, register, signal, start, step
+from durable_trio.stores.sqlite import SqliteStore, identity
+from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, register, signal, start, step
 
 _READ = 20  # SQLite asks the authorizer when it compiles a statement: 20 is a column that is read
 
@@ -85,3 +93,22 @@ def test_what_is_due_is_asked_in_one_statement(tmp_path: Any) -> None:
     assert found.due_count == 1
     assert len([sql for sql in statements if "SELECT" in sql and not sql.startswith("--")]) == 1
     store.close()
+
+
+def test_a_commit_asks_the_system_no_more_than_it_did(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of the system costs a commit more than a hundred steps of the interpreter. A bound may be lowered."""
+    fence = owned(store)[1]
+    monkeypatch.setattr(identity, "_TICK_NS", 0)  # the folder is at rest at once
+    add(store, fence, step(1))
+    counts: Counter[str] = Counter()
+    with monkeypatch.context() as counting:
+        for module, names in ((os, ("stat", "lstat", "fstat", "pread", "pwrite", "getpid")), (fcntl, ("flock",))):
+            for name in names:
+                counting.setattr(module, name, partial(_counted, counts, getattr(module, name)))
+        add(store, fence, step(2, "other"))
+    assert counts == {"stat": 2, "lstat": 1, "pread": 2, "pwrite": 1, "flock": 4}
+
+
+def _counted(counts: Counter[str], fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    counts[fn.__name__] += 1
+    return fn(*args, **options)

@@ -130,8 +130,8 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
                 key.branch,
                 key.name,
                 key.n,
-                row.kind.value,
-                row.status.value,
+                row.kind._value_,  # without the calls of ``value``: each step passes here
+                row.status._value_,
                 row.attempt,
                 row.compensates,
                 row.started_at,
