@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from os import PathLike
 from types import TracebackType
 from typing import Any, Final, NoReturn, Unpack
@@ -10,14 +11,20 @@ from typing import Any, Final, NoReturn, Unpack
 import trio
 
 from durable_trio.engine.engine import Engine, open_engine
+from durable_trio.engine.observers import Observer
 from durable_trio.engine.settings import ServeOptions
+from durable_trio.events import RunParked
 from durable_trio.stores.contract import Store
 from durable_trio.testing.clock import VirtualClock
 from durable_trio.workflows import Workflow
 
-__all__ = ["DurableEngine", "Opening"]
+__all__ = ["DurableEngine", "Opening", "ParkedRun"]
 
 _WRITE: Final = "write: async with durable_engine(…) as engine:"
+
+
+class ParkedRun(AssertionError):
+    """A run of the test was parked: it would not end, and whoever waits for it would wait for ever."""
 
 
 class DurableEngine:
@@ -34,9 +41,15 @@ class DurableEngine:
         self,
         *workflows: Workflow[Any, Any],
         store: str | PathLike[str] | Store = ":memory:",
+        may_park: bool = False,
         **options: Unpack[ServeOptions],
     ) -> Opening:
         """Return what opens an engine: ``async with durable_engine(order) as engine:``.
+
+        Where the engine parks a run, the block is cancelled and raises ``ParkedRun`` with the reason.
+
+        Args:
+            may_park: leave the block alone when a run is parked: for a test that is about that.
 
         Raises:
             ValueError: with virtual time, something that takes its time elsewhere: a file, or worker processes.
@@ -52,7 +65,7 @@ class DurableEngine:
             if options.get("workers"):
                 raise ValueError("workers are processes, whose time is the real one: leave out workers or virtual_time")
             options.setdefault("clock", VirtualClock())
-        return Opening(store, workflows, options)
+        return Opening(_open(store, workflows, options, may_park=may_park))
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"durable_engine opens engines and is none, it has no {name!r}; {_WRITE}")
@@ -61,13 +74,8 @@ class DurableEngine:
 class Opening(AbstractAsyncContextManager[Engine]):
     """An engine that is open inside the block."""
 
-    def __init__(
-        self, store: str | PathLike[str] | Store, workflows: tuple[Workflow[Any, Any], ...], options: ServeOptions
-    ) -> None:
-        self._store = store
-        self._workflows = workflows
-        self._options = options
-        self._opened: AbstractAsyncContextManager[Engine] | None = None
+    def __init__(self, opened: AbstractAsyncContextManager[Engine]) -> None:
+        self._opened = opened
 
     async def __aenter__(self) -> Engine:
         if not trio.lowlevel.in_trio_run():
@@ -75,13 +83,11 @@ class Opening(AbstractAsyncContextManager[Engine]):
                 "the test has to be run by trio: install pytest-trio, and write trio_mode = true into the "
                 "configuration of pytest, or @pytest.mark.trio above the test"
             )
-        self._opened = open_engine(self._store, workflows=self._workflows, **self._options)
         return await self._opened.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        assert self._opened is not None
         return await self._opened.__aexit__(kind, error, traceback)
 
     def __await__(self) -> NoReturn:
@@ -95,3 +101,40 @@ class Opening(AbstractAsyncContextManager[Engine]):
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"the engine is not open yet, there is no {name!r}; {_WRITE}")
+
+
+class _Watch(Observer):
+    """Cancels a block when a run is parked."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.event: RunParked | None = None
+
+    def run_parked(self, event: RunParked) -> None:
+        self.event = self.event or event
+        self.scope.cancel()
+
+
+@asynccontextmanager
+async def _open(
+    store: str | PathLike[str] | Store,
+    workflows: tuple[Workflow[Any, Any], ...],
+    options: ServeOptions,
+    *,
+    may_park: bool,
+) -> AsyncIterator[Engine]:
+    if may_park:
+        async with open_engine(store, workflows=workflows, **options) as engine:
+            yield engine
+        return
+    watch = _Watch()
+    observers = [*options.pop("observers", ()), watch]
+    async with open_engine(store, workflows=workflows, observers=observers, **options) as engine:
+        with watch.scope:
+            yield engine
+        if (event := watch.event) is not None:
+            raise ParkedRun(
+                f"run {event.run_id!r} of workflow {event.workflow!r} is parked ({event.problem.kind}), and does not "
+                f"end by itself: {event.problem.text}\n"
+                "A test that is about this writes: durable_engine(…, may_park=True)"
+            )
