@@ -13,6 +13,7 @@ from durable_trio.cli.screen import Screen
 from durable_trio.cli.table import Column, table
 from durable_trio.cli.text import cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
+from durable_trio.looks import leaves
 from durable_trio.records import FailureRecord, RunRecord, RunStatus, StepInHand
 from durable_trio.views.documents import failure_document
 from durable_trio.views.run import began_at
@@ -40,6 +41,8 @@ _COLORS: Final = {
 _STATUS_WIDTH: Final = max(map(len, RunStatus))
 _PARKED: Final = "parked"
 _NOTE_MIN: Final = 10
+# Of the failures in a group.
+_CAUSES_SHOWN: Final = 3
 _ID_WIDTH_MIN: Final = 12
 _UUID_WIDTH: Final = 36
 
@@ -57,9 +60,12 @@ def status_text(word: str) -> str:
 
 
 def failure_text(error: BaseException | FailureRecord | None) -> str:
-    """Return a failure in one line: its type without the module, and its text; of a group of one, what is in it."""
-    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        return f"{failure_text(error.exceptions[0])} (in an {type(error).__name__})"
+    """Return a failure in one line: its type without the module, and its text; of a group, what is in it."""
+    if isinstance(error, BaseExceptionGroup):
+        found = dict.fromkeys(failure_text(each) for each in leaves(error))
+        told = list(found)[:_CAUSES_SHOWN]
+        more = f" + {len(found) - len(told)} more" if len(found) > len(told) else ""
+        return f"{' + '.join(told)}{more} (in an {type(error).__name__})"
     document = failure_document(error)
     if document is None:
         return ""

@@ -5,22 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import attrs
 import trio
 
-from durable_trio.clock import MICROSECONDS
+from durable_trio.clock import MICROSECONDS, from_datetime
 from durable_trio.codec import UNANNOTATED, Codec, own_annotation
 from durable_trio.engine.awaited import look
 from durable_trio.engine.failures_of import FailuresOf
-from durable_trio.engine.filters import read_change_cursor
+from durable_trio.engine.filters import make_filter, read_change_cursor
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.places import LENDER, lending_place
 from durable_trio.engine.runs.run_log import UNKNOWN_WORKFLOW, unknown_text
 from durable_trio.engine.settings import Settings
+from durable_trio.engine.statistics import ErrorGroups, error_groups
 from durable_trio.engine.waiting import Waiting
 from durable_trio.engine.watching import Changes, Since, watch
 from durable_trio.engine.wiring import Given, Services
@@ -32,7 +34,7 @@ from durable_trio.records import RunRecord, StepInHand
 from durable_trio.rows import RunEnd, RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
-from durable_trio.stores.questions import Change, FindRun, ListOpenSteps, ReadValues, RunFilter
+from durable_trio.stores.questions import Change, FindRun, ListFailures, ListOpenSteps, ReadValues, RunFilter
 from durable_trio.workflows import Registry, Workflow
 
 _LOGGER: Final = Logger("durable_trio.runs")
@@ -228,6 +230,16 @@ class Client:
 
         matches = self._matcher(which)
         return watch(services.writer, services.feed, which, convert=convert, matches=matches, since=after)
+
+    async def errors(
+        self, workflow: str | Workflow[..., Any] | None, since: datetime | None, limit: int
+    ) -> ErrorGroups:
+        """Return what runs have failed with, and how many were read; see ``engine.errors``."""
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
+        after = None if since is None else from_datetime(since, what="since")
+        question = ListFailures(workflow=make_filter(workflow=workflow).workflow, since=after, limit=limit)
+        return await self.services_in_use().writer.ask_through(error_groups, question)
 
     def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
         tags = dict(which.tags)

@@ -29,7 +29,7 @@ from durable_trio.engine.runs.inline import INLINE_NAME, open_inline
 from durable_trio.engine.services.reports import merged, with_runs
 from durable_trio.engine.serving import Serving
 from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
-from durable_trio.engine.statistics import DURATIONS_MAX, error_groups, workflow_stats
+from durable_trio.engine.statistics import DURATIONS_MAX, workflow_stats
 from durable_trio.engine.watching import Changes
 from durable_trio.limits import FAILURES_READ_MAX, check_name
 from durable_trio.records import (
@@ -47,7 +47,7 @@ from durable_trio.rehearsal.rehearse import code_of, rehearse
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors, ListFailures
+from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflows import Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
@@ -442,7 +442,8 @@ class Engine(trio.abc.AsyncResource):
         """Return what runs have failed with, the most frequent failure first, and an example of each.
 
         Runs count as the same failure if the types of their errors are the same, and the first lines of their texts but
-        for numbers and ids in them.
+        for numbers and ids in them. A run that has failed with several, in the branches of a nursery say, counts for
+        each of them.
 
         Args:
             workflow: only runs of this workflow.
@@ -452,12 +453,7 @@ class Engine(trio.abc.AsyncResource):
         Raises:
             ValueError: ``limit`` is below 1.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
-        which = make_filter(workflow=workflow)
-        after = None if since is None else from_datetime(since, what="since")
-        question = ListFailures(workflow=which.workflow, since=after, limit=limit)
-        return await self._client.services_in_use().writer.ask_through(error_groups, question)
+        return (await self._client.errors(workflow, since, limit)).groups
 
     def connect(self) -> Any:
         """Return a new connection to the engine's file, for tables of your own; close it yourself.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -14,7 +14,7 @@ from durable_trio.engine.records_of import instant_of
 from durable_trio.records import ErrorGroup, RunStatus, WorkflowStats
 from durable_trio.stores.questions import FailedRun, WorkflowCounts
 
-__all__ = ["DURATIONS_MAX", "error_groups", "without_numbers", "workflow_stats"]
+__all__ = ["DURATIONS_MAX", "ErrorGroups", "error_groups", "without_numbers", "workflow_stats"]
 
 # Runs of a workflow whose durations are read: enough for the longest of twenty, and some milliseconds.
 DURATIONS_MAX: Final = 1000
@@ -53,40 +53,54 @@ def _percentile(durations: Sequence[int], share: float) -> float | None:
     return max(0, durations[max(0, math.ceil(share * len(durations)) - 1)]) / MICROSECONDS
 
 
+class ErrorGroups(NamedTuple):
+    """What failed runs have failed with, and how many runs were read for that."""
+
+    groups: tuple[ErrorGroup, ...]
+    runs_read: int
+
+
 @attrs.define
 class _Group:
-    """Runs with the same failure, the last one first."""
+    """Runs with the same failure, the last one first, with the text that it has there."""
 
     last: FailedRun
+    message: str
     first_at: int
     count: int = 0
     workflows: set[str] = attrs.Factory(set)
 
 
-def error_groups(failures: Iterable[FailedRun]) -> tuple[ErrorGroup, ...]:
-    """Return failed runs, the last one first, by what they have failed with; the most frequent failure first."""
+def error_groups(failures: Sequence[FailedRun]) -> ErrorGroups:
+    """Return failed runs, the last one first, by what they have failed with; the most frequent failure first.
+
+    What has failed together, in the branches of a nursery say, is counted for each of these failures: a group of them
+    is the form, and how many of them there were is often chance.
+    """
     groups: dict[tuple[str, str], _Group] = {}
     for run in failures:
-        key = (run.error_type, without_numbers(run.message))
-        group = groups.setdefault(key, _Group(run, run.finished_at))
-        group.count += 1
-        group.first_at = run.finished_at
-        if len(group.workflows) < _NAMES_MAX:
-            group.workflows.add(run.workflow)
-    found = [
+        found = {(error_type, without_numbers(message)): message for error_type, message in reversed(run.causes)}
+        for key, message in found.items():
+            group = groups.setdefault(key, _Group(run, message, run.finished_at))
+            group.count += 1
+            group.first_at = run.finished_at
+            if len(group.workflows) < _NAMES_MAX:
+                group.workflows.add(run.workflow)
+    made = [
         ErrorGroup(
             type=error_type,
             message=message,
             count=group.count,
             workflows=tuple(sorted(group.workflows)),
             example=group.last.run_id,
-            example_message=group.last.message,
+            example_message=group.message,
             first_at=instant_of(group.first_at),
             last_at=instant_of(group.last.finished_at),
         )
         for (error_type, message), group in groups.items()
     ]
-    return tuple(sorted(found, key=lambda group: (-group.count, -group.last_at.timestamp())))
+    made.sort(key=lambda group: (-group.count, -group.last_at.timestamp()))
+    return ErrorGroups(tuple(made), len(failures))
 
 
 def without_numbers(message: str) -> str:

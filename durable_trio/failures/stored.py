@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
 from durable_trio.records import FailureRecord
 
-__all__ = ["describe", "expect", "read", "sole_cause"]
+__all__ = ["causes", "describe", "expect", "read"]
 
 
 def describe(text: str) -> FailureRecord:
@@ -22,16 +21,23 @@ def describe(text: str) -> FailureRecord:
     return FailureRecord(type=name, message=message, traceback=trace)
 
 
-def sole_cause(text: str) -> str:
-    """Return the text of the one failure in a stored group of one, however deep; of anything else, the text itself.
+def causes(text: str, *, limit: int) -> list[FailureRecord]:
+    """Return the failures in a stored group, however deep, at most so many; of anything else, that failure alone.
 
     Raises:
-        CodecError: ``text`` is no JSON.
+        CodecError: ``text`` is no failure.
     """
-    record = found = parse(text, where="failure")
-    while type(found) is dict and type(found.get("errors")) is list and len(found["errors"]) == 1:
-        found = found["errors"][0]
-    return text if found is record else json.dumps(found)
+    found: list[FailureRecord] = []
+    left = [parse(text, where="failure")]
+    while left and len(found) < limit:
+        record = left.pop()
+        errors = record.get("errors") if type(record) is dict else None
+        if type(errors) is list and errors:
+            left.extend(reversed(errors))
+        else:
+            name, message, trace, _, _ = read(record)
+            found.append(FailureRecord(type=name, message=message, traceback=trace))
+    return found
 
 
 def expect(record: dict[str, Any], key: str, cls: type) -> Any:

@@ -321,13 +321,12 @@ class CountByWorkflow(Question[tuple[WorkflowCounts, ...]]):
 
 @attrs.define(kw_only=True)
 class FailedRun:
-    """A run that has failed, and the type and the text of its error; of a group of one, those of what is in it."""
+    """A run that has failed, and the type and the text of its error; of a group, of each that is in it, some twenty."""
 
     run_id: str
     workflow: str
     finished_at: int
-    error_type: str
-    message: str
+    causes: tuple[tuple[str, str], ...]
 
 
 @attrs.define(kw_only=True)

@@ -128,8 +128,8 @@ async def _open(
             yield engine
         return
     watch = _Watch()
-    observers = [*options.pop("observers", ()), watch]
-    async with open_engine(store, workflows=workflows, observers=observers, **options) as engine:
+    options["observers"] = [*options.get("observers", ()), watch]
+    async with open_engine(store, workflows=workflows, **options) as engine:
         with watch.scope:
             yield engine
         if (event := watch.event) is not None:

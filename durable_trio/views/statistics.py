@@ -7,7 +7,8 @@ from datetime import datetime
 
 import attrs
 
-from durable_trio.records import ErrorGroup, WorkflowStats
+from durable_trio.engine.statistics import ErrorGroups
+from durable_trio.records import WorkflowStats
 
 __all__ = ["ErrorsDocument", "StatsDocument", "errors_document", "stats_document"]
 
@@ -69,11 +70,10 @@ def stats_document(found: Sequence[WorkflowStats]) -> StatsDocument:
     )
 
 
-def errors_document(found: Sequence[ErrorGroup], runs_max: int) -> ErrorsDocument:
+def errors_document(found: ErrorGroups, runs_max: int) -> ErrorsDocument:
     """Return what runs have failed with, as it is printed; ``runs_max`` of them were to be read."""
-    runs_read = sum(group.count for group in found)
     return ErrorsDocument(
-        errors=tuple(ErrorDocument(**attrs.asdict(group, recurse=False)) for group in found),
-        runs_read=runs_read,
-        is_complete=runs_read < runs_max,
+        errors=tuple(ErrorDocument(**attrs.asdict(group, recurse=False)) for group in found.groups),
+        runs_read=found.runs_read,
+        is_complete=found.runs_read < runs_max,
     )

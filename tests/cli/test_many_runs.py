@@ -38,6 +38,21 @@ async def pay(ctx: Context, amount: int) -> int:
 
 
 @workflow
+async def trip(ctx: Context, *failures: list[str]) -> None:
+    async def leg(branch: Context, name: str) -> None:
+        raise (ConnectionError if name == "bank" else LookupError)(f"{name} of leg {len(failures)}")
+
+    async def half(branch: Context, names: list[str]) -> None:
+        async with branch.open_nursery() as nursery:
+            for name in names:
+                nursery.start_soon(leg, name)
+
+    async with ctx.open_nursery() as nursery:
+        for names in failures:
+            nursery.start_soon(half, names)
+
+
+@workflow
 async def poll(ctx: Context) -> None:
     await ctx.step("ask", never, retry=Retry.fixed(9, 3600))
 
@@ -166,6 +181,33 @@ def test_errors_are_told_once_with_their_numbers_left_out(shop: str) -> None:
     assert "ValueError: order <n> of <id>" in lines[1]
 
 
+def test_what_fails_together_in_a_nursery_is_told_by_what_it_is(file_path: str) -> None:
+    """How many branches have failed before they were cancelled, and how deep they stood, is chance."""
+
+    async def fail() -> None:
+        async with serving(file_path, trip) as engine:
+            for number, failures in enumerate([[["bank"]], [["bank", "bank"], ["bank"]], [["bank", "hotel"]]]):
+                run = await engine.start(trip, *failures, id=f"trip-{number}")
+                async with run.watch() as changes:
+                    async for _ in changes:
+                        pass
+
+    trio.run(fail)
+    document = call("--db", file_path, "errors", "--json").json
+    validate(document, "errors")
+    assert [(each["type"], each["message"], each["count"], each["example"]) for each in document["errors"]] == [
+        ("builtins.ConnectionError", "bank of leg <n>", 3, "trip-2"),
+        ("builtins.LookupError", "hotel of leg <n>", 1, "trip-2"),
+    ]
+    assert document["runs_read"] == 3  # though there are four failures of them
+    notes = {line.split()[0]: line for line in call("--db", file_path, "list", env={"COLUMNS": "200"}).out.splitlines()}
+    assert notes["trip-0"].endswith("ConnectionError: bank of leg 1 (in an ExceptionGroup)")
+    assert notes["trip-1"].endswith("ConnectionError: bank of leg 2 (in an ExceptionGroup)")
+    assert "ConnectionError: bank of leg 1 + LookupError: hotel of leg 1 (in an ExceptionGroup)" in notes["trip-2"]
+    shown = call("--db", file_path, "show", "trip-2").out
+    assert "ConnectionError: bank of leg 1 + LookupError: hotel of leg 1" in shown
+
+
 def test_errors_are_bounded_and_say_so(shop: str) -> None:
     said = call("--db", shop, "errors", "--runs", "2")
     assert said.error == "these are the last 2 runs that failed; --runs reads more"
@@ -186,7 +228,9 @@ def test_watch_carries_cursors_and_refuses_what_is_none(db: str) -> None:
     assert call("--db", db, "watch", "order-8", "--since", "1-1").code == 2
 
 
-@pytest.mark.parametrize("command", ["list", "show", "watch", "stats", "errors"])
+@pytest.mark.parametrize(
+    "command", ["list", "show", "watch", "stats", "errors", "cancel", "resume", "abandon", "delete"]
+)
 def test_each_command_that_looks_has_examples_that_are_right(command: str) -> None:
     """The words of each example are a command and options that there are."""
     text = call(command, "--help").out

@@ -24,7 +24,7 @@ def command(database: str, workflow: str | None, since: datetime | None, limit: 
     """Show what runs have failed with: each failure once, how often, first and last, and the last run as an example.
 
     Failures are the same if their types are, and the first lines of their texts but for numbers and ids in them, which
-    are shown as <n> and <id>.
+    are shown as <n> and <id>. A run that has failed with several, in the branches of a nursery say, counts for each.
 
     \b
     Examples:
@@ -36,7 +36,7 @@ def command(database: str, workflow: str | None, since: datetime | None, limit: 
     from durable_trio.views.statistics import errors_document
 
     runs_max = limit or FAILURES_READ_MAX
-    found = ask(database, lambda client: client.errors(workflow=workflow, since=since, limit=runs_max))
+    found = ask(database, lambda client: client._client.errors(workflow, since, runs_max))
     document = errors_document(found, runs_max)
     if as_json:
         write_json(document)
@@ -44,9 +44,9 @@ def command(database: str, workflow: str | None, since: datetime | None, limit: 
     from durable_trio.cli.screen import find_screen
     from durable_trio.cli.statistics_view import errors_table
 
-    if not found:
+    if not found.groups:
         say("no run has failed" if workflow is None and since is None else "no failed run matches")
         return
-    write_lines(errors_table(found, datetime.now(UTC), find_screen()))
+    write_lines(errors_table(found.groups, datetime.now(UTC), find_screen()))
     if not document.is_complete:
         say(f"these are the last {runs_max:,} runs that failed; --runs reads more")

@@ -164,17 +164,19 @@ class ReadContract(ContractKit):
     def test_failures_come_last_first_with_type_and_text(self, store: Store) -> None:
         inner = {"type": "a.E", "message": "no", "traceback": "", "recipe": "failed"}
         group = inner | {"type": "G", "recipe": "group", "errors": [inner | {"errors": [inner]}]}
-        errors = [json.dumps(inner), json.dumps(group), "no JSON", None, '{"type": 5}']
+        several = group | {"errors": [inner, group, inner | {"type": "b.F", "message": "never"}]}
+        errors = [json.dumps(inner), json.dumps(group), "no JSON", None, '{"type": 5}', json.dumps(several)]
         for number, error in enumerate(errors):
             _, fence = owned(store, f"run-{number}")
             finish(store, fence, RunStatus.FAILED, error=error, now=50 + number)
         _, fence = owned(store, "completed")
         finish(store, fence)
         found = store.ask(ListFailures(limit=9))
-        assert [run.run_id for run in found] == [f"run-{number}" for number in reversed(range(5))]
-        assert [run.error_type for run in found] == [*["unreadable"] * 3, "a.E", "a.E"]
+        assert [run.run_id for run in found] == [f"run-{number}" for number in reversed(range(6))]
+        assert found[0].causes == (("a.E", "no"), ("a.E", "no"), ("b.F", "never"))
+        assert [[name for name, _ in run.causes] for run in found[1:]] == [*[["unreadable"]] * 3, ["a.E"], ["a.E"]]
         assert store.ask(ListFailures(limit=2)) == found[:2]
-        assert store.ask(ListFailures(limit=9, since=52)) == found[:2]
+        assert store.ask(ListFailures(limit=9, since=53)) == found[:2]
         assert store.ask(ListFailures(limit=9, workflow="nobody")) == ()
 
     @pytest.mark.parametrize("status", list(RunStatus))
