@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "abandon": ("abandon", "End runs that no code ends, without undoing anything."),
     "resume": ("resume", "Let parked, failed or cancelled runs go on."),
     "fork": ("fork", "Start a new run with the beginning of another's history."),
+    "rehearse": ("rehearse", "Tell which unfinished runs new code would refuse."),
     "tree": ("tree", "Show the supervision trees of those who serve."),
     "delete": ("delete", "Remove runs that have ended, by their ids or by what they are."),
     "prune": ("prune", "Remove runs that ended before a time."),

@@ -48,7 +48,7 @@ async def rehearse_runs(
     told: Callable[[int, Judged | None], None],
     *,
     at_once: int = AT_ONCE,
-    begins: Callable[[int], None] | None = None,
+    begins: Callable[[Unfinished], None] | None = None,
 ) -> None:
     """Rehearse some runs, and tell each verdict; ``None`` of those that have ended meanwhile, or are a script's.
 
@@ -84,7 +84,7 @@ async def rehearse_runs(
                         told(run, None)
                 for found in page.runs:
                     if begins is not None:
-                        begins(found.row.run)
+                        begins(found)
                     await stage.rehearse(found)
             await stage.settle()
             left, again[:] = list(again), []

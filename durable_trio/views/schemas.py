@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.views import documents, statistics
+from durable_trio.views import documents, rehearsal, statistics
 from durable_trio.views import tree as tree_document
 
 __all__ = ["SCHEMAS", "schema_of"]
@@ -29,6 +29,7 @@ SCHEMAS: Final[dict[str, type[attrs.AttrsInstance]]] = {
     "check": documents.CheckDocument,
     "stats": statistics.StatsDocument,
     "errors": statistics.ErrorsDocument,
+    "rehearse": rehearsal.RehearseDocument,
     "tree": tree_document.TreesDocument,
 }
 

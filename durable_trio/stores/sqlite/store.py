@@ -26,7 +26,7 @@ from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
 from durable_trio.stores.sqlite.answers.lists import Slice
-from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer
+from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.files import writers_of
@@ -484,12 +484,12 @@ class SqliteStore(Store):
                     raise StoreError(f"the store {self._name!r} was closed")
                 self._files.check_names()
                 try:
-                    return _at_one_instant(connection, function, question)
+                    return at_one_instant(connection, function, question)
                 except sqlite3.OperationalError as error:
                     if not is_undecodable(error):
                         raise
                 with reading_anything(connection):
-                    return _at_one_instant(connection, function, question)
+                    return at_one_instant(connection, function, question)
         except sqlite3.Error as error:
             raise self._translate_of_read(error) from error
 
@@ -509,12 +509,3 @@ class SqliteStore(Store):
         regions = self._steps.read(question.run)
         alive = {region.executor: self.executor_is_alive(region.executor) for region in regions}
         return open_steps(regions, alive)
-
-
-def _at_one_instant(connection: sqlite3.Connection, function: Answer, question: Question[Any]) -> Any:
-    connection.execute("BEGIN")
-    try:
-        return function(connection, question)
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")

@@ -57,7 +57,7 @@ from durable_trio.stores.sqlite.answers.runs import (
 from durable_trio.stores.sqlite.answers.unfinished import list_unfinished, load_unfinished
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 
-__all__ = ["ANSWERS", "Answer"]
+__all__ = ["ANSWERS", "Answer", "at_one_instant"]
 
 #: Is called within a transaction, with its connection and the question. A ``Slice`` that it returns is a part of the
 #: answer: the rest is asked for in a transaction of its own.
@@ -94,3 +94,13 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListUnfinished: list_unfinished,
     LoadUnfinished: load_unfinished,
 }
+
+
+def at_one_instant(connection: Any, function: Answer, question: Question[Any]) -> Any:
+    """Answer a question, or a part of it, in one transaction that only reads."""
+    connection.execute("BEGIN")
+    try:
+        return function(connection, question)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
