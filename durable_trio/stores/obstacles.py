@@ -40,8 +40,8 @@ class Obstacle:
             return
         number = getattr(self.error.__cause__, "os_errno", 0)
         _LOGGER.warning(
-            "the store cannot be written: %s. What runs have done is kept, and tried again until it can; %d of their "
-            "writes wait",
+            "the store cannot be written: %s. What runs have done is kept in memory, and tried again until it "
+            "can; %d of their writes wait. Do not stop this process meanwhile: it would be done again",
             self.error,
             kept_count,
             extra={

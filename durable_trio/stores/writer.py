@@ -23,6 +23,7 @@ import operator
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import trio
@@ -37,10 +38,12 @@ from durable_trio.limits import (
     WRITER_QUEUE_MAX,
 )
 from durable_trio.logger import Logger
+from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Advance, Fence, Store
+from durable_trio.stores.left import named
 from durable_trio.stores.obstacles import Obstacle
 from durable_trio.stores.precedence import ALONE, NEVER_INLINE, OWNERS, STARTS, UPKEEP, Item, Tidy, UserTransaction
-from durable_trio.stores.questions import Question
+from durable_trio.stores.questions import ListOwned, Question
 from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
 
 T = TypeVar("T")
@@ -285,13 +288,24 @@ class Writer:
         self._try_again()
         while (self._waiting or self._starts) and not self._is_blocked and len(self._held) < _PROBES_MAX:
             await self._commit()
-        left = {item.fence.run for item, _ in self._all_waiting() if isinstance(item, OWNERS)}
+        left: dict[int, list[Any]] = {}
+        executors = set()
+        for item, _ in self._all_waiting():
+            if isinstance(item, OWNERS):
+                left.setdefault(item.fence.run, []).append(item)
+                executors.add(item.fence.owner)
         if left:
+            rows: list[RunRow] = []
+            with suppress(Exception):  # names are not worth a failure: what keeps it from writing may be in the way
+                for executor in executors:
+                    rows += await self.ask(ListOwned(executor))
             _LOGGER.warning(
                 "%d runs leave this process with something that could not be stored; they go on from their last stored "
-                "step, and do again what they have done since: %s",
+                "step, and do again what they have done since: %s: %s",
                 len(left),
+                named(left, rows),
                 self._obstacle.error,
+                extra={"event": "writes_lost", "runs": len(left), "cause": str(self._obstacle.error)},
             )
 
     async def _rest(self) -> None:

@@ -79,7 +79,9 @@ async def test_on_a_full_disk_outcomes_are_kept_and_nothing_runs_twice_when_room
         assert len((await engine.list_runs()).runs) == 1
 
 
-async def test_an_engine_ends_on_a_full_disk_and_its_runs_go_on_when_room_is_made(small_disk: SmallDisk) -> None:
+async def test_an_engine_ends_on_a_full_disk_and_its_runs_go_on_when_room_is_made(
+    small_disk: SmallDisk, caplog: pytest.LogCaptureFixture
+) -> None:
     calls: Counter[str] = Counter()
 
     async def work(name: str) -> str:
@@ -98,6 +100,8 @@ async def test_an_engine_ends_on_a_full_disk_and_its_runs_go_on_when_room_is_mad
             while not calls["b"]:  # noqa: ASYNC110
                 await trio.sleep(0.005)
             await trio.sleep(0.05)
+    (lost,) = (record for record in caplog.records if record.__dict__.get("event") == "writes_lost")
+    assert "'r' (step 'b#0')" in lost.getMessage()
     small_disk.make_room()
     async with serving(small_disk.path, steps) as engine:
         with trio.fail_after(PATIENCE_SECONDS):

@@ -306,6 +306,7 @@ async def test_a_writer_ends_while_somebody_else_holds_the_file_and_says_what_it
     assert all(isinstance(outcome, Exception) for _, outcome in outcomes.found)
     assert "2 runs leave" in caplog.text
     assert "process 7 has it" in caplog.text
+    assert "number 1 (a transaction)" in caplog.text
 
 
 # ---- a batch of which the store commits only the first ---------------------------------------------------------------

@@ -21,7 +21,8 @@ def why_not_writable(connection: sqlite3.Connection, path: str) -> str | None:
         with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
             file.write(bytes(PROBE_BYTES))
     except OSError as error:
-        return f"nothing can be written beside {path!r} ({error.strerror}); make room"
+        advice = "make room, and do not stop the servers: what they have finished is in their memory"
+        return f"nothing can be written beside {path!r} ({error.strerror}); {advice}"
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")

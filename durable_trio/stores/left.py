@@ -1,0 +1,45 @@
+"""What runs had to have stored when their process ended, in the words of people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from durable_trio.rows import RunRow
+from durable_trio.stores.contract import Advance, Finish
+from durable_trio.stores.precedence import UserTransaction
+from durable_trio.unseen import visible
+
+__all__ = ["left_text", "named"]
+
+_THINGS_TOLD: Final = 5
+_RUNS_NAMED: Final = 10
+
+
+def named(left: dict[int, list[Any]], rows: Iterable[RunRow]) -> str:
+    """Return the runs that leave something behind, by their ids as far as these are known, with what it is."""
+    ids = {row.run: repr(visible(row.id)) for row in rows}
+    told = [f"{ids.get(run, f'number {run}')} ({left_text(items)})" for run, items in list(left.items())[:_RUNS_NAMED]]
+    more = f", and {len(left) - len(told):,} more" if len(left) > len(told) else ""
+    return ", ".join(told) + more
+
+
+def left_text(items: Iterable[Any]) -> str:
+    """Return what one run has to have stored."""
+    found = list(dict.fromkeys(thing for item in items for thing in _things(item)))
+    more = f" and {len(found) - _THINGS_TOLD} more" if len(found) > _THINGS_TOLD else ""
+    return ", ".join(found[:_THINGS_TOLD]) + more if found else "that it is left"
+
+
+def _things(item: Any) -> Iterator[str]:
+    if isinstance(item, Advance):
+        for row in item.rows:
+            yield f"{row.kind} {visible(str(row.key))!r}"
+        for wait in item.waits:
+            yield f"its wait {visible(str(wait.key))!r}"
+        for key, _ in item.published:
+            yield f"its value {visible(key)!r}"
+    elif isinstance(item, Finish):
+        yield f"that it has ended: {item.status}"
+    elif isinstance(item, UserTransaction):
+        yield "a transaction"
