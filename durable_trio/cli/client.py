@@ -16,19 +16,21 @@ from typing import Final, TypeVar
 
 import trio
 
-from durable_trio.cli.faults import Failed, Interrupted
-from durable_trio.cli.output import say_interrupted
+from durable_trio.cli.faults import Failed, Interrupted, ReaderGone
+from durable_trio.cli.output import has_reader, say_interrupted
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import PAGE_RUNS_MAX
 from supervisors.groups import sole
 
-__all__ = ["ask", "check_database"]
+__all__ = ["ask", "check_database", "while_read"]
 
 Answer = TypeVar("Answer")
 
 # What a cancelled command may still take. Whatever it writes is a transaction, so nothing is half done.
 _END_SECONDS: Final = 2.0
+# So soon it is noticed that nobody reads what is written now and then.
+_READER_SECONDS: Final = 0.1
 _INTERRUPTED: Final = 130
 _NEAR_COUNT: Final = 3
 
@@ -96,6 +98,33 @@ async def _cancel_on_interrupt(
     await trio.sleep(_END_SECONDS)
     say_interrupted(so_far())
     os._exit(_INTERRUPTED)
+
+
+async def while_read(call: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Make a call that writes now and then, and break it off when nobody reads standard output any more (``| head``).
+
+    Raises:
+        ReaderGone: that is so.
+        Exception: as the call does.
+    """
+    answers: list[Answer] = []
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def listen() -> None:
+            while has_reader():  # noqa: ASYNC110  # nobody else tells
+                await trio.sleep(_READER_SECONDS)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(listen)
+        try:
+            answers.append(await call())
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if answers:
+        return answers[0]
+    raise failure or ReaderGone
 
 
 # ---- what may be opened, and what was meant ------------------------------------------------------------------------

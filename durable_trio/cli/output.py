@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from durable_trio.unseen import visible, visible_json, visible_lines
 __all__ = [
     "ProgressLine",
     "harmless",
+    "has_reader",
     "is_colored",
     "is_unicode",
     "say",
@@ -72,6 +74,16 @@ def write_id(id: str) -> None:
 def is_colored(stream: TextIO) -> bool:
     """Whether to colour: on a terminal that is not told otherwise (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def has_reader() -> bool:
+    """Whether somebody may still read standard output: of a pipe that is only written to now and then, ask."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # there is no such call, or no file
+        return True
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def say(text: str) -> None:

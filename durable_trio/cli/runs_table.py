@@ -149,21 +149,36 @@ class ChangeLines:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
+        self._time_width = 8
         self._id_width = 0
         self._workflow_width = 0
 
-    def line(self, record: RunRecord, now: datetime, *, is_to_cancel: bool = False, cursor: str | None = None) -> str:
-        """Return the line of a run's newest state, with its cursor if that is given."""
+    def line(
+        self,
+        record: RunRecord,
+        now: datetime,
+        *,
+        is_present: bool = False,
+        is_to_cancel: bool = False,
+        cursor: str | None = None,
+    ) -> str:
+        """Return the line of a run's newest state, with its cursor if that is given.
+
+        ``is_present``: it was in that state before, so that now is not when it came there.
+        """
+        when = _since(record, None if is_present else now)
+        time = "" if when is None else instant_text(when, now)
+        self._time_width = max(self._time_width, width_of(time))
         id, workflow = visible(record.id), visible(record.workflow)
         room = self._screen.room
         self._id_width = max(self._id_width, min(width_of(id), max(12, room // 2)))
         self._workflow_width = max(self._workflow_width, min(width_of(workflow), max(8, room // 5)))
         head = [
-            click.style(f"{now.astimezone():%H:%M:%S}", dim=True),
+            click.style(pad(time, self._time_width), dim=True),
             click.style(pad(id, self._id_width), bold=True),
             status_text(pad(status_word(record), _STATUS_WIDTH)),
         ]
-        rest = room - (8 + self._id_width + _STATUS_WIDTH + 2 * len(head))
+        rest = room - (self._time_width + self._id_width + _STATUS_WIDTH + 2 * len(head))
         if rest >= self._workflow_width:
             head.append(pad(workflow, self._workflow_width))
             rest -= self._workflow_width + 2
@@ -174,6 +189,14 @@ class ChangeLines:
         if note and rest >= _NOTE_MIN:
             head.append(cut(note, rest))
         return "  ".join(head).rstrip()
+
+
+def _since(record: RunRecord, changed_at: datetime | None) -> datetime | None:
+    """Return since when a run is in its state, as far as that is known; ``changed_at``: if it is a change of now."""
+    if record.status.is_final:
+        return record.finished_at
+    is_new = record.status is RunStatus.PENDING and record.started_at is None
+    return record.created_at if is_new else changed_at
 
 
 def in_hand_text(step: StepInHand, now: datetime) -> str:

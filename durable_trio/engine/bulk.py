@@ -60,6 +60,7 @@ class RunsFilter(TypedDict, total=False):
 def runs_filter(
     client: Client,
     *,
+    run_id: str | None = None,
     status: RunStatus | str | Iterable[RunStatus | str] | None = None,
     workflow: str | Workflow[..., Any] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -71,12 +72,13 @@ def runs_filter(
     retrying: bool = False,
     overdue: bool = False,
 ) -> RunFilter:
-    """Return the filter of ``engine.list_runs`` and of the calls for many runs.
+    """Return the filter of ``engine.list_runs``, of ``engine.watch`` and of the calls for many runs.
 
     Raises:
         TypeError, ValueError: something of it cannot be looked for.
     """
     return make_filter(
+        run_id=run_id,
         status=status,
         workflow=workflow,
         tags=tags,

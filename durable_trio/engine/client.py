@@ -251,6 +251,12 @@ class Client:
                 return False
             if which.workflow is not None and row.workflow != which.workflow:
                 return False
+            if which.queue is not None and row.queue != which.queue:
+                return False
+            if which.created_after is not None and not row.created_at > which.created_after:
+                return False
+            if which.created_before is not None and not row.created_at < which.created_before:
+                return False
             if not tags:
                 return True
             try:

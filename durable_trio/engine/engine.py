@@ -375,6 +375,9 @@ class Engine(trio.abc.AsyncResource):
         status: RunStatus | str | Iterable[RunStatus | str] | None = None,
         workflow: str | Workflow[..., Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        queue: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         since: str | None = None,
     ) -> AbstractAsyncContextManager[Changes]:
         """Watch runs: ``async with engine.watch(…) as changes: async for record in changes: …``.
@@ -391,6 +394,7 @@ class Engine(trio.abc.AsyncResource):
                 out where that matters. With ``run_id`` the iteration ends with the run all the same.
             workflow: only runs of this workflow.
             tags: only runs that have all of these.
+            queue, created_after, created_before: as ``list_runs``.
             since: the ``changes.cursor`` of another watch, also of a process that has died since: not the present
                 state comes first, but what has changed after the state that had this cursor. A watcher that keeps the
                 cursor with what it does of a state is given each final state once, however often it is killed.
@@ -413,7 +417,16 @@ class Engine(trio.abc.AsyncResource):
             run_id = check_name("run id", run_id)
             if since is not None:
                 raise ValueError("a watch of one run begins with its present state; leave out since")
-        which = make_filter(run_id=run_id, status=status, workflow=workflow, tags=tags)
+        which = runs_filter(
+            self._client,
+            run_id=run_id,
+            status=status,
+            workflow=workflow,
+            tags=tags,
+            queue=queue,
+            created_after=created_after,
+            created_before=created_before,
+        )
         return self._client.watch(which, since=since)
 
     async def stats(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Final
 
 from durable_trio.limits import PAGE_RUNS_MAX
@@ -138,7 +139,9 @@ def read_change_cursor(cursor: str) -> tuple[int, int] | None:
     changed, _, run = cursor.partition("-")
     numbers = _numbers(changed, run) if changed.isascii() and changed.isdigit() and run.isascii() else None
     if numbers is None or min(numbers) < 0:
-        raise ValueError(f"{cursor!r} is no cursor of a watch")
+        is_near = bool(get_close_matches(cursor.lower(), [NOW], cutoff=0.5))
+        hint = f"did you mean {NOW!r}?" if is_near else f"take one that a watch gave, such as '4711-12', or {NOW!r}"
+        raise ValueError(f"{cursor!r} is no cursor of a watch; {hint}")
     return numbers
 
 

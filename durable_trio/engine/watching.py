@@ -48,6 +48,7 @@ class Changes:
         self._convert = convert
         self._since: tuple[int, int] = (0, 0)  # change and run: what comes up to there was given to another watcher
         self._given: RunRow | None = None  # what was given last
+        self._before = 0  # the last change when the watch was opened
         self._run: int | None = None  # of a watch of one run: another one may get its id once it is removed
         self._waiting: deque[Change] = deque()
         self._shown: OrderedDict[int, int] = OrderedDict()
@@ -60,6 +61,11 @@ class Changes:
     def cursor(self) -> str | None:
         """Where another watch goes on after the record that was given last (``since``); ``None`` before the first."""
         return None if self._given is None else make_change_cursor(self._given)
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the run was in the state that was given last before the watch was opened: no change of now."""
+        return self._given is not None and self._given.changed <= self._before
 
     async def __anext__(self) -> RunRecord:
         """Return the next state.
@@ -134,13 +140,15 @@ class Changes:
         self._given = row
         return self._convert(change)
 
-    async def begin_after(self, since: Since) -> None:
-        """Give only what comes after a state that another watcher was given.
+    async def begin(self, since: Since | None) -> None:
+        """Note what is the present; with ``since`` give only what comes after a state that another watcher was given.
 
         Raises:
             ValueError: no state of this store has its cursor yet.
         """
-        last = await self._writer.ask(FindLastChange())
+        self._before = last = await self._writer.ask(FindLastChange())
+        if since is None:
+            return
         if since.state is None:
             self._subscription.position = last
             return
@@ -184,8 +192,7 @@ async def watch(
     changes = Changes(writer, subscription, which, convert)
     feed.subscribe(subscription)
     try:
-        if since is not None:
-            await changes.begin_after(since)
+        await changes.begin(since)
         if not await changes.read_on() and which.run_id is not None:
             raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)
         yield changes

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -315,9 +317,26 @@ def test_watch_of_all_shows_the_present_then_changes_until_ctrl_c(live: str) -> 
 
 def test_watch_of_a_run_that_has_ended_says_so_and_ends(db: str) -> None:
     said = call("--db", db, "watch", "order-9")
-    assert said.code == 0
+    assert said.code == 4
     assert said.out.split()[1:3] == ["order-9", "cancelled"]
     assert said.out.count("\n") == 1
+
+
+@pytest.mark.parametrize(("run_id", "code"), [("order-7", 0), ("order-8", 3), ("order-9", 4)])
+def test_the_exit_code_of_a_watch_tells_how_its_run_has_ended(run_id: str, code: int, db: str) -> None:
+    assert call("--db", db, "watch", run_id).code == code
+    assert call("--db", db, "watch", run_id, "--json").code == code
+
+
+def test_a_present_state_has_the_time_when_the_run_came_into_it_where_that_is_known(db: str) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE runs SET finished_at = 0 WHERE id = 'order-8'")
+    assert call("--db", db, "watch", "order-8").out.startswith("1970-01-01  order-8")
+    with process_of(*command_line("--db", db, "watch", "order-10")) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+    assert line.startswith(" " * 10 + "order-10  suspended")
+    assert re.search(r"order  due in .*: signal approval", line)  # what it waits for, as in a list
 
 
 def test_watch_says_that_nobody_serves(db: str) -> None:
@@ -338,8 +357,6 @@ def test_a_reader_that_goes_away_is_no_error(live: str) -> None:
             if words == ["watch"]:
                 process.stdout.readline()
             process.stdout.close()
-            if words == ["watch"]:  # it finds out when it has something to tell
-                call("--db", live, "start", "packing", '"bed"')
             assert process.wait(PATIENCE_SECONDS) == 141
             assert process.stderr.read() == ""
             process.stdout = None

@@ -15,7 +15,7 @@ from durable_trio.cli.commands.list_runs import ORDERS, OVERDUE_SECONDS
 from durable_trio.cli.program import COMMANDS
 from durable_trio.limits import OVERDUE_SECONDS as OVERDUE_SECONDS_OF_ENGINE
 from durable_trio.stores.questions import Order
-from tests.cli.desk import call
+from tests.cli.desk import call, command_line, process_of
 from tests.cli.test_json import validate
 from tests.engine.harness import serving, wait_passivated
 
@@ -226,6 +226,39 @@ def test_watch_carries_cursors_and_refuses_what_is_none(db: str) -> None:
     assert said.code == 1
     assert "restored from a copy" in said.error
     assert call("--db", db, "watch", "order-8", "--since", "1-1").code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("nowish", "did you mean 'now'?"), ("NOW", "did you mean 'now'?"), ("1h", "take one that a watch gave, such as")],
+)
+def test_watch_since_what_is_no_cursor_says_what_is_one(text: str, hint: str, db: str) -> None:
+    said = call("--db", db, "watch", "--since", text)
+    assert said.code == 1
+    assert f"{text!r} is no cursor of a watch; {hint}" in said.error
+
+
+@pytest.mark.parametrize(
+    ("words", "ids"),
+    [
+        (["--retrying"], ["poll-0"]),
+        (["--created-after", "1h", "--queue", "slow"], ["slow-0"]),
+        (["--created-before", "1h"], ["old-0"]),
+    ],
+)
+def test_watch_chooses_as_list_does(words: list[str], ids: list[str], shop: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "copy.db")
+    with closing(sqlite3.connect(shop)) as source, closing(sqlite3.connect(path)) as copy:
+        source.backup(copy)
+    call("--db", path, "start", "nobody", "--id", "slow-0", "--queue", "slow")
+    call("--db", path, "start", "nobody", "--id", "old-0", "--queue", "slow")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE runs SET created_at = 0 WHERE id = 'old-0'")
+    listed = call("--db", path, "list", "--json", *words).json["runs"]
+    assert [run["id"] for run in listed] == ids
+    with process_of(*command_line("--db", path, "watch", "--json", *words)) as process:
+        assert process.stdout is not None
+        assert [json.loads(process.stdout.readline())["id"]] == ids
 
 
 @pytest.mark.parametrize(
