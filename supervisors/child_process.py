@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,7 @@ from typing import Self
 import trio
 
 from supervisors.exec_shim import die_with_parent
-from supervisors.frames import BEAT, LINK_VARIABLE, Link, encode_ready
+from supervisors.frames import BEAT, LINK_VARIABLE, Answer, FrameReader, Link, encode_ask, encode_ready
 
 
 def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
@@ -46,8 +47,10 @@ def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
     # Started through a wrapper (a shell, a launcher), it is not the supervisor's own child: then the link alone tells.
     if os.getppid() == link.parent_pid:
         die_with_parent(link.parent_pid)
-    threading.Thread(target=_die_with_link, args=(connection,), name="supervisors-parent-watch", daemon=True).start()
-    return ChildProcess(connection, link.beat_seconds, is_cancelled_by_sigterm)
+    process = ChildProcess(connection, link.beat_seconds, is_cancelled_by_sigterm)
+    listen = (connection, process._answers.put)
+    threading.Thread(target=_die_with_link, args=listen, name="supervisors-parent-watch", daemon=True).start()
+    return process
 
 
 class ChildProcess:
@@ -58,6 +61,7 @@ class ChildProcess:
         self._beat_seconds = beat_seconds
         self._is_cancelled_by_sigterm = is_cancelled_by_sigterm
         self._is_ready = False
+        self._answers = queue.SimpleQueue[object]()
         self._block: AbstractAsyncContextManager[None] | None = None
 
     @property
@@ -83,6 +87,24 @@ class ChildProcess:
         if self._connection is not None:
             # All of it or nothing: half a frame would make one of it with the next beat.
             self._connection.sendall(frame)
+
+    def ask(self, value: object = None) -> object:
+        """Ask the supervisor something, and return what ``Process(answer=…)`` says to it; ``None`` if there is nobody.
+
+        It blocks until the answer is there: for before an event loop runs, or in a thread, one at a time.
+
+        Args:
+            value: anything JSON carries, up to 64 KiB.
+
+        Raises:
+            TypeError: JSON cannot carry the value.
+            ValueError: it is too large.
+        """
+        frame = encode_ask(value)
+        if self._connection is None:
+            return None
+        self._connection.sendall(frame)
+        return self._answers.get()  # where the supervisor is gone, the thread that listens ends this process
 
     def beat(self) -> None:
         """Send a heartbeat. Never waits: if the parent does not read, it has beats enough to read."""
@@ -127,11 +149,14 @@ class ChildProcess:
                 block_scope.cancel()
 
 
-def _die_with_link(connection: socket.socket) -> None:
-    """End this process and its group when the parent's end of the link is closed."""
+def _die_with_link(connection: socket.socket, answered: Callable[[object], None]) -> None:
+    """Pass on what the parent answers; end this process and its group when its end of the link is closed."""
+    reader = FrameReader()
     try:
-        while connection.recv(1024):
-            pass
+        while data := connection.recv(4096):
+            for frame in reader.feed(data):
+                if isinstance(frame, Answer):
+                    answered(frame.value)
     except OSError:
         pass
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,16 +1,19 @@
 """What a process child says to its parent: lines on a socket pair, named to it by one environment variable.
 
-``ready JSON`` once, ``beat`` again and again. The other direction carries nothing: it only ends, with the parent.
+``ready JSON`` once, ``beat`` again and again, and ``ask JSON`` whenever it has a question. In the other direction there
+is one ``answer JSON`` for each question; and it ends with the parent.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import attrs
 
 LINK_VARIABLE = "SUPERVISORS_LINK"
-# A value given to ready() is a port number or an address, not a payload.
+# A value given to ready() is a port number or an address, not a payload; and so is what is asked and answered.
 FRAME_BYTES_MAX = 64 * 1024
 
 # Heartbeats in one ``heartbeat_within``: three may be late before the process counts as hung.
@@ -49,6 +52,25 @@ class Beat:
     """The process is alive."""
 
 
+@attrs.frozen
+class Ask:
+    """The process asks its parent something, and waits for the answer."""
+
+    value: object
+
+
+@attrs.frozen
+class Answer:
+    """What the parent says to the question before."""
+
+    value: object
+
+
+Frame: TypeAlias = Ready | Beat | Ask | Answer
+
+_WITH_VALUE: Final[dict[bytes, Callable[[object], Frame]]] = {b"ready": Ready, b"ask": Ask, b"answer": Answer}
+
+
 def encode_ready(value: object) -> bytes:
     """Return the line that says that a process is ready.
 
@@ -56,21 +78,35 @@ def encode_ready(value: object) -> bytes:
         TypeError: JSON cannot carry the value.
         ValueError: it is too large.
     """
-    frame = f"ready {json.dumps(value)}\n".encode()
+    return _encode("ready", value, "the value given to ready()")
+
+
+def encode_ask(value: object) -> bytes:
+    """Return the line that asks something; raise as ``encode_ready`` does."""
+    return _encode("ask", value, "the value given to ask()")
+
+
+def encode_answer(value: object) -> bytes:
+    """Return the line that answers; raise as ``encode_ready`` does."""
+    return _encode("answer", value, "the answer to a question")
+
+
+def _encode(word: str, value: object, what: str) -> bytes:
+    frame = f"{word} {json.dumps(value)}\n".encode()
     if len(frame) > FRAME_BYTES_MAX:
-        raise ValueError(f"the value given to ready() takes {len(frame)} bytes, over {FRAME_BYTES_MAX}")
+        raise ValueError(f"{what} takes {len(frame)} bytes, over {FRAME_BYTES_MAX}")
     return frame
 
 
-def decode(line: bytes) -> Ready | Beat | None:
+def decode(line: bytes) -> Frame | None:
     """Return what a line says; ``None`` for what is no frame, which is ignored."""
     if line == b"beat":
         return Beat()
     word, _, text = line.partition(b" ")
-    if word != b"ready":
+    if word not in _WITH_VALUE:
         return None
     try:
-        return Ready(json.loads(text))
+        return _WITH_VALUE[word](json.loads(text))
     except ValueError:
         return None
 
@@ -81,7 +117,7 @@ class FrameReader:
     def __init__(self) -> None:
         self._rest = b""
 
-    def feed(self, data: bytes) -> list[Ready | Beat]:
+    def feed(self, data: bytes) -> list[Frame]:
         *lines, rest = (self._rest + data).split(b"\n")
         self._rest = rest if len(rest) <= FRAME_BYTES_MAX else b""
         return [frame for line in lines if (frame := decode(line)) is not None]

@@ -357,6 +357,8 @@ class Node(ABC):
         self._restarted_at = counted
         ready_seconds = now - incarnation.ready_at if incarnation.ready_at is not None else 0.0
         backoff = place.spec.backoff
+        if isinstance(place.spec, Process) and exit is not None and exit.process is not None:
+            backoff = place.spec.backoff_after(exit.process.code)
         place.attempt = rules.next_attempt(backoff, place.attempt, ready_seconds)
         delay = rules.delay_seconds(backoff, place.attempt, self._surroundings.random.random())
         self._event_source.publish(

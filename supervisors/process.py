@@ -28,7 +28,7 @@ from supervisors import exec_shim
 from supervisors.children import Incarnation
 from supervisors.errors import ProcessFailed, ProcessNotReady, ProcessUnresponsive
 from supervisors.exits import ProcessExit
-from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, FrameReader, Link, Ready
+from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, Ask, FrameReader, Link, Ready, encode_answer
 from supervisors.specs import Process
 from supervisors.stacks import without_stack
 
@@ -300,14 +300,15 @@ async def follow_link(running: RunningProcess, spec: Process, incarnation: Incar
             ready = None
             with trio.move_on_after(spec.ready_within):
                 while ready is None:
-                    ready = next((frame for frame in await receive(link, reader) if isinstance(frame, Ready)), None)
+                    frames = await receive(link, reader, running, spec)
+                    ready = next((frame for frame in frames if isinstance(frame, Ready)), None)
             if ready is None:
                 running.miss("ready")
                 return
             incarnation.set_ready(ready.value)
         while True:
             with trio.move_on_after(float("inf") if spec.heartbeat_within is None else spec.heartbeat_within) as window:
-                await receive(link, reader)
+                await receive(link, reader, running, spec)
             if window.cancelled_caught and not was_held_up(running.link, window.deadline, spec):
                 running.miss("heartbeat")
                 return
@@ -324,12 +325,23 @@ def was_held_up(link: socket.socket, deadline: float, spec: Process) -> bool:
         return False
 
 
-async def receive(link: trio.socket.SocketType, reader: FrameReader) -> list[object]:
-    """Receive at least one byte; wait for ever if the process has closed its end, its exit says the rest."""
+async def receive(
+    link: trio.socket.SocketType, reader: FrameReader, running: RunningProcess, spec: Process
+) -> list[object]:
+    """Receive at least one byte, and answer what is asked.
+
+    It waits for ever if the process has closed its end: its exit says the rest.
+    """
     try:
         data = await link.recv(4096)
     except OSError:
         data = b""
     if not data:
         await trio.sleep_forever()
-    return [*reader.feed(data)]
+    frames = [*reader.feed(data)]
+    for frame in frames:
+        if isinstance(frame, Ask):
+            answer = None if spec.answer is None else spec.answer(running.pid, frame.value)
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                await link.send(encode_answer(answer))  # it waits for this one, so there is room for it
+    return [*frames]

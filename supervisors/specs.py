@@ -257,6 +257,12 @@ class Process:
     default 5. Whatever is left of the group when the process has ended is killed too. The process is killed with its
     parent on Linux; elsewhere if it calls ``child_process()``.
 
+    ``backoffs``: by exit code, in place of ``backoff`` for a process that has ended with it.
+
+    ``answer``: called with the pid and the value when the process asks something (``child_process().ask(value)``), in
+    the event loop; gives the answer, which JSON carries. It must neither wait nor raise. Default None: all answers are
+    ``None``.
+
     ``stderr_bytes_max``: how much of the end of its standard error is kept for the report (16 KiB); with
     ``is_stderr_forwarded`` (default) all of it is also written to the parent's.
     """
@@ -279,6 +285,8 @@ class Process:
     backoff: Backoff | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Backoff)), kw_only=True
     )
+    backoffs: Mapping[int, Backoff] = attrs.field(factory=dict, hash=False, kw_only=True)
+    answer: Callable[[int, object], object] | None = attrs.field(default=None, kw_only=True)
     stderr_bytes_max: int = attrs.field(default=STDERR_BYTES_MAX, validator=count, kw_only=True)
     is_stderr_forwarded: bool = attrs.field(default=True, kw_only=True)
 
@@ -294,6 +302,10 @@ class Process:
     def stop_seconds(self) -> float:
         """How long after the request to stop the child counts as unstopped."""
         return self.shutdown + KILL_GRACE_SECONDS
+
+    def backoff_after(self, code: int | None) -> Backoff | None:
+        """Return the backoff of a process that has ended with an exit code, or by a signal (``None``)."""
+        return self.backoff if code is None else self.backoffs.get(code, self.backoff)
 
 
 ChildSpec: TypeAlias = Child | Process

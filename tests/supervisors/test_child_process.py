@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,12 +18,24 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 import supervisors
-from supervisors import child_process
+from supervisors import ChildExited, ChildStarted, Process, Restart, child_process, open_supervisor
 from supervisors.child_process import ChildProcess
 from supervisors.exec_shim import die_with_parent
-from supervisors.frames import FRAME_BYTES_MAX, Beat, FrameReader, Link, Ready, encode_ready
+from supervisors.frames import (
+    FRAME_BYTES_MAX,
+    Answer,
+    Ask,
+    Beat,
+    FrameReader,
+    Link,
+    Ready,
+    encode_answer,
+    encode_ask,
+    encode_ready,
+)
 
 SHIM = Path(supervisors.__file__).parent / "exec_shim.py"
+PATIENCE_SECONDS = 60.0  # far above anything that a busy machine needs
 
 
 @pytest.fixture
@@ -38,11 +51,11 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5), st.integers(1, 9))
 def test_frames_survive_being_cut_anywhere(value: object, piece_bytes: int) -> None:
-    data = b"beat\nno frame\nready {\n" + encode_ready(value) + b"beat\n"
+    data = b"beat\nno frame\nready {\n" + encode_ready(value) + b"beat\n" + encode_ask(value) + encode_answer(value)
     reader = FrameReader()
     pieces = [data[start : start + piece_bytes] for start in range(0, len(data), piece_bytes)]
     frames = [frame for piece in pieces for frame in reader.feed(piece)]
-    assert frames == [Beat(), Ready(value), Beat()]
+    assert frames == [Beat(), Ready(value), Beat(), Ask(value), Answer(value)]
 
 
 def test_a_line_without_end_is_dropped() -> None:
@@ -56,6 +69,8 @@ def test_a_value_must_be_json_and_small() -> None:
         encode_ready(object())
     with pytest.raises(ValueError, match="over 65536"):
         encode_ready("x" * FRAME_BYTES_MAX)
+    with pytest.raises(ValueError, match=r"given to ask\(\) takes .* over 65536"):
+        encode_ask("x" * FRAME_BYTES_MAX)
 
 
 def test_the_link_goes_through_the_environment() -> None:
@@ -69,6 +84,7 @@ def test_the_link_goes_through_the_environment() -> None:
 async def test_without_a_supervisor_everything_is_allowed_and_nothing_happens() -> None:
     async with child_process() as process:
         assert not process.is_supervised
+        assert process.ask("anybody there?") is None
         process.ready("value")
         process.beat()
 
@@ -131,3 +147,50 @@ def test_the_shim_becomes_the_program() -> None:
     argv = [sys.executable, "-I", "-S", str(SHIM), str(os.getpid()), "0", "/bin/sh", "sh", "-c", "echo $0 $LC_CTYPE"]
     done = subprocess.run(argv, capture_output=True, env={"PATH": os.environ["PATH"]}, check=True)
     assert done.stdout == b"sh\n"
+
+
+# Questions
+
+
+def program(code: str, **options: Any) -> Process:
+    """Return a process that is this program."""
+    environment = {**os.environ, "PYTHONPATH": str(SHIM.parent.parent)}
+    options |= {"env": environment, "restart": Restart.TEMPORARY, "is_stderr_forwarded": False}
+    return Process("p", [sys.executable, "-c", code], ready_within=PATIENCE_SECONDS, **options)
+
+
+async def test_a_process_asks_its_parent_before_it_is_ready_and_whenever_it_likes() -> None:
+    asked: list[tuple[int, object]] = []
+
+    def answer(pid: int, value: object) -> object:
+        asked.append((pid, value))
+        return [value, len(asked)]
+
+    code = """
+from supervisors import child_process
+process = child_process()
+first = process.ask({"may I": True})
+process.ready(first)
+second = process.ask("x" * 60_000)
+raise SystemExit(f"{second[1]} {len(second[0])}")
+"""
+    async with open_supervisor() as supervisor:
+        events = supervisor.events()
+        assert await supervisor.start_child(program(code, answer=answer)) == [{"may I": True}, 1]
+        with trio.fail_after(PATIENCE_SECONDS):
+            (started, exited) = [await events.receive() for _ in range(2)]
+    assert isinstance(started, ChildStarted)
+    assert isinstance(exited, ChildExited)
+    assert exited.exit.process is not None
+    assert exited.exit.process.stderr_tail == "2 60000\n"
+    assert asked == [(started.pid, {"may I": True}), (started.pid, "x" * 60_000)]
+
+
+async def test_without_an_answer_there_is_none() -> None:
+    code = """
+from supervisors import child_process
+process = child_process()
+process.ready([process.ask("who am I?")])
+"""
+    async with open_supervisor() as supervisor:
+        assert await supervisor.start_child(program(code)) == [None]

@@ -18,6 +18,7 @@ import trio
 
 import supervisors
 from supervisors import (
+    Backoff,
     ChildExited,
     ChildStarted,
     Event,
@@ -30,6 +31,7 @@ from supervisors import (
     ProcessUnresponsive,
     Restart,
     RestartIntensityExceeded,
+    RestartScheduled,
     open_dynamic_supervisor,
     open_supervisor,
 )
@@ -347,6 +349,21 @@ async def test_exit_code_zero_is_a_normal_end() -> None:
         exited = await wait_for(events, ChildExited)
     assert exited.exit.kind is ExitKind.RETURNED
     assert str(exited.exit) == "returned (code 0)"
+
+
+async def test_an_exit_code_may_have_a_backoff_of_its_own() -> None:
+    slow = Backoff(first=5, factor=3, longest=100, jitter=0)
+    backoff = Backoff(first=0, longest=0, jitter=0)
+    process = shell("p", "exit 9", backoff=backoff, backoffs={9: slow, 8: slow}, is_stderr_forwarded=False)
+    other = shell("other", "exit 7", backoff=backoff, backoffs={9: slow})
+    async with open_dynamic_supervisor(intensity=Intensity(100)) as supervisor:
+        events = supervisor.events()
+        await supervisor.start_child(process)
+        assert (await wait_for(events, RestartScheduled)).delay_seconds == 5
+        await supervisor.start_child(other)
+        assert (await wait_for(events, RestartScheduled)).delay_seconds == 0
+    assert process.backoff_after(8) == slow
+    assert process.backoff_after(None) == process.backoff_after(1) == backoff
 
 
 async def test_a_crashed_process_is_replaced_until_the_intensity_is_exceeded() -> None:
