@@ -68,6 +68,7 @@ from durable_trio.records import (
     Page,
     Problem,
     ProcessReport,
+    Reload,
     RunRecord,
     RunStatus,
     StepInHand,
@@ -76,6 +77,7 @@ from durable_trio.records import (
     StepStatus,
     UnreadRecord,
     WaitRecord,
+    WorkerFamily,
     WorkflowStats,
 )
 from durable_trio.rehearsal.records import Rehearsal, RehearsalGroup, Verdict
@@ -116,6 +118,7 @@ __all__ = [
     "ProcessReport",
     "Rehearsal",
     "RehearsalGroup",
+    "Reload",
     "Retry",
     "Run",
     "RunCancelled",
@@ -158,6 +161,7 @@ __all__ = [
     "Verdict",
     "WaitRecord",
     "WorkerFailed",
+    "WorkerFamily",
     "Workflow",
     "WorkflowStats",
     "current_step",

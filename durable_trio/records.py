@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -25,6 +25,7 @@ __all__ = [
     "Page",
     "Problem",
     "ProcessReport",
+    "Reload",
     "RunRecord",
     "RunStatus",
     "StepKind",
@@ -32,6 +33,7 @@ __all__ = [
     "StepStatus",
     "UnreadRecord",
     "WaitRecord",
+    "WorkerFamily",
     "WorkflowStats",
 ]
 
@@ -345,13 +347,44 @@ class ExecutorStatus:
 
 
 @attrs.frozen(kw_only=True)
+class Reload:
+    """One time that a family of workers was asked to serve the code as it is in the files.
+
+    ``workers`` are to be replaced, and ``replaced`` of them are. ``now`` says what it is at, for people; ``reason`` why
+    it has failed.
+    """
+
+    id: str
+    state: Literal["waiting", "importing", "rehearsing", "replacing", "done", "failed"]
+    workers: int = 0
+    replaced: int = 0
+    now: str = ""
+    reason: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class WorkerFamily:
+    """What the parent of worker processes says of them.
+
+    ``can_reload``: ``durable-trio reload`` can bring new code; else the program must be restarted. ``held_back`` are
+    workers that have died and are not let in again, or cannot come back, while others serve: by name, why. ``reloads``
+    are those that wait, the one that goes on, and the last ones that have ended, in order.
+    """
+
+    can_reload: bool = False
+    held_back: Mapping[str, str] = attrs.field(factory=dict)
+    reloads: tuple[Reload, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class ProcessReport:
     """A process that serves a store, as it was when its supervision tree last changed.
 
     ``executor`` is the id by which it owns runs; ``None`` for the parent of worker processes. ``workflows`` are the
     names of those that it can execute. ``lingering`` are steps that runs wait for which were asked to cancel, or which
     are compensating; at most a hundred of them, looked at once a second. ``concurrency`` is how many runs it can have
-    in hand; ``is_draining``: it takes no more of them, looked at once a second.
+    in hand; ``is_draining``: it takes no more of them, looked at once a second. ``family``: of worker processes, in the
+    report of their parent.
     """
 
     pid: int
@@ -365,6 +398,7 @@ class ProcessReport:
     lingering: tuple[StepInHand, ...] = ()
     concurrency: int | None = None
     is_draining: bool = False
+    family: WorkerFamily | None = None
 
 
 @attrs.frozen(kw_only=True)

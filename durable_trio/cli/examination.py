@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from durable_trio.cli.client import ask
+from durable_trio.cli.families import findings_of, held_back
 from durable_trio.cli.text import plural, visible
 from durable_trio.clock import MICROSECONDS, from_datetime
 from durable_trio.engine.awaited import look_at_servers
@@ -69,7 +70,8 @@ def examine(database: str) -> CheckDocument:
         due_before = datetime.now(UTC) - _OVERDUE_AFTER
         rows = await trio.to_thread.run_sync(_read, client, database, due_before, abandon_on_cancel=True)
         rows = attrs.evolve(rows, why_overdue=await _why_overdue(client, rows.overdue))
-        findings = tuple(_findings(status, rows))
+        processes = await client.processes()
+        findings = (*_findings(status, rows), *findings_of(processes))
         return CheckDocument(
             database=database,
             is_sound=all(finding.level != "wrong" for finding in findings),
@@ -80,6 +82,7 @@ def examine(database: str) -> CheckDocument:
             expired=len(rows.expired),
             compensations_failed=len(rows.not_undone),
             executors_silent=sum(executor.id in rows.silent_seconds for executor in status.executors),
+            workers_held_back=sum(len(held_back(report)) for report in processes),
         )
 
     try:

@@ -26,6 +26,7 @@ __all__ = ["COMMANDS", "Program", "main", "program"]
 # Name: module in ``commands``, and what the list of commands says of it; so that the list needs no import.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "serve": ("serve", "Execute runs, in this process or in worker processes."),
+    "reload": ("reload", "Have a server replace its workers, for new code."),
     "start": ("start", "Start a run."),
     "list": ("list_runs", "List runs, newest first."),
     "show": ("show", "Show a run and its timeline."),

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final
@@ -25,7 +25,7 @@ from durable_trio.cli.status_line import StatusLine, fitted
 from durable_trio.cli.text import plural, visible
 from durable_trio.cli.tree_view import shape_of, tree_lines, worker_nodes
 from durable_trio.engine.engine import Engine
-from durable_trio.engine.os_signals import reset_after_first
+from durable_trio.engine.os_signals import has_terminal, reset_after_first
 from durable_trio.engine.runs.run_log import UNKNOWN_WORKFLOW, unknown_text
 from durable_trio.errors import DurableError
 from durable_trio.logger import Logger
@@ -33,9 +33,12 @@ from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.views.rates import Rates, unfinished_count
 from supervisors import ChildStatus, NodeKind, TreeNode
 
-__all__ = ["Display", "serve", "tree_signals_ignored"]
+__all__ = ["Display", "requests_ignored", "serve"]
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+# This asks to reload where there is no terminal that it could come of.
+_RELOAD_SIGNAL: Final[Any] = getattr(signal, "SIGHUP", None)
+_RESTART: Final = "a server that executes runs in its own process cannot reload: restart it. One with --workers can"
 # These ask for the tree, where there are such: SIGINFO is what Ctrl-T sends on BSD and macOS.
 _TREE_SIGNALS: Final = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name))
 
@@ -63,18 +66,28 @@ class Display:
 
 
 @contextmanager
-def tree_signals_ignored() -> Iterator[None]:
-    """Ignore what asks for the tree while there is none yet, or no more: its default is to end the process."""
-    before = [(os_signal, signal.signal(os_signal, signal.SIG_IGN)) for os_signal in _TREE_SIGNALS]
+def requests_ignored() -> Iterator[Sequence[int]]:
+    """Ignore what asks for the tree, or to reload, while nobody serves yet, or no more: it would end the process.
+
+    Yields what asks to reload: SIGHUP, unless it tells the end of a terminal, or is ignored by whoever has started us.
+    """
+    asks = _RELOAD_SIGNAL is not None and signal.getsignal(_RELOAD_SIGNAL) is signal.SIG_DFL and not has_terminal()
+    reload_signals = [_RELOAD_SIGNAL] if asks else []
+    before = [(os_signal, signal.signal(os_signal, signal.SIG_IGN)) for os_signal in (*_TREE_SIGNALS, *reload_signals)]
     try:
-        yield
+        yield reload_signals
     finally:
         for os_signal, handler in before:
             signal.signal(os_signal, handler)
 
 
-async def serve(engine: Engine, display: Display, *, app: str, workers: int | None) -> int:
+async def serve(
+    engine: Engine, display: Display, *, app: str, workers: int | None, reload_signals: Sequence[int] = ()
+) -> int:
     """Serve until SIGTERM or Ctrl-C, as ``trio.run(engine.serve)`` does, and raise what that would raise.
+
+    Args:
+        reload_signals: those that ask to reload, as long as they are ignored: the application may have taken one.
 
     Returns:
         The exit code: 0 after a drain; 130 or 143 if a second signal cut it short.
@@ -82,7 +95,9 @@ async def serve(engine: Engine, display: Display, *, app: str, workers: int | No
     failures: list[BaseException] = []
     ready = _Ready()
     server = _Server(engine, display, ready, app)
-    with trio.open_signal_receiver(*_TREE_SIGNALS) as tree_signals:
+    engine._serving.is_program = True
+    reload_signals = [each for each in reload_signals if signal.getsignal(each) is signal.SIG_IGN]
+    with trio.open_signal_receiver(*_TREE_SIGNALS, *reload_signals) as asking:
         async with trio.open_nursery() as nursery:
 
             async def serve_engine() -> None:
@@ -97,7 +112,7 @@ async def serve(engine: Engine, display: Display, *, app: str, workers: int | No
             nursery.start_soon(serve_engine)
             for part in (server.say_when_stopped, server.follow, server.count, server.draw_tree):
                 nursery.start_soon(server.undisturbed, part)
-            nursery.start_soon(server.undisturbed, server.draw_tree_when_asked, tree_signals)
+            nursery.start_soon(server.undisturbed, server.answer, asking)
     if failures:
         raise failures[0]
     display.say(Line("stopped", "stopped", {"pid": os.getpid()}))
@@ -260,18 +275,29 @@ class _Server:
                 _print_tree(tree, find_screen(), is_error=False)
             await trio.sleep(_TREE_SECONDS)
 
-    async def draw_tree_when_asked(self, signals: AsyncIterator[int]) -> None:
-        """Print the tree to standard error at each of these signals."""
-        async for _ in signals:
-            if not self._ready.is_set():
-                self._display.say(Line("starting", "there is no tree yet: the server is starting"))
-                continue
-            tree = await self._whole_family()
-            screen = Screen(is_cut=False, is_unicode=is_unicode(sys.stderr))
-            if self._display.is_json:
-                self._display.say(Line("tree", "the supervision tree", {"tree": "\n".join(tree_lines(tree, screen))}))
+    async def answer(self, signals: AsyncIterator[int]) -> None:
+        """Do what signals ask for: print the tree to standard error, or reload."""
+        async for os_signal in signals:
+            if os_signal in _TREE_SIGNALS:
+                await self._draw_tree_once()
             else:
-                _print_tree(tree, screen, is_error=True)
+                await self._ready.wait()  # the workers may have begun with what was there before
+                self._reload()
+
+    def _reload(self) -> None:
+        if not self._engine._serving.ask_reload():
+            self._display.say(Line("reload_failed", _RESTART, {"reason": _RESTART}, logging.ERROR))
+
+    async def _draw_tree_once(self) -> None:
+        if not self._ready.is_set():
+            self._display.say(Line("starting", "there is no tree yet: the server is starting"))
+            return
+        tree = await self._whole_family()
+        screen = Screen(is_cut=False, is_unicode=is_unicode(sys.stderr))
+        if self._display.is_json:
+            self._display.say(Line("tree", "the supervision tree", {"tree": "\n".join(tree_lines(tree, screen))}))
+        else:
+            _print_tree(tree, screen, is_error=True)
 
     async def _whole_family(self) -> TreeNode:
         """Return the tree once those of the workers that have just begun are there as well."""

@@ -16,7 +16,7 @@ import functools
 import hashlib
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from durable_trio.code.project import Project
@@ -73,6 +73,14 @@ class Fingerprints:
         files = self._project.digests(own, [each.__globals__ for each in functions.values()])
         digest = hashlib.sha256(repr((self._versions, whole, sorted(parts), sorted(files))).encode())
         return digest.hexdigest()[:_CHARACTERS]
+
+    def read(self, module: Mapping[str, Any]) -> None:
+        """Read the files that a module goes by, given by its globals."""
+        self._project.digests(module, ())
+
+    def files(self) -> dict[str, str]:
+        """Return the digest of each file that was read so far, by its path."""
+        return self._project.files()
 
 
 def _innermost(function: Any) -> Any:

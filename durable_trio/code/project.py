@@ -75,6 +75,10 @@ class Project:
                     left.append(reached)
         return frozenset(found.values())
 
+    def files(self) -> dict[str, str]:
+        """Return the digest of each file that was read so far, by its path."""
+        return {file: hashlib.sha256(source).hexdigest() for file, source in self._sources.items()}
+
     def _source(self, names: Mapping[str, Any]) -> bytes:
         """Return what a module's file holds; nothing of one without a file that can be read."""
         file = names.get("__file__")

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
+
+import attrs
 
 from durable_trio.code import Fingerprints, versions
 from durable_trio.limits import check_name
 from durable_trio.looks import look
 from durable_trio.workflows import Workflow
 
-__all__ = ["BUILD_VARIABLE", "Codes"]
+__all__ = ["BUILD_VARIABLE", "Codes", "FamilyCode"]
 
 #: Names the build where the engine is not told it.
 BUILD_VARIABLE: Final = "DURABLE_TRIO_BUILD"
 
 # Of one whose values do something else than being looked at: its parked runs wait for somebody to resume them.
 _UNREADABLE: Final = "unreadable"
+# Characters of a digest that are kept: 64 bits.
+_CHARACTERS: Final = 16
+# Enough to tell two states of one file from each other, for people; nothing is decided by it.
+_CHARACTERS_OF_FILE: Final = 8
+
+
+@attrs.frozen(kw_only=True)
+class FamilyCode:
+    """The code of all that an engine executes.
+
+    ``digest`` is of the names of its workflows, of all files of the project that they and the engine's module reach,
+    and of the versions of what executes them; or the name of the build (``is_build``), and nothing else counts.
+    ``workflows`` is of the codes of all workflows, which tell more: the values in defaults and closures. ``files``: a
+    short digest of each of those files, by path, to name those that have changed. ``store``: where the runs are kept.
+    """
+
+    digest: str
+    workflows: str = ""
+    files: Mapping[str, str] = attrs.field(factory=dict)
+    is_build: bool = False
+    store: str = ""
+
+    def changed_files(self, other: FamilyCode) -> list[str]:
+        """Return the paths of files that are not the same in both, or only in one."""
+        paths = self.files.keys() | other.files.keys()
+        return sorted(path for path in paths if self.files.get(path) != other.files.get(path))
 
 
 class Codes:
@@ -37,7 +67,35 @@ class Codes:
         if self._build is not None:
             return self._build
         if workflow.name not in self._found:
-            if self._fingerprints is None:
-                self._fingerprints = Fingerprints(versions())
-            self._found[workflow.name] = look(self._fingerprints.of, workflow.fn, instead=lambda _: _UNREADABLE)
+            self._found[workflow.name] = look(self._made().of, workflow.fn, instead=lambda _: _UNREADABLE)
         return self._found[workflow.name]
+
+    def of_all(self, workflows: Iterable[Workflow[..., Any]], module: Mapping[str, Any]) -> FamilyCode:
+        """Return the code of all workflows and of the module that has their engine, as one. It blocks.
+
+        That module counts for what else it gives the engine, such as aliases and hooks for types.
+
+        Args:
+            module: its globals.
+        """
+        if self._build is not None:
+            return FamilyCode(digest=self._build, is_build=True)
+        codes = sorted((workflow.name, self.of(workflow)) for workflow in workflows)
+        fingerprints = self._made()
+        look(fingerprints.read, module, instead=lambda _: None)
+        files = fingerprints.files()
+        names = [name for name, _ in codes]
+        return FamilyCode(
+            digest=_digest(versions(), names, sorted(files.values())),
+            workflows=_digest(codes),
+            files={file: digest[:_CHARACTERS_OF_FILE] for file, digest in files.items()},
+        )
+
+    def _made(self) -> Fingerprints:
+        if self._fingerprints is None:
+            self._fingerprints = Fingerprints(versions())
+        return self._fingerprints
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:_CHARACTERS]

@@ -35,6 +35,15 @@ _SA_RESETHAND: Final = 0x80000000
 _SA_KNOWN: Final = 0xDC000007  # all that there are
 
 
+def has_terminal() -> bool:
+    """Return whether this process has a controlling terminal, whose end SIGHUP tells it."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def is_main_task() -> bool:
     """Return whether this is the main task of ``trio.run`` in the main thread."""
     if threading.current_thread() is not threading.main_thread():

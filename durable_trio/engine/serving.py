@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -16,7 +17,9 @@ from durable_trio.engine import os_signals
 from durable_trio.engine.client import Client, token_of_trio
 from durable_trio.engine.loop_watch import watching_loop
 from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
+from durable_trio.engine.workers.family import Family
 from durable_trio.engine.workers.parent import Workers
+from durable_trio.engine.workers.requests import ReloadRequest
 from durable_trio.errors import DurableError
 from durable_trio.serving.app import check_not_loading
 from supervisors import Supervisor
@@ -54,6 +57,9 @@ class Serving:
 
     def __init__(self, client: Client) -> None:
         self.root: Supervisor | None = None
+        #: Whether this process is nothing but the parent of its workers, if it has any.
+        self.is_program = False
+        self._family: Workers | None = None
         self._client = client
         self._opened: AsyncExitStack | None = None  # as a client
 
@@ -128,12 +134,23 @@ class Serving:
             raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
         if not self._client.store.is_shared:
             raise ValueError("a store in memory belongs to one process; give the engine a file, or workers=0")
-        return Workers(
+        self._family = Workers(
             app=settings.app,
+            family=Family("durable-trio reload" if self.is_program else "restart it"),
+            can_reload=self.is_program,
             count=settings.workers,
             grace_seconds=settings.grace_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
+        return self._family
+
+    def ask_reload(self) -> bool:
+        """Have the workers replaced, by new ones with the code of the files; return False if that cannot be."""
+        family = self._family
+        if family is None or not family.can_reload or self.root is None:
+            return False
+        family.requests.add(ReloadRequest(id=str(uuid.uuid4())))
+        return True
 
     async def _open_store_unless_stopped(self, life: Life, os_signals_received: AsyncIterator[int] | None) -> bool:
         """Open the store; return False if a signal of the operating system came first."""

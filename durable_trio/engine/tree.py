@@ -12,7 +12,8 @@ A client has the store and the feed alone. With ``workers=N`` the parent execute
     ├─ client      rest_for_one: store · feed
     ├─ watch       has a dead worker's runs set free at once
     ├─ reports
-    └─ workers     N processes, each with the first tree; started, and drained, at the same time
+    ├─ workers     N processes, each with the first tree; started, and drained, at the same time
+    └─ reloads     replaces them, one at a time; where the process is nothing but their parent
 
 Children start in this order and stop in reverse. A service that crashes is started again and looks at the store for
 what it has missed; those who wait for it go on waiting, or get an error. Too many crashes, and the engine ends with an
@@ -27,6 +28,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
@@ -35,6 +37,8 @@ from durable_trio.doors import guarded
 from durable_trio.engine.services.recovery import Reaper
 from durable_trio.engine.wiring import Executor, Services
 from durable_trio.engine.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
+from durable_trio.engine.workers.probe import probe
+from durable_trio.engine.workers.reloads import Reloads
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
 from supervisors import (
@@ -107,8 +111,10 @@ def client_spec(services: Services) -> SupervisorSpec:
     )
 
 
-def parent_spec(services: Services, workers: Workers, watch: WorkerWatch) -> SupervisorSpec:
+def parent_spec(services: Services, workers: Workers, watch: WorkerWatch, reloads: Reloads) -> SupervisorSpec:
     """Return the tree of an engine whose runs are executed by worker processes."""
+    # Last, so that it stops first: no worker is started any more while the others drain. It waits for nothing else.
+    reloading = [Child("reloads", reloads.run, backoff=SOON, shutdown=math.inf)] if workers.can_reload else []
     return SupervisorSpec(
         strategy=Strategy.ONE_FOR_ONE,
         intensity=ENGINE_RESTARTS,
@@ -117,6 +123,7 @@ def parent_spec(services: Services, workers: Workers, watch: WorkerWatch) -> Sup
             Child("watch", watch.run, backoff=SOON),
             Child("reports", services.reports.run, backoff=SOON, shutdown=math.inf),
             Child(WORKERS, workers.spec()),
+            *reloading,
         ],
     )
 
@@ -168,13 +175,22 @@ async def open_parent(
         WorkerFailed: the first workers could not be started.
     """
     reaper = Reaper(services.writer, services.settings.clock)
-    watch = WorkerWatch(services.reports.root, reaper.reap_dead, services.give_up)
+    watch = WorkerWatch(workers.family, services.reports.root, reaper.reap_dead, services.give_up)
+    reloads = Reloads(
+        workers,
+        probe=partial(probe, workers),
+        rehearse=trio.lowlevel.checkpoint,
+        root=services.reports.root,
+        writer=services.writer,
+        clock=services.settings.clock,
+        changed=services.reports.nudge,
+    )
     has_opened = False
     try:
         async with trio.open_nursery() as nursery:
-            async with _open(services, parent_spec(services, workers, watch), on_unstopped) as root:
-                has_opened = True
-                services.reports.watch(root)
+            async with _open(services, parent_spec(services, workers, watch, reloads), on_unstopped) as root:
+                has_opened = workers.family.is_open = True
+                services.reports.watch(root, reloads.report)
                 nursery.start_soon(_kill_when_cancelled, grace, root)
                 try:
                     yield root

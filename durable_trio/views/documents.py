@@ -42,6 +42,7 @@ __all__ = [
     "ListDocument",
     "ManyDocument",
     "PruneDocument",
+    "ReloadDocument",
     "RunDocument",
     "ShowDocument",
     "StepDocument",
@@ -269,6 +270,17 @@ class ManyDocument:
 
 
 @attrs.frozen(kw_only=True)
+class ReloadDocument:
+    """What ``reload`` prints: how it has ended. ``replaced`` of so many ``workers`` serve the new code."""
+
+    process: int  # of the server
+    is_done: bool
+    workers: int
+    replaced: int
+    reason: str | None  # why it has failed
+
+
+@attrs.frozen(kw_only=True)
 class Finding:
     """One thing that ``check`` looked at. ``wrong`` makes the exit code 1."""
 
@@ -291,6 +303,7 @@ class CheckDocument:
     expired: int = 0  # not ended though the time to live is over
     compensations_failed: int = 0  # runs of which one has failed
     executors_silent: int = 0  # that have not renewed their lease
+    workers_held_back: int = 0  # that have died and cannot come back
 
 
 def run_document(record: RunRecord, *, cursor: str | None = None) -> RunDocument:

@@ -31,6 +31,7 @@ SCHEMAS: Final[dict[str, type[attrs.AttrsInstance]]] = {
     "errors": statistics.ErrorsDocument,
     "rehearse": rehearsal.RehearseDocument,
     "tree": tree_document.TreesDocument,
+    "reload": documents.ReloadDocument,
 }
 
 _SCALARS: Final[dict[Any, dict[str, Any]]] = {

@@ -61,12 +61,12 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, app: str = "served:make") -> Iterator[Server]:
+def serving(folder: Path, *options: str, app: str = "served:make", cwd: Path = _HERE) -> Iterator[Server]:
     """Serve during a block; at its end the server is killed, and its workers die with it."""
     with open(folder / "out.txt", "wb") as out, open(folder / "err.txt", "wb") as err:
         process: Forked[bytes] = Forked(
             command_line("serve", app, *options),
-            cwd=_HERE,
+            cwd=cwd,
             env=served_surroundings(folder),
             stdin=subprocess.DEVNULL,
             stdout=out,

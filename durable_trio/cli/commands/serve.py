@@ -13,6 +13,8 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from durable_trio.cli.serving import Display
     from durable_trio.engine.engine import Engine
     from durable_trio.logger import Logger
@@ -32,20 +34,21 @@ def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool,
     """Serve APP: module:engine or FILE.py:engine, where the name is an Engine or a function that returns one.
 
     Ctrl-C or SIGTERM drains: no new runs are taken, steps in flight get the engine's grace_seconds, and unfinished runs
-    go on when the database is served again. A second one stops at once. SIGUSR1 prints the supervision tree.
+    go on when the database is served again. A second one stops at once. SIGUSR1 prints the supervision tree. 'reload',
+    or SIGHUP where there is no terminal, has workers replaced by new ones with the code as it is then.
     """
     if ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
         raise click.UsageError("serve takes no --db: the database is the one that the engine was made with")
     from durable_trio.cli.app import importable, load
-    from durable_trio.cli.serving import tree_signals_ignored
+    from durable_trio.cli.serving import requests_ignored
 
-    with tree_signals_ignored():
+    with requests_ignored() as reload_signals:
         app = importable(app)
         with _failing_in_json() if log_json else nullcontext():
             engine = load(app, verbose=verbose and not log_json)
             display = _display(draws_tree=draws_tree, log_json=log_json)
             try:
-                return _serve(engine, display, app, workers, verbose=verbose)
+                return _serve(engine, display, app, workers, reload_signals, verbose=verbose)
             finally:
                 if display.status_line is not None:
                     display.status_line.close()
@@ -68,7 +71,9 @@ def _failing_in_json() -> Iterator[None]:
         raise click.exceptions.Exit(1) from error
 
 
-def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, verbose: bool) -> int:
+def _serve(
+    engine: Engine, display: Display, app: str, workers: int | None, reload_signals: Sequence[int], *, verbose: bool
+) -> int:
     from functools import partial
 
     import trio
@@ -79,7 +84,7 @@ def _serve(engine: Engine, display: Display, app: str, workers: int | None, *, v
     from durable_trio.serving.reasons import failure_text, needs_traceback
 
     try:
-        return trio.run(partial(serve, engine, display, app=app, workers=workers))
+        return trio.run(partial(serve, engine, display, app=app, workers=workers, reload_signals=reload_signals))
     except (DurableError, BaseExceptionGroup, ValueError, OSError) as error:
         if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None:
             raise

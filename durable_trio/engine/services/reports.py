@@ -19,10 +19,11 @@ import trio
 
 from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
+from durable_trio.engine.workers.requests import is_request
 from durable_trio.errors import CodecError, StoreError
 from durable_trio.logger import Logger
 from durable_trio.processes import ProcessIdentity
-from durable_trio.records import ProcessReport, StepInHand
+from durable_trio.records import ProcessReport, StepInHand, WorkerFamily
 from durable_trio.rows import ReportRow, RunRow
 from durable_trio.serving.reasons import needs_traceback
 from durable_trio.stores.contract import PutReport
@@ -72,6 +73,9 @@ class Reports:
         self._identity = ProcessIdentity.own()
         self._started_at = clock.stamp()
         self._lingering: tuple[StepInHand, ...] = ()
+        self._find_family: Callable[[], WorkerFamily] | None = None
+        self._family: WorkerFamily | None = None
+        self._wait = trio.CancelScope()
         self._root: Supervisor | None = None
         self._opened = trio.Event()
         self._skipped: set[str] = set()
@@ -82,10 +86,15 @@ class Reports:
         assert self._root is not None
         return self._root
 
-    def watch(self, root: Supervisor) -> None:
-        """Tell which tree is to be reported."""
+    def watch(self, root: Supervisor, family: Callable[[], WorkerFamily] | None = None) -> None:
+        """Tell which tree is to be reported, and what returns what is to be said of worker processes."""
         self._root = root
+        self._find_family = family
         self._opened.set()
+
+    def nudge(self) -> None:
+        """There is something else to say: do not wait for the next look."""
+        self._wait.cancel()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
@@ -100,7 +109,7 @@ class Reports:
                     await self._put(root)
                 while True:
                     event = None
-                    with trio.move_on_after(_LOOK_SECONDS if is_seen else math.inf):
+                    with trio.move_on_after(_LOOK_SECONDS if is_seen else math.inf) as self._wait:
                         event = await events.receive()
                     if event is not None:
                         _log(event)
@@ -118,7 +127,11 @@ class Reports:
         raise AssertionError("unreachable")
 
     def _is_news(self) -> bool:
-        return self._find_lingering() != self._lingering or self._find_draining() != self._is_draining
+        found = self._find_lingering(), self._find_draining(), self._family_now()
+        return found != (self._lingering, self._is_draining, self._family)
+
+    def _family_now(self) -> WorkerFamily | None:
+        return None if self._find_family is None else self._find_family()
 
     async def _remove_own(self) -> None:
         # Where it cannot be, the next process that serves the store finds that this one is dead.
@@ -129,6 +142,8 @@ class Reports:
         """Return the reports of all processes that run, the longest running first."""
         found = []
         for row in await self._writer.ask(ListReports()):
+            if is_request(row):
+                continue
             try:
                 is_alive = ProcessIdentity.parse(row.process).is_alive()
                 report = self._decoded(row) if is_alive else None
@@ -168,12 +183,13 @@ class Reports:
             lingering=self._find_lingering(),
             concurrency=self._concurrency,
             is_draining=self._find_draining(),
+            family=self._family_now(),
         )
 
     async def _put(self, root: Supervisor) -> None:
         now = self._clock.stamp()
         report = self._report(root, now)
-        self._lingering, self._is_draining = report.lingering, report.is_draining
+        self._lingering, self._is_draining, self._family = report.lingering, report.is_draining, report.family
         text = self._codec.own.encode(report, ProcessReport, where=_WHERE).text
         try:
             await self._writer.write(PutReport(process=str(self._identity), report=text, now=now))

@@ -10,12 +10,16 @@ import sys
 import attrs
 import trio
 
+from durable_trio.engine.engine import Engine
+from durable_trio.engine.workers.family import code_of, encode
 from durable_trio.engine.workers.parent import (
+    CODE_CHANGED,
     COUNT_VARIABLE,
     ENDED_BY_RUN,
     ENGINE_FAILED,
     LOADING_FAILED,
     PATH_VARIABLE,
+    PROBE,
     STACK_SIGNAL,
 )
 from durable_trio.errors import WorkerFailed
@@ -37,18 +41,23 @@ class Ready:
         self.process.ready()
 
 
-async def serve(engine: Servable, worker_count: int) -> None:
+async def serve(engine: Servable, process: ChildProcess, worker_count: int) -> None:
     """Serve until the parent says SIGTERM, or dies."""
     os_signals = [signal.SIGTERM, signal.SIGINT]
-    async with child_process(is_cancelled_by_sigterm=False) as process:
+    async with process:
         await engine.serve(workers=0, executors=worker_count, signals=os_signals, task_status=Ready(process))
 
 
 def main() -> int:
-    """Serve the engine that the command line names; return the exit code."""
-    if len(sys.argv) != 2:
-        print("usage: python -m durable_trio.engine.workers module:engine", file=sys.stderr)
+    """Serve the engine that the command line names; return the exit code.
+
+    With ``--probe`` the parent is told what code a worker would have, and that is all.
+    """
+    is_probe = sys.argv[1:2] == [PROBE]
+    if len(sys.argv) != 2 + is_probe:
+        print(f"usage: python -m durable_trio.engine.workers [{PROBE}] module:engine", file=sys.stderr)
         return 2
+    app = sys.argv[-1]
     sys.excepthook = print_traceback
     path = os.environ.pop(PATH_VARIABLE, None)
     style = os.environ.pop(LOG_VARIABLE, None)
@@ -56,31 +65,55 @@ def main() -> int:
     if path is not None:
         sys.path[:] = path.split(os.pathsep)
     try:
-        engine = load_engine(sys.argv[1])
+        engine = load_engine(app)
     except (WorkerFailed, ValueError) as error:
-        if style == LogStyle.JSON:
-            print(failure_line(LogStyle.JSON, str(error), error.__cause__), file=sys.stderr)
-            return LOADING_FAILED
-        if error.__cause__ is not None:
+        if error.__cause__ is not None and style != LogStyle.JSON:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
-        print(visible(str(error)), file=sys.stderr)
+        _say_why(style, str(error), error.__cause__)
         return LOADING_FAILED
+    process = child_process(is_cancelled_by_sigterm=False)
+    refusal = process.ask(_code_of(engine, app))
+    if is_probe:
+        process.ready()
+        return 0
+    if refusal is not None:
+        _say_why(style, str(refusal), None)
+        return CODE_CHANGED
+    return _serve_to_the_end(engine, process, worker_count, style)
+
+
+def _code_of(engine: Servable, app: str) -> object:
+    """Return the code that this process has read, as the parent is told it; of what is no ``Engine`` it knows none."""
+    if not isinstance(engine, Engine):
+        return None
+    client = engine._client
+    module = sys.modules.get(app.partition(":")[0])
+    store = str(getattr(client.store, "path", ""))
+    return encode(code_of(client.settings.build, client.registry, {} if module is None else vars(module), store))
+
+
+def _say_why(style: str | None, text: str, error: BaseException | None) -> None:
+    """Write the last line of this process, which is what the parent passes on."""
+    is_json = style == LogStyle.JSON
+    print(failure_line(LogStyle.JSON, text, error) if is_json else visible(text), file=sys.stderr)
+
+
+def _serve_to_the_end(engine: Servable, process: ChildProcess, worker_count: int, style: str | None) -> int:
     if style is not None:
         set_up_logging(LogStyle(style))
-    if hasattr(signal, "SIGUSR1"):  # asks the parent for the tree; sent to a worker it must not be its end
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGUSR1", "SIGHUP"):  # they ask the parent for the tree, or to reload; sent to a worker they must
+        os_signal = getattr(signal, name, None)  # not be its end
+        if os_signal is not None and signal.getsignal(os_signal) is signal.SIG_DFL:
+            signal.signal(os_signal, signal.SIG_IGN)
     if hasattr(signal, STACK_SIGNAL):
         faulthandler.register(getattr(signal, STACK_SIGNAL), file=2, all_threads=True)  # whatever the loop does
     try:
-        trio.run(serve, engine, worker_count)
+        trio.run(serve, engine, process, worker_count)
     except (Exception, BaseExceptionGroup) as error:
-        if style == LogStyle.JSON:
-            shown = error if needs_traceback(error) else None
-            print(failure_line(LogStyle.JSON, failure_text(error), shown), file=sys.stderr)
-            return ENGINE_FAILED if isinstance(error, Exception) else ENDED_BY_RUN
-        if needs_traceback(error):
-            sys.excepthook(type(error), error, error.__traceback__)
-        print(visible(failure_text(error)), file=sys.stderr)  # the last line is what the parent passes on
+        shown = error if needs_traceback(error) else None
+        if shown is not None and style != LogStyle.JSON:
+            sys.excepthook(type(shown), shown, shown.__traceback__)
+        _say_why(style, failure_text(error), shown)
         return ENGINE_FAILED if isinstance(error, Exception) else ENDED_BY_RUN
     return 0
 

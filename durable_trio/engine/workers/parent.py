@@ -11,12 +11,16 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final, NoReturn
 
 import attrs
 import trio
 
 from durable_trio.engine.loop_watch import LOOP_BLOCKED
+from durable_trio.engine.workers.family import Family
+from durable_trio.engine.workers.requests import Requests
 from durable_trio.errors import StoreCorrupt, StoreError, StoreRewound, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
 from durable_trio.logger import Logger
@@ -24,6 +28,9 @@ from durable_trio.serving.reasons import last_words
 from supervisors import (
     Backoff,
     ChildExited,
+    ChildStarted,
+    ChildStatus,
+    DynamicSupervisor,
     DynamicSupervisorSpec,
     EventsLost,
     ExitKind,
@@ -42,6 +49,8 @@ _LOGGER: Final = Logger("durable_trio.processes")
 PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
 #: How many workers there are to be, so that the first one there leaves the others their shares.
 COUNT_VARIABLE: Final = "DURABLE_TRIO_WORKER_COUNT"
+#: With this word before the application a worker only says which code it would serve.
+PROBE: Final = "--probe"
 #: At this signal a worker writes the stacks of its threads to standard error: before it is killed for its silence.
 STACK_SIGNAL: Final = "SIGUSR2"
 #: The tree's name of the supervisor of the workers.
@@ -60,8 +69,13 @@ LOADING_FAILED: Final = 1
 ENGINE_FAILED: Final = 70
 #: The exit code of a worker in which a run has called ``sys.exit``, say. Not the engine's failure: the run is counted.
 ENDED_BY_RUN: Final = 71
+#: The exit code of a worker that has found other code in the files than its family serves.
+CODE_CHANGED: Final = 72
 #: With these a worker ends by itself; it is no executor any more, and nobody finds that it has died.
-ENDS_IN_ORDER: Final = frozenset({LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN})
+#: It has said itself, in its last line, why.
+ENDS_IN_ORDER: Final = frozenset({LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN, CODE_CHANGED})
+# Files that do not fit are mended by somebody, not by the next try, and each takes an import of the application.
+_FILES_BACKOFF: Final = Backoff(first=0.1, factor=2, longest=30, reset_after=1)
 # An engine that fails again and again does so within seconds; one that has lasted longer has served somebody.
 _SERVED_SECONDS: Final = 10.0
 # So often in a row may a worker end by itself without having served.
@@ -81,25 +95,36 @@ class Workers:
     count: int
     grace_seconds: float
     heartbeat_seconds: float
+    family: Family = attrs.field(factory=Family)
+    requests: Requests = attrs.field(factory=Requests)
+    # Whether this process is nothing but their parent, so that new code needs no new parent.
+    can_reload: bool = False
 
     def spec(self) -> DynamicSupervisorSpec:
         """Return the supervisor of the workers: independent, started and drained all at the same time."""
         return DynamicSupervisorSpec(
             intensity=Intensity(_RESTARTS_PER_WORKER * self.count, per=_RESTARTS_SECONDS),
-            children=[self._process(f"worker-{number}") for number in range(1, self.count + 1)],
+            children=[self.process(f"worker-{number}") for number in range(1, self.count + 1)],
         )
 
-    def _process(self, name: str) -> Process:
+    def process(self, name: str) -> Process:
+        """Return one worker."""
         return Process(
             name,
             [sys.executable, "-m", "durable_trio.engine.workers", self.app],
-            env={**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path), COUNT_VARIABLE: str(self.count)},
+            env=self.environment(),
+            answer=partial(self.family.answer, name),
             ready_within=WORKER_READY_SECONDS,
             heartbeat_within=self.heartbeat_seconds,
             stack_signal=getattr(signal, STACK_SIGNAL, None),
             shutdown=self.grace_seconds + _EXIT_SECONDS,
             backoff=_BACKOFF,
+            backoffs={CODE_CHANGED: _FILES_BACKOFF, LOADING_FAILED: _FILES_BACKOFF},
         )
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of whatever imports the application as a worker does."""
+        return {**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path), COUNT_VARIABLE: str(self.count)}
 
 
 class WorkerWatch:
@@ -107,10 +132,12 @@ class WorkerWatch:
 
     def __init__(
         self,
+        family: Family,
         root: Callable[[], Awaitable[Supervisor]],
         reap: Callable[[], Awaitable[object]],
         give_up: Callable[[WorkerFailed], None],
     ) -> None:
+        self._family = family
         self._root = root
         self._reap = reap
         self._give_up = give_up
@@ -120,14 +147,17 @@ class WorkerWatch:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()
-        events = (await self._root()).events()
+        root = await self._root()
+        events = root.events()
         await self._reap_dead()  # of whom the last server of this file has left
         async for event in events:
             if isinstance(event, EventsLost):
                 await self._reap_dead()
             elif isinstance(event, ChildExited) and event.path[-2:-1] == (WORKERS,):
                 await self._reap_dead()
-                self._count(event)
+                self._count(event, serving(root) - {event.path[-1]})
+            elif isinstance(event, ChildStarted) and event.path[-2:-1] == (WORKERS,):
+                self._family.held_back.pop(event.path[-1], None)
         await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
         raise AssertionError("unreachable")
 
@@ -139,20 +169,28 @@ class WorkerWatch:
         except StoreError as error:  # no fault of the watch, and the workers look for themselves too
             _LOGGER.warning("a dead worker's runs could not be set free yet: %s", error)
 
-    def _count(self, event: ChildExited) -> None:
-        """Give up if a worker ends again and again without having served."""
+    def _count(self, event: ChildExited, others: AbstractSet[str]) -> None:
+        """Give up if a worker ends again and again without having served, unless ``others`` do."""
         name, exit = event.path[-1], event.exit
         if isinstance(exit.error, ProcessUnresponsive):
             _say_unresponsive(name, exit.error)
         if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event):
             self._starts.pop(name, None)
             return
+        if name in self._family.coming:
+            return  # whoever reloads says it
         starts = self._starts.setdefault(name, _Starts())
+        is_held_back = event.ready_seconds is None and exit.error.exit.is_fault and others
         if event.ready_seconds is None:  # the death of one that was an executor is said by whoever reaps it
-            _say_not_ready(name, exit.error)
+            reason = reason_of(exit.error)
+            if not is_held_back or starts.reason != reason:  # it is tried for as long as nobody mends the files
+                _say_not_ready(name, exit.error)
+            starts.reason = reason
+            if is_held_back:
+                self._family.held_back[name] = reason
         if exit.error.exit.is_fault:
-            starts.failed_count += 1
-            if starts.failed_count == _FALSE_STARTS_MAX:
+            starts.failed_count += exit.error.exit.code != CODE_CHANGED
+            if starts.failed_count >= _FALSE_STARTS_MAX and not is_held_back:
                 what = f"{name} ended {starts.failed_count} times in a row as soon as it was started"
                 self._fail(what, exit.error)
         else:
@@ -161,7 +199,7 @@ class WorkerWatch:
                 self._fail(f"{name} was killed {starts.killed_count} times in a row", exit.error)
 
     def _fail(self, what: str, error: ProcessError) -> None:
-        failed = WorkerFailed(f"{what}: {_reason(error)}")
+        failed = WorkerFailed(f"{what}: {reason_of(error)}")
         failed.__cause__ = error
         self._give_up(failed)
 
@@ -177,7 +215,7 @@ def _say_unresponsive(name: str, error: ProcessUnresponsive) -> None:
 
 def _say_not_ready(name: str, error: ProcessError) -> None:
     is_fault = error.exit.is_fault
-    what, reason = ("could not be started again", _reason(error)) if is_fault else (_KILLED, str(error.exit))
+    what, reason = ("could not be started again", reason_of(error)) if is_fault else (_KILLED, str(error.exit))
     fields = {"event": "worker_exited", "worker": name, "reason": f"{what}: {reason}"}
     _LOGGER.warning("%s %s: %s", name, what, reason, extra={**fields, "fields": fields})
 
@@ -188,6 +226,16 @@ class _Starts:
 
     failed_count: int = 0
     killed_count: int = 0
+    # Why it was not even ready, the last time.
+    reason: str = ""
+
+
+def serving(root: Supervisor) -> AbstractSet[str]:
+    """Return the names of the workers that are ready."""
+    workers = root.child(WORKERS).value
+    if not isinstance(workers, DynamicSupervisor):  # it is being started again itself
+        return frozenset()
+    return {child.name for child in workers.children() if child.status is ChildStatus.RUNNING}
 
 
 def _has_served(event: ChildExited) -> bool:
@@ -203,14 +251,14 @@ def first_failure(group: BaseExceptionGroup[BaseException]) -> WorkerFailed | No
     error = first(group, ProcessError)
     if error is None:
         return None
-    return WorkerFailed(f"{error.name} could not be started: {_reason(error)}")
+    return WorkerFailed(f"{error.name} could not be started: {reason_of(error)}")
 
 
-def _reason(error: ProcessError) -> str:
+def reason_of(error: ProcessError) -> str:
     """Return in one line why a worker has ended."""
     how, _, said = str(error).partition("\n")
     last = last_words(said)
-    if last and error.exit.code in (LOADING_FAILED, ENGINE_FAILED, ENDED_BY_RUN):
+    if last and error.exit.code in ENDS_IN_ORDER:
         return last  # it says why itself
     if not error.exit.is_fault:
         return f"{how}; {_advice(error.exit)}"

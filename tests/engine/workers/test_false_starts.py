@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from durable_trio.engine.workers.parent import ENGINE_FAILED, WORKERS, Workers, WorkerWatch
+from durable_trio.engine.workers.family import Family
+from durable_trio.engine.workers.parent import (
+    CODE_CHANGED,
+    ENGINE_FAILED,
+    LOADING_FAILED,
+    WORKERS,
+    Workers,
+    WorkerWatch,
+)
 from durable_trio.errors import WorkerFailed
 from supervisors import Child, DynamicSupervisorSpec, Intensity, Process, Supervisor, SupervisorSpec, open_supervisor
 from supervisors.rules import count_restart, delay_seconds
@@ -35,6 +43,8 @@ async def watched(
     is_enough: Callable[[Supervisor, list[WorkerFailed]], object],
     *,
     ready_within: float | None = None,
+    others: Sequence[Process] = (),
+    family: Family | None = None,
 ) -> list[WorkerFailed]:
     """Watch a worker that is this program until it is enough; return with what the parent gave up."""
     opened = trio.Event()
@@ -47,9 +57,9 @@ async def watched(
         await opened.wait()
         return root
 
-    watch = WorkerWatch(tree, reap, failures.append)
+    watch = WorkerWatch(family or Family(), tree, reap, failures.append)
     worker = Process("worker-1", argv, is_stderr_forwarded=False, ready_within=ready_within)
-    workers = DynamicSupervisorSpec(intensity=Intensity(100, per=10), children=[worker])
+    workers = DynamicSupervisorSpec(intensity=Intensity(100, per=10), children=[worker, *others])
     spec = SupervisorSpec(children=[Child("watch", watch.run), Child(WORKERS, workers)])
     with trio.fail_after(PATIENCE_SECONDS):
         async with open_supervisor(spec, name="engine") as root:
@@ -80,6 +90,48 @@ async def test_a_worker_whose_engine_fails_again_and_again_ends_serve_with_the_r
     script = f"echo a traceback >&2; echo the engine has failed: no disk >&2; exit {ENGINE_FAILED}"
     (failure,) = await watched(["sh", "-c", script], has_failed)
     assert str(failure) == "worker-1 ended 5 times in a row as soon as it was started: the engine has failed: no disk"
+
+
+# As above, but those after the first one say why they end, with an exit code.
+_FAILS_LATER = """
+import os, pathlib, signal, sys
+seen = pathlib.Path(sys.argv[1])
+if not seen.exists():
+    seen.touch()
+    os.write(int(os.environ["SUPERVISORS_LINK"].partition(":")[0]), b"ready null\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.stderr.write("no module named prices\\n")
+os._exit(int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("code", [LOADING_FAILED, CODE_CHANGED, 3])
+async def test_a_worker_that_cannot_come_back_ends_nobody_while_others_serve(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """Half of a deploy, and a worker that dies: that is no end of those that serve. It is told once."""
+    family = Family()
+
+    def is_enough(root: Supervisor, failures: list[WorkerFailed]) -> bool:
+        return bool(failures) or root.child(WORKERS, "worker-1").restart_count >= 9
+
+    argv = [sys.executable, "-I", "-S", "-c", _FAILS_LATER, str(tmp_path / "seen"), str(code)]
+    other = Process("worker-2", ["sleep", "60"])
+    with caplog.at_level(logging.WARNING, "durable_trio.processes"):
+        failures = await watched(argv, is_enough, ready_within=PATIENCE_SECONDS, others=[other], family=family)
+    assert failures == []
+    (why,) = family.held_back.values()
+    assert why.endswith("no module named prices")
+    lines = [record.message for record in caplog.records if "worker-1" in record.message]
+    assert lines == [f"worker-1 could not be started again: {why}"]
+
+
+@pytest.mark.parametrize("code", [LOADING_FAILED, 3])
+async def test_where_nobody_serves_a_worker_that_cannot_come_back_ends_serve(tmp_path: Path, code: int) -> None:
+    argv = [sys.executable, "-I", "-S", "-c", _FAILS_LATER, str(tmp_path / "seen"), str(code)]
+    (failure,) = await watched(argv, has_failed, ready_within=PATIENCE_SECONDS)
+    assert "worker-1 ended 5 times in a row" in str(failure)
+    assert str(failure).endswith("no module named prices")
 
 
 async def test_a_worker_that_is_killed_before_it_is_ready_is_not_restarted_for_ever(

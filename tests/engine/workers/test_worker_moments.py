@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from durable_trio.engine.tree import ENGINE_RESTARTS, SOON
+from durable_trio.engine.workers.family import Family
 from durable_trio.engine.workers.parent import WORKERS, WorkerWatch
 from durable_trio.errors import StoreFull, WorkerFailed
 from supervisors import Child, DynamicSupervisorSpec, Intensity, Process, Supervisor, SupervisorSpec, open_supervisor
@@ -36,7 +37,7 @@ async def test_a_parent_whose_worker_dies_while_the_file_has_no_room_lives_on() 
         return root
 
     failures: list[WorkerFailed] = []
-    watch = WorkerWatch(tree, reap, failures.append)
+    watch = WorkerWatch(Family(), tree, reap, failures.append)
     workers = DynamicSupervisorSpec(
         intensity=Intensity(20, per=10), children=[Process("worker-1", ["sleep", "1000"], shutdown=1)]
     )

@@ -1,0 +1,41 @@
+"""``reload``: has a server with workers serve the code as it is now."""
+
+from __future__ import annotations
+
+import click
+
+from durable_trio.cli.faults import Failed
+from durable_trio.cli.options import database_option, json_option
+from durable_trio.cli.output import say, write_json, write_lines
+from durable_trio.cli.text import plural
+
+
+@click.command("reload")
+@database_option
+@click.option("--process", "pid", metavar="PID", type=click.IntRange(min=1), help="Which server, if there are several.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, database: str, pid: int | None, as_json: bool) -> None:
+    """Have the server of the database replace its workers by new ones, which serve the code as it is in the files now.
+
+    One process imports it first; if it cannot, nothing happens. Then one worker at a time: a new one is started, and
+    when it is ready the old one drains. No run is lost or held up. If a new one does not become ready, the reload ends
+    there, and old and new go on side by side.
+
+    It is for 'durable-trio serve APP --workers N'; other programs are restarted. It waits for the end: exit code 0 if
+    all workers serve the new code. Ctrl-C ends the waiting alone.
+    """
+    from durable_trio.cli.client import ask
+    from durable_trio.cli.reloading import ReloadCommand
+
+    reload = ReloadCommand(pid, rehearses=False, tell=lambda text: None if as_json else say(text))
+    document = ask(database, reload.run, so_far=reload.so_far)
+    if as_json:
+        write_json(document)
+    elif document.is_done:
+        serve = "serves" if document.replaced == 1 else "serve"
+        write_lines([f"{plural(document.replaced, 'worker')} of process {document.process} {serve} the new code"])
+    if not document.is_done:
+        if as_json:
+            ctx.exit(1)
+        raise Failed(document.reason or "the reload has failed")
