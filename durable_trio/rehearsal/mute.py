@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, Protocol, cast
 
-from durable_trio.stores.contract import Advance, ContinueAsNew, Finish, Park, Release
+from durable_trio.stores.contract import Advance, Finish, Operation
 from durable_trio.turns.port import Callback, Port
 
 __all__ = ["MutePort"]
@@ -33,7 +33,7 @@ class MutePort(Port):
         if not self.is_cut:
             callback(True)
 
-    def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
+    def submit(self, operation: Operation, callback: Callback) -> None:
         """Take note that the run would end; nobody is answered, for it leaves."""
         if self.is_cut:
             return
