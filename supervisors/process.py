@@ -58,6 +58,8 @@ class RunningProcess:
     # From when on it may say what it is at: that is for whoever reports its end, and not forwarded.
     is_asked_for_stack: bool = False
     said_late: bytearray = attrs.field(factory=bytearray)
+    # When it was heard last; ``None`` before it was ready.
+    heard_at: float | None = None
     wait_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     # One byte more than is wanted, if there was more: it tells whether the rest begins with a whole line.
     stderr_tail: bytearray = attrs.field(factory=bytearray)
@@ -217,7 +219,7 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
         finally:
             with trio.CancelScope(shield=True):
                 await ask_for_stack(running, spec)
-                await end_process(running, spec.shutdown)
+                await end_process(running, spec)
                 with trio.move_on_after(STDERR_DRAIN_SECONDS):
                     await running.stderr_ended.wait()
             followers.cancel()
@@ -243,7 +245,7 @@ async def ask_for_stack(running: RunningProcess, spec: Process) -> None:
             await running.wait_exited()
 
 
-async def end_process(running: RunningProcess, shutdown_seconds: float) -> None:
+async def end_process(running: RunningProcess, spec: Process) -> None:
     """End the process, if it has not ended, and what is left of its group; return when it has exited.
 
     One that missed a deadline is killed at once: it is not in a state to end in an orderly way.
@@ -252,13 +254,27 @@ async def end_process(running: RunningProcess, shutdown_seconds: float) -> None:
     if not running.has_exited() and running.missed is None:
         os.kill(running.pid, signal.SIGTERM)
         os.kill(running.pid, signal.SIGCONT)  # a stopped process takes no other signal
-        with trio.move_on_after(shutdown_seconds):
+        with trio.move_on_after(spec.shutdown - spec.closing):
             await running.wait_exited()
+        if not running.has_exited() and is_silent(running, spec):
+            running.missed = "heartbeat"
+            await ask_for_stack(running, spec)
+        elif not running.has_exited():
+            with trio.move_on_after(spec.closing):
+                await running.wait_exited()
     if not running.has_exited():
         running.is_killed = True
         running.signal_group(signal.SIGKILL)
         await running.wait_exited()
     running.signal_group(signal.SIGKILL)
+
+
+def is_silent(running: RunningProcess, spec: Process) -> bool:
+    """Tell whether a process that is to end has shown no sign of life lately, so that it cannot be about to."""
+    if spec.heartbeat_within is None or running.heard_at is None:
+        return False
+    deadline = running.heard_at + spec.heartbeat_within / 2
+    return trio.current_time() > deadline and not has_said_something(running.link)
 
 
 async def follow(scope: trio.CancelScope, running: RunningProcess, spec: Process, incarnation: Incarnation) -> None:
@@ -306,12 +322,15 @@ async def follow_link(running: RunningProcess, spec: Process, incarnation: Incar
                 running.miss("ready")
                 return
             incarnation.set_ready(ready.value)
+            running.heard_at = trio.current_time()
         while True:
             with trio.move_on_after(float("inf") if spec.heartbeat_within is None else spec.heartbeat_within) as window:
                 await receive(link, reader, running, spec)
             if window.cancelled_caught and not was_held_up(running.link, window.deadline, spec):
                 running.miss("heartbeat")
                 return
+            if not window.cancelled_caught:
+                running.heard_at = trio.current_time()
 
 
 def was_held_up(link: socket.socket, deadline: float, spec: Process) -> bool:
@@ -319,6 +338,11 @@ def was_held_up(link: socket.socket, deadline: float, spec: Process) -> bool:
     assert spec.heartbeat_within is not None
     if trio.current_time() - deadline > spec.heartbeat_within / BEATS_PER_WINDOW:
         return True
+    return has_said_something(link)
+
+
+def has_said_something(link: socket.socket) -> bool:
+    """Tell whether there is something of a process that this one has not read yet."""
     try:
         return bool(link.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     except OSError:

@@ -263,6 +263,9 @@ class Process:
     the event loop; gives the answer, which JSON carries. It must neither wait nor raise. Default None: all answers are
     ``None``.
 
+    ``closing``: the last so many of these seconds are only for a process that is about to end; default 0. Without a
+    heartbeat for half of ``heartbeat_within`` it is not, and is killed before them, as one that hangs.
+
     ``stderr_bytes_max``: how much of the end of its standard error is kept for the report (16 KiB); with
     ``is_stderr_forwarded`` (default) all of it is also written to the parent's.
     """
@@ -277,6 +280,7 @@ class Process:
     )
     stack_signal: int | None = attrs.field(default=None, kw_only=True)
     shutdown: float = attrs.field(default=SHUTDOWN_SECONDS, converter=to_seconds, kw_only=True)
+    closing: float = attrs.field(default=0.0, converter=to_seconds, kw_only=True)
     env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
     pass_fds: tuple[int, ...] = attrs.field(default=(), converter=to_descriptors, kw_only=True)

@@ -20,6 +20,7 @@ from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.damage import damage_of
+from durable_trio.engine.runs.draining import drained
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
@@ -290,8 +291,7 @@ class Runs:
         for actor in list(self._actors.values()):
             guarded(actor.inbox.post, Notice.DRAIN)
         if self._actors and seconds > 0:
-            with trio.move_on_after(seconds):
-                await self._empty.wait()
+            await drained(self._empty, self.resident_rows, self.writer, self.settings.clock.stamp, seconds)
         self.detach_now()
 
     def detach_now(self) -> None:

@@ -118,6 +118,7 @@ class Workers:
             heartbeat_within=self.heartbeat_seconds,
             stack_signal=getattr(signal, STACK_SIGNAL, None),
             shutdown=self.grace_seconds + _EXIT_SECONDS,
+            closing=_EXIT_SECONDS,
             backoff=_BACKOFF,
             backoffs={CODE_CHANGED: _FILES_BACKOFF, LOADING_FAILED: _FILES_BACKOFF},
         )

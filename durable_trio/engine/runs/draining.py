@@ -1,0 +1,74 @@
+"""The wait for what runs have in hand when their process is to end: bounded, and it says what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from durable_trio.clock import MICROSECONDS
+from durable_trio.errors import StoreError
+from durable_trio.logger import Logger
+from durable_trio.rows import OpenStepRow, RunRow
+from durable_trio.stores.questions import ListOpenSteps
+from durable_trio.stores.writer import Writer
+from durable_trio.unseen import visible
+
+__all__ = ["drained"]
+
+_LOGGER: Final = Logger("durable_trio.processes")
+#: Most steps end before the first line; more lines than one every so many seconds nobody reads.
+LINE_SECONDS: Final = 3.0
+_STEPS_TOLD: Final = 3
+
+
+async def drained(
+    empty: trio.Event,
+    rows: Callable[[], Sequence[RunRow]],
+    writer: Writer,
+    now: Callable[[], int],
+    seconds: float,
+) -> None:
+    """Wait until no run is in memory any more, for at most so many seconds; say now and then for which steps.
+
+    Args:
+        empty: set once that is so.
+        rows: returns the runs that are in memory.
+        now: the time, in microseconds, as steps have it.
+    """
+    until = trio.current_time() + seconds
+    with trio.move_on_after(seconds):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell, rows, writer, now, until)
+            await empty.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _tell(rows: Callable[[], Sequence[RunRow]], writer: Writer, now: Callable[[], int], until: float) -> None:
+    while True:
+        await trio.sleep(LINE_SECONDS)
+        left = rows()
+        with suppress(StoreError, trio.ClosedResourceError):  # then nobody can tell, and others say why
+            found = [(row, step) for row in left for step in (await writer.ask(ListOpenSteps(row.run))).steps]
+            mine = [(row, step) for row, step in found if (step.executor, step.token) == (row.owner, row.token)]
+            if left:
+                _say(left, mine, now(), until - trio.current_time())
+
+
+def _say(left: Sequence[RunRow], steps: list[tuple[RunRow, OpenStepRow]], now: int, seconds: float) -> None:
+    told = [
+        f"step {visible(str(step.key))!r} of run {visible(row.id)!r}, for {_seconds(now - step.started_at)}"
+        for row, step in sorted(steps, key=lambda pair: pair[1].started_at)[:_STEPS_TOLD]
+    ]
+    more = f", and {len(steps) - len(told)} more" if len(steps) > len(told) else ""
+    ids = ", ".join(repr(visible(row.id)) for row in left[:_STEPS_TOLD]) + (", …" if len(left) > _STEPS_TOLD else "")
+    waits = f"waits for {'; '.join(told)}{more}" if told else f"waits for these runs to leave: {ids}"
+    names = [str(step.key) for _, step in steps]
+    extra = {"event": "draining", "runs": len(left), "steps": names[:_STEPS_TOLD], "seconds_left": round(seconds, 1)}
+    _LOGGER.info("draining: %s; %.0f s more at most, then they are interrupted", waits, max(0.0, seconds), extra=extra)
+
+
+def _seconds(duration: int) -> str:
+    return f"{max(0, duration) / MICROSECONDS:.0f} s"
