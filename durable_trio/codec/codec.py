@@ -74,6 +74,10 @@ class Codec:
         own._coders = Coders(coders.hooks, room=own._room, aliases=coders.aliases) if coders.hooks else coders
         return own
 
+    def compile(self, annotation: Any) -> None:
+        """Compile what an annotation needs now. Then this codec may be used for it by several threads."""
+        self._coders.get(annotation)
+
     @trio.lowlevel.enable_ki_protection
     def encode(self, value: object, annotation: Any, *, where: str) -> Encoded:
         """Encode ``value`` by ``annotation``, exactly.

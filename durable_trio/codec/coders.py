@@ -60,7 +60,13 @@ class Coders:
         self.is_lenient = is_lenient
         self._room = room
         self._coders: dict[Any, Coder] = {}
-        self._converter = new_converter() if converter is None else converter
+        if converter is not None:
+            self._converter = converter
+
+    @functools.cached_property
+    def _converter(self) -> cattrs.Converter:
+        """Made when the first class with fields is met, for that takes a millisecond; many an engine meets none."""
+        return new_converter()
 
     @functools.cached_property
     def lenient(self) -> Coders:

@@ -75,7 +75,6 @@ class Services:
         self.sent = self._client_sent if self.executor is None else self.executor.runs.sent
         self.reports = Reports(
             self.writer,
-            given.codec,
             given.settings.clock,
             given.registry.names,
             executor=self._executor_id,

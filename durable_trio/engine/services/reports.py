@@ -8,6 +8,7 @@ if the store has no room, the next change is reported.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -21,6 +22,7 @@ from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
 from durable_trio.engine.workers.requests import is_request
 from durable_trio.errors import CodecError, StoreError
+from durable_trio.limits import STORED_BYTES_MAX
 from durable_trio.logger import Logger
 from durable_trio.processes import ProcessIdentity
 from durable_trio.records import ProcessReport, StepInHand, WorkerFamily
@@ -39,6 +41,14 @@ _LOOK_SECONDS: Final = 1.0
 _WHERE: Final = "the report of a process"
 
 
+@functools.cache
+def _codec() -> Codec:
+    """Return the codec of reports, in which is nothing of a user's: compiled once in a process, not by each engine."""
+    codec = Codec(payload_bytes_max=STORED_BYTES_MAX)
+    codec.compile(ProcessReport)
+    return codec
+
+
 class Reports:
     """Writes this process's report, and reads everybody's.
 
@@ -52,7 +62,6 @@ class Reports:
     def __init__(
         self,
         writer: Writer,
-        codec: Codec,
         clock: Clock,
         workflows: tuple[str, ...],
         *,
@@ -67,7 +76,6 @@ class Reports:
         self._is_draining = False
         self._find_lingering = lingering
         self._writer = writer
-        self._codec = codec
         self._clock = clock
         self._workflows = workflows
         self._identity = ProcessIdentity.own()
@@ -155,7 +163,7 @@ class Reports:
         return tuple(sorted(found, key=lambda report: report.started_at))
 
     def _decoded(self, row: ReportRow) -> ProcessReport:
-        report: ProcessReport = self._codec.decode(row.report, ProcessReport, where=_WHERE)
+        report: ProcessReport = _codec().decode(row.report, ProcessReport, where=_WHERE)
         if report.started_at.utcoffset() is None or report.updated_at.utcoffset() is None:
             raise ValueError("a time without time zone")
         return report
@@ -190,7 +198,7 @@ class Reports:
         now = self._clock.stamp()
         report = self._report(root, now)
         self._lingering, self._is_draining, self._family = report.lingering, report.is_draining, report.family
-        text = self._codec.own.encode(report, ProcessReport, where=_WHERE).text
+        text = _codec().encode(report, ProcessReport, where=_WHERE).text
         try:
             await self._writer.write(PutReport(process=str(self._identity), report=text, now=now))
         except StoreError as error:

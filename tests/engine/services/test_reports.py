@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import trio
 
 from durable_trio import Context, Engine, workflow
 from durable_trio.clock import from_datetime, to_datetime
+from durable_trio.codec import coders
 from durable_trio.engine.services.reports import merged
 from durable_trio.records import ProcessReport
 from durable_trio.stores.questions import ListExecutors
@@ -82,6 +84,25 @@ async def test_a_restarted_service_is_reported_and_logged(
     (logged, *_) = [record for record in caplog.records if "crashed" in record.message]
     assert logged.message == "engine/services/recovery crashed: ZeroDivisionError: division by zero"
     assert logged.exc_info is not None
+
+
+async def test_what_reports_are_stored_by_is_compiled_once_in_a_process(
+    file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took longer than all the rest of opening an engine on a file."""
+    compiled: list[object] = []
+    compile_class = coders.class_coder
+
+    def noted(*args: Any) -> Any:
+        compiled.append(args[-1])
+        return compile_class(*args)
+
+    async with serving(file_path, waiting) as engine:
+        await reported(engine, "reports")
+    monkeypatch.setattr(coders, "class_coder", noted)
+    async with serving(file_path, waiting) as engine:
+        assert await reported(engine, "reports")
+    assert compiled == []
 
 
 async def test_a_store_in_memory_reports_to_nobody() -> None:
