@@ -12,7 +12,9 @@ import pytest
 from hypothesis import settings
 
 from durable_trio.rules import residency
+from durable_trio.stores.sqlite import opening
 from tests.engine.harness import Leftovers
+from tests.kit.copies import copy_or_migrate
 from tests.kit.measured import unmeasured
 from tests.kit.traces import effects
 
@@ -31,6 +33,12 @@ def idle_runs_leave_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     Where they stay, ``engine/runs/test_idle`` shows; and in processes of their own they do as for users.
     """
     monkeypatch.setattr(residency, "IDLE_SECONDS", 0.0)
+
+
+@pytest.fixture(autouse=True)
+def new_stores_are_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The schema of a new store is not made step by step each time."""
+    monkeypatch.setattr(opening, "_migrate", copy_or_migrate)
 
 
 @pytest.fixture

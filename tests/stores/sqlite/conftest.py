@@ -10,6 +10,11 @@ import pytest
 from durable_trio.stores.sqlite import SqliteStore
 
 
+@pytest.fixture(autouse=True)
+def new_stores_are_copies() -> None:
+    """They are not, here: the schema is made step by step, as for users."""
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     """An open store."""
