@@ -138,7 +138,8 @@ def workflow(
     Args:
         name: how runs refer to it, 1 to 256 characters; default the function's name.
         ttl: seconds from ``start`` after which a run fails with ``RunExpired``; default never.
-        max_recoveries: crashes without progress after which a run is set aside as failed.
+        max_recoveries: crashes in a row without progress that a run is recovered from; at the next one it is set aside
+            as failed.
         tags: given to every run of it.
         strict: park a run where the engine would only warn; default the engine's setting.
         signals: the types of all signals that it takes, by their names: ``signals={"paid": Payment, "stop": None}``.

@@ -209,6 +209,7 @@ async def run_map(
     count = exact_number(limit)
     if limit is not None and (type(count) is not int or count < 1):
         raise ValueError(f"limit must be a whole number of at least 1, not {short(limit)}")
+    chosen = function_options("ctx.map", None if items is None else fn, options)
     given = _in_order(items)
     key = branch.next_key("map name", name)
     compensate_retry = options.get("compensate_retry") or NO_RETRY
@@ -217,7 +218,7 @@ async def run_map(
         key,
         fn,
         given,
-        function_options("ctx.map", fn, options),
+        chosen,
         limit=MAP_CONCURRENCY if limit is None else count,
         return_exceptions=exact_bool(return_exceptions, what="return_exceptions"),
         registered=partial(register, branch.body, options.get("compensate"), compensate_retry),

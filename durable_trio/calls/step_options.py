@@ -59,15 +59,24 @@ class StepOptions(TransactionOptions[T_contra], Generic[T_contra], total=False):
     abandon: bool
 
 
+# By call: what it takes, and an example.
+_CALL: Final = ("a name, a function, then its arguments", "{}('charge', charge, order)")
+_CALLS: Final = {"ctx.map": ("a name, a function, then the items", "{}('load', load, numbers)")}
+
+
+def how_called(what: str) -> str:
+    """Return how a call is written, as the beginning of an error's text."""
+    return f"{what} takes {_CALLS.get(what, _CALL)[0]}"
+
+
 def function_options(what: str, fn: Callable[..., object], options: StepOptions[Any]) -> FunctionOptions:
     if fn is None:
-        raise TypeError(f"{what} takes a name, a function, then its arguments, as {what}('charge', charge, order)")
+        raise TypeError(f"{how_called(what)}, as {_CALLS.get(what, _CALL)[1].format(what)}")
     if not callable(fn):
         if type(fn) is CoroutineType:
             fn.close()  # else Python warns of it as well
         raise TypeError(
-            f"{what} takes a name, a function, then its arguments; {short(fn)} is no function:"
-            " give the function itself, and do not call it yourself"
+            f"{how_called(what)}; {short(fn)} is no function: give the function itself, and do not call it yourself"
         )
     if not options:  # most name none
         returns = return_annotation(fn) if type(fn) is FunctionType else _returned(fn)

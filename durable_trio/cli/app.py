@@ -74,6 +74,9 @@ class App:
 def importable(app: str) -> str:
     """Put the application's folder where modules are looked for, as ``python -m`` and ``python FILE`` do."""
     path, colon, name = app.rpartition(":")
+    if not colon:
+        what = "a file" if app.endswith(".py") else "a module"
+        raise click.UsageError(f"{app!r} names {what} only; add the name that its engine has there, as {app}:engine")
     if colon and path.endswith(".py"):
         folder, file = os.path.split(os.path.abspath(path))
         if not os.path.isfile(path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable
+from difflib import get_close_matches
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from durable_trio import Engine
 
-__all__ = ["complete_key", "complete_run", "complete_tag", "complete_workflow"]
+__all__ = ["complete_key", "complete_run", "complete_tag", "complete_workflow", "doubt_of_workflow"]
 
 # Whoever pressed the key waits.
 _SECONDS_MAX: Final = 1.5
@@ -69,6 +71,19 @@ async def workflow_names(client: Engine) -> list[str]:
     names |= {record.workflow for record in (await client.list_runs(limit=_RUNS_MAX)).runs}
     names |= {name for process in await client.processes() for name in process.workflows}
     return sorted(names)
+
+
+async def doubt_of_workflow(client: Engine, workflow: str | None) -> str:
+    """Return, of a name that no run and nobody who serves has, which was perhaps meant; else nothing."""
+    if workflow is None:
+        return ""
+    names = {stats.workflow for stats in await client.stats()}
+    names |= {name for process in await client.processes() for name in process.workflows}
+    if workflow in names:
+        return ""
+    near = get_close_matches(workflow, sorted(names), n=2)
+    hint = f"did you mean {' or '.join(map(quote, near))}?" if near else "'durable-trio stats' has the names there are"
+    return f"; there is no workflow {workflow!r}: {hint}"
 
 
 def _offered(

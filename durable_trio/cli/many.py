@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import attrs
 import click
 
-from durable_trio.cli.completion import complete_run
+from durable_trio.cli.completion import complete_run, doubt_of_workflow
 from durable_trio.cli.faults import Interrupted
 from durable_trio.cli.options import (
     database_option,
@@ -154,6 +154,8 @@ def do_to_each(
         one: does it to a run that is named; returns the line that says so, or raises ``Unchanged``.
         many: the call of the engine for all that the options choose.
     """
+    from durable_trio.cli.client import ask
+
     work = _Work(verb, as_json=as_json)
     try:
         if choice.run_ids:
@@ -164,7 +166,8 @@ def do_to_each(
                 say("nothing was changed")
                 return 1
             if not run_ids and not as_json:
-                say(f"no run is {choice.words}")
+                doubt = ask(database, lambda client: doubt_of_workflow(client, choice.which.get("workflow")))
+                say(f"no run is {choice.words}{doubt}")
                 return 0
             work.chosen(database, run_ids, many)
     except KeyboardInterrupt:  # when no client is there any more, or not yet

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import typing
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -37,6 +38,7 @@ def model_coder(coders: Compiler, annotation: Any, cls: Any) -> Coder:
     coder.is_flat = all(part.is_flat for part in parts.values())
     coder.required = frozenset(name for name, field in fields.items() if field.is_required())
     coder.allowed = frozenset({*names, _UNSET, _EXTRA})
+    decimals = frozenset(name for name in names if _is_decimal(fields[name].annotation))
     coder.literals = {name: parts[name] for name in names if parts[name].is_literal}
 
     def encode(value: Any) -> dict[str, Any]:
@@ -57,7 +59,9 @@ def model_coder(coders: Compiler, annotation: Any, cls: Any) -> Coder:
 
     def decode(plain: Any) -> Any:
         coder.check_fields(plain)
-        values = {name: _at(name, parts[name].decode, item) for name, item in plain.items() if name in parts}
+        # A number stands for a Decimal where JSON comes from elsewhere: so Pydantic itself has it.
+        given = {name: str(item) if name in decimals and _is_number(item) else item for name, item in plain.items()}
+        values = {name: _at(name, parts[name].decode, item) for name, item in given.items() if name in parts}
         unset = plain.get(_UNSET, [])
         if type(unset) is not list or not all(type(name) is str and name in values for name in unset):
             raise Fault(f"{_UNSET} must be a list of fields that are there")
@@ -77,6 +81,14 @@ def model_coder(coders: Compiler, annotation: Any, cls: Any) -> Coder:
 
     coder.encode, coder.decode = encode, decode
     return coder
+
+
+def _is_decimal(annotation: Any) -> bool:
+    return annotation is Decimal or set(typing.get_args(annotation)) == {Decimal, type(None)}
+
+
+def _is_number(plain: Any) -> bool:
+    return type(plain) is int or type(plain) is float
 
 
 def _validated(cls: Any, values: dict[str, Any]) -> Any:

@@ -137,7 +137,11 @@ class Context:
         return await run_step(self._branch, name, fn, args, options)
 
     async def transaction(
-        self, name: str, fn: Callable[[Any, *Ts], T], *args: *Ts, **options: Unpack[TransactionOptions[T]]
+        self,
+        name: str,
+        fn: Callable[[Any, *Ts], T] = None,  # type: ignore[assignment]  # noqa: RUF013  # for the error
+        *args: *Ts,
+        **options: Unpack[TransactionOptions[T]],
     ) -> T:
         """Run ``fn(connection, *args)`` inside the store's own transaction: its rows and the outcome, or neither.
 
@@ -192,8 +196,8 @@ class Context:
     async def map(
         self,
         name: str,
-        fn: Callable[[Any], Any],
-        items: Iterable[Any],
+        fn: Any = None,
+        items: Any = None,
         *,
         return_exceptions: bool = False,
         limit: int | None = None,

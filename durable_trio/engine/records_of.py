@@ -268,4 +268,19 @@ def _lenient(codec: Codec, text: str, annotation: Any) -> Any:
     try:
         return codec.decode(text, annotation, where="a stored value")
     except CodecError:
-        return parse(text, where="a stored value")
+        return _without_marks(parse(text, where="a stored value"))
+
+
+def _without_marks(plain: Any) -> Any:
+    """Return a value without what a Pydantic model has beside its fields: which were not set, and others it let in."""
+    if type(plain) is list:
+        return [_without_marks(item) for item in plain]
+    if type(plain) is not dict:
+        return plain
+    extra = plain.get("$extra")
+    if type(plain.get("$unset")) is not list and type(extra) is not dict:
+        return {key: _without_marks(item) for key, item in plain.items()}
+    if type(extra) is dict and type(extra.get("$dict")) is dict:
+        extra = extra["$dict"]
+    fields = {**plain, **extra} if type(extra) is dict else plain
+    return {key: _without_marks(item) for key, item in fields.items() if key not in ("$unset", "$extra")}

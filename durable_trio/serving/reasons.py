@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Final
 
 from durable_trio.errors import DurableError, StoreError
@@ -36,6 +37,10 @@ def needs_traceback(error: BaseException) -> bool:
     return not isinstance(error, StoreError)
 
 
+# Of a line of fields, as the last one of a worker is; what has a blank in it is written as JSON.
+_ERROR_FIELD: Final = re.compile(r'^time=\S+ .*\berror=("(?:[^"\\]|\\.)*")')
+
+
 def error_line(error: BaseException) -> str:
     """Return an error as the last line of a traceback has it, on one line; of a group, the errors in it."""
     if isinstance(error, BaseExceptionGroup):
@@ -55,7 +60,8 @@ def last_words(said: str) -> str:
         except ValueError:
             return line
         return str(document.get("error") or document.get("message") or line)
-    return line
+    found = _ERROR_FIELD.search(line)
+    return str(json.loads(found[1])) if found is not None else line
 
 
 def _joined(text: str) -> str:

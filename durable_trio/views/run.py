@@ -19,7 +19,7 @@ from durable_trio.records import (
 )
 from durable_trio.rows import Key
 
-__all__ = ["RunView", "began_at", "of_generation", "with_steps"]
+__all__ = ["RunView", "began_at", "is_of", "of_generation", "with_steps"]
 
 
 @attrs.frozen(kw_only=True)
@@ -75,18 +75,19 @@ def with_steps(view: RunView, *, failed: bool = False, key: str | None = None) -
         steps=tuple(
             step
             for step in view.steps
-            if not (failed and step.status is StepStatus.COMPLETED) and (key is None or _is_of(step.key, key))
+            if not (failed and step.status is StepStatus.COMPLETED) and (key is None or is_of(step.key, key))
         ),
         waits=tuple(
             wait
             for wait in view.waits
             # Not how many items a map has, some of which are not shown.
-            if wait.total is None and not (failed and wait.error is None) and (key is None or _is_of(wait.key, key))
+            if wait.total is None and not (failed and wait.error is None) and (key is None or is_of(wait.key, key))
         ),
     )
 
 
-def _is_of(key: str, wanted: str) -> bool:
+def is_of(key: str, wanted: str) -> bool:
+    """Whether a key is the wanted one, or below it, or has that name."""
     return key == wanted or key.startswith(f"{wanted}/") or Key.parse(key).name == wanted
 
 

@@ -324,3 +324,25 @@ async def test_the_last_of_several_values_stays_after_a_kill(file_path: str) -> 
             seen += [record.values["a"] async for record in changes]
         assert await run.value("a") == 3
     assert set(seen) == {3}
+
+
+async def test_a_published_model_is_read_as_its_fields_alone(store_path: str) -> None:
+    """What the store keeps beside them, which were not set and what else was let in, is for the model alone."""
+    pydantic = pytest.importorskip("pydantic")
+
+    class Item(pydantic.BaseModel, extra="allow"):  # type: ignore[name-defined, misc, call-arg]
+        name: str
+        size: int = 3
+
+    @workflow
+    async def publishing(ctx: Context) -> None:
+        await ctx.publish("item", Item(name="chair", colour="red", **{"$price": 5}))
+        await ctx.publish("plain", {"$unset": ["kept"]})
+
+    async with serving(store_path, publishing) as engine:
+        run = await engine.start(publishing)
+        await run.result()
+        assert await run.value("item") == {"name": "chair", "size": 3, "colour": "red", "$price": 5}
+        assert await run.value("plain") == {"$unset": ["kept"]}  # of the user's own
+        item: Any = await run.value("item", Item)
+        assert item.model_fields_set == {"name", "colour", "$price"}

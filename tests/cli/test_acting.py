@@ -228,7 +228,7 @@ def test_abandon_ends_a_run_at_once_and_says_what_is_not_undone(db: str) -> None
     assert (run["status"], run["problem"]) == ("cancelled", None)
     assert "no code fits it" in run["error"]["message"]
     said = call("--db", db, "abandon", "payroll-12")
-    assert (said.code, said.error) == (1, "durable-trio: run 'payroll-12' is cancelled")
+    assert (said.code, said.error) == (1, "durable-trio: run 'payroll-12' had already ended: cancelled")
 
 
 def test_abandon_of_a_workflow_that_somebody_serves_is_refused(live: str) -> None:

@@ -146,3 +146,11 @@ class Circle(Struct, frozen=True, tag="circle"):
 
 class Disc(Struct, frozen=True, tag="disc"):
     r: float
+
+
+class Priced(BaseModel):
+    price: Decimal
+
+
+class Discounted(BaseModel):
+    price: Decimal | None

@@ -16,6 +16,7 @@ from tests.codec.foreign_models import (
     Cat,
     Circle,
     Disc,
+    Discounted,
     Dog,
     Exact,
     Hashing,
@@ -29,6 +30,7 @@ from tests.codec.foreign_models import (
     Open,
     Owner,
     Page,
+    Priced,
     Secret,
     Struct,
     Unequal,
@@ -161,3 +163,17 @@ def test_a_struct_is_checked_field_by_field() -> None:
     assert ".r: str is no float" in str(refusal(Circle("x"), Circle))  # type: ignore[arg-type]
     assert "Circle lacks the field 'r'" in str(unreadable("{}", Circle))
     assert issubclass(Circle, Struct)
+
+
+@pytest.mark.parametrize(("plain", "price"), [("3.25", "3.25"), ("3", "3"), ('"3.10"', "3.10"), ("-1e2", "-100.0")])
+def test_a_number_is_read_where_a_field_is_a_decimal_as_pydantic_does(plain: str, price: str) -> None:
+    """Signals and arguments come from other programs too, whose JSON has numbers."""
+    for annotation in (Priced, Discounted):
+        model = CODEC.decode(f'{{"price":{plain}}}', annotation, where="it")
+        assert model.price == Decimal(price)
+        assert check(model, annotation) == f'{{"price":"{model.price}"}}'
+
+
+def test_what_is_no_number_is_no_decimal_of_a_field_either() -> None:
+    for plain in ("true", "[1]", '"x"'):
+        assert "price" in str(unreadable(f'{{"price":{plain}}}', Priced))

@@ -513,6 +513,29 @@ async def test_a_step_without_its_name_says_how_it_is_called() -> None:
         assert "takes a name, a function, then its arguments, as ctx.step('charge'" in await engine.run(forgetful)
 
 
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda ctx: ctx.transaction(print), "ctx.transaction takes a name, a function, then its arguments, as"),
+        (lambda ctx: ctx.transaction(print, 1), "1 is no function"),
+        (lambda ctx: ctx.map(print, [1]), "ctx.map takes a name, a function, then the items, as ctx.map('load', load"),
+        (lambda ctx: ctx.map("load", [1], print), "[1] is no function"),
+        (lambda ctx: ctx.map("load", print), "ctx.map takes a name, a function, then the items"),
+    ],
+)
+async def test_other_calls_without_their_name_say_so_too(call: Any, text: str) -> None:
+    @workflow
+    async def forgetful(ctx: Context) -> str:
+        try:
+            await call(ctx)
+        except TypeError as error:
+            return str(error)
+        return ""
+
+    async with serving(":memory:", forgetful) as engine:
+        assert text in await engine.run(forgetful)
+
+
 def test_an_option_of_something_else_says_of_what() -> None:
     options: Any = {"max_recoveries": 0}
     with pytest.raises(TypeError, match="no option 'max_recoveries'; it is one of @workflow"):

@@ -60,6 +60,8 @@ def test_all_that_a_process_has_said_is_left_out() -> None:
         ('{"message":"hello"}', "hello"),
         ("{not json", "{not json"),
         ('{"event":"a"}', '{"event":"a"}'),
+        ('time=1 level=critical event=failed pid=7 error="the \\"disk\\" is gone"', 'the "disk" is gone'),
+        ("time=1 level=info event=started", "time=1 level=info event=started"),
     ],
 )
 def test_the_last_words_of_a_process_are_a_line_or_the_reason_in_a_document(said: str, words: str) -> None:

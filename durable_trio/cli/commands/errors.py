@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
+from durable_trio.cli.completion import doubt_of_workflow
 from durable_trio.cli.options import database_option, json_option, when, workflow_option
 from durable_trio.cli.output import say, write_json, write_lines
 
@@ -45,7 +46,8 @@ def command(database: str, workflow: str | None, since: datetime | None, limit: 
     from durable_trio.cli.statistics_view import errors_table
 
     if not found.groups:
-        say("no run has failed" if workflow is None and since is None else "no failed run matches")
+        doubt = ask(database, lambda client: doubt_of_workflow(client, workflow))
+        say("no run has failed" if workflow is None and since is None else f"no failed run matches{doubt}")
         return
     write_lines(errors_table(found.groups, datetime.now(UTC), find_screen()))
     if not document.is_complete:

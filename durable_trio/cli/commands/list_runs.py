@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from durable_trio.cli.completion import doubt_of_workflow
 from durable_trio.cli.options import (
     database_option,
     json_option,
@@ -89,27 +90,26 @@ def command(
     from durable_trio.cli.cancelling import asked_to_cancel
     from durable_trio.cli.client import ask
 
-    given = tags_of(tags)
+    chosen: dict[str, Any] = {
+        "status": [status for status in statuses if status != PARKED] or None,
+        "workflow": workflow,
+        "tags": tags_of(tags) or None,
+        "queue": queue,
+        "created_after": created_after,
+        "created_before": created_before,
+        "parked": parked or PARKED in statuses,
+        "retrying": retrying,
+        "overdue": overdue,
+        "cursor": cursor,
+    }
     runs_max = limit or (LIMIT_FOR_PROGRAMS if as_json else LIMIT_FOR_PEOPLE)
 
-    async def look(client: Engine) -> tuple[Page, frozenset[str]]:
-        page = await client.list_runs(
-            status=[status for status in statuses if status != PARKED] or None,
-            workflow=workflow,
-            tags=given or None,
-            queue=queue,
-            created_after=created_after,
-            created_before=created_before,
-            parked=parked or PARKED in statuses,
-            retrying=retrying,
-            overdue=overdue,
-            sort=sort,
-            limit=runs_max,
-            cursor=cursor,
-        )
-        return page, frozenset() if as_json else await asked_to_cancel(client, page.runs)
+    async def look(client: Engine) -> tuple[Page, frozenset[str], str]:
+        page = await client.list_runs(**chosen, sort=sort, limit=runs_max)
+        doubt = "" if page.runs else await doubt_of_workflow(client, workflow)
+        return page, frozenset() if as_json else await asked_to_cancel(client, page.runs), doubt
 
-    page, to_cancel = ask(database, look)
+    page, to_cancel, doubt = ask(database, look)
     if as_json:
         from durable_trio.views.documents import ListDocument, run_document
 
@@ -119,9 +119,8 @@ def command(
     from durable_trio.cli.screen import find_screen
 
     if not page.runs:
-        states = (parked, retrying, overdue, created_after, created_before, sort != ORDERS[0])
-        is_filtered = bool(statuses or workflow or given or queue or cursor or any(states))
-        say("no run matches" if is_filtered else "no runs yet")
+        is_filtered = any(chosen.values()) or sort != ORDERS[0]
+        say(f"no run matches{doubt}" if is_filtered else "no runs yet")
         return
     lines = runs_table(page.runs, datetime.now(UTC), find_screen(), to_cancel=to_cancel)
     if page.next_cursor is not None:

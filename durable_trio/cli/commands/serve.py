@@ -26,18 +26,27 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(min=0), help="Worker processes; 0: this process. Default: the engine's own."
 )
+@click.option("--db", "database", metavar="FILE", hidden=True)
 @click.option("--tree", "draws_tree", is_flag=True, help="Print the supervision tree, and again when it has changed.")
 @click.option("--log-json", is_flag=True, help="Log as JSON lines, also on a terminal.")
 @click.option("--verbose", is_flag=True, help="Show the traceback of what ends the server.")
 @click.pass_context
-def command(ctx: click.Context, app: str, workers: int | None, draws_tree: bool, log_json: bool, verbose: bool) -> int:
+def command(
+    ctx: click.Context,
+    app: str,
+    database: str | None,
+    workers: int | None,
+    draws_tree: bool,
+    log_json: bool,
+    verbose: bool,
+) -> int:
     """Serve APP: module:engine or FILE.py:engine, where the name is an Engine or a function that returns one.
 
     Ctrl-C or SIGTERM drains: no new runs are taken, steps in flight get the engine's grace_seconds, and unfinished runs
     go on when the database is served again. A second one stops at once. SIGUSR1 prints the supervision tree. 'reload',
     or SIGHUP where there is no terminal, has workers replaced by new ones with the code as it is then.
     """
-    if ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
+    if database is not None or ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
         raise click.UsageError("serve takes no --db: the database is the one that the engine was made with")
     from durable_trio.cli.app import importable, load
     from durable_trio.cli.serving import requests_ignored

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from difflib import get_close_matches
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
 from durable_trio.cli.completion import complete_key
 from durable_trio.cli.options import database_option, json_option, run_argument
-from durable_trio.cli.output import write_json, write_lines
+from durable_trio.cli.output import say, write_json, write_lines
+from durable_trio.cli.text import visible
 
 if TYPE_CHECKING:
     from durable_trio import Engine, RunRecord
@@ -62,7 +65,10 @@ def command(
     from durable_trio.cli.client import ask
     from durable_trio.views.run import with_steps
 
-    view = with_steps(ask(database, lambda client: _look(client, run_id, generation)), failed=failed, key=key)
+    whole = ask(database, lambda client: _look(client, run_id, generation))
+    view = with_steps(whole, failed=failed, key=key)
+    if doubt := _doubt(whole, view, failed=failed, key=key):
+        say(doubt)
     if as_json:
         from durable_trio.views.documents import show_document
 
@@ -89,6 +95,28 @@ def command(
             view, now, screen, has_results=results, has_traceback=traceback, is_whole=is_whole, how_to_see_all=_ALL
         )
     )
+
+
+def _doubt(whole: RunView, shown: RunView, *, failed: bool, key: str | None) -> str:
+    """Return why nothing is shown of what was asked for, if so.
+
+    Raises:
+        Failed: the run has nothing of that key.
+    """
+    from durable_trio.cli.faults import Failed
+    from durable_trio.views.run import is_of
+
+    keys = [step.key for step in whole.steps]
+    keys += [wait.key for wait in whole.waits] + [step.key for step in whole.in_hand]
+    if key is not None and not any(is_of(each, key) for each in keys):
+        near = get_close_matches(key, keys, n=1, cutoff=0.4)
+        shows = f"its keys are shown by: durable-trio show {quote(whole.record.id)}"
+        hint = f"did you mean {quote(near[0])}?" if near else shows
+        raise Failed(f"run {whole.record.id!r} has no step {key!r}; {hint}")
+    if not (failed or key) or shown.steps or shown.waits:
+        return ""
+    what = "no step of it" if key is None else f"nothing of {visible(key)!r}"
+    return f"{what} has failed, or is tried again" if failed else f"{what} has come out yet"
 
 
 async def _look(client: Engine, run_id: str, generation: int | None) -> RunView:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
+from durable_trio.cli.completion import doubt_of_workflow
 from durable_trio.cli.options import database_option, json_option, when, workflow_option
 from durable_trio.cli.output import say, write_json, write_lines
 
@@ -39,6 +40,7 @@ def command(database: str, workflow: str | None, since: datetime | None, as_json
     from durable_trio.cli.statistics_view import stats_table
 
     if not found:
-        say("no run matches" if workflow is not None or since is not None else "no runs yet")
+        doubt = ask(database, lambda client: doubt_of_workflow(client, workflow))
+        say(f"no run matches{doubt}" if workflow is not None or since is not None else "no runs yet")
         return
     write_lines(stats_table(found, datetime.now(UTC), find_screen()))

@@ -94,8 +94,12 @@ def _code_of(engine: Servable, app: str) -> object:
 
 def _say_why(style: str | None, text: str, error: BaseException | None) -> None:
     """Write the last line of this process, which is what the parent passes on."""
-    is_json = style == LogStyle.JSON
-    print(failure_line(LogStyle.JSON, text, error) if is_json else visible(text), file=sys.stderr)
+    # Among lines for programs it is one of them; else the parent says it, in its own way.
+    if style in (LogStyle.JSON, LogStyle.FIELDS):
+        line = failure_line(LogStyle(style), text, error if style == LogStyle.JSON else None)
+    else:
+        line = visible(text)
+    print(line, file=sys.stderr)
 
 
 def _serve_to_the_end(engine: Servable, process: ChildProcess, worker_count: int, style: str | None) -> int:

@@ -64,7 +64,7 @@ def abandon_run(transaction: Transaction, operation: AbandonRun) -> Abandoned | 
     if row.damage is not None:  # what cannot be read is replaced, so that the rest can be changed
         row = set_aside(transaction, row.run)
     if row.status in FINAL:
-        return RunFinished(f"run {operation.run_id!r} is {row.status}", run_id=operation.run_id)
+        return RunFinished(f"run {operation.run_id!r} had already ended: {row.status}", run_id=operation.run_id)
     children = [text for (text,) in transaction.execute(FIND_CHILDREN, (row.run,)).fetchall()]
     told = [_request(transaction, row.id, operation)] if row.owner is not None else []
     not_undone_count = _note_not_undone(transaction, row.run, operation)

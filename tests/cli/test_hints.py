@@ -1,0 +1,81 @@
+"""What finds nothing, or is written in another way than it is meant, is answered with what to write."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from durable_trio.engine.workers import __main__ as worker
+from durable_trio.serving.logs import LogStyle
+from tests.cli.desk import call
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("shp#0", "did you mean 'ship#0'?"),
+        ("nothing", "its keys are shown by: durable-trio show order-8"),
+    ],
+)
+def test_show_of_a_key_that_there_is_not_is_an_error_with_a_hint(key: str, hint: str, db: str) -> None:
+    for words in ([], ["--json"], ["--failed"]):
+        said = call("--db", db, "show", "order-8", "--key", key, *words)
+        assert (said.code, said.out) == (1, "")
+        assert said.error == f"durable-trio: run 'order-8' has no step {key!r}; {hint}"
+
+
+def test_show_says_when_nothing_has_failed(db: str) -> None:
+    said = call("--db", db, "show", "order-9", "--failed")
+    assert (said.code, said.error) == (0, "no step of it has failed, or is tried again")
+    said = call("--db", db, "show", "order-8", "--failed", "--key", "reserve")
+    assert (said.code, said.error) == (0, "nothing of 'reserve' has failed, or is tried again")
+    assert call("--db", db, "show", "order-8", "--failed").err == ""
+    assert call("--db", db, "show", "order-8", "--key", "ship").err == ""
+
+
+@pytest.mark.parametrize(
+    "words", [["list"], ["stats"], ["errors"], ["resume", "--parked", "--yes"], ["delete", "--yes"]], ids=lambda w: w[0]
+)
+def test_a_workflow_that_there_is_not_is_answered_with_the_nearest(words: list[str], db: str) -> None:
+    said = call("--db", db, *words, "--workflow", "ordr")
+    assert said.code == 0
+    assert said.error.endswith("; there is no workflow 'ordr': did you mean order?")
+    said = call("--db", db, *words, "--workflow", "xyz")
+    assert said.error.endswith("; there is no workflow 'xyz': 'durable-trio stats' has the names there are")
+
+
+def test_a_workflow_that_there_is_gets_no_hint(db: str) -> None:
+    said = call("--db", db, "list", "--workflow", "packing", "--status", "failed")
+    assert said.error == "no run matches"
+
+
+def test_serve_says_why_it_takes_no_database_wherever_that_stands() -> None:
+    for words in (["--db", "x.db", "serve", "shop:engine"], ["serve", "shop:engine", "--db", "x.db"]):
+        said = call(*words)
+        assert said.code == 2
+        assert "serve takes no --db: the database is the one that the engine was made with" in said.error
+    assert "--db" not in call("serve", "--help").out
+
+
+@pytest.mark.parametrize(("app", "what"), [("shop.py", "a file"), ("a/shop.py", "a file"), ("shop", "a module")])
+def test_serve_without_the_name_of_the_engine_says_how_it_is_added(
+    app: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    said = call("serve", app)
+    assert said.code == 2
+    assert f"{app!r} names {what} only; add the name that its engine has there, as {app}:engine" in said.error
+
+
+@pytest.mark.parametrize("style", [*LogStyle, None])
+def test_what_ends_a_worker_is_a_line_as_the_others_of_its_log(
+    style: LogStyle | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker._say_why(style, "StoreRewound: 'app.db' was written over", None)
+    line = capsys.readouterr().err
+    starts = {LogStyle.FIELDS: "time=", LogStyle.JSON: "{"}
+    assert line.startswith(starts.get(style, "StoreRewound: ") if style is not None else "StoreRewound: ")
+    assert line.count("\n") == 1
