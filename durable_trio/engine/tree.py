@@ -38,6 +38,7 @@ from durable_trio.engine.services.recovery import Reaper
 from durable_trio.engine.wiring import Executor, Services
 from durable_trio.engine.workers.parent import WORKERS, Workers, WorkerWatch, first_failure
 from durable_trio.engine.workers.probe import probe
+from durable_trio.engine.workers.rehearsing import rehearse
 from durable_trio.engine.workers.reloads import Reloads
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
@@ -179,7 +180,7 @@ async def open_parent(
     reloads = Reloads(
         workers,
         probe=partial(probe, workers),
-        rehearse=trio.lowlevel.checkpoint,
+        rehearse=partial(rehearse, workers, str(getattr(services.writer.store, "path", ""))),
         root=services.reports.root,
         writer=services.writer,
         clock=services.settings.clock,

@@ -13,14 +13,16 @@ from durable_trio.cli.text import plural
 @click.command("reload")
 @database_option
 @click.option("--process", "pid", metavar="PID", type=click.IntRange(min=1), help="Which server, if there are several.")
+@click.option("--rehearse", "rehearses", is_flag=True, help="Only if all unfinished runs go on with the new code.")
 @json_option
 @click.pass_context
-def command(ctx: click.Context, database: str, pid: int | None, as_json: bool) -> None:
+def command(ctx: click.Context, database: str, pid: int | None, rehearses: bool, as_json: bool) -> None:
     """Have the server of the database replace its workers by new ones, which serve the code as it is in the files now.
 
     One process imports it first; if it cannot, nothing happens. Then one worker at a time: a new one is started, and
     when it is ready the old one drains. No run is lost or held up. If a new one does not become ready, the reload ends
-    there, and old and new go on side by side.
+    there, and old and new go on side by side. With --rehearse nothing happens either where the new code would refuse
+    unfinished runs ('durable-trio rehearse' tells which).
 
     It is for 'durable-trio serve APP --workers N'; other programs are restarted. It waits for the end: exit code 0 if
     all workers serve the new code. Ctrl-C ends the waiting alone.
@@ -28,7 +30,7 @@ def command(ctx: click.Context, database: str, pid: int | None, as_json: bool) -
     from durable_trio.cli.client import ask
     from durable_trio.cli.reloading import ReloadCommand
 
-    reload = ReloadCommand(pid, rehearses=False, tell=lambda text: None if as_json else say(text))
+    reload = ReloadCommand(pid, rehearses=rehearses, tell=lambda text: None if as_json else say(text))
     document = ask(database, reload.run, so_far=reload.so_far)
     if as_json:
         write_json(document)

@@ -107,8 +107,8 @@ def test_one_with_the_pid_of_one_that_has_died_is_another_one() -> None:
     line.goes(2)
     line.alive.add(2)  # the next one of that number is there, and has not asked yet
     assert line.comes(2, "b", name="worker-2") is not None
-    line.goes(1, 2)
-    assert line.comes(3, "b") is None
+    line.goes(1)
+    assert line.comes(2, "b", name="worker-2") is None, "it is not one of those that serve the old code"
 
 
 def test_one_that_tells_its_code_in_another_way_is_of_another_version_of_the_library() -> None:
