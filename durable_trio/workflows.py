@@ -9,7 +9,7 @@ import difflib
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
+from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 
 import attrs
 
@@ -24,8 +24,10 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 ContextT = TypeVar("ContextT", contravariant=True)
 
-__all__ = ["Registry", "Startable", "Workflow", "workflow"]
+__all__ = ["INLINE_NAME", "Registry", "Startable", "Workflow", "workflow"]
 
+#: The workflow's name of scripts' runs (``engine.inline``); no user's function is behind it.
+INLINE_NAME: Final = "(inline)"
 
 #: What ``engine.start`` takes: a ``Workflow``, seen as its arguments and its result. As a plain callable, type checkers
 #: let out what has a default; that it is no plain function is seen when it is called.

@@ -117,7 +117,8 @@ class _Rehearsing:
         """Rehearse some runs, and return those that are left because the process stood still meanwhile."""
         left, in_hand = dict.fromkeys(runs), set[int]()
         try:
-            for message in self._ask({"rehearse": list(runs), "at_once": AT_ONCE}, "done"):
+            request = {"rehearse": list(runs), "at_once": AT_ONCE}
+            for message in self._ask(request, "done", is_enough=lambda: not left):
                 if "begins" in message:
                     in_hand.add(message["begins"])
                 elif "told" in message:
@@ -168,7 +169,12 @@ class _Rehearsing:
         self._progress(self._done, self._total)
 
     def _ask(
-        self, request: dict[str, Any], last: str, *, patience_seconds: float | None = None
+        self,
+        request: dict[str, Any],
+        last: str,
+        *,
+        patience_seconds: float | None = None,
+        is_enough: Callable[[], bool] = bool,
     ) -> Iterator[dict[str, Any]]:
         """Yield the answers to a request until the one that has ``last``, in another process if this one has ended."""
         if self._child.is_over:
@@ -178,7 +184,7 @@ class _Rehearsing:
             self._is_new = False
             for _ in self._child.ask({"open": self._database}, "opened"):
                 pass
-        yield from self._child.ask(request, last, patience_seconds=patience_seconds)
+        yield from self._child.ask(request, last, patience_seconds=patience_seconds, is_enough=is_enough)
 
 
 class _Child:
@@ -232,9 +238,16 @@ class _Child:
         os.close(self._descriptor)
 
     def ask(
-        self, request: dict[str, Any], last: str, *, patience_seconds: float | None = None
+        self,
+        request: dict[str, Any],
+        last: str,
+        *,
+        patience_seconds: float | None = None,
+        is_enough: Callable[[], bool] = bool,
     ) -> Iterator[dict[str, Any]]:
-        """Yield the answers to a request.
+        """Yield the answers to a request; once they are enough, the process is killed if it does not come to an end.
+
+        So it is where a body does not leave, which is cancelled, and keeps that off.
 
         Raises:
             _Halted: the loop has not turned for too long, and the process was killed; or it has died.
@@ -247,11 +260,14 @@ class _Child:
             self._process.stdin.flush()
         except OSError:
             raise self._died() from None
-        yield from self._messages(last, patience_seconds=patience_seconds or self._patience_seconds)
+        patience_seconds = patience_seconds or self._patience_seconds
+        yield from self._messages(last, patience_seconds=patience_seconds, is_enough=is_enough)
 
-    def _messages(self, last: str, *, patience_seconds: float | None) -> Iterator[dict[str, Any]]:
+    def _messages(
+        self, last: str, *, patience_seconds: float | None, is_enough: Callable[[], bool] = bool
+    ) -> Iterator[dict[str, Any]]:
         """Yield what it says until ``last``. Looks are counted, not seconds: this process may be late itself."""
-        looks = 0
+        looks = idle = 0
         still = _stands_still(None, "it does not let Python go on, so nothing tells where it is")
         while True:
             message = self._next()
@@ -262,13 +278,19 @@ class _Child:
                     if "stack" in message:
                         still = _stands_still(message["place"], message["stack"])
                 looks = 0 if has_turned else looks + 1
-                if patience_seconds is not None and looks * BEAT_SECONDS > patience_seconds:
+                idle += 1
+                if patience_seconds is None:
+                    continue
+                if looks * BEAT_SECONDS > patience_seconds:
                     self.kill()
                     raise still
+                if idle * BEAT_SECONDS > patience_seconds and is_enough():
+                    self.kill()
+                    return
                 continue
             if "failed" in message:
                 raise Failed(message["failed"])
-            looks = 0
+            looks = idle = 0
             yield message
             if last in message:
                 return

@@ -31,6 +31,7 @@ from durable_trio.limits import OVERDUE_SECONDS, check_name
 from durable_trio.logger import Logger
 from durable_trio.looks import is_a
 from durable_trio.records import RunRecord, StepInHand
+from durable_trio.rehearsal.keeping import Code
 from durable_trio.rows import RunEnd, RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
@@ -142,6 +143,17 @@ class Client:
                 "or as a client inside `async with Engine(…)`"
             )
         return self.services
+
+    @property
+    def code(self) -> Code:
+        """What this engine's runs are rehearsed with."""
+        return Code(
+            writer=self.services_in_use().writer,
+            settings=self.settings,
+            codec=self.codec,
+            registry=self.registry,
+            failures_of=self.failures_of,
+        )
 
     def check_home(self) -> None:
         """Refuse a call from elsewhere: whatever is shared with the engine's tasks must be touched by them only."""

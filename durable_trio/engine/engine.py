@@ -25,7 +25,7 @@ from durable_trio.engine.filters import make_filter, statuses_of
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.pages import page_of
 from durable_trio.engine.run import Run, result_of
-from durable_trio.engine.runs.inline import INLINE_NAME, open_inline
+from durable_trio.engine.runs.inline import open_inline
 from durable_trio.engine.services.reports import merged, with_runs
 from durable_trio.engine.serving import Serving
 from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
@@ -43,13 +43,13 @@ from durable_trio.records import (
     WorkflowStats,
 )
 from durable_trio.rehearsal.records import Rehearsal
-from durable_trio.rehearsal.rehearse import code_of, rehearse
+from durable_trio.rehearsal.rehearse import rehearse
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
 from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.workflows import Registry, Startable, Workflow
+from durable_trio.workflows import INLINE_NAME, Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
 
 Ts = TypeVarTuple("Ts")
@@ -555,7 +555,7 @@ class Engine(trio.abc.AsyncResource):
         if sample is not None and (isinstance(sample, bool) or not isinstance(sample, int) or sample < 1):
             raise ValueError(f"sample must be a whole number of at least 1, not {sample!r}")
         name = make_filter(workflow=workflow).workflow
-        return await rehearse(code_of(self._client), workflow=name, sample=sample)
+        return await rehearse(self._client.code, workflow=name, sample=sample)
 
     async def processes(self) -> tuple[ProcessReport, ...]:
         """Return what the processes that serve this store say of themselves, the longest running first.

@@ -5,28 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from durable_trio.engine.client import Client
 from durable_trio.rehearsal.judged import Groups, Judged
 from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.records import Rehearsal, Verdict
 from durable_trio.rehearsal.stage import AT_ONCE, Stage
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished
 
-__all__ = ["code_of", "rehearse", "rehearse_runs"]
+__all__ = ["rehearse", "rehearse_runs"]
 
 # Runs that are read in one transaction.
 _PAGE_RUNS: Final = 64
-
-
-def code_of(client: Client) -> Code:
-    """Return what an open engine's runs are rehearsed with."""
-    return Code(
-        writer=client.services_in_use().writer,
-        settings=client.settings,
-        codec=client.codec,
-        registry=client.registry,
-        failures_of=client.failures_of,
-    )
 
 
 async def rehearse(code: Code, *, workflow: str | None, sample: int | None) -> Rehearsal:

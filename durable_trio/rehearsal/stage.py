@@ -17,7 +17,6 @@ from typing import Final
 import trio
 
 from durable_trio.engine.runs.damage import damage_of
-from durable_trio.engine.runs.inline import INLINE_NAME
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.service import guard_bodies
@@ -29,6 +28,7 @@ from durable_trio.rehearsal.records import Verdict
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.unfinished import Unfinished
 from durable_trio.turns.quiet import watching
+from durable_trio.workflows import INLINE_NAME
 
 __all__ = ["AT_ONCE", "Stage"]
 
@@ -53,6 +53,7 @@ class _Slot:
         self.run = run
         self.progress = run.progress
         self.ticks = 0
+        self.ticks_leaving = 0
         self.is_waiting = False  # for something outside: it takes no place
 
 
@@ -162,8 +163,11 @@ class Stage:
 
     def _look(self, slot: _Slot) -> None:
         run = slot.run
-        if run.verdict is not None:
-            return  # it is leaving
+        if run.verdict is not None:  # it is leaving; who does not is not waited for, but at the end
+            slot.ticks_leaving += 1
+            if slot.ticks_leaving > _TICKS_MAX:
+                self.has_left(run)
+            return
         progress = run.progress
         if progress != slot.progress:
             slot.progress, slot.ticks, slot.is_waiting = progress, 0, False

@@ -16,11 +16,13 @@ __all__ = ["ListUnfinished", "LoadUnfinished", "Unfinished", "UnfinishedPage"]
 class ListUnfinished(Question[tuple[int, ...]]):
     """Answers the unfinished runs, of one workflow if it is given, in order of ``(workflow, run)``.
 
-    ``sample``: only so many of them; see ``rules.sampling`` for which.
+    ``created_before``: only those that were created before that instant. ``sample``: only so many of them, the same
+    share of each workflow and name of the last row (``rules.sampling``).
     """
 
     is_for_people = True
     workflow: str | None = None
+    created_before: int | None = None
     sample: int | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import trio
 
 from durable_trio import Context, Engine, Rehearsal, Workflow, open_engine, workflow
 from durable_trio.rehearsal import stage
+from durable_trio.rehearsal.rehearse import rehearse_runs
+from durable_trio.stores.unfinished import ListUnfinished
 from tests.engine.harness import wait_passivated
 from tests.kit.crash_points import crashing_store
 from tests.rehearsal.kit import causes
@@ -81,11 +84,14 @@ async def test_what_was_given_up_in_one_place_often_is_given_up_there_sooner() -
     assert [group[:2] for group in causes(found)] == [("diverges", 40)]
 
 
-async def test_when_it_is_cancelled_bodies_leave_and_clean_up() -> None:
+async def test_when_it_is_cancelled_bodies_leave_and_clean_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_TICKS_MAX", 10**9)
+    begun = trio.Event()
     seen: list[str] = []
 
     @workflow
     async def waits(ctx: Context) -> None:
+        begun.set()
         try:
             await trio.sleep_forever()
         finally:
@@ -95,10 +101,10 @@ async def test_when_it_is_cancelled_bodies_leave_and_clean_up() -> None:
         async with open_engine(store, workflows=[workflow(name="waits")(_waits)]) as engine:
             await engine.start("waits", id="run")
             await wait_passivated(engine)
-        async with Engine(store, workflows=[waits]) as client:
-            with trio.move_on_after(0.01) as scope:
-                await client.rehearse()
-            assert scope.cancelled_caught
+        async with Engine(store, workflows=[waits]) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.rehearse)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
     assert seen == ["detaching True"]
 
 
@@ -124,3 +130,47 @@ async def test_a_server_rehearses_beside_what_it_executes() -> None:
         assert causes(found) == [("goes_on", 1, "comes to step long")]
         assert found.goes_on[0].executing == 1
         assert seen == ["begun"]
+
+
+async def test_who_does_not_leave_holds_up_nobody_but_the_end() -> None:
+    release = trio.Event()
+
+    @workflow
+    async def stays(ctx: Context) -> None:
+        try:
+            await _waits(ctx)
+        finally:
+            with trio.CancelScope(shield=True):
+                await release.wait()
+
+    async def releases() -> None:
+        while len(told) < 60:  # noqa: ASYNC110  # more than are in hand at a time
+            await trio.sleep(0.005)
+        release.set()
+
+    told: list[int] = []
+    before = workflow(name="stays")(_waits)
+    async with crashing_store() as store:
+        async with open_engine(store, workflows=[before]) as engine:
+            for number in range(60):
+                await engine.start("stays", id=f"run-{number}")
+            await wait_passivated(engine)
+        async with Engine(store, workflows=[stays]) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(releases)
+            code = client._client.code
+            runs = await code.writer.ask(ListUnfinished())
+            with trio.fail_after(60):
+                await rehearse_runs(code, runs, lambda run, _: told.append(run))
+    assert sorted(told) == sorted(runs)
+
+
+async def test_a_body_that_catches_everything_is_left_behind() -> None:
+    @workflow
+    async def clings(ctx: Context) -> None:
+        await ctx.step("a", lambda: "a")
+        while True:
+            with suppress(BaseException):  # as a user's code does
+                await ctx.wait_signal("go")
+
+    found = await left_and_rehearsed(2, clings)
+    assert causes(found) == [("goes_on", 2, "comes to signal go")]

@@ -268,3 +268,37 @@ async def test_one_workflow_alone_and_a_sample(autojump_clock: MockClock) -> Non
             assert {group.workflow: group.count for group in sample.goes_on} == {"flow": 1, "other": 3}
             with pytest.raises(ValueError, match="at least 1"):
                 await engine.rehearse(sample=0)
+
+
+async def test_what_bodies_log_is_not_told(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither at replay, nor before the first call of a run that has none recorded, nor when it leaves."""
+
+    @named
+    async def talks(ctx: Context) -> str:
+        ctx.log.warning("hello")
+        try:
+            return await _first(ctx)
+        finally:
+            ctx.log.warning("bye")
+
+    async def pending(engine: Engine) -> None:
+        await engine.start("flow", id="pending", delay=3600)
+        await starts(engine)
+
+    async with crashing_store() as store:
+        await left_by(store, first, pending)
+        caplog.clear()
+        assert (await rehearsed(store, talks)).all_go_on
+    assert not caplog.records
+
+
+async def test_what_new_code_publishes_is_not_written(autojump_clock: MockClock) -> None:
+    @named
+    async def second(ctx: Context) -> str:
+        await ctx.publish("early", 1)
+        await ctx.step("charge", note, "charged")
+        await ctx.step("pack", note, "packed")
+        await ctx.publish("late", 2)  # behind all that is recorded: where it is served, this is written
+        return str(await ctx.wait_signal("go"))
+
+    assert causes(await found(second)) == [("goes_on", 1, "comes to signal go")]

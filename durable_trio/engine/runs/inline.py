@@ -35,12 +35,10 @@ from durable_trio.stores.contract import ClaimRun, Fence, Release, Started, Star
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LoadRun
 from durable_trio.turns.port import Callback, Port
 from durable_trio.turns.quiet import BODY, rest
-from durable_trio.workflows import Workflow, workflow
+from durable_trio.workflows import INLINE_NAME, Workflow, workflow
 
 _LOGGER = Logger("durable_trio.runs")
 
-#: The workflow's name of inline runs; no user's function is behind it.
-INLINE_NAME: Final = "(inline)"
 # How long a block that is cancelled, or has failed, waits for the store to take what it has done.
 PATIENCE_SECONDS: Final = 10.0
 

@@ -31,6 +31,7 @@ for _part in (
     "resuming",
     "runs",
     "transactions",
+    "unfinished",
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_part}")
 
@@ -47,6 +48,7 @@ from durable_trio.testing.store_contract.removals import RemovalContract  # noqa
 from durable_trio.testing.store_contract.resuming import ResumingContract  # noqa: E402
 from durable_trio.testing.store_contract.runs import RunContract  # noqa: E402
 from durable_trio.testing.store_contract.transactions import TransactionContract  # noqa: E402
+from durable_trio.testing.store_contract.unfinished import UnfinishedContract  # noqa: E402
 
 __all__ = ["StoreContract"]
 
@@ -65,5 +67,6 @@ class StoreContract(
     ExecutorContract,
     TransactionContract,
     ReadContract,
+    UnfinishedContract,
 ):
     """Every verb of a store (module docstring)."""

@@ -13,6 +13,7 @@ from durable_trio.stores.sqlite.answers.cells import FIRST_WORKFLOW, NEXT_WORKFL
 from durable_trio.stores.sqlite.answers.runs import load_runs
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
+from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
 
@@ -23,7 +24,7 @@ _CANDIDATES: Final = 10
 # A page has about so many rows: their text is what memory goes to.
 _ROWS_MAX: Final = 20_000
 
-NUMBERS: Final = f"SELECT run FROM {OF_STATUS} AND {IS_SHOWN}"
+NUMBERS: Final = f"SELECT run FROM {OF_STATUS} AND created_at < ? AND {IS_SHOWN}"
 # Rows of a run get their ids in the order in which they are recorded; a copy has them in the order of the original.
 LAST_NAME: Final = "SELECT name FROM history WHERE id = (SELECT max(id) FROM history WHERE run = ?)"
 ROW: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ? AND {IS_SHOWN}"
@@ -37,7 +38,7 @@ CANCELLING: Final = """
 
 def list_unfinished(connection: sqlite3.Connection, question: ListUnfinished) -> tuple[int, ...]:
     """Return the numbers of unfinished runs, or a sample of them."""
-    found = dict(_numbers(connection, question.workflow))
+    found = dict(_numbers(connection, question))
     total = sum(map(len, found.values()))
     if question.sample is None or question.sample >= total:
         return tuple(run for runs in found.values() for run in runs)
@@ -51,13 +52,15 @@ def list_unfinished(connection: sqlite3.Connection, question: ListUnfinished) ->
     return tuple(run for runs in found.values() for run in runs if run in chosen)
 
 
-def _numbers(connection: sqlite3.Connection, workflow: str | None) -> Iterator[tuple[str, list[int]]]:
+def _numbers(connection: sqlite3.Connection, question: ListUnfinished) -> Iterator[tuple[str, list[int]]]:
+    workflow, before = question.workflow, question.created_before
     names = walk(connection, FIRST_WORKFLOW, NEXT_WORKFLOW) if workflow is None else iter([workflow])
+    until = COUNT_MAX if before is None else before  # a damaged row sorts behind all that are sound
     for name in names:
         if isinstance(name, str):  # else the file is damaged there
             runs: list[int] = []
             for status in UNFINISHED:
-                runs += [run for (run,) in connection.execute(NUMBERS, (stored(name), stored(status)))]
+                runs += [run for (run,) in connection.execute(NUMBERS, (stored(name), stored(status), until))]
             yield name, sorted(runs)
 
 
