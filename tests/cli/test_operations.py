@@ -20,7 +20,7 @@ from durable_trio import Engine, RunStatus, open_engine
 from durable_trio.stores.sqlite import sqlite3
 from tests.cli import troubled_shop
 from tests.cli.desk import call
-from tests.engine.harness import wait_status
+from tests.engine.harness import wait_passivated, wait_status
 from tests.kit.forks import Forked
 from tests.walks import PATIENCE_SECONDS, ROOT, Commands, Walk, follow, outside, read_walk
 
@@ -115,6 +115,22 @@ def fails(shop: Shop) -> None:
         shop.reach(f"order-{number}", "failed")
 
 
+def many_have_failed(shop: Shop) -> None:
+    """Nobody serves them: what is looked at, and asked for, is in the file."""
+
+    async def fail() -> None:
+        workflows = [troubled_shop.order, troubled_shop.newsletter]
+        async with open_engine(shop.folder / "app.db", workflows=workflows) as engine:
+            for number in (7, 8):
+                await wait_status(
+                    await engine.start(troubled_shop.order, number, id=f"order-{number}"), RunStatus.FAILED
+                )
+            await engine.start(troubled_shop.newsletter, id="newsletter-7")
+            await wait_passivated(engine)
+
+    trio.run(fail)
+
+
 def is_parked(shop: Shop) -> None:
     async def begin() -> None:
         async with open_engine(shop.folder / "app.db", workflows=[troubled_shop.parcel]) as engine:
@@ -164,6 +180,8 @@ TROUBLES: Final[dict[str, Callable[[Shop], None]]] = {
     "… a run hangs?": hangs,
     "… runs do not begin?": does_not_begin,
     "… a run has failed?": fails,
+    "… many runs have failed, or are parked?": many_have_failed,
+    "… I want to know each morning how the night was?": many_have_failed,
     "… a run is parked?": is_parked,
     "… a run kills its process?": kills_its_process,
     "… the event loop is blocked?": blocks,
@@ -197,6 +215,8 @@ def served_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
 @pytest.mark.parametrize("heading", TROUBLES, ids=lambda heading: heading.strip("… ?").replace(" ", "-"))
 def test_an_answer_helps(request: pytest.FixtureRequest, heading: str) -> None:
     trouble = TROUBLES[heading]
+    if "jq " in "".join(each.text for each in read_walk(PAGE, section=heading).commands) and not shutil.which("jq"):
+        pytest.skip("jq is not installed")
     shop: Shop = request.getfixturevalue("served_shop" if trouble in BESIDE_EACH_OTHER else "shop")
     trouble(shop)
     follow_answer(heading, shop, *([Commands("limit", "ulimit -f 1", "")] if trouble is has_no_room else []))

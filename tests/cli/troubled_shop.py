@@ -64,7 +64,18 @@ async def inventory(ctx: Context) -> None:
     await ctx.step("count stock", count_stock)
 
 
-engine = Engine("app.db", workflows=[order, delivery, render, parcel, inventory], heartbeat_seconds=1, lease_seconds=5)
+async def send() -> None:
+    raise ConnectionError("the mail server does not answer")
+
+
+@workflow
+async def newsletter(ctx: Context) -> None:
+    await ctx.step("send", send, retry=Retry.fixed(9, 3600))
+
+
+engine = Engine(
+    "app.db", workflows=[order, delivery, render, parcel, inventory, newsletter], heartbeat_seconds=1, lease_seconds=5
+)
 
 if __name__ == "__main__":
     trio.run(engine.serve)
