@@ -7,7 +7,7 @@ nor, where there is another, of Python or of a package that is installed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import attrs
@@ -52,10 +52,23 @@ def _cause(record: Any) -> str:
     name, message, errors = record.get("type"), record.get("message"), record.get("errors")
     name = _HOME.sub("", str(name))
     if type(errors) is list and errors:
-        told = [_cause(each) for each in errors[:_MEMBERS_MAX]]
-        more = f" + {len(errors) - len(told)} more" if len(errors) > len(told) else ""
+        found = list(dict.fromkeys(map(_cause, _leaves(errors))))
+        told = found[:_MEMBERS_MAX]
+        more = f" + {len(found) - len(told)} more" if len(found) > len(told) else ""
         return f"{' + '.join(told)}{more} (in an {name.rpartition('.')[2]})"
     return f"{name}: {message}" if message else name
+
+
+def _leaves(errors: list[Any]) -> Iterator[Any]:
+    """Yield what is in a group, also in those that are in it."""
+    left = [*reversed(errors)]
+    while left:
+        record = left.pop()
+        inner = record.get("errors") if type(record) is dict else None
+        if type(inner) is list and inner:
+            left.extend(reversed(inner))
+        else:
+            yield record
 
 
 def _place(record: Any) -> str | None:

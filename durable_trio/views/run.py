@@ -6,12 +6,16 @@ from datetime import datetime
 
 import attrs
 
+from durable_trio.errors import CodecError
+from durable_trio.looks import leaves
 from durable_trio.records import (
     ExecutorStatus,
+    FailureRecord,
     GenerationRecord,
     RunRecord,
     RunStatus,
     StepInHand,
+    StepKind,
     StepRecord,
     StepStatus,
     UnreadRecord,
@@ -19,7 +23,7 @@ from durable_trio.records import (
 )
 from durable_trio.rows import Key
 
-__all__ = ["RunView", "began_at", "is_of", "of_generation", "with_steps"]
+__all__ = ["RunView", "began_at", "is_of", "of_generation", "with_refused_signals", "with_steps"]
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +88,26 @@ def with_steps(view: RunView, *, failed: bool = False, key: str | None = None) -
             if wait.total is None and not (failed and wait.error is None) and (key is None or is_of(wait.key, key))
         ),
     )
+
+
+def with_refused_signals(view: RunView) -> RunView:
+    """Return a run with those signals as failed that its body was given as ``CodecError``, if that has ended it.
+
+    They are stored as taken, for so they were; that the payload is of another type only the body's code tells.
+    """
+    error = view.record.error
+    refused = [leaf for leaf in leaves(error) if isinstance(leaf, CodecError)] if isinstance(error, Exception) else []
+    if not refused:
+        return view
+
+    def marked(step: StepRecord) -> StepRecord:
+        for leaf in refused:
+            if step.kind is StepKind.SIGNAL and (leaf.where or "").startswith(f"signal {step.key!r} of run"):
+                failure = FailureRecord(type=type(leaf).__qualname__, message=str(leaf))
+                return attrs.evolve(step, status=StepStatus.FAILED, error=failure)
+        return step
+
+    return attrs.evolve(view, steps=tuple(map(marked, view.steps)))
 
 
 def is_of(key: str, wanted: str) -> bool:

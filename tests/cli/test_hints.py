@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
+from durable_trio import Context, RunFailed, open_engine, workflow
 from durable_trio.engine.workers import __main__ as worker
 from durable_trio.serving.logs import LogStyle
 from tests.cli.desk import call
@@ -79,3 +81,33 @@ def test_what_ends_a_worker_is_a_line_as_the_others_of_its_log(
     starts = {LogStyle.FIELDS: "time=", LogStyle.JSON: "{"}
     assert line.startswith(starts.get(style, "StoreRewound: ") if style is not None else "StoreRewound: ")
     assert line.count("\n") == 1
+
+
+def test_a_signal_of_another_type_is_shown_as_what_has_failed(file_path: str) -> None:
+    """It was taken, and is stored so; that it was no use only the failure of the run tells."""
+
+    @workflow
+    async def waiting(ctx: Context) -> None:
+        await ctx.wait_signal("first", int)
+        async with ctx.open_nursery() as nursery:
+            nursery.start_soon(branch)
+
+    async def branch(ctx: Context) -> None:
+        await ctx.wait_signal("second", int)
+
+    async def fail() -> None:
+        async with open_engine(file_path, workflows=[waiting]) as engine:
+            run = await engine.start(waiting, id="it")
+            await run.signal("first", 1)
+            await run.signal("second", "two")
+            with pytest.raises(RunFailed):
+                await run.result()
+
+    trio.run(fail)
+    lines = call("--db", file_path, "show", "it").out.splitlines()
+    (first,) = (line for line in lines if line.startswith("first#0"))
+    (second,) = (index for index, line in enumerate(lines) if "second#0" in line and "CodecError" not in line)
+    assert ("✗" in first, "✗" in lines[second]) == (False, True)
+    assert "CodecError: signal" in lines[second + 1]
+    statuses = {step["key"]: step["status"] for step in call("--db", file_path, "show", "it", "--json").json["steps"]}
+    assert set(statuses.values()) == {"completed"}

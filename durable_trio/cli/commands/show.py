@@ -88,11 +88,18 @@ def command(
         return
     from durable_trio.cli.run_view import run_view
     from durable_trio.cli.screen import find_screen
+    from durable_trio.views.run import with_refused_signals
 
     screen, now = find_screen(), datetime.now(UTC)
     write_lines(
         run_view(
-            view, now, screen, has_results=results, has_traceback=traceback, is_whole=is_whole, how_to_see_all=_ALL
+            with_refused_signals(view),
+            now,
+            screen,
+            has_results=results,
+            has_traceback=traceback,
+            is_whole=is_whole,
+            how_to_see_all=_ALL,
         )
     )
 
