@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.engine.workers.kit import children_of, is_alive
 from tests.kit import forks
 
 PATIENCE_SECONDS = 60
@@ -59,6 +61,42 @@ def test_what_it_leaves_to_the_end_of_the_interpreter_is_done() -> None:
     code = "import atexit; atexit.register(print, 'at exit'); print('buffered', end=' ')"
     done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.stdout == "buffered at exit\n"
+
+
+_FAMILY = """
+import os
+from durable_trio import Context, Engine, workflow
+
+@workflow
+async def work(ctx: Context) -> None: ...
+
+engine = Engine(os.environ["FILE"], workflows=[work])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nests are built on Linux only")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_are_forked_as_children_of_their_program_and_end_with_it(tmp_path: Path, end: signal.Signals) -> None:
+    (tmp_path / "family.py").write_text(_FAMILY)
+    command = [sys.executable, "-m", "durable_trio", "serve", "family:engine", "--workers", "2"]
+    surroundings = {**os.environ, "FILE": str(tmp_path / "app.db"), "PYTHONPATH": str(tmp_path)}
+    with open(tmp_path / "out.txt", "wb") as out:
+        process: forks.Forked[bytes] = forks.Forked(command, cwd=tmp_path, env=surroundings, stdout=out, stderr=out)
+    with process:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while len(workers := list(children_of(process.pid))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(workers) == 2, (tmp_path / "out.txt").read_text()
+        for worker in workers:
+            assert Path(f"/proc/{worker}/comm").read_text().strip() != forks.NEST
+            # An interpreter of its own would have its own command line.
+            assert Path(f"/proc/{worker}/cmdline").read_bytes() == Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            assert os.getpgid(worker) == worker
+        process.send_signal(end)
+        process.wait(PATIENCE_SECONDS)
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(map(is_alive, workers))
 
 
 def test_it_can_be_waited_for_asked_and_killed() -> None:

@@ -1,6 +1,6 @@
 """New stores as copies of one: to make a schema step by step takes longer than most tests.
 
-Where that is what is tested (``tests/stores/sqlite``), and in all programs of their own, it is made.
+Where that is what is tested (``new_stores_are_made``), and in all programs of their own, it is made.
 """
 
 from __future__ import annotations

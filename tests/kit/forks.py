@@ -5,6 +5,10 @@ is forked here is as good as new: the server has no threads, loops or connection
 through the same end as any other program, by whatever signal or exit code. What matters in a few tests alone, such as
 the start of an interpreter itself, is for ``subprocess.Popen``.
 
+So it is with the workers that such a program starts, each of which would import everything again. They must be its own
+children, and by then it has threads. So it forks a *nest* before anything else, which forks a worker whose parent ends
+at once; for what loses its parent the program is the next one (``prctl(2)``, PR_SET_CHILD_SUBREAPER).
+
     with Forked([sys.executable, "-m", "durable_trio", "list"], stdout=subprocess.PIPE, text=True) as process:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
 """
@@ -12,6 +16,8 @@ the start of an interpreter itself, is for ``subprocess.Popen``.
 from __future__ import annotations
 
 import atexit
+import ctypes
+import fcntl
 import functools
 import importlib
 import json
@@ -25,15 +31,21 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, AnyStr, Final
 
 _REQUEST_BYTES_MAX: Final = 1 << 20
 # Imported once for all programs: an import of these leaves nothing that a program of its own would have otherwise.
 _PRELOADED: Final = ("argparse", "http.server", "urllib.request", "hashlib", "logging.config", "durable_trio")
+#: The name of a process that is a nest: no child of the program's own.
+NEST: Final = "nest-of-workers"
+_WORKERS: Final = "durable_trio.engine.workers"
+_PR_SET_PDEATHSIG, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 15, 36
 
 
 # ---- who asks ------------------------------------------------------------------------------------------------------
@@ -144,6 +156,13 @@ def run(
     return done
 
 
+def is_nest(pid: int) -> bool:
+    """Return whether a child of a program is its nest, and none of its own."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip() == NEST
+    return False
+
+
 # ---- the server ----------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +230,14 @@ def _begin(request: dict[str, Any], descriptors: list[int]) -> Callable[[], obje
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if sys.platform.startswith("linux") and any("workers" in each for each in request["argv"]):
+        worker = _build_nest()
+        if worker is not None:
+            return worker
+    return _become(request)
+
+
+def _become(request: dict[str, Any]) -> Callable[[], object]:
     os.chdir(request["cwd"])
     environment: dict[str, str] = request["env"]
     os.environ.clear()
@@ -244,6 +271,106 @@ def _program(argv: list[str], environment: dict[str, str]) -> Callable[[], objec
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         return lambda: exec(compile(argv[1], "<string>", "exec", dont_inherit=True), main.__dict__)
     return lambda: runpy.run_path(argv[0], run_name="__main__")
+
+
+# ---- nests of workers ----------------------------------------------------------------------------------------------
+
+
+def _build_nest() -> Callable[[], object] | None:
+    """Fork the nest of this program, and have it fork workers; return only here, and in a worker what it is to run."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        os.setpgid(0, 0)  # signals are for the program's group
+        _prctl(_PR_SET_NAME, ctypes.c_char_p(NEST.encode()))
+        return _hatch(theirs, program)
+    theirs.close()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+    import supervisors.process
+
+    class Popen(subprocess.Popen[bytes]):
+        """Forks workers from the nest; starts all else."""
+
+        def _execute_child(self, args: list[Any], *rest: Any) -> None:
+            _, _, _, pass_fds, cwd, env, _, _, _, *pipes, _, _, _, _, _, _, group = rest
+            if not _is_worker(args, env):
+                super()._execute_child(args, *rest)  # type: ignore[misc]
+                return
+            assert group == 0
+            given: list[int] = [pipes[0], pipes[3], pipes[5]]
+            streams = [number if pipe == -1 else pipe for number, pipe in enumerate(given)]
+            request = {
+                "argv": args[-3:],
+                "cwd": os.getcwd() if cwd is None else os.fspath(cwd),
+                "env": dict(os.environ if env is None else env),
+                "numbers": [0, 1, 2, *pass_fds],
+            }
+            socket.send_fds(ours, [json.dumps(request).encode()], [*streams, *pass_fds])
+            self.pid = int(ours.recv(100))
+            self._child_created = True
+            self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+    vars(supervisors.process)["subprocess"] = types.SimpleNamespace(**vars(subprocess) | {"Popen": Popen})
+    return None
+
+
+def _is_worker(args: list[Any], env: dict[str, str] | None) -> bool:
+    """Return whether a command starts a worker, in an interpreter as this one."""
+    if args[-3:-1] != ["-m", _WORKERS]:
+        return False
+    usual = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+    return not any(name.startswith("PYTHON") for name in set(os.environ if env is None else env) - usual)
+
+
+def _hatch(connection: socket.socket, program: int) -> Callable[[], object]:
+    """Fork workers until the program has gone; return only in a worker, with what it is to run."""
+    for os_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(os_signal, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):  # who reads what the program says waits for its end, not for this one's
+        os.dup2(null, number)
+    while True:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(connection, _REQUEST_BYTES_MAX, 16)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            os._exit(0)
+        parent = os.fork()
+        if parent == 0:
+            parent = os.getpid()
+            if os.fork() != 0:
+                os._exit(0)
+            break
+        os.waitpid(parent, 0)
+        for descriptor in descriptors:
+            os.close(descriptor)
+    os.setpgid(0, 0)
+    for os_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(os_signal, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _prctl(_PR_SET_NAME, ctypes.c_char_p(b"python"))
+    request = json.loads(data)
+    high = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 500) for descriptor in descriptors]
+    while os.getppid() == parent:
+        time.sleep(0.0002)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # as the shim does
+    if os.getppid() != program:
+        os._exit(1)
+    connection.send(str(os.getpid()).encode())
+    os.closerange(3, 500)
+    connection.detach()
+    for descriptor, number in zip(high, request["numbers"], strict=True):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return _become(request)
+
+
+def _prctl(option: int, argument: Any) -> None:
+    ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import trio
 from durable_trio import Context, Engine, workflow
 from durable_trio.clock import from_datetime, to_datetime
 from durable_trio.codec import coders
+from durable_trio.codec.classes import class_coder
 from durable_trio.engine.services.reports import merged
 from durable_trio.records import ProcessReport
 from durable_trio.stores.questions import ListExecutors
@@ -91,7 +92,7 @@ async def test_what_reports_are_stored_by_is_compiled_once_in_a_process(
 ) -> None:
     """It took longer than all the rest of opening an engine on a file."""
     compiled: list[object] = []
-    compile_class = coders.class_coder
+    compile_class = class_coder
 
     def noted(*args: Any) -> Any:
         compiled.append(args[-1])

@@ -219,7 +219,8 @@ def children_of(pid: int) -> Iterator[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                yield from (child for child in map(int, (task / "children").read_text().split()) if is_alive(child))
+                children = map(int, (task / "children").read_text().split())
+                yield from (child for child in children if is_alive(child) and not forks.is_nest(child))
 
 
 def kill(pid: int, os_signal: int = signal.SIGKILL) -> bool:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite import SqliteStore, opening
+from durable_trio.stores.sqlite.migrations import migrate
 
 
-@pytest.fixture(autouse=True)
-def new_stores_are_copies() -> None:
-    """They are not, here: the schema is made step by step, as for users."""
+@pytest.fixture
+def new_stores_are_made(monkeypatch: pytest.MonkeyPatch, new_stores_are_copies: None) -> None:
+    """The schema of a new store is made step by step, as for users."""
+    monkeypatch.setattr(opening, "_migrate", migrate)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
 from durable_trio.testing.store_contract.kit import start
 from tests.stores.sqlite.kit import Spawn, fill
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 
 @pytest.fixture
 def store(store: SqliteStore) -> SqliteStore:

@@ -31,6 +31,8 @@ from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.library import note_errno, translate
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start, step
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -24,6 +24,8 @@ from durable_trio.stores.sqlite.identity import look_at
 from durable_trio.testing.store_contract.kit import add, owned, row_of, start, step
 from tests.stores.sqlite.kit import Spawn, fill, names_of_runs, vacuum
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 SIDES = ["-wal", "-shm", "-turn", "-turn-queue"]
 
 

@@ -20,6 +20,8 @@ from durable_trio.stores.sqlite.write_turn import FileTurn
 from durable_trio.testing.store_contract.kit import finish, row_of, start
 from tests.stores.sqlite.kit import Spawn, fill, names_of_runs, vacuum
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 
 @pytest.fixture
 def store(store: SqliteStore) -> SqliteStore:

@@ -54,6 +54,8 @@ from tests.stores.sqlite.acts import (
     wait_row,
 )
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 Spawn = Callable[..., "subprocess.Popen[str]"]
 
 

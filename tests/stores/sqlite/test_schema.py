@@ -54,6 +54,8 @@ from durable_trio.testing.store_contract.kit import (
 )
 from tests.stores.sqlite.kit import ticks
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 
 @pytest.fixture
 def store() -> Iterator[SqliteStore]:

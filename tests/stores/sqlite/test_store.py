@@ -39,6 +39,8 @@ from durable_trio.testing.store_contract.kit import (
     step,
 )
 
+pytestmark = pytest.mark.usefixtures("new_stores_are_made")
+
 
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStore]:
