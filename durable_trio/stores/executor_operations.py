@@ -21,7 +21,10 @@ class RegisterExecutor:
 
 @attrs.define(kw_only=True)
 class RenewLease:
-    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead."""
+    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead.
+
+    It only grows: a renewal that comes after one that reaches further changes nothing, and is ``True`` too.
+    """
 
     executor: int
     lease_until: int

@@ -72,12 +72,14 @@ _EXECUTORS_MAX: Final = 16
 _NONCE: Final = "SELECT nonce FROM store_identity"
 # Of the database's header (sqlite.org/fileformat.html): whether it is written to by way of a log.
 _VERSIONS_AT, _VERSION_WITH_LOG = 18, 2
-# Numbers that only grow.
+# Numbers that only grow. A file without its log may have a page of one instant that leads to one of an earlier, where
+# something else stood: so each row says that it is what it is taken for. Leases are of the clock of one boot.
 _MARKS: Final = f"""
-    SELECT 'change', changed FROM change_counter
+    SELECT 'change', changed FROM change_counter WHERE id = 1
     UNION ALL SELECT 'last of ' || name, seq FROM sqlite_sequence WHERE name IN ('runs', 'mailbox', 'executors')
     UNION ALL
-    SELECT * FROM (SELECT 'lease of ' || id, lease_until FROM executors ORDER BY id DESC LIMIT {_EXECUTORS_MAX})
+    SELECT 'lease of ' || id, lease_until
+    FROM (SELECT id, boot_id, lease_until FROM executors ORDER BY id DESC LIMIT {_EXECUTORS_MAX}) WHERE boot_id = ?
 """
 
 
@@ -155,7 +157,8 @@ def look_at(path: str, ask: Callable[[sqlite3.Connection], object] | None = None
         connection.execute("PRAGMA writable_schema = ON")  # a file may be shorter than its first page says
         schema = connection.execute("PRAGMA schema_version").fetchone()[0]
         # What a damaged row holds instead is no mark.
-        marks = {mark: number for mark, number in connection.execute(_MARKS).fetchall() if type(number) is int}
+        found = connection.execute(_MARKS, (boot_id(),)).fetchall()
+        marks = {mark: number for mark, number in found if type(number) is int}
         nonce = (connection.execute(_NONCE).fetchone() or ("",))[0]
         nonce = nonce if type(nonce) is str else ""
         if ask is not None:

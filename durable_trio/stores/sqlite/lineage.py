@@ -118,12 +118,13 @@ class Lineage:
     def committed(self, transaction: Transaction) -> None:
         """Know what ``leave_mark`` has found: it was committed."""
         advance, entry, lease = self._mark
-        if advance is not None and not self.know(advance) and transaction.change_taken:
-            self._row = _NO_ROW  # a wait may have gone
+        if advance is not None and not self.know(advance) and (transaction.change_taken or entry):
+            self._row = _NO_ROW  # a wait may have gone; what is known instead was committed after it
         if entry > self._entry:
             self._entry = entry
         if lease is not None:
-            self._executor, self._lease = lease.executor, lease.lease_until
+            before = self._lease if lease.executor == self._executor else 0
+            self._executor, self._lease = lease.executor, max(before, lease.lease_until)
         if transaction.change_taken > self._change:
             self._change = transaction.change_taken
 

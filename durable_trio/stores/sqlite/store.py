@@ -409,6 +409,7 @@ class SqliteStore(Store):
 
     def _begun(self, transaction: Transaction) -> None:
         """Look what others have done, in a transaction of the writer's."""
+        self._lineage.committed_apart(transaction.change_committed)  # the one before it, in a batch done one by one
         if not self.is_memory and self._lineage.begun(transaction):
             self._notice()
 

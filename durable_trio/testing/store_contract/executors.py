@@ -77,13 +77,19 @@ class ExecutorContract(ContractKit):
         assert one(store, RenewLease(executor=executor, lease_until=30)) is False
         assert one(store, RenewLease(executor=executor + 9, lease_until=30)) is False
 
+    def test_a_renewal_that_was_begun_first_and_comes_last_takes_nothing_back(self, store: Store) -> None:
+        executor = register(store, lease_until=10)
+        assert one(store, RenewLease(executor=executor, lease_until=30)) is True
+        assert one(store, RenewLease(executor=executor, lease_until=20)) is True
+        assert store.ask(ListExecutors())[0].lease_until == 30
+
     def test_a_renewal_that_comes_first_wins(self, store: Store) -> None:
         row, fence = owned(store)
-        assert one(store, RenewLease(executor=fence.owner, lease_until=50)) is True
-        assert reap(store, fence.owner, lease_before=50) is None
+        assert one(store, RenewLease(executor=fence.owner, lease_until=5000)) is True
+        assert reap(store, fence.owner, lease_before=5000) is None
         assert row_of(store) == row
-        assert reap(store, fence.owner, lease_before=51) == 1
-        assert reap(store, fence.owner, lease_before=51) is None
+        assert reap(store, fence.owner, lease_before=5001) == 1
+        assert reap(store, fence.owner, lease_before=5001) is None
 
     def test_a_dead_executor_writes_nothing_any_more(self, store: Store) -> None:
         row, fence = owned(store)

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,10 +17,10 @@ import trio
 from durable_trio import Context, DurableError, Engine, RunFailed, RunStatus, workflow
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import ClaimDue, ReapExecutor, RegisterExecutor
+from durable_trio.stores.contract import ClaimDue, Operation, ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.sqlite import SqliteStore
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -98,6 +99,34 @@ async def test_an_executor_that_dies_while_another_serves_is_noticed(file_path: 
         with trio.fail_after(PATIENCE_SECONDS):
             while executor in {item.id for item in (await engine.status()).executors}:  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+
+async def test_a_renewal_of_the_loop_that_the_thread_has_overtaken_is_no_earlier_state(
+    file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop is held up between what it wants to store and its commit; meanwhile the thread stores more."""
+    seen: list[int] = []
+    async with serving(file_path, stepwise) as engine, Engine(file_path) as client:
+        services = engine._client.services
+        assert services is not None
+        assert services.executor is not None
+        store, recovery = engine._client.store, services.executor.recovery
+        apply = store.apply
+
+        def overtaken(batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+            if any(type(operation) is RenewLease for operation in batch):
+                monkeypatch.undo()
+                assert recovery.renew_meanwhile() is None
+                seen.append(store.ask(ListExecutors())[0].lease_until)
+            return apply(batch, block=block)
+
+        monkeypatch.setattr(store, "apply", overtaken)
+        recovery.nudge()
+        await wait_until(lambda: bool(seen))
+        for number in range(3):
+            run = await client.start("stepwise", 3, id=f"r-{number}")
+            await run.result()
+        assert store.ask(ListExecutors())[0].lease_until >= seen[0]
 
 
 async def test_an_executor_whose_lease_has_passed_is_dead_although_its_lock_is_held(file_path: str) -> None:

@@ -17,11 +17,11 @@ import pytest
 from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreRewound
 from durable_trio.processes import boot_id
 from durable_trio.rows import ExecutorRow
-from durable_trio.stores.contract import Advance, Fence, RegisterExecutor
+from durable_trio.stores.contract import Advance, Fence, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import CountRuns, FindRun, ListExecutors, ListHistory
 from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
 from durable_trio.stores.sqlite.identity import look_at
-from durable_trio.testing.store_contract.kit import add, owned, row_of, start, step
+from durable_trio.testing.store_contract.kit import add, one, owned, row_of, start, step
 from tests.stores.sqlite.kit import Spawn, fill, names_of_runs, vacuum
 
 pytestmark = pytest.mark.usefixtures("new_stores_are_made")
@@ -359,6 +359,45 @@ def test_a_number_that_makes_no_sense_tells_nothing_of_the_file(store: SqliteSto
     store.close()
     with pytest.raises(StoreCorrupt):
         SqliteStore(store.path).open()
+
+
+@pytest.mark.parametrize("moves", ["all of the log", "what a reader leaves"])
+def test_a_lease_that_is_renewed_late_by_what_was_begun_first_makes_no_earlier_state(
+    store: SqliteStore, moves: str
+) -> None:
+    executor = register(store, boot_id())
+    for until in (3000, 2000):
+        one(store, RenewLease(executor=executor, lease_until=until))
+        with closing(sqlite3.connect(store.path)) as reader:
+            if moves == "what a reader leaves":
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM runs").fetchall()
+                start(store, f"after-{until}")
+            store.wal_checkpoint()
+        start(store, str(until))
+
+
+def test_a_page_on_which_something_else_stood_before_tells_nothing_of_leases(store: SqliteStore) -> None:
+    """A reader keeps the executors' newest page out of the file, whose other pages lead there already."""
+    count = 80  # more than one page of them
+    with closing(store.connect()) as connection, connection:
+        for number in range(12):
+            connection.execute(f"CREATE TABLE mine_{number} (id INTEGER PRIMARY KEY, a, b, c, d, e)")
+            insert = f"INSERT INTO mine_{number} VALUES (?, ?, 2, 3, 4, 5)"
+            connection.execute(insert, (-1, "x" * 3500))  # a page of its own
+            connection.executemany(insert, ((row, 1) for row in range(count - 15)))
+    store.wal_checkpoint()
+    with closing(store.connect()) as connection, connection:
+        for number in range(12):
+            connection.execute(f"DROP TABLE mine_{number}")  # its pages are given to others
+    for _ in range(count):
+        executor = register(store, boot_id())
+        with closing(sqlite3.connect(store.path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM runs").fetchall()
+            one(store, RenewLease(executor=executor, lease_until=2000))
+            store.wal_checkpoint()
+        store.wal_checkpoint()
 
 
 def test_a_store_that_has_lost_its_identity_gets_a_new_one(tmp_path: Path) -> None:

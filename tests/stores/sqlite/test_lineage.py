@@ -26,6 +26,7 @@ from durable_trio.stores.contract import (
     ReapExecutor,
     RenewLease,
     ResumeRun,
+    SendSignal,
     Sweep,
 )
 from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory
@@ -412,6 +413,69 @@ def test_a_wait_that_is_over_is_not_missed(store: SqliteStore, other: SqliteStor
         start(other, f"theirs-{number}")
         store.foreign_changes()
         start(store, f"mine-{number}")
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_wait_that_is_over_in_one_batch_with_a_new_signal_is_not_missed(
+    store: SqliteStore, other: SqliteStore, rows: int
+) -> None:
+    """Also if a branch beside it has recorded something: the batch is known by the signal alone."""
+    fence = prepare(store)
+    ACTS["an intent"](store, fence)
+    over = Advance(fence=fence, rows=(step(50, "s", 50),) * rows, cleared=(wait_row().key,), now=20)
+    last = [Advance(fence=fence, rows=(), now=20)] * rows
+    sent = SendSignal(run_id="run", name="go", payload="1", signal_id=None, now=9)
+    store.apply([over, *last, sent])
+    start(other, "theirs")
+    start(store, "mine")
+
+
+def test_a_wait_that_is_over_is_not_missed_between_two_commits_of_one_batch(store: SqliteStore) -> None:
+    """Another program, which takes no turn, commits after what has removed it."""
+    fence = prepare(store)
+    keep_ended_run(store)
+    ACTS["an intent"](store, fence)
+    over = Advance(fence=fence, rows=(), cleared=(wait_row().key,), now=20)
+    left = [0]
+
+    def commit_before_the_third(statement: str) -> None:
+        left[0] += statement == "BEGIN IMMEDIATE"
+        if left[0] == 3:  # after the one of the whole batch, and the first operation's
+            with closing(sqlite3.connect(store.path)) as connection, connection:
+                connection.execute("CREATE TABLE theirs (a)")
+
+    assert store._writer is not None
+    store._writer.set_trace_callback(commit_before_the_third)
+    assert store.apply([over, REFUSED, over]) is not None
+    start(store, "mine")
+
+
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_lease_that_is_renewed_late_by_what_was_begun_first_is_not_missed(
+    store: SqliteStore, other: SqliteStore, beside: int
+) -> None:
+    """A thread renews it while the loop is held up, whose own renewal then comes, alone or with other things."""
+    fence = prepare(store)
+    one(store, RenewLease(executor=fence.owner, lease_until=3000))
+    late = RenewLease(executor=fence.owner, lease_until=2000)
+    store.apply([late, *[Advance(fence=fence, rows=(step(50, "s", 50),), now=20)] * beside])
+    start(other, "theirs")
+    assert store.foreign_changes()
+    transact(store, fence)
+
+
+def test_a_lease_that_was_renewed_late_is_known_by_the_one_that_reaches_further(store: SqliteStore) -> None:
+    """So a copy from between the two, which has gone on elsewhere, is another future still."""
+    fence = prepare(store)
+    copy = back_up(store)
+    for until in (3000, 2000):
+        one(store, RenewLease(executor=fence.owner, lease_until=until))
+    with closing(sqlite3.connect(copy)) as connection, connection:
+        connection.execute("UPDATE executors SET lease_until = 2500")
+        connection.execute("UPDATE change_counter SET changed = changed + 9")
+    restore(store, copy)
+    with pytest.raises(StoreRewound, match="an earlier state"):
+        add(store, fence, step(51, "s", 51))
 
 
 def test_an_advance_that_changes_nothing_leaves_what_is_known(store: SqliteStore) -> None:

@@ -23,7 +23,8 @@ _ENDED_KEPT: Final = 1000
 REGISTER: Final = "INSERT INTO executors (pid, host, boot_id, started_at, lease_until) VALUES (?, ?, ?, ?, ?)"
 NAME_LOCK: Final = "UPDATE executors SET lock = ? WHERE id = ?"
 FORGET: Final = "DELETE FROM executors WHERE id <= ? AND ended_at IS NOT NULL"
-RENEW: Final = "UPDATE executors SET lease_until = ? WHERE id = ? AND ended_at IS NULL"
+# Never back: a process renews from its loop and from a thread beside it, and what was begun first may come last.
+RENEW: Final = "UPDATE executors SET lease_until = max(lease_until, ?) WHERE id = ? AND ended_at IS NULL"
 END: Final = """
     UPDATE executors SET ended_at = :now
     WHERE id = :executor AND ended_at IS NULL AND (:lease_before IS NULL OR lease_until < :lease_before)
