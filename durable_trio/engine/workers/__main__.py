@@ -6,10 +6,15 @@ import faulthandler
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
 
 import attrs
 import trio
 
+from durable_trio.engine.codes import FamilyCode
 from durable_trio.engine.engine import Engine
 from durable_trio.engine.workers.family import code_of, encode
 from durable_trio.engine.workers.parent import (
@@ -28,6 +33,13 @@ from durable_trio.serving.logs import LOG_VARIABLE, LogStyle, failure_line, set_
 from durable_trio.serving.reasons import failure_text, needs_traceback
 from durable_trio.unseen import print_traceback, visible
 from supervisors import ChildProcess, child_process
+
+# How often this process has begun again because files have changed under its import.
+_BEGUN_AGAIN_VARIABLE: Final = "DURABLE_TRIO_WORKER_AGAIN"
+# Some files always look changed, as on a server whose clock is ahead: then they are taken as they are.
+_BEGUN_AGAIN_MAX: Final = 3
+# Times of files are those of the last tick of the kernel's clock.
+_TICK_SECONDS: Final = 0.02
 
 
 @attrs.frozen
@@ -58,10 +70,12 @@ def main() -> int:
         print(f"usage: python -m durable_trio.engine.workers [{PROBE}] module:engine", file=sys.stderr)
         return 2
     app = sys.argv[-1]
+    began_at, environment = time.time(), dict(os.environ)
     sys.excepthook = print_traceback
     path = os.environ.pop(PATH_VARIABLE, None)
     style = os.environ.pop(LOG_VARIABLE, None)
     worker_count = int(os.environ.pop(COUNT_VARIABLE, "1"))
+    os.environ.pop(_BEGUN_AGAIN_VARIABLE, None)
     if path is not None:
         sys.path[:] = path.split(os.pathsep)
     try:
@@ -71,8 +85,11 @@ def main() -> int:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
         _say_why(style, str(error), error.__cause__)
         return LOADING_FAILED
+    code = _code_of(engine, app)
+    if code is not None:
+        _begin_again_if_changed(code.files, began_at, environment)
     process = child_process(is_cancelled_by_sigterm=False)
-    refusal = process.ask(_code_of(engine, app))
+    refusal = process.ask(None if code is None else encode(code))
     if is_probe:
         process.ready()
         return 0
@@ -82,14 +99,31 @@ def main() -> int:
     return _serve_to_the_end(engine, process, worker_count, style)
 
 
-def _code_of(engine: Servable, app: str) -> object:
-    """Return the code that this process has read, as the parent is told it; of what is no ``Engine`` it knows none."""
+def _code_of(engine: Servable, app: str) -> FamilyCode | None:
+    """Return the code that this process has read; of what is no ``Engine`` it knows none."""
     if not isinstance(engine, Engine):
         return None
     client = engine._client
     module = sys.modules.get(app.partition(":")[0])
     store = str(getattr(client.store, "path", ""))
-    return encode(code_of(client.settings.build, client.registry, {} if module is None else vars(module), store))
+    return code_of(client.settings.build, client.registry, {} if module is None else vars(module), store)
+
+
+def _begin_again_if_changed(files: Iterable[str], began_at: float, environment: dict[str, str]) -> None:
+    """Begin this process again if files have changed since: what was imported may not be what is in them now."""
+    count = int(environment.get(_BEGUN_AGAIN_VARIABLE, "0"))
+    if count < _BEGUN_AGAIN_MAX and _last_change(files) >= began_at - _TICK_SECONDS:
+        environment[_BEGUN_AGAIN_VARIABLE] = str(count + 1)
+        os.execve(sys.executable, [sys.executable, "-m", "durable_trio.engine.workers", *sys.argv[1:]], environment)
+
+
+def _last_change(files: Iterable[str]) -> float:
+    """Return when one of some files was last written or put in its place, which no copy of old times hides."""
+    last = 0.0
+    for file in files:
+        with suppress(OSError):
+            last = max(last, os.stat(file).st_ctime)
+    return last
 
 
 def _say_why(style: str | None, text: str, error: BaseException | None) -> None:

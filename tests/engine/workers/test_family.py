@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,10 @@ import pytest
 from durable_trio import Engine, Workflow, workflow
 from durable_trio.engine.codes import FamilyCode
 from durable_trio.engine.workers.family import Family, code_of, decode, encode
+from durable_trio.engine.workers.parent import PROBE
 from supervisors.frames import encode_ask
+
+ROOT = Path(__file__).parents[3]
 
 
 class Line:
@@ -252,3 +259,38 @@ def test_the_code_is_of_all_workflows_and_of_the_module_that_has_the_engine(tmp_
 def test_an_engine_tells_its_build(file_path: str) -> None:
     client = Engine(file_path, build="3f2a91c", workflows=[flow("a")])._client
     assert code_of(client.settings.build, client.registry, {}).digest == "3f2a91c"
+
+
+# ---- files that change while they are imported -----------------------------------------------------------------------
+
+_CHANGING = """
+import os
+import prices
+from durable_trio import Engine
+
+with open("imports.txt", "a") as file:
+    file.write(f"{os.getpid()} {prices.PRICE} {sorted(name for name in os.environ if name.endswith('_AGAIN'))}\\n")
+with open("imports.txt") as file:
+    count = len(file.readlines())
+if count <= CHANGES:  # a deploy copies the next release meanwhile, with the times that its files have elsewhere
+    with open("next.py", "w") as file:
+        file.write(f"PRICE = {10 ** count}\\n")
+    os.utime("next.py", (1, 1))
+    os.rename("next.py", "prices.py")
+engine = Engine("app.db")
+"""
+
+
+@pytest.mark.parametrize(("changes", "prices"), [(0, ["1"]), (1, ["1", "10"]), (9, ["1", "10", "100", "1000"])])
+def test_a_worker_under_whose_import_files_change_begins_again(tmp_path: Path, changes: int, prices: list[str]) -> None:
+    """Else it would serve what it has imported, and be known by what is in the files now."""
+    (tmp_path / "prices.py").write_text("PRICE = 1\n")
+    (tmp_path / "changing_shop.py").write_text(_CHANGING.replace("CHANGES", str(changes)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    command = [sys.executable, "-m", "durable_trio.engine.workers", PROBE, "changing_shop:engine"]
+    time.sleep(0.05)  # the files are older than the process
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    imports = [line.split(" ", 2) for line in (tmp_path / "imports.txt").read_text().splitlines()]
+    assert [price for _, price, _ in imports] == prices
+    assert len({pid for pid, _, _ in imports}) == 1, "its parent knows it by its pid"
