@@ -351,7 +351,7 @@ class Reload:
     """One time that a family of workers was asked to serve the code as it is in the files.
 
     ``workers`` are to be replaced, and ``replaced`` of them are. ``now`` says what it is at, for people; ``reason`` why
-    it has failed.
+    it has failed. ``is_same_code``: the files are as they were when the family began, or at the last reload.
     """
 
     id: str
@@ -360,6 +360,7 @@ class Reload:
     replaced: int = 0
     now: str = ""
     reason: str = ""
+    is_same_code: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -26,6 +26,7 @@ _TAKEN_UP_SECONDS: Final = 30.0
 _REPORTED_SECONDS: Final = 2.0
 # A server's report may be missing for a moment, as when the task that writes it is started anew.
 _REPORT_MISSING_SECONDS: Final = 5.0
+_GOING: Final = ("importing", "rehearsing", "replacing")
 _WORDS: Final = {
     "waiting": "another reload goes on; this one follows it",
     "importing": "the new code is imported",
@@ -81,6 +82,7 @@ class ReloadCommand:
             is_done=reload.state == "done",
             workers=reload.workers,
             replaced=reload.replaced,
+            is_same_code=reload.is_same_code,
             reason=reload.reason or None,
         )
 
@@ -110,7 +112,8 @@ class ReloadCommand:
             reload = next((each for each in reloads if each.id == id), None)
             if reload is not None:
                 is_taken_up = True
-                self._say(reload)
+                if reload.state != "waiting" or any(each.state in _GOING for each in reloads):
+                    self._say(reload)
                 if reload.state in ("done", "failed"):
                     return reload
             elif not is_taken_up and now - began_at > _TAKEN_UP_SECONDS:

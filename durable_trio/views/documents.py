@@ -277,6 +277,7 @@ class ReloadDocument:
     is_done: bool
     workers: int
     replaced: int
+    is_same_code: bool  # the files are as they were before
     reason: str | None  # why it has failed
 
 

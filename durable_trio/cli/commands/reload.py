@@ -36,7 +36,8 @@ def command(ctx: click.Context, database: str, pid: int | None, rehearses: bool,
         write_json(document)
     elif document.is_done:
         serve = "serves" if document.replaced == 1 else "serve"
-        write_lines([f"{plural(document.replaced, 'worker')} of process {document.process} {serve} the new code"])
+        code = "the same code as before" if document.is_same_code else "the new code"
+        write_lines([f"{plural(document.replaced, 'worker')} of process {document.process} {serve} {code}"])
     if not document.is_done:
         if as_json:
             ctx.exit(1)

@@ -173,16 +173,18 @@ class Reloads:
             await self._reload(request)
         except ReloadFailed as error:
             self._say(request.id, state="failed", now="", reason=str(error))
-            extra = {"event": "reload_failed", "reason": str(error)}
+            extra: dict[str, object] = {"event": "reload_failed", "reason": str(error)}
             _LOGGER.error("the reload has ended: %s", error, extra=extra)
         except trio.Cancelled:
             self._say(request.id, state="failed", now="", reason=f"{_STOPPING}; its workers are drained")
             raise
         else:
-            count = self._told[request.id].replaced
+            told = self._told[request.id]
             self._say(request.id, state="done", now="")
-            workers = f"{count} worker{' serves' if count == 1 else 's serve'}"
-            _LOGGER.info("reload: %s the new code", workers, extra={"event": "reload_done", "workers": count})
+            s = "" if told.replaced == 1 else "s"
+            code = "the same code as before" if told.is_same_code else "the new code"
+            extra = {"event": "reload_done", "workers": told.replaced, "is_same_code": told.is_same_code}
+            _LOGGER.info("reload: %d worker%s replaced, with %s", told.replaced, s, code, extra=extra)
 
     async def _reload(self, request: ReloadRequest) -> None:
         try:
@@ -198,6 +200,8 @@ class Reloads:
         except ReloadFailed as error:
             raise ReloadFailed(f"{error}; nothing was changed") from error
         before = self._family.expect(code)
+        is_same = code is not None and before is not None and code.digest == before.digest
+        self._say(request.id, is_same_code=is_same)
         try:
             await self._replace_all(request.id)
         finally:

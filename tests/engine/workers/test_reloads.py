@@ -185,6 +185,7 @@ async def test_each_worker_is_replaced_by_a_new_one_that_is_ready_before_the_old
         scene.workers.files = "new"
         reload = await scene.reload()
         assert (reload.state, reload.workers, reload.replaced, reload.reason) == ("done", 3, 3, "")
+        assert not reload.is_same_code
         assert scene.workers.serving == {"worker-4": "new", "worker-5": "new", "worker-6": "new"}
         assert scene.workers.fewest_serving == 3, "all the time"
         swaps = ["+worker-4", "-worker-1", "+worker-5", "-worker-2", "+worker-6", "-worker-3"]
@@ -197,6 +198,17 @@ async def test_each_old_worker_has_drained_before_the_next_one_is_touched(autoju
         await scene.reload()
         took = trio.current_time() - began
         assert took >= _START_SECONDS + 2 * (_START_SECONDS + _DRAIN_SECONDS)
+
+
+async def test_it_is_told_if_the_code_is_the_same_as_before(autojump_clock: MockClock) -> None:
+    """As where a link to another release was followed when the server was started; or for data, on purpose."""
+    async with family(1) as scene:
+        reload = await scene.reload()
+        assert (reload.state, reload.is_same_code) == ("done", True)
+        assert scene.workers.serving == {"worker-2": "old"}
+        scene.workers.files = "new"
+        assert not (await scene.reload()).is_same_code
+        assert (await scene.reload()).is_same_code
 
 
 async def test_what_cannot_be_imported_changes_nothing(
