@@ -127,7 +127,7 @@ def test_damage_that_nobody_has_put_there_is_the_disks(
         error.sqlite_errorcode = 11
         raise error
 
-    monkeypatch.setattr("durable_trio.stores.sqlite.store._at_one_instant", fail)
+    monkeypatch.setattr("durable_trio.stores.sqlite.store.at_one_instant", fail)
     with pytest.raises(StoreCorrupt, match="check the disk"):
         store.ask(ListHistory(run))
     with pytest.raises(StoreCorrupt, match="failed before"):
