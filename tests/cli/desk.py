@@ -117,13 +117,13 @@ def until(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
-def process_of(*words: str, stdin: bool = False) -> Iterator[subprocess.Popen[str]]:
+def process_of(*words: str, stdin: bool = False, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """Run a process during a block; it is killed at the end, if it has not ended."""
     process: forks.Forked[str] = forks.Forked(
         words,
         env=surroundings(),
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
