@@ -7,6 +7,7 @@ runs, and programs say ``--yes``. What was counted is what is taken: a run that 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
@@ -156,6 +157,8 @@ def do_to_each(
     """
     from durable_trio.cli.client import ask
 
+    # The command says itself what it has done; without a handler, Python would write each record to standard error.
+    logging.getLogger("durable_trio.runs").addHandler(logging.NullHandler())
     work = _Work(verb, as_json=as_json)
     try:
         if choice.run_ids:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from durable_trio import Context, RunFailed, open_engine, workflow
-from tests.cli.desk import Said, call, on_terminal
+from tests.cli.desk import Said, call, call_process, on_terminal
 from tests.cli.test_json import validate
 
 
@@ -45,7 +45,8 @@ def test_all_that_are_parked_are_taken(words: tuple[str, ...], told: str, db: st
 
 def test_nothing_that_matches_is_said_and_is_no_error(db: str) -> None:
     said = call("--db", db, "resume", "--parked", "--workflow", "nobody's")
-    assert (said.code, said.error) == (0, 'no run is parked, of workflow "nobody\'s"')
+    assert said.code == 0
+    assert said.error.startswith('no run is parked, of workflow "nobody\'s"; there is no workflow "nobody\'s"')
 
 
 def test_what_cannot_be_done_to_some_is_told_with_the_reason_and_the_others_are_done(db: str) -> None:
@@ -114,6 +115,12 @@ def test_runs_of_a_workflow_that_nobody_knows_are_ended_together(db: str) -> Non
     said = call("--db", db, "abandon", "--unknown", "--workflow", "landing", "--reason", "its code is gone", "--yes")
     assert (said.code, said.error) == (0, "ended 1 run of 1")
     assert status_of(db, "pending-1") == "cancelled"
+
+
+def test_what_a_command_does_to_many_is_told_once(db: str) -> None:
+    """Records of the log, one for each run, are for servers."""
+    said = call_process("--db", db, "abandon", "--parked", "--yes", "--json")
+    assert (said.code, said.err, said.json["done_count"]) == (0, "", 1)
 
 
 def usage(said: Said) -> str:

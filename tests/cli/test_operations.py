@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trio
 
-from durable_trio import Engine, RunStatus, open_engine
+from durable_trio import Engine, RunStatus, Workflow, open_engine
 from durable_trio.stores.sqlite import sqlite3
 from tests.cli import troubled_shop
 from tests.cli.desk import call
@@ -119,7 +119,7 @@ def many_have_failed(shop: Shop) -> None:
     """Nobody serves them: what is looked at, and asked for, is in the file."""
 
     async def fail() -> None:
-        workflows = [troubled_shop.order, troubled_shop.newsletter]
+        workflows: list[Workflow[..., Any]] = [troubled_shop.order, troubled_shop.newsletter]
         async with open_engine(shop.folder / "app.db", workflows=workflows) as engine:
             for number in (7, 8):
                 await wait_status(
