@@ -57,6 +57,23 @@ def test_it_ends_as_any_other(code: str, expected: int) -> None:
     assert done.returncode == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "warns"), [((), False), (("-W", "error"), True)], ids=["as it is", "with warnings as errors"]
+)
+def test_what_is_left_open_is_warned_of_at_the_end_where_warnings_are_errors(
+    options: tuple[str, ...], warns: bool
+) -> None:
+    code = "import os, sys; left = open(os.devnull)"
+    done = forks.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert ("ResourceWarning" in done.stderr) == warns, done.stderr
+
+
+def test_a_thread_is_waited_for_at_the_end() -> None:
+    code = "import threading; timer = threading.Timer(0.05, print, ['late']); timer.start(); print('ended')"
+    done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert (done.stdout, done.returncode) == ("ended\nlate\n", 0)
+
+
 def test_what_it_leaves_to_the_end_of_the_interpreter_is_done() -> None:
     code = "import atexit; atexit.register(print, 'at exit'); print('buffered', end=' ')"
     done = forks.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS)

@@ -119,8 +119,10 @@ def test_the_command_line_works_outside_of_the_checkout(installed: Installed) ->
 
 # Each at its own speed, at which it ends within seconds; what it prints goes to a file.
 _ALL = """
-import os, runpy, sys
+import gc, os, runpy, sys
 from durable_trio import open_engine
+
+gc.freeze()
 
 names = sys.argv[1:]
 pids = {}

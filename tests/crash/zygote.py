@@ -6,6 +6,7 @@ parent sends specs with the child's control socket; the answer is the child's pi
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -138,6 +139,8 @@ def serve(connection: socket.socket) -> None:
     """Fork what is asked for until the parent hangs up."""
     from tests.crash import worker  # everything is imported here, once
 
+    gc.collect()
+    gc.freeze()  # else what is collected in a fork touches, and so copies, all that it shares with this process
     statuses: dict[int, int] = {}
     while True:
         data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 1)

@@ -2,8 +2,10 @@
 
 A new interpreter takes half a second of a processor until it has imported this project, and tests start hundreds. What
 is forked here is as good as new: the server has no threads, loops or connections, and runs no code of tests. It goes
-through the same end as any other program, by whatever signal or exit code. What matters in a few tests alone, such as
-the start of an interpreter itself, is for ``subprocess.Popen``.
+through the same end as any other program, by whatever signal or exit code; only the clearing of modules is left out
+(``run_to_end``), and what the server has is no matter of a fork's garbage collector: both would copy all that it
+shares, which takes thirty times as long as to fork. What matters in a few tests alone, such as the start of an
+interpreter itself, is for ``subprocess.Popen``.
 
 So it is with the workers that such a program starts, each of which would import everything again. They must be its own
 children, and by then it has threads. So it forks a *nest* before anything else, which forks a worker whose parent ends
@@ -19,6 +21,7 @@ import atexit
 import ctypes
 import fcntl
 import functools
+import gc
 import importlib
 import json
 import os
@@ -258,6 +261,7 @@ def _program(argv: list[str], environment: dict[str, str]) -> Callable[[], objec
     """Return a program by its command line."""
     if argv[0] == "-W":
         warnings.simplefilter(argv[1])  # type: ignore[arg-type]
+        sys.warnoptions.append(argv[1])
         argv = argv[2:]
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     is_module, is_code = argv[0] == "-m", argv[0] == "-c"
@@ -373,8 +377,37 @@ def _prctl(option: int, argument: Any) -> None:
     ctypes.CDLL(None).prctl(option, argument, 0, 0, 0)
 
 
+# ---- the end of a program --------------------------------------------------------------------------------------------
+
+
+def run_to_end(program: Callable[[], object]) -> None:
+    """Run a program, and do what the interpreter does at its end, but for clearing all modules.
+
+    That touches every page which is shared with the server, and takes longer than most programs of tests. Where all
+    warnings are errors it is done, for it warns of what was left open.
+    """
+    code = 0
+    try:
+        program()
+    except SystemExit as error:
+        if error.code is not None and not isinstance(error.code, int):
+            raise  # it is to be printed
+        code = error.code or 0
+    if "error" in sys.warnoptions:
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except (AttributeError, OSError, ValueError):
+        sys.exit(code)  # which says it
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     preload()
-    run_program = serve(socket.socket(fileno=int(sys.argv[1])))
-    run_program()
+    gc.collect()
+    gc.freeze()  # what is collected in a fork alone is its own: else each would have all pages of this one copied
+    run_to_end(serve(socket.socket(fileno=int(sys.argv[1]))))
