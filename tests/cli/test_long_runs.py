@@ -88,10 +88,10 @@ def test_show_failed_and_key_show_some_also_as_json(db: str) -> None:
         (["--key", "last#0"], ["last#0"]),
         (["--key", "each"], [f"each#{number}" for number in range(20)]),
         (["--key", "map#0", "--failed"], ["map#0/item#107", "map#0/item#57", "map#0/item#7"]),
-        (["--key", "nothing"], []),
     ]:
         document = call("--db", db, "show", "long", *words, "--json").json
         assert sorted(step["key"] for step in document["steps"]) == sorted(keys)
+    assert call("--db", db, "show", "long", "--key", "nothing", "--json").code == 1
     assert len(call("--db", db, "show", "long", "--json").json["steps"]) == ITEMS + 21
 
 
