@@ -19,6 +19,8 @@ import attrs
 from durable_trio.records import RunStatus, StepKind, StepStatus
 
 __all__ = [
+    "NO_VERSION",
+    "CodeRow",
     "ExecutorRow",
     "HistoryRow",
     "Key",
@@ -26,6 +28,7 @@ __all__ = [
     "OpenStepRow",
     "ReportRow",
     "RunRow",
+    "ServedCode",
     "UntoldRow",
     "WaitRow",
     "escape",
@@ -35,6 +38,9 @@ __all__ = [
 #: ``RunRow.keys``: how markers of changes are numbered. In runs of earlier versions together with the calls that have
 #: the same name; since then by themselves.
 SHARED_KEYS, OWN_KEYS = 1, 2
+
+#: ``RunRow.version`` until it is known which version of its workflow a run is of.
+NO_VERSION = -1
 
 # Of the count in a key: no file has as many, and it is a number that every store can look for.
 _DIGITS_MAX = 18
@@ -165,6 +171,7 @@ class RunRow:
     keys: int = OWN_KEYS
     forked_from: str | None = None
     forked_before: str | None = None
+    version: int = NO_VERSION
     damage: str | None = None
 
 
@@ -178,6 +185,27 @@ class GenerationRow:
     left_out: int
     args: str
     damage: str | None = None
+
+
+@attrs.define(unsafe_hash=True)
+class CodeRow:
+    """What code of a workflow executors have, or once had."""
+
+    code: int
+    workflow: str
+    version: int
+    fingerprint: str
+    first_seen_at: int
+    damage: str | None = None
+
+
+@attrs.frozen
+class ServedCode:
+    """What code of a workflow one executor has, by its number in the store; 0 is none that the store knows."""
+
+    workflow: str
+    version: int
+    code: int
 
 
 @attrs.frozen

@@ -14,6 +14,7 @@ from durable_trio.errors import CodecError
 from durable_trio.limits import check_name
 from durable_trio.looks import exact_number, is_a, short
 from durable_trio.options import check_options
+from durable_trio.rows import NO_VERSION
 from durable_trio.stores.contract import StartRun
 from durable_trio.workflows import Registry, Workflow, check_tags
 
@@ -99,6 +100,7 @@ def start_operation(
         created_at=now,
         due_at=due_at,
         ttl_at=None if ttl_seconds is None else due_after(now, ttl_seconds),
+        version=NO_VERSION if known is None else known.version,
     )
 
 

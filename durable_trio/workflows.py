@@ -43,6 +43,7 @@ class Workflow(Generic[P, R]):
 
     fn: Callable[Concatenate[Any, P], Awaitable[R]] = attrs.field(repr=False)
     name: str
+    version: int = 0
     ttl: float | None = None
     max_recoveries: int = MAX_RECOVERIES
     tags: Mapping[str, str] = attrs.field(factory=dict)

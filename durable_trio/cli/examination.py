@@ -21,6 +21,7 @@ from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
+from durable_trio.stores.sqlite.parked import IS_PARKED
 from durable_trio.stores.sqlite.writable import why_not_writable
 from durable_trio.views.documents import CheckDocument, Finding
 
@@ -30,8 +31,9 @@ _INTEGRITY: Final = "PRAGMA integrity_check(5)"
 _REFERENCES: Final = "PRAGMA foreign_key_check"
 _ENDED: Final = ", ".join(f"'{status.value}'" for status in RunStatus if status.is_final)
 _OWNED: Final = "SELECT owner, count(*) FROM runs WHERE owner IS NOT NULL GROUP BY owner ORDER BY owner"
-_OVERDUE: Final = """
-    SELECT workflow, count(*) FROM runs WHERE owner IS NULL AND wake_at <= ? GROUP BY workflow ORDER BY workflow
+_OVERDUE: Final = f"""
+    SELECT workflow, count(*) FROM runs WHERE owner IS NULL AND wake_at <= ? AND NOT ({IS_PARKED})
+    GROUP BY workflow ORDER BY workflow
 """
 _UNDONE_NOT: Final = """
     SELECT id FROM runs WHERE compensation_errors <> '[]' ORDER BY coalesce(finished_at, created_at) DESC

@@ -19,7 +19,7 @@ __all__ = ["BUILD_VARIABLE", "Codes", "FamilyCode"]
 #: Names the build where the engine is not told it.
 BUILD_VARIABLE: Final = "DURABLE_TRIO_BUILD"
 
-# Of one whose values do something else than being looked at: its parked runs wait for somebody to resume them.
+# Of one whose values do something else than being looked at: it is the same whatever else changes.
 _UNREADABLE: Final = "unreadable"
 # Characters of a digest that are kept: 64 bits.
 _CHARACTERS: Final = 16
@@ -31,10 +31,11 @@ _CHARACTERS_OF_FILE: Final = 8
 class FamilyCode:
     """The code of all that an engine executes.
 
-    ``digest`` is of the names of its workflows, of all files of the project that they and the engine's module reach,
-    and of the versions of what executes them; or the name of the build (``is_build``), and nothing else counts.
-    ``workflows`` is of the codes of all workflows, which tell more: the values in defaults and closures. ``files``: a
-    short digest of each of those files, by path, to name those that have changed. ``store``: where the runs are kept.
+    ``digest`` is of the names and versions of its workflows, of all files of the project that they and the engine's
+    module reach, and of the versions of what executes them; or the name of the build (``is_build``), and nothing else
+    counts. ``workflows`` is of the codes of all workflows, which tell more: the values in defaults and closures.
+    ``files``: a short digest of each of those files, by path, to name those that have changed. ``store``: where the
+    runs are kept.
     """
 
     digest: str
@@ -59,16 +60,17 @@ class Codes:
     def __init__(self, build: str | None = None) -> None:
         given = os.environ.get(BUILD_VARIABLE) or None if build is None else build
         self._build = None if given is None else check_name("build", given)
-        self._found: dict[str, str] = {}
+        self._found: dict[tuple[str, int], str] = {}
         self._fingerprints: Fingerprints | None = None
 
     def of(self, workflow: Workflow[..., Any]) -> str:
         """Return the code of a workflow. It blocks, the first time."""
         if self._build is not None:
             return self._build
-        if workflow.name not in self._found:
-            self._found[workflow.name] = look(self._made().of, workflow.fn, instead=lambda _: _UNREADABLE)
-        return self._found[workflow.name]
+        place = (workflow.name, workflow.version)
+        if place not in self._found:
+            self._found[place] = look(self._made().of, workflow.fn, instead=lambda _: _UNREADABLE)
+        return self._found[place]
 
     def of_all(self, workflows: Iterable[Workflow[..., Any]], module: Mapping[str, Any]) -> FamilyCode:
         """Return the code of all workflows and of the module that has their engine, as one. It blocks.
@@ -80,11 +82,11 @@ class Codes:
         """
         if self._build is not None:
             return FamilyCode(digest=self._build, is_build=True)
-        codes = sorted((workflow.name, self.of(workflow)) for workflow in workflows)
+        codes = sorted((workflow.name, workflow.version, self.of(workflow)) for workflow in workflows)
         fingerprints = self._made()
         look(fingerprints.read, module, instead=lambda _: None)
         files = fingerprints.files()
-        names = [name for name, _ in codes]
+        names = [(name, version) for name, version, _ in codes]
         return FamilyCode(
             digest=_digest(versions(), names, sorted(files.values())),
             workflows=_digest(codes),

@@ -90,8 +90,8 @@ class Engine(trio.abc.AsyncResource):
             the store), ``aliases={"old.module.Declined": Declined}``
             (which class a stored name stands for, of an exception or of a member of a union, where it was moved or
             renamed since; the names as messages print them), ``build`` (a name of the deployed code, as its commit;
-            runs that were parked by another code are tried again by this one. By default that is told by the
-            workflow, its module and all files of the project that this reaches), ``clock``.
+            a run that one code does not fit is tried by every other. By default that is told by the workflow, its
+            module and all files of the project that this reaches), ``clock``.
 
     Raises:
         TypeError, ValueError: an option of another name, or out of range.

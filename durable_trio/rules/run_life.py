@@ -4,7 +4,7 @@ What may happen to a run is an event. ``LIFE`` says for each of them in which st
 follows; ``None`` is a run that is not there. A pair that is not in it is refused, and changes nothing. In short::
 
     (none) ── START ──▶ pending ── CLAIM ──▶ running ── COMPLETE, FAIL, CANCEL ──▶ completed, failed, cancelled
-                                             running ── WAIT, PARK ──▶ suspended ── RECORD, CLAIM ──▶ running
+                                             running ── WAIT, REFUSE ──▶ suspended ── RECORD, CLAIM ──▶ running
                                              running ── COMPENSATE ──▶ compensating ── FAIL, CANCEL ──▶ …
                                              running ── CONTINUE_AS_NEW ──▶ pending
                                              failed, cancelled ── REVIVE ──▶ pending
@@ -56,14 +56,14 @@ class RunEvent(enum.StrEnum):
     ASK_CANCEL = "ask_cancel"
     CANCEL_UNBEGUN = "cancel_unbegun"  # nobody owns it, and it has done nothing that would have to be undone
     ABANDON = "abandon"  # no code ends it, so somebody does
-    UNPARK = "unpark"  # its problem is cleared: somebody asked for it, or its code is another now
+    TRY_AGAIN = "try_again"  # somebody asks for it: what has refused it is forgotten
     REVIVE = "revive"  # it had ended, and is to go on
     REMOVE = "remove"  # deleted or pruned
     GIVE_UP = "give_up"  # it is damaged, and deleted because nothing else can end it
     SET_ASIDE = "set_aside"  # its row is found damaged
     # An executor:
     CLAIM = "claim"
-    CLAIM_UNDOING = "claim_undoing"  # it has an error already: it was compensating
+    CLAIM_UNDOING = "claim_undoing"  # it has an error already: it was compensating when it was set aside
     OWNER_DIED = "owner_died"  # it is set free
     # Its owner, with the fence of the claim:
     RECORD = "record"  # a row of its history, or a value that it publishes
@@ -71,7 +71,7 @@ class RunEvent(enum.StrEnum):
     COMPENSATE = "compensate"
     GIVE_BACK = "give_back"  # unchanged, for another to claim
     LEAVE = "leave"  # an inline block is left; what it has stored waits until it is entered again
-    PARK = "park"
+    REFUSE = "refuse"  # this code does not fit it: for others
     CONTINUE_AS_NEW = "continue_as_new"
     COMPLETE = "complete"
     FAIL = "fail"  # also one whose time to live is over
@@ -112,7 +112,7 @@ LIFE: Final[Mapping[RunEvent, _Follows]] = {
         _S.SUSPENDED: _S.CANCELLED,
         _S.COMPENSATING: _S.CANCELLED,
     },
-    RunEvent.UNPARK: _unchanged(_S.SUSPENDED),
+    RunEvent.TRY_AGAIN: _unchanged(_S.SUSPENDED, _S.COMPENSATING),
     RunEvent.REVIVE: {_S.FAILED: _S.PENDING, _S.CANCELLED: _S.PENDING},
     RunEvent.REMOVE: {_S.COMPLETED: None, _S.FAILED: None, _S.CANCELLED: None},
     RunEvent.GIVE_UP: {_S.SUSPENDED: None},
@@ -140,7 +140,7 @@ LIFE: Final[Mapping[RunEvent, _Follows]] = {
     RunEvent.COMPENSATE: {_S.RUNNING: _S.COMPENSATING, _S.SUSPENDED: _S.COMPENSATING},
     RunEvent.GIVE_BACK: _unchanged(_S.RUNNING, _S.SUSPENDED, _S.COMPENSATING),
     RunEvent.LEAVE: {_S.RUNNING: _S.SUSPENDED, _S.SUSPENDED: _S.SUSPENDED, _S.COMPENSATING: _S.SUSPENDED},
-    RunEvent.PARK: {_S.RUNNING: _S.SUSPENDED, _S.SUSPENDED: _S.SUSPENDED, _S.COMPENSATING: _S.SUSPENDED},
+    RunEvent.REFUSE: WAIT,
     # What has begun to undo its steps neither completes nor begins anew: it would be half undone.
     RunEvent.CONTINUE_AS_NEW: {_S.RUNNING: _S.PENDING, _S.SUSPENDED: _S.PENDING},
     RunEvent.COMPLETE: {_S.RUNNING: _S.COMPLETED, _S.SUSPENDED: _S.COMPLETED},

@@ -9,13 +9,16 @@ import attrs
 class RegisterExecutor:
     """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before.
 
-    Runs whose owner is no executor that lives, which only a damaged file has, are set free with it.
+    Runs whose owner is no executor that lives, which only a damaged file has, are set free with it. ``codes`` are those
+    that it has, as workflow, version and fingerprint; each gets a number that is never given out again
+    (``ListCodes``). Nobody has them by it any more once it is reaped.
     """
 
     pid: int
     host: str
     boot_id: str
     lease_until: int
+    codes: tuple[tuple[str, int, str], ...] = ()
     now: int
 
 

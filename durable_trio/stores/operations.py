@@ -11,7 +11,7 @@ import attrs
 
 from durable_trio.clock import INSTANT_MAX
 from durable_trio.records import RunStatus
-from durable_trio.rows import HistoryRow, Key, MailboxEntry, RunRow, WaitRow
+from durable_trio.rows import NO_VERSION, HistoryRow, Key, MailboxEntry, RunRow, ServedCode, WaitRow
 from durable_trio.stores.executor_operations import PutReport, ReapExecutor, RegisterExecutor, RenewLease
 
 #: Of a value that a run cannot compare with what it publishes now: before every other.
@@ -35,6 +35,7 @@ class StartRun:
     is stored. Otherwise ``RunConflict``, and nothing is written. With ``owner`` the run is claimed in the same
     transaction (status running, token 1, ``started_at = created_at``), provided that executor has not ended; if
     it has, the run is stored unowned. Without, it is ``pending`` with ``wake_at = due_at``, capped at ``ttl_at``.
+    ``version`` of its workflow: it keeps that; ``NO_VERSION`` until its first claim.
     """
 
     id: str
@@ -50,6 +51,7 @@ class StartRun:
     ttl_at: int | None = None
     owner: int | None = None
     parent: int | None = None
+    version: int = NO_VERSION
 
 
 @attrs.define
@@ -65,14 +67,20 @@ class Started:
 class ClaimDue:
     """Claim runs that nobody owns and whose ``wake_at`` has come. Outcome: ``tuple[RunRow, ...]`` as claimed.
 
-    Eligible: workflow among ``workflows``, ``owner`` NULL, ``wake_at <= now``; at most ``limit``. What has been claimed
-    before goes before all first claims; then higher priority, then earlier ``wake_at``, then the order of start. Each
-    gets the owner, ``token + 1``, its ``wake_at`` NULL; a pending one gets ``started_at = now`` unless it has one; one
-    that is ``pending`` or ``suspended`` becomes ``running``, ``compensating`` stays. A suspended one that has an error
-    was parked while it compensated, and becomes that again. An executor that has ended gets ``OwnershipLost``.
+    Eligible: some of ``codes`` is of its workflow and version, and is none that has refused it (``Refuse``); ``owner``
+    NULL, ``wake_at <= now``; at most ``limit``. What has been claimed before goes before all first claims; then higher
+    priority, then earlier ``wake_at``, then the order of start. Each gets the owner, ``token + 1``, its ``wake_at``
+    NULL; a pending one gets ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes
+    ``running``, ``compensating`` stays. A suspended one that has an error was set aside while it compensated, and
+    becomes that again. One with ``NO_VERSION`` gets the newest version that ``codes`` has of its workflow. Of the codes
+    that have refused it those are forgotten that no executor has any more. An executor that has ended gets
+    ``OwnershipLost``.
 
-    Cost must not grow with runs that are not due, or not among ``workflows``, nor with those that are, or their
-    priorities. Where very many become due at the same time, they may come in the order of their due times, whatever
+    Of runs that some code has refused at most half as many as ``limit`` are claimed while others are due.
+
+    Cost must not grow with runs that are not due, or of other workflows, nor with those that are, or their priorities,
+    nor with those that are due and refused by ``codes``; it may with versions, and with sets of codes that have refused
+    some run. Where very many become due at the same time, they may come in the order of their due times, whatever
     their priority.
 
     One whose row is damaged is set aside instead: it comes unowned and with its ``damage``.
@@ -82,7 +90,7 @@ class ClaimDue:
     """
 
     owner: int
-    workflows: tuple[str, ...]
+    codes: tuple[ServedCode, ...]
     now: int
     limit: int
     suspects_max: int | None = None  # as many as there are
@@ -92,14 +100,16 @@ class ClaimDue:
 class ClaimRun:
     """Claim one run by its id, due or not. Outcome: its ``RunRow`` as claimed, or an error as a value.
 
-    ``RunNotFound``; ``RunFinished`` if it has ended; ``RunConflict`` if an executor owns it or it is of another
-    workflow; ``OwnershipLost`` if the claiming executor has ended. What changes is as for ``ClaimDue``; a problem is
-    cleared.
+    ``RunNotFound``; ``RunFinished`` if it has ended; ``RunConflict`` if an executor owns it, or none of ``codes`` may
+    have it (``ClaimDue``); ``OwnershipLost`` if the claiming executor has ended. What changes is as for ``ClaimDue``.
+
+    ``is_asked_for``: by a person, whose word is one more try: what has refused it is forgotten, a problem is cleared.
     """
 
     owner: int
     run_id: str
-    workflow: str
+    codes: tuple[ServedCode, ...]
+    is_asked_for: bool = False
     now: int
 
 
@@ -157,13 +167,37 @@ class Release:
 
 
 @attrs.define(kw_only=True)
-class Park:
-    """Set a run aside with a problem: suspended, ``wake_at`` NULL, unowned. Outcome: ``True`` or ``OwnershipLost``."""
+class Refuse:
+    """Give a run back that a code of its workflow does not fit. Outcome: ``Refused``, or ``OwnershipLost``.
+
+    In one transaction: it is unowned, and due now for other codes; ``compensating`` stays, all else is ``suspended``.
+    The code is added to those that have refused it, of which those that no executor has any more are forgotten.
+    ``problem`` is kept for each of them: the newest is shown as the run's while no executor has a code of its workflow
+    and version that has not refused it. Such a run is *parked*, which is stored nowhere.
+    """
+
+    fence: Fence
+    code: int
+    problem: str  # JSON of a Problem
+    now: int
+
+
+@attrs.frozen
+class Refused:
+    """A run was given back. ``untried``: the codes that may still fit it, and that some executor has."""
+
+    untried: tuple[int, ...]
+
+
+@attrs.define(kw_only=True)
+class SetAside:
+    """Set a run aside that is damaged, which no code mends. Outcome: ``True`` or ``OwnershipLost``.
+
+    It is suspended with that problem, ``wake_at`` NULL, unowned.
+    """
 
     fence: Fence
     problem: str  # JSON of a Problem
-    fingerprint: str
-    now: int
 
 
 @attrs.define(kw_only=True)
@@ -175,7 +209,7 @@ class Finish:
     Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
     ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
     id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
-    an unowned suspended parent gets ``wake_at = now``, unless it is parked.
+    an unowned suspended parent gets ``wake_at = now``, unless it is set aside.
     """
 
     fence: Fence
@@ -216,7 +250,7 @@ class SendSignal:
     the run has ended; with another name or payload ``RunConflict``.
     With ``unread_max``: if so many signals to the run are unread, ``MailboxFull``, and nothing is written. Not for one
     whose name a suspended run ``waits_for`` and has no unread signal of: only that lets it go on, and make room.
-    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked.
+    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is set aside.
     """
 
     run_id: str
@@ -258,9 +292,10 @@ class RequestCancel:
     """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
 
     A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``); so
-    does a parked one that has no history, no open call and no unfinished child: it could not be mended by code.
-    A final or compensating run: ``None``, nothing written. Asking again is the same entry (``created=False``). An
-    unowned suspended run gets ``wake_at = now``; so does any other parked one, whose problem is cleared.
+    does one that some code has refused, or that is set aside, and that has no history, no open call and no unfinished
+    child: it could not be mended by code. A final or compensating run: ``None``, nothing written. Asking again is the
+    same entry (``created=False``). An unowned suspended run gets ``wake_at = now``; what has refused it is forgotten,
+    and a problem is cleared.
     ``reason`` is JSON (a string or null) and becomes the entry's payload; ``error`` that of a run that ends at once.
     """
 
@@ -275,11 +310,11 @@ class AbandonRun:
     """End a run that no code ends: cancelled, whoever owns it. Outcome: ``Abandoned``, or an error as a value.
 
     ``RunNotFound``; ``RunFinished`` if it has ended. Its token rises, so that its owner writes nothing any more. Its
-    owner, problem and wait rows go; ``error`` becomes its error. Each compensation that is registered in its history
-    and has no row gets one, failed with ``not_undone``, the last completed step first. Children that it has started,
-    and that have not ended, are asked to cancel, with ``reason`` and ``error_of_child`` as by ``RequestCancel``; so is
-    the run itself, if it has an owner who has it wait: he finds that it is his no more. A parent is told as by
-    ``Finish``.
+    owner, problem, refusals and wait rows go; ``error`` becomes its error. Each compensation that is registered in its
+    history and has no row gets one, failed with ``not_undone``, the last completed step first. Children that it has
+    started, and that have not ended, are asked to cancel, with ``reason`` and ``error_of_child`` as by
+    ``RequestCancel``; so is the run itself, if it has an owner who has it wait: he finds that it is his no more. A
+    parent is told as by ``Finish``.
     """
 
     run_id: str
@@ -303,7 +338,8 @@ class Abandoned:
 class ResumeRun:
     """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
 
-    A parked run (suspended with a problem): the problem is cleared, ``wake_at = now``. A failed or cancelled run
+    An unowned run that some code has refused, or that is set aside: that is forgotten, ``wake_at = now``: all codes may
+    try it once more. A failed or cancelled run
     none of whose history rows is a compensation: the cancel or ttl row with all rows after it is removed; without one,
     the rows of branch ``(end)`` and the last failures. Those are rows that are not completed and that no row which
     stays follows: later in the same branch or in one around it, or of a call that began after the failure. Items of a
@@ -449,26 +485,13 @@ class Sweep:
     after: tuple[int, int] | None = None
 
 
-@attrs.define(kw_only=True)
-class Unpark:
-    """Clear the problem of parked runs of ``workflow`` whose fingerprint is another. Outcome: how many.
-
-    At most ``limit``, if given.
-    """
-
-    workflow: str
-    fingerprint: str
-    limit: int | None = None
-    now: int
-
-
 Operation = (
     StartRun
     | ClaimDue
     | ClaimRun
     | Advance
     | Release
-    | Park
+    | Refuse
     | Finish
     | ContinueAsNew
     | SendSignal
@@ -476,13 +499,13 @@ Operation = (
     | RequestCancel
     | AbandonRun
     | ResumeRun
+    | SetAside
     | CutHistory
     | ForkRun
     | CopyHistory
     | DeleteRun
     | Prune
     | Sweep
-    | Unpark
     | RegisterExecutor
     | RenewLease
     | ReapExecutor

@@ -20,14 +20,14 @@ from durable_trio.stores.contract import (
     Finish,
     ForkRun,
     Operation,
-    Park,
     Prune,
+    Refuse,
     Release,
     ResumeRun,
+    SetAside,
     SignalWithStart,
     StartRun,
     Sweep,
-    Unpark,
 )
 
 __all__ = ["ALONE", "NEVER_INLINE", "OWNERS", "STARTS", "UPKEEP", "Item", "Tidy", "UserTransaction"]
@@ -52,10 +52,10 @@ Item = Operation | UserTransaction | Tidy
 #: No other operation is committed with them.
 ALONE: Final = (UserTransaction, Tidy)
 #: Each takes its time, so a batch has one of them, and never the event loop.
-UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep, Unpark)
+UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep)
 #: Never applied on the event loop.
 NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
 #: What stands behind all else.
 STARTS: Final = (StartRun, SignalWithStart, *UPKEEP)
 #: What a run's owner writes of it: the outcome has happened, and must not be lost.
-OWNERS: Final = (Advance, ContinueAsNew, Release, Park, Finish, UserTransaction)
+OWNERS: Final = (Advance, ContinueAsNew, Release, Refuse, SetAside, Finish, UserTransaction)

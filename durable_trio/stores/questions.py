@@ -23,6 +23,7 @@ from durable_trio.rows import (
     OpenStepRow,
     ReportRow,
     RunRow,
+    ServedCode,
     UntoldRow,
     WaitRow,
 )
@@ -199,7 +200,7 @@ class RunFilter:
     parent_id: str | None = None
     created_after: int | None = None
     created_before: int | None = None
-    is_parked: bool = False  # unfinished, with a problem
+    is_parked: bool = False  # refused by all code that lives, or damaged
     is_retrying: bool = False  # unfinished, with a step that has failed and is tried again
     overdue_at: int | None = None  # nobody's, and due at this instant or before
 
@@ -419,9 +420,12 @@ class Backlog:
 
 @attrs.define
 class CountBacklog(Question[Backlog]):
-    """Answers what waits to be claimed among these workflows, and who has how many. Cost as for ``ClaimDue``."""
+    """Answers what waits to be claimed by these codes, and who has how many. Cost as for ``ClaimDue``.
 
-    workflows: Sequence[str]
+    Runs to come that they have refused count among those to come.
+    """
+
+    codes: Sequence[ServedCode]
     now: int = attrs.field(kw_only=True)
     due_max: int = attrs.field(kw_only=True)
 

@@ -8,7 +8,7 @@ already have to say, and messages to them, never wait behind those. Questions ha
 only people ask another one: a list that takes its time keeps no run waiting.
 
 A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
-``Park``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
+``Refuse``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
 room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
 that somebody else holds, where nothing can be written at all. Any other error of the store is final: everything that
 waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: the store

@@ -15,7 +15,7 @@ from durable_trio.doors import Owner, tell
 from durable_trio.records import RunStatus
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.run_life import RECORD
-from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
+from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Release
 
 Outcome = Any
 Callback = Callable[[Outcome], None]
@@ -81,7 +81,7 @@ class Port:
             self.in_flight += 1
             self._outlet.submit(Advance(fence=self.fence, **fields), _in_flight((self, callback)))
 
-    def submit(self, operation: Advance | Release | Park | Finish | ContinueAsNew, callback: Callback) -> None:
+    def submit(self, operation: Advance | Release | Finish | ContinueAsNew, callback: Callback) -> None:
         """Submit an operation of this run; once the port is cut nothing happens and nothing is called back."""
         if self.is_cut:
             return

@@ -332,7 +332,7 @@ async def test_a_failure_in_the_new_call_is_undone_by_resuming_though_the_answer
 
     bad, mended = code(lambda _: True), code(lambda ctx: ctx.patched("c", recorded=("step", "new")))
     async with crashing_store() as store:
-        store.crash_after(4)  # the failure is recorded, and nothing else
+        store.crash_after(3)  # the failure is recorded, and nothing else
         with pytest.raises(Crashed):
             await live_once(store, [bad], failed)
         assert await live_once(store, [mended], failed) == ["new#0", " c#0"]

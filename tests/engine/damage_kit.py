@@ -15,7 +15,6 @@ from typing import Any
 import attrs
 
 from durable_trio import Context, Engine, Retry, RunStatus, current_step, sqlite3, workflow
-from durable_trio.engine.codes import Codes
 from tests.engine.harness import serving, wait_passivated, wait_status
 
 # ---- the runs ----------------------------------------------------------------------------------------------------
@@ -177,8 +176,14 @@ _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
         (),
     ),
     (
-        "UPDATE runs SET wake_at = NULL, waits_for = NULL, problem = ?, fingerprint = ? WHERE id = 'parked'",
-        ('{"kind": "divergence", "text": "for a test", "fingerprint": ""}', Codes().of(rich)),
+        "UPDATE runs SET wake_at = 1, is_due = 1, waits_for = NULL,"
+        " refused = (SELECT ',' || code || ',' FROM codes WHERE workflow = runs.workflow) WHERE id = 'parked'",
+        (),
+    ),
+    (
+        "INSERT INTO refusals (run, code, refused_at, problem)"
+        " SELECT run, trim(refused, ','), 1, ? FROM runs WHERE id = 'parked'",
+        ('{"kind": "divergence", "text": "for a test", "fingerprint": ""}',),
     ),
     ("INSERT INTO reports (process, updated_at, report) VALUES ('h/b/1/2', 1, '{}')", ()),
     ("UPDATE runs SET status = 'failed', wake_at = NULL, finished_at = 1 WHERE id = 'failed'", ()),
@@ -187,7 +192,16 @@ _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
 
 # ---- copies of them ----------------------------------------------------------------------------------------------
 
-PARTS = ("history", "waits", "mailbox", "published", "unread_counts", "earlier_generations", "earlier_history")
+PARTS = (
+    "history",
+    "waits",
+    "mailbox",
+    "published",
+    "unread_counts",
+    "refusals",
+    "earlier_generations",
+    "earlier_history",
+)
 _NUMBERED = ("history", "mailbox", "earlier_history")
 
 

@@ -20,9 +20,10 @@ from durable_trio.engine.services import recovery
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.recovery import Reaper, Recovery
 from durable_trio.processes import boot_id
-from durable_trio.stores.contract import Operation, ReapExecutor, RegisterExecutor, StartRun, Unpark
+from durable_trio.stores.contract import ClaimDue, Operation, ReapExecutor, RegisterExecutor, StartRun
 from durable_trio.stores.questions import Backlog, CountBacklog
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.store_contract.kit import codes_of, start_operation
 from durable_trio.testing.wrapping import WrappedStore
 from durable_trio.workflows import Registry
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_until
@@ -161,11 +162,16 @@ async def test_a_place_that_was_kept_for_nothing_is_filled(file_path: str) -> No
 
 
 class CorruptStore(WrappedStore):
-    """A store that is found to be damaged by the first write of the dispatcher."""
+    """A store that is found to be damaged by the first claim."""
+
+    def open(self) -> None:
+        """Open it with a run that is due."""
+        self.inner.open()
+        self.inner.apply([start_operation(workflow=nothing.name)])
 
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Fail for good, or commit."""
-        if any(isinstance(item, Unpark) for item in batch):
+        if any(isinstance(item, ClaimDue) for item in batch):
             raise StoreCorrupt("the file is damaged")
         return self.inner.apply(batch, block=block)
 
@@ -253,8 +259,12 @@ async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:
     def backlog(due_count: int) -> Backlog:
         return Backlog(next_due_at=None, due_count=due_count, owned_counts={1: 5}, executor_count=2)
 
+    class Served:
+        all = codes_of("work")
+
     class Full:
         busy_count = 5
+        served = Served()
 
     class Alarms:
         def call_at(self, *_: Any) -> None:

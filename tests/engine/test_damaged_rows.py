@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from durable_trio import DurableError, Engine, RunRecord, StoreCorrupt, sqlite3
 from durable_trio.cli.program import program
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.sqlite.columns import RUN_COLUMNS, text_from
+from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, text_from
 from durable_trio.stores.sqlite.layout import LAYOUTS, decode
 from tests.engine import damage_kit as kit
 from tests.engine.damage_kit import Case
@@ -271,7 +271,7 @@ def test_damaged_runs_are_shown_before_anybody_serves_the_file(path: Path, table
     planted = plant(path, list(cases(table))[:CASES_MAX])
     listed = {run["id"]: run for run in shown("--db", path, "list", "--limit", 1000)["runs"]}
     assert shown("--db", path, "check")["findings"]
-    columns = {column.name for column in LAYOUTS["runs"].of(RUN_COLUMNS).columns} - {"changed"}  # mended when opened
+    columns = {column.name for column in LAYOUTS["runs"].of(OWNED_COLUMNS).columns} - {"changed"}  # mended when opened
     for number, item in enumerate(planted):
         if item.case.column == "id":
             continue

@@ -302,7 +302,7 @@ async def test_a_retry_and_a_parked_run_are_told_once_they_are_durable(file_path
             self._look(event, "SELECT attempt FROM waits")
 
         def run_parked(self, event: Event) -> None:
-            self._look(event, "SELECT status FROM runs WHERE problem IS NOT NULL")
+            self._look(event, "SELECT status FROM runs WHERE refused <> ''")
 
     @workflow(name="retries and parks")
     async def retries_and_parks(ctx: Context) -> None:

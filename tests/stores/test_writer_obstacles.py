@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from durable_trio import RunStatus
 from durable_trio.errors import StoreError, StoreFull, StoreInUse
 from durable_trio.stores import writer as writer_module
-from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Park, Release
+from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Refuse, Release
 from durable_trio.stores.questions import CountRuns, FindLastChange, Question
 from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
@@ -73,7 +73,7 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
             owner(1),
             Release(fence=Fence(2, 1, 1), status=RunStatus.SUSPENDED, wake_at=None, now=1),
             owner(3),
-            Park(fence=fence, problem="{}", fingerprint="", now=1),
+            Refuse(fence=fence, code=1, problem="{}", now=1),
             ContinueAsNew(fence=Fence(8, 1, 1), args="[]", now=1),
         ]
         outcomes.submit(writer, *operations)

@@ -28,7 +28,7 @@ from durable_trio.failures import carried
 from durable_trio.logger import Logger
 from durable_trio.looks import bears_a_look
 from durable_trio.records import RunStatus
-from durable_trio.rows import Key, RunRow, WaitRow
+from durable_trio.rows import Key, RunRow, ServedCode, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.starting import SEED_BYTES
 from durable_trio.stores.contract import ClaimRun, Fence, Release, Started, StartRun
@@ -39,6 +39,8 @@ from durable_trio.workflows import INLINE_NAME, Workflow, workflow
 
 _LOGGER = Logger("durable_trio.runs")
 
+# The block may have been edited since; entering it is a person's word that it fits.
+_CODE: Final = ServedCode(INLINE_NAME, 0, 0)
 # How long a block that is cancelled, or has failed, waits for the store to take what it has done.
 PATIENCE_SECONDS: Final = 10.0
 
@@ -202,11 +204,14 @@ async def _claim(services: Services, executor: int, run_id: str, given: Any) -> 
             created_at=now,
             due_at=now,
             owner=executor,
+            version=_CODE.version,
         )
     )
     if started.claimed:
         return started.row, NOTHING_LOADED
-    row = await services.writer.write(ClaimRun(owner=executor, run_id=run_id, workflow=INLINE_NAME, now=now))
+    row = await services.writer.write(
+        ClaimRun(owner=executor, run_id=run_id, codes=(_CODE,), is_asked_for=True, now=now)
+    )
     try:
         return row, await services.writer.ask_patiently(LoadRun(row.run))
     except BaseException:  # such as the script's cancellation: nobody else would ever let go of it

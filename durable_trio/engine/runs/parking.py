@@ -1,6 +1,7 @@
-"""How a run that cannot go on is parked: its problem is stored, then people and observers are told why.
+"""How a run that cannot go on here is given back: its problem is stored, then people and observers are told why.
 
-A parked run goes on once its problem is mended: by other code of its workflow, or because somebody resumes it.
+Other code of its workflow may try it at once. It is parked when none is left that has not: then it waits for new code,
+or for somebody who resumes it. One that is damaged is set aside, for no code mends it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import attrs
 from durable_trio.clock import Clock
 from durable_trio.codec import Codec
 from durable_trio.doors import guarded
-from durable_trio.engine.codes import Codes
 from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.telling import Telling
 from durable_trio.engine.runs.under_way import StepUnderWay
+from durable_trio.engine.served import ServedCodes
 from durable_trio.failures import logged, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
@@ -24,7 +25,7 @@ from durable_trio.records import Problem
 from durable_trio.rows import HistoryRow, RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.rules.problems import ProblemKind
-from durable_trio.stores.contract import Fence, Park
+from durable_trio.stores.contract import Fence, Refuse, Refused, SetAside
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Workflow
 
@@ -37,12 +38,18 @@ class Parking:
     """Parks the runs of one executor."""
 
     def __init__(
-        self, *, writer: Writer, codec: Codec, clock: Clock, codes: Codes, telling_of: Callable[[RunRow], Telling]
+        self,
+        *,
+        writer: Writer,
+        codec: Codec,
+        clock: Clock,
+        served: ServedCodes,
+        telling_of: Callable[[RunRow], Telling],
     ) -> None:
         self._writer = writer
         self._codec = codec
         self._clock = clock
-        self._codes = codes
+        self._served = served
         self._telling_of = telling_of
 
     def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
@@ -79,13 +86,13 @@ class Parking:
         *,
         fault: Exception | None,
     ) -> None:
-        if problem.kind != DAMAGED:  # which no code mends
-            problem = attrs.evolve(problem, fingerprint=self._codes.of(workflow))
         telling = self._telling_of(row)
         told = telling.is_to_tell(Fate.PARKED)
 
         def done(outcome: Any) -> None:
-            if outcome is True:
+            if isinstance(outcome, Refused) and outcome.untried:
+                telling.given_back(problem, fault)
+            elif outcome is True or isinstance(outcome, Refused):
                 telling.parked(problem, error, fault)
             elif fault is not None:  # it is not known to anybody else
                 text = "run %r has met an internal error, and could not be parked: %s"
@@ -93,13 +100,16 @@ class Parking:
             told()
 
         assert row.owner is not None
-        park = Park(
-            fence=Fence(row.run, row.owner, row.token),
-            problem=self._codec.own.encode(problem, Problem, where="a problem").text,
-            fingerprint=problem.fingerprint,
-            now=self._clock.stamp(),
-        )
-        self._writer.submit(park, done)
+        fence = Fence(row.run, row.owner, row.token)
+        if problem.kind == DAMAGED:  # which no code mends
+            self._writer.submit(SetAside(fence=fence, problem=self._text(problem)), done)
+        else:
+            problem = attrs.evolve(problem, fingerprint=self._served.text_of(workflow))
+            code, now = self._served.number_of(workflow), self._clock.stamp()
+            self._writer.submit(Refuse(fence=fence, code=code, problem=self._text(problem), now=now), done)
+
+    def _text(self, problem: Problem) -> str:
+        return self._codec.own.encode(problem, Problem, where="a problem").text
 
 
 def set_aside_text(row: RunRow, died: Sequence[StepUnderWay], last: HistoryRow | None) -> str:

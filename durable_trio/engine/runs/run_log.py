@@ -77,6 +77,14 @@ class RunLog:
         text = f"was set aside{told.cause.partition(' was set aside')[2]}"
         self._say(logging.ERROR, Fate.SET_ASIDE, text, told, step=step, attempt=attempt)
 
+    def given_back(self, problem: Problem, error: BaseException | None = None) -> None:
+        """It cannot go on with this code, and there is other code to try. ``error``: a fault of ours, told as such."""
+        text = f"does not fit this code ({problem.kind}), and is given back for others"
+        text += f": {visible_lines(problem.text)}" if error is None else " after an internal error"
+        level = logging.INFO if error is None else logging.ERROR
+        told = Told(problem.text, None)
+        self._say(level, "run_given_back", text, told, exc_info=error, problem=problem.kind)
+
     def parked(self, problem: Problem, error: BaseException | None = None) -> None:
         """It cannot go on with this code, or this history. ``error``: a fault of ours, shown as it is."""
         text = f"is parked ({problem.kind})"

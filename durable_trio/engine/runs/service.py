@@ -29,6 +29,7 @@ from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.run_log import Fate, RunLog
 from durable_trio.engine.runs.telling import Tellings
+from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
 from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged
@@ -108,9 +109,9 @@ class Runs:
             failures_of=failures_of,
             call_at=call_at,
         )
-        self.codes = Codes(settings.build)
+        self.served = ServedCodes(Codes(settings.build), registry)
         self.parking = Parking(
-            writer=writer, codec=codec, clock=settings.clock, codes=self.codes, telling_of=self.tellings.of
+            writer=writer, codec=codec, clock=settings.clock, served=self.served, telling_of=self.tellings.of
         )
         self._actors: dict[int, ResidentRun] = {}
         self._by_id = residents

@@ -118,6 +118,10 @@ class Telling:
             told = {"error": self._error_of(error), "key": step, "attempt": attempt}
             self.tell(RunEnded, status=RunStatus.FAILED, **told)
 
+    def given_back(self, problem: Problem, fault: Exception | None) -> None:
+        """The run does not fit this code, and goes to another that lives; that is committed."""
+        self.log.given_back(problem, None if fault is None else logged(fault))
+
     def parked(self, problem: Problem, error: Exception | None, fault: Exception | None) -> None:
         """The run cannot go on, and that is committed. ``fault``: ours, if it is one."""
         self.log.parked(problem, None if fault is None else logged(fault))

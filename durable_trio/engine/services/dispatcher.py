@@ -18,11 +18,11 @@ from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.service import Service
 from durable_trio.engine.services.timers import Timers
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
-from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS, UPKEEP_ROWS_MAX
+from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.rows import RunRow
 from durable_trio.rules.admission import fair_share
-from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release, Unpark
+from durable_trio.stores.contract import ClaimDue, ClaimRun, Fence, Release
 from durable_trio.stores.questions import CountBacklog, ListOwned, ListSetBack, LoadRuns, SetBack
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
@@ -61,9 +61,7 @@ class Dispatcher(Service):
         self._runs = runs
         self._timers = timers
         self._clock = clock
-        self._registry = registry
         self._workflows = registry.names
-        self._has_unparked = False
         self._alarm_at = math.inf
         self._yields_until: int | None = None
         self._is_short_of_places = True
@@ -117,7 +115,6 @@ class Dispatcher(Service):
                 if not has_looked:
                     await self._give_back_lost()
                     has_looked = True
-                await self._unpark()
                 await self._claim_all()
                 if not self._runs.free_count:
                     await self._say_if_stuck()
@@ -128,17 +125,6 @@ class Dispatcher(Service):
                 await trio.sleep(STORE_RETRY_SECONDS)
                 continue
             await self._inbox.receive()
-
-    async def _unpark(self) -> None:
-        """Runs that were parked by other code of a workflow get another chance with this one's, once."""
-        if not self._has_unparked:
-            for workflow in self._registry:
-                now = self._clock.stamp()
-                code = self._runs.codes.of(workflow)
-                unpark = Unpark(workflow=workflow.name, fingerprint=code, limit=UPKEEP_ROWS_MAX, now=now)
-                while await self._writer.write(unpark):
-                    pass
-            self._has_unparked = True
 
     async def _claim_all(self) -> None:
         self._is_short_of_places = True
@@ -187,7 +173,7 @@ class Dispatcher(Service):
         return self._said if await self._is_anything_due() else None
 
     async def _is_anything_due(self) -> bool:
-        backlog = await self._writer.ask(CountBacklog(self._workflows, now=self._clock.stamp(), due_max=1))
+        backlog = await self._writer.ask(CountBacklog(self._runs.served.all, now=self._clock.stamp(), due_max=1))
         return backlog.due_count > 0
 
     async def _claimable_count(self) -> int:
@@ -196,7 +182,7 @@ class Dispatcher(Service):
         now = clock.now()
         is_alone = self._recovery.reaper.others_count == 0 and now >= self._expects_until
         due_max = CLAIM_RUNS_MAX + 1 if is_alone else _DUE_COUNTED_MAX  # alone it needs no exact number
-        backlog = await writer.ask(CountBacklog(self._workflows, now=clock.stamp(), due_max=due_max))
+        backlog = await writer.ask(CountBacklog(self._runs.served.all, now=clock.stamp(), due_max=due_max))
         self.due_count = backlog.due_count
         if min(backlog.executor_count, len(backlog.owned_counts)) >= self._expected_count:
             self._expected_count = 1  # all have come and have taken something; who is missing later has died
@@ -223,7 +209,7 @@ class Dispatcher(Service):
     async def _claim(self, limit: int) -> int:
         claim = ClaimDue(
             owner=self._recovery.executor,
-            workflows=self._workflows,
+            codes=self._runs.served.all,
             now=self._clock.stamp(),
             limit=limit,
             suspects_max=self._runs.suspects_max,
@@ -278,9 +264,8 @@ class Dispatcher(Service):
         if not self._runs.reserve():
             return False
         self._looked_at.add(item.run_id)
-        claim = ClaimRun(
-            owner=self._recovery.executor, run_id=item.run_id, workflow=item.workflow, now=self._clock.stamp()
-        )
+        codes = self._runs.served.all
+        claim = ClaimRun(owner=self._recovery.executor, run_id=item.run_id, codes=codes, now=self._clock.stamp())
         try:
             with trio.CancelScope(shield=True):  # what is claimed must be started
                 await self._make_resident((await self._writer.write(claim),))

@@ -25,6 +25,7 @@ from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.rows import ExecutorRow
+from durable_trio.stores.code_questions import CountParked, ListCodes
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors, ListUntold
 from durable_trio.stores.writer import Writer
@@ -75,12 +76,14 @@ class Reaper:
                     continue
             # One that is silent may still tell it itself. What others must not write over yet is read before.
             untold = () if lease_before is not None else await self._writer.ask_patiently(ListUntold(row.id))
+            parked_before = await self._writer.ask_patiently(CountParked())
             reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.stamp())
             count = await self._writer.write(reap)
             # Also where another has reaped it a moment ago.
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
-                _say_dead(row, count, is_silent=lease_before is not None)
+                parked = await self._writer.ask_patiently(CountParked()) - parked_before
+                _say_dead(row, count, parked, is_silent=lease_before is not None)
                 if lease_before is not None:
                     self._silent.add(row.id)
                 await tell_untold(self._writer, untold)
@@ -95,12 +98,23 @@ class Reaper:
             await tell_untold(self._writer, untold)
 
 
-def _say_dead(row: ExecutorRow, count: int, *, is_silent: bool) -> None:
-    """Say that an executor is no more. ``is_silent``: its process is there, and has not renewed its lease."""
+def _say_dead(row: ExecutorRow, count: int, parked: int, *, is_silent: bool) -> None:
+    """Say that an executor is no more.
+
+    Args:
+        count: the runs that are free because of that.
+        parked: the runs that are parked because of that: they fit no other code.
+        is_silent: its process is there, and has not renewed its lease.
+    """
     what = "gives no sign of life, as if it were stopped or hung" if is_silent else "has died"
     event = "process_silent" if is_silent else "process_died"
     extra = {"event": event, "executor": row.id, "dead_pid": row.pid, "host": row.host, "runs": count}
-    _LOGGER.warning("executor %d (process %d) %s; %s", row.id, row.pid, what, _what_is_free(count), extra=extra)
+    text = _what_is_free(count)
+    if parked > 0:
+        extra |= {"parked": parked}
+        runs = "1 run now waits" if parked == 1 else f"{parked:,} runs now wait"
+        text += f"; {runs} for such code as it had"
+    _LOGGER.warning("executor %d (process %d) %s; %s", row.id, row.pid, what, text, extra=extra)
 
 
 def _what_is_free(count: int) -> str:
@@ -154,6 +168,8 @@ class Recovery(Service):
         self.is_registered = False
         if self.executor:
             await self._writer.write(ReapExecutor(executor=self.executor, now=self._clock.stamp()))
+        store, served = self._writer.store, self._runs.served
+        codes = await trio.to_thread.run_sync(served.read) if store.may_block else served.read()
         now = monotonic_now()
         self.executor = await self._writer.write(
             RegisterExecutor(
@@ -161,12 +177,14 @@ class Recovery(Service):
                 host=socket.gethostname(),
                 boot_id=self.reaper.boot_id,
                 lease_until=now + self._lease,
+                codes=codes,
                 now=self._clock.stamp(),
             )
         )
+        served.are_known_as(await self._writer.ask(ListCodes(self.executor)))
         self._renew_at = now + self._lease // 3
-        note_steps = partial(self._writer.store.note_steps, self.executor)
-        slots = await trio.to_thread.run_sync(note_steps) if self._writer.store.may_block else note_steps()
+        note_steps = partial(store.note_steps, self.executor)
+        slots = await trio.to_thread.run_sync(note_steps) if store.may_block else note_steps()
         if slots is not None:
             slots.thread = threading.get_native_id()
         self._runs.tellings.slots = slots

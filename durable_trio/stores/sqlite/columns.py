@@ -8,19 +8,33 @@ from typing import Any, Final
 import attrs
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
-from durable_trio.rows import ExecutorRow, GenerationRow, HistoryRow, Key, MailboxEntry, ReportRow, RunRow, WaitRow
+from durable_trio.rows import (
+    CodeRow,
+    ExecutorRow,
+    GenerationRow,
+    HistoryRow,
+    Key,
+    MailboxEntry,
+    ReportRow,
+    RunRow,
+    WaitRow,
+)
 from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.sqlite.layout import LAYOUTS, Layout, NotText
+from durable_trio.stores.sqlite.parked import PROBLEM
 from durable_trio.stores.sqlite.statuses import STATUS_OF
 
 __all__ = [
+    "CODE_COLUMNS",
     "ENTRY_COLUMNS",
     "EXECUTOR_COLUMNS",
     "GENERATION_COLUMNS",
     "HISTORY_COLUMNS",
+    "OWNED_COLUMNS",
     "REPORT_COLUMNS",
     "RUN_COLUMNS",
     "WAIT_COLUMNS",
+    "code_from",
     "earlier_histories_from",
     "entry_from",
     "executor_from",
@@ -45,21 +59,25 @@ def _columns(row: type[attrs.AttrsInstance]) -> str:
     return ", ".join(", ".join(Key._fields) if name == "key" else name for name in names)
 
 
-RUN_COLUMNS: Final = _columns(RunRow)
+# Of a run that somebody owns, which therefore has no problem.
+OWNED_COLUMNS: Final = _columns(RunRow)
+RUN_COLUMNS: Final = OWNED_COLUMNS.replace(" problem,", f" {PROBLEM} AS problem,")
 HISTORY_COLUMNS: Final = _columns(HistoryRow)
 GENERATION_COLUMNS: Final = _columns(GenerationRow)
 WAIT_COLUMNS: Final = _columns(WaitRow)
 ENTRY_COLUMNS: Final = _columns(MailboxEntry)
 EXECUTOR_COLUMNS: Final = _columns(ExecutorRow)
 REPORT_COLUMNS: Final = _columns(ReportRow)
+CODE_COLUMNS: Final = _columns(CodeRow)
 
-_RUN: Final = LAYOUTS["runs"].of(RUN_COLUMNS)
+_RUN: Final = LAYOUTS["runs"].of(OWNED_COLUMNS)
 _HISTORY: Final = LAYOUTS["history"].of(HISTORY_COLUMNS)
 _EARLIER_HISTORY: Final = LAYOUTS["earlier_history"].of(HISTORY_COLUMNS)
 _GENERATION: Final = LAYOUTS["earlier_generations"].of(GENERATION_COLUMNS)
 _WAIT: Final = LAYOUTS["waits"].of(WAIT_COLUMNS)
 _ENTRY: Final = LAYOUTS["mailbox"].of(ENTRY_COLUMNS)
 _EXECUTOR: Final = LAYOUTS["executors"].of(EXECUTOR_COLUMNS)
+_CODE: Final = LAYOUTS["codes"].of(CODE_COLUMNS)
 _REPORT: Final = LAYOUTS["reports"].of(REPORT_COLUMNS)
 
 
@@ -71,8 +89,8 @@ class _StatusOf(dict[object, RunStatus]):
 #: A run's status by the word that is stored; for one that cannot be read that of a run which is set aside.
 status_from: Final[Callable[[object], RunStatus]] = _StatusOf(STATUS_OF).__getitem__
 
-_STATUS: Final = RUN_COLUMNS.split(", ").index("status")
-_FINISHED_AT: Final = RUN_COLUMNS.split(", ").index("finished_at")
+_STATUS: Final = OWNED_COLUMNS.split(", ").index("status")
+_FINISHED_AT: Final = OWNED_COLUMNS.split(", ").index("finished_at")
 
 
 def text_from(value: object) -> str:
@@ -81,7 +99,7 @@ def text_from(value: object) -> str:
 
 
 def run_from(row: tuple[Any, ...]) -> RunRow:
-    """Return the record of ``RUN_COLUMNS``."""
+    """Return the record of ``RUN_COLUMNS`` or ``OWNED_COLUMNS``."""
     damage = None
     if not _RUN.is_sound(row):
         row, damage = _RUN.mended(row)
@@ -169,6 +187,15 @@ def executor_from(row: tuple[Any, ...]) -> ExecutorRow:
         row, damage = _EXECUTOR.mended(row)
     values = (*row, damage)
     return ExecutorRow(*values)
+
+
+def code_from(row: tuple[Any, ...]) -> CodeRow:
+    """Return the record of ``CODE_COLUMNS``."""
+    damage = None
+    if not _CODE.is_sound(row):
+        row, damage = _CODE.mended(row)
+    values = (*row, damage)
+    return CodeRow(*values)
 
 
 def report_from(row: tuple[Any, ...]) -> ReportRow | None:

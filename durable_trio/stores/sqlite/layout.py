@@ -14,7 +14,7 @@ import attrs
 
 from durable_trio.clock import INSTANT_MAX, INSTANT_MIN
 from durable_trio.records import RunStatus, StepKind, StepStatus
-from durable_trio.rows import OWN_KEYS, SHARED_KEYS
+from durable_trio.rows import NO_VERSION, OWN_KEYS, SHARED_KEYS
 
 __all__ = ["COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode"]
 
@@ -277,6 +277,8 @@ LAYOUTS: Final = {
                 Column("keys", int, low=SHARED_KEYS, high=OWN_KEYS, stand_in=OWN_KEYS),
                 _name("forked_from", is_optional=True),
                 _name("forked_before", is_optional=True),
+                _count("version", NO_VERSION),
+                Column("refused", str),
             ),
             locator=("run", "id"),
         ),
@@ -346,6 +348,23 @@ LAYOUTS: Final = {
                 _instant("ended_at", is_optional=True),
             ),
             locator=("id", "pid"),
+        ),
+        Layout(
+            "codes",
+            (
+                _count("code", NO_INTEGER),
+                _name("workflow"),
+                _count("version"),
+                _name("fingerprint"),
+                _instant("first_seen_at"),
+            ),
+            locator=("code", "workflow"),
+        ),
+        Layout("executor_codes", (Column("executor", int), Column("code", int)), locator=("executor", "code")),
+        Layout(
+            "refusals",
+            (Column("run", int), Column("code", int), _instant("refused_at"), Column("problem", str)),
+            locator=("run", "code"),
         ),
         Layout("unread_counts", (_count("run", NO_INTEGER), _count("signals")), locator=("run",)),
         Layout(

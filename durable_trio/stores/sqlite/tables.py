@@ -36,6 +36,9 @@ TABLES: Final = frozenset(
         "earlier_generations",
         "earlier_history",
         "store_identity",
+        "codes",
+        "executor_codes",
+        "refusals",
         "_sqlite_migrations",
     }
 )
@@ -172,6 +175,10 @@ _VERSION_2: Final[tuple[str, ...]] = (
 # out: it is part of an index that is stored, and cannot change with the limit.
 LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END"
 SUSPECT, BEGUN, NEW = 2, 1, 0
+# Unowned runs that stand in line.
+IN_LINE: Final = "runs INDEXED BY runs_line WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 1"
+# Of a run that some code has refused, and that nobody executes.
+REFUSED: Final = "refused <> '' AND owner IS NULL AND finished_at IS NULL"
 # Of a run that has ended, though nobody knows when: none that this library has written.
 WITHOUT_END: Final = "finished_at IS NULL AND status IN ('completed', 'failed', 'cancelled')"
 
@@ -189,9 +196,47 @@ _VERSION_3: Final[tuple[str, ...]] = (
     # through priorities nor through runs of a high priority that are not due.
     "DROP INDEX runs_due",
     "ALTER TABLE runs ADD COLUMN is_due INTEGER NOT NULL DEFAULT 0",
+    # Which code of a workflow may execute a run. A run has the version of the code that began it, -1 until that is
+    # known; those from before workflows had versions are of version 0. ``refused`` are the codes that it does not fit,
+    # as ',3,17,': such runs stand in line by themselves, so that a claim passes over those that its own code has
+    # refused. The numbers of codes are never given out twice.
+    """
+    CREATE TABLE codes (
+        code INTEGER PRIMARY KEY AUTOINCREMENT,
+        workflow TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        fingerprint TEXT NOT NULL,
+        first_seen_at INTEGER NOT NULL,
+        UNIQUE (workflow, version, fingerprint)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE executor_codes (
+        executor INTEGER NOT NULL,
+        code INTEGER NOT NULL,
+        PRIMARY KEY (code, executor)
+    ) STRICT, WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE refusals (
+        run INTEGER NOT NULL REFERENCES runs (run) ON DELETE CASCADE,
+        code INTEGER NOT NULL,
+        refused_at INTEGER NOT NULL,
+        problem TEXT NOT NULL,
+        PRIMARY KEY (run, code)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "ALTER TABLE runs ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE runs ADD COLUMN refused TEXT NOT NULL DEFAULT ''",
     f"""
-    CREATE INDEX runs_line ON runs (workflow, {LINE}, priority DESC, wake_at)
+    CREATE INDEX runs_line ON runs (workflow, version, refused, {LINE}, priority DESC, wake_at)
         WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
+    """,
+    f"CREATE INDEX runs_refused ON runs (workflow, version, refused) WHERE {REFUSED}",
+    # What was parked until its code is another: all code is another now.
+    """
+    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = created_at
+    WHERE problem IS NOT NULL AND fingerprint IS NOT 'damaged' AND finished_at IS NULL
     """,
     """
     CREATE INDEX runs_later ON runs (workflow, token > 0, wake_at)

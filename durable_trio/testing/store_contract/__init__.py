@@ -19,6 +19,7 @@ import pytest
 for _part in (
     "abandoning",
     "claims",
+    "codes",
     "executors",
     "generations",
     "history",
@@ -37,6 +38,7 @@ for _part in (
 
 from durable_trio.testing.store_contract.abandoning import AbandonContract  # noqa: E402
 from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
+from durable_trio.testing.store_contract.codes import CodeContract  # noqa: E402
 from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
 from durable_trio.testing.store_contract.generations import GenerationContract  # noqa: E402
 from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
@@ -57,6 +59,7 @@ class StoreContract(
     RunContract,
     LifeContract,
     ClaimContract,
+    CodeContract,
     HistoryContract,
     GenerationContract,
     MessageContract,

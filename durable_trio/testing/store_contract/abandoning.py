@@ -15,6 +15,7 @@ from durable_trio.testing.store_contract.kit import (
     ContractKit,
     abandon_operation,
     add,
+    codes_of,
     fence_of,
     finish,
     in_status,
@@ -103,7 +104,7 @@ class AbandonContract(ContractKit):
             new = step(number, key=Key("", child, 0), kind=StepKind.CHILD, attempt=attempt, result=f'"{child}"')
             one(store, Advance(fence=fence, rows=(new,), children=(start_operation(child, owner=None),), now=40))
         begun, ended = (
-            one(store, ClaimRun(owner=register(store), run_id=child, workflow="work", now=45))
+            one(store, ClaimRun(owner=register(store), run_id=child, codes=codes_of("work"), now=45))
             for child in ("begun", "ended")
         )
         finish(store, fence_of(ended), now=50)

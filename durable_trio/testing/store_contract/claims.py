@@ -17,6 +17,7 @@ from durable_trio.stores.contract import (
     Release,
     RequestCancel,
     ResumeRun,
+    SetAside,
     Store,
 )
 from durable_trio.stores.questions import Backlog, CountBacklog, CountRuns, ListOwned, ListSetBack, SetBack
@@ -24,6 +25,7 @@ from durable_trio.testing.store_contract.history import wait
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     claim,
+    codes_of,
     fence_of,
     finish,
     in_status,
@@ -41,7 +43,7 @@ from durable_trio.testing.store_contract.kit import (
 
 def claim_one(store: Store, owner: int, run_id: str = "run", workflow: str = "work") -> Any:
     """Claim a run by its id."""
-    return one(store, ClaimRun(owner=owner, run_id=run_id, workflow=workflow, now=70))
+    return one(store, ClaimRun(owner=owner, run_id=run_id, codes=codes_of(workflow), now=70))
 
 
 class ClaimContract(ContractKit):
@@ -59,7 +61,7 @@ class ClaimContract(ContractKit):
     def test_a_run_is_claimed_once(self, store: Store) -> None:
         start(store)
         outcomes = store.apply(
-            [ClaimDue(owner=register(store), workflows=("work",), now=50, limit=9) for _ in range(3)]
+            [ClaimDue(owner=register(store), codes=codes_of("work"), now=50, limit=9) for _ in range(3)]
         )
         assert outcomes is not None
         assert [len(outcome) for outcome in outcomes] == [1, 0, 0]
@@ -70,8 +72,8 @@ class ClaimContract(ContractKit):
         start(store, "later", due_at=51)
         start(store, "unknown", workflow="another", due_at=1)
         start(store, "owned", owner=executor)
-        _, fence = owned(store, "parked")
-        park(store, fence)
+        _, fence = owned(store, "damaged")
+        one(store, SetAside(fence=fence, problem="{}"))
         _, fence = owned(store, "finished")
         finish(store, fence)
         assert [row.id for row in claim(store, executor, now=50)] == ["due"]
@@ -150,10 +152,10 @@ class ClaimContract(ContractKit):
         (row,) = claim(store, register(store))
         assert (row.status, row.changed) == (status, changed)
 
-    def test_a_run_that_was_parked_while_it_compensated_compensates_on(self, store: Store) -> None:
+    def test_a_run_that_was_set_aside_while_it_compensated_compensates_on(self, store: Store) -> None:
         _, fence = owned(store)
         one(store, Advance(fence=fence, status=RunStatus.COMPENSATING, error='{"type": "X"}', now=50))
-        park(store, fence)
+        one(store, SetAside(fence=fence, problem="{}"))
         one(store, ResumeRun(run_id="run", now=60))
         assert row_of(store).status is RunStatus.SUSPENDED
         (row,) = claim(store, register(store))
@@ -202,7 +204,7 @@ class ClaimContract(ContractKit):
         executor = register(store)
 
         def claimed(limit: int, suspects_max: int | None) -> list[str]:
-            operation = ClaimDue(owner=executor, workflows=("work",), now=99, limit=limit, suspects_max=suspects_max)
+            operation = ClaimDue(owner=executor, codes=codes_of("work"), now=99, limit=limit, suspects_max=suspects_max)
             return [row.id for row in one(store, operation)]
 
         assert claimed(2, 0) == ["new-0", "new-1"]
@@ -212,24 +214,24 @@ class ClaimContract(ContractKit):
 
     def test_the_backlog_counts_what_is_due_and_what_each_executor_has(self, store: Store) -> None:
         nothing = Backlog(executor_count=0, next_due_at=None, due_count=0, owned_counts={})
-        assert store.ask(CountBacklog(["work"], now=50, due_max=9)) == nothing
+        assert store.ask(CountBacklog(codes_of("work"), now=50, due_max=9)) == nothing
         for number in range(4):
             start(store, f"due-{number}", due_at=11 + number, priority=number % 2)
         start(store, "later", due_at=60, priority=7)
         start(store, "other", due_at=5, workflow="another")
-        backlog = store.ask(CountBacklog(["work"], now=50, due_max=9))
+        backlog = store.ask(CountBacklog(codes_of("work"), now=50, due_max=9))
         assert backlog == Backlog(executor_count=0, next_due_at=11, due_count=4, owned_counts={})
-        assert store.ask(CountBacklog(["work"], now=50, due_max=3)).due_count == 3
-        assert store.ask(CountBacklog(["work", "another", "work"], now=50, due_max=9)).due_count == 5
-        assert store.ask(CountBacklog([], now=50, due_max=9)) == nothing
+        assert store.ask(CountBacklog(codes_of("work"), now=50, due_max=3)).due_count == 3
+        assert store.ask(CountBacklog(codes_of("work", "another", "work"), now=50, due_max=9)).due_count == 5
+        assert store.ask(CountBacklog((), now=50, due_max=9)) == nothing
         first, second = register(store), register(store)
         claim(store, first, now=50, limit=1)
         claim(store, second, now=50, limit=2)
-        backlog = store.ask(CountBacklog(["work"], now=50, due_max=9))
+        backlog = store.ask(CountBacklog(codes_of("work"), now=50, due_max=9))
         assert (backlog.due_count, backlog.owned_counts, backlog.executor_count) == (1, {first: 1, second: 2}, 2)
         claim(store, first, now=50)
         one(store, ReapExecutor(executor=second, now=50))
-        backlog = store.ask(CountBacklog(["work"], now=50, due_max=9))
+        backlog = store.ask(CountBacklog(codes_of("work"), now=50, due_max=9))
         assert (backlog.next_due_at, backlog.owned_counts, backlog.executor_count) == (50, {first: 2}, 1)
 
     def test_a_run_is_claimed_by_its_id_due_or_not(self, store: Store) -> None:
@@ -240,10 +242,11 @@ class ClaimContract(ContractKit):
         assert (row.owner, row.token, row.status, row.started_at) == (executor, 1, RunStatus.RUNNING, 70)
         assert row.changed > before.changed
 
-    def test_a_parked_run_claimed_by_its_id_has_no_problem_any_more(self, store: Store) -> None:
+    def test_a_parked_run_claimed_by_its_id_because_somebody_asks_has_no_problem_any_more(self, store: Store) -> None:
         _, fence = owned(store)
         park(store, fence)
-        row = claim_one(store, register(store))
+        claim = ClaimRun(owner=register(store), run_id="run", codes=codes_of("work"), is_asked_for=True, now=70)
+        row = one(store, claim)
         assert (row.problem, row.status, row.token) == (None, RunStatus.RUNNING, 2)
         assert store.ask(CountRuns()).parked == ()
 

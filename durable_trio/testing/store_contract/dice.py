@@ -16,21 +16,21 @@ from durable_trio.stores.contract import (
     Finish,
     ForkRun,
     Operation,
-    Park,
     Prune,
     ReapExecutor,
+    Refuse,
     RegisterExecutor,
     Release,
     RenewLease,
     RequestCancel,
     ResumeRun,
     SendSignal,
+    SetAside,
     SignalWithStart,
     Store,
-    Unpark,
 )
 from durable_trio.stores.questions import ListExecutors, ListRuns, ListUnread, RunFilter
-from durable_trio.testing.store_contract.kit import abandon_operation, start_operation, step
+from durable_trio.testing.store_contract.kit import abandon_operation, codes_of, start_operation, step
 
 __all__ = ["Dice"]
 
@@ -79,13 +79,13 @@ class Dice:
                 owner=dice.choice([None, executor]),
                 parent=row.run if row and dice.random() < 0.4 else None,
             ),
-            ClaimDue(owner=executor, workflows=("work",), now=now, limit=dice.randrange(1, 4)),
+            ClaimDue(owner=executor, codes=codes_of("work"), now=now, limit=dice.randrange(1, 4)),
             Advance(fence=fence, rows=(new,), now=now),
             Advance(fence=fence, rows=(new, second), taken=taken, waits=waits, published=(("k", "1"),), now=now),
             Advance(fence=fence, status=status, wake_at=now + 3, waits_for=("a",), error=error, now=now),
             Advance(fence=fence, rows=(new,), cleared=(key,), unless_unread=("a", now), now=now),
             Release(fence=fence, status=status, wake_at=now + 2, waits_for=("a",), now=now),
-            Park(fence=fence, problem="{}", fingerprint=str(dice.randrange(2)), now=now),
+            Refuse(fence=fence, code=dice.randrange(2), problem="{}", now=now),
             Finish(fence=fence, status=final, now=now),
             SendSignal(run_id=run_id, name=dice.choice("ab"), payload="1", signal_id=dice.choice([None, "i"]), now=now),
             RequestCancel(run_id=run_id, reason="null", now=now),
@@ -94,10 +94,10 @@ class Dice:
             ForkRun(run_id=run_id, before=key, id=f"run-{dice.randrange(8)}", now=now),
             DeleteRun(run_id=run_id),
             Prune(before=now - 30, statuses=(RunStatus.COMPLETED,), limit=1),
-            Unpark(workflow="work", fingerprint="0", now=now),
+            SetAside(fence=fence, problem="{}"),
             RenewLease(executor=executor, lease_until=now + 9),
             ContinueAsNew(fence=fence, args="[2]", generations_kept=1, now=now),
-            ClaimRun(owner=executor, run_id=run_id, workflow="work", now=now),
+            ClaimRun(owner=executor, run_id=run_id, codes=codes_of("work"), now=now),
             SignalWithStart(
                 start=start_operation(run_id, created_at=now, args_digest=b"\0"),
                 signal=SendSignal(run_id=run_id, name="a", payload="1", signal_id=None, now=now),

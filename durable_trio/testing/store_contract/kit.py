@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
-from durable_trio.rows import HistoryRow, Key, RunRow
+from durable_trio.rows import HistoryRow, Key, RunRow, ServedCode
 from durable_trio.stores.contract import (
     AbandonRun,
     Advance,
@@ -18,7 +18,8 @@ from durable_trio.stores.contract import (
     Fence,
     Finish,
     Operation,
-    Park,
+    Refuse,
+    Refused,
     RegisterExecutor,
     Release,
     SendSignal,
@@ -141,14 +142,19 @@ def stale(fence: Fence) -> Fence:
     return Fence(fence.run, fence.owner, fence.token - 1)
 
 
+def codes_of(*workflows: str, version: int = 0, code: int = 0) -> tuple[ServedCode, ...]:
+    """Return what an executor has that knows these workflows; its code has refused nothing."""
+    return tuple(ServedCode(workflow, version, code) for workflow in workflows)
+
+
 def claim(store: Store, owner: int, *, now: int = 1000, limit: int = 10, workflows: tuple[str, ...] = ("work",)) -> Any:
     """Claim what is due."""
-    return one(store, ClaimDue(owner=owner, workflows=workflows, now=now, limit=limit))
+    return one(store, ClaimDue(owner=owner, codes=codes_of(*workflows), now=now, limit=limit))
 
 
 def next_due(store: Store, workflows: Sequence[str]) -> int | None:
     """Return the earliest ``wake_at`` of unowned runs of these workflows."""
-    return store.ask(CountBacklog(workflows, now=0, due_max=1)).next_due_at
+    return store.ask(CountBacklog(codes_of(*workflows), now=0, due_max=1)).next_due_at
 
 
 def step(seq: int, name: str = "step", n: int = 0, **options: Any) -> HistoryRow:
@@ -192,9 +198,9 @@ def abandon_operation(run_id: str = "run", **changes: Any) -> AbandonRun:
     return AbandonRun(run_id=run_id, **(given | changes))
 
 
-def park(store: Store, fence: Fence, fingerprint: str = "code-1") -> None:
-    """Park a run with a problem."""
-    assert one(store, Park(fence=fence, problem='{"kind": "divergence"}', fingerprint=fingerprint, now=40)) is True
+def park(store: Store, fence: Fence, code: int = 1) -> None:
+    """Have a run refused by a code, while nobody has another."""
+    assert one(store, Refuse(fence=fence, code=code, problem='{"kind": "divergence"}', now=40)) == Refused(())
 
 
 def signal(store: Store, run_id: str = "run", name: str = "go", payload: str = "1", **options: Any) -> Any:

@@ -23,7 +23,6 @@ from durable_trio.stores.contract import (
     Store,
     Sweep,
     TooLong,
-    Unpark,
 )
 from durable_trio.stores.questions import (
     CountRuns,
@@ -43,7 +42,6 @@ from durable_trio.testing.store_contract.kit import (
     finish,
     one,
     owned,
-    park,
     register,
     row_of,
     signal,
@@ -198,10 +196,3 @@ class LargeContract(ContractKit):
         assert outcome.status is RunStatus.PENDING
         assert len(store.ask(ListHistory(row.run))) == 700
         assert store.ask(ListUnread(row.run)) == (entry,)
-
-    def test_parked_runs_are_woken_a_part_at_a_time(self, store: Store) -> None:
-        for number in range(5):
-            _, fence = owned(store, f"run-{number}")
-            park(store, fence)
-        unpark = Unpark(workflow="work", fingerprint="code-2", limit=2, now=400)
-        assert [one(store, unpark) for _ in range(4)] == [2, 2, 1, 0]

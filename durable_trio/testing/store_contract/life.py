@@ -23,19 +23,19 @@ from durable_trio.stores.contract import (
     Finish,
     ForkRun,
     Operation,
-    Park,
     Prune,
     ReapExecutor,
+    Refuse,
     Release,
     RequestCancel,
     ResumeRun,
     SendSignal,
     Sent,
+    SetAside,
     SignalWithStart,
     Started,
     StartRun,
     Store,
-    Unpark,
 )
 from durable_trio.stores.questions import FindRun, ListRuns, RunFilter
 from durable_trio.testing.store_contract.dice import Dice
@@ -43,6 +43,7 @@ from durable_trio.testing.store_contract.kit import (
     ContractKit,
     abandon_operation,
     add,
+    codes_of,
     in_status,
     one,
     owned,
@@ -71,18 +72,27 @@ CAUSES: dict[RunEvent, Callable[[Fence], Operation]] = {
     RunEvent.ASK_CANCEL: lambda _: RequestCancel(run_id="run", reason="null", now=60),
     RunEvent.CANCEL_UNBEGUN: lambda _: RequestCancel(run_id="run", reason="null", now=60),
     RunEvent.ABANDON: lambda _: abandon_operation(),
-    RunEvent.UNPARK: lambda _: Unpark(workflow="work", fingerprint="code-2", now=60),
+    RunEvent.TRY_AGAIN: lambda _: ResumeRun(run_id="run", now=60),
     RunEvent.REVIVE: lambda _: ResumeRun(run_id="run", now=60),
     RunEvent.REMOVE: lambda _: DeleteRun(run_id="run"),
-    RunEvent.CLAIM: lambda fence: ClaimRun(owner=fence.owner + 1, run_id="run", workflow="work", now=60),
+    RunEvent.CLAIM: lambda fence: ClaimRun(owner=fence.owner + 1, run_id="run", codes=codes_of("work"), now=60),
     RunEvent.OWNER_DIED: lambda fence: ReapExecutor(executor=fence.owner, now=60),
-    RunEvent.PARK: lambda fence: Park(fence=fence, problem="{}", fingerprint="code-1", now=60),
+    RunEvent.REFUSE: lambda fence: Refuse(fence=fence, code=1, problem="{}", now=60),
     RunEvent.CONTINUE_AS_NEW: lambda fence: ContinueAsNew(fence=fence, args="[2]", now=60),
 }
 # They come only where nobody owns the run (any more), …
 _UNOWNED = (RunEvent.CLAIM,)
-# … or where it is parked, if it is suspended.
-_PARKED = (RunEvent.CANCEL_UNBEGUN, RunEvent.UNPARK)
+# … or where it is parked, if some code has had it.
+_PARKED = {
+    RunEvent.CANCEL_UNBEGUN: (RunStatus.SUSPENDED,),
+    RunEvent.TRY_AGAIN: (RunStatus.SUSPENDED, RunStatus.COMPENSATING),
+}
+# What the same operation is where the first of these events cannot be.
+_OR_ELSE = {
+    RunEvent.ASK_CANCEL: RunEvent.CANCEL_UNBEGUN,
+    RunEvent.CANCEL_UNBEGUN: RunEvent.ASK_CANCEL,
+    RunEvent.TRY_AGAIN: RunEvent.REVIVE,
+}
 
 
 class LifeContract(ContractKit):
@@ -110,7 +120,7 @@ class LifeContract(ContractKit):
         row, fence = None, Fence(99, register(store), 1)
         if before is not None:
             row, fence = in_status(store, before)
-        if event in _PARKED and before is RunStatus.SUSPENDED:
+        if before in _PARKED.get(event, ()):
             park(store, fence)
         if event in _UNOWNED:
             one(store, ReapExecutor(executor=fence.owner, now=50))
@@ -124,9 +134,8 @@ class LifeContract(ContractKit):
         now = store.ask(FindRun("run"))
         if not is_refused:
             assert (now and now.status) == LIFE[event][before], outcome
-        elif event in (RunEvent.ASK_CANCEL, RunEvent.CANCEL_UNBEGUN):
-            other = {RunEvent.ASK_CANCEL, RunEvent.CANCEL_UNBEGUN} - {event}
-            assert (now and now.status) == LIFE[other.pop()].get(before, before), outcome
+        elif event in _OR_ELSE:
+            assert (now and now.status) == LIFE[_OR_ELSE[event]].get(before, before), outcome
         else:
             assert now == row, outcome
 
@@ -135,7 +144,7 @@ class LifeContract(ContractKit):
             row, fence = in_status(store, before, before.value)
             one(store, Advance(fence=fence, error='{"type": "X"}', now=40))
             one(store, ReapExecutor(executor=fence.owner, now=50))
-            claimed = one(store, ClaimRun(owner=register(store), run_id=row.id, workflow="work", now=60))
+            claimed = one(store, ClaimRun(owner=register(store), run_id=row.id, codes=codes_of("work"), now=60))
             assert claimed.status is LIFE[RunEvent.CLAIM_UNDOING][before]
 
     def test_random_operations_move_runs_as_the_table_says(self, store: Store) -> None:
@@ -207,8 +216,10 @@ def statuses_after(
             return None
         case Advance() | Release() | Finish() if row.run == operation.fence.run:
             return _after_owners_word(operation, row)
-        case Park() if row.run == operation.fence.run:
-            return _follows(row, RunEvent.PARK)
+        case Refuse() if row.run == operation.fence.run:
+            return _follows(row, RunEvent.REFUSE)
+        case SetAside() if row.run == operation.fence.run:
+            return _follows(row, RunEvent.SET_ASIDE)
         case ContinueAsNew() if row.run == operation.fence.run:
             return _follows(row, RunEvent.CONTINUE_AS_NEW)
         case ClaimDue() if any(claimed.id == run_id for claimed in outcome):
@@ -225,11 +236,9 @@ def statuses_after(
         case AbandonRun() if row.parent_id == operation.run_id:
             return _follows(row, RunEvent.ASK_CANCEL, RunEvent.CANCEL_UNBEGUN) | {row.status}
         case ResumeRun() if run_id == operation.run_id:
-            return _follows(row, RunEvent.REVIVE if row.status in FINAL else RunEvent.UNPARK)
-        case Unpark() if row.problem is not None:
-            return _follows(row, RunEvent.UNPARK)
+            return _follows(row, RunEvent.REVIVE if row.status in FINAL else RunEvent.TRY_AGAIN)
         case DeleteRun() if run_id == operation.run_id:
-            return _follows(row, RunEvent.REMOVE)
+            return _follows(row, RunEvent.REMOVE, RunEvent.GIVE_UP)
         case Prune() if row.status in operation.statuses and outcome.count:
             return _follows(row, RunEvent.REMOVE) | {row.status}
         case ReapExecutor() if row.owner == operation.executor:

@@ -17,6 +17,7 @@ from durable_trio.stores.contract import (
     ResumeRun,
     SendSignal,
     Sent,
+    SetAside,
     SignalWithStart,
     Started,
     Store,
@@ -138,11 +139,13 @@ class MessageContract(ContractKit):
         assert row_of(store).wake_at == 61
         assert [row.id for row in claim(store, register(store), now=61)] == ["run"]
 
-    def test_a_signal_does_not_wake_a_parked_run_or_touch_one_that_is_owned_or_pending(self, store: Store) -> None:
-        _, fence = owned(store, "parked")
-        park(store, fence)
-        signal(store, "parked")
-        assert row_of(store, "parked").wake_at is None
+    def test_a_signal_does_not_wake_what_is_set_aside_or_touch_a_run_that_is_owned_or_pending(
+        self, store: Store
+    ) -> None:
+        _, fence = owned(store, "damaged")
+        one(store, SetAside(fence=fence, problem="{}"))
+        signal(store, "damaged")
+        assert row_of(store, "damaged").wake_at is None
         _owned_row, fence = owned(store, "owned")
         one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, wake_at=500, waits_for=("go",), now=20))
         signal(store, "owned")
@@ -355,10 +358,10 @@ class MessageContract(ContractKit):
         assert (entry.kind, entry.name, entry.payload, entry.created_at) == ("child", "child", '"failed"', 55)
         assert row_of(store, "parent").wake_at == 55
 
-    def test_the_end_of_a_child_does_not_wake_a_parked_parent(self, store: Store) -> None:
+    def test_the_end_of_a_child_does_not_wake_a_parent_that_is_set_aside(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
         _, child_fence = owned(store, "child", parent=parent.run)
-        park(store, parent_fence)
+        one(store, SetAside(fence=parent_fence, problem="{}"))
         finish(store, child_fence)
         assert row_of(store, "parent").wake_at is None
         assert len(store.ask(ListUnread(parent.run))) == 1

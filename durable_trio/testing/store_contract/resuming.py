@@ -1,4 +1,4 @@
-"""The contract of what lets a run go on: resume, unpark, and forks."""
+"""The contract of what lets a run go on: resume, and forks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from durable_trio.errors import MailboxFull, RunConflict, RunNotFound
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
-from durable_trio.stores.contract import Advance, ForkRun, ReapExecutor, RequestCancel, ResumeRun, Sent, Store, Unpark
-from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory, ListUnread
+from durable_trio.stores.contract import Advance, ForkRun, ReapExecutor, RequestCancel, ResumeRun, Sent, Store
+from durable_trio.stores.questions import FindRun, ListHistory, ListUnread
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
@@ -265,23 +265,3 @@ class ResumingContract(ContractKit):
             assert isinstance(fork(store, missing), ValueError)
         assert isinstance(fork(store, Key("", "a", 0), new_id="run"), RunConflict)
         assert store.ask(FindRun("copy")) is None
-
-    def test_unpark_wakes_runs_parked_under_other_code(self, store: Store) -> None:
-        for run_id, workflow, fingerprint in (
-            ("old", "work", "code-1"),
-            ("same", "work", "code-2"),
-            ("another", "another", "code-1"),
-        ):
-            _, fence = owned(store, run_id, workflow=workflow)
-            park(store, fence, fingerprint)
-        _, fence = owned(store, "sleeping")
-        suspend(store, fence, wake_at=900)
-        before = [row_of(store, run_id) for run_id in ("same", "another", "sleeping")]
-        last = store.ask(FindLastChange())
-        assert one(store, Unpark(workflow="work", fingerprint="code-2", now=400)) == 1
-        row = row_of(store, "old")
-        assert (row.problem, row.wake_at, row.status) == (None, 400, RunStatus.SUSPENDED)
-        assert row.changed > last
-        assert [row_of(store, run_id) for run_id in ("same", "another", "sleeping")] == before
-        assert one(store, Unpark(workflow="work", fingerprint="code-2", now=400)) == 0
-        assert one(store, Unpark(workflow="nobody", fingerprint="", now=400)) == 0

@@ -11,7 +11,17 @@ import pytest
 from durable_trio.errors import OwnershipLost, RunConflict, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
-from durable_trio.stores.contract import Advance, Finish, Operation, Park, ReapExecutor, Release, Started, Store
+from durable_trio.stores.contract import (
+    Advance,
+    Finish,
+    Operation,
+    ReapExecutor,
+    Refuse,
+    Release,
+    SetAside,
+    Started,
+    Store,
+)
 from durable_trio.stores.questions import (
     CountRuns,
     FindLastChange,
@@ -38,7 +48,6 @@ from durable_trio.testing.store_contract.kit import (
     next_due,
     one,
     owned,
-    park,
     register,
     row_of,
     stale,
@@ -249,16 +258,6 @@ class RunContract(ContractKit):
         suspend(store, fence)
         assert row_of(store).changed == changed
 
-    def test_a_parked_run_is_suspended_unowned_and_not_claimed(self, store: Store) -> None:
-        row, fence = owned(store)
-        park(store, fence)
-        after = row_of(store)
-        assert (after.status, after.owner, after.wake_at) == (RunStatus.SUSPENDED, None, None)
-        assert after.problem == '{"kind": "divergence"}'
-        assert after.changed > row.changed
-        assert claim(store, register(store)) == ()
-        assert store.ask(CountRuns()).parked == ("run",)
-
     @pytest.mark.parametrize("status", [RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED])
     def test_a_finished_run_keeps_its_outcome(self, store: Store, status: RunStatus) -> None:
         row, fence = owned(store)
@@ -296,7 +295,8 @@ class RunContract(ContractKit):
                 Advance(fence=bad, status=RunStatus.FAILED, now=70),
                 Advance(fence=bad, published=(("a", "1"),), now=70),
                 Release(fence=bad, status=RunStatus.SUSPENDED, wake_at=None, now=70),
-                Park(fence=bad, problem="{}", fingerprint="", now=70),
+                Refuse(fence=bad, code=1, problem="{}", now=70),
+                SetAside(fence=bad, problem="{}"),
                 Finish(fence=bad, status=RunStatus.FAILED, now=70),
             ]
             outcomes = store.apply(batch)

@@ -20,6 +20,7 @@ from durable_trio.rows import RunRow
 from durable_trio.stores.contract import ClaimDue, Operation, ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.store_contract.kit import codes_of
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -50,9 +51,8 @@ def register(store: SqliteStore, *, lease_seconds: float = 30.0) -> int:
 
 def claim(store: SqliteStore, executor: int, *workflows: str) -> tuple[RunRow, ...]:
     """Claim what is due."""
-    (rows,) = (
-        store.apply([ClaimDue(owner=executor, workflows=workflows, now=time.time_ns() // 1000 + 1000, limit=100)]) or []
-    )
+    now = time.time_ns() // 1000 + 1000
+    (rows,) = store.apply([ClaimDue(owner=executor, codes=codes_of(*workflows), now=now, limit=100)]) or []
     assert isinstance(rows, tuple)
     return rows
 

@@ -21,6 +21,7 @@ from durable_trio.stores.contract import (
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.kit import (
     add,
+    codes_of,
     finish,
     one,
     owned,
@@ -96,7 +97,7 @@ LOOKS: dict[str, Act] = {
     "a step of the user's tables": lambda store, fence: transact(store, fence, 61),
     "a look": lambda store, _: store.foreign_changes(),
     "a claim that finds nothing": lambda store, fence: one(
-        store, ClaimDue(owner=fence.owner, workflows=("none",), now=1, limit=1)
+        store, ClaimDue(owner=fence.owner, codes=codes_of("none"), now=1, limit=1)
     ),
 }
 

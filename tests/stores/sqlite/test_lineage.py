@@ -33,6 +33,7 @@ from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.kit import (
     add,
+    codes_of,
     finish,
     one,
     owned,
@@ -343,7 +344,7 @@ def by_another_process(store: SqliteStore, other: SqliteStore, fence: Fence) -> 
     def take_over() -> Fence:
         one(other, ReapExecutor(executor=fence.owner, crashed=True, now=100))
         executor = register(other)
-        (row,) = one(other, ClaimDue(owner=executor, workflows=("work",), now=2000, limit=1))
+        (row,) = one(other, ClaimDue(owner=executor, codes=codes_of("work"), now=2000, limit=1))
         return Fence(row.run, executor, row.token)
 
     def resume() -> None:

@@ -31,15 +31,16 @@ from durable_trio.stores.contract import (
 from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMailbox, Order
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
-from durable_trio.stores.sqlite.answers import cells, counts, executors, lists, mailbox, ordered, runs, streams
+from durable_trio.stores.sqlite.answers import cells, executors, lists, mailbox, ordered, parked, runs, streams
 from durable_trio.stores.sqlite.migrations import migrate
 from durable_trio.stores.sqlite.operations import claims as claim_operations
-from durable_trio.stores.sqlite.operations import forks, leases, progress, resuming
+from durable_trio.stores.sqlite.operations import codes, forks, leases, progress
 from durable_trio.stores.sqlite.operations import messages as message_operations
 from durable_trio.stores.sqlite.operations import removals as removal_operations
 from durable_trio.stores.sqlite.tables import LINE, SUSPECT
 from durable_trio.testing.store_contract.kit import (
     claim,
+    codes_of,
     fence_of,
     next_due,
     one,
@@ -208,7 +209,15 @@ SORTED = (
 @pytest.mark.parametrize(
     ("sql", "values", "index"),
     [
-        (claim_operations.FIND_IN_LINE, ("w", 1, 1), "runs_line"),
+        (claim_operations.FIND_IN_LINE, ("w", 0, "", 1, 1), "runs_line"),
+        (claim_operations.FIRST_GROUP, ("w",), "runs_line"),
+        (claim_operations.NEXT_REFUSED, ("w", 0, ""), "runs_line"),
+        (claim_operations.NEXT_VERSION, ("w", 0), "runs_line"),
+        (parked.FIRST_OF_WORKFLOW, ("w",), "runs_refused"),
+        (parked.NEXT_REFUSED, ("w", 0, ""), "runs_refused"),
+        (parked.NEXT_VERSION, ("w", 0), "runs_refused"),
+        (parked.NEXT_WORKFLOW, ("w",), "runs_refused"),
+        (codes.LIVING_OF_VERSION, ("w", 0), "sqlite_autoindex_codes_1"),
         (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
         (mailbox.UNREAD, (1,), "mailbox_of_run"),
         (mailbox.UNREAD_AFTER, (1, 1, 1), "mailbox_of_run"),
@@ -216,7 +225,6 @@ SORTED = (
         (mailbox.CONTROLS_AFTER, (1, 1), "mailbox_unread"),
         (mailbox.LAST_UNREAD, (1,), "mailbox_of_run"),
         (runs.HISTORY, (1,), "sqlite_autoindex_history_1"),
-        (counts.PARKED, (1,), "runs_parked"),
         (lists.CHANGES.format(which="true"), (1, 2, 1), "runs_changed"),
         (lists.END_OF_SLICE, (1, 9), "runs_changed"),
         (NEWEST.format(source=ordered.OF_ALL + AFTER), (1, 1), "runs_created"),
@@ -225,10 +233,11 @@ SORTED = (
         (ordered.WAYS[Order.OLDEST].stream(cells.OF_STATUS), ("w", "failed"), "runs_by_status"),
         (ordered.WAYS[Order.CHANGED].stream(ordered.OF_CHANGES), (), "runs_changed"),
         (ordered.WAYS[Order.ENDED].stream(ordered.OF_END), ("failed",), "runs_finished"),
-        (cells.COUNT.format(source=streams.OF_PARKED), (1,), "runs_parked"),
+        (cells.COUNT.format(source=parked.OF_REFUSED), ("w", 0, ",1,", 1), "runs_refused"),
+        (cells.COUNT.format(source=parked.OF_DAMAGED), (1,), "runs_parked"),
         (cells.COUNT.format(source=streams.OF_RETRYING), (1,), "waits_retrying"),
         (cells.COUNT.format(source=streams.OF_OVERDUE[0]), ("w", 5, 1), "runs_line"),
-        (cells.COUNT.format(source=streams.OF_OVERDUE[3]), ("w", 5, 1), "runs_later"),
+        (cells.COUNT.format(source=streams.OF_OVERDUE[1]), ("w", 5, 1), "runs_later"),
         (f"SELECT 1 FROM runs NOT INDEXED WHERE run = 5 AND {streams.IS_RETRYING}", (), "waits_retrying"),
         (NEWEST.format(source=streams.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
         (NEWEST.format(source=streams.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
@@ -250,11 +259,6 @@ SORTED = (
         (removal_operations.IS_SPARED, (1,), "history_children"),
         (removal_operations.NEXT_HIDDEN, (0, 0, 0, 1), "runs_hidden"),
         (forks.COPY_ROW, (2, 1, 9, "", "step", 0), "sqlite_autoindex_history_1"),
-        (
-            resuming.UNPARK,
-            {"now": 1, "changed": 1, "workflow": "w", "fingerprint": "f", "limit": 1},
-            "runs_parked",
-        ),
         (leases.SET_FREE, {"executor": 1, "crashed": 0, "crashed_runs": "[1]", "now": 1}, "runs_owned"),
         (message_operations.FIND_CANCEL, (1,), "mailbox_cancel"),
         (message_operations.FIND_SIGNAL, (1, "x"), "mailbox_signal_id"),
@@ -276,11 +280,14 @@ def test_values_of_runs_are_found_by_the_run(store: SqliteStore) -> None:
 
 
 def test_the_backlog_is_counted_by_index_seeks(store: SqliteStore) -> None:
-    found = plan(store, executors.BACKLOG, {"workflows": "[]", "now": 1, "due_max": 1})
+    found = plan(store, executors.BACKLOG, {"codes": "[]", "now": 1, "due_max": 1})
     assert "SCAN runs" not in found
-    assert found.count("SEARCH runs USING INDEX runs_line (workflow=? AND <expr>=?)") == 2
+    in_line = "INDEX runs_line (workflow=? AND version"
+    assert found.count(in_line) == found.count("INDEX runs_line")
+    assert found.count(f"{in_line}=? AND refused=? AND <expr>=?)") == 2
+    assert found.count(f"{in_line}=? AND refused") == 5
     assert found.count("SEARCH runs USING INDEX runs_later (workflow=? AND <expr>=?") == 2
-    assert "ORDER BY" not in found
+    assert found.count("ORDER BY") == 2  # of what is asked for, not of runs
 
 
 @pytest.mark.parametrize("sql", removal_operations.PIECES)
@@ -373,7 +380,7 @@ def test_a_claim_costs_the_same_whatever_waits_beside_it(store: SqliteStore, wai
         claimed: list[list[RunRow]] = []
         cost = steps(store, lambda: claimed.append(claim(store, executor, now=10, limit=1)))
         assert claimed[0][0].id.startswith("urgent")
-        return cost, steps(store, lambda: store.ask(CountBacklog(["work"], now=10, due_max=1)))
+        return cost, steps(store, lambda: store.ask(CountBacklog(codes_of("work"), now=10, due_max=1)))
 
     numbers = range(3000)
     if waiting == "of many priorities":
@@ -417,8 +424,8 @@ def test_a_claim_does_not_sort_the_backlog(store: SqliteStore) -> None:
     executor = register(store)
     store.apply([start_operation(f"run-{n}", due_at=1, priority=n % 3) for n in range(3000)])
     cost = steps(store, lambda: claim(store, executor, now=10, limit=8))
-    assert cost < 3000
-    claimed = one(store, ClaimDue(owner=executor, workflows=("work",), now=10, limit=5000))
+    assert cost < 4000
+    claimed = one(store, ClaimDue(owner=executor, codes=codes_of("work"), now=10, limit=5000))
     assert len(claimed) == 2992
     assert [row.priority for row in claimed] == sorted((row.priority for row in claimed), reverse=True)
 

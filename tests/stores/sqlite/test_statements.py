@@ -27,7 +27,7 @@ from durable_trio.stores.questions import (
     RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore, identity
-from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, register, signal, start, step
+from durable_trio.testing.store_contract.kit import add, codes_of, fence_of, one, owned, register, signal, start, step
 
 _READ = 20  # SQLite asks the authorizer when it compiles a statement: 20 is a column that is read
 
@@ -35,8 +35,8 @@ _READ = 20  # SQLite asks the authorizer when it compiles a statement: 20 is a c
 def live(store: SqliteStore, executor: int, run_id: str) -> None:
     """Have a run do all that runs often do, and everybody else what they often ask."""
     start(store, run_id)
-    assert store.ask(CountBacklog(("work",), now=1000, due_max=9)).due_count == 1
-    (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=1000, limit=5))
+    assert store.ask(CountBacklog(codes_of("work"), now=1000, due_max=9)).due_count == 1
+    (row,) = one(store, ClaimDue(owner=executor, codes=codes_of("work"), now=1000, limit=5))
     store.ask(LoadRuns([row.run]))
     first = step(1)
     wait = WaitRow(key=first.key, kind="sleep", due_at=2000, started_at=1000)
@@ -44,7 +44,7 @@ def live(store: SqliteStore, executor: int, run_id: str) -> None:
     released = Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=2000, waits_for=("go",), now=1002)
     assert one(store, released) is True
     signal(store, run_id, now=1003)
-    (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=2000, limit=5))
+    (row,) = one(store, ClaimDue(owner=executor, codes=codes_of("work"), now=2000, limit=5))
     (entry,) = store.ask(LookAtMailbox(row.run, after=0, names={"go": 0}, limit=5)).entries
     taken = Advance(fence=fence_of(row), rows=(first,), cleared=(first.key,), taken=((entry.id, 1),), now=2001)
     assert one(store, taken) is True
@@ -89,7 +89,7 @@ def test_what_is_due_is_asked_in_one_statement(tmp_path: Any) -> None:
     statements: list[str] = []
     assert store._reader is not None
     store._reader.set_trace_callback(statements.append)
-    found = store.ask(CountBacklog([f"other-{n}" for n in range(30)] + ["work"], now=1000, due_max=9))
+    found = store.ask(CountBacklog(codes_of(*(f"other-{n}" for n in range(30)), "work"), now=1000, due_max=9))
     assert found.due_count == 1
     assert len([sql for sql in statements if "SELECT" in sql and not sql.startswith("--")]) == 1
     store.close()

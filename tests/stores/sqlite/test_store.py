@@ -28,6 +28,7 @@ from durable_trio.stores.sqlite.operations import leases
 from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.testing.store_contract.kit import (
     add,
+    codes_of,
     fence_of,
     one,
     owned,
@@ -282,7 +283,7 @@ def test_a_claimed_run_goes_on_after_any_number_of_hands(store: SqliteStore) -> 
         add(store, fence, step(token, "s", token))
         one(store, ReapExecutor(executor=fence.owner, now=1))
         executor = register(store)
-        (row,) = one(store, ClaimDue(owner=executor, workflows=("work",), now=5, limit=1))
+        (row,) = one(store, ClaimDue(owner=executor, codes=codes_of("work"), now=5, limit=1))
         assert (row.token, row.recoveries) == (token, 1)
         fence = fence_of(row)
     assert len(store.ask(ListHistory(row_of(store).run))) == 4

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Final
 
 import attrs
 
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL
+from durable_trio.stores.code_questions import CountParked
 from durable_trio.stores.questions import CountByWorkflow, CountRuns, StoreStatus, WorkflowCounts
 from durable_trio.stores.sqlite.answers.cells import (
     FIRST_WORKFLOW,
@@ -21,12 +23,13 @@ from durable_trio.stores.sqlite.answers.cells import (
 )
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.ordered import OF_END
+from durable_trio.stores.sqlite.answers.parked import of_parked
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, OF_NO_END
 from durable_trio.stores.sqlite.columns import status_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 
-__all__ = ["count_by_workflow", "count_runs"]
+__all__ = ["count_by_workflow", "count_parked", "count_runs"]
 
 # Ended runs of one status that are counted at first; then eight times as many, as long as more than one has more.
 _COUNTED_FIRST: Final = 10_000
@@ -49,7 +52,6 @@ DURATIONS: Final = f"""
     ORDER BY created_at DESC, run DESC LIMIT ? + 0
 """
 NEWEST_HISTORY: Final = "SELECT coalesce(max(id), 0) FROM history"
-PARKED: Final = "SELECT id FROM runs INDEXED BY runs_parked WHERE problem IS NOT NULL ORDER BY run LIMIT ? + 0"
 
 
 def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStatus:
@@ -65,12 +67,25 @@ def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStat
         by_status[status] = by_status.get(status, 0) + number
     return StoreStatus(
         runs_by_status={status: by_status[status] for status in RunStatus if by_status.get(status)},
-        parked=tuple(text_from(row[0]) for row in connection.execute(PARKED, (_PARKED_MAX,)).fetchall()),
+        parked=_parked(connection),
         unfinished_by_workflow={workflow: number for workflow, number in unfinished.items() if number},
         library_version=sqlite3.sqlite_version,
         warnings=version_warnings(sqlite3.sqlite_version),
         recorded_count=connection.execute(NEWEST_HISTORY).fetchone()[0],
     )
+
+
+def count_parked(connection: sqlite3.Connection, question: CountParked) -> int:
+    """Return how many runs are parked."""
+    return sum(count(connection, [source], _COUNTED_FIRST) for source in of_parked(connection, None))
+
+
+def _parked(connection: sqlite3.Connection) -> tuple[str, ...]:
+    found: list[tuple[int, str]] = []
+    for source in of_parked(connection, None):
+        sql = f"SELECT run, id FROM {source.sql} ORDER BY run LIMIT ? + 0"
+        found += connection.execute(sql, (*source.parameters, _PARKED_MAX)).fetchall()
+    return tuple(text_from(text) for _, text in sorted(found, key=itemgetter(0))[:_PARKED_MAX])
 
 
 def count_by_workflow(connection: sqlite3.Connection, question: CountByWorkflow) -> Slice:

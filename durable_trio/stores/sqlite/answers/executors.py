@@ -5,21 +5,41 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from durable_trio.rows import ExecutorRow, ReportRow
+from durable_trio.rows import NO_VERSION, CodeRow, ExecutorRow, ReportRow
 from durable_trio.rules.run_life import WAITING
-from durable_trio.stores.questions import Backlog, CountBacklog, ListExecutors, ListReports, ListSetBack, SetBack
-from durable_trio.stores.sqlite.columns import EXECUTOR_COLUMNS, REPORT_COLUMNS, executor_from, report_from
+from durable_trio.stores.code_questions import ListCodes
+from durable_trio.stores.questions import (
+    Backlog,
+    CountBacklog,
+    ListExecutors,
+    ListReports,
+    ListSetBack,
+    SetBack,
+)
+from durable_trio.stores.sqlite.columns import (
+    CODE_COLUMNS,
+    EXECUTOR_COLUMNS,
+    REPORT_COLUMNS,
+    code_from,
+    executor_from,
+    report_from,
+)
+from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.statuses import is_none_of
-from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT
+from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
 
-__all__ = ["count_backlog", "list_executors", "list_reports", "list_set_back", "lock_files"]
+__all__ = ["count_backlog", "list_codes", "list_executors", "list_reports", "list_set_back", "lock_files"]
 
 LOCKS: Final = "SELECT id, lock FROM executors WHERE ended_at IS NULL"
 LIVING: Final = f"SELECT {EXECUTOR_COLUMNS} FROM executors WHERE ended_at IS NULL ORDER BY id"
 OWNING: Final = f"""
     SELECT {EXECUTOR_COLUMNS} FROM executors
     WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id) ORDER BY id
+"""
+CODES: Final = f"SELECT {CODE_COLUMNS} FROM codes ORDER BY code"
+CODES_OF_EXECUTOR: Final = f"""
+    SELECT {CODE_COLUMNS} FROM codes WHERE code IN (SELECT code FROM executor_codes WHERE executor = ?) ORDER BY code
 """
 REPORTS: Final = f"SELECT {REPORT_COLUMNS} FROM reports ORDER BY process"
 SET_BACK: Final = """
@@ -32,24 +52,59 @@ SET_BACK: Final = """
 """
 # In one statement: beside a busy event loop each statement, and each row, may wait milliseconds for the GIL.
 BACKLOG: Final = f"""
-    WITH asked (workflow) AS (SELECT DISTINCT value FROM json_each(:workflows)),
+    WITH RECURSIVE served (workflow, version, code) AS (
+        SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(:codes)
+    ),
+    asked (workflow) AS (SELECT DISTINCT workflow FROM served),
+    versions (workflow, version) AS (
+        SELECT workflow, version FROM served UNION SELECT workflow, {NO_VERSION} FROM served
+    ),
+    groups (workflow, version, refused) AS (
+        SELECT workflow, version, (
+            SELECT refused FROM {IN_LINE} AND workflow = versions.workflow AND version = versions.version
+                AND refused >= ''
+            ORDER BY refused LIMIT 1
+        ) FROM versions
+        UNION ALL
+        SELECT workflow, version, (
+            SELECT refused FROM {IN_LINE} AND workflow = groups.workflow AND version = groups.version
+                AND refused > groups.refused
+            ORDER BY refused LIMIT 1
+        ) FROM groups WHERE typeof(refused) = 'text'
+    ),
+    fitting AS (
+        SELECT * FROM groups WHERE refused IS NOT NULL AND EXISTS (
+            SELECT 1 FROM served WHERE served.workflow = groups.workflow
+                AND (served.version = groups.version OR groups.version = {NO_VERSION})
+                AND instr(CAST(groups.refused AS TEXT), ',' || served.code || ',') = 0
+        )
+    ),
     in_line (head, due) AS (
         SELECT
             (
-                SELECT iif(typeof(wake_at) = 'integer', wake_at, :now) FROM runs INDEXED BY runs_line
-                WHERE workflow = asked.workflow AND {LINE} = line.column1
-                    AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
+                SELECT iif(typeof(wake_at) = 'integer', wake_at, :now) FROM {IN_LINE}
+                    AND workflow = fitting.workflow AND version = fitting.version AND refused = fitting.refused
+                    AND {LINE} = line.column1
                 ORDER BY priority DESC, wake_at, run LIMIT 1
             ),
             (
                 SELECT count(*) FROM (
-                    SELECT 1 FROM runs INDEXED BY runs_line
-                    WHERE workflow = asked.workflow AND {LINE} = line.column1
-                        AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
+                    SELECT 1 FROM {IN_LINE}
+                        AND workflow = fitting.workflow AND version = fitting.version AND refused = fitting.refused
+                        AND {LINE} = line.column1
                     LIMIT :due_max + 0
                 )
             )
-        FROM asked, (VALUES ({SUSPECT}), ({BEGUN}), ({NEW})) AS line
+        FROM fitting, (VALUES ({SUSPECT}), ({BEGUN}), ({NEW})) AS line
+        UNION ALL
+        -- Only a damaged file has any, and whoever claims sets them aside.
+        SELECT NULL, EXISTS (SELECT 1 FROM {IN_LINE} AND workflow = asked.workflow AND version < {NO_VERSION})
+            OR EXISTS (SELECT 1 FROM {IN_LINE} AND workflow = asked.workflow AND version > {COUNT_MAX})
+        FROM asked
+        UNION ALL
+        SELECT NULL, EXISTS (
+            SELECT 1 FROM {IN_LINE} AND workflow = versions.workflow AND version = versions.version AND refused < ''
+        ) FROM versions
     ),
     later (head, due) AS (
         SELECT
@@ -84,8 +139,8 @@ BACKLOG: Final = f"""
 
 def count_backlog(connection: sqlite3.Connection, question: CountBacklog) -> Backlog:
     """Return what waits to be claimed."""
-    workflows = json.dumps(list(question.workflows))
-    parameters = {"workflows": workflows, "now": question.now, "due_max": question.due_max}
+    codes = json.dumps([(each.workflow, each.version, each.code) for each in question.codes])
+    parameters = {"codes": codes, "now": question.now, "due_max": question.due_max}
     executor_count, next_due_at, due_count, owned = connection.execute(BACKLOG, parameters).fetchone()
     return Backlog(
         executor_count=executor_count,
@@ -100,6 +155,15 @@ def list_set_back(connection: sqlite3.Connection, question: ListSetBack) -> tupl
     parameters = {"workflows": json.dumps(list(question.workflows)), "now": question.now, "limit": question.limit}
     found = connection.execute(SET_BACK, parameters).fetchall()
     return tuple(SetBack(*row) for row in found if isinstance(row[2], int) and isinstance(row[3], int))
+
+
+def list_codes(connection: sqlite3.Connection, question: ListCodes) -> tuple[CodeRow, ...]:
+    """Return codes."""
+    if question.executor is None:
+        found = connection.execute(CODES)
+    else:
+        found = connection.execute(CODES_OF_EXECUTOR, (question.executor,))
+    return tuple(map(code_from, found.fetchall()))
 
 
 def list_executors(connection: sqlite3.Connection, question: ListExecutors) -> tuple[ExecutorRow, ...]:

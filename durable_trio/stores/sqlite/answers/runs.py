@@ -34,7 +34,7 @@ from durable_trio.stores.sqlite.answers.mailbox import unread_of
 from durable_trio.stores.sqlite.columns import (
     GENERATION_COLUMNS,
     HISTORY_COLUMNS,
-    RUN_COLUMNS,
+    OWNED_COLUMNS,
     WAIT_COLUMNS,
     earlier_histories_from,
     generation_from,
@@ -91,7 +91,7 @@ CHILDREN_OPEN: Final = f"""
         SELECT run FROM runs INDEXED BY runs_hidden WHERE hidden_at IS NOT NULL
     ) LIMIT ? + 0
 """
-OWNED: Final = f"SELECT {RUN_COLUMNS} FROM runs INDEXED BY runs_owned WHERE owner = ? ORDER BY run"
+OWNED: Final = f"SELECT {OWNED_COLUMNS} FROM runs INDEXED BY runs_owned WHERE owner = ? ORDER BY run"
 PUBLISHED: Final = "SELECT key, value, seq, n FROM published WHERE run = ? ORDER BY key"
 # Those of some runs that have anything to load: a run that has just been started has nothing.
 # With each, whether an entry of its mailbox has been consumed by what no row of a history can be.

@@ -44,10 +44,12 @@ from durable_trio.stores.sqlite.answers.ordered import (
     keys_of,
     place_of,
 )
+from durable_trio.stores.sqlite.answers.parked import of_parked
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.parked import IS_PARKED
 from durable_trio.stores.sqlite.statuses import is_none_of
-from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT, WITHOUT_END
+from durable_trio.stores.sqlite.tables import WITHOUT_END
 
 __all__ = ["IS_SHOWN", "LAST", "LISTED", "MATCHING", "SLICE_RUNS", "conditions", "few_runs", "matching"]
 
@@ -70,14 +72,10 @@ OF_QUEUE: Final = "runs INDEXED BY runs_of_queue WHERE queue = ?"
 OF_PARENT: Final = "runs INDEXED BY runs_of_parent_id WHERE parent_id = ?"
 OF_ID: Final = "runs WHERE id = ?"
 # Unfinished ones in a state that no status tells.
-OF_PARKED: Final = "runs INDEXED BY runs_parked WHERE problem IS NOT NULL"
 OF_RETRYING: Final = "waits INDEXED BY waits_retrying WHERE kind = 'retry'"
 OF_OVERDUE: Final = (
-    *(
-        f"runs INDEXED BY runs_line WHERE workflow = CAST(? AS TEXT) AND {LINE} = {line} AND owner IS NULL"
-        " AND wake_at IS NOT NULL AND is_due = 1 AND wake_at <= ?"
-        for line in (SUSPECT, BEGUN, NEW)
-    ),
+    "runs INDEXED BY runs_line WHERE workflow = CAST(? AS TEXT) AND owner IS NULL AND wake_at IS NOT NULL"
+    " AND is_due = 1 AND wake_at <= ?",
     *(
         f"runs INDEXED BY runs_later WHERE workflow = CAST(? AS TEXT) AND (token > 0) = {begun} AND owner IS NULL"
         " AND wake_at IS NOT NULL AND is_due IS NOT 1 AND wake_at <= ?"
@@ -314,8 +312,7 @@ def _other_parts(connection: sqlite3.Connection, which: RunFilter) -> list[list[
     """Return parts whose indexes have an order of their own."""
     found: list[list[Source]] = []
     if which.is_parked:
-        is_of = "" if which.workflow is None else " AND workflow = ?"
-        found.append([Source(OF_PARKED + is_of, () if which.workflow is None else (which.workflow,))])
+        found.append(of_parked(connection, which.workflow))
     if which.is_retrying:
         found.append([Source(OF_RETRYING, ())])
     if which.overdue_at is not None:
@@ -375,11 +372,11 @@ def conditions(which: RunFilter, order: Order = Order.NEWEST) -> tuple[str, list
     if which.created_before is not None:
         add("created_at < ?", which.created_before)
     if which.is_parked:
-        add(f"problem IS NOT NULL AND {IS_UNFINISHED}")
+        add(IS_PARKED)
     if which.is_retrying:
         add(f"{IS_UNFINISHED} AND {IS_RETRYING}")
     if which.overdue_at is not None:
-        add("owner IS NULL AND wake_at <= ?", which.overdue_at)
+        add(f"owner IS NULL AND wake_at <= ? AND NOT ({IS_PARKED})", which.overdue_at)
     if order is Order.ENDED:
         add("finished_at IS NOT NULL")
     return " AND ".join(terms) or "true", parameters

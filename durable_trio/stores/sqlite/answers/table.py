@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from durable_trio.stores.code_questions import CountParked, ListCodes
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.questions import (
     CountBacklog,
@@ -34,8 +35,14 @@ from durable_trio.stores.questions import (
     Question,
     ReadValues,
 )
-from durable_trio.stores.sqlite.answers.counts import count_by_workflow, count_runs
-from durable_trio.stores.sqlite.answers.executors import count_backlog, list_executors, list_reports, list_set_back
+from durable_trio.stores.sqlite.answers.counts import count_by_workflow, count_parked, count_runs
+from durable_trio.stores.sqlite.answers.executors import (
+    count_backlog,
+    list_codes,
+    list_executors,
+    list_reports,
+    list_set_back,
+)
 from durable_trio.stores.sqlite.answers.failures import list_failures
 from durable_trio.stores.sqlite.answers.lists import list_changes, list_news, list_runs
 from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
@@ -81,6 +88,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     FindMissing: find_missing,
     CountRuns: count_runs,
     CountByWorkflow: count_by_workflow,
+    CountParked: count_parked,
     ListFailures: list_failures,
     ListSent: list_sent,
     FindLastEntry: find_last_entry,
@@ -89,6 +97,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     CountBacklog: count_backlog,
     ListSetBack: list_set_back,
     ListOwned: list_owned,
+    ListCodes: list_codes,
     ListExecutors: list_executors,
     ListReports: list_reports,
     ListUnfinished: list_unfinished,

@@ -12,6 +12,7 @@ from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import Abandoned, AbandonRun, RequestCancel, Sent
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
+from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import set_aside
 from durable_trio.stores.sqlite.operations.messages import request_cancel, run_not_found, tell_parent
 from durable_trio.stores.sqlite.operations.progress import CLEAR_WAITS
@@ -24,8 +25,8 @@ __all__ = ["abandon_run"]
 # Nobody who owned it writes any more: not even one that takes it for its own still.
 ABANDON: Final = f"""
     UPDATE runs SET owner = NULL, token = token + 1, status = {word_after(RunEvent.ABANDON)}, wake_at = NULL,
-        waits_for = NULL, problem = NULL, fingerprint = NULL, result = NULL, error = ?, finished_at = ?, changed = ?,
-        compensation_errors = ?
+        waits_for = NULL, problem = NULL, fingerprint = NULL, refused = '', result = NULL, error = ?, finished_at = ?,
+        changed = ?, compensation_errors = ?
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.ABANDON])}
 """
 # The names of rows that are damaged are left out: of which step they are, nobody can say.
@@ -72,6 +73,7 @@ def abandon_run(transaction: Transaction, operation: AbandonRun) -> Abandoned | 
     values = (operation.error, operation.now, transaction.change(), errors, row.run)
     transaction.execute(ABANDON, values)
     transaction.execute(CLEAR_WAITS, (row.run,))
+    forget_refusals(transaction, row.run)
     tell_parent(transaction, row.run, operation.now)
     told += [_request(transaction, child, operation) for child in children]
     sent = tuple(outcome for outcome in told if isinstance(outcome, Sent))

@@ -4,26 +4,35 @@ Each workflow has its lines (``tables.LINE``): what has begun goes before all fi
 priority goes first, then the earlier due time, then the order of start. A claim looks at the heads of lines, so it
 costs the same however many wait, of however many priorities. Before that it moves runs whose time has come from
 ``later`` into line, a bounded number of them: their order there is that of their due times.
+
+Runs of one version that the same codes have refused have lines of their own, a *group*. Groups are few, and found by a
+seek each: a claim leaves those whose version its executor does not know, and those that its code has refused.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import attrs
 
 from durable_trio.clock import INSTANT_MIN
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.rows import RunRow
+from durable_trio.rows import NO_VERSION, RunRow
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.fitting import Fitting
 from durable_trio.rules.run_life import CLAIMABLE, FINAL, RunEvent, changed_by
 from durable_trio.stores.contract import ClaimDue, ClaimRun
-from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, status_from
+from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.operations.codes import living_codes
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
 from durable_trio.stores.sqlite.operations.messages import run_not_found
+from durable_trio.stores.sqlite.parked import codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after, word
-from durable_trio.stores.sqlite.tables import BEGUN, LINE, NEW, SUSPECT
+from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["FIND_IN_LINE", "FIND_LATER", "claim", "claim_due", "claim_run"]
@@ -32,10 +41,26 @@ __all__ = ["FIND_IN_LINE", "FIND_LATER", "claim", "claim_due", "claim_run"]
 _MOVED_MAX: Final = 256
 
 FIND_IN_LINE: Final = f"""
-    SELECT priority, wake_at, run FROM runs INDEXED BY runs_line
-    WHERE workflow = ? AND {LINE} = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
+    SELECT priority, wake_at, run FROM {IN_LINE} AND workflow = ? AND version = ? AND refused = ? AND {LINE} = ?
     ORDER BY priority DESC, wake_at, run LIMIT ? + 0
 """
+# SQLite seeks by the first column only of a comparison of rows; so in two steps.
+FIRST_GROUP: Final = f"SELECT version, refused FROM {IN_LINE} AND workflow = ? ORDER BY version, refused LIMIT 1"
+NEXT_REFUSED: Final = f"""
+    SELECT version, refused FROM {IN_LINE} AND workflow = ? AND version = ? AND refused > ? ORDER BY refused LIMIT 1
+"""
+NEXT_VERSION: Final = f"""
+    SELECT version, refused FROM {IN_LINE} AND workflow = ? AND version > ? ORDER BY version, refused LIMIT 1
+"""
+# Only a damaged file has any: they are in no group.
+FIND_UNGROUPED: Final = f"""
+    SELECT run FROM {IN_LINE} AND workflow = ? AND (
+        typeof(version) <> 'integer' OR version NOT BETWEEN {NO_VERSION} AND {COUNT_MAX} OR typeof(refused) <> 'text'
+        OR refused GLOB '*[^0-9,]*'
+    )
+    LIMIT ? + 0
+"""
+_OF_SET: Final = frozenset("0123456789,")
 FIND_LATER: Final = """
     SELECT run FROM runs INDEXED BY runs_later
     WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
@@ -50,6 +75,8 @@ CLAIM: Final = f"""
         wake_at = NULL,
         is_due = 0,
         waits_for = NULL,
+        version = CASE version WHEN {NO_VERSION} THEN :version ELSE version END,
+        refused = :refused,
         changed = CASE WHEN {is_one_of(changed_by(RunEvent.CLAIM))} THEN :changed ELSE changed END,
         started_at = CASE WHEN status = {word(RunStatus.PENDING)} THEN coalesce(started_at, :now) ELSE started_at END,
         status = CASE WHEN error IS NULL THEN {status_after(RunEvent.CLAIM)}
@@ -58,12 +85,28 @@ CLAIM: Final = f"""
             CAST((SELECT max(seq) FROM history WHERE history.run = runs.run AND seq <= {COUNT_MAX}) AS INTEGER), -1
         )
     WHERE run = :run
-    RETURNING {RUN_COLUMNS}
+    RETURNING {OWNED_COLUMNS}
 """
-FIND_CLAIMABLE: Final = "SELECT run, status, workflow, owner FROM runs WHERE id = ?"
+FIND_CLAIMABLE: Final = "SELECT run, status, workflow, version, refused, owner FROM runs WHERE id = ?"
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
-_Due = tuple[int, int, int]  # priority, negated; wake_at; run
+
+@attrs.frozen
+class _Group:
+    """Runs in line of one version that the same codes have refused."""
+
+    workflow: str
+    version: int
+    refused: str
+
+
+class _Place(NamedTuple):
+    """A place in line, such that the first is the least."""
+
+    descending: int  # priority, negated
+    wake_at: int
+    run: int
+    group: _Group
 
 
 def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
@@ -77,32 +120,83 @@ def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
     return row
 
 
-def _damaged(run: int) -> _Due:
-    """Return a place in line for a run whose own cannot be read: at its head, due at a time that never is."""
-    return (NO_INTEGER, NO_INTEGER, run)
-
-
 def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ...] | OwnershipLost:
     """Claim runs that are due (see ``ClaimDue``)."""
     if not transaction.is_executor_alive(operation.owner):
         return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
-    workflows = tuple(dict.fromkeys(operation.workflows))
-    limit = operation.limit
+    limit, now, fitting = operation.limit, operation.now, Fitting(operation.codes)
+    if limit <= 0:
+        return ()
+    _move_into_line(transaction, fitting.workflows, now)
+    groups = []
+    for workflow in fitting.workflows:
+        found, ungrouped = _groups(transaction, workflow, limit)
+        if ungrouped:
+            return tuple(set_aside(transaction, run) for run in ungrouped)
+        groups += [each for each in found if fitting.fits(workflow, each.version, codes_in(each.refused))]
     suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
-    due: list[_Due] = []
-    if limit > 0:
-        _move_into_line(transaction, workflows, operation.now)
-        suspects = _heads(transaction, workflows, SUSPECT, operation.now, suspects_max)
-        due = sorted([*suspects, *_heads(transaction, workflows, BEGUN, operation.now, limit)])[:limit]
-        due += _heads(transaction, workflows, NEW, operation.now, limit - len(due))
+    suspects = _heads(transaction, groups, SUSPECT, now, suspects_max)
+
+    def in_order(which: Iterable[_Group]) -> list[_Place]:
+        those = list(which)
+        begun = [each for each in suspects if each.group in those] + _heads(transaction, those, BEGUN, now, limit)
+        first = sorted(begun)[:limit]
+        return first + _heads(transaction, those, NEW, now, limit - len(first))
+
+    fresh = in_order(group for group in groups if not group.refused)
+    again = in_order(group for group in groups if group.refused)
     claimed = []
-    for _, wake_at, run in due:
-        if wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
-            claimed.append(set_aside(transaction, run))
+    for place in _shared(fresh, again, limit):
+        if place.wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
+            claimed.append(set_aside(transaction, place.run))
             continue
-        values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
-        claimed.append(claim(transaction, values))
+        claimed.append(_claim_of(transaction, operation.owner, now, fitting, place.run, place.group))
     return tuple(claimed)
+
+
+def _groups(transaction: Transaction, workflow: str, limit: int) -> tuple[list[_Group], list[int]]:
+    """Return the groups of a workflow that have runs in line; and runs that are in none, because they are damaged."""
+    found: list[_Group] = []
+    row = transaction.execute(FIRST_GROUP, (workflow,)).fetchone()
+    while row is not None:
+        version, refused = row
+        if type(version) is not int or not NO_VERSION <= version <= COUNT_MAX or not _is_set(refused):
+            return found, [run for (run,) in transaction.execute(FIND_UNGROUPED, (workflow, limit)).fetchall()]
+        found.append(_Group(workflow, version, refused))
+        row = transaction.execute(NEXT_REFUSED, (workflow, version, refused)).fetchone()
+        row = row or transaction.execute(NEXT_VERSION, (workflow, version)).fetchone()
+    return found, []
+
+
+def _is_set(refused: object) -> bool:
+    """Return whether a value can be what is stored of the codes that have refused a run."""
+    return isinstance(refused, str) and _OF_SET.issuperset(refused)
+
+
+def _shared(fresh: list[_Place], again: list[_Place], limit: int) -> list[_Place]:
+    """Share the places of a claim, for runs that were refused by other code would go before every first claim.
+
+    Where others are due, too, they get half. Where there is one place, the one that is due first gets it.
+    """
+    again_max = max(limit // 2, limit - len(fresh))
+    if limit == 1 and fresh and again:
+        again_max = int(again[0].wake_at < fresh[0].wake_at)
+    taken = again[:again_max]
+    return taken + fresh[: limit - len(taken)]
+
+
+def _claim_of(transaction: Transaction, owner: int, now: int, fitting: Fitting, run: int, group: _Group) -> RunRow:
+    values = {
+        "owner": owner,
+        "changed": transaction.change(),
+        "now": now,
+        "run": run,
+        "version": fitting.version(group.workflow, group.version),
+        "refused": refused_text(codes_in(group.refused) & living_codes(transaction, group.workflow))
+        if group.refused
+        else "",
+    }
+    return claim(transaction, values)
 
 
 def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: int) -> None:
@@ -113,18 +207,18 @@ def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: i
                 update_run(transaction, MOVE, (True, run), run=run)
 
 
-def _heads(transaction: Transaction, workflows: tuple[str, ...], line: int, now: int, limit: int) -> list[_Due]:
-    """Return the first of a kind of line, over all workflows, in order."""
-    found: list[_Due] = []
-    for workflow in workflows if limit > 0 else ():
-        heads = transaction.execute(FIND_IN_LINE, (workflow, line, limit)).fetchall()
-        for priority, wake_at, run in heads:
+def _heads(transaction: Transaction, groups: Sequence[_Group], line: int, now: int, limit: int) -> list[_Place]:
+    """Return the first of a kind of line, over some groups, in order."""
+    found: list[_Place] = []
+    for group in groups if limit > 0 else ():
+        values = (group.workflow, group.version, group.refused, line, limit)
+        for priority, wake_at, run in transaction.execute(FIND_IN_LINE, values).fetchall():
             # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it
             # may have been woken by a message; what is new must neither begin early nor stand in the way.
-            if type(priority) is not int or type(wake_at) is not int:
-                found.append(_damaged(run))
+            if type(priority) is not int or type(wake_at) is not int:  # damaged: at the head, due when nothing ever is
+                found.append(_Place(NO_INTEGER, NO_INTEGER, run, group))
             elif wake_at <= now or line != NEW:
-                found.append((-priority, wake_at, run))
+                found.append(_Place(-priority, wake_at, run, group))
             else:
                 update_run(transaction, MOVE, (False, run), run=run)
     return sorted(found)[:limit]
@@ -139,15 +233,25 @@ def claim_run(
     found = transaction.execute(FIND_CLAIMABLE, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, status, workflow, owner = found
-    run_id = operation.run_id
-    if workflow != operation.workflow:
-        return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {operation.workflow!r}", run_id=run_id)
+    run, status, workflow, version, refused, owner = found
+    run_id, fitting = operation.run_id, Fitting(operation.codes)
+    if workflow not in fitting.workflows:
+        names = ", ".join(map(repr, fitting.workflows))
+        return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {names}", run_id=run_id)
     if status_from(status) not in CLAIMABLE:
         return RunFinished(f"run {run_id!r} is {status}", run_id=run_id)
     if owner is not None:
         return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)
-    update_run(transaction, CLEAR_PROBLEM, (run,), run=run)
-    values = {"owner": operation.owner, "changed": transaction.change(), "now": operation.now, "run": run}
-    row = claim(transaction, values)
-    return row if row.damage is None else RunConflict(damaged(run_id, row.damage).text, run_id=run_id)
+    if operation.is_asked_for:
+        update_run(transaction, CLEAR_PROBLEM, (run,), run=run)
+        refused = ""
+    if type(version) is not int or not _is_set(refused):
+        return _damaged(run_id, set_aside(transaction, run))
+    if not fitting.fits(workflow, version, codes_in(refused)):
+        return RunConflict(f"run {run_id!r} is of another version of {workflow!r}, or was refused", run_id=run_id)
+    row = _claim_of(transaction, operation.owner, operation.now, fitting, run, _Group(workflow, version, refused))
+    return row if row.damage is None else _damaged(run_id, row)
+
+
+def _damaged(run_id: str, row: RunRow) -> RunConflict:
+    return RunConflict(damaged(run_id, row.damage or "").text, run_id=run_id)

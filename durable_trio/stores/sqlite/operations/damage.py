@@ -26,7 +26,7 @@ __all__ = ["set_aside", "update_each", "update_run"]
 _LAYOUT: Final = LAYOUTS["runs"]
 FIND_WHOLE: Final = f"SELECT {_LAYOUT.names} FROM runs WHERE run = ?"
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?"
-CLEAR_DUE: Final = "owner = NULL, wake_at = NULL, is_due = 0, waits_for = NULL, changed = :changed"
+CLEAR_DUE: Final = "owner = NULL, wake_at = NULL, is_due = 0, waits_for = NULL, refused = '', changed = :changed"
 SET_ASIDE: Final = f"UPDATE runs SET {{mended}}{CLEAR_DUE}, {{end}} WHERE run = :run"
 PARKED: Final = f"""
     status = {word_after(RunEvent.SET_ASIDE)}, finished_at = NULL, problem = :problem, fingerprint = :fingerprint
@@ -42,7 +42,9 @@ _REPLACED: Final[dict[type, str]] = {
 # It refers to another row.
 _EMPTIED: Final = frozenset({"parent"})
 _UNFINISHED: Final = frozenset(status.value for status in UNFINISHED)
-_SET_ANYHOW: Final = frozenset({"owner", "wake_at", "is_due", "waits_for", "changed", "status", "finished_at"})
+_SET_ANYHOW: Final = frozenset(
+    {"owner", "wake_at", "is_due", "waits_for", "refused", "changed", "status", "finished_at"}
+)
 
 
 def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:

@@ -25,9 +25,9 @@ __all__ = ["copy_history", "fork_run"]
 FIND_ROW: Final = "SELECT seq FROM history WHERE run = ? AND branch = ? AND name = ? AND n = ?"
 COPY_RUN: Final = f"""
     INSERT INTO runs (id, workflow, status, changed, priority, queue, created_at, started_at, hidden_at, generation,
-        seed, args_digest, tags, keys, forked_from, forked_before, args)
+        seed, args_digest, tags, keys, version, forked_from, forked_before, args)
     SELECT {HIDDEN_ID} || lower(hex(randomblob(16))), workflow, {word_after(RunEvent.FORK)}, ?, priority, queue, ?,
-        started_at, ?, generation, seed, args_digest, tags, keys, id, ?, args
+        started_at, ?, generation, seed, args_digest, tags, keys, version, id, ?, args
     FROM runs WHERE run = ?
 """
 SHOW: Final = "UPDATE runs SET id = ?, hidden_at = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?"

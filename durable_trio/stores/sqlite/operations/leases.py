@@ -11,6 +11,7 @@ from typing import Any, Final
 from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
+from durable_trio.stores.sqlite.operations.codes import forget_codes, register_codes
 from durable_trio.stores.sqlite.operations.damage import update_each
 from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of
 from durable_trio.stores.sqlite.transaction import Transaction
@@ -68,6 +69,7 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
     except sqlite3.Error as error:  # somebody else's table refers to one of them
         if not (is_of_the_schema(error) and transaction.is_there):
             raise
+    register_codes(transaction, executor, operation)
     for (ghost,) in transaction.execute(GHOSTS).fetchall():
         _set_free(transaction, {"executor": ghost, "crashed": False, "crashed_runs": "[]", "now": operation.now})
     return executor
@@ -94,7 +96,10 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
     has_ended = _end(transaction, values)
     if has_ended or operation.lease_before is None:  # if others were first: what this store holds for it is of no use
         transaction.end_executor(operation.executor)
-    return _set_free(transaction, values) if has_ended else None
+    if not has_ended:
+        return None
+    forget_codes(transaction, operation.executor)
+    return _set_free(transaction, values)
 
 
 def _end(transaction: Transaction, values: dict[str, Any]) -> bool:

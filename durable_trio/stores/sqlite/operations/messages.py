@@ -14,14 +14,17 @@ from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, Signal
 from durable_trio.stores.sqlite.answers.mailbox import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
+from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import update_run
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, start_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word_after
+from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
 
 __all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "signal_with_start", "tell_parent"]
 
-FIND_RECEIVER: Final = "SELECT run, status, owner, token, problem FROM runs WHERE id = ?"
+FIND_RECEIVER: Final = "SELECT run, status, owner, token FROM runs WHERE id = ?"
+IS_HELD_UP: Final = f"SELECT 1 FROM runs WHERE run = ? AND ({REFUSED} OR problem IS NOT NULL)"
 FIND_SIGNAL: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND signal_id = ?"
 FIND_CANCEL: Final = f"SELECT {ENTRY_COLUMNS}, seq FROM mailbox WHERE run = ? AND kind = 'cancel'"
 ADD_ENTRY: Final = """
@@ -54,12 +57,13 @@ WAKE_WAITING: Final = f"""
             ELSE EXISTS (SELECT 1 FROM json_each(waits_for) WHERE value = :name OR type <> 'text') END
 """
 WAKE: Final = "UPDATE runs SET wake_at = min(coalesce(wake_at, :now), :now), is_due = 1 WHERE run = :run"
-UNPARK: Final = """
-    UPDATE runs SET wake_at = ?, is_due = 1, problem = NULL, fingerprint = NULL, changed = ? WHERE run = ?
+# As a person's word it is one more try for each code.
+TRY_AGAIN: Final = """
+    UPDATE runs SET wake_at = ?, is_due = 1, problem = NULL, fingerprint = NULL, refused = '', changed = ? WHERE run = ?
 """
 CANCEL_UNBEGUN: Final = f"""
     UPDATE runs SET status = {word_after(RunEvent.CANCEL_UNBEGUN)}, wake_at = NULL, waits_for = NULL, problem = NULL,
-        fingerprint = NULL, error = ?, finished_at = ?, changed = ?
+        fingerprint = NULL, refused = '', error = ?, finished_at = ?, changed = ?
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.CANCEL_UNBEGUN])}
 """
 HAS_DONE: Final = """
@@ -79,7 +83,7 @@ def send_signal(
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, name, owner, token, _ = found
+    run, name, owner, token = found
     status = status_from(name)
     if operation.signal_id is not None:
         known = transaction.execute(FIND_SIGNAL, (run, operation.signal_id)).fetchone()
@@ -162,7 +166,7 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     found = transaction.execute(FIND_RECEIVER, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, name, owner, token, problem = found
+    run, name, owner, token = found
     status = status_from(name)
     if status not in TAKES_CANCEL:
         return None
@@ -175,19 +179,21 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
     else:
         entry = entry_from(known[:-1])
     if owner is None:
-        if status is RunStatus.PENDING or (problem is not None and _has_done_nothing(transaction, run)):
+        is_held_up = transaction.execute(IS_HELD_UP, (run,)).fetchone() is not None
+        if status is RunStatus.PENDING or (is_held_up and _has_done_nothing(transaction, run)):
             values = (operation.error, operation.now, transaction.change(), run)
             if update_run(transaction, CANCEL_UNBEGUN, values, run=run):
                 tell_parent(transaction, run, operation.now)
-        elif problem is not None:
-            update_run(transaction, UNPARK, (operation.now, transaction.change(), run), run=run)
+        elif is_held_up:
+            update_run(transaction, TRY_AGAIN, (operation.now, transaction.change(), run), run=run)
+            forget_refusals(transaction, run)
         elif status in WAITING and is_unread:
             update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
     return Sent(entry=entry, created=known is None, owner=owner, place=place)
 
 
 def _has_done_nothing(transaction: Transaction, run: int) -> bool:
-    """Return whether nothing of a run is to be undone or waited for; its arguments may be what it is parked for."""
+    """Return whether nothing of a run is to be undone or waited for; its arguments may be what does not fit."""
     return not transaction.execute(HAS_DONE, {"run": run}).fetchone()[0]
 
 

@@ -1,4 +1,4 @@
-"""What the owner of a run has to say: advance, release, park, finish, continue as new."""
+"""What the owner of a run has to say: advance, release, finish, continue as new."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import attrs
 from durable_trio.errors import DurableError, OwnershipLost, RunConflict, StoreError
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import OWN_KEYS
+from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
-from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Park, Release
+from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Release, SetAside
 from durable_trio.stores.sqlite.columns import status_from
+from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
 from durable_trio.stores.sqlite.operations.generations import drop_generations, end_history
 from durable_trio.stores.sqlite.operations.messages import tell_parent
@@ -21,7 +23,7 @@ from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
 from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
 
-__all__ = ["advance", "continue_as_new", "finish", "park", "release"]
+__all__ = ["advance", "continue_as_new", "finish", "release", "set_run_aside"]
 
 HAS_UNREAD_CANCEL: Final = (
     "SELECT 1 FROM mailbox INDEXED BY mailbox_cancel WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
@@ -84,10 +86,10 @@ _RELEASED_FROM: Final = {after: sources(after, BY_RELEASE) for after in RunStatu
 _names: Final = functools.partial(json.dumps, ensure_ascii=False)
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
 FIND_STATUS: Final = "SELECT status, changed FROM runs WHERE run = ?"
-PARK: Final = f"""
-    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.PARK)}, wake_at = NULL, waits_for = NULL, problem = ?,
-        fingerprint = ?, changed = ?
-    WHERE run = ? AND {is_one_of(LIFE[RunEvent.PARK])}
+SET_ASIDE: Final = f"""
+    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.SET_ASIDE)}, wake_at = NULL, waits_for = NULL,
+        problem = ?, fingerprint = '{DAMAGED}', refused = '', changed = ?
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.SET_ASIDE])}
 """
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
@@ -95,7 +97,7 @@ FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
 CONTINUE: Final = f"""
     UPDATE runs SET owner = NULL, status = {word_after(RunEvent.CONTINUE_AS_NEW)}, generation = generation + 1,
         args = ?, wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0,
-        claimed_seq = -1, keys = {OWN_KEYS}, changed = ?
+        claimed_seq = -1, keys = {OWN_KEYS}, refused = '', changed = ?
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.CONTINUE_AS_NEW])}
 """
 FINISH: Final = {
@@ -246,13 +248,13 @@ def release(transaction: Transaction, operation: Release) -> bool | OwnershipLos
     return True
 
 
-def park(transaction: Transaction, operation: Park) -> bool | OwnershipLost:
-    """Set a run aside with a problem (see ``Park``)."""
+def set_run_aside(transaction: Transaction, operation: SetAside) -> bool | OwnershipLost:
+    """Set a run aside that is damaged (see ``SetAside``)."""
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
-    values = (operation.problem, operation.fingerprint, transaction.change(), fence.run)
-    if update_run(transaction, PARK, values, run=fence.run) and transaction.cursor.rowcount != 1:
+    values = (operation.problem, transaction.change(), fence.run)
+    if update_run(transaction, SET_ASIDE, values, run=fence.run) and transaction.cursor.rowcount != 1:
         name = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()[0]
         set_aside(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
     return True
@@ -302,6 +304,7 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
     drop_generations(transaction, fence.run, kept=operation.generations_kept)
     for statement in (CLEAR_WAITS, FORGET_CONSUMED, UNTIE_CONSUMED, FORGET_POSITIONS):
         transaction.execute(statement, (fence.run,))
+    forget_refusals(transaction, fence.run)  # they were of the history that is gone
     return True
 
 

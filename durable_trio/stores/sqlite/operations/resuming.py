@@ -1,4 +1,4 @@
-"""Operations that people ask for to have a run go on: resume, and unpark of runs whose code is another now.
+"""What people ask for to have a run go on that does not go on by itself.
 
 A long history is not walked through in the write turn: then the caller finds out by himself what is to be cut, and has
 it cut piece by piece (``CutHistory``), before the run goes on in one transaction (``ResumeRun.cut_at``).
@@ -14,23 +14,26 @@ from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key, RunRow
-from durable_trio.rules.damage import DAMAGED, damaged
+from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
-from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong, Unpark
+from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import LAYOUTS
-from durable_trio.stores.sqlite.operations.damage import set_aside, update_each
+from durable_trio.stores.sqlite.operations.codes import forget_refusals
+from durable_trio.stores.sqlite.operations.damage import set_aside
 from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
 from durable_trio.stores.sqlite.statuses import word_after
+from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["cut_history", "has_long_history", "resume_run", "unpark"]
+__all__ = ["cut_history", "has_long_history", "resume_run"]
 
 CLEAR_PROBLEM: Final = """
-    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = ?, is_due = 1, changed = ? WHERE run = ?
+    UPDATE runs SET problem = NULL, fingerprint = NULL, refused = '', wake_at = ?, is_due = 1, changed = ? WHERE run = ?
 """
+IS_REFUSED: Final = f"SELECT 1 FROM runs WHERE run = ? AND {REFUSED}"
 FIND_OUTCOMES: Final = """
     SELECT seq, branch, name, n, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
 """
@@ -42,19 +45,9 @@ FORGET_POSITIONS_FROM: Final = "UPDATE published SET seq = -1 WHERE run = ? AND 
 REMOVE_CANCEL: Final = "DELETE FROM mailbox WHERE run = ? AND kind = 'cancel'"
 REVIVE: Final = f"""
     UPDATE runs SET status = {word_after(RunEvent.REVIVE)}, result = NULL, error = NULL, problem = NULL,
-        fingerprint = NULL, finished_at = NULL, recoveries = 0, wake_at = :now, is_due = 1, waits_for = NULL,
-        ttl_at = CASE WHEN ttl_at > :now THEN ttl_at END, changed = :changed
+        fingerprint = NULL, refused = '', finished_at = NULL, recoveries = 0, wake_at = :now, is_due = 1,
+        waits_for = NULL, ttl_at = CASE WHEN ttl_at > :now THEN ttl_at END, changed = :changed
     WHERE run = :run
-"""
-# Other code does not mend a row that is damaged.
-PARKED_BY_OTHERS: Final = f"""
-    workflow = :workflow AND problem IS NOT NULL AND fingerprint IS NOT :fingerprint
-        AND fingerprint IS NOT '{DAMAGED}' AND finished_at IS NULL
-"""
-FIND_PARKED: Final = f"SELECT run FROM runs INDEXED BY runs_parked WHERE {PARKED_BY_OTHERS} LIMIT :limit + 0"
-UNPARK: Final = f"""
-    UPDATE runs SET problem = NULL, fingerprint = NULL, wake_at = :now, is_due = 1, changed = :changed
-    WHERE run IN ({FIND_PARKED})
 """
 
 _OUTCOME: Final = LAYOUTS["history"].of("seq, branch, name, n, kind, status, started_at, finished_at")
@@ -70,8 +63,9 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
         row = set_aside(transaction, row.run)
         if row.problem is None and row.status not in FINAL:
             return _unreadable(row.id, row.damage or "its status")
-    if row.problem is not None and row.status not in FINAL:
+    if row.status not in FINAL and (row.problem is not None or transaction.execute(IS_REFUSED, (row.run,)).fetchone()):
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
+        forget_refusals(transaction, row.run)
     elif row.status in LIFE[RunEvent.REVIVE]:
         if operation.cut_at is None:
             if has_long_history(transaction, row.run):
@@ -88,6 +82,7 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
             return _conflict(row, "was changed while it was being resumed; look at it, and try again")
         count_unread_anew(transaction, row.run)
         transaction.execute(REMOVE_CANCEL, (row.run,))
+        forget_refusals(transaction, row.run)
         transaction.execute(REVIVE, {"now": operation.now, "changed": transaction.change(), "run": row.run})
     else:
         return _conflict(
@@ -134,13 +129,3 @@ def _unreadable(run_id: str, damage: str) -> RunConflict:
 
 def _conflict(row: RunRow, what: str) -> RunConflict:
     return RunConflict(f"run {row.id!r} {what}", run_id=row.id)
-
-
-def unpark(transaction: Transaction, operation: Unpark) -> int:
-    """Clear the problem of parked runs of a workflow whose code is another now (see ``Unpark``)."""
-    limit = -1 if operation.limit is None else operation.limit
-    which = {"workflow": operation.workflow, "fingerprint": operation.fingerprint, "limit": limit}
-    if transaction.execute(FIND_PARKED, {**which, "limit": 1}).fetchone() is None:
-        return 0
-    values = {**which, "now": operation.now, "changed": transaction.change()}
-    return update_each(transaction, UNPARK, values, which=FIND_PARKED)

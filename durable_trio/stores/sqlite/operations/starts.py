@@ -18,8 +18,8 @@ FIND_STARTED: Final = f"SELECT {RUN_COLUMNS}, args_digest FROM runs WHERE id = ?
 FIND_PARENT: Final = "SELECT id FROM runs WHERE run = ?"
 ADD_RUN: Final = """
     INSERT INTO runs (id, workflow, status, owner, token, changed, priority, queue, created_at, started_at, wake_at,
-        is_due, ttl_at, parent, parent_id, seed, args_digest, tags, args)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        is_due, ttl_at, parent, parent_id, seed, args_digest, tags, version, args)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO NOTHING
 """
 
@@ -76,6 +76,7 @@ def store_run(transaction: Transaction, operation: StartRun, parent_id: str | No
             operation.seed,
             operation.args_digest,
             operation.tags,
+            operation.version,
             operation.args,
         ),
     )
@@ -107,6 +108,7 @@ def store_run(transaction: Transaction, operation: StartRun, parent_id: str | No
         owner=owner,
         token=token,
         changed=changed,
+        version=operation.version,
     )
     return Started(row=row, created=True, claimed=is_claimed)
 

@@ -15,30 +15,31 @@ from durable_trio.stores.contract import (
     DeleteRun,
     Finish,
     ForkRun,
-    Park,
     Prune,
     PutReport,
     ReapExecutor,
+    Refuse,
     RegisterExecutor,
     Release,
     RenewLease,
     RequestCancel,
     ResumeRun,
     SendSignal,
+    SetAside,
     SignalWithStart,
     StartRun,
     Sweep,
-    Unpark,
 )
 from durable_trio.stores.sqlite.operations.abandoning import abandon_run
 from durable_trio.stores.sqlite.operations.claims import claim_due, claim_run
+from durable_trio.stores.sqlite.operations.codes import refuse
 from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
 from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease
 from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal, signal_with_start
-from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, park, release
+from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, release, set_run_aside
 from durable_trio.stores.sqlite.operations.removals import delete_run, prune, sweep
 from durable_trio.stores.sqlite.operations.reports import put_report
-from durable_trio.stores.sqlite.operations.resuming import cut_history, resume_run, unpark
+from durable_trio.stores.sqlite.operations.resuming import cut_history, resume_run
 from durable_trio.stores.sqlite.operations.starts import start_run
 from durable_trio.stores.sqlite.transaction import Handler
 
@@ -50,7 +51,8 @@ HANDLERS: Final[dict[type, Handler]] = {
     ClaimRun: claim_run,
     Advance: advance,
     Release: release,
-    Park: park,
+    Refuse: refuse,
+    SetAside: set_run_aside,
     Finish: finish,
     ContinueAsNew: continue_as_new,
     SendSignal: send_signal,
@@ -64,7 +66,6 @@ HANDLERS: Final[dict[type, Handler]] = {
     DeleteRun: delete_run,
     Prune: prune,
     Sweep: sweep,
-    Unpark: unpark,
     RegisterExecutor: register_executor,
     RenewLease: renew_lease,
     ReapExecutor: reap_executor,

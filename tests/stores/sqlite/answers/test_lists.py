@@ -34,6 +34,7 @@ from durable_trio.stores.sqlite.answers import counts, merging, streams
 from durable_trio.testing.store_contract.kit import (
     changed_runs,
     claim,
+    codes_of,
     fence_of,
     one,
     owned,
@@ -211,7 +212,7 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
     assert begun.wait(20)
     assert store.ask(FindRun("run")) == row
     assert store.ask(LoadRun(row.run)).history == ()
-    assert store.ask(CountBacklog(["work"], now=1, due_max=1)).due_count == 0
+    assert store.ask(CountBacklog(codes_of("work"), now=1, due_max=1)).due_count == 0
     assert store.ask(ListSent(0, limit=1)) == ()
     assert len(store.ask(ListNews(after=0, limit=9))) == 1
     start(store, "another")

@@ -1,0 +1,66 @@
+"""Where the parked runs are: those of each set of codes that have refused them, found by a seek each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from durable_trio.stores.sqlite.answers.cells import Source, stored
+from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.parked import codes_in
+from durable_trio.stores.sqlite.tables import REFUSED
+
+__all__ = ["OF_DAMAGED", "OF_REFUSED", "of_parked"]
+
+OF_DAMAGED: Final = "runs INDEXED BY runs_parked WHERE problem IS NOT NULL"
+_IN_ORDER: Final = f"runs INDEXED BY runs_refused WHERE {REFUSED}"
+OF_REFUSED: Final = f"{_IN_ORDER} AND workflow = CAST(? AS TEXT) AND version = ? AND refused = ?"
+_OF_WORKFLOW: Final = f"SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow = CAST(? AS TEXT)"
+FIRST_OF_WORKFLOW: Final = f"{_OF_WORKFLOW} ORDER BY version, refused LIMIT 1"
+NEXT_REFUSED: Final = f"{_OF_WORKFLOW} AND version = ? AND refused > ? ORDER BY refused LIMIT 1"
+NEXT_VERSION: Final = f"{_OF_WORKFLOW} AND version > ? ORDER BY version, refused LIMIT 1"
+NEXT_WORKFLOW: Final = f"""
+    SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow > CAST(? AS TEXT)
+    ORDER BY workflow, version, refused LIMIT 1
+"""
+LIVING: Final = """
+    SELECT DISTINCT codes.workflow, codes.version, codes.code
+    FROM codes JOIN executor_codes ON executor_codes.code = codes.code
+"""
+
+
+class _Group(NamedTuple):
+    workflow: str
+    version: int
+    refused: str
+
+
+def of_parked(connection: sqlite3.Connection, workflow: str | None) -> list[Source]:
+    """Return sources of all runs that are parked, or of those of one workflow, and of no other run that executes."""
+    living: dict[tuple[str, int], set[int]] = {}
+    for name, version, code in connection.execute(LIVING).fetchall():
+        living.setdefault((name, version), set()).add(code)
+    found = [
+        Source(OF_REFUSED, (stored(group.workflow), group.version, group.refused))
+        for group in _groups(connection, workflow)
+        if living.get((group.workflow, group.version), set()) <= codes_in(group.refused)
+    ]
+    if workflow is None:
+        return [*found, Source(OF_DAMAGED, ())]
+    return [*found, Source(f"{OF_DAMAGED} AND workflow = ?", (workflow,))]
+
+
+def _groups(connection: sqlite3.Connection, workflow: str | None) -> Iterator[_Group]:
+    """Give each version, and set of codes that have refused it, that some run has. What is damaged ends it."""
+    if workflow is None:
+        row = connection.execute(NEXT_WORKFLOW, (b"",)).fetchone()
+    else:
+        row = connection.execute(FIRST_OF_WORKFLOW, (stored(workflow),)).fetchone()
+    while row is not None and list(map(type, row)) == [str, int, str]:
+        group = _Group(*row)
+        yield group
+        name = stored(group.workflow)
+        row = connection.execute(NEXT_REFUSED, (name, group.version, group.refused)).fetchone()
+        row = row or connection.execute(NEXT_VERSION, (name, group.version)).fetchone()
+        if row is None and workflow is None:
+            row = connection.execute(NEXT_WORKFLOW, (name,)).fetchone()

@@ -1,0 +1,87 @@
+"""Codes: which of them executors have, and which runs they have refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.errors import OwnershipLost
+from durable_trio.rules.run_life import LIFE, RunEvent
+from durable_trio.stores.contract import Refuse, Refused, RegisterExecutor
+from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.parked import LIVING, codes_in, refused_text
+from durable_trio.stores.sqlite.statuses import is_one_of, status_after
+from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
+
+__all__ = ["forget_codes", "forget_refusals", "living_codes", "refuse", "register_codes"]
+
+ADD_CODE: Final = """
+    INSERT INTO codes (workflow, version, fingerprint, first_seen_at) VALUES (?, ?, ?, ?)
+    ON CONFLICT (workflow, version, fingerprint) DO NOTHING
+"""
+ADD_EXECUTOR_CODE: Final = """
+    INSERT INTO executor_codes (executor, code)
+    SELECT ?, code FROM codes WHERE workflow = ? AND version = ? AND fingerprint = ?
+"""
+FORGET_CODES: Final = "DELETE FROM executor_codes WHERE executor = ?"
+# Of executors that are none that live: only a damaged file has any.
+FORGET_STRAY_CODES: Final = """
+    DELETE FROM executor_codes
+    WHERE NOT EXISTS (SELECT 1 FROM executors WHERE id = executor_codes.executor AND ended_at IS NULL)
+"""
+LIVING_OF_WORKFLOW: Final = f"{LIVING} WHERE codes.workflow = ?"
+LIVING_OF_VERSION: Final = f"{LIVING_OF_WORKFLOW} AND codes.version = ?"
+FIND_REFUSED: Final = "SELECT workflow, version, refused, status FROM runs WHERE run = ?"
+REFUSE: Final = f"""
+    UPDATE runs SET owner = NULL, status = {status_after(RunEvent.REFUSE)}, wake_at = ?, is_due = 1, waits_for = NULL,
+        refused = ?, changed = ?
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.REFUSE])}
+"""
+ADD_REFUSAL: Final = "INSERT OR REPLACE INTO refusals (run, code, refused_at, problem) VALUES (?, ?, ?, ?)"
+FORGET_OTHERS: Final = "DELETE FROM refusals WHERE run = ? AND instr(?, ',' || code || ',') = 0"
+FORGET_ALL: Final = "DELETE FROM refusals WHERE run = ?"
+
+
+def register_codes(transaction: Transaction, executor: int, operation: RegisterExecutor) -> None:
+    """Note which codes a new executor has."""
+    transaction.execute(FORGET_STRAY_CODES)
+    for workflow, version, fingerprint in operation.codes:
+        transaction.execute(ADD_CODE, (workflow, version, fingerprint, operation.now))
+        transaction.execute(ADD_EXECUTOR_CODE, (executor, workflow, version, fingerprint))
+
+
+def forget_codes(transaction: Transaction, executor: int) -> None:
+    """An executor is no more: nobody has its codes because of it."""
+    transaction.execute(FORGET_CODES, (executor,))
+
+
+def living_codes(transaction: Transaction, workflow: str, version: int | None = None) -> set[int]:
+    """Return the codes of a workflow, or of one version of it, that some executor has."""
+    if version is None:
+        found = transaction.execute(LIVING_OF_WORKFLOW, (workflow,))
+    else:
+        found = transaction.execute(LIVING_OF_VERSION, (workflow, version))
+    return {code for (code,) in found.fetchall()}
+
+
+def forget_refusals(transaction: Transaction, run: int) -> None:
+    """A run is to be tried anew by all codes: what they said of it before is of no use."""
+    transaction.execute(FORGET_ALL, (run,))
+
+
+def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLost:
+    """Give a run back that a code does not fit (see ``Refuse``)."""
+    fence = operation.fence
+    if not is_owned(transaction, fence):
+        return ownership_lost(transaction, fence)
+    run = fence.run
+    workflow, version, before, status = transaction.execute(FIND_REFUSED, (run,)).fetchone()
+    living = living_codes(transaction, workflow, version)
+    refused = (codes_in(before if isinstance(before, str) else "") & living) | {operation.code}
+    text = refused_text(refused)
+    is_changed = update_run(transaction, REFUSE, (operation.now, text, transaction.change(), run), run=run)
+    if is_changed and transaction.cursor.rowcount != 1:
+        set_aside(transaction, run, why=f"run {run} is owned, but status holds {status!r}")
+        return Refused(())
+    transaction.execute(FORGET_OTHERS, (run, text))
+    transaction.execute(ADD_REFUSAL, (run, operation.code, operation.now, operation.problem))
+    return Refused(tuple(sorted(living - refused)))

@@ -1,0 +1,44 @@
+"""Which runs are parked: in no column, but derived from what code lives.
+
+A run that some code does not fit is refused by it, and due at once for all others (``Refuse``). It is *parked* while no
+executor lives whose code it has not been refused by. So nothing is written when the last fitting executor goes, and
+nothing when a new one comes: whoever asks, asks of this instant.
+
+A run whose row is damaged is parked, too: that is written (``problem``), for no code mends it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from durable_trio.stores.sqlite.tables import REFUSED
+
+__all__ = ["IS_PARKED", "LIVING", "PROBLEM", "codes_in", "refused_text"]
+
+#: Codes that some executor lives by, with what they are of.
+LIVING: Final = "SELECT DISTINCT codes.code FROM codes JOIN executor_codes ON executor_codes.code = codes.code"
+# Whether one of them might still fit a run that was refused.
+_IS_UNTRIED: Final = f"""
+    EXISTS (
+        {LIVING} WHERE codes.workflow = runs.workflow AND codes.version = runs.version
+            AND instr(runs.refused, ',' || codes.code || ',') = 0
+    )
+"""
+#: Condition on ``runs``.
+IS_PARKED: Final = f"(problem IS NOT NULL AND finished_at IS NULL OR {REFUSED} AND NOT {_IS_UNTRIED})"
+#: Why a run is parked: in place of the column, which says only what is damaged.
+PROBLEM: Final = f"""
+    CASE WHEN refused = '' OR problem IS NOT NULL THEN problem WHEN {IS_PARKED} THEN (
+        SELECT refusals.problem FROM refusals WHERE refusals.run = runs.run ORDER BY refused_at DESC, code DESC LIMIT 1
+    ) END
+"""
+
+
+def refused_text(codes: set[int]) -> str:
+    """Return how codes that have refused a run are stored with it: '' or ',3,17,'."""
+    return f",{','.join(map(str, sorted(codes)))}," if codes else ""
+
+
+def codes_in(refused: str) -> set[int]:
+    """Return the codes of what ``refused_text`` has written; of anything else those that can be read."""
+    return {int(part) for part in refused.split(",") if part.isascii() and part.isdigit() and len(part) < 19}
