@@ -25,6 +25,8 @@ LENT_RUNS_MAX: Final = 1000
 GENERATIONS_KEPT: Final = 10
 # Rows of each, the last ones: they are copied in the transaction that begins the next, some tens of milliseconds.
 GENERATION_ROWS_MAX: Final = 5000
+# The number of a workflow's version: every store holds it.
+VERSION_MAX: Final = 2**62
 # How long what could not be written waits for room, or for somebody who holds the file.
 STORE_RETRY_SECONDS: Final = 0.5
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.

@@ -17,6 +17,7 @@ from supervisors import TreeNode
 __all__ = [
     "Awaited",
     "BulkProgress",
+    "CodeRecord",
     "EarlierError",
     "EngineStatus",
     "ErrorGroup",
@@ -32,6 +33,7 @@ __all__ = [
     "StepRecord",
     "StepStatus",
     "UnreadRecord",
+    "VersionRecord",
     "WaitRecord",
     "WorkerFamily",
     "WorkflowStats",
@@ -164,6 +166,9 @@ class RunRecord:
     they are plain JSON values. ``values`` are what the run has published so far. ``recoveries`` counts the deaths of
     its process in a row without a new row of its history between them: after one that came with progress it is 1 again.
 
+    ``version`` is that of its workflow, ``None`` until it is known: that of a run which was started by name, where the
+    workflow was not known, is the newest one that its first executor has.
+
     ``forked_from`` is the id of the run that this one is a fork of, ``forked_before`` the key of the row before which
     it was made. That run need not be there any more.
 
@@ -192,6 +197,7 @@ class RunRecord:
     generation: int
     compensation_errors: tuple[FailureRecord, ...]
     values: Mapping[str, Any] = attrs.field(factory=dict)
+    version: int | None = 0
     forked_from: str | None = None
     forked_before: str | None = None
     owner: int | None = None  # the executor that has it in hand, by the id that ``EngineStatus`` gives
@@ -205,7 +211,8 @@ class RunRecord:
 class GenerationRecord:
     """A history that a run has ended by ``ctx.continue_as_new``, and that is kept.
 
-    ``args`` are those that it began with, ``finished_at`` is when the next one took over. Of a long history only the
+    ``args`` are those that it began with, ``version`` that of the workflow which has
+    executed it, ``finished_at`` is when the next one took over. Of a long history only the
     last rows are kept: ``left_out`` is how many went before them. ``problem`` is as in ``StepRecord``.
     """
 
@@ -214,6 +221,7 @@ class GenerationRecord:
     started_at: datetime | None
     finished_at: datetime
     left_out: int
+    version: int | None = 0
     problem: str | None = None
 
 
@@ -335,6 +343,43 @@ class ErrorGroup:
 
 
 @attrs.frozen(kw_only=True)
+class CodeRecord:
+    """Code of a version of a workflow, as the store knows it: by a number, for each fingerprint another.
+
+    ``executors`` are those alive that have it. ``refused`` counts unfinished runs that it does not fit, and that nobody
+    executes now.
+    """
+
+    number: int
+    fingerprint: str
+    first_seen_at: datetime
+    executors: tuple[int, ...]
+    refused: int
+
+
+@attrs.frozen(kw_only=True)
+class VersionRecord:
+    """A version of a workflow that some executor has, once had, or that some run waits for.
+
+    ``version`` is ``None`` for runs of which it is not known yet: they were started by name, and get the newest one
+    that their first executor has. ``parked`` of the ``unfinished`` runs are refused by all its code that lives.
+    ``is_needless``: no unfinished run needs it, and newer versions are served: its function can go.
+    """
+
+    workflow: str
+    version: int | None
+    unfinished: int
+    parked: int
+    codes: tuple[CodeRecord, ...]
+    is_needless: bool
+
+    @property
+    def is_served(self) -> bool:
+        """Whether an executor that is alive has it."""
+        return any(code.executors for code in self.codes)
+
+
+@attrs.frozen(kw_only=True)
 class ExecutorStatus:
     """An executor that has not ended in order. ``is_alive``: its process holds its lock; else it has died."""
 
@@ -407,6 +452,8 @@ class EngineStatus:
     """What an engine and its store look like now.
 
     ``unknown_workflows`` are those with unfinished runs that this engine was not given, with their counts.
+    ``unserved_versions`` are those, by workflow and version, with unfinished runs that no executor has which is alive,
+    though another version of the workflow is served; with their counts, too.
     ``warnings`` are sentences for people: of an SQLite version with a known fault; of damage; of runs that are due,
     while others have kept all places of this engine for half a minute. ``recorded_count`` rises by one with each
     recorded outcome: two looks give a rate. It may fall when the newest runs are removed.
@@ -421,3 +468,4 @@ class EngineStatus:
     sqlite_version: str
     warnings: tuple[str, ...]
     recorded_count: int = 0
+    unserved_versions: Mapping[tuple[str, int], int] = attrs.field(factory=dict)

@@ -169,9 +169,9 @@ class RunRow:
     token: int
     changed: int  # rises with every change that a watcher sees; the order of changes
     keys: int = OWN_KEYS
+    version: int = NO_VERSION
     forked_from: str | None = None
     forked_before: str | None = None
-    version: int = NO_VERSION
     damage: str | None = None
 
 
@@ -183,6 +183,7 @@ class GenerationRow:
     started_at: int | None
     finished_at: int
     left_out: int
+    version: int
     args: str
     damage: str | None = None
 

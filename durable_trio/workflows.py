@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Concatenate, Final, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, TypeVarTuple, overload
 
@@ -15,8 +15,9 @@ import attrs
 
 from durable_trio.clock import seconds_of
 from durable_trio.codec import UNANNOTATED
-from durable_trio.limits import MAX_RECOVERIES, check_name
+from durable_trio.limits import MAX_RECOVERIES, VERSION_MAX, check_name
 from durable_trio.looks import class_name, exact_text, is_a, short
+from durable_trio.rows import NO_VERSION
 from durable_trio.signatures import function_behind, is_method_of_a_class, resolved_annotations
 
 P = ParamSpec("P")
@@ -117,6 +118,7 @@ def workflow(fn: Callable[Concatenate[Any, P], Awaitable[R]], /) -> Workflow[P, 
 def workflow(
     *,
     name: str | None = None,
+    version: int = 0,
     ttl: float | timedelta | None = None,
     max_recoveries: int = MAX_RECOVERIES,
     tags: Mapping[str, str] | None = None,
@@ -129,6 +131,7 @@ def workflow(
     /,
     *,
     name: str | None = None,
+    version: int = 0,
     ttl: float | timedelta | None = None,
     max_recoveries: int = MAX_RECOVERIES,
     tags: Mapping[str, str] | None = None,
@@ -140,6 +143,8 @@ def workflow(
 
     Args:
         name: how runs refer to it, 1 to 256 characters; default the function's name.
+        version: a whole number of at least 0. A run keeps the one that it was started with. Keep the old function,
+            without a number, beside the new one until ``durable-trio versions`` shows no unfinished run of it.
         ttl: seconds from ``start`` after which a run fails with ``RunExpired``; default never.
         max_recoveries: crashes in a row without progress that a run is recovered from; at the next one it is set aside
             as failed.
@@ -155,7 +160,7 @@ def workflow(
     Raises:
         TypeError: not an ``async def``, a method without its object, no context parameter, or keyword-only parameters
             without default.
-        ValueError: a name that is empty, too long, or has control characters or outer blanks.
+        ValueError: an empty or too long name, or one with control characters or outer blanks; a version that is none.
     """
 
     def wrap(function: Callable[Concatenate[Any, P], Awaitable[R]]) -> Workflow[P, R]:
@@ -175,6 +180,7 @@ def workflow(
         return Workflow(
             fn=function,
             name=check_name("workflow name", function_behind(function).__name__ if name is None else name),
+            version=check_version(version),
             ttl=None if ttl is None else seconds_of(ttl, what="ttl"),
             max_recoveries=max_recoveries,
             tags=check_tags(tags),
@@ -190,6 +196,17 @@ def workflow(
         )
 
     return wrap if fn is None else wrap(fn)
+
+
+def check_version(version: object) -> int:
+    """Return the number of a version, exact.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= VERSION_MAX:
+        raise ValueError(f"version must be a whole number of at least 0, not {short(version)}")
+    return int(version)
 
 
 def check_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
@@ -269,11 +286,16 @@ def _signature(function: Callable[..., object]) -> _Signature:
 
 
 class Registry:
-    """The workflows that one engine knows, by name."""
+    """The workflows that one engine knows, by name and version.
+
+    Raises:
+        ValueError: two of them have the same name and version.
+    """
 
     def __init__(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
-        self._by_name: dict[str, Workflow[Any, Any]] = {}
-        self._missed: set[str] = set()
+        self._by_place: dict[tuple[str, int], Workflow[Any, Any]] = {}
+        self._newest: dict[str, Workflow[Any, Any]] = {}
+        self._missed: set[tuple[str, int]] = set()
         #: Whether any of them says which signals it takes.
         self.has_signals = False
         if isinstance(workflows, Workflow):
@@ -281,26 +303,33 @@ class Registry:
         for item in workflows:
             if not isinstance(item, Workflow):
                 raise TypeError(f"workflows must be made by @workflow, {item!r} is not")
-            if self._by_name.setdefault(item.name, item) is not item:
-                raise ValueError(f"two workflows are named {item.name!r}; give one another name")
+            if self._by_place.setdefault((item.name, item.version), item) is not item:
+                which = f"{item.name!r}, both of version {item.version}"
+                raise ValueError(f"two workflows are named {which}; give one another name, or another version=")
+            if item.version >= self._newest.setdefault(item.name, item).version:
+                self._newest[item.name] = item
             self.has_signals = self.has_signals or bool(item.signals)
-        #: Gives the workflow of a name, or ``None`` if it is not known.
-        self.get: Callable[[str], Workflow[Any, Any] | None] = self._by_name.get
+        #: Gives the newest workflow of a name, or ``None`` if none is known.
+        self.get: Callable[[str], Workflow[Any, Any] | None] = self._newest.get
+        without_version = {(name, NO_VERSION): newest for name, newest in self._newest.items()}
+        #: Gives the workflow of a name and a version, if it is known; of ``NO_VERSION`` the newest.
+        self.at: Callable[[tuple[str, int]], Workflow[Any, Any] | None] = {**self._by_place, **without_version}.get
 
     def is_missed(self, workflow: Workflow[Any, Any]) -> bool:
         """Return whether a workflow is not among those that were given, the first time that this is asked of it.
 
         Where none were given, as to most clients, none is missed.
         """
-        if not self._by_name or workflow.name in self._by_name or workflow.name in self._missed:
+        place = (workflow.name, workflow.version)
+        if not self._by_place or place in self._by_place or place in self._missed:
             return False
-        self._missed.add(workflow.name)
+        self._missed.add(place)
         return True
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all workflows."""
-        return tuple(self._by_name)
+        return tuple(self._newest)
 
-    def __iter__(self) -> Any:
-        return iter(self._by_name.values())
+    def __iter__(self) -> Iterator[Workflow[Any, Any]]:
+        return iter(self._by_place.values())

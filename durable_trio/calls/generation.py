@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, cast
+from typing import Any, Literal, NoReturn, cast
 
 from durable_trio.calls.body import Body, Branch
+from durable_trio.codec import UNANNOTATED
 from durable_trio.errors import RunCancelled
 from durable_trio.looks import is_a, short
 from durable_trio.records import StepKind
@@ -14,7 +15,7 @@ from durable_trio.starting import encode_bound
 from durable_trio.stores.contract import ContinueAsNew
 from durable_trio.turns.call import Call
 from durable_trio.turns.stage import CLOSE
-from durable_trio.workflows import Workflow
+from durable_trio.workflows import Workflow, check_version
 
 
 class ContinueCall(Call):
@@ -22,10 +23,11 @@ class ContinueCall(Call):
 
     kind = StepKind.CONTINUE
 
-    def __init__(self, body: Body, key: Key, args: str) -> None:
+    def __init__(self, body: Body, key: Key, args: str, version: int) -> None:
         super().__init__(key)
         self._body = body
         self._args = args
+        self._version = version
 
     def go_live(self, now: int) -> None:
         self.lobby.end_with(self)
@@ -46,6 +48,7 @@ class ContinueCall(Call):
         operation = ContinueAsNew(
             fence=state.port.fence,
             args=self._args,
+            version=self._version,
             generations_kept=self._body.generations_kept,
             now=state.clock.stamp(),
         )
@@ -61,17 +64,43 @@ class ContinueCall(Call):
             self.state.check(outcome)
 
 
-async def continue_as_new(branch: Branch, args: tuple[Any, ...], workflow: object) -> NoReturn:
+async def continue_as_new(
+    branch: Branch, args: tuple[Any, ...], workflow: object, version: int | Literal["newest"] | None
+) -> NoReturn:
     """End this history and go on with a new generation; see ``Context.continue_as_new``."""
     branch.check_task()
     body = branch.body
-    if workflow is not None and not (is_a(workflow, Workflow) and cast(Any, workflow).name == body.workflow.name):
+    own = body.workflow
+    if workflow is not None and not (is_a(workflow, Workflow) and cast(Any, workflow).name == own.name):
         raise ValueError(
-            f"continue_as_new goes on with the run's own workflow, {body.workflow.name!r}, not {short(workflow)}: "
+            f"continue_as_new goes on with the run's own workflow, {own.name!r}, not {short(workflow)}: "
             "start another one by ctx.start_child, or leave out workflow="
+        )
+    number = _version(body, version)
+    if workflow is not None and cast(Any, workflow).version != number:
+        other = cast(Any, workflow).version
+        raise ValueError(
+            f"continue_as_new goes on with version {number} of {own.name!r}, and workflow= is its version {other}: "
+            f"say version={other} as well, or leave out workflow="
         )
     if branch.path or branch.open_nursery_count:
         raise RuntimeError("continue_as_new works only in the body itself, outside of its nurseries")
-    text, _ = encode_bound(body.workflow, args, codec=body.codec, where=f"the arguments of run {body.run_id!r}")
-    await body.lobby.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text))
+    where = f"the arguments of run {body.run_id!r}"
+    next_one = own if number == own.version else body.registry.at((own.name, number))
+    if next_one is None:  # whoever knows it checks them
+        text, _ = body.codec.encode_arguments(args, (UNANNOTATED,) * len(args), where=where)
+    else:
+        text, _ = encode_bound(next_one, args, codec=body.codec, where=where)
+    await body.lobby.perform(ContinueCall(body, branch.next_key("name", "(continue)"), text, number))
     raise AssertionError("the run has left")
+
+
+def _version(body: Body, version: int | Literal["newest"] | None) -> int:
+    """Return the version that a run goes on with."""
+    own = body.workflow
+    if version is None:
+        return own.version
+    if version == "newest":
+        newest = body.registry.get(own.name)
+        return own.version if newest is None else newest.version
+    return check_version(version)

@@ -65,10 +65,11 @@ class App:
 
     async def doubt_of_signal(self, run_id: str) -> str | None:
         """Return why the payload of a signal to a run was not checked, if the application does not know the run."""
-        name = (await self.engine.get(run_id).record()).workflow
-        if self.engine._client.registry.get(name) is not None:
+        if await self.engine._client.workflow_of(run_id) is not None:
             return None
-        return f"{self._name!r} does not know the run's workflow {name!r}: name and payload were not checked"
+        record = await self.engine.get(run_id).record()
+        which = repr(record.workflow) if not record.version else f"{record.workflow!r} of version {record.version}"
+        return f"{self._name!r} does not know the run's workflow {which}: name and payload were not checked"
 
 
 def importable(app: str) -> str:

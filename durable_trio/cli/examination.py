@@ -20,6 +20,7 @@ from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
+from durable_trio.rows import NO_VERSION
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.stores.sqlite.parked import IS_PARKED
 from durable_trio.stores.sqlite.writable import why_not_writable
@@ -32,8 +33,8 @@ _REFERENCES: Final = "PRAGMA foreign_key_check"
 _ENDED: Final = ", ".join(f"'{status.value}'" for status in RunStatus if status.is_final)
 _OWNED: Final = "SELECT owner, count(*) FROM runs WHERE owner IS NOT NULL GROUP BY owner ORDER BY owner"
 _OVERDUE: Final = f"""
-    SELECT workflow, count(*) FROM runs WHERE owner IS NULL AND wake_at <= ? AND NOT ({IS_PARKED})
-    GROUP BY workflow ORDER BY workflow
+    SELECT workflow, version, count(*) FROM runs WHERE owner IS NULL AND wake_at <= ? AND NOT ({IS_PARKED})
+    GROUP BY workflow, version ORDER BY workflow, version
 """
 _UNDONE_NOT: Final = """
     SELECT id FROM runs WHERE compensation_errors <> '[]' ORDER BY coalesce(finished_at, created_at) DESC
@@ -52,12 +53,12 @@ class _Rows:
     damage: tuple[str, ...]
     dangling: int
     owned: dict[int, int]  # by executor
-    overdue: dict[str, int]  # by workflow
+    overdue: dict[tuple[str, int], int]  # by workflow and version
     not_undone: tuple[str, ...]  # runs of which a compensation has failed
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
     silent_seconds: dict[int, float]  # by executor: since its lease is over
     why_not_writable: str | None
-    why_overdue: dict[str, str] = attrs.field(factory=dict)  # by workflow
+    why_overdue: dict[tuple[str, int], str] = attrs.field(factory=dict)
 
 
 def examine(database: str) -> CheckDocument:
@@ -116,7 +117,7 @@ def _read(client: Engine, database: str, due_before: datetime) -> _Rows:
             damage=() if answers == ["ok"] else tuple(answers),
             dangling=len(connection.execute(_REFERENCES).fetchall()),
             owned=dict(connection.execute(_OWNED).fetchall()),
-            overdue=dict(connection.execute(_OVERDUE, (due,)).fetchall()),
+            overdue={(name, version): count for name, version, count in connection.execute(_OVERDUE, (due,))},
             not_undone=tuple(str(row[0]) for row in connection.execute(_UNDONE_NOT)),
             expired=tuple(str(row[0]) for row in connection.execute(_EXPIRED, (due,))),
             silent_seconds=_silent(connection.execute(_LEASES, (boot_id(),)).fetchall()),
@@ -128,10 +129,10 @@ def _read(client: Engine, database: str, due_before: datetime) -> _Rows:
         connection.close()
 
 
-async def _why_overdue(client: Engine, workflows: Iterable[str]) -> dict[str, str]:
-    """Return why the due runs of some workflows are not taken."""
+async def _why_overdue(client: Engine, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Return why the due runs of some workflows, each of a version, are not taken."""
     servers = await look_at_servers(client._client.services_in_use(), from_datetime(datetime.now(UTC)))
-    return {workflow: servers.why_not(workflow) for workflow in workflows}
+    return {place: servers.why_not(*place) for place in places}
 
 
 def _silent(leases: list[tuple[int, int]]) -> dict[int, float]:
@@ -194,11 +195,11 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         text = f"{plural(sum(dead.values()), 'run')} in the hands of a process that has died; {advice}"
         yield Finding(level="wrong", about="owners", text=text)
     if rows.overdue:
-        names = [f"{name} ({count:,})" for name, count in rows.overdue.items()]
+        names = [f"{_version_text(*place)} ({count:,})" for place, count in rows.overdue.items()]
         if alive:
             by_reason: dict[str, list[str]] = {}
-            for name, named in zip(rows.overdue, names, strict=True):
-                why = rows.why_overdue[name] if rows.why_not_writable is None else "nobody can write that he does"
+            for place, named in zip(rows.overdue, names, strict=True):
+                why = rows.why_overdue[place] if rows.why_not_writable is None else "nobody can write that he does"
                 by_reason.setdefault(why, []).append(named)
             for reason, some in by_reason.items():
                 text = f"due, but nobody takes them: {_some(some)}; {visible(reason)}"
@@ -206,6 +207,11 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         else:
             text = f"due, and nobody serves: {_some(names)}; serve the database"
             yield Finding(level="wrong", about="workflows", text=text)
+    waiting = {place: count for place, count in status.unserved_versions.items() if place not in rows.overdue}
+    if waiting:
+        told = [f"{_version_text(*place)} ({count:,})" for place, count in waiting.items()]
+        text = f"unfinished, but no executor has their version: {_some(told)}; 'versions' tells which there are"
+        yield Finding(level="note", about="versions", text=text)
     if rows.expired:
         text = f"{plural(len(rows.expired), 'run')} whose time to live is over, and that do not end: "
         yield Finding(level="wrong", about="expired", text=f"{text}{_some(rows.expired)}")
@@ -213,6 +219,10 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         text = f"{plural(len(rows.not_undone), 'run')} of which a compensation has failed: {_some(rows.not_undone)}"
         text += "; 'show' tells which; undo it by hand, then 'delete' the run"
         yield Finding(level="wrong", about="compensations", text=text)
+
+
+def _version_text(workflow: str, version: int) -> str:
+    return workflow if version in (0, NO_VERSION) else f"{workflow} version {version}"
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

@@ -80,7 +80,8 @@ def _fact(label: str, text: str, color: str | None, screen: Screen) -> str:
 def _facts(view: RunView, now: datetime, latest: int) -> Iterator[tuple[str, str, str | None]]:
     record = view.record
     args = ", ".join(map(compact, record.args))
-    yield "workflow", f"{visible(record.workflow)}({args})", None
+    which = f", version {record.version}" if record.version else ""
+    yield "workflow", f"{visible(record.workflow)}({args}){which}", None
     yield "time", _time(record, now), None
     for line in awaited_lines(record, now):
         yield "waits", line, None

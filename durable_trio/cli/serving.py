@@ -141,6 +141,7 @@ class _Server:
         self._rates = Rates()
         self._stop_count = 0
         self._unknown: set[str] = set()  # that were told of
+        self._unserved: set[tuple[str, int]] = set()  # likewise
         self.exit_code = 0
 
     async def undisturbed(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -208,6 +209,7 @@ class _Server:
             if status is not None:
                 self._rates.add(status, trio.current_time())
                 await self._say_unknown(status)
+                self._say_unserved(status)
                 if line is not None:
                     line.show(fitted(self._parts(status), os.get_terminal_size(sys.stdout.fileno()).columns))
                 elif (counters := _counters(status)) != logged:
@@ -235,6 +237,17 @@ class _Server:
                 fields = {"workflow": name, "runs": count}
                 line = Line(UNKNOWN_WORKFLOW, text + unknown_text(name), fields, level=logging.WARNING)
                 self._display.say(line)
+
+    def _say_unserved(self, status: EngineStatus) -> None:
+        """Say once of each version of a workflow that has unfinished runs that nobody who serves has it."""
+        for (name, version), count in status.unserved_versions.items():
+            if (name, version) in self._unserved:
+                continue
+            self._unserved.add((name, version))
+            runs = f"{plural(count, 'unfinished run')} of version {version} of workflow {visible(name)!r}"
+            text = f"{runs}, which nobody who serves has. Serve code that has it, or resume them with --version"
+            fields = {"workflow": name, "version": version, "runs": count}
+            self._display.say(Line("unserved_version", text, fields, level=logging.WARNING))
 
     def _parts(self, status: EngineStatus) -> list[str]:
         """Return what the status line shows, what matters most first."""

@@ -383,10 +383,14 @@ class Context:
         return patched(self._branch, change_id, recorded)
 
     @overload
-    async def continue_as_new(self, *args: *Ts, workflow: Startable[*Ts, Any]) -> NoReturn: ...
+    async def continue_as_new(
+        self, *args: *Ts, workflow: Startable[*Ts, Any], version: int | Literal["newest"] | None = None
+    ) -> NoReturn: ...
     @overload
-    async def continue_as_new(self, *args: Any) -> NoReturn: ...
-    async def continue_as_new(self, *args: Any, workflow: Any = None) -> NoReturn:  # type: ignore[misc]  # takes *Ts
+    async def continue_as_new(self, *args: Any, version: int | Literal["newest"] | None = None) -> NoReturn: ...
+    async def continue_as_new(  # type: ignore[misc]  # takes *Ts
+        self, *args: Any, workflow: Any = None, version: int | Literal["newest"] | None = None
+    ) -> NoReturn:
         """End this history and go on with a new generation under the same id, with new arguments.
 
         Unread signals carry over; registered compensations are dropped; what was published stays. Keeps a run that
@@ -397,11 +401,13 @@ class Context:
             args: those of the run's own workflow, after the context; defaults fill up those that are left out.
             workflow: the run's own workflow, so that type checkers know what it takes, which a context cannot tell
                 them: ``ctx.continue_as_new(day + 1, workflow=daily)``.
+            version: which version of it goes on; default the one that the run has, ``"newest"`` the newest that this
+                process has. A run goes on where that version is served, and waits until then.
 
         Raises:
             TypeError: too few or too many arguments; names those that are missing.
             CodecError: an argument is not of its parameter's type, which it names, or cannot be stored.
             RuntimeError: not in the body itself, or inside an open nursery of it.
-            ValueError: ``workflow`` is another one.
+            ValueError: ``workflow`` is another one, or of another version than the run goes on with.
         """
-        await continue_as_new(self._branch, args, workflow)
+        await continue_as_new(self._branch, args, workflow, version)

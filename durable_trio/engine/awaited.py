@@ -14,11 +14,12 @@ import attrs
 
 from durable_trio.clock import MICROSECONDS
 from durable_trio.engine.records_of import instant_of
+from durable_trio.engine.versions import served_by
 from durable_trio.engine.wiring import Services
 from durable_trio.limits import SUSPECT_RECOVERIES
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import Awaited, ProcessReport, RunStatus
-from durable_trio.rows import ExecutorRow, RunRow, WaitRow
+from durable_trio.rows import NO_VERSION, ExecutorRow, RunRow, ServedCode, WaitRow
 from durable_trio.stores.questions import AwaitedRows, CountBacklog, ListAwaited, ListExecutors
 
 __all__ = ["NOBODY_SERVES", "Servers", "awaited", "is_untaken", "look", "look_at_servers"]
@@ -40,6 +41,7 @@ class Servers:
 
     executors: tuple[ExecutorRow, ...]
     reports: Mapping[int, ProcessReport]  # by executor
+    served: Mapping[int, tuple[ServedCode, ...]]  # by executor
     busy_counts: Mapping[int, int] = attrs.field(factory=dict)
     path: str | None = None
 
@@ -48,10 +50,11 @@ class Servers:
         """The executors that are alive."""
         return {executor.id for executor in self.executors}
 
-    def why_not(self, workflow: str, *, due_since: int = _MOMENT, is_suspect: bool = False) -> str:
+    def why_not(self, workflow: str, version: int, *, due_since: int = _MOMENT, is_suspect: bool = False) -> str:
         """Return why a run that is due is not taken.
 
         Args:
+            version: that of the run, or ``NO_VERSION``.
             due_since: microseconds.
             is_suspect: whether its process has died again and again.
         """
@@ -59,14 +62,13 @@ class Servers:
             return NOBODY_SERVES
         if self.path is not None and not _has_room(self.path):
             return "there is no room on the disk of the database, so nothing can be stored"
-        # One without a report has only begun, or could not write it.
         may_know = [
-            (executor, report)
+            (executor, self.reports.get(executor.id))  # without a report it has only begun, or could not write it
             for executor in self.executors
-            if (report := self.reports.get(executor.id)) is None or workflow in report.workflows
+            if self._serves(executor.id, workflow, version)
         ]
         if not may_know:
-            return f"no executor knows the workflow {workflow!r}; add it to workflows=[…] of the engine that serves"
+            return self._unserved(workflow, version)
         awake = [(executor, report) for executor, report in may_know if not _is_silent(executor)]
         which = "the executors that know its workflow" if may_know[1:] else f"executor {may_know[0][0].id}"
         s, have = ("", "have") if may_know[1:] else ("s", "has")
@@ -83,6 +85,20 @@ class Servers:
         if is_suspect:
             return "its process has died again and again; such runs go on one at a time"
         return f"{which}{process} {have} not taken it yet; look at the log there"
+
+    def _serves(self, executor: int, workflow: str, version: int) -> bool:
+        codes = [code for code in self.served.get(executor, ()) if code.workflow == workflow]
+        return any(version in (code.version, NO_VERSION) for code in codes)
+
+    def _unserved(self, workflow: str, version: int) -> str:
+        codes = [code for codes in self.served.values() for code in codes if code.workflow == workflow]
+        if not codes:
+            return f"no executor knows the workflow {workflow!r}; add it to workflows=[…] of the engine that serves"
+        others = sorted({code.version for code in codes})
+        return (
+            f"no executor has version {version} of {workflow!r}, only {', '.join(map(str, others))}: serve code that "
+            f"has it, or resume the run with another one (--version {others[-1]})"
+        )
 
     def _is_full(self, executor: ExecutorRow, report: ProcessReport | None) -> bool:
         places = None if report is None else report.concurrency
@@ -113,6 +129,7 @@ async def look_at_servers(services: Services, now: int) -> Servers:
     return Servers(
         executors=tuple(each for each in executors if store.executor_is_alive(each.id)),
         reports=reports,
+        served=await served_by(services),
         busy_counts=backlog.owned_counts,
         path=getattr(store, "path", None) if store.is_shared else None,
     )
@@ -141,7 +158,7 @@ def _awaited(row: RunRow, rows: AwaitedRows, now: int, servers: Servers | None) 
     if servers is not None and is_untaken(row, now):
         due_since = now - (row.wake_at or now)
         is_suspect = row.recoveries >= SUSPECT_RECOVERIES
-        reason = servers.why_not(row.workflow, due_since=due_since, is_suspect=is_suspect)
+        reason = servers.why_not(row.workflow, row.version, due_since=due_since, is_suspect=is_suspect)
         yield Awaited(kind="executor", due_at=wakes_at, reason=reason)
         return
     if servers is not None and row.owner is not None and row.owner not in servers.ids:

@@ -28,7 +28,7 @@ from durable_trio.records import BulkProgress, RunStatus
 from durable_trio.rows import RunRow
 from durable_trio.rules.run_life import FINAL, UNFINISHED
 from durable_trio.stores.questions import FindRun, ListRuns, Order, RunFilter
-from durable_trio.workflows import Workflow
+from durable_trio.workflows import Workflow, check_version
 
 __all__ = ["Bulk", "RunsFilter", "abandon_runs", "cancel_runs", "delete_runs", "resume_runs", "runs_filter"]
 
@@ -193,11 +193,12 @@ def cancel_runs(client: Client, reason: str | None, which: RunsFilter) -> Bulk:
     return _bulk(client, "cancel_runs", cancel, which, without_status=_UNFINISHED)
 
 
-def resume_runs(client: Client, which: RunsFilter) -> Bulk:
+def resume_runs(client: Client, version: int | None, which: RunsFilter) -> Bulk:
     """Let many runs go on; see ``engine.resume_runs``."""
+    version = None if version is None else check_version(version)
 
     async def resume(row: RunRow) -> str | None:
-        await resuming.resume(client, row.id)
+        await resuming.resume(client, row.id, version)
         return None
 
     return _bulk(client, "resume_runs", resume, which, without_status=_RESUMABLE)

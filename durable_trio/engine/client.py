@@ -210,13 +210,14 @@ class Client:
         return [self._converted(row, values.get(row.run, {})) for row in rows]
 
     def _converted(self, row: RunRow, values: Mapping[str, str]) -> RunRecord:
-        workflow = self.registry.get(row.workflow)
+        workflow = self.registry.at((row.workflow, row.version))
         failures = self.failures_of(workflow)
         return run_record(row, codec=self.codec, workflow=workflow, failures=failures, values=values)
 
     async def workflow_of(self, run_id: str) -> Workflow[..., Any] | None:
         """Return the workflow of a run, if this engine knows it."""
-        return self.registry.get((await self.row(run_id)).workflow)
+        row = await self.row(run_id)
+        return self.registry.at((row.workflow, row.version))
 
     @property
     def overdue_at(self) -> int:
@@ -323,7 +324,8 @@ class Client:
             services.sent(await services.writer.write(send))  # it is started
             return Begun(start.id, known, is_new=False)
         services.message_for(started.row.run)
-        return Begun(start.id, self.registry.get(started.row.workflow), is_new=started.created)
+        row = started.row
+        return Begun(start.id, self.registry.at((row.workflow, row.version)), is_new=started.created)
 
     async def _is_same(self, operation: StartRun, workflow: Workflow[..., Any] | None, args: tuple[Any, ...]) -> bool:
         """Return whether the run that has the id of this one is the same, though it was started in other words."""
@@ -340,12 +342,14 @@ class Client:
         operation = start_operation(
             workflow, args, options, registry=self.registry, codec=self.codec, clock=self.settings.clock
         )
-        known = self.registry.get(operation.workflow)
+        known = self.registry.at((operation.workflow, operation.version))
         if known is workflow or not is_a(workflow, Workflow):
             return operation, known
         if known is None and services.executor is not None:
+            is_other = self.registry.get(operation.workflow) is not None
+            which = f"version {operation.version} of the workflow" if is_other else "the workflow"
             raise UnknownWorkflow(
-                f"this engine executes runs but was not given the workflow {operation.workflow!r}: name it in "
+                f"this engine executes runs but was not given {which} {operation.workflow!r}: name it in "
                 f"workflows=, or start it by its name if another process serves it"
             )
         if known is None and self.registry.is_missed(workflow):

@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar, TypeVarTuple, Unpack, cast, overlo
 
 import trio
 
-from durable_trio.clock import from_datetime, to_datetime
+from durable_trio.clock import from_datetime
 from durable_trio.context.context import Context
 from durable_trio.engine import abandoning, bulk, forks, removals, resuming
 from durable_trio.engine.bulk import Bulk, RunsFilter, runs_filter
@@ -30,16 +30,18 @@ from durable_trio.engine.services.reports import merged, with_runs
 from durable_trio.engine.serving import Serving
 from durable_trio.engine.settings import EngineOptions, OpenOptions, make_settings
 from durable_trio.engine.statistics import DURATIONS_MAX, workflow_stats
+from durable_trio.engine.status import status_of
+from durable_trio.engine.versions import versions
 from durable_trio.engine.watching import Changes
 from durable_trio.limits import FAILURES_READ_MAX, check_name
 from durable_trio.records import (
     EngineStatus,
     ErrorGroup,
-    ExecutorStatus,
     Page,
     ProcessReport,
     RunStatus,
     StepInHand,
+    VersionRecord,
     WorkflowStats,
 )
 from durable_trio.rehearsal.records import Rehearsal
@@ -47,9 +49,9 @@ from durable_trio.rehearsal.rehearse import rehearse
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListExecutors
+from durable_trio.stores.questions import CountByWorkflow
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.workflows import INLINE_NAME, Registry, Startable, Workflow
+from durable_trio.workflows import Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
 
 Ts = TypeVarTuple("Ts")
@@ -480,38 +482,11 @@ class Engine(trio.abc.AsyncResource):
 
     async def status(self) -> EngineStatus:
         """Return what the engine and its store look like now."""
-        services = self._client.services_in_use()
-        store = services.writer.store
-        found = await services.writer.ask(CountRuns())
-        executors = await services.writer.ask(ListExecutors())
-        stuck = None if services.executor is None else await services.executor.dispatcher.find_stuck()
-        damage = (f"The file is damaged: {row.damage}." for row in executors if row.damage)
-        unknown = {
-            name: count
-            for name, count in found.unfinished_by_workflow.items()
-            if self._client.registry.get(name) is None and name != INLINE_NAME
-        }
-        return EngineStatus(
-            durability=store.durability,
-            executors=tuple(
-                ExecutorStatus(
-                    id=row.id,
-                    pid=row.pid,
-                    host=row.host,
-                    started_at=to_datetime(row.started_at),
-                    is_self=services.executor is not None and row.id == services.executor.id,
-                    is_alive=store.executor_is_alive(row.id),
-                )
-                for row in executors
-            ),
-            runs_by_status=found.runs_by_status,
-            parked=found.parked,
-            unknown_workflows=unknown,
-            resident_runs=len(services.resident_rows),
-            recorded_count=found.recorded_count,
-            sqlite_version=found.library_version,
-            warnings=(*found.warnings, *damage, *([] if stuck is None else [f"{stuck[0].upper()}{stuck[1:]}."])),
-        )
+        return await status_of(self._client)
+
+    async def versions(self) -> tuple[VersionRecord, ...]:
+        """Return the versions of all workflows, with their code, who serves them, and how many runs need them."""
+        return await versions(self._client.services_in_use())
 
     def tree(self) -> TreeNode:
         """Return this process's supervision tree as data, with the runs that are in memory."""
@@ -571,7 +546,7 @@ class Engine(trio.abc.AsyncResource):
 
     # ---- going on, and removing --------------------------------------------------------------------------------
 
-    async def resume(self, run_id: str) -> Run[Any]:
+    async def resume(self, run_id: str, *, version: int | None = None) -> Run[Any]:
         """Let a parked run go on, or a failed or cancelled one none of whose compensation has run.
 
         One that was abandoned goes on as well, if none of its steps had a compensation that was still to run.
@@ -579,13 +554,17 @@ class Engine(trio.abc.AsyncResource):
         It goes on from its history, without the failures or the cancel at its end. A failure after which the body went
         on stays, and what has completed stays.
 
+        Args:
+            version: of its workflow, that the run has from now on. Then it may also be one that waits, such as for a
+                version that is served nowhere any more, but none that is executed just now.
+
         *Cancellation:* of a long history a part may have been cut then; resume the run again.
 
         Raises:
             RunNotFound: there is no such run.
             RunConflict: it is in no such state; or it is the child of a run that was compensated.
         """
-        return self._run_of(await resuming.resume(self._client, run_id))
+        return self._run_of(await resuming.resume(self._client, run_id, version))
 
     async def abandon(self, run_id: str, *, reason: str | None = None) -> tuple[StepInHand, ...]:
         """End a run that no code ends: at once, whoever owns it, in whatever state it is.
@@ -696,13 +675,13 @@ class Engine(trio.abc.AsyncResource):
         """End all runs of a filter without their code, as ``abandon`` does; else as ``cancel_runs``."""
         return bulk.abandon_runs(self._client, reason, which)
 
-    def resume_runs(self, **which: Unpack[RunsFilter]) -> Bulk:
-        """Let all runs of a filter go on, as ``resume`` does; else as ``cancel_runs``.
+    def resume_runs(self, *, version: int | None = None, **which: Unpack[RunsFilter]) -> Bulk:
+        """Let all runs of a filter go on, as ``resume`` does, with that version; else as ``cancel_runs``.
 
         A child goes on before its parent. With neither ``status`` nor ``parked`` it is for those that are parked, have
         failed or were cancelled. One that cannot go on is left, and its ``refusal`` says why.
         """
-        return bulk.resume_runs(self._client, which)
+        return bulk.resume_runs(self._client, version, which)
 
     def delete_runs(self, **which: Unpack[RunsFilter]) -> Bulk:
         """Remove all runs of a filter, as ``delete`` does; else as ``cancel_runs``.
@@ -715,7 +694,7 @@ class Engine(trio.abc.AsyncResource):
     # ---- handles -----------------------------------------------------------------------------------------------
 
     def _run_of(self, row: RunRow) -> Run[Any]:
-        return Run(self._client, row.id, self._client.registry.get(row.workflow))
+        return Run(self._client, row.id, self._client.registry.at((row.workflow, row.version)))
 
     @property
     def _root(self) -> Supervisor:

@@ -24,7 +24,7 @@ from durable_trio.records import (
     UnreadRecord,
     WaitRecord,
 )
-from durable_trio.rows import GenerationRow, HistoryRow, MailboxEntry, OpenStepRow, RunRow, WaitRow
+from durable_trio.rows import NO_VERSION, GenerationRow, HistoryRow, MailboxEntry, OpenStepRow, RunRow, WaitRow
 from durable_trio.rules.compensation import compensated_step
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.workflows import Workflow
@@ -109,6 +109,7 @@ def run_record(
         compensation_errors=compensation_errors,
         values=published,
         owner=row.owner,
+        version=version_or_none(row.version),
         forked_from=row.forked_from,
         forked_before=row.forked_before,
     )
@@ -127,8 +128,14 @@ def generation_record(
         started_at=_datetime_or_none(row.started_at),
         finished_at=instant_of(row.finished_at),
         left_out=row.left_out,
+        version=version_or_none(row.version),
         problem=reader.problem,
     )
+
+
+def version_or_none(version: int) -> int | None:
+    """Return the version of a run's workflow as users see it."""
+    return None if version == NO_VERSION else version
 
 
 def step_record(row: HistoryRow, codec: Codec) -> StepRecord:

@@ -16,6 +16,7 @@ from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
 from durable_trio.stores.questions import FindRun, ListHistory
+from durable_trio.workflows import check_version
 
 __all__ = ["resume"]
 
@@ -24,13 +25,15 @@ _RESUMED: Final = (RunStatus.FAILED, RunStatus.CANCELLED)
 
 # Ctrl-C must not come between the commit and the look for the run, which nobody else would find.
 @trio.lowlevel.enable_ki_protection
-async def resume(client: Client, run_id: str) -> RunRow:
+async def resume(client: Client, run_id: str, version: int | None = None) -> RunRow:
     """Let a run go on; see ``engine.resume``."""
     services = client.services_in_use()
     run_id = check_name("run id", run_id)
+    version = None if version is None else check_version(version)
     await _check_parents(client, run_id)
-    outcome: RunRow | TooLong = await services.writer.write(ResumeRun(run_id=run_id, now=client.settings.clock.stamp()))
-    row = await _resume_long(client, outcome.row) if isinstance(outcome, TooLong) else outcome
+    operation = ResumeRun(run_id=run_id, version=version, now=client.settings.clock.stamp())
+    outcome: RunRow | TooLong = await services.writer.write(operation)
+    row = await _resume_long(client, outcome.row, version) if isinstance(outcome, TooLong) else outcome
     services.look_for_due()
     return row
 
@@ -73,7 +76,7 @@ def _names(item: HistoryRow, run_id: str) -> bool:
         return False
 
 
-async def _resume_long(client: Client, row: RunRow) -> RunRow:
+async def _resume_long(client: Client, row: RunRow, version: int | None) -> RunRow:
     """Resume a run with a long history: look at it off the event loop, and cut it piece by piece."""
     writer = client.services_in_use().writer
 
@@ -92,5 +95,5 @@ async def _resume_long(client: Client, row: RunRow) -> RunRow:
         part = tuple(rows[start : start + UPKEEP_ROWS_MAX])
         await writer.write(CutHistory(run_id=row.id, changed=row.changed, rows=part))
     now = client.settings.clock.stamp()
-    resumed: RunRow = await writer.write(ResumeRun(run_id=row.id, cut_at=row.changed, now=now))
+    resumed: RunRow = await writer.write(ResumeRun(run_id=row.id, version=version, cut_at=row.changed, now=now))
     return resumed

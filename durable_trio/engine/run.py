@@ -145,10 +145,12 @@ class Run(Generic[R]):
         limit = check_limit(limit)
         row = await self._client.row(self.id)
         writer = self._client.services_in_use().writer
-        known = self._workflow or self._client.registry.get(row.workflow)
         found = await writer.ask(ListGenerations(row.run, before=number, limit=limit))
-        codec = self._client.codec
-        return tuple(generation_record(each, codec=codec, workflow=known, run_id=self.id) for each in found)
+        codec, workflow_of = self._client.codec, self._client.registry.at
+        return tuple(
+            generation_record(each, codec=codec, workflow=workflow_of((row.workflow, each.version)), run_id=self.id)
+            for each in found
+        )
 
     async def _not_kept(self, generation: int) -> str:
         """Return why there is no history of a generation."""

@@ -10,9 +10,10 @@ from typing import Final
 
 import trio
 
+from durable_trio.engine.versions import served_by
 from durable_trio.engine.wiring import Services
 from durable_trio.logger import Logger
-from durable_trio.rows import RunEnd, RunRow
+from durable_trio.rows import NO_VERSION, RunEnd, RunRow
 from durable_trio.stores.questions import FindRun, ListExecutors
 from durable_trio.workflows import Registry
 
@@ -54,14 +55,16 @@ class Waiting:
         executors = await services.writer.ask(ListExecutors())
         if not any(store.executor_is_alive(executor.id) for executor in executors):
             self._warn(row, "nobody serves its database: do it with `durable-trio serve module:engine`")
-        elif not await self._is_known(services, row.workflow):
-            self._warn(row, "nobody who serves its database knows that workflow. Give it to the engine that serves")
+        elif not await self._is_known(services, row):
+            which = f" in version {row.version}" if row.version > 0 else ""
+            who = f"nobody who serves its database knows that workflow{which}"
+            self._warn(row, f"{who}. Give it to the engine that serves")
 
-    async def _is_known(self, services: Services, workflow: str) -> bool:
-        if services.executor is not None and self._registry.get(workflow) is not None:
+    async def _is_known(self, services: Services, row: RunRow) -> bool:
+        if services.executor is not None and self._registry.at((row.workflow, row.version)) is not None:
             return True
-        reports = [report for report in await services.reports.read() if report.executor is not None]
-        return not reports or any(workflow in report.workflows for report in reports)
+        served = [code for codes in (await served_by(services)).values() for code in codes]
+        return any(code.workflow == row.workflow and row.version in (code.version, NO_VERSION) for code in served)
 
     def _warn(self, row: RunRow, why: str) -> None:
         self._looks_at = math.inf

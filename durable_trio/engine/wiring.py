@@ -276,7 +276,7 @@ class Executor:
         # executors on the file, only while nothing else here has something to do.
         may_keep = self.recovery.is_registered and not self.dispatcher.due_count and not self.writer.is_full
         may_keep = may_keep and (self.recovery.reaper.others_count == 0 or self.runs.busy_count == 0)
-        is_ours = is_due and self.registry.get(operation.workflow) is not None
+        is_ours = is_due and self.registry.at((operation.workflow, operation.version)) is not None
         if not (is_ours and may_keep and self.runs.reserve()):
             started: Started = await self.writer.write(operation)
             if started.created:

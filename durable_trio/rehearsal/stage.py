@@ -101,10 +101,15 @@ class Stage:
         if name == INLINE_NAME:  # its body is a script
             self._told(found, None)
             return
-        workflow = self._code.registry.get(name)
+        registry = self._code.registry
+        workflow = registry.at((name, row.version))
         if workflow is None:
-            text = f"this code has no workflow {name!r}: its runs would wait for code that knows it"
-            self._told(found, judged(found, Verdict.UNKNOWN, "no such workflow", text))
+            is_other = registry.get(name) is not None
+            which = f"version {row.version} of workflow {name!r}" if is_other else f"workflow {name!r}"
+            text = f"this code has no {which}: its runs would wait for code that knows it"
+            self._told(
+                found, judged(found, Verdict.UNKNOWN, "no such version" if is_other else "no such workflow", text)
+            )
             return
         if (damage := damage_of(row, found.loaded)) is not None:
             problem = damaged(row.id, damage)

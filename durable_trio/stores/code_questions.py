@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import attrs
 
-from durable_trio.rows import CodeRow
+from durable_trio.rows import CodeRow, ServedCode
 from durable_trio.stores.questions import Question
 
-__all__ = ["CountParked", "ListCodes"]
+__all__ = ["CountParked", "CountRefused", "ListCodes", "ListServed", "RefusedCount", "ServedBy"]
 
 
 @attrs.define
@@ -20,3 +20,35 @@ class ListCodes(Question[tuple[CodeRow, ...]]):
 @attrs.define
 class CountParked(Question[int]):
     """Answers how many runs are parked, counted up to 10,000 of those that the same codes have refused."""
+
+
+@attrs.frozen
+class ServedBy:
+    """A code that an executor has."""
+
+    executor: int
+    code: ServedCode
+
+
+@attrs.define
+class ListServed(Question[tuple[ServedBy, ...]]):
+    """Answers which codes executors have that have not been reaped, alive or not."""
+
+    is_for_people = True
+
+
+@attrs.frozen
+class RefusedCount:
+    """How many unowned, unfinished runs of a version these very codes have refused."""
+
+    workflow: str
+    version: int
+    codes: frozenset[int]
+    count: int
+
+
+@attrs.define
+class CountRefused(Question[tuple[RefusedCount, ...]]):
+    """Answers how many runs were refused, by version and by the codes that have refused them."""
+
+    is_for_people = True

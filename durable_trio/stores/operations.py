@@ -227,7 +227,8 @@ class ContinueAsNew:
 
     Or ``RunConflict`` if it compensates: it would be half undone.
 
-    Wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0. Its
+    Wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0; with
+    ``version`` that is its version from now on, also one that no executor knows: then it waits for one. Its
     history is that of an earlier generation from now on (``ListGeneration``). Of these ``generations_kept`` are kept,
     ``None`` for all, each with at most ``GENERATION_ROWS_MAX`` rows, the last ones. Where more are stored than that,
     the oldest go, some with each operation, so that the work of one is bounded.
@@ -237,6 +238,7 @@ class ContinueAsNew:
 
     fence: Fence
     args: str
+    version: int | None = None  # the one that it has
     generations_kept: int | None = 0
     now: int
 
@@ -351,9 +353,13 @@ class ResumeRun:
     The outcome is ``TooLong``, and nothing is written, for a history of more than ``UPKEEP_ROWS_MAX`` rows, unless the
     caller has cut it (``CutHistory``): ``cut_at`` is the run's ``changed`` when it was looked at; ``RunConflict`` if
     it is another one now.
+
+    With ``version`` that is its version from now on. Then any run may be meant that nobody owns and that has not
+    completed: one which is neither parked nor has ended is left as it is but for that.
     """
 
     run_id: str
+    version: int | None = None
     cut_at: int | None = None
     now: int
 

@@ -284,6 +284,7 @@ class StoreStatus:
     runs_by_status: Mapping[RunStatus, int]
     parked: tuple[str, ...]  # ids, at most 1000
     unfinished_by_workflow: Mapping[str, int]
+    unfinished_by_version: Mapping[tuple[str, int], int] = attrs.field(factory=dict)
     library_version: str
     warnings: tuple[str, ...]
     recorded_count: int = 0  # rises with each history row; for rates

@@ -97,8 +97,9 @@ class AwaitedDocument:
 class RunDocument:
     """A run as it was at one instant. ``args``, ``result`` and ``values`` are the JSON that is stored.
 
-    ``forked_from`` is the id of the run that it is a fork of, ``forked_before`` the key of the row before which it was
-    made. ``waits_for`` has the first twenty things that it waits for; ``watch`` leaves it empty.
+    ``version`` is that of its workflow, ``null`` until it is known. ``forked_from`` is the id of the run that it is a
+    fork of, ``forked_before`` the key of the row before which it was made. ``waits_for`` has the first twenty things
+    that it waits for; ``watch`` leaves it empty.
     ``cursor`` is what ``watch --since`` goes on after; only ``watch`` gives it.
     """
 
@@ -121,6 +122,7 @@ class RunDocument:
     ttl_at: datetime | None
     recoveries: int
     generation: int
+    version: int | None
     forked_from: str | None
     forked_before: str | None
     compensation_errors: tuple[FailureDocument, ...]
@@ -208,6 +210,7 @@ class GenerationDocument:
     started_at: datetime | None
     finished_at: datetime
     left_out: int
+    version: int | None
     problem: str | None
 
 

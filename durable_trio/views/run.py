@@ -51,6 +51,7 @@ def of_generation(view: RunView) -> RunView:
         status=RunStatus.COMPLETED,
         args=shown.args,
         generation=shown.generation,
+        version=shown.version,
         started_at=shown.started_at,
         finished_at=shown.finished_at,
         result=None,

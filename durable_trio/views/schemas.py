@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.views import documents, rehearsal, statistics
+from durable_trio.views import documents, rehearsal, statistics, versions
 from durable_trio.views import tree as tree_document
 
 __all__ = ["SCHEMAS", "schema_of"]
@@ -32,6 +32,7 @@ SCHEMAS: Final[dict[str, type[attrs.AttrsInstance]]] = {
     "rehearse": rehearsal.RehearseDocument,
     "tree": tree_document.TreesDocument,
     "reload": documents.ReloadDocument,
+    "versions": versions.VersionsDocument,
 }
 
 _SCALARS: Final[dict[Any, dict[str, Any]]] = {

@@ -165,8 +165,8 @@ _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("UPDATE runs SET wake_at = 1 WHERE id IN ('told', 'cancelling')", ()),
     ("UPDATE runs SET generation = 3 WHERE id = 'told'", ()),
     (
-        "INSERT INTO earlier_generations (run, generation, started_at, finished_at, left_out, args)"
-        " SELECT run, 1, 1, 2, 3, args FROM runs WHERE id = 'told'",
+        "INSERT INTO earlier_generations (run, generation, started_at, finished_at, left_out, version, args)"
+        " SELECT run, 1, 1, 2, 3, 0, args FROM runs WHERE id = 'told'",
         (),
     ),
     (

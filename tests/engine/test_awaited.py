@@ -17,7 +17,7 @@ from durable_trio import Context, Engine, Retry, RunRecord, RunStatus, open_engi
 from durable_trio.engine.awaited import NOBODY_SERVES, Servers
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import ProcessReport
-from durable_trio.rows import ExecutorRow
+from durable_trio.rows import NO_VERSION, ExecutorRow, ServedCode
 from durable_trio.stores.sqlite import SqliteStore
 from supervisors import ChildStatus, NodeKind, TreeNode
 
@@ -272,14 +272,23 @@ def executor(id: int, *, lease_seconds: float = 60) -> ExecutorRow:
     )
 
 
-def why(servers: Servers, workflow: str = "order", **options: Any) -> str:
-    return servers.why_not(workflow, **{"due_since": 60_000_000, **options})
+def why(servers: Servers, workflow: str = "order", version: int = 0, **options: Any) -> str:
+    return servers.why_not(workflow, version, **{"due_since": 60_000_000, **options})
+
+
+def serving_order(*executors: int, versions: tuple[int, ...] = (0,)) -> dict[int, tuple[ServedCode, ...]]:
+    return dict.fromkeys(executors, tuple(ServedCode("order", version, 1) for version in versions))
 
 
 def test_each_reason_has_words_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = Servers(executors=(executor(3),), reports={3: REPORT})
-    assert why(Servers(executors=(), reports={})) == NOBODY_SERVES
+    one = Servers(executors=(executor(3),), reports={3: REPORT}, served=serving_order(3))
+    assert why(Servers(executors=(), reports={}, served={})) == NOBODY_SERVES
     assert "no executor knows the workflow 'ship'" in why(one, "ship")
+    assert "no executor has version 2 of 'order', only 0: serve" in why(one, version=2)
+    several = attrs.evolve(one, served=serving_order(3, versions=(1, 7)))
+    assert "no executor has version 2 of 'order', only 1, 7: serve" in why(several, version=2)
+    assert "look at the log there" in why(several, version=7)
+    assert "look at the log there" in why(several, version=NO_VERSION)
     assert why(attrs.evolve(one, reports={3: attrs.evolve(REPORT, is_draining=True)})) == (
         "executor 3 (process 7) drains, and takes no more runs"
     )
@@ -295,10 +304,10 @@ def test_each_reason_has_words_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_one_that_is_well_is_enough_and_one_without_a_report_may_know() -> None:
     draining = attrs.evolve(REPORT, is_draining=True)
-    two = Servers(executors=(executor(3), executor(4)), reports={3: draining, 4: REPORT})
+    two = Servers(executors=(executor(3), executor(4)), reports={3: draining, 4: REPORT}, served=serving_order(3, 4))
     assert "look at the log" in why(two)
     assert "drain, and take no more" in why(attrs.evolve(two, reports={3: draining, 4: draining}))
-    assert "look at the log" in why(Servers(executors=(executor(5),), reports={}))
+    assert "look at the log" in why(Servers(executors=(executor(5),), reports={}, served=serving_order(5)))
 
 
 async def test_a_run_whose_process_has_died_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

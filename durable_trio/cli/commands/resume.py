@@ -16,8 +16,13 @@ _VERB: Final = Verb(name="resume", done="resumed")
 
 @click.command("resume")
 @many_options("failed", "cancelled")
-def command(database: str, yes: bool, as_json: bool, **options: Any) -> int:
+@click.option(
+    "--version", type=click.IntRange(0), metavar="N", help="Go on with this version of the workflow from now on."
+)
+def command(database: str, yes: bool, as_json: bool, version: int | None, **options: Any) -> int:
     """Let runs go on from their histories: parked ones, or failed or cancelled ones of which nothing was undone.
+
+    With --version also one that waits for a version of its workflow that nobody serves any more.
 
     Name them by their ids, or choose them by options, of which --parked or --status must be one. The newest go first,
     so that a child goes on before its parent.
@@ -25,6 +30,7 @@ def command(database: str, yes: bool, as_json: bool, **options: Any) -> int:
     \b
     Examples:
       durable-trio resume order-7
+      durable-trio resume order-7 --version 2
       durable-trio resume --parked --workflow order
       durable-trio resume --status failed --workflow order --created-after 1d --yes
     """
@@ -33,15 +39,16 @@ def command(database: str, yes: bool, as_json: bool, **options: Any) -> int:
         raise click.UsageError("name each RUN, or choose them by --parked or --status, with other options as you like")
 
     async def one(client: Engine, run_id: str) -> str:
-        await client.resume(run_id)
-        return f"{run_id!r} goes on when an executor takes it{await _of_parent(client, run_id)}"
+        await client.resume(run_id, version=version)
+        which = "" if version is None else f" that has version {version} of its workflow"
+        return f"{run_id!r} goes on when an executor{which} takes it{await _of_parent(client, run_id)}"
 
     return do_to_each(
         database,
         _VERB,
         choice,
         one=one,
-        many=lambda client: client.resume_runs(**choice.which),
+        many=lambda client: client.resume_runs(version=version, **choice.which),
         yes=yes,
         as_json=as_json,
     )

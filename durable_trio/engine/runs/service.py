@@ -93,7 +93,7 @@ class Runs:
         self.registry = registry
         self.failures_of = failures_of
         self.engine = engine
-        self._workflows = {each.name: (each, failures_of(each)) for each in registry}
+        self._workflows = {(each.name, each.version): (each, failures_of(each)) for each in registry}
         self._place_is_free = place_is_free
         self._run_is_due = run_is_due
         self._run_has_left = run_has_left
@@ -197,7 +197,7 @@ class Runs:
 
     def start(self, row: RunRow, loaded: Loaded | None = None) -> None:
         """Make a claimed run resident; ``None``: it was stored just now, so there is nothing else of it."""
-        known, nursery = self._workflows.get(row.workflow), self._nursery
+        known, nursery = self._workflows.get((row.workflow, row.version)), self._nursery
         if nursery is None or nursery.cancel_scope.cancel_called or self.writer.failure is not None:
             return  # this service is ending; the engine gives back what it owns
         if known is None or self.is_draining:

@@ -177,7 +177,7 @@ class Tellings:
     async def look_back(self, rows: Iterable[RunRow]) -> None:
         """Find what was under way of claimed runs when their processes died, where somebody is to be told of it."""
         for row in rows:
-            workflow = self._registry.get(row.workflow)
+            workflow = self._registry.at((row.workflow, row.version))
             is_set_aside = workflow is not None and row.recoveries > workflow.max_recoveries
             if row.recoveries and (self.is_watched or is_set_aside):
                 self._died[row.run] = await steps_under_way(self._writer, row)

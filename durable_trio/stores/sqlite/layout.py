@@ -300,6 +300,7 @@ LAYOUTS: Final = {
                 _instant("started_at", is_optional=True),
                 _instant("finished_at"),
                 _count("left_out"),
+                _count("version", NO_VERSION),
                 Column("args", str),
             ),
             locator=("generation",),

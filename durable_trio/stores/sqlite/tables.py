@@ -179,6 +179,8 @@ SUSPECT, BEGUN, NEW = 2, 1, 0
 IN_LINE: Final = "runs INDEXED BY runs_line WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 1"
 # Of a run that some code has refused, and that nobody executes.
 REFUSED: Final = "refused <> '' AND owner IS NULL AND finished_at IS NULL"
+# Of a run that has not ended and whose workflow has versions, or that has none yet; most workflows have only version 0.
+OF_A_VERSION: Final = "finished_at IS NULL AND version <> 0"
 # Of a run that has ended, though nobody knows when: none that this library has written.
 WITHOUT_END: Final = "finished_at IS NULL AND status IN ('completed', 'failed', 'cancelled')"
 
@@ -232,6 +234,7 @@ _VERSION_3: Final[tuple[str, ...]] = (
     CREATE INDEX runs_line ON runs (workflow, version, refused, {LINE}, priority DESC, wake_at)
         WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 1
     """,
+    f"CREATE INDEX runs_of_version ON runs (workflow, version) WHERE {OF_A_VERSION}",
     f"CREATE INDEX runs_refused ON runs (workflow, version, refused) WHERE {REFUSED}",
     # What was parked until its code is another: all code is another now.
     """
@@ -331,6 +334,7 @@ _VERSION_3: Final[tuple[str, ...]] = (
         started_at INTEGER,
         finished_at INTEGER NOT NULL,
         left_out INTEGER NOT NULL,
+        version INTEGER NOT NULL,
         args TEXT NOT NULL,
         PRIMARY KEY (run, generation)
     ) STRICT

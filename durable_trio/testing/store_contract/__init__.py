@@ -33,6 +33,7 @@ for _part in (
     "runs",
     "transactions",
     "unfinished",
+    "versions",
 ):
     pytest.register_assert_rewrite(f"{__name__}.{_part}")
 
@@ -51,6 +52,7 @@ from durable_trio.testing.store_contract.resuming import ResumingContract  # noq
 from durable_trio.testing.store_contract.runs import RunContract  # noqa: E402
 from durable_trio.testing.store_contract.transactions import TransactionContract  # noqa: E402
 from durable_trio.testing.store_contract.unfinished import UnfinishedContract  # noqa: E402
+from durable_trio.testing.store_contract.versions import VersionContract  # noqa: E402
 
 __all__ = ["StoreContract"]
 
@@ -71,5 +73,6 @@ class StoreContract(
     TransactionContract,
     ReadContract,
     UnfinishedContract,
+    VersionContract,
 ):
     """Every verb of a store (module docstring)."""

@@ -25,6 +25,7 @@ from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.ordered import OF_END
 from durable_trio.stores.sqlite.answers.parked import of_parked
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, OF_NO_END
+from durable_trio.stores.sqlite.answers.versions import count_of_versions
 from durable_trio.stores.sqlite.columns import status_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
@@ -69,6 +70,7 @@ def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStat
         runs_by_status={status: by_status[status] for status in RunStatus if by_status.get(status)},
         parked=_parked(connection),
         unfinished_by_workflow={workflow: number for workflow, number in unfinished.items() if number},
+        unfinished_by_version=_by_version(connection, unfinished),
         library_version=sqlite3.sqlite_version,
         warnings=version_warnings(sqlite3.sqlite_version),
         recorded_count=connection.execute(NEWEST_HISTORY).fetchone()[0],
@@ -78,6 +80,14 @@ def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStat
 def count_parked(connection: sqlite3.Connection, question: CountParked) -> int:
     """Return how many runs are parked."""
     return sum(count(connection, [source], _COUNTED_FIRST) for source in of_parked(connection, None))
+
+
+def _by_version(connection: sqlite3.Connection, unfinished: dict[str, int]) -> dict[tuple[str, int], int]:
+    by_version = count_of_versions(connection)
+    left = dict(unfinished)
+    for (workflow, _), number in by_version.items():
+        left[workflow] = left.get(workflow, 0) - number
+    return {**{(workflow, 0): number for workflow, number in left.items() if number > 0}, **by_version}
 
 
 def _parked(connection: sqlite3.Connection) -> tuple[str, ...]:

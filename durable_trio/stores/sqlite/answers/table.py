@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from durable_trio.stores.code_questions import CountParked, ListCodes
+from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListServed
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.questions import (
     CountBacklog,
@@ -62,6 +62,7 @@ from durable_trio.stores.sqlite.answers.runs import (
     read_values,
 )
 from durable_trio.stores.sqlite.answers.unfinished import list_unfinished, load_unfinished
+from durable_trio.stores.sqlite.answers.versions import count_refused, list_served
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 
 __all__ = ["ANSWERS", "Answer", "at_one_instant"]
@@ -98,6 +99,8 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListSetBack: list_set_back,
     ListOwned: list_owned,
     ListCodes: list_codes,
+    ListServed: list_served,
+    CountRefused: count_refused,
     ListExecutors: list_executors,
     ListReports: list_reports,
     ListUnfinished: list_unfinished,

@@ -26,8 +26,8 @@ KEEP_HISTORY: Final = """
     ) ORDER BY id
 """
 KEEP_GENERATION: Final = """
-    INSERT INTO earlier_generations (run, generation, started_at, finished_at, left_out, args)
-    SELECT run, generation, started_at, ?, ?, args FROM runs WHERE run = ?
+    INSERT INTO earlier_generations (run, generation, started_at, finished_at, left_out, version, args)
+    SELECT run, generation, started_at, ?, ?, version, args FROM runs WHERE run = ?
 """
 # How many are dropped at once.
 FIND_DROPPED: Final = """

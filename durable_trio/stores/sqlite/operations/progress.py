@@ -96,8 +96,8 @@ UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
 FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
 CONTINUE: Final = f"""
     UPDATE runs SET owner = NULL, status = {word_after(RunEvent.CONTINUE_AS_NEW)}, generation = generation + 1,
-        args = ?, wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL, error = NULL, recoveries = 0,
-        claimed_seq = -1, keys = {OWN_KEYS}, refused = '', changed = ?
+        args = ?, version = coalesce(?, version), wake_at = ?, is_due = 1, waits_for = NULL, started_at = NULL,
+        error = NULL, recoveries = 0, claimed_seq = -1, keys = {OWN_KEYS}, refused = '', changed = ?
     WHERE run = ? AND {is_one_of(LIFE[RunEvent.CONTINUE_AS_NEW])}
 """
 FINISH: Final = {
@@ -297,7 +297,7 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
     end_history(transaction, fence.run, now=operation.now, kept=operation.generations_kept)
-    values = (operation.args, operation.now, transaction.change(), fence.run)
+    values = (operation.args, operation.version, operation.now, transaction.change(), fence.run)
     transaction.execute(CONTINUE, values)
     if transaction.cursor.rowcount != 1:
         raise RefusalError(_cannot_be(transaction, fence.run, RunStatus.PENDING))

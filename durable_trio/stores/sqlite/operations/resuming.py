@@ -33,6 +33,7 @@ __all__ = ["cut_history", "has_long_history", "resume_run"]
 CLEAR_PROBLEM: Final = """
     UPDATE runs SET problem = NULL, fingerprint = NULL, refused = '', wake_at = ?, is_due = 1, changed = ? WHERE run = ?
 """
+SET_VERSION: Final = "UPDATE runs SET version = ?, changed = ? WHERE run = ?"
 IS_REFUSED: Final = f"SELECT 1 FROM runs WHERE run = ? AND {REFUSED}"
 FIND_OUTCOMES: Final = """
     SELECT seq, branch, name, n, kind, status, started_at, finished_at FROM history WHERE run = ? ORDER BY seq, id
@@ -84,10 +85,14 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
         transaction.execute(REMOVE_CANCEL, (row.run,))
         forget_refusals(transaction, row.run)
         transaction.execute(REVIVE, {"now": operation.now, "changed": transaction.change(), "run": row.run})
-    else:
+    elif operation.version in (None, row.version) or row.status in FINAL:
         return _conflict(
             row, f"is {row.status} without a problem; only parked, failed and cancelled runs can be resumed"
         )
+    elif row.owner is not None:
+        return _conflict(row, f"is executed as version {row.version}, and keeps it; cancel it, or wait until it rests")
+    if operation.version is not None:
+        transaction.execute(SET_VERSION, (operation.version, transaction.change(), row.run))
     return run_from(transaction.execute(FIND_RUN, (operation.run_id,)).fetchone())
 
 
