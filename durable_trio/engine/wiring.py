@@ -14,6 +14,8 @@ alarms, the watchers and the last change where they were, and looks at the store
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 import trio
 
@@ -32,8 +34,12 @@ from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreError
 from durable_trio.records import StepInHand
+from durable_trio.rehearsal.keeping import Code
+from durable_trio.rehearsal.preview import Preview
 from durable_trio.rows import RunEnd, RunRow
+from durable_trio.stores.code_questions import ListCodes
 from durable_trio.stores.contract import Sent, Started, StartRun, Store
+from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 from supervisors import Supervisor
@@ -229,7 +235,14 @@ class Executor:
             clock=clock,
             registry=given.registry,
         )
-        self.janitor = Janitor(writer, clock)
+        code = Code(
+            writer=writer,
+            settings=given.settings,
+            codec=given.codec,
+            registry=given.registry,
+            failures_of=given.failures_of,
+        )
+        self.janitor = Janitor(writer, clock, look_ahead=Preview(code, self._new_codes).tell)
 
     @property
     def id(self) -> int | None:
@@ -256,6 +269,13 @@ class Executor:
 
     def _run_has_left(self, run_id: str, end: RunEnd | None) -> None:
         guarded(self.feed.left, run_id, end)
+
+    async def _new_codes(self) -> Mapping[str, int]:
+        """Return the workflows whose code this executor is the first to have, and since when it has that."""
+        own = self.recovery.executor
+        began_at = [row.started_at for row in await self.writer.ask_patiently(ListExecutors()) if row.id == own]
+        codes = await self.writer.ask_patiently(ListCodes(own))
+        return {code.workflow: code.first_seen_at for code in codes if began_at and code.first_seen_at >= began_at[0]}
 
     def _unowned_got_message(self) -> None:
         guarded(self.feed.recheck)

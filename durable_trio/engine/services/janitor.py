@@ -1,8 +1,11 @@
-"""The janitor service: keeps the log short, and removes what is left of removed runs, while there is time for it."""
+"""The janitor service: what there is time for. It keeps the log short, and removes what is left of removed runs.
+
+And once, it looks ahead: whether code that the store has not seen before would refuse runs (``rehearsal.preview``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn
 
 import trio
@@ -44,9 +47,14 @@ def warn_of_stuck(stuck: Sequence[Stuck]) -> None:
 
 
 class Janitor:
-    """Moves the log into the database once in a while, where something was committed, and finishes removals."""
+    """Moves the log into the database once in a while, where something was committed, and finishes removals.
 
-    def __init__(self, writer: Writer, clock: Clock) -> None:
+    Args:
+        look_ahead: what is done once, beside that.
+    """
+
+    def __init__(self, writer: Writer, clock: Clock, look_ahead: Callable[[], Awaitable[None]]) -> None:
+        self._look_ahead = look_ahead
         self._writer = writer
         self._clock = clock
         self._tidied_at = writer.commit_count
@@ -59,6 +67,13 @@ class Janitor:
         if not writer.store.is_shared:  # nothing is left of it, and it has no log
             await trio.sleep_forever()
         await trio.sleep(_FIRST_LOOK_SECONDS)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_ahead)  # bodies run there, which may take their time
+            await self._tidy()
+        raise AssertionError("unreachable")
+
+    async def _tidy(self) -> NoReturn:
+        writer = self._writer
         while True:
             await self._sweep()
             await trio.sleep(_LOOK_SECONDS)
