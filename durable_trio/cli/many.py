@@ -164,7 +164,7 @@ def do_to_each(
         if choice.run_ids:
             work.named(database, choice.run_ids, one)
         else:
-            run_ids = _found(database, choice, many)
+            run_ids = ask(database, lambda client: many(client).find())
             if run_ids and not yes and not _is_confirmed(verb, len(run_ids), choice.words):
                 say("nothing was changed")
                 return 1
@@ -178,12 +178,6 @@ def do_to_each(
     finally:
         work.line.clear()
     return work.tell()
-
-
-def _found(database: str, choice: Choice, many: Callable[[Engine], Bulk]) -> tuple[str, ...]:
-    from durable_trio.cli.client import ask
-
-    return ask(database, lambda client: many(client).find())
 
 
 def _is_confirmed(verb: Verb, count: int, words: str) -> bool:

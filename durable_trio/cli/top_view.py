@@ -30,7 +30,7 @@ _KEYS_ALONE: Final = "↑↓ scroll  esc back  t tree/run  c cancel  r resume  q
 def draw(state: TopState, database: str, now: datetime, screen: Screen, height: int) -> list[str]:
     """Return the lines of the screen."""
     if state.look is None:
-        lines = [_title(state, database, now, screen), "", cut(f"  {state.fault or 'reading …'}", screen.width)]
+        lines = [_title(database, now, screen), "", cut(f"  {state.fault or 'reading …'}", screen.width)]
     else:
         lines = _header(state, state.look, database, now, screen)
         room = max(0, height - len(lines) - 1)
@@ -53,14 +53,14 @@ def _header(state: TopState, look: Look, database: str, now: datetime, screen: S
     rates = f"{look.runs_per_second:,.1f} runs/s  {look.steps_per_second:,.1f} steps/s"
     second = [_count(counts.get(status, 0), status.value) for status in ended]
     return [
-        _title(state, database, now, screen),
+        _title(database, now, screen),
         _row("open ", first, f"{unfinished_count(look.status):,}", screen),
         _row("ended", second, rates, screen),
         _row("serve", _servers(look), "", screen),
     ]
 
 
-def _title(state: TopState, database: str, now: datetime, screen: Screen) -> str:
+def _title(database: str, now: datetime, screen: Screen) -> str:
     clock = f"{now.astimezone():%H:%M:%S}"
     name = cut(f"durable-trio top  {visible(database)}", screen.width - len(clock) - 2)
     return click.style(name + " " * (screen.width - width_of(name) - len(clock)) + clock, bold=True)

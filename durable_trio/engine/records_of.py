@@ -138,7 +138,7 @@ def version_or_none(version: int) -> int | None:
     return None if version == NO_VERSION else version
 
 
-def step_record(row: HistoryRow, codec: Codec) -> StepRecord:
+def step_record(row: HistoryRow) -> StepRecord:
     """Return a history row as users see it."""
     reader = Reader(row.damage)
     key = str(row.key)

@@ -116,10 +116,9 @@ class Run(Generic[R]):
         if is_open:
             return await self._client.open_steps(row)
         writer = self._client.services_in_use().writer
-        codec = self._client.codec
 
         def records(history: tuple[HistoryRow, ...] | None) -> tuple[StepRecord, ...] | None:
-            return None if history is None else tuple(step_record(item, codec) for item in history)
+            return None if history is None else tuple(step_record(item) for item in history)
 
         which: Question[Any] = ListHistory(row.run) if number is None else ListGeneration(row.run, number)
         found = await writer.ask_through(records, which)

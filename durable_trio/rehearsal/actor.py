@@ -66,7 +66,6 @@ class RehearsedRun(RunActor):
         self.verdict: Judged | None = None
         self._error: Exception | None = None  # that has ended its body
         self._error_text: str | None = None
-        self._last_row = found.loaded.history[-1] if found.loaded.history else None
         self._cause = ""  # of the divergence that is being told
         #: What it has come to, to be compared: at what row it is, and whether it waits for something of its own.
         self.is_stuck_at: HistoryRow | None = None

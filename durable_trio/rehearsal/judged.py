@@ -92,7 +92,6 @@ class Groups:
 
     def __init__(self) -> None:
         self._groups: dict[tuple[str, Verdict, str], _Group] = {}
-        self.count = 0
 
     def add(self, judged: Judged) -> None:
         """Count one run."""
@@ -101,12 +100,6 @@ class Groups:
         group.executing += judged.is_executing
         if len(group.run_ids) < _IDS_MAX:
             group.run_ids.append(judged.run_id)
-        self.count += 1
-
-    @property
-    def refused_count(self) -> int:
-        """How many do not go on."""
-        return sum(group.count for (_, verdict, _), group in self._groups.items() if verdict is not Verdict.GOES_ON)
 
     def rehearsal(self) -> Rehearsal:
         """Return what they come to."""
