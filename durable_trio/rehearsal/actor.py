@@ -24,7 +24,7 @@ from durable_trio.stores.unfinished import Unfinished
 from durable_trio.turns.foreign import place_of
 from durable_trio.workflows import Workflow
 
-__all__ = ["RehearsedRun", "judged"]
+__all__ = ["RehearsedRun"]
 
 # Which verdict stands for a problem with which a run would be parked.
 _VERDICTS = {
@@ -33,20 +33,6 @@ _VERDICTS = {
 }
 # Nobody's: no row of a store has this number.
 _OWNER = 0
-
-
-def judged(found: Unfinished, verdict: Verdict, cause: str, text: str) -> Judged:
-    """Return the verdict about a run."""
-    row = found.row
-    return Judged(
-        run=row.run,
-        run_id=row.id,
-        workflow=row.workflow,
-        verdict=verdict,
-        cause=cause,
-        text=text,
-        is_executing=row.owner is not None,
-    )
 
 
 class RehearsedRun(RunActor):
@@ -73,7 +59,7 @@ class RehearsedRun(RunActor):
     def note(self, verdict: Verdict, cause: str, text: str) -> None:
         """Note what the run would do, unless that is known, and leave."""
         if self.verdict is None:
-            self.verdict = judged(self.found, verdict, cause, text)
+            self.verdict = Judged.of(self.found, verdict, cause, text)
         if self.life is Life.FINISHING:  # its task is about to wait for the answer, and can leave only then
             trio.lowlevel.current_trio_token().run_sync_soon(self.detach)
         else:

@@ -10,6 +10,7 @@ import attrs
 
 from durable_trio.rehearsal.records import Rehearsal, RehearsalGroup, Verdict
 from durable_trio.rows import HistoryRow
+from durable_trio.stores.unfinished import Unfinished
 
 __all__ = ["Groups", "Judged", "cause_of_difference", "cause_of_ways", "without_run"]
 
@@ -31,6 +32,20 @@ class Judged:
     cause: str
     text: str
     is_executing: bool
+
+    @classmethod
+    def of(cls, found: Unfinished, verdict: Verdict, cause: str, text: str) -> Judged:
+        """Return the verdict about a run."""
+        row = found.row
+        return cls(
+            run=row.run,
+            run_id=row.id,
+            workflow=row.workflow,
+            verdict=verdict,
+            cause=cause,
+            text=text,
+            is_executing=row.owner is not None,
+        )
 
 
 def _call(kind: str, key: str) -> str:

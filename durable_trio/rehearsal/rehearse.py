@@ -46,18 +46,18 @@ async def rehearse_runs(
     *Cancellation:* those in hand leave, and nothing is told of them.
     """
     again: list[int] = []
+    doubted: set[int] = set()
 
-    def judged(found: Unfinished, verdict: Judged | None) -> None:
+    def take(found: Unfinished, judged: Judged | None) -> None:
         # Somebody was executing it, so it may have been about to end in this very way: then it has ended by now.
-        is_doubtful = verdict is not None and verdict.verdict is Verdict.RAISES and verdict.is_executing
+        is_doubtful = judged is not None and judged.verdict is Verdict.RAISES and judged.is_executing
         if is_doubtful and found.row.run not in doubted:
             doubted.add(found.row.run)
             again.append(found.row.run)
         else:
-            told(found.row.run, verdict)
+            told(found.row.run, judged)
 
-    doubted: set[int] = set()
-    stage = Stage(code, judged, at_once=at_once)
+    stage = Stage(code, take, at_once=at_once)
     async with stage.open():
         left = list(runs)
         while left:

@@ -21,7 +21,7 @@ from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.service import guard_bodies
 from durable_trio.failures import is_cancelled
-from durable_trio.rehearsal.actor import RehearsedRun, judged
+from durable_trio.rehearsal.actor import RehearsedRun
 from durable_trio.rehearsal.judged import Judged
 from durable_trio.rehearsal.keeping import Code, RehearsalKeeper
 from durable_trio.rehearsal.records import Verdict
@@ -107,13 +107,12 @@ class Stage:
             is_other = registry.get(name) is not None
             which = f"version {row.version} of workflow {name!r}" if is_other else f"workflow {name!r}"
             text = f"this code has no {which}: its runs would wait for code that knows it"
-            self._told(
-                found, judged(found, Verdict.UNKNOWN, "no such version" if is_other else "no such workflow", text)
-            )
+            cause = "no such version" if is_other else "no such workflow"
+            self._told(found, Judged.of(found, Verdict.UNKNOWN, cause, text))
             return
         if (damage := damage_of(row, found.loaded)) is not None:
             problem = damaged(row.id, damage)
-            self._told(found, judged(found, Verdict.DOES_NOT_FIT, problem.kind, problem.text))
+            self._told(found, Judged.of(found, Verdict.DOES_NOT_FIT, problem.kind, problem.text))
             return
         run = RehearsedRun(self._keeper, found, workflow, self._code.failures_of(workflow))
         self._slots[run] = _Slot(run)
@@ -203,7 +202,7 @@ class Stage:
             self._told(run.found, run.verdict)
         elif self._nursery is not None and not is_cancelled():
             text = "the run has left without a verdict: a fault of this library, please report it"
-            self._told(run.found, judged(run.found, Verdict.RAISES, "internal error", text))
+            self._told(run.found, Judged.of(run.found, Verdict.RAISES, "internal error", text))
 
     def _notify(self) -> None:
         self._changed.set()
