@@ -16,10 +16,10 @@ from typing import Final
 
 import trio
 
+from durable_trio.engine.runs.bodies import guard_bodies
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.places import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
-from durable_trio.engine.runs.service import guard_bodies
 from durable_trio.failures import is_cancelled
 from durable_trio.rehearsal.actor import RehearsedRun
 from durable_trio.rehearsal.judged import Judged

@@ -19,6 +19,7 @@ from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
+from durable_trio.engine.runs.bodies import guard_bodies
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.draining import drained
 from durable_trio.engine.runs.ending import cancelled
@@ -32,7 +33,7 @@ from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreFull, StoreInUse
-from durable_trio.failures import exits_of, guard_nurseries, is_cancelled, logged
+from durable_trio.failures import exits_of, is_cancelled
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
@@ -42,7 +43,7 @@ from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
-from durable_trio.turns.quiet import BODY, watching
+from durable_trio.turns.quiet import watching
 from durable_trio.workflows import Registry, Workflow
 from supervisors.groups import split_failure
 
@@ -489,26 +490,3 @@ class Runs:
             workflow,
             place,
         )
-
-
-def guard_bodies() -> None:
-    """Have what bodies raise in nurseries of trio's own be theirs alone; for all of the process's time."""
-    guard_nurseries(_is_of_run, _has_taken)
-
-
-def _is_of_run(task: trio.lowlevel.Task) -> bool:
-    """Return whether a task runs code of a run's: its body, a step, or what these have begun."""
-    return LENDER in task.context
-
-
-def _has_taken(nursery: trio.Nursery, task: trio.lowlevel.Task, error: BaseException) -> bool:
-    """Have a run take what comes of a task that its body has put beside its own: around both are all other runs."""
-    run = task.context.get(BODY)
-    if run is None or not isinstance(error, Exception):
-        return False
-    own = run.lane.first
-    if own is None or own is task or run.lane.is_guest or own.parent_nursery is not nursery:
-        return False
-    _LOGGER.error("a task that a run has started beside itself has failed", exc_info=logged(error))
-    run.failed(error)
-    return True
