@@ -14,8 +14,8 @@ from durable_trio.cli.client import ask
 from durable_trio.cli.families import findings_of, held_back
 from durable_trio.cli.text import plural, visible
 from durable_trio.clock import MICROSECONDS, from_datetime
-from durable_trio.engine.awaited import look_at_servers
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.servers import look_at_servers
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
