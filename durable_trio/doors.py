@@ -3,7 +3,7 @@
 Whoever calls back has others to serve. Trio takes out an instrument that raises, so that no run goes on, and ends with
 an abort function or a callback that does; a writer that falls in the middle of a batch still owes the others their
 outcomes. So what is called back through a door never raises there: its fault is told to its owner, who deals with it
-in its own place. That of a run parks the run, that of a service has it started again, that of a task is raised in it.
+in its own place: the run is refused that has it, the service started again; that of a task is raised in it.
 """
 
 from __future__ import annotations

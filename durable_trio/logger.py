@@ -1,9 +1,9 @@
 """The library's loggers: what a user's filters and handlers do costs a log line, and nothing else.
 
 ``logging`` guards what a handler does when it writes, and nothing before that: a filter that raises (it may find a
-field missing that its own records have) raises out of the call that logs. That call is made in the middle of parking a
-run, of ending a service, of a body's turn; at replay, where ``ctx.log`` is silent, it is not made at all. So all that
-the library logs passes here.
+field missing that its own records have) raises out of the call that logs. That call is made in the middle of giving a
+run back, of ending a service, of a body's turn; at replay, where ``ctx.log`` is silent, it is not made at all. So all
+that the library logs passes here.
 """
 
 from __future__ import annotations

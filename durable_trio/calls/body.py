@@ -63,11 +63,11 @@ def check_json(text: str) -> None:
 class ResidentOfBody(Protocol):
     """The run in memory, as the calls of its body know it; ``turns.resident`` says how its turns do."""
 
-    def park(self, problem: Problem) -> None:
-        """Park the run with this problem and detach it."""
+    def refuse(self, problem: Problem) -> None:
+        """Give the run back with this problem and detach it."""
 
     def diverged(self, row: HistoryRow | None) -> None:
-        """Park the run, whose code does not do what is recorded next; ``None``: nothing more is."""
+        """Refuse the run, whose code does not do what is recorded next; ``None``: nothing more is."""
 
     def ends_program(self, place: str) -> None:
         """The run's own code ends the program at that place: leave before anybody else stops."""
@@ -259,7 +259,7 @@ class Body:
             return self.codec.decode(row.result, annotation, where=self.where(row.kind, row.key))
         except CodecError as error:
             self.check_stored(row.result, f"history, the row with key {str(row.key)!r}, result")
-            self.park(
+            self.refuse(
                 ProblemKind.CODEC, f"{error}\nThe recorded value cannot be read back as the code's type. {OF_FIELDS}"
             )
 
@@ -276,7 +276,7 @@ class Body:
             return error
         except (CannotRebuild, CodecError) as error:
             self.check_stored(row.error, f"history, the row with key {str(row.key)!r}, error", describe)
-            self.park(
+            self.refuse(
                 ProblemKind.EXCEPTION,
                 f"{self.where(row.kind, row.key)} failed with an exception that cannot be rebuilt: {error}",
             )
@@ -301,14 +301,14 @@ class Body:
         try:
             read(text)
         except CodecError as error:
-            self.park_damaged(f"in table {place}: {error}")
+            self.set_aside(f"in table {place}: {error}")
 
-    def park_damaged(self, what: str) -> NoReturn:
+    def set_aside(self, what: str) -> NoReturn:
         """Set the run aside because of what is stored; never returns."""
-        self.resident.park(damaged(self.run_id, what))
+        self.resident.refuse(damaged(self.run_id, what))
         raise Detached
 
-    def park(self, kind: ProblemKind, text: str) -> NoReturn:
-        """Set the run aside; never returns."""
-        self.resident.park(Problem(kind=kind.value, text=text))
+    def refuse(self, kind: ProblemKind, text: str) -> NoReturn:
+        """Give the run back with a problem; never returns."""
+        self.resident.refuse(Problem(kind=kind.value, text=text))
         raise Detached

@@ -130,7 +130,7 @@ class ChildEndCall(Call):
             return
         child = self._child
         if child is not None and (damage := _damage_of_end(child)) is not None:
-            self._body.resident.park(damaged(self._body.run_id, damage))
+            self._body.resident.refuse(damaged(self._body.run_id, damage))
             return
         if child is None or child.status.is_final:
             self._record_end(child)

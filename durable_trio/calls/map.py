@@ -131,7 +131,7 @@ class MapCall(Call):
         try:
             result = self._results[item.key.n] = self._body.deliver(item, row, self._options.returns)
         except Detached:
-            return  # the run was set aside
+            return  # the run was given back
         except Exception as error:
             self._results[item.key.n] = error
             if not self._return_exceptions and self._failure is None:

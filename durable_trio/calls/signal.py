@@ -57,7 +57,7 @@ class SignalCall(Call):
             check_json(entry.payload or "")
         except CodecError as error:
             where = f"in table mailbox, the row with id {entry.id}, payload"
-            self._body.resident.park(damaged(self._body.run_id, f"{where}: {error}"))
+            self._body.resident.refuse(damaged(self._body.run_id, f"{where}: {error}"))
             return False
         return True
 

@@ -438,7 +438,7 @@ def outcome_of(
 def register(body: Body, compensate: Callable[[Any], Any] | None, retry: Retry, row: HistoryRow, result: Any) -> None:
     """Have a completed step undone if the run does not complete."""
     if compensate is None:
-        body.park(
+        body.refuse(
             ProblemKind.DIVERGENCE,
             f"{body.where(row.kind, row.key)} was recorded with a compensation, the code gives none",
         )

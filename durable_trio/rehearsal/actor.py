@@ -26,7 +26,7 @@ from durable_trio.workflows import Workflow
 
 __all__ = ["RehearsedRun"]
 
-# Which verdict stands for a problem with which a run would be parked.
+# Which verdict stands for a problem with which a run would be refused.
 _VERDICTS = {
     ProblemKind.DIVERGENCE.value: Verdict.DIVERGES,
     ProblemKind.INTERNAL_ERROR.value: Verdict.RAISES,
@@ -146,7 +146,7 @@ class RehearsedRun(RunActor):
         )
         super().diverged(row, raised=raised)
 
-    def park(self, problem: Problem, error: Exception | None = None) -> None:
+    def refuse(self, problem: Problem, error: Exception | None = None) -> None:
         if not self.port.is_cut:
             cause = self._cause or f"{problem.kind}: {without_run(problem.text, self.row.id)}"
             self.note(_VERDICTS.get(problem.kind, Verdict.DOES_NOT_FIT), cause, problem.text)

@@ -70,7 +70,7 @@ class RehearsalKeeper:
     def wake_at(self, due_at: int, resident: ResidentRun, now: int) -> None:
         """Nothing becomes due."""
 
-    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
+    def refuse(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
         """A run notes that by itself."""
 
     def rests(self, resident: ResidentRun) -> None:

@@ -1,7 +1,7 @@
 """What the turns of a run do, and what may follow what.
 
 Each event has a table from where it may come to what follows: ``state.mode = REST[state.mode]``. A pair that is in no
-table is a fault of ours, and a ``KeyError`` that parks the run.
+table is a fault of ours, and a ``KeyError`` for which the run is refused.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A call waits until all recorded rows are delivered, begins, and has its outcome 
 counts. One whose row is in the history is sealed from the start. Only an open one can be cancelled.
 
 Each event has a table from the stage in which it may come to the one that follows: ``call.stage = BEGIN[call.stage]``.
-A pair that is in no table is a fault of ours, and a ``KeyError`` that parks the run.
+A pair that is in no table is a fault of ours, and a ``KeyError`` for which the run is refused.
 """
 
 from __future__ import annotations

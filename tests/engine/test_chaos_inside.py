@@ -20,7 +20,7 @@ from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.transaction import TransactionCall
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.ending import Ending
-from durable_trio.engine.runs.parking import Parking
+from durable_trio.engine.runs.refusing import Refusing
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services import janitor, reports
@@ -52,7 +52,7 @@ GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
     # Those classes, and of how many of their methods a call fails by default.
     "services": ((Timers, Recovery, Reaper, Feed, Subscription, Dispatcher), 16),
     "writer": ((Writer,), 4),
-    "service of runs": ((Runs, Parking, RunActor, Ending), 4),
+    "service of runs": ((Runs, Refusing, RunActor, Ending), 4),
     "pump": ((Turns, _InFlight, Port, Waiter), 10),
     "runs": ((Lobby, RunState, Mailbox, Agenda, Lane, ResidentRun), 6),
     "calls": (

@@ -108,6 +108,6 @@ class RunActor(ResidentRun):
             return self.keeper.codec.decode_arguments(self.row.args, self.workflow.annotations_for, where=where)
         except (CodecError, TypeError) as error:
             self.body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
-            self.body.park(
+            self.body.refuse(
                 ProblemKind.ARGUMENTS, f"{error}\nThe stored arguments do not fit the workflow's code. {OF_FIELDS}"
             )

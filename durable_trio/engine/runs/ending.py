@@ -115,7 +115,7 @@ class Ending:
         run = self._run
         look = await run.read_mailbox()
         if damage := damage_in_look(look):
-            run.park(damaged(run.row.id, damage))
+            run.refuse(damaged(run.row.id, damage))
             raise Detached
         run.turns.message(look)
         run.turns.mailbox.is_settled()  # the body may have ended at replay, before anything was taken

@@ -170,7 +170,7 @@ async def open_inline(services: Services, run_id: str, given: Any) -> AsyncItera
     damage = damage_of(row, loaded)
     if damage is not None:
         problem = damaged(run_id, damage)
-        resident.park(problem)
+        resident.refuse(problem)
         raise RunConflict(problem.text, run_id=run_id)
     with lending_place(), executor.runs.adopt(resident):  # the code of another run may open it, which waits meanwhile
         try:

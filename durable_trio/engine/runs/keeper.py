@@ -34,8 +34,8 @@ class Keeper(Protocol[R]):
     def wake_at(self, due_at: int, resident: R, now: int) -> None:
         """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left; it says ``now``."""
 
-    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
-        """Say that a run is set aside, have it stored, and tell the observers once it is."""
+    def refuse(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
+        """A run cannot go on with this code: have it given back, and say so once that is stored."""
 
     def rests(self, resident: R) -> None:
         """A run only waits, as far as is known for long: its ``leave_if_idle`` is called when it has stayed enough."""
@@ -56,13 +56,13 @@ class Keeper(Protocol[R]):
         """A write was refused, and the run leaves: it is ended or held by others, or this executor declared dead."""
 
     def came_out(self, resident: R, error: BaseException) -> None:
-        """Something has come out of a run's task, which is ending: park the run, or raise what ends the executor."""
+        """Something has come out of a run's task, which is ending: give it back, or raise what ends the executor."""
 
     def left(self, resident: R) -> None:
         """A run's task is ending, and the run has left memory."""
 
     def fell(self, resident: R, error: Exception) -> None:
-        """A run has left because of a fault of ours: park it. Must not raise."""
+        """A run has left because of a fault of ours: give it back. Must not raise."""
 
     def abandoned(self, resident: R, place: str, is_own: bool) -> None:
         """A task of a run's body did not leave, and was abandoned there. ``is_own``: the body's, which ends the run."""

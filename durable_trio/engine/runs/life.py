@@ -1,8 +1,8 @@
 """How far a run in memory has come to its end, and what may follow what.
 
 Each event has a table from where it may come to what follows: ``resident.life = FINISH[resident.life]``. A pair that is
-in no table is a fault of ours, and a ``KeyError`` that parks the run. What is *stored* of a run has a table of its own:
-``rules.run_life``.
+in no table is a fault of ours, and a ``KeyError`` for which the run is refused. What is *stored* of a run has a table
+of its own: ``rules.run_life``.
 """
 
 from __future__ import annotations

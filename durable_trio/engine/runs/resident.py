@@ -239,7 +239,7 @@ class ResidentRun:
 
     def take_look(self, look: MailboxLook) -> None:
         if damage := damage_in_look(look):
-            self.park(damaged(self.row.id, damage))
+            self.refuse(damaged(self.row.id, damage))
         elif self.life not in _NO_MORE:  # a write behind the last one would be refused
             self.turns.message(look)
 
@@ -345,7 +345,7 @@ class ResidentRun:
         strict = self.workflow.strict
         if self.keeper.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
-            self.park(Problem(kind=ProblemKind.FOREIGN_WAIT.value, text=text))
+            self.refuse(Problem(kind=ProblemKind.FOREIGN_WAIT.value, text=text))
             return
         for place in places:
             self.keeper.warn_foreign_wait(self.row.workflow, place)
@@ -407,7 +407,7 @@ class ResidentRun:
 
     def refused(self, error: BaseException) -> None:
         if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
-            self.park(damaged(self.row.id, f"what it has to record is refused: {error}"))
+            self.refuse(damaged(self.row.id, f"what it has to record is refused: {error}"))
         self.detach()
         self.keeper.lost(self, error)
 
@@ -432,7 +432,7 @@ class ResidentRun:
     # ---- leaving -----------------------------------------------------------------------------------------------
 
     def diverged(self, row: HistoryRow | None, *, raised: str | None = None) -> None:
-        """Park the run, whose code does not do what is recorded. ``raised``: the failure that has ended its body."""
+        """Refuse the run, whose code does not do what is recorded. ``raised``: the failure that has ended its body."""
         turns = self.turns
         calls = sorted(turns.lobby.calls.values(), key=lambda call: call.key)
         diff = explain(
@@ -456,13 +456,13 @@ class ResidentRun:
                 f"Then @workflow(retired=({change!r},)) has such runs go on"
             )
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
-        self.park(Problem(kind=ProblemKind.DIVERGENCE.value, text=text), error)
+        self.refuse(Problem(kind=ProblemKind.DIVERGENCE.value, text=text), error)
 
-    def park(self, problem: Problem, error: Exception | None = None) -> None:
-        """Set the run aside with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
+    def refuse(self, problem: Problem, error: Exception | None = None) -> None:
+        """Give the run back with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""
         if self.port.is_cut:
             return
-        self.keeper.park(self.row, self.workflow, problem, error)
+        self.keeper.refuse(self.row, self.workflow, problem, error)
         self.detach()
 
     def detach(self) -> None:

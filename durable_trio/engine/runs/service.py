@@ -25,8 +25,8 @@ from durable_trio.engine.runs.draining import drained
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
-from durable_trio.engine.runs.parking import Parking, set_aside_text
 from durable_trio.engine.runs.places import LENDER
+from durable_trio.engine.runs.refusing import Refusing, set_aside_text
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.run_log import Fate, RunLog
 from durable_trio.engine.runs.telling import Tellings
@@ -111,7 +111,7 @@ class Runs:
             call_at=call_at,
         )
         self.served = ServedCodes(Codes(settings.build), registry)
-        self.parking = Parking(
+        self.refusing = Refusing(
             writer=writer, codec=codec, clock=settings.clock, served=self.served, telling_of=self.tellings.of
         )
         self._actors: dict[int, ResidentRun] = {}
@@ -209,13 +209,13 @@ class Runs:
             if loaded is None:
                 loaded = NOTHING_LOADED
             elif not is_set_aside and (damage := damage_of(row, loaded)) is not None:
-                self.park(row, workflow, damaged(row.id, damage), None)
+                self.refuse(row, workflow, damaged(row.id, damage), None)
                 return
             actor = RunActor(self, row, workflow, loaded, failures)
             if row.run in self._early_posts:
                 actor.inbox.post(Notice.MAILBOX)
         except Exception as error:
-            self.parking.park_for_fault(row, workflow, error)
+            self.refusing.refuse_for_fault(row, workflow, error)
             return
         self._actors[row.run] = self._by_id[row.id] = actor
         if len(self._actors) > self._resident_max:
@@ -402,13 +402,13 @@ class Runs:
 
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
-    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
-        self.parking.park(row, workflow, problem, error)
+    def refuse(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
+        self.refusing.refuse(row, workflow, problem, error)
 
     def came_out(self, resident: ResidentRun, error: BaseException) -> None:
         row, workflow = resident.row, resident.workflow
         if isinstance(error, Exception):
-            self.parking.park_for_fault(row, workflow, error)
+            self.refusing.refuse_for_fault(row, workflow, error)
             return
         exits = exits_of(error)
         if exits:
@@ -417,9 +417,9 @@ class Runs:
         # It leaves because somebody else stops the executor. What has come out besides is a fault of ours.
         faults, rest = split_failure(error)
         if faults is not None:
-            self.parking.park_for_fault(row, workflow, faults)
+            self.refusing.refuse_for_fault(row, workflow, faults)
         if rest is not None and not is_cancelled():  # of these, nobody stops anything
-            self.parking.park_for_fault(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
+            self.refusing.refuse_for_fault(row, workflow, RuntimeError(f"its task has ended with {rest!r}"))
         elif rest is not None:
             raise rest from None
 
@@ -473,7 +473,7 @@ class Runs:
         self._write_was_refused()
 
     def fell(self, resident: ResidentRun, error: Exception) -> None:
-        self.parking.park_for_fault(resident.row, resident.workflow, error)
+        self.refusing.refuse_for_fault(resident.row, resident.workflow, error)
 
     def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
         RunLog(resident.row).body_stays(place)

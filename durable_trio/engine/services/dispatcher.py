@@ -223,7 +223,7 @@ class Dispatcher(Service):
         rows = [row for row in found if row.damage is None]
         for row in found:
             if row.damage is not None:
-                self._runs.parking.found_damaged(row)
+                self._runs.refusing.found_damaged(row)
         try:
             loaded = await writer.ask(LoadRuns([row.run for row in rows])) if rows else ()
             await self._runs.tellings.look_back(rows)

@@ -28,7 +28,7 @@ FIND_WHOLE: Final = f"SELECT {_LAYOUT.names} FROM runs WHERE run = ?"
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?"
 CLEAR_DUE: Final = "owner = NULL, wake_at = NULL, is_due = 0, waits_for = NULL, refused = '', changed = :changed"
 SET_ASIDE: Final = f"UPDATE runs SET {{mended}}{CLEAR_DUE}, {{end}} WHERE run = :run"
-PARKED: Final = f"""
+WITH_PROBLEM: Final = f"""
     status = {word_after(RunEvent.SET_ASIDE)}, finished_at = NULL, problem = :problem, fingerprint = :fingerprint
 """
 # Whatever it was, it is nobody else's id.
@@ -48,7 +48,7 @@ _SET_ANYHOW: Final = frozenset(
 
 
 def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
-    """Park a run whose row is damaged: unowned, due at no time. Return it as it is then, with its damage.
+    """Set a run aside whose row is damaged: unowned, due at no time. Return it as it is then, with its damage.
 
     Values of a wrong type are replaced, because SQLite would not store the row otherwise; the problem says what they
     were. A run that has ended only loses what it must not have, an owner or a time when it is due.
@@ -76,7 +76,7 @@ def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
         "problem": json.dumps(attrs.asdict(problem), ensure_ascii=False),
         "fingerprint": DAMAGED,
     }
-    end = "finished_at = finished_at" if is_over else PARKED
+    end = "finished_at = finished_at" if is_over else WITH_PROBLEM
     if is_over:
         del parameters["problem"], parameters["fingerprint"]
     try:

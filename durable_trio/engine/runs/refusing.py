@@ -29,13 +29,13 @@ from durable_trio.stores.contract import Fence, Refuse, Refused, SetAside
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Workflow
 
-__all__ = ["Parking", "set_aside_text"]
+__all__ = ["Refusing", "set_aside_text"]
 
 _LOGGER = Logger("durable_trio.runs")
 
 
-class Parking:
-    """Parks the runs of one executor."""
+class Refusing:
+    """Gives back the runs of one executor that cannot go on here."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class Parking:
         self._served = served
         self._telling_of = telling_of
 
-    def park(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
-        """Park a run that this executor owns. ``error``: the same for observers, who may tell kinds apart."""
+    def refuse(self, row: RunRow, workflow: Workflow[..., Any], problem: Problem, error: Exception | None) -> None:
+        """Give a run back that this executor owns. ``error``: the same for observers, who may tell kinds apart."""
         self._submit(row, workflow, problem, error, fault=None)
 
-    def park_for_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
-        """Park a run that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
+    def refuse_for_fault(self, row: RunRow, workflow: Workflow[..., Any], error: Exception) -> None:
+        """Give a run back that has met a fault of ours. Must not raise: another fault on the way leaves it as it is."""
         guarded(self._submit_fault, row, workflow, error)
 
     def found_damaged(self, row: RunRow) -> None:
@@ -95,7 +95,7 @@ class Parking:
             elif outcome is True or isinstance(outcome, Refused):
                 telling.parked(problem, error, fault)
             elif fault is not None:  # it is not known to anybody else
-                text = "run %r has met an internal error, and could not be parked: %s"
+                text = "run %r has met an internal error, and could not be given back: %s"
                 _LOGGER.error(text, row.id, outcome, exc_info=logged(fault))
             told()
 
