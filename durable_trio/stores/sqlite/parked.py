@@ -13,14 +13,14 @@ from typing import Final
 
 from durable_trio.stores.sqlite.tables import REFUSED
 
-__all__ = ["IS_PARKED", "LIVING", "PROBLEM", "codes_in", "refused_text"]
+__all__ = ["IS_PARKED", "OF_LIVING", "PROBLEM", "codes_in", "refused_text"]
 
-#: Codes that some executor lives by, with what they are of.
-LIVING: Final = "SELECT DISTINCT codes.code FROM codes JOIN executor_codes ON executor_codes.code = codes.code"
+#: Codes that some executor has, once for each that has them.
+OF_LIVING: Final = "codes JOIN executor_codes ON executor_codes.code = codes.code"
 # Whether one of them might still fit a run that was refused.
 _IS_UNTRIED: Final = f"""
     EXISTS (
-        {LIVING} WHERE codes.workflow = runs.workflow AND codes.version = runs.version
+        SELECT 1 FROM {OF_LIVING} WHERE codes.workflow = runs.workflow AND codes.version = runs.version
             AND instr(runs.refused, ',' || codes.code || ',') = 0
     )
 """

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from durable_trio.stores.sqlite.answers.cells import Source, stored
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.parked import codes_in
+from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in
 from durable_trio.stores.sqlite.tables import REFUSED
 
 __all__ = ["OF_DAMAGED", "OF_REFUSED", "of_parked"]
@@ -23,10 +23,7 @@ NEXT_WORKFLOW: Final = f"""
     SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow > CAST(? AS TEXT)
     ORDER BY workflow, version, refused LIMIT 1
 """
-LIVING: Final = """
-    SELECT DISTINCT codes.workflow, codes.version, codes.code
-    FROM codes JOIN executor_codes ON executor_codes.code = codes.code
-"""
+LIVING: Final = f"SELECT DISTINCT codes.workflow, codes.version, codes.code FROM {OF_LIVING}"
 
 
 class _Group(NamedTuple):

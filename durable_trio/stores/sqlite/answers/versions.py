@@ -9,15 +9,12 @@ from durable_trio.stores.code_questions import CountRefused, ListServed, Refused
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN
 from durable_trio.stores.sqlite.columns import text_from
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.parked import codes_in
+from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in
 from durable_trio.stores.sqlite.tables import OF_A_VERSION, REFUSED
 
 __all__ = ["count_of_versions", "count_refused", "list_served"]
 
-SERVED: Final = """
-    SELECT executor, workflow, version, codes.code
-    FROM executor_codes JOIN codes ON codes.code = executor_codes.code ORDER BY executor, codes.code
-"""
+SERVED: Final = f"SELECT executor, workflow, version, codes.code FROM {OF_LIVING} ORDER BY executor, codes.code"
 REFUSED_COUNTS: Final = f"""
     SELECT workflow, version, refused, count(*) FROM runs INDEXED BY runs_refused WHERE {REFUSED}
     GROUP BY workflow, version, refused

@@ -8,7 +8,7 @@ from durable_trio.errors import OwnershipLost
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import Refuse, Refused, RegisterExecutor
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
-from durable_trio.stores.sqlite.parked import LIVING, codes_in, refused_text
+from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
 
@@ -28,7 +28,7 @@ FORGET_STRAY_CODES: Final = """
     DELETE FROM executor_codes
     WHERE NOT EXISTS (SELECT 1 FROM executors WHERE id = executor_codes.executor AND ended_at IS NULL)
 """
-LIVING_OF_WORKFLOW: Final = f"{LIVING} WHERE codes.workflow = ?"
+LIVING_OF_WORKFLOW: Final = f"SELECT DISTINCT codes.code FROM {OF_LIVING} WHERE codes.workflow = ?"
 LIVING_OF_VERSION: Final = f"{LIVING_OF_WORKFLOW} AND codes.version = ?"
 FIND_REFUSED: Final = "SELECT workflow, version, refused, status FROM runs WHERE run = ?"
 REFUSE: Final = f"""
