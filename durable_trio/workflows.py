@@ -149,7 +149,7 @@ def workflow(
         max_recoveries: crashes in a row without progress that a run is recovered from; at the next one it is set aside
             as failed.
         tags: given to every run of it.
-        strict: park a run where the engine would only warn; default the engine's setting.
+        strict: refuse a run where the engine would only warn; default the engine's setting.
         signals: the types of all signals that it takes, by their names: ``signals={"paid": Payment, "stop": None}``.
             Who sends one to a run of it, through an engine that knows the workflow, or a handle made with it, has it
             checked there: of another name or type it is refused, and nothing is stored. It is also the type that

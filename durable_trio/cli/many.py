@@ -73,13 +73,13 @@ def many_options(*statuses: str) -> Callable[[Command], Command]:
     parts = (
         database_option,
         click.argument("run_ids", metavar="[RUN]...", nargs=-1, shell_complete=complete_run),
-        click.option("--parked", is_flag=True, help="All that are set aside with a problem, but for other options."),
+        click.option("--parked", is_flag=True, help="All that are parked, if they match the other options."),
         click.option(
             "--status",
             "statuses",
             type=click.Choice(statuses),
             multiple=True,
-            help="All in this status, but for other options; may be repeated.",
+            help="All in this status, if they match the other options; may be repeated.",
         ),
         workflow_option,
         tags_option("Only runs with this tag; may be repeated, then all must match."),

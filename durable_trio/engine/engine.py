@@ -78,7 +78,7 @@ class Engine(trio.abc.AsyncResource):
         concurrency: runs that have something to do at once; others wait in the store. One whose own code waits for
             another run, in a step say, does not count meanwhile (of at most 1000).
         durability: ``"full"`` survives power loss, ``"normal"`` the death of the process.
-        strict: park a run where the engine would only warn.
+        strict: refuse a run where the engine would only warn.
         workers: processes that execute the runs, each a full executor with ``concurrency`` of its own; this one then
             only supervises them. 0: this process executes.
         app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
@@ -344,7 +344,7 @@ class Engine(trio.abc.AsyncResource):
         """Return runs, newest first. ``limit`` is at most 1000; ``cursor`` is a page's ``next_cursor``.
 
         Args:
-            parked: only those that are set aside with a problem.
+            parked: only those that no living code fits, or that are damaged.
             retrying: only those with a step that has failed and is tried again.
             overdue: only those that were due half a minute ago, and that nobody has taken.
             sort: ``"newest"``; ``"oldest"`` first; ``"changed"``: what has changed last comes first, so that a run

@@ -37,7 +37,7 @@ OVERDUE_SECONDS: Final = 30
 @workflow_option
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
 @queue_option
-@click.option("--parked", is_flag=True, help="Only those that are set aside with a problem; as --status parked.")
+@click.option("--parked", is_flag=True, help="Only those that are parked; as --status parked.")
 @click.option("--retrying", is_flag=True, help="Only those with a step that has failed and is tried again.")
 @click.option(
     "--overdue", is_flag=True, help=f"Only those that were due {OVERDUE_SECONDS} s ago, and nobody has taken."

@@ -86,7 +86,7 @@ class RunLog:
         self._say(level, "run_given_back", text, told, exc_info=error, problem=problem.kind)
 
     def parked(self, problem: Problem, error: BaseException | None = None) -> None:
-        """It cannot go on with this code, or this history. ``error``: a fault of ours, shown as it is."""
+        """It cannot go on: no code that lives fits it, or it is damaged. ``error``: a fault of ours, shown as it is."""
         text = f"is parked ({problem.kind})"
         text += f": {visible_lines(problem.text)}" if error is None else " after an internal error"
         told = Told(problem.text, None)

@@ -2,7 +2,7 @@
 
 Workers are equals that meet in the store: each claims what is due and its share. So all the parent does is to start
 them, to replace those that end, hang or are stopped, and to say at once when one is dead, so that the others can have
-its runs without waiting for its lease.
+its runs without waiting for its lease. All of them serve one code (``family``), until somebody asks for a reload.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The contract of starting, advancing, releasing, parking and finishing runs."""
+"""The contract of starting, advancing, releasing, refusing and finishing runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ from durable_trio.testing.store_contract.kit import (
 
 
 class RunContract(ContractKit):
-    """Starting, advancing, releasing, parking and finishing runs."""
+    """Starting, advancing, releasing, refusing and finishing runs."""
 
     def test_a_new_store_is_empty(self, store: Store) -> None:
         assert store.ask(FindRun("run")) is None
