@@ -92,7 +92,7 @@ class MapCall(Call):
 
     def cancel(self) -> None:
         for item in list(self._open.values()):
-            self.lobby.abandon(item)
+            self.lobby.withdraw(item)
 
     def deliver_cancellation(self) -> None:
         self._wake_if_done()

@@ -91,7 +91,7 @@ class RehearsalKeeper:
     def lost(self, resident: ResidentRun, error: BaseException) -> None:
         """Nothing is owned."""
 
-    def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
+    def task_abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
         """A task of the body does not leave; its verdict is known. The own one has ended with that."""
         if is_own:
             self._told.has_left(resident)

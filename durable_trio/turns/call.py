@@ -48,7 +48,7 @@ class WaitingPlace(Protocol):
     def add(self, call: Call) -> None:
         """Take a call that waits for its outcome."""
 
-    def abandon(self, call: Call) -> None:
+    def withdraw(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
 
     def let_begin(self, call: Call) -> None:

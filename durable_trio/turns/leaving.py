@@ -41,15 +41,15 @@ class Exit(Lane):
     Args:
         lane: the one before.
         task_count: of the body.
-        on_abandoned: called with the place where a task was that is abandoned, and whether it was the body's own.
+        on_task_abandoned: called with the place where a task was that is abandoned, and whether it was the body's own.
     """
 
-    def __init__(self, lane: Lane, task_count: int, on_abandoned: Callable[[str, bool], None]) -> None:
+    def __init__(self, lane: Lane, task_count: int, on_task_abandoned: Callable[[str, bool], None]) -> None:
         super().__init__()
         lane.open()
         self.is_open = True
         self.first, self.is_guest = lane.first, lane.is_guest
-        self._on_abandoned = on_abandoned
+        self._on_task_abandoned = on_task_abandoned
         self._steps_left = _STEPS_SHARED + _STEPS_PER_TASK * task_count
         self._last_steps: Counter[trio.lowlevel.Task] = Counter()
         self._has_given_up = False
@@ -69,7 +69,7 @@ class Exit(Lane):
         task._child_nurseries.clear()
         task._next_send_fn = _return if is_own else _end
         _keep_for_ever(task.coro)
-        self._on_abandoned(place, is_own)
+        self._on_task_abandoned(place, is_own)
 
     def exited(self, task: trio.lowlevel.Task) -> None:
         """A task of the body has ended."""
@@ -83,7 +83,7 @@ class Exit(Lane):
         if self._steps_left < 0 and self.is_guest and task is self.first:
             if not self._has_given_up:
                 self._has_given_up = True
-                self._on_abandoned(place_of(task), True)
+                self._on_task_abandoned(place_of(task), True)
             with trio.CancelScope(shield=True):
                 await trio.sleep(_PAUSE_SECONDS)
         await super().refuse()

@@ -189,7 +189,7 @@ class Lobby:
             self.cancelled.append(call)
             self.state.resident.is_left_undecided()
 
-    def abandon(self, call: Call) -> None:
+    def withdraw(self, call: Call) -> None:
         """Cancel a call that no task waits for; its cancellation is delivered in its turn."""
         if call.raise_cancel is None and (call.stage is _UNDECIDED or call.stage in OPEN):
             call.raise_cancel = _no_raise
@@ -350,7 +350,7 @@ class Lobby:
     def throw_detached(self) -> None:
         """End the durable waits that are still blocked; the port is cut and the body's scope cancelled before."""
         state = self.state
-        state.lane = Exit(state.lane, len(state.tasks), state.resident.abandoned)
+        state.lane = Exit(state.lane, len(state.tasks), state.resident.task_abandoned)
         for waiting in (self.calls, self.extended, self.starts):
             waiting.clear()
         for task in list(state.tasks):

@@ -53,5 +53,5 @@ class Resident(Protocol):
     def failed(self, error: BaseException) -> None:
         """Something of ours has failed in this run: set it aside."""
 
-    def abandoned(self, place: str, is_own: bool) -> None:
+    def task_abandoned(self, place: str, is_own: bool) -> None:
         """A task of the body did not leave and was abandoned at that place. ``is_own``: it was the body's own."""

@@ -112,7 +112,7 @@ class NotingResident:
     def failed(self, error: BaseException) -> None:
         self.told.append(("failed", repr(error)))
 
-    def abandoned(self, place: str, is_own: bool) -> None:
+    def task_abandoned(self, place: str, is_own: bool) -> None:
         self.told.append(("abandoned", place))
 
 

@@ -64,7 +64,7 @@ class Keeper(Protocol[R]):
     def fell(self, resident: R, error: Exception) -> None:
         """A run has left because of a fault of ours: give it back. Must not raise."""
 
-    def abandoned(self, resident: R, place: str, is_own: bool) -> None:
+    def task_abandoned(self, resident: R, place: str, is_own: bool) -> None:
         """A task of a run's body did not leave, and was abandoned there. ``is_own``: the body's, which ends the run."""
 
     def warn_foreign_wait(self, workflow: str, place: str) -> None:

@@ -426,8 +426,8 @@ class ResidentRun:
         self.exit_places.append(place)
         self.detach()
 
-    def abandoned(self, place: str, is_own: bool) -> None:
-        self.keeper.abandoned(self, place, is_own)
+    def task_abandoned(self, place: str, is_own: bool) -> None:
+        self.keeper.task_abandoned(self, place, is_own)
 
     # ---- leaving -----------------------------------------------------------------------------------------------
 

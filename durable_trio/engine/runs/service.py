@@ -475,7 +475,7 @@ class Runs:
     def fell(self, resident: ResidentRun, error: Exception) -> None:
         self.refusing.refuse_for_fault(resident.row, resident.workflow, error)
 
-    def abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
+    def task_abandoned(self, resident: ResidentRun, place: str, is_own: bool) -> None:
         RunLog(resident.row).body_stays(place)
         if is_own:  # of a run the task is no more, and that of a script goes on, but is not waited for
             self._left(resident)

@@ -55,9 +55,9 @@ __all__ = [
     "Files",
     "Look",
     "NoFiles",
-    "abandon",
     "check_not_overwritten",
     "find_note",
+    "leave_open",
     "log_is_stale",
     "look_at",
 ]
@@ -224,7 +224,7 @@ def check_not_overwritten(path: str) -> None:
         )
 
 
-def abandon(connection: sqlite3.Connection) -> None:
+def leave_open(connection: sqlite3.Connection) -> None:
     """Leave a connection open until the process ends: closing the last one would move its log into what is there now.
 
     The end of a process closes files, not connections; Python would close them when it clears its modules.
@@ -478,7 +478,7 @@ class Files:
         return self._failed(f"{lost} was written over {self._path!r} while this process had it open")
 
     def _leave_as_it_is(self) -> None:
-        """Have the connections abandoned, not closed, and the file not opened again in this process."""
+        """Have the connections left open, not closed, and the file not opened again in this process."""
         self.was_overwritten = True
         _overwritten.add(self._inodes[self._path])
 

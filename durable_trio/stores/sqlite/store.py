@@ -30,7 +30,7 @@ from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_ins
 from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.files import writers_of
-from durable_trio.stores.sqlite.identity import Files, NoFiles, abandon
+from durable_trio.stores.sqlite.identity import Files, NoFiles, leave_open
 from durable_trio.stores.sqlite.library import BUSY, LOCKED, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.opening import open_file, open_memory
@@ -135,7 +135,7 @@ class SqliteStore(Store):
                     if connection is None:
                         continue
                     if self._files.was_overwritten:
-                        abandon(connection)
+                        leave_open(connection)
                         continue
                     with suppress(sqlite3.Error):
                         connection.close()
