@@ -25,9 +25,9 @@ __all__ = [
     "check_side_files",
     "create_file",
     "move_into_place",
+    "move_side_files_away",
     "open_lock_file",
     "remove_leftover",
-    "set_aside",
     "writers_of",
 ]
 
@@ -97,7 +97,7 @@ def check_side_files(path: str) -> None:
             raise NotADatabase(f"{path + suffix!r}, which belongs to the database, {what}; remove it")
 
 
-def set_aside(path: str, why: str) -> None:
+def move_side_files_away(path: str, why: str) -> None:
     """Move the log and journal beside a database out of the way: they are those of another one.
 
     Raises:

@@ -19,8 +19,8 @@ from durable_trio.stores.sqlite.files import (
     check_side_files,
     create_file,
     move_into_place,
+    move_side_files_away,
     remove_leftover,
-    set_aside,
     stores_on,
     translate_os_error,
 )
@@ -124,12 +124,12 @@ def _open_in_turn(
     check_side_files(path)
     check_not_occupied(path, turn)
     if status is None or status.st_size == 0:
-        set_aside(path, "the database is gone")
+        move_side_files_away(path, "the database is gone")
         _create(path)
     else:
         check_content(path)
         if log_is_stale(path, turn):
-            set_aside(path, "another copy stands in its place")
+            move_side_files_away(path, "another copy stands in its place")
     inode = os.lstat(path).st_ino
     connections: list[sqlite3.Connection] = []
     try:
