@@ -6,7 +6,7 @@ or for somebody who resumes it. One that is damaged is set aside, for no code me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -16,20 +16,19 @@ from durable_trio.codec import Codec
 from durable_trio.doors import guarded
 from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.telling import Telling
-from durable_trio.engine.runs.under_way import StepUnderWay
 from durable_trio.engine.served import ServedCodes
 from durable_trio.failures import logged, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
 from durable_trio.logger import Logger
 from durable_trio.records import Problem
-from durable_trio.rows import HistoryRow, RunRow
+from durable_trio.rows import RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.contract import Fence, Refuse, Refused, SetAside
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Workflow
 
-__all__ = ["Refusing", "set_aside_text"]
+__all__ = ["Refusing"]
 
 _LOGGER = Logger("durable_trio.runs")
 
@@ -110,27 +109,3 @@ class Refusing:
 
     def _text(self, problem: Problem) -> str:
         return self._codec.own.encode(problem, Problem, where="a problem").text
-
-
-def set_aside_text(row: RunRow, died: Sequence[StepUnderWay], last: HistoryRow | None) -> str:
-    """Return why a run that has killed its process too often goes on no more.
-
-    Args:
-        died: what was under way when it did so last, as far as that is known.
-        last: the last row of its history.
-    """
-    if died:
-        where = f"the last time in step {died[0].key!r}, attempt {died[0].attempt}"
-    else:
-        where = "before its first step" if last is None else f"the last time after step {str(last.key)!r}"
-    # What its parent fails with has this text in it: "it" would be the parent there.
-    advice = "Its steps are not compensated; resume it once the cause is mended"
-    if row.parent_id is not None:
-        advice = (
-            f"The steps of {row.id!r} are not compensated; once the cause is mended, resume {row.id!r}, and then its "
-            f"parent {row.parent_id!r}, if that has failed with it and was not compensated itself"
-        )
-    return (
-        f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run, "
-        f"{where}. {advice}"
-    )

@@ -26,21 +26,22 @@ from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
 from durable_trio.engine.runs.places import LENDER
-from durable_trio.engine.runs.refusing import Refusing, set_aside_text
+from durable_trio.engine.runs.refusing import Refusing
 from durable_trio.engine.runs.resident import ResidentRun
-from durable_trio.engine.runs.run_log import Fate, RunLog
+from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.runs.suspects import fail_suspect
 from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
-from durable_trio.errors import DurableError, StoreFull, StoreInUse
+from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.failures import exits_of, is_cancelled
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.looks import said
-from durable_trio.records import Problem, RunStatus, StepInHand
-from durable_trio.rows import HistoryRow, RunEnd, RunRow
+from durable_trio.records import Problem, StepInHand
+from durable_trio.rows import RunEnd, RunRow
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.contract import Fence, Finish, RequestCancel, Sent
+from durable_trio.stores.contract import RequestCancel, Sent
 from durable_trio.stores.questions import NOTHING_LOADED, Loaded, MailboxLook
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.quiet import watching
@@ -381,24 +382,12 @@ class Runs:
     @trio.lowlevel.enable_ki_protection  # who is not noted to have left would be waited for
     async def _set_aside(self, actor: RunActor) -> None:
         try:
-            actor.end = await self._fail_set_aside(actor.row, actor.workflow, actor.last_recorded)
+            actor.end = await fail_suspect(actor, self.tellings, self.writer, self.settings.clock)
             self.ended(actor)
         except BaseException as error:
             self.came_out(actor, error)
         finally:
             self.left(actor)
-
-    async def _fail_set_aside(self, row: RunRow, workflow: Workflow[..., Any], last: HistoryRow | None) -> RunEnd:
-        assert row.owner is not None
-        error = DurableError(set_aside_text(row, self.tellings.died(row.run), last))
-        text, _ = self.failures_of(workflow).encode(error, where=f"run {row.id!r}")
-        fence, now = Fence(row.run, row.owner, row.token), self.settings.clock.stamp()
-        telling = self.tellings.of(row, self.failures_of(workflow))
-        told = telling.is_to_tell(Fate.SET_ASIDE)
-        await self.writer.write(Finish(fence=fence, status=RunStatus.FAILED, error=text, now=now))
-        telling.set_aside(text)
-        told()
-        return RunEnd(RunStatus.FAILED, None, text)
 
     # ---- Keeper: what actors ask -------------------------------------------------------------------------------
 
