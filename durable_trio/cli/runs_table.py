@@ -48,7 +48,7 @@ _UUID_WIDTH: Final = 36
 
 
 def status_word(record: RunRecord) -> str:
-    """Return the status in a word; a run that waits for people is ``parked``, not merely suspended."""
+    """Return the status in a word; ``parked`` in place of suspended or compensating, where it is that."""
     return _PARKED if record.problem is not None and not record.status.is_final else record.status.value
 
 

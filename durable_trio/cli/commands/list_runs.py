@@ -76,8 +76,8 @@ def command(
 ) -> None:
     """List runs, newest first.
 
-    A parked run is a suspended one with a problem that waits for somebody; 'show' tells which. WHEN is an age with its
-    unit, or a time in ISO form.
+    A parked run is one that no code fits which is served now, or that is damaged; 'show' tells why. WHEN is an age with
+    its unit, or a time in ISO form.
 
     \b
     Examples:
