@@ -305,6 +305,7 @@ KEYS = {
     ("history", "id"),
     ("mailbox", "id"),
     ("executors", "id"),
+    ("codes", "code"),
     ("unread_counts", "run"),
     ("earlier_history", "id"),
 }

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -296,6 +296,41 @@ def test_every_column_is_looked_at(path: Path) -> None:
     assert {table: sorted(names) for table, names in found.items()} == {
         table: sorted(column.name for column in layout.columns) for table, layout in LAYOUTS.items()
     }
+
+
+# What a row of a table about codes holds, as it is written; of each column one is damaged.
+CODES: Final[dict[str, dict[str, object]]] = {
+    "codes": {"workflow": "rich", "version": 0, "fingerprint": "other", "first_seen_at": 1},
+    "executor_codes": {"executor": 50, "code": 1},
+    "refusals": {"run": 1, "code": 1, "refused_at": 1, "problem": "{}"},
+}
+
+
+def damage_codes(path: Path) -> None:
+    """Store rows about codes, each with something else in it that cannot be."""
+    with kit.loosened(path) as connection:
+        for table, sound in CODES.items():
+            for (number, column), damage in product(enumerate(sound), kit.DAMAGES):
+                row = sound | ({"fingerprint": f"{number} {damage}"} if table == "codes" and number != 2 else {})
+                marks = ", ".join(kit.DAMAGES[damage] if name == column else f":{name}" for name in row)
+                with suppress(sqlite3.IntegrityError):  # a key is never NULL, and no two are the same
+                    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", row)
+
+
+def test_damaged_rows_about_codes_keep_nobody_from_looking(path: Path) -> None:
+    damage_codes(path)
+    for command in (["list"], ["list", "--parked"], ["versions"], ["show", "parked"], ["check"]):
+        assert shown("--db", path, *command)
+
+
+async def test_damaged_rows_about_codes_keep_nobody_from_serving(path: Path) -> None:
+    damage_codes(path)
+    async with serving(str(path), *kit.WORKFLOWS, durability="normal") as engine:
+        damage_codes(path)  # also while it serves
+        assert await engine.run(kit.leaf, 4) == 8
+        assert (await engine.list_runs()).runs
+        assert await engine.versions()
+        assert "parked" in (await engine.status()).parked
 
 
 # ---- numbers of the whole file -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from durable_trio.stores.sqlite.operations.removals import IS_HIDDEN
 __all__ = ["check_counters"]
 
 # Tables whose rows are numbered one by one.
-_NUMBERED: Final = ("runs", "mailbox", "executors")
+_NUMBERED: Final = ("runs", "mailbox", "executors", "codes")
 _NUMBERED_BYTES: Final = frozenset(table.encode() for table in _NUMBERED)
 NEWEST: Final = "SELECT max(rowid) FROM {table}"
 SEQUENCES: Final = "SELECT name, seq FROM sqlite_sequence"

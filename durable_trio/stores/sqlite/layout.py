@@ -16,12 +16,14 @@ from durable_trio.clock import INSTANT_MAX, INSTANT_MIN
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import NO_VERSION, OWN_KEYS, SHARED_KEYS
 
-__all__ = ["COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode"]
+__all__ = ["CODES_CHARACTERS", "COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode"]
 
 # Numbers that rise one by one: no file has more, and what is beyond leaves no room to go on counting.
 COUNT_MAX: Final = 2**62
 # No column can mean it: it stands where a value had to be replaced in the file, and is still seen to be none.
 NO_INTEGER: Final = -(2**63)
+# What a list of codes is written with, as ',3,17,' (``parked.refused_text``).
+CODES_CHARACTERS: Final = "0123456789,"
 # What earlier versions may have stored beyond the last instant: days of the year 9999, and hours of other time zones.
 _BEYOND: Final = 3 * 24 * 3600 * 10**6
 # Characters of a value that people are shown, and faults of one row.
@@ -51,7 +53,7 @@ def decode(raw: bytes) -> str:
 
 @attrs.frozen
 class Column:
-    """What a column may hold. With words, only one of these.
+    """What a column may hold. With words, only one of these; with characters, a text of these.
 
     ``is_name``: people know the row by it, so a record has it as it was found, if it is any text. ``stand_in`` is what
     a record has in place of what cannot be read.
@@ -63,6 +65,7 @@ class Column:
     low: int = NO_INTEGER
     high: int = -NO_INTEGER
     words: tuple[str, ...] = ()
+    characters: str = ""
     is_name: bool = False
     stand_in: Any = None
     # What the above comes to, for a quick look.
@@ -94,6 +97,8 @@ class Column:
             return f"holds {value}, which is out of range"
         if self.words and value not in self.words:
             return f"holds {_short(value)}, which is none of {', '.join(self.words)}"
+        if self.characters and isinstance(value, str) and not set(self.characters).issuperset(value):
+            return f"holds {_short(value)}, which has other characters than {self.characters}"
         return None
 
     def mended(self, value: Any) -> Any:
@@ -161,12 +166,16 @@ class Layout:
                     return False
             elif column.words and not column.known.issuperset(values):
                 return False
+            if column.characters and any(map(column.fault, values)):
+                return False
         return True
 
     def _admit(self, row: tuple[Any, ...]) -> bool:
         """Look at a row of other types than those before: its columns may be NULL in another way."""
         if any(column.fault(value) is not None for column, value in zip(self.columns, row, strict=True)):
             return False
+        if any(column.characters for column in self.columns):
+            return True  # and the next row, too, is looked at whole
         self._ranges[tuple(map(type, row))] = tuple(
             (index, column.low, column.high)
             for index, column in enumerate(self.columns)
@@ -278,7 +287,7 @@ LAYOUTS: Final = {
                 _name("forked_from", is_optional=True),
                 _name("forked_before", is_optional=True),
                 _count("version", NO_VERSION),
-                Column("refused", str),
+                Column("refused", str, characters=CODES_CHARACTERS),
             ),
             locator=("run", "id"),
         ),

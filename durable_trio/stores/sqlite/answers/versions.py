@@ -27,9 +27,13 @@ COUNTS: Final = f"""
 
 
 def list_served(connection: sqlite3.Connection, question: ListServed) -> tuple[ServedBy, ...]:
-    """Return which codes executors have."""
+    """Return which codes executors have. What is damaged is left out: no executor has written it."""
     rows = connection.execute(SERVED).fetchall()
-    return tuple(ServedBy(executor, ServedCode(text_from(name), *place)) for executor, name, *place in rows)
+    return tuple(
+        ServedBy(executor, ServedCode(workflow, version, code))
+        for executor, workflow, version, code in rows
+        if [type(executor), type(workflow), type(version)] == [int, str, int]
+    )
 
 
 def count_refused(connection: sqlite3.Connection, question: CountRefused) -> tuple[RefusedCount, ...]:

@@ -25,7 +25,7 @@ from durable_trio.rules.fitting import Fitting
 from durable_trio.rules.run_life import CLAIMABLE, FINAL, RunEvent, changed_by
 from durable_trio.stores.contract import ClaimDue, ClaimRun
 from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, run_from, status_from
-from durable_trio.stores.sqlite.layout import COUNT_MAX, NO_INTEGER
+from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.codes import living_codes
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
@@ -56,11 +56,11 @@ NEXT_VERSION: Final = f"""
 FIND_UNGROUPED: Final = f"""
     SELECT run FROM {IN_LINE} AND workflow = ? AND (
         typeof(version) <> 'integer' OR version NOT BETWEEN {NO_VERSION} AND {COUNT_MAX} OR typeof(refused) <> 'text'
-        OR refused GLOB '*[^0-9,]*'
+        OR refused GLOB '*[^{CODES_CHARACTERS}]*'
     )
     LIMIT ? + 0
 """
-_OF_SET: Final = frozenset("0123456789,")
+_OF_SET: Final = frozenset(CODES_CHARACTERS)
 FIND_LATER: Final = """
     SELECT run FROM runs INDEXED BY runs_later
     WHERE workflow = ? AND (token > 0) = ? AND owner IS NULL AND wake_at IS NOT NULL AND is_due IS NOT 1
