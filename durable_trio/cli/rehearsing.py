@@ -21,9 +21,10 @@ import attrs
 from durable_trio.cli.client import check_database
 from durable_trio.cli.faults import Failed
 from durable_trio.rehearsal.judged import Groups, Judged
-from durable_trio.rehearsal.messages import BEAT_SECONDS, PATH_VARIABLE, from_line, judged_from, to_line
+from durable_trio.rehearsal.messages import BEAT_SECONDS, from_line, judged_from, to_line
 from durable_trio.rehearsal.records import Rehearsal, Verdict
 from durable_trio.rehearsal.stage import AT_ONCE
+from durable_trio.serving.app import environment_of_child
 from durable_trio.stores.sqlite.reading import readable
 
 __all__ = ["rehearse"]
@@ -212,7 +213,7 @@ class _Child:
                 [sys.executable, "-m", "durable_trio.rehearsal", self._app, str(other)],
                 stdin=subprocess.PIPE,
                 stdout=sys.stderr.fileno() if _has_descriptor() else subprocess.DEVNULL,
-                env={**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path)},
+                env=environment_of_child(),
                 pass_fds=[other],
                 start_new_session=True,  # Ctrl-C at the terminal is for this process
             )

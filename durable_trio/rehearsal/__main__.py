@@ -27,9 +27,9 @@ from durable_trio.errors import DurableError, WorkerFailed
 from durable_trio.failures.one_line import innermost
 from durable_trio.rehearsal.judged import Judged
 from durable_trio.rehearsal.keeping import Code
-from durable_trio.rehearsal.messages import BEAT_SECONDS, PATH_VARIABLE, from_line, judged_to, to_line
+from durable_trio.rehearsal.messages import BEAT_SECONDS, from_line, judged_to, to_line
 from durable_trio.rehearsal.rehearse import rehearse_runs
-from durable_trio.serving.app import load_engine
+from durable_trio.serving.app import find_as_parent, load_engine
 from durable_trio.stores.sqlite.reading import ReadOnlyStore
 from durable_trio.stores.unfinished import ListUnfinished, Unfinished
 from durable_trio.stores.writer import Writer
@@ -154,9 +154,7 @@ def _requests() -> trio.MemoryReceiveChannel[dict[str, Any]]:
 def main(arguments: list[str]) -> int:
     """Rehearse with the engine that the command line names; return the exit code."""
     app, descriptor = arguments
-    path = os.environ.pop(PATH_VARIABLE, None)
-    if path is not None:
-        sys.path[:] = path.split(os.pathsep)
+    find_as_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     line = _Line(int(descriptor))
     beat = _Beat(line)

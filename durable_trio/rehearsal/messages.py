@@ -10,12 +10,10 @@ import attrs
 from durable_trio.rehearsal.judged import Judged
 from durable_trio.rehearsal.records import Verdict
 
-__all__ = ["BEAT_SECONDS", "PATH_VARIABLE", "from_line", "judged_from", "judged_to", "to_line"]
+__all__ = ["BEAT_SECONDS", "from_line", "judged_from", "judged_to", "to_line"]
 
 #: So often the child tells that it is there, and whether its loop turns.
 BEAT_SECONDS: Final = 0.2
-#: Where the child finds modules.
-PATH_VARIABLE: Final = "DURABLE_TRIO_REHEARSAL_PATH"
 
 
 def to_line(message: dict[str, Any]) -> bytes:

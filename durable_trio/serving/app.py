@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Awaitable
 from typing import Any, Final, Protocol
@@ -13,7 +14,10 @@ from durable_trio.errors import WorkerFailed
 from durable_trio.serving.reasons import error_line
 from durable_trio.workflows import Workflow
 
-__all__ = ["Servable", "check_app", "check_not_loading", "load_engine"]
+__all__ = ["Servable", "check_app", "check_not_loading", "environment_of_child", "find_as_parent", "load_engine"]
+
+# What a parent imports from, for a process that is to import the same.
+_PATH_VARIABLE: Final = "DURABLE_TRIO_PATH"
 
 # A list of workflows takes thousands; this tells what it is.
 _SHOWN_CHARACTERS_MAX: Final = 80
@@ -42,6 +46,18 @@ def check_app(app: object) -> str:
     if module.endswith(".py") or not all(part.isidentifier() for part in parts):
         raise ValueError(f"app must look like 'module:engine' (what you would import, a colon, a name), not {app!r}")
     return app
+
+
+def environment_of_child() -> dict[str, str]:
+    """Return the environment of a process that is to find the same modules, also those beside this one's script."""
+    return {**os.environ, _PATH_VARIABLE: os.pathsep.join(sys.path)}
+
+
+def find_as_parent() -> None:
+    """Have this process find modules as its parent does, and leave the environment as it was there."""
+    path = os.environ.pop(_PATH_VARIABLE, None)
+    if path is not None:
+        sys.path[:] = path.split(os.pathsep)
 
 
 def check_not_loading() -> None:

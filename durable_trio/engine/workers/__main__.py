@@ -23,12 +23,11 @@ from durable_trio.engine.workers.parent import (
     ENDED_BY_RUN,
     ENGINE_FAILED,
     LOADING_FAILED,
-    PATH_VARIABLE,
     PROBE,
     STACK_SIGNAL,
 )
 from durable_trio.errors import WorkerFailed
-from durable_trio.serving.app import Servable, load_engine
+from durable_trio.serving.app import Servable, find_as_parent, load_engine
 from durable_trio.serving.logs import LOG_VARIABLE, LogStyle, failure_line, set_up_logging
 from durable_trio.serving.reasons import failure_text, needs_traceback
 from durable_trio.unseen import print_traceback, visible
@@ -72,12 +71,10 @@ def main() -> int:
     app = sys.argv[-1]
     began_at, environment = time.time(), dict(os.environ)
     sys.excepthook = print_traceback
-    path = os.environ.pop(PATH_VARIABLE, None)
+    find_as_parent()
     style = os.environ.pop(LOG_VARIABLE, None)
     worker_count = int(os.environ.pop(COUNT_VARIABLE, "1"))
     os.environ.pop(_BEGUN_AGAIN_VARIABLE, None)
-    if path is not None:
-        sys.path[:] = path.split(os.pathsep)
     try:
         engine = load_engine(app)
     except (WorkerFailed, ValueError) as error:

@@ -7,7 +7,6 @@ its runs without waiting for its lease. All of them serve one code (``family``),
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ from durable_trio.engine.workers.requests import Requests
 from durable_trio.errors import StoreCorrupt, StoreError, StoreRewound, WorkerFailed
 from durable_trio.limits import WORKER_READY_SECONDS
 from durable_trio.logger import Logger
+from durable_trio.serving.app import environment_of_child
 from durable_trio.serving.reasons import last_words
 from supervisors import (
     Backoff,
@@ -45,8 +45,6 @@ from supervisors.groups import first
 from supervisors.stacks import stack_in
 
 _LOGGER: Final = Logger("durable_trio.processes")
-#: What the parent imports from; a worker must find the same modules, also those beside the script that was started.
-PATH_VARIABLE: Final = "DURABLE_TRIO_WORKER_PATH"
 #: How many workers there are to be, so that the first one there leaves the others their shares.
 COUNT_VARIABLE: Final = "DURABLE_TRIO_WORKER_COUNT"
 #: With this word before the application a worker only says which code it would serve.
@@ -125,7 +123,7 @@ class Workers:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of whatever imports the application as a worker does."""
-        return {**os.environ, PATH_VARIABLE: os.pathsep.join(sys.path), COUNT_VARIABLE: str(self.count)}
+        return {**environment_of_child(), COUNT_VARIABLE: str(self.count)}
 
 
 class WorkerWatch:
