@@ -361,9 +361,7 @@ class Writer:
         """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""
         waiting, starts = self._waiting, self._starts
         tries_alone = self._alone_count > 0
-        if len(waiting) == 1 and not (
-            starts or tries_alone or self._held
-        ):  # a step that is alone, as what follows does
+        if len(waiting) == 1 and not (starts or tries_alone or self._held):  # as what follows does, for a lone step
             entry = waiting.popleft()
             items.append(entry)
             self._is_turn_of_starts = isinstance(entry[0], ALONE)
