@@ -33,7 +33,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "watch": ("watch", "Follow one run, or all, as they change."),
     "stats": ("stats", "Count the runs of each workflow: how many fail, how long they take."),
     "errors": ("errors", "Show what runs have failed with, and how often."),
-    "versions": ("versions", "Show which versions and codes of workflows are served, and which runs need."),
+    "versions": ("versions", "Show the versions and codes of workflows that are served, or needed."),
     "top": ("top", "Watch and steer runs on a screen that keeps itself up to date."),
     "signal": ("signal", "Send a signal to a run."),
     "cancel": ("cancel", "Ask runs to cancel."),

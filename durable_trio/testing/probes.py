@@ -64,7 +64,6 @@ KINDS: Final[Mapping[str, str]] = {
     "rest": "a run that stays in memory only waits",
     "release": "a run leaves memory",
     "refuse": "a run is given back that this code does not fit",
-    "set-aside": "a run is set aside that is damaged",
     "finish": "a run has ended",
     "send-signal": "a signal is sent",
     "request-cancel": "a run is asked to cancel",

@@ -27,6 +27,7 @@ from durable_trio.testing import VirtualClock
 from durable_trio.turns import call as calls
 from durable_trio.turns import port
 from tests.context.programs import Case, Observation, World, cases, drive, enter, program
+from tests.kit import crash_points as points
 from tests.kit.crash_points import EVERY_CRASH, SEED, Crashed, crash_points, crashing_store, live_once, live_through
 from tests.kit.measured import unmeasured
 
@@ -336,6 +337,7 @@ _CRASHES_OF_TRIES = (2, 2, None, None, None, None)
 )
 def test_a_planted_bug_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
+    monkeypatch.setattr(points, "EVERY_CRASH", True)  # a few may all miss the one moment that shows it
     case = _NEAR if plant is _childs_end_is_overlooked else _RICH
     with pytest.raises((AssertionError, ExceptionGroup)):  # noqa: PT012
         for crashes_max in _CRASHES_OF_TRIES:

@@ -159,7 +159,7 @@ async def test_a_recorded_value_that_does_not_fit(autojump_clock: MockClock) -> 
     assert cause.startswith("codec: step 'charge' of run …")
 
 
-class Declined(Exception):
+class Rebuffed(Exception):
     """An exception of the code before, which this module has."""
 
 
@@ -167,19 +167,19 @@ async def test_an_exception_that_cannot_be_rebuilt_does_not_fit(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails() -> None:
-        raise Declined("no funds")
+        raise Rebuffed("no funds")
 
     @named
     async def body(ctx: Context) -> str:
         try:
             await ctx.step("pay", fails)
-        except Declined:
+        except Rebuffed:
             return str(await ctx.wait_signal("go"))
         return ""
 
     async with crashing_store() as store:
         await left_by(store, body)
-        monkeypatch.delattr(sys.modules[__name__], "Declined")
+        monkeypatch.delattr(sys.modules[__name__], "Rebuffed")
         ((verdict, _, cause),) = causes(await rehearsed(store, body))
     assert (verdict, cause.partition(":")[0]) == ("does_not_fit", "exception")
 

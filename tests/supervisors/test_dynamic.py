@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextvars
+import statistics
 import time
 
 import pytest
@@ -57,7 +58,7 @@ async def test_ten_thousand_children_start_and_stop_in_a_few_seconds() -> None:
     assert stopped_count == 10_000
     assert supervisor.child_count == 0
     assert time.thread_time() - began_at < 10
-    assert batch_seconds[-1] < 10 * min(batch_seconds)
+    assert statistics.median(batch_seconds[-5:]) < 5 * min(batch_seconds)  # one may have met the garbage collector
 
 
 async def test_children_start_independently_of_each_other(autojump_clock: MockClock) -> None:
