@@ -126,6 +126,11 @@ class Family:
         """Where the runs are kept that the family serves; nothing if that is not known."""
         return "" if self._code is None else self._code.store
 
+    @property
+    def digest(self) -> str | None:
+        """Which code it is, as far as files tell; ``None`` if that is not known."""
+        return None if self._code is None else self._code.digest
+
     def expect(self, code: FamilyCode | None) -> FamilyCode | None:
         """From now on let those in that have this code; return which it was.
 

@@ -187,6 +187,7 @@ class Reloads:
             _LOGGER.info("reload: %d worker%s replaced, with %s", told.replaced, s, code, extra=extra)
 
     async def _reload(self, request: ReloadRequest) -> None:
+        served = self._family.digest  # now: if all workers die meanwhile, those that come back bring the new code
         try:
             code = await self._probe()
             if code is not None and self._family.store and code.store != self._family.store:
@@ -200,8 +201,7 @@ class Reloads:
         except ReloadFailed as error:
             raise ReloadFailed(f"{error}; nothing was changed") from error
         before = self._family.expect(code)
-        is_same = code is not None and before is not None and code.digest == before.digest
-        self._say(request.id, is_same_code=is_same)
+        self._say(request.id, is_same_code=code is not None and code.digest == served)
         try:
             await self._replace_all(request.id)
         finally:

@@ -211,6 +211,18 @@ async def test_it_is_told_if_the_code_is_the_same_as_before(autojump_clock: Mock
         assert (await scene.reload()).is_same_code
 
 
+async def test_new_code_is_told_as_new_where_all_workers_have_died_meanwhile_and_brought_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Those that come back when nobody is left set the code anew; before the reload it was another one all the same."""
+    async with family(1) as scene:
+        scene.workers.files = "new"
+        id = await scene.ask(rehearses=True)
+        scene.workers.crashes["worker-1"].set()
+        reload = await scene.ended(id)
+        assert (reload.state, reload.is_same_code) == ("done", False)
+
+
 async def test_what_cannot_be_imported_changes_nothing(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
