@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from durable_trio import Reload
+from durable_trio.cli.reloading import ReloadCommand
 from tests.cli.desk import PATIENCE_SECONDS, Said, call, command_line, surroundings
 from tests.cli.server import Server, field, is_alive, kill, reach, serving
 from tests.kit import forks
@@ -138,7 +140,6 @@ def test_a_day_of_a_family_whose_files_change(shop: Shop) -> None:
         server.until(lambda: shop.effects()["a 3"] and shop.effects()["c 3"])
         said = shop.call("reload")
         assert (said.code, said.out) == (0, f"2 workers of process {server.pid} serve the new code\n")
-        assert "of 2 workers replaced" in said.err
         second = workers_of(server)
         assert set(second) == {"worker-3", "worker-4"}
         assert not is_alive(first["worker-2"])
@@ -166,6 +167,25 @@ def test_a_day_of_a_family_whose_files_change(shop: Shop) -> None:
         assert "the server is stopping" in error or f"the server (process {server.pid}) has ended meanwhile" in error
         assert server.ends() == 0
         assert not any(is_alive(pid) for pid in workers_of(server).values())
+
+
+def test_each_stage_of_a_reload_is_told_once() -> None:
+    told: list[str] = []
+    command = ReloadCommand(None, rehearses=False, tell=told.append)
+    stages = [
+        Reload(id="1", state="importing"),
+        Reload(id="1", state="replacing", workers=2, now="worker-3 starts"),
+        Reload(id="1", state="replacing", workers=2, now="worker-4 starts", replaced=1),
+        Reload(id="1", state="done", workers=2, replaced=2),
+    ]
+    for stage in stages:
+        command._say(stage)
+        command._say(stage)
+    assert told == [
+        "the new code is imported",
+        "worker-3 starts (0 of 2 workers replaced)",
+        "worker-4 starts (1 of 2 workers replaced)",
+    ]
 
 
 def test_a_parent_that_is_killed_during_a_reload_takes_all_with_it_and_no_run_is_lost(shop: Shop) -> None:

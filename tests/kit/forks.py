@@ -325,7 +325,7 @@ def _is_worker(args: list[Any], env: dict[str, str] | None) -> bool:
     """Return whether a command starts a worker, in an interpreter as this one."""
     if args[-3:-1] != ["-m", _WORKERS]:
         return False
-    usual = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+    usual = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING"}
     return not any(name.startswith("PYTHON") for name in set(os.environ if env is None else env) - usual)
 
 
