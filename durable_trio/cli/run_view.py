@@ -26,6 +26,7 @@ from durable_trio.cli.timeline import timeline
 from durable_trio.cli.times import duration_text, instant_text, until_text
 from durable_trio.errors import RunCancelled
 from durable_trio.records import RunRecord, RunStatus, StepKind
+from durable_trio.rules.problems import ProblemKind
 from durable_trio.views.documents import failure_document
 from durable_trio.views.run import RunView, began_at, of_generation
 
@@ -187,8 +188,10 @@ def _problem(record: RunRecord, screen: Screen) -> list[str]:
     room = screen.room - len(_PROBLEM_INDENT)
     for line in problem.text.rstrip().splitlines():
         lines += [_PROBLEM_INDENT + cut(part, room) for part in wrap(visible(line), room, drop_whitespace=False)]
-    hint = f"serve mended code; if it stays parked: durable-trio resume {visible(quote(record.id))}"
-    lines.append(_PROBLEM_INDENT + cut(hint, room))
+    hints = [f"serve mended code; if it stays parked: durable-trio resume {visible(quote(record.id))}"]
+    if problem.kind == ProblemKind.DIVERGENCE.value:
+        hints.insert(0, "keep the old way for such runs: ctx.patched(ID, recorded=(KIND, NAME))")
+    lines += [_PROBLEM_INDENT + cut(hint, room) for hint in hints]
     return lines
 
 

@@ -93,6 +93,17 @@ def field(line: str, name: str) -> str:
     return found[1] if found[1] is not None else found[2]
 
 
+def workers_of(server: Server) -> dict[str, int]:
+    """Return the workers that are there, and their pids, as the log tells."""
+    found: dict[str, int] = {}
+    for line in server.err.splitlines():
+        if "event=worker_started" in line or "event=worker_restarted" in line:
+            found[field(line, "worker")] = int(field(line, "pid"))
+        elif "event=worker_exited" in line and " pid=" in line:
+            found.pop(field(line, "worker"), None)
+    return found
+
+
 def start(db: str, workflow: str, *args: str, id: str) -> None:
     """Start a run from outside."""
     said = call("--db", db, "start", workflow, *args, "--id", id)

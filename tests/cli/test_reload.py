@@ -16,7 +16,7 @@ import pytest
 from durable_trio import Reload
 from durable_trio.cli.reloading import ReloadCommand
 from tests.cli.desk import PATIENCE_SECONDS, Said, call, command_line, surroundings
-from tests.cli.server import Server, field, is_alive, kill, reach, serving
+from tests.cli.server import field, is_alive, kill, reach, serving, workers_of
 from tests.kit import forks
 
 _SHOP = """
@@ -83,17 +83,6 @@ class Shop:
 def shop(tmp_path: Path) -> Shop:
     """An application in a folder of its own."""
     return Shop(tmp_path)
-
-
-def workers_of(server: Server) -> dict[str, int]:
-    """Return the workers that are there, and their pids, as the log tells."""
-    found: dict[str, int] = {}
-    for line in server.err.splitlines():
-        if "event=worker_started" in line or "event=worker_restarted" in line:
-            found[field(line, "worker")] = int(field(line, "pid"))
-        elif "event=worker_exited" in line and " pid=" in line:
-            found.pop(field(line, "worker"), None)
-    return found
 
 
 def reloading(shop: Shop) -> forks.Forked[str]:
