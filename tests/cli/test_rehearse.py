@@ -55,6 +55,12 @@ def test_the_same_code_goes_on_and_the_file_stays_as_it_is(db: str) -> None:
     assert Path(db).read_bytes() == before
 
 
+def test_a_workflow_of_which_no_run_is_unfinished_is_told_for_it_may_be_mistyped(db: str) -> None:
+    said = rehearsed("engine", "--db", db, "--workflow", "ordre")
+    assert (said.code, said.out) == (0, "0 unfinished runs\n")
+    assert said.error == "no unfinished run is of workflow 'ordre': nothing was rehearsed"
+
+
 def test_what_diverges_is_shown_with_its_difference_and_what_was_so_before_is_no_news(db: str, tmp_path: Path) -> None:
     said = rehearsed("changed", "--db", db)
     assert said.code == 1
