@@ -45,7 +45,8 @@ _TOLD_MAX: Final = 3
 class Verb:
     """What is done to runs, in the words of questions and answers."""
 
-    name: str  # "cancel"
+    command: str  # "cancel"
+    name: str  # "ask to cancel": for "ask to cancel 5 runs?"
     done: str  # "cancelled": for "cancelled 3 runs of 5"
     warning: str = ""  # what the question says besides: ", and undo nothing"
 
@@ -249,7 +250,8 @@ class _Work:
             from durable_trio.views.documents import LeftDocument, ManyDocument
 
             left = tuple(LeftDocument(id=run_id, reason=reason) for run_id, reason in self._left)
-            write_json(ManyDocument(command=self._verb.name, total=self._total, done_count=self._done_count, left=left))
+            command, done_count = self._verb.command, self._done_count
+            write_json(ManyDocument(command=command, total=self._total, done_count=done_count, left=left))
             return int(bool(left))
         shown = self._left if self._is_named else self._left[:_TOLD_MAX]
         for run_id, reason in shown:

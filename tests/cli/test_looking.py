@@ -558,7 +558,10 @@ def test_check_of_what_cannot_be_opened_gives_a_finding_and_a_document(db: str, 
     assert ("schema version 999" if kind == "newer" else "not an SQLite database") in finding["text"]
 
 
-def test_watch_takes_the_word_parked_as_list_does(db: str) -> None:
+@pytest.mark.parametrize("status", ["suspended", "compensating"])
+def test_watch_takes_the_word_parked_as_list_does(db: str, status: str) -> None:
+    with closing(sqlite3.connect(db)) as connection, connection:
+        connection.execute("UPDATE runs SET status = ? WHERE id = 'payroll-12'", (status,))
     with process_of(*command_line("--db", db, "watch", "--json", "--status", "parked", "--status", "failed")) as watch:
         assert watch.stdout is not None
         shown = [json.loads(watch.stdout.readline()) for _ in range(2)]

@@ -71,6 +71,7 @@ def test_json_has_the_numbers_and_the_reasons_and_keeps_to_its_schema(db: str) -
     said = call("--db", db, "cancel", "--workflow", "order", "--yes", "--json")
     validate(said.json, "cancel")
     assert (said.code, said.json["total"], said.json["done_count"], said.json["left"]) == (0, 2, 2, [])
+    assert said.json["command"] == "cancel"
     said = call("--db", db, "delete", "--workflow", "none", "--yes", "--json")
     validate(said.json, "delete")
     assert (said.code, said.json["total"]) == (0, 0)
@@ -120,7 +121,7 @@ def test_runs_of_a_workflow_that_nobody_knows_are_ended_together(db: str) -> Non
 def test_what_a_command_does_to_many_is_told_once(db: str) -> None:
     """Records of the log, one for each run, are for servers."""
     said = call_process("--db", db, "abandon", "--parked", "--yes", "--json")
-    assert (said.code, said.err, said.json["done_count"]) == (0, "", 1)
+    assert (said.code, said.err, said.json["done_count"], said.json["command"]) == (0, "", 1, "abandon")
 
 
 def usage(said: Said) -> str:

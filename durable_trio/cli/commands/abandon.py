@@ -18,7 +18,7 @@ from durable_trio.cli.text import visible
 if TYPE_CHECKING:
     from durable_trio import Engine
 
-_VERB: Final = Verb(name="end", done="ended", warning=", and undo nothing")
+_VERB: Final = Verb(command="abandon", name="end", done="ended", warning=", and undo nothing")
 
 
 @click.command("abandon")

@@ -11,7 +11,7 @@ from durable_trio.cli.many import Unchanged, Verb, chosen, do_to_each, many_opti
 if TYPE_CHECKING:
     from durable_trio import Engine
 
-_VERB: Final = Verb(name="ask to cancel", done="asked to cancel")
+_VERB: Final = Verb(command="cancel", name="ask to cancel", done="asked to cancel")
 
 
 @click.command("cancel")

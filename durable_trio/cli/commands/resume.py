@@ -11,7 +11,7 @@ from durable_trio.cli.many import Verb, chosen, do_to_each, many_options
 if TYPE_CHECKING:
     from durable_trio import Engine
 
-_VERB: Final = Verb(name="resume", done="resumed")
+_VERB: Final = Verb(command="resume", name="resume", done="resumed")
 
 
 @click.command("resume")

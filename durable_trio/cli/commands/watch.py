@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 EXIT_CODES: Final = {"failed": 3, "cancelled": 4}
 # Of so many present states it is asked what they wait for; later ones come one by one.
 _ASKED_MAX: Final = 200
+_MAY_BE_PARKED: Final = ("suspended", "compensating")
 
 
 @click.command("watch")
@@ -102,14 +103,14 @@ class _Watch:
         from durable_trio.cli.screen import find_screen
 
         statuses = self.asked.pop("status", ())
-        stored = {"suspended" if status == PARKED else status for status in statuses} or None
+        stored = {each for status in statuses for each in (_MAY_BE_PARKED if status == PARKED else (status,))} or None
         lines = ChangeLines(find_screen())
         knows_servers = self.as_json
         record: RunRecord | None = None
         async with client.watch(run_id=self.run_id, since=self.since, status=stored, **self.asked) as changes:
             async for record in changes:
                 if statuses and not {status_word(record), record.status.value} & set(statuses):
-                    continue  # suspended, but not parked
+                    continue  # it is not parked
                 record = await self._asked_more(client, record, is_present=changes.is_present)
                 if self.retrying and not any(one.kind == "retry" for one in record.waits_for):
                     continue
