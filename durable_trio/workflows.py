@@ -205,7 +205,9 @@ def check_version(version: object) -> int:
         ValueError: it is none.
     """
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= VERSION_MAX:
-        raise ValueError(f"version must be a whole number of at least 0, not {short(version)}")
+        raise ValueError(
+            f"version must be a whole number of at least 0, and at most {VERSION_MAX}, not {short(version)}"
+        )
     return int(version)
 
 

@@ -24,6 +24,8 @@ _LOGGER: Final = Logger("durable_trio.runs")
 _SAMPLE_RUNS: Final = 200
 # The loop is for what is executed.
 _AT_ONCE: Final = 4
+# Of a version that it has not, the code refuses no run: others may serve it, and where nobody does ``serve`` says so.
+_LEFT_OUT: Final = (Verdict.GOES_ON, Verdict.UNKNOWN)
 # Causes that are told.
 _TOLD_MAX: Final = 3
 
@@ -58,7 +60,7 @@ class Preview:
 
             await rehearse_runs(self._code, runs, told, at_once=_AT_ONCE)
         found = groups.rehearsal()
-        refused = [group for group in found.groups if group.verdict is not Verdict.GOES_ON]
+        refused = [group for group in found.groups if group.verdict not in _LEFT_OUT]
         if refused:
             count = sum(group.count for group in refused)
             more = f"; and {len(refused) - _TOLD_MAX} more causes" if len(refused) > _TOLD_MAX else ""

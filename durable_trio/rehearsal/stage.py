@@ -107,7 +107,7 @@ class Stage:
             is_other = registry.get(name) is not None
             which = f"version {row.version} of workflow {name!r}" if is_other else f"workflow {name!r}"
             text = f"this code has no {which}: its runs would wait for code that knows it"
-            cause = "no such version" if is_other else "no such workflow"
+            cause = f"no version {row.version}" if is_other else "no such workflow"
             self._told(found, Judged.of(found, Verdict.UNKNOWN, cause, text))
             return
         if (damage := damage_of(row, found.loaded)) is not None:

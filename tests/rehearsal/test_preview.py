@@ -84,3 +84,14 @@ async def test_it_executes_and_changes_nothing(file_path: str, told: list[str]) 
             run = client.get(f"order-{number}")
             assert [str(step.key) for step in await run.steps()] == ["charge#0"]
             assert (await run.record()).problem is None
+
+
+async def test_runs_of_versions_that_other_servers_have_are_not_what_new_code_refuses(
+    file_path: str, told: list[str]
+) -> None:
+    @workflow(name="order", version=1)
+    async def newer(ctx: Context) -> None:
+        await ctx.step("charge card", lambda: None)
+
+    await serve(file_path, order("charge"), told, starts=2)
+    assert await serve(file_path, newer, told) == ""

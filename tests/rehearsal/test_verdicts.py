@@ -190,6 +190,20 @@ async def test_a_workflow_that_is_not_there_is_unknown(autojump_clock: MockClock
     assert not result.all_go_on
 
 
+async def test_versions_that_are_not_there_are_unknown_each_by_itself(autojump_clock: MockClock) -> None:
+    older = [workflow(name="flow", version=version)(_first) for version in (1, 2)]
+
+    async def both(engine: Engine) -> None:
+        for code in older:
+            await engine.start(code, id=f"run-{code.version}")
+        await wait_passivated(engine)
+
+    async with crashing_store() as store:
+        await left_by(store, older, both)
+        result = await rehearsed(store, workflow(name="flow", version=3)(_first))
+    assert sorted(causes(result)) == [("unknown", 1, "no version 1"), ("unknown", 1, "no version 2")]
+
+
 async def test_a_body_that_only_waits_outside_diverges(autojump_clock: MockClock) -> None:
     @named
     async def second(ctx: Context) -> str:
