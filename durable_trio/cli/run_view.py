@@ -60,11 +60,11 @@ def run_view(
         if left_out := len(alike) - len(shown):
             lines.append(_fact(label, f"… and {left_out:,} more; {how_to_see_all}", "yellow", screen))
     problem = _problem(record, screen)
-    unshown = () if is_whole else problem[screen.height // 2 : -1]  # the last one tells what to do
+    unshown = () if is_whole else problem[screen.height // 2 :]
     if len(unshown) > 1:
         more = f"{_PROBLEM_INDENT}… {len(unshown):,} more lines; {how_to_see_all}"
-        problem = [*problem[: screen.height // 2], more, problem[-1]]
-    lines += problem
+        problem = [*problem[: screen.height // 2], more]
+    lines += problem + _hints(record, screen)
     if has_traceback:
         lines += _traceback(record)
     # One line for the title is not enough, however much is told above it; and one below is the shell's.
@@ -188,11 +188,18 @@ def _problem(record: RunRecord, screen: Screen) -> list[str]:
     room = screen.room - len(_PROBLEM_INDENT)
     for line in problem.text.rstrip().splitlines():
         lines += [_PROBLEM_INDENT + cut(part, room) for part in wrap(visible(line), room, drop_whitespace=False)]
+    return lines
+
+
+def _hints(record: RunRecord, screen: Screen) -> list[str]:
+    """Return what to do about why it is parked."""
+    problem = record.problem
+    if problem is None:
+        return []
     hints = [f"serve mended code; if it stays parked: durable-trio resume {visible(quote(record.id))}"]
     if problem.kind == ProblemKind.DIVERGENCE.value:
         hints.insert(0, "keep the old way for such runs: ctx.patched(ID, recorded=(KIND, NAME))")
-    lines += [_PROBLEM_INDENT + cut(hint, room) for hint in hints]
-    return lines
+    return [_PROBLEM_INDENT + cut(hint, screen.room - len(_PROBLEM_INDENT)) for hint in hints]
 
 
 def _traceback(record: RunRecord) -> list[str]:

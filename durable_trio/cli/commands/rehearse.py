@@ -9,8 +9,7 @@ import click
 from click.core import ParameterSource
 
 from durable_trio.cli.options import duration, json_option, workflow_option
-from durable_trio.cli.output import ProgressLine, write_json, write_lines
-from durable_trio.cli.text import visible
+from durable_trio.cli.output import ProgressLine, say, write_json, write_lines
 
 if TYPE_CHECKING:
     from durable_trio.views.rehearsal import Baseline
@@ -99,7 +98,7 @@ def command(
 
         write_lines(rehearsal_lines(document, find_screen()))
     if workflow is not None and not document.count:  # as where its name is mistyped: nothing was tried
-        click.echo(f"no unfinished run is of workflow {visible(workflow)!r}: nothing was rehearsed", err=True)
+        say(f"no unfinished run is of workflow {workflow!r}: nothing was rehearsed")
     return 0 if document.is_clean else 1
 
 
