@@ -17,7 +17,7 @@ _IN_ORDER: Final = f"runs INDEXED BY runs_refused WHERE {REFUSED}"
 OF_REFUSED: Final = f"{_IN_ORDER} AND workflow = CAST(? AS TEXT) AND version = ? AND refused = ?"
 _OF_WORKFLOW: Final = f"SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow = CAST(? AS TEXT)"
 FIRST_OF_WORKFLOW: Final = f"{_OF_WORKFLOW} ORDER BY version, refused LIMIT 1"
-NEXT_REFUSED: Final = f"{_OF_WORKFLOW} AND version = ? AND refused > ? ORDER BY refused LIMIT 1"
+NEXT_REFUSED: Final = f"{_OF_WORKFLOW} AND version = ? AND refused > CAST(? AS TEXT) ORDER BY refused LIMIT 1"
 NEXT_VERSION: Final = f"{_OF_WORKFLOW} AND version > ? ORDER BY version, refused LIMIT 1"
 NEXT_WORKFLOW: Final = f"""
     SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow > CAST(? AS TEXT)
@@ -48,16 +48,20 @@ def of_parked(connection: sqlite3.Connection, workflow: str | None) -> list[Sour
 
 
 def _groups(connection: sqlite3.Connection, workflow: str | None) -> Iterator[_Group]:
-    """Give each version, and set of codes that have refused it, that some run has. What is damaged ends it."""
+    """Give each version, and set of codes that have refused it, that some run has. What is damaged is passed over."""
     if workflow is None:
         row = connection.execute(NEXT_WORKFLOW, (b"",)).fetchone()
     else:
         row = connection.execute(FIRST_OF_WORKFLOW, (stored(workflow),)).fetchone()
-    while row is not None and list(map(type, row)) == [str, int, str]:
-        group = _Group(*row)
-        yield group
-        name = stored(group.workflow)
-        row = connection.execute(NEXT_REFUSED, (name, group.version, group.refused)).fetchone()
-        row = row or connection.execute(NEXT_VERSION, (name, group.version)).fetchone()
+    while row is not None and isinstance(row[0], str):  # behind all texts stands what is none
+        name, (_, version, refused) = stored(row[0]), row
+        if type(version) is int and type(refused) is str:
+            yield _Group(*row)
+        row = None
+        if type(version) is int and not isinstance(refused, bytes):
+            behind = stored(refused) if isinstance(refused, str) else b""  # numbers stand before all texts
+            row = connection.execute(NEXT_REFUSED, (name, version, behind)).fetchone()
+        if row is None and type(version) is int:
+            row = connection.execute(NEXT_VERSION, (name, version)).fetchone()
         if row is None and workflow is None:
             row = connection.execute(NEXT_WORKFLOW, (name,)).fetchone()

@@ -52,11 +52,12 @@ NEXT_REFUSED: Final = f"""
 NEXT_VERSION: Final = f"""
     SELECT version, refused FROM {IN_LINE} AND workflow = ? AND version > ? ORDER BY version, refused LIMIT 1
 """
-# Only a damaged file has any: they are in no group.
+# Only a damaged file has any: they are in no group. What SQLite compares as text ends at the first NUL, so it is asked
+# for the length as bytes, too.
 FIND_UNGROUPED: Final = f"""
     SELECT run FROM {IN_LINE} AND workflow = ? AND (
         typeof(version) <> 'integer' OR version NOT BETWEEN {NO_VERSION} AND {COUNT_MAX} OR typeof(refused) <> 'text'
-        OR refused GLOB '*[^{CODES_CHARACTERS}]*'
+        OR refused GLOB '*[^{CODES_CHARACTERS}]*' OR length(refused) <> length(CAST(refused AS BLOB))
     )
     LIMIT ? + 0
 """
