@@ -198,6 +198,7 @@ class _Work:
         self._done_count = 0
         self._left: list[tuple[str, str]] = []
         self._is_named = False
+        self._bulk: Bulk | None = None
         self.line = ProgressLine()
 
     def named(self, database: str, run_ids: Sequence[str], one: Callable[[Engine, str], Awaitable[str]]) -> None:
@@ -231,18 +232,23 @@ class _Work:
         self._total = len(run_ids)
 
         async def go_over(client: Engine) -> None:
-            async for progress in many(client).only(run_ids):
-                self._done_count = progress.done_count
+            self._bulk = many(client).only(run_ids)
+            async for progress in self._bulk:
                 if progress.refusal is not None:
                     self._left.append((progress.run_id, progress.refusal))
-                self.line.show(f"{self._verb.done} {self._done_count:,} of {self._total:,} runs so far")
+                self.line.show(f"{self._verb.done} {progress.done_count:,} of {self._total:,} runs so far")
 
         ask(database, go_over, so_far=self.so_far)
 
     def so_far(self) -> str:
         """Return what is done."""
         self.line.clear()
-        return f"{self._verb.done} {plural(self._done_count, 'run')} of {self._total:,}"
+        return f"{self._verb.done} {plural(self._done, 'run')} of {self._total:,}"
+
+    @property
+    def _done(self) -> int:
+        """How many are done: also those that Ctrl-C has kept from being told."""
+        return self._done_count if self._bulk is None else self._bulk.done_count
 
     def tell(self) -> int:
         """Say what has come of it, and return the exit code."""
@@ -250,7 +256,7 @@ class _Work:
             from durable_trio.views.documents import LeftDocument, ManyDocument
 
             left = tuple(LeftDocument(id=run_id, reason=reason) for run_id, reason in self._left)
-            command, done_count = self._verb.command, self._done_count
+            command, done_count = self._verb.command, self._done
             write_json(ManyDocument(command=command, total=self._total, done_count=done_count, left=left))
             return int(bool(left))
         shown = self._left if self._is_named else self._left[:_TOLD_MAX]

@@ -1,7 +1,11 @@
 """One call for many runs: cancel, resume, abandon or delete all that a filter finds.
 
-Each run is its own transaction, one after the other, so that others can write in between; what is done stays done. The
-newest come first: a child before its parent, which would only find the child's failure again if it were resumed first.
+Each run is its own operation, and what is done stays done. A few are dealt with at once, so that one commit carries
+them; the writer puts them where others' work does not wait for them. The first is alone, and each group is at most
+twice as large as the one before: whoever stops at what comes of the first ones has not had many more.
+
+The newest come first, and a run after its children of the same group: it would only find a child's failure again if it
+were resumed before.
 
 A run may change between the look at all of them and its own turn. So it is looked at again then, and passed over if it
 is not what was asked for any more: whoever cancels what is parked does not mean the run that has gone on meanwhile.
@@ -10,11 +14,13 @@ is not what was asked for any more: whoever cancels what is parked does not mean
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypedDict
 
 import attrs
+import trio
 
 from durable_trio.clock import from_datetime
 from durable_trio.engine import abandoning, removals, resuming
@@ -32,6 +38,8 @@ from durable_trio.workflows import Workflow, check_version
 
 __all__ = ["Bulk", "RunsFilter", "abandon_runs", "cancel_runs", "delete_runs", "resume_runs", "runs_filter"]
 
+#: So many runs are dealt with at once: from some ten on, the sync of a commit that they share is paid for.
+TOGETHER_MAX: Final = 64
 _EVERYTHING: Final = RunFilter()
 # What a call is for, where neither a status nor what is parked is asked for.
 _UNFINISHED: Final[tuple[Mapping[str, Any], ...]] = ({"statuses": tuple(UNFINISHED)},)
@@ -92,10 +100,32 @@ def runs_filter(
     )
 
 
+@attrs.frozen
+class _Found:
+    """A run that is to be dealt with, and by which part of the filter it was found."""
+
+    part: RunFilter
+    run_id: str
+    parent_id: str | None
+
+
+@attrs.frozen
+class _Outcome:
+    """What has come of a run: why it was left, if so; ``is_over``: it was not what was asked for any more."""
+
+    refusal: str | None = None
+    is_over: bool = False
+    error: Exception | None = None
+
+
 class Bulk:
-    """An async iterator of ``BulkProgress``, for one task: it goes on with the next run when it is asked for one.
+    """An async iterator of ``BulkProgress``, for one task: it goes on with the next few runs when it is asked for one.
 
     Nothing happens before that, and nothing more once it is left.
+
+    Args:
+        act: deals with a run; returns why it cannot be done to it, if so.
+        finish: what is done once after each few of them.
     """
 
     def __init__(
@@ -104,14 +134,21 @@ class Bulk:
         name: str,
         act: Callable[[RunRow], Awaitable[str | None]],
         parts: tuple[RunFilter, ...],
+        *,
+        finish: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._client = client
         self._name = name
-        self._act = act  # returns why it cannot be done to a run, if so
+        self._act = act
         self._parts = parts
-        self._found: list[tuple[RunFilter, str]] | None = None
+        self._finish = finish
+        self._found: tuple[_Found, ...] | None = None
         self._only: frozenset[str] | None = None
-        self._next = self._done_count = self._left_count = 0
+        self._left: deque[_Found] = deque()  # not dealt with yet
+        self._together_count = 1
+        self._told: deque[BulkProgress] = deque()  # what was dealt with, and not given yet
+        self._failure: Exception | None = None  # given once all that was done is
+        self.done_count = self.left_count = 0
 
     def only(self, run_ids: Collection[str]) -> Bulk:
         """Leave out all that are not among these, as what was shown to somebody before; return the same iterator."""
@@ -121,61 +158,121 @@ class Bulk:
     async def find(self) -> tuple[str, ...]:
         """Return the ids of the runs that it would go over, the newest first; nothing is done to them."""
         if self._found is None:
-            found = [(part, run_id) for part in self._parts for run_id in await self._ids(part)]
-            self._found = [each for each in found if self._only is None or each[1] in self._only]
-        return tuple(run_id for _, run_id in self._found)
+            found = [each for part in self._parts for each in await self._list(part)]
+            self._found = tuple(each for each in found if self._only is None or each.run_id in self._only)
+            self._left.extend(self._found)
+        return tuple(each.run_id for each in self._found)
 
     def __aiter__(self) -> Bulk:
         return self
 
     async def __anext__(self) -> BulkProgress:
-        """Deal with the next run.
+        """Return what has come of the next run.
 
-        *Cancellation:* what is done stays, and what is left is left.
+        *Cancellation:* what is done stays, and what is left is left; ``done_count`` tells of all that is done.
 
         Raises:
             StopAsyncIteration: there are no more.
             StoreError: as the call for one run does.
         """
-        if self._found is None:
-            await self.find()
-        assert self._found is not None
-        while self._next < len(self._found):
-            part, run_id = self._found[self._next]
-            self._next += 1
-            rows = await self._ask(ListRuns(attrs.evolve(part, run_id=run_id), limit=1))
-            if not rows:
-                continue  # it is not what was asked for any more
+        await trio.lowlevel.checkpoint()
+        await self.find()
+        while not self._told:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            if not self._left:
+                raise StopAsyncIteration
+            await self._deal_with_some()
+        return self._told.popleft()
+
+    async def _deal_with_some(self) -> None:
+        """Deal with the next few at once, and note in their order what has come of each."""
+        count = min(self._together_count, len(self._left))
+        some = [self._left.popleft() for _ in range(count)]
+        self._together_count = min(2 * self._together_count, TOGETHER_MAX)
+        outcomes: dict[int, _Outcome] = {}
+        try:
+            await self._deal_with(some, await self._look(some), outcomes)
+        finally:
+            self._left.extendleft(some[place] for place in reversed(range(count)) if place not in outcomes)
+            for place, outcome in sorted(outcomes.items()):
+                self._note(some[place].run_id, outcome)
+        if self._finish is not None:
             try:
-                refusal = await self._act(rows[0])
-            except RunConflict as error:
-                refusal = str(error)
-            except (RunFinished, RunNotFound):  # it has ended meanwhile, or was removed
-                continue
-            self._done_count += refusal is None
-            self._left_count += refusal is not None
-            return BulkProgress(
+                await self._finish()
+            except Exception as error:
+                self._failure = self._failure or error
+
+    async def _look(self, some: Sequence[_Found]) -> list[RunRow | None]:
+        """Return each as it is now; ``None`` if it is not what was asked for any more.
+
+        All of them before anything is done to the first: what is done is handed to the writer at the same time then.
+        """
+        rows = [await self._ask(ListRuns(attrs.evolve(each.part, run_id=each.run_id), limit=1)) for each in some]
+        return [found[0] if found else None for found in rows]
+
+    async def _deal_with(
+        self, some: Sequence[_Found], rows: Sequence[RunRow | None], outcomes: dict[int, _Outcome]
+    ) -> None:
+        ends = [trio.Event() for _ in some]
+
+        async def deal(place: int, row: RunRow) -> None:
+            for before, end in zip(some[:place], ends, strict=False):
+                if before.parent_id == row.id:
+                    await end.wait()
+            try:
+                outcomes[place] = await self._do(row)
+            except Exception as error:
+                outcomes[place] = _Outcome(error=error)
+            finally:
+                ends[place].set()
+
+        async with trio.open_nursery() as nursery:
+            for place, row in enumerate(rows):
+                if row is None:
+                    outcomes[place] = _Outcome(is_over=True)
+                    ends[place].set()
+                else:
+                    nursery.start_soon(deal, place, row)
+
+    async def _do(self, row: RunRow) -> _Outcome:
+        try:
+            return _Outcome(await self._act(row))
+        except RunConflict as error:
+            return _Outcome(str(error))
+        except (RunFinished, RunNotFound):  # it has ended meanwhile, or was removed
+            return _Outcome(is_over=True)
+
+    def _note(self, run_id: str, outcome: _Outcome) -> None:
+        if outcome.error is not None:
+            self._failure = self._failure or outcome.error
+        elif not outcome.is_over:
+            assert self._found is not None
+            self.done_count += outcome.refusal is None
+            self.left_count += outcome.refusal is not None
+            progress = BulkProgress(
                 run_id=run_id,
-                refusal=refusal,
-                done_count=self._done_count,
-                left_count=self._left_count,
+                refusal=outcome.refusal,
+                done_count=self.done_count,
+                left_count=self.left_count,
                 total=len(self._found),
             )
-        raise StopAsyncIteration
+            self._told.append(progress)
 
     def __del__(self) -> None:
         if self._found is None:
             text = f"engine.{self._name}(…) was not iterated over, so nothing was done: async for … in it"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
 
-    async def _ids(self, which: RunFilter) -> list[str]:
-        ids: list[str] = []
+    async def _list(self, which: RunFilter) -> list[_Found]:
+        found: list[_Found] = []
         before: tuple[float, int] | None = None
         while True:
             rows = await self._ask(ListRuns(which, order=Order.NEWEST, limit=PAGE_RUNS_MAX, before=before))
-            ids += [row.id for row in rows]
+            found += [_Found(which, row.id, row.parent_id) for row in rows]
             if len(rows) < PAGE_RUNS_MAX:
-                return ids
+                return found
             before = (rows[-1].created_at, rows[-1].run)
 
     async def _ask(self, question: ListRuns) -> tuple[RunRow, ...]:
@@ -222,10 +319,13 @@ def delete_runs(client: Client, which: RunsFilter) -> Bulk:
             parent = await client.services_in_use().writer.ask(FindRun(row.parent_id))
             if parent is not None and not parent.status.is_final:
                 return f"its parent {parent.id!r} goes on, and may still ask for its result"
-        await removals.delete(client, row.id)
+        await removals.remove(client, row.id)
         return None
 
-    return _bulk(client, "delete_runs", delete, which, without_status=_ENDED)
+    async def finish() -> None:
+        await removals.sweep(client.services_in_use().writer)
+
+    return _bulk(client, "delete_runs", delete, which, without_status=_ENDED, finish=finish)
 
 
 def _bulk(
@@ -235,6 +335,7 @@ def _bulk(
     which: RunsFilter,
     *,
     without_status: tuple[Mapping[str, Any], ...],
+    finish: Callable[[], Awaitable[object]] | None = None,
 ) -> Bulk:
     """Return the iterator; ``without_status``: what takes the place of a status, where none is given."""
     client.services_in_use()
@@ -246,4 +347,4 @@ def _bulk(
         )
     given = asked.statuses is not None or asked.is_parked
     parts = (asked,) if given else tuple(attrs.evolve(asked, **fields) for fields in without_status)
-    return Bulk(client, name, act, parts)
+    return Bulk(client, name, act, parts, finish=finish)

@@ -657,14 +657,15 @@ class Engine(trio.abc.AsyncResource):
     def cancel_runs(self, *, reason: str | None = None, **which: Unpack[RunsFilter]) -> Bulk:
         """Ask all runs of a filter to cancel, as ``cancel`` does: ``async for progress in engine.cancel_runs(…)``.
 
-        The newest first, each in a transaction of its own, and each when the iterator is asked for it; one that has
-        changed by then, and matches no more, is passed over.
+        The newest first, and a few at once, which share a commit: one, then two, then four, at most 64; each few when
+        the iterator is asked for the first of them. One that has changed by then, and matches no more, is passed over.
 
         Args:
             reason: why; it is shown with each.
             which: filters as ``list_runs`` takes them; without ``status`` those that have not ended.
 
-        *Cancellation:* what is done stays done; so for all of these.
+        *Cancellation:* what is done stays done, and ``done_count`` of the iterator tells how many these are, also
+        those that were not given yet; so for all of these.
 
         Raises:
             ValueError: no filter at all, which would be every run; or as ``list_runs``.

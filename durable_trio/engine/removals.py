@@ -13,7 +13,7 @@ from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.contract import DeleteRun, Prune, Pruned, Stuck
 
-__all__ = ["delete", "prune"]
+__all__ = ["delete", "prune", "remove", "sweep"]
 
 # Runs that one transaction of ``prune`` removes.
 _PRUNE_BATCH: Final = 200
@@ -21,6 +21,12 @@ _PRUNE_BATCH: Final = 200
 
 async def delete(client: Client, run_id: str) -> None:
     """Remove a run; see ``engine.delete``."""
+    await remove(client, run_id)
+    await sweep(client.services_in_use().writer)
+
+
+async def remove(client: Client, run_id: str) -> None:
+    """Remove a run, from the sight of all; of a long one, rows may be left for ``sweep``."""
     services = client.services_in_use()
     run_id = check_name("run id", run_id)
     row = await client.row(run_id)
@@ -28,7 +34,6 @@ async def delete(client: Client, run_id: str) -> None:
     guarded(services.feed.recheck_removed)
     if row.parent is not None:
         services.message_for(row.parent)
-    await sweep(services.writer)
 
 
 async def prune(

@@ -16,6 +16,7 @@ from durable_trio.stores.contract import (
     ContinueAsNew,
     CopyHistory,
     CutHistory,
+    DeleteRun,
     Fence,
     Finish,
     ForkRun,
@@ -51,8 +52,8 @@ Item = Operation | UserTransaction | Tidy
 
 #: No other operation is committed with them.
 ALONE: Final = (UserTransaction, Tidy)
-#: Each takes its time, so a batch has one of them, and never the event loop.
-UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, Prune, Sweep)
+#: Each may take its time, so a batch has few of them (``stores.upkeep``), and the event loop none.
+UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, DeleteRun, Prune, Sweep)
 #: Never applied on the event loop.
 NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
 #: What stands behind all else.

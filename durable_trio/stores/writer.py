@@ -45,6 +45,7 @@ from durable_trio.stores.obstacles import Obstacle
 from durable_trio.stores.precedence import ALONE, NEVER_INLINE, OWNERS, STARTS, UPKEEP, Item, Tidy, UserTransaction
 from durable_trio.stores.questions import ListOwned, Question
 from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
+from durable_trio.stores.upkeep import UpkeepPace
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -94,6 +95,8 @@ class Writer:
         self._write_thread = StoreThread("durable_trio writer", self._linger)
         self._read_thread = StoreThread("durable_trio reader", self._linger)
         self._answer_thread = StoreThread("durable_trio answerer")
+        self._pace = UpkeepPace()
+        self._upkeep_count = 0  # pieces of it in the batch that is taken
         self._commit_ms = 0.0
         self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
@@ -387,12 +390,12 @@ class Writer:
                 self._take_starts(items)
 
     def _take_starts(self, items: list[_Entry]) -> None:
-        starts, count_max, has_upkeep = self._starts, len(items) + BATCH_STARTS_MAX, False
+        starts, count_max, self._upkeep_count = self._starts, len(items) + BATCH_STARTS_MAX, 0
         while starts and len(items) < count_max:
-            is_upkeep = isinstance(starts[0][0], UPKEEP)
-            if is_upkeep and has_upkeep:
-                break
-            has_upkeep = has_upkeep or is_upkeep
+            if isinstance(starts[0][0], UPKEEP):
+                if self._upkeep_count == self._pace.count_max:
+                    break
+                self._upkeep_count += 1
             items.append(starts.popleft())
 
     async def _apply(self, items: list[_Entry]) -> list[Any]:
@@ -420,7 +423,10 @@ class Writer:
                     self._measure(began)
                 return outcomes
         began = time.perf_counter()
-        outcomes = await self._write_thread.call(lambda: store.apply(batch))
+        apply: Callable[[], list[Any] | None] = functools.partial(store.apply, batch)
+        if self._upkeep_count:
+            apply, self._upkeep_count = self._pace.measured(apply, self._upkeep_count), 0
+        outcomes = await self._write_thread.call(apply)
         assert outcomes is not None
         self._has_let_others_go = True
         self._measure(began, len(batch))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
 
-from durable_trio import BulkProgress, Context, Engine, RunFailed, RunNotFound, RunStatus, workflow
+from durable_trio import BulkProgress, Context, Engine, RunFailed, RunNotFound, RunStatus, StoreFull, workflow
 from durable_trio.engine.bulk import Bulk
+from durable_trio.stores.upkeep import UpkeepPace
 from tests.engine.harness import serving, stored, wait_parked, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -40,6 +42,11 @@ async def parent(ctx: Context) -> str:
 
 
 @workflow
+async def one_child(ctx: Context, id: str) -> str:
+    return await ctx.run_child(failing, id=id)
+
+
+@workflow
 async def patient(ctx: Context) -> str:
     """Its child ends, and it goes on."""
     await ctx.run_child(passing, id="ended child")
@@ -66,8 +73,25 @@ async def after(ctx: Context) -> str:
 @pytest.fixture
 async def engine(file_path: str) -> AsyncIterator[Engine]:
     broken.add("is")
-    async with serving(file_path, waiting, failing, parent, patient, passing) as opened:
+    async with serving(file_path, waiting, failing, parent, one_child, patient, passing) as opened:
         yield opened
+
+
+@pytest.fixture
+async def client(file_path: str) -> AsyncIterator[Engine]:
+    async with Engine(file_path) as opened:
+        yield opened
+
+
+async def start_many(client: Engine, count: int, *, tags: dict[str, str] | None = None) -> None:
+    """Start runs that nobody takes, with ids from 'run 0' on; those that are newer come first."""
+    async with trio.open_nursery() as nursery:
+        for number in range(count):
+            nursery.start_soon(partial(client.start, "waiting", id=f"run {number}", delay=3600, tags=tags))
+
+
+def commit_count(client: Engine) -> int:
+    return client._client.services_in_use().writer.commit_count
 
 
 async def all_of(bulk: Bulk) -> list[BulkProgress]:
@@ -197,3 +221,89 @@ async def test_cancellation_leaves_what_is_done(engine: Engine) -> None:
             scope.cancel()
     found = await statuses(engine)
     assert (found["run 2"], found["run 1"]) == (RunStatus.CANCELLED, RunStatus.PENDING)
+
+
+async def test_many_share_a_commit_and_are_told_in_their_order_all_the_same(client: Engine) -> None:
+    client._client.services_in_use().writer._pace = UpkeepPace(lambda: 0.0)  # however slow the machine is
+    await start_many(client, 200)
+    for bulk in (client.cancel_runs(workflow="waiting"), client.delete_runs(status="cancelled")):
+        newest_first = await bulk.find()
+        before = commit_count(client)
+        found = await all_of(bulk)
+        assert [each.run_id for each in found] == list(newest_first)
+        assert [each.done_count for each in found] == list(range(1, 201))
+        assert commit_count(client) - before <= 100
+    assert await statuses(client) == {}
+
+
+async def test_a_thousand_cancels_are_some_dozens_of_commits(client: Engine) -> None:
+    await start_many(client, 1000)
+    before = commit_count(client)
+    assert len(await all_of(client.cancel_runs(workflow="waiting"))) == 1000
+    assert commit_count(client) - before == 7 + 14  # 1 + 2 + 4 … + 64, and the others by 64
+
+
+async def test_whoever_stops_after_the_first_has_had_one_and_then_at_most_twice_what_was_told(client: Engine) -> None:
+    await start_many(client, 100)
+    bulk = client.cancel_runs(workflow="waiting")
+    for told in range(1, 20):
+        await anext(bulk)
+        assert told <= bulk.done_count <= 2 * told
+        assert len((await client.list_runs(status="cancelled")).runs) == bulk.done_count
+
+
+@pytest.mark.parametrize("passes", [1, 3, 5, 8, 20])
+async def test_cancelled_in_the_middle_it_knows_all_that_is_done_and_goes_on_with_the_rest_if_it_is_asked_again(
+    client: Engine, passes: int
+) -> None:
+    await start_many(client, 40)
+    bulk = client.abandon_runs(workflow="waiting")
+    told = [(await anext(bulk)).run_id for _ in range(15)]  # those of the next group are 16
+
+    async def cancel(scope: trio.CancelScope) -> None:
+        for _ in range(passes):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel, scope)
+            told.append((await anext(bulk)).run_id)
+    assert 15 <= bulk.done_count <= 31
+    assert len((await client.list_runs(status="cancelled")).runs) == bulk.done_count
+    told += [each.run_id for each in await all_of(bulk)]
+    assert sorted(told) == sorted(f"run {number}" for number in range(40))
+
+
+async def test_an_error_of_the_store_comes_once_all_that_was_done_is_told(
+    client: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start_many(client, 7)
+    bulk = client.cancel_runs(workflow="waiting")
+    order = await bulk.find()
+    cancel = client._client.cancel
+
+    async def cancel_but_one(run_id: str, reason: str | None) -> bool:
+        if run_id == order[1]:
+            raise StoreFull("the disk is full")
+        return await cancel(run_id, reason)
+
+    monkeypatch.setattr(type(client._client), "cancel", lambda self, run_id, reason: cancel_but_one(run_id, reason))
+    assert (await anext(bulk)).run_id == order[0]
+    assert (await anext(bulk)).run_id == order[2]
+    with pytest.raises(StoreFull):
+        await anext(bulk)
+    assert await statuses(client) | {order[1]: RunStatus.PENDING} == {
+        run_id: RunStatus.CANCELLED if run_id in order[:3] else RunStatus.PENDING for run_id in order
+    } | {order[1]: RunStatus.PENDING}
+
+
+async def test_children_go_on_before_their_parents_also_where_many_are_resumed_at_once(engine: Engine) -> None:
+    for number in range(12):
+        with pytest.raises(RunFailed):
+            await engine.run(one_child, f"child {number}", id=f"parent {number}")
+    broken.clear()
+    found = await all_of(engine.resume_runs(status="failed"))
+    assert [each.refusal for each in found] == [None] * 24
+    for number in range(12):
+        assert await engine.get(f"parent {number}", one_child).result() == "done"

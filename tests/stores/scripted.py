@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from durable_trio.stores.contract import Advance, DeleteRun, Fence, Operation, StartRun
+from durable_trio.stores.contract import Advance, Fence, Operation, RequestCancel, StartRun, Sweep
 from durable_trio.stores.questions import Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.writer import Writer
@@ -29,7 +29,9 @@ def echo(batch: Sequence[Any]) -> list[Any]:
 def name_of(operation: Any) -> str:
     if isinstance(operation, StartRun):
         return operation.id
-    return str(operation.run_id if isinstance(operation, DeleteRun) else operation.fence.run)
+    if isinstance(operation, Sweep):
+        return "upkeep"
+    return str(operation.run_id if isinstance(operation, RequestCancel) else operation.fence.run)
 
 
 class ScriptedStore(WrappedStore):
@@ -84,9 +86,9 @@ async def running(store: ScriptedStore) -> AsyncIterator[Writer]:
         nursery.cancel_scope.cancel()
 
 
-def caller(name: object) -> DeleteRun:
+def caller(name: object) -> RequestCancel:
     """An operation that somebody calls for and waits for."""
-    return DeleteRun(run_id=str(name))
+    return RequestCancel(run_id=str(name), reason="null", now=1)
 
 
 def owner(run: int) -> Advance:

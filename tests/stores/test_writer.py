@@ -16,9 +16,10 @@ from trio.testing import wait_all_tasks_blocked
 from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt
 from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_COMMIT_MS_MAX
 from durable_trio.stores import writer as writer_module
-from durable_trio.stores.contract import Advance, Fence
+from durable_trio.stores.contract import Advance, Fence, Sweep
 from durable_trio.stores.questions import FindLastChange
 from durable_trio.stores.threads import Linger
+from durable_trio.stores.upkeep import UpkeepPace
 from durable_trio.stores.writer import Writer
 from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS
@@ -80,6 +81,18 @@ async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
     assert len(first) == 1 + BATCH_STARTS_MAX
     assert [name for name in outcomes.names if name.startswith("start")] == [f"start-{n}" for n in range(1000)]
     assert outcomes.names[-2:] == ["78", "last"]
+
+
+async def test_pieces_of_upkeep_share_a_commit_while_they_are_short_and_steps_go_before_them() -> None:
+    store = ScriptedStore()
+    async with running(store) as writer:
+        writer._pace = UpkeepPace(lambda: 0.0)  # no time passes
+        outcomes = Outcomes()
+        outcomes.submit(writer, *[Sweep(hidden_before=1) for _ in range(20)], owner(77))
+        await outcomes.wait(21)
+    sizes = [batch.count("upkeep") for batch in store.batches]
+    assert sizes == [1, 2, 4, 8, 5]
+    assert store.batches[0] == ["77", "upkeep"]
 
 
 @pytest.mark.parametrize("busy", ["operations", "transactions"])
