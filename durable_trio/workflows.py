@@ -25,7 +25,7 @@ R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
 ContextT = TypeVar("ContextT", contravariant=True)
 
-__all__ = ["INLINE_NAME", "Registry", "Startable", "Workflow", "workflow"]
+__all__ = ["INLINE_NAME", "Registry", "Startable", "Workflow", "version_text", "workflow"]
 
 #: The workflow's name of scripts' runs (``engine.inline``); no user's function is behind it.
 INLINE_NAME: Final = "(inline)"
@@ -335,3 +335,8 @@ class Registry:
 
     def __iter__(self) -> Iterator[Workflow[Any, Any]]:
         return iter(self._by_place.values())
+
+
+def version_text(workflow: str, version: int | None) -> str:
+    """Return how people are told of one version of a workflow: without it where that is 0, or not known."""
+    return workflow if version in (0, None, NO_VERSION) else f"{workflow} version {version}"

@@ -20,11 +20,11 @@ from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
-from durable_trio.rows import NO_VERSION
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.stores.sqlite.parked import IS_PARKED
 from durable_trio.stores.sqlite.writable import why_not_writable
 from durable_trio.views.documents import CheckDocument, Finding
+from durable_trio.workflows import version_text
 
 __all__ = ["examine"]
 
@@ -195,7 +195,7 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         text = f"{plural(sum(dead.values()), 'run')} in the hands of a process that has died; {advice}"
         yield Finding(level="wrong", about="owners", text=text)
     if rows.overdue:
-        names = [f"{_version_text(*place)} ({count:,})" for place, count in rows.overdue.items()]
+        names = [f"{version_text(*place)} ({count:,})" for place, count in rows.overdue.items()]
         if alive:
             by_reason: dict[str, list[str]] = {}
             for place, named in zip(rows.overdue, names, strict=True):
@@ -209,7 +209,7 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
             yield Finding(level="wrong", about="workflows", text=text)
     waiting = {place: count for place, count in status.unserved_versions.items() if place not in rows.overdue}
     if waiting:
-        told = [f"{_version_text(*place)} ({count:,})" for place, count in waiting.items()]
+        told = [f"{version_text(*place)} ({count:,})" for place, count in waiting.items()]
         text = f"unfinished, but no executor has their version: {_some(told)}; 'versions' tells which there are"
         yield Finding(level="note", about="versions", text=text)
     if rows.expired:
@@ -219,10 +219,6 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         text = f"{plural(len(rows.not_undone), 'run')} of which a compensation has failed: {_some(rows.not_undone)}"
         text += "; 'show' tells which; undo it by hand, then 'delete' the run"
         yield Finding(level="wrong", about="compensations", text=text)
-
-
-def _version_text(workflow: str, version: int) -> str:
-    return workflow if version in (0, NO_VERSION) else f"{workflow} version {version}"
 
 
 def _some(names: list[str] | tuple[str, ...]) -> str:

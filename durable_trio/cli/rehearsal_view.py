@@ -11,18 +11,12 @@ import click
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import plural, visible
 from durable_trio.rehearsal.records import Verdict
+from durable_trio.rehearsal.words import verdict_text
 from durable_trio.views.rehearsal import RehearsalGroupDocument, RehearseDocument
+from durable_trio.workflows import version_text
 
 __all__ = ["rehearsal_lines"]
 
-_SHOWN: Final = {
-    Verdict.GOES_ON: "goes on",
-    Verdict.DIVERGES: "diverges",
-    Verdict.DOES_NOT_FIT: "does not fit",
-    Verdict.RAISES: "raises",
-    Verdict.STALLS: "stalls",
-    Verdict.UNKNOWN: "unknown",
-}
 _INDENT: Final = "    "
 # Of what goes on, the causes that most runs have; the others are counted.
 _GOING_ON_MAX: Final = 10
@@ -45,9 +39,9 @@ def rehearsal_lines(document: RehearseDocument, screen: Screen) -> Iterator[str]
 
 
 def _group_lines(group: RehearsalGroupDocument, screen: Screen, *, color: str) -> Iterator[str]:
-    head = f"{plural(group.count, 'run')} of {visible(group.workflow)}"
+    head = f"{plural(group.count, 'run')} of {visible(version_text(group.workflow, group.version))}"
     text = f" {visible(group.cause)}" if group.verdict is not Verdict.UNKNOWN else f" {group.cause}"
-    yield f"{click.style(_SHOWN[group.verdict], fg=color, bold=True)}  {click.style(head, bold=True)}:{text}"
+    yield f"{click.style(verdict_text(group.verdict), fg=color, bold=True)}  {click.style(head, bold=True)}:{text}"
     told = f"{', '.join(map(visible, group.run_ids))}{', …' if group.count > len(group.run_ids) else ''}"
     if group.executing:
         told += f"; {group.executing:,} executing, judged by what they had recorded"
@@ -59,7 +53,7 @@ def _group_lines(group: RehearsalGroupDocument, screen: Screen, *, color: str) -
 def _summary(document: RehearseDocument) -> str:
     counts = document.counts
     parts = [
-        f"{counts[verdict.value]:,} {'go on' if verdict is Verdict.GOES_ON else _SHOWN[verdict]}"
+        f"{counts[verdict.value]:,} {verdict_text(verdict, counts[verdict.value])}"
         for verdict in Verdict
         if counts[verdict.value]
     ]

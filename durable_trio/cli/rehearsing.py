@@ -156,6 +156,7 @@ class _Rehearsing:
                     run=run,
                     run_id=begun["run_id"],
                     workflow=begun["workflow"],
+                    version=begun["version"],
                     verdict=halted.verdict,
                     cause=halted.cause,
                     text=halted.text,

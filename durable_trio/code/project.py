@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from durable_trio.looks import look
 
-__all__ = ["Project", "installed_folders"]
+__all__ = ["Project", "installed_folders", "is_of_project", "top_of"]
 
 # An import, indented or not, whose parentheses may have several lines; or another line at the margin.
 _IMPORT: Final = re.compile(
@@ -60,8 +60,8 @@ class Project:
             own: the globals of the module that is the project's, wherever it lies; so is all of its outermost package.
             others: those of others, which are the project's if they are not installed.
         """
-        home = _top(own)
-        left = [own, *(each for each in others if _is_of_project(each, home))]
+        home = top_of(own)
+        left = [own, *(each for each in others if is_of_project(each, home))]
         found: dict[int, bytes] = {}
         while left:
             each = left.pop()
@@ -71,7 +71,7 @@ class Project:
             found[id(each)] = hashlib.sha256(source).digest()
             for module in {*_imported(each, source), *_sources_of(each)}:
                 reached = _globals_of(module)
-                if reached is not None and _is_of_project(reached, home):
+                if reached is not None and is_of_project(reached, home):
                     left.append(reached)
         return frozenset(found.values())
 
@@ -97,14 +97,14 @@ def _read(file: str, loader: Any) -> bytes:
     return b""
 
 
-def _top(names: Mapping[str, Any]) -> str:
+def top_of(names: Mapping[str, Any]) -> str:
     """Return the outermost package of a module, or the module if it is in none."""
     return str(names.get("__package__") or names.get("__name__")).partition(".")[0]
 
 
-def _is_of_project(names: Mapping[str, Any], home: str) -> bool:
+def is_of_project(names: Mapping[str, Any], home: str) -> bool:
     """Whether a module belongs to a package, or lies outside of what is installed, if it has a file at all."""
-    top = _top(names)
+    top = top_of(names)
     if top == home or top in _OWN:
         return top not in _OWN
     file = names.get("__file__")

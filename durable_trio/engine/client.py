@@ -14,6 +14,7 @@ import trio
 from durable_trio.clock import MICROSECONDS, from_datetime
 from durable_trio.codec import UNANNOTATED, Codec, own_annotation
 from durable_trio.engine.awaited import look
+from durable_trio.engine.codes import Codes
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.filters import make_filter, read_change_cursor
 from durable_trio.engine.observers import Observers
@@ -21,6 +22,7 @@ from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.places import LENDER, lending_place
 from durable_trio.engine.runs.run_log import UNKNOWN_WORKFLOW, unknown_text
+from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
 from durable_trio.engine.statistics import ErrorGroups, error_groups
 from durable_trio.engine.waiting import Waiting
@@ -147,13 +149,20 @@ class Client:
     @property
     def code(self) -> Code:
         """What this engine's runs are rehearsed with."""
+        services = self.services_in_use()
         return Code(
-            writer=self.services_in_use().writer,
+            writer=services.writer,
             settings=self.settings,
             codec=self.codec,
             registry=self.registry,
             failures_of=self.failures_of,
+            served=self.served if services.executor is None else services.executor.runs.served,
         )
+
+    @property
+    def served(self) -> ServedCodes:
+        """The codes of its workflows, which no store has been told yet."""
+        return ServedCodes(Codes(self.settings.build), self.registry)
 
     def check_home(self) -> None:
         """Refuse a call from elsewhere: whatever is shared with the engine's tasks must be touched by them only."""

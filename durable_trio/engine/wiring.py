@@ -241,6 +241,7 @@ class Executor:
             codec=given.codec,
             registry=given.registry,
             failures_of=given.failures_of,
+            served=self.runs.served,
         )
         self.janitor = Janitor(writer, clock, look_ahead=Preview(code, self._new_codes).tell)
 

@@ -22,6 +22,7 @@ from typing import Any, Final, cast
 import trio
 
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.records_of import version_or_none
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.errors import DurableError, WorkerFailed
 from durable_trio.failures.one_line import innermost
@@ -98,6 +99,7 @@ async def _serve(engine: Engine, line: _Line, beat: _Beat) -> None:
     client = engine._client
     line.send(ready=True, database=getattr(client.store, "path", "") if client.store.is_shared else "")
     store: ReadOnlyStore | None = None
+    served = client.served
     async with trio.open_nursery() as nursery:
         nursery.start_soon(beat.turn)
         async for request in requests:
@@ -114,6 +116,7 @@ async def _serve(engine: Engine, line: _Line, beat: _Beat) -> None:
                     codec=client.codec,
                     registry=client.registry,
                     failures_of=client.failures_of,
+                    served=served,
                 )
                 await _answer(code, request, line)
             except (DurableError, OSError) as error:
@@ -131,7 +134,8 @@ async def _answer(code: Code, request: dict[str, Any], line: _Line) -> None:
 
     def begins(found: Unfinished) -> None:
         row = found.row
-        line.send(begins=row.run, run_id=row.id, workflow=row.workflow, is_executing=row.owner is not None)
+        place = {"workflow": row.workflow, "version": version_or_none(row.version)}
+        line.send(begins=row.run, run_id=row.id, is_executing=row.owner is not None, **place)
 
     await rehearse_runs(code, request["rehearse"], told, at_once=request["at_once"], begins=begins)
     line.send(done=True)

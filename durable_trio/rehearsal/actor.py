@@ -143,6 +143,7 @@ class RehearsedRun(RunActor):
             [(str(call.kind), str(call.key)) for call in calls],
             ended=self.life is not Life.BODY,
             raised=None if raised is None else _raised(raised),
+            unasked=self.why_unasked(row),
         )
         super().diverged(row, raised=raised)
 

@@ -8,9 +8,13 @@ from typing import Final
 
 import attrs
 
+from durable_trio.engine.records_of import version_or_none
+from durable_trio.records import StepKind
 from durable_trio.rehearsal.records import Rehearsal, RehearsalGroup, Verdict
 from durable_trio.rows import HistoryRow
+from durable_trio.rules.unasked import Unasked
 from durable_trio.stores.unfinished import Unfinished
+from durable_trio.turns.history import change_of
 
 __all__ = ["Groups", "Judged", "cause_of_difference", "cause_of_ways", "without_run"]
 
@@ -28,6 +32,7 @@ class Judged:
     run: int
     run_id: str
     workflow: str
+    version: int | None
     verdict: Verdict
     cause: str
     text: str
@@ -41,6 +46,7 @@ class Judged:
             run=row.run,
             run_id=row.id,
             workflow=row.workflow,
+            version=version_or_none(row.version),
             verdict=verdict,
             cause=cause,
             text=text,
@@ -50,6 +56,12 @@ class Judged:
 
 def _call(kind: str, key: str) -> str:
     return f"{kind} {_NUMBERS.sub('', key)}"
+
+
+def _row(row: HistoryRow) -> str:
+    if row.kind is StepKind.PATCH:  # its key begins with a blank, which no call's does
+        return f"the new way of {change_of(row.key)!r}"
+    return _call(str(row.kind), str(row.key))
 
 
 def calls_of(waiting: Iterable[tuple[str, str]]) -> str:
@@ -66,14 +78,21 @@ def cause_of_difference(
     *,
     ended: bool,
     raised: str | None,
+    unasked: Unasked | None = None,
 ) -> str:
-    """Return where code and history part. ``raised``: what the body has raised, and where."""
+    """Return where code and history part.
+
+    Args:
+        raised: what the body has raised, and where.
+        unasked: why the code is likely not to ask for what is recorded, which is an answer.
+    """
     if raised is not None:
         return f"the body raises {raised}"
-    wanted = "nothing more" if expected is None else _call(str(expected.kind), str(expected.key))
+    wanted = "nothing more" if expected is None else _row(expected)
     found = "has ended" if ended else (calls_of(waiting) or "no durable call")
-    after = "" if before is None else f", after {_call(str(before.kind), str(before.key))}"
-    return f"recorded is {wanted}, the code {found if ended else f'waits in {found}'}{after}"
+    after = "" if before is None else f", after {_row(before)}"
+    why = "" if unasked is None else f"; {unasked.value}"
+    return f"recorded is {wanted}, the code {found if ended else f'waits in {found}'}{after}{why}"
 
 
 def cause_of_ways(comes: str, ways: Mapping[str, Set[bool]]) -> str:
@@ -106,11 +125,11 @@ class Groups:
     """Verdicts as they come, kept by cause: of many runs no more than a few ids."""
 
     def __init__(self) -> None:
-        self._groups: dict[tuple[str, Verdict, str], _Group] = {}
+        self._groups: dict[tuple[str, int | None, Verdict, str], _Group] = {}
 
     def add(self, judged: Judged) -> None:
         """Count one run."""
-        group = self._groups.setdefault((judged.workflow, judged.verdict, judged.cause), _Group(judged))
+        group = self._groups.setdefault((judged.workflow, judged.version, judged.verdict, judged.cause), _Group(judged))
         group.count += 1
         group.executing += judged.is_executing
         if len(group.run_ids) < _IDS_MAX:
@@ -121,6 +140,7 @@ class Groups:
         return rehearsal_of(
             RehearsalGroup(
                 workflow=workflow,
+                version=version,
                 verdict=verdict,
                 cause=cause,
                 count=group.count,
@@ -128,7 +148,7 @@ class Groups:
                 run_ids=tuple(group.run_ids),
                 example=group.first.text,
             )
-            for (workflow, verdict, cause), group in self._groups.items()
+            for (workflow, version, verdict, cause), group in self._groups.items()
         )
 
 
@@ -137,9 +157,8 @@ def rehearsal_of(groups: Iterable[RehearsalGroup]) -> Rehearsal:
     by_verdict: dict[str, list[RehearsalGroup]] = {verdict.value: [] for verdict in Verdict}
     for group in groups:
         by_verdict[group.verdict.value].append(group)
-    return Rehearsal(
-        **{
-            name: tuple(sorted(found, key=lambda group: (-group.count, group.workflow, group.cause)))
-            for name, found in by_verdict.items()
-        }
-    )
+    return Rehearsal(**{name: tuple(sorted(found, key=_place)) for name, found in by_verdict.items()})
+
+
+def _place(group: RehearsalGroup) -> tuple[int, str, int, str]:
+    return -group.count, group.workflow, -1 if group.version is None else group.version, group.cause

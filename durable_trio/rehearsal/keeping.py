@@ -13,6 +13,7 @@ from durable_trio.engine.observers import Observers
 from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.telling import Tellings
+from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
 from durable_trio.failures import exits_of, is_cancelled, trace
 from durable_trio.limits import TRACEBACK_CHARACTERS_MAX
@@ -34,6 +35,7 @@ class Code:
     codec: Codec
     registry: Registry
     failures_of: FailuresOf
+    served: ServedCodes
 
 
 class Keeps(Protocol):
@@ -54,6 +56,7 @@ class RehearsalKeeper:
         self.settings = attrs.evolve(code.settings, slow_step_seconds=None)
         self.codec = code.codec
         self.registry = code.registry
+        self.served = code.served
         self.engine: object = None
         self.tellings = Tellings(
             writer=code.writer,

@@ -14,8 +14,10 @@ from durable_trio.rehearsal.judged import Groups, Judged
 from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.records import RehearsalGroup, Verdict
 from durable_trio.rehearsal.rehearse import rehearse_runs
+from durable_trio.rehearsal.words import verdict_text
 from durable_trio.stores.unfinished import ListUnfinished
 from durable_trio.unseen import visible
+from durable_trio.workflows import version_text
 
 __all__ = ["Preview"]
 
@@ -76,5 +78,6 @@ class Preview:
 
 
 def _told(group: RehearsalGroup) -> str:
-    verdict = group.verdict.value.replace("_", " ")
-    return f"{group.count} of {visible(group.workflow)} {verdict} ({visible(group.cause)}; {visible(group.run_ids[0])})"
+    verdict = verdict_text(group.verdict, group.count)
+    place = visible(version_text(group.workflow, group.version))
+    return f"{group.count} of {place} {verdict} ({visible(group.cause)}; {visible(group.run_ids[0])})"

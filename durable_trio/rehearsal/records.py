@@ -22,14 +22,16 @@ class Verdict(enum.StrEnum):
 
 @attrs.frozen(kw_only=True)
 class RehearsalGroup:
-    """Runs of one workflow with the same verdict for the same reason.
+    """Runs of one workflow and version with the same verdict for the same reason.
 
+    ``version`` is that of the runs, ``None`` where it is not known yet: such runs are rehearsed with the newest.
     ``cause`` is what they have in common, with numbers of keys left out; ``example`` is the whole text about the first
     of ``run_ids``, of which there are at most three. Of ``executing`` runs somebody was executing meanwhile: these were
     judged by what they had recorded until then.
     """
 
     workflow: str
+    version: int | None
     verdict: Verdict
     cause: str
     count: int

@@ -9,6 +9,7 @@ from durable_trio.rehearsal.judged import Groups, Judged
 from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.records import Rehearsal, Verdict
 from durable_trio.rehearsal.stage import AT_ONCE, Stage
+from durable_trio.stores.code_questions import ListCodes
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished
 
 __all__ = ["rehearse", "rehearse_runs"]
@@ -45,6 +46,7 @@ async def rehearse_runs(
 
     *Cancellation:* those in hand leave, and nothing is told of them.
     """
+    code.served.were_seen(await code.writer.ask_patiently(ListCodes()))
     again: list[int] = []
     doubted: set[int] = set()
 

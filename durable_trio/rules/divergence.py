@@ -31,14 +31,14 @@ def explain(
         left.append(f"… {skipped} rows before")
         right.append("… the same")
     for row in delivered[-_CONTEXT_ROWS:]:
-        left.append(f"  {row.kind} {row.key}")
-        right.append(f"  {row.kind} {row.key}")
+        left.append(f"  {_shown(row)}")
+        right.append(f"  {_shown(row)}")
     calls = [f"> {kind} {key}" for kind, key in waiting]
     if ended:
         calls.append("> (the body has ended)")
     elif not calls:
         calls.append("> (no durable call)")
-    left.append(f"> {expected.kind} {expected.key}" if expected is not None else "> (no more rows)")
+    left.append(f"> {_shown(expected)}" if expected is not None else "> (no more rows)")
     right.append(calls[0])
     for call in calls[1:]:
         left.append("")
@@ -47,3 +47,8 @@ def explain(
     lines = [f"{'history':<{width}} | code"]
     lines += [f"{a:<{width}} | {b}".rstrip() for a, b in zip(left, right, strict=True)]
     return "\n".join(lines)
+
+
+def _shown(row: HistoryRow) -> str:
+    # The name of an answer of ``ctx.patched`` begins with a blank, as no other does.
+    return f"{row.kind} {row.key._replace(name=row.key.name.strip())}"

@@ -15,17 +15,21 @@ __all__ = ["RehearseDocument", "baseline_of", "rehearse_document"]
 # Where a line of code has moved to, it is the same place.
 _LINE: Final = re.compile(r":\d+ in ")
 
-Baseline = Mapping[tuple[str, str, str], int]
+# Workflow, version, verdict and cause.
+Identity = tuple[str, int | None, str, str]
+Baseline = Mapping[Identity, int]
 
 
 @attrs.frozen(kw_only=True)
 class RehearsalGroupDocument:
-    """Runs with the same verdict for the same reason; of ``executing`` ones somebody was executing meanwhile.
+    """Runs of one version with the same verdict for the same reason; of ``executing`` ones somebody was executing
+    meanwhile. ``version`` is ``null`` where it is not known yet.
 
     ``count_before``: how many an earlier rehearsal has found, if there is one to compare with.
     """
 
     workflow: str
+    version: int | None
     verdict: Verdict
     cause: str
     count: int
@@ -64,7 +68,8 @@ def rehearse_document(app: str, database: str, found: Rehearsal, before: Baselin
 
 
 def _group(group: RehearsalGroup, before: Baseline | None) -> RehearsalGroupDocument:
-    count_before = None if before is None else before.get(_identity(group.workflow, group.verdict, group.cause), 0)
+    identity = _identity(group.workflow, group.version, group.verdict, group.cause)
+    count_before = None if before is None else before.get(identity, 0)
     return RehearsalGroupDocument(**attrs.asdict(group, recurse=False), count_before=count_before)
 
 
@@ -72,8 +77,8 @@ def _is_worse(group: RehearsalGroupDocument) -> bool:
     return group.verdict is not Verdict.GOES_ON and group.count > (group.count_before or 0)
 
 
-def _identity(workflow: str, verdict: str, cause: str) -> tuple[str, str, str]:
-    return workflow, str(verdict), _LINE.sub(" in ", cause)
+def _identity(workflow: str, version: int | None, verdict: str, cause: str) -> Identity:
+    return workflow, version, str(verdict), _LINE.sub(" in ", cause)
 
 
 def baseline_of(document: Any) -> Baseline:
@@ -83,9 +88,9 @@ def baseline_of(document: Any) -> Baseline:
         ValueError: it is no such document.
     """
     try:
-        found: dict[tuple[str, str, str], int] = {}
+        found: dict[Identity, int] = {}
         for group in document["groups"]:
-            identity = _identity(group["workflow"], group["verdict"], group["cause"])
+            identity = _identity(group["workflow"], group["version"], group["verdict"], group["cause"])
             found[identity] = found.get(identity, 0) + int(group["count"])
         return found
     except (KeyError, TypeError) as error:

@@ -79,6 +79,8 @@ def test_what_diverges_is_shown_with_its_difference_and_what_was_so_before_is_no
         "changed", "--db", db, "--workflow", "order", "--sample", "3", "--json", "--baseline", str(earlier)
     )
     assert (again.code, again.json["is_clean"], again.json["groups"][0]["count_before"]) == (0, True, 1)
+    earlier.write_text(found.out.replace('"version": 0', '"version": 2'))  # it was another one that was wrong then
+    assert rehearsed("changed", *some, "--baseline", str(earlier)).code == 1
 
 
 def test_who_keeps_the_loop_for_himself_stalls_and_who_ends_the_process_raises(

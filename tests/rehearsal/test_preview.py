@@ -58,7 +58,7 @@ async def serve(path: str, code: Workflow[[], None], told: list[str], *, starts:
 async def test_what_new_code_would_refuse_is_told_once(file_path: str, told: list[str]) -> None:
     assert await serve(file_path, order("charge"), told, starts=3) == ""
     found = await serve(file_path, order("charge card"), told)
-    assert found.startswith("new code: of a sample of 3 unfinished runs 3 would not go on: 3 of order diverges")
+    assert found.startswith("new code: of a sample of 3 unfinished runs 3 would not go on: 3 of order diverge")
     assert CAUSE in found
     assert "order-0" in found
     assert await serve(file_path, order("charge card"), told) == ""  # by whoever has brought it

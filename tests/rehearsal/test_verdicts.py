@@ -202,6 +202,32 @@ async def test_versions_that_are_not_there_are_unknown_each_by_itself(autojump_c
         await left_by(store, older, both)
         result = await rehearsed(store, workflow(name="flow", version=3)(_first))
     assert sorted(causes(result)) == [("unknown", 1, "no version 1"), ("unknown", 1, "no version 2")]
+    assert sorted(group.version or 0 for group in result.unknown) == [1, 2]
+
+
+async def test_runs_of_two_versions_are_two_groups_though_the_cause_is_the_same(autojump_clock: MockClock) -> None:
+    """Of which version the code is to be mended is what its author wants to know."""
+
+    async def other(ctx: Context) -> str:
+        await ctx.step("pay", note, "paid")
+        return await _first(ctx)
+
+    def both_of(body: Any) -> list[Workflow[..., Any]]:
+        return [workflow(name="flow", version=version)(body) for version in (0, 3)]
+
+    async def both(engine: Engine) -> None:
+        for number, code in enumerate((*both_of(_first), both_of(_first)[1])):
+            await engine.start(code, id=f"run-{number}")
+        await wait_passivated(engine)
+
+    async with crashing_store() as store:
+        await left_by(store, both_of(_first), both)
+        result = await rehearsed(store, both_of(other))
+    assert [(group.version, group.count, group.run_ids) for group in result.diverges] == [
+        (3, 2, ("run-1", "run-2")),
+        (0, 1, ("run-0",)),
+    ]
+    assert len({group.cause for group in result.diverges}) == 1
 
 
 async def test_a_body_that_only_waits_outside_diverges(autojump_clock: MockClock) -> None:

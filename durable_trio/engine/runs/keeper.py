@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from durable_trio.codec import Codec
 from durable_trio.engine.runs.telling import Tellings
+from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
 from durable_trio.records import Problem
 from durable_trio.rows import RunRow
@@ -30,6 +31,8 @@ class Keeper(Protocol[R]):
     engine: object
     #: Who says what happens to each run.
     tellings: Tellings
+    #: Which codes it executes them with.
+    served: ServedCodes
 
     def wake_at(self, due_at: int, resident: R, now: int) -> None:
         """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left; it says ``now``."""

@@ -39,6 +39,7 @@ from durable_trio.rules.divergence import explain
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.rules.residency import SOON
 from durable_trio.rules.run_life import WAIT
+from durable_trio.rules.unasked import Unasked, advice
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
@@ -448,15 +449,17 @@ class ResidentRun:
         foreign = [] if self.life is not Life.BODY else turns.foreign_waits(also_in_process=True)
         if foreign:
             text += "\nThe body waits for something that is not durable: " + "; ".join(foreign)
-        if row is not None and row.kind is StepKind.PATCH:
-            change = change_of(row.key)
-            text += (
-                f"\nThe run has taken the new way of ctx.patched({change!r}), for which this code does not ask there: "
-                "it is from before that change, or the question has left it. "
-                f"Then @workflow(retired=({change!r},)) has such runs go on"
-            )
+        if (why := self.why_unasked(row)) is not None:
+            assert row is not None
+            text += f"\n{advice(change_of(row.key), why)}"
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
         self.refuse(Problem(kind=ProblemKind.DIVERGENCE.value, text=text), error)
+
+    def why_unasked(self, row: HistoryRow | None) -> Unasked | None:
+        """Return why the code is likely not to ask for an answer that is recorded; ``None`` of any other row."""
+        if row is None or row.kind is not StepKind.PATCH:
+            return None
+        return self.keeper.served.why_unasked(self.workflow, row, is_asked=change_of(row.key) in self.body.ways)
 
     def refuse(self, problem: Problem, error: Exception | None = None) -> None:
         """Give the run back with a problem, and leave. ``error``: the same for observers, who may tell kinds apart."""

@@ -15,6 +15,7 @@ import trio
 from durable_trio.engine.workers.parent import Workers
 from durable_trio.engine.workers.reloads import ReloadFailed
 from durable_trio.rehearsal.records import Verdict
+from durable_trio.rehearsal.words import verdict_text
 from durable_trio.serving.reasons import error_line, last_words
 
 __all__ = ["rehearse"]
@@ -47,8 +48,8 @@ async def rehearse(workers: Workers, database: str) -> None:
     except (ValueError, KeyError, TypeError):
         said = last_words(done.stderr.decode(errors="replace")).removeprefix("durable-trio: ")
         raise ReloadFailed(f"it could not be rehearsed: {said or f'exit code {done.returncode}'}") from None
-    bad = {name.replace("_", " "): count for name, count in counts.items() if count and name != Verdict.GOES_ON}
-    found = ", ".join(f"{count:,} {name}" for name, count in bad.items())
+    bad = {Verdict(name): count for name, count in counts.items() if count and name != Verdict.GOES_ON}
+    found = ", ".join(f"{count:,} {verdict_text(verdict, count)}" for verdict, count in bad.items())
     raise ReloadFailed(
         f"{sum(bad.values()):,} of {sum(counts.values()):,} unfinished runs do not go on with the new code ({found}); "
         f"'durable-trio rehearse {workers.app}' tells which and why"

@@ -56,7 +56,7 @@ async def test_runs_that_would_diverge_are_counted_and_those_that_go_on_are_no_h
         (tmp_path / "rehearsed_shop.py").write_text(_APP.format(step="charge it first"))
         with pytest.raises(ReloadFailed) as caught:
             await rehearse(workers, file_path)
-        assert str(caught.value).startswith("2 of 2 unfinished runs do not go on with the new code (2 diverges); ")
+        assert str(caught.value).startswith("2 of 2 unfinished runs do not go on with the new code (2 diverge); ")
         (tmp_path / "rehearsed_shop.py").write_text("import nothing_of_that_name")
         with pytest.raises(ReloadFailed, match=r"could not be rehearsed: .*nothing_of_that_name"):
             await rehearse(workers, file_path)
