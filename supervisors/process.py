@@ -218,7 +218,6 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
                 await running.wait_exited()
         finally:
             with trio.CancelScope(shield=True):
-                await ask_for_stack(running, spec)
                 await end_process(running, spec)
                 with trio.move_on_after(STDERR_DRAIN_SECONDS):
                     await running.stderr_ended.wait()
@@ -237,8 +236,8 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
 
 
 async def ask_for_stack(running: RunningProcess, spec: Process) -> None:
-    """Have a process that shows no sign of life say what it is at, if it was told how."""
-    if running.missed == "heartbeat" and spec.stack_signal is not None and not running.has_exited():
+    """Have a process that is to be killed say what it is at, if it was told how, and is far enough to know."""
+    if running.heard_at is not None and spec.stack_signal is not None and not running.has_exited():
         running.is_asked_for_stack = True
         os.kill(running.pid, spec.stack_signal)
         with trio.move_on_after(STACK_SECONDS):
@@ -258,10 +257,10 @@ async def end_process(running: RunningProcess, spec: Process) -> None:
             await running.wait_exited()
         if not running.has_exited() and is_silent(running, spec):
             running.missed = "heartbeat"
-            await ask_for_stack(running, spec)
         elif not running.has_exited():
             with trio.move_on_after(spec.closing):
                 await running.wait_exited()
+    await ask_for_stack(running, spec)
     if not running.has_exited():
         running.is_killed = True
         running.signal_group(signal.SIGKILL)

@@ -249,9 +249,10 @@ class Process:
     ready when it is spawned. ``heartbeat_within``: the longest time in seconds without a heartbeat, counted from
     then on; default None: not watched. A process that misses either is killed and counts as crashed.
 
-    ``stack_signal``: sent to a process that has missed a heartbeat, half a second before it is killed, so that it can
-    write to its standard error what it is at (``faulthandler.register``); default None. That is in the report of its
-    end, and not forwarded.
+    ``stack_signal``: sent to a process half a second before it is killed, because it has missed a heartbeat or does not
+    end in time, so that it can write to its standard error what it is at (``faulthandler.register``); default None. A
+    process must have registered it before it says that it is ready. What it writes then is in the report of its end,
+    and not forwarded.
 
     ``shutdown``: seconds between SIGTERM (to the process, which tells its own) and SIGKILL (to its whole group),
     default 5. Whatever is left of the group when the process has ended is killed too. The process is killed with its

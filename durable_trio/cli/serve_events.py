@@ -83,6 +83,10 @@ class TreeLog:
         pid = self._pids.pop(name, None)
         exit = event.exit
         fields: dict[str, Any] = {"worker": name, "pid": pid}
+        is_killed = exit.process is not None and exit.process.is_killed_by_supervisor
+        if exit.kind is ExitKind.STOPPED and is_killed:  # whoever has killed it has said so, with its stack
+            fields["reason"] = "killed, for it did not end"
+            return Line("worker_exited", f"{name} did not end, and was killed (process {pid})", fields)
         if exit.kind is ExitKind.STOPPED:
             return Line("worker_exited", f"{name} has stopped (process {pid})", {**fields, "reason": "stopped"})
         reason = _reason(event)

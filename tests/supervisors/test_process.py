@@ -487,6 +487,29 @@ async def test_a_process_that_ignores_sigterm_is_killed_after_its_deadline(tmp_p
     assert exit.process.is_killed_by_supervisor
 
 
+async def test_one_that_is_killed_for_it_does_not_end_says_before_what_it_is_at(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    code = READY.replace(
+        "await trio.sleep_forever()",
+        """signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True: time.sleep(1)""",
+    )
+    code = (
+        "import faulthandler, signal, sys, time\n"
+        f"faulthandler.register(signal.SIGUSR2, file=2, all_threads=True)\n{code}"
+    )
+    spec = python("x", code, ready_within=PATIENCE_SECONDS, stack_signal=signal.SIGUSR2, shutdown=0.3)
+    async with open_supervisor() as supervisor:
+        events = supervisor.events()
+        await supervisor.start_child(spec)
+        await supervisor.terminate_child("x")
+        exit = (await wait_for(events, ChildExited)).exit
+    assert (exit.kind, exit.process.is_killed_by_supervisor) == (ExitKind.STOPPED, True)
+    assert "in main" in exit.process.stderr_tail
+    assert capfd.readouterr().err == ""
+
+
 async def test_no_heartbeat_is_expected_of_a_process_that_is_being_stopped() -> None:
     code = READY + "import time; time.sleep(1.6)"
     async with open_supervisor() as supervisor:

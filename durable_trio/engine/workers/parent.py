@@ -32,7 +32,9 @@ from supervisors import (
     ChildStatus,
     DynamicSupervisor,
     DynamicSupervisorSpec,
+    Event,
     EventsLost,
+    EventStream,
     ExitKind,
     Intensity,
     Process,
@@ -115,11 +117,16 @@ class Workers:
             ready_within=WORKER_READY_SECONDS,
             heartbeat_within=self.heartbeat_seconds,
             stack_signal=getattr(signal, STACK_SIGNAL, None),
-            shutdown=self.grace_seconds + _EXIT_SECONDS,
+            shutdown=self.ending_seconds,
             closing=_EXIT_SECONDS,
             backoff=_BACKOFF,
             backoffs={CODE_CHANGED: _FILES_BACKOFF, LOADING_FAILED: _FILES_BACKOFF},
         )
+
+    @property
+    def ending_seconds(self) -> float:
+        """How long a worker that is told to end may take: steps in hand have their grace, then it closes its store."""
+        return self.grace_seconds + _EXIT_SECONDS
 
     def environment(self) -> dict[str, str]:
         """Return the environment of whatever imports the application as a worker does."""
@@ -149,7 +156,17 @@ class WorkerWatch:
         root = await self._root()
         events = root.events()
         await self._reap_dead()  # of whom the last server of this file has left
+        try:
+            await self._react(events, root)
+        finally:  # it is told to stop as soon as the last worker has ended, and what that has said is to be told still
+            while (event := events.take_nowait()) is not None:
+                _tell(event)
+        await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
+        raise AssertionError("unreachable")
+
+    async def _react(self, events: EventStream, root: Supervisor) -> None:
         async for event in events:
+            _tell(event)
             if isinstance(event, EventsLost):
                 await self._reap_dead()
             elif isinstance(event, ChildExited) and event.path[-2:-1] == (WORKERS,):
@@ -157,8 +174,6 @@ class WorkerWatch:
                 self._count(event, serving(root) - {event.path[-1]})
             elif isinstance(event, ChildStarted) and event.path[-2:-1] == (WORKERS,):
                 self._family.held_back.pop(event.path[-1], None)
-        await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
-        raise AssertionError("unreachable")
 
     async def _reap_dead(self) -> None:
         try:
@@ -171,8 +186,6 @@ class WorkerWatch:
     def _count(self, event: ChildExited, others: AbstractSet[str]) -> None:
         """Give up if a worker ends again and again without having served, unless ``others`` do."""
         name, exit = event.path[-1], event.exit
-        if isinstance(exit.error, ProcessUnresponsive):
-            _say_unresponsive(name, exit.error)
         if exit.kind is ExitKind.STOPPED or not isinstance(exit.error, ProcessError) or _has_served(event):
             self._starts.pop(name, None)
             return
@@ -203,13 +216,23 @@ class WorkerWatch:
         self._give_up(failed)
 
 
-def _say_unresponsive(name: str, error: ProcessUnresponsive) -> None:
-    said = error.exit.stderr_tail
-    stack = stack_in(said)
+def _tell(event: Event) -> None:
+    """Tell of a worker that its parent has killed, with what it was at."""
+    if not isinstance(event, ChildExited) or event.path[-2:-1] != (WORKERS,):
+        return
+    name, error, process = event.path[-1], event.exit.error, event.exit.process
+    if process is None or not process.is_killed_by_supervisor or event.ready_seconds is None:
+        return
+    fields: dict[str, object]
+    if isinstance(error, ProcessUnresponsive):
+        what, fields = f"showed no sign of life for {error.seconds:g} s", {"seconds": error.seconds}
+        fields["event"] = "worker_hung"
+    else:
+        what, fields = "did not end in its time, though it was told to", {"event": "worker_killed"}
+    stack = stack_in(process.stderr_tail)
     # A worker whose loop is blocked by Python code has said itself where; one in C code cannot.
-    text = f"; its stacks:\n{stack}" if stack and LOOP_BLOCKED not in said else ""
-    extra = {"event": "worker_hung", "worker": name, "seconds": error.seconds, "stack": stack}
-    _LOGGER.error("%s showed no sign of life for %g s, and was killed%s", name, error.seconds, text, extra=extra)
+    text = f"; its stacks:\n{stack}" if stack and LOOP_BLOCKED not in process.stderr_tail else ""
+    _LOGGER.error("%s %s, and was killed%s", name, what, text, extra={**fields, "worker": name, "stack": stack})
 
 
 def _say_not_ready(name: str, error: ProcessError) -> None:
