@@ -248,10 +248,14 @@ class Engine(trio.abc.AsyncResource):
         *Cancellation:* waits for the outcome of a step that has come out to be stored, but no longer than 10 s.
 
         Raises:
-            RunConflict: another block holds the run, or it was begun with another input.
+            RunConflict: another block holds the run, it was begun with another input, or its rows are damaged.
             RunFinished: it has completed, or was cancelled.
-            RunCancelled: at the end of the block, if the run was cancelled meanwhile.
-            OwnershipLost: another executor has taken it over, or the block was left while the store took nothing.
+            RunCancelled: at the end of the block, if the run was cancelled or abandoned meanwhile.
+            NonDeterminismError: the block does not do what the run has recorded: as it is parked with.
+            OwnershipLost: this process was taken for dead, its engine was closed, or the block was left while the store
+                took nothing; enter it again.
+            StoreError: the store has failed.
+            DurableError: because of a fault of this library, with which the run is parked.
         """
         return open_inline(self._client.services_in_use(), check_name("run id", run_id), input)
 

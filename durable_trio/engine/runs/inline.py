@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -23,11 +23,20 @@ from durable_trio.engine.runs.life import BODY_END
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.runs.resident import ResidentRun, ignore
 from durable_trio.engine.wiring import Services
-from durable_trio.errors import Detached, OwnershipLost, PayloadTooLarge, RunCancelled, RunConflict
+from durable_trio.errors import (
+    Detached,
+    DurableError,
+    OwnershipLost,
+    PayloadTooLarge,
+    RunCancelled,
+    RunConflict,
+    RunNotFound,
+    StoreError,
+)
 from durable_trio.failures import carried
 from durable_trio.logger import Logger
-from durable_trio.looks import bears_a_look
-from durable_trio.records import RunStatus
+from durable_trio.looks import bears_a_look, said
+from durable_trio.records import Problem, RunStatus
 from durable_trio.rows import Key, RunRow, ServedCode, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.starting import SEED_BYTES
@@ -43,6 +52,7 @@ _LOGGER = Logger("durable_trio.runs")
 _CODE: Final = ServedCode(INLINE_NAME, 0, 0)
 # How long a block that is cancelled, or has failed, waits for the store to take what it has done.
 PATIENCE_SECONDS: Final = 10.0
+_AGAIN: Final = "enter it again, and it goes on from its last stored step"
 
 
 @workflow(name=INLINE_NAME)
@@ -72,6 +82,10 @@ class InlineRun(ResidentRun):
     port_class = InlinePort
     is_guest = True
     _patience: trio.CancelScope | None = None
+    #: What has taken the run from its block, where that is known in this process.
+    taken_by: Exception | None = None
+    #: Whether that is a write that found the run to be another's, or nobody's.
+    was_refused = False
 
     @asynccontextmanager
     async def block(self) -> AsyncIterator[Context]:
@@ -115,17 +129,20 @@ class InlineRun(ResidentRun):
         if self.cancel_row is not None:
             raise RunCancelled(f"run {self.row.id!r} was cancelled", run_id=self.row.id)
         if was_cut:
-            raise OwnershipLost(f"run {self.row.id!r} left this process: it was taken over, or the engine was stopped")
+            raise Detached(f"run {self.row.id!r} has left its block")
 
     async def _leave(self, failure: BaseException | None) -> None:
         while failure is not None and self.cancel_row is None:
-            release = Release(fence=self.port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self.clock.stamp())
-            outcome = await self.turns.lobby.extend(partial(self.port.submit, release))
+            outcome = await self.turns.lobby.extend(partial(self.port.submit, self.release()))
             if outcome is not False:
                 return
             await Ending(self).look_for_cancel()  # refused: there is something in the mailbox, perhaps a cancel
             await self.turns.settle()
         await Ending(self).end(None, "null")
+
+    def release(self) -> Release:
+        """Return what lets go of it, to be entered again."""
+        return Release(fence=self.port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self.clock.stamp())
 
     def is_left_undecided(self) -> None:
         """The script wants to go on: it does not wait for ever for a store that takes nothing."""
@@ -142,6 +159,41 @@ class InlineRun(ResidentRun):
                 self.row.id,
             )
             self.detach()
+
+    # ---- how it is taken from its block ------------------------------------------------------------------------
+
+    def refuse(self, problem: Problem, error: Exception | None = None) -> None:
+        """The block does not do what is recorded, or that is damaged: whoever has entered it is told as observers."""
+        if not self.port.is_cut:
+            self.taken_by = error or RunConflict(problem.text, run_id=self.row.id)
+        super().refuse(problem, error)
+
+    def refused(self, error: BaseException) -> None:
+        """A write of it was: it is another's now, or nobody's."""
+        if self.taken_by is None and isinstance(error, OwnershipLost):
+            self.taken_by, self.was_refused = error, True
+        super().refused(error)
+
+    def failed(self, error: BaseException) -> None:
+        """A fault of ours; the run is parked with its traceback."""
+        if not self.port.is_cut and isinstance(error, Exception):
+            text = f"run {self.row.id!r} met a fault of this library, please report it: {said(error)}"
+            self.taken_by = DurableError(text)
+            self.taken_by.__cause__ = error
+        super().failed(error)
+
+    def detach(self) -> None:
+        """Leave the block; where nobody has said why, the whole engine ends."""
+        if not self.port.is_cut and self.taken_by is None:
+            failure = self.keeper.writer.failure
+            if isinstance(failure, StoreError):
+                self.taken_by = failure
+            elif failure is not None:
+                self.taken_by = StoreError(f"run {self.row.id!r} left its block: the store's writer crashed; {_AGAIN}")
+                self.taken_by.__cause__ = failure
+            elif self.keeper.is_draining:
+                self.taken_by = OwnershipLost(f"run {self.row.id!r} left its block: its engine was closed; {_AGAIN}")
+        super().detach()
 
     def idle(self, due_at: int | None, waits_for: tuple[str, ...], waits: tuple[WaitRow, ...], *, now: int) -> None:
         """It stays in memory, whatever it waits for."""
@@ -172,12 +224,36 @@ async def open_inline(services: Services, run_id: str, given: Any) -> AsyncItera
         problem = damaged(run_id, damage)
         resident.refuse(problem)
         raise RunConflict(problem.text, run_id=run_id)
+    has_left = False
     with lending_place(), executor.runs.adopt(resident):  # the code of another run may open it, which waits meanwhile
         try:
             async with resident.block() as context:
                 yield context
         except Detached:
-            raise OwnershipLost(f"run {run_id!r} left this process") from None
+            has_left = True
+    if has_left:
+        raise await _error_of(services, resident)
+
+
+async def _error_of(services: Services, resident: InlineRun) -> Exception:
+    """Return what to raise out of a block that its run has left."""
+    run_id, why = resident.row.id, resident.taken_by
+    if not isinstance(why, OwnershipLost | None):
+        # What parks it is on its way to the store: a release behind that comes to nothing, once that is stored.
+        stored = trio.Event()
+        services.writer.submit(resident.release(), lambda _: stored.set())
+        with trio.move_on_after(PATIENCE_SECONDS):
+            await stored.wait()
+        return why
+    if why is None or resident.was_refused:  # by whom it was taken, the store knows
+        with suppress(StoreError, trio.ClosedResourceError):
+            row = await services.writer.ask(FindRun(run_id))
+            if row is None or row.run != resident.row.run:
+                return RunNotFound(f"run {run_id!r} was removed while its block was entered", run_id=run_id)
+            if row.status.is_final and row.error is not None:  # abandoned
+                return resident.failures.decode(row.error)
+        return OwnershipLost(f"run {run_id!r} was taken from its block: {why or 'its executor has ended'}; {_AGAIN}")
+    return why
 
 
 async def _encode_input(services: Services, run_id: str, given: Any) -> tuple[str, bytes]:

@@ -33,6 +33,8 @@ class Keeper(Protocol[R]):
     tellings: Tellings
     #: Which codes it executes them with.
     served: ServedCodes
+    #: Whether all runs are to leave, for this executor is to end.
+    is_draining: bool
 
     def wake_at(self, due_at: int, resident: R, now: int) -> None:
         """Have the run's ``wake`` called when ``Clock.now`` says ``due_at``, unless it has left; it says ``now``."""

@@ -14,6 +14,7 @@ from trio.testing import MockClock
 from durable_trio import (
     Context,
     Engine,
+    NonDeterminismError,
     OwnershipLost,
     RunCancelled,
     RunConflict,
@@ -490,12 +491,14 @@ async def test_code_that_differs_from_the_history_is_refused(autojump_clock: Moc
             async with engine.inline("script") as ctx:
                 await ctx.step("one", note, "first")
                 raise MishapError
-        with pytest.raises(OwnershipLost):
+        with pytest.raises(NonDeterminismError) as caught:
             async with engine.inline("script") as ctx:
                 await ctx.step("another", note, "other")
         record = await engine.get("script").record()
         assert record.problem is not None
         assert "one#0" in record.problem.text
+        assert str(caught.value) == record.problem.text
+        assert (caught.value.run_id, "another#0" in caught.value.diff) == ("script", True)
         async with engine.inline("script") as ctx:  # with the right code again
             await ctx.step("one", note, "first")
         assert effects == ["first"]
