@@ -7,7 +7,16 @@ import attrs
 from durable_trio.rows import CodeRow, ServedCode
 from durable_trio.stores.questions import Question
 
-__all__ = ["CountParked", "CountRefused", "ListCodes", "ListServed", "RefusedCount", "ServedBy"]
+__all__ = [
+    "CountParked",
+    "CountRefused",
+    "ListCodes",
+    "ListRefusedSets",
+    "ListServed",
+    "RefusedCount",
+    "RefusedSet",
+    "ServedBy",
+]
 
 
 @attrs.define
@@ -52,3 +61,17 @@ class CountRefused(Question[tuple[RefusedCount, ...]]):
     """Answers how many runs were refused, by version and by the codes that have refused them."""
 
     is_for_people = True
+
+
+@attrs.frozen
+class RefusedSet:
+    """That some unowned, unfinished runs of a version were refused by these very codes."""
+
+    workflow: str
+    version: int
+    codes: frozenset[int]
+
+
+@attrs.define
+class ListRefusedSets(Question[tuple[RefusedSet, ...]]):
+    """Answers by which sets of codes runs were refused, however many runs that are."""

@@ -29,7 +29,13 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
-from durable_trio.stores.executor_operations import PutReport, ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.executor_operations import (
+    ForgetDeadCodes,
+    PutReport,
+    ReapExecutor,
+    RegisterExecutor,
+    RenewLease,
+)
 from durable_trio.stores.operations import (
     NO_POSITION,
     Abandoned,
@@ -80,6 +86,7 @@ __all__ = [
     "Draft",
     "Fence",
     "Finish",
+    "ForgetDeadCodes",
     "ForkRun",
     "Operation",
     "Prune",

@@ -63,3 +63,21 @@ class PutReport:
     process: str  # of one process: not given out again after its end
     report: str | None  # JSON
     now: int
+
+
+@attrs.define(kw_only=True)
+class ForgetDeadCodes:
+    """Forget of runs that sleep which codes have refused them that no executor has any more, of at most 500 runs.
+
+    Outcome: the position to go on from, as ``after``; ``None`` if none of that set is left. It is about runs that these
+    very codes have refused, ``workflow``, ``version`` and ``codes`` being what ``ListRefusedSets`` has answered. Those
+    that are due are left alone: whoever claims them does it, and where nobody fits them people are told why.
+    """
+
+    workflow: str
+    version: int
+    codes: frozenset[int]
+    after: int | None = None
+
+
+ExecutorOperation = RegisterExecutor | RenewLease | ReapExecutor | PutReport | ForgetDeadCodes

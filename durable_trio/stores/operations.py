@@ -12,7 +12,7 @@ import attrs
 from durable_trio.clock import INSTANT_MAX
 from durable_trio.records import RunStatus
 from durable_trio.rows import NO_VERSION, HistoryRow, Key, MailboxEntry, RunRow, ServedCode, WaitRow
-from durable_trio.stores.executor_operations import PutReport, ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.executor_operations import ExecutorOperation
 
 #: Of a value that a run cannot compare with what it publishes now: before every other.
 NO_POSITION: Final = (-1, 0)
@@ -512,8 +512,5 @@ Operation = (
     | DeleteRun
     | Prune
     | Sweep
-    | RegisterExecutor
-    | RenewLease
-    | ReapExecutor
-    | PutReport
+    | ExecutorOperation
 )

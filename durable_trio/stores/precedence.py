@@ -19,6 +19,7 @@ from durable_trio.stores.contract import (
     DeleteRun,
     Fence,
     Finish,
+    ForgetDeadCodes,
     ForkRun,
     Operation,
     Prune,
@@ -53,7 +54,7 @@ Item = Operation | UserTransaction | Tidy
 #: No other operation is committed with them.
 ALONE: Final = (UserTransaction, Tidy)
 #: Each may take its time, so a batch has few of them (``stores.upkeep``), and the event loop none.
-UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, DeleteRun, Prune, Sweep)
+UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, DeleteRun, Prune, Sweep, ForgetDeadCodes)
 #: Never applied on the event loop.
 NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
 #: What stands behind all else.

@@ -1,4 +1,5 @@
-"""The janitor service: what there is time for. It keeps the log short, and removes what is left of removed runs.
+"""The janitor service: what there is time for. It keeps the log short, removes what is left of removed runs, and has
+sleeping runs forget which code has refused them that is no more.
 
 And once, it looks ahead: whether code that the store has not seen before would refuse runs (``rehearsal.preview``).
 """
@@ -6,11 +7,13 @@ And once, it looks ahead: whether code that the store has not seen before would 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
+from durable_trio.engine.services.dead_codes import forget_dead_codes
 from durable_trio.errors import StoreError, StoreFull, StoreInUse
 from durable_trio.limits import DRAFT_SECONDS_MAX
 from durable_trio.logger import Logger
@@ -76,6 +79,7 @@ class Janitor:
         writer = self._writer
         while True:
             await self._sweep()
+            await self._forget()
             await trio.sleep(_LOOK_SECONDS)
             if writer.commit_count == self._tidied_at:
                 continue
@@ -93,6 +97,11 @@ class Janitor:
                 _LOGGER.warning("what is left of removed runs could not be removed: %s", error)
             return
         warn_of_stuck([item for item in stuck if self._is_news(item.run_id)])
+
+    async def _forget(self) -> None:
+        """Forget dead codes. It is tidiness, too: what fails of it is done at the next look."""
+        with suppress(StoreError):
+            await forget_dead_codes(self._writer)
 
     def _is_news(self, what: str) -> bool:
         is_news = what not in self._told and len(self._told) < _TOLD_MAX

@@ -40,6 +40,7 @@ for _part in (
 from durable_trio.testing.store_contract.abandoning import AbandonContract  # noqa: E402
 from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
 from durable_trio.testing.store_contract.codes import CodeContract  # noqa: E402
+from durable_trio.testing.store_contract.dead_codes import DeadCodeContract  # noqa: E402
 from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
 from durable_trio.testing.store_contract.generations import GenerationContract  # noqa: E402
 from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
@@ -62,6 +63,7 @@ class StoreContract(
     LifeContract,
     ClaimContract,
     CodeContract,
+    DeadCodeContract,
     HistoryContract,
     GenerationContract,
     MessageContract,

@@ -197,6 +197,7 @@ AFTER = " AND created_at = ? AND run < ?"
 NEWEST = ordered.WAYS[Order.NEWEST].stream("{source}")
 SORTED = (
     "runs_line",
+    "runs_refused",
     "runs_later",
     "runs_changed",
     "runs_created",
@@ -217,6 +218,7 @@ SORTED = (
         (parked.NEXT_REFUSED, ("w", 0, ""), "runs_refused"),
         (parked.NEXT_VERSION, ("w", 0), "runs_refused"),
         (parked.NEXT_WORKFLOW, ("w",), "runs_refused"),
+        (codes.FIND_OF_SET, ("w", 0, ",1,", 1, 1), "runs_refused"),
         (codes.LIVING_OF_VERSION, ("w", 0), "sqlite_autoindex_codes_1"),
         (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
         (mailbox.UNREAD, (1,), "mailbox_of_run"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from durable_trio.stores.code_questions import ListRefusedSets, RefusedSet
 from durable_trio.stores.sqlite.answers.cells import Source, stored
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in
 from durable_trio.stores.sqlite.tables import REFUSED
 
-__all__ = ["OF_DAMAGED", "OF_REFUSED", "of_parked"]
+__all__ = ["OF_DAMAGED", "OF_REFUSED", "list_refused_sets", "of_parked"]
 
 OF_DAMAGED: Final = "runs INDEXED BY runs_parked WHERE problem IS NOT NULL"
 _IN_ORDER: Final = f"runs INDEXED BY runs_refused WHERE {REFUSED}"
@@ -45,6 +46,15 @@ def of_parked(connection: sqlite3.Connection, workflow: str | None) -> list[Sour
     if workflow is None:
         return [*found, Source(OF_DAMAGED, ())]
     return [*found, Source(f"{OF_DAMAGED} AND workflow = ?", (workflow,))]
+
+
+def list_refused_sets(connection: sqlite3.Connection, question: ListRefusedSets) -> tuple[RefusedSet, ...]:
+    """Return by which sets of codes runs were refused. What is damaged is left out."""
+    return tuple(
+        RefusedSet(group.workflow, group.version, frozenset(codes_in(group.refused)))
+        for group in _groups(connection, None)
+        if type(group.workflow) is str
+    )
 
 
 def _groups(connection: sqlite3.Connection, workflow: str | None) -> Iterator[_Group]:

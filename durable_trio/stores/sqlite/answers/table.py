@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListServed
+from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.questions import (
     CountBacklog,
@@ -46,6 +46,7 @@ from durable_trio.stores.sqlite.answers.executors import (
 from durable_trio.stores.sqlite.answers.failures import list_failures
 from durable_trio.stores.sqlite.answers.lists import list_changes, list_news, list_runs
 from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
+from durable_trio.stores.sqlite.answers.parked import list_refused_sets
 from durable_trio.stores.sqlite.answers.runs import (
     find_ended,
     find_last_change,
@@ -90,6 +91,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     CountRuns: count_runs,
     CountByWorkflow: count_by_workflow,
     CountParked: count_parked,
+    ListRefusedSets: list_refused_sets,
     ListFailures: list_failures,
     ListSent: list_sent,
     FindLastEntry: find_last_entry,

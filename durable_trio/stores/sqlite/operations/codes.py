@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.errors import OwnershipLost
+from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.run_life import LIFE, RunEvent
-from durable_trio.stores.contract import Refuse, Refused, RegisterExecutor
+from durable_trio.stores.contract import ForgetDeadCodes, Refuse, Refused, RegisterExecutor
+from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
 from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after
+from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
 
-__all__ = ["forget_codes", "forget_refusals", "living_codes", "refuse", "register_codes"]
+__all__ = ["forget_codes", "forget_dead_codes", "forget_refusals", "living_codes", "refuse", "register_codes"]
 
 ADD_CODE: Final = """
     INSERT INTO codes (workflow, version, fingerprint, first_seen_at) VALUES (?, ?, ?, ?)
@@ -38,6 +41,11 @@ REFUSE: Final = f"""
 """
 ADD_REFUSAL: Final = "INSERT OR REPLACE INTO refusals (run, code, refused_at, problem) VALUES (?, ?, ?, ?)"
 FORGET_OTHERS: Final = "DELETE FROM refusals WHERE run = ? AND instr(?, ',' || code || ',') = 0"
+FIND_OF_SET: Final = f"""
+    SELECT run, is_due FROM runs INDEXED BY runs_refused
+    WHERE {REFUSED} AND workflow = ? AND version = ? AND refused = ? AND run > ? ORDER BY run LIMIT ? + 0
+"""
+SET_REFUSED: Final = "UPDATE runs SET refused = ? WHERE run = ?"
 FORGET_ALL: Final = "DELETE FROM refusals WHERE run = ?"
 
 
@@ -85,3 +93,19 @@ def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLo
     transaction.execute(FORGET_OTHERS, (run, text))
     transaction.execute(ADD_REFUSAL, (run, operation.code, operation.now, operation.problem))
     return Refused(tuple(sorted(living - refused)))
+
+
+def forget_dead_codes(transaction: Transaction, operation: ForgetDeadCodes) -> int | None:
+    """Forget codes that nobody has of runs that sleep (see ``ForgetDeadCodes``)."""
+    codes = set(operation.codes)
+    left = codes & living_codes(transaction, operation.workflow, operation.version)
+    if left == codes:
+        return None
+    after = NO_INTEGER if operation.after is None else operation.after
+    which = (operation.workflow, operation.version, refused_text(codes), after, UPKEEP_ROWS_MAX)
+    rows = transaction.execute(FIND_OF_SET, which).fetchall()
+    text = refused_text(left)
+    for run, is_due in rows:
+        if is_due != 1 and update_run(transaction, SET_REFUSED, (text, run), run=run):
+            transaction.execute(FORGET_OTHERS, (run, text))
+    return rows[-1][0] if len(rows) == UPKEEP_ROWS_MAX else None

@@ -14,6 +14,7 @@ from durable_trio.stores.contract import (
     CutHistory,
     DeleteRun,
     Finish,
+    ForgetDeadCodes,
     ForkRun,
     Prune,
     PutReport,
@@ -32,7 +33,7 @@ from durable_trio.stores.contract import (
 )
 from durable_trio.stores.sqlite.operations.abandoning import abandon_run
 from durable_trio.stores.sqlite.operations.claims import claim_due, claim_run
-from durable_trio.stores.sqlite.operations.codes import refuse
+from durable_trio.stores.sqlite.operations.codes import forget_dead_codes, refuse
 from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
 from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease
 from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal, signal_with_start
@@ -66,6 +67,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     DeleteRun: delete_run,
     Prune: prune,
     Sweep: sweep,
+    ForgetDeadCodes: forget_dead_codes,
     RegisterExecutor: register_executor,
     RenewLease: renew_lease,
     ReapExecutor: reap_executor,
