@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from durable_trio.stores.contract import Advance, Fence, Operation, RequestCancel, StartRun, Sweep
+from durable_trio.stores.contract import Advance, DeleteRun, Fence, Operation, RequestCancel, StartRun, Sweep
 from durable_trio.stores.questions import Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.writer import Writer
@@ -31,7 +31,7 @@ def name_of(operation: Any) -> str:
         return operation.id
     if isinstance(operation, Sweep):
         return "upkeep"
-    return str(operation.run_id if isinstance(operation, RequestCancel) else operation.fence.run)
+    return str(operation.run_id if isinstance(operation, DeleteRun | RequestCancel) else operation.fence.run)
 
 
 class ScriptedStore(WrappedStore):
