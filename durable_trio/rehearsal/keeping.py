@@ -58,6 +58,7 @@ class RehearsalKeeper:
         self.registry = code.registry
         self.served = code.served
         self.engine: object = None
+        self.is_draining = False
         self.tellings = Tellings(
             writer=code.writer,
             settings=self.settings,
