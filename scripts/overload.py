@@ -33,6 +33,8 @@ Call = Callable[[], Awaitable[object]]
 STATUSES: list[Filter] = [{}, {"status": "completed"}, {"status": "failed"}, {"status": "cancelled"}, {"status": LIVE}]
 OTHERS: list[Filter] = [{}, {"workflow": "w3"}, {"workflow": "nobody"}, {"queue": "q3"}, {"queue": "nobody"}]
 OTHERS += [{"tags": {"t": "50"}}, {"tags": {"t": "nobody"}}, {"parent": "p7"}, {"workflow": "w10", "tags": {"t": "50"}}]
+SORTED: list[Filter] = [{"tags": {"t": "50"}}, {"tags": {"t": "51"}}, {"workflow": "w10", "status": "failed"}]
+SORTED += [{"tags": {"t": "50"}, "status": "failed"}, {"tags": {"t": "50"}, "status": "completed"}]
 
 
 @workflow
@@ -102,6 +104,7 @@ async def ask(path: str, finished: int) -> None:
         connection.commit()
         connection.close()
         filters = [{**first, **second} for first, second in itertools.product(OTHERS, STATUSES)]
+        filters += [{**first, "sort": sort} for first, sort in itertools.product(SORTED, ("changed", "ended"))]
         calls: dict[str, Call] = {str(which): partial(engine.list_runs, **which, limit=50) for which in filters}
         for name, call in (*calls.items(), ("status()", engine.status)):
             times = list[float]()

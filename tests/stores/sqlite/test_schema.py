@@ -31,7 +31,7 @@ from durable_trio.stores.contract import (
 from durable_trio.stores.questions import CountBacklog, FindLastChange, LoadRun, LookAtMailbox, Order
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
-from durable_trio.stores.sqlite.answers import cells, executors, lists, mailbox, ordered, parked, runs, streams
+from durable_trio.stores.sqlite.answers import cells, executors, lists, mailbox, ordered, parked, parts, runs, streams
 from durable_trio.stores.sqlite.migrations import migrate
 from durable_trio.stores.sqlite.operations import claims as claim_operations
 from durable_trio.stores.sqlite.operations import codes, forks, leases, progress
@@ -237,12 +237,12 @@ SORTED = (
         (ordered.WAYS[Order.ENDED].stream(ordered.OF_END), ("failed",), "runs_finished"),
         (cells.COUNT.format(source=parked.OF_REFUSED), ("w", 0, ",1,", 1), "runs_refused"),
         (cells.COUNT.format(source=parked.OF_DAMAGED), (1,), "runs_parked"),
-        (cells.COUNT.format(source=streams.OF_RETRYING), (1,), "waits_retrying"),
-        (cells.COUNT.format(source=streams.OF_OVERDUE[0]), ("w", 5, 1), "runs_line"),
-        (cells.COUNT.format(source=streams.OF_OVERDUE[1]), ("w", 5, 1), "runs_later"),
+        (cells.COUNT.format(source=parts.OF_RETRYING), (1,), "waits_retrying"),
+        (cells.COUNT.format(source=parts.OF_OVERDUE[0]), ("w", 5, 1), "runs_line"),
+        (cells.COUNT.format(source=parts.OF_OVERDUE[1]), ("w", 5, 1), "runs_later"),
         (f"SELECT 1 FROM runs NOT INDEXED WHERE run = 5 AND {streams.IS_RETRYING}", (), "waits_retrying"),
-        (NEWEST.format(source=streams.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
-        (NEWEST.format(source=streams.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
+        (NEWEST.format(source=parts.OF_QUEUE + AFTER), ("q", 1, 1), "runs_of_queue"),
+        (NEWEST.format(source=parts.OF_PARENT + AFTER), ("p", 1, 1), "runs_of_parent_id"),
         (cells.NEXT_WORKFLOW, ("",), "runs_by_status"),
         (cells.NEXT_STATUS, ("w", ""), "runs_by_status"),
         (

@@ -2,33 +2,58 @@
 
 Where no part is rare, and few runs match all, the runs of the rarest would all be looked at. But the indexes of parts
 that are in order of creation give keys in the same order, so SQLite can merge them, and many keys are read in the time
-of a look at one run. A piece is bounded, so that no transaction is long: where one part has far more keys than the
-rarest, the merge does not pay, and is left.
+of a look at one run. What has far more keys than the rarest may be told by its opposite: most runs are completed, so
+those that are not are few. A piece is bounded, so that no transaction is long: where both sides have far more keys than
+the rarest, the merge does not pay, and is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from durable_trio.stores.sqlite.answers.cells import Source, count
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["AT_ONCE", "LAST", "Key", "Piece", "common", "joined", "key_of", "ranges", "within"]
+__all__ = [
+    "AT_ONCE",
+    "LAST",
+    "READ_OF_A_LOOK",
+    "SOURCES_MAX",
+    "Key",
+    "Keys",
+    "Piece",
+    "common",
+    "joined",
+    "key_of",
+    "ranges",
+    "within",
+]
 
 #: Keys of the rarest part that are merged with others at once: some milliseconds.
 AT_ONCE: Final = 5000
-# So many keys of others may stand beside one of the rarest.
-_FOR_ONE_MAX: Final = 8
-# So many keys are read from indexes while one run is looked at.
-_READ_OF_A_LOOK: Final = 16
+# So many keys of others may stand beside one of the rarest; counted in steps, as the last ones are for nothing.
+_FOR_ONE: Final = (1, 4, 8)
+#: So many keys are read from indexes while one run is looked at.
+READ_OF_A_LOOK: Final = 16
 # Sources of a part that are worth merging in a statement.
-_SOURCES_MAX: Final = 8
+_INSIDE_MAX: Final = 8
+#: Those outside a part may be more: there are few keys in each, where this side is taken.
+SOURCES_MAX: Final = 24
 LAST: Final = 2**63 - 1
 
 Key = tuple[float, int]  # by what runs are ordered, run; no integer only where the file is damaged
+
+
+class Keys(NamedTuple):
+    """The keys of a part of a filter, and those of all other runs; ``None`` if these are not known, or in many places.
+
+    Of few runs, those that are inside may be found by either: they are among the one, or not among the other.
+    """
+
+    inside: Sequence[Source]
+    outside: Sequence[Source] | None = None
 
 
 class Piece(NamedTuple):
@@ -41,44 +66,67 @@ class Piece(NamedTuple):
 
 def common(
     connection: sqlite3.Connection,
-    parts: Sequence[Sequence[Source]],
+    rarest: Sequence[Source],
+    others: Sequence[Keys],
     before: Key | None,
     *,
     is_newest_first: bool,
     size: int,
     limit: int,
 ) -> Piece | None:
-    """Return which of the next keys of the first part all others have; ``None`` if to look at its runs costs less.
+    """Return which of the next keys of the rarest part are in others too; ``None`` if to look at its runs costs less.
+
+    Another part is left out where it has far more keys than the rarest, and so have the runs outside it: what is not
+    in it is still to be seen by a look.
 
     Args:
-        parts: all of them in order of creation, the rarest first.
-        size: so many keys of the first part are thought of.
+        rarest: its keys, as those of the others, in order of creation.
+        size: so many keys of the rarest part are thought of.
         limit: so many are given at most.
     """
-    if len(parts) < 2 or not all(0 < len(sources) <= _SOURCES_MAX for sources in parts):
+    if not others or not 0 < len(rarest) <= SOURCES_MAX:
         return None
     way = "DESC" if is_newest_first else "ASC"
     order = f"ORDER BY created_at {way}, run {way}"
-    sql, parameters = joined(within(parts[0], ranges(before, None, is_newest_first)))
+    sql, parameters = joined(within(rarest, ranges(before, None, is_newest_first)))
     end = connection.execute(f"{sql} {order} LIMIT 1 OFFSET ? + 0", (*parameters, size - 1)).fetchone()
     last = None if end is None else key_of(end)
     behind = ranges(before, last, is_newest_first)
-    read_max = size * _FOR_ONE_MAX
-    read_count = sum(count(connection, within(sources, behind), read_max) for sources in parts[1:])
-    if read_count >= read_max:
+    sides = [side for keys in others if (side := _side(connection, keys, behind, size))]
+    if not sides:
         return None
     keys: list[Key] = []
-    # A compound is taken from its left: the one part that may have several sources comes first.
-    merged = sorted(parts, key=len, reverse=True)
     for one in behind:
-        terms, values = zip(*(joined(within(sources, [one])) for sources in merged), strict=True)
-        sql = f"{' INTERSECT '.join(terms)} {order} LIMIT ? + 0"
-        found = connection.execute(sql, (*chain.from_iterable(values), limit - len(keys))).fetchall()
+        sql, values = joined(within(rarest, [one]))
+        for word, sources, _ in sides:
+            term, given = joined(within(sources, [one]))
+            sql, values = f"{sql} {word} SELECT * FROM ({term} {order})", [*values, *given]
+        found = connection.execute(f"{sql} {order} LIMIT ? + 0", (*values, limit - len(keys))).fetchall()
         keys += map(key_of, found)
         if len(keys) == limit:
             last = keys[-1]
             break
-    return Piece(keys, last, len(keys) + (size + read_count) // _READ_OF_A_LOOK)
+    read_count = size + sum(side.read_count for side in sides)
+    return Piece(keys, last, len(keys) + read_count // READ_OF_A_LOOK)
+
+
+class _Side(NamedTuple):
+    word: str
+    sources: Sequence[Source]
+    read_count: int
+
+
+def _side(connection: sqlite3.Connection, keys: Keys, behind: Sequence[Source], size: int) -> _Side | None:
+    """Return by which side a part is told with fewer keys to be read, of one range; ``None`` if both have too many."""
+    sides = [("INTERSECT", keys.inside, _INSIDE_MAX), ("EXCEPT", keys.outside or (), SOURCES_MAX)]
+    for times in _FOR_ONE:
+        limit = size * times
+        for word, sources, sources_max in sides:
+            if 0 < len(sources) <= sources_max:
+                read_count = count(connection, within(sources, behind), limit)
+                if read_count < limit:
+                    return _Side(word, sources, read_count)
+    return None
 
 
 def key_of(row: tuple[Any, int]) -> Key:

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import attrs
 
+from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.questions import Order, RunFilter
 from durable_trio.stores.sqlite.answers.cells import Source
 from durable_trio.stores.sqlite.answers.merging import LAST, Key, key_of
@@ -94,7 +95,12 @@ class Ends(NamedTuple):
 
 def ends_of(connection: sqlite3.Connection, order: Order, which: RunFilter) -> Ends:
     """Return whether something stands in an order that is no number."""
-    sources = [Source(WAYS[order].index, ()), *(Source(OF_TAG, tag) for tag in which.tags if order in BY_CREATION)]
+    if order is Order.ENDED:
+        sources = [Source(OF_END, (status,)) for status in FINAL]
+    else:
+        sources = [Source(WAYS[order].index, ())]
+    if order in BY_CREATION:
+        sources += [Source(OF_TAG, tag) for tag in which.tags]
     is_any = has_null = False
     for source, parameters in sources:
         sql = ENDS.format(source=source, key=WAYS[order].column)

@@ -14,7 +14,7 @@ from durable_trio.records import RunStatus
 from durable_trio.stores.contract import Finish
 from durable_trio.stores.questions import ListFailures, ListRuns, Order, RunFilter
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.sqlite.answers import streams
+from durable_trio.stores.sqlite.answers import parts, streams
 from durable_trio.testing.store_contract.kit import fence_of, register, start
 from tests.engine.damage_kit import loosened
 
@@ -89,8 +89,8 @@ def test_pages_end_and_have_each_run_once(
     order: Order, is_gathered: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_gathered:
-        monkeypatch.setattr(streams, "_RARE_RUNS", 2)
-        monkeypatch.setattr(streams, "_COMPARED_RUNS", 4)
+        monkeypatch.setattr(parts, "RARE_RUNS", 2)
+        monkeypatch.setattr(parts, "COMPARED_RUNS", 4)
     monkeypatch.setattr(streams, "SLICE_RUNS", 7)
     store = made(tmp_path / "runs.db", COLUMN[order], VALUES)
     for which in FILTERS:
@@ -107,8 +107,8 @@ def test_pages_end_and_have_each_run_once(
 
 @pytest.mark.parametrize("value", ["'text'", "NULL", "x'ff00'"])
 def test_each_value_by_itself(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_RARE_RUNS", 2)
-    monkeypatch.setattr(streams, "_COMPARED_RUNS", 4)
+    monkeypatch.setattr(parts, "RARE_RUNS", 2)
+    monkeypatch.setattr(parts, "COMPARED_RUNS", 4)
     for column in dict.fromkeys(COLUMN.values()):
         store = made(tmp_path / f"{column}.db", column, (value,))
         for order in (order for order in Order if COLUMN[order] == column):

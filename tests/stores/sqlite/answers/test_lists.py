@@ -30,7 +30,7 @@ from durable_trio.stores.questions import (
     RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.sqlite.answers import counts, merging, streams
+from durable_trio.stores.sqlite.answers import counts, merging, parts, streams
 from durable_trio.testing.store_contract.kit import (
     changed_runs,
     claim,
@@ -169,11 +169,11 @@ def test_where_nothing_is_rare_a_list_goes_in_slices(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, merged_at_once: int
 ) -> None:
     """Each is a short transaction, between which other questions have their turn; the answer is the same."""
-    monkeypatch.setattr(streams, "_RARE_RUNS", 50)
+    monkeypatch.setattr(parts, "RARE_RUNS", 50)
     monkeypatch.setattr(streams, "SLICE_RUNS", 100)
     monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 30)
     monkeypatch.setattr(streams, "AT_ONCE", merged_at_once)
-    monkeypatch.setattr(merging, "_READ_OF_A_LOOK", 1)
+    monkeypatch.setattr(merging, "READ_OF_A_LOOK", 1)
     store = SqliteStore(tmp_path / "runs.db")
     store.open()
     connection = store.connect()
@@ -226,12 +226,12 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
 def test_every_filter_gives_what_a_look_at_each_run_gives(
     monkeypatch: pytest.MonkeyPatch, seed: int, for_one_max: int
 ) -> None:
-    monkeypatch.setattr(streams, "_RARE_RUNS", 6)
+    monkeypatch.setattr(parts, "RARE_RUNS", 6)
     monkeypatch.setattr(streams, "SLICE_RUNS", 7)
     monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 3)
     monkeypatch.setattr(streams, "AT_ONCE", 5)
-    monkeypatch.setattr(merging, "_FOR_ONE_MAX", for_one_max)
-    monkeypatch.setattr(merging, "_READ_OF_A_LOOK", 2)
+    monkeypatch.setattr(merging, "_FOR_ONE", (1, for_one_max))
+    monkeypatch.setattr(merging, "READ_OF_A_LOOK", 2)
     generator = random.Random(seed)
     store = SqliteStore(":memory:")
     store.open()
@@ -293,14 +293,20 @@ _CURSORS: dict[Order, Callable[[RunRow], Any]] = {
 }
 
 
-@pytest.mark.parametrize("compared", [0, 15, 20_000], ids=["never gathered", "gathered if few", "always gathered"])
+@pytest.mark.parametrize(
+    ("compared", "looked_through"),
+    [(0, 1), (15, 1), (20_000, 0), (20_000, 100)],
+    ids=["never gathered", "gathered if few", "gathered at last", "looked for among those of the order"],
+)
 def test_every_order_and_state_gives_what_a_look_at_each_run_gives(
-    monkeypatch: pytest.MonkeyPatch, compared: int
+    monkeypatch: pytest.MonkeyPatch, compared: int, looked_through: int
 ) -> None:
     """Whether runs are gathered, or found in the order's own index."""
+    monkeypatch.setattr(streams, "_LOOKED_THROUGH_FIRST", 1)
+    monkeypatch.setattr(streams, "_LOOKED_THROUGH_MAX", 4 + looked_through)
     monkeypatch.setattr(streams, "AT_ONCE", 5)
-    monkeypatch.setattr(streams, "_RARE_RUNS", min(6, compared))
-    monkeypatch.setattr(streams, "_COMPARED_RUNS", compared)
+    monkeypatch.setattr(parts, "RARE_RUNS", min(6, compared))
+    monkeypatch.setattr(parts, "COMPARED_RUNS", compared)
     monkeypatch.setattr(streams, "SLICE_RUNS", 7)
     monkeypatch.setattr(streams, "_RUNS_AT_ONCE", 3)
     generator = random.Random(compared)

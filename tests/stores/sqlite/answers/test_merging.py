@@ -56,9 +56,10 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(runs))
         return at(look, runs)
 
-    def look_at_next_of(look: Any, source: Any, before: Any, size: int) -> Any:
-        counts.append(size)
-        return next_of(look, source, before, size)
+    def look_at_next_of(look: Any, sources: Any, before: Any, size: int, among: Any = None) -> Any:
+        found = next_of(look, sources, before, size, among)
+        counts.append(size if among is None else len(found.keys))
+        return found
 
     monkeypatch.setattr(streams._Look, "at", look_at)
     monkeypatch.setattr(streams._Look, "next_of", look_at_next_of)
@@ -84,11 +85,54 @@ def test_parts_of_a_filter_that_have_all_in_common_are_merged_as_far_as_is_asked
     assert sum(looked_at) <= 250
 
 
+@pytest.fixture(scope="module")
+def lopsided() -> Iterator[SqliteStore]:
+    """A store where most runs are completed; each tenth has a tag, and all of those have failed."""
+    store = SqliteStore(":memory:")
+    store.open()
+    assert store._writer is not None
+    store._writer.execute(
+        """
+        WITH RECURSIVE number (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM number WHERE n < ? - 1)
+        INSERT INTO runs (id, workflow, status, changed, created_at, started_at, finished_at, seed, args_digest, tags,
+            args, result)
+        SELECT 'ended-' || n, 'w' || (n / 10 % 3), iif(n % 10, 'completed', 'failed'), 10000000 - n, 1000 + n / 6, 1000,
+            5000000 - n, x'', x'', iif(n % 10, '{}', '{"t": "1"}'), '[]', '1' FROM number
+        """,
+        (3 * ENDED_RUNS,),
+    )
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("workflow", [None, "w1"])
+def test_a_part_with_far_more_runs_is_told_by_those_that_are_not_in_it(
+    lopsided: SqliteStore, looked_at: list[int], workflow: str | None, order: Order
+) -> None:
+    """Then no run is looked at to find that they have nothing in common."""
+    which = RunFilter(tags=(("t", "1"),), statuses=(S.COMPLETED,), workflow=workflow)
+    assert lopsided.ask(ListRuns(which, order=order, limit=20)) == ()
+    assert sum(looked_at) == 0
+
+
+@pytest.mark.parametrize("order", [Order.CHANGED, Order.ENDED])
+@pytest.mark.parametrize("statuses", [None, (S.FAILED,)])
+def test_runs_of_a_part_are_looked_for_among_the_keys_of_an_order(
+    lopsided: SqliteStore, looked_at: list[int], order: Order, statuses: tuple[S, ...] | None
+) -> None:
+    """So that only some are looked at, not all of the part."""
+    which = RunFilter(tags=(("t", "1"),), statuses=statuses)
+    page = lopsided.ask(ListRuns(which, order=order, limit=20))
+    assert [row.id for row in page] == [f"ended-{10 * n}" for n in range(20)]
+    assert 20 <= sum(looked_at) < 1000
+
+
 def test_runs_are_looked_at_where_another_part_has_far_more(
     paired: SqliteStore, looked_at: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To read all of its index would take longer."""
-    monkeypatch.setattr(merging, "_FOR_ONE_MAX", 1)
+    monkeypatch.setattr(merging, "_FOR_ONE", (1,))
     which = RunFilter(workflow="w0", queue="q1")
     assert paired.ask(ListRuns(which, limit=20)) == ()
     assert sum(looked_at) >= ENDED_RUNS // 2
