@@ -35,7 +35,7 @@ class App:
         if not store.is_shared:
             raise Failed(f"the engine {app!r} keeps its runs in memory: they are gone with its process")
         #: The path of its file; empty if it is kept in another kind of store.
-        self.database: str = getattr(store, "path", "")
+        self.database = store.path
 
     def workflow(self, name: str) -> Workflow[..., Any]:
         """Return a workflow of the application.

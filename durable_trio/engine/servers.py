@@ -111,7 +111,7 @@ async def look_at_servers(services: Services, now: int) -> Servers:
         reports=reports,
         served=await served_by(services),
         busy_counts=backlog.owned_counts,
-        path=getattr(store, "path", None) if store.is_shared else None,
+        path=store.path or None,
     )
 
 

@@ -180,7 +180,7 @@ async def open_parent(
     reloads = Reloads(
         workers,
         probe=partial(probe, workers),
-        rehearse=partial(rehearse, workers, str(getattr(services.writer.store, "path", ""))),
+        rehearse=partial(rehearse, workers, services.writer.store.path),
         root=services.reports.root,
         writer=services.writer,
         clock=services.settings.clock,

@@ -97,7 +97,7 @@ async def _serve(engine: Engine, line: _Line, beat: _Beat) -> None:
     """Do what the parent asks, until it asks no more."""
     requests = _requests()
     client = engine._client
-    line.send(ready=True, database=getattr(client.store, "path", "") if client.store.is_shared else "")
+    line.send(ready=True, database=client.store.path)
     store: ReadOnlyStore | None = None
     served = client.served
     async with trio.open_nursery() as nursery:

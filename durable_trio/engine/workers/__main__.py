@@ -102,8 +102,8 @@ def _code_of(engine: Servable, app: str) -> FamilyCode | None:
         return None
     client = engine._client
     module = sys.modules.get(app.partition(":")[0])
-    store = str(getattr(client.store, "path", ""))
-    return code_of(client.settings.build, client.registry, {} if module is None else vars(module), store)
+    names = {} if module is None else vars(module)
+    return code_of(client.settings.build, client.registry, names, client.store.path)
 
 
 def _begin_again_if_changed(files: Iterable[str], began_at: float, environment: dict[str, str]) -> None:

@@ -75,7 +75,8 @@ class SqliteStore(Store):
         if not name or "\0" in name:
             raise ValueError(f"{name!r} is no path of a file")
         self.is_memory = name == ":memory:"
-        self.path = f"file:/durable-{uuid.uuid4()}?vfs=memdb" if self.is_memory else os.path.abspath(name)
+        self.path = "" if self.is_memory else os.path.abspath(name)
+        self._target = f"file:/durable-{uuid.uuid4()}?vfs=memdb" if self.is_memory else self.path  # that SQLite opens
         self.durability = "memory" if self.is_memory else durability
         self._name = name if self.is_memory else self.path  # for messages
         self._write_lock = threading.Lock()  # guards the writer
@@ -105,7 +106,7 @@ class SqliteStore(Store):
         if self._writer is not None:
             self._usable()
             return
-        opened = open_memory(self.path) if self.is_memory else open_file(self.path, self.durability)
+        opened = open_memory(self._target) if self.is_memory else open_file(self.path, self.durability)
         self._turn, self._locks, self._files = opened.turn, opened.locks, opened.files
         self._writer, self._reader, self._answerer = opened.writer, opened.reader, opened.answerer
         self._pid = OWN_PROCESS.pid
@@ -334,7 +335,7 @@ class SqliteStore(Store):
         connection, self._user_connection = self._user_connection, None
         if connection is None:
             with stores_own():
-                connection = open_connection(self.path, UserConnection, uri=self.is_memory, statements_max=0)
+                connection = open_connection(self._target, UserConnection, uri=self.is_memory, statements_max=0)
                 set_up_writer(connection, self.durability)
         if (milliseconds := self._turn.patience.milliseconds(BUSY_TIMEOUT_MS)) != BUSY_TIMEOUT_MS:
             connection.allow_all()
@@ -371,7 +372,7 @@ class SqliteStore(Store):
         self._usable()
         self._files.check_names()
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_MS / 1000, uri=self.is_memory, check_same_thread=False
+            self._target, timeout=BUSY_TIMEOUT_MS / 1000, uri=self.is_memory, check_same_thread=False
         )
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
