@@ -37,6 +37,6 @@ def test_the_measurement_of_overload_asks_each_question_of_runs_that_have_ended(
         check=True,
     )
     lines = finished.stdout.splitlines()
-    assert len([line for line in lines if line.startswith("{")]) == 45
+    assert len([line for line in lines if line.startswith("{")]) == 55
     assert any(line.startswith("status()") for line in lines)
     assert lines[-1].startswith("a signal's result")
