@@ -79,7 +79,14 @@ class Client:
         self.is_closed = False
         self.services: Services | None = None
         self.observers = observers
-        self._engine = engine
+        self.given = Given(
+            settings=settings,
+            registry=registry,
+            codec=self.codec,
+            observers=observers,
+            failures_of=self.failures_of,
+            engine=engine,
+        )
         self._waiting = Waiting(registry)
         # Where it was opened, and that thread's name.
         self._home: trio.lowlevel.TrioToken | None = None
@@ -106,15 +113,7 @@ class Client:
 
     def make_services(self, *, executes: bool) -> Services:
         """Return new services; they are in use once they are assigned to ``services``."""
-        given = Given(
-            settings=self.settings,
-            registry=self.registry,
-            codec=self.codec,
-            observers=self.observers,
-            failures_of=self.failures_of,
-            engine=self._engine,
-        )
-        return Services(self.store, given, executes=executes)
+        return Services(self.store, self.given, executes=executes)
 
     def services_in_use(self) -> Services:
         """Return the services, for a call that needs them.
@@ -150,14 +149,8 @@ class Client:
     def code(self) -> Code:
         """What this engine's runs are rehearsed with."""
         services = self.services_in_use()
-        return Code(
-            writer=services.writer,
-            settings=self.settings,
-            codec=self.codec,
-            registry=self.registry,
-            failures_of=self.failures_of,
-            served=self.served if services.executor is None else services.executor.runs.served,
-        )
+        served = self.served if services.executor is None else services.executor.runs.served
+        return self.given.code(services.writer, served)
 
     @property
     def served(self) -> ServedCodes:

@@ -122,7 +122,7 @@ def parent_spec(services: Services, workers: Workers, watch: WorkerWatch, reload
         children=[
             Child("client", client_spec(services)),
             Child("watch", watch.run, backoff=SOON),
-            Child("reports", services.reports.run, backoff=SOON, shutdown=math.inf),
+            Child("reports", services.reports.run, args=(reloads.report,), backoff=SOON, shutdown=math.inf),
             Child(WORKERS, workers.spec()),
             *reloading,
         ],
@@ -150,7 +150,6 @@ async def open_executor(
     it, where the process is not ours to end, such tasks are waited for.
     """
     async with _open(services, executor_spec(services, executor), on_unstopped) as root:
-        services.reports.watch(root)
         try:
             yield root
         except trio.Cancelled:
@@ -191,7 +190,6 @@ async def open_parent(
         async with trio.open_nursery() as nursery:
             async with _open(services, parent_spec(services, workers, watch, reloads), on_unstopped) as root:
                 has_opened = workers.family.is_open = True
-                services.reports.watch(root, reloads.report)
                 nursery.start_soon(_kill_when_cancelled, grace, root)
                 try:
                     yield root

@@ -25,6 +25,7 @@ from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.service import Runs
+from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed
 from durable_trio.engine.services.janitor import Janitor
@@ -57,6 +58,17 @@ class Given:
     failures_of: FailuresOf
     # The facade: what functions of steps are given.
     engine: object
+
+    def code(self, writer: Writer, served: ServedCodes) -> Code:
+        """Return what runs are rehearsed with, and where they are read."""
+        return Code(
+            writer=writer,
+            settings=self.settings,
+            codec=self.codec,
+            registry=self.registry,
+            failures_of=self.failures_of,
+            served=served,
+        )
 
 
 class Services:
@@ -139,6 +151,7 @@ class Services:
     def opened(self, root: Supervisor) -> None:
         """This tree runs these services from now on."""
         self._root = root
+        self.reports.opened(root)
         if self.failure is not None:  # since before there was a tree to end
             root.stop()
 
@@ -235,14 +248,7 @@ class Executor:
             clock=clock,
             registry=given.registry,
         )
-        code = Code(
-            writer=writer,
-            settings=given.settings,
-            codec=given.codec,
-            registry=given.registry,
-            failures_of=given.failures_of,
-            served=self.runs.served,
-        )
+        code = given.code(writer, self.runs.served)
         self.janitor = Janitor(writer, clock, look_ahead=Preview(code, self._new_codes).tell)
 
     @property

@@ -110,15 +110,8 @@ async def _serve(engine: Engine, line: _Line, beat: _Beat) -> None:
                     line.send(opened=True)
                     continue
                 assert store is not None
-                code = Code(
-                    writer=Writer(store, failed=lambda: None),  # which never runs: it is only asked
-                    settings=client.settings,
-                    codec=client.codec,
-                    registry=client.registry,
-                    failures_of=client.failures_of,
-                    served=served,
-                )
-                await _answer(code, request, line)
+                writer = Writer(store, failed=lambda: None)  # which never runs: it is only asked
+                await _answer(client.given.code(writer, served), request, line)
             except (DurableError, OSError) as error:
                 line.send(failed=str(error))
         nursery.cancel_scope.cancel()

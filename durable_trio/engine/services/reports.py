@@ -81,7 +81,6 @@ class Reports:
         self._identity = ProcessIdentity.own()
         self._started_at = clock.stamp()
         self._lingering: tuple[StepInHand, ...] = ()
-        self._find_family: Callable[[], WorkerFamily] | None = None
         self._family: WorkerFamily | None = None
         self._wait = trio.CancelScope()
         self._root: Supervisor | None = None
@@ -94,10 +93,9 @@ class Reports:
         assert self._root is not None
         return self._root
 
-    def watch(self, root: Supervisor, family: Callable[[], WorkerFamily] | None = None) -> None:
-        """Tell which tree is to be reported, and what returns what is to be said of worker processes."""
+    def opened(self, root: Supervisor) -> None:
+        """This is the tree that is to be reported."""
         self._root = root
-        self._find_family = family
         self._opened.set()
 
     def nudge(self) -> None:
@@ -105,8 +103,17 @@ class Reports:
         self._wait.cancel()
 
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
-        """Serve until cancelled; then remove this process's report."""
+    async def run(
+        self,
+        find_family: Callable[[], WorkerFamily | None] = lambda: None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> NoReturn:
+        """Serve until cancelled; then remove this process's report.
+
+        Args:
+            find_family: returns what is to be said of worker processes.
+        """
         task_status.started()
         root = await self.root()
         is_seen = self._writer.store.is_shared  # else there is nobody who could see it
@@ -114,7 +121,7 @@ class Reports:
             try:
                 if is_seen:
                     await self._remove_dead()
-                    await self._put(root)
+                    await self._put(root, find_family())
                 while True:
                     event = None
                     with trio.move_on_after(_LOOK_SECONDS if is_seen else math.inf) as self._wait:
@@ -124,8 +131,8 @@ class Reports:
                         await trio.sleep(_GATHER_SECONDS)
                         while (another := events.take_nowait()) is not None:
                             _log(another)
-                    if is_seen and (event is not None or self._is_news()):
-                        await self._put(root)
+                    if is_seen and (event is not None or self._is_news(find_family())):
+                        await self._put(root, find_family())
             except trio.EndOfChannel:
                 await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
             finally:
@@ -134,12 +141,9 @@ class Reports:
                         await self._remove_own()
         raise AssertionError("unreachable")
 
-    def _is_news(self) -> bool:
-        found = self._find_lingering(), self._find_draining(), self._family_now()
+    def _is_news(self, family: WorkerFamily | None) -> bool:
+        found = self._find_lingering(), self._find_draining(), family
         return found != (self._lingering, self._is_draining, self._family)
-
-    def _family_now(self) -> WorkerFamily | None:
-        return None if self._find_family is None else self._find_family()
 
     async def _remove_own(self) -> None:
         # Where it cannot be, the next process that serves the store finds that this one is dead.
@@ -175,10 +179,10 @@ class Reports:
             _LOGGER.info("the report of process %.60r cannot be read and is left out: %.200s", row.process, error)
 
     def own(self) -> ProcessReport | None:
-        """Return what this process would say of itself now, once its tree is open."""
-        return None if self._root is None else self._report(self._root, self._clock.stamp())
+        """Return what this process would say of itself as an executor now, once its tree is open."""
+        return None if self._root is None else self._report(self._root, self._clock.stamp(), None)
 
-    def _report(self, root: Supervisor, now: int) -> ProcessReport:
+    def _report(self, root: Supervisor, now: int, family: WorkerFamily | None) -> ProcessReport:
         return ProcessReport(
             pid=self._identity.pid,
             host=self._identity.host,
@@ -191,12 +195,12 @@ class Reports:
             lingering=self._find_lingering(),
             concurrency=self._concurrency,
             is_draining=self._find_draining(),
-            family=self._family_now(),
+            family=family,
         )
 
-    async def _put(self, root: Supervisor) -> None:
+    async def _put(self, root: Supervisor, family: WorkerFamily | None) -> None:
         now = self._clock.stamp()
-        report = self._report(root, now)
+        report = self._report(root, now, family)
         self._lingering, self._is_draining, self._family = report.lingering, report.is_draining, report.family
         text = _codec().encode(report, ProcessReport, where=_WHERE).text
         try:
