@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3 as stdlib_sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import Any
 
+import attrs
 import pytest
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import WaitRow
-from durable_trio.stores.contract import Advance, ClaimDue, Finish, Prune, Release
+from durable_trio.stores.contract import Advance, ClaimDue, Finish, Prune, Release, SendSignal
 from durable_trio.stores.questions import (
     CountBacklog,
     CountRuns,
@@ -26,8 +29,21 @@ from durable_trio.stores.questions import (
     LookAtMailbox,
     RunFilter,
 )
-from durable_trio.stores.sqlite import SqliteStore, identity
-from durable_trio.testing.store_contract.kit import add, codes_of, fence_of, one, owned, register, signal, start, step
+from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
+from durable_trio.stores.sqlite.operations.table import HANDLERS
+from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, NULL, Transaction
+from durable_trio.testing.store_contract.kit import (
+    add,
+    codes_of,
+    fence_of,
+    one,
+    owned,
+    register,
+    signal,
+    start,
+    start_operation,
+    step,
+)
 
 _READ = 20  # SQLite asks the authorizer when it compiles a statement: 20 is a column that is read
 
@@ -93,6 +109,38 @@ def test_what_is_due_is_asked_in_one_statement(tmp_path: Any) -> None:
     assert found.due_count == 1
     assert len([sql for sql in statements if "SELECT" in sql and not sql.startswith("--")]) == 1
     store.close()
+
+
+def test_what_is_often_written_is_bound_without_a_look_for_an_adapter(store: SqliteStore) -> None:
+    """For ``None`` and for a ``bool`` that takes longer than the rest of a small statement."""
+    fence = owned(store)[1]
+    start(store, "other")
+    connection = store._writer
+    assert connection is not None
+    bound: list[Any] = []
+    cursor = connection.cursor()
+
+    def execute(sql: str, values: Any = ()) -> Any:
+        bound.extend(values.values() if isinstance(values, dict) else values)
+        return cursor.execute(sql, values)
+
+    transaction = Transaction(cursor, execute, store._locks)
+    transaction.execute(BEGIN)
+    wait = WaitRow(key=step(2, "waits").key, kind="sleep", due_at=None, started_at=1000)
+    for operation in (
+        start_operation("another"),
+        Advance(fence=fence, rows=(step(1), attrs.evolve(step(3, "slept"), result=None)), waits=(wait,), now=1),
+        SendSignal(run_id="other", name="go", payload="1", signal_id=None, now=1),
+        Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=2),
+        ClaimDue(owner=fence.owner, codes=codes_of("work"), now=1, limit=1),
+    ):
+        assert not isinstance(HANDLERS[type(operation)](transaction, operation), Exception)
+    transaction.execute(COMMIT)
+    assert len(bound) > 50
+    assert not [value for value in bound if value is None or type(value) is bool]
+    for library in (stdlib_sqlite3, sqlite3):
+        with closing(library.connect(":memory:")) as other:
+            assert other.execute("SELECT ?1, typeof(?1), ?1 IS NULL", (NULL,)).fetchall() == [(None, "null", 1)]
 
 
 def test_a_commit_asks_the_system_no_more_than_it_did(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:

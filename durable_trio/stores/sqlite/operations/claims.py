@@ -202,10 +202,10 @@ def _claim_of(transaction: Transaction, owner: int, now: int, fitting: Fitting, 
 
 def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: int) -> None:
     for workflow in workflows:
-        for has_begun in (True, False):
+        for has_begun in (1, 0):
             found = transaction.execute(FIND_LATER, (workflow, has_begun, now, _MOVED_MAX)).fetchall()
             for (run,) in found:
-                update_run(transaction, MOVE, (True, run), run=run)
+                update_run(transaction, MOVE, (1, run), run=run)
 
 
 def _heads(transaction: Transaction, groups: Sequence[_Group], line: int, now: int, limit: int) -> list[_Place]:
@@ -221,7 +221,7 @@ def _heads(transaction: Transaction, groups: Sequence[_Group], line: int, now: i
             elif wake_at <= now or line != NEW:
                 found.append(_Place(-priority, wake_at, run, group))
             else:
-                update_run(transaction, MOVE, (False, run), run=run)
+                update_run(transaction, MOVE, (0, run), run=run)
     return sorted(found)[:limit]
 
 

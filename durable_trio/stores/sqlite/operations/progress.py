@@ -21,7 +21,14 @@ from durable_trio.stores.sqlite.operations.generations import drop_generations, 
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
-from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
+from durable_trio.stores.sqlite.transaction import (
+    IS_OWNED,
+    NULL,
+    RefusalError,
+    Transaction,
+    is_owned,
+    ownership_lost,
+)
 
 __all__ = ["advance", "continue_as_new", "finish", "release", "set_run_aside"]
 
@@ -124,7 +131,7 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
     if operation.unless_cancelled and _is_being_cancelled(transaction, fence):
         return False
     for row in operation.rows:
-        key = row.key
+        key, error, result, earlier = row.key, row.error, row.result, row.earlier
         transaction.execute(
             ADD_HISTORY,
             (
@@ -135,12 +142,12 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
                 row.kind._value_,  # without the calls of ``value``: each step passes here
                 row.status._value_,
                 row.attempt,
-                row.compensates,
+                1 if row.compensates else 0,
                 row.started_at,
                 row.finished_at,
-                row.error,
-                row.result,
-                row.earlier,
+                NULL if error is None else error,
+                NULL if result is None else result,
+                NULL if earlier is None else earlier,
                 fence.run,
                 fence.owner,
                 fence.token,
@@ -201,7 +208,14 @@ def _change_waits(transaction: Transaction, operation: Advance) -> None:
     for key in operation.cleared:
         transaction.execute(CLEAR_WAIT, (run, *key))
     for wait in operation.waits:
-        values: tuple[Any, ...] = (wait.kind, wait.due_at, wait.attempt, wait.started_at, wait.error, wait.earlier)
+        values: tuple[Any, ...] = (
+            wait.kind,
+            NULL if wait.due_at is None else wait.due_at,
+            wait.attempt,
+            wait.started_at,
+            NULL if wait.error is None else wait.error,
+            NULL if wait.earlier is None else wait.earlier,
+        )
         transaction.execute(SET_WAIT, (run, *wait.key, *values))
     for entry, seq in operation.taken:
         taken = transaction.execute(TAKE_ENTRY, (seq, entry, run)).fetchall()
@@ -234,7 +248,7 @@ def release(transaction: Transaction, operation: Release) -> bool | OwnershipLos
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
-    waits_for = None
+    waits_for: Any = NULL
     if operation.status in WAITING:
         waits_for = _names(operation.waits_for)
         if transaction.execute(IS_WANTED_UNREAD, {"run": fence.run, "names": waits_for}).fetchone()[0]:
@@ -244,7 +258,8 @@ def release(transaction: Transaction, operation: Release) -> bool | OwnershipLos
         return _cannot_be(transaction, fence.run, operation.status)
     if name != operation.status.value:
         changed = transaction.change()
-    transaction.execute(RELEASE, (operation.status.value, operation.wake_at, waits_for, changed, fence.run))
+    wake_at = NULL if operation.wake_at is None else operation.wake_at
+    transaction.execute(RELEASE, (operation.status.value, wake_at, waits_for, changed, fence.run))
     return True
 
 
@@ -272,8 +287,8 @@ def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost 
     transaction.execute(
         FINISH[operation.status],
         (
-            operation.result,
-            operation.error,
+            NULL if operation.result is None else operation.result,
+            NULL if operation.error is None else operation.error,
             operation.compensation_errors,
             operation.now,
             transaction.change(),

@@ -9,7 +9,7 @@ from durable_trio.rows import RunRow
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import Started, StartRun
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
-from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.sqlite.transaction import NULL, Transaction
 
 __all__ = ["FIND_RUN", "start_run", "store_run"]
 
@@ -61,18 +61,18 @@ def store_run(transaction: Transaction, operation: StartRun, parent_id: str | No
             operation.id,
             operation.workflow,
             status.value,
-            owner,
+            NULL if owner is None else owner,
             token,
             changed,
             operation.priority,
-            operation.queue,
+            NULL if operation.queue is None else operation.queue,
             operation.created_at,
-            started_at,
-            wake_at,
-            wake_at is not None and wake_at <= operation.created_at,
-            operation.ttl_at,
-            operation.parent,
-            parent_id,
+            NULL if started_at is None else started_at,
+            NULL if wake_at is None else wake_at,
+            1 if wake_at is not None and wake_at <= operation.created_at else 0,
+            NULL if operation.ttl_at is None else operation.ttl_at,
+            NULL if operation.parent is None else operation.parent,
+            NULL if parent_id is None else parent_id,
             operation.seed,
             operation.args_digest,
             operation.tags,
