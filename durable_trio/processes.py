@@ -24,6 +24,7 @@ __all__ = [
     "ProcessIdentity",
     "boot_id",
     "describe_process",
+    "flock_holder",
     "lock_holders",
     "monotonic_now",
     "processes_with",
@@ -153,23 +154,33 @@ def lock_holders(path: str, byte: int) -> list[int]:
 
     The file is never opened for it: closing it again would drop this process's own locks on it.
     """
-    try:
-        status = os.stat(path)
-        with open("/proc/locks", encoding="ascii", errors="replace") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     pids = []
+    for pid, begin, end in _write_locks("POSIX", path):
+        last = int(end) if end.isdigit() else byte  # or EOF
+        if int(begin) <= byte <= last:
+            pids.append(pid)
+    return pids
+
+
+def flock_holder(descriptor: int) -> int | None:
+    """Return the pid of the process that holds the exclusive ``flock`` of an open file, as far as Linux tells."""
+    return next((pid for pid, *_ in _write_locks("FLOCK", descriptor)), None)
+
+
+def _write_locks(kind: str, file: str | int) -> Iterator[tuple[int, str, str]]:
+    """Yield the holders of write locks of a file, where they begin and where they end."""
+    try:
+        status = os.stat(file)
+        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
+            lines = locks.read().splitlines()
+    except OSError:
+        return
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for line in lines:
         fields = line.split()
         # 1: POSIX ADVISORY WRITE pid major:minor:inode start end; a waiting one has '->' after the number.
-        if len(fields) != 8 or fields[1] != "POSIX" or fields[3] != "WRITE" or fields[5] != place:
-            continue
-        last = int(fields[7]) if fields[7].isdigit() else byte  # or EOF
-        if int(fields[6]) <= byte <= last:
-            pids.append(int(fields[4]))
-    return pids
+        if len(fields) == 8 and fields[1] == kind and fields[3] == "WRITE" and fields[5] == place:
+            yield int(fields[4]), fields[6], fields[7]
 
 
 def processes_with(files: set[str]) -> Iterator[int]:

@@ -9,7 +9,8 @@ files are never unlinked: a lock on a file without a name would exclude nobody.
 A kernel lock dies with its process, so that a killed writer blocks nobody. A *stopped* one does: ``flock`` cannot time
 out, so a thread of its own does the blocking wait, and the caller waits for that thread, for so long as its patience
 lasts. A wait that was given up is not begun anew: the next caller takes it over, and a turn that comes when nobody
-wants it any more is let go at once. The holder leaves its pid in the turn file, to be named in the error.
+wants it any more is let go at once. The error names the holder: the kernel tells who that is, or else the turn file,
+where a holder that the kernel does not tell leaves its pid.
 
 A process that leaves waits for others once, not once for each thing that it still has to write: from then on there is
 one stretch of time that all waits share, those under way included (``Patience``).
@@ -28,14 +29,15 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from durable_trio.errors import StoreInUse
-from durable_trio.processes import describe_process
+from durable_trio.processes import OWN_PROCESS, describe_process, flock_holder
 from durable_trio.stores.sqlite.files import open_lock_file
 
 __all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Patience", "WriteTurn"]
 
 # A turn is one transaction: milliseconds, seconds on a bad disk. A process that takes longer is stopped or hung.
 PATIENCE_SECONDS: Final = 30.0
-# In the turn file: the holder's pid stands at the beginning, then a line from whoever had the turn.
+_LOCK: Final = fcntl.LOCK_EX | fcntl.LOCK_NB
+# In the turn file: at the beginning the holder's pid, perhaps; then a line from whoever had the turn.
 _NOTE_AT: Final = 32
 _NOTE_BYTES_MAX: Final = 4096
 
@@ -146,6 +148,7 @@ class FileTurn:
             raise
         self._waiter: _Waiter | None = None
         self._signature = b"%-19d\n" % os.getpid()
+        self._is_told: bool | None = None  # by the kernel, when this process has the turn; not on each file system
         _open_turns.add(self)
 
     def take_free(self) -> bool:
@@ -158,7 +161,7 @@ class FileTurn:
         finally:
             if not has_turn:
                 self._lock.release()
-        if has_turn:
+        if has_turn and not self._is_told:
             self._sign()
         return has_turn
 
@@ -179,10 +182,10 @@ class FileTurn:
                 raise
         finally:
             self.patience.spend(began)
-        if has_turn:
-            self._sign()
-        else:
+        if not has_turn:
             self._lock.release()
+        elif not self._is_told:
+            self._sign()
         return has_turn
 
     def hurry(self, seconds: float) -> None:
@@ -244,25 +247,31 @@ class FileTurn:
 
     def _try(self) -> bool:
         # Q first here too: a newcomer must not pass by the one that waits for W.
-        if not _try_flock(self._queue):
-            return False
         try:
-            return _try_flock(self._turn)
-        finally:
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
+            fcntl.flock(self._queue, _LOCK)
+            try:
+                fcntl.flock(self._turn, _LOCK)
+            finally:
+                fcntl.flock(self._queue, fcntl.LOCK_UN)
+        except BlockingIOError:
+            return False
+        return True
 
     def _sign(self) -> None:
-        # A full disk must not keep anybody from deleting runs; the error of others then names no pid.
-        try:  # noqa: SIM105 - a block of ``suppress`` is three calls, and each commit passes here
-            os.pwrite(self._turn, self._signature, 0)
-        except OSError:
-            pass
+        """Let others know who has the turn, where the kernel does not tell."""
+        if self._is_told is None:
+            self._is_told = flock_holder(self._turn) == OWN_PROCESS.pid
+        if not self._is_told:
+            with contextlib.suppress(OSError):  # a full disk must not keep anybody from deleting runs
+                os.pwrite(self._turn, self._signature, 0)
 
     def _in_use(self, began: float) -> StoreInUse:
-        try:
-            pid = int(os.pread(self._turn, len(self._signature), 0) or b"0")
-        except (OSError, ValueError):
-            pid = 0
+        pid = flock_holder(self._turn)
+        if pid is None:
+            try:
+                pid = int(os.pread(self._turn, len(self._signature), 0) or b"0")
+            except (OSError, ValueError):
+                pid = 0
         return StoreInUse(
             f"the write turn of {self._path!r} did not come within {time.monotonic() - began:.3g} s; "
             f"{describe_process(pid)} has it; let that process go on, or kill it"
@@ -342,14 +351,6 @@ class _Waiter:
                     self._state = "idle"
         os.close(self._queue)
         os.close(self._turn)
-
-
-def _try_flock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 _open_turns: weakref.WeakSet[FileTurn] = weakref.WeakSet()

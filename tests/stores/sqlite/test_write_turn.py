@@ -253,6 +253,27 @@ def test_one_store_is_used_by_one_thread_at_a_time(store: SqliteStore, monkeypat
     start(store)
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+def test_who_has_the_turn_is_named_whether_the_kernel_tells_it_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """On some file systems, and outside of Linux, it does not."""
+    if not is_told:
+        monkeypatch.setattr(turn, "flock_holder", lambda _: None)
+    stores = [SqliteStore(tmp_path / "runs.db") for _ in range(2)]
+    for store in stores:
+        store.open()
+    assert stores[0]._turn.take_free()
+    beginning = (tmp_path / "runs.db-turn").read_bytes()[:4]
+    assert (beginning == bytes(4)) == is_told  # it is written only where it has to be
+    monkeypatch.setattr(turn, "PATIENCE_SECONDS", 0.1)
+    with pytest.raises(StoreInUse, match=r"this process \(pid"):
+        start(stores[1])
+    stores[0]._turn.release()
+    for store in stores:
+        store.close()
+
+
 def test_the_turn_of_a_memory_database_works_alike() -> None:
     memory = MemoryTurn()
     assert memory.take()
