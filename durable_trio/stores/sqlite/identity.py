@@ -64,8 +64,8 @@ __all__ = [
 
 Inode = tuple[int, int]
 
-# A folder's time moves in ticks of the kernel (4 ms on common systems): within one a second change does not show.
-_TICK_NS: Final = 100_000_000
+# A folder's time moves in ticks of the kernel (at most 10 ms): within one a second change does not show.
+_TICK_NS: Final = 20_000_000
 # Executors whose leases are looked at; they are renewed every few seconds.
 _EXECUTORS_MAX: Final = 16
 
@@ -302,17 +302,17 @@ class Files:
         """
         try:
             folder = os.stat(self._folder)
-            stamp = folder.st_ctime_ns, folder.st_ino, folder.st_dev
-            if stamp == self._folder_stamp:
+            if (folder.st_ctime_ns, folder.st_ino, folder.st_dev) == self._folder_stamp:
                 return
+            now = time.time_ns()  # before the look that counts: a change that it does not see has a later time
+            folder = os.stat(self._folder)
             self._check_each()
         except PermissionError:
             return  # it tells nothing of the files, which SQLite has open; the next look may
         except OSError as error:
             raise self._failed(f"the folder of {self._path!r} cannot be read any more ({error.strerror})") from error
-        else:
-            is_settled = time.time_ns() - folder.st_ctime_ns > _TICK_NS
-            self._folder_stamp = stamp if is_settled else None
+        is_settled = now - folder.st_ctime_ns > _TICK_NS
+        self._folder_stamp = (folder.st_ctime_ns, folder.st_ino, folder.st_dev) if is_settled else None
 
     def check_content(self, writer: sqlite3.Connection) -> None:
         """Check the names, the log, and the database if it was changed.

@@ -115,12 +115,12 @@ def _ends_with(log: int, header: bytes) -> bool:
     """Return whether a log has the last frame that the header of its index tells of, if that tells of one."""
     if len(header) < 2 * _COPY_BYTES or header[:_COPY_BYTES] != header[_COPY_BYTES:]:
         return True  # it is being changed
-    is_filled_in, page_size, frame_count, *checksum = _INDEX.unpack_from(header)
+    is_filled_in, page_size, frame_count, first, second = _INDEX.unpack_from(header)
     if not is_filled_in or frame_count == 0:
         return True
     frame_bytes = _FRAME_HEADER_BYTES + (65536 if page_size == 1 else page_size)
     frame = os.pread(log, frame_bytes, _LOG_HEADER_BYTES + (frame_count - 1) * frame_bytes)
-    return len(frame) == frame_bytes and [*_CHECKSUM.unpack_from(frame)] == checksum
+    return len(frame) == frame_bytes and _CHECKSUM.unpack_from(frame) == (first, second)
 
 
 def find_descriptor(path: str) -> int | None:

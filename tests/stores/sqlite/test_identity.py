@@ -105,6 +105,31 @@ def test_a_file_that_goes_in_the_middle_of_a_transaction_takes_it_along_unacknow
         add(store, fence, step(1))
 
 
+def test_a_second_change_of_a_folder_within_a_tick_is_noticed_however_long_the_look_took(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves the folder with the time of the first. So the time of a look is that before it."""
+    fence = owned(store, "another")[1]
+    folder = Path(store.path).parent
+    (folder / "first").touch()
+    assert isinstance(store._files, identity.Files)
+    status, stat, check_each = folder.stat(), os.stat, store._files._check_each
+    late = 0
+
+    def check_slowly() -> None:
+        nonlocal late
+        check_each()
+        late += identity._TICK_NS + 1
+
+    monkeypatch.setattr(time, "time_ns", lambda: status.st_ctime_ns + late)
+    monkeypatch.setattr(os, "stat", lambda path, **how: status if path == str(folder) else stat(path, **how))
+    monkeypatch.setattr(store._files, "_check_each", check_slowly)
+    store._files.check_names()
+    Path(f"{store.path}-wal").unlink()
+    with pytest.raises(StoreRewound, match="-wal"):
+        add(store, fence, step(1))
+
+
 def test_a_folder_that_goes_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
