@@ -12,6 +12,7 @@ none.
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple, Self
 
 import attrs
@@ -21,6 +22,8 @@ from durable_trio.records import RunStatus, StepKind, StepStatus
 __all__ = [
     "NO_VERSION",
     "CodeRow",
+    "DeathRow",
+    "DeathStage",
     "ExecutorRow",
     "HistoryRow",
     "Key",
@@ -271,3 +274,27 @@ class UntoldRow:
     event: str
     run_id: str
     token: int
+
+
+class DeathStage(enum.StrEnum):
+    """What is to be told of an executor that was declared dead."""
+
+    DIED = "died"  # that it has died, and what it has noted
+    SILENT = "silent"  # that it gives no sign of life; its process is there
+    WATCHED = "watched"  # that was told: what it has noted is to be told when its process ends, for it may do it itself
+
+
+@attrs.frozen(kw_only=True)
+class DeathRow:
+    """That an executor was declared dead, for as long as that is not told: stored, for its teller may die before.
+
+    ``teller`` is whoever is to tell it, ``runs`` how many were set free, ``untold`` what it has noted.
+    """
+
+    executor: int
+    pid: int
+    host: str = ""
+    stage: DeathStage
+    runs: int = 0
+    untold: tuple[UntoldRow, ...] = ()
+    teller: str

@@ -35,6 +35,7 @@ from durable_trio.stores.executor_operations import (
     ReapExecutor,
     RegisterExecutor,
     RenewLease,
+    TellDeath,
 )
 from durable_trio.stores.operations import (
     NO_POSITION,
@@ -109,6 +110,7 @@ __all__ = [
     "Store",
     "Stuck",
     "Sweep",
+    "TellDeath",
     "TooLong",
 ]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import attrs
 
+from durable_trio.rows import DeathRow
+
 
 @attrs.define(kw_only=True)
 class RegisterExecutor:
@@ -43,14 +45,27 @@ class ReapExecutor:
     Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
     or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
     ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of ``crashed_runs``: those whose own code
-    has ended the executor.
+    has ended the executor. With ``death`` that is stored, with the number of runs, until ``TellDeath`` removes it.
     """
 
     executor: int
+    death: DeathRow | None = None
     lease_before: int | None = None
     crashed: bool = True
     crashed_runs: frozenset[int] = frozenset()
     now: int
+
+
+@attrs.define(kw_only=True)
+class TellDeath:
+    """Change who is to tell of a death, and what; ``None``: it is told. Outcome: ``True``; ``False``: nothing changed.
+
+    That is so if another one than ``teller`` is to tell it by now, or it was told.
+    """
+
+    executor: int
+    teller: str
+    becomes: DeathRow | None
 
 
 @attrs.define(kw_only=True)
@@ -80,4 +95,4 @@ class ForgetDeadCodes:
     after: int | None = None
 
 
-ExecutorOperation = RegisterExecutor | RenewLease | ReapExecutor | PutReport | ForgetDeadCodes
+ExecutorOperation = RegisterExecutor | RenewLease | ReapExecutor | TellDeath | PutReport | ForgetDeadCodes

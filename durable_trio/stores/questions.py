@@ -17,6 +17,7 @@ import attrs
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import (
+    DeathRow,
     ExecutorRow,
     HistoryRow,
     MailboxEntry,
@@ -45,6 +46,7 @@ __all__ = [
     "FindRun",
     "ListAwaited",
     "ListChanges",
+    "ListDeaths",
     "ListExecutors",
     "ListFailures",
     "ListHistory",
@@ -481,6 +483,11 @@ class OpenSteps:
 
     steps: tuple[OpenStepRow, ...]
     unlisted_count: int = 0
+
+
+@attrs.define
+class ListDeaths(Question[tuple[DeathRow, ...]]):
+    """Answers the deaths of executors that are to be told of."""
 
 
 @attrs.define

@@ -74,6 +74,7 @@ KINDS: Final[Mapping[str, str]] = {
     "register": "an executor registers",
     "renew": "an executor renews its lease",
     "reap": "an executor is declared dead or retires, its runs are free",
+    "tell-death": "who has found an executor dead has told it",
     "wal-checkpoint": "the log is moved into the database",
 }
 

@@ -109,10 +109,12 @@ class Storm:
             yield f"failed compensations are told of {set(undone) - stored}"
 
     def _deaths(self) -> Iterator[str]:
-        died = Counter(line["dead_pid"] for line in self.of("process_died", "process_silent"))
+        told = self.of("process_died", "process_silent")
+        # Who was killed as it told it has perhaps told it: then it is told again, and said that it is.
+        died = Counter(line["dead_pid"] for line in told if not line.get("told_again"))
         yield from (f"the death of process {pid} is told {count} times" for pid, count in died.items() if count > 1)
         ended = {line["pid"] for line in self.of("worker_exited") if line.get("pid") and line["reason"] != "stopped"}
-        if missing := ended - set(died):
+        if missing := ended - {line["dead_pid"] for line in told}:
             yield f"the deaths of {missing} are told by nobody but their parent"
 
 

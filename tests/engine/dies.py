@@ -14,7 +14,9 @@ import trio
 
 from durable_trio import Context, Observer, Retry, Workflow, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
+from durable_trio.engine.runs import untold
 from durable_trio.engine.runs.run_log import RunLog
+from durable_trio.engine.services.deaths import Deaths
 from durable_trio.turns.turns import Turns
 
 
@@ -110,6 +112,10 @@ def arrange(where: str) -> None:
         Turns.committed = commit_or_die  # type: ignore[method-assign]
     elif where == "before it is told":
         RunLog.ended = RunLog.parked = die  # type: ignore[method-assign]
+    elif where == "before it tells of another one":
+        Deaths.tell = die  # type: ignore[method-assign]
+    elif where == "as it tells of another one":
+        untold._tell = die
 
 
 async def main(database: str, events: str, name: str, ttl: float | None) -> None:

@@ -15,16 +15,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
+import attrs
 import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.runs.service import Runs
-from durable_trio.engine.runs.untold import tell_untold
+from durable_trio.engine.services.deaths import Deaths
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import StoreFull, StoreInUse
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id, monotonic_now
-from durable_trio.rows import ExecutorRow
 from durable_trio.stores.code_questions import CountParked, ListCodes
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors, ListUntold
@@ -50,7 +50,7 @@ class Reaper:
         self._clock = clock
         self._looked_at: int | None = None
         self._trusts_leases_at = 0
-        self._silent: set[int] = set()  # executors that this one has declared dead, and whose process lives
+        self._deaths = Deaths(writer)
 
     async def reap_dead(self, own: int | None = None) -> bool:
         """Look at every executor but ``own``; return whether runs may be free."""
@@ -60,7 +60,7 @@ class Reaper:
         held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
         if looked_at is None or now - looked_at > held_up:
             self._trusts_leases_at = now + held_up
-        await self._tell_of_silent()
+        await self._deaths.look()
         has_reaped = False
         others_count = 0
         for row in await self._writer.ask_patiently(ListExecutors()):
@@ -75,52 +75,19 @@ class Reaper:
                     others_count += 1
                     continue
             # One that is silent may still tell it itself. What others must not write over yet is read before.
-            untold = () if lease_before is not None else await self._writer.ask_patiently(ListUntold(row.id))
+            is_silent = lease_before is not None
+            untold = () if is_silent else await self._writer.ask_patiently(ListUntold(row.id))
+            death = self._deaths.of(row, untold, is_silent=is_silent)
             parked_before = await self._writer.ask_patiently(CountParked())
-            reap = ReapExecutor(executor=row.id, lease_before=lease_before, now=self._clock.stamp())
+            reap = ReapExecutor(executor=row.id, death=death, lease_before=lease_before, now=self._clock.stamp())
             count = await self._writer.write(reap)
+            self._deaths.look_again()
             # Also where another has reaped it a moment ago.
             has_reaped = has_reaped or count is not None or lease_before is None
             if count is not None:  # else whoever has done it has said so
-                parked = await self._writer.ask_patiently(CountParked()) - parked_before
-                _say_dead(row, count, parked, is_silent=lease_before is not None)
-                if lease_before is not None:
-                    self._silent.add(row.id)
-                await tell_untold(self._writer, untold)
+                await self._deaths.tell(attrs.evolve(death, runs=count), parked_before)
         self.others_count = others_count
         return has_reaped
-
-    async def _tell_of_silent(self) -> None:
-        """Tell what was left untold by those that have died after they were declared dead: nobody else looks for it."""
-        for executor in [each for each in self._silent if not self._writer.store.executor_is_alive(each)]:
-            untold = await self._writer.ask_patiently(ListUntold(executor))
-            self._silent.discard(executor)
-            await tell_untold(self._writer, untold)
-
-
-def _say_dead(row: ExecutorRow, count: int, parked: int, *, is_silent: bool) -> None:
-    """Say that an executor is no more.
-
-    Args:
-        count: the runs that are free because of that.
-        parked: the runs that are parked because of that: they fit no other code.
-        is_silent: its process is there, and has not renewed its lease.
-    """
-    what = "gives no sign of life, as if it were stopped or hung" if is_silent else "has died"
-    event = "process_silent" if is_silent else "process_died"
-    extra = {"event": event, "executor": row.id, "dead_pid": row.pid, "host": row.host, "runs": count}
-    text = _what_is_free(count)
-    if parked > 0:
-        extra |= {"parked": parked}
-        runs = "1 run now waits" if parked == 1 else f"{parked:,} runs now wait"
-        text += f"; {runs} for such code as it had"
-    _LOGGER.warning("executor %d (process %d) %s; %s", row.id, row.pid, what, text, extra=extra)
-
-
-def _what_is_free(count: int) -> str:
-    if count == 0:
-        return "it had no runs"
-    return "its run is free for others" if count == 1 else f"its {count:,} runs are free for others"
 
 
 class Recovery(Service):

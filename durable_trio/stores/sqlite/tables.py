@@ -28,6 +28,7 @@ TABLES: Final = frozenset(
         "waits",
         "mailbox",
         "executors",
+        "deaths",
         "published",
         "change_counter",
         "reports",
@@ -190,6 +191,18 @@ _VERSION_3: Final[tuple[str, ...]] = (
     "INSERT INTO store_identity (id, nonce) VALUES (1, lower(hex(randomblob(16))))",
     # Which file had the executor's kernel lock: in another one, nothing tells whether it is alive but its lease.
     "ALTER TABLE executors ADD COLUMN lock TEXT",
+    # Deaths of executors that are to be told of. Who has found one is its teller, and may die before it has told it.
+    """
+    CREATE TABLE deaths (
+        executor INTEGER PRIMARY KEY,
+        pid INTEGER NOT NULL,
+        host TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        runs INTEGER NOT NULL,
+        untold TEXT NOT NULL,
+        teller TEXT NOT NULL
+    ) STRICT
+    """,
     # Where in the run's life a value was published: after the row seq, as the n-th since. -1 is before every other.
     "ALTER TABLE published ADD COLUMN seq INTEGER NOT NULL DEFAULT -1",
     "ALTER TABLE published ADD COLUMN n INTEGER NOT NULL DEFAULT 0",

@@ -5,13 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.records import RunStatus
-from durable_trio.rows import ExecutorRow, ReportRow
-from durable_trio.stores.contract import Advance, PutReport, ReapExecutor, RegisterExecutor, RenewLease, Store
-from durable_trio.stores.questions import FindLastChange, ListExecutors, ListHistory, ListReports
+from durable_trio.rows import DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
+from durable_trio.stores.contract import (
+    Advance,
+    PutReport,
+    ReapExecutor,
+    RegisterExecutor,
+    RenewLease,
+    Store,
+    TellDeath,
+)
+from durable_trio.stores.questions import FindLastChange, ListDeaths, ListExecutors, ListHistory, ListReports
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
@@ -97,6 +106,25 @@ class ExecutorContract(ContractKit):
         assert isinstance(one(store, Advance(fence=fence, rows=(step(1),), now=91)), OwnershipLost)
         assert store.ask(ListHistory(row.run)) == ()
         assert isinstance(claim(store, fence.owner), OwnershipLost)
+
+    def test_a_death_is_stored_with_the_reaping_until_its_teller_has_told_it(self, store: Store) -> None:
+        executor = owned(store, "run")[1].owner
+        untold = (UntoldRow(event="run_failed", run_id="run", token=3),)
+        death = DeathRow(executor=executor, pid=7, host="höst", stage=DeathStage.SILENT, untold=untold, teller="a")
+        assert reap(store, executor, lease_before=0, death=death) is None  # it lives
+        assert store.ask(ListDeaths()) == ()
+        assert reap(store, executor, death=death) == 1
+        stored = attrs.evolve(death, runs=1)
+        assert store.ask(ListDeaths()) == (stored,)
+        assert reap(store, executor, death=attrs.evolve(death, teller="b")) is None  # another one was first
+        watched = attrs.evolve(stored, stage=DeathStage.WATCHED, teller="c")
+        assert one(store, TellDeath(executor=executor, teller="b", becomes=watched)) is False
+        assert one(store, TellDeath(executor=executor, teller="a", becomes=watched)) is True
+        assert store.ask(ListDeaths()) == (watched,)
+        assert one(store, TellDeath(executor=executor, teller="a", becomes=None)) is False
+        assert one(store, TellDeath(executor=executor, teller="c", becomes=None)) is True
+        assert one(store, TellDeath(executor=executor, teller="c", becomes=None)) is False
+        assert store.ask(ListDeaths()) == ()
 
     def test_reaping_sets_its_runs_free_and_no_others(self, store: Store) -> None:
         executor = register(store)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from durable_trio.clock import Clock
 from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.untold import note
 from durable_trio.engine.services import recovery
-from durable_trio.processes import boot_id
+from durable_trio.processes import ProcessIdentity, boot_id
+from durable_trio.rows import DeathRow, DeathStage, UntoldRow
+from durable_trio.stores.contract import ReapExecutor
+from durable_trio.stores.questions import ListDeaths
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.writer import Writer
-from durable_trio.testing.store_contract.kit import finish, owned
+from durable_trio.testing.store_contract.kit import finish, owned, register
 from tests.engine import dies
 from tests.engine.harness import PATIENCE_SECONDS
 from tests.kit import forks
@@ -137,6 +142,97 @@ async def test_all_that_died_at_once_left_untold_is_told_though_others_come_at_o
             while len(told(caplog)) < 12:  # noqa: ASYNC110
                 await trio.sleep(0.002)
     assert Counter(found["run_id"] for found in told(caplog)) == Counter(f"r{number}" for number in range(12))
+
+
+@pytest.mark.parametrize("where", ["before it tells of another one", "as it tells of another one"])
+async def test_a_death_is_told_though_who_has_found_it_dies_before_it_has_told_it(
+    where: str, file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the next that comes: that the first one has died, how its run has ended, and that the second one has died."""
+    await trio.to_thread.run_sync(kill, file_path, "before it is told", "fails")
+    await trio.to_thread.run_sync(kill, file_path, where, "steps")
+    for _ in range(2):
+        async with open_engine(file_path, workflows=dies.WORKFLOWS):
+            pass  # it has looked for the dead before it was open
+    assert [(found["event"], found["run_id"]) for found in told(caplog)] == [("run_failed", "r")]
+    died = [vars(record) for record in caplog.records if vars(record).get("event") == "process_died"]
+    assert [(found["executor"], found.get("told_again", False)) for found in died] == [(1, True)]
+    assert died[0]["runs"] == 0
+    assert "whoever was to say so has died too" in died[0]["message"]
+
+
+def _dead_teller() -> str:
+    """A process that was never there."""
+    return f"x/{ProcessIdentity(socket.gethostname(), boot_id(), 2**22 + 7, '1')}"
+
+
+@contextmanager
+def _writing(path: str) -> Iterator[Writer]:
+    writer = Writer(SqliteStore(path), failed=lambda: None)
+    writer.store.open()
+    try:
+        yield writer
+    finally:
+        writer.store.close()
+
+
+def _death(stage: DeathStage, teller: str, *untold: UntoldRow) -> ReapExecutor:
+    death = DeathRow(executor=1, pid=77, host="h", stage=stage, untold=untold, teller=teller)
+    return ReapExecutor(executor=1, death=death, now=5)
+
+
+async def _look(path: str, times: int = 2) -> tuple[DeathRow, ...]:
+    """Look for the dead, as a process that comes; return which deaths are still to be told of."""
+    with _writing(path) as writer:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(writer.run)
+            reaper = recovery.Reaper(writer, Clock())
+            for _ in range(times):
+                await reaper.reap_dead()
+            found = await writer.ask(ListDeaths())
+            nursery.cancel_scope.cancel()
+    return found
+
+
+async def test_a_death_whose_teller_lives_is_left_to_it(file_path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with _writing(file_path) as writer:
+        register(writer.store)
+        writer.store.apply([_death(DeathStage.DIED, f"x/{ProcessIdentity.own()}")])
+        (left,) = await _look(file_path)
+        assert left.pid == 77
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("teller", ["", "nonsense", "x/a/b/c/d", "x/h/b/0/1"])
+async def test_a_teller_that_cannot_be_read_is_dead(
+    teller: str, file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with _writing(file_path) as writer:
+        register(writer.store)
+        writer.store.apply([_death(DeathStage.DIED, teller)])
+    assert await _look(file_path) == ()
+    assert [vars(record)["event"] for record in caplog.records] == ["process_died"]
+
+
+async def test_what_a_silent_process_has_not_told_is_told_when_it_dies_though_who_found_it_silent_has_died_too(
+    file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    silent = SqliteStore(file_path)
+    _leave_untold(silent, 1)
+    with _writing(file_path) as writer:
+        writer.store.apply([_death(DeathStage.WATCHED, _dead_teller())])
+    assert await _look(file_path) == ()
+    assert [(vars(each)["event"], vars(each)["run_id"]) for each in caplog.records] == [("run_failed", "r0")]
+
+
+async def test_of_many_that_look_at_once_one_tells(file_path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with _writing(file_path) as writer:
+        register(writer.store)
+        writer.store.apply([_death(DeathStage.DIED, _dead_teller())])
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(_look, file_path, 3)
+    assert [vars(record)["event"] for record in caplog.records] == ["process_died"]
 
 
 def _leave_untold(store: SqliteStore, count: int, *, is_alive: bool = False) -> None:

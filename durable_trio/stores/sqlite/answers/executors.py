@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
-from durable_trio.rows import NO_VERSION, CodeRow, ExecutorRow, ReportRow
+from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
 from durable_trio.rules.run_life import WAITING
 from durable_trio.stores.code_questions import ListCodes
 from durable_trio.stores.questions import (
     Backlog,
     CountBacklog,
+    ListDeaths,
     ListExecutors,
     ListReports,
     ListSetBack,
@@ -23,6 +26,7 @@ from durable_trio.stores.sqlite.columns import (
     code_from,
     executor_from,
     report_from,
+    text_from,
 )
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
@@ -136,6 +140,9 @@ BACKLOG: Final = f"""
     FROM (SELECT * FROM in_line UNION ALL SELECT * FROM later)
 """
 
+DEATHS: Final = "SELECT executor, pid, host, stage, runs, untold, teller FROM deaths ORDER BY executor"
+_STAGES: Final = frozenset(DeathStage)
+
 
 def count_backlog(connection: sqlite3.Connection, question: CountBacklog) -> Backlog:
     """Return what waits to be claimed."""
@@ -169,6 +176,30 @@ def list_codes(connection: sqlite3.Connection, question: ListCodes) -> tuple[Cod
 def list_executors(connection: sqlite3.Connection, question: ListExecutors) -> tuple[ExecutorRow, ...]:
     """Return executors."""
     return tuple(map(executor_from, connection.execute(OWNING if question.ended else LIVING).fetchall()))
+
+
+def list_deaths(connection: sqlite3.Connection, question: ListDeaths) -> tuple[DeathRow, ...]:
+    """Return the deaths that are to be told of; what cannot be read of one is not told."""
+    found = connection.execute(DEATHS).fetchall()
+    return tuple(
+        DeathRow(
+            executor=executor,
+            pid=pid,
+            host=text_from(host),
+            stage=DeathStage(stage),
+            runs=runs,
+            untold=tuple(_untold_in(untold)),
+            teller=text_from(teller),
+        )
+        for executor, pid, host, stage, runs, untold, teller in found
+        if isinstance(executor, int) and isinstance(pid, int) and isinstance(runs, int) and stage in _STAGES
+    )
+
+
+def _untold_in(text: object) -> Iterator[UntoldRow]:
+    with suppress(ValueError, TypeError):
+        for event, run_id, token in json.loads(text):  # type: ignore[arg-type]  # it may be damaged
+            yield UntoldRow(event=str(event), run_id=str(run_id), token=int(token))
 
 
 def lock_files(connection: sqlite3.Connection) -> dict[int, str | None]:

@@ -18,6 +18,7 @@ from durable_trio.stores.questions import (
     FindRun,
     ListAwaited,
     ListChanges,
+    ListDeaths,
     ListExecutors,
     ListFailures,
     ListHistory,
@@ -39,6 +40,7 @@ from durable_trio.stores.sqlite.answers.counts import count_by_workflow, count_p
 from durable_trio.stores.sqlite.answers.executors import (
     count_backlog,
     list_codes,
+    list_deaths,
     list_executors,
     list_reports,
     list_set_back,
@@ -104,6 +106,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListServed: list_served,
     CountRefused: count_refused,
     ListExecutors: list_executors,
+    ListDeaths: list_deaths,
     ListReports: list_reports,
     ListUnfinished: list_unfinished,
     LoadUnfinished: load_unfinished,

@@ -6,17 +6,18 @@ that are stopped, hang, or run elsewhere.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
 
 from durable_trio.rules.run_life import ACTIVE, WAITING
-from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
+from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease, TellDeath
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
 from durable_trio.stores.sqlite.operations.codes import forget_codes, register_codes
 from durable_trio.stores.sqlite.operations.damage import update_each
 from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["reap_executor", "register_executor", "renew_lease"]
+__all__ = ["reap_executor", "register_executor", "renew_lease", "tell_death"]
 
 # Rows of ended executors that are kept for people to look at; a process that restarts all day leaves no more.
 _ENDED_KEPT: Final = 1000
@@ -52,6 +53,11 @@ GHOSTS: Final = """
     SELECT DISTINCT owner FROM runs INDEXED BY runs_owned
     WHERE owner IS NOT NULL AND NOT EXISTS (SELECT 1 FROM executors WHERE id = owner AND ended_at IS NULL)
 """
+PUT_DEATH: Final = """
+    INSERT OR REPLACE INTO deaths (executor, pid, host, stage, runs, untold, teller) VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
+CHANGE_DEATH: Final = "UPDATE deaths SET teller = ?, stage = ? WHERE executor = ? AND teller = ?"
+REMOVE_DEATH: Final = "DELETE FROM deaths WHERE executor = ? AND teller = ?"
 REMOVE: Final = "DELETE FROM executors WHERE id = ?"
 
 
@@ -99,7 +105,23 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
     if not has_ended:
         return None
     forget_codes(transaction, operation.executor)
-    return _set_free(transaction, values)
+    count = _set_free(transaction, values)
+    if operation.death is not None:
+        death = operation.death
+        untold = json.dumps([(each.event, each.run_id, each.token) for each in death.untold])
+        stored = (operation.executor, death.pid, death.host, death.stage, count, untold, death.teller)
+        transaction.execute(PUT_DEATH, stored)
+    return count
+
+
+def tell_death(transaction: Transaction, operation: TellDeath) -> bool:
+    """Change who is to tell of a death, or remove it (see ``TellDeath``)."""
+    becomes, known = operation.becomes, (operation.executor, operation.teller)
+    if becomes is None:
+        transaction.execute(REMOVE_DEATH, known)
+    else:
+        transaction.execute(CHANGE_DEATH, (becomes.teller, becomes.stage, *known))
+    return transaction.cursor.rowcount == 1
 
 
 def _end(transaction: Transaction, values: dict[str, Any]) -> bool:

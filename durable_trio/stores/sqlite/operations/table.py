@@ -30,12 +30,13 @@ from durable_trio.stores.contract import (
     SignalWithStart,
     StartRun,
     Sweep,
+    TellDeath,
 )
 from durable_trio.stores.sqlite.operations.abandoning import abandon_run
 from durable_trio.stores.sqlite.operations.claims import claim_due, claim_run
 from durable_trio.stores.sqlite.operations.codes import forget_dead_codes, refuse
 from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
-from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease
+from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease, tell_death
 from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal, signal_with_start
 from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, release, set_run_aside
 from durable_trio.stores.sqlite.operations.removals import delete_run, prune, sweep
@@ -71,5 +72,6 @@ HANDLERS: Final[dict[type, Handler]] = {
     RegisterExecutor: register_executor,
     RenewLease: renew_lease,
     ReapExecutor: reap_executor,
+    TellDeath: tell_death,
     PutReport: put_report,
 }
