@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from durable_trio.rows import NO_VERSION
+from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX
 from durable_trio.stores.sqlite.tables import REFUSED
 
-__all__ = ["IS_PARKED", "OF_LIVING", "PROBLEM", "codes_in", "refused_text"]
+__all__ = ["IS_PARKED", "IS_UNGROUPED", "OF_LIVING", "PROBLEM", "codes_in", "refused_text"]
 
 #: Codes that some executor has, once for each that has them.
 OF_LIVING: Final = "codes JOIN executor_codes ON executor_codes.code = codes.code"
@@ -26,6 +28,14 @@ _IS_UNTRIED: Final = f"""
 """
 #: Condition on ``runs``.
 IS_PARKED: Final = f"(problem IS NOT NULL AND finished_at IS NULL OR {REFUSED} AND NOT {_IS_UNTRIED})"
+#: Whether it cannot be read of a run which code may take it. What SQLite compares as text ends at the first NUL, so it
+#: is asked for the length as bytes, too.
+IS_UNGROUPED: Final = f"""
+    (
+        typeof(version) <> 'integer' OR version NOT BETWEEN {NO_VERSION} AND {COUNT_MAX} OR typeof(refused) <> 'text'
+        OR refused GLOB '*[^{CODES_CHARACTERS}]*' OR length(refused) <> length(CAST(refused AS BLOB))
+    )
+"""
 #: Why a run is parked: in place of the column, which says only what is damaged.
 PROBLEM: Final = f"""
     CASE WHEN refused = '' OR problem IS NOT NULL THEN problem WHEN {IS_PARKED} THEN (

@@ -27,10 +27,10 @@ from durable_trio.stores.contract import ClaimDue, ClaimRun
 from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, run_from, status_from
 from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.operations.codes import living_codes
+from durable_trio.stores.sqlite.operations.codes import forget_other_refusals, forget_refusals, living_codes
 from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
 from durable_trio.stores.sqlite.operations.messages import run_not_found
-from durable_trio.stores.sqlite.parked import codes_in, refused_text
+from durable_trio.stores.sqlite.parked import IS_UNGROUPED, codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after, word
 from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
@@ -52,15 +52,8 @@ NEXT_REFUSED: Final = f"""
 NEXT_VERSION: Final = f"""
     SELECT version, refused FROM {IN_LINE} AND workflow = ? AND version > ? ORDER BY version, refused LIMIT 1
 """
-# Only a damaged file has any: they are in no group. What SQLite compares as text ends at the first NUL, so it is asked
-# for the length as bytes, too.
-FIND_UNGROUPED: Final = f"""
-    SELECT run FROM {IN_LINE} AND workflow = ? AND (
-        typeof(version) <> 'integer' OR version NOT BETWEEN {NO_VERSION} AND {COUNT_MAX} OR typeof(refused) <> 'text'
-        OR refused GLOB '*[^{CODES_CHARACTERS}]*' OR length(refused) <> length(CAST(refused AS BLOB))
-    )
-    LIMIT ? + 0
-"""
+# Only a damaged file has any: they are in no group.
+FIND_UNGROUPED: Final = f"SELECT run FROM {IN_LINE} AND workflow = ? AND {IS_UNGROUPED} LIMIT ? + 0"
 _OF_SET: Final = frozenset(CODES_CHARACTERS)
 FIND_LATER: Final = """
     SELECT run FROM runs INDEXED BY runs_later
@@ -187,15 +180,17 @@ def _shared(fresh: list[_Place], again: list[_Place], limit: int) -> list[_Place
 
 
 def _claim_of(transaction: Transaction, owner: int, now: int, fitting: Fitting, run: int, group: _Group) -> RunRow:
+    refused = ""
+    if group.refused:
+        refused = refused_text(codes_in(group.refused) & living_codes(transaction, group.workflow))
+        forget_other_refusals(transaction, run, refused)
     values = {
         "owner": owner,
         "changed": transaction.change(),
         "now": now,
         "run": run,
         "version": fitting.version(group.workflow, group.version),
-        "refused": refused_text(codes_in(group.refused) & living_codes(transaction, group.workflow))
-        if group.refused
-        else "",
+        "refused": refused,
     }
     return claim(transaction, values)
 
@@ -245,6 +240,8 @@ def claim_run(
         return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)
     if operation.is_asked_for:
         update_run(transaction, CLEAR_PROBLEM, (run,), run=run)
+        if refused:
+            forget_refusals(transaction, run)
         refused = ""
     if type(version) is not int or not _is_set(refused):
         return _damaged(run_id, set_aside(transaction, run))

@@ -9,13 +9,21 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import ForgetDeadCodes, Refuse, Refused, RegisterExecutor
 from durable_trio.stores.sqlite.layout import NO_INTEGER
-from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.operations.damage import FORGET_REFUSALS, set_aside, update_run
 from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after
 from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
 
-__all__ = ["forget_codes", "forget_dead_codes", "forget_refusals", "living_codes", "refuse", "register_codes"]
+__all__ = [
+    "forget_codes",
+    "forget_dead_codes",
+    "forget_other_refusals",
+    "forget_refusals",
+    "living_codes",
+    "refuse",
+    "register_codes",
+]
 
 ADD_CODE: Final = """
     INSERT INTO codes (workflow, version, fingerprint, first_seen_at) VALUES (?, ?, ?, ?)
@@ -46,7 +54,6 @@ FIND_OF_SET: Final = f"""
     WHERE {REFUSED} AND workflow = ? AND version = ? AND refused = ? AND run > ? ORDER BY run LIMIT ? + 0
 """
 SET_REFUSED: Final = "UPDATE runs SET refused = ? WHERE run = ?"
-FORGET_ALL: Final = "DELETE FROM refusals WHERE run = ?"
 
 
 def register_codes(transaction: Transaction, executor: int, operation: RegisterExecutor) -> None:
@@ -73,7 +80,12 @@ def living_codes(transaction: Transaction, workflow: str, version: int | None = 
 
 def forget_refusals(transaction: Transaction, run: int) -> None:
     """A run is to be tried anew by all codes: what they said of it before is of no use."""
-    transaction.execute(FORGET_ALL, (run,))
+    transaction.execute(FORGET_REFUSALS, (run,))
+
+
+def forget_other_refusals(transaction: Transaction, run: int, refused: str) -> None:
+    """Only these codes have refused a run from now on."""
+    transaction.execute(FORGET_OTHERS, (run, refused))
 
 
 def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLost:
@@ -90,7 +102,7 @@ def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLo
     if is_changed and transaction.cursor.rowcount != 1:
         set_aside(transaction, run, why=f"run {run} is owned, but status holds {status!r}")
         return Refused(())
-    transaction.execute(FORGET_OTHERS, (run, text))
+    forget_other_refusals(transaction, run, text)
     transaction.execute(ADD_REFUSAL, (run, operation.code, operation.now, operation.problem))
     return Refused(tuple(sorted(living - refused)))
 
@@ -107,5 +119,5 @@ def forget_dead_codes(transaction: Transaction, operation: ForgetDeadCodes) -> i
     text = refused_text(left)
     for run, is_due in rows:
         if is_due != 1 and update_run(transaction, SET_REFUSED, (text, run), run=run):
-            transaction.execute(FORGET_OTHERS, (run, text))
+            forget_other_refusals(transaction, run, text)
     return rows[-1][0] if len(rows) == UPKEEP_ROWS_MAX else None

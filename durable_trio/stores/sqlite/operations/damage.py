@@ -21,7 +21,7 @@ from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["set_aside", "update_each", "update_run"]
+__all__ = ["FORGET_REFUSALS", "set_aside", "update_each", "update_run"]
 
 _LAYOUT: Final = LAYOUTS["runs"]
 FIND_WHOLE: Final = f"SELECT {_LAYOUT.names} FROM runs WHERE run = ?"
@@ -31,6 +31,7 @@ SET_ASIDE: Final = f"UPDATE runs SET {{mended}}{CLEAR_DUE}, {{end}} WHERE run = 
 WITH_PROBLEM: Final = f"""
     status = {word_after(RunEvent.SET_ASIDE)}, finished_at = NULL, problem = :problem, fingerprint = :fingerprint
 """
+FORGET_REFUSALS: Final = "DELETE FROM refusals WHERE run = ?"
 # Whatever it was, it is nobody else's id.
 _NEW_ID: Final = "'(damaged ' || run || ')'"
 # What is text or bytes keeps its bytes, what is a number becomes one that no column can mean.
@@ -83,6 +84,7 @@ def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
         transaction.execute(SET_ASIDE.format(mended=_mended(wrong), end=end), parameters)
     except sqlite3.IntegrityError:  # the text of its id is that of another run
         transaction.execute(SET_ASIDE.format(mended=_mended(wrong, f"id = {_NEW_ID}, "), end=end), parameters)
+    transaction.execute(FORGET_REFUSALS, (run,))
     return attrs.evolve(run_from(transaction.execute(FIND, (run,)).fetchone()), damage=what)
 
 

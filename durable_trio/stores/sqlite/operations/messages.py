@@ -180,13 +180,14 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
         entry = entry_from(known[:-1])
     if owner is None:
         is_held_up = transaction.execute(IS_HELD_UP, (run,)).fetchone() is not None
+        if is_held_up:
+            forget_refusals(transaction, run)
         if status is RunStatus.PENDING or (is_held_up and _has_done_nothing(transaction, run)):
             values = (operation.error, operation.now, transaction.change(), run)
             if update_run(transaction, CANCEL_UNBEGUN, values, run=run):
                 tell_parent(transaction, run, operation.now)
         elif is_held_up:
             update_run(transaction, TRY_AGAIN, (operation.now, transaction.change(), run), run=run)
-            forget_refusals(transaction, run)
         elif status in WAITING and is_unread:
             update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
     return Sent(entry=entry, created=known is None, owner=owner, place=place)

@@ -111,7 +111,7 @@ FINISH: Final = {
     after: f"""
     UPDATE runs SET owner = NULL, status = {word(after)}, wake_at = NULL, waits_for = NULL, result = ?, error = ?,
         compensation_errors = ?, finished_at = ?, changed = ?
-    WHERE run = ? AND {is_one_of(before)}
+    WHERE run = ? AND {is_one_of(before)} RETURNING refused
 """
     for after in RunStatus
     if (before := sources(after, BY_FINISH))
@@ -272,6 +272,7 @@ def set_run_aside(transaction: Transaction, operation: SetAside) -> bool | Owner
     if update_run(transaction, SET_ASIDE, values, run=fence.run) and transaction.cursor.rowcount != 1:
         name = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()[0]
         set_aside(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
+    forget_refusals(transaction, fence.run)
     return True
 
 
@@ -284,7 +285,7 @@ def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost 
         return False
     if operation.status not in FINISH:
         return _cannot_be(transaction, fence.run, operation.status)
-    transaction.execute(
+    ended = transaction.execute(
         FINISH[operation.status],
         (
             NULL if operation.result is None else operation.result,
@@ -294,9 +295,11 @@ def finish(transaction: Transaction, operation: Finish) -> bool | OwnershipLost 
             transaction.change(),
             fence.run,
         ),
-    )
-    if transaction.cursor.rowcount != 1:
+    ).fetchall()
+    if not ended:
         raise RefusalError(_cannot_be(transaction, fence.run, operation.status))
+    if ended[0][0]:
+        forget_refusals(transaction, fence.run)
     transaction.execute(CLEAR_WAITS, (fence.run,))
     tell_parent(transaction, fence.run, operation.now)
     return True
