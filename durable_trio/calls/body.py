@@ -81,7 +81,7 @@ class ResidentOfBody(Protocol):
     def continued(self) -> None:
         """A new generation of the run is stored: this one leaves."""
 
-    def child_started(self, child_id: str, *, missed: str | None) -> None:
+    def child_started(self, child_id: str, *, missed: Workflow[..., Any] | None) -> None:
         """A child of the run is stored and due; ``missed``: its workflow, if this engine lacks it, and that is news."""
 
     def request_cancel(self, run_id: str) -> None:

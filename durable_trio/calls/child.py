@@ -60,9 +60,7 @@ class StartChildCall(Call):
         if self.stage is Stage.COMMITTED:
             known = self._workflow
             is_missed = known is not None and self._body.registry.is_missed(known)
-            self._body.resident.child_started(
-                self._operation.id, missed=self._operation.workflow if is_missed else None
-            )
+            self._body.resident.child_started(self._operation.id, missed=known if is_missed else None)
         super().deliver(row)
 
     def conflicted(self, error: RunConflict) -> bool:

@@ -355,9 +355,10 @@ class Client:
                 f"workflows=, or start it by its name if another process serves it"
             )
         if known is None and self.registry.is_missed(workflow):
-            extra = {"event": UNKNOWN_WORKFLOW, "run_id": operation.id, "workflow": operation.workflow}
+            name, version = operation.workflow, workflow.version
+            extra = {"event": UNKNOWN_WORKFLOW, "run_id": operation.id, "workflow": name, "version": version}
             what = "run %r is started of workflow %r, which this engine does not know. %s"
-            _LOGGER.warning(what, operation.id, operation.workflow, unknown_text(operation.workflow), extra=extra)
+            _LOGGER.warning(what, operation.id, name, unknown_text(name, version), extra=extra)
         return operation, cast("Workflow[..., Any]", workflow)
 
     # ---- messages ----------------------------------------------------------------------------------------------

@@ -290,6 +290,21 @@ async def test_a_child_of_an_unknown_workflow_is_warned_of_once(caplog: pytest.L
         assert warning.child_workflow == "stranger"  # type: ignore[attr-defined]
 
 
+async def test_of_a_version_that_the_engine_lacks_the_warning_says_which(caplog: pytest.LogCaptureFixture) -> None:
+    newer = workflow(name="stranger", version=2)(stranger.fn)
+
+    @workflow
+    async def parent(ctx: Context) -> None:
+        await ctx.run_child(newer)
+
+    async with open_engine(":memory:", workflows=[parent, stranger]) as engine:
+        await engine.start(parent, id="p")
+        await at_rest(engine, "p")
+    (warning,) = warnings_of(caplog)
+    assert "Add 'stranger', version 2, to workflows=[…]" in warning.getMessage()
+    assert warning.child_version == 2  # type: ignore[attr-defined]
+
+
 async def test_a_child_that_is_replayed_or_known_or_named_is_not_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -372,9 +372,9 @@ class ResidentRun:
         self.detach()
         self.keeper.released(None)
 
-    def child_started(self, child_id: str, *, missed: str | None) -> None:
+    def child_started(self, child_id: str, *, missed: Workflow[..., Any] | None) -> None:
         if missed is not None:
-            self.telling.log.child_unknown(child_id, missed)
+            self.telling.log.child_unknown(child_id, missed.name, missed.version)
         self.keeper.released(None)
 
     def request_cancel(self, run_id: str) -> None:

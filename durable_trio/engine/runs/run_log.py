@@ -45,10 +45,10 @@ def fate_of(status: RunStatus, *, is_expired: bool) -> Fate:
 UNKNOWN_WORKFLOW: Final = "unknown_workflow"
 
 
-def unknown_text(workflow: str) -> str:
-    """Return what is to be done about a run of a workflow that an engine was not given."""
-    name = visible(workflow)
-    return f"Add {name!r} to workflows=[…] of the engine that serves; until an executor knows it, the run waits"
+def unknown_text(workflow: str, version: int = 0) -> str:
+    """Return what is to be done about a run of a workflow, or of a version of it, that an engine was not given."""
+    which = f"{visible(workflow)!r}" + (f", version {version}," if version > 0 else "")
+    return f"Add {which} to workflows=[…] of the engine that serves; until an executor knows it, the run waits"
 
 
 class RunLog:
@@ -111,11 +111,12 @@ class RunLog:
         told = Told("", place)
         self._say(logging.WARNING, "step_slow", text, told, step=key, attempt=attempt, seconds=round(seconds, 3))
 
-    def child_unknown(self, child_id: str, workflow: str) -> None:
-        """It has started a child whose workflow its engine was not given."""
+    def child_unknown(self, child_id: str, workflow: str, version: int) -> None:
+        """It has started a child whose workflow its engine was not given, or not in that version."""
         text = f"has started a child, {visible(child_id)!r}, of a workflow that this engine does not know. "
-        text += unknown_text(workflow)
-        self._say(logging.WARNING, UNKNOWN_WORKFLOW, text, Told("", None), child=child_id, child_workflow=workflow)
+        text += unknown_text(workflow, version)
+        fields: dict[str, Any] = {"child": child_id, "child_workflow": workflow, "child_version": version}
+        self._say(logging.WARNING, UNKNOWN_WORKFLOW, text, Told("", None), **fields)
 
     def abandoned(self, reason: str | None, not_undone: int) -> None:
         """Somebody has ended it, for no code does."""
