@@ -21,7 +21,7 @@ from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
-from durable_trio.stores.sqlite.parked import IS_PARKED
+from durable_trio.stores.sqlite.parked import IS_PARKED, IS_UNGROUPED
 from durable_trio.stores.sqlite.writable import why_not_writable
 from durable_trio.views.documents import CheckDocument, Finding
 from durable_trio.workflows import version_text
@@ -40,6 +40,7 @@ _UNDONE_NOT: Final = """
     SELECT id FROM runs WHERE compensation_errors <> '[]' ORDER BY coalesce(finished_at, created_at) DESC
 """
 _EXPIRED: Final = f"SELECT id FROM runs WHERE ttl_at <= ? AND status NOT IN ({_ENDED}) ORDER BY ttl_at"
+_UNGROUPED: Final = f"SELECT id FROM runs WHERE finished_at IS NULL AND {IS_UNGROUPED} ORDER BY run"
 _LEASES: Final = "SELECT id, lease_until FROM executors WHERE ended_at IS NULL AND boot_id = ?"
 # A run that is due is taken within milliseconds, or as soon as there is room for it.
 _OVERDUE_AFTER: Final = timedelta(seconds=OVERDUE_SECONDS)
@@ -55,6 +56,7 @@ class _Rows:
     owned: dict[int, int]  # by executor
     overdue: dict[tuple[str, int], int]  # by workflow and version
     not_undone: tuple[str, ...]  # runs of which a compensation has failed
+    ungrouped: tuple[str, ...]  # of which it cannot be read which code may take them
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
     silent_seconds: dict[int, float]  # by executor: since its lease is over
     why_not_writable: str | None
@@ -119,6 +121,7 @@ def _read(client: Engine, database: str, due_before: datetime) -> _Rows:
             owned=dict(connection.execute(_OWNED).fetchall()),
             overdue={(name, version): count for name, version, count in connection.execute(_OVERDUE, (due,))},
             not_undone=tuple(str(row[0]) for row in connection.execute(_UNDONE_NOT)),
+            ungrouped=tuple(str(row[0]) for row in connection.execute(_UNGROUPED)),
             expired=tuple(str(row[0]) for row in connection.execute(_EXPIRED, (due,))),
             silent_seconds=_silent(connection.execute(_LEASES, (boot_id(),)).fetchall()),
             why_not_writable=why_not_writable(connection, os.path.abspath(database)),
@@ -188,7 +191,14 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
     yield Finding(level="ok", about="runs", text=f"runs: {counts or 'none'}")
     if status.parked:
         text = f"{plural(len(status.parked), 'run')} parked: {_some(status.parked)}; 'show' tells why"
+        text += "; only runs that were due have been tried, and 'rehearse' tells of the others"
         yield Finding(level="wrong", about="parked", text=text)
+    if rows.ungrouped:
+        is_one = len(rows.ungrouped) == 1
+        text = f"{plural(len(rows.ungrouped), 'run')} of which it cannot be read which code may take "
+        text += f"{'it' if is_one else 'them'}: {_some(rows.ungrouped)}; parked as damaged once due; 'abandon' ends "
+        text += "it" if is_one else "them"
+        yield Finding(level="wrong", about="codes", text=text)
     dead = {owner: count for owner, count in rows.owned.items() if owner not in alive}
     if dead:
         advice = "if this lasts, look at its log" if alive else "serve the database, then they go on"

@@ -77,4 +77,6 @@ def versions_notes(found: Sequence[VersionRecord]) -> list[str]:
             wait = "waits" if version.unfinished == 1 else "wait"
             runs = f"{plural(version.unfinished, 'run')} {wait} for it"
             lines.append(f"{what} is not served: {runs}; serve it, or resume with --version")
+    if any(code.refused and code.executors for version in found for code in version.codes):
+        lines.append("what is refused and parked are runs that were due and tried; 'rehearse' tells of the others")
     return lines

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from durable_trio import Context, Engine, open_engine, workflow
+from durable_trio import Context, Engine, Workflow, open_engine, workflow
 from durable_trio.cli import serving
 from durable_trio.logger import Logger
 from tests.cli.desk import PATIENCE_SECONDS, call
 from tests.cli.test_json import validate
+from tests.engine.harness import wait_parked, wait_passivated
 
 
 @workflow(name="order", version=1)
@@ -38,16 +41,25 @@ async def fill(path: Path) -> None:
         await client.start("order", id="by-name", delay=3600)
 
 
+async def begin(engine: Engine) -> None:
+    await engine.run(first)
+    await engine.start(second, id="run-2")
+
+
 @contextmanager
-def served(path: Path) -> Iterator[None]:
-    """Serve versions 1 and 2 in another thread during a block; commands are for the main one."""
+def served(
+    path: Path,
+    *workflows: Workflow[..., Any],
+    fill: Callable[[Path], Awaitable[None]] = fill,
+    begin: Callable[[Engine], Awaitable[None]] = begin,
+) -> Iterator[None]:
+    """Serve, by default versions 1 and 2, in another thread during a block; commands are for the main one."""
     ready, stop = threading.Event(), threading.Event()
 
     async def serve() -> None:
         await fill(path)
-        async with open_engine(path, workflows=[first, second], build="3f2a91c") as engine:
-            await engine.run(first)
-            await engine.start(second, id="run-2")
+        async with open_engine(path, workflows=workflows or [first, second], build="3f2a91c") as engine:
+            await begin(engine)
             ready.set()
             await trio.to_thread.run_sync(stop.wait)
 
@@ -90,6 +102,71 @@ def test_versions_shows_what_is_served_what_is_needed_and_what_can_go(tmp_path: 
     assert "can be removed" not in call("--db", str(path), "versions").out
     assert call("--db", str(path), "versions").out.count("3f2a91c") == 0
     assert call("--db", str(path), "versions", "--all").out.count("3f2a91c") == 2
+
+
+def change(path: Path, sql: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql)
+
+
+async def fill_early(path: Path) -> None:
+    await fill(path)
+    change(path, "UPDATE runs SET wake_at = wake_at - 31000000 WHERE id = 'run-3'")
+
+
+@pytest.mark.parametrize(("fill", "code"), [(fill, 0), (fill_early, 1)])
+def test_a_version_that_nobody_has_is_for_a_person_once_a_run_of_it_is_due_for_half_a_minute(
+    tmp_path: Path, fill: Callable[[Path], Awaitable[None]], code: int
+) -> None:
+    path = tmp_path / "app.db"
+    with served(path, fill=fill):
+        found = call("--db", str(path), "check", "--json")
+    assert (found.code, found.json["overdue"]) == (code, code)
+    wrong = [finding["text"] for finding in found.json["findings"] if finding["level"] == "wrong"]
+    what = "due, but nobody takes them: order version 3 (1); no executor has version 3 of 'order'"
+    assert [text.startswith(what) for text in wrong] == [True] * code
+
+
+async def _has_a_step(ctx: Context) -> None:
+    await ctx.step("pay", lambda: None)
+    await ctx.wait_signal("go")
+
+
+async def _has_another(ctx: Context) -> None:
+    await ctx.step("pay by card", lambda: None)
+    await ctx.wait_signal("go")
+
+
+async def leave_three(path: Path) -> None:
+    async with open_engine(path, workflows=[workflow(name="order")(_has_a_step)]) as engine:
+        for number in range(3):
+            await engine.start("order", id=f"run-{number}")
+        await wait_passivated(engine)
+
+
+async def have_one_refused(engine: Engine) -> None:
+    await engine.send_signal("run-0", "go")
+    await wait_parked(engine.get("run-0"))
+
+
+def test_versions_and_check_say_that_only_what_was_due_was_tried(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with served(path, workflow(name="order")(_has_another), fill=leave_three, begin=have_one_refused):
+        for command in ("versions", "check"):
+            said = call("--db", str(path), command)
+            assert "runs that were due" in " ".join(said.out.split()), said
+
+
+def test_check_tells_of_runs_of_which_nobody_can_read_which_code_may_take_them(tmp_path: Path) -> None:
+    """Also before they are due, when whoever comes to one sets it aside."""
+    path = tmp_path / "app.db"
+    trio.run(leave_three, path)
+    assert call("--db", str(path), "check").code == 0
+    change(path, "UPDATE runs SET refused = ',x,' WHERE id = 'run-1'")
+    found = call("--db", str(path), "check", "--json")
+    assert found.code == 1
+    (text,) = [finding["text"] for finding in found.json["findings"] if finding["about"] == "codes"]
+    assert text.startswith("1 run of which it cannot be read which code may take it: run-1; ")
 
 
 def test_a_run_is_given_another_version_by_resume(file_path: str) -> None:
