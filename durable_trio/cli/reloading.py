@@ -39,12 +39,16 @@ class ReloadCommand:
 
     Args:
         pid: of the server, if there are several.
+        baseline: the path of an earlier rehearsal, absolute: the server reads it.
         tell: is given what there is to say on the way.
     """
 
-    def __init__(self, pid: int | None, *, rehearses: bool, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, pid: int | None, *, rehearses: bool, baseline: str | None = None, tell: Callable[[str], None]
+    ) -> None:
         self._pid = pid
         self._rehearses = rehearses
+        self._baseline = baseline
         self._tell = tell
         self._told = ""
         self._server: ProcessReport | None = None
@@ -67,7 +71,9 @@ class ReloadCommand:
         address = await address_of(server, writer)
         if address is None:
             raise Failed(f"process {server.pid} has ended, or serves on another machine")
-        request = ReloadRequest(id=str(uuid.uuid4()), process=address, rehearses=self._rehearses)
+        request = ReloadRequest(
+            id=str(uuid.uuid4()), process=address, rehearses=self._rehearses, baseline=self._baseline
+        )
         await put(request, writer, clock)
         self._server = server
         reload = await self._follow(client, request.id, ProcessIdentity.parse(address))

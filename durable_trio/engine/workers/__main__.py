@@ -16,7 +16,7 @@ import trio
 
 from durable_trio.engine.codes import FamilyCode
 from durable_trio.engine.engine import Engine
-from durable_trio.engine.workers.family import code_of, encode
+from durable_trio.engine.workers.family import FAILED, IS_NEWS, WHY, code_of, encode
 from durable_trio.engine.workers.parent import (
     CODE_CHANGED,
     COUNT_VARIABLE,
@@ -78,6 +78,8 @@ def main() -> int:
     try:
         engine = load_engine(app)
     except (WorkerFailed, ValueError) as error:
+        if not _is_news(child_process(is_cancelled_by_sigterm=False).ask({FAILED: str(error)})):
+            return LOADING_FAILED
         if error.__cause__ is not None and style != LogStyle.JSON:
             sys.excepthook(type(error.__cause__), error.__cause__, error.__cause__.__traceback__)
         _say_why(style, str(error), error.__cause__)
@@ -91,9 +93,15 @@ def main() -> int:
         process.ready()
         return 0
     if refusal is not None:
-        _say_why(style, str(refusal), None)
+        if _is_news(refusal):
+            _say_why(style, str(refusal[WHY] if isinstance(refusal, dict) else refusal), None)
         return CODE_CHANGED
     return _serve_to_the_end(engine, process, worker_count, style)
+
+
+def _is_news(refusal: object) -> bool:
+    """Whether people are to be told; a parent of an earlier version does not say."""
+    return not isinstance(refusal, dict) or bool(refusal.get(IS_NEWS, True))
 
 
 def _code_of(engine: Servable, app: str) -> FamilyCode | None:

@@ -22,7 +22,7 @@ from durable_trio.engine.codes import Codes, FamilyCode
 from durable_trio.logger import Logger
 from durable_trio.workflows import Workflow
 
-__all__ = ["Family", "code_of", "decode", "encode"]
+__all__ = ["FAILED", "IS_NEWS", "WHY", "Family", "code_of", "decode", "encode"]
 
 _LOGGER: Final = Logger("durable_trio.processes")
 _NAMES_SHOWN: Final = 3
@@ -32,6 +32,10 @@ _UNSTEADY: Final = (
 )
 _FIELDS: Final = frozenset(field.name for field in attrs.fields(FamilyCode))
 _FOREIGN: Final = "of another version"
+#: What a worker says that cannot read its code, and what it is answered that is not let in.
+FAILED: Final = "failed"
+WHY: Final = "why"
+IS_NEWS: Final = "is_news"
 # What fits into one question is 64 KiB; of larger projects the names of changed files are not known.
 _QUESTION_CHARACTERS_MAX: Final = 60_000
 
@@ -87,13 +91,19 @@ class Family:
         self._is_unsteady = False
         self._code: FamilyCode | None = None
         self._let_in: dict[int, FamilyCode] = {}  # by process
+        self._refusals: dict[str, tuple[str, int]] = {}  # why each that is not back was refused, and how often for that
 
-    def answer(self, name: str, pid: int, value: Any) -> str | None:
-        """Let a worker in that has come, or return why not.
+    def answer(self, name: str, pid: int, value: Any) -> dict[str, Any] | None:
+        """Let a worker in that has come, or return why not, and whether that is news: then it tells people.
+
+        It is tried again and again, until somebody does something; people are told the first time, the second, the
+        fourth, and so on.
 
         Args:
-            value: its code, as ``encode`` tells it.
+            value: its code, as ``encode`` tells it; or ``{FAILED: why}`` if it could not read it.
         """
+        if isinstance(value, dict) and FAILED in value:
+            return self._refused(name, str(value[FAILED]))
         code = decode(value)
         self._let_in.pop(pid, None)  # another process, which has ended
         if code is None:
@@ -101,11 +111,28 @@ class Family:
         if self._code is None or not self.living():
             self._code = code
         if not self._is_same(self._code, code):
-            return self._refusal(name, self._code, code)
+            why = self._refusal(self._code, code)
+            self.held_back[name] = why
+            return self._refused(name, why)
         if not self._code.workflows:
             self._code = attrs.evolve(self._code, workflows=code.workflows)
         self._let_in[pid] = code
         return None
+
+    def _refused(self, name: str, why: str) -> dict[str, Any]:
+        before, count = self._refusals.get(name, ("", 0))
+        count = count + 1 if before == why else 1
+        self._refusals[name] = why, count
+        return {WHY: why, IS_NEWS: count & (count - 1) == 0}
+
+    def why_not(self, name: str) -> str:
+        """Return why a worker was not let in; nothing if it was, or never came so far."""
+        return self._refusals.get(name, ("", 0))[0]
+
+    def is_back(self, name: str) -> None:
+        """A worker serves, or is needed no more."""
+        self.held_back.pop(name, None)
+        self._refusals.pop(name, None)
 
     def _is_same(self, ours: FamilyCode, other: FamilyCode) -> bool:
         if ours.digest != other.digest:
@@ -144,7 +171,7 @@ class Family:
         if self._code is None or all(code.digest != self._code.digest for code in self.living().values()):
             self._code = before
 
-    def _refusal(self, name: str, ours: FamilyCode, other: FamilyCode) -> str:
+    def _refusal(self, ours: FamilyCode, other: FamilyCode) -> str:
         remedy = self.remedy if self.is_open else "start it again"
         if other.is_build:
             what = f"the build has changed since this family started ({ours.digest!r}, now {other.digest!r})"
@@ -153,9 +180,7 @@ class Family:
             more = f" and {len(changed) - _NAMES_SHOWN:,} more" if len(changed) > _NAMES_SHOWN else ""
             names = f" ({', '.join(changed[:_NAMES_SHOWN])}{more})" if changed else ""
             what = f"the {'files have' if changed else 'code has'} changed since this family started{names}"
-        text = f"{what}: {remedy}"
-        self.held_back[name] = text
-        return text
+        return f"{what}: {remedy}"
 
 
 def _shown(path: str) -> str:

@@ -173,7 +173,7 @@ class WorkerWatch:
                 await self._reap_dead()
                 self._count(event, serving(root) - {event.path[-1]})
             elif isinstance(event, ChildStarted) and event.path[-2:-1] == (WORKERS,):
-                self._family.held_back.pop(event.path[-1], None)
+                self._family.is_back(event.path[-1])
 
     async def _reap_dead(self) -> None:
         try:
@@ -194,9 +194,9 @@ class WorkerWatch:
         starts = self._starts.setdefault(name, _Starts())
         is_held_back = event.ready_seconds is None and exit.error.exit.is_fault and others
         if event.ready_seconds is None:  # the death of one that was an executor is said by whoever reaps it
-            reason = reason_of(exit.error)
+            reason = self._family.why_not(name) or reason_of(exit.error)
             if not is_held_back or starts.reason != reason:  # it is tried for as long as nobody mends the files
-                _say_not_ready(name, exit.error)
+                _say_not_ready(name, exit.error, reason)
             starts.reason = reason
             if is_held_back:
                 self._family.held_back[name] = reason
@@ -211,7 +211,7 @@ class WorkerWatch:
                 self._fail(f"{name} was killed {starts.killed_count} times in a row", exit.error)
 
     def _fail(self, what: str, error: ProcessError) -> None:
-        failed = WorkerFailed(f"{what}: {reason_of(error)}")
+        failed = WorkerFailed(f"{what}: {self._family.why_not(error.name) or reason_of(error)}")
         failed.__cause__ = error
         self._give_up(failed)
 
@@ -235,9 +235,9 @@ def _tell(event: Event) -> None:
     _LOGGER.error("%s %s, and was killed%s", name, what, text, extra={**fields, "worker": name, "stack": stack})
 
 
-def _say_not_ready(name: str, error: ProcessError) -> None:
+def _say_not_ready(name: str, error: ProcessError, reason: str) -> None:
     is_fault = error.exit.is_fault
-    what, reason = ("could not be started again", reason_of(error)) if is_fault else (_KILLED, str(error.exit))
+    what, reason = ("could not be started again", reason) if is_fault else (_KILLED, str(error.exit))
     fields = {"event": "worker_exited", "worker": name, "reason": f"{what}: {reason}"}
     _LOGGER.warning("%s %s: %s", name, what, reason, extra={**fields, "fields": fields})
 

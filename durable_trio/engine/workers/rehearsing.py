@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -23,8 +23,11 @@ __all__ = ["rehearse"]
 _END_SECONDS: Final = 2.0
 
 
-async def rehearse(workers: Workers, database: str) -> None:
-    """Return if all unfinished runs of a database go on with the code of the files.
+async def rehearse(workers: Workers, database: str, baseline: str | None = None) -> None:
+    """Return if all unfinished runs of a database go on with the code of the files, or as many as did before.
+
+    Args:
+        baseline: the path of what an earlier rehearsal has found: only what is worse than there counts.
 
     *Cancellation:* kills the process.
 
@@ -32,6 +35,8 @@ async def rehearse(workers: Workers, database: str) -> None:
         ReloadFailed: some do not, or it could not be found out.
     """
     command = [sys.executable, "-m", "durable_trio", "rehearse", workers.app, "--db", database, "--json"]
+    if baseline is not None:
+        command += ["--baseline", baseline]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = partial(
         trio.run_process, command, env=environment, capture_stdout=True, capture_stderr=True, check=False, stdin=b""
@@ -44,16 +49,28 @@ async def rehearse(workers: Workers, database: str) -> None:
         return
     try:
         document: Mapping[str, Any] = json.loads(done.stdout)
-        counts: Mapping[str, int] = document["counts"]
+        worse = _worse(document["groups"])
+        count = int(document["count"])
     except (ValueError, KeyError, TypeError):
         said = last_words(done.stderr.decode(errors="replace")).removeprefix("durable-trio: ")
         raise ReloadFailed(f"it could not be rehearsed: {said or f'exit code {done.returncode}'}") from None
-    bad = {Verdict(name): count for name, count in counts.items() if count and name != Verdict.GOES_ON}
-    found = ", ".join(f"{count:,} {verdict_text(verdict, count)}" for verdict, count in bad.items())
+    found = ", ".join(f"{number:,} {verdict_text(verdict, number)}" for verdict, number in worse.items())
+    more = "" if baseline is None else f", more than in {baseline!r}"
     raise ReloadFailed(
-        f"{sum(bad.values()):,} of {sum(counts.values()):,} unfinished runs do not go on with the new code ({found}); "
+        f"{sum(worse.values()):,} of {count:,} unfinished runs do not go on with the new code ({found}){more}; "
         f"'durable-trio rehearse {workers.app}' tells which and why"
     )
+
+
+def _worse(groups: Iterable[Mapping[str, Any]]) -> dict[Verdict, int]:
+    """Return how many more runs do not go on than before, by verdict."""
+    found: dict[Verdict, int] = {}
+    for group in groups:
+        verdict = Verdict(group["verdict"])
+        count = group["count"] - (group["count_before"] or 0)
+        if verdict is not Verdict.GOES_ON and count > 0:
+            found[verdict] = found.get(verdict, 0) + count
+    return found
 
 
 async def _end(process: trio.Process) -> None:

@@ -86,7 +86,8 @@ class Reloads:
 
     Args:
         probe: returns the code that a worker would have now; raises ``ReloadFailed``.
-        rehearse: raises ``ReloadFailed`` if runs would not go on with the code of the files.
+        rehearse: raises ``ReloadFailed`` if runs would not go on with the code of the files; is given the path of an
+            earlier rehearsal, if only what is worse than there counts.
         root: returns the tree of this process, once it is open.
         changed: told that there is something else to say.
     """
@@ -96,7 +97,7 @@ class Reloads:
         workers: Successors,
         *,
         probe: Callable[[], Awaitable[FamilyCode | None]],
-        rehearse: Callable[[], Awaitable[None]],
+        rehearse: Callable[[str | None], Awaitable[None]],
         root: Callable[[], Awaitable[Supervisor]],
         writer: Writer,
         clock: Clock,
@@ -194,12 +195,15 @@ class Reloads:
                 raise ReloadFailed(f"the new code serves another database, {code.store!r}: restart the server for that")
             if request.rehearses:
                 self._say(request.id, state="rehearsing")
-                await self._rehearse()
+                await self._rehearse(request.baseline)
                 again = await self._probe()
                 if (again and again.digest) != (code and code.digest):
                     raise ReloadFailed("the files have changed while they were rehearsed")
         except ReloadFailed as error:
-            raise ReloadFailed(f"{error}; nothing was changed") from error
+            outcome = "nothing was changed"
+            if self._family.digest != served:
+                outcome = "all workers had ended meanwhile, and those that have come since serve the code of the files"
+            raise ReloadFailed(f"{error}; {outcome}") from error
         before = self._family.expect(code)
         self._say(request.id, is_same_code=code is not None and code.digest == served)
         try:
@@ -246,7 +250,7 @@ class Reloads:
             pass
         except SupervisorClosed as error:
             raise ReloadFailed(_STOPPING) from error
-        self._family.held_back.pop(old.name, None)
+        self._family.is_back(old.name)
         await self._wait_serving(supervisor, name)
 
     async def _wait_serving(self, supervisor: DynamicSupervisor, name: str) -> None:

@@ -30,11 +30,15 @@ _FORM: Final = "reload"
 
 @attrs.frozen(kw_only=True)
 class ReloadRequest:
-    """Somebody wants the workers of a family replaced. ``process``: of which parent; ``None`` by a signal."""
+    """Somebody wants the workers of a family replaced. ``process``: of which parent; ``None`` by a signal.
+
+    ``baseline``: the path of an earlier rehearsal, so that only what is worse than there counts.
+    """
 
     id: str
     process: str | None = None
     rehearses: bool = False
+    baseline: str | None = None
 
 
 @attrs.define
@@ -83,7 +87,8 @@ async def address_of(report: ProcessReport, writer: Writer) -> str | None:
 
 async def put(request: ReloadRequest, writer: Writer, clock: Clock) -> None:
     """Ask. *Durability:* once it returns, the request is stored until it is taken up, or its process has died."""
-    text = json.dumps({_FORM: attrs.asdict(request)})
+    # Without what is not given: a parent of an earlier version takes up what it knows.
+    text = json.dumps({_FORM: attrs.asdict(request, filter=lambda _, value: value is not None)})
     await writer.write(PutReport(process=str(ProcessIdentity.own()), report=text, now=clock.stamp()))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from durable_trio import Engine, Workflow, workflow
 from durable_trio.engine.codes import FamilyCode
-from durable_trio.engine.workers.family import Family, code_of, decode, encode
+from durable_trio.engine.workers.family import FAILED, IS_NEWS, WHY, Family, code_of, decode, encode
 from durable_trio.engine.workers.parent import PROBE
 from supervisors.frames import encode_ask
 
@@ -30,10 +30,15 @@ class Line:
 
     def comes(self, pid: int, digest: str, *, name: str = "worker-1", **files: str) -> str | None:
         """Let a worker come that has some code; return why it is not let in."""
-        refusal = self.family.answer(name, pid, encode(code(digest, **files)))
+        return self.says(pid, encode(code(digest, **files)), name=name)
+
+    def says(self, pid: int, value: object, *, name: str = "worker-1") -> str | None:
+        """Let a worker come that says this of its code; return why it is not let in."""
+        refusal = self.family.answer(name, pid, value)
         if refusal is None:
             self.alive.add(pid)
-        return refusal
+            return None
+        return str(refusal[WHY])
 
     def goes(self, *pids: int) -> None:
         """Let workers die."""
@@ -75,9 +80,9 @@ def test_where_no_file_is_known_to_have_changed_none_is_named(files: dict[str, s
 
 def test_with_builds_their_names_are_told() -> None:
     line = Line(remedy="restart it")
-    line.family.answer("worker-1", 1, encode(FamilyCode(digest="3f2a91c", is_build=True)))
+    line.says(1, encode(FamilyCode(digest="3f2a91c", is_build=True)), name="worker-1")
     line.alive.add(1)
-    refusal = line.family.answer("worker-2", 2, encode(FamilyCode(digest="next", is_build=True)))
+    refusal = line.says(2, encode(FamilyCode(digest="next", is_build=True)), name="worker-2")
     assert refusal == "the build has changed since this family started ('3f2a91c', now 'next'): restart it"
 
 
@@ -123,7 +128,7 @@ def test_one_that_tells_its_code_in_another_way_is_of_another_version_of_the_lib
     line = Line()
     line.comes(1, "a", app="1")
     for told in ({"digest": "a", "fingerprint": "b"}, ["a"], "a"):
-        refusal = line.family.answer("worker-2", 2, told)
+        refusal = line.says(2, told, name="worker-2")
         assert refusal == "the code has changed since this family started: durable-trio reload"
 
 
@@ -131,6 +136,26 @@ def test_an_engine_of_another_kind_that_knows_no_code_is_let_in() -> None:
     family = Family()
     assert family.answer("worker-1", 1, None) is None
     assert family.answer("worker-2", 2, encode(code("a"))) is None
+
+
+def test_people_are_told_of_one_that_is_not_let_in_again_and_again_ever_more_rarely() -> None:
+    """Until it is let in, or is refused for something else."""
+    family = Family("durable-trio reload", lambda _: True)
+    family.is_open = True
+    family.answer("worker-1", 1, encode(code("a")))
+
+    def news(value: object, count: int, name: str = "worker-2") -> list[int]:
+        answers = [family.answer(name, pid, value) for pid in range(2, count + 2)]
+        return [number for number, answer in enumerate(answers, start=1) if answer and answer[IS_NEWS]]
+
+    assert news(encode(code("b")), 20) == [1, 2, 4, 8, 16]
+    assert news(encode(code("c", app="1")), 1) == [], "it is the same to people"
+    assert news({FAILED: "no module named prices"}, 5) == [1, 2, 4]
+    assert news({FAILED: "no module named prices"}, 2, "worker-3") == [1, 2]
+    assert family.why_not("worker-2") == "no module named prices"
+    family.is_back("worker-2")
+    assert (family.why_not("worker-2"), list(family.held_back)) == ("", [])
+    assert news({FAILED: "no module named prices"}, 2) == [1, 2]
 
 
 # ---- values in closures and defaults -------------------------------------------------------------------------------
@@ -144,10 +169,10 @@ def test_other_values_in_a_closure_are_other_code_though_the_files_are_the_same(
     """As where workflows are made of a file with data."""
     line = Line()
     for pid in (1, 2):
-        assert line.family.answer(f"worker-{pid}", pid, with_values("a")) is None
+        assert line.says(pid, with_values("a"), name=f"worker-{pid}") is None
         line.alive.add(pid)
     line.goes(1)
-    refusal = line.family.answer("worker-1", 3, with_values("b"))
+    refusal = line.says(3, with_values("b"), name="worker-1")
     assert refusal == "the code has changed since this family started: durable-trio reload"
 
 
@@ -156,23 +181,23 @@ def test_values_that_differ_between_the_first_workers_tell_nothing(caplog: pytes
     line = Line()
     line.family.is_open = False
     for pid, value in enumerate("abc", start=1):
-        assert line.family.answer(f"worker-{pid}", pid, with_values(value)) is None
+        assert line.says(pid, with_values(value), name=f"worker-{pid}") is None
         line.alive.add(pid)
     line.family.is_open = True
     assert [vars(record)["event"] for record in caplog.records] == ["code_unsteady"]
     line.goes(1)
-    assert line.family.answer("worker-1", 4, with_values("d")) is None
+    assert line.says(4, with_values("d"), name="worker-1") is None
     assert line.comes(5, "other files") is not None
 
 
 def test_values_of_what_is_expected_are_those_of_the_first_that_comes() -> None:
     line = Line()
-    line.family.answer("worker-1", 1, with_values("a"))
+    line.says(1, with_values("a"), name="worker-1")
     line.alive.add(1)
     line.family.expect(FamilyCode(digest="new", workflows="of the probe"))
-    assert line.family.answer("worker-2", 2, encode(FamilyCode(digest="new", workflows="b"))) is None
+    assert line.says(2, encode(FamilyCode(digest="new", workflows="b")), name="worker-2") is None
     line.alive.add(2)
-    assert line.family.answer("worker-3", 3, encode(FamilyCode(digest="new", workflows="c"))) is not None
+    assert line.says(3, encode(FamilyCode(digest="new", workflows="c")), name="worker-3") is not None
 
 
 # ---- on purpose ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from durable_trio.engine.workers.rehearsing import rehearse
 from durable_trio.engine.workers.reloads import ReloadFailed
 from tests.engine.harness import PATIENCE_SECONDS, serving
 
+_CAUSE = "recorded is step reserve, the code waits in step charge it first"
 _APP = """
 from durable_trio import Context, Engine, workflow
 
@@ -39,9 +41,12 @@ async def order(ctx: Context) -> int:
     return int(await ctx.wait_signal("go on"))
 
 
+@pytest.mark.parametrize("count", [1, 2])
 async def test_runs_that_would_diverge_are_counted_and_those_that_go_on_are_no_hindrance(
-    file_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
+    """But for those that did not before the change, so many of each cause."""
+    before = tmp_path / "before.json"
     async with serving(file_path, order) as engine:
         for number in range(2):
             run = await engine.start(order, id=f"order-{number}")
@@ -57,6 +62,13 @@ async def test_runs_that_would_diverge_are_counted_and_those_that_go_on_are_no_h
         with pytest.raises(ReloadFailed) as caught:
             await rehearse(workers, file_path)
         assert str(caught.value).startswith("2 of 2 unfinished runs do not go on with the new code (2 diverge); ")
+        groups = [{"workflow": "order", "version": 0, "verdict": "diverges", "cause": _CAUSE, "count": count}]
+        before.write_text(json.dumps({"groups": groups}))
+        if count == 2:
+            await rehearse(workers, file_path, str(before))
+        else:
+            with pytest.raises(ReloadFailed, match=r"^1 of 2 unfinished runs .* \(1 diverges\), more than in "):
+                await rehearse(workers, file_path, str(before))
         (tmp_path / "rehearsed_shop.py").write_text("import nothing_of_that_name")
         with pytest.raises(ReloadFailed, match=r"could not be rehearsed: .*nothing_of_that_name"):
             await rehearse(workers, file_path)

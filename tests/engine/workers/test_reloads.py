@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from durable_trio import Engine, Reload
 from durable_trio.engine.codes import FamilyCode
-from durable_trio.engine.workers.family import Family, encode
+from durable_trio.engine.workers.family import WHY, Family, encode
 from durable_trio.engine.workers.parent import CODE_CHANGED, WORKERS
 from durable_trio.engine.workers.reloads import ReloadFailed, Reloads
 from durable_trio.engine.workers.requests import ReloadRequest, Requests, put
@@ -67,7 +67,7 @@ class Workers:
         await trio.sleep(_START_SECONDS)
         refusal = self.family.answer(name, pid, encode(self.code(code)))
         if refusal is not None:
-            raise ProcessFailed(name, ProcessExit(code=CODE_CHANGED, stderr_tail=f"{refusal}\n"), is_ready=False)
+            raise ProcessFailed(name, ProcessExit(code=CODE_CHANGED, stderr_tail=f"{refusal[WHY]}\n"), is_ready=False)
         if name in self.broken:
             raise ProcessFailed(name, ProcessExit(code=70, stderr_tail="no disk\n"), is_ready=False)
         self.pids.add(pid)
@@ -112,14 +112,14 @@ class Scene:
     def all(self) -> tuple[Reload, ...]:
         return self.reloads.report().reloads
 
-    async def reload(self, *, rehearses: bool = False) -> Reload:
+    async def reload(self, *, rehearses: bool = False, baseline: str | None = None) -> Reload:
         """Ask for a reload as another process does, and return how it has ended."""
-        return await self.ended(await self.ask(rehearses=rehearses))
+        return await self.ended(await self.ask(rehearses=rehearses, baseline=baseline))
 
-    async def ask(self, *, rehearses: bool = False) -> str:
+    async def ask(self, *, rehearses: bool = False, baseline: str | None = None) -> str:
         id = f"reload-{len(self.all)}"
         services = self.client._client.services_in_use()
-        request = ReloadRequest(id=id, process=str(ProcessIdentity.own()), rehearses=rehearses)
+        request = ReloadRequest(id=id, process=str(ProcessIdentity.own()), rehearses=rehearses, baseline=baseline)
         await put(request, services.writer, self.client._client.settings.clock)
         await self.until(lambda: any(reload.id == id for reload in self.all))
         return id
@@ -146,10 +146,10 @@ async def family(count: int = 3) -> AsyncIterator[Scene]:
     workers = Workers(count)
     rehearsals: list[str] = []
 
-    async def rehearse() -> None:
+    async def rehearse(baseline: str | None) -> None:
         rehearsals.append(workers.files)
-        await trio.sleep(1)
-        if workers.files == "diverging":
+        await trio.sleep(10)
+        if workers.files == "diverging" and baseline is None:
             raise ReloadFailed("3 runs would diverge")
 
     async def find_root() -> Supervisor:
@@ -427,6 +427,25 @@ async def test_a_rehearsal_that_finds_something_ends_the_reload_before_anything_
         scene.workers.files = "new"
         assert (await scene.reload(rehearses=True)).state == "done"
         assert scene.rehearsals == ["diverging", "new"]
+        scene.workers.files = "diverging"
+        assert (await scene.reload(rehearses=True, baseline="/before.json")).state == "done"
+
+
+async def test_where_all_workers_have_died_while_it_rehearses_it_does_not_say_that_nothing_was_changed(
+    autojump_clock: MockClock,
+) -> None:
+    """Those that come back bring the code of the files, as after any death of all."""
+    async with family(2) as scene:
+        scene.workers.files = "diverging"
+        id = await scene.ask(rehearses=True)
+        await scene.until(lambda: scene.rehearsals)
+        for crash in list(scene.workers.crashes.values()):
+            crash.set()
+        await scene.until(lambda: set(scene.workers.serving.values()) == {"diverging"})
+        reload = await scene.ended(id)
+        assert (reload.state, reload.replaced) == ("failed", 0)
+        outcome = "all workers had ended meanwhile, and those that have come since serve the code of the files"
+        assert reload.reason == f"3 runs would diverge; {outcome}"
 
 
 async def test_what_was_rehearsed_is_what_is_served(autojump_clock: MockClock) -> None:
