@@ -28,7 +28,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -38,6 +37,7 @@ import attrs
 
 from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewound
 from durable_trio.processes import boot_id
+from durable_trio.stores.sqlite.files import time_of_files
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.log import (
@@ -64,7 +64,7 @@ __all__ = [
 
 Inode = tuple[int, int]
 
-# A folder's time moves in ticks of the kernel (at most 10 ms): within one a second change does not show.
+# A folder's time moves in ticks of the kernel, at most 10 ms: within one a second change does not show.
 _TICK_NS: Final = 20_000_000
 # Executors whose leases are looked at; they are renewed every few seconds.
 _EXECUTORS_MAX: Final = 16
@@ -304,7 +304,7 @@ class Files:
             folder = os.stat(self._folder)
             if (folder.st_ctime_ns, folder.st_ino, folder.st_dev) == self._folder_stamp:
                 return
-            now = time.time_ns()  # before the look that counts: a change that it does not see has a later time
+            now = time_of_files()  # before the look that counts: a change that it does not see has a later time
             folder = os.stat(self._folder)
             self._check_each()
         except PermissionError:

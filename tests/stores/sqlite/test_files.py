@@ -28,6 +28,7 @@ from durable_trio.errors import (
 from durable_trio.stores.contract import Advance
 from durable_trio.stores.questions import CountRuns, ListHistory, ListRuns, LoadRun, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
+from durable_trio.stores.sqlite.files import time_of_files
 from durable_trio.stores.sqlite.library import note_errno, translate
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start, step
 
@@ -538,3 +539,11 @@ def test_an_opening_for_which_descriptors_do_not_suffice_says_so_wherever_that_s
         store.open()
         store.close()
     assert spawn(_OPEN_WITH_FEW, path).communicate(timeout=120)[0] == "0\n"
+
+
+def test_a_file_that_is_changed_has_no_earlier_time_than_was_told_before(tmp_path: Path) -> None:
+    """The clock itself is ahead of it, by up to a tick."""
+    for n in range(300):
+        before = time_of_files()
+        (tmp_path / str(n)).touch()
+        assert tmp_path.stat().st_ctime_ns >= before
