@@ -113,7 +113,7 @@ def test_what_is_due_is_asked_in_one_statement(tmp_path: Any) -> None:
 
 def test_what_is_often_written_is_bound_without_a_look_for_an_adapter(store: SqliteStore) -> None:
     """For ``None`` and for a ``bool`` that takes longer than the rest of a small statement."""
-    fence = owned(store)[1]
+    fence, released = owned(store)[1], owned(store, "released")[1]
     start(store, "other")
     connection = store._writer
     assert connection is not None
@@ -131,7 +131,8 @@ def test_what_is_often_written_is_bound_without_a_look_for_an_adapter(store: Sql
         start_operation("another"),
         Advance(fence=fence, rows=(step(1), attrs.evolve(step(3, "slept"), result=None)), waits=(wait,), now=1),
         SendSignal(run_id="other", name="go", payload="1", signal_id=None, now=1),
-        Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=2),
+        Release(fence=released, status=RunStatus.SUSPENDED, wake_at=None, now=2),
+        Finish(fence=fence, status=RunStatus.COMPLETED, now=2),
         ClaimDue(owner=fence.owner, codes=codes_of("work"), now=1, limit=1),
     ):
         assert not isinstance(HANDLERS[type(operation)](transaction, operation), Exception)
