@@ -26,6 +26,7 @@ from durable_trio.testing.probes import ProbedStore
 from tests.crash import workflows
 from tests.crash.logs import Logs
 from tests.crash.worker import end_with_parent
+from tests.engine.harness import executor_of
 
 SPEC_VARIABLE: Final = "WORKERS_SPEC"
 _OPTIONS: Final = ("workers", "concurrency", "lease_seconds", "heartbeat_seconds", "grace_seconds", "durability")
@@ -83,10 +84,14 @@ def _is_first(taken: Path) -> bool:
     return True
 
 
-async def _serve_and_start(engine: Engine, starts: Mapping[str, Any]) -> None:
+async def _serve_beside(engine: Engine, spec: Mapping[str, Any]) -> None:
+    """Serve; say when so many others are known, whom an executor leaves their part; and start runs then."""
     async with trio.open_nursery() as nursery:
         await nursery.start(functools.partial(engine.serve, signals=True))
-        await trio.sleep(starts["after_seconds"])
+        while executor_of(engine).recovery.reaper.others_count < spec["others"]:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        (Path(spec["directory"]) / f"acquainted-{os.getpid()}").touch()
+        starts = spec.get("starts", {"count": 0})
         for number in range(starts["count"]):
             await engine.start(starts["workflow"], *starts["args"], id=f"{starts['name']}-{number}")
 
@@ -96,8 +101,8 @@ def main() -> None:
     spec = json.loads(os.environ[SPEC_VARIABLE])
     end_with_parent(spec["parent"])
     server = _make(spec, spec.get("end", {}))
-    if "starts" in spec:
-        trio.run(_serve_and_start, server, spec["starts"])
+    if "others" in spec:
+        trio.run(_serve_beside, server, spec)
     else:
         trio.run(server.serve)
 
