@@ -13,7 +13,7 @@ none.
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypeAlias
 
 import attrs
 
@@ -33,6 +33,7 @@ __all__ = [
     "RunRow",
     "ServedCode",
     "UntoldRow",
+    "WaitKind",
     "WaitRow",
     "escape",
     "unescape",
@@ -113,12 +114,26 @@ class HistoryRow:
     damage: str | None = None
 
 
+#: What an open call waits for, as it is stored. Words, not an enum's members: each wait that is written is bound to a
+#: statement, and one of a subclass of ``str`` costs a search for how it is to be bound.
+WaitKind: TypeAlias = Literal[
+    "sleep",
+    "signal",
+    "retry",  # an attempt has failed: until the next one
+    "intent",  # a step that may begin only once has begun
+    "deadline",
+    "child",
+    "map",  # waits for nothing itself: how many items it has
+    "unreadable",  # never stored: stands for a word that the file should not hold
+]
+
+
 @attrs.define(kw_only=True, unsafe_hash=True)
 class WaitRow:
     """What an open durable call must remember over a crash: its due time, its attempts, or that it has begun."""
 
     key: Key
-    kind: str  # sleep | signal | retry | intent | deadline | child | map
+    kind: WaitKind
     due_at: int | None = None
     attempt: int = 0  # of a map, how many items it has
     error: str | None = None  # of the last attempt

@@ -17,7 +17,7 @@ from durable_trio.calls.body import Branch
 from durable_trio.limits import check_name
 from durable_trio.looks import is_a, short
 from durable_trio.records import StepKind
-from durable_trio.rows import HistoryRow, Key
+from durable_trio.rows import HistoryRow, Key, WaitKind
 from durable_trio.turns.history import answer_text, marker_name
 
 __all__ = ["patched"]
@@ -26,7 +26,7 @@ __all__ = ["patched"]
 class _Kind(NamedTuple):
     """What tells a call that a new way may begin with."""
 
-    waits: frozenset[str] = frozenset()  # of what kinds it is while it is open
+    waits: frozenset[WaitKind] = frozenset()  # of what kinds it is while it is open
     has_parts: bool = False  # what it records stands below it
     has_name: bool = True
 

@@ -14,13 +14,13 @@ from durable_trio.engine.servers import NOBODY_SERVES, Servers, look_at_servers
 from durable_trio.engine.wiring import Services
 from durable_trio.limits import SUSPECT_RECOVERIES
 from durable_trio.records import Awaited, RunStatus
-from durable_trio.rows import RunRow, WaitRow
+from durable_trio.rows import RunRow, WaitKind, WaitRow
 from durable_trio.stores.questions import AwaitedRows, ListAwaited
 
 __all__ = ["look"]
 
 # What is stored of an open call by itself.
-_STORED: Final = frozenset({"sleep", "signal", "retry", "map"})
+_STORED: Final[frozenset[WaitKind]] = frozenset({"sleep", "signal", "retry", "map"})
 
 
 async def look(services: Services, rows: Sequence[RunRow], now: int) -> list[tuple[Awaited, ...]]:

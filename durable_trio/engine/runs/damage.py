@@ -16,7 +16,7 @@ from durable_trio.codec import parse
 from durable_trio.errors import CodecError
 from durable_trio.failures import describe
 from durable_trio.records import StepKind, StepStatus
-from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitRow
+from durable_trio.rows import HistoryRow, MailboxEntry, RunRow, WaitKind, WaitRow
 from durable_trio.starting import SEED_BYTES
 from durable_trio.stores.questions import Loaded, MailboxLook
 
@@ -33,7 +33,7 @@ _WITH_RESULT: Final = frozenset(
         StepKind.COMPENSATION,
     }
 )
-_WITH_DUE: Final = frozenset({"sleep", "retry", "deadline"})
+_WITH_DUE: Final[frozenset[WaitKind]] = frozenset({"sleep", "retry", "deadline"})
 
 
 def damage_of(row: RunRow, loaded: Loaded) -> str | None:

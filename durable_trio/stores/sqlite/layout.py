@@ -8,13 +8,13 @@ raises: what cannot be read is replaced by a stand-in, and the record says what 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import attrs
 
 from durable_trio.clock import INSTANT_MAX, INSTANT_MIN
 from durable_trio.records import RunStatus, StepKind, StepStatus
-from durable_trio.rows import NO_VERSION, OWN_KEYS, SHARED_KEYS
+from durable_trio.rows import NO_VERSION, OWN_KEYS, SHARED_KEYS, WaitKind
 
 __all__ = ["CODES_CHARACTERS", "COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode"]
 
@@ -230,6 +230,9 @@ def _words(name: str, words: Iterable[str], *, stand_in: str) -> Column:
 _KINDS: Final = [kind for kind in StepKind if kind is not StepKind.UNREADABLE]
 _STATUSES: Final = [status for status in StepStatus if status is not StepStatus.UNREADABLE]
 
+_UNREADABLE: Final = "unreadable"
+_WAIT_KINDS: Final = [kind for kind in get_args(WaitKind) if kind != _UNREADABLE]
+
 _OF_HISTORY: Final = (
     _count("seq"),
     _name("branch"),
@@ -321,9 +324,7 @@ LAYOUTS: Final = {
                 _name("branch"),
                 _name("name"),
                 _count("n"),
-                _words(
-                    "kind", ("sleep", "signal", "retry", "intent", "deadline", "child", "map"), stand_in="unreadable"
-                ),
+                _words("kind", _WAIT_KINDS, stand_in=_UNREADABLE),
                 _due("due_at"),
                 _count("attempt"),
                 _instant("started_at"),
