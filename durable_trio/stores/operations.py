@@ -163,7 +163,6 @@ class Release:
     status: RunStatus
     wake_at: int | None
     waits_for: tuple[str, ...] = ()
-    now: int
 
 
 @attrs.define(kw_only=True)

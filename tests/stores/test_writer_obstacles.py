@@ -71,7 +71,7 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
         fence = Fence(9, 1, 1)
         operations = [
             owner(1),
-            Release(fence=Fence(2, 1, 1), status=RunStatus.SUSPENDED, wake_at=None, now=1),
+            Release(fence=Fence(2, 1, 1), status=RunStatus.SUSPENDED, wake_at=None),
             owner(3),
             Refuse(fence=fence, code=1, problem="{}", now=1),
             ContinueAsNew(fence=Fence(8, 1, 1), args="[]", now=1),

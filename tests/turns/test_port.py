@@ -27,7 +27,7 @@ def test_operations_go_out_in_order_with_the_fence_and_are_counted_until_they_ar
     port, outlet = make()
     outcomes: list[Any] = []
     port.advance(outcomes.append, rows=(row(1, "a"),), now=5)
-    port.submit(Release(fence=FENCE, status=S.SUSPENDED, wake_at=None, now=6), outcomes.append)
+    port.submit(Release(fence=FENCE, status=S.SUSPENDED, wake_at=None), outcomes.append)
     assert port.in_flight == 2
     first = outlet.commit("one")
     assert isinstance(first, Advance)
@@ -104,6 +104,6 @@ def test_once_cut_nothing_goes_out_and_nothing_comes_back() -> None:
     outlet.commit()
     assert port.in_flight == 0
     port.advance(nothing, rows=(row(2, "b"),), now=0)
-    port.submit(Release(fence=FENCE, status=S.SUSPENDED, wake_at=None, now=6), nothing)
+    port.submit(Release(fence=FENCE, status=S.SUSPENDED, wake_at=None), nothing)
     port.transaction(lambda _: Advance(fence=FENCE, now=0), nothing, seconds_max=1.0)
     assert (outlet.waiting, port.in_flight) == ([], 0)

@@ -142,7 +142,7 @@ class InlineRun(ResidentRun):
 
     def release(self) -> Release:
         """Return what lets go of it, to be entered again."""
-        return Release(fence=self.port.fence, status=RunStatus.SUSPENDED, wake_at=None, now=self.clock.stamp())
+        return Release(fence=self.port.fence, status=RunStatus.SUSPENDED, wake_at=None)
 
     def is_left_undecided(self) -> None:
         """The script wants to go on: it does not wait for ever for a store that takes nothing."""
@@ -293,6 +293,6 @@ async def _claim(services: Services, executor: int, run_id: str, given: Any) -> 
     except BaseException:  # such as the script's cancellation: nobody else would ever let go of it
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
-        back = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, now=services.settings.clock.stamp())
+        back = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None)
         services.writer.submit(back, ignore)
         raise

@@ -316,13 +316,11 @@ class ResidentRun:
             self._release(*self._rest)
 
     def _release(self, due_at: int | None, waits_for: tuple[str, ...]) -> None:
-        now = self.clock.stamp()
         release = Release(
             fence=self.port.fence,
             status=WAIT[self.port.status],
             wake_at=None if due_at is None else due_at - self.clock.ahead,
             waits_for=waits_for,
-            now=now,
         )
         state = self.turns.state
         state.mode = LEAVE[state.mode]

@@ -284,6 +284,6 @@ class Dispatcher(Service):
     def _give_back(self, row: RunRow, wake_at: int) -> None:
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
-        release = Release(fence=fence, status=row.status, wake_at=wake_at, now=self._clock.stamp())
+        release = Release(fence=fence, status=row.status, wake_at=wake_at)
         self._writer.submit(release, ignore)
         self.nudge_at(self._clock.comes_at(self._clock.due(wake_at)))

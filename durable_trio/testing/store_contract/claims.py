@@ -147,7 +147,7 @@ class ClaimContract(ContractKit):
     @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
     def test_a_run_that_was_running_or_compensating_stays_so(self, store: Store, status: RunStatus) -> None:
         _, fence = in_status(store, status)
-        one(store, Release(fence=fence, status=status, wake_at=60, now=50))
+        one(store, Release(fence=fence, status=status, wake_at=60))
         changed = row_of(store).changed
         (row,) = claim(store, register(store))
         assert (row.status, row.changed) == (status, changed)

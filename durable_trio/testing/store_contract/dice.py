@@ -84,7 +84,7 @@ class Dice:
             Advance(fence=fence, rows=(new, second), taken=taken, waits=waits, published=(("k", "1"),), now=now),
             Advance(fence=fence, status=status, wake_at=now + 3, waits_for=("a",), error=error, now=now),
             Advance(fence=fence, rows=(new,), cleared=(key,), unless_unread=("a", now), now=now),
-            Release(fence=fence, status=status, wake_at=now + 2, waits_for=("a",), now=now),
+            Release(fence=fence, status=status, wake_at=now + 2, waits_for=("a",)),
             Refuse(fence=fence, code=dice.randrange(2), problem="{}", now=now),
             Finish(fence=fence, status=final, now=now),
             SendSignal(run_id=run_id, name=dice.choice("ab"), payload="1", signal_id=dice.choice([None, "i"]), now=now),

@@ -182,7 +182,7 @@ def finish(store: Store, fence: Fence, status: RunStatus = RunStatus.COMPLETED, 
 
 def suspend(store: Store, fence: Fence, *, wake_at: int | None = None, waits_for: tuple[str, ...] = ()) -> Any:
     """Release a run as suspended."""
-    operation = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=wake_at, waits_for=waits_for, now=30)
+    operation = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=wake_at, waits_for=waits_for)
     return one(store, operation)
 
 

@@ -59,7 +59,7 @@ _Status = RunStatus | None  # of a run that is there, or is not
 # Operations by which an owner says what a run's status is from now on, and which events those are.
 SAID_BY: dict[str, tuple[Callable[[Fence, RunStatus], Operation], tuple[RunEvent, ...]]] = {
     "advance": (lambda fence, status: Advance(fence=fence, status=status, now=60), BY_ADVANCE),
-    "release": (lambda fence, status: Release(fence=fence, status=status, wake_at=None, now=60), BY_RELEASE),
+    "release": (lambda fence, status: Release(fence=fence, status=status, wake_at=None), BY_RELEASE),
     "finish": (lambda fence, status: Finish(fence=fence, status=status, now=60), BY_FINISH),
 }
 

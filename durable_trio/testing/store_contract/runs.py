@@ -238,7 +238,7 @@ class RunContract(ContractKit):
     @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
     def test_a_released_run_can_be_claimed_again(self, store: Store, status: RunStatus) -> None:
         _, fence = in_status(store, status)
-        assert one(store, Release(fence=fence, status=status, wake_at=30, now=30)) is True
+        assert one(store, Release(fence=fence, status=status, wake_at=30)) is True
         row = row_of(store)
         assert (row.status, row.owner, row.wake_at, row.token) == (status, None, 30, 1)
         assert one(store, Advance(fence=fence, rows=(step(1),), now=31)).__class__ is OwnershipLost
@@ -294,7 +294,7 @@ class RunContract(ContractKit):
                 Advance(fence=bad, rows=(step(1),), status=RunStatus.FAILED, published=(("a", "1"),), now=70),
                 Advance(fence=bad, status=RunStatus.FAILED, now=70),
                 Advance(fence=bad, published=(("a", "1"),), now=70),
-                Release(fence=bad, status=RunStatus.SUSPENDED, wake_at=None, now=70),
+                Release(fence=bad, status=RunStatus.SUSPENDED, wake_at=None),
                 Refuse(fence=bad, code=1, problem="{}", now=70),
                 SetAside(fence=bad, problem="{}"),
                 Finish(fence=bad, status=RunStatus.FAILED, now=70),

@@ -398,7 +398,7 @@ def test_a_claim_costs_the_same_whatever_waits_beside_it(store: SqliteStore, wai
     before = measure()
     rows = [outcome.row for outcome in store.apply(operations) or ()]
     asleep = [row for row in rows if row.owner is not None]
-    store.apply([Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=1000, now=9) for row in asleep])
+    store.apply([Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=1000) for row in asleep])
     after = measure()
     assert all(new <= old * 1.1 + 30 for old, new in zip(before, after, strict=True))
 
@@ -439,7 +439,7 @@ def test_a_message_costs_the_same_however_many_are_unread(store: SqliteStore) ->
         entry = signal(store, name="go").entry
         row = row_of(store)
         fence = fence_of(row)
-        waiting = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, waits_for=("go", "x"), now=9)
+        waiting = Release(fence=fence, status=RunStatus.SUSPENDED, wake_at=None, waits_for=("go", "x"))
         late = Advance(fence=fence, waits=(), unless_unread=("x", 99), now=9)
         taking = Advance(fence=fence, taken=((entry.id, 1),), now=9)
         return [

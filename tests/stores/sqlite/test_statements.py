@@ -57,7 +57,7 @@ def live(store: SqliteStore, executor: int, run_id: str) -> None:
     first = step(1)
     wait = WaitRow(key=first.key, kind="sleep", due_at=2000, started_at=1000)
     assert one(store, Advance(fence=fence_of(row), waits=(wait,), now=1001)) is True
-    released = Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=2000, waits_for=("go",), now=1002)
+    released = Release(fence=fence_of(row), status=RunStatus.SUSPENDED, wake_at=2000, waits_for=("go",))
     assert one(store, released) is True
     signal(store, run_id, now=1003)
     (row,) = one(store, ClaimDue(owner=executor, codes=codes_of("work"), now=2000, limit=5))

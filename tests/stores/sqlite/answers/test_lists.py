@@ -330,7 +330,7 @@ def test_every_order_and_state_gives_what_a_look_at_each_run_gives(
             retrying |= {row.id} if waits else set()
             wake_at = generator.randrange(30)
             if index % 2:
-                one(store, Release(fence=fence, status=S.SUSPENDED, wake_at=wake_at, now=30))
+                one(store, Release(fence=fence, status=S.SUSPENDED, wake_at=wake_at))
                 overdue |= {row.id} if wake_at <= 15 else set()
         elif index < 36:
             park(store, fence)
