@@ -77,8 +77,8 @@ class MailboxFull(_RunError):
 class _RunEndError(_RunError):
     """A run ended without a result.
 
-    ``compensation_errors`` are those of its compensations that failed, in the order in which they ran; set where
-    ``result()`` raises it, and ``()`` where a workflow gets it from a child.
+    ``compensation_errors`` are those of its compensations that failed, in the order in which they ran, the first
+    thousand; set where ``result()`` raises it, and ``()`` where a workflow gets it from a child.
     """
 
     compensation_errors: tuple[CompensationFailed, ...] = ()

@@ -97,6 +97,8 @@ UPKEEP_ROWS_MAX: Final = 500
 DRAFT_SECONDS_MAX: Final = 60.0
 # Rows of one page of ``list_runs``.
 PAGE_RUNS_MAX: Final = 1000
+# Failed compensations of one run that its record, and what ``result()`` raises, have: each costs some 40 µs.
+COMPENSATION_ERRORS_MAX: Final = 1000
 # Failed runs that are read to find what they have in common.
 FAILURES_READ_MAX: Final = 10_000
 # How deep a payload may nest: far below the interpreter's recursion limit on every platform.

@@ -165,6 +165,7 @@ class RunRecord:
     ``args`` and ``result`` are converted by the workflow's annotations where the engine knows the workflow, else
     they are plain JSON values. ``values`` are what the run has published so far. ``recoveries`` counts the deaths of
     its process in a row without a new row of its history between them: after one that came with progress it is 1 again.
+    ``compensation_errors`` are the first thousand.
 
     ``version`` is that of its workflow, ``None`` until it is known: that of a run which was started by name, where the
     workflow was not known, is the newest one that its first executor has.

@@ -13,6 +13,7 @@ from durable_trio.cli.screen import Screen
 from durable_trio.cli.table import Column, table
 from durable_trio.cli.text import cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, until_text
+from durable_trio.limits import COMPENSATION_ERRORS_MAX
 from durable_trio.looks import leaves
 from durable_trio.records import FailureRecord, RunRecord, RunStatus, StepInHand
 from durable_trio.views.documents import failure_document
@@ -87,7 +88,8 @@ def _note_of(record: RunRecord, now: datetime) -> str:
     if record.status is RunStatus.COMPLETED:
         return ""
     if record.status.is_final:
-        undone = f" ({len(record.compensation_errors)} not undone)" if record.compensation_errors else ""
+        count = len(record.compensation_errors)
+        undone = f" ({count}{' or more' if count >= COMPENSATION_ERRORS_MAX else ''} not undone)" if count else ""
         return failure_text(record.error) + undone
     if record.problem is not None:
         return f"{visible(record.problem.kind)}: {first_line(record.problem.text)}"

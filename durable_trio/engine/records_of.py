@@ -13,6 +13,7 @@ from durable_trio.clock import INSTANT_MAX, to_datetime
 from durable_trio.codec import UNANNOTATED, Codec, parse
 from durable_trio.errors import CodecError, CompensationFailed, StepFailed
 from durable_trio.failures import CannotRebuild, Failures, describe, earlier_errors
+from durable_trio.limits import COMPENSATION_ERRORS_MAX
 from durable_trio.looks import class_name, members_of, said
 from durable_trio.records import (
     FailureRecord,
@@ -244,7 +245,8 @@ def _compensation_errors(text: str, codec: Codec) -> tuple[FailureRecord, ...]:
     found = parse(text, where="compensation errors")
     if type(found) is not list:
         raise CodecError("compensation errors: a list was expected")
-    return tuple(describe(codec.own.encode(item, UNANNOTATED, where="a failure").text) for item in found)
+    first = found[:COMPENSATION_ERRORS_MAX]
+    return tuple(describe(codec.own.encode(item, UNANNOTATED, where="a failure").text) for item in first)
 
 
 def instant_of(instant: int) -> datetime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 from durable_trio.codec import UNANNOTATED
@@ -21,7 +22,7 @@ from durable_trio.engine.records_of import (
 from durable_trio.engine.watching import Changes
 from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
 from durable_trio.failures import Failures, cause_of
-from durable_trio.limits import PAGE_RUNS_MAX
+from durable_trio.limits import COMPENSATION_ERRORS_MAX, PAGE_RUNS_MAX
 from durable_trio.looks import exact_bool
 from durable_trio.records import (
     GenerationRecord,
@@ -68,7 +69,7 @@ class Run(Generic[R]):
         """Wait until the run has ended, and return its result.
 
         What it raises for a run that ended without one has ``compensation_errors``: a ``CompensationFailed`` for each
-        compensation that failed.
+        compensation that failed, of the first thousand.
 
         *Cancellation:* ends the wait, not the run.
 
@@ -282,8 +283,6 @@ async def _compensation_errors(client: Client, run_id: str, failures: Failures) 
     row = await writer.ask(FindRun(run_id))
     if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
         return ()
-    return tuple(
-        compensation_failed(item, failures, run_id)
-        for item in await writer.ask(ListHistory(row.run))
-        if item.kind is StepKind.COMPENSATION and item.error is not None
-    )
+    history = await writer.ask(ListHistory(row.run))
+    failed = (item for item in history if item.kind is StepKind.COMPENSATION and item.error is not None)
+    return tuple(compensation_failed(item, failures, run_id) for item in islice(failed, COMPENSATION_ERRORS_MAX))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from durable_trio import (
     open_engine,
     workflow,
 )
+from durable_trio.cli import runs_table
+from durable_trio.engine import records_of
+from durable_trio.engine import run as engine_run
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import (
     killed_when_ready,
@@ -215,6 +219,33 @@ async def test_a_failing_compensation_does_not_stop_the_others_and_all_errors_ar
         (OSError, "cannot undo b"),
     ]
     assert str(failures[0]) == "the compensation of step 'd#0' failed: OSError: cannot undo d"
+
+
+async def test_of_very_many_failed_compensations_the_first_ones_are_given(
+    store_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs time, and the event loop waits meanwhile; the history has all of them."""
+    for module in (engine_run, records_of, runs_table):
+        monkeypatch.setattr(module, "COMPENSATION_ERRORS_MAX", 2)
+
+    def fail(result: str) -> None:
+        raise OSError(f"cannot undo {result}")
+
+    @workflow
+    async def trip(ctx: Context) -> None:
+        for name in "abc":
+            await ctx.step(name, str, name, compensate=fail)
+        raise LookupError("the cause")
+
+    async with serving(store_path, trip) as engine:
+        run = await engine.start(trip)
+        with pytest.raises(RunFailed) as caught:
+            await run.result()
+        record = await run.record()
+        assert len(await _compensations(run)) == 3
+    assert [failure.step for failure in caught.value.compensation_errors] == ["c#0", "b#0"]
+    assert [error.message for error in record.compensation_errors] == ["cannot undo c", "cannot undo b"]
+    assert "(2 or more not undone)" in runs_table.note_of(record, datetime.now(UTC))
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired", "failed"])
