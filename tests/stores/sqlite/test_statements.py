@@ -131,7 +131,7 @@ def test_what_is_often_written_is_bound_without_a_look_for_an_adapter(store: Sql
         start_operation("another"),
         Advance(fence=fence, rows=(step(1), attrs.evolve(step(3, "slept"), result=None)), waits=(wait,), now=1),
         SendSignal(run_id="other", name="go", payload="1", signal_id=None, now=1),
-        Release(fence=released, status=RunStatus.SUSPENDED, wake_at=None, now=2),
+        Release(fence=released, status=RunStatus.SUSPENDED, wake_at=None),
         Finish(fence=fence, status=RunStatus.COMPLETED, now=2),
         ClaimDue(owner=fence.owner, codes=codes_of("work"), now=1, limit=1),
     ):
