@@ -8,13 +8,22 @@ fail with BUSY at once, without any waiting.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from typing import Final, TypeVar
 
 from durable_trio.stores.sqlite.layout import decode
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["BUSY_TIMEOUT_MS", "open_connection", "reading_anything", "set_up_reader", "set_up_writer"]
+__all__ = [
+    "BUSY_TIMEOUT_MS",
+    "distrust_schema",
+    "open_connection",
+    "reading_anything",
+    "set_up_reader",
+    "set_up_writer",
+    "tells_json_from_harm",
+]
 
 AnyConnection = TypeVar("AnyConnection", bound=sqlite3.Connection)
 
@@ -33,7 +42,7 @@ def open_connection(
 
     ``check_same_thread`` is off because the writer may move between its loop and its thread; the store's own lock
     keeps two threads from using a connection at once. Memory-mapped reads stay off: a damaged disk then gives an error
-    rather than SIGBUS. ``trusted_schema`` is off: a hostile file cannot call functions from its schema.
+    rather than SIGBUS. A hostile file cannot call functions from its schema, as far as the library allows it.
     """
     connection = sqlite3.connect(
         target,
@@ -45,7 +54,7 @@ def open_connection(
         factory=factory,
     )
     try:
-        connection.execute("PRAGMA trusted_schema = OFF")
+        distrust_schema(connection)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA mmap_size = 0").fetchall()
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -54,6 +63,33 @@ def open_connection(
         connection.close()
         raise
     return connection
+
+
+def distrust_schema(connection: sqlite3.Connection) -> None:
+    """Have nothing in a file's schema call functions that could do harm, where this SQLite can tell which these are.
+
+    Older ones (3.40, for example) take JSON functions for such, which the triggers for tags call. There the schema is
+    trusted, as by every program that says nothing: without extensions there is no function that could do harm.
+    """
+    if tells_json_from_harm():
+        connection.execute("PRAGMA trusted_schema = OFF")
+
+
+@cache
+def tells_json_from_harm() -> bool:
+    """Return whether a schema that is not trusted may call this SQLite's JSON functions."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("CREATE TABLE tried (text)")
+        connection.execute(
+            "CREATE TRIGGER trial AFTER INSERT ON tried WHEN json_valid(new.text) BEGIN "
+            "SELECT count(*) FROM json_each(new.text); END"
+        )
+        try:
+            connection.execute("INSERT INTO tried VALUES ('{}')")
+        except sqlite3.OperationalError:
+            return False
+    return True
 
 
 def set_up_writer(connection: sqlite3.Connection, durability: str) -> None:

@@ -27,7 +27,13 @@ from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUnto
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant
-from durable_trio.stores.sqlite.connection import BUSY_TIMEOUT_MS, open_connection, reading_anything, set_up_writer
+from durable_trio.stores.sqlite.connection import (
+    BUSY_TIMEOUT_MS,
+    distrust_schema,
+    open_connection,
+    reading_anything,
+    set_up_writer,
+)
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.files import writers_of
 from durable_trio.stores.sqlite.identity import Files, NoFiles, leave_open
@@ -375,7 +381,7 @@ class SqliteStore(Store):
             self._target, timeout=BUSY_TIMEOUT_MS / 1000, uri=self.is_memory, check_same_thread=False
         )
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA trusted_schema = OFF")
+        distrust_schema(connection)
         connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         return connection
 

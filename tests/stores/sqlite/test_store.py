@@ -23,6 +23,7 @@ from durable_trio.stores.questions import (
 )
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.answers.table import ANSWERS
+from durable_trio.stores.sqlite.connection import tells_json_from_harm
 from durable_trio.stores.sqlite.library import translate
 from durable_trio.stores.sqlite.operations import leases
 from durable_trio.stores.sqlite.operations.table import HANDLERS
@@ -75,7 +76,7 @@ def test_connections_are_set_up_for_their_durability(tmp_path: Path, durability:
         assert pragma(connection, "journal_mode") == "wal"
     for connection in (store._writer, store._reader, store._user_connection):
         assert pragma(connection, "foreign_keys") == 1
-        assert pragma(connection, "trusted_schema") == 0
+        assert pragma(connection, "trusted_schema") == (not tells_json_from_harm())
         assert pragma(connection, "mmap_size") == 0
     assert pragma(store._reader, "query_only") == 1
     connection = store.connect()
