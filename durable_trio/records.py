@@ -455,9 +455,10 @@ class EngineStatus:
     ``unknown_workflows`` are those with unfinished runs that this engine was not given, with their counts.
     ``unserved_versions`` are those, by workflow and version, with unfinished runs that no executor has which is alive,
     though another version of the workflow is served; with their counts, too.
-    ``warnings`` are sentences for people: of an SQLite version with a known fault; of damage; of runs that are due,
-    while others have kept all places of this engine for half a minute. ``recorded_count`` rises by one with each
-    recorded outcome: two looks give a rate. It may fall when the newest runs are removed.
+    ``warnings`` are sentences for people: of a version of the database with a known fault; of damage; of runs that are
+    due, while others have kept all places of this engine for half a minute. ``recorded_count`` rises by one with each
+    recorded outcome: two looks give a rate. It may fall when the newest runs are removed. ``store_version`` names the
+    database and its version.
     """
 
     durability: str
@@ -466,7 +467,7 @@ class EngineStatus:
     parked: tuple[str, ...]
     unknown_workflows: Mapping[str, int]
     resident_runs: int
-    sqlite_version: str
+    store_version: str
     warnings: tuple[str, ...]
     recorded_count: int = 0
     unserved_versions: Mapping[tuple[str, int], int] = attrs.field(factory=dict)

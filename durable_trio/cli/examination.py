@@ -152,9 +152,9 @@ def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
     yield Finding(level="ok", about="file", text="the file is a database of durable_trio, of a schema known here")
     yield from _soundness(rows)
     for warning in status.warnings:
-        yield Finding(level="note", about="sqlite", text=warning)
+        yield Finding(level="note", about="store", text=warning)
     if not status.warnings:
-        yield Finding(level="ok", about="sqlite", text=f"SQLite {status.sqlite_version}")
+        yield Finding(level="ok", about="store", text=status.store_version)
     alive = [executor for executor in status.executors if executor.is_alive]
     silent = [(each.pid, rows.silent_seconds[each.id]) for each in alive if each.id in rows.silent_seconds]
     pids = ", ".join(str(executor.pid) for executor in alive[:_NAMES_SHOWN])

@@ -44,6 +44,6 @@ async def status_of(client: Client) -> EngineStatus:
         resident_runs=len(services.resident_rows),
         recorded_count=found.recorded_count,
         unserved_versions=unserved(found.unfinished_by_version, chain.from_iterable(served.values())),
-        sqlite_version=found.library_version,
+        store_version=found.store_version,
         warnings=(*found.warnings, *damage, *([] if stuck is None else [f"{stuck[0].upper()}{stuck[1:]}."])),
     )

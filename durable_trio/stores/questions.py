@@ -287,7 +287,7 @@ class StoreStatus:
     parked: tuple[str, ...]  # ids, at most 1000
     unfinished_by_workflow: Mapping[str, int]
     unfinished_by_version: Mapping[tuple[str, int], int] = attrs.field(factory=dict)
-    library_version: str
+    store_version: str
     warnings: tuple[str, ...]
     recorded_count: int = 0  # rises with each history row; for rates
 

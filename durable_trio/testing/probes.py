@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import HistoryRow
@@ -75,7 +75,7 @@ KINDS: Final[Mapping[str, str]] = {
     "renew": "an executor renews its lease",
     "reap": "an executor is declared dead or retires, its runs are free",
     "tell-death": "who has found an executor dead has told it",
-    "wal-checkpoint": "the log is moved into the database",
+    "tidy": "the database tidies itself up",
 }
 
 #: Every probe by its name.
@@ -205,11 +205,11 @@ class ProbedStore(WrappedStore):
         self._reach("after", kinds)
         return outcome
 
-    def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
-        """Move the log into the database, with a probe before and after (see ``Store.wal_checkpoint``)."""
-        kinds = frozenset({"wal-checkpoint"})
+    def tidy(self) -> None:
+        """Tidy up, with a probe before and after (see ``Store.tidy``)."""
+        kinds = frozenset({"tidy"})
         self._reach("before", kinds)
-        self.inner.wal_checkpoint(mode)
+        self.inner.tidy()
         self._reach("after", kinds)
 
 

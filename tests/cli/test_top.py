@@ -92,7 +92,7 @@ def look(*runs: RunRecord) -> Look:
         parked=(),
         unknown_workflows={},
         resident_runs=0,
-        sqlite_version="",
+        store_version="",
         warnings=(),
     )
     view = RunView(record=runs[0], steps=(), waits=(), unread=(), children=(), owner=None) if runs else None

@@ -180,7 +180,7 @@ def _still_to_do(spec: Spec) -> list[Planned]:
 async def _move_log(store: Store) -> None:
     while True:
         await trio.sleep(0.05)
-        await trio.to_thread.run_sync(store.wal_checkpoint)
+        await trio.to_thread.run_sync(store.tidy)
 
 
 # ---- the client ------------------------------------------------------------------------------------------------------

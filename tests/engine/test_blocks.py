@@ -149,7 +149,7 @@ async def test_status_tells_durability_executors_runs_and_library(file_path: str
         assert status.parked == ()
         assert status.unknown_workflows == {}
         assert status.resident_runs == 0
-        assert status.sqlite_version == durable_trio.sqlite3.sqlite_version
+        assert status.store_version == f"SQLite {durable_trio.sqlite3.sqlite_version}"
         (executor,) = status.executors
         assert (executor.pid, executor.is_self) == (os.getpid(), True)
         assert executor.started_at.utcoffset() == timedelta(0)

@@ -14,7 +14,7 @@ def status(completed: int, recorded: int) -> EngineStatus:
         parked=(),
         unknown_workflows={},
         resident_runs=0,
-        sqlite_version="",
+        store_version="",
         warnings=(),
         recorded_count=recorded,
     )

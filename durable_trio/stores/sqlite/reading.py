@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import quote
 
 from durable_trio.errors import StoreError
@@ -155,6 +155,6 @@ class ReadOnlyStore(Store):
         """Nobody's locks are looked at."""
         return False
 
-    def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
+    def tidy(self) -> None:
         """Refuse: nothing is moved."""
         self._refuse()

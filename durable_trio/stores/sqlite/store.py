@@ -348,8 +348,12 @@ class SqliteStore(Store):
             connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
         return connection
 
+    def tidy(self) -> None:
+        """Move the log into the database, as far as nobody reads in it (see ``Store.tidy``)."""
+        self.wal_checkpoint("passive")
+
     def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
-        """Move the log into the database (see ``Store.wal_checkpoint``)."""
+        """Move the log into the database, in the write turn."""
         connection = self._usable()
         if mode not in ("passive", "truncate"):
             raise ValueError(f"mode must be 'passive' or 'truncate', not {mode!r}")

@@ -278,7 +278,7 @@ class ReadContract(ContractKit):
         assert status.runs_by_status == {RunStatus.PENDING: 2, RunStatus.COMPLETED: 1, RunStatus.SUSPENDED: 2}
         assert status.unfinished_by_workflow == {"work": 3, "another": 1}
         assert status.parked == ("d",)
-        assert status.library_version
+        assert status.store_version
         assert all(isinstance(warning, str) for warning in status.warnings)
 
     def test_what_is_no_question_of_a_store_is_refused(self, store: Store) -> None:

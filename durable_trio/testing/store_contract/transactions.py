@@ -138,12 +138,12 @@ class TransactionContract(ContractKit):
         finally:
             again.close()
 
-    def test_a_wal_checkpoint_changes_no_data(self, store: Store) -> None:
+    def test_tidying_up_changes_no_data(self, store: Store) -> None:
         row, fence = owned(store)
         add(store, fence, step(1))
         before = store.ask(LoadRun(row.run))
-        store.wal_checkpoint()
-        store.wal_checkpoint("truncate")
+        store.tidy()
+        store.tidy()
         assert store.ask(LoadRun(row.run)) == before
         assert store.durability in ("full", "normal", "memory")
 

@@ -61,7 +61,7 @@ def test_it_refuses_to_write_and_to_answer_what_it_cannot(store: SqliteStore) ->
     with pytest.raises(StoreError, match="only read"):
         reader.apply([])
     with pytest.raises(StoreError, match="only read"):
-        reader.wal_checkpoint()
+        reader.tidy()
     with pytest.raises(TypeError, match="no question"):
         reader.ask(ListRuns(RunFilter(), order=Order.NEWEST, limit=1))
     reader.close()

@@ -71,7 +71,7 @@ def count_runs(connection: sqlite3.Connection, question: CountRuns) -> StoreStat
         parked=_parked(connection),
         unfinished_by_workflow={workflow: number for workflow, number in unfinished.items() if number},
         unfinished_by_version=_by_version(connection, unfinished),
-        library_version=sqlite3.sqlite_version,
+        store_version=f"SQLite {sqlite3.sqlite_version}",
         warnings=version_warnings(sqlite3.sqlite_version),
         recorded_count=connection.execute(NEWEST_HISTORY).fetchone()[0],
     )
