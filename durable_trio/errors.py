@@ -1,4 +1,4 @@
-"""The whole hierarchy of errors, and nothing else.
+"""The whole hierarchy of errors, and nothing else but which of them pass.
 
 One base class, ``DurableError``; subclasses say whose fault it is. Fields are keyword-only attributes that a
 program may read; the message says what happened, to which thing, and what to do about it.
@@ -7,7 +7,7 @@ program may read; the message says what happened, to which thing, and what to do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -35,6 +35,7 @@ __all__ = [
     "StepFailed",
     "StepInterrupted",
     "StepTimeout",
+    "StoreAway",
     "StoreCorrupt",
     "StoreError",
     "StoreFull",
@@ -219,6 +220,18 @@ class NotADatabase(StoreError):
     """The path is a directory, another program's file, or no database at all. It was not changed."""
 
 
+class StoreAway(StoreError):
+    """The database cannot be reached now. It is tried again, and nothing runs twice because of it.
+
+    ``in_doubt``: whether what was asked for has perhaps happened all the same. To ask for the same again, with the same
+    id, is safe.
+    """
+
+    def __init__(self, message: str, *, in_doubt: bool = False) -> None:
+        super().__init__(message)
+        self.in_doubt = in_doubt
+
+
 class StoreFull(StoreError):
     """The disk, or the database, is full. Free some room: nothing runs twice because of it."""
 
@@ -241,6 +254,10 @@ class StoreRewound(StoreError):
 
 class StoreInUse(StoreError):
     """Another process holds the file's write turn and does not let go, or serves it with an earlier version."""
+
+
+#: What passes by itself: whoever has nobody to tell tries again.
+PASSING: Final = (StoreFull, StoreInUse, StoreAway)
 
 
 class OwnershipLost(StoreError):

@@ -29,6 +29,10 @@ GENERATION_ROWS_MAX: Final = 5000
 VERSION_MAX: Final = 2**62
 # How long what could not be written waits for room, or for somebody who holds the file.
 STORE_RETRY_SECONDS: Final = 0.5
+# The first and the longest pause between two tries to reach a store that is away; each is twice the one before.
+AWAY_RETRY_SECONDS: Final = (0.02, 1.0)
+# How long whoever calls waits for a store that is away before it is told. What runs have done waits longer.
+AWAY_SECONDS_MAX: Final = 30.0
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
 LEASE_SECONDS: Final = 30.0
 # An executor whose event loop is blocked for so many leases counts as hung: others take over its runs.
@@ -60,6 +64,8 @@ BATCH_OPERATIONS_MAX: Final = 512
 # Starts and pieces of upkeep in one transaction beside all else that waits: new work comes as fast as callers like, so
 # what runs already have to say, and other processes, wait for no more of it than some milliseconds.
 BATCH_STARTS_MAX: Final = 128
+# Payloads in one transaction: a burst of large ones is cut into several, each some hundredths of a second.
+BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 # Operations that wait for the writer. Callers wait for their own commit, so tasks bound it; this is the alarm.
 WRITER_QUEUE_MAX: Final = 100_000
 # A commit on the event loop blocks every task: only while the measured commits stay shorter than this.

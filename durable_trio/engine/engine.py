@@ -83,11 +83,13 @@ class Engine(trio.abc.AsyncResource):
             only supervises them. 0: this process executes.
         app: where worker processes find this engine, as ``"module:engine"``; needed with ``workers``.
         options: ``lease_seconds=30``, ``loop_stall_seconds_max`` (how long the event loop may be blocked before
-            others take over its runs, once its lease has passed; four leases), ``grace_seconds=10``,
-            ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``, ``unread_signals_max=10_000`` (of one run),
-            ``resident_runs_max=256`` (in memory, those that only wait included), ``generations_kept=10`` (histories of
-            one run after ``ctx.continue_as_new``, each with its last 5000 rows; ``None``: all, 0: none),
-            ``replay_stall_seconds=10``, ``slow_step_seconds`` (a longer attempt is logged and told to observers),
+            others take over its runs, once its lease has passed; four leases), ``away_seconds_max=30`` (how long a
+            call waits for a database that cannot be reached before it raises ``StoreAway``; what runs have done waits
+            until it is back), ``grace_seconds=10``, ``heartbeat_seconds=10``, ``payload_bytes_max=4 MiB``,
+            ``unread_signals_max=10_000`` (of one run), ``resident_runs_max=256`` (in memory, those that only wait
+            included), ``generations_kept=10`` (histories of one run after ``ctx.continue_as_new``, each with its last
+            5000 rows; ``None``: all, 0: none), ``replay_stall_seconds=10``, ``slow_step_seconds`` (a longer attempt is
+            logged and told to observers),
             ``types=[TypeHook(…)]`` (how classes are stored that are not otherwise; the same in all processes that use
             the store), ``aliases={"old.module.Declined": Declined}``
             (which class a stored name stands for, of an exception or of a member of a union, where it was moved or

@@ -13,6 +13,7 @@ from durable_trio.clock import Clock
 from durable_trio.codec import TypeHook, hooks_by_class
 from durable_trio.engine.observers import Observer
 from durable_trio.limits import (
+    AWAY_SECONDS_MAX,
     CONCURRENCY,
     GENERATIONS_KEPT,
     GRACE_SECONDS,
@@ -98,6 +99,7 @@ class Settings:
     loop_stall_seconds_max: float | None = attrs.field(
         default=None, converter=_patience, validator=attrs.validators.optional(_positive)
     )
+    away_seconds_max: float = attrs.field(default=AWAY_SECONDS_MAX, converter=_patience, validator=_positive)
     grace_seconds: float = attrs.field(default=GRACE_SECONDS, converter=_patience)
     resident_runs_max: int = attrs.field(default=RESIDENT_RUNS_MAX, validator=_whole)
     unread_signals_max: int = attrs.field(default=UNREAD_SIGNALS_MAX, validator=_whole)
@@ -160,6 +162,7 @@ class EngineOptions(TypedDict, total=False):
     concurrency: int
     lease_seconds: float | timedelta
     loop_stall_seconds_max: float | timedelta | None
+    away_seconds_max: float | timedelta
     grace_seconds: float | timedelta
     heartbeat_seconds: float | timedelta
     payload_bytes_max: int

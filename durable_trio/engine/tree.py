@@ -136,7 +136,7 @@ async def open_client(services: Services) -> AsyncIterator[Supervisor]:
         try:
             yield root
         finally:
-            guarded(services.writer.store.hurry)
+            guarded(services.writer.hurry)
             guarded(services.feed.close)
 
 
@@ -265,7 +265,7 @@ async def _drain(services: Services, executor: Executor, grace: trio.CancelScope
     try:
         with grace:
             await executor.runs.drain(services.settings.grace_seconds)
-        services.writer.store.hurry()  # also what is being written: a run leaves when its write has ended
+        services.writer.hurry()  # also what is being written: a run leaves when its write has ended
         with trio.move_on_after(leave_seconds) as patience:
             await executor.runs.detach_all()
         if patience.cancelled_caught:

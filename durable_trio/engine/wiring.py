@@ -33,13 +33,14 @@ from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.reports import Reports
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
-from durable_trio.errors import DurableError, StoreError
+from durable_trio.errors import DurableError, StoreAway, StoreError
 from durable_trio.records import StepInHand
 from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.preview import Preview
 from durable_trio.rows import RunEnd, RunRow
 from durable_trio.stores.code_questions import ListCodes
 from durable_trio.stores.contract import Sent, Started, StartRun, Store
+from durable_trio.stores.outage import Outage
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
@@ -77,7 +78,12 @@ class Services:
     def __init__(self, store: Store, given: Given, *, executes: bool) -> None:
         self.settings = given.settings
         self.codec = given.codec
-        self.writer = Writer(store, failed=self._writer_has_failed)
+        self.writer = Writer(
+            store,
+            failed=self._writer_has_failed,
+            still_away=self._store_is_away,
+            away_seconds_max=given.settings.away_seconds_max,
+        )
         # The runs in memory, by their ids.
         self.residents: dict[str, ResidentRun] = {}
         self.feed = Feed(
@@ -110,6 +116,10 @@ class Services:
     def _writer_has_failed(self) -> None:
         if self.executor is not None:
             guarded(self.executor.runs.detach_now)
+
+    def _store_is_away(self) -> None:
+        if self.executor is not None:
+            guarded(self.executor.recovery.store_is_away)
 
     def _message_came(self, sent: Sent) -> None:
         if self.executor is not None:
@@ -197,13 +207,18 @@ class Services:
         store = self.writer.store
         if not store.is_shared:  # closing it would forget everything
             await trio.lowlevel.checkpoint()
-            return
+            return None
 
         def reopen() -> None:
             store.close()
             store.open()
 
-        await trio.to_thread.run_sync(reopen)
+        outage = Outage(trio.current_time())
+        while True:
+            try:
+                return await trio.to_thread.run_sync(reopen)
+            except StoreAway:
+                await trio.sleep(outage.next_pause())
 
 
 class Executor:
@@ -319,8 +334,11 @@ class Executor:
             if has_kept:
                 self.runs.start(started.row)
         except Exception as error:
+            # It looks for what was claimed and did not get here.
             if not isinstance(error, DurableError | trio.ClosedResourceError):
-                self.dispatcher.failed(error)  # it looks for what was claimed and did not get here
+                self.dispatcher.failed(error)
+            elif isinstance(error, StoreAway) and error.in_doubt:
+                guarded(self.dispatcher.look_for_lost)
             raise
         finally:
             self.runs.unreserve()

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from durable_trio.stores.executor_operations import (
     ForgetDeadCodes,
@@ -133,6 +133,8 @@ class Store(abc.ABC):
     may_block: bool = True
     #: "full", "normal" or "memory".
     durability: str = "full"
+    #: How many threads may call ``transact`` at the same time, and while another applies; 0: only the one that applies.
+    transact_concurrency: int = 0
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -155,11 +157,14 @@ class Store(abc.ABC):
         operations: the others have written nothing and are submitted again, in their order, and meet the error if it
         lasts. Only an error of the whole store leaves that open.
 
-        ``block=False``: return ``None`` at once, with nothing done, if another process has the write turn.
+        ``block=False``: return ``None``, with nothing done, rather than wait for others. A store may always do that.
 
         Raises:
             StoreFull, StoreReadOnly: nothing is committed; the same batch may be tried again.
-            StoreInUse: somebody else held the file longer than patience; nothing is committed.
+            StoreInUse: somebody else held the database longer than patience; nothing is committed.
+            StoreAway: it cannot be reached, and it is not known whether this was committed. The same operations in the
+                same order are applied again, however often; the store sees to it that they are applied once, and gives
+                the outcomes of that time. Others before them: ``ValueError``, and nothing is done.
             StoreCorrupt: I/O error or damage; the commit may be in doubt, the store must not be used on.
         """
 
@@ -176,12 +181,15 @@ class Store(abc.ABC):
     ) -> Any:
         """Run a user's function and commit its rows and the ``Advance`` that it returns in one transaction.
 
-        ``fn(connection)`` gets a connection of its own kind: no transaction control, attach, pragma, or writes to the
-        engine's tables. It runs alone, in the write turn, and finds nothing that another one has left in the
-        connection. If it raises, all is rolled back and the exception comes out; so does ``OwnershipLost``, checked
-        before ``fn`` is called and again at the end. ``StepTimeout`` after ``seconds_max``; ``StepFailed`` if it has
-        spoilt its transaction, as by having the database roll it back. An error of the store's is that also if ``fn``
-        has met it and swallowed it, or raised it as another. Outcome as of ``Advance``.
+        ``fn(connection)`` gets a connection of its own kind: no transaction control, and no writes to the engine's
+        tables. It finds nothing that another one has left in the connection. With ``transact_concurrency`` 0 it runs
+        alone: nobody else writes meanwhile. If it raises, all is rolled back and the exception comes out; so does
+        ``OwnershipLost``, checked before ``fn`` is called and again at the end. ``StepTimeout`` after ``seconds_max``;
+        ``StepFailed`` if it has spoilt its transaction, as by having the database roll it back. An error of the store's
+        is that also if ``fn`` has met it and swallowed it, or raised it as another. Outcome as of ``Advance``.
+
+        After ``StoreAway`` the same ``fn`` is given again, and is committed once; it is called again only if it was not
+        committed.
         """
 
     @abc.abstractmethod
@@ -215,11 +223,11 @@ class Store(abc.ABC):
         may be made of several instants.
 
         Raises:
-            StoreInUse: somebody else held the file for too long; ask again.
+            StoreInUse: somebody else held the database for too long; ask again.
+            StoreAway: it cannot be reached; ask again.
             StoreCorrupt: I/O error or damage; the store must not be used on.
             TypeError: it is no question that this store knows.
         """
 
-    @abc.abstractmethod
-    def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
-        """Move the log into the database, in the write turn; nothing where there is no log."""
+    def tidy(self) -> None:  # noqa: B027  # a store that leaves nothing behind has nothing to do
+        """Do what the database wants done from time to time, such as moving its log; called by the one who applies."""

@@ -1,19 +1,44 @@
-"""What runs had to have stored when their process ended, in the words of people. Pure."""
+"""What runs had to have stored when their process ended, in the words of people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from durable_trio.errors import StoreError
+from durable_trio.logger import Logger
 from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Advance, Finish
-from durable_trio.stores.precedence import UserTransaction
+from durable_trio.stores.precedence import OWNERS, Item, UserTransaction
 from durable_trio.unseen import visible
 
-__all__ = ["left_text", "named"]
+__all__ = ["by_run", "left_text", "named", "tell_left"]
+
+_LOGGER = Logger("durable_trio.store")
 
 _THINGS_TOLD: Final = 5
 _RUNS_NAMED: Final = 10
+
+
+def by_run(items: Iterable[Item]) -> dict[int, list[Any]]:
+    """Return, by run, what its owner has submitted."""
+    left: dict[int, list[Any]] = {}
+    for item in items:
+        if isinstance(item, OWNERS):
+            left.setdefault(item.fence.run, []).append(item)
+    return left
+
+
+def tell_left(left: dict[int, list[Any]], rows: Iterable[RunRow], error: StoreError | None) -> None:
+    """Say what runs leave behind, and because of what."""
+    _LOGGER.warning(
+        "%d runs leave this process with something that could not be stored; they go on from their last stored "
+        "step, and do again what they have done since: %s: %s",
+        len(left),
+        named(left, rows),
+        error,
+        extra={"event": "writes_lost", "runs": len(left), "cause": str(error)},
+    )
 
 
 def named(left: dict[int, list[Any]], rows: Iterable[RunRow]) -> str:

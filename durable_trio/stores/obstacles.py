@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from durable_trio.errors import StoreError
+from durable_trio.errors import StoreAway, StoreError
 from durable_trio.logger import Logger
 
 __all__ = ["Obstacle"]
@@ -23,7 +23,8 @@ class Obstacle:
         #: Why something was kept the last time; ``None`` if nothing is.
         self.error: StoreError | None = None
         self._began_at = 0.0
-        self._kept_count = 0  # the most that were kept; 0 until it was told
+        self._kept_count = 0  # the most that were kept
+        self._is_told = False
 
     def met(self, error: StoreError, now: float) -> None:
         """Something is kept because of this. ``now``: in seconds, of any clock."""
@@ -33,15 +34,16 @@ class Obstacle:
 
     def still_there(self, kept_count: int) -> None:
         """So many writes have been kept for a while: the first time it is told."""
-        if self.error is None or not kept_count:
+        if self.error is None or not (kept_count or isinstance(self.error, StoreAway)):
             return
-        is_told, self._kept_count = self._kept_count > 0, max(self._kept_count, kept_count)
-        if is_told:
+        self._kept_count = max(self._kept_count, kept_count)
+        if self._is_told:
             return
+        self._is_told = True
         number = getattr(self.error.__cause__, "os_errno", 0)
         _LOGGER.warning(
-            "the store cannot be written: %s. What runs have done is kept in memory, and tried again until it "
-            "can; %d of their writes wait. Do not stop this process meanwhile: it would be done again",
+            "the store cannot be written: %s. It is tried again until it can; what runs have done is kept in memory, "
+            "and %d of their writes wait. Do not stop this process meanwhile: they would be done again",
             self.error,
             kept_count,
             extra={
@@ -54,9 +56,9 @@ class Obstacle:
 
     def gone(self, now: float) -> None:
         """Nothing is kept any more: told if that was."""
-        seconds, count = now - self._began_at, self._kept_count
-        self.error, self._kept_count = None, 0
-        if count:
+        seconds, count, is_told = now - self._began_at, self._kept_count, self._is_told
+        self.error, self._kept_count, self._is_told = None, 0, False
+        if is_told:
             text = "the store is written to again; up to %d writes had waited, for %.1f s"
             extra = {"event": "writes_stored", "waiting": count, "seconds": round(seconds, 3)}
             _LOGGER.info(text, count, seconds, extra=extra)

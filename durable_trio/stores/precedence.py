@@ -13,6 +13,8 @@ import attrs
 from durable_trio.stores.contract import (
     AbandonRun,
     Advance,
+    ClaimDue,
+    ClaimRun,
     ContinueAsNew,
     CopyHistory,
     CutHistory,
@@ -23,16 +25,34 @@ from durable_trio.stores.contract import (
     ForkRun,
     Operation,
     Prune,
+    PutReport,
+    ReapExecutor,
     Refuse,
+    RegisterExecutor,
     Release,
+    RenewLease,
+    RequestCancel,
     ResumeRun,
+    SendSignal,
     SetAside,
     SignalWithStart,
     StartRun,
     Sweep,
+    TellDeath,
 )
 
-__all__ = ["ALONE", "NEVER_INLINE", "OWNERS", "STARTS", "UPKEEP", "Item", "Tidy", "UserTransaction"]
+__all__ = [
+    "ALONE",
+    "CALLERS",
+    "NEVER_INLINE",
+    "OWNERS",
+    "SERVICES",
+    "STARTS",
+    "UPKEEP",
+    "Item",
+    "Tidy",
+    "UserTransaction",
+]
 
 
 @attrs.frozen
@@ -46,7 +66,7 @@ class UserTransaction:
 
 @attrs.frozen
 class Tidy:
-    """Asks for a wal checkpoint."""
+    """Asks for ``Store.tidy``."""
 
 
 Item = Operation | UserTransaction | Tidy
@@ -61,3 +81,7 @@ NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
 STARTS: Final = (StartRun, SignalWithStart, *UPKEEP)
 #: What a run's owner writes of it: the outcome has happened, and must not be lost.
 OWNERS: Final = (Advance, ContinueAsNew, Release, Refuse, SetAside, Finish, UserTransaction)
+#: What somebody calls for who may decide otherwise, and need not wait for ever for a store that is not there.
+CALLERS: Final = (*STARTS, SendSignal, RequestCancel, PutReport)
+#: What an executor writes of itself, and what it takes: it waits for the outcome, unless it leaves.
+SERVICES: Final = (ClaimDue, ClaimRun, RegisterExecutor, RenewLease, ReapExecutor, TellDeath, Tidy)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -54,14 +56,21 @@ class StoreThread:
     @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[[], T]) -> T:
         """Call ``fn`` in the thread; the wait cannot be cancelled."""
-        task = trio.lowlevel.current_task()
-        token = trio.lowlevel.current_trio_token()
         outcomes: list[Outcome[T]] = []
+        go_on = partial(trio.lowlevel.reschedule, trio.lowlevel.current_task())
+        self.hand_over(lambda: outcomes.append(capture(fn)), go_on)
+        await trio.lowlevel.wait_task_rescheduled(no_abort)
+        return outcomes[0].unwrap()
+
+    def hand_over(self, fn: Callable[[], None], done: Callable[[], object]) -> None:
+        """Call ``fn``, which raises nothing, in the thread, and then ``done`` on the event loop."""
+        token = trio.lowlevel.current_trio_token()
 
         def make_call() -> None:
-            outcomes.append(capture(fn))
+            fn()
             self._done_count += 1
-            token.run_sync_soon(trio.lowlevel.reschedule, task)
+            with suppress(trio.RunFinishedError):  # nobody waits for it any more
+                token.run_sync_soon(done)
             if self._linger is not None:
                 self._linger.done.set()
 
@@ -72,8 +81,6 @@ class StoreThread:
             self._thread.start()
         self._asked_count += 1
         self._calls.put(make_call)
-        await trio.lowlevel.wait_task_rescheduled(no_abort)
-        return outcomes[0].unwrap()
 
     def stop(self) -> None:
         """End the thread; what it has in hand is still done, and its task learns of it."""

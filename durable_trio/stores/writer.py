@@ -1,18 +1,22 @@
-"""The async side that all stores share: one writer task, two drivers, group commit; and who may ask when.
+"""The async side that all stores share: one writer task, two drivers, group commit.
 
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
 applies the batch on the event loop: for a store that never blocks, and for a single operation while measured commits
 stay short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next
-batch. Starts of runs and pieces of upkeep stand in a queue of their own, of which each batch takes a few: what runs
-already have to say, and messages to them, never wait behind those. Questions have a thread of their own, and those that
-only people ask another one: a list that takes its time keeps no run waiting.
+batch. What goes before what says ``stores.front``; who may ask, and where, ``stores.reads``.
 
 A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
 ``Refuse``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
 room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
-that somebody else holds, where nothing can be written at all. Any other error of the store is final: everything that
-waits gets it, and ``serve`` ends with it. An exception that is no ``StoreError`` is a fault of the program: the store
-is opened anew and the writer started again (``engine.wiring``, under the tree in ``engine.tree``).
+that somebody else holds, where nothing can be written at all.
+
+A store that is away has perhaps committed the batch, and perhaps not: the same batch is applied again until it is back,
+and the store sees to it that it is applied once. All else waits in its order behind that one. After
+``away_seconds_max`` callers are told; what runs have done waits on, and so does ``serve``.
+
+Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it. An exception that is
+no ``StoreError`` is a fault of the program: the store is opened anew and the writer started again (``engine.wiring``,
+under the tree in ``engine.tree``).
 """
 
 from __future__ import annotations
@@ -21,45 +25,44 @@ import functools
 import math
 import operator
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import trio
+from outcome import Outcome
 
 from durable_trio.doors import blame, guarded
-from durable_trio.errors import OwnershipLost, StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreRewound
-from durable_trio.limits import (
-    BATCH_OPERATIONS_MAX,
-    BATCH_STARTS_MAX,
-    INLINE_COMMIT_MS_MAX,
-    STORE_RETRY_SECONDS,
-    WRITER_QUEUE_MAX,
-)
-from durable_trio.logger import Logger
+from durable_trio.errors import StoreAway, StoreError, StoreFull, StoreInUse
+from durable_trio.limits import AWAY_SECONDS_MAX, INLINE_COMMIT_MS_MAX, STORE_RETRY_SECONDS, WRITER_QUEUE_MAX
 from durable_trio.rows import RunRow
+from durable_trio.stores.beside import Beside, transact
 from durable_trio.stores.contract import Advance, Fence, Store
-from durable_trio.stores.left import named
+from durable_trio.stores.front import Callback, Entry, Front
+from durable_trio.stores.left import by_run, tell_left
 from durable_trio.stores.obstacles import Obstacle
-from durable_trio.stores.precedence import ALONE, NEVER_INLINE, OWNERS, STARTS, UPKEEP, Item, Tidy, UserTransaction
+from durable_trio.stores.outage import Outage, in_doubt, tell_away
+from durable_trio.stores.precedence import (
+    ALONE,
+    CALLERS,
+    NEVER_INLINE,
+    OWNERS,
+    SERVICES,
+    STARTS,
+    Item,
+    Tidy,
+    UserTransaction,
+)
 from durable_trio.stores.questions import ListOwned, Question
+from durable_trio.stores.reads import FINAL, Reads, unusable
 from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
-from durable_trio.stores.upkeep import UpkeepPace
 
 T = TypeVar("T")
 U = TypeVar("U")
-Callback = Callable[[Any], None]
-
-_LOGGER = Logger("durable_trio.store")
 
 # Runs whose writes are tried again each time while nothing at all has room. They take turns.
 _PROBES_MAX: Final = 8
 
-
-# Errors after which a process must not go on with the store, whoever meets them.
-_FINAL: Final = (StoreCorrupt, StoreRewound)
-_Entry = tuple[Item, Callback]
 _OPERATION_OF: Final = operator.itemgetter(0)
 
 
@@ -68,37 +71,46 @@ class Writer:
 
     Args:
         failed: called once when the store has failed for good, before anybody else learns of it. Must not raise.
+        still_away: called each time the store was tried in vain, while it is away. Must not raise.
+        away_seconds_max: how long callers wait for a store that is away.
     """
 
-    def __init__(self, store: Store, *, failed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        failed: Callable[[], None],
+        still_away: Callable[[], None],
+        away_seconds_max: float = AWAY_SECONDS_MAX,
+    ) -> None:
         self.store = store
         self._has_failed = failed
+        self._still_away = still_away
+        self._away_seconds_max = away_seconds_max
         self._awaited: trio.Event | None = None  # the next commit is
         self.failure: BaseException | None = None
         self.is_full = False
         self.commit_count = 0
         self.operation_count = 0
-        self._waiting: deque[_Entry] = deque()
-        self._starts: deque[_Entry] = deque()
-        self._is_turn_of_starts = False
-        self._alone_count = 0  # so many of the first had no room together: each is tried by itself
-        self._held: dict[int, list[_Entry]] = {}  # by run: what had no room, and what came after it
+        self._front = Front(has_turns_beside=store.transact_concurrency > 0)
+        self._waiting, self._starts = self._front.waiting, self._front.starts
         self._is_blocked = False  # nothing at all can be written
+        self._is_leaving = False
         self._retry_at = math.inf
         self._obstacle = Obstacle()
-        self._final: StoreError | None = None  # met by a read
+        self._outage: Outage | None = None
+        self._in_doubt: list[Entry] = []  # perhaps committed; nothing else may be applied before these are again
+        self._came_back = trio.Event()  # since the last outage
+        self._final: BaseException | None = None  # met elsewhere than in the task
         self._task: trio.lowlevel.Task | None = None
         self._is_resting = self._is_running = False
         # Whether this task has waited since it last committed on the event loop: it must not do so twice at a stretch.
         self._has_let_others_go = False
         self._linger = Linger()
         self._write_thread = StoreThread("durable_trio writer", self._linger)
-        self._read_thread = StoreThread("durable_trio reader", self._linger)
-        self._answer_thread = StoreThread("durable_trio answerer")
-        self._pace = UpkeepPace()
-        self._upkeep_count = 0  # pieces of it in the batch that is taken
+        self._reads = Reads(store, self._linger, away_seconds_max=away_seconds_max, failed=self._end_with)
+        self._beside = Beside(store, self._ended_beside)
         self._commit_ms = 0.0
-        self._readers = trio.CapacityLimiter(1)  # for reads while ``run`` does not run
 
     # ---- for tasks ---------------------------------------------------------------------------------------------
 
@@ -110,7 +122,7 @@ class Writer:
         """
         queued = self._starts if isinstance(operation, STARTS) else self._waiting
         if self.failure is not None or not self._is_running:
-            refusal = _unusable(self.failure)
+            refusal = unusable(self.failure)
         elif len(queued) >= WRITER_QUEUE_MAX and not isinstance(operation, OWNERS):
             refusal = StoreInUse(f"{WRITER_QUEUE_MAX} operations wait for the writer already")
         else:
@@ -153,45 +165,44 @@ class Writer:
 
     async def ask(self, question: Question[T]) -> T:
         """Ask the store, off the event loop where that may block. No run waits for what only people ask."""
-        return await self._call(question, functools.partial(self.store.ask, question))
+        return await self._reads.call(question, functools.partial(self.store.ask, question))
 
     async def ask_through(self, fn: Callable[[T], U], question: Question[T]) -> U:
         """Ask the store and return what ``fn`` makes of the answer, there too: a long history takes its time."""
-        return await self._call(question, lambda: fn(self.store.ask(question)))
-
-    async def _call(self, question: Question[Any], fn: Callable[[], T]) -> T:
-        if not self.store.may_block:
-            await trio.lowlevel.checkpoint()
-            return fn()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            if self._is_running:
-                is_apart = question.is_for_people and self.store.answers_apart
-                return await (self._answer_thread if is_apart else self._read_thread).call(fn)
-            return await trio.to_thread.run_sync(fn, limiter=self._readers)
-        except StoreError as error:
-            if isinstance(error, _FINAL):
-                self._end_with(error)
-            if self._is_running or self.failure is not None:
-                raise
-            raise trio.ClosedResourceError("the store is closed") from error  # while the read was on its way
+        return await self._reads.call(question, lambda: fn(self.store.ask(question)))
 
     async def ask_patiently(self, question: Question[T]) -> T:
-        """Like ``ask``, for runs and services, which have nobody to tell: while others hold the file, try again."""
+        """Like ``ask``, for runs and services, which have nobody to tell: until the store can answer, try again."""
         while True:
             try:
                 return await self.ask(question)
-            except StoreInUse:
+            except (StoreInUse, StoreAway):
                 await trio.sleep(STORE_RETRY_SECONDS)
 
     @trio.lowlevel.enable_ki_protection
     async def tidy(self) -> None:
-        """Have the store move its log into the database, by the writer thread and in its turn."""
+        """Have the store tidy itself up, by the writer thread and in its turn."""
         await self.write(Tidy())
 
     def set_at_commit(self, event: trio.Event | None) -> None:
         """Set this event, in place of another, after the next commit: once all who have something in it were told."""
         self._awaited = event
+
+    def hurry(self) -> None:
+        """Wait neither for others nor for a store that is away: this process is leaving."""
+        self._is_leaving = self._reads.is_leaving = True
+        self.store.hurry()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store cannot be reached, as far as the writer knows."""
+        return self._outage is not None
+
+    async def wait_until_reached(self) -> None:
+        """Wait until the store is not away: all that was in doubt is known then, and was told."""
+        await trio.lowlevel.checkpoint()
+        while self._outage is not None:
+            await self._came_back.wait()
 
     def foreign_changes(self) -> bool:
         """Return whether others have committed; False while it cannot be told."""
@@ -199,11 +210,13 @@ class Writer:
             return False
         try:
             return bool(self.store.foreign_changes())
-        except _FINAL as error:
+        except StoreAway:
+            return False
+        except FINAL as error:
             self._end_with(error)
             return False
 
-    def _end_with(self, error: StoreError) -> None:
+    def _end_with(self, error: BaseException) -> None:
         """Let the writer task end with an error that somebody else has met: nothing can be read or written any more."""
         self._final = self._final or error
         self._wake()
@@ -226,7 +239,9 @@ class Writer:
         """
         self._task = trio.lowlevel.current_task()
         self.failure, self.is_full, self._final = None, False, None
-        self._is_running = True
+        self._is_running = self._reads.is_open = True
+        self._is_leaving = self._reads.is_leaving = False
+        self._reads.has_failed = False
         try:
             task_status.started()
             while True:
@@ -234,7 +249,7 @@ class Writer:
                 # frame around a wait is gone through twice a batch.
                 if self._retry_at != math.inf:
                     await self._wait_for_work()
-                elif self._final is None and not (self._waiting or self._starts):
+                elif self._final is None and not (self._waiting or self._starts):  # as ``Front`` says
                     self._is_resting = self._has_let_others_go = True
                     await trio.lowlevel.wait_task_rescheduled(self._abort_rest)
                     continue
@@ -251,19 +266,20 @@ class Writer:
         finally:
             self._is_running = False
             self._linger.end()
-            for thread in (self._write_thread, self._read_thread, self._answer_thread):
-                thread.stop()
-            self._fail_waiting(_unusable(self.failure))
+            for threads in (self._write_thread, self._reads, self._beside):
+                threads.stop()
+            self._fail_waiting(unusable(self.failure))
 
     def _fail(self, error: BaseException) -> None:
         """The task ends with this error: say so before anybody else learns of it."""
         if self.failure is None:
             self.failure = error
+            self._reads.has_failed = True
             guarded(self._has_failed)
 
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
-        while self._final is None and (self._is_blocked or not (self._waiting or self._starts)):
+        while self._final is None and (self._is_blocked or not (self._front or self._in_doubt)):
             if self._retry_at == math.inf:
                 await self._rest()
             elif trio.current_time() < self._retry_at:
@@ -271,45 +287,39 @@ class Writer:
                     await self._rest()
             else:
                 self._try_again()
-        if self._held and trio.current_time() >= self._retry_at:
+        if trio.current_time() >= self._retry_at:
             self._try_again()
 
     def _try_again(self) -> None:
         """Let what was kept be tried again: before what came later, for it may be of the same run."""
+        front = self._front
         self._is_blocked = False
         if self._obstacle.error is not None:
             self._obstacle.still_there(len([item for item, _ in self._all_waiting() if isinstance(item, OWNERS)]))
-        runs = list(self._held)[: _PROBES_MAX if self.is_full else None]
-        entries = [entry for run in runs for entry in self._held.pop(run)]
-        self._waiting.extendleft(reversed(entries))
-        self._retry_at = trio.current_time() + STORE_RETRY_SECONDS if self._held else math.inf
+        front.release_held(_PROBES_MAX if self.is_full else None)
+        self._retry_at = trio.current_time() + STORE_RETRY_SECONDS if front.held else math.inf
+        self._beside.begin(front.beside)
 
     async def _leave(self) -> None:
         """Commit what waits, as far as that needs nobody else, and say what is left."""
-        self.store.hurry()
+        front = self._front
+        self.hurry()
         self.is_full = False
         self._try_again()
-        while (self._waiting or self._starts) and not self._is_blocked and len(self._held) < _PROBES_MAX:
-            await self._commit()
-        left: dict[int, list[Any]] = {}
-        executors = set()
-        for item, _ in self._all_waiting():
-            if isinstance(item, OWNERS):
-                left.setdefault(item.fence.run, []).append(item)
-                executors.add(item.fence.owner)
+        while not self._is_blocked and len(front.held) < _PROBES_MAX:
+            if front or self._in_doubt:
+                await self._commit()
+            elif self._beside.under_way and self._final is None:
+                await self._rest()
+            else:
+                break
+        left = by_run(item for item, _ in self._all_waiting())
         if left:
             rows: list[RunRow] = []
             with suppress(Exception):  # names are not worth a failure: what keeps it from writing may be in the way
-                for executor in executors:
+                for executor in {items[0].fence.owner for items in left.values()} if self._outage is None else ():
                     rows += await self.ask(ListOwned(executor))
-            _LOGGER.warning(
-                "%d runs leave this process with something that could not be stored; they go on from their last stored "
-                "step, and do again what they have done since: %s: %s",
-                len(left),
-                named(left, rows),
-                self._obstacle.error,
-                extra={"event": "writes_lost", "runs": len(left), "cause": str(self._obstacle.error)},
-            )
+            tell_left(left, rows, self._obstacle.error)
 
     async def _rest(self) -> None:
         self._is_resting = self._has_let_others_go = True
@@ -321,14 +331,25 @@ class Writer:
 
     async def _commit(self) -> None:
         """Commit one batch and call back. Whatever goes wrong, whoever has an operation in the batch is told."""
-        items: list[_Entry] = []
+        items, self._in_doubt = self._in_doubt, []
         try:
-            self._take(items)
-            if not items:  # all that waits has to wait behind what had no room
-                return
+            front = self._front
+            is_lone = len(self._waiting) + len(self._starts) == 1 and not (front.alone_count or front.held)
+            if not items and is_lone and not front.takes_its_time:  # as ``Front.take`` does, for a lone step or start
+                items = [(self._waiting or self._starts).popleft()]
+                front.is_turn_of_starts = isinstance(items[0][0], ALONE)
+                front.upkeep_count = 0
+            elif not items:
+                front.take(items)
+                self._beside.begin(front.beside)
+                if not items:  # all that waits has to wait behind something
+                    return
             behind_counts = len(self._waiting), len(self._starts)
             try:
                 outcomes = await self._apply(items)
+            except StoreAway as error:
+                self._keep_in_doubt(items, error)
+                return
             except StoreFull as error:
                 self._keep_without_room(items, error)
                 return
@@ -342,12 +363,12 @@ class Writer:
         except BaseException as error:
             self._fail(error)
             for _, callback in items:
-                guarded(callback, _unusable(error))
+                guarded(callback, unusable(error))
             raise
         if len(outcomes) < len(items):  # the rest was not committed: it goes first, before what came later
-            self._waiting.extendleft(reversed(items[len(outcomes) :]))
+            self._front.put_back(items[len(outcomes) :])
         self.is_full = False
-        if self._obstacle.error is not None and not (self._held or self._alone_count):
+        if self._obstacle.error is not None and not (self._front.held or self._front.alone_count):
             self._obstacle.gone(trio.current_time())
         self.commit_count += 1
         self.operation_count += len(outcomes)
@@ -356,59 +377,24 @@ class Writer:
                 callback(outcome)
             except BaseException as error:
                 blame(callback, error)
+        if self._outage is not None:
+            self._outage = None
+            self._came_back.set()
         if self._awaited is not None:
             self._awaited.set()
             self._awaited = None
 
-    def _take(self, items: list[_Entry]) -> None:
-        """Move the next batch to ``items``; nothing if all that waits has to wait behind what had no room."""
-        waiting, starts = self._waiting, self._starts
-        tries_alone = self._alone_count > 0
-        if len(waiting) == 1 and not (starts or tries_alone or self._held):  # as what follows does, for a lone step
-            entry = waiting.popleft()
-            items.append(entry)
-            self._is_turn_of_starts = isinstance(entry[0], ALONE)
-            return
-        count_max = 1 if tries_alone else BATCH_OPERATIONS_MAX
-        gives_way = bool(starts and waiting) and self._is_turn_of_starts and isinstance(waiting[0][0], ALONE)
-        while waiting and len(items) < count_max and not gives_way:
-            operation = waiting[0][0]
-            if items and isinstance(operation, ALONE):
-                break
-            entry = waiting.popleft()
-            self._alone_count = max(0, self._alone_count - 1)
-            if self._held and isinstance(operation, OWNERS) and operation.fence.run in self._held:
-                self._held[operation.fence.run].append(entry)
-                continue
-            items.append(entry)
-            if isinstance(operation, ALONE):
-                self._is_turn_of_starts = True
-                return
-        if not tries_alone:
-            self._is_turn_of_starts = False
-            if starts:
-                self._take_starts(items)
-
-    def _take_starts(self, items: list[_Entry]) -> None:
-        starts, count_max, self._upkeep_count = self._starts, len(items) + BATCH_STARTS_MAX, 0
-        while starts and len(items) < count_max:
-            if isinstance(starts[0][0], UPKEEP):
-                if self._upkeep_count == self._pace.count_max:
-                    break
-                self._upkeep_count += 1
-            items.append(starts.popleft())
-
-    async def _apply(self, items: list[_Entry]) -> list[Any]:
+    async def _apply(self, items: list[Entry]) -> list[Any]:
         store = self.store
         first = items[0][0]
         if isinstance(first, Tidy):
-            return [await self._write_thread.call(store.wal_checkpoint)]
+            return [await self._write_thread.call(store.tidy)]
         if isinstance(first, UserTransaction):
-            transact = functools.partial(self._transact, first)
+            call = functools.partial(transact, store, first)
             if not store.may_block:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                return [transact()]
-            return [await self._write_thread.call(transact)]
+                return [call()]
+            return [await self._write_thread.call(call)]
         batch: list[Any] = list(map(_OPERATION_OF, items))
         if not store.may_block or (
             len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, NEVER_INLINE)
@@ -424,53 +410,87 @@ class Writer:
                 return outcomes
         began = time.perf_counter()
         apply: Callable[[], list[Any] | None] = functools.partial(store.apply, batch)
-        if self._upkeep_count:
-            apply, self._upkeep_count = self._pace.measured(apply, self._upkeep_count), 0
+        if self._front.upkeep_count:
+            apply = self._front.pace.measured(apply, self._front.upkeep_count)
         outcomes = await self._write_thread.call(apply)
         assert outcomes is not None
         self._has_let_others_go = True
         self._measure(began, len(batch))
         return outcomes
 
-    def _transact(self, transaction: UserTransaction) -> Any:
-        try:
-            return self.store.transact(transaction.fence, transaction.fn, seconds_max=transaction.seconds_max)
-        except OwnershipLost as error:
-            return error
-        except StoreError:
-            raise
-        except Exception as error:
-            return error
-
     def _measure(self, began: float, operation_count: int = 1) -> None:
         # A moving average; a batch counts as what one of its operations would take at least.
         elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, operation_count / 8)
         self._commit_ms += (elapsed_ms - self._commit_ms) / 8
 
-    def _keep_without_room(self, items: list[_Entry], error: StoreFull) -> None:
+    def _keep_in_doubt(self, items: list[Entry], error: StoreAway) -> None:
+        """It is not known whether this was committed: nothing else is, before it was applied again."""
+        now = trio.current_time()
+        if self._outage is None:
+            self._outage = Outage(now)
+            self._came_back = trio.Event()
+        self._in_doubt = items
+        if self._is_leaving:
+            tell_away(items, self._front, (*CALLERS, *SERVICES), error)
+        elif self._outage.is_over_patience(now, self._away_seconds_max):
+            tell_away(items, self._front, CALLERS, error)
+        self._is_blocked = True
+        self._obstacle.met(error, now)
+        self._retry_at = now + self._outage.next_pause()
+        guarded(self._still_away)
+
+    def _ended_beside(self, entry: Entry, outcome: Outcome[Any]) -> None:
+        """Take what came of a transaction that was called beside the batches."""
+        item, callback = entry
+        if not (self._is_running and isinstance(item, UserTransaction)):
+            return  # it was told
+        front = self._front
+        try:
+            found = outcome.unwrap()
+        except StoreFull as error:
+            front.keep(entry)
+            self._kept(error)
+        except (StoreAway, StoreInUse) as error:  # the same one once more, when the others are tried again
+            front.beside.appendleft(entry)
+            self._kept(error)
+        except BaseException as error:
+            front.beside.appendleft(entry)  # so that it is told with all that waits
+            self._end_with(error)
+        else:
+            self.commit_count += 1
+            self.operation_count += 1
+            front.release_behind(item.fence.run)
+            guarded(callback, found)
+            if self._awaited is not None:
+                self._awaited.set()
+                self._awaited = None
+            self._beside.begin(front.beside)
+        self._wake()
+
+    def _keep_without_room(self, items: list[Entry], error: StoreFull) -> None:
         """There is no room for this: each is tried by itself, for perhaps only one is too large.
 
         Then an owner's is kept, and what comes of the same run waits behind it. Others are told.
         """
         self.is_full = True
         if len(items) > 1:
-            self._waiting.extendleft(reversed(items))
-            self._alone_count = len(items)
+            self._front.put_back(items)
+            self._front.alone_count = len(items)
             return
         for operation, callback in items:
             if isinstance(operation, OWNERS):
-                self._held[operation.fence.run] = [(operation, callback)]
+                self._front.keep((operation, callback))
                 self._kept(error)
             else:
                 guarded(callback, error)
 
-    def _keep_while_held(self, waited: list[_Entry], error: StoreInUse) -> None:
+    def _keep_while_held(self, waited: list[Entry], error: StoreInUse) -> None:
         """Nothing can be written: owners' writes are kept, others are told, for they may decide.
 
         So are those that have waited behind this attempt: each caller waits for one.
         """
         kept = [entry for entry in waited if isinstance(entry[0], OWNERS)]
-        self._waiting.extendleft(reversed(kept))
+        self._front.put_back(kept)
         self._is_blocked = bool(kept)
         if kept:
             self._kept(error)
@@ -483,25 +503,16 @@ class Writer:
         if self._retry_at == math.inf:
             self._retry_at = trio.current_time() + STORE_RETRY_SECONDS
 
-    def _all_waiting(self) -> list[_Entry]:
-        return [*(entry for entries in self._held.values() for entry in entries), *self._waiting, *self._starts]
+    def _all_waiting(self) -> list[Entry]:
+        return [*self._in_doubt, *self._beside.under_way, *self._front.all()]
 
-    def _fail_waiting(self, error: BaseException) -> None:
-        waiting = self._all_waiting()
-        for queued in (self._held, self._waiting, self._starts):
-            queued.clear()
-        self._alone_count = 0
+    def _fail_waiting(self, error: Exception) -> None:
+        waiting, perhaps = [*self._beside.under_way, *self._front.all()], self._in_doubt
+        self._front.clear()
+        self._in_doubt, self._outage = [], None
+        self._came_back.set()
         self._is_blocked, self._retry_at = False, math.inf
+        for _, callback in perhaps:
+            guarded(callback, in_doubt(error))
         for _, callback in waiting:
             guarded(callback, error)
-
-
-def _unusable(failure: BaseException | None) -> Exception:
-    """Return the error for those who still want something of a store that has failed or is closed."""
-    if failure is None:
-        return trio.ClosedResourceError("the store is closed")
-    if isinstance(failure, StoreError):
-        return failure
-    error = StoreError(f"the store's writer crashed; whether this was committed is not known: ask again ({failure!r})")
-    error.__cause__ = failure
-    return error

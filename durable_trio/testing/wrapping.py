@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import Question
@@ -21,6 +21,7 @@ class WrappedStore(Store):
         self.may_block = inner.may_block
         self.durability = inner.durability
         self.answers_apart = inner.answers_apart
+        self.transact_concurrency = inner.transact_concurrency
 
     def open(self) -> None:
         self.inner.open()
@@ -52,5 +53,5 @@ class WrappedStore(Store):
     def ask(self, question: Question[T]) -> T:
         return self.inner.ask(question)
 
-    def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
-        self.inner.wal_checkpoint(mode)
+    def tidy(self) -> None:
+        self.inner.tidy()

@@ -64,7 +64,7 @@ class ScriptedStore(WrappedStore):
         self.threads.append(threading.current_thread())
         return fn(None)
 
-    def wal_checkpoint(self, mode: Any = "passive") -> None:
+    def tidy(self) -> None:
         self.batches.append(["tidy"])
         self.threads.append(threading.current_thread())
 
@@ -74,7 +74,7 @@ def nobody() -> None:
 
 
 def writer_of(store: ScriptedStore) -> Writer:
-    return Writer(store, failed=nobody)
+    return Writer(store, failed=nobody, still_away=nobody)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ from durable_trio.engine.runs.suspects import fail_suspect
 from durable_trio.engine.runs.telling import Tellings
 from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings
-from durable_trio.errors import StoreFull, StoreInUse
+from durable_trio.errors import PASSING
 from durable_trio.failures import exits_of, is_cancelled
 from durable_trio.limits import LENT_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
@@ -441,7 +441,7 @@ class Runs:
 
     def request_cancel(self, run_id: str, callback: Callable[[Any], None], *, why: str) -> None:
         def done(outcome: Any) -> None:
-            if isinstance(outcome, StoreFull | StoreInUse):  # the run that asks cannot decide, as a caller can
+            if isinstance(outcome, PASSING):  # the run that asks cannot decide, as a caller can
                 self._call_at(due_after(self.settings.clock.now(), STORE_RETRY_SECONDS), ask)
                 return
             if isinstance(outcome, Sent):

@@ -17,7 +17,7 @@ from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.service import Service
 from durable_trio.engine.services.timers import Timers
-from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreFull, StoreInUse
+from durable_trio.errors import PASSING, OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.limits import CLAIM_RUNS_MAX, STORE_RETRY_SECONDS
 from durable_trio.logger import Logger
 from durable_trio.rows import RunRow
@@ -65,6 +65,7 @@ class Dispatcher(Service):
         self._alarm_at = math.inf
         self._yields_until: int | None = None
         self._is_short_of_places = True
+        self._may_have_lost = True  # a claim, whose outcome did not get here
         #: Runs that are due and wait for places, as far as the last look has counted: a new one does not go past them.
         self.due_count = 0
         self._expected_count = 1
@@ -86,6 +87,11 @@ class Dispatcher(Service):
         """Look what is due."""
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(None)
+
+    def look_for_lost(self) -> None:
+        """Something was perhaps claimed, and nobody was told: give it back, or it would be owned for nothing."""
+        self._may_have_lost = True
+        self.nudge()
 
     def expect(self, executor_count: int) -> None:
         """So many executors, this one included, are being started together."""
@@ -109,19 +115,20 @@ class Dispatcher(Service):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         task_status.started()
-        has_looked = False
+        self._may_have_lost = True
         while True:
             try:
-                if not has_looked:
+                if self._may_have_lost:
+                    await self._writer.wait_until_reached()  # what is in doubt is found only after that
+                    self._may_have_lost = False
                     await self._give_back_lost()
-                    has_looked = True
                 await self._claim_all()
                 if not self._runs.free_count:
                     await self._say_if_stuck()
                 await self._claim_set_back()
             except OwnershipLost:
                 self._recovery.nudge()
-            except (StoreFull, StoreInUse):
+            except PASSING:
                 await trio.sleep(STORE_RETRY_SECONDS)
                 continue
             await self._inbox.receive()

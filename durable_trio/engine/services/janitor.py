@@ -14,7 +14,7 @@ import trio
 
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.services.dead_codes import forget_dead_codes
-from durable_trio.errors import StoreError, StoreFull, StoreInUse
+from durable_trio.errors import PASSING, StoreError
 from durable_trio.limits import DRAFT_SECONDS_MAX
 from durable_trio.logger import Logger
 from durable_trio.stores.contract import Stuck, Sweep
@@ -90,7 +90,7 @@ class Janitor:
         """Finish removals. What one of them meets never ends the engine; a fault of the file does so by itself."""
         try:
             stuck = await sweep(self._writer, hidden_before=self._clock.stamp() - int(DRAFT_SECONDS_MAX * MICROSECONDS))
-        except (StoreFull, StoreInUse):
+        except PASSING:
             return  # the next look will do
         except StoreError as error:
             if self._is_news(str(error)):

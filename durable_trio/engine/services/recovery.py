@@ -22,7 +22,7 @@ from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services.deaths import Deaths
 from durable_trio.engine.services.service import Service
-from durable_trio.errors import StoreFull, StoreInUse
+from durable_trio.errors import PASSING
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.stores.code_questions import CountParked, ListCodes
@@ -118,6 +118,7 @@ class Recovery(Service):
         self.is_registered = False
         self._is_hindered = False  # the lease was due, and could not be renewed
         self._renew_at = 0
+        self._renewed_at = 0
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
     def forget(self) -> None:
@@ -149,7 +150,7 @@ class Recovery(Service):
             )
         )
         served.are_known_as(await self._writer.ask(ListCodes(self.executor)))
-        self._renew_at = now + self._lease // 3
+        self._renewed(now)
         note_steps = partial(store.note_steps, self.executor)
         slots = await trio.to_thread.run_sync(note_steps) if store.may_block else note_steps()
         if slots is not None:
@@ -181,7 +182,7 @@ class Recovery(Service):
                 await self._renew()
                 await self._reap_dead()
                 self._is_hindered = False
-            except (StoreFull, StoreInUse) as error:
+            except PASSING as error:
                 if not self._is_hindered:  # it is tried again several times a second
                     self._is_hindered = True
                     extra = {"event": "lease_not_renewed"}
@@ -192,14 +193,35 @@ class Recovery(Service):
         if now < self._renew_at:
             return
         until = now + self._lease
-        if await self._writer.write(RenewLease(executor=self.executor, lease_until=until)):
-            self._renew_at = now + self._lease // 3
+        is_alive = await self._writer.write(RenewLease(executor=self.executor, lease_until=until))
+        if is_alive and self.is_registered:
+            self._renewed(now)
             return
-        _LOGGER.warning(
-            "executor %d was declared dead (stopped for longer than its lease?); its runs are given up", self.executor
-        )
+        if not is_alive:
+            _LOGGER.warning(
+                "executor %d was declared dead (stopped for longer than its lease?); its runs are given up",
+                self.executor,
+            )
         self._runs.detach_now()  # not waited for: a step function in a thread may take its time
         await self.register()
+
+    def _renewed(self, now: int) -> None:
+        self._renewed_at = now
+        self._renew_at = now + self._lease // 3
+
+    def store_is_away(self) -> None:
+        """The store cannot be reached. After a lease others take over what this executor has: so it lets go of it."""
+        if not self.is_registered or monotonic_now() - self._renewed_at < self._lease:
+            return
+        self.is_registered = False  # until it is another one
+        _LOGGER.warning(
+            "executor %d could not renew its lease for %.0f s, for the store is away; its runs are given up, and go on "
+            "where the store can be reached",
+            self.executor,
+            (monotonic_now() - self._renewed_at) / MICROSECONDS,
+            extra={"event": "runs_given_up", "executor": self.executor},
+        )
+        self._runs.detach_now()
 
     def renew_meanwhile(self) -> Exception | None:
         """Renew the lease from another thread, while the loop is blocked; return why that has failed, if it has.
@@ -208,14 +230,15 @@ class Recovery(Service):
         """
         store, now = self._writer.store, monotonic_now()
         is_overdue = now >= self._renew_at + self._lease // 6
-        if not (store.is_shared and self.is_registered and self._writer.failure is None and is_overdue):
+        is_usable = self._writer.failure is None and not self._writer.is_away
+        if not (store.is_shared and self.is_registered and is_usable and is_overdue):
             return None
         try:
             renewed = store.apply([RenewLease(executor=self.executor, lease_until=now + self._lease)], block=False)
         except Exception as error:  # the loop will meet it too
             return error
         if renewed == [True]:
-            self._renew_at = now + self._lease // 3
+            self._renewed(now)
         return None
 
     async def _reap_dead(self) -> None:
