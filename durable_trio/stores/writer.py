@@ -49,6 +49,7 @@ from durable_trio.stores.precedence import (
     OWNERS,
     SERVICES,
     STARTS,
+    UPKEEP,
     Item,
     Tidy,
     UserTransaction,
@@ -338,7 +339,7 @@ class Writer:
             if not items and is_lone and not front.takes_its_time:  # as ``Front.take`` does, for a lone step or start
                 items = [(self._waiting or self._starts).popleft()]
                 front.is_turn_of_starts = isinstance(items[0][0], ALONE)
-                front.upkeep_count = 0
+                front.upkeep_count = int(isinstance(items[0][0], UPKEEP))
             elif not items:
                 front.take(items)
                 self._beside.begin(front.beside)

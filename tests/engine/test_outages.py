@@ -12,7 +12,15 @@ import trio
 from durable_trio import Context, Engine, RunCancelled, RunStatus, StoreAway, open_engine, workflow
 from durable_trio.stores.contract import RequestCancel
 from durable_trio.stores.sqlite import SqliteStore
-from tests.engine.harness import PATIENCE_SECONDS, executor_of, start_in_scope, wait_passivated, wait_status, wait_until
+from tests.engine.harness import (
+    PATIENCE_SECONDS,
+    executor_of,
+    start_in_scope,
+    stored,
+    wait_passivated,
+    wait_status,
+    wait_until,
+)
 from tests.stores.away import CutOffStore
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -210,6 +218,7 @@ async def test_a_parents_cancel_reaches_its_child_though_the_store_was_away_for_
 
     async with open_engine(store, workflows=[parent, child], away_seconds_max=0.05) as engine:
         run = await engine.start(parent, id="parent")
+        await stored(engine, "child")
         await wait_status(engine.get("child"), RunStatus.SUSPENDED)
         store.cuts_off = RequestCancel
         await run.signal("fail")

@@ -57,11 +57,11 @@ async def test_transactions_hold_up_no_other_run_and_a_runs_own_rows_keep_their_
         begin(writer, outcomes, 1)
         await outcomes.wait(2)
         assert outcomes.names == ["1", "4"]
-        await wait_until(lambda: store.began == [1, 2])  # not more than two at once
+        await wait_until(lambda: sorted(store.began) == [1, 2])  # not more than two at once
         store.gate(2).set()
         await outcomes.wait(4)
         assert outcomes.names[2:] == ["t2", "2"]
-        await wait_until(lambda: store.began == [1, 2, 3])
+        await wait_until(lambda: sorted(store.began) == [1, 2, 3])
         store.gate(3).set()
         store.gate(1).set()
         await outcomes.wait(8)
@@ -103,7 +103,7 @@ async def test_any_other_error_of_the_store_is_final_for_all_who_wait() -> None:
         async with running(store) as writer:
             begin(writer, outcomes, 1, 2)
             outcomes.submit(writer, owner(2))
-            await wait_until(lambda: store.began == [1, 2])
+            await wait_until(lambda: sorted(store.began) == [1, 2])
             store.gate(1).set()
             await outcomes.wait(3)
     store.gate(2).set()  # nobody waits for it any more
