@@ -8,7 +8,6 @@ whole transaction is rolled back and done again with a savepoint around every op
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -23,7 +22,6 @@ __all__ = [
     "BEGIN",
     "COMMIT",
     "IS_OWNED",
-    "NULL",
     "OPERATION_ERRORS",
     "Handler",
     "RefusalError",
@@ -33,10 +31,6 @@ __all__ = [
     "ownership_lost",
 ]
 
-#: NULL as a parameter, which is what SQLite makes of a number that is none (``sqlite3VdbeMemSetDouble``). For ``None``,
-#: as for a ``bool``, Python looks for an adapter each time: that takes a microsecond, as long as a small statement. So
-#: what is often written is bound without these.
-NULL: Final = math.nan
 BEGIN: Final = "BEGIN IMMEDIATE"
 COMMIT: Final = "COMMIT"
 TAKE_CHANGE: Final = "UPDATE change_counter SET changed = changed + 1 RETURNING changed"

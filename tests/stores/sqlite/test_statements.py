@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3 as stdlib_sqlite3
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from functools import partial
 from typing import Any
 
-import attrs
 import pytest
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import WaitRow
-from durable_trio.stores.contract import Advance, ClaimDue, Finish, Prune, Release, SendSignal
+from durable_trio.stores.contract import Advance, ClaimDue, Finish, Prune, Release
 from durable_trio.stores.questions import (
     CountBacklog,
     CountRuns,
@@ -29,9 +26,9 @@ from durable_trio.stores.questions import (
     LookAtMailbox,
     RunFilter,
 )
-from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
+from durable_trio.stores.sqlite import SqliteStore, identity
 from durable_trio.stores.sqlite.operations.table import HANDLERS
-from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, NULL, Transaction
+from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, Transaction
 from durable_trio.testing.store_contract.kit import (
     add,
     codes_of,
@@ -113,8 +110,7 @@ def test_what_is_due_is_asked_in_one_statement(tmp_path: Any) -> None:
 
 def test_what_is_often_written_is_bound_without_a_look_for_an_adapter(store: SqliteStore) -> None:
     """For ``None`` and for a ``bool`` that takes longer than the rest of a small statement."""
-    fence, released = owned(store)[1], owned(store, "released")[1]
-    start(store, "other")
+    fence = owned(store)[1]
     connection = store._writer
     assert connection is not None
     bound: list[Any] = []
@@ -126,22 +122,17 @@ def test_what_is_often_written_is_bound_without_a_look_for_an_adapter(store: Sql
 
     transaction = Transaction(cursor, execute, store._locks)
     transaction.execute(BEGIN)
-    wait = WaitRow(key=step(2, "waits").key, kind="sleep", due_at=None, started_at=1000)
+    wait = WaitRow(key=step(2, "waits").key, kind="sleep", due_at=2000, started_at=1000)
     for operation in (
-        start_operation("another"),
-        Advance(fence=fence, rows=(step(1), attrs.evolve(step(3, "slept"), result=None)), waits=(wait,), now=1),
-        SendSignal(run_id="other", name="go", payload="1", signal_id=None, now=1),
-        Release(fence=released, status=RunStatus.SUSPENDED, wake_at=None),
-        Finish(fence=fence, status=RunStatus.COMPLETED, now=2),
+        start_operation("new"),
+        start_operation("begun", owner=fence.owner),
+        Advance(fence=fence, rows=(step(1),), waits=(wait,), now=1),
         ClaimDue(owner=fence.owner, codes=codes_of("work"), now=1, limit=1),
     ):
         assert not isinstance(HANDLERS[type(operation)](transaction, operation), Exception)
     transaction.execute(COMMIT)
     assert len(bound) > 50
     assert not [value for value in bound if value is None or type(value) is bool]
-    for library in (stdlib_sqlite3, sqlite3):
-        with closing(library.connect(":memory:")) as other:
-            assert other.execute("SELECT ?1, typeof(?1), ?1 IS NULL", (NULL,)).fetchall() == [(None, "null", 1)]
 
 
 def test_a_commit_asks_the_system_no_more_than_it_did(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:

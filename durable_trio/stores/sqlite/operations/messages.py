@@ -19,7 +19,7 @@ from durable_trio.stores.sqlite.operations.damage import update_run
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, start_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word_after
 from durable_trio.stores.sqlite.tables import REFUSED
-from durable_trio.stores.sqlite.transaction import NULL, RefusalError, Transaction
+from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
 
 __all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "signal_with_start", "tell_parent"]
 
@@ -220,7 +220,7 @@ def run_not_found(run_id: str) -> RunNotFound:
 def _add(
     transaction: Transaction, run: int, kind: str, name: str, payload: str, now: int, signal_id: str | None
 ) -> MailboxEntry:
-    transaction.execute(ADD_ENTRY, (run, kind, name, payload, NULL if signal_id is None else signal_id, now))
+    transaction.execute(ADD_ENTRY, (run, kind, name, payload, signal_id, now))
     entry = transaction.cursor.lastrowid
     assert entry is not None
     return MailboxEntry(id=entry, run=run, kind=kind, name=name, payload=payload, created_at=now, is_new=True)

@@ -9,19 +9,25 @@ from durable_trio.rows import RunRow
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import Started, StartRun
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
-from durable_trio.stores.sqlite.transaction import NULL, Transaction
+from durable_trio.stores.sqlite.transaction import Transaction
 
 __all__ = ["FIND_RUN", "start_run", "store_run"]
 
 FIND_RUN: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE id = ?"
 FIND_STARTED: Final = f"SELECT {RUN_COLUMNS}, args_digest FROM runs WHERE id = ?"
 FIND_PARENT: Final = "SELECT id FROM runs WHERE run = ?"
-ADD_RUN: Final = """
-    INSERT INTO runs (id, workflow, status, owner, token, changed, priority, queue, created_at, started_at, wake_at,
-        is_due, ttl_at, parent, parent_id, seed, args_digest, tags, version, args)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_NO_MORE: Final = (None, None, None, None)
+# What most runs lack is told by the text, as in ``ADD_HISTORY``. By whether it is claimed, and has more than that.
+ADD_RUN: Final = {
+    (is_claimed, has_more): f"""
+    INSERT INTO runs (id, workflow, status, token, changed, priority, created_at, seed, args_digest, tags, version,
+        args, owner, started_at, wake_at, is_due, queue, ttl_at, parent, parent_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {times}, {more})
     ON CONFLICT (id) DO NOTHING
 """
+    for is_claimed, times in ((False, "NULL, NULL, ?, ?"), (True, "?, ?, NULL, 0"))
+    for has_more, more in ((False, "NULL, NULL, NULL, NULL"), (True, "?, ?, ?, ?"))
+}
 
 
 def start_run(transaction: Transaction, operation: StartRun) -> Started | RunConflict | RunNotFound:
@@ -54,30 +60,27 @@ def store_run(transaction: Transaction, operation: StartRun, parent_id: str | No
     owner = operation.owner if is_claimed else None
     started_at = operation.created_at if is_claimed else None
     wake_at = None if is_claimed else _not_after(operation.due_at, operation.ttl_at)
+    times = (owner, started_at) if wake_at is None else (wake_at, 1 if wake_at <= operation.created_at else 0)
+    more = (operation.queue, operation.ttl_at, operation.parent, parent_id)
+    has_more = more != _NO_MORE
     token = 1 if is_claimed else 0
     transaction.execute(
-        ADD_RUN,
+        ADD_RUN[is_claimed, has_more],
         (
             operation.id,
             operation.workflow,
             status.value,
-            NULL if owner is None else owner,
             token,
             changed,
             operation.priority,
-            NULL if operation.queue is None else operation.queue,
             operation.created_at,
-            NULL if started_at is None else started_at,
-            NULL if wake_at is None else wake_at,
-            1 if wake_at is not None and wake_at <= operation.created_at else 0,
-            NULL if operation.ttl_at is None else operation.ttl_at,
-            NULL if operation.parent is None else operation.parent,
-            NULL if parent_id is None else parent_id,
             operation.seed,
             operation.args_digest,
             operation.tags,
             operation.version,
             operation.args,
+            *times,
+            *(more if has_more else ()),
         ),
     )
     run = transaction.cursor.lastrowid
