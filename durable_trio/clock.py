@@ -20,6 +20,10 @@ The era of what is read from the store is that in which the wall clock showed it
 one that is due last, for nothing may be early. A process that was started after the step knows no other era than its
 own: it takes due times as they are written. Nor is anything early there.
 
+Where machines share a database that has a clock, that one is the wall clock of all of them (``Clock.follow``): what one
+of them has stored is due for the others when it says so, whatever their own say. It is read now and then, and the
+monotonic clock counts in between.
+
 Stamps of one run may go back; what a body sees as ``ctx.now()`` is the latest so far.
 """
 
@@ -85,6 +89,7 @@ class Clock:
     ) -> None:
         self._wall = wall
         self._monotonic = monotonic
+        self._is_following = False
         # At the last look, of any thread: both clocks in nanoseconds; by how many microseconds steps back have left
         # ``now`` ahead of the wall clock; and what it said.
         self._last = (wall(), monotonic(), 0, 0)
@@ -93,6 +98,24 @@ class Clock:
         # The number of the present era; another one tells that due times may come at another time than before. And by
         # how many microseconds ``now`` is ahead of the wall clock in it: as of the last look, as all else.
         self.era = self.ahead = 0
+
+    def follow(self, instant: int, *, between: tuple[int, int]) -> None:
+        """Take another clock for the wall clock from now on.
+
+        Args:
+            instant: what it has said, in microseconds since 1970 UTC.
+            between: what the monotonic clock has said before and after, in nanoseconds.
+        """
+        monotonic, offset = self._monotonic, instant * 1000 - sum(between) // 2
+        self._wall = lambda: monotonic() + offset
+        if not self._is_following and not self.era:  # it is no step: nothing was stored yet by the machine's own
+            self._last = (self._wall(), monotonic(), 0, 0)
+            self._begin = self._last[0] // 1000
+        self._is_following = True
+
+    def monotonic_ns(self) -> int:
+        """Return what the monotonic clock says, in nanoseconds."""
+        return self._monotonic()
 
     def now(self) -> int:
         """Return the instant by which things are due, in microseconds; never less than before."""

@@ -33,6 +33,8 @@ STORE_RETRY_SECONDS: Final = 0.5
 AWAY_RETRY_SECONDS: Final = (0.02, 1.0)
 # How long whoever calls waits for a store that is away before it is told. What runs have done waits longer.
 AWAY_SECONDS_MAX: Final = 30.0
+# How often the clock of a database is read that has one: two clocks of machines drift apart by milliseconds meanwhile.
+CLOCK_READ_SECONDS: Final = 60.0
 # An executor that did not renew for so long is taken for hung. Longer than any commit, shorter than patience.
 LEASE_SECONDS: Final = 30.0
 # An executor whose event loop is blocked for so many leases counts as hung: others take over its runs.

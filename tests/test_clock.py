@@ -236,3 +236,39 @@ def test_a_clock_of_ones_own_may_say_only_what_now_is() -> None:
     clock = Counting()
     assert clock.stamp() == clock.now() == 7
     assert clock.comes_at(clock.due(9)) == 9
+
+
+# ---- a database with a clock of its own ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [-90 * 1_000_000, 90 * 1_000_000])
+def test_a_clock_follows_that_of_a_database_whatever_is_done_to_the_machines_own(off: int) -> None:
+    machine = Machine()
+    clock = machine.clock()
+    theirs = machine.wall + off
+    clock.follow(theirs, between=(machine.passed * 1000, machine.passed * 1000 + 20_000))
+    assert clock.stamp() == clock.now() == theirs - 10  # between the two looks at the monotonic clock
+    assert clock.era == 0  # it is no step of the wall clock
+    due = clock.due(theirs + 1_000_000)
+    machine.wall += 3_600_000_000
+    assert clock.now() < theirs
+    machine.passed += 500_000
+    assert clock.stamp() == theirs + 499_990
+    assert clock.comes_at(due) == theirs + 1_000_000
+
+
+def test_a_clock_that_is_followed_may_be_corrected_and_now_never_goes_back() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    clock.follow(machine.wall, between=(0, 0))
+    machine.passed += 60_000_000
+    clock.now()
+    began = clock.now()
+    clock.follow(began - 5_000, between=(machine.passed * 1000,) * 2)  # it goes a little slower than ours
+    assert (clock.now(), clock.stamp(), clock.era) == (began, began - 5_000, 0)
+    machine.passed += 10_000
+    assert clock.now() == began + 5_000
+    clock.follow(began - 7_200_000_000, between=(machine.passed * 1000,) * 2)  # somebody has set it
+    assert clock.now() >= began + 5_000
+    assert clock.stamp() == began - 7_200_000_000
+    assert clock.era == 1

@@ -14,7 +14,10 @@ alarms, the watchers and the last change where they were, and looks at the store
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn
 
 import attrs
 import trio
@@ -34,6 +37,7 @@ from durable_trio.engine.services.reports import Reports
 from durable_trio.engine.services.timers import Timers
 from durable_trio.engine.settings import Settings
 from durable_trio.errors import DurableError, StoreAway, StoreError
+from durable_trio.limits import CLOCK_READ_SECONDS
 from durable_trio.records import StepInHand
 from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.preview import Preview
@@ -196,6 +200,9 @@ class Services:
         """Run the writer in a task of its own: each frame around its wait would be gone through at each commit."""
         try:
             async with trio.open_nursery() as nursery:
+                if self.writer.store.has_clock:
+                    await _until_reached(self._read_clock)
+                    nursery.start_soon(self._keep_time)
                 task_status.started(await nursery.start(self.writer.run))
             return
         except BaseExceptionGroup as group:
@@ -203,22 +210,45 @@ class Services:
             error = sole(group if final is None else final)
         raise error  # out here, so that it keeps its own context
 
+    async def _read_clock(self) -> None:
+        store, clock = self.writer.store, self.settings.clock
+
+        def read() -> tuple[int, tuple[int, int]]:
+            before = clock.monotonic_ns()
+            return store.read_clock(), (before, clock.monotonic_ns())
+
+        instant, between = await trio.to_thread.run_sync(read)
+        clock.follow(instant, between=between)
+
+    async def _keep_time(self) -> NoReturn:
+        """Have this engine's clock go after the store's."""
+        while True:
+            await trio.sleep(CLOCK_READ_SECONDS)
+            with suppress(StoreAway):  # the one that was read before still goes
+                await self._read_clock()
+
     async def _reopen(self) -> None:
         store = self.writer.store
         if not store.is_shared:  # closing it would forget everything
             await trio.lowlevel.checkpoint()
-            return None
+            return
 
         def reopen() -> None:
             store.close()
             store.open()
 
-        outage = Outage(trio.current_time())
-        while True:
-            try:
-                return await trio.to_thread.run_sync(reopen)
-            except StoreAway:
-                await trio.sleep(outage.next_pause())
+        await _until_reached(partial(trio.to_thread.run_sync, reopen))
+
+
+async def _until_reached(fn: Callable[[], Awaitable[object]]) -> None:
+    """Call what needs the store, until that is not away."""
+    outage = Outage(trio.current_time())
+    while True:
+        try:
+            await fn()
+            return
+        except StoreAway:
+            await trio.sleep(outage.next_pause())
 
 
 class Executor:

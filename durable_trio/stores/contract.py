@@ -133,6 +133,8 @@ class Store(abc.ABC):
     may_block: bool = True
     #: "full", "normal" or "memory".
     durability: str = "full"
+    #: Whether the database has a clock of its own: then that is the wall clock of all machines that use it.
+    has_clock: bool = False
     #: How many threads may call ``transact`` at the same time, and while another applies; 0: only the one that applies.
     transact_concurrency: int = 0
 
@@ -206,6 +208,16 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def executor_is_alive(self, executor: int) -> bool:
         """Return whether that executor's kernel lock is held. Costs microseconds."""
+
+    def read_clock(self) -> int:
+        """Return the present by the database's own clock, in microseconds since 1970 UTC; see ``has_clock``.
+
+        It is read after ``open``, and once a minute, by a thread of its own.
+
+        Raises:
+            StoreAway: it cannot be reached; what was told before still goes.
+        """
+        raise NotImplementedError
 
     def note_steps(self, executor: int) -> StepSlots | None:
         """Return where that executor of this store notes which steps it is executing; ``None``: nowhere.

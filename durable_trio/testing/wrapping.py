@@ -22,6 +22,7 @@ class WrappedStore(Store):
         self.durability = inner.durability
         self.answers_apart = inner.answers_apart
         self.transact_concurrency = inner.transact_concurrency
+        self.has_clock = inner.has_clock
 
     def open(self) -> None:
         self.inner.open()
@@ -46,6 +47,9 @@ class WrappedStore(Store):
 
     def executor_is_alive(self, executor: int) -> bool:
         return self.inner.executor_is_alive(executor)
+
+    def read_clock(self) -> int:
+        return self.inner.read_clock()
 
     def note_steps(self, executor: int) -> StepSlots | None:
         return self.inner.note_steps(executor)

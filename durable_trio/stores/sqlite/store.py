@@ -348,12 +348,8 @@ class SqliteStore(Store):
             connection.execute(f"PRAGMA busy_timeout = {milliseconds}").fetchall()
         return connection
 
-    def tidy(self) -> None:
-        """Move the log into the database, as far as nobody reads in it (see ``Store.tidy``)."""
-        self.wal_checkpoint("passive")
-
     def wal_checkpoint(self, mode: Literal["passive", "truncate"] = "passive") -> None:
-        """Move the log into the database, in the write turn."""
+        """Move the log into the database, in the write turn; passive: as far as nobody reads in it."""
         connection = self._usable()
         if mode not in ("passive", "truncate"):
             raise ValueError(f"mode must be 'passive' or 'truncate', not {mode!r}")
@@ -370,6 +366,7 @@ class SqliteStore(Store):
         finally:
             self._turn.release()
 
+    tidy = wal_checkpoint
     # ---- noticing ------------------------------------------------------------------------------------------------
 
     def connect(self) -> sqlite3.Connection:
