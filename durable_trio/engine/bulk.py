@@ -17,7 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypedDict, Unpack
 
 import attrs
 import trio
@@ -51,7 +51,10 @@ _RESUMABLE: Final[tuple[Mapping[str, Any], ...]] = (
 
 
 class RunsFilter(TypedDict, total=False):
-    """Which runs: what ``engine.list_runs`` takes, without order and page."""
+    """Which runs: what ``engine.list_runs`` takes, without order and page.
+
+    That one, and ``watch``, spell their arguments out, for people read these in their signatures.
+    """
 
     status: RunStatus | str | Iterable[RunStatus | str] | None
     workflow: str | Workflow[..., Any] | None
@@ -65,38 +68,32 @@ class RunsFilter(TypedDict, total=False):
     overdue: bool
 
 
-def runs_filter(
-    client: Client,
-    *,
-    run_id: str | None = None,
-    status: RunStatus | str | Iterable[RunStatus | str] | None = None,
-    workflow: str | Workflow[..., Any] | None = None,
-    tags: Mapping[str, str] | None = None,
-    queue: str | None = None,
-    parent: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
-    parked: bool = False,
-    retrying: bool = False,
-    overdue: bool = False,
-) -> RunFilter:
+def runs_filter(client: Client, *, run_id: str | None = None, **which: Unpack[RunsFilter]) -> RunFilter:
     """Return the filter of ``engine.list_runs``, of ``engine.watch`` and of the calls for many runs.
 
     Raises:
         TypeError, ValueError: something of it cannot be looked for.
     """
+
+    def instant(name: Literal["created_after", "created_before"]) -> int | None:
+        given = which.get(name)
+        return None if given is None else from_datetime(given, what=name)
+
+    def flag(name: Literal["parked", "retrying", "overdue"]) -> bool:
+        return exact_bool(which.get(name, False), what=name)
+
     return make_filter(
         run_id=run_id,
-        status=status,
-        workflow=workflow,
-        tags=tags,
-        queue=check_text("queue", queue),
-        parent_id=check_text("parent", parent),
-        created_after=None if created_after is None else from_datetime(created_after, what="created_after"),
-        created_before=None if created_before is None else from_datetime(created_before, what="created_before"),
-        is_parked=exact_bool(parked, what="parked"),
-        is_retrying=exact_bool(retrying, what="retrying"),
-        overdue_at=client.overdue_at if exact_bool(overdue, what="overdue") else None,
+        status=which.get("status"),
+        workflow=which.get("workflow"),
+        tags=which.get("tags"),
+        queue=check_text("queue", which.get("queue")),
+        parent_id=check_text("parent", which.get("parent")),
+        created_after=instant("created_after"),
+        created_before=instant("created_before"),
+        is_parked=flag("parked"),
+        is_retrying=flag("retrying"),
+        overdue_at=client.overdue_at if flag("overdue") else None,
     )
 
 
