@@ -16,7 +16,7 @@ from durable_trio.clock import INSTANT_MAX, INSTANT_MIN
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import NO_VERSION, OWN_KEYS, SHARED_KEYS, WaitKind
 
-__all__ = ["CODES_CHARACTERS", "COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode"]
+__all__ = ["CODES_CHARACTERS", "COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "Layout", "NotText", "decode", "stored"]
 
 # Numbers that rise one by one: no file has more, and what is beyond leaves no room to go on counting.
 COUNT_MAX: Final = 2**62
@@ -49,6 +49,11 @@ def decode(raw: bytes) -> str:
         text = NotText(raw.decode("utf-8", "backslashreplace"))
         text.raw = raw
         return text
+
+
+def stored(text: str) -> str | bytes:
+    """Return a text as it stands in the file, which may be no UTF-8 there."""
+    return text.raw if isinstance(text, NotText) else text
 
 
 @attrs.frozen

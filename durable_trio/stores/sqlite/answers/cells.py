@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from durable_trio.stores.sqlite.layout import NotText
+from durable_trio.stores.sqlite.layout import stored
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["FIRST_WORKFLOW", "NEXT_WORKFLOW", "Cell", "Source", "cells", "cells_of_workflow", "count", "stored", "walk"]
+__all__ = ["FIRST_WORKFLOW", "NEXT_WORKFLOW", "Cell", "Source", "cells", "cells_of_workflow", "count", "walk"]
 
 # As bytes too: what is stored need not be UTF-8.
 BY_STATUS: Final = "runs INDEXED BY runs_by_status WHERE"
@@ -80,11 +80,6 @@ def walk(
         found = connection.execute(following, (*parameters, stored(found[0]))).fetchone()
     if found is not None:
         yield 1
-
-
-def stored(text: str) -> str | bytes:
-    """Return a text as it stands in the file, which may be no UTF-8 there."""
-    return text.raw if isinstance(text, NotText) else text
 
 
 def count(connection: sqlite3.Connection, sources: Sequence[Source], limit: int) -> int:

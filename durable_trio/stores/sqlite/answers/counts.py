@@ -18,7 +18,6 @@ from durable_trio.stores.sqlite.answers.cells import (
     cells,
     cells_of_workflow,
     count,
-    stored,
     walk,
 )
 from durable_trio.stores.sqlite.answers.lists import Slice
@@ -27,7 +26,7 @@ from durable_trio.stores.sqlite.answers.parked import of_parked
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, OF_NO_END
 from durable_trio.stores.sqlite.answers.versions import count_of_versions
 from durable_trio.stores.sqlite.columns import status_from, text_from
-from durable_trio.stores.sqlite.layout import NO_INTEGER
+from durable_trio.stores.sqlite.layout import NO_INTEGER, stored
 from durable_trio.stores.sqlite.library import sqlite3, version_warnings
 
 __all__ = ["count_by_workflow", "count_parked", "count_runs"]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from durable_trio.stores.code_questions import ListRefusedSets, RefusedSet
-from durable_trio.stores.sqlite.answers.cells import Source, stored
+from durable_trio.stores.sqlite.answers.cells import Source
+from durable_trio.stores.sqlite.groups import Group, Walk
+from durable_trio.stores.sqlite.layout import stored
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in
 from durable_trio.stores.sqlite.tables import REFUSED
@@ -16,21 +18,11 @@ __all__ = ["OF_DAMAGED", "OF_REFUSED", "list_refused_sets", "of_parked"]
 OF_DAMAGED: Final = "runs INDEXED BY runs_parked WHERE problem IS NOT NULL"
 _IN_ORDER: Final = f"runs INDEXED BY runs_refused WHERE {REFUSED}"
 OF_REFUSED: Final = f"{_IN_ORDER} AND workflow = CAST(? AS TEXT) AND version = ? AND refused = ?"
-_OF_WORKFLOW: Final = f"SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow = CAST(? AS TEXT)"
-FIRST_OF_WORKFLOW: Final = f"{_OF_WORKFLOW} ORDER BY version, refused LIMIT 1"
-NEXT_REFUSED: Final = f"{_OF_WORKFLOW} AND version = ? AND refused > CAST(? AS TEXT) ORDER BY refused LIMIT 1"
-NEXT_VERSION: Final = f"{_OF_WORKFLOW} AND version > ? ORDER BY version, refused LIMIT 1"
+GROUPS: Final = Walk(_IN_ORDER)
 NEXT_WORKFLOW: Final = f"""
-    SELECT workflow, version, refused FROM {_IN_ORDER} AND workflow > CAST(? AS TEXT)
-    ORDER BY workflow, version, refused LIMIT 1
+    SELECT workflow FROM {_IN_ORDER} AND workflow > CAST(? AS TEXT) ORDER BY workflow LIMIT 1
 """
 LIVING: Final = f"SELECT DISTINCT codes.workflow, codes.version, codes.code FROM {OF_LIVING}"
-
-
-class _Group(NamedTuple):
-    workflow: str
-    version: int
-    refused: str
 
 
 def of_parked(connection: sqlite3.Connection, workflow: str | None) -> list[Source]:
@@ -57,21 +49,16 @@ def list_refused_sets(connection: sqlite3.Connection, question: ListRefusedSets)
     )
 
 
-def _groups(connection: sqlite3.Connection, workflow: str | None) -> Iterator[_Group]:
+def _groups(connection: sqlite3.Connection, workflow: str | None) -> Iterator[Group]:
     """Give each version, and set of codes that have refused it, that some run has. What is damaged is passed over."""
-    if workflow is None:
-        row = connection.execute(NEXT_WORKFLOW, (b"",)).fetchone()
-    else:
-        row = connection.execute(FIRST_OF_WORKFLOW, (stored(workflow),)).fetchone()
+    for name in _workflows(connection) if workflow is None else (workflow,):
+        for version, refused in GROUPS.groups(connection.execute, name):
+            if type(version) is int and type(refused) is str:
+                yield Group(name, version, refused)
+
+
+def _workflows(connection: sqlite3.Connection) -> Iterator[str]:
+    row = connection.execute(NEXT_WORKFLOW, (b"",)).fetchone()
     while row is not None and isinstance(row[0], str):  # behind all texts stands what is none
-        name, (_, version, refused) = stored(row[0]), row
-        if type(version) is int and type(refused) is str:
-            yield _Group(*row)
-        row = None
-        if type(version) is int and not isinstance(refused, bytes):
-            behind = stored(refused) if isinstance(refused, str) else b""  # numbers stand before all texts
-            row = connection.execute(NEXT_REFUSED, (name, version, behind)).fetchone()
-        if row is None and type(version) is int:
-            row = connection.execute(NEXT_VERSION, (name, version)).fetchone()
-        if row is None and workflow is None:
-            row = connection.execute(NEXT_WORKFLOW, (name,)).fetchone()
+        yield row[0]
+        row = connection.execute(NEXT_WORKFLOW, (stored(row[0]),)).fetchone()

@@ -15,13 +15,13 @@ from durable_trio.stores.sqlite.answers.cells import (
     cells,
     cells_of_workflow,
     count,
-    stored,
     walk,
 )
 from durable_trio.stores.sqlite.answers.merging import SOURCES_MAX, Keys
 from durable_trio.stores.sqlite.answers.ordered import OF_ALL, OF_TAG
 from durable_trio.stores.sqlite.answers.parked import of_parked
 from durable_trio.stores.sqlite.columns import status_from
+from durable_trio.stores.sqlite.layout import stored
 from durable_trio.stores.sqlite.library import sqlite3
 
 __all__ = [

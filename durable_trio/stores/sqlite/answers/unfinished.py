@@ -9,11 +9,11 @@ from typing import Final
 from durable_trio.rules.run_life import UNFINISHED
 from durable_trio.rules.sampling import sample_of, spread
 from durable_trio.stores.questions import LoadRuns
-from durable_trio.stores.sqlite.answers.cells import FIRST_WORKFLOW, NEXT_WORKFLOW, OF_STATUS, stored, walk
+from durable_trio.stores.sqlite.answers.cells import FIRST_WORKFLOW, NEXT_WORKFLOW, OF_STATUS, walk
 from durable_trio.stores.sqlite.answers.runs import load_runs
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
-from durable_trio.stores.sqlite.layout import COUNT_MAX
+from durable_trio.stores.sqlite.layout import COUNT_MAX, stored
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
 

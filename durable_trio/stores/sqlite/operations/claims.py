@@ -5,16 +5,14 @@ priority goes first, then the earlier due time, then the order of start. A claim
 costs the same however many wait, of however many priorities. Before that it moves runs whose time has come from
 ``later`` into line, a bounded number of them: their order there is that of their due times.
 
-Runs of one version that the same codes have refused have lines of their own, a *group*. Groups are few, and found by a
-seek each: a claim leaves those whose version its executor does not know, and those that its code has refused.
+Runs of one version that the same codes have refused have lines of their own (``groups``): a claim leaves those whose
+version its executor does not know, and those that its code has refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
-
-import attrs
 
 from durable_trio.clock import INSTANT_MIN
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
@@ -25,6 +23,7 @@ from durable_trio.rules.fitting import Fitting
 from durable_trio.rules.run_life import CLAIMABLE, FINAL, RunEvent, changed_by
 from durable_trio.stores.contract import ClaimDue, ClaimRun
 from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, run_from, status_from
+from durable_trio.stores.sqlite.groups import Group, Walk
 from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.codes import forget_other_refusals, forget_refusals, living_codes
@@ -44,14 +43,7 @@ FIND_IN_LINE: Final = f"""
     SELECT priority, wake_at, run FROM {IN_LINE} AND workflow = ? AND version = ? AND refused = ? AND {LINE} = ?
     ORDER BY priority DESC, wake_at, run LIMIT ? + 0
 """
-# SQLite seeks by the first column only of a comparison of rows; so in two steps.
-FIRST_GROUP: Final = f"SELECT version, refused FROM {IN_LINE} AND workflow = ? ORDER BY version, refused LIMIT 1"
-NEXT_REFUSED: Final = f"""
-    SELECT version, refused FROM {IN_LINE} AND workflow = ? AND version = ? AND refused > ? ORDER BY refused LIMIT 1
-"""
-NEXT_VERSION: Final = f"""
-    SELECT version, refused FROM {IN_LINE} AND workflow = ? AND version > ? ORDER BY version, refused LIMIT 1
-"""
+GROUPS: Final = Walk(IN_LINE)
 # Only a damaged file has any: they are in no group.
 FIND_UNGROUPED: Final = f"SELECT run FROM {IN_LINE} AND workflow = ? AND {IS_UNGROUPED} LIMIT ? + 0"
 _OF_SET: Final = frozenset(CODES_CHARACTERS)
@@ -85,22 +77,13 @@ FIND_CLAIMABLE: Final = "SELECT run, status, workflow, version, refused, owner F
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
 
-@attrs.frozen
-class _Group:
-    """Runs in line of one version that the same codes have refused."""
-
-    workflow: str
-    version: int
-    refused: str
-
-
 class _Place(NamedTuple):
     """A place in line, such that the first is the least."""
 
     descending: int  # priority, negated
     wake_at: int
     run: int
-    group: _Group
+    group: Group
 
 
 def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
@@ -131,7 +114,7 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
     suspects = _heads(transaction, groups, SUSPECT, now, suspects_max)
 
-    def in_order(which: Iterable[_Group]) -> list[_Place]:
+    def in_order(which: Iterable[Group]) -> list[_Place]:
         those = list(which)
         begun = [each for each in suspects if each.group in those] + _heads(transaction, those, BEGUN, now, limit)
         first = sorted(begun)[:limit]
@@ -148,17 +131,13 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     return tuple(claimed)
 
 
-def _groups(transaction: Transaction, workflow: str, limit: int) -> tuple[list[_Group], list[int]]:
+def _groups(transaction: Transaction, workflow: str, limit: int) -> tuple[list[Group], list[int]]:
     """Return the groups of a workflow that have runs in line; and runs that are in none, because they are damaged."""
-    found: list[_Group] = []
-    row = transaction.execute(FIRST_GROUP, (workflow,)).fetchone()
-    while row is not None:
-        version, refused = row
+    found: list[Group] = []
+    for version, refused in GROUPS.groups(transaction.execute, workflow):
         if type(version) is not int or not NO_VERSION <= version <= COUNT_MAX or not _is_set(refused):
             return found, [run for (run,) in transaction.execute(FIND_UNGROUPED, (workflow, limit)).fetchall()]
-        found.append(_Group(workflow, version, refused))
-        row = transaction.execute(NEXT_REFUSED, (workflow, version, refused)).fetchone()
-        row = row or transaction.execute(NEXT_VERSION, (workflow, version)).fetchone()
+        found.append(Group(workflow, version, refused))
     return found, []
 
 
@@ -179,7 +158,7 @@ def _shared(fresh: list[_Place], again: list[_Place], limit: int) -> list[_Place
     return taken + fresh[: limit - len(taken)]
 
 
-def _claim_of(transaction: Transaction, owner: int, now: int, fitting: Fitting, run: int, group: _Group) -> RunRow:
+def _claim_of(transaction: Transaction, owner: int, now: int, fitting: Fitting, run: int, group: Group) -> RunRow:
     refused = ""
     if group.refused:
         refused = refused_text(codes_in(group.refused) & living_codes(transaction, group.workflow))
@@ -203,7 +182,7 @@ def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: i
                 update_run(transaction, MOVE, (1, run), run=run)
 
 
-def _heads(transaction: Transaction, groups: Sequence[_Group], line: int, now: int, limit: int) -> list[_Place]:
+def _heads(transaction: Transaction, groups: Sequence[Group], line: int, now: int, limit: int) -> list[_Place]:
     """Return the first of a kind of line, over some groups, in order."""
     found: list[_Place] = []
     for group in groups if limit > 0 else ():
@@ -247,7 +226,7 @@ def claim_run(
         return _damaged(run_id, set_aside(transaction, run))
     if not fitting.fits(workflow, version, codes_in(refused)):
         return RunConflict(f"run {run_id!r} is of another version of {workflow!r}, or was refused", run_id=run_id)
-    row = _claim_of(transaction, operation.owner, operation.now, fitting, run, _Group(workflow, version, refused))
+    row = _claim_of(transaction, operation.owner, operation.now, fitting, run, Group(workflow, version, refused))
     return row if row.damage is None else _damaged(run_id, row)
 
 
