@@ -297,14 +297,14 @@ class Body:
         return None
 
     def check_stored(self, text: str, place: str, read: Callable[[str], object] = check_json) -> None:
-        """Set the run aside, and never return, if what is stored is nothing that was ever written there."""
+        """Park the run, and never return, if what is stored is nothing that was ever written there."""
         try:
             read(text)
         except CodecError as error:
-            self.set_aside(f"in table {place}: {error}")
+            self.park_damaged(f"in table {place}: {error}")
 
-    def set_aside(self, what: str) -> NoReturn:
-        """Set the run aside because of what is stored; never returns."""
+    def park_damaged(self, what: str) -> NoReturn:
+        """Park the run because of what is stored; never returns."""
         self.resident.refuse(damaged(self.run_id, what))
         raise Detached
 

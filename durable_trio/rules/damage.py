@@ -14,7 +14,7 @@ DAMAGED: Final = ProblemKind.DAMAGED.value
 
 
 def damaged(run_id: str, what: str) -> Problem:
-    """Return why a run is set aside.
+    """Return why a run is parked.
 
     Args:
         what: table, row and column, and what was found there.

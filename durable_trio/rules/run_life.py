@@ -60,10 +60,10 @@ class RunEvent(enum.StrEnum):
     REVIVE = "revive"  # it had ended, and is to go on
     REMOVE = "remove"  # deleted or pruned
     GIVE_UP = "give_up"  # it is damaged, and deleted because nothing else can end it
-    SET_ASIDE = "set_aside"  # its row is found damaged
+    PARK = "park"  # its row is found damaged
     # An executor:
     CLAIM = "claim"
-    CLAIM_UNDOING = "claim_undoing"  # it has an error already: it was compensating when it was set aside
+    CLAIM_UNDOING = "claim_undoing"  # it has an error already: it was compensating when it was parked
     OWNER_DIED = "owner_died"  # it is set free
     # Its owner, with the fence of the claim:
     RECORD = "record"  # a row of its history, or a value that it publishes
@@ -116,7 +116,7 @@ LIFE: Final[Mapping[RunEvent, _Follows]] = {
     RunEvent.REVIVE: {_S.FAILED: _S.PENDING, _S.CANCELLED: _S.PENDING},
     RunEvent.REMOVE: {_S.COMPLETED: None, _S.FAILED: None, _S.CANCELLED: None},
     RunEvent.GIVE_UP: {_S.SUSPENDED: None},
-    RunEvent.SET_ASIDE: {
+    RunEvent.PARK: {
         _S.PENDING: _S.SUSPENDED,
         _S.RUNNING: _S.SUSPENDED,
         _S.SUSPENDED: _S.SUSPENDED,

@@ -19,7 +19,7 @@ Which status of a run may follow which is one table (``rules.run_life``). An ope
 refused with ``RunConflict``.
 
 A row that cannot be read, because the file was damaged, is never an error of a read: the record says so in ``damage``.
-An operation that meets a damaged run sets it aside (suspended, unowned, due at no time, with a problem) where it would
+An operation that meets a damaged run parks it (suspended, unowned, due at no time, with a problem) where it would
 have changed it, and goes on with the others.
 """
 
@@ -53,6 +53,7 @@ from durable_trio.stores.operations import (
     Finish,
     ForkRun,
     Operation,
+    ParkDamaged,
     Prune,
     Pruned,
     Refuse,
@@ -62,7 +63,6 @@ from durable_trio.stores.operations import (
     ResumeRun,
     SendSignal,
     Sent,
-    SetAside,
     SignalWithStart,
     Started,
     StartRun,
@@ -90,6 +90,7 @@ __all__ = [
     "ForgetDeadCodes",
     "ForkRun",
     "Operation",
+    "ParkDamaged",
     "Prune",
     "Pruned",
     "PutReport",
@@ -103,7 +104,6 @@ __all__ = [
     "ResumeRun",
     "SendSignal",
     "Sent",
-    "SetAside",
     "SignalWithStart",
     "StartRun",
     "Started",

@@ -71,7 +71,7 @@ class ClaimDue:
     NULL, ``wake_at <= now``; at most ``limit``. What has been claimed before goes before all first claims; then higher
     priority, then earlier ``wake_at``, then the order of start. Each gets the owner, ``token + 1``, its ``wake_at``
     NULL; a pending one gets ``started_at = now`` unless it has one; one that is ``pending`` or ``suspended`` becomes
-    ``running``, ``compensating`` stays. A suspended one that has an error was set aside while it compensated, and
+    ``running``, ``compensating`` stays. A suspended one that has an error was parked while it compensated, and
     becomes that again. One with ``NO_VERSION`` gets the newest version that ``codes`` has of its workflow. Of the codes
     that have refused it those are forgotten that no executor has any more. An executor that has ended gets
     ``OwnershipLost``.
@@ -83,7 +83,7 @@ class ClaimDue:
     some run. Where very many become due at the same time, they may come in the order of their due times, whatever
     their priority.
 
-    One whose row is damaged is set aside instead: it comes unowned and with its ``damage``.
+    One whose row is damaged is parked instead: it comes unowned and with its ``damage``.
 
     Of the *suspects*, those with ``SUSPECT_RECOVERIES`` or more, at most ``suspects_max`` are claimed; others are
     passed over, and stay where they are.
@@ -189,8 +189,8 @@ class Refused:
 
 
 @attrs.define(kw_only=True)
-class SetAside:
-    """Set a run aside that is damaged, which no code mends. Outcome: ``True`` or ``OwnershipLost``.
+class ParkDamaged:
+    """Park a run that is damaged, which no code mends. Outcome: ``True`` or ``OwnershipLost``.
 
     It is suspended with that problem, ``wake_at`` NULL, unowned.
     """
@@ -208,7 +208,7 @@ class Finish:
     Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
     ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
     id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
-    an unowned suspended parent gets ``wake_at = now``, unless it is set aside.
+    an unowned suspended parent gets ``wake_at = now``, unless it is parked as damaged.
     """
 
     fence: Fence
@@ -251,7 +251,7 @@ class SendSignal:
     the run has ended; with another name or payload ``RunConflict``.
     With ``unread_max``: if so many signals to the run are unread, ``MailboxFull``, and nothing is written. Not for one
     whose name a suspended run ``waits_for`` and has no unread signal of: only that lets it go on, and make room.
-    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is set aside.
+    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked as damaged.
     """
 
     run_id: str
@@ -293,7 +293,7 @@ class RequestCancel:
     """Ask a run to cancel. Outcome: ``Sent``; ``None`` if its body had already ended; or ``RunNotFound``.
 
     A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``); so
-    does one that some code has refused, or that is set aside, and that has no history, no open call and no unfinished
+    does one that some code has refused, or that is damaged, and that has no history, no open call and no unfinished
     child: it could not be mended by code. A final or compensating run: ``None``, nothing written. Asking again is the
     same entry (``created=False``). An unowned suspended run gets ``wake_at = now``; what has refused it is forgotten,
     and a problem is cleared.
@@ -339,7 +339,7 @@ class Abandoned:
 class ResumeRun:
     """Let a parked, failed or cancelled run go on. Outcome: the new ``RunRow``, ``RunNotFound`` or ``RunConflict``.
 
-    An unowned run that some code has refused, or that is set aside: that is forgotten, ``wake_at = now``: all codes may
+    An unowned run that some code has refused, or that is damaged: that is forgotten, ``wake_at = now``: all codes may
     try it once more. A failed or cancelled run
     none of whose history rows is a compensation: the cancel or ttl row with all rows after it is removed; without one,
     the rows of branch ``(end)`` and the last failures. Those are rows that are not completed and that no row which
@@ -437,7 +437,7 @@ class DeleteRun:
     """Remove a final run with all its rows. Outcome: ``True``, ``RunNotFound``, or ``RunConflict`` if not final.
 
     ``RunConflict`` also if it cannot be removed, because a row of somebody else's table refers to it.
-    One that is set aside because it is damaged is removed as well: there is no other way to end it.
+    One that is parked because it is damaged is removed as well: there is no other way to end it.
     One with many rows is not stored any more either, for whoever looks; its rows are removed by ``Sweep``.
     """
 
@@ -504,7 +504,7 @@ Operation = (
     | RequestCancel
     | AbandonRun
     | ResumeRun
-    | SetAside
+    | ParkDamaged
     | CutHistory
     | ForkRun
     | CopyHistory

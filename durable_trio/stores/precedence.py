@@ -24,6 +24,7 @@ from durable_trio.stores.contract import (
     ForgetDeadCodes,
     ForkRun,
     Operation,
+    ParkDamaged,
     Prune,
     PutReport,
     ReapExecutor,
@@ -34,7 +35,6 @@ from durable_trio.stores.contract import (
     RequestCancel,
     ResumeRun,
     SendSignal,
-    SetAside,
     SignalWithStart,
     StartRun,
     Sweep,
@@ -80,7 +80,7 @@ NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
 #: What stands behind all else.
 STARTS: Final = (StartRun, SignalWithStart, *UPKEEP)
 #: What a run's owner writes of it: the outcome has happened, and must not be lost.
-OWNERS: Final = (Advance, ContinueAsNew, Release, Refuse, SetAside, Finish, UserTransaction)
+OWNERS: Final = (Advance, ContinueAsNew, Release, Refuse, ParkDamaged, Finish, UserTransaction)
 #: What somebody calls for who may decide otherwise, and need not wait for ever for a store that is not there.
 CALLERS: Final = (*STARTS, SendSignal, RequestCancel, PutReport)
 #: What an executor writes of itself, and what it takes: it waits for the outcome, unless it leaves.

@@ -134,7 +134,7 @@ class Call(abc.ABC):
         """The child ``waits_for_child`` has ended."""
 
     def can_take(self, entry: MailboxEntry) -> bool:
-        """Whether the call may consume the signal; not one that cannot be read, for which the run is set aside."""
+        """Whether the call may consume the signal; not one that cannot be read, for which the run is parked."""
         return True
 
     def conflicted(self, error: RunConflict) -> bool:

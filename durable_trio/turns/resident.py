@@ -51,7 +51,7 @@ class Resident(Protocol):
         """A write was refused: the run is no longer ours, or the store is lost."""
 
     def failed(self, error: BaseException) -> None:
-        """Something of ours has failed in this run: set it aside."""
+        """Something of ours has failed in this run: park it."""
 
     def task_abandoned(self, place: str, is_own: bool) -> None:
         """A task of the body did not leave and was abandoned at that place. ``is_own``: it was the body's own."""

@@ -1,4 +1,4 @@
-"""A damaged row is the problem of its run: that one is set aside, all others end as they should, and lists work.
+"""A damaged row is the problem of its run: that one is parked, all others end as they should, and lists work.
 
 Every column of every table gets every other kind of value that it should not hold, on a run in one of the states;
 ``DURABLE_TRIO_SEED=1`` has the other kinds, and ``DURABLE_TRIO_EVERY_DAMAGE`` each on a run in each state.
@@ -154,7 +154,7 @@ def _fault(case: Case, value: Any) -> str | None:
 
 
 async def go_on(path: Path, planted: list[Planted]) -> dict[int, RunRecord | None]:
-    """Serve the file until each run that should has ended or is set aside; ask for each of them in every way."""
+    """Serve the file until each run that should has ended or is parked; ask for each of them in every way."""
     async with serving(str(path), *kit.WORKFLOWS, durability="normal", concurrency=512) as engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch_all, engine)

@@ -44,7 +44,7 @@ FOLLOWS = {
     E.REVIVE:          (no,   no, no, no, no, no,   P,    P),
     E.REMOVE:          (no,   no, no, no, no, None, None, None),
     E.GIVE_UP:         (no,   no, no, None, no, no, no,   no),
-    E.SET_ASIDE:       (no,   S,  S,  S,  S,  no,   no,   no),
+    E.PARK:       (no,   S,  S,  S,  S,  no,   no,   no),
     E.CLAIM:           (no,   R,  R,  R,  C,  no,   no,   no),
     E.CLAIM_UNDOING:   (no,   R,  R,  C,  C,  no,   no,   no),
     E.OWNER_DIED:      (no,   no, R,  S,  C,  no,   no,   no),

@@ -1,7 +1,7 @@
 """How a run that cannot go on here is given back: its problem is stored, then people and observers are told why.
 
 Other code of its workflow may try it at once. It is parked when none is left that has not: then it waits for new code,
-or for somebody who resumes it. One that is damaged is set aside, for no code mends it.
+or for somebody who resumes it. One that is damaged is parked, for no code mends it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from durable_trio.records import Problem
 from durable_trio.rows import RunRow
 from durable_trio.rules.damage import DAMAGED, damaged
 from durable_trio.rules.problems import ProblemKind
-from durable_trio.stores.contract import Fence, Refuse, Refused, SetAside
+from durable_trio.stores.contract import Fence, ParkDamaged, Refuse, Refused
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Workflow
 
@@ -60,7 +60,7 @@ class Refusing:
         guarded(self._submit_fault, row, workflow, error)
 
     def found_damaged(self, row: RunRow) -> None:
-        """A run was to be claimed, and the store has set it aside."""
+        """A run was to be claimed, and the store has parked it."""
         assert row.damage is not None
         if row.status.is_final:
             _LOGGER.warning("run %r was due or owned although it has ended; it is so no more", row.id)
@@ -101,7 +101,7 @@ class Refusing:
         assert row.owner is not None
         fence = Fence(row.run, row.owner, row.token)
         if problem.kind == DAMAGED:  # which no code mends
-            self._writer.submit(SetAside(fence=fence, problem=self._text(problem)), done)
+            self._writer.submit(ParkDamaged(fence=fence, problem=self._text(problem)), done)
         else:
             problem = attrs.evolve(problem, fingerprint=self._served.text_of(workflow))
             code, now = self._served.number_of(workflow), self._clock.stamp()

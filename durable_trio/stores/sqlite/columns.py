@@ -86,7 +86,7 @@ class _StatusOf(dict[object, RunStatus]):
         return RunStatus.SUSPENDED
 
 
-#: A run's status by the word that is stored; for one that cannot be read that of a run which is set aside.
+#: A run's status by the word that is stored; for one that cannot be read that of a run which is parked.
 status_from: Final[Callable[[object], RunStatus]] = _StatusOf(STATUS_OF).__getitem__
 
 _STATUS: Final = OWNED_COLUMNS.split(", ").index("status")

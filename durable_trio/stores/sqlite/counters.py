@@ -89,7 +89,7 @@ def _mend(connection: sqlite3.Connection, statements: list[tuple[str, tuple[int,
         for sql, parameters in statements:
             try:
                 connection.execute(sql, parameters)
-            except sqlite3.IntegrityError:  # other columns are damaged, too: whoever claims it sets it aside
+            except sqlite3.IntegrityError:  # other columns are damaged, too: whoever claims it parks it
                 continue
         connection.execute("COMMIT")
     except BaseException:

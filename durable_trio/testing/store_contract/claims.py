@@ -13,11 +13,11 @@ from durable_trio.stores.contract import (
     ClaimDue,
     ClaimRun,
     ContinueAsNew,
+    ParkDamaged,
     ReapExecutor,
     Release,
     RequestCancel,
     ResumeRun,
-    SetAside,
     Store,
 )
 from durable_trio.stores.questions import Backlog, CountBacklog, CountRuns, ListOwned, ListSetBack, SetBack
@@ -73,7 +73,7 @@ class ClaimContract(ContractKit):
         start(store, "unknown", workflow="another", due_at=1)
         start(store, "owned", owner=executor)
         _, fence = owned(store, "damaged")
-        one(store, SetAside(fence=fence, problem="{}"))
+        one(store, ParkDamaged(fence=fence, problem="{}"))
         _, fence = owned(store, "finished")
         finish(store, fence)
         assert [row.id for row in claim(store, executor, now=50)] == ["due"]
@@ -155,7 +155,7 @@ class ClaimContract(ContractKit):
     def test_a_run_that_was_set_aside_while_it_compensated_compensates_on(self, store: Store) -> None:
         _, fence = owned(store)
         one(store, Advance(fence=fence, status=RunStatus.COMPENSATING, error='{"type": "X"}', now=50))
-        one(store, SetAside(fence=fence, problem="{}"))
+        one(store, ParkDamaged(fence=fence, problem="{}"))
         one(store, ResumeRun(run_id="run", now=60))
         assert row_of(store).status is RunStatus.SUSPENDED
         (row,) = claim(store, register(store))

@@ -20,13 +20,13 @@ from durable_trio.stores.contract import (
     ContinueAsNew,
     Fence,
     Operation,
+    ParkDamaged,
     ReapExecutor,
     Refuse,
     Refused,
     RegisterExecutor,
     RequestCancel,
     ResumeRun,
-    SetAside,
     Store,
 )
 from durable_trio.stores.questions import CountBacklog, CountRuns, ListRuns, RunFilter
@@ -250,7 +250,7 @@ class CodeContract(ContractKit):
         start(store)
         server = Server(store, "old")
         (row,) = server.claim()
-        assert one(store, SetAside(fence=fence_of(row), problem='{"kind": "damaged"}')) is True
+        assert one(store, ParkDamaged(fence=fence_of(row), problem='{"kind": "damaged"}')) is True
         after = row_of(store)
         assert (after.status, after.wake_at, after.owner) == (RunStatus.SUSPENDED, None, None)
         assert after.problem == '{"kind": "damaged"}'

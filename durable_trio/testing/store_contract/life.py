@@ -23,6 +23,7 @@ from durable_trio.stores.contract import (
     Finish,
     ForkRun,
     Operation,
+    ParkDamaged,
     Prune,
     ReapExecutor,
     Refuse,
@@ -31,7 +32,6 @@ from durable_trio.stores.contract import (
     ResumeRun,
     SendSignal,
     Sent,
-    SetAside,
     SignalWithStart,
     Started,
     StartRun,
@@ -218,8 +218,8 @@ def statuses_after(
             return _after_owners_word(operation, row)
         case Refuse() if row.run == operation.fence.run:
             return _follows(row, RunEvent.REFUSE)
-        case SetAside() if row.run == operation.fence.run:
-            return _follows(row, RunEvent.SET_ASIDE)
+        case ParkDamaged() if row.run == operation.fence.run:
+            return _follows(row, RunEvent.PARK)
         case ContinueAsNew() if row.run == operation.fence.run:
             return _follows(row, RunEvent.CONTINUE_AS_NEW)
         case ClaimDue() if any(claimed.id == run_id for claimed in outcome):

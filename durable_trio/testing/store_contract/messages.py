@@ -12,12 +12,12 @@ from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.stores.contract import (
     Advance,
+    ParkDamaged,
     Release,
     RequestCancel,
     ResumeRun,
     SendSignal,
     Sent,
-    SetAside,
     SignalWithStart,
     Started,
     Store,
@@ -143,7 +143,7 @@ class MessageContract(ContractKit):
         self, store: Store
     ) -> None:
         _, fence = owned(store, "damaged")
-        one(store, SetAside(fence=fence, problem="{}"))
+        one(store, ParkDamaged(fence=fence, problem="{}"))
         signal(store, "damaged")
         assert row_of(store, "damaged").wake_at is None
         _owned_row, fence = owned(store, "owned")
@@ -361,7 +361,7 @@ class MessageContract(ContractKit):
     def test_the_end_of_a_child_does_not_wake_a_parent_that_is_set_aside(self, store: Store) -> None:
         parent, parent_fence = owned(store, "parent")
         _, child_fence = owned(store, "child", parent=parent.run)
-        one(store, SetAside(fence=parent_fence, problem="{}"))
+        one(store, ParkDamaged(fence=parent_fence, problem="{}"))
         finish(store, child_fence)
         assert row_of(store, "parent").wake_at is None
         assert len(store.ask(ListUnread(parent.run))) == 1

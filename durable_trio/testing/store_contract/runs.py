@@ -15,10 +15,10 @@ from durable_trio.stores.contract import (
     Advance,
     Finish,
     Operation,
+    ParkDamaged,
     ReapExecutor,
     Refuse,
     Release,
-    SetAside,
     Started,
     Store,
 )
@@ -296,7 +296,7 @@ class RunContract(ContractKit):
                 Advance(fence=bad, published=(("a", "1"),), now=70),
                 Release(fence=bad, status=RunStatus.SUSPENDED, wake_at=None),
                 Refuse(fence=bad, code=1, problem="{}", now=70),
-                SetAside(fence=bad, problem="{}"),
+                ParkDamaged(fence=bad, problem="{}"),
                 Finish(fence=bad, status=RunStatus.FAILED, now=70),
             ]
             outcomes = store.apply(batch)

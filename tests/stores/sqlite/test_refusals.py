@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from durable_trio.stores.contract import ClaimRun, ContinueAsNew, ForgetDeadCodes, RequestCancel, ResumeRun, SetAside
+from durable_trio.stores.contract import ClaimRun, ContinueAsNew, ForgetDeadCodes, ParkDamaged, RequestCancel, ResumeRun
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.parked import codes_in
 from durable_trio.testing.store_contract.codes import Server
@@ -74,5 +74,5 @@ def test_they_are_those_of_the_set_whatever_happens(store: SqliteStore, seed: in
                     one(store, ForgetDeadCodes(workflow="work", version=0, codes=frozenset(codes)))
         assert all(codes == of_refusals for codes, of_refusals in kept(store).values()), kept(store)
     for row in servers[0].claim(limit=9):
-        one(store, SetAside(fence=fence_of(row), problem='{"kind": "damaged"}'))
+        one(store, ParkDamaged(fence=fence_of(row), problem='{"kind": "damaged"}'))
     assert all(codes == of_refusals for codes, of_refusals in kept(store).values()), kept(store)

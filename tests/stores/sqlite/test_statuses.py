@@ -11,7 +11,7 @@ import pytest
 from durable_trio.errors import RunConflict
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
-from durable_trio.stores.contract import SetAside
+from durable_trio.stores.contract import ParkDamaged
 from durable_trio.stores.sqlite import SqliteStore, statuses
 from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of, status_after, word_after
 from durable_trio.stores.sqlite.tables import WITHOUT_END
@@ -60,7 +60,7 @@ def test_an_owned_run_whose_status_no_owned_run_can_have_is_set_aside_if_its_own
         assert store._writer is not None
         store._writer.execute("UPDATE runs SET status = ?, finished_at = ?", (name, ended_at))
         assert isinstance(finish(store, fence), RunConflict)
-        assert one(store, SetAside(fence=fence, problem="{}")) is True
+        assert one(store, ParkDamaged(fence=fence, problem="{}")) is True
         row = row_of(store)
         assert (row.owner, row.status.value, row.finished_at) == (None, after, ended_at)
         assert (row.problem is None) == row.status.is_final
@@ -73,7 +73,7 @@ def test_the_words_are_literals() -> None:
     assert is_one_of({RunStatus.FAILED, RunStatus.PENDING}) == "status IN ('pending', 'failed')"
     assert is_none_of({RunStatus.FAILED}) == "status <> 'failed'"
     assert is_none_of({RunStatus.FAILED, RunStatus.PENDING}) == "status NOT IN ('pending', 'failed')"
-    assert word_after(RunEvent.SET_ASIDE) == "'suspended'"
+    assert word_after(RunEvent.PARK) == "'suspended'"
 
 
 def test_sqlite_computes_what_follows_as_the_table_says() -> None:

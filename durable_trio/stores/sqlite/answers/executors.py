@@ -101,7 +101,7 @@ BACKLOG: Final = f"""
             )
         FROM fitting, (VALUES ({SUSPECT}), ({BEGUN}), ({NEW})) AS line
         UNION ALL
-        -- Only a damaged file has any, and whoever claims sets them aside.
+        -- Only a damaged file has any, and whoever claims parks them.
         SELECT NULL, EXISTS (SELECT 1 FROM {IN_LINE} AND workflow = asked.workflow AND version < {NO_VERSION})
             OR EXISTS (SELECT 1 FROM {IN_LINE} AND workflow = asked.workflow AND version > {COUNT_MAX})
         FROM asked

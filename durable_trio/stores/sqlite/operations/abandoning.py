@@ -13,7 +13,7 @@ from durable_trio.stores.contract import Abandoned, AbandonRun, RequestCancel, S
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
-from durable_trio.stores.sqlite.operations.damage import set_aside
+from durable_trio.stores.sqlite.operations.damage import park_damaged
 from durable_trio.stores.sqlite.operations.messages import request_cancel, run_not_found, tell_parent
 from durable_trio.stores.sqlite.operations.progress import CLEAR_WAITS
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
@@ -63,7 +63,7 @@ def abandon_run(transaction: Transaction, operation: AbandonRun) -> Abandoned | 
         return run_not_found(operation.run_id)
     before = row = run_from(found)
     if row.damage is not None:  # what cannot be read is replaced, so that the rest can be changed
-        row = set_aside(transaction, row.run)
+        row = park_damaged(transaction, row.run)
     if row.status in FINAL:
         return RunFinished(f"run {operation.run_id!r} had already ended: {row.status}", run_id=operation.run_id)
     children = [text for (text,) in transaction.execute(FIND_CHILDREN, (row.run,)).fetchall()]

@@ -27,7 +27,7 @@ from durable_trio.stores.sqlite.groups import Group, Walk
 from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.codes import forget_other_refusals, forget_refusals, living_codes
-from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
 from durable_trio.stores.sqlite.operations.messages import run_not_found
 from durable_trio.stores.sqlite.parked import IS_UNGROUPED, codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after, word
@@ -87,13 +87,13 @@ class _Place(NamedTuple):
 
 
 def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
-    """Claim a run with ``CLAIM``. One whose row is damaged is set aside: it comes with its damage, and unowned."""
+    """Claim a run with ``CLAIM``. One whose row is damaged is parked: it comes with its damage, and unowned."""
     try:
         row = run_from(transaction.execute(CLAIM, values).fetchall()[0])
     except sqlite3.IntegrityError as error:
-        return set_aside(transaction, values["run"], why=str(error))
+        return park_damaged(transaction, values["run"], why=str(error))
     if row.damage is not None or row.status in FINAL:
-        return set_aside(transaction, values["run"])
+        return park_damaged(transaction, values["run"])
     return row
 
 
@@ -109,7 +109,7 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     for workflow in fitting.workflows:
         found, ungrouped = _groups(transaction, workflow, limit)
         if ungrouped:
-            return tuple(set_aside(transaction, run) for run in ungrouped)
+            return tuple(park_damaged(transaction, run) for run in ungrouped)
         groups += [each for each in found if fitting.fits(workflow, each.version, codes_in(each.refused))]
     suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
     suspects = _heads(transaction, groups, SUSPECT, now, suspects_max)
@@ -125,7 +125,7 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     claimed = []
     for place in _shared(fresh, again, limit):
         if place.wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
-            claimed.append(set_aside(transaction, place.run))
+            claimed.append(park_damaged(transaction, place.run))
             continue
         claimed.append(_claim_of(transaction, operation.owner, now, fitting, place.run, place.group))
     return tuple(claimed)
@@ -223,7 +223,7 @@ def claim_run(
             forget_refusals(transaction, run)
         refused = ""
     if type(version) is not int or not _is_set(refused):
-        return _damaged(run_id, set_aside(transaction, run))
+        return _damaged(run_id, park_damaged(transaction, run))
     if not fitting.fits(workflow, version, codes_in(refused)):
         return RunConflict(f"run {run_id!r} is of another version of {workflow!r}, or was refused", run_id=run_id)
     row = _claim_of(transaction, operation.owner, operation.now, fitting, run, Group(workflow, version, refused))

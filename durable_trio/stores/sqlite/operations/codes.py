@@ -9,7 +9,7 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import ForgetDeadCodes, Refuse, Refused, RegisterExecutor
 from durable_trio.stores.sqlite.layout import NO_INTEGER
-from durable_trio.stores.sqlite.operations.damage import FORGET_REFUSALS, set_aside, update_run
+from durable_trio.stores.sqlite.operations.damage import FORGET_REFUSALS, park_damaged, update_run
 from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in, refused_text
 from durable_trio.stores.sqlite.statuses import is_one_of, status_after
 from durable_trio.stores.sqlite.tables import REFUSED
@@ -100,7 +100,7 @@ def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLo
     text = refused_text(refused)
     is_changed = update_run(transaction, REFUSE, (operation.now, text, transaction.change(), run), run=run)
     if is_changed and transaction.cursor.rowcount != 1:
-        set_aside(transaction, run, why=f"run {run} is owned, but status holds {status!r}")
+        park_damaged(transaction, run, why=f"run {run} is owned, but status holds {status!r}")
         return Refused(())
     forget_other_refusals(transaction, run, text)
     transaction.execute(ADD_REFUSAL, (run, operation.code, operation.now, operation.problem))

@@ -1,7 +1,7 @@
-"""What becomes of a run whose row is damaged: it is set aside, so that it is not claimed and failed again and again.
+"""What becomes of a run whose row is damaged: it is parked, so that it is not claimed and failed again and again.
 
 An UPDATE of a STRICT table checks the types of a whole row. So every statement that changes a run may be refused for a
-column that it does not even name; whoever meets that sets the run aside, and goes on with the others.
+column that it does not even name; whoever meets that parks the run, and goes on with the others.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
 
-__all__ = ["FORGET_REFUSALS", "set_aside", "update_each", "update_run"]
+__all__ = ["FORGET_REFUSALS", "park_damaged", "update_each", "update_run"]
 
 _LAYOUT: Final = LAYOUTS["runs"]
 FIND_WHOLE: Final = f"SELECT {_LAYOUT.names} FROM runs WHERE run = ?"
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run = ?"
 CLEAR_DUE: Final = "owner = NULL, wake_at = NULL, is_due = 0, waits_for = NULL, refused = '', changed = :changed"
-SET_ASIDE: Final = f"UPDATE runs SET {{mended}}{CLEAR_DUE}, {{end}} WHERE run = :run"
+PARK: Final = f"UPDATE runs SET {{mended}}{CLEAR_DUE}, {{end}} WHERE run = :run"
 WITH_PROBLEM: Final = f"""
-    status = {word_after(RunEvent.SET_ASIDE)}, finished_at = NULL, problem = :problem, fingerprint = :fingerprint
+    status = {word_after(RunEvent.PARK)}, finished_at = NULL, problem = :problem, fingerprint = :fingerprint
 """
 FORGET_REFUSALS: Final = "DELETE FROM refusals WHERE run = ?"
 # Whatever it was, it is nobody else's id.
@@ -48,8 +48,8 @@ _SET_ANYHOW: Final = frozenset(
 )
 
 
-def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
-    """Set a run aside whose row is damaged: unowned, due at no time. Return it as it is then, with its damage.
+def park_damaged(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
+    """Park a run whose row is damaged: unowned, due at no time. Return it as it is then, with its damage.
 
     Values of a wrong type are replaced, because SQLite would not store the row otherwise; the problem says what they
     were. A run that has ended only loses what it must not have, an owner or a time when it is due.
@@ -81,9 +81,9 @@ def set_aside(transaction: Transaction, run: int, *, why: str = "") -> RunRow:
     if is_over:
         del parameters["problem"], parameters["fingerprint"]
     try:
-        transaction.execute(SET_ASIDE.format(mended=_mended(wrong), end=end), parameters)
+        transaction.execute(PARK.format(mended=_mended(wrong), end=end), parameters)
     except sqlite3.IntegrityError:  # the text of its id is that of another run
-        transaction.execute(SET_ASIDE.format(mended=_mended(wrong, f"id = {_NEW_ID}, "), end=end), parameters)
+        transaction.execute(PARK.format(mended=_mended(wrong, f"id = {_NEW_ID}, "), end=end), parameters)
     transaction.execute(FORGET_REFUSALS, (run,))
     return attrs.evolve(run_from(transaction.execute(FIND, (run,)).fetchone()), damage=what)
 
@@ -108,17 +108,17 @@ def _mended(wrong: Iterable[Column], new_id: str = "") -> str:
 
 
 def update_run(transaction: Transaction, statement: str, parameters: Any, *, run: int) -> bool:
-    """Execute a statement that changes one run; if its row is damaged, set it aside instead and return False."""
+    """Execute a statement that changes one run; if its row is damaged, park it instead and return False."""
     try:
         transaction.execute(statement, parameters)
     except sqlite3.IntegrityError as error:
-        set_aside(transaction, run, why=str(error))
+        park_damaged(transaction, run, why=str(error))
         return False
     return True
 
 
 def update_each(transaction: Transaction, statement: str, parameters: dict[str, Any], *, which: str) -> int:
-    """Execute a statement that changes many runs; those whose row is damaged are set aside. Return how many changed.
+    """Execute a statement that changes many runs; those whose row is damaged are parked. Return how many changed.
 
     Args:
         statement: it ends with its WHERE clause.

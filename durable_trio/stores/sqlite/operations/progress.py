@@ -13,17 +13,17 @@ from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import OWN_KEYS
 from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
-from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Release, SetAside
+from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, ParkDamaged, Release
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
-from durable_trio.stores.sqlite.operations.damage import set_aside, update_run
+from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
 from durable_trio.stores.sqlite.operations.generations import drop_generations, end_history
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
 from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
 from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
 
-__all__ = ["advance", "continue_as_new", "finish", "release", "set_run_aside"]
+__all__ = ["advance", "continue_as_new", "finish", "park_run", "release"]
 
 HAS_UNREAD_CANCEL: Final = (
     "SELECT 1 FROM mailbox INDEXED BY mailbox_cancel WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
@@ -95,10 +95,10 @@ _RELEASED_FROM: Final = {after: sources(after, BY_RELEASE) for after in RunStatu
 _names: Final = functools.partial(json.dumps, ensure_ascii=False)
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
 FIND_STATUS: Final = "SELECT status, changed FROM runs WHERE run = ?"
-SET_ASIDE: Final = f"""
-    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.SET_ASIDE)}, wake_at = NULL, waits_for = NULL,
+PARK: Final = f"""
+    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.PARK)}, wake_at = NULL, waits_for = NULL,
         problem = ?, fingerprint = '{DAMAGED}', refused = '', changed = ?
-    WHERE run = ? AND {is_one_of(LIFE[RunEvent.SET_ASIDE])}
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.PARK])}
 """
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
@@ -258,15 +258,15 @@ def release(transaction: Transaction, operation: Release) -> bool | OwnershipLos
     return True
 
 
-def set_run_aside(transaction: Transaction, operation: SetAside) -> bool | OwnershipLost:
-    """Set a run aside that is damaged (see ``SetAside``)."""
+def park_run(transaction: Transaction, operation: ParkDamaged) -> bool | OwnershipLost:
+    """Park a run that is damaged (see ``ParkDamaged``)."""
     fence = operation.fence
     if not is_owned(transaction, fence):
         return ownership_lost(transaction, fence)
     values = (operation.problem, transaction.change(), fence.run)
-    if update_run(transaction, SET_ASIDE, values, run=fence.run) and transaction.cursor.rowcount != 1:
+    if update_run(transaction, PARK, values, run=fence.run) and transaction.cursor.rowcount != 1:
         name = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()[0]
-        set_aside(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
+        park_damaged(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
     forget_refusals(transaction, fence.run)
     return True
 

@@ -49,7 +49,7 @@ HIDE: Final = f"""
 """
 # Of a copy that is not finished: it goes as others do.
 DISCARD: Final = "UPDATE runs SET hidden_at = 0 WHERE run = ? AND hidden_at IS NOT NULL"
-IS_SET_ASIDE: Final = f"SELECT 1 FROM runs WHERE run = ? AND problem IS NOT NULL AND fingerprint = '{DAMAGED}'"
+IS_DAMAGED: Final = f"SELECT 1 FROM runs WHERE run = ? AND problem IS NOT NULL AND fingerprint = '{DAMAGED}'"
 COUNT_ROWS: Final = """
     SELECT (SELECT count(*) FROM (SELECT 1 FROM history WHERE run = :run LIMIT :limit + 0))
         + (SELECT count(*) FROM (SELECT 1 FROM earlier_history WHERE run = :run LIMIT :limit + 0))
@@ -117,7 +117,7 @@ def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotF
     row = run_from(found)
     is_over = row.status in LIFE[RunEvent.REMOVE]
     if not is_over:
-        is_given_up = transaction.execute(IS_SET_ASIDE, (row.run,)).fetchone() is not None
+        is_given_up = transaction.execute(IS_DAMAGED, (row.run,)).fetchone() is not None
         if row.owner is not None or not (is_given_up or row.damage is not None):
             return RunConflict(
                 f"run {row.id!r} is {row.status}; only runs that have ended can be deleted: cancel it first",

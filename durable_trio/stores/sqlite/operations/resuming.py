@@ -21,7 +21,7 @@ from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import LAYOUTS
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
-from durable_trio.stores.sqlite.operations.damage import set_aside
+from durable_trio.stores.sqlite.operations.damage import park_damaged
 from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
 from durable_trio.stores.sqlite.statuses import word_after
@@ -61,7 +61,7 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
         return run_not_found(operation.run_id)
     row = run_from(found)
     if row.damage is not None:  # then it can be changed at least; whether it can go on, its next claim tells
-        row = set_aside(transaction, row.run)
+        row = park_damaged(transaction, row.run)
         if row.problem is None and row.status not in FINAL:
             return _unreadable(row.id, row.damage or "its status")
     if row.status not in FINAL and (row.problem is not None or transaction.execute(IS_REFUSED, (row.run,)).fetchone()):

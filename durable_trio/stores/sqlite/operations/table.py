@@ -16,6 +16,7 @@ from durable_trio.stores.contract import (
     Finish,
     ForgetDeadCodes,
     ForkRun,
+    ParkDamaged,
     Prune,
     PutReport,
     ReapExecutor,
@@ -26,7 +27,6 @@ from durable_trio.stores.contract import (
     RequestCancel,
     ResumeRun,
     SendSignal,
-    SetAside,
     SignalWithStart,
     StartRun,
     Sweep,
@@ -38,7 +38,7 @@ from durable_trio.stores.sqlite.operations.codes import forget_dead_codes, refus
 from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
 from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease, tell_death
 from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal, signal_with_start
-from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, release, set_run_aside
+from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, park_run, release
 from durable_trio.stores.sqlite.operations.removals import delete_run, prune, sweep
 from durable_trio.stores.sqlite.operations.reports import put_report
 from durable_trio.stores.sqlite.operations.resuming import cut_history, resume_run
@@ -54,7 +54,7 @@ HANDLERS: Final[dict[type, Handler]] = {
     Advance: advance,
     Release: release,
     Refuse: refuse,
-    SetAside: set_run_aside,
+    ParkDamaged: park_run,
     Finish: finish,
     ContinueAsNew: continue_as_new,
     SendSignal: send_signal,

@@ -511,7 +511,7 @@ _DAMAGES = ("'bogus'", "''", "CAST(x'ff61' AS TEXT)", "CAST(x'5b22ff225d' AS TEX
 
 @pytest.mark.parametrize("column", ["status", "workflow"])
 def test_a_run_is_found_by_the_status_that_it_is_shown_with(tmp_path: Path, column: str) -> None:
-    """Also one whose status, or workflow, cannot be read: it is shown as suspended, as what is set aside is."""
+    """Also one whose status, or workflow, cannot be read: it is shown as suspended, as what is parked is."""
     path = tmp_path / "runs.db"
     store = SqliteStore(path)
     store.open()
