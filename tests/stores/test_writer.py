@@ -83,10 +83,12 @@ async def test_what_a_run_has_to_say_does_not_wait_behind_new_starts() -> None:
     assert outcomes.names[-2:] == ["78", "last"]
 
 
-async def test_pieces_of_upkeep_share_a_commit_while_they_are_short_and_steps_go_before_them() -> None:
+async def test_pieces_of_upkeep_share_a_commit_while_they_are_short_and_steps_go_before_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = ScriptedStore()
     async with running(store) as writer:
-        writer._pace = UpkeepPace(lambda: 0.0)  # no time passes
+        monkeypatch.setattr(writer._front, "pace", UpkeepPace(lambda: 0.0))  # no time passes
         outcomes = Outcomes()
         outcomes.submit(writer, *[Sweep(hidden_before=1) for _ in range(20)], owner(77))
         await outcomes.wait(21)

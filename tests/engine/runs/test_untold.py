@@ -168,7 +168,7 @@ def _dead_teller() -> str:
 
 @contextmanager
 def _writing(path: str) -> Iterator[Writer]:
-    writer = Writer(SqliteStore(path), failed=lambda: None)
+    writer = Writer(SqliteStore(path), failed=lambda: None, still_away=lambda: None)
     writer.store.open()
     try:
         yield writer
@@ -266,7 +266,7 @@ async def test_what_a_silent_process_has_not_told_is_told_when_it_dies(
     monkeypatch.setattr(recovery, "_HELD_UP_SECONDS", 0.0)
     silent = SqliteStore(file_path)
     _leave_untold(silent, 1, is_alive=True)
-    writer = Writer(SqliteStore(file_path), failed=lambda: None)
+    writer = Writer(SqliteStore(file_path), failed=lambda: None, still_away=lambda: None)
     writer.store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
