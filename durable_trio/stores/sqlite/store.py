@@ -26,7 +26,7 @@ from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
 from durable_trio.stores.sqlite.answers.lists import Slice
-from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant
+from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant, whole
 from durable_trio.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,
     distrust_schema,
@@ -471,17 +471,9 @@ class SqliteStore(Store):
         else:
             raise TypeError(f"{type(question).__name__} is no question of a store")
         if isinstance(answer, Slice):
-            answer = self._whole(answer)
-        whole: T = answer
-        return whole
-
-    def _whole(self, part: Slice) -> tuple[Any, ...]:
-        """Return an answer of which one transaction has given a part."""
-        found = list(part.found)
-        while part.rest is not None:
-            part = self._answer(part.rest, ANSWERS[type(part.rest)])
-            found += part.found
-        return tuple(found)
+            answer = whole(answer, self._answer)
+        given: T = answer
+        return given
 
     def _answer(self, question: Question[Any], function: Answer) -> Any:
         """Answer within one transaction, so that the answer is of one instant."""

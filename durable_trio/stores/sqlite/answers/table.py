@@ -46,7 +46,7 @@ from durable_trio.stores.sqlite.answers.executors import (
     list_set_back,
 )
 from durable_trio.stores.sqlite.answers.failures import list_failures
-from durable_trio.stores.sqlite.answers.lists import list_changes, list_news, list_runs
+from durable_trio.stores.sqlite.answers.lists import Slice, list_changes, list_news, list_runs
 from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.parked import list_refused_sets
 from durable_trio.stores.sqlite.answers.runs import (
@@ -68,7 +68,7 @@ from durable_trio.stores.sqlite.answers.unfinished import list_unfinished, load_
 from durable_trio.stores.sqlite.answers.versions import count_refused, list_served
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 
-__all__ = ["ANSWERS", "Answer", "at_one_instant"]
+__all__ = ["ANSWERS", "Answer", "at_one_instant", "whole"]
 
 #: Is called within a transaction, with its connection and the question. A ``Slice`` that it returns is a part of the
 #: answer: the rest is asked for in a transaction of its own.
@@ -121,3 +121,12 @@ def at_one_instant(connection: Any, function: Answer, question: Question[Any]) -
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def whole(part: Slice, answer: Callable[[Question[Any], Answer], Any]) -> tuple[Any, ...]:
+    """Return an answer of which one transaction has given a part; ``answer`` gives the next ones, in one each."""
+    found = list(part.found)
+    while part.rest is not None:
+        part = answer(part.rest, ANSWERS[type(part.rest)])
+        found += part.found
+    return tuple(found)
