@@ -133,11 +133,12 @@ class Clock:
         # As ``_look`` does, without a call: this is asked several times a step.
         wall, monotonic = self._wall(), self._monotonic()
         last_wall, last_monotonic, ahead, now = self._last
-        step = (wall - last_wall) - (monotonic - last_monotonic)
-        if not -_STEP_NS < step < _STEP_NS:
+        if not -_STEP_NS < (wall - last_wall) - (monotonic - last_monotonic) < _STEP_NS:
             return self._look()[0] // 1000
-        self._last = (wall, monotonic, ahead, max(now, wall // 1000 + ahead))
-        return wall // 1000
+        instant = wall // 1000
+        shown = instant + ahead
+        self._last = (wall, monotonic, ahead, shown if shown > now else now)
+        return instant
 
     def due(self, instant: int, *, stamped_at: int | None = None) -> Due:
         """Return a due time that was stored when the wall clock showed ``stamped_at``; default the present."""
