@@ -30,6 +30,7 @@ __all__ = [
     "open_lock_file",
     "remove_leftover",
     "time_of_files",
+    "would_show",
     "writers_of",
 ]
 
@@ -48,6 +49,9 @@ _DESCRIPTORS: Final = 15
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # On Linux CLOCK_REALTIME_COARSE, which Python does not name.
 _CLOCK_OF_FILES: Final = 5 if sys.platform == "linux" else time.CLOCK_REALTIME
+# Times of files move in ticks of the kernel; on some file systems, such as a small ext4, they are whole seconds.
+_TICK_NS: Final = 10_000_000
+_SECOND_NS: Final = 1_000_000_000
 
 
 def check_path(path: str) -> os.stat_result | None:
@@ -278,9 +282,14 @@ def translate_os_error(error: OSError, path: str) -> StoreError:
 def time_of_files() -> int:
     """Return which time a file gets that is changed now, in nanoseconds.
 
-    It moves in ticks of the kernel, and is behind the clock by more than one where a tick comes late.
+    It is behind the clock by a tick, and by more than one where a tick comes late.
     """
     return time.clock_gettime_ns(_CLOCK_OF_FILES)
+
+
+def would_show(status: os.stat_result, now: int) -> bool:
+    """Return whether a change after ``now``, told by ``time_of_files``, would give a file another time than it has."""
+    return now - status.st_ctime_ns > (_TICK_NS if status.st_ctime_ns % _SECOND_NS else _SECOND_NS)
 
 
 def writers_of(path: str) -> list[int]:

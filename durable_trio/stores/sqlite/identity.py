@@ -37,7 +37,7 @@ import attrs
 
 from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse, StoreRewound
 from durable_trio.processes import boot_id
-from durable_trio.stores.sqlite.files import time_of_files
+from durable_trio.stores.sqlite.files import time_of_files, would_show
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.lineage import Lineage
 from durable_trio.stores.sqlite.log import (
@@ -64,8 +64,6 @@ __all__ = [
 
 Inode = tuple[int, int]
 
-# A folder's time moves in ticks of the kernel, at most 10 ms: within one a second change does not show.
-_TICK_NS: Final = 20_000_000
 # Executors whose leases are looked at; they are renewed every few seconds.
 _EXECUTORS_MAX: Final = 16
 
@@ -311,8 +309,8 @@ class Files:
             return  # it tells nothing of the files, which SQLite has open; the next look may
         except OSError as error:
             raise self._failed(f"the folder of {self._path!r} cannot be read any more ({error.strerror})") from error
-        is_settled = now - folder.st_ctime_ns > _TICK_NS
-        self._folder_stamp = (folder.st_ctime_ns, folder.st_ino, folder.st_dev) if is_settled else None
+        stamp = folder.st_ctime_ns, folder.st_ino, folder.st_dev
+        self._folder_stamp = stamp if would_show(folder, now) else None
 
     def check_content(self, writer: sqlite3.Connection) -> None:
         """Check the names, the log, and the database if it was changed.

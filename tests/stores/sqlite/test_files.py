@@ -28,7 +28,7 @@ from durable_trio.errors import (
 from durable_trio.stores.contract import Advance
 from durable_trio.stores.questions import CountRuns, ListHistory, ListRuns, LoadRun, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
-from durable_trio.stores.sqlite.files import time_of_files
+from durable_trio.stores.sqlite.files import time_of_files, would_show
 from durable_trio.stores.sqlite.library import note_errno, translate
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start, step
 
@@ -547,3 +547,11 @@ def test_a_file_that_is_changed_has_no_earlier_time_than_was_told_before(tmp_pat
         before = time_of_files()
         (tmp_path / str(n)).touch()
         assert tmp_path.stat().st_ctime_ns >= before
+
+
+def test_a_second_change_shows_after_a_tick_or_where_times_are_whole_seconds_after_one() -> None:
+    second = 10**9
+    for changed_at, shows_at in ((5 * second + 4_000_000, 10_000_000), (5 * second, second)):
+        status = os.stat_result([0] * 10, {"st_ctime_ns": changed_at})
+        assert not would_show(status, changed_at + shows_at)
+        assert would_show(status, changed_at + shows_at + 1)
