@@ -26,7 +26,6 @@ _LOOK_SECONDS: Final = 1.0
 _NAMED_MAX: Final = 3
 _HINT: Final = "Ctrl-C ends the wait only"
 _NOBODY: Final = "nobody serves this database now; the run ends when somebody does"
-_OPEN: Final = tuple(status for status in RunStatus if not status.is_final)
 
 
 async def asked_to_cancel(client: Engine, records: Iterable[RunRecord]) -> frozenset[str]:
@@ -130,12 +129,19 @@ async def _obstacle(client: Engine, run_id: str) -> str:
     for wait in await run.waits():
         if wait.error is not None:
             return f"{run_id!r} is {record.status.value}, and tries {wait.key} again: {failure_text(wait.error)}"
-    children = (await client.list_runs(parent=run_id, status=_OPEN, limit=1)).runs
-    if children:
-        return f"{run_id!r} waits for its child {children[0].id!r} to end, which is {status_word(children[0])}"
+    child = next((one.name for one in record.waits_for if one.kind == "child"), None)
+    if child is not None:
+        return f"{run_id!r} waits for its child {child!r} to end, which is {await _status_of(client, child)}"
     if record.owner is None:
         return f"{run_id!r} is to go on, and waits for an executor to take it up{_reason(record)}"
     return f"{run_id!r} is {record.status.value}; no step of it is in hand, its own code has not come to an end"
+
+
+async def _status_of(client: Engine, run_id: str) -> str:
+    try:
+        return status_word(await client.get(run_id).record())
+    except RunNotFound:
+        return "removed"
 
 
 def _reason(record: RunRecord) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import Awaited, Engine, RunRecord, RunStatus, open_engine
+from durable_trio import Awaited, Context, Engine, RunRecord, RunStatus, open_engine, workflow
+from durable_trio.cli import cancelling
 from durable_trio.cli.awaited_text import awaited_lines, awaited_note
 from tests.cli.desk import call
 from tests.cli.test_json import validate
@@ -104,3 +105,42 @@ def test_waits_are_named_everywhere(tmp_path: Path) -> None:
     validate(document, "show")
     (one,) = document["run"]["waits_for"]
     assert (one["kind"], one["name"], one["due_at"] is not None) == ("signal", "go", True)
+
+
+async def test_of_a_run_that_ends_its_child_is_named_not_one_that_it_has_let_go_of(tmp_path: Path) -> None:
+    begun, go = trio.Event(), trio.Event()
+
+    async def hold() -> None:
+        begun.set()
+        with trio.CancelScope(shield=True):
+            await go.wait()
+
+    @workflow
+    async def held(ctx: Context) -> None:
+        await ctx.step("hold", hold)
+
+    @workflow
+    async def sleeps(ctx: Context) -> None:
+        await ctx.sleep(3600)
+
+    @workflow
+    async def parent(ctx: Context) -> None:
+        child = await ctx.start_child(held, id="child")
+        await ctx.start_child(sleeps, id="let go", detached=True)
+        await child.result()
+
+    async with open_engine(tmp_path / "runs.db", workflows=[held, sleeps, parent]) as engine:
+        run = await engine.start(parent, id="parent")
+        await begun.wait()
+        try:
+            with trio.fail_after(10):
+                while len((await engine.list_runs(parent="parent")).runs) < 2:  # noqa: ASYNC110
+                    await trio.sleep(0.002)
+                await run.cancel()
+                said = ""
+                while "child" not in said:
+                    await trio.sleep(0.01)
+                    said = await cancelling._obstacle(engine, "parent")
+            assert said.startswith("'parent' waits for its child 'child' to end, which is running")
+        finally:
+            go.set()
