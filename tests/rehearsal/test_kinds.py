@@ -283,6 +283,7 @@ KINDS = {
     "retrying": Kind(_retrying, "comes to step b", retrying),
     "in a later generation": Kind(_second_generation, "comes to signal go"),
     "pending": Kind(_waiting, "comes to step a", pending),
+    "pending, and publishing first": Kind(_publishing, "comes to step a", pending),
     "in a nursery": Kind(_open_nursery, "comes to signal nursery/_branch/left + signal nursery/_branch/right + "),
     "in a map": Kind(_half_a_map, "comes to map pages", retrying),
     "in a deadline": Kind(_in_a_deadline, "comes to signal go"),
