@@ -81,7 +81,7 @@ class TransactionCall(FunctionCall):
             if isinstance(outcome, StepTimeout | StepFailed):
                 cause = self._named(outcome)
             if outcome is True and row is not None:
-                self.state.port.continued()
+                self.state.port.recorded()
                 self.state.committed(outcome, row, self)
             elif exit is not None:
                 self._body.resident.ends_program(self.place)

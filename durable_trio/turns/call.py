@@ -99,7 +99,7 @@ class Call(abc.ABC):
     is_busy = False
     raise_cancel: Callable[[], Any] | None = None
     #: Of trio's scopes around it, on trio's clock.
-    deadline = math.inf
+    scope_deadline = math.inf
     #: The value of a live outcome, so that it need not be decoded again.
     outcome: Any = None
 

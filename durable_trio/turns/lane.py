@@ -86,7 +86,7 @@ class Lane:
         self.waiting.clear()
         self.woken.clear()
 
-    async def refuse(self) -> NoReturn:
+    async def raise_detached(self) -> NoReturn:
         """Raise ``Detached`` in a durable call of a run that has left; others go first, since a body may catch it."""
         await trio.lowlevel.cancel_shielded_checkpoint()
         raise Detached

@@ -76,7 +76,7 @@ class Exit(Lane):
         super().exited(task)
         self._last_steps.pop(task, None)
 
-    async def refuse(self) -> NoReturn:
+    async def raise_detached(self) -> NoReturn:
         """Raise ``Detached`` in a durable call; the more often, the sooner its task is abandoned."""
         self._steps_left -= _STEPS_PER_REFUSAL
         task = trio.lowlevel.current_task()
@@ -86,7 +86,7 @@ class Exit(Lane):
                 self._on_task_abandoned(place_of(task), True)
             with trio.CancelScope(shield=True):
                 await trio.sleep(_PAUSE_SECONDS)
-        await super().refuse()
+        await super().raise_detached()
 
 
 def _end(_: object) -> NoReturn:

@@ -74,7 +74,7 @@ class Lobby:
         """
         state = self.state
         if state.port.is_cut:
-            await state.lane.refuse()
+            await state.lane.raise_detached()
         call.task = trio.lowlevel.current_task()
         call.task_context = copy_context()
         try:
@@ -84,8 +84,8 @@ class Lobby:
                 call.state, call.lobby = state, self
                 self.calls[call.key] = call
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it waits.
-            call.deadline = trio.current_effective_deadline()
-            if call.stage in OPEN and (call.is_unabortable or call.deadline != -math.inf):
+            call.scope_deadline = trio.current_effective_deadline()
+            if call.stage in OPEN and (call.is_unabortable or call.scope_deadline != -math.inf):
                 if state.is_expired and self.is_refused(call):
                     self.refuse_expired(call)
                 elif state.mode is Mode.REPLAYING or state.is_held:
@@ -97,7 +97,7 @@ class Lobby:
                     call.go_live(state.clock.stamp())
         except BaseException as error:  # not to be taken for an error of the body's own
             state.failed(error)
-            await state.lane.refuse()
+            await state.lane.raise_detached()
         call.task.custom_sleep_data = self  # until it goes on: so it is found again, whatever has gone wrong
         return await trio.lowlevel.wait_task_rescheduled(partial(self._abort, call))
 
@@ -118,7 +118,7 @@ class Lobby:
         """
         state = self.state
         if state.port.is_cut:
-            await state.lane.refuse()
+            await state.lane.raise_detached()
         extension = Extension(trio.lowlevel.current_task())
 
         def done(result: Any) -> None:
@@ -144,7 +144,7 @@ class Lobby:
     async def await_start(self, place: int) -> None:
         """Have a new branch wait until its start is delivered. Not a cancel point: trio starts such a task, too."""
         if self.state.port.is_cut:
-            await self.state.lane.refuse()
+            await self.state.lane.raise_detached()
         task = self.starts[place] = trio.lowlevel.current_task()
         task.custom_sleep_data = self
         await trio.lowlevel.wait_task_rescheduled(_no_abort)

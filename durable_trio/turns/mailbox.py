@@ -206,7 +206,7 @@ class Mailbox:
                 matches.append(match)
             elif (after := self.signals.more_after(name)) is not None and name not in self._lacking:
                 self._lacking[name] = after
-                self._state.resident.look()
+                self._state.resident.look_into_mailbox()
         if self._lacking.keys() & calls.keys():
             return None  # one that is older may be among those that are being asked for
         if len(matches) > 1:

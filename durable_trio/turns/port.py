@@ -53,8 +53,8 @@ class Port:
         after = RECORD[self.status]
         return None if after is self.status else after
 
-    def continued(self) -> None:
-        """A row was committed without ``advance``, with ``next_status``."""
+    def recorded(self) -> None:
+        """A row was committed with ``next_status``, but not by ``advance``."""
         self.status = self.next_status or self.status
 
     def ride(self, row: HistoryRow) -> None:

@@ -38,7 +38,7 @@ class Resident(Protocol):
     def alarm(self, due_at: int, now: int) -> None:
         """Call ``pump`` at that time, though the run does not only wait. The clock says ``now``."""
 
-    def look(self) -> None:
+    def look_into_mailbox(self) -> None:
         """The mailbox holds more than the run knows of: read it and call ``message``."""
 
     def is_left_undecided(self) -> None:
@@ -47,7 +47,7 @@ class Resident(Protocol):
     def quiesced(self) -> None:
         """Held, and no function runs and nothing is on its way to the store any more."""
 
-    def refused(self, error: BaseException) -> None:
+    def write_refused(self, error: BaseException) -> None:
         """A write was refused: the run is no longer ours, or the store is lost."""
 
     def failed(self, error: BaseException) -> None:

@@ -171,7 +171,7 @@ class RunState:
     def refuse(self, result: Any) -> None:
         """Give the run up: the store has refused what it had to write, or has failed."""
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
-        self.resident.refused(error)
+        self.resident.write_refused(error)
 
     def clear_wait(self, key: Key) -> None:
         """Remove what a cancelled call left in the store; nobody waits for it."""

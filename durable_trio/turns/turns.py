@@ -124,7 +124,7 @@ class Turns:
         self._refused.clear()
         self.mailbox.take(look)
         if not look.is_all:
-            state.resident.look()
+            state.resident.look_into_mailbox()
         self.pump()
 
     def hold(self) -> None:
@@ -163,7 +163,7 @@ class Turns:
             call.stage = REFUSE[call.stage]
             call.outcome = None
             self._refused.append(call)
-            state.resident.look()
+            state.resident.look_into_mailbox()
         elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
             state.refuse(result)
 
@@ -258,7 +258,7 @@ class Turns:
             self._hand_over(row, None)
             return True
         # A scope with trio's own deadline around a call may end it, as it did when the row was recorded.
-        ends_by_itself = any(call.deadline != math.inf for call in self.lobby.calls.values())
+        ends_by_itself = any(call.scope_deadline != math.inf for call in self.lobby.calls.values())
         state.resident.stuck(row, hopeless=not ends_by_itself and not self.foreign_waits(also_in_process=True))
         return False
 
@@ -389,7 +389,7 @@ class Turns:
             return False
         if len(state.tasks) == len(lobby.calls) == 1:  # nearly always, and in no scope of trio's with a deadline
             (call,) = lobby.calls.values()
-            foreign = [] if call.deadline == math.inf else self._foreign_deadlines()
+            foreign = [] if call.scope_deadline == math.inf else self._foreign_deadlines()
         else:
             foreign = self.foreign_waits() + self._foreign_deadlines()
         if foreign:
@@ -415,7 +415,7 @@ class Turns:
         """Return which durable calls stand in a deadline of trio's own, which is lost when the run leaves memory."""
         places = []
         for call in self.lobby.calls.values():
-            if -math.inf < call.deadline < self.base_deadline:
+            if -math.inf < call.scope_deadline < self.base_deadline:
                 place = f"the deadline of a trio scope around {call.key}"
                 places.append(f"{place} (ctx.move_on_after and ctx.fail_after are durable)")
         return places

@@ -100,13 +100,13 @@ class NotingResident:
     def alarm(self, due_at: int, now: int) -> None:
         self.told.append(("alarm", due_at))
 
-    def look(self) -> None:
+    def look_into_mailbox(self) -> None:
         self.told.append("look")
 
     def quiesced(self) -> None:
         self.told.append("quiesced")
 
-    def refused(self, error: BaseException) -> None:
+    def write_refused(self, error: BaseException) -> None:
         self.told.append(("refused", type(error)))
 
     def failed(self, error: BaseException) -> None:

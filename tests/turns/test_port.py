@@ -70,7 +70,7 @@ def test_a_status_that_is_given_is_sent_and_remembered() -> None:
 def test_a_row_that_was_committed_elsewhere_counts_too() -> None:
     port, _ = make(S.SUSPENDED)
     assert port.next_status is S.RUNNING
-    port.continued()
+    port.recorded()
     assert port.status == S.RUNNING
     assert port.next_status is None
 

@@ -125,7 +125,7 @@ class Ending:
         run = self._run
         if outcome is True or outcome is False:
             return bool(outcome)
-        run.refused(outcome)
+        run.write_refused(outcome)
         raise Detached
 
     async def _end_children(self, *, cancels: bool) -> None:

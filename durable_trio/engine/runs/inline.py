@@ -168,11 +168,11 @@ class InlineRun(ResidentRun):
             self.taken_by = error or RunConflict(problem.text, run_id=self.row.id)
         super().refuse(problem, error)
 
-    def refused(self, error: BaseException) -> None:
+    def write_refused(self, error: BaseException) -> None:
         """A write of it was: it is another's now, or nobody's."""
         if self.taken_by is None and isinstance(error, OwnershipLost):
             self.taken_by, self.was_refused = error, True
-        super().refused(error)
+        super().write_refused(error)
 
     def failed(self, error: BaseException) -> None:
         """A fault of ours; the run is parked with its traceback."""

@@ -336,9 +336,9 @@ class ResidentRun:
             self.keeper.released(due_at)
         elif outcome is False:
             self._rest = None
-            self.look()
+            self.look_into_mailbox()
         else:
-            self.refused(outcome)
+            self.write_refused(outcome)
 
     def foreign(self, places: Sequence[str]) -> None:
         strict = self.workflow.strict
@@ -395,7 +395,7 @@ class ResidentRun:
             self._alarm_at = due_at
             self.keeper.wake_at(due_at, self, now)
 
-    def look(self) -> None:
+    def look_into_mailbox(self) -> None:
         self.inbox.post(Notice.MAILBOX)
 
     def is_left_undecided(self) -> None:
@@ -404,7 +404,7 @@ class ResidentRun:
     def quiesced(self) -> None:
         self.detach()
 
-    def refused(self, error: BaseException) -> None:
+    def write_refused(self, error: BaseException) -> None:
         if isinstance(error, RunConflict) or type(error) is StoreError:  # it contradicts what is stored of the run
             self.refuse(damaged(self.row.id, f"what it has to record is refused: {error}"))
         self.detach()
