@@ -51,14 +51,25 @@ def error_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {_joined(text)}" if text else type(error).__name__
 
 
+# A log record of a worker, in its style for people or as fields. It was written for itself, and is no reason of an end.
+_RECORD: Final = re.compile(r"^(\d\d:\d\d:\d\d \[\d+\] |time=\S+ level=\S+ pid=\d+ logger=)")
+
+
 def last_words(said: str) -> str:
-    """Return the last line of what a process has said, or the reason in it if that is a document."""
+    """Return the last line of what a process has said, or the reason in it if that is a document.
+
+    It is empty if that line is a log record: what a process has logged before it died is told already.
+    """
     line = said.rstrip().rpartition("\n")[2].strip()
+    if _RECORD.match(line):
+        return ""
     if line.startswith("{"):
         try:
             document = json.loads(line)
         except ValueError:
             return line
+        if "logger" in document:
+            return ""
         return str(document.get("error") or document.get("message") or line)
     found = _ERROR_FIELD.search(line)
     return str(json.loads(found[1])) if found is not None else line

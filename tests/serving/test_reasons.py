@@ -62,6 +62,10 @@ def test_all_that_a_process_has_said_is_left_out() -> None:
         ('{"event":"a"}', '{"event":"a"}'),
         ('time=1 level=critical event=failed pid=7 error="the \\"disk\\" is gone"', 'the "disk" is gone'),
         ("time=1 level=info event=started", "time=1 level=info event=started"),
+        ("time=1 level=warning pid=7 logger=durable_trio.runs message=again event=step_retried error=no", ""),
+        ('one\n{"time":"1","logger":"durable_trio.runs","message":"again","error":"no"}\n', ""),
+        ("12:00:00 [77] warning: run 'r' tries step 'one#0' again", ""),
+        ("12:00:00 the server has ended", "12:00:00 the server has ended"),
     ],
 )
 def test_the_last_words_of_a_process_are_a_line_or_the_reason_in_a_document(said: str, words: str) -> None:
