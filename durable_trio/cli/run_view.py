@@ -199,6 +199,8 @@ def _hints(record: RunRecord, screen: Screen) -> list[str]:
     hints = [f"serve mended code; if it stays parked: durable-trio resume {visible(quote(record.id))}"]
     if problem.kind == ProblemKind.DIVERGENCE.value:
         hints.insert(0, "keep the old way for such runs: ctx.patched(ID, recorded=(KIND, NAME))")
+    elif problem.kind == ProblemKind.ARGUMENTS.value:  # from the shell it may have been started with anything
+        hints.append(f"if it was started with wrong ones: durable-trio abandon {visible(quote(record.id))}")
     return [_PROBLEM_INDENT + cut(hint, screen.room - len(_PROBLEM_INDENT)) for hint in hints]
 
 

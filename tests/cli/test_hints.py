@@ -111,3 +111,22 @@ def test_a_signal_of_another_type_is_shown_as_what_has_failed(file_path: str) ->
     assert "CodecError: signal" in lines[second + 1]
     statuses = {step["key"]: step["status"] for step in call("--db", file_path, "show", "it", "--json").json["steps"]}
     assert set(statuses.values()) == {"completed"}
+
+
+def test_a_run_that_was_started_with_wrong_arguments_is_answered_with_how_to_end_it(tmp_path: Path) -> None:
+    @workflow
+    async def wants_a_number(ctx: Context, number: int) -> int:
+        return number
+
+    path = str(tmp_path / "app.db")
+    assert call("--db", path, "start", "wants_a_number", '"seven"', "--id", "wrong").code == 0
+
+    async def serve() -> None:
+        async with open_engine(path, workflows=[wants_a_number]) as engine, engine.watch(run_id="wrong") as changes:
+            async for record in changes:
+                if record.problem is not None:
+                    return
+
+    trio.run(serve)
+    said = call("--db", path, "show", "wrong")
+    assert "    if it was started with wrong ones: durable-trio abandon wrong\n" in said.out
