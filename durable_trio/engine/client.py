@@ -243,7 +243,7 @@ class Client:
         def convert(change: Change) -> RunRecord:
             return self._converted(change.row, change.values)
 
-        matches = self._matcher(which)
+        matches = self.matcher(which)
         return watch(services.writer, services.feed, which, convert=convert, matches=matches, since=after)
 
     async def errors(
@@ -256,7 +256,8 @@ class Client:
         question = ListFailures(workflow=make_filter(workflow=workflow).workflow, since=after, limit=limit)
         return await self.services_in_use().writer.ask_through(error_groups, question)
 
-    def _matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
+    def matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
+        """Return whether a run is one of a filter, as far as its row tells."""
         tags = dict(which.tags)
 
         def matches(row: RunRow) -> bool:

@@ -21,8 +21,9 @@ from durable_trio.context.context import Context
 from durable_trio.engine import abandoning, bulk, forks, removals, resuming
 from durable_trio.engine.bulk import Bulk, RunsFilter, runs_filter
 from durable_trio.engine.client import Client
-from durable_trio.engine.filters import make_filter, statuses_of
+from durable_trio.engine.filters import make_filter, read_overdue_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
+from durable_trio.engine.overdue import watch_overdue
 from durable_trio.engine.pages import page_of
 from durable_trio.engine.run import Run, result_of
 from durable_trio.engine.runs.inline import open_inline
@@ -34,6 +35,7 @@ from durable_trio.engine.status import status_of
 from durable_trio.engine.versions import versions
 from durable_trio.engine.watching import Changes
 from durable_trio.limits import FAILURES_READ_MAX, check_name
+from durable_trio.looks import exact_bool
 from durable_trio.records import (
     EngineStatus,
     ErrorGroup,
@@ -386,6 +388,7 @@ class Engine(trio.abc.AsyncResource):
         queue: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
+        overdue: bool = False,
         since: str | None = None,
     ) -> AbstractAsyncContextManager[Changes]:
         """Watch runs: ``async with engine.watch(…) as changes: async for record in changes: …``.
@@ -403,6 +406,10 @@ class Engine(trio.abc.AsyncResource):
             workflow: only runs of this workflow.
             tags: only runs that have all of these.
             queue, created_after, created_before: as ``list_runs``.
+            overdue: instead of changes, runs that are overdue (``list_runs``), and others once each as they become so,
+                in the order in which they were due, with the reason in ``waits_for``. One that comes free with a due
+                time from before those that were told, as from an executor that has hung, is not told. It goes with all
+                but ``run_id``, and has cursors of its own.
             since: the ``changes.cursor`` of another watch, also of a process that has died since: not the present
                 state comes first, but what has changed after the state that had this cursor. A watcher that keeps the
                 cursor with what it does of a state is given each final state once, however often it is killed.
@@ -435,6 +442,11 @@ class Engine(trio.abc.AsyncResource):
             created_after=created_after,
             created_before=created_before,
         )
+        if exact_bool(overdue, what="overdue"):
+            if run_id is not None:
+                raise ValueError("a watch of one run tells all that becomes of it; leave out overdue")
+            after = (0, 0) if since is None else read_overdue_cursor(since)
+            return watch_overdue(self._client, which, after)
         return self._client.watch(which, since=since)
 
     async def stats(

@@ -145,6 +145,29 @@ def read_change_cursor(cursor: str) -> tuple[int, int] | None:
     return numbers
 
 
+# What cursors of a watch of overdue runs begin with: their order is another one.
+_OVERDUE: Final = "due-"
+
+
+def make_overdue_cursor(row: RunRow) -> str:
+    """Return the cursor of a run that is overdue: its place in the order in which those were due."""
+    return f"{_OVERDUE}{row.wake_at}-{row.run}"
+
+
+def read_overdue_cursor(cursor: str) -> tuple[int, int] | None:
+    """Return since when a run was due, and the run; ``None`` for the present.
+
+    Raises:
+        TypeError, ValueError: no watch of overdue runs has given it.
+    """
+    if cursor == NOW:
+        return None
+    if isinstance(cursor, str) and not cursor.startswith(_OVERDUE):
+        text = f"{cursor!r} is no cursor of a watch of overdue runs; take one that it gave, such as {_OVERDUE}4711-12"
+        raise ValueError(text)
+    return read_change_cursor(cursor.removeprefix(_OVERDUE) if isinstance(cursor, str) else cursor)
+
+
 def _numbers(*pair: str) -> tuple[int, int] | None:
     """Return two numbers that a store can hold; ``None`` if one of them is none."""
     try:

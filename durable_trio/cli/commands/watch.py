@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import click
 
-from durable_trio.cli.commands.list_runs import PARKED
+from durable_trio.cli.commands.list_runs import OVERDUE_SECONDS, PARKED
 from durable_trio.cli.completion import complete_run
 from durable_trio.cli.options import (
     database_option,
@@ -43,6 +43,11 @@ _MAY_BE_PARKED: Final = ("suspended", "compensating")
 @tags_option("Only runs with this tag; may be repeated, then all must match.")
 @queue_option
 @click.option("--retrying", is_flag=True, help="Only states with a step that has failed and is tried again.")
+@click.option(
+    "--overdue",
+    is_flag=True,
+    help=f"Instead of changes, runs that were due {OVERDUE_SECONDS} s ago and nobody has taken, as they become so.",
+)
 @click.option("--created-after", metavar="WHEN", type=when, help="Only runs created after WHEN.")
 @click.option("--created-before", metavar="WHEN", type=when, help="Only runs created before WHEN.")
 @click.option(
@@ -67,12 +72,13 @@ def command(
     cancelled. A line has the time when the run came into that state; of what was so before the watch that is known
     only of new runs, and of those that have ended. With --json, or --since, each line carries its cursor. Who goes on
     after the cursor of the last line that was taken is given the end of each run once, also if the watcher was killed
-    meanwhile.
+    meanwhile; with --overdue, each run that nobody takes once.
 
     \b
     Examples:
       durable-trio watch order-7 && echo it has completed
       durable-trio watch --json --status failed --since now
+      durable-trio watch --overdue
       durable-trio watch --json --since "$(tail -1 seen.jsonl | jq -r .cursor)" >> seen.jsonl
     """
     given = {"status": statuses, "tags": tags_of(tags), **others}
@@ -125,7 +131,8 @@ class _Watch:
         """Return a state with what the run waits for, where that is shown: a watch does not tell it."""
         self._count += 1
         is_shown = not (self.as_json or (is_present and self._count > _ASKED_MAX))
-        return await _with_waits(client, record) if self.retrying or is_shown else record
+        knows = bool(record.waits_for)  # a watch of overdue runs tells it
+        return await _with_waits(client, record) if not knows and (self.retrying or is_shown) else record
 
     async def _show(self, client: Engine, record: RunRecord, changes: Changes, lines: ChangeLines) -> None:
         from durable_trio.cli.cancelling import asked_to_cancel

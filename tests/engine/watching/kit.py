@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from durable_trio import Context, Engine, RunRecord, Workflow, open_engine, workflow
+from durable_trio.rows import NO_VERSION
 from durable_trio.stores.contract import Store
+from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS
 
 
@@ -53,3 +58,23 @@ async def nothing_more(changes: Any) -> bool:
         await anext(changes)
         return False
     return True
+
+
+def overdue_store(path: Path, count: int) -> list[str]:
+    """Make a file with overdue runs, of which many were due at the same time; return their ids in order."""
+    generator = random.Random(7)
+    store = SqliteStore(path)
+    store.open()
+    starts = [
+        start_operation(
+            f"run-{number}",
+            workflow=generator.choice(["a", "b"]),
+            due_at=generator.choice([1000, 2000, 3000]) * 10**6,
+            priority=generator.choice([-1, 0, 7]),
+            version=generator.choice([NO_VERSION, 0, 3]),
+        )
+        for number in range(count)
+    ]
+    store.apply(starts)
+    store.close()
+    return [each.id for each in sorted(starts, key=lambda each: (each.due_at, starts.index(each)))]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
+from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.questions import (
     CountBacklog,
     CountByWorkflow,
@@ -48,6 +49,7 @@ from durable_trio.stores.sqlite.answers.executors import (
 from durable_trio.stores.sqlite.answers.failures import list_failures
 from durable_trio.stores.sqlite.answers.lists import Slice, list_changes, list_news, list_runs
 from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
+from durable_trio.stores.sqlite.answers.overdue import list_overdue
 from durable_trio.stores.sqlite.answers.parked import list_refused_sets
 from durable_trio.stores.sqlite.answers.runs import (
     find_ended,
@@ -107,6 +109,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     CountRefused: count_refused,
     ListExecutors: list_executors,
     ListDeaths: list_deaths,
+    ListOverdue: list_overdue,
     ListReports: list_reports,
     ListUnfinished: list_unfinished,
     LoadUnfinished: load_unfinished,
