@@ -250,3 +250,14 @@ print(handled(), signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)
         "(False, [], True)",
         "(True, [], False) True",
     ]
+
+
+def test_a_baseline_is_for_a_rehearsal_and_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "before.json").write_text("{}")
+    for words, what in (
+        (("--baseline", str(tmp_path / "before.json")), "use it with --rehearse"),
+        (("--rehearse", "--baseline", str(tmp_path / "none.json")), "does not exist"),
+    ):
+        said = call("--db", str(tmp_path / "app.db"), "reload", *words)
+        assert said.code == 2
+        assert what in said.err
