@@ -52,10 +52,14 @@ def unknown_text(workflow: str, version: int = 0) -> str:
 
 
 class RunLog:
-    """The records about one run."""
+    """The records about one run.
 
-    def __init__(self, row: RunRow) -> None:
+    ``is_again``: whoever was to tell of it was killed, perhaps after it had.
+    """
+
+    def __init__(self, row: RunRow, *, is_again: bool = False) -> None:
         self._row = row
+        self._again = {"told_again": True} if is_again else {}
 
     def ended(self, fate: Fate, error: str, *, failed: HistoryRow | None) -> None:
         """It has ended without a result. ``failed``: of the step whose failure has ended it, if one has."""
@@ -151,7 +155,7 @@ class RunLog:
         **fields: Any,
     ) -> None:
         row = self._row
-        extra = {"event": str(event), "run_id": row.id, "workflow": row.workflow}
+        extra = {"event": str(event), "run_id": row.id, "workflow": row.workflow, **self._again}
         fields |= {"step": step and str(step), "attempt": attempt, "cause": told.cause or None, "place": told.place}
         extra |= {name: value for name, value in fields.items() if value is not None}
         at = "" if told.place is None else f" (at {told.place})"

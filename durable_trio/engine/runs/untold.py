@@ -2,7 +2,8 @@
 
 That a run has failed is told once it is committed; a process that is killed in between would leave it untold. So it is
 noted before the commit, where its open steps are (``stores.step_slots``), and the note is removed once it is told.
-Whoever declares an executor dead, of all that notice it one, tells what that has left, if it was committed.
+Whoever declares an executor dead, of all that notice it one, tells what that has left, if it was committed. What was
+killed after it had written a line, and before it removed the note, has it told twice: the second has ``told_again``.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ async def tell_untold(writer: Writer, noted: Iterable[UntoldRow]) -> None:
 
 
 async def _tell(writer: Writer, row: RunRow, fate: Fate) -> None:
-    log = RunLog(row)
+    log = RunLog(row, is_again=True)
     if fate is Fate.PARKED:
         if row.problem is not None:
             log.parked(_problem(row.problem))

@@ -65,6 +65,7 @@ async def test_a_fate_that_was_committed_and_not_told_is_told_by_who_finds_the_p
         record = await engine.get("r").record()
     assert (record.problem is not None) if workflow == "parks" else (record.status is RunStatus.FAILED)
     assert (first["event"], first["run_id"], first["workflow"]) == (event, "r", workflow)
+    assert first["told_again"] is True  # by who was killed it was perhaps told, which nobody knows
     if workflow == "fails":
         line = dies.bad.__code__.co_firstlineno + 1
         assert (first["step"], first["attempt"], first["cause"]) == ("bad#0", 2, "ValueError: boom")
