@@ -86,13 +86,14 @@ class ForgetDeadCodes:
 
     Outcome: the position to go on from, as ``after``; ``None`` if none of that set is left. It is about runs that these
     very codes have refused, ``workflow``, ``version`` and ``codes`` being what ``ListRefusedSets`` has answered. Those
-    that are due are left alone: whoever claims them does it, and where nobody fits them people are told why.
+    that are due (``now``) are left alone: whoever claims them does it, and where nobody fits them people are told why.
     """
 
     workflow: str
     version: int
     codes: frozenset[int]
     after: int | None = None
+    now: int
 
 
 ExecutorOperation = RegisterExecutor | RenewLease | ReapExecutor | TellDeath | PutReport | ForgetDeadCodes

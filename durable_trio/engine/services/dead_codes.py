@@ -19,7 +19,7 @@ __all__ = ["forget_dead_codes"]
 _PIECES_MAX: Final = 20
 
 
-async def forget_dead_codes(writer: Writer) -> None:
+async def forget_dead_codes(writer: Writer, *, now: int) -> None:
     """Forget them, piece by piece, and some of many only.
 
     Left alone are runs that no living code may fit. They are parked, and people are told by which refusal.
@@ -42,7 +42,7 @@ async def forget_dead_codes(writer: Writer) -> None:
         while pieces < _PIECES_MAX:
             pieces += 1
             piece = ForgetDeadCodes(
-                workflow=refused.workflow, version=refused.version, codes=refused.codes, after=after
+                workflow=refused.workflow, version=refused.version, codes=refused.codes, after=after, now=now
             )
             after = await writer.write(piece)
             if after is None:

@@ -101,7 +101,7 @@ class Janitor:
     async def _forget(self) -> None:
         """Forget dead codes. It is tidiness, too: what fails of it is done at the next look."""
         with suppress(StoreError):
-            await forget_dead_codes(self._writer)
+            await forget_dead_codes(self._writer, now=self._clock.stamp())
 
     def _is_news(self, what: str) -> bool:
         is_news = what not in self._told and len(self._told) < _TOLD_MAX

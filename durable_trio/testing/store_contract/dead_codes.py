@@ -21,7 +21,7 @@ def forget(store: Store, *codes: int) -> int:
     """Forget what is dead of one set, and return in how many pieces."""
     pieces, after = 1, None
     while True:
-        piece = ForgetDeadCodes(workflow="work", version=0, codes=frozenset(codes), after=after)
+        piece = ForgetDeadCodes(workflow="work", version=0, codes=frozenset(codes), after=after, now=250)
         after = one(store, piece)
         if after is None:
             return pieces
@@ -91,8 +91,8 @@ class DeadCodeContract(ContractKit):
         old.end()
         forget(store, 2)
         forget(store, 1, 3)
-        one(store, ForgetDeadCodes(workflow="other", version=0, codes=frozenset({1})))
-        one(store, ForgetDeadCodes(workflow="work", version=7, codes=frozenset({1})))
+        one(store, ForgetDeadCodes(workflow="other", version=0, codes=frozenset({1}), now=250))
+        one(store, ForgetDeadCodes(workflow="work", version=7, codes=frozenset({1}), now=250))
         assert store.ask(ListRefusedSets()) == (RefusedSet("work", 0, frozenset({1})),)
 
     def test_one_transaction_takes_a_bounded_number_of_runs_whether_they_sleep_or_not(self, store: Store) -> None:
@@ -104,7 +104,7 @@ class DeadCodeContract(ContractKit):
             old.refuse(row)
         asleep(store, new, wake_at=900)
         old.end()
-        piece = ForgetDeadCodes(workflow="work", version=0, codes=frozenset({1}))
+        piece = ForgetDeadCodes(workflow="work", version=0, codes=frozenset({1}), now=250)
         after = one(store, piece)
         assert after is not None
         assert sets(store) == [{1}]

@@ -60,7 +60,7 @@ async def test_deploys_leave_no_group_of_runs_behind_for_each(
     # Of another workflow: nobody may fit them, so they are parked, and people are told why.
     other = workflow(name="other")(order("charge").fn)
     async with open_engine(file_path, workflows=[other]) as engine:
-        await dead_codes.forget_dead_codes(engine._client.services_in_use().writer)
+        await dead_codes.forget_dead_codes(engine._client.services_in_use().writer, now=0)
         assert len((await engine.status()).parked) == 3
     monkeypatch.setattr(janitor, "_FIRST_LOOK_SECONDS", 0)
     async with open_engine(file_path, workflows=[code]) as engine:

@@ -71,7 +71,7 @@ def test_they_are_those_of_the_set_whatever_happens(store: SqliteStore, seed: in
                     server.refuse(row)
             case 2:
                 for codes, _ in kept(store).values():
-                    one(store, ForgetDeadCodes(workflow="work", version=0, codes=frozenset(codes)))
+                    one(store, ForgetDeadCodes(workflow="work", version=0, codes=frozenset(codes), now=300))
         assert all(codes == of_refusals for codes, of_refusals in kept(store).values()), kept(store)
     for row in servers[0].claim(limit=9):
         one(store, ParkDamaged(fence=fence_of(row), problem='{"kind": "damaged"}'))

@@ -50,7 +50,7 @@ REFUSE: Final = f"""
 ADD_REFUSAL: Final = "INSERT OR REPLACE INTO refusals (run, code, refused_at, problem) VALUES (?, ?, ?, ?)"
 FORGET_OTHERS: Final = "DELETE FROM refusals WHERE run = ? AND instr(?, ',' || code || ',') = 0"
 FIND_OF_SET: Final = f"""
-    SELECT run, is_due FROM runs INDEXED BY runs_refused
+    SELECT run, is_due = 1 OR wake_at <= ? FROM runs INDEXED BY runs_refused
     WHERE {REFUSED} AND workflow = ? AND version = ? AND refused = ? AND run > ? ORDER BY run LIMIT ? + 0
 """
 SET_REFUSED: Final = "UPDATE runs SET refused = ? WHERE run = ?"
@@ -114,10 +114,10 @@ def forget_dead_codes(transaction: Transaction, operation: ForgetDeadCodes) -> i
     if left == codes:
         return None
     after = NO_INTEGER if operation.after is None else operation.after
-    which = (operation.workflow, operation.version, refused_text(codes), after, UPKEEP_ROWS_MAX)
+    which = (operation.now, operation.workflow, operation.version, refused_text(codes), after, UPKEEP_ROWS_MAX)
     rows = transaction.execute(FIND_OF_SET, which).fetchall()
     text = refused_text(left)
     for run, is_due in rows:
-        if is_due != 1 and update_run(transaction, SET_REFUSED, (text, run), run=run):
+        if not is_due and update_run(transaction, SET_REFUSED, (text, run), run=run):
             forget_other_refusals(transaction, run, text)
     return rows[-1][0] if len(rows) == UPKEEP_ROWS_MAX else None
