@@ -101,8 +101,9 @@ class ClaimDue:
 class ClaimRun:
     """Claim one run by its id, due or not. Outcome: its ``RunRow`` as claimed, or an error as a value.
 
-    ``RunNotFound``; ``RunFinished`` if it has ended; ``RunConflict`` if an executor owns it, or none of ``codes`` may
-    have it (``ClaimDue``); ``OwnershipLost`` if the claiming executor has ended. What changes is as for ``ClaimDue``.
+    ``RunNotFound``; ``RunFinished`` if it has ended; ``RunConflict`` if an executor owns it, none of ``codes`` may
+    have it (``ClaimDue``), or it is parked as damaged; ``OwnershipLost`` if the claiming executor has ended. What
+    changes is as for ``ClaimDue``.
 
     ``is_asked_for``: by a person, whose word is one more try: what has refused it is forgotten, a problem is cleared.
     """

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict
@@ -255,6 +256,11 @@ class CodeContract(ContractKit):
         assert (after.status, after.wake_at, after.owner) == (RunStatus.SUSPENDED, None, None)
         assert after.problem == '{"kind": "damaged"}'
         assert (parked(store), Server(store, "new").claim()) == (["run"], [])
+        claim = ClaimRun(owner=server.executor, run_id="run", codes=server.codes, now=300)
+        assert isinstance(one(store, claim), RunConflict)
+        assert row_of(store) == after
+        claimed = one(store, attrs.evolve(claim, is_asked_for=True))
+        assert (claimed.owner, claimed.problem) == (server.executor, None)
 
     # ---- versions ------------------------------------------------------------------------------------------------
 

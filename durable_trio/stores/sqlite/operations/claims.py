@@ -73,7 +73,7 @@ CLAIM: Final = f"""
     WHERE run = :run
     RETURNING {OWNED_COLUMNS}
 """
-FIND_CLAIMABLE: Final = "SELECT run, status, workflow, version, refused, owner FROM runs WHERE id = ?"
+FIND_CLAIMABLE: Final = "SELECT run, status, workflow, version, refused, owner, problem FROM runs WHERE id = ?"
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
 
@@ -208,7 +208,7 @@ def claim_run(
     found = transaction.execute(FIND_CLAIMABLE, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)
-    run, status, workflow, version, refused, owner = found
+    run, status, workflow, version, refused, owner, problem = found
     run_id, fitting = operation.run_id, Fitting(operation.codes)
     if workflow not in fitting.workflows:
         names = ", ".join(map(repr, fitting.workflows))
@@ -222,6 +222,8 @@ def claim_run(
         if refused:
             forget_refusals(transaction, run)
         refused = ""
+    elif problem is not None:
+        return RunConflict(f"run {run_id!r} is parked as damaged; only somebody's word lets it go on", run_id=run_id)
     if type(version) is not int or not _is_set(refused):
         return _damaged(run_id, park_damaged(transaction, run))
     if not fitting.fits(workflow, version, codes_in(refused)):
