@@ -23,7 +23,7 @@ from durable_trio.failures.errors import CannotRebuild, StepTraceback, cause_of
 from durable_trio.failures.failures import Failures
 from durable_trio.failures.nurseries import close_left_open, guard_nurseries, is_left_open
 from durable_trio.failures.one_line import Told, tell_of
-from durable_trio.failures.stored import causes, describe
+from durable_trio.failures.stored import causes_of, describe
 from durable_trio.failures.tracebacks import trace
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "Told",
     "carried",
     "cause_of",
-    "causes",
+    "causes_of",
     "close_left_open",
     "describe",
     "earlier_errors",

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from durable_trio.codec import parse
 from durable_trio.errors import CodecError
 from durable_trio.records import FailureRecord
 
-__all__ = ["causes", "describe", "expect", "read"]
+__all__ = ["causes", "causes_of", "describe", "expect", "read"]
+
+# Characters of a message in a list of failures; more of it tells nothing that another failure has not.
+_MESSAGE_MAX: Final = 500
+# Of the failures in one group.
+_CAUSES_MAX: Final = 20
 
 
 def describe(text: str) -> FailureRecord:
@@ -38,6 +43,20 @@ def causes(text: str, *, limit: int) -> list[FailureRecord]:
             name, message, trace, _, _ = read(record)
             found.append(FailureRecord(type=name, message=message, traceback=trace))
     return found
+
+
+def causes_of(error: object) -> tuple[tuple[str, str], ...]:
+    """Return type and text of a stored failure, as a store lists them; of a group, of each that is in it, some.
+
+    What is none, because the store is damaged or others wrote to it, has the type ``unreadable``.
+    """
+    if type(error) is not str:
+        return (("unreadable", "" if error is None else "the error is no text"),)
+    try:
+        found = causes(error, limit=_CAUSES_MAX)
+    except CodecError as fault:
+        return (("unreadable", str(fault)[:_MESSAGE_MAX]),)
+    return tuple((record.type, record.message[:_MESSAGE_MAX]) for record in found)
 
 
 def expect(record: dict[str, Any], key: str, cls: type) -> Any:

@@ -7,9 +7,8 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.errors import CodecError
-from durable_trio.failures import causes
-from durable_trio.records import FailureRecord, RunStatus
+from durable_trio.failures import causes_of
+from durable_trio.records import RunStatus
 from durable_trio.stores.questions import FailedRun, ListFailures, Order, RunFilter
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.streams import matching
@@ -20,10 +19,6 @@ __all__ = ["list_failures"]
 
 # Of one transaction: each may have a traceback of some kilobytes.
 _RUNS_AT_ONCE: Final = 250
-# Characters of a message; more of it tells nothing that another failure has not.
-_MESSAGE_MAX: Final = 500
-# Of the failures in one group.
-_CAUSES_MAX: Final = 20
 
 FIND: Final = "SELECT run, id, workflow, error FROM runs NOT INDEXED WHERE run IN (SELECT value FROM json_each(?))"
 
@@ -45,14 +40,4 @@ def list_failures(connection: sqlite3.Connection, question: ListFailures) -> Sli
 
 
 def _failed_run(run_id: str, workflow: str, error: Any, *, finished_at: int) -> FailedRun:
-    found = tuple((record.type, record.message[:_MESSAGE_MAX]) for record in _read(error))
-    return FailedRun(run_id=run_id, workflow=workflow, finished_at=finished_at, causes=found)
-
-
-def _read(error: Any) -> list[FailureRecord]:
-    if type(error) is not str:
-        return [FailureRecord(type="unreadable", message="" if error is None else "the error is no text")]
-    try:
-        return causes(error, limit=_CAUSES_MAX)
-    except CodecError as fault:
-        return [FailureRecord(type="unreadable", message=str(fault))]
+    return FailedRun(run_id=run_id, workflow=workflow, finished_at=finished_at, causes=causes_of(error))
