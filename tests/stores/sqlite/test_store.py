@@ -52,6 +52,13 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStor
     store.close()
 
 
+def test_text_and_numbers_that_no_column_holds_are_refused(store: SqliteStore) -> None:
+    row, fence = owned(store)
+    for wrong in (step(1, "c", result='"\ud800"'), step(2**80, "d")):
+        assert isinstance(one(store, Advance(fence=fence, rows=(step(0), wrong), now=20)), StoreError)
+    assert store.ask(ListHistory(row.run)) == ()
+
+
 def test_durability_is_one_of_two(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'full' or 'normal'"):
         SqliteStore(tmp_path / "runs.db", durability="off")
