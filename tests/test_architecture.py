@@ -138,7 +138,7 @@ def test_test_files_have_one_subject_each() -> None:
 
 
 # What stands in no package: commands, scripts and whole processes; and what several folders share.
-_FOLDERS_OF_THEIR_OWN = {"crash", "examples", "kit", "supervisors", "versions"}
+_FOLDERS_OF_THEIR_OWN = {"crash", "examples", "kit", "logstore", "supervisors", "versions"}
 
 
 def test_tests_stand_where_their_subject_does() -> None:

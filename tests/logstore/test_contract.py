@@ -1,0 +1,35 @@
+"""The store of the tests keeps the contract of every store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from durable_trio.stores.contract import Store
+from durable_trio.testing.store_contract import StoreContract
+from tests.logstore import LogStore
+
+
+class TestLogStore(StoreContract):
+    """In a log."""
+
+    def make_store(self, tmp_path: Path) -> Store:
+        """Return a store in a new file."""
+        return LogStore(tmp_path / "runs.log")
+
+    def reopen(self, tmp_path: Path) -> Store:
+        """Return another store on that file."""
+        return LogStore(tmp_path / "runs.log")
+
+    def make_table(self, connection: Any) -> None:
+        """Tables are there once something is in them."""
+
+    def add_row(self, connection: Any, amount: int) -> None:
+        """Add a row, under the next number."""
+        number = connection.get("account", "last") or 0
+        connection.put("account", "last", number + 1)
+        connection.put("account", number, amount)
+
+    def count_rows(self, connection: Any) -> int:
+        """Return how many rows there are."""
+        return connection.get("account", "last") or 0
