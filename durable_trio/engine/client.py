@@ -16,7 +16,7 @@ from durable_trio.codec import UNANNOTATED, Codec, own_annotation
 from durable_trio.engine.awaited import look
 from durable_trio.engine.codes import Codes
 from durable_trio.engine.failures_of import FailuresOf
-from durable_trio.engine.filters import make_filter, read_change_cursor
+from durable_trio.engine.filters import make_filter, read_since
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
@@ -37,7 +37,8 @@ from durable_trio.rehearsal.keeping import Code
 from durable_trio.rows import RunEnd, RunRow
 from durable_trio.starting import StartOptions, is_same_start, start_operation
 from durable_trio.stores.contract import RequestCancel, SendSignal, SignalWithStart, Started, StartRun, Store
-from durable_trio.stores.questions import Change, FindRun, ListFailures, ListOpenSteps, ReadValues, RunFilter
+from durable_trio.stores.news_questions import Change
+from durable_trio.stores.questions import FindRun, ListFailures, ListOpenSteps, ReadValues, RunFilter
 from durable_trio.workflows import Registry, Workflow
 
 _LOGGER: Final = Logger("durable_trio.runs")
@@ -238,7 +239,7 @@ class Client:
     def watch(self, which: RunFilter, *, since: str | None = None) -> AbstractAsyncContextManager[Changes]:
         """Watch the runs of a filter; see ``engine.watch``."""
         services = self.services_in_use()
-        after = None if since is None else Since(read_change_cursor(since), since)
+        after = None if since is None else Since(read_since(self.store, since), since)
 
         def convert(change: Change) -> RunRecord:
             return self._converted(change.row, change.values)

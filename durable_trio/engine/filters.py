@@ -10,6 +10,8 @@ from typing import Any, Final
 from durable_trio.limits import PAGE_RUNS_MAX
 from durable_trio.records import RunStatus
 from durable_trio.rows import RunRow
+from durable_trio.stores.contract import Store
+from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import Order, RunFilter
 from durable_trio.workflows import Workflow, check_tags
 
@@ -121,13 +123,8 @@ def read_cursor(cursor: str, order: Order = Order.NEWEST) -> tuple[int, int]:
 NOW: Final = "now"
 
 
-def make_change_cursor(row: RunRow) -> str:
-    """Return the cursor of a state: its change, and the run, for others may have changed with it."""
-    return f"{row.changed}-{row.run}"
-
-
-def read_change_cursor(cursor: str) -> tuple[int, int] | None:
-    """Return change and run of a state; ``None`` for the present.
+def read_since(store: Store, cursor: str) -> Cursor | None:
+    """Return the place from which a watch is to go on; ``None`` for the present.
 
     Raises:
         TypeError, ValueError: no watch has given it.
@@ -136,13 +133,12 @@ def read_change_cursor(cursor: str) -> tuple[int, int] | None:
         raise TypeError(f"since must be the cursor of a watch, a str, not {type(cursor).__name__}")
     if cursor == NOW:
         return None
-    changed, _, run = cursor.partition("-")
-    numbers = _numbers(changed, run) if changed.isascii() and changed.isdigit() and run.isascii() else None
-    if numbers is None or min(numbers) < 0:
+    try:
+        return store.read_cursor(cursor)
+    except ValueError as error:
         is_near = bool(get_close_matches(cursor.lower(), [NOW], cutoff=0.5))
-        hint = f"did you mean {NOW!r}?" if is_near else f"take one that a watch gave, such as '4711-12', or {NOW!r}"
-        raise ValueError(f"{cursor!r} is no cursor of a watch; {hint}")
-    return numbers
+        hint = f"did you mean {NOW!r}?" if is_near else f"take one that a watch gave, or {NOW!r}"
+        raise ValueError(f"{cursor!r} is no cursor of a watch; {hint} ({error})") from None
 
 
 # What cursors of a watch of overdue runs begin with: their order is another one.
@@ -160,12 +156,17 @@ def read_overdue_cursor(cursor: str) -> tuple[int, int] | None:
     Raises:
         TypeError, ValueError: no watch of overdue runs has given it.
     """
+    if not isinstance(cursor, str):
+        raise TypeError(f"since must be the cursor of a watch, a str, not {type(cursor).__name__}")
     if cursor == NOW:
         return None
-    if isinstance(cursor, str) and not cursor.startswith(_OVERDUE):
+    due, _, run = cursor.removeprefix(_OVERDUE).partition("-")
+    is_one = cursor.startswith(_OVERDUE) and all(part.isascii() and part.isdigit() for part in (due, run))
+    numbers = _numbers(due, run) if is_one else None
+    if numbers is None:
         text = f"{cursor!r} is no cursor of a watch of overdue runs; take one that it gave, such as {_OVERDUE}4711-12"
         raise ValueError(text)
-    return read_change_cursor(cursor.removeprefix(_OVERDUE) if isinstance(cursor, str) else cursor)
+    return numbers
 
 
 def _numbers(*pair: str) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
-"""``engine.watch``: the present state first, then each change, never back, always the final one.
+"""``engine.watch``: the present state first, then each change, of one run never back, always the final one.
 
-What is given comes in the order of changes: the change number of what a watcher was given never falls. The present
-state is the first read of the store from the beginning, everything later is read or offered from there on (``feed``).
+The present state is what a read of the store gives that begins before all commits, everything later is read or offered
+from there on (``feed``). What was both read and offered is known by its run's change number, which only rises.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Final, NamedTuple
 
 import trio
 
-from durable_trio.engine.filters import make_change_cursor
 from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
-from durable_trio.stores.questions import Change, FindLastChange, ListChanges, RunFilter
+from durable_trio.stores.cursors import Cursor, CursorLost
+from durable_trio.stores.news_questions import Change, FindCursor, ListChanges
+from durable_trio.stores.questions import RunFilter
 from durable_trio.stores.writer import Writer
 
 # Runs of one read of a watcher's own: it holds no more of them than these in its hands.
@@ -30,9 +31,9 @@ _SHOWN_RUNS_MAX: Final = 100_000
 
 
 class Since(NamedTuple):
-    """Where a watch begins: after a state, by its change and run; ``None``: after the present. And how it was given."""
+    """Where a watch begins: behind a state that another one was given; ``None``: behind the present. And as given."""
 
-    state: tuple[int, int] | None
+    place: Cursor | None
     cursor: str
 
 
@@ -40,18 +41,28 @@ class Changes:
     """An async iterator of ``RunRecord``, for one task. Made by ``engine.watch`` and ``run.watch``."""
 
     def __init__(
-        self, writer: Writer, subscription: Subscription, which: RunFilter, convert: Callable[[Change], RunRecord]
+        self,
+        writer: Writer,
+        feed: Feed,
+        subscription: Subscription,
+        which: RunFilter,
+        convert: Callable[[Change], RunRecord],
     ) -> None:
         self._writer = writer
+        self._feed = feed
         self._subscription = subscription
         self._which = which
         self._convert = convert
-        self._since: tuple[int, int] = (0, 0)  # change and run: what comes up to there was given to another watcher
-        self._given: RunRow | None = None  # what was given last
-        self._before = 0  # the last change when the watch was opened
+        self._given: Change | None = None  # what was given last
+        self._is_present = False
+        # Of the states in hand so many, the first ones, are what the watch has found when it was opened.
+        self._present_count = 0
+        self._is_beginning = True  # until it has found all of that
+        self._since: Since | None = None
         self._run: int | None = None  # of a watch of one run: another one may get its id once it is removed
         self._waiting: deque[Change] = deque()
-        self._shown: OrderedDict[int, int] = OrderedDict()
+        # By run: the change that was shown last, and a hash of what that has shown.
+        self._shown: OrderedDict[int, tuple[int, int]] = OrderedDict()
         self._has_ended = False
 
     def __aiter__(self) -> Changes:
@@ -60,12 +71,12 @@ class Changes:
     @property
     def cursor(self) -> str | None:
         """Where another watch goes on after the record that was given last (``since``); ``None`` before the first."""
-        return None if self._given is None else make_change_cursor(self._given)
+        return None if self._given is None else self._given.cursor
 
     @property
     def is_present(self) -> bool:
-        """Whether the run was in the state that was given last before the watch was opened: no change of now."""
-        return self._given is not None and self._given.changed <= self._before
+        """Whether the watch has found the state that was given last when it was opened: no change of now."""
+        return self._is_present
 
     async def __anext__(self) -> RunRecord:
         """Return the next state.
@@ -83,7 +94,8 @@ class Changes:
             if subscription.fault is not None:
                 raise subscription.fault
             if self._waiting:
-                record = self._give(self._waiting.popleft())
+                is_present, self._present_count = self._present_count > 0, max(0, self._present_count - 1)
+                record = self._give(self._waiting.popleft(), is_present)
                 if record is not None:
                     return record
             elif subscription.is_behind and not subscription.is_closed:
@@ -103,25 +115,34 @@ class Changes:
     async def read_on(self) -> bool:
         """Read a page of what the watcher was not given yet, and return whether there was anything."""
         subscription = self._subscription
-        subscription.is_behind = False  # before the read: what is committed after it is offered
+        subscription.read_by_itself()  # before the read: what is committed after it is offered
         try:
-            position = subscription.position
-            page = await self._writer.ask(ListChanges(self._which, after=position, limit=_PAGE_RUNS))
+            question = ListChanges(self._which, after=subscription.position, limit=_PAGE_RUNS)
+            page = await self._writer.ask(question)
+        except CursorLost as error:
+            subscription.fall_behind()
+            if self._since is not None and self._is_beginning:
+                raise ValueError(
+                    f"the cursor {self._since.cursor!r} is of a later state than the store is in: it was restored from "
+                    "a copy, or is another one; begin anew, without a cursor"
+                ) from error
+            subscription.position = None  # it is all looked at once more: what was shown is known
+            return True
         except BaseException:
             subscription.fall_behind()
             raise
-        if page:
-            subscription.position = page[-1].row.changed
-            self._waiting.extend(page)
-        if len(page) >= _PAGE_RUNS:
-            subscription.fall_behind()  # there may be more
-        return bool(page)
+        subscription.position = page.cursor
+        self._waiting.extend(page.changes)
+        if self._is_beginning:
+            self._present_count += len(page.changes)
+            self._is_beginning = not page.is_last
+        if not page.is_last:
+            subscription.fall_behind()
+        return bool(page.changes)
 
-    def _give(self, change: Change) -> RunRecord | None:
+    def _give(self, change: Change, is_present: bool) -> RunRecord | None:
         """Return a record, unless the watcher does not want it or was shown the same before."""
         row = change.row
-        if (row.changed, row.run) <= self._since:
-            return None
         if self._which.run_id is not None:
             self._run = self._run or row.run
             if row.run != self._run:
@@ -129,37 +150,31 @@ class Changes:
             self._has_ended = row.status.is_final
             if not self._subscription.accepts(row):
                 return None
-        visible = _visible(change)
-        if self._shown.pop(row.run, None) == visible and not row.status.is_final:
-            self._shown[row.run] = visible
+        shown = row.changed, _visible(change)
+        before = self._shown.pop(row.run, (-1, 0))
+        if before[0] >= shown[0]:  # it was read, and offered
+            self._shown[row.run] = before
             return None
-        if not row.status.is_final:
-            self._shown[row.run] = visible
-            if len(self._shown) > _SHOWN_RUNS_MAX:
-                self._shown.popitem(last=False)
-        self._given = row
+        self._shown[row.run] = shown
+        if len(self._shown) > _SHOWN_RUNS_MAX:
+            self._shown.popitem(last=False)
+        if before[1] == shown[1] and before[0] >= 0 and not row.status.is_final:
+            return None
+        self._given, self._is_present = change, is_present
         return self._convert(change)
 
     async def begin(self, since: Since | None) -> None:
-        """Note what is the present; with ``since`` give only what comes after a state that another watcher was given.
+        """With ``since`` give only what comes after a state that another watcher was given.
 
         Raises:
             ValueError: no state of this store has its cursor yet.
         """
-        self._before = last = await self._writer.ask(FindLastChange())
         if since is None:
             return
-        if since.state is None:
-            self._subscription.position = last
-            return
-        if since.state[0] > last:
-            raise ValueError(
-                f"the cursor {since.cursor!r} is of a later state than the store is in: it was restored from a copy,"
-                " or is another one; begin anew, without a cursor"
-            )
-        self._since = since.state
-        # What has changed with that state comes again, and is left out up to that run.
-        self._subscription.position = since.state[0] - 1
+        self._since = since
+        # What comes before the present was perhaps given to the other one, and the feed may be on its way to offer it.
+        await self._feed.skip()
+        self._subscription.position = since.place or await self._writer.ask(FindCursor())
 
     def _removed(self) -> RunNotFound:
         self._has_ended = True
@@ -189,9 +204,9 @@ async def watch(
     subscription = Subscription(matches, run_id=which.run_id)
     if which.run_id is not None:
         which = RunFilter(run_id=which.run_id)  # its end is wanted, whatever is to be shown
-    changes = Changes(writer, subscription, which, convert)
-    feed.subscribe(subscription)
+    changes = Changes(writer, feed, subscription, which, convert)
     try:
+        await feed.subscribe(subscription)
         await changes.begin(since)
         if not await changes.read_on() and which.run_id is not None:
             raise RunNotFound(f"there is no run {which.run_id!r}", run_id=which.run_id)

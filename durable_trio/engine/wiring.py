@@ -95,6 +95,7 @@ class Services:
             residents=self.residents,
             message_came=self._message_came,
             others_committed=self.look_for_due,
+            mail_was_lost=self._mail_was_lost,
         )
         self.executor = None
         if executes:
@@ -128,6 +129,10 @@ class Services:
     def _message_came(self, sent: Sent) -> None:
         if self.executor is not None:
             guarded(self.executor.runs.post, sent.entry.run, sent)
+
+    def _mail_was_lost(self) -> None:
+        if self.executor is not None:
+            guarded(self.executor.runs.look_at_all)
 
     def _executor_id(self) -> int | None:
         return None if self.executor is None else self.executor.id

@@ -29,6 +29,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.executor_operations import (
     ForgetDeadCodes,
     PutReport,
@@ -199,6 +200,14 @@ class Store(abc.ABC):
     @abc.abstractmethod
     def connect(self) -> Any:
         """Return a new connection to the same database for the user; the user closes it."""
+
+    @abc.abstractmethod
+    def read_cursor(self, text: str) -> Cursor:
+        """Return a cursor that was written down. Asks nobody: whether the store knows the place shows when it is used.
+
+        Raises:
+            ValueError: a store of this kind has never written such a text; the message shows how one looks.
+        """
 
     @abc.abstractmethod
     def foreign_changes(self) -> bool | None:

@@ -60,11 +60,11 @@ class Front:
         tries_alone = self.alone_count > 0
         self.upkeep_count = 0
         count_max, room = 1 if tries_alone else BATCH_OPERATIONS_MAX, BATCH_BYTES_MAX
-        gives_way = bool(starts and waiting) and self.is_turn_of_starts and isinstance(waiting[0][0], ALONE)
+        gives_way = bool(starts and waiting) and self.is_turn_of_starts and type(waiting[0][0]) in ALONE
         while waiting and len(items) < count_max and not gives_way:
             operation = waiting[0][0]
             goes_beside = self.takes_its_time and isinstance(operation, UserTransaction)
-            is_alone = isinstance(operation, ALONE) and not goes_beside
+            is_alone = type(operation) in ALONE and not goes_beside
             room -= size_of(operation)
             if items and (is_alone or room < 0):
                 break
@@ -94,7 +94,7 @@ class Front:
     def _take_starts(self, items: list[Entry], room: int) -> None:
         starts, count_max = self.starts, len(items) + BATCH_STARTS_MAX
         while starts and len(items) < count_max:
-            is_upkeep = isinstance(starts[0][0], UPKEEP)
+            is_upkeep = type(starts[0][0]) in UPKEEP
             room -= size_of(starts[0][0])
             if (is_upkeep and self.upkeep_count == self.pace.count_max) or (items and room < 0):
                 break

@@ -72,13 +72,15 @@ class Tidy:
 Item = Operation | UserTransaction | Tidy
 
 #: No other operation is committed with them.
-ALONE: Final = (UserTransaction, Tidy)
+ALONE: Final = frozenset({UserTransaction, Tidy})
 #: Each may take its time, so a batch has few of them (``stores.upkeep``), and the event loop none.
-UPKEEP: Final = (AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, DeleteRun, Prune, Sweep, ForgetDeadCodes)
+UPKEEP: Final = frozenset(
+    {AbandonRun, ResumeRun, CutHistory, ForkRun, CopyHistory, DeleteRun, Prune, Sweep, ForgetDeadCodes}
+)
 #: Never applied on the event loop.
-NEVER_INLINE: Final = (*UPKEEP, ContinueAsNew)
+NEVER_INLINE: Final = UPKEEP | {ContinueAsNew}
 #: What stands behind all else.
-STARTS: Final = (StartRun, SignalWithStart, *UPKEEP)
+STARTS: Final = UPKEEP | {StartRun, SignalWithStart}
 #: What a run's owner writes of it: the outcome has happened, and must not be lost.
 OWNERS: Final = (Advance, ContinueAsNew, Release, Refuse, ParkDamaged, Finish, UserTransaction)
 #: What somebody calls for who may decide otherwise, and need not wait for ever for a store that is not there.

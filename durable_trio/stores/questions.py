@@ -28,34 +28,27 @@ from durable_trio.rows import (
     UntoldRow,
     WaitRow,
 )
-from durable_trio.stores.operations import Sent
 
 __all__ = [
     "NOTHING_LOADED",
     "AwaitedRows",
     "Backlog",
-    "Change",
     "CountBacklog",
     "CountByWorkflow",
     "CountRuns",
     "FailedRun",
     "FindEnded",
-    "FindLastChange",
-    "FindLastEntry",
     "FindMissing",
     "FindRun",
     "ListAwaited",
-    "ListChanges",
     "ListDeaths",
     "ListExecutors",
     "ListFailures",
     "ListHistory",
-    "ListNews",
     "ListOpenSteps",
     "ListOwned",
     "ListReports",
     "ListRuns",
-    "ListSent",
     "ListSetBack",
     "ListUnread",
     "ListUntold",
@@ -231,41 +224,6 @@ class ListRuns(Question[tuple[RunRow, ...]]):
 
 
 @attrs.define
-class Change:
-    """A run as it was after a change, with what it had published by then."""
-
-    row: RunRow
-    values: Mapping[str, str]
-
-
-@attrs.define
-class ListChanges(Question[tuple[Change, ...]]):
-    """Answers runs with ``changed > after``, in order of ``(changed, run)``; one that matches no more is left out.
-
-    ``limit`` never cuts between runs with the same ``changed``. Values and row are of one instant, so that a watcher is
-    never shown values that are newer than the status.
-    """
-
-    is_for_people = True
-    which: RunFilter
-    after: int = attrs.field(kw_only=True)
-    limit: int = attrs.field(kw_only=True)
-
-
-@attrs.define(kw_only=True)
-class ListNews(Question[tuple[Change, ...]]):
-    """Answers what ``ListChanges`` does of all runs, for the one who passes them on: others wait for it."""
-
-    after: int
-    limit: int
-
-
-@attrs.define
-class FindLastChange(Question[int]):
-    """Answers the highest ``changed`` given out so far; 0 in an empty store."""
-
-
-@attrs.define
 class FindEnded(Question[tuple[str, ...]]):
     """Answers those of some ids whose runs have ended. Cost grows with their number, not with what else has changed."""
 
@@ -348,23 +306,6 @@ class ListFailures(Question[tuple[FailedRun, ...]]):
 
 
 # ---- mailboxes ---------------------------------------------------------------------------------------------------
-
-
-@attrs.define
-class ListSent(Question[tuple[Sent, ...]]):
-    """Answers what was put into the mailboxes of all runs, with an id above ``after``, in order, whether read or not.
-
-    ``owner`` and ``place`` of each are those of now: knowing the place that it has among what is unread, who owns its
-    run by that very claim need not read the mailbox. ``created`` is False of one that was read already.
-    """
-
-    after: int
-    limit: int = attrs.field(kw_only=True)
-
-
-@attrs.define
-class FindLastEntry(Question[int]):
-    """Answers the highest mailbox id given out so far, also if that entry is gone; 0 if none."""
 
 
 @attrs.define

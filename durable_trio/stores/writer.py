@@ -121,7 +121,7 @@ class Writer:
 
         What it raises is told to its own ``failed``, if it has that; nobody else learns of it.
         """
-        queued = self._starts if isinstance(operation, STARTS) else self._waiting
+        queued = self._starts if type(operation) in STARTS else self._waiting
         if self.failure is not None or not self._is_running:
             refusal = unusable(self.failure)
         elif len(queued) >= WRITER_QUEUE_MAX and not isinstance(operation, OWNERS):
@@ -338,8 +338,8 @@ class Writer:
             is_lone = len(self._waiting) + len(self._starts) == 1 and not (front.alone_count or front.held)
             if not items and is_lone and not front.takes_its_time:  # as ``Front.take`` does, for a lone step or start
                 items = [(self._waiting or self._starts).popleft()]
-                front.is_turn_of_starts = isinstance(items[0][0], ALONE)
-                front.upkeep_count = int(isinstance(items[0][0], UPKEEP))
+                front.is_turn_of_starts = type(items[0][0]) in ALONE
+                front.upkeep_count = int(type(items[0][0]) in UPKEEP)
             elif not items:
                 front.take(items)
                 self._beside.begin(front.beside)
@@ -398,7 +398,7 @@ class Writer:
             return [await self._write_thread.call(call)]
         batch: list[Any] = list(map(_OPERATION_OF, items))
         if not store.may_block or (
-            len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and not isinstance(first, NEVER_INLINE)
+            len(batch) == 1 and self._commit_ms <= INLINE_COMMIT_MS_MAX and type(first) not in NEVER_INLINE
         ):
             if not self._has_let_others_go:
                 await trio.lowlevel.cancel_shielded_checkpoint()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
+from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import Question
 from durable_trio.stores.step_slots import StepSlots
 
@@ -41,6 +42,9 @@ class WrappedStore(Store):
 
     def connect(self) -> Any:
         return self.inner.connect()
+
+    def read_cursor(self, text: str) -> Cursor:
+        return self.inner.read_cursor(text)
 
     def foreign_changes(self) -> bool | None:
         return self.inner.foreign_changes()

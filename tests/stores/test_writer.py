@@ -17,7 +17,7 @@ from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt
 from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_COMMIT_MS_MAX
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import Advance, Fence, Sweep
-from durable_trio.stores.questions import FindLastChange
+from durable_trio.stores.news_questions import FindCursor
 from durable_trio.stores.threads import Linger
 from durable_trio.stores.upkeep import UpkeepPace
 from durable_trio.stores.writer import Writer
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 async def asked_by(writer: Writer) -> Any:
     """Return the thread that answers a question."""
-    return await writer.ask(FindLastChange())
+    return await writer.ask(FindCursor())
 
 
 # ---- batches ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from durable_trio.errors import StoreAway
-from durable_trio.stores.questions import FindLastChange
+from durable_trio.stores.news_questions import FindCursor
 from durable_trio.stores.writer import Writer
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
 from tests.stores.scripted import Outcomes, ScriptedStore, caller, echo, nobody, owner, running, writer_of
@@ -122,7 +122,7 @@ async def test_a_question_is_asked_again_for_a_while(network: Network) -> None:
 
     store = Asked()
     async with running(store) as writer:
-        answer: Any = await writer.ask(FindLastChange())
+        answer: Any = await writer.ask(FindCursor())
         assert answer == "answer"
         assert store.asked_count == 4
     network.is_cut = True
@@ -130,9 +130,9 @@ async def test_a_question_is_asked_again_for_a_while(network: Network) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         with pytest.raises(StoreAway, match="no route"):
-            await writer.ask(FindLastChange())
+            await writer.ask(FindCursor())
         with trio.move_on_after(0.1) as scope:
-            await writer.ask_patiently(FindLastChange())
+            await writer.ask_patiently(FindCursor())
         assert scope.cancelled_caught
         nursery.cancel_scope.cancel()
 

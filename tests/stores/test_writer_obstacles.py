@@ -14,7 +14,8 @@ from durable_trio import RunStatus
 from durable_trio.errors import StoreError, StoreFull, StoreInUse
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Refuse, Release
-from durable_trio.stores.questions import CountRuns, FindLastChange, Question
+from durable_trio.stores.news_questions import FindCursor
+from durable_trio.stores.questions import CountRuns, Question
 from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
 from tests.stores.scripted import Outcomes, ScriptedStore, caller, echo, owner, running, writer_of
@@ -360,7 +361,7 @@ async def test_a_queue_that_is_full_refuses_callers_but_not_owners(monkeypatch: 
     assert outcomes.names == ["in flight", "a", "b", "c", "1"]
 
 
-@pytest.mark.parametrize("question", [FindLastChange(), CountRuns()])
+@pytest.mark.parametrize("question", [FindCursor(), CountRuns()])
 async def test_a_busy_event_loop_waits_a_moment_in_each_pass_for_what_runs_read_and_not_for_what_people_ask(
     question: Question[Any],
 ) -> None:

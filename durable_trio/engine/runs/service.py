@@ -123,6 +123,7 @@ class Runs:
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
+        self._looks_at_all = False  # any of them may have been told
         self._early_posts: set[int] = set()  # runs that were told of a message while some were on their way into memory
         self._due_once_left: set[int] = set()  # that have got a message since they were released
         self._warned_places: set[tuple[str, str]] = set()
@@ -174,6 +175,7 @@ class Runs:
         self._reserved -= count
         if not self._reserved:
             self._early_posts.clear()
+            self._looks_at_all = False
 
     @contextmanager
     def lend(self, run: int) -> Iterator[None]:
@@ -213,7 +215,7 @@ class Runs:
                 self.refuse(row, workflow, damaged(row.id, damage), None)
                 return
             actor = RunActor(self, row, workflow, loaded, failures)
-            if row.run in self._early_posts:
+            if row.run in self._early_posts or self._looks_at_all:
                 actor.inbox.post(Notice.MAILBOX)
         except Exception as error:
             self.refusing.refuse_for_fault(row, workflow, error)
@@ -268,6 +270,12 @@ class Runs:
             self._unowned_got_message()
         else:
             self.post(sent.entry.run, sent)  # a fault in it is known to who has sent
+
+    def look_at_all(self) -> None:
+        """Have each run look into its mailbox: in some there may be something, and nobody can tell in which."""
+        self._looks_at_all = self._reserved > 0
+        for run in list(self._actors):
+            self.post(run)
 
     def post(self, run: int, sent: Sent | None = None) -> None:
         """Tell a run, if it is resident, that there is something in its mailbox: it is read, unless ``sent`` will do.

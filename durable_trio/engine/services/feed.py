@@ -4,9 +4,11 @@ One look at the store serves all: mailbox entries go to resident runs, changes o
 to those who wait for results. Others' commits are noticed by a counter that costs microseconds to read. So a hundred
 watchers cost the store no more than one, and nobody who wants to know costs it nothing.
 
-A watcher is *behind* or *live*. Behind, it reads the store by itself, page by page in the order of changes; so it
-begins, and so it goes on after it was too slow. Live, it is offered what the feed reads. It becomes live before its
-last read, so that each commit is in that read or is offered after it; what is in both is known by its change number.
+A watcher is *behind* or *live*. Behind, it reads the store by itself, page by page; so it begins, and so it goes on
+after it was too slow. Live, it is offered what the feed reads. It becomes live before its last read, so that each
+commit is in that read or is offered after it. What is in both the watcher knows by the change number of the run.
+
+How far the feed has come, and each watcher, are places that only the store can compare (``stores.cursors``).
 """
 
 from __future__ import annotations
@@ -24,16 +26,9 @@ from durable_trio.errors import RunNotFound
 from durable_trio.limits import FEED_IDLE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.rows import RunEnd, RunRow
 from durable_trio.stores.contract import Sent
-from durable_trio.stores.questions import (
-    Change,
-    FindEnded,
-    FindLastChange,
-    FindLastEntry,
-    FindMissing,
-    FindRun,
-    ListNews,
-    ListSent,
-)
+from durable_trio.stores.cursors import Cursor, CursorLost
+from durable_trio.stores.news_questions import Change, FindCursor, ListNews, ListSent
+from durable_trio.stores.questions import FindEnded, FindMissing, FindRun
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.port import Port
 
@@ -47,8 +42,6 @@ _UNTAKEN_CHARACTERS_MAX: Final = 32 * 1024 * 1024
 _REMOVAL_CHECK_SECONDS: Final = 1.0
 # Others are taken for idle after so long.
 _IDLE_AFTER_SECONDS: Final = 1.0
-# Waking somebody who waits for a run costs about as much as reading so many rows.
-_ROWS_PER_WAITER: Final = 10
 
 
 @attrs.define(eq=False)
@@ -62,7 +55,8 @@ class Subscription:
 
     accepts: Callable[[RunRow], bool]
     run_id: str | None = None
-    position: int = 0  # up to this change the watcher has been given everything, or holds it in its hands
+    #: Up to this place the watcher has been given everything, or holds it in its hands; ``None``: nothing yet.
+    position: Cursor | None = None
     is_behind: bool = True
     is_removed: bool = False  # the run that is watched is stored no more
     is_closed: bool = False
@@ -71,11 +65,22 @@ class Subscription:
     # By run, and whether it is accepted: a state that is not shown does not displace one that is still to be shown.
     pending: dict[tuple[int, bool], Change] = attrs.Factory(dict)
     _characters: int = 0
+    _offered: Cursor | None = None  # up to this place it was offered everything, since it is live
+
+    def read_by_itself(self) -> None:
+        """The watcher is about to read from its position on: whatever is committed after that is offered."""
+        self.is_behind = False
+        self._offered = None
+
+    def passed(self, place: Cursor) -> None:
+        """All that it may want was offered up to that place."""
+        if not self.is_behind:
+            self._offered = place
 
     def offer(self, change: Change) -> None:
         """Take a newer state of a run, in place of an older one that was not taken yet."""
         row = change.row
-        if self.is_behind or row.changed <= self.position:
+        if self.is_behind:
             return
         is_accepted = self.accepts(row)
         if not is_accepted and self.run_id is None:
@@ -90,10 +95,9 @@ class Subscription:
 
     def take(self) -> list[Change]:
         """Return what is pending, in order, as given to the watcher."""
-        taken = [change for change in self.pending.values() if change.row.changed > self.position]
+        taken = list(self.pending.values())
         self._forget()
-        if taken:
-            self.position = taken[-1].row.changed
+        self.position = self._offered or self.position
         return taken
 
     def fall_behind(self) -> None:
@@ -137,6 +141,7 @@ class Feed(Service):
         residents: the runs in memory in this process, by id; when one leaves, ``left`` is called for it.
         message_came: told about each message that waits in a mailbox, of whoever it is.
         others_committed: told that others have committed something.
+        mail_was_lost: told that something was perhaps put into mailboxes, and nobody can tell into which.
     """
 
     def __init__(
@@ -146,20 +151,22 @@ class Feed(Service):
         residents: Mapping[str, Stay],
         message_came: Callable[[Sent], None],
         others_committed: Callable[[], None],
+        mail_was_lost: Callable[[], None],
     ) -> None:
         self._writer = writer
         self._residents = residents
         self._message_came = message_came
         self._others_committed = others_committed
+        self._mail_was_lost = mail_was_lost
         # Under the id of the run that is watched, or None: what changes is offered only to those whom it may concern.
         self._subscriptions: dict[str | None, set[Subscription]] = {}
         self._waiters: dict[str, set[trio.Event]] = {}
         self._ends: dict[trio.Event, RunEnd] = {}
-        self._last_change = 0
-        self._last_entry = 0
-        self._has_place = False  # whether the two above are set; they stay when the service is started again
+        # Up to which places it has come; they stay when the service is started again.
+        self._place = self._mail_place = Cursor("")
+        self._has_place = False
         self._own_commits = -1
-        self._has_skipped = False  # whether commits were not looked at, because nobody would have learned from them
+        self._skips: list[trio.Event] = []  # of those who wait until it has come to the present
         self._removal_check_at = math.inf
         self._last_removal_check_at = -math.inf
         self._nudged = trio.Event()
@@ -181,18 +188,34 @@ class Feed(Service):
         """Be told of the next commit, if somebody watches; who only waits for a run's end is told of it directly."""
         self._writer.set_at_commit(self._nudged if self._subscriptions else None)
 
-    def subscribe(self, subscription: Subscription) -> None:
-        """Offer it all changes from now on, whenever it is not behind."""
-        self._catch_up()
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Offer it all changes from now on, whenever it is not behind.
+
+        What was committed while nobody wanted to know is passed over: the watcher reads that by itself. Without it the
+        first watcher of an engine that has executed a million runs would have them all read once more.
+        """
+        if not self._subscriptions:
+            place = await self._writer.ask_patiently(FindCursor())
+            if not self._subscriptions:
+                self._place = place
         subscription.is_closed = self._is_closed
         self._subscriptions.setdefault(subscription.run_id, set()).add(subscription)
         self._await_commits()
 
+    async def skip(self) -> None:
+        """Wait until nothing is offered any more that is committed by now: all watchers read that by themselves."""
+        if self._is_closed:
+            return
+        done = trio.Event()
+        self._skips.append(done)
+        self._nudged.set()
+        await done.wait()
+
     def unsubscribe(self, subscription: Subscription) -> None:
         """Offer it nothing any more."""
-        found = self._subscriptions[subscription.run_id]
+        found = self._subscriptions.get(subscription.run_id, set())
         found.discard(subscription)
-        if not found:
+        if not found and subscription.run_id in self._subscriptions:
             del self._subscriptions[subscription.run_id]
             self._await_commits()
 
@@ -241,6 +264,8 @@ class Feed(Service):
         """Nothing is passed on any more: whoever waits gets ``trio.ClosedResourceError``."""
         self._is_closed = True
         guarded(self._wake_waiters)
+        for done in self._skips:
+            done.set()
         for subscription in self._every_subscription():
             guarded(subscription.close)
 
@@ -263,8 +288,7 @@ class Feed(Service):
         is_behind = self._has_place  # what was noticed before the crash was perhaps not passed on
         if not self._has_place:
             writer.foreign_changes()  # before the reads: what comes between is noticed again
-            self._last_change = await writer.ask_patiently(FindLastChange())
-            self._last_entry = await writer.ask_patiently(FindLastEntry())
+            self._place = self._mail_place = await writer.ask_patiently(FindCursor())
             self._has_place = True
         active_at = -math.inf
         task_status.started()
@@ -290,6 +314,8 @@ class Feed(Service):
                 is_behind = await self._pass_changes()
             elif self._is_to_look():
                 is_behind = await self._pass_changes()
+            if self._skips:
+                await self._skip()
             if self._removal_check_at <= trio.current_time():
                 await self._pass_removals()
 
@@ -301,12 +327,6 @@ class Feed(Service):
             for event in waiters:
                 event.set()
 
-    def _catch_up(self) -> None:
-        """Pass over what was committed while nobody wanted to know; the loop does it for a store in a file."""
-        if not self._writer.store.may_block and not self._subscriptions:
-            self._last_change = self._writer.store.ask(FindLastChange())
-            self._has_skipped = False
-
     def _is_to_look(self) -> bool:
         """Return whether own commits are to be looked at; who only waits for a run's end is told of it directly."""
         commit_count = self._writer.commit_count
@@ -315,34 +335,37 @@ class Feed(Service):
         if self._subscriptions or (self._waiters and self._own_commits < 0):
             return True
         self._own_commits = commit_count
-        self._has_skipped = True
         return False
 
     async def _pass_entries(self) -> None:
         is_last = False
         while not is_last:
-            found = await self._writer.ask_patiently(ListSent(self._last_entry, limit=_ROWS_MAX))
-            is_last = len(found) < _ROWS_MAX
-            for sent in found:
+            try:
+                page = await self._writer.ask_patiently(ListSent(self._mail_place, limit=_ROWS_MAX))
+            except CursorLost:
+                self._mail_place = await self._writer.ask_patiently(FindCursor())
+                self._mail_was_lost()
+                return
+            for sent in page.sent:
                 if sent.created:
                     self._message_came(sent)
-            if found:
-                self._last_entry = found[-1].entry.id
+            self._mail_place, is_last = page.cursor, page.is_last
 
     async def _pass_changes(self) -> bool:
         """Pass on a page of changes, and return whether there may be more: messages go before those."""
         writer = self._writer
         self._own_commits = writer.commit_count
         if not self.is_wanted:
-            self._has_skipped = True
             return False
-        if not self._subscriptions and len(self._waiters) <= _ROWS_MAX:
+        if not self._subscriptions:
             await self._pass_ends()
             return False
-        if self._has_skipped or not self._subscriptions:
-            await self._pass_over_skipped()
-        changes = await writer.ask_patiently(ListNews(after=self._last_change, limit=_ROWS_MAX))
-        for change in changes:
+        try:
+            page = await writer.ask_patiently(ListNews(after=self._place, limit=_ROWS_MAX))
+        except CursorLost:
+            await self._skip()
+            return False
+        for change in page.changes:
             for concerned in (None, change.row.id):
                 for subscription in self._subscriptions.get(concerned, ()):
                     guarded(subscription.offer, change)
@@ -350,34 +373,35 @@ class Feed(Service):
                 # Only a hint to look again: the run may have been resumed since this row was read.
                 for event in self._waiters.get(change.row.id, ()):
                     event.set()
-        if changes:
-            self._last_change = changes[-1].row.changed
-        return len(changes) >= _ROWS_MAX
+        self._place = page.cursor
+        for subscription in self._every_subscription():
+            subscription.passed(page.cursor)
+        return not page.is_last
 
     async def _pass_ends(self) -> None:
         """Wake those who wait for runs that have ended, where nobody watches: what else has changed need not be read.
 
         Others may start thousands meanwhile, and each row that is read keeps the reads of runs waiting.
         """
-        self._has_skipped = True
-        for run_id in await self._writer.ask_patiently(FindEnded(list(self._waiters))):
-            for event in self._waiters.get(run_id, ()):
-                event.set()
+        waited_for = list(self._waiters)
+        for first in range(0, len(waited_for), _ROWS_MAX):
+            for run_id in await self._writer.ask_patiently(FindEnded(waited_for[first : first + _ROWS_MAX])):
+                for event in self._waiters.get(run_id, ()):
+                    event.set()
 
-    async def _pass_over_skipped(self) -> None:
-        """Pass over commits that were not looked at, if they are many: then it is cheaper that all look by themselves.
-
-        Without it the first watcher of an engine that has executed a million runs would have them all read once more.
-        """
-        last_change = await self._writer.ask_patiently(FindLastChange())
-        self._has_skipped = False
-        waiter_count = sum(map(len, self._waiters.values()))
-        if last_change - self._last_change <= _ROWS_MAX + _ROWS_PER_WAITER * waiter_count:
-            return
-        self._last_change = last_change
+    async def _skip(self) -> None:
+        """Go on from the present. What was committed before all who want it look for by themselves."""
+        skips, self._skips = self._skips, []
+        try:
+            self._place = await self._writer.ask_patiently(FindCursor())
+        except BaseException:
+            self._skips = skips + self._skips
+            raise
         self._wake_waiters()
         for subscription in self._every_subscription():
             subscription.fall_behind()
+        for done in skips:
+            done.set()
 
     async def _pass_removals(self) -> None:
         """Tell those who wait for runs that were removed before their end was seen here."""

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from durable_trio.errors import StoreError
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
+from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import Question
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.table import ANSWERS, at_one_instant
@@ -146,6 +147,10 @@ class ReadOnlyStore(Store):
     def connect(self) -> Any:
         """Return a new connection, which cannot write either."""
         return _open(self.path)
+
+    def read_cursor(self, text: str) -> Cursor:
+        """Nobody watches here."""
+        raise ValueError("a database that is only read has no cursors")
 
     def foreign_changes(self) -> bool | None:
         """Nobody is told of changes here."""

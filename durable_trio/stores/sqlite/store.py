@@ -23,9 +23,11 @@ from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse,
 from durable_trio.processes import OWN_PROCESS, boot_id, describe_process
 from durable_trio.rows import ExecutorRow, UntoldRow
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
+from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
 from durable_trio.stores.sqlite.answers.lists import Slice
+from durable_trio.stores.sqlite.answers.places import read_place
 from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant, whole
 from durable_trio.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,
@@ -385,6 +387,10 @@ class SqliteStore(Store):
         distrust_schema(connection)
         connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
         return connection
+
+    def read_cursor(self, text: str) -> Cursor:
+        """Return a cursor that was written down (see ``Store.read_cursor``)."""
+        return read_place(text).cursor
 
     def foreign_changes(self) -> bool | None:
         """Return whether others have committed since this was last asked (see ``Store.foreign_changes``).

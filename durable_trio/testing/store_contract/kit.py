@@ -23,11 +23,14 @@ from durable_trio.stores.contract import (
     RegisterExecutor,
     Release,
     SendSignal,
+    Sent,
     Started,
     StartRun,
     Store,
 )
-from durable_trio.stores.questions import CountBacklog, FindRun, ListChanges, RunFilter
+from durable_trio.stores.cursors import Cursor
+from durable_trio.stores.news_questions import ListChanges, ListSent
+from durable_trio.stores.questions import CountBacklog, FindRun, RunFilter
 
 # Strings that break what builds statements, paths or JSON by gluing.
 STRANGE = (
@@ -217,6 +220,18 @@ def row_of(store: Store, run_id: str = "run") -> RunRow:
     return row
 
 
-def changed_runs(store: Store, which: RunFilter, *, after: int, limit: int) -> tuple[RunRow, ...]:
+def changed_runs(store: Store, which: RunFilter, *, after: Cursor | None = None, limit: int = 99) -> tuple[RunRow, ...]:
     """Return runs that have changed since, without their values."""
-    return tuple(change.row for change in store.ask(ListChanges(which, after=after, limit=limit)))
+    return tuple(change.row for change in store.ask(ListChanges(which, after=after, limit=limit)).changes)
+
+
+def changed_since(store: Store, place: Cursor) -> set[str]:
+    """Return the ids of the runs that were changed since."""
+    return {row.id for row in changed_runs(store, RunFilter(), after=place)}
+
+
+def sent_since(store: Store, place: Cursor) -> tuple[Sent, ...]:
+    """Return what was sent since."""
+    page = store.ask(ListSent(place, limit=99))
+    assert page.is_last
+    return page.sent

@@ -85,7 +85,7 @@ class LargeContract(ContractKit):
         for which in (RunFilter(), RunFilter(tags=(("a", "1"),)), RunFilter(queue="q"), RunFilter(run_id="run")):
             assert "run" not in [found.workflow and found.id for found in store.ask(ListRuns(which, limit=99))]
             assert len(store.ask(ListRuns(which, limit=99))) == (4 if which == RunFilter() else 0)
-            assert len(changed_runs(store, which, after=0, limit=99)) == (4 if which == RunFilter() else 0)
+            assert len(changed_runs(store, which, limit=99)) == (4 if which == RunFilter() else 0)
         assert store.ask(CountRuns()).runs_by_status == {RunStatus.RUNNING: 4}
         assert prune(store, 10_000) == 0
         assert isinstance(one(store, DeleteRun(run_id="run")), RunNotFound)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from durable_trio.records import RunStatus
 from durable_trio.rows import Key, RunRow, WaitRow
-from durable_trio.stores.contract import Advance, DeleteRun, Finish, Store
+from durable_trio.stores.contract import Advance, ClaimRun, DeleteRun, Finish, Sent, Store
+from durable_trio.stores.news_questions import Change, FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.questions import (
     CountByWorkflow,
     CountRuns,
     FindEnded,
-    FindLastChange,
     FindMissing,
-    ListChanges,
     ListFailures,
     ListHistory,
     ListRuns,
+    ListUnread,
     LoadRun,
     Order,
     Question,
@@ -31,6 +33,8 @@ from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
     changed_runs,
+    changed_since,
+    codes_of,
     fence_of,
     finish,
     in_status,
@@ -39,6 +43,7 @@ from durable_trio.testing.store_contract.kit import (
     park,
     register,
     row_of,
+    signal,
     start,
     start_operation,
     step,
@@ -91,7 +96,7 @@ class ReadContract(ContractKit):
     )
     def test_filters_find_what_they_say(self, zoo: Store, which: RunFilter, expected: str) -> None:
         assert ids(zoo.ask(ListRuns(which, limit=100))) == list(expected)
-        assert sorted(ids(changed_runs(zoo, which, after=0, limit=100))) == sorted(expected)
+        assert sorted(ids(changed_runs(zoo, which, limit=100))) == sorted(expected)
 
     def test_pages_go_on_where_the_last_one_ended_also_among_equal_times(self, store: Store) -> None:
         for number in range(25):
@@ -192,29 +197,126 @@ class ReadContract(ContractKit):
             assert ids(store.ask(ListRuns(RunFilter(tags=((text, text),)), limit=99))) == [f"run-{number}"]
             assert store.ask(ListRuns(RunFilter(tags=((text, text + "'"),)), limit=99)) == ()
 
-    def test_changes_come_in_order_each_run_as_it_is_now(self, store: Store) -> None:
-        first, fence = owned(store, "first")
-        second = start(store, "second")
-        assert ids(changed_runs(store, RunFilter(), after=0, limit=9)) == ["first", "second"]
-        assert 0 < first.changed < second.changed == store.ask(FindLastChange())
+    def test_changes_after_a_place_are_told_each_run_as_it_is_now(self, store: Store) -> None:
+        places = [store.ask(FindCursor())]
+        _, fence = owned(store, "first")
+        places.append(store.ask(FindCursor()))
+        start(store, "second")
+        places.append(store.ask(FindCursor()))
         one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, now=20))
-        assert ids(changed_runs(store, RunFilter(), after=second.changed, limit=9)) == ["first"]
-        assert ids(changed_runs(store, RunFilter(), after=0, limit=9)) == ["second", "first"]
-        assert changed_runs(store, RunFilter(), after=store.ask(FindLastChange()), limit=9) == ()
+        places.append(store.ask(FindCursor()))
+        assert [changed_since(store, place) for place in places] == [
+            {"first", "second"},
+            {"first", "second"},
+            {"first"},
+            set(),
+        ]
+        assert sorted(ids(changed_runs(store, RunFilter()))) == ["first", "second"]
         pending = RunFilter(statuses=(RunStatus.PENDING,))
-        assert ids(changed_runs(store, pending, after=0, limit=9)) == ["second"]
+        assert ids(changed_runs(store, pending)) == ids(changed_runs(store, pending, after=places[0])) == ["second"]
+        assert changed_runs(store, pending, after=places[2]) == ()
 
     def test_changes_bring_the_values_of_their_instant(self, store: Store) -> None:
         _, fence = owned(store, "first")
         start(store, "second")
         for number in range(3):
             one(store, Advance(fence=fence, published=(("n", str(number)), (f"k{number}", "1")), now=20))
-        second, first = store.ask(ListChanges(RunFilter(), after=0, limit=9))
-        assert (second.row, second.values) == (row_of(store, "second"), {})
-        assert (first.row, first.values) == (row_of(store, "first"), {"n": "2", "k0": "1", "k1": "1", "k2": "1"})
-        assert store.ask(ListChanges(RunFilter(), after=second.row.changed, limit=9)) == (first,)
-        assert store.ask(ListChanges(RunFilter(run_id="second"), after=0, limit=1)) == (second,)
-        assert store.ask(ListChanges(RunFilter(), after=first.row.changed, limit=9)) == ()
+        page = store.ask(ListChanges(RunFilter(), after=None, limit=9))
+        found = {change.row.id: change for change in page.changes}
+        assert (found["second"].row, found["second"].values) == (row_of(store, "second"), {})
+        assert (found["first"].row, found["first"].values) == (
+            row_of(store, "first"),
+            {"n": "2", "k0": "1", "k1": "1", "k2": "1"},
+        )
+        assert ids(changed_runs(store, RunFilter(run_id="second"), limit=1)) == ["second"]
+
+    @pytest.mark.parametrize("limit", [1, 2, 3, 99])
+    def test_pages_of_changes_give_each_run_once_and_any_watcher_can_go_on_behind_any_of_them(
+        self, store: Store, limit: int
+    ) -> None:
+        start(store, "before")
+        store.apply([start_operation(f"run-{number}") for number in range(6)])
+        start(store, "after")
+        which, place, found = RunFilter(), None, list[Change]()
+        while True:
+            page = store.ask(ListChanges(which, after=place, limit=limit))
+            assert len(page.changes) <= limit
+            found += page.changes
+            if page.is_last:
+                break
+            place = page.cursor
+        expected = {"before", "after", *(f"run-{number}" for number in range(6))}
+        assert sorted(change.row.id for change in found) == sorted(expected)
+        assert changed_since(store, page.cursor) == set()
+        for number, change in enumerate(found):
+            rest = {other.row.id for other in found[number + 1 :]}
+            assert changed_since(store, store.read_cursor(str(change.cursor))) == rest
+        one(store, ClaimRun(owner=register(store), run_id="run-3", codes=codes_of("work"), now=1000))
+        assert changed_since(store, page.cursor) == changed_since(store, found[-1].cursor) == {"run-3"}
+
+    def test_pages_of_news_are_pages_of_all_changes(self, store: Store) -> None:
+        place = store.ask(FindCursor())
+        for number in range(5):
+            start(store, f"run-{number}")
+        found, sizes = list[str](), list[int]()
+        while True:
+            page = store.ask(ListNews(after=place, limit=2))
+            found += [change.row.id for change in page.changes]
+            sizes.append(len(page.changes))
+            place = page.cursor
+            if page.is_last:
+                break
+        assert sorted(found) == [f"run-{number}" for number in range(5)]
+        assert sizes == [2, 2, 1]
+
+    def test_what_no_store_has_written_is_no_cursor(self, store: Store) -> None:
+        assert store.read_cursor(store.ask(FindCursor())) == store.ask(FindCursor())
+        for text in ("", "x y", "ü", "-", "now", " ", "1-2-3-4-5-6-7-8-9"):
+            with pytest.raises(ValueError, match="cursor"):
+                store.read_cursor(text)
+
+    def test_eight_who_write_at_once_are_missed_by_nobody_who_follows(self, tmp_path: Path, store: Store) -> None:
+        """Each commit is told once to one who reads on again and again, whatever order the commits come in."""
+        others = [again for again in (self.reopen(tmp_path) for _ in range(8)) if again is not None]
+        for other in others:
+            other.open()
+        place = mail_place = store.ask(FindCursor())
+        changes, entries = list[Change](), list[Sent]()
+
+        def write(number: int, other: Store) -> None:
+            fence = owned(other, f"run-{number}")[1]
+            for turn in range(6):
+                one(other, Advance(fence=fence, published=(("turn", str(turn)),), now=20))
+                signal(other, f"run-{number}", payload=str(turn))
+                signal(other, "shared", payload=f"{number}.{turn}")
+
+        start(store, "shared")
+        with ThreadPoolExecutor(max(1, len(others))) as pool:
+            writing = [pool.submit(write, number, other) for number, other in enumerate(others)]
+            while True:
+                is_over = all(each.done() for each in writing)
+                page = store.ask(ListNews(after=place, limit=3))
+                sent = store.ask(ListSent(mail_place, limit=3))
+                changes += page.changes
+                entries += sent.sent
+                place, mail_place = page.cursor, sent.cursor
+                if is_over and page.is_last and sent.is_last:
+                    break
+        for each in writing:
+            each.result()
+        for other in others:
+            other.close()
+        last = {change.row.id: change for change in changes}
+        assert last.keys() == {"shared", *(f"run-{number}" for number in range(len(others)))}
+        for run_id, change in last.items():
+            assert change.row == row_of(store, run_id)
+            numbers = [each.row.changed for each in changes if each.row.id == run_id]
+            assert numbers == sorted(set(numbers))
+            assert run_id == "shared" or change.values == {"turn": "5"}
+        found = [sent.entry for sent in entries]
+        assert len({entry.id for entry in found}) == len(found) == 12 * len(others)
+        for run in {entry.run for entry in found}:
+            assert [entry for entry in found if entry.run == run] == list(store.ask(ListUnread(run)))
 
     def test_runs_that_are_not_stored_are_missing(self, store: Store) -> None:
         _, fence = owned(store, "first")
@@ -238,32 +340,23 @@ class ReadContract(ContractKit):
         asked = ["pending", "ended-2", "nobody", "ended-0", "waiting", *(text for text in STRANGE if text), "ended-1"]
         assert sorted(store.ask(FindEnded(asked))) == ["ended-0", "ended-1", "ended-2"]
 
-    def test_all_runs_changed_in_one_commit_have_one_number_and_are_never_cut_apart(self, store: Store) -> None:
-        start(store, "before")
-        outcomes = store.apply([start_operation(f"run-{number}") for number in range(6)])
-        assert outcomes is not None
-        assert len({outcome.row.changed for outcome in outcomes}) == 1
-        start(store, "after")
-        assert ids(changed_runs(store, RunFilter(), after=0, limit=3)) == ["before", *(f"run-{n}" for n in range(6))]
-        assert ids(changed_runs(store, RunFilter(), after=0, limit=1)) == ["before"]
-        last = changed_runs(store, RunFilter(), after=0, limit=3)[-1].changed
-        assert ids(changed_runs(store, RunFilter(), after=last, limit=3)) == ["after"]
-
-    def test_a_change_that_was_refused_gives_no_number_to_others(self, store: Store) -> None:
+    def test_a_change_that_was_refused_is_told_to_nobody(self, store: Store) -> None:
         _, fence = owned(store)
+        place = store.ask(FindCursor())
         children = (start_operation("child"), start_operation("run"))
         outcomes = store.apply([Advance(fence=fence, children=children, now=20), start_operation("other")])
         assert outcomes is not None
-        assert outcomes[1].row.changed == store.ask(FindLastChange()) == row_of(store, "other").changed
+        assert changed_since(store, place) == {"other"}
 
-    def test_a_change_number_is_never_given_twice(self, store: Store) -> None:
-        seen = [0]
-        for number in range(5):
-            row, fence = owned(store, f"run-{number}")
-            assert row.changed > seen[-1]
-            finish(store, fence)
-            assert row_of(store, f"run-{number}").changed > row.changed
-            seen.append(store.ask(FindLastChange()))
+    def test_the_change_number_of_a_run_rises_with_each_of_its_changes(self, store: Store) -> None:
+        row, fence = owned(store)
+        seen = [row.changed]
+        for number in range(3):
+            one(store, Advance(fence=fence, published=(("n", str(number)),), now=20))
+            seen.append(row_of(store).changed)
+        finish(store, fence)
+        seen.append(row_of(store).changed)
+        assert seen == sorted(set(seen))
 
     def test_status_counts_what_is_there(self, store: Store) -> None:
         start(store, "a")

@@ -6,15 +6,18 @@ from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import Key, WaitRow
 from durable_trio.stores.contract import Advance, DeleteRun, Prune, Pruned, Store
-from durable_trio.stores.questions import CountRuns, FindLastChange, FindLastEntry, FindRun, ListUnread, LoadRun
+from durable_trio.stores.news_questions import FindCursor
+from durable_trio.stores.questions import CountRuns, FindRun, ListUnread, LoadRun
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
+    changed_since,
     finish,
     one,
     owned,
     park,
     row_of,
+    sent_since,
     signal,
     start,
     step,
@@ -45,16 +48,17 @@ class RemovalContract(ContractKit):
         signal(store, "other")
         nap = WaitRow(key=Key("", "nap", 0), kind="sleep", started_at=1)
         one(store, Advance(fence=fence, rows=(step(1),), waits=(nap,), published=(("k", "1"),), now=20))
-        last_entry, last_change = store.ask(FindLastEntry()), store.ask(FindLastChange())
         finish(store, fence)
+        place = store.ask(FindCursor())
         assert one(store, DeleteRun(run_id="run")) is True
         assert store.ask(FindRun("run")) is None
         gone = store.ask(LoadRun(row.run))
         assert (gone.history, gone.waits, gone.unread, gone.values) == ((), (), (), {})
         assert len(store.ask(ListUnread(other.run))) == 1
         assert isinstance(one(store, DeleteRun(run_id="run")), RunNotFound)
-        assert (store.ask(FindLastEntry()), store.ask(FindLastChange()) >= last_change) == (last_entry, True)
+        assert (sent_since(store, place), changed_since(store, place)) == ((), set())
         again = start(store)
+        assert changed_since(store, place) == {"run"}
         assert again.run > other.run
         assert store.ask(LoadRun(again.run)).history == ()
 

@@ -22,15 +22,13 @@ from durable_trio.stores.contract import (
     Started,
     Store,
 )
+from durable_trio.stores.news_questions import FindCursor
 from durable_trio.stores.questions import (
     CountRuns,
-    FindLastChange,
-    FindLastEntry,
     FindRun,
     ListExecutors,
     ListHistory,
     ListRuns,
-    ListSent,
     ListUnread,
     LoadRun,
     ReadValues,
@@ -41,6 +39,7 @@ from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,
     changed_runs,
+    changed_since,
     claim,
     fence_of,
     finish,
@@ -50,6 +49,7 @@ from durable_trio.testing.store_contract.kit import (
     owned,
     register,
     row_of,
+    sent_since,
     stale,
     start,
     start_operation,
@@ -65,9 +65,9 @@ class RunContract(ContractKit):
         assert store.ask(FindRun("run")) is None
         assert store.ask(ListHistory(1)) == ()
         assert store.ask(ListRuns(RunFilter(), limit=10)) == ()
-        assert changed_runs(store, RunFilter(), after=0, limit=10) == ()
-        assert (store.ask(FindLastChange()), store.ask(FindLastEntry())) == (0, 0)
-        assert (store.ask(ListUnread(1)), store.ask(ListSent(0, limit=10))) == ((), ())
+        assert changed_runs(store, RunFilter()) == ()
+        place = store.ask(FindCursor())
+        assert (changed_since(store, place), sent_since(store, place), store.ask(ListUnread(1))) == (set(), (), ())
         assert (next_due(store, ["work"]), next_due(store, [])) == (None, None)
         assert (store.ask(ListExecutors()), store.ask(ListExecutors(ended=True))) == ((), ())
         assert store.ask(CountRuns()).runs_by_status == {}
@@ -228,11 +228,13 @@ class RunContract(ContractKit):
     def test_published_values_are_replaced_by_key_and_tell_watchers(self, store: Store) -> None:
         row, fence = owned(store)
         other, _ = owned(store, "other")
+        place = store.ask(FindCursor())
         one(store, Advance(fence=fence, published=(("a", "1"), ("b", "null")), now=20))
         one(store, Advance(fence=fence, published=(("a", '"ü"'),), now=20))
         assert store.ask(ReadValues([row.run, other.run])) == {row.run: {"a": '"ü"', "b": "null"}, other.run: {}}
         assert store.ask(LoadRun(row.run)).values == {"a": '"ü"', "b": "null"}
-        assert row_of(store).changed == store.ask(FindLastChange()) > other.changed
+        assert row_of(store).changed > row.changed
+        assert changed_since(store, place) == {"run"}
         assert store.ask(ReadValues([])) == {}
 
     @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
@@ -288,7 +290,7 @@ class RunContract(ContractKit):
         (current,) = claim(store, register(store))
         late = stale(fence_of(current))
         foreign = attrs.evolve(fence_of(current), owner=fence.owner)
-        before = row_of(store), store.ask(LoadRun(row.run)), store.ask(FindLastChange())
+        before, place = (row_of(store), store.ask(LoadRun(row.run))), store.ask(FindCursor())
         for bad in (fence, late, foreign, attrs.evolve(fence, run=row.run + 99)):
             batch: list[Operation] = [
                 Advance(fence=bad, rows=(step(1),), status=RunStatus.FAILED, published=(("a", "1"),), now=70),
@@ -302,7 +304,8 @@ class RunContract(ContractKit):
             outcomes = store.apply(batch)
             assert outcomes is not None
             assert [type(outcome) for outcome in outcomes] == [OwnershipLost] * len(batch)
-        assert (row_of(store), store.ask(LoadRun(row.run)), store.ask(FindLastChange())) == before
+        assert (row_of(store), store.ask(LoadRun(row.run))) == before
+        assert changed_since(store, place) == set()
 
     def test_refused_operations_leave_the_others_of_their_batch_standing(self, store: Store) -> None:
         row, fence = owned(store)

@@ -13,17 +13,9 @@ from durable_trio import RunStatus
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.engine.watching import watch
 from durable_trio.rows import RunRow
-from durable_trio.stores.questions import (
-    Change,
-    FindEnded,
-    FindLastChange,
-    FindLastEntry,
-    FindMissing,
-    FindRun,
-    ListChanges,
-    ListNews,
-    RunFilter,
-)
+from durable_trio.stores.cursors import Cursor
+from durable_trio.stores.news_questions import Change, ChangePage, FindCursor, ListChanges, ListNews
+from durable_trio.stores.questions import FindEnded, FindMissing, FindRun, RunFilter
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -70,30 +62,27 @@ class ManualStore:
     def __init__(self, present: RunRow) -> None:
         self.present = present
         self.changed: tuple[RunRow, ...] = ()
-        self.asked_after: list[int] = []
 
     def ask(self, question: Any) -> Any:
         match question:
             case FindRun():
                 return self.present
             case ListChanges() | ListNews():
-                self.asked_after.append(question.after)
                 found, self.changed = self.changed, ()
-                return tuple(Change(row, {}) for row in found)
+                place = Cursor(str(self.present.changed))
+                return ChangePage(tuple(Change(row, {}, place) for row in found), place, is_last=True)
             case FindMissing():
                 return ()
             case FindEnded():
                 found, self.changed = self.changed, ()
                 return tuple(row.id for row in (self.present, *found) if row.status.is_final)
-            case FindLastChange():
-                return self.present.changed
-            case FindLastEntry():
-                return 0
+            case FindCursor():
+                return Cursor(str(self.present.changed))
         raise AssertionError(question)
 
 
 class ManualWriter:
-    """Reads at once, except while a test holds the answer to ``FindLastChange``."""
+    """Reads at once, except while a test holds the answer to ``FindCursor``."""
 
     def __init__(self, store: ManualStore) -> None:
         self.store = store
@@ -105,12 +94,12 @@ class ManualWriter:
     def make_feed(self) -> Feed:
         """Return a feed that has nobody else to tell."""
         writer: Any = self
-        self.feeds.append(Feed(writer, residents={}, message_came=lambda _run: None, others_committed=lambda: None))
+        self.feeds.append(Feed(writer, residents={}, message_came=print, others_committed=print, mail_was_lost=print))
         return self.feeds[-1]
 
     async def ask(self, question: Any) -> Any:
         await trio.lowlevel.checkpoint()
-        if self.hold is not None and isinstance(question, FindLastChange):
+        if self.hold is not None and isinstance(question, FindCursor):
             await self.hold.wait()
         return self.store.ask(question)
 
@@ -166,30 +155,52 @@ async def test_who_waits_for_a_new_run_is_told_though_others_have_ended_it_alrea
         nursery.cancel_scope.cancel()
 
 
-async def test_a_change_is_not_passed_over_for_a_watcher_that_comes_while_the_feed_passes_over_others() -> None:
-    """It asks for the newest change, to pass over what nobody has watched; a commit comes before the answer."""
+async def test_of_two_watchers_that_come_after_commits_nobody_looked_at_none_is_passed_over_for_the_other() -> None:
+    """Each asks where the stream is; what is committed once the first one is there goes to both."""
     writer: Any = ManualWriter(ManualStore(stored(S.RUNNING, 5)))
-    writer.store.is_shared = writer.store.may_block = (
-        True  # the feed looks by itself, and a watcher does not make it catch up
-    )
+    writer.store.is_shared = writer.store.may_block = True  # the feed looks by itself
     feed = writer.make_feed()
+    watchers = [Subscription(lambda row: True), Subscription(lambda row: True)]
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
         writer.commit_count += 1
-        await wait_until(lambda: feed._has_skipped)
+        await wait_until(lambda: feed._own_commits == 1)  # nobody wanted to know
         writer.hold = trio.Event()
-        subscription = Subscription(lambda row: True, is_behind=False)
-        feed.subscribe(subscription)
-        writer.commit_count += 1
-        await trio.sleep(0.05)  # two looks: it asks, and the answer is held back
-        writer.store.present = stored(S.COMPLETED, 9_000)
-        writer.store.changed = (writer.store.present,)
-        writer.hold.set()
+        async with trio.open_nursery() as comers:
+            for watcher in watchers:
+                comers.start_soon(feed.subscribe, watcher)
+            await wait_all_tasks_blocked()
+            writer.hold.set()
+        for watcher in watchers:
+            watcher.read_by_itself()
+        writer.commit(stored(S.COMPLETED, 6))
         with trio.fail_after(PATIENCE_SECONDS):
-            await subscription.changed.wait()
-        assert subscription.is_behind  # it is passed over as well: the watcher reads by itself
-        assert subscription.pending == {}
+            for watcher in watchers:
+                await watcher.changed.wait()
+                assert [change.row.changed for change in watcher.take()] == [6]
         nursery.cancel_scope.cancel()
+
+
+async def test_who_goes_on_behind_a_place_is_offered_nothing_of_before() -> None:
+    """The feed was on its way to offer it when the watch was opened: it skips that, and everybody reads by himself."""
+    writer: Any = SlowNews(ManualStore(stored(S.RUNNING, 5)))
+    writer.store.is_shared = writer.store.may_block = True
+    feed = writer.make_feed()
+    watcher = Subscription(lambda row: True)
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(feed.run)
+            await feed.subscribe(watcher)
+            watcher.read_by_itself()
+            writer.commit(stored(S.COMPLETED, 6))
+            await writer.is_asked.wait()
+            async with trio.open_nursery() as skipping:
+                skipping.start_soon(feed.skip)
+                await wait_until(lambda: feed._skips)
+                writer.may_answer.set()
+            assert watcher.is_behind
+            assert watcher.pending == {}
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() -> None:
@@ -205,7 +216,7 @@ async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() ->
     async with trio.open_nursery() as nursery:
         await nursery.start(feed.run)
         writer.commit_count += 1
-        await wait_until(lambda: feed._has_skipped)
+        await wait_until(lambda: feed._own_commits == 1)  # nobody wanted to know
         with trio.move_on_after(PATIENCE_SECONDS):
             async with trio.open_nursery() as waiters:
                 waiters.start_soon(wait)
@@ -215,6 +226,23 @@ async def test_an_end_that_is_passed_over_is_still_told_to_who_waits_for_it() ->
                 feed.recheck()
         assert endings == [S.COMPLETED]
         nursery.cancel_scope.cancel()
+
+
+class SlowNews(ManualWriter):
+    """Holds back the answer to what is new."""
+
+    def __init__(self, store: ManualStore) -> None:
+        super().__init__(store)
+        self.is_asked, self.may_answer = trio.Event(), trio.Event()
+
+    async def ask(self, question: Any) -> Any:
+        found = await super().ask(question)
+        if isinstance(question, ListNews):
+            self.is_asked.set()
+            await self.may_answer.wait()
+        return found
+
+    ask_patiently = ask
 
 
 class SlowAnswers(ManualWriter):
@@ -273,7 +301,7 @@ async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> No
         async with trio.open_nursery() as nursery:
             await nursery.start(feed.run)
             subscription = Subscription(lambda row: True)
-            feed.subscribe(subscription)
+            await feed.subscribe(subscription)
             nursery.start_soon(wait)
             await wait_all_tasks_blocked()
             feed.close()

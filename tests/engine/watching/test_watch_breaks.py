@@ -12,7 +12,8 @@ import trio
 from durable_trio import Engine, RunCancelled, RunNotFound, RunStatus
 from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.contract import Store
-from durable_trio.stores.questions import FindEnded, ListNews, ListSent, Question
+from durable_trio.stores.news_questions import ListNews, ListSent
+from durable_trio.stores.questions import FindEnded, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated

@@ -20,7 +20,8 @@ import trio
 from durable_trio import Context, Engine, RunConflict, RunFinished, RunRecord, RunStatus, open_engine, workflow
 from durable_trio.engine.watching import Changes
 from durable_trio.rows import RunRow
-from durable_trio.stores.questions import Change, RunFilter
+from durable_trio.stores.news_questions import Change
+from durable_trio.stores.questions import RunFilter
 from durable_trio.testing.store_contract.kit import changed_runs
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
@@ -219,7 +220,7 @@ class Watcher:
 
     async def run(self) -> None:
         """Watch until cancelled, or until the one run has ended."""
-        for row in changed_runs(self.engine._client.store, RunFilter(), after=0, limit=10_000):
+        for row in changed_runs(self.engine._client.store, RunFilter(), limit=10_000):
             if self.wants(row):
                 self.present[row.id] = row.changed
         async with self.engine.watch(**self.which) as changes:
@@ -302,7 +303,7 @@ async def test_watchers_of_random_programs_see_each_run_rise_to_its_end(file_pat
 
             with trio.fail_after(3 * PATIENCE_SECONDS):
                 await disturb(dice, engines, begin)
-            rows = changed_runs(client._client.store, RunFilter(), after=0, limit=10_000)
+            rows = changed_runs(client._client.store, RunFilter(), limit=10_000)
             assert all(row.status.is_final for row in rows)
             await wait_until(lambda: all(watcher.has_seen_all(rows) for watcher in watchers))
             nursery.cancel_scope.cancel()

@@ -12,7 +12,8 @@ import trio
 from durable_trio import Context, Engine, RunRecord, RunStatus, workflow
 from durable_trio.engine.services import feed
 from durable_trio.limits import FEED_INTERVAL_SECONDS
-from durable_trio.stores.questions import ListChanges, Question, ReadValues
+from durable_trio.stores.news_questions import ListChanges
+from durable_trio.stores.questions import Question, ReadValues
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status, wait_until
 from tests.engine.watching.kit import gather, gather_until, nothing_more, quick, waiter

@@ -29,7 +29,7 @@ from durable_trio.stores.contract import (
     SendSignal,
     Sweep,
 )
-from durable_trio.stores.questions import FindLastChange, FindRun, ListHistory
+from durable_trio.stores.questions import FindRun, ListHistory
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.kit import (
     add,
@@ -55,6 +55,7 @@ from tests.stores.sqlite.acts import (
     transact,
     wait_row,
 )
+from tests.stores.sqlite.numbers import last_change
 
 pytestmark = pytest.mark.usefixtures("new_stores_are_made")
 
@@ -94,20 +95,20 @@ def test_a_copy_of_the_moment_is_no_earlier_state(store: SqliteStore, look: str)
 
 def test_a_report_of_a_process_may_be_lost(store: SqliteStore) -> None:
     prepare(store)
-    copy, before = back_up(store), store.ask(FindLastChange())
+    copy, before = back_up(store), last_change(store)
     one(store, PutReport(process="p", report="{}", now=1))
-    assert store.ask(FindLastChange()) == before
+    assert last_change(store) == before
     restore(store, copy)
     start(store, "new")
 
 
 def test_what_writes_nothing_takes_no_change_number(store: SqliteStore) -> None:
     fence = prepare(store)
-    before = store.ask(FindLastChange())
+    before = last_change(store)
     LOOKS["a claim that finds nothing"](store, fence)
     assert isinstance(one(store, Advance(fence=Fence(fence.run, fence.owner, 9), rows=(), now=1)), OwnershipLost)
     add(store, fence, step(70, "s", 70))
-    assert store.ask(FindLastChange()) == before
+    assert last_change(store) == before
 
 
 def test_a_state_from_before_the_process_came_is_an_earlier_one(store: SqliteStore, other: SqliteStore) -> None:

@@ -23,10 +23,12 @@ from durable_trio.stores.contract import (
     Started,
     Store,
 )
-from durable_trio.stores.questions import CountRuns, ListExecutors, ListRuns, ListSent, LoadRun, RunFilter
+from durable_trio.stores.news_questions import ListSent
+from durable_trio.stores.questions import CountRuns, ListExecutors, ListRuns, LoadRun, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.dice import Dice
 from durable_trio.testing.store_contract.kit import one
+from tests.stores.sqlite.numbers import BEGINNING
 
 
 def plain(outcome: Any) -> Any:
@@ -49,7 +51,8 @@ def everything(store: Store) -> Any:
     """Return all that a store tells."""
     rows = store.ask(ListRuns(RunFilter(), limit=1000))
     loaded = [(plain(row), store.ask(LoadRun(row.run))) for row in rows]
-    return loaded, store.ask(ListExecutors(ended=True)), store.ask(ListSent(0, limit=1000)), store.ask(CountRuns())
+    sent = store.ask(ListSent(BEGINNING, limit=1000)).sent
+    return loaded, store.ask(ListExecutors(ended=True)), sent, store.ask(CountRuns())
 
 
 @pytest.mark.parametrize("seed", range(8))

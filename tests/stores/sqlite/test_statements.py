@@ -15,17 +15,8 @@ import pytest
 from durable_trio.records import RunStatus
 from durable_trio.rows import WaitRow
 from durable_trio.stores.contract import Advance, ClaimDue, Finish, Prune, Release
-from durable_trio.stores.questions import (
-    CountBacklog,
-    CountRuns,
-    FindRun,
-    ListChanges,
-    ListNews,
-    ListSent,
-    LoadRuns,
-    LookAtMailbox,
-    RunFilter,
-)
+from durable_trio.stores.news_questions import ListChanges, ListNews, ListSent
+from durable_trio.stores.questions import CountBacklog, CountRuns, FindRun, LoadRuns, LookAtMailbox, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, identity
 from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, Transaction
@@ -41,6 +32,7 @@ from durable_trio.testing.store_contract.kit import (
     start_operation,
     step,
 )
+from tests.stores.sqlite.numbers import BEGINNING
 
 _READ = 20  # SQLite asks the authorizer when it compiles a statement: 20 is a column that is read
 
@@ -63,9 +55,9 @@ def live(store: SqliteStore, executor: int, run_id: str) -> None:
     assert one(store, taken) is True
     assert one(store, Finish(fence=fence_of(row), status=RunStatus.COMPLETED, result="1", now=2002)) is True
     store.ask(FindRun(run_id))
-    store.ask(ListNews(after=0, limit=5))
-    store.ask(ListChanges(RunFilter(), after=0, limit=5))
-    store.ask(ListSent(after=0, limit=5))
+    store.ask(ListNews(after=BEGINNING, limit=5))
+    store.ask(ListChanges(RunFilter(), after=None, limit=5))
+    store.ask(ListSent(BEGINNING, limit=5))
     store.ask(CountRuns())
     one(store, Prune(before=1, statuses=(RunStatus.COMPLETED,), limit=5))
 

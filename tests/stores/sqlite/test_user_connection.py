@@ -12,10 +12,10 @@ import sqlite_utils
 
 from durable_trio.errors import StepFailed, StepTimeout
 from durable_trio.stores.contract import Fence
-from durable_trio.stores.questions import FindLastChange
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.testing.store_contract.kit import owned, row_of
 from tests.stores.sqlite.accounts import amounts, insert, store_with_accounts, transact
+from tests.stores.sqlite.numbers import last_change
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -67,7 +67,7 @@ def fence(store: SqliteStore) -> Fence:
     ],
 )
 def test_what_reaches_beyond_the_users_tables_is_denied(store: SqliteStore, fence: Fence, sql: str) -> None:
-    before = row_of(store), store.ask(FindLastChange())
+    before = row_of(store), last_change(store)
 
     def attack(connection: Any) -> None:
         insert(connection)
@@ -76,7 +76,7 @@ def test_what_reaches_beyond_the_users_tables_is_denied(store: SqliteStore, fenc
     with pytest.raises(sqlite3.DatabaseError):
         transact(store, fence, attack)
     assert amounts(store) == []
-    assert (row_of(store), store.ask(FindLastChange())) == before
+    assert (row_of(store), last_change(store)) == before
     assert transact(store, fence, insert) is True
     assert amounts(store) == [7]
 

@@ -7,12 +7,14 @@ short transaction of its own, so that nothing waits for a list: neither the log'
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from durable_trio.rows import RunRow
-from durable_trio.stores.questions import Change, ListChanges, ListNews, ListRuns, Question, RunFilter
+from durable_trio.stores.news_questions import Change, ChangePage, ListChanges, ListNews
+from durable_trio.stores.questions import ListRuns, Question, RunFilter
 from durable_trio.stores.sqlite.answers import streams
+from durable_trio.stores.sqlite.answers.places import Place, known_place, present_place
 from durable_trio.stores.sqlite.answers.runs import values_of
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, LISTED, MATCHING, conditions, few_runs, matching
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
@@ -24,7 +26,8 @@ _EVERYTHING: Final = RunFilter()
 
 CHANGES: Final = f"""
     SELECT changed, run FROM runs INDEXED BY runs_changed
-    WHERE changed > ? AND changed <= ? AND {IS_SHOWN} AND {{which}} ORDER BY changed, run LIMIT ? + 0
+    WHERE changed >= ? AND (changed, run) > (?, ?) AND changed <= ? AND {IS_SHOWN} AND {{which}}
+    ORDER BY changed, run LIMIT ? + 0
 """
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run IN (SELECT value FROM json_each(?))"
 END_OF_SLICE: Final = """
@@ -33,10 +36,14 @@ END_OF_SLICE: Final = """
 
 
 class Slice(NamedTuple):
-    """Some of what is asked for, and the question for the rest of it; ``None`` at the end."""
+    """Some of what is asked for, and the question for the rest of it; ``None`` at the end.
+
+    ``whole``: what the answer is, made of all that was found.
+    """
 
     found: tuple[Any, ...]
-    rest: Question[tuple[Any, ...]] | None
+    rest: Question[Any] | None
+    whole: Callable[[tuple[Any, ...]], Any] = tuple
 
 
 def list_runs(connection: sqlite3.Connection, question: ListRuns) -> Slice:
@@ -50,48 +57,50 @@ def list_runs(connection: sqlite3.Connection, question: ListRuns) -> Slice:
 def list_changes(connection: sqlite3.Connection, question: ListChanges) -> Slice:
     """Return runs that have changed since, in order of changes, and what they have published."""
     which, limit = question.which, question.limit
-    runs, position = _changed(connection, which, after=question.after, limit=limit)
-    rest = None
-    if position is not None and len(runs) < limit:
-        rest = ListChanges(which, after=position, limit=limit - len(runs))
-    return Slice(_changes(connection, runs), rest)
+    keys, position = _changed(connection, which, after=known_place(connection, question.after), limit=limit)
+    if position is not None and len(keys) < limit:
+        rest = ListChanges(which, after=position.cursor, limit=limit - len(keys))
+        return Slice(_changes(connection, keys), rest)
+    is_last = len(keys) < limit
+    present = present_place(connection).cursor if is_last else keys[-1].cursor
+    return Slice(_changes(connection, keys), None, lambda found: ChangePage(found, present, is_last))
 
 
-def list_news(connection: sqlite3.Connection, question: ListNews) -> tuple[Change, ...]:
+def list_news(connection: sqlite3.Connection, question: ListNews) -> ChangePage:
     """Return what ``list_changes`` does of all runs, which is never in slices."""
-    runs, _ = _changed(connection, _EVERYTHING, after=question.after, limit=question.limit)
-    return _changes(connection, runs)
+    after = known_place(connection, question.after)
+    keys, _ = _changed(connection, _EVERYTHING, after=after, limit=question.limit)
+    is_last = len(keys) < question.limit
+    cursor = present_place(connection).cursor if is_last else keys[-1].cursor
+    return ChangePage(_changes(connection, keys), cursor, is_last)
 
 
-def _changes(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[Change, ...]:
-    rows = _rows(connection, runs)
+def _changes(connection: sqlite3.Connection, keys: Sequence[Place]) -> tuple[Change, ...]:
+    rows = _rows(connection, [key.run for key in keys])
     published = values_of(connection, [row.run for row in rows])
-    return tuple(Change(row, published[row.run]) for row in rows)
+    return tuple(Change(row, published[row.run], key.cursor) for row, key in zip(rows, keys, strict=True))
 
 
 def _changed(
-    connection: sqlite3.Connection, which: RunFilter, *, after: int, limit: int
-) -> tuple[list[int], int | None]:
-    """Return runs in order of their changes, those of one change together; and where to go on, ``None`` at the end."""
+    connection: sqlite3.Connection, which: RunFilter, *, after: Place, limit: int
+) -> tuple[list[Place], Place | None]:
+    """Return the places of runs, in order of their changes; and where to go on, ``None`` at the end."""
     term, parameters = conditions(which)
     few = None if which == _EVERYTHING else few_runs(connection, which)
     if few is not None:
         sql = MATCHING.format(which=term, key="changed", runs=LISTED)
         keys = connection.execute(sql, (json.dumps(few), *parameters)).fetchall()
-        found = sorted(key for key in keys if isinstance(key[0], int) and key[0] > after)
-        last = found[min(limit, len(found)) - 1][0] if found and limit > 0 else after
-        return [run for changed, run in found if changed <= last], None
+        found = sorted(tuple(key) for key in keys if isinstance(key[0], int) and tuple(key) > after[:2])
+        return [Place(*key) for key in found[: max(0, limit)]], None
     end = None
     if which != _EVERYTHING:
-        end = connection.execute(END_OF_SLICE, (after, streams.SLICE_RUNS)).fetchone()
+        end = connection.execute(END_OF_SLICE, (after.changed, streams.SLICE_RUNS)).fetchone()
     until = LAST if end is None else end[0]
     sql = CHANGES.format(which=term)
-    found = connection.execute(sql, (after, until, *parameters, max(0, limit))).fetchall()
-    if found and len(found) >= limit:
-        last = found[-1][0]
-        rest = connection.execute(sql, (last - 1, last, *parameters, -1)).fetchall()
-        found = [key for key in found if key[0] < last] + rest
-    return [run for _, run in found], None if end is None else until
+    found = connection.execute(
+        sql, (after.changed, after.changed, after.run, until, *parameters, max(0, limit))
+    ).fetchall()
+    return [Place(*key) for key in found], None if end is None else Place(until + 1, 0)
 
 
 def _rows(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[RunRow, ...]:

@@ -6,19 +6,14 @@ from typing import Final
 
 from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.rows import MailboxEntry
+from durable_trio.stores.news_questions import ListSent, SentPage
 from durable_trio.stores.operations import Sent
-from durable_trio.stores.questions import (
-    FindLastEntry,
-    ListSent,
-    ListUnread,
-    LookAtMailbox,
-    MailboxLook,
-    NamedSignals,
-)
+from durable_trio.stores.questions import ListUnread, LookAtMailbox, MailboxLook, NamedSignals
+from durable_trio.stores.sqlite.answers.places import known_place
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["find_last_entry", "list_sent", "list_unread", "look_at_mailbox", "unread_of"]
+__all__ = ["list_sent", "list_unread", "look_at_mailbox", "unread_of"]
 
 UNREAD: Final = f"SELECT {ENTRY_COLUMNS} FROM mailbox WHERE run = ? AND seq IS NULL ORDER BY id"
 UNREAD_AFTER: Final = f"""
@@ -44,13 +39,16 @@ SENT_AFTER: Final = f"""
     FROM mailbox LEFT JOIN runs ON runs.run = mailbox.run
     WHERE mailbox.id > ? ORDER BY mailbox.id LIMIT ? + 0
 """
-LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
 
 
-def list_sent(connection: sqlite3.Connection, question: ListSent) -> tuple[Sent, ...]:
+def list_sent(connection: sqlite3.Connection, question: ListSent) -> SentPage:
     """Return what was sent later, in order."""
-    found = connection.execute(SENT_AFTER, (question.after, max(0, question.limit))).fetchall()
-    return tuple(_sent(entry_from(row[:-4]), *row[-4:]) for row in found)
+    place = known_place(connection, question.after)
+    found = connection.execute(SENT_AFTER, (place.entry, question.limit)).fetchall()
+    sent = tuple(_sent(entry_from(row[:-4]), *row[-4:]) for row in found)
+    if sent:
+        place = place._replace(entry=sent[-1].entry.id)
+    return SentPage(sent, place.cursor, is_last=len(sent) < question.limit)
 
 
 def _sent(entry: MailboxEntry, is_unread: int, owner: object, token: object, before: object) -> Sent:
@@ -58,12 +56,6 @@ def _sent(entry: MailboxEntry, is_unread: int, owner: object, token: object, bef
         return Sent(entry=entry, created=bool(is_unread), owner=None)
     place = (token, before if type(before) is int else 0) if is_unread else None
     return Sent(entry=entry, created=bool(is_unread), owner=owner, place=place)
-
-
-def find_last_entry(connection: sqlite3.Connection, question: FindLastEntry) -> int:
-    """Return the highest mailbox id given out so far, also if that entry is gone."""
-    row = connection.execute(LAST_MAILBOX_ID).fetchone()
-    return 0 if row is None else int(row[0])
 
 
 def list_unread(connection: sqlite3.Connection, question: ListUnread) -> tuple[MailboxEntry, ...]:

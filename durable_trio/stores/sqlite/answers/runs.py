@@ -17,7 +17,6 @@ from durable_trio.stores.questions import (
     NOTHING_LOADED,
     AwaitedRows,
     FindEnded,
-    FindLastChange,
     FindMissing,
     FindRun,
     ListAwaited,
@@ -50,7 +49,6 @@ from durable_trio.stores.sqlite.statuses import is_none_of
 
 __all__ = [
     "find_ended",
-    "find_last_change",
     "find_missing",
     "find_run",
     "list_awaited",
@@ -107,7 +105,6 @@ NOT_EMPTY: Final = f"""
 PUBLISHED_OF: Final = """
     SELECT run, key, value FROM published WHERE run IN (SELECT value FROM json_each(?)) ORDER BY run, key
 """
-LAST_CHANGE: Final = "SELECT changed FROM change_counter"
 ENDED: Final = f"""
     SELECT json_group_array(value) FROM json_each(?) AS wanted
     WHERE EXISTS (SELECT 1 FROM runs WHERE id = wanted.value AND {is_none_of(UNFINISHED)})
@@ -212,11 +209,6 @@ def list_awaited(connection: sqlite3.Connection, question: ListAwaited) -> Mappi
 def list_owned(connection: sqlite3.Connection, question: ListOwned) -> tuple[RunRow, ...]:
     """Return the runs that an executor owns."""
     return tuple(map(run_from, connection.execute(OWNED, (question.executor,)).fetchall()))
-
-
-def find_last_change(connection: sqlite3.Connection, question: FindLastChange) -> int:
-    """Return the highest change number given out so far."""
-    return int(connection.execute(LAST_CHANGE).fetchone()[0])
 
 
 def find_ended(connection: sqlite3.Connection, question: FindEnded) -> tuple[str, ...]:

@@ -7,27 +7,23 @@ from typing import Any, Final
 
 from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
+from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.questions import (
     CountBacklog,
     CountByWorkflow,
     CountRuns,
     FindEnded,
-    FindLastChange,
-    FindLastEntry,
     FindMissing,
     FindRun,
     ListAwaited,
-    ListChanges,
     ListDeaths,
     ListExecutors,
     ListFailures,
     ListHistory,
-    ListNews,
     ListOwned,
     ListReports,
     ListRuns,
-    ListSent,
     ListSetBack,
     ListUnread,
     ListWaits,
@@ -48,12 +44,12 @@ from durable_trio.stores.sqlite.answers.executors import (
 )
 from durable_trio.stores.sqlite.answers.failures import list_failures
 from durable_trio.stores.sqlite.answers.lists import Slice, list_changes, list_news, list_runs
-from durable_trio.stores.sqlite.answers.mailbox import find_last_entry, list_sent, list_unread, look_at_mailbox
+from durable_trio.stores.sqlite.answers.mailbox import list_sent, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.overdue import list_overdue
 from durable_trio.stores.sqlite.answers.parked import list_refused_sets
+from durable_trio.stores.sqlite.answers.places import find_cursor
 from durable_trio.stores.sqlite.answers.runs import (
     find_ended,
-    find_last_change,
     find_missing,
     find_run,
     list_awaited,
@@ -90,7 +86,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListChanges: list_changes,
     ListNews: list_news,
     FindEnded: find_ended,
-    FindLastChange: find_last_change,
+    FindCursor: find_cursor,
     FindMissing: find_missing,
     CountRuns: count_runs,
     CountByWorkflow: count_by_workflow,
@@ -98,7 +94,6 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListRefusedSets: list_refused_sets,
     ListFailures: list_failures,
     ListSent: list_sent,
-    FindLastEntry: find_last_entry,
     ListUnread: list_unread,
     LookAtMailbox: look_at_mailbox,
     CountBacklog: count_backlog,
@@ -126,10 +121,10 @@ def at_one_instant(connection: Any, function: Answer, question: Question[Any]) -
             connection.execute("ROLLBACK")
 
 
-def whole(part: Slice, answer: Callable[[Question[Any], Answer], Any]) -> tuple[Any, ...]:
+def whole(part: Slice, answer: Callable[[Question[Any], Answer], Any]) -> Any:
     """Return an answer of which one transaction has given a part; ``answer`` gives the next ones, in one each."""
     found = list(part.found)
     while part.rest is not None:
         part = answer(part.rest, ANSWERS[type(part.rest)])
         found += part.found
-    return tuple(found)
+    return part.whole(tuple(found))

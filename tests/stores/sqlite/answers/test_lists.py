@@ -17,18 +17,8 @@ import pytest
 from durable_trio.records import RunStatus
 from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.stores.contract import Advance, DeleteRun, Finish, Prune, Pruned, Release
-from durable_trio.stores.questions import (
-    CountBacklog,
-    CountRuns,
-    FindRun,
-    ListChanges,
-    ListNews,
-    ListRuns,
-    ListSent,
-    LoadRun,
-    Order,
-    RunFilter,
-)
+from durable_trio.stores.news_questions import ListChanges, ListNews, ListSent
+from durable_trio.stores.questions import CountBacklog, CountRuns, FindRun, ListRuns, LoadRun, Order, RunFilter
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.answers import counts, merging, parts, streams
 from durable_trio.testing.store_contract.kit import (
@@ -46,6 +36,7 @@ from durable_trio.testing.store_contract.kit import (
 )
 from tests.engine.damage_kit import loosened
 from tests.stores.sqlite.kit import ticks
+from tests.stores.sqlite.numbers import BEGINNING
 
 S = RunStatus
 ENDED_RUNS = 20_000
@@ -137,7 +128,7 @@ def test_no_list_walks_through_what_it_does_not_give(large: SqliteStore, which: 
 
 @pytest.mark.parametrize("which", [which for which in RARE if which.created_after is which.created_before], ids=str)
 def test_no_watch_walks_through_what_it_does_not_give(large: SqliteStore, which: RunFilter) -> None:
-    assert steps(large, lambda: large.ask(ListChanges(which, after=0, limit=20))) < ENDED_RUNS // 40
+    assert steps(large, lambda: large.ask(ListChanges(which, after=None, limit=20))) < ENDED_RUNS // 40
 
 
 def test_a_status_does_not_count_what_is_most(large: SqliteStore) -> None:
@@ -189,7 +180,7 @@ def test_where_nothing_is_rare_a_list_goes_in_slices(
     assert [row.id for row in store.ask(ListRuns(both, limit=9))] == ["last"]
     assert len(begun) > 5
     begun.clear()
-    assert [row.id for row in changed_runs(store, both, after=0, limit=9)] == ["last"]
+    assert [row.id for row in changed_runs(store, both, limit=9)] == ["last"]
     assert len(begun) > 5
     store.close()
 
@@ -213,8 +204,8 @@ def test_what_runs_wait_for_does_not_wait_for_a_list(tmp_path: Path) -> None:
     assert store.ask(FindRun("run")) == row
     assert store.ask(LoadRun(row.run)).history == ()
     assert store.ask(CountBacklog(codes_of("work"), now=1, due_max=1)).due_count == 0
-    assert store.ask(ListSent(0, limit=1)) == ()
-    assert len(store.ask(ListNews(after=0, limit=9))) == 1
+    assert store.ask(ListSent(BEGINNING, limit=1)).sent == ()
+    assert len(store.ask(ListNews(after=BEGINNING, limit=9)).changes) == 1
     start(store, "another")
     go.set()
     thread.join()
@@ -271,10 +262,10 @@ def test_every_filter_gives_what_a_look_at_each_run_gives(
             found += page
             before = (page[-1].created_at, page[-1].run)
         assert found == expected
-        changed, after = list[RunRow](), 0
-        while part := changed_runs(store, which, after=after, limit=3):
-            changed += part
-            after = part[-1].changed
+        changed, part = list[RunRow](), store.ask(ListChanges(which, after=None, limit=3))
+        while part.changes:
+            changed += [change.row for change in part.changes]
+            part = store.ask(ListChanges(which, after=part.cursor, limit=3))
         assert changed == sorted(expected, key=lambda row: (row.changed, row.run))
     store.close()
 
@@ -539,7 +530,7 @@ def test_a_run_is_found_by_the_status_that_it_is_shown_with(tmp_path: Path, colu
                 found = store.ask(ListRuns(RunFilter(statuses=statuses, workflow=asked), limit=limit))
                 expected = [row for row in shown if row.status in statuses and is_of(row, asked)]
                 assert [row.id for row in found] == [row.id for row in expected[:limit]]
-                watched = changed_runs(store, RunFilter(statuses=statuses, workflow=asked), after=0, limit=100)
+                watched = changed_runs(store, RunFilter(statuses=statuses, workflow=asked), limit=100)
                 assert {row.id for row in watched} == {row.id for row in expected}
     unfinished = store.ask(CountRuns()).unfinished_by_workflow
     for name in ("", "work", "bogus"):
