@@ -29,6 +29,7 @@ from supervisors.children import Incarnation
 from supervisors.errors import ProcessFailed, ProcessNotReady, ProcessUnresponsive
 from supervisors.exits import ProcessExit
 from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, Ask, FrameReader, Link, Ready, encode_answer
+from supervisors.patience import Patience
 from supervisors.specs import Process
 from supervisors.stacks import without_stack
 
@@ -58,8 +59,8 @@ class RunningProcess:
     # From when on it may say what it is at: that is for whoever reports its end, and not forwarded.
     is_asked_for_stack: bool = False
     said_late: bytearray = attrs.field(factory=bytearray)
-    # When it was heard last; ``None`` before it was ready.
-    heard_at: float | None = None
+    # What it may still be silent for; ``None`` before it was heard.
+    silence: Patience | None = None
     wait_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     # One byte more than is wanted, if there was more: it tells whether the rest begins with a whole line.
     stderr_tail: bytearray = attrs.field(factory=bytearray)
@@ -219,8 +220,7 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
         finally:
             with trio.CancelScope(shield=True):
                 await end_process(running, spec)
-                with trio.move_on_after(STDERR_DRAIN_SECONDS):
-                    await running.stderr_ended.wait()
+                await Patience(STDERR_DRAIN_SECONDS).lasts_until(running.stderr_ended.wait)
             followers.cancel()
             if spec.is_stderr_forwarded:
                 forward(
@@ -237,11 +237,10 @@ async def run_process(spec: Process, incarnation: Incarnation) -> None:
 
 async def ask_for_stack(running: RunningProcess, spec: Process) -> None:
     """Have a process that is to be killed say what it is at, if it was told how, and is far enough to know."""
-    if running.heard_at is not None and spec.stack_signal is not None and not running.has_exited():
+    if running.silence is not None and spec.stack_signal is not None and not running.has_exited():
         running.is_asked_for_stack = True
         os.kill(running.pid, spec.stack_signal)
-        with trio.move_on_after(STACK_SECONDS):
-            await running.wait_exited()
+        await Patience(STACK_SECONDS).lasts_until(running.wait_exited)
 
 
 async def end_process(running: RunningProcess, spec: Process) -> None:
@@ -253,13 +252,11 @@ async def end_process(running: RunningProcess, spec: Process) -> None:
     if not running.has_exited() and running.missed is None:
         os.kill(running.pid, signal.SIGTERM)
         os.kill(running.pid, signal.SIGCONT)  # a stopped process takes no other signal
-        with trio.move_on_after(spec.shutdown - spec.closing):
-            await running.wait_exited()
-        if not running.has_exited() and is_silent(running, spec):
+        await Patience(spec.shutdown - spec.closing).lasts_until(running.wait_exited)
+        if not running.has_exited() and is_silent(running):
             running.missed = "heartbeat"
         elif not running.has_exited():
-            with trio.move_on_after(spec.closing):
-                await running.wait_exited()
+            await Patience(spec.closing).lasts_until(running.wait_exited)
     await ask_for_stack(running, spec)
     if not running.has_exited():
         running.is_killed = True
@@ -268,12 +265,10 @@ async def end_process(running: RunningProcess, spec: Process) -> None:
     running.signal_group(signal.SIGKILL)
 
 
-def is_silent(running: RunningProcess, spec: Process) -> bool:
+def is_silent(running: RunningProcess) -> bool:
     """Tell whether a process that is to end has shown no sign of life lately, so that it cannot be about to."""
-    if spec.heartbeat_within is None or running.heard_at is None:
-        return False
-    deadline = running.heard_at + spec.heartbeat_within / 2
-    return trio.current_time() > deadline and not has_said_something(running.link)
+    silence = running.silence
+    return silence is not None and silence.left <= silence.seconds / 2 and not has_said_something(running.link)
 
 
 async def follow(scope: trio.CancelScope, running: RunningProcess, spec: Process, incarnation: Incarnation) -> None:
@@ -311,33 +306,30 @@ async def follow_link(running: RunningProcess, spec: Process, incarnation: Incar
     # A duplicate, so that cancelling this task does not close the link: that would end the process.
     with trio.socket.from_stdlib_socket(running.link.dup()) as link:
         reader = FrameReader()
+        heard = partial(wait_heard, link, running)
+        silence_seconds = float("inf") if spec.heartbeat_within is None else spec.heartbeat_within
+        silence = Patience(silence_seconds)
         if spec.ready_within is not None:
-            ready = None
-            with trio.move_on_after(spec.ready_within):
-                while ready is None:
-                    frames = await receive(link, reader, running, spec)
-                    ready = next((frame for frame in frames if isinstance(frame, Ready)), None)
-            if ready is None:
-                running.miss("ready")
-                return
+            start, ready = Patience(spec.ready_within), None
+            while ready is None:
+                if not await start.lasts_until(heard):
+                    running.miss("ready")
+                    return
+                frames = await receive(link, reader, running, spec)
+                ready = next((frame for frame in frames if isinstance(frame, Ready)), None)
             incarnation.set_ready(ready.value)
-            running.heard_at = trio.current_time()
-        while True:
-            with trio.move_on_after(float("inf") if spec.heartbeat_within is None else spec.heartbeat_within) as window:
-                await receive(link, reader, running, spec)
-            if window.cancelled_caught and not was_held_up(running.link, window.deadline, spec):
-                running.miss("heartbeat")
-                return
-            if not window.cancelled_caught:
-                running.heard_at = trio.current_time()
+            silence = running.silence = Patience(silence_seconds)
+        while await silence.lasts_until(heard):
+            await receive(link, reader, running, spec)
+            silence = running.silence = Patience(silence_seconds)
+        running.miss("heartbeat")
 
 
-def was_held_up(link: socket.socket, deadline: float, spec: Process) -> bool:
-    """Tell whether this process was stopped, rather than the other one: then nobody has missed anything."""
-    assert spec.heartbeat_within is not None
-    if trio.current_time() - deadline > spec.heartbeat_within / BEATS_PER_WINDOW:
-        return True
-    return has_said_something(link)
+async def wait_heard(link: trio.socket.SocketType, running: RunningProcess) -> None:
+    """Wait until there is something to read; for ever if the process has closed its end: its exit says the rest."""
+    await trio.lowlevel.wait_readable(link)
+    if not has_said_something(running.link):
+        await trio.sleep_forever()
 
 
 def has_said_something(link: socket.socket) -> bool:
@@ -351,20 +343,11 @@ def has_said_something(link: socket.socket) -> bool:
 async def receive(
     link: trio.socket.SocketType, reader: FrameReader, running: RunningProcess, spec: Process
 ) -> list[object]:
-    """Receive at least one byte, and answer what is asked.
-
-    It waits for ever if the process has closed its end: its exit says the rest.
-    """
-    try:
-        data = await link.recv(4096)
-    except OSError:
-        data = b""
-    if not data:
-        await trio.sleep_forever()
-    frames = [*reader.feed(data)]
+    """Receive what has come, and answer what is asked."""
+    frames: list[object] = [*reader.feed(await link.recv(4096))]
     for frame in frames:
         if isinstance(frame, Ask):
             answer = None if spec.answer is None else spec.answer(running.pid, frame.value)
             with contextlib.suppress(OSError):  # it has ended meanwhile
                 await link.send(encode_answer(answer))  # it waits for this one, so there is room for it
-    return [*frames]
+    return frames

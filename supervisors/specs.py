@@ -247,7 +247,8 @@ class Process:
 
     ``ready_within``: seconds until the process must have called ``child_process().ready()``; default None: it is
     ready when it is spawned. ``heartbeat_within``: the longest time in seconds without a heartbeat, counted from
-    then on; default None: not watched. A process that misses either is killed and counts as crashed.
+    then on; default None: not watched. A process that misses either is killed and counts as crashed. Time in which the
+    supervisor's own process was stopped counts for none of these durations, but for an eighth at most each time.
 
     ``stack_signal``: sent to a process half a second before it is killed, because it has missed a heartbeat or does not
     end in time, so that it can write to its standard error what it is at (``faulthandler.register``); default None. A
