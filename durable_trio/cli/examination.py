@@ -15,8 +15,9 @@ from durable_trio.cli.families import findings_of, held_back
 from durable_trio.cli.text import plural, visible
 from durable_trio.clock import MICROSECONDS, from_datetime
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.runs.suspects import SET_ASIDE
 from durable_trio.engine.servers import look_at_servers
-from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
+from durable_trio.errors import DurableError, NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
@@ -39,6 +40,13 @@ _OVERDUE: Final = f"""
 _UNDONE_NOT: Final = """
     SELECT id FROM runs WHERE compensation_errors <> '[]' ORDER BY coalesce(finished_at, created_at) DESC
 """
+_SET_ASIDE: Final = f"""
+    SELECT id FROM runs WHERE status = '{RunStatus.FAILED.value}' AND instr(error, '{SET_ASIDE}') AND CASE
+        WHEN json_valid(error) THEN json_extract(error, '$.type') = '{DurableError.__module__}.{DurableError.__name__}'
+            AND json_extract(error, '$.message') LIKE 'run %{SET_ASIDE}%'
+        ELSE 0 END
+    ORDER BY finished_at DESC
+"""
 _EXPIRED: Final = f"SELECT id FROM runs WHERE ttl_at <= ? AND status NOT IN ({_ENDED}) ORDER BY ttl_at"
 _UNGROUPED: Final = f"SELECT id FROM runs WHERE finished_at IS NULL AND {IS_UNGROUPED} ORDER BY run"
 _LEASES: Final = "SELECT id, lease_until FROM executors WHERE ended_at IS NULL AND boot_id = ?"
@@ -56,6 +64,7 @@ class _Rows:
     owned: dict[int, int]  # by executor
     overdue: dict[tuple[str, int], int]  # by workflow and version
     not_undone: tuple[str, ...]  # runs of which a compensation has failed
+    set_aside: tuple[str, ...]  # of which the process died each time
     ungrouped: tuple[str, ...]  # of which it cannot be read which code may take them
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
     silent_seconds: dict[int, float]  # by executor: since its lease is over
@@ -85,6 +94,7 @@ def examine(database: str) -> CheckDocument:
             parked=len(status.parked),
             overdue=sum(rows.overdue.values()),
             expired=len(rows.expired),
+            set_aside=len(rows.set_aside),
             compensations_failed=len(rows.not_undone),
             executors_silent=sum(executor.id in rows.silent_seconds for executor in status.executors),
             workers_held_back=sum(len(held_back(report)) for report in processes),
@@ -121,6 +131,7 @@ def _read(client: Engine, database: str, due_before: datetime) -> _Rows:
             owned=dict(connection.execute(_OWNED).fetchall()),
             overdue={(name, version): count for name, version, count in connection.execute(_OVERDUE, (due,))},
             not_undone=tuple(str(row[0]) for row in connection.execute(_UNDONE_NOT)),
+            set_aside=tuple(str(row[0]) for row in connection.execute(_SET_ASIDE)),
             ungrouped=tuple(str(row[0]) for row in connection.execute(_UNGROUPED)),
             expired=tuple(str(row[0]) for row in connection.execute(_EXPIRED, (due,))),
             silent_seconds=_silent(connection.execute(_LEASES, (boot_id(),)).fetchall()),
@@ -225,6 +236,11 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
     if rows.expired:
         text = f"{plural(len(rows.expired), 'run')} whose time to live is over, and that do not end: "
         yield Finding(level="wrong", about="expired", text=f"{text}{_some(rows.expired)}")
+    if rows.set_aside:
+        whose, them = ("its process", "it") if len(rows.set_aside) == 1 else ("their processes", "them")
+        text = f"{plural(len(rows.set_aside), 'run')} set aside, since {whose} died each time: {_some(rows.set_aside)}"
+        text += f"; 'show' tells in which step; mend that, then 'resume' {them}, or 'delete' {them}"
+        yield Finding(level="wrong", about="set_aside", text=text)
     if rows.not_undone:
         text = f"{plural(len(rows.not_undone), 'run')} of which a compensation has failed: {_some(rows.not_undone)}"
         text += "; 'show' tells which; undo it by hand, then 'delete' the run"

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from durable_trio.engine.runs.suspects import SET_ASIDE
 from durable_trio.testing.snapshots import FINAL, Line, Snapshot, Violation
 
 __all__ = ["Judge", "reference_key"]
 
 #: Keys of a result that begin with this may differ between a run with faults and one without.
 VARIES: Final = "~"
-# What a run that kills its process again and again fails with: it is not compensated.
-_SET_ASIDE: Final = "was set aside"
 
 
 def reference_key(workflow: str, args: str) -> str:
@@ -286,7 +285,7 @@ class Judge:
             self.counters["compensations"] += len(found)
             if found != expected[: len(found)]:
                 yield Violation(7, f"run {name!r} has compensated {found}, the reverse of its steps is {expected}")
-            is_due = run["status"] in ("failed", "cancelled") and _SET_ASIDE not in (run["error"] or "")
+            is_due = run["status"] in ("failed", "cancelled") and SET_ASIDE not in (run["error"] or "")
             if is_due and len(found) < len(expected):
                 yield Violation(7, f"run {name!r} is {run['status']} and has compensated only {found} of {expected}")
             if run["status"] == "completed" and found:

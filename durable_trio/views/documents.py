@@ -305,6 +305,7 @@ class CheckDocument:
     parked: int = 0
     overdue: int = 0  # due for long, and taken by nobody
     expired: int = 0  # not ended though the time to live is over
+    set_aside: int = 0  # runs whose process died each time
     compensations_failed: int = 0  # runs of which one has failed
     executors_silent: int = 0  # that have not renewed their lease
     workers_held_back: int = 0  # that have died and cannot come back

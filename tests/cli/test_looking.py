@@ -495,6 +495,48 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
     assert counts == {"compensations_failed": 1, "expired": 1, "executors_silent": 1, "overdue": 0}
 
 
+def test_check_counts_runs_that_were_set_aside_until_they_are_resumed(file_path: str) -> None:
+    """Not those that have failed with them, nor one that only says so."""
+
+    @workflow(name="poison", max_recoveries=1)
+    async def poison(ctx: Context) -> None:
+        return None
+
+    @workflow(name="follows")
+    async def follows(ctx: Context) -> None:
+        raise LookupError("run 'poison-7' was set aside: its process has died 2 times")
+
+    def change(statement: str) -> None:
+        connection = sqlite3.connect(file_path)
+        with connection:
+            connection.execute(statement)
+        connection.close()
+
+    async def prepare() -> None:
+        async with Engine(file_path, workflows=[poison, follows]) as client:
+            for each, id in ((poison, "poison-7"), (follows, "follows-7"), (follows, "says so")):
+                await client.start(each, id=id)
+        change("UPDATE runs SET recoveries = 2 WHERE id = 'poison-7'")
+        async with open_engine(file_path, workflows=[poison, follows]) as engine:
+            for id in ("poison-7", "follows-7", "says so"):
+                with pytest.raises(RunFailed, match="was set aside"):
+                    await engine.get(id).result()
+
+    async def resume() -> None:
+        async with open_engine(file_path, workflows=[poison, follows]) as engine:
+            await engine.resume("poison-7")
+            await engine.get("poison-7").result()
+
+    trio.run(prepare)
+    change("UPDATE runs SET error = 'it was set aside: its process has died' WHERE id = 'says so'")
+    said, document = call("--db", file_path, "check"), call("--db", file_path, "check", "--json")
+    assert (said.code, document.code, document.json["set_aside"]) == (1, 1, 1)
+    assert "wrong  1 run set aside, since its process died each time: poison-7; 'show' tells" in said.out
+    trio.run(resume)
+    said, document = call("--db", file_path, "check"), call("--db", file_path, "check", "--json")
+    assert (said.code, document.code, document.json["set_aside"]) == (0, 0, 0)
+
+
 def test_check_finds_damage(db: str) -> None:
     connection = sqlite3.connect(db)
     connection.execute("PRAGMA foreign_keys = OFF")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from durable_trio.clock import Clock
 from durable_trio.engine.runs.actor import RunActor
@@ -15,7 +16,10 @@ from durable_trio.rows import HistoryRow, RunEnd, RunRow
 from durable_trio.stores.contract import Fence, Finish
 from durable_trio.stores.writer import Writer
 
-__all__ = ["fail_suspect"]
+__all__ = ["SET_ASIDE", "fail_suspect"]
+
+#: What the error of such a run says, after its id: by this it is known among those that have failed.
+SET_ASIDE: Final = "was set aside: its process has died"
 
 
 async def fail_suspect(actor: RunActor, tellings: Tellings, writer: Writer, clock: Clock) -> RunEnd:
@@ -51,7 +55,4 @@ def _text(row: RunRow, died: Sequence[StepUnderWay], last: HistoryRow | None) ->
             f"The steps of {row.id!r} are not compensated; once the cause is mended, resume {row.id!r}, and then its "
             f"parent {row.parent_id!r}, if that has failed with it and was not compensated itself"
         )
-    return (
-        f"run {row.id!r} was set aside: its process has died {row.recoveries} times without progress of the run, "
-        f"{where}. {advice}"
-    )
+    return f"run {row.id!r} {SET_ASIDE} {row.recoveries} times without progress of the run, {where}. {advice}"
