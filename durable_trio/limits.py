@@ -78,6 +78,8 @@ LINGER_MS: Final = 1.0
 FEED_INTERVAL_SECONDS: Final = 0.02
 # The same after a second in which others have committed nothing: half the cost while idle, and still within the 50 ms.
 FEED_IDLE_INTERVAL_SECONDS: Final = 0.04
+# The same while nobody else can have committed anything, and a bell rings when somebody comes.
+FEED_ALONE_INTERVAL_SECONDS: Final = 5.0
 # Runs taken by one claim: more than one pass can start only lengthens the transaction.
 CLAIM_RUNS_MAX: Final = 64
 # Unread notices to one resident run, and nudges to one service: level-triggered, so few are enough.

@@ -28,6 +28,7 @@ __all__ = [
     "lock_holders",
     "monotonic_now",
     "processes_with",
+    "read_lock_holders",
 ]
 
 _PID: Final = re.compile(r"[1-9][0-9]{0,8}")
@@ -155,7 +156,7 @@ def lock_holders(path: str, byte: int) -> list[int]:
     The file is never opened for it: closing it again would drop this process's own locks on it.
     """
     pids = []
-    for pid, begin, end in _write_locks("POSIX", path):
+    for pid, begin, end in _locks("POSIX", "WRITE", path):
         last = int(end) if end.isdigit() else byte  # or EOF
         if int(begin) <= byte <= last:
             pids.append(pid)
@@ -164,11 +165,16 @@ def lock_holders(path: str, byte: int) -> list[int]:
 
 def flock_holder(descriptor: int) -> int | None:
     """Return the pid of the process that holds the exclusive ``flock`` of an open file, as far as Linux tells."""
-    return next((pid for pid, *_ in _write_locks("FLOCK", descriptor)), None)
+    return next((pid for pid, *_ in _locks("FLOCK", "WRITE", descriptor)), None)
 
 
-def _write_locks(kind: str, file: str | int) -> Iterator[tuple[int, str, str]]:
-    """Yield the holders of write locks of a file, where they begin and where they end."""
+def read_lock_holders(path: str, byte: int) -> set[int]:
+    """Return the pids of the processes that hold a read lock on that byte of a file, and no other, as Linux tells."""
+    return {pid for pid, first, last in _locks("POSIX", "READ", path) if first == last == str(byte)}
+
+
+def _locks(kind: str, mode: str, file: str | int) -> Iterator[tuple[int, str, str]]:
+    """Yield the holders of locks of a file, where they begin and where they end."""
     try:
         status = os.stat(file)
         with open("/proc/locks", encoding="ascii", errors="replace") as locks:
@@ -179,7 +185,7 @@ def _write_locks(kind: str, file: str | int) -> Iterator[tuple[int, str, str]]:
     for line in lines:
         fields = line.split()
         # 1: POSIX ADVISORY WRITE pid major:minor:inode start end; a waiting one has '->' after the number.
-        if len(fields) == 8 and fields[1] == kind and fields[3] == "WRITE" and fields[5] == place:
+        if len(fields) == 8 and fields[1] == kind and fields[3] == mode and fields[5] == place:
             yield int(fields[4]), fields[6], fields[7]
 
 

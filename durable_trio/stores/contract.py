@@ -29,6 +29,7 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.executor_operations import (
     ForgetDeadCodes,
@@ -209,12 +210,29 @@ class Store(abc.ABC):
             ValueError: a store of this kind has never written such a text; the message shows how one looks.
         """
 
-    @abc.abstractmethod
+    @property
+    def doorbell(self) -> int | None:
+        """A descriptor that becomes readable when others may have committed something, or may be about to.
+
+        Whoever waits for it reads it empty. ``None``: there is none just now. Look at it anew after ``poll_seconds``.
+        """
+        return None
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long to wait for the bell at most, before it is looked whether others have committed.
+
+        Short where nothing rings for each of their commits: that they are noticed within 50 ms is promised.
+        """
+        return FEED_INTERVAL_SECONDS
+
     def foreign_changes(self) -> bool | None:
         """Return whether others have committed since this was last asked; ``None`` if it cannot be told just now.
 
-        Own commits do not count. Costs microseconds: it is asked many times a second, by the thread that applies.
+        Own commits do not count. It costs microseconds: it is asked on the event loop, perhaps many times a second. A
+        store that would have to ask somebody says that they have, and it is looked.
         """
+        return True
 
     @abc.abstractmethod
     def executor_is_alive(self, executor: int) -> bool:

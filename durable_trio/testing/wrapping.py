@@ -46,6 +46,14 @@ class WrappedStore(Store):
     def read_cursor(self, text: str) -> Cursor:
         return self.inner.read_cursor(text)
 
+    @property
+    def poll_seconds(self) -> float:
+        return self.inner.poll_seconds
+
+    @property
+    def doorbell(self) -> int | None:
+        return self.inner.doorbell
+
     def foreign_changes(self) -> bool | None:
         return self.inner.foreign_changes()
 

@@ -14,7 +14,9 @@ How far the feed has come, and each watcher, are places that only the store can 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 import attrs
@@ -40,6 +42,9 @@ _UNTAKEN_RUNS_MAX: Final = 5000
 _UNTAKEN_CHARACTERS_MAX: Final = 32 * 1024 * 1024
 # How often it is asked whether runs that are waited for have been removed by others, while others commit.
 _REMOVAL_CHECK_SECONDS: Final = 1.0
+# Whoever has rung may commit soon: it is looked often for so long.
+_RINGING_SECONDS: Final = 2.0
+_BELL_BYTES: Final = 64 * 1024
 # Others are taken for idle after so long.
 _IDLE_AFTER_SECONDS: Final = 1.0
 
@@ -170,6 +175,7 @@ class Feed(Service):
         self._removal_check_at = math.inf
         self._last_removal_check_at = -math.inf
         self._nudged = trio.Event()
+        self._rang_at = -math.inf
         self._is_closed = False
 
     # ---- for watchers ------------------------------------------------------------------------------------------
@@ -298,9 +304,7 @@ class Feed(Service):
             elif not store.is_shared:
                 await self._nudged.wait()
             else:
-                # Each look costs microseconds; own commits are looked at only when somebody wants to know.
-                is_idle = trio.current_time() - active_at > _IDLE_AFTER_SECONDS
-                await trio.sleep(FEED_IDLE_INTERVAL_SECONDS if is_idle else FEED_INTERVAL_SECONDS)
+                await self._wait_for_others(active_at)
             self._nudged = trio.Event()
             self._await_commits()
             if writer.foreign_changes() or is_behind:
@@ -318,6 +322,32 @@ class Feed(Service):
                 await self._skip()
             if self._removal_check_at <= trio.current_time():
                 await self._pass_removals()
+
+    async def _wait_for_others(self, active_at: float) -> None:
+        """Wait until it is time to look. Own commits are looked at only when somebody wants to know."""
+        now = trio.current_time()
+        seconds = self._writer.store.poll_seconds
+        bell = self._writer.store.doorbell
+        if bell is None or seconds <= FEED_INTERVAL_SECONDS or now < self._rang_at + _RINGING_SECONDS:
+            # Each look costs microseconds.
+            is_idle = now - active_at > _IDLE_AFTER_SECONDS
+            await trio.sleep(FEED_IDLE_INTERVAL_SECONDS if is_idle else FEED_INTERVAL_SECONDS)
+            return
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, bell, nursery.cancel_scope)
+                await self._nudged.wait()
+                await trio.sleep(FEED_INTERVAL_SECONDS)  # what is committed in a row is looked at together
+                nursery.cancel_scope.cancel()
+
+    async def _listen(self, bell: int, scope: trio.CancelScope) -> None:
+        """End the wait when the bell rings."""
+        await trio.lowlevel.wait_readable(bell)
+        with suppress(BlockingIOError):
+            while os.read(bell, _BELL_BYTES):
+                pass
+        self._rang_at = trio.current_time()
+        scope.cancel()
 
     def _every_subscription(self) -> list[Subscription]:
         return [subscription for found in self._subscriptions.values() for subscription in found]

@@ -19,6 +19,7 @@ __all__ = [
     "BUSY_TIMEOUT_MS",
     "distrust_schema",
     "open_connection",
+    "open_for_user",
     "reading_anything",
     "set_up_reader",
     "set_up_writer",
@@ -62,6 +63,15 @@ def open_connection(
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def open_for_user(target: str, *, uri: bool) -> sqlite3.Connection:
+    """Open a connection that is the user's own: it never moves the log, which is left to the write turn."""
+    connection = sqlite3.connect(target, timeout=BUSY_TIMEOUT_MS / 1000, uri=uri, check_same_thread=False)
+    connection.execute("PRAGMA foreign_keys = ON")
+    distrust_schema(connection)
+    connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
     return connection
 
 

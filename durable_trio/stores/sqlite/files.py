@@ -14,9 +14,9 @@ import time
 from typing import Final
 from urllib.parse import quote
 
-from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreReadOnly
+from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from durable_trio.logger import Logger
-from durable_trio.processes import lock_holders, processes_with
+from durable_trio.processes import describe_process, lock_holders, processes_with
 from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, schema_version
 
@@ -27,6 +27,7 @@ __all__ = [
     "create_file",
     "move_into_place",
     "move_side_files_away",
+    "naming_writers",
     "open_lock_file",
     "remove_leftover",
     "time_of_files",
@@ -290,6 +291,12 @@ def time_of_files() -> int:
 def would_show(status: os.stat_result, now: int) -> bool:
     """Return whether a change after ``now``, told by ``time_of_files``, would give a file another time than it has."""
     return now - status.st_ctime_ns > (_TICK_NS if status.st_ctime_ns % _SECOND_NS else _SECOND_NS)
+
+
+def naming_writers(error: StoreInUse, path: str) -> StoreInUse:
+    """Return an error that says who holds the database, if that can be told."""
+    who = ", ".join(describe_process(pid) for pid in writers_of(path))
+    return StoreInUse(f"{error}. It is {who}") if who else error
 
 
 def writers_of(path: str) -> list[int]:

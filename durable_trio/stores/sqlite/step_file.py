@@ -22,12 +22,12 @@ from typing import Final
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
-from durable_trio.rows import OpenStepRow
+from durable_trio.rows import OpenStepRow, UntoldRow
 from durable_trio.stores.questions import OpenSteps
 from durable_trio.stores.sqlite.files import open_lock_file
 from durable_trio.stores.step_slots import HEADER_BYTES, REGION_BYTES, Region, StepSlots, is_region_of, read_region
 
-__all__ = ["MemorySteps", "StepFile", "open_steps"]
+__all__ = ["MemorySteps", "StepFile", "open_steps", "untold_of"]
 
 _LOGGER: Final = Logger("durable_trio.store")
 # Regions before that of an executor that has died is used again: so many deaths in a row can be looked at.
@@ -65,6 +65,11 @@ class MemorySteps:
         """Return what the executors have noted."""
         found = (read_region(bytes(slots.buffer), run=run) for slots in list(self._own.values()))
         return tuple(region for region in found if region is not None)
+
+
+def untold_of(regions: Iterable[Region], executor: int) -> tuple[UntoldRow, ...]:
+    """Return what an executor has noted to tell."""
+    return tuple(untold for region in regions if region.executor == executor for untold in region.untold)
 
 
 def open_steps(regions: Iterable[Region], alive: Mapping[int, bool]) -> OpenSteps:

@@ -17,11 +17,12 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
-from durable_trio.processes import OWN_PROCESS, boot_id, describe_process
-from durable_trio.rows import ExecutorRow, UntoldRow
+from durable_trio.limits import FEED_ALONE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
+from durable_trio.processes import OWN_PROCESS, boot_id
+from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
@@ -31,20 +32,21 @@ from durable_trio.stores.sqlite.answers.places import read_place
 from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant, whole
 from durable_trio.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,
-    distrust_schema,
     open_connection,
+    open_for_user,
     reading_anything,
     set_up_writer,
 )
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
-from durable_trio.stores.sqlite.files import writers_of
+from durable_trio.stores.sqlite.files import naming_writers
 from durable_trio.stores.sqlite.identity import Files, NoFiles, leave_open
 from durable_trio.stores.sqlite.library import BUSY, LOCKED, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.lineage import Lineage
+from durable_trio.stores.sqlite.neighbours import Neighbours, NoNeighbours
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
-from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile, open_steps
+from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile, open_steps, untold_of
 from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, OPERATION_ERRORS, Transaction
 from durable_trio.stores.sqlite.user_connection import UserConnection
 from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
@@ -102,6 +104,7 @@ class SqliteStore(Store):
         self._has_foreign_changes = False
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._files: Files | NoFiles = NoFiles()
+        self._neighbours: Neighbours | NoNeighbours = NoNeighbours()
         self._lock_files: dict[int, str | None] = {}  # which ones the executors' locks are in
         self._living_of_boot: set[int] = set()  # executors that have not ended, of this boot of the machine
         self._broken: StoreError | None = None
@@ -122,6 +125,7 @@ class SqliteStore(Store):
         self._broken = None
         self._lineage = opened.lineage
         self._has_foreign_changes = False
+        self._neighbours = NoNeighbours() if self.is_memory else Neighbours(self.path)
 
     def close(self) -> None:
         """Close all connections, and release the locks of this store's executors (see ``Store.close``)."""
@@ -131,6 +135,7 @@ class SqliteStore(Store):
             self._writer = self._reader = self._answerer = self._user_connection = None
             return
         self._steps.close()
+        self._neighbours.close()
         has_turn = False
         with suppress(StoreInUse):
             has_turn = self._turn.take(patience_seconds=_LEAVING_PATIENCE_SECONDS)
@@ -181,10 +186,7 @@ class SqliteStore(Store):
         if isinstance(translated, StoreCorrupt):
             self._broken = translated
         elif isinstance(translated, StoreInUse) and not self.is_memory:
-            pids = writers_of(self.path)
-            if pids:
-                who = ", ".join(describe_process(pid) for pid in pids)
-                return StoreInUse(f"{translated}. It is {who}")
+            return naming_writers(translated, self.path)
         return translated
 
     def _translate_of_read(self, error: sqlite3.Error) -> StoreError:
@@ -380,17 +382,22 @@ class SqliteStore(Store):
         """
         self._usable()
         self._files.check_names()
-        connection = sqlite3.connect(
-            self._target, timeout=BUSY_TIMEOUT_MS / 1000, uri=self.is_memory, check_same_thread=False
-        )
-        connection.execute("PRAGMA foreign_keys = ON")
-        distrust_schema(connection)
-        connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-        return connection
+        self._neighbours.lend()
+        return open_for_user(self._target, uri=self.is_memory)
 
     def read_cursor(self, text: str) -> Cursor:
         """Return a cursor that was written down (see ``Store.read_cursor``)."""
         return read_place(text).cursor
+
+    @property
+    def poll_seconds(self) -> float:
+        """How soon to look for commits of others (see ``Store.poll_seconds``)."""
+        return FEED_INTERVAL_SECONDS if self._neighbours.are_there() else FEED_ALONE_INTERVAL_SECONDS
+
+    @property
+    def doorbell(self) -> int | None:
+        """What rings when somebody comes (see ``Store.doorbell``)."""
+        return self._neighbours.doorbell
 
     def foreign_changes(self) -> bool | None:
         """Return whether others have committed since this was last asked (see ``Store.foreign_changes``).
@@ -471,15 +478,15 @@ class SqliteStore(Store):
         elif isinstance(question, ListOpenSteps):
             answer = self._open_steps(question)
         elif isinstance(question, ListUntold):
-            answer = self._untold(question)
+            self._usable()
+            answer = untold_of(self._steps.read(), question.executor)
         elif (function := ANSWERS.get(type(question))) is not None:
             answer = self._answer(question, function)
         else:
             raise TypeError(f"{type(question).__name__} is no question of a store")
         if isinstance(answer, Slice):
             answer = whole(answer, self._answer)
-        given: T = answer
-        return given
+        return cast(T, answer)
 
     def _answer(self, question: Question[Any], function: Answer) -> Any:
         """Answer within one transaction, so that the answer is of one instant."""
@@ -505,11 +512,6 @@ class SqliteStore(Store):
         self._lock_files = lock_files(connection)
         self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
         return rows
-
-    def _untold(self, question: ListUntold) -> tuple[UntoldRow, ...]:
-        self._usable()
-        regions = (region for region in self._steps.read() if region.executor == question.executor)
-        return tuple(untold for region in regions for untold in region.untold)
 
     def _open_steps(self, question: ListOpenSteps) -> OpenSteps:
         self._usable()

@@ -12,6 +12,7 @@ import durable_trio
 from durable_trio import RunStatus
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.engine.watching import watch
+from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.rows import RunRow
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.news_questions import Change, ChangePage, FindCursor, ListChanges, ListNews
@@ -58,6 +59,7 @@ class ManualStore:
     """Answers what the test has set."""
 
     is_shared = may_block = False
+    poll_seconds, doorbell = FEED_INTERVAL_SECONDS, None
 
     def __init__(self, present: RunRow) -> None:
         self.present = present

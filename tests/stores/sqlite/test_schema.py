@@ -219,7 +219,7 @@ SORTED = (
         (parked.GROUPS.next_refused, ("w", 0, ""), "runs_refused"),
         (parked.GROUPS.next_version, ("w", 0), "runs_refused"),
         (parked.NEXT_WORKFLOW, ("w",), "runs_refused"),
-        (codes.FIND_OF_SET, ("w", 0, ",1,", 1, 1), "runs_refused"),
+        (codes.FIND_OF_SET, (1, "w", 0, ",1,", 1, 1), "runs_refused"),
         (codes.LIVING_OF_VERSION, ("w", 0), "sqlite_autoindex_codes_1"),
         (claim_operations.FIND_LATER, ("w", 1, 1, 1), "runs_later"),
         (mailbox.UNREAD, (1,), "mailbox_of_run"),
