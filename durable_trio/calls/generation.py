@@ -39,7 +39,7 @@ class ContinueCall(Call):
         """
         state = self.state
         if state.is_cancelled:
-            self.lobby.refuse(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
+            self.lobby.raise_in(self, RunCancelled(f"run {self._body.run_id!r} was cancelled and cannot begin anew"))
             return
         if state.port.status not in LIFE[RunEvent.CONTINUE_AS_NEW]:
             self._body.resident.diverged(state.history.next_of_body())

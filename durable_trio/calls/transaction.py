@@ -20,7 +20,7 @@ from durable_trio.options import check_options
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance
-from durable_trio.turns.stage import REFUSE, SUBMIT
+from durable_trio.turns.stage import REOPEN, SUBMIT
 
 
 class _RolledBack(Exception):
@@ -88,7 +88,7 @@ class TransactionCall(FunctionCall):
                 self._body.resident.failed(carried(exit))
                 return
             elif isinstance(outcome, _RolledBack | StepTimeout | StepFailed) and is_a(cause, Exception):
-                self.stage = REFUSE[self.stage]
+                self.stage = REOPEN[self.stage]
                 self.outcome = None
                 self._fail(cast(Exception, cause))
             else:

@@ -57,7 +57,7 @@ class WaitingPlace(Protocol):
     def is_overdue(self) -> bool:
         """Return whether the time of a durable deadline is over, whose expiry is not delivered yet."""
 
-    def refuse(self, call: Call, error: Exception) -> None:
+    def raise_in(self, call: Call, error: Exception) -> None:
         """Have a call that has no outcome raise ``error``, in its turn."""
 
     def busy(self, call: Call) -> None:

@@ -86,8 +86,8 @@ class Lobby:
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it waits.
             call.scope_deadline = trio.current_effective_deadline()
             if call.stage in OPEN and (call.is_unabortable or call.scope_deadline != -math.inf):
-                if state.is_expired and self.is_refused(call):
-                    self.refuse_expired(call)
+                if state.is_expired and self.is_out_of_time(call):
+                    self.raise_expired(call)
                 elif state.mode is Mode.REPLAYING or state.is_held:
                     pass
                 elif self.deadlines or state.answers_under_way:
@@ -149,15 +149,15 @@ class Lobby:
         task.custom_sleep_data = self
         await trio.lowlevel.wait_task_rescheduled(_no_abort)
 
-    def is_refused(self, call: Call) -> bool:
+    def is_out_of_time(self, call: Call) -> bool:
         """Return whether the time to live is over for a call."""
         return self.state.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
 
-    def refuse_expired(self, call: Call) -> None:
+    def raise_expired(self, call: Call) -> None:
         """Have a call raise that the time to live is over."""
-        self.refuse(call, RunExpired("the run's time to live is over; no durable call begins any more"))
+        self.raise_in(call, RunExpired("the run's time to live is over; no durable call begins any more"))
 
-    def refuse(self, call: Call, error: Exception) -> None:
+    def raise_in(self, call: Call, error: Exception) -> None:
         """Have a call that has no outcome raise ``error``, in its turn."""
 
         def raise_error() -> None:

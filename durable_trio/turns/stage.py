@@ -13,7 +13,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["BEGIN", "CLOSE", "COMMIT", "EVENTS", "FIND", "OPEN", "REFUSE", "SUBMIT", "Stage"]
+__all__ = ["BEGIN", "CLOSE", "COMMIT", "EVENTS", "FIND", "OPEN", "REOPEN", "SUBMIT", "Stage"]
 
 
 class Stage(enum.StrEnum):
@@ -38,7 +38,7 @@ SUBMIT: Final[Mapping[Stage, Stage]] = {Stage.BEGUN: Stage.SUBMITTED, Stage.SUBM
 #: Its outcome is stored.
 COMMIT: Final[Mapping[Stage, Stage]] = {Stage.SUBMITTED: Stage.COMMITTED}
 #: Its outcome does not count: a signal came first, or a transaction was rolled back.
-REFUSE: Final[Mapping[Stage, Stage]] = {Stage.SUBMITTED: Stage.BEGUN}
+REOPEN: Final[Mapping[Stage, Stage]] = {Stage.SUBMITTED: Stage.BEGUN}
 #: It ends the history, in place of a row.
 CLOSE: Final[Mapping[Stage, Stage]] = {Stage.BEGUN: Stage.SEALED}
 
@@ -47,6 +47,6 @@ EVENTS: Final[Mapping[str, Mapping[Stage, Stage]]] = {
     "find": FIND,
     "submit": SUBMIT,
     "commit": COMMIT,
-    "refuse": REFUSE,
+    "reopen": REOPEN,
     "close": CLOSE,
 }

@@ -166,10 +166,10 @@ class RunState:
         if result is True:
             self.pump()
         else:
-            self.refuse(result)
+            self.give_up(result)
 
-    def refuse(self, result: Any) -> None:
-        """Give the run up: the store has refused what it had to write, or has failed."""
+    def give_up(self, result: Any) -> None:
+        """Leave: the store has refused what the run had to write, or has failed."""
         error = result if isinstance(result, BaseException) else RuntimeError(f"unexpected outcome {result!r}")
         self.resident.write_refused(error)
 

@@ -55,7 +55,7 @@ from durable_trio.turns.mode import GO_LIVE, MOVE, Mode
 from durable_trio.turns.port import Port
 from durable_trio.turns.quiet import rest
 from durable_trio.turns.resident import Resident
-from durable_trio.turns.stage import COMMIT, REFUSE
+from durable_trio.turns.stage import COMMIT, REOPEN
 from durable_trio.turns.state import Recorded, RunState
 
 # Asked again and again: a name of the enum's takes two looks.
@@ -108,7 +108,7 @@ class Turns:
         # Committed and not delivered yet.
         self._ready: deque[tuple[HistoryRow, Recorded | None]] = deque()
         # Calls that were due, but something has come in time: they are due again once that is looked at.
-        self._refused: list[Recorded] = []
+        self._reopened: list[Recorded] = []
         self._looked_at = 0  # what the clock said when something may have been due
         #: Whether the run has looked for something to deliver since it last had nothing to do but wait.
         self.has_looked = True
@@ -118,10 +118,10 @@ class Turns:
     def message(self, look: MailboxLook) -> None:
         """Take what was found in the run's mailbox."""
         state = self.state
-        for call in self._refused:
+        for call in self._reopened:
             if call.due_at is not None:
                 state.agenda.come_up(call.key, call.due)
-        self._refused.clear()
+        self._reopened.clear()
         self.mailbox.take(look)
         if not look.is_all:
             state.resident.look_into_mailbox()
@@ -160,12 +160,12 @@ class Turns:
             self._ready.append((row, call))
             self.pump()
         elif result is False and call is not None:
-            call.stage = REFUSE[call.stage]
+            call.stage = REOPEN[call.stage]
             call.outcome = None
-            self._refused.append(call)
+            self._reopened.append(call)
             state.resident.look_into_mailbox()
         elif not (isinstance(result, RunConflict) and call is not None and call.conflicted(result)):
-            state.refuse(result)
+            state.give_up(result)
 
     # ---- the pump ----------------------------------------------------------------------------------------------
 
@@ -296,8 +296,8 @@ class Turns:
         for call in sorted(lobby.calls.values(), key=lambda call: call.key):
             if call.raise_cancel is not None and not call.is_unabortable:
                 continue
-            if lobby.is_refused(call):
-                lobby.refuse_expired(call)
+            if lobby.is_out_of_time(call):
+                lobby.raise_expired(call)
             else:
                 lobby.let_begin(call)
         return True

@@ -10,7 +10,7 @@ from durable_trio.calls.saga import Compensation
 from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_options import FunctionOptions
 from durable_trio.engine.runs.damage import damage_in_look
-from durable_trio.engine.runs.life import COMPENSATE, END, FINISH, REFUSE
+from durable_trio.engine.runs.life import COMPENSATE, END, FINISH, RESETTLE
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.run_log import fate_of
 from durable_trio.errors import Detached, RunCancelled, RunExpired
@@ -85,7 +85,7 @@ class Ending:
         fate = None if error_text is None else fate_of(status, is_expired=turns.state.is_expired)
         told = None if fate is None else run.telling.is_to_tell(fate)
         if not self._is_done(await turns.lobby.extend(partial(run.port.submit, finish))):
-            run.life = REFUSE[run.life]
+            run.life = RESETTLE[run.life]
             if told is not None:
                 told()
             return False

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["BODY_END", "COMPENSATE", "END", "EVENTS", "FINISH", "REFUSE", "TOO_LATE", "Life"]
+__all__ = ["BODY_END", "COMPENSATE", "END", "EVENTS", "FINISH", "RESETTLE", "TOO_LATE", "Life"]
 
 
 class Life(enum.StrEnum):
@@ -34,7 +34,7 @@ COMPENSATE: Final[Mapping[Life, Life]] = {Life.SETTLING: Life.COMPENSATING}
 #: Its end is submitted.
 FINISH: Final[Mapping[Life, Life]] = {Life.SETTLING: Life.FINISHING, Life.COMPENSATING: Life.FINISHING}
 #: Its end was not stored, for a cancel came first; nobody can cancel what compensates.
-REFUSE: Final[Mapping[Life, Life]] = {Life.FINISHING: Life.SETTLING}
+RESETTLE: Final[Mapping[Life, Life]] = {Life.FINISHING: Life.SETTLING}
 #: Its end is stored.
 END: Final[Mapping[Life, Life]] = {Life.FINISHING: Life.ENDED}
 
@@ -42,6 +42,6 @@ EVENTS: Final[Mapping[str, Mapping[Life, Life]]] = {
     "body_end": BODY_END,
     "compensate": COMPENSATE,
     "finish": FINISH,
-    "refuse": REFUSE,
+    "resettle": RESETTLE,
     "end": END,
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from durable_trio.engine.runs.life import BODY_END, COMPENSATE, END, EVENTS, FINISH, REFUSE, Life
+from durable_trio.engine.runs.life import BODY_END, COMPENSATE, END, EVENTS, FINISH, RESETTLE, Life
 from tests.kit.tables import follows, reached_from
 
 #: What each event makes of each, spelled out: None where it is refused.
 FOLLOWS = {
-    # body_end, compensate, finish, refuse, end
+    # body_end, compensate, finish, resettle, end
     Life.BODY: (Life.SETTLING, None, None, None, None),
     Life.SETTLING: (None, Life.COMPENSATING, Life.FINISHING, None, None),
     Life.COMPENSATING: (None, None, Life.FINISHING, None, None),
@@ -21,7 +21,7 @@ def test_every_pair_has_a_row_or_is_refused() -> None:
 
 
 def test_the_events_are_the_tables_that_are_used() -> None:
-    assert list(EVENTS.values()) == [BODY_END, COMPENSATE, FINISH, REFUSE, END]
+    assert list(EVENTS.values()) == [BODY_END, COMPENSATE, FINISH, RESETTLE, END]
 
 
 def test_each_is_reached_from_the_first() -> None:
