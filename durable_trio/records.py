@@ -408,6 +408,16 @@ class Reload:
     reason: str = ""
     is_same_code: bool = False
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has begun, and has not ended."""
+        return self.state in ("importing", "rehearsing", "replacing")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is done, or has failed."""
+        return self.state in ("done", "failed")
+
 
 @attrs.frozen(kw_only=True)
 class WorkerFamily:

@@ -36,7 +36,7 @@ def findings_of(processes: Iterable[ProcessReport]) -> Iterator[Finding]:
             total = sum(1 for _ in worker_nodes(report.tree))
             text = f"{count} of {plural(total, 'worker')} of process {report.pid} cannot come back: {why}"
             yield Finding(level="wrong", about=_ABOUT, text=visible(text))
-        ended = [reload for reload in report.family.reloads if reload.state in ("done", "failed")]
+        ended = [reload for reload in report.family.reloads if reload.has_ended]
         if ended and ended[-1].state == "failed":
             yield _of_failed(report, ended[-1])
 

@@ -26,7 +26,6 @@ _TAKEN_UP_SECONDS: Final = 30.0
 _REPORTED_SECONDS: Final = 2.0
 # A server's report may be missing for a moment, as when the task that writes it is started anew.
 _REPORT_MISSING_SECONDS: Final = 5.0
-_GOING: Final = ("importing", "rehearsing", "replacing")
 _WORDS: Final = {
     "waiting": "another reload goes on; this one follows it",
     "importing": "the new code is imported",
@@ -118,9 +117,9 @@ class ReloadCommand:
             reload = next((each for each in reloads if each.id == id), None)
             if reload is not None:
                 is_taken_up = True
-                if reload.state != "waiting" or any(each.state in _GOING for each in reloads):
+                if reload.state != "waiting" or any(each.is_under_way for each in reloads):
                     self._say(reload)
-                if reload.state in ("done", "failed"):
+                if reload.has_ended:
                     return reload
             elif not is_taken_up and now - began_at > _TAKEN_UP_SECONDS:
                 return None

@@ -35,7 +35,6 @@ __all__ = ["OverdueRuns", "watch_overdue"]
 _PAGE_RUNS: Final = 200
 # Nobody wakes this watch when the engine is closed.
 _LOOK_SECONDS: Final = 1.0
-_FIRST: Final = (0, 0)
 
 
 class OverdueRuns:

@@ -127,7 +127,7 @@ class Reloads:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled. What was going on is over then, and has failed."""
         for reload in list(self._told.values()):
-            if reload.state in ("importing", "rehearsing", "replacing"):
+            if reload.is_under_way:
                 self._say(reload.id, state="failed", reason="a fault of the server has interrupted it; see its log")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._look_for_requests)
@@ -271,7 +271,7 @@ class Reloads:
 
     def _say(self, id: str, **changes: Any) -> None:
         self._told[id] = attrs.evolve(self._told[id], **changes)
-        ended = [reload.id for reload in self._told.values() if reload.state in ("done", "failed")]
+        ended = [reload.id for reload in self._told.values() if reload.has_ended]
         for old in ended[:-_TOLD_MAX]:
             del self._told[old]
         self._changed()
