@@ -3,7 +3,7 @@
 Inside, every instant is an ``int`` of microseconds since 1970 UTC; every duration in seconds.
 
 The theory. The wall clock of a machine may be set, forward and back, by any amount, while runs wait, and each process
-on the file may have been started before or after. Two things are asked of time, and no one clock gives both:
+on the store may have been started before or after. Two things are asked of time, and no one clock gives both:
 
 - What is *stored* (due times, stamps) must mean the same to every process, now and after a restart. So it is wall time
   as it was read: ``stamp()``. It goes back when the wall clock does.

@@ -213,7 +213,7 @@ class StoreError(DurableError):
 
 
 class SchemaTooNew(StoreError):
-    """A newer version of this library has written the file; upgrade this one."""
+    """A newer version of this library has written the database; upgrade this one."""
 
 
 class NotADatabase(StoreError):
@@ -237,11 +237,11 @@ class StoreFull(StoreError):
 
 
 class StoreReadOnly(StoreError):
-    """The file, its folder or its file system does not allow writing."""
+    """The database does not allow writing; of a file, perhaps its folder or its file system does not."""
 
 
 class StoreCorrupt(StoreError):
-    """The file is damaged, or could not be read or written; the process must not go on with it."""
+    """The database is damaged, or could not be read or written; the process must not go on with it."""
 
 
 class StoreRewound(StoreError):
@@ -253,7 +253,7 @@ class StoreRewound(StoreError):
 
 
 class StoreInUse(StoreError):
-    """Another process holds the file's write turn and does not let go, or serves it with an earlier version."""
+    """Another process holds the database and does not let go, or serves it with an earlier version."""
 
 
 #: What passes by itself: whoever has nobody to tell tries again.

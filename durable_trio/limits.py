@@ -27,7 +27,7 @@ GENERATIONS_KEPT: Final = 10
 GENERATION_ROWS_MAX: Final = 5000
 # The number of a workflow's version: every store holds it.
 VERSION_MAX: Final = 2**62
-# How long what could not be written waits for room, or for somebody who holds the file.
+# How long what could not be written waits for room, or for somebody who holds the store.
 STORE_RETRY_SECONDS: Final = 0.5
 # The first and the longest pause between two tries to reach a store that is away; each is twice the one before.
 AWAY_RETRY_SECONDS: Final = (0.02, 1.0)
@@ -41,11 +41,11 @@ LEASE_SECONDS: Final = 30.0
 LEASES_OF_A_STALL: Final = 4
 # What steps in flight get to finish when the engine drains.
 GRACE_SECONDS: Final = 10.0
-# A worker process whose event loop shows no sign of life for so long is killed: it may hold the file's write turn.
+# A worker process whose event loop shows no sign of life for so long is killed: it may hold the store.
 HEARTBEAT_SECONDS: Final = 10.0
 # What a worker process gets to import the application and to open the store.
 WORKER_READY_SECONDS: Final = 60.0
-# Worker processes of one engine: each has its own write turns, and more than cores only wait for each other.
+# Worker processes of one engine: they take turns in writing, and more than cores only wait for each other.
 WORKERS_MAX: Final = 256
 # Crashes without progress after which a run is set aside: it probably kills its process.
 MAX_RECOVERIES: Final = 10
@@ -95,7 +95,7 @@ EARLIER_ERROR_CHARACTERS_MAX: Final = 500
 # long is overdue.
 OVERDUE_SECONDS: Final = 30
 # Unread signals of one run: far more than one that keeps up ever has, and some megabytes. Who sends more than a run
-# takes is told, instead of the file growing for as long as the run does not look.
+# takes is told, instead of the store growing for as long as the run does not look.
 UNREAD_SIGNALS_MAX: Final = 10_000
 # Entries of a run's mailbox that are read at once, and with the run when it is claimed.
 MAILBOX_ENTRIES_READ: Final = 256
@@ -116,7 +116,7 @@ PAYLOAD_DEPTH_MAX: Final = 100
 # How deep nurseries of durable branches may nest, through branches as well. A failure inside comes out as one group in
 # another, which trio and Python write by recursion, and trio does not survive it if that fails.
 NURSERY_DEPTH_MAX: Final = 100
-# A transaction step holds the file's write turn: others wait for it.
+# A transaction step may hold the whole store (a file has one writer at a time): others wait for it.
 TRANSACTION_SECONDS_MAX: Final = 30.0
 
 

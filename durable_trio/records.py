@@ -76,7 +76,7 @@ class StepKind(enum.StrEnum):
     CANCEL = "cancel"  # the run was asked to cancel
     TTL = "ttl"  # the run's time to live was over
     COMPENSATION = "compensation"
-    UNREADABLE = "unreadable"  # never stored: stands for a word that the file should not hold
+    UNREADABLE = "unreadable"  # never stored: stands for a word that the store should not hold
 
 
 class StepStatus(enum.StrEnum):
@@ -85,7 +85,7 @@ class StepStatus(enum.StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
-    UNREADABLE = "unreadable"  # never stored: stands for a word that the file should not hold
+    UNREADABLE = "unreadable"  # never stored: stands for a word that the store should not hold
 
 
 @attrs.frozen(kw_only=True)
@@ -173,7 +173,7 @@ class RunRecord:
     ``forked_from`` is the id of the run that this one is a fork of, ``forked_before`` the key of the row before which
     it was made. That run need not be there any more.
 
-    What cannot be read, because the file is damaged, is ``None``, or empty where it is never ``None``; an instant is
+    What cannot be read, because the store is damaged, is ``None``, or empty where it is never ``None``; an instant is
     the nearest that a ``datetime`` can hold; an unknown status is ``suspended``. ``problem`` then has the kind
     ``"damaged"`` and says which table, row and column it is, also for a run that has ended.
     """
@@ -231,7 +231,7 @@ class StepRecord:
     """One row of a run's history. ``result`` is the stored JSON value, ``error`` how it failed.
 
     ``earlier_errors`` tells how the attempts before the last one have failed: of many the first two and the last six.
-    ``problem`` says what of it cannot be read, if the file is damaged; that is ``None``, or ``unreadable``.
+    ``problem`` says what of it cannot be read, if the store is damaged; that is ``None``, or ``unreadable``.
     """
 
     key: str

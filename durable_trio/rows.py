@@ -3,7 +3,7 @@
 Nobody changes a row. Rows are not frozen, since each step makes a few and setting a frozen field costs three times as
 much; the same goes for what is asked of a store.
 
-``damage`` of a row: what of it cannot be read, because the file was damaged or changed by another program, as a text
+``damage`` of a row: what of it cannot be read, because the store was damaged or changed by another program, as a text
 for people that names table, row and column. The fields concerned hold stand-ins then; such a row is never executed.
 
 The fields are the columns that a store reads, in their order; ``key`` stands for the three of a key, ``damage`` for
@@ -124,7 +124,7 @@ WaitKind: TypeAlias = Literal[
     "deadline",
     "child",
     "map",  # waits for nothing itself: how many items it has
-    "unreadable",  # never stored: stands for a word that the file should not hold
+    "unreadable",  # never stored: stands for a word that the store should not hold
 ]
 
 

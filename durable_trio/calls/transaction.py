@@ -28,7 +28,7 @@ class _RolledBack(Exception):
 
 
 class TransactionCall(FunctionCall):
-    """Runs ``fn(connection, *args)`` in the store's write turn and commits its rows with the outcome."""
+    """Runs ``fn(connection, *args)`` in a transaction of the store and commits its rows with the outcome."""
 
     def _start(self) -> None:
         self._attempt += 1

@@ -145,12 +145,12 @@ class Context:
     ) -> T:
         """Run ``fn(connection, *args)`` inside the store's own transaction: its rows and the outcome, or neither.
 
-        ``fn`` is sync and short: all other writes to the file wait meanwhile. It must not commit, attach, set
+        ``fn`` is sync and short: all other writes to an SQLite file wait meanwhile. It must not commit, attach, set
         pragmas, or write to the engine's tables, and may be called again after a crash or a rollback. Annotate
         ``connection`` as ``durable_trio.sqlite3.Connection``.
 
         Args:
-            timeout: seconds that SQLite may spend in it; default 30.
+            timeout: seconds that the database may spend in it; default 30.
             retry, compensate, compensate_retry, returns: as for ``step``.
 
         Raises:

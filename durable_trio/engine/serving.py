@@ -224,15 +224,15 @@ class Serving:
         self._client.settle()
         store = self._client.store
         if store.may_block:
-            await self._open_file()
+            await self._open_in_thread()
         else:
             store.open()
             await trio.lowlevel.checkpoint()
 
-    async def _open_file(self) -> None:
+    async def _open_in_thread(self) -> None:
         """Open the store off the event loop.
 
-        *Cancellation:* at once, though others may have the write turn for long; what is opened later is closed.
+        *Cancellation:* at once, though others may hold it for long; what is opened later is closed.
         """
         store = self._client.store
         lock = threading.Lock()  # guards what follows

@@ -19,7 +19,7 @@ async def status_of(client: Client) -> EngineStatus:
     found = await services.writer.ask(CountRuns())
     executors, served = await services.writer.ask(ListExecutors()), await served_by(services)
     stuck = None if services.executor is None else await services.executor.dispatcher.find_stuck()
-    damage = (f"The file is damaged: {row.damage}." for row in executors if row.damage)
+    damage = (f"The store is damaged: {row.damage}." for row in executors if row.damage)
     unknown = {
         name: count
         for name, count in found.unfinished_by_workflow.items()

@@ -188,8 +188,8 @@ class Services:
     async def run_store(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve as the store child until cancelled: the store's writer, on a store that is opened anew each time.
 
-        A fault of the file (I/O error, damage, a commit in doubt) is final in this process, and ends the tree. What
-        else may come out is a fault of ours, after which the file is as it was: this child is restarted, and all that
+        An error of the store (I/O error, damage, a commit in doubt) is final in this process, and ends the tree. What
+        else may come out is a fault of ours, after which the store is as it was: this child is restarted, and all that
         depends on it.
         """
         try:
@@ -350,7 +350,7 @@ class Executor:
         """
         is_due = operation.due_at <= operation.created_at
         # Not while the store has just come back, and not past others that are due and wait for a place. With other
-        # executors on the file, only while nothing else here has something to do.
+        # executors on the store, only while nothing else here has something to do.
         may_keep = self.recovery.is_registered and not self.dispatcher.due_count and not self.writer.is_full
         may_keep = may_keep and (self.recovery.reaper.others_count == 0 or self.runs.busy_count == 0)
         is_ours = is_due and self.registry.at((operation.workflow, operation.version)) is not None

@@ -1,4 +1,4 @@
-"""What people are told of a run that cannot be read, because the file was damaged or changed by another program."""
+"""What people are told of a run that cannot be read, because the store was damaged or changed by another program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def damaged(run_id: str, what: str) -> Problem:
         what: table, row and column, and what was found there.
     """
     text = (
-        f"run {run_id!r} cannot go on, because the file is damaged or was changed by another program: {what}. "
-        "Restore a copy of the file, or mend the row and resume the run; to give the run up, delete it"
+        f"run {run_id!r} cannot go on, because the store is damaged or was changed by another program: {what}. "
+        "Restore a copy of it, or mend the row and resume the run; to give the run up, delete it"
     )
     return Problem(kind=DAMAGED, text=text, fingerprint=DAMAGED)

@@ -18,7 +18,7 @@ of that operation is written.
 Which status of a run may follow which is one table (``rules.run_life``). An operation that would bring about another is
 refused with ``RunConflict``.
 
-A row that cannot be read, because the file was damaged, is never an error of a read: the record says so in ``damage``.
+A row that cannot be read, because the store was damaged, is never an error of a read: the record says so in ``damage``.
 An operation that meets a damaged run parks it (suspended, unowned, due at no time, with a problem) where it would
 have changed it, and goes on with the others.
 """
@@ -147,7 +147,7 @@ class Store(abc.ABC):
         """Open or create the database and bring its schema up to date. Twice is nothing.
 
         Raises:
-            StoreError: a subclass that names what is wrong with the file; the file is unchanged then.
+            StoreError: a subclass that names what is wrong with the database, which is unchanged then.
         """
 
     @abc.abstractmethod
@@ -271,4 +271,4 @@ class Store(abc.ABC):
         """
 
     def tidy(self) -> None:  # noqa: B027  # a store that leaves nothing behind has nothing to do
-        """Do what the database wants done from time to time, such as moving its log; called by the one who applies."""
+        """Do what the database wants done from time to time, such as moving a log; called by the one who applies."""

@@ -7,8 +7,8 @@ batch. What goes before what says ``stores.front``; who may ask, and where, ``st
 
 A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
 ``Refuse``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
-room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a file
-that somebody else holds, where nothing can be written at all.
+room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a
+store that somebody else holds, where nothing can be written at all.
 
 A store that is away has perhaps committed the batch, and perhaps not: the same batch is applied again until it is back,
 and the store sees to it that it is applied once. All else waits in its order behind that one. After

@@ -1,5 +1,5 @@
-"""The janitor service: what there is time for. It keeps the log short, removes what is left of removed runs, and has
-sleeping runs forget which code has refused them that is no more.
+"""The janitor service: what there is time for. It has the store tidy itself up, removes what is left of removed runs,
+and has sleeping runs forget which code has refused them that is no more.
 
 And once, it looks ahead: whether code that the store has not seen before would refuse runs (``rehearsal.preview``).
 """
@@ -50,7 +50,7 @@ def warn_of_stuck(stuck: Sequence[Stuck]) -> None:
 
 
 class Janitor:
-    """Moves the log into the database once in a while, where something was committed, and finishes removals.
+    """Has the store tidy itself up once in a while, where something was committed, and finishes removals.
 
     Args:
         look_ahead: what is done once, beside that.
@@ -67,7 +67,7 @@ class Janitor:
     async def run(self) -> NoReturn:
         """Serve until cancelled."""
         writer = self._writer
-        if not writer.store.is_shared:  # nothing is left of it, and it has no log
+        if not writer.store.is_shared:  # nothing is left of it, and nothing in it grows untidy
             await trio.sleep_forever()
         await trio.sleep(_FIRST_LOOK_SECONDS)
         async with trio.open_nursery() as nursery:
@@ -87,7 +87,7 @@ class Janitor:
             self._tidied_at = writer.commit_count
 
     async def _sweep(self) -> None:
-        """Finish removals. What one of them meets never ends the engine; a fault of the file does so by itself."""
+        """Finish removals. What one of them meets never ends the engine; an error of the store does so by itself."""
         try:
             stuck = await sweep(self._writer, hidden_before=self._clock.stamp() - int(DRAFT_SECONDS_MAX * MICROSECONDS))
         except PASSING:

@@ -155,7 +155,7 @@ class WorkerWatch:
         task_status.started()
         root = await self._root()
         events = root.events()
-        await self._reap_dead()  # of whom the last server of this file has left
+        await self._reap_dead()  # of whom the last server of this store has left
         try:
             await self._react(events, root)
         finally:  # it is told to stop as soon as the last worker has ended, and what that has said is to be told still
