@@ -20,7 +20,7 @@ from durable_trio.engine.filters import make_filter, read_since
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
-from durable_trio.engine.runs.places import LENDER, lending_place
+from durable_trio.engine.runs.lending import LENDER, lending_place
 from durable_trio.engine.runs.run_log import UNKNOWN_WORKFLOW, unknown_text
 from durable_trio.engine.served import ServedCodes
 from durable_trio.engine.settings import Settings

@@ -23,7 +23,7 @@ from durable_trio.clock import MICROSECONDS
 from durable_trio.engine.awaited import look
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import make_overdue_cursor
-from durable_trio.engine.runs.places import lending_place
+from durable_trio.engine.runs.lending import lending_place
 from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow

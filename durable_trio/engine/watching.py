@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from durable_trio.engine.runs.places import lending_place
+from durable_trio.engine.runs.lending import lending_place
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.errors import RunNotFound
 from durable_trio.records import RunRecord

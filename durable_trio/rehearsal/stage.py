@@ -18,7 +18,7 @@ import trio
 
 from durable_trio.engine.runs.bodies import guard_bodies
 from durable_trio.engine.runs.damage import damage_of
-from durable_trio.engine.runs.places import LENDER
+from durable_trio.engine.runs.lending import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.failures import is_cancelled
 from durable_trio.rehearsal.actor import RehearsedRun

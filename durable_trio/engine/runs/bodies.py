@@ -6,7 +6,7 @@ from typing import Final
 
 import trio
 
-from durable_trio.engine.runs.places import LENDER
+from durable_trio.engine.runs.lending import LENDER
 from durable_trio.failures import guard_nurseries, logged
 from durable_trio.logger import Logger
 from durable_trio.turns.quiet import BODY

@@ -19,8 +19,8 @@ from durable_trio.codec import UNANNOTATED
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.ending import Ending
+from durable_trio.engine.runs.lending import lending_place
 from durable_trio.engine.runs.life import BODY_END
-from durable_trio.engine.runs.places import lending_place
 from durable_trio.engine.runs.resident import ResidentRun, ignore
 from durable_trio.engine.wiring import Services
 from durable_trio.errors import (

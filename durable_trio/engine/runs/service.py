@@ -25,7 +25,7 @@ from durable_trio.engine.runs.draining import drained
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
-from durable_trio.engine.runs.places import LENDER
+from durable_trio.engine.runs.lending import LENDER
 from durable_trio.engine.runs.refusing import Refusing
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.run_log import RunLog
