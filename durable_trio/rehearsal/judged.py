@@ -1,4 +1,4 @@
-"""One run's verdict, its cause in words that many runs have in common, and the groups of them. Pure."""
+"""Verdicts as values: one run's (``judging`` comes to it), its cause in words that many share, groups. Pure."""
 
 from __future__ import annotations
 

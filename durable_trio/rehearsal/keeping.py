@@ -57,7 +57,6 @@ class RehearsalKeeper:
         self.codec = code.codec
         self.registry = code.registry
         self.served = code.served
-        self.is_draining = False
         self.engine: object = None
         self.is_draining = False
         self.tellings = Tellings(

@@ -21,8 +21,8 @@ from durable_trio.engine.runs.damage import damage_of
 from durable_trio.engine.runs.lending import LENDER
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.failures import is_cancelled
-from durable_trio.rehearsal.actor import RehearsedRun
 from durable_trio.rehearsal.judged import Judged
+from durable_trio.rehearsal.judging import RehearsedRun
 from durable_trio.rehearsal.keeping import Code, RehearsalKeeper
 from durable_trio.rehearsal.records import Verdict
 from durable_trio.rules.damage import damaged

@@ -1,4 +1,4 @@
-"""A rehearsed run: the engine's actor, which leaves as soon as its last recorded row is delivered."""
+"""A rehearsed run comes to its verdict: the engine's actor, which leaves once its last recorded row is delivered."""
 
 from __future__ import annotations
 
