@@ -78,6 +78,15 @@ def test_imports_go_one_way(path: Path) -> None:
         assert layer_of(pieces[1]) <= layer_of(part), f"{path} imports {name} from a later layer"
 
 
+def test_the_documentation_tells_the_layers_as_they_are() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    told = page.partition("## The layers")[2].split("```")[1].removeprefix("text")
+    groups = [re.findall(r"\w+", group) for group in told.split("←")]
+    assert len(groups) == len(LAYERS)
+    for group, layer in zip(groups, LAYERS, strict=True):
+        assert set(group) <= set(layer)
+
+
 def users_of(*names: str) -> set[str]:
     return {
         str(path.relative_to(ROOT / "durable_trio"))
