@@ -11,6 +11,9 @@ Subclass ``StoreContract`` in a test module and say how to make a store::
         def reopen(self, tmp_path):        # only if the data outlives the instance
             return MyStore(tmp_path / "runs.db")
 
+        def cut_off(self, store, *, loses_reply):  # only if it can be away, as a server in a network
+            return my_proxy.cut(loses_reply=loses_reply)
+
 Each test gets a new, empty, open store; afterwards it is closed. The name of a test is what must hold.
 """
 
@@ -20,6 +23,7 @@ for _part in (
     "abandoning",
     "claims",
     "codes",
+    "dead_codes",
     "executors",
     "generations",
     "history",
@@ -27,6 +31,7 @@ for _part in (
     "large",
     "life",
     "messages",
+    "outages",
     "reads",
     "removals",
     "resuming",
@@ -47,6 +52,7 @@ from durable_trio.testing.store_contract.history import HistoryContract  # noqa:
 from durable_trio.testing.store_contract.large import LargeContract  # noqa: E402
 from durable_trio.testing.store_contract.life import LifeContract  # noqa: E402
 from durable_trio.testing.store_contract.messages import MessageContract  # noqa: E402
+from durable_trio.testing.store_contract.outages import OutageContract  # noqa: E402
 from durable_trio.testing.store_contract.reads import ReadContract  # noqa: E402
 from durable_trio.testing.store_contract.removals import RemovalContract  # noqa: E402
 from durable_trio.testing.store_contract.resuming import ResumingContract  # noqa: E402
@@ -73,6 +79,7 @@ class StoreContract(
     LargeContract,
     ExecutorContract,
     TransactionContract,
+    OutageContract,
     ReadContract,
     UnfinishedContract,
     VersionContract,

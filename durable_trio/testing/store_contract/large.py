@@ -9,7 +9,7 @@ import attrs
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.records import RunStatus, StepStatus
-from durable_trio.rows import Key
+from durable_trio.rows import Key, WaitRow
 from durable_trio.stores.contract import (
     Advance,
     CopyHistory,
@@ -18,6 +18,7 @@ from durable_trio.stores.contract import (
     Draft,
     Fence,
     ForkRun,
+    Operation,
     Prune,
     ResumeRun,
     Store,
@@ -31,6 +32,7 @@ from durable_trio.stores.questions import (
     ListHistory,
     ListRuns,
     ListUnread,
+    ListWaits,
     LoadRun,
     RunFilter,
 )
@@ -46,6 +48,7 @@ from durable_trio.testing.store_contract.kit import (
     row_of,
     signal,
     start,
+    start_operation,
     step,
 )
 from durable_trio.testing.store_contract.removals import ALL, prune
@@ -196,3 +199,33 @@ class LargeContract(ContractKit):
         assert outcome.status is RunStatus.PENDING
         assert len(store.ask(ListHistory(row.run))) == 700
         assert store.ask(ListUnread(row.run)) == (entry,)
+
+    def test_a_branch_of_ten_thousand_characters_is_a_branch(self, store: Store) -> None:
+        """Nurseries may nest as deep as that; and two that differ only at their ends are two."""
+        row, fence = owned(store)
+        branches = ["b/" * 5_000 + end for end in ("x", "y")]
+        rows = [step(seq, key=Key(branch, "charge", 0)) for seq, branch in enumerate(branches, 1)]
+        waits = tuple(WaitRow(key=Key(branch, "nap", 0), kind="sleep", started_at=1) for branch in branches)
+        one(store, Advance(fence=fence, rows=tuple(rows), waits=waits, now=20))
+        assert [found.key for found in store.ask(ListHistory(row.run))] == [found.key for found in rows]
+        assert {found.key for found in store.ask(ListWaits(row.run))} == {found.key for found in waits}
+        again = Advance(fence=fence, rows=(step(3, key=rows[1].key),), now=20)
+        assert isinstance(one(store, again), RunConflict)
+        one(store, Advance(fence=fence, cleared=(waits[0].key,), now=20))
+        assert store.ask(ListWaits(row.run)) == waits[1:]
+        finish(store, fence, RunStatus.FAILED)
+        copy = one(store, ForkRun(run_id="run", before=rows[1].key, id="copy", now=30))
+        assert [found.key for found in store.ask(ListHistory(copy.run))] == [rows[0].key]
+
+    def test_a_batch_may_hold_more_than_a_message_or_a_page_of_memory(self, store: Store) -> None:
+        """Some twenty payloads of a megabyte: a store that sends batches sends this one as well."""
+        row, fence = owned(store)
+        payload = '"' + "ü" * 1_000_000 + '"'
+        batch: list[Operation] = [
+            Advance(fence=fence, rows=(step(seq, f"s{seq}", result=payload),), now=20) for seq in range(1, 21)
+        ]
+        assert store.apply([*batch, start_operation("other", args=f"[{payload}]")]) is not None
+        found = store.ask(ListHistory(row.run))
+        assert [entry.seq for entry in found] == list(range(1, 21))
+        assert all(entry.result == payload for entry in found)
+        assert row_of(store, "other").args == f"[{payload}]"
