@@ -19,28 +19,25 @@ from durable_trio.stores.code_questions import (
     ServedBy,
 )
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
+from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
+from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.questions import (
     Backlog,
     CountBacklog,
     CountByWorkflow,
     CountRuns,
     FindEnded,
-    FindLastChange,
-    FindLastEntry,
     FindMissing,
     FindRun,
     ListAwaited,
-    ListChanges,
     ListDeaths,
     ListExecutors,
     ListFailures,
     ListHistory,
-    ListNews,
     ListOpenSteps,
     ListOwned,
     ListReports,
     ListRuns,
-    ListSent,
     ListSetBack,
     ListUnread,
     ListUntold,
@@ -54,7 +51,7 @@ from durable_trio.stores.questions import (
 )
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 from tests.logstore.claims import due_runs
-from tests.logstore.feed import find_last_change, find_last_entry, list_changes, list_news, list_sent
+from tests.logstore.feed import find_cursor, list_changes, list_news, list_sent
 from tests.logstore.lists import (
     count_by_workflow,
     count_parked,
@@ -64,6 +61,7 @@ from tests.logstore.lists import (
     list_failures,
     list_generation,
     list_generations,
+    list_overdue,
     list_runs,
     list_unfinished,
     load_unfinished,
@@ -186,10 +184,11 @@ ANSWERS: Final[dict[type, Callable[[State, Any], Any]]] = {
     ListAwaited: list_awaited,
     ReadValues: read_values,
     ListRuns: list_runs,
+    ListOverdue: list_overdue,
     ListChanges: list_changes,
     ListNews: list_news,
     FindEnded: find_ended,
-    FindLastChange: find_last_change,
+    FindCursor: find_cursor,
     FindMissing: find_missing,
     CountRuns: count_runs,
     CountByWorkflow: count_by_workflow,
@@ -197,7 +196,6 @@ ANSWERS: Final[dict[type, Callable[[State, Any], Any]]] = {
     ListRefusedSets: list_refused_sets,
     ListFailures: list_failures,
     ListSent: list_sent,
-    FindLastEntry: find_last_entry,
     ListUnread: list_unread,
     LookAtMailbox: look_at_mailbox,
     CountBacklog: count_backlog,

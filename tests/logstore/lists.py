@@ -12,6 +12,7 @@ from durable_trio.rows import GenerationRow, HistoryRow, RunRow
 from durable_trio.rules.sampling import sample_of
 from durable_trio.stores.code_questions import CountParked, CountRefused, RefusedCount
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
+from durable_trio.stores.overdue_questions import ListOverdue, Overdue
 from durable_trio.stores.questions import (
     AwaitedRows,
     CountByWorkflow,
@@ -40,6 +41,7 @@ __all__ = [
     "list_failures",
     "list_generation",
     "list_generations",
+    "list_overdue",
     "list_runs",
     "list_unfinished",
     "load_unfinished",
@@ -107,6 +109,18 @@ def _place(row: RunRow, order: Order) -> tuple[float, int] | None:
             return row.changed, row.run
         case Order.ENDED:
             return None if row.finished_at is None else (row.finished_at, row.run)
+
+
+def list_overdue(state: State, question: ListOverdue) -> Overdue:
+    """Return runs that nobody has taken, in the order in which they were due."""
+    waiting = sorted(
+        ((run.row.wake_at, number), run)
+        for number, run in state.unfinished.items()
+        if run.row.owner is None and run.row.wake_at is not None and question.workflow in (None, run.row.workflow)
+    )  # no two have the same number
+    found = (run for place, run in waiting if question.after < place and place[0] <= question.until)
+    rows = [state.row(run) for run in found if not state.is_parked(run)][: max(0, question.limit)]
+    return Overdue(rows=tuple(rows), next_due_at=next((at for (at, _), _ in waiting if at > question.until), None))
 
 
 def list_awaited(state: State, question: ListAwaited) -> Mapping[int, AwaitedRows]:

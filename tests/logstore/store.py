@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from durable_trio.errors import OwnershipLost, StepTimeout, StoreAway, StoreError, StoreInUse
 from durable_trio.stores.contract import Advance, Fence, Operation, RegisterExecutor, Store
+from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import Question
 from tests.logstore.answers import ANSWERS
+from tests.logstore.feed import parse_cursor
 from tests.logstore.locks import ExecutorLocks
 from tests.logstore.log import Log
 from tests.logstore.operations import OPERATIONS
@@ -262,6 +264,10 @@ class LogStore(Store):
             self._locks.tidy(self._state.executors, below=self._state.last_executor + 1)
 
     # ---- noticing and reading ------------------------------------------------------------------------------------
+
+    def read_cursor(self, text: str) -> Cursor:
+        """Return a cursor that was written down (see ``Store.read_cursor``)."""
+        return parse_cursor(text)
 
     def foreign_changes(self) -> bool | None:
         """Return whether others have committed since this was last asked (see ``Store.foreign_changes``)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,14 @@ class TestLogStore(StoreContract):
     def reopen(self, tmp_path: Path) -> Store:
         """Return another store on that file."""
         return LogStore(tmp_path / "runs.log")
+
+    @contextmanager
+    def cut_off(self, store: Store, *, loses_reply: bool) -> Iterator[None]:
+        """Have the store be away."""
+        assert isinstance(store, LogStore)
+        store.is_away, store.loses_replies = True, loses_reply
+        yield
+        store.is_away = store.loses_replies = False
 
     def make_table(self, connection: Any) -> None:
         """Tables are there once something is in them."""

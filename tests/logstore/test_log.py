@@ -16,7 +16,7 @@ import pytest
 
 from durable_trio.errors import NotADatabase, StoreAway, StoreCorrupt, StoreError
 from durable_trio.stores.contract import Advance, ReapExecutor
-from durable_trio.stores.questions import FindRun, ListHistory, ListRuns, RunFilter
+from durable_trio.stores.questions import ListHistory, ListRuns, RunFilter
 from durable_trio.testing.store_contract.kit import one, owned, register, start, start_operation, step
 from tests.kit import forks
 from tests.logstore import LogStore
@@ -187,50 +187,6 @@ def test_two_user_transactions_run_at_the_same_time_beside_a_batch(store: LogSto
 
 
 # ---- outages -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("loses_replies", [False, True])
-def test_the_same_batch_again_is_applied_once_and_another_one_is_refused(store: LogStore, loses_replies: bool) -> None:
-    batch = [start_operation("a"), start_operation("b")]
-    store.is_away, store.loses_replies = True, loses_replies
-    for _ in range(3):
-        with pytest.raises(StoreAway):
-            store.apply(batch)
-    with pytest.raises(StoreAway):
-        store.ask(FindRun("a"))
-    with pytest.raises(ValueError, match="another batch"):
-        store.apply([start_operation("c")])
-    store.is_away = False
-    with pytest.raises(ValueError, match="another batch"):
-        store.apply(batch[:1])
-    outcomes = store.apply(batch)
-    assert outcomes is not None
-    assert [outcome.created for outcome in outcomes] == [True, True]
-    assert (store.known_count, store.repeated_count) == ((1, 0) if loses_replies else (0, 1))
-    assert ids(store) == ["a", "b"]
-    start(store, "c")
-
-
-@pytest.mark.parametrize("loses_replies", [False, True])
-def test_a_transaction_whose_reply_was_lost_is_called_again_only_if_it_was_not_committed(
-    store: LogStore, loses_replies: bool
-) -> None:
-    _, fence = owned(store)
-    calls = []
-
-    def fn(tables: Any) -> Advance:
-        calls.append(1)
-        tables.put("t", len(calls), 1)
-        store.is_away, store.loses_replies = len(calls) == 1, loses_replies
-        return Advance(fence=fence, rows=(step(1),), now=20)
-
-    with pytest.raises(StoreAway):
-        store.transact(fence, fn, seconds_max=5.0)
-    store.is_away = False
-    start(store, "meanwhile")
-    assert store.transact(fence, fn, seconds_max=5.0) is True
-    assert len(calls) == (1 if loses_replies else 2)
-    assert len(store.ask(ListHistory(fence.run))) == 1
 
 
 def test_an_outage_inside_a_users_function_is_the_stores_whatever_the_function_makes_of_it(store: LogStore) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -18,15 +18,27 @@ from durable_trio.stores.questions import (
     CountRuns,
     ListAwaited,
     ListExecutors,
+    ListOpenSteps,
     ListRuns,
+    ListUntold,
     LoadRun,
     Order,
     RunFilter,
 )
 from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite.answers.table import ANSWERS as SQLITE_ANSWERS
+from durable_trio.stores.sqlite.operations.table import HANDLERS
 from durable_trio.testing.store_contract.dice import Dice
 from durable_trio.testing.store_contract.kit import codes_of, one
 from tests.logstore import LogStore
+from tests.logstore.answers import ANSWERS
+from tests.logstore.operations import OPERATIONS
+
+
+def test_each_store_knows_every_operation_and_every_question() -> None:
+    assert OPERATIONS.keys() == HANDLERS.keys() == set(get_args(Operation))
+    own = {ListExecutors, ListOpenSteps, ListUntold}  # which SQLite answers with what stands beside its tables
+    assert ANSWERS.keys() == SQLITE_ANSWERS.keys() | own
 
 
 def plain(outcome: Any) -> Any:

@@ -13,6 +13,7 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.stores.contract import Advance, ClaimRun, DeleteRun, Finish, Sent, Store
 from durable_trio.stores.news_questions import Change, FindCursor, ListChanges, ListNews, ListSent
+from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.questions import (
     CountByWorkflow,
     CountRuns,
@@ -152,6 +153,29 @@ class ReadContract(ContractKit):
         for at in (0, 50, 10**6 - 1, 10**6):
             expected = {run_id for run_id, due in wake_at.items() if due is not None and due <= at}
             assert found(overdue_at=at) == expected
+
+    def test_what_nobody_has_taken_comes_in_the_order_in_which_it_was_due(self, store: Store) -> None:
+        for number, run_id in enumerate("cab"):
+            start(store, run_id, due_at=30 - 10 * (number > 0))
+        start(store, "of another", due_at=25, workflow="another")
+        start(store, "later", due_at=70)
+        owned(store, "owned", due_at=20)
+        _, fence = owned(store, "parked")
+        park(store, fence)  # at 40
+
+        def found(**fields: Any) -> tuple[list[str], int | None]:
+            given: dict[str, Any] = {"workflow": "work", "after": (0, 0), "until": 50, "limit": 9}
+            overdue = store.ask(ListOverdue(**(given | fields)))
+            return ids(overdue.rows), overdue.next_due_at
+
+        assert found() == (["a", "b", "c"], 70)
+        assert found(workflow=None) == (["a", "b", "of another", "c"], 70)
+        assert found(until=29) == (["a", "b"], 30)
+        assert found(until=35) == (["a", "b", "c"], 40)
+        assert found(until=70) == (["a", "b", "c", "later"], None)
+        assert found(limit=1) == (["a"], 70)
+        assert found(after=(20, row_of(store, "a").run)) == (["b", "c"], 70)
+        assert found(workflow="nobody") == ([], None)
 
     def test_workflows_are_counted_with_their_oldest_and_their_durations(self, zoo: Store) -> None:
         another, work = zoo.ask(CountByWorkflow(durations_max=9))

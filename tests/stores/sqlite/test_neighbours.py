@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from durable_trio import processes
 from durable_trio.limits import FEED_ALONE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.stores.sqlite import SqliteStore, neighbours
 from durable_trio.testing.store_contract.kit import start
@@ -140,7 +141,7 @@ def test_where_the_system_does_not_tell_others_are_taken_to_be_there(
 
 def test_locks_are_looked_at_seldom(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
-    look = neighbours.read_lock_holders
+    look = processes.read_lock_holders
 
     def counted(path: str, byte: int) -> set[int]:
         looks.append(time.monotonic())
