@@ -32,7 +32,7 @@ def draw(state: TopState, database: str, now: datetime, screen: Screen, height: 
     if state.look is None:
         lines = [_title(database, now, screen), "", cut(f"  {state.fault or 'reading …'}", screen.width)]
     else:
-        lines = _header(state, state.look, database, now, screen)
+        lines = _header(state.look, database, now, screen)
         room = max(0, height - len(lines) - 1)
         lines += _body(state, now, screen, room)
     lines = [*lines[: height - 1], *[""] * (height - 1 - len(lines))]
@@ -42,7 +42,7 @@ def draw(state: TopState, database: str, now: datetime, screen: Screen, height: 
 # ---- above ---------------------------------------------------------------------------------------------------------
 
 
-def _header(state: TopState, look: Look, database: str, now: datetime, screen: Screen) -> list[str]:
+def _header(look: Look, database: str, now: datetime, screen: Screen) -> list[str]:
     counts = look.status.runs_by_status
     open_runs = [status for status in RunStatus if not status.is_final]
     ended = [status for status in RunStatus if status.is_final]
