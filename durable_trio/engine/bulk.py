@@ -192,9 +192,9 @@ class Bulk:
         try:
             await self._deal_with(some, await self._look(some), outcomes)
         finally:
-            self._left.extendleft(some[place] for place in reversed(range(count)) if place not in outcomes)
-            for place, outcome in sorted(outcomes.items()):
-                self._note(some[place].run_id, outcome)
+            self._left.extendleft(some[number] for number in reversed(range(count)) if number not in outcomes)
+            for number, outcome in sorted(outcomes.items()):
+                self._note(some[number].run_id, outcome)
         if self._finish is not None:
             try:
                 await self._finish()
@@ -214,24 +214,24 @@ class Bulk:
     ) -> None:
         ends = [trio.Event() for _ in some]
 
-        async def deal(place: int, row: RunRow) -> None:
-            for before, end in zip(some[:place], ends, strict=False):
+        async def deal(number: int, row: RunRow) -> None:
+            for before, end in zip(some[:number], ends, strict=False):
                 if before.parent_id == row.id:
                     await end.wait()
             try:
-                outcomes[place] = await self._do(row)
+                outcomes[number] = await self._do(row)
             except Exception as error:
-                outcomes[place] = _Outcome(error=error)
+                outcomes[number] = _Outcome(error=error)
             finally:
-                ends[place].set()
+                ends[number].set()
 
         async with trio.open_nursery() as nursery:
-            for place, row in enumerate(rows):
+            for number, row in enumerate(rows):
                 if row is None:
-                    outcomes[place] = _Outcome(is_over=True)
-                    ends[place].set()
+                    outcomes[number] = _Outcome(is_over=True)
+                    ends[number].set()
                 else:
-                    nursery.start_soon(deal, place, row)
+                    nursery.start_soon(deal, number, row)
 
     async def _do(self, row: RunRow) -> _Outcome:
         try:

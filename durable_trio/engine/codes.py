@@ -67,10 +67,10 @@ class Codes:
         """Return the code of a workflow. It blocks, the first time."""
         if self._build is not None:
             return self._build
-        place = (workflow.name, workflow.version)
-        if place not in self._found:
-            self._found[place] = look(self._made().of, workflow.fn, instead=lambda _: _UNREADABLE)
-        return self._found[place]
+        which = (workflow.name, workflow.version)
+        if which not in self._found:
+            self._found[which] = look(self._made().of, workflow.fn, instead=lambda _: _UNREADABLE)
+        return self._found[which]
 
     def of_all(self, workflows: Iterable[Workflow[..., Any]], module: Mapping[str, Any]) -> FamilyCode:
         """Return the code of all workflows and of the module that has their engine, as one. It blocks.

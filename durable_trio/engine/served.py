@@ -35,7 +35,7 @@ class ServedCodes:
     def are_known_as(self, rows: Sequence[CodeRow]) -> None:
         """These are the numbers of the codes, now that the engine is an executor."""
         self._numbers = {(row.workflow, row.version): row.code for row in rows}
-        self.all = tuple(ServedCode(*place, number) for place, number in self._numbers.items())
+        self.all = tuple(ServedCode(*which, number) for which, number in self._numbers.items())
         self.were_seen(rows)
 
     def were_seen(self, rows: Iterable[CodeRow]) -> None:
@@ -58,13 +58,13 @@ class ServedCodes:
         Args:
             is_asked: whether it has asked for the same change elsewhere in that run.
         """
-        place = (workflow.name, workflow.version)
+        which = (workflow.name, workflow.version)
         change_id = change_of(marker.key)
         if is_asked:
             asked: bool | None = True
         else:
-            if (*place, change_id) not in self._asks:
-                self._asks[*place, change_id] = look(asks, workflow.fn, change_id, instead=lambda _: None)
-            asked = self._asks[*place, change_id]
-        seen_at = self._first_seen_at.get((*place, self._codes.of(workflow)))
+            if (*which, change_id) not in self._asks:
+                self._asks[*which, change_id] = look(asks, workflow.fn, change_id, instead=lambda _: None)
+            asked = self._asks[*which, change_id]
+        seen_at = self._first_seen_at.get((*which, self._codes.of(workflow)))
         return likely(asks=asked, first_seen_at=seen_at, recorded_at=marker.started_at)

@@ -14,7 +14,7 @@ from durable_trio.workflows import INLINE_NAME
 
 __all__ = ["served_by", "unserved", "versions"]
 
-Place = tuple[str, int]
+WorkflowVersion = tuple[str, int]
 
 
 async def served_by(services: Services) -> dict[int, tuple[ServedCode, ...]]:
@@ -26,14 +26,14 @@ async def served_by(services: Services) -> dict[int, tuple[ServedCode, ...]]:
     return {executor: codes for executor, codes in found.items() if is_alive(executor)}
 
 
-def unserved(unfinished: Mapping[Place, int], codes: Iterable[ServedCode]) -> dict[Place, int]:
+def unserved(unfinished: Mapping[WorkflowVersion, int], codes: Iterable[ServedCode]) -> dict[WorkflowVersion, int]:
     """Return the versions with unfinished runs that nobody has, of workflows of which somebody has another one."""
     served = {(code.workflow, code.version) for code in codes}
     workflows = {workflow for workflow, _ in served}
     return {
-        place: count
-        for place, count in unfinished.items()
-        if place[1] != NO_VERSION and place[0] in workflows and place not in served
+        which: count
+        for which, count in unfinished.items()
+        if which[1] != NO_VERSION and which[0] in workflows and which not in served
     }
 
 
@@ -48,22 +48,24 @@ async def versions(services: Services) -> tuple[VersionRecord, ...]:
     for executor, codes in served.items():
         for code in codes:
             executors.setdefault(code.code, []).append(executor)
-    by_place: dict[Place, list[CodeRow]] = {place: [] for place in unfinished}
+    by_version: dict[WorkflowVersion, list[CodeRow]] = {which: [] for which in unfinished}
     for row in rows:
-        by_place.setdefault((row.workflow, row.version), []).append(row)
+        by_version.setdefault((row.workflow, row.version), []).append(row)
     newest = {row.workflow: row.version for row in sorted(rows, key=_version) if row.code in executors}
     return tuple(
         VersionRecord(
             workflow=workflow,
             version=version_or_none(version),
             unfinished=unfinished.get((workflow, version), 0),
-            parked=_parked_count(refused, (workflow, version), {row.code for row in of_place if row.code in executors}),
-            codes=tuple(_code(row, executors.get(row.code, ()), refused) for row in of_place),
+            parked=_parked_count(
+                refused, (workflow, version), {row.code for row in of_version if row.code in executors}
+            ),
+            codes=tuple(_code(row, executors.get(row.code, ()), refused) for row in of_version),
             is_needless=(workflow, version) not in unfinished
             and version < newest.get(workflow, version)
-            and any(row.code in executors for row in of_place),
+            and any(row.code in executors for row in of_version),
         )
-        for (workflow, version), of_place in sorted(by_place.items())
+        for (workflow, version), of_version in sorted(by_version.items())
         if workflow != INLINE_NAME
     )
 
@@ -72,8 +74,8 @@ def _version(row: CodeRow) -> int:
     return row.version
 
 
-def _parked_count(refused: Iterable[RefusedCount], place: Place, living: set[int]) -> int:
-    return sum(each.count for each in refused if (each.workflow, each.version) == place and living <= each.codes)
+def _parked_count(refused: Iterable[RefusedCount], which: WorkflowVersion, living: set[int]) -> int:
+    return sum(each.count for each in refused if (each.workflow, each.version) == which and living <= each.codes)
 
 
 def _code(row: CodeRow, executors: Iterable[int], refused: Iterable[RefusedCount]) -> CodeRecord:
