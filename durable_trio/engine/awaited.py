@@ -17,13 +17,13 @@ from durable_trio.records import Awaited, RunStatus
 from durable_trio.rows import RunRow, WaitKind, WaitRow
 from durable_trio.stores.questions import AwaitedRows, ListAwaited
 
-__all__ = ["look"]
+__all__ = ["awaited_of"]
 
 # What is stored of an open call by itself.
 _STORED: Final[frozenset[WaitKind]] = frozenset({"sleep", "signal", "retry", "map"})
 
 
-async def look(services: Services, rows: Sequence[RunRow], now: int) -> list[tuple[Awaited, ...]]:
+async def awaited_of(services: Services, rows: Sequence[RunRow], now: int) -> list[tuple[Awaited, ...]]:
     """Return what each of some runs waits for."""
     unfinished = [row for row in rows if not row.status.is_final and row.problem is None]
     if not unfinished:

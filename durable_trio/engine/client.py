@@ -13,7 +13,7 @@ import trio
 
 from durable_trio.clock import MICROSECONDS, from_datetime
 from durable_trio.codec import UNANNOTATED, Codec, own_annotation
-from durable_trio.engine.awaited import look
+from durable_trio.engine.awaited import awaited_of
 from durable_trio.engine.codes import Codes
 from durable_trio.engine.failures_of import FailuresOf
 from durable_trio.engine.filters import make_filter, read_since
@@ -192,7 +192,7 @@ class Client:
         """Return a run as users see it; raise as ``row`` does."""
         row = await self.row(run_id)
         (record,) = await self.records([row])
-        (waits_for,) = await look(self.services_in_use(), [row], self.settings.clock.stamp())
+        (waits_for,) = await awaited_of(self.services_in_use(), [row], self.settings.clock.stamp())
         return attrs.evolve(record, open_steps=await self.open_steps(row), waits_for=waits_for)
 
     async def open_steps(self, row: RunRow) -> tuple[StepInHand, ...]:

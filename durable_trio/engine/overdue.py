@@ -20,7 +20,7 @@ import attrs
 import trio
 
 from durable_trio.clock import MICROSECONDS
-from durable_trio.engine.awaited import look
+from durable_trio.engine.awaited import awaited_of
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import make_overdue_cursor
 from durable_trio.engine.runs.lending import lending_place
@@ -90,7 +90,7 @@ class OverdueRuns:
         found = await services.writer.ask(asked)
         rows = [row for row in found.rows if self._matches(row)]
         records = await self._client.records(rows) if rows else []
-        awaited = await look(services, rows, self._client.settings.clock.stamp())
+        awaited = await awaited_of(services, rows, self._client.settings.clock.stamp())
         if found.rows:
             last = found.rows[-1]
             self._position = (last.wake_at or until, last.run)

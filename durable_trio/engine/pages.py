@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from durable_trio.engine.awaited import look
+from durable_trio.engine.awaited import awaited_of
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import check_limit, make_cursor, order_of, read_cursor
 from durable_trio.records import Page
@@ -19,6 +19,6 @@ async def page_of(client: Client, which: RunFilter, *, sort: str, limit: int, cu
     rows = await services.writer.ask(ListRuns(which, order=order, limit=limit + 1, before=before))
     page = rows[:limit]
     following = make_cursor(page[-1], order) if len(rows) > limit else None
-    records, awaited = await client.records(page), await look(services, page, client.settings.clock.stamp())
+    records, awaited = await client.records(page), await awaited_of(services, page, client.settings.clock.stamp())
     runs = (attrs.evolve(record, waits_for=each) for record, each in zip(records, awaited, strict=True))
     return Page(runs=tuple(runs), next_cursor=following)

@@ -29,10 +29,10 @@ EXIT_UNSTOPPED: Final = 70
 
 
 @attrs.define(eq=False)
-class Life:
+class TreeLife:
     """One life of an engine's tree, from its opening to its end."""
 
-    family: Workers | None
+    workers: Workers | None
     executor_count: int
     # The last resort; None where the process is not ours to end.
     on_unstopped: Callable[[], None] | None
@@ -59,7 +59,7 @@ class Serving:
         self.root: Supervisor | None = None
         #: Whether this process is nothing but the parent of its workers, if it has any.
         self.is_program = False
-        self._family: Workers | None = None
+        self._workers: Workers | None = None
         self._client = client
         self._opened: AsyncExitStack | None = None  # as a client
 
@@ -67,7 +67,7 @@ class Serving:
 
     async def serve(
         self,
-        family: Workers | None,
+        workers: Workers | None,
         *,
         executors: int,
         signals: Sequence[int] | bool | None,
@@ -77,7 +77,7 @@ class Serving:
         token_of_trio()  # before handlers are set
         handled = _signals_to_handle(signals)
         with os_signals.received(handled) as os_signals_received:  # before anything else: a start can be interrupted
-            life = Life(family, executors, partial(os_signals.exit_soon, EXIT_UNSTOPPED) if handled else None)
+            life = TreeLife(workers, executors, partial(os_signals.exit_soon, EXIT_UNSTOPPED) if handled else None)
             if not await self._open_store_unless_stopped(life, os_signals_received):
                 return
             try:
@@ -98,10 +98,10 @@ class Serving:
                 await self._close_store()
 
     @asynccontextmanager
-    async def in_background(self, family: Workers | None) -> AsyncIterator[None]:
+    async def in_background(self, workers: Workers | None) -> AsyncIterator[None]:
         """Serve inside the block; see ``open_engine``."""
         failure: BaseException | None = None
-        life = Life(family, 1, None)
+        life = TreeLife(workers, 1, None)
         await self._open_store()
         try:
             async with _failure_as_itself(), trio.open_nursery() as nursery:
@@ -134,7 +134,7 @@ class Serving:
             raise ValueError(f"workers={settings.workers} needs app='module:engine', where they find this engine")
         if not self._client.store.is_shared:
             raise ValueError("a store in memory belongs to one process; give the engine a file, or workers=0")
-        self._family = Workers(
+        self._workers = Workers(
             app=settings.app,
             family=Family("durable-trio reload" if self.is_program else "restart it"),
             can_reload=self.is_program,
@@ -142,17 +142,17 @@ class Serving:
             grace_seconds=settings.grace_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
         )
-        return self._family
+        return self._workers
 
     def ask_reload(self) -> bool:
         """Have the workers replaced, by new ones with the code of the files; return False if that cannot be."""
-        family = self._family
-        if family is None or not family.can_reload or self.root is None:
+        workers = self._workers
+        if workers is None or not workers.can_reload or self.root is None:
             return False
-        family.requests.add(ReloadRequest(id=str(uuid.uuid4())))
+        workers.requests.add(ReloadRequest(id=str(uuid.uuid4())))
         return True
 
-    async def _open_store_unless_stopped(self, life: Life, os_signals_received: AsyncIterator[int] | None) -> bool:
+    async def _open_store_unless_stopped(self, life: TreeLife, os_signals_received: AsyncIterator[int] | None) -> bool:
         """Open the store; return False if a signal of the operating system came first."""
         if os_signals_received is None:
             await self._open_store()
@@ -170,14 +170,14 @@ class Serving:
             raise failure
         return not life.opening.cancelled_caught
 
-    async def _run_tree(self, life: Life) -> None:
+    async def _run_tree(self, life: TreeLife) -> None:
         """Have the tree until the end of its life. Shielded: only ``life`` ends it, and in order."""
         client = self._client
-        services = client.make_services(executes=life.family is None)
+        services = client.make_services(executes=life.workers is None)
         try:
             with life.scope:
-                if life.family is not None:
-                    opened = open_parent(services, life.family, life.grace, life.on_unstopped)
+                if life.workers is not None:
+                    opened = open_parent(services, life.workers, life.grace, life.on_unstopped)
                 else:
                     assert services.executor is not None
                     services.executor.dispatcher.expect(life.executor_count)
