@@ -42,17 +42,20 @@ def awaited_note(record: RunRecord, now: datetime) -> str:
 def _line(one: Awaited, now: datetime, *, has_begun: bool) -> str:
     name = "" if one.name is None else visible(one.name)
     when = _when(one, now)
-    due = f"{when} ({instant_text(one.due_at, now)})" if when and one.due_at is not None else ""
+    since = "" if one.due_at is None else instant_text(one.due_at, now)
+    due = f"{when} ({since})" if when else ""
     match one.kind:
         case "executor":
-            since = "" if one.due_at is None else f"due since {instant_text(one.due_at, now)}, "
-            return f"{'to go on' if has_begun else 'to begin'}: {since}{visible(one.reason or '')}"
+            overdue = f"due since {since}, " if since else ""
+            return f"{'to go on' if has_begun else 'to begin'}: {overdue}{visible(one.reason or '')}"
         case "start":
             return f"to begin {due or 'never'}"
         case "sleep":
             return f"for the timer {name}, {due or 'for ever'}"
         case "signal":
             return f"for the signal {name}" + (f"; gives up {due}" if due else "")
+        case "retry" if _is_under_way(one, now):
+            return f"for {name}, tried again since {since}"
         case "retry":
             return f"to try {name} again {due}"
         case "child":
@@ -73,9 +76,16 @@ def _note(one: Awaited, now: datetime) -> str:
             return f"due {when}" if when else "never due"
         case "child":
             return f"child {name} ({visible(one.workflow or '')})"
+        case "retry" if _is_under_way(one, now):
+            return f"tries {name} again"
         case _:
             kind = {"sleep": "timer"}.get(one.kind, one.kind)
             return f"{f'due {when}: ' if when else ''}{kind} {name}".rstrip()
+
+
+def _is_under_way(one: Awaited, now: datetime) -> bool:
+    """Whether a next attempt has begun: a run that is due, and nobody's, waits for an executor instead."""
+    return one.due_at is not None and one.due_at <= now
 
 
 def _when(one: Awaited, now: datetime) -> str:

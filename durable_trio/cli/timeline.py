@@ -165,6 +165,8 @@ def _wait_text(wait: WaitRecord, now: datetime) -> str:
     if wait.kind == "sleep":
         return f"fires {when}" if when else "waits for ever"
     if wait.kind == "retry":
+        if wait.due_at is not None and wait.due_at <= now:
+            return f"next attempt due since {instant_text(wait.due_at, now)}"
         return f"next attempt {when}"
     return "has begun, and will not begin twice" if wait.kind == "intent" else when
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,20 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import Awaited, Context, Engine, RunRecord, RunStatus, open_engine, workflow
+from durable_trio import (
+    Awaited,
+    Context,
+    Engine,
+    Retry,
+    RunRecord,
+    RunStatus,
+    current_step,
+    open_engine,
+    workflow,
+)
 from durable_trio.cli import cancelling
 from durable_trio.cli.awaited_text import awaited_lines, awaited_note
-from tests.cli.desk import call
+from tests.cli.desk import PATIENCE_SECONDS, call
 from tests.cli.test_json import validate
 from tests.engine.test_awaited import KNOWN, at_rest, does_it_all, runs_a_child, waits_for_a_while
 
@@ -53,6 +64,7 @@ def record(*waits_for: Awaited, status: RunStatus = RunStatus.SUSPENDED) -> RunR
             "due in 1 h: signal go",
         ),
         (Awaited(kind="retry", name="a#0", due_at=SOON), "to try a#0 again in 1 h (", "due in 1 h: retry a#0"),
+        (Awaited(kind="retry", name="a#0", due_at=NOW), "for a#0, tried again since 12:00:00", "tries a#0 again"),
         (Awaited(kind="child", name="c", workflow="kid"), "for the child c (kid)", "child c (kid)"),
         (Awaited(kind="map", name="m#0", total=5), "for the items of m#0", "map m#0"),
         (Awaited(kind="deadline", due_at=SOON), "at most until a deadline, in 1 h (", "due in 1 h: deadline"),
@@ -144,3 +156,36 @@ async def test_of_a_run_that_ends_its_child_is_named_not_one_that_it_has_let_go_
             assert said.startswith("'parent' waits for its child 'child' to end, which is running")
         finally:
             go.set()
+
+
+def test_an_attempt_that_is_under_way_is_not_told_as_one_to_come(tmp_path: Path) -> None:
+    path = str(tmp_path / "app.db")
+    second, go = threading.Event(), threading.Event()
+
+    def flaky() -> None:
+        if current_step().attempt == 1:
+            raise ConnectionError("no answer")
+        second.set()
+        go.wait(PATIENCE_SECONDS)
+
+    @workflow
+    async def caller(ctx: Context) -> None:
+        await ctx.step("call", flaky, retry=Retry.fixed(2, 0.001))
+
+    async def serve() -> None:
+        async with open_engine(path, workflows=[caller]) as engine:
+            await engine.run(caller, id="r")
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    try:
+        assert second.wait(PATIENCE_SECONDS)
+        shown = call("--db", path, "show", "r").out
+        listed = call("--db", path, "list").out
+    finally:
+        go.set()
+        thread.join()
+    assert "  waits      for call#0, tried again since " in shown
+    assert "  next attempt due since " in shown
+    assert "in hand    call#0, since " in shown
+    assert "tries call#0 again" in listed
