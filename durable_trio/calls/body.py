@@ -37,6 +37,11 @@ _RAISED_MAX: Final = 64
 OF_FIELDS: Final = (
     "Of a class, a field that was added needs a default, and one that was removed must stay, while such are stored."
 )
+#: What the parameters of a workflow must bear in mind.
+OF_PARAMETERS: Final = (
+    "A parameter that was added needs a default, and one that was removed must stay, while runs are under way that "
+    "were started without the one or with the other."
+)
 
 
 class Observe(Protocol):

@@ -368,6 +368,32 @@ async def test_arguments_that_no_longer_fit_park_the_run(file_path: str) -> None
         assert await engine.get("r").result() == "many"
 
 
+async def test_of_a_parameter_that_was_added_or_removed_the_problem_says_what_to_do_about_parameters(
+    file_path: str,
+) -> None:
+    @workflow(name="changing")
+    async def one(ctx: Context, count: int) -> None:
+        await ctx.wait_signal("go")
+
+    @workflow(name="changing")
+    async def two(ctx: Context, count: int, gift: bool) -> None:
+        await ctx.wait_signal("go")
+
+    async with serving(file_path, one) as engine:
+        await engine.start(one, 1, id="one")
+    async with serving(file_path, two) as engine:
+        await engine.start(two, 1, True, id="two")
+        await engine.send_signal("one", "go")
+        too_few = await wait_parked(engine.get("one"))
+    async with serving(file_path, one) as engine:
+        await engine.send_signal("two", "go")
+        too_many = await wait_parked(engine.get("two"))
+    for record in (too_few, too_many):
+        assert record.problem is not None
+        assert record.problem.kind == "arguments"
+        assert "A parameter that was added needs a default, and one that was removed must stay" in record.problem.text
+
+
 async def test_a_recorded_value_that_no_longer_fits_parks_the_run(file_path: str) -> None:
     async def text(ctx: Context) -> str:
         value = await ctx.step("a", lambda: "many", returns=str)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import trio
 
-from durable_trio.calls.body import OF_FIELDS, Branch
+from durable_trio.calls.body import OF_FIELDS, OF_PARAMETERS, Branch
 from durable_trio.codec import parse
 from durable_trio.context.context import Context
 from durable_trio.engine.runs.ending import Ending
@@ -108,6 +108,7 @@ class RunActor(ResidentRun):
             return self.keeper.codec.decode_arguments(self.row.args, self.workflow.annotations_for, where=where)
         except (CodecError, TypeError) as error:
             self.body.check_stored(self.row.args, f"runs, the row with id {self.row.id!r}, args", check_list)
+            advice = OF_PARAMETERS if is_a(error, TypeError) else OF_FIELDS
             self.body.refuse(
-                ProblemKind.ARGUMENTS, f"{error}\nThe stored arguments do not fit the workflow's code. {OF_FIELDS}"
+                ProblemKind.ARGUMENTS, f"{error}\nThe stored arguments do not fit the workflow's code. {advice}"
             )
