@@ -252,6 +252,14 @@ def test_fork_before_an_unknown_key_offers_the_nearest(db: str) -> None:
     assert said.error == "durable-trio: run 'order-8' has no row 'shp#0' in its history; did you mean 'ship#0'?"
 
 
+def test_fork_before_what_a_run_waits_in_says_that_nothing_of_it_is_recorded(db: str) -> None:
+    """``show`` has it as a row, so no other key is offered as if it were a slip."""
+    said = call("--db", db, "fork", "order-10", "--before", "approval#0")
+    assert said.code == 1
+    waits = "durable-trio: run 'order-10' waits in 'approval#0', of which nothing is recorded yet"
+    assert said.error == f"{waits}; the last row that is: 'sleep#0'"
+
+
 def test_prune_removes_what_has_ended_and_a_dry_run_only_counts(db: str) -> None:
     everything = call("--db", db, "list", "--json").json["runs"]
     final = [run for run in everything if run["finished_at"] is not None]

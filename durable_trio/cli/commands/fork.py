@@ -43,6 +43,10 @@ def command(database: str, run_id: str, before: str, signals: bool, new_id: str 
             keys = [step.key for step in await client.get(run_id).steps()]
             if before in keys:
                 raise
+            if before in {wait.key for wait in await client.get(run_id).waits()}:
+                text = f"run {run_id!r} waits in {before!r}, of which nothing is recorded yet"
+                last = f"; the last row that is: {quote(keys[-1])}" if keys else ""
+                raise Failed(f"{text}{last}") from error
             near = get_close_matches(before, keys, n=1, cutoff=0.4)
             shows = f"its keys are shown by: durable-trio show {quote(run_id)}"
             hint = f"did you mean {quote(near[0])}?" if near else shows
