@@ -183,6 +183,16 @@ def test_a_run_is_given_another_version_by_resume(file_path: str) -> None:
     assert call("--db", file_path, "resume", "run-3", "--version", "-2").code == 2
 
 
+def test_resume_with_a_version_that_nobody_who_serves_has_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    with served(path):
+        slip = call("--db", str(path), "resume", "run-3", "--version", "7")
+        right = call("--db", str(path), "resume", "run-3", "--version", "2")
+    goes_on = "'run-3' goes on when an executor that has version {} of its workflow takes it{}\n"
+    assert (slip.code, slip.err) == (0, goes_on.format(7, "; none that serves has it now"))
+    assert (right.code, right.err) == (0, goes_on.format(2, ""))
+
+
 def test_versions_of_a_database_without_any_says_so(file_path: str) -> None:
     async def make() -> None:
         async with Engine(file_path):

@@ -41,7 +41,8 @@ def command(database: str, yes: bool, as_json: bool, version: int | None, **opti
     async def one(client: Engine, run_id: str) -> str:
         await client.resume(run_id, version=version)
         which = "" if version is None else f" that has version {version} of its workflow"
-        return f"{run_id!r} goes on when an executor{which} takes it{await _of_parent(client, run_id)}"
+        none = "" if version is None else await _if_unserved(client, run_id, version)
+        return f"{run_id!r} goes on when an executor{which} takes it{none}{await _of_parent(client, run_id)}"
 
     return do_to_each(
         database,
@@ -52,6 +53,14 @@ def command(database: str, yes: bool, as_json: bool, version: int | None, **opti
         yes=yes,
         as_json=as_json,
     )
+
+
+async def _if_unserved(client: Engine, run_id: str, version: int) -> str:
+    """Return that nobody who serves has the version, which may be a slip."""
+    status = await client.status()
+    is_unserved = ((await client.get(run_id).record()).workflow, version) in status.unserved_versions
+    is_served = any(executor.is_alive for executor in status.executors)
+    return "; none that serves has it now" if is_served and is_unserved else ""
 
 
 async def _of_parent(client: Engine, run_id: str) -> str:
