@@ -63,7 +63,7 @@ class _Rows:
     dangling: int
     owned: dict[int, int]  # by executor
     overdue: dict[tuple[str, int], int]  # by workflow and version
-    not_undone: tuple[str, ...]  # runs of which a compensation has failed
+    not_undone: tuple[str, ...]  # runs of which a compensation has failed, or was not run
     set_aside: tuple[str, ...]  # of which the process died each time
     ungrouped: tuple[str, ...]  # of which it cannot be read which code may take them
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
@@ -242,8 +242,8 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         text += f"; 'show' tells in which step; mend that, then 'resume' {them}, or 'delete' {them}"
         yield Finding(level="wrong", about="set_aside", text=text)
     if rows.not_undone:
-        text = f"{plural(len(rows.not_undone), 'run')} of which a compensation has failed: {_some(rows.not_undone)}"
-        text += "; 'show' tells which; undo it by hand, then 'delete' the run"
+        text = f"{plural(len(rows.not_undone), 'run')} with steps that are not undone: {_some(rows.not_undone)}"
+        text += "; 'show' tells which, and why; undo them by hand, then 'delete' the run"
         yield Finding(level="wrong", about="compensations", text=text)
 
 
