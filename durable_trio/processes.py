@@ -177,7 +177,7 @@ def _locks(kind: str, mode: str, file: str | int) -> Iterator[tuple[int, str, st
     """Yield the holders of locks of a file, where they begin and where they end."""
     try:
         status = os.stat(file)
-        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
+        with open("/proc/locks", encoding="utf-8", errors="replace") as locks:  # a codec that is there: others are imported
             lines = locks.read().splitlines()
     except OSError:
         return
