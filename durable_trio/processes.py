@@ -28,7 +28,6 @@ __all__ = [
     "lock_holders",
     "monotonic_now",
     "processes_with",
-    "read_lock_holders",
 ]
 
 _PID: Final = re.compile(r"[1-9][0-9]{0,8}")
@@ -168,16 +167,11 @@ def flock_holder(descriptor: int) -> int | None:
     return next((pid for pid, *_ in _locks("FLOCK", "WRITE", descriptor)), None)
 
 
-def read_lock_holders(path: str, byte: int) -> set[int]:
-    """Return the pids of the processes that hold a read lock on that byte of a file, and no other, as Linux tells."""
-    return {pid for pid, first, last in _locks("POSIX", "READ", path) if first == last == str(byte)}
-
-
 def _locks(kind: str, mode: str, file: str | int) -> Iterator[tuple[int, str, str]]:
     """Yield the holders of locks of a file, where they begin and where they end."""
     try:
         status = os.stat(file)
-        with open("/proc/locks", encoding="utf-8", errors="replace") as locks:  # a codec that is there: others are imported
+        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
             lines = locks.read().splitlines()
     except OSError:
         return

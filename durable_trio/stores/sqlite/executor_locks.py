@@ -1,4 +1,4 @@
-"""The kernel locks by which executors are known to be alive: one byte of one file for each.
+"""The kernel locks by which executors are known to be alive: one byte of one file for each. And who has a store open.
 
 An executor is alive as long as its byte is locked; the kernel lets go of it when the process ends, however it ends.
 A lock tells something only in the file in which it was taken: if that was removed, a new one has no lock of anybody. So
@@ -7,6 +7,9 @@ each executor's row names its file, and where that is another one than here, the
 The locks are *open file description* locks (Linux): unlike POSIX locks they are not dropped when some other descriptor
 of the file is closed, and they can be probed without being taken. Where they are missing each executor has a file of
 its own with a ``flock``. The file is never unlinked while runs may still be owned by somebody in it.
+
+Each open store, executor or not, shares the lock of one more byte, and touches the file when it has it: so others, who
+watch the file, learn that somebody has come, and see then that he is there (``neighbours``).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from durable_trio.stores.sqlite.files import open_lock_file
 
 __all__ = ["ByteLocks", "ExecutorLocks", "FileLocks", "MemoryLocks", "open_executor_locks"]
 
+# The byte of all open stores, behind those of all executors.
+_PRESENT: Final = 2**62
 # struct flock of 64-bit Linux: type, whence, start, length, pid, padded to its alignment.
 _FLOCK: Final = struct.Struct("@hhqqi0q")
 
@@ -45,6 +50,12 @@ class ExecutorLocks(Protocol):
 
     def are_any_held(self) -> bool:
         """Return whether somebody else holds the lock of any executor in the file that stands here."""
+
+    def announce(self) -> str | None:
+        """Be present until ``close``, and touch the file that tells others; return which it is, ``None`` for none."""
+
+    def has_company(self) -> bool:
+        """Return whether others are present, as far as that can be told; costs microseconds."""
 
     def close(self) -> None:
         """Release all locks of this store."""
@@ -73,6 +84,14 @@ class MemoryLocks:
         """There is nobody else."""
         return False
 
+    def announce(self) -> str | None:
+        """There is nobody to be told."""
+        return None
+
+    def has_company(self) -> bool:
+        """There is nobody else."""
+        return False
+
     def close(self) -> None:
         """Release all."""
         self._own.clear()
@@ -83,7 +102,8 @@ class ByteLocks(MemoryLocks):
 
     def __init__(self, database: str) -> None:
         super().__init__()
-        self._file = open_lock_file(f"{database}-owners", database)
+        self._path = f"{database}-owners"
+        self._file = open_lock_file(self._path, database)
         self._name = _name_of(self._file)
         _open_files.add(self)
 
@@ -113,7 +133,21 @@ class ByteLocks(MemoryLocks):
 
     def are_any_held(self) -> bool:
         """Return whether any byte is locked by others."""
-        return self._is_locked(0, 0)  # to the end, wherever that is
+        return self._is_locked(0, _PRESENT)
+
+    def announce(self) -> str | None:
+        """Share the lock of the byte of all stores, and touch the file."""
+        fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, _PRESENT, 1, 0))
+        os.utime(self._file)
+        return self._path
+
+    def has_company(self) -> bool:
+        """Return whether others share it. In another file than the one that stands there now nothing can be told."""
+        try:
+            stands_there = str(os.stat(self._path).st_ino) == self._name
+        except OSError:
+            return True
+        return not stands_there or self._is_locked(_PRESENT, 1)
 
     def _is_locked(self, start: int, length: int) -> bool:
         probe = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
@@ -184,6 +218,10 @@ class FileLocks(MemoryLocks):
         return any(
             self.is_held(int(number)) for number in numbers if number.isdecimal() and int(number) not in self._own
         )
+
+    def has_company(self) -> bool:
+        """It cannot be told."""
+        return True
 
     def close(self) -> None:
         """Release all locks."""

@@ -125,7 +125,7 @@ class SqliteStore(Store):
         self._broken = None
         self._lineage = opened.lineage
         self._has_foreign_changes = False
-        self._neighbours = NoNeighbours() if self.is_memory else Neighbours(self.path)
+        self._neighbours = NoNeighbours() if self.is_memory else Neighbours(self.path, self._locks)
 
     def close(self) -> None:
         """Close all connections, and release the locks of this store's executors (see ``Store.close``)."""
@@ -382,7 +382,6 @@ class SqliteStore(Store):
         """
         self._usable()
         self._files.check_names()
-        self._neighbours.lend()
         return open_for_user(self._target, uri=self.is_memory)
 
     def read_cursor(self, text: str) -> Cursor:

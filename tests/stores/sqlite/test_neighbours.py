@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from durable_trio import processes
 from durable_trio.limits import FEED_ALONE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
 from durable_trio.stores.sqlite import SqliteStore, neighbours
-from durable_trio.testing.store_contract.kit import start
+from durable_trio.stores.sqlite.executor_locks import FileLocks, open_executor_locks
+from durable_trio.testing.store_contract.kit import register, start
+from tests.kit.forks import Forked
 
 PATIENCE_SECONDS = 60
 
 pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or os.readlink("/proc/self/ns/pid") != neighbours._NAMESPACE_OF_ALL,
-    reason="here the system does not tell of all processes",
+    not (sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")), reason="here the system does not tell"
 )
 
-# A process that has the database open, by SQLite itself, until its input ends.
+# A process that has a store open on the database until its input ends.
 _OTHER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1])
-connection.execute("SELECT count(*) FROM runs").fetchall()
+import sys
+from durable_trio.stores.sqlite import SqliteStore
+store = SqliteStore(sys.argv[1])
+store.open()
 print("open", flush=True)
 sys.stdin.read()
 """
@@ -37,7 +39,6 @@ sys.stdin.read()
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "_SETTLED_SECONDS", 0.0)
-    monkeypatch.setattr(neighbours, "_LOOK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -72,8 +73,8 @@ def wait_for_bell(store: SqliteStore) -> None:
 def test_a_process_that_opens_the_database_rings_and_is_known_until_it_has_ended(store: SqliteStore) -> None:
     assert is_alone(store)
     assert not rings(store)
-    with subprocess.Popen(
-        [sys.executable, "-I", "-c", _OTHER, store.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    with Forked(
+        [sys.executable, "-c", _OTHER, store.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         wait_for_bell(store)
         assert other.stdout is not None
@@ -120,38 +121,55 @@ def test_it_rings_when_the_file_is_another_or_none(store: SqliteStore, tmp_path:
     assert rings(store)
 
 
-def test_who_has_given_a_connection_away_is_never_alone(store: SqliteStore) -> None:
+def test_a_program_that_only_looks_is_no_neighbour(store: SqliteStore) -> None:
     assert is_alone(store)
-    store.connect().close()
+    with closing(store.connect()) as connection:
+        connection.execute("SELECT count(*) FROM runs").fetchall()
+        assert is_alone(store)
+
+
+def test_whoever_takes_his_time_to_open_it_rings_once_he_is_there(store: SqliteStore, tmp_path: Path) -> None:
+    assert is_alone(store)
+    other = open_executor_locks(store.path)
+    rings(store)  # somebody has opened a file
+    assert is_alone(store)
+    other.announce()
+    assert rings(store)
     assert not is_alone(store)
+    other.close()
+    assert is_alone(store)
 
 
-@pytest.mark.parametrize("lack", ["processes", "inotify", "locks"])
+def test_executors_are_no_company_by_themselves_and_company_is_no_executor(store: SqliteStore) -> None:
+    other = open_executor_locks(store.path)
+    other.announce()
+    assert not other.are_any_held()
+    assert not store._locks.are_any_held()
+    register(store)
+    assert other.are_any_held()
+    assert not store._locks.are_any_held()
+    other.close()
+    assert is_alone(store)
+
+
+@pytest.mark.parametrize("lack", ["inotify", "locks"])
 def test_where_the_system_does_not_tell_others_are_taken_to_be_there(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, lack: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
-    if lack == "processes":
-        monkeypatch.setattr(neighbours, "_NAMESPACE_OF_ALL", "pid:[1]")
-    elif lack == "inotify":
+    if lack == "inotify":
         monkeypatch.setattr(neighbours, "_listen", lambda what: -1)
     else:
-        monkeypatch.setattr(neighbours, "read_lock_holders", lambda path, byte: set())
+        monkeypatch.setattr("durable_trio.stores.sqlite.opening.open_executor_locks", FileLocks)
+    with closing(SqliteStore(tmp_path / "app.db")) as store:
+        store.open()
+        assert not is_alone(store)
+        assert not is_alone(store)
+
+
+def test_in_a_file_that_is_not_there_any_more_nothing_can_be_told(store: SqliteStore) -> None:
+    assert is_alone(store)
+    Path(store.path + "-owners").unlink()
     assert not is_alone(store)
-
-
-def test_locks_are_looked_at_seldom(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[float] = []
-    look = processes.read_lock_holders
-
-    def counted(path: str, byte: int) -> set[int]:
-        looks.append(time.monotonic())
-        return look(path, byte)
-
-    monkeypatch.setattr(neighbours, "read_lock_holders", counted)
-    monkeypatch.setattr(neighbours, "_LOOK_SECONDS", 3600.0)
-    for _ in range(100):
-        assert store.poll_seconds == FEED_INTERVAL_SECONDS
-    assert looks == []
 
 
 def test_a_bell_is_closed_with_its_store(store: SqliteStore) -> None:
@@ -162,4 +180,3 @@ def test_a_bell_is_closed_with_its_store(store: SqliteStore) -> None:
     assert store.doorbell is None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.read(bell, 1)
-    assert not neighbours._open_here
