@@ -11,7 +11,10 @@ Subclass ``StoreContract`` in a test module and say how to make a store::
         def reopen(self, tmp_path):        # only if the data outlives the instance
             return MyStore(tmp_path / "runs.db")
 
-        def cut_off(self, store, *, loses_reply):  # only if it can be away, as a server in a network
+One that can be away, as a server in a network, keeps the contract of outages as well, and says how to cut it off::
+
+    class TestMyStore(OutageContract, StoreContract):
+        def cut_off(self, store, *, loses_reply):
             return my_proxy.cut(loses_reply=loses_reply)
 
 Each test gets a new, empty, open store; afterwards it is closed. The name of a test is what must hold.
@@ -61,7 +64,7 @@ from durable_trio.testing.store_contract.transactions import TransactionContract
 from durable_trio.testing.store_contract.unfinished import UnfinishedContract  # noqa: E402
 from durable_trio.testing.store_contract.versions import VersionContract  # noqa: E402
 
-__all__ = ["StoreContract"]
+__all__ = ["OutageContract", "StoreContract"]
 
 
 class StoreContract(
@@ -79,7 +82,6 @@ class StoreContract(
     LargeContract,
     ExecutorContract,
     TransactionContract,
-    OutageContract,
     ReadContract,
     UnfinishedContract,
     VersionContract,
