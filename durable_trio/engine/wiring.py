@@ -351,7 +351,7 @@ class Executor:
         is_due = operation.due_at <= operation.created_at
         # Not while the store has just come back, and not past others that are due and wait for a place. With other
         # executors on the store, only while nothing else here has something to do.
-        may_keep = self.recovery.is_registered and not self.dispatcher.due_count and not self.writer.is_full
+        may_keep = self.recovery.is_registered and not self.dispatcher.due_count and not self.writer.kept.is_full
         may_keep = may_keep and (self.recovery.reaper.others_count == 0 or self.runs.busy_count == 0)
         is_ours = is_due and self.registry.at((operation.workflow, operation.version)) is not None
         if not (is_ours and may_keep and self.runs.reserve()):

@@ -3,16 +3,8 @@
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
 applies the batch on the event loop: for a store that never blocks, and for a single operation while measured commits
 stay short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next
-batch. What goes before what says ``stores.front``; who may ask, and where, ``stores.reads``.
-
-A full disk fails the caller's operation, but not those of a run's owner (``Advance``, ``ContinueAsNew``, ``Release``,
-``Refuse``, ``Finish``): their outcomes happened and must not be lost, so they are kept and tried again until there is
-room, each run's in order. What is too large for the room that is left holds up no other run. The same goes for a
-store that somebody else holds, where nothing can be written at all.
-
-A store that is away has perhaps committed the batch, and perhaps not: the same batch is applied again until it is back,
-and the store sees to it that it is applied once. All else waits in its order behind that one. After
-``away_seconds_max`` callers are told; what runs have done waits on, and so does ``serve``.
+batch. What goes before what says ``stores.front``; what is done where nothing can be written for now (no room, held by
+others, away), ``stores.kept``; who may ask, and where, ``stores.reads``.
 
 Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it. An exception that is
 no ``StoreError`` is a fault of the program: the store is opened anew and the writer started again (``engine.wiring``,
@@ -39,15 +31,13 @@ from durable_trio.rows import RunRow
 from durable_trio.stores.beside import Beside, transact
 from durable_trio.stores.contract import Advance, Fence, Store
 from durable_trio.stores.front import Callback, Entry, Front
+from durable_trio.stores.kept import PROBES_MAX, Kept
 from durable_trio.stores.left import by_run, tell_left
-from durable_trio.stores.obstacles import Obstacle
-from durable_trio.stores.outage import Outage, in_doubt, tell_away
+from durable_trio.stores.outage import in_doubt
 from durable_trio.stores.precedence import (
     ALONE,
-    CALLERS,
     NEVER_INLINE,
     OWNERS,
-    SERVICES,
     STARTS,
     UPKEEP,
     Item,
@@ -60,9 +50,6 @@ from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-# Runs whose writes are tried again each time while nothing at all has room. They take turns.
-_PROBES_MAX: Final = 8
 
 _OPERATION_OF: Final = operator.itemgetter(0)
 
@@ -86,22 +73,15 @@ class Writer:
     ) -> None:
         self.store = store
         self._has_failed = failed
-        self._still_away = still_away
-        self._away_seconds_max = away_seconds_max
         self._awaited: trio.Event | None = None  # the next commit is
         self.failure: BaseException | None = None
-        self.is_full = False
         self.commit_count = 0
         self.operation_count = 0
         self._front = Front(has_turns_beside=store.transact_concurrency > 0)
         self._waiting, self._starts = self._front.waiting, self._front.starts
-        self._is_blocked = False  # nothing at all can be written
-        self._is_leaving = False
-        self._retry_at = math.inf
-        self._obstacle = Obstacle()
-        self._outage: Outage | None = None
-        self._in_doubt: list[Entry] = []  # perhaps committed; nothing else may be applied before these are again
-        self._came_back = trio.Event()  # since the last outage
+        #: What cannot be written for now.
+        self.kept = Kept(self._front, away_seconds_max=away_seconds_max, still_away=still_away)
+        self._came_back = trio.Event()  # the store, the next time
         self._final: BaseException | None = None  # met elsewhere than in the task
         self._task: trio.lowlevel.Task | None = None
         self._is_resting = self._is_running = False
@@ -191,18 +171,18 @@ class Writer:
 
     def hurry(self) -> None:
         """Wait neither for others nor for a store that is away: this process is leaving."""
-        self._is_leaving = self._reads.is_leaving = True
+        self.kept.is_leaving = self._reads.is_leaving = True
         self.store.hurry()
 
     @property
     def is_away(self) -> bool:
         """Whether the store cannot be reached, as far as the writer knows."""
-        return self._outage is not None
+        return self.kept.outage is not None
 
     async def wait_until_reached(self) -> None:
         """Wait until the store is not away: all that was in doubt is known then, and was told."""
         await trio.lowlevel.checkpoint()
-        while self._outage is not None:
+        while self.kept.outage is not None:
             await self._came_back.wait()
 
     def foreign_changes(self) -> bool:
@@ -239,16 +219,17 @@ class Writer:
             StoreError: the store cannot be used any more in this process.
         """
         self._task = trio.lowlevel.current_task()
-        self.failure, self.is_full, self._final = None, False, None
+        kept = self.kept
+        self.failure = self._final = None
         self._is_running = self._reads.is_open = True
-        self._is_leaving = self._reads.is_leaving = False
+        kept.is_full = kept.is_leaving = self._reads.is_leaving = False
         self._reads.has_failed = False
         try:
             task_status.started()
             while True:
                 # Nearly always nothing is kept back, and there is only one thing to wait for. It is done here, for each
                 # frame around a wait is gone through twice a batch.
-                if self._retry_at != math.inf:
+                if kept.retry_at != math.inf:
                     await self._wait_for_work()
                 elif self._final is None and not (self._waiting or self._starts):  # as ``Front`` says
                     self._is_resting = self._has_let_others_go = True
@@ -280,35 +261,30 @@ class Writer:
 
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
-        while self._final is None and (self._is_blocked or not (self._front or self._in_doubt)):
-            if self._retry_at == math.inf:
+        kept = self.kept
+        while self._final is None and (kept.is_blocked or not (self._front or kept.in_doubt)):
+            if kept.retry_at == math.inf:
                 await self._rest()
-            elif trio.current_time() < self._retry_at:
-                with trio.move_on_at(self._retry_at):
+            elif trio.current_time() < kept.retry_at:
+                with trio.move_on_at(kept.retry_at):
                     await self._rest()
             else:
                 self._try_again()
-        if trio.current_time() >= self._retry_at:
+        if trio.current_time() >= kept.retry_at:
             self._try_again()
 
     def _try_again(self) -> None:
-        """Let what was kept be tried again: before what came later, for it may be of the same run."""
-        front = self._front
-        self._is_blocked = False
-        if self._obstacle.error is not None:
-            self._obstacle.still_there(len([item for item, _ in self._all_waiting() if isinstance(item, OWNERS)]))
-        front.release_held(_PROBES_MAX if self.is_full else None)
-        self._retry_at = trio.current_time() + STORE_RETRY_SECONDS if front.held else math.inf
-        self._beside.begin(front.beside)
+        self.kept.try_again(self._beside.under_way, trio.current_time())
+        self._beside.begin(self._front.beside)
 
     async def _leave(self) -> None:
         """Commit what waits, as far as that needs nobody else, and say what is left."""
-        front = self._front
+        front, kept = self._front, self.kept
         self.hurry()
-        self.is_full = False
+        kept.is_full = False
         self._try_again()
-        while not self._is_blocked and len(front.held) < _PROBES_MAX:
-            if front or self._in_doubt:
+        while not kept.is_blocked and len(front.held) < PROBES_MAX:
+            if front or kept.in_doubt:
                 await self._commit()
             elif self._beside.under_way and self._final is None:
                 await self._rest()
@@ -318,9 +294,9 @@ class Writer:
         if left:
             rows: list[RunRow] = []
             with suppress(Exception):  # names are not worth a failure: what keeps it from writing may be in the way
-                for executor in {items[0].fence.owner for items in left.values()} if self._outage is None else ():
+                for executor in {items[0].fence.owner for items in left.values()} if kept.outage is None else ():
                     rows += await self.ask(ListOwned(executor))
-            tell_left(left, rows, self._obstacle.error)
+            tell_left(left, rows, kept.obstacle.error)
 
     async def _rest(self) -> None:
         self._is_resting = self._has_let_others_go = True
@@ -332,9 +308,9 @@ class Writer:
 
     async def _commit(self) -> None:
         """Commit one batch and call back. Whatever goes wrong, whoever has an operation in the batch is told."""
-        items, self._in_doubt = self._in_doubt, []
+        front, kept = self._front, self.kept
+        items, kept.in_doubt = kept.in_doubt, []
         try:
-            front = self._front
             is_lone = len(self._waiting) + len(self._starts) == 1 and not (front.alone_count or front.held)
             if not items and is_lone and not front.takes_its_time:  # as ``Front.take`` does, for a lone step or start
                 items = [(self._waiting or self._starts).popleft()]
@@ -349,15 +325,15 @@ class Writer:
             try:
                 outcomes = await self._apply(items)
             except StoreAway as error:
-                self._keep_in_doubt(items, error)
+                kept.while_away(items, error, trio.current_time())
                 return
             except StoreFull as error:
-                self._keep_without_room(items, error)
+                kept.without_room(items, error, trio.current_time())
                 return
             except StoreInUse as error:
                 for queued, count in zip((self._waiting, self._starts), behind_counts, strict=True):
                     items += [queued.popleft() for _ in range(count)]
-                self._keep_while_held(items, error)
+                kept.while_held(items, error, trio.current_time())
                 return
             if not 0 < len(outcomes) <= len(items):
                 raise StoreError(f"the store gave {len(outcomes)} outcomes for {len(items)} operations")
@@ -367,10 +343,10 @@ class Writer:
                 guarded(callback, unusable(error))
             raise
         if len(outcomes) < len(items):  # the rest was not committed: it goes first, before what came later
-            self._front.put_back(items[len(outcomes) :])
-        self.is_full = False
-        if self._obstacle.error is not None and not (self._front.held or self._front.alone_count):
-            self._obstacle.gone(trio.current_time())
+            front.put_back(items[len(outcomes) :])
+        kept.is_full = False
+        if kept.obstacle.error is not None and not (front.held or front.alone_count):
+            kept.obstacle.gone(trio.current_time())
         self.commit_count += 1
         self.operation_count += len(outcomes)
         for (_, callback), outcome in zip(items, outcomes, strict=False):
@@ -378,9 +354,9 @@ class Writer:
                 callback(outcome)
             except BaseException as error:
                 blame(callback, error)
-        if self._outage is not None:
-            self._outage = None
-            self._came_back.set()
+        if kept.outage is not None:
+            kept.outage = None
+            self._is_back()
         if self._awaited is not None:
             self._awaited.set()
             self._awaited = None
@@ -424,22 +400,6 @@ class Writer:
         elapsed_ms = (time.perf_counter() - began) * 1000 / max(1, operation_count / 8)
         self._commit_ms += (elapsed_ms - self._commit_ms) / 8
 
-    def _keep_in_doubt(self, items: list[Entry], error: StoreAway) -> None:
-        """It is not known whether this was committed: nothing else is, before it was applied again."""
-        now = trio.current_time()
-        if self._outage is None:
-            self._outage = Outage(now)
-            self._came_back = trio.Event()
-        self._in_doubt = items
-        if self._is_leaving:
-            tell_away(items, self._front, (*CALLERS, *SERVICES), error)
-        elif self._outage.is_over_patience(now, self._away_seconds_max):
-            tell_away(items, self._front, CALLERS, error)
-        self._is_blocked = True
-        self._obstacle.met(error, now)
-        self._retry_at = now + self._outage.next_pause()
-        guarded(self._still_away)
-
     def _ended_beside(self, entry: Entry, outcome: Outcome[Any]) -> None:
         """Take what came of a transaction that was called beside the batches."""
         item, callback = entry
@@ -450,10 +410,10 @@ class Writer:
             found = outcome.unwrap()
         except StoreFull as error:
             front.keep(entry)
-            self._kept(error)
+            self.kept.met(error, trio.current_time())
         except (StoreAway, StoreInUse) as error:  # the same one once more, when the others are tried again
             front.beside.appendleft(entry)
-            self._kept(error)
+            self.kept.met(error, trio.current_time())
         except BaseException as error:
             front.beside.appendleft(entry)  # so that it is told with all that waits
             self._end_with(error)
@@ -468,51 +428,17 @@ class Writer:
             self._beside.begin(front.beside)
         self._wake()
 
-    def _keep_without_room(self, items: list[Entry], error: StoreFull) -> None:
-        """There is no room for this: each is tried by itself, for perhaps only one is too large.
-
-        Then an owner's is kept, and what comes of the same run waits behind it. Others are told.
-        """
-        self.is_full = True
-        if len(items) > 1:
-            self._front.put_back(items)
-            self._front.alone_count = len(items)
-            return
-        for operation, callback in items:
-            if isinstance(operation, OWNERS):
-                self._front.keep((operation, callback))
-                self._kept(error)
-            else:
-                guarded(callback, error)
-
-    def _keep_while_held(self, waited: list[Entry], error: StoreInUse) -> None:
-        """Nothing can be written: owners' writes are kept, others are told, for they may decide.
-
-        So are those that have waited behind this attempt: each caller waits for one.
-        """
-        kept = [entry for entry in waited if isinstance(entry[0], OWNERS)]
-        self._front.put_back(kept)
-        self._is_blocked = bool(kept)
-        if kept:
-            self._kept(error)
-        for operation, callback in waited:
-            if not isinstance(operation, OWNERS):
-                guarded(callback, error)
-
-    def _kept(self, error: StoreError) -> None:
-        self._obstacle.met(error, trio.current_time())
-        if self._retry_at == math.inf:
-            self._retry_at = trio.current_time() + STORE_RETRY_SECONDS
+    def _is_back(self) -> None:
+        self._came_back.set()
+        self._came_back = trio.Event()
 
     def _all_waiting(self) -> list[Entry]:
-        return [*self._in_doubt, *self._beside.under_way, *self._front.all()]
+        return [*self.kept.in_doubt, *self._beside.under_way, *self._front.all()]
 
     def _fail_waiting(self, error: Exception) -> None:
-        waiting, perhaps = [*self._beside.under_way, *self._front.all()], self._in_doubt
+        waiting, perhaps = [*self._beside.under_way, *self._front.all()], self.kept.forget()
         self._front.clear()
-        self._in_doubt, self._outage = [], None
-        self._came_back.set()
-        self._is_blocked, self._retry_at = False, math.inf
+        self._is_back()
         for _, callback in perhaps:
             guarded(callback, in_doubt(error))
         for _, callback in waiting:

@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from durable_trio import RunStatus
 from durable_trio.errors import StoreError, StoreFull, StoreInUse
+from durable_trio.stores import kept
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Operation, Refuse, Release
 from durable_trio.stores.news_questions import FindCursor
@@ -44,7 +45,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    monkeypatch.setattr(writer_module, "STORE_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(kept, "STORE_RETRY_SECONDS", 0.02)
     return Disk()
 
 
@@ -57,10 +58,10 @@ async def test_a_full_disk_fails_a_callers_operation(full_store: ScriptedStore, 
     async with running(full_store) as writer:
         with pytest.raises(StoreFull):
             await writer.write(caller("a"))
-        assert writer.is_full
+        assert writer.kept.is_full
         disk.is_full = False
         assert await writer.write(caller("b")) == "b"
-        assert not writer.is_full
+        assert not writer.kept.is_full
     assert disk.committed == ["b"]
 
 
@@ -136,7 +137,7 @@ async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others' commits do not have it tried again either: its function may be long."""
-    monkeypatch.setattr(writer_module, "STORE_RETRY_SECONDS", 3600)
+    monkeypatch.setattr(kept, "STORE_RETRY_SECONDS", 3600)
 
     class TooLarge(ScriptedStore):
         tries = 0
@@ -165,7 +166,7 @@ async def test_a_transaction_that_has_no_room_holds_up_its_own_run_only(
 async def test_many_outcomes_without_room_take_turns_at_being_tried_again(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer_module, "_PROBES_MAX", 2)
+    monkeypatch.setattr(kept, "PROBES_MAX", 2)
     tried: list[str] = []
 
     def apply(batch: Sequence[Any]) -> list[Any]:

@@ -213,7 +213,7 @@ async def outcomes_of(store: SqliteStore, *batch: Operation, then: Callable[[], 
 
 @pytest.fixture(autouse=True)
 def try_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("durable_trio.stores.writer.STORE_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("durable_trio.stores.kept.STORE_RETRY_SECONDS", 0.02)
 
 
 async def test_a_step_that_was_committed_before_a_lock_is_told_so(store: SqliteStore, fence: Fence, lock: Lock) -> None:
