@@ -239,25 +239,47 @@ class RunEnd:
 
 @attrs.define(unsafe_hash=True)
 class ReportRow:
-    """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it."""
+    """What a process has said of itself, as it is stored. A damaged one is left out: nothing depends on it.
+
+    ``is_alive``: whether the process is still there, as far as the store can tell; ``None`` if no process is named so.
+    """
 
     process: str
     updated_at: int
     report: str  # JSON
+    is_alive: bool | None
 
 
 @attrs.define(unsafe_hash=True)
 class ExecutorRow:
-    """One incarnation of an executor: a process that runs runs."""
+    """One incarnation of an executor: a process that runs runs.
+
+    ``renewals`` rises whenever it says that it lives; ``lease`` (microseconds) is for how long it may be seen not to,
+    by an observer's own clock. ``is_locked`` is judged by the store as it answers: ``True``, its process is there;
+    ``False``, it has certainly ended; ``None``, that cannot be told. ``silent``: since when it has not renewed
+    (microseconds), as far as the store can tell: for people only, nothing is decided by it.
+    """
 
     id: int
     pid: int
     host: str
-    boot_id: str
     started_at: int
-    lease_until: int  # microseconds of the monotonic clock of that boot
+    renewals: int
+    is_locked: bool | None
+    lease: int
+    silent: int | None
     ended_at: int | None
     damage: str | None = None
+
+    @property
+    def may_live(self) -> bool:
+        """Whether its process has not certainly ended."""
+        return self.is_locked is not False
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has not renewed for longer than its lease, as people are told."""
+        return self.silent is not None and self.silent > self.lease
 
 
 @attrs.frozen(kw_only=True)
@@ -303,7 +325,10 @@ class DeathStage(enum.StrEnum):
 class DeathRow:
     """That an executor was declared dead, for as long as that is not told: stored, for its teller may die before.
 
-    ``teller`` is whoever is to tell it, ``runs`` how many were set free, ``untold`` what it has noted.
+    ``teller`` is whoever is to tell it, ``runs`` how many were set free, ``untold`` what it has noted. A teller's name
+    is one that it has in its process, ``/``, and that of its process, as in a report. Judged by the store as it
+    answers: ``is_locked``, whether the process of the executor is still there, as in ``ExecutorRow``; and
+    ``is_teller_alive``.
     """
 
     executor: int
@@ -313,3 +338,5 @@ class DeathRow:
     runs: int = 0
     untold: tuple[UntoldRow, ...] = ()
     teller: str
+    is_locked: bool | None = None
+    is_teller_alive: bool = True

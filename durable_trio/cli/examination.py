@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -19,7 +19,6 @@ from durable_trio.engine.runs.suspects import SET_ASIDE
 from durable_trio.engine.servers import look_at_servers
 from durable_trio.errors import DurableError, NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.limits import OVERDUE_SECONDS
-from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import EngineStatus, RunStatus
 from durable_trio.stores.sqlite import sqlite3
 from durable_trio.stores.sqlite.parked import IS_PARKED, IS_UNGROUPED
@@ -49,7 +48,6 @@ _SET_ASIDE: Final = f"""
 """
 _EXPIRED: Final = f"SELECT id FROM runs WHERE ttl_at <= ? AND status NOT IN ({_ENDED}) ORDER BY ttl_at"
 _UNGROUPED: Final = f"SELECT id FROM runs WHERE finished_at IS NULL AND {IS_UNGROUPED} ORDER BY run"
-_LEASES: Final = "SELECT id, lease_until FROM executors WHERE ended_at IS NULL AND boot_id = ?"
 # A run that is due is taken within milliseconds, or as soon as there is room for it.
 _OVERDUE_AFTER: Final = timedelta(seconds=OVERDUE_SECONDS)
 _NAMES_SHOWN: Final = 3
@@ -67,8 +65,8 @@ class _Rows:
     set_aside: tuple[str, ...]  # of which the process died each time
     ungrouped: tuple[str, ...]  # of which it cannot be read which code may take them
     expired: tuple[str, ...]  # that have not ended, though their time to live is over
-    silent_seconds: dict[int, float]  # by executor: since its lease is over
     why_not_writable: str | None
+    silent: dict[int, int] = attrs.field(factory=dict)  # by executor: microseconds since it said that it lives
     why_overdue: dict[tuple[str, int], str] = attrs.field(factory=dict)
 
 
@@ -83,7 +81,12 @@ def examine(database: str) -> CheckDocument:
         status = await client.status()
         due_before = datetime.now(UTC) - _OVERDUE_AFTER
         rows = await trio.to_thread.run_sync(_read, client, database, due_before, abandon_on_cancel=True)
-        rows = attrs.evolve(rows, why_overdue=await _why_overdue(client, rows.overdue))
+        servers = await look_at_servers(client._client.services_in_use(), from_datetime(datetime.now(UTC)))
+        rows = attrs.evolve(
+            rows,
+            silent={each.id: each.silent for each in servers.executors if each.silent is not None and each.is_silent},
+            why_overdue={place: servers.why_not(*place) for place in rows.overdue},
+        )
         processes = await client.processes()
         findings = (*_findings(status, rows), *findings_of(processes))
         return CheckDocument(
@@ -96,7 +99,7 @@ def examine(database: str) -> CheckDocument:
             expired=len(rows.expired),
             set_aside=len(rows.set_aside),
             compensations_failed=len(rows.not_undone),
-            executors_silent=sum(executor.id in rows.silent_seconds for executor in status.executors),
+            executors_silent=sum(executor.id in rows.silent for executor in status.executors),
             workers_held_back=sum(len(held_back(report)) for report in processes),
         )
 
@@ -134,25 +137,12 @@ def _read(client: Engine, database: str, due_before: datetime) -> _Rows:
             set_aside=tuple(str(row[0]) for row in connection.execute(_SET_ASIDE)),
             ungrouped=tuple(str(row[0]) for row in connection.execute(_UNGROUPED)),
             expired=tuple(str(row[0]) for row in connection.execute(_EXPIRED, (due,))),
-            silent_seconds=_silent(connection.execute(_LEASES, (boot_id(),)).fetchall()),
             why_not_writable=why_not_writable(connection, os.path.abspath(database)),
         )
     except sqlite3.DatabaseError as error:
         raise StoreCorrupt(f"the database cannot be read to its end ({error})") from error
     finally:
         connection.close()
-
-
-async def _why_overdue(client: Engine, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
-    """Return why the due runs of some workflows, each of a version, are not taken."""
-    servers = await look_at_servers(client._client.services_in_use(), from_datetime(datetime.now(UTC)))
-    return {place: servers.why_not(*place) for place in places}
-
-
-def _silent(leases: list[tuple[int, int]]) -> dict[int, float]:
-    """Return the executors of this boot whose lease is over, and since when: their clock is the machine's."""
-    now = monotonic_now()
-    return {executor: (now - until) / MICROSECONDS for executor, until in leases if until < now}
 
 
 def _text(raw: bytes) -> str:
@@ -167,7 +157,7 @@ def _findings(status: EngineStatus, rows: _Rows) -> Iterator[Finding]:
     if not status.warnings:
         yield Finding(level="ok", about="store", text=status.store_version)
     alive = [executor for executor in status.executors if executor.is_alive]
-    silent = [(each.pid, rows.silent_seconds[each.id]) for each in alive if each.id in rows.silent_seconds]
+    silent = [(each.pid, rows.silent[each.id] / MICROSECONDS) for each in alive if each.id in rows.silent]
     pids = ", ".join(str(executor.pid) for executor in alive[:_NAMES_SHOWN])
     if alive:
         more = ", …" if len(alive) > _NAMES_SHOWN else ""

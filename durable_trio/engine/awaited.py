@@ -11,6 +11,7 @@ from typing import Final
 
 from durable_trio.engine.records_of import instant_of
 from durable_trio.engine.servers import NOBODY_SERVES, Servers, look_at_servers
+from durable_trio.engine.versions import living_executors
 from durable_trio.engine.wiring import Services
 from durable_trio.limits import SUSPECT_RECOVERIES
 from durable_trio.records import Awaited, RunStatus
@@ -30,8 +31,8 @@ async def awaited_of(services: Services, rows: Sequence[RunRow], now: int) -> li
         return [() for _ in rows]
     found = await services.writer.ask(ListAwaited([row.run for row in unfinished]))
     owners = {row.owner for row in unfinished if row.owner is not None}
-    are_alive = all(map(services.writer.store.executor_is_alive, owners))
-    is_asked = not are_alive or any(is_untaken(row, now) for row in unfinished)
+    living = {each.id for each in await living_executors(services)} if owners else set()
+    is_asked = not owners <= living or any(is_untaken(row, now) for row in unfinished)
     servers = await look_at_servers(services, now) if is_asked else None
     return [awaited(row, found.get(row.run, AwaitedRows()), now, servers) for row in rows]
 

@@ -9,12 +9,11 @@ from typing import Final
 import attrs
 
 from durable_trio.clock import MICROSECONDS
-from durable_trio.engine.versions import served_by
+from durable_trio.engine.versions import living_executors, served_by
 from durable_trio.engine.wiring import Services
-from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import ProcessReport
 from durable_trio.rows import NO_VERSION, ExecutorRow, ServedCode
-from durable_trio.stores.questions import CountBacklog, ListExecutors
+from durable_trio.stores.questions import CountBacklog
 
 __all__ = ["NOBODY_SERVES", "Servers", "look_at_servers"]
 
@@ -62,7 +61,7 @@ class Servers:
         ]
         if not may_know:
             return self._unserved(workflow, version)
-        awake = [(executor, report) for executor, report in may_know if not _is_silent(executor)]
+        awake = [(executor, report) for executor, report in may_know if not executor.is_silent]
         which = "the executors that know its workflow" if may_know[1:] else f"executor {may_know[0][0].id}"
         s, have = ("", "have") if may_know[1:] else ("s", "has")
         process = "" if may_know[1:] else f" (process {may_know[0][0].pid})"
@@ -101,23 +100,18 @@ class Servers:
 async def look_at_servers(services: Services, now: int) -> Servers:
     """Return who serves a store."""
     store, executor = services.writer.store, services.executor
-    executors = await services.writer.ask(ListExecutors())
+    executors = await living_executors(services)
     reports = {report.executor: report for report in await services.reports.read() if report.executor is not None}
     if executor is not None and executor.id is not None and (own := services.reports.own()) is not None:
         reports[executor.id] = own  # also where reports are not stored
     backlog = await services.writer.ask(CountBacklog((), now=now, due_max=1))
     return Servers(
-        executors=tuple(each for each in executors if store.executor_is_alive(each.id)),
+        executors=executors,
         reports=reports,
-        served=await served_by(services),
+        served=await served_by(services, executors),
         busy_counts=backlog.owned_counts,
         path=store.path or None,
     )
-
-
-def _is_silent(executor: ExecutorRow) -> bool:
-    """Whether its lease is over; its clock is that of the machine's boot."""
-    return executor.boot_id == boot_id() and executor.lease_until < monotonic_now()
 
 
 def _has_room(path: str) -> bool:

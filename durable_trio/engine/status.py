@@ -17,7 +17,8 @@ async def status_of(client: Client) -> EngineStatus:
     services = client.services_in_use()
     store = services.writer.store
     found = await services.writer.ask(CountRuns())
-    executors, served = await services.writer.ask(ListExecutors()), await served_by(services)
+    executors = await services.writer.ask(ListExecutors())
+    served = await served_by(services, (row for row in executors if row.may_live))
     stuck = None if services.executor is None else await services.executor.dispatcher.find_stuck()
     damage = (f"The store is damaged: {row.damage}." for row in executors if row.damage)
     unknown = {
@@ -34,7 +35,7 @@ async def status_of(client: Client) -> EngineStatus:
                 host=row.host,
                 started_at=to_datetime(row.started_at),
                 is_self=services.executor is not None and row.id == services.executor.id,
-                is_alive=store.executor_is_alive(row.id),
+                is_alive=row.may_live,
             )
             for row in executors
         ),

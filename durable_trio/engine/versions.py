@@ -7,23 +7,27 @@ from collections.abc import Iterable, Mapping
 from durable_trio.engine.records_of import instant_of, version_or_none
 from durable_trio.engine.wiring import Services
 from durable_trio.records import CodeRecord, VersionRecord
-from durable_trio.rows import NO_VERSION, CodeRow, ServedCode
+from durable_trio.rows import NO_VERSION, CodeRow, ExecutorRow, ServedCode
 from durable_trio.stores.code_questions import CountRefused, ListCodes, ListServed, RefusedCount
-from durable_trio.stores.questions import CountRuns
+from durable_trio.stores.questions import CountRuns, ListExecutors
 from durable_trio.workflows import INLINE_NAME
 
-__all__ = ["served_by", "unserved", "versions"]
+__all__ = ["living_executors", "served_by", "unserved", "versions"]
 
 WorkflowVersion = tuple[str, int]
 
 
-async def served_by(services: Services) -> dict[int, tuple[ServedCode, ...]]:
-    """Return which codes each executor has that is alive."""
+async def living_executors(services: Services) -> tuple[ExecutorRow, ...]:
+    """Return the executors whose processes have not certainly ended."""
+    return tuple(row for row in await services.writer.ask(ListExecutors()) if row.may_live)
+
+
+async def served_by(services: Services, living: Iterable[ExecutorRow]) -> dict[int, tuple[ServedCode, ...]]:
+    """Return which codes each executor has, of those that are alive."""
     found: dict[int, tuple[ServedCode, ...]] = {}
     for each in await services.writer.ask(ListServed()):
         found[each.executor] = (*found.get(each.executor, ()), each.code)
-    is_alive = services.writer.store.executor_is_alive
-    return {executor: codes for executor, codes in found.items() if is_alive(executor)}
+    return {row.id: found[row.id] for row in living if row.id in found}
 
 
 def unserved(unfinished: Mapping[WorkflowVersion, int], codes: Iterable[ServedCode]) -> dict[WorkflowVersion, int]:
@@ -42,7 +46,7 @@ async def versions(services: Services) -> tuple[VersionRecord, ...]:
     writer = services.writer
     unfinished = (await writer.ask(CountRuns())).unfinished_by_version
     rows = await writer.ask(ListCodes())
-    served = await served_by(services)
+    served = await served_by(services, await living_executors(services))
     refused = await writer.ask(CountRefused())
     executors: dict[int, list[int]] = {}
     for executor, codes in served.items():

@@ -6,15 +6,16 @@ To start a run and to wait for it needs nobody who serves, so a server that was 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 import trio
 
-from durable_trio.engine.versions import served_by
+from durable_trio.engine.versions import living_executors, served_by
 from durable_trio.engine.wiring import Services
 from durable_trio.logger import Logger
-from durable_trio.rows import NO_VERSION, RunEnd, RunRow
-from durable_trio.stores.questions import FindRun, ListExecutors
+from durable_trio.rows import NO_VERSION, ExecutorRow, RunEnd, RunRow
+from durable_trio.stores.questions import FindRun
 from durable_trio.workflows import Registry
 
 __all__ = ["Waiting"]
@@ -51,19 +52,17 @@ class Waiting:
         row = await services.writer.ask(FindRun(run_id))
         if row is None or row.status.is_final or row.workflow.startswith("("):  # an inline run, whose block is entered
             return
-        store = services.writer.store
-        executors = await services.writer.ask(ListExecutors())
-        if not any(store.executor_is_alive(executor.id) for executor in executors):
+        if not (living := await living_executors(services)):
             self._warn(row, "nobody serves its database: do it with `durable-trio serve module:engine`")
-        elif not await self._is_known(services, row):
+        elif not await self._is_known(services, row, living):
             which = f" in version {row.version}" if row.version > 0 else ""
             who = f"nobody who serves its database knows that workflow{which}"
             self._warn(row, f"{who}. Give it to the engine that serves")
 
-    async def _is_known(self, services: Services, row: RunRow) -> bool:
+    async def _is_known(self, services: Services, row: RunRow, living: Iterable[ExecutorRow]) -> bool:
         if services.executor is not None and self._registry.at((row.workflow, row.version)) is not None:
             return True
-        served = [code for codes in (await served_by(services)).values() for code in codes]
+        served = [code for codes in (await served_by(services, living)).values() for code in codes]
         return any(code.workflow == row.workflow and row.version in (code.version, NO_VERSION) for code in served)
 
     def _warn(self, row: RunRow, why: str) -> None:

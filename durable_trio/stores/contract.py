@@ -234,10 +234,6 @@ class Store(abc.ABC):
         """
         return True
 
-    @abc.abstractmethod
-    def executor_is_alive(self, executor: int) -> bool:
-        """Return whether that executor's kernel lock is held. Costs microseconds."""
-
     def read_clock(self) -> int:
         """Return the present by the database's own clock, in microseconds since 1970 UTC; see ``has_clock``.
 

@@ -9,7 +9,10 @@ from durable_trio.rows import DeathRow
 
 @attrs.define(kw_only=True)
 class RegisterExecutor:
-    """Store a new executor and take its kernel lock, in one transaction. Outcome: its id, never used before.
+    """Store a new executor, such that its end is noticed. Outcome: its id, never used before.
+
+    ``lease`` (microseconds): for how long it may be seen not to renew before others take it for dead. It is its own.
+    No instant is stored that others would compare with their clocks.
 
     Runs whose owner is no executor that lives, which only a damaged file has, are set free with it. ``codes`` are those
     that it has, as workflow, version and fingerprint; each gets a number that is never given out again
@@ -18,21 +21,16 @@ class RegisterExecutor:
 
     pid: int
     host: str
-    boot_id: str
-    lease_until: int
+    lease: int
     codes: tuple[tuple[str, int, str], ...] = ()
     now: int
 
 
 @attrs.define(kw_only=True)
 class RenewLease:
-    """Prolong an executor's lease. Outcome: ``True``; ``False`` if it has been declared dead.
-
-    It only grows: a renewal that comes after one that reaches further changes nothing, and is ``True`` too.
-    """
+    """Say that an executor lives: its row's ``renewals`` rise. Outcome: ``True``; ``False`` if it was declared dead."""
 
     executor: int
-    lease_until: int
 
 
 @attrs.define(kw_only=True)
@@ -41,7 +39,8 @@ class ReapExecutor:
 
     It is ``None`` where nothing was done: the executor is alive after all, or was declared dead before, by whomever. So
     of all that do it at the same time one knows that it was the one.
-    With ``lease_before`` it is done only if its lease ends before that instant (so a renewal that comes first wins).
+    With ``renewals`` it is done only if it has not renewed since it was seen to have done so that often: a renewal that
+    comes first wins. Without, it is done whatever it does: its own orderly end.
     Suspended runs without an unread mailbox entry keep their ``wake_at``; all others get ``wake_at = now``. A running
     or compensating run without a history row since its last claim gets ``recoveries + 1``, with one ``recoveries = 1``.
     ``crashed=False`` (an orderly end) leaves ``recoveries`` as they are, but of ``crashed_runs``: those whose own code
@@ -50,7 +49,7 @@ class ReapExecutor:
 
     executor: int
     death: DeathRow | None = None
-    lease_before: int | None = None
+    renewals: int | None = None
     crashed: bool = True
     crashed_runs: frozenset[int] = frozenset()
     now: int
@@ -72,6 +71,7 @@ class TellDeath:
 class PutReport:
     """Store what a process says of itself, in place of what it said before; ``None`` removes it. Outcome: ``None``.
 
+    ``process`` names it as ``str(ProcessIdentity.own())`` does, so that a store can tell whether it is still there.
     Nothing depends on it but what people are shown. It changes no run, and is no change for watchers.
     """
 

@@ -410,7 +410,11 @@ class ListOwned(Question[tuple[RunRow, ...]]):
 
 @attrs.define
 class ListExecutors(Question[tuple[ExecutorRow, ...]]):
-    """Answers the executors that have not ended; with ``ended`` also the others that still own runs."""
+    """Answers the executors that have not ended; with ``ended`` also the others that still own runs.
+
+    Which of their processes are there is judged after the rows were read: one of which it is said that it has ended
+    has written nothing since.
+    """
 
     ended: bool = False
 
@@ -428,7 +432,7 @@ class OpenSteps:
 
 @attrs.define
 class ListDeaths(Question[tuple[DeathRow, ...]]):
-    """Answers the deaths of executors that are to be told of."""
+    """Answers the deaths of executors that are to be told of, and who of those concerned is still there."""
 
 
 @attrs.define

@@ -7,11 +7,16 @@ store raises ``SimulatedCrash``, which stops the engine and detaches its runs; t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import attrs
 
 from durable_trio.stores.contract import Advance, Fence, Operation, RegisterExecutor, Store
+from durable_trio.stores.questions import ListDeaths, ListExecutors, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
+
+T = TypeVar("T")
 
 
 class SimulatedCrash(BaseException):  # like KeyboardInterrupt, it is no error of anybody
@@ -65,9 +70,15 @@ class CrashingStore(WrappedStore):
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         return self._crashing(lambda: self.inner.transact(fence, fn, seconds_max=seconds_max))
 
-    def executor_is_alive(self, executor: int) -> bool:
-        """Return whether that executor is one of the engine that has the store open now."""
-        return executor in self._living
+    def ask(self, question: Question[T]) -> T:
+        """Answer as ``inner`` does; only the executors of the engine that has the store open now are alive."""
+        answer: Any = super().ask(question)
+        if isinstance(question, ListExecutors):
+            answer = tuple(attrs.evolve(row, is_locked=row.id in self._living) for row in answer)
+        elif isinstance(question, ListDeaths):
+            answer = tuple(attrs.evolve(row, is_locked=row.executor in self._living) for row in answer)
+        judged: T = answer
+        return judged
 
     def _crashing(self, commit: Callable[[], Any]) -> Any:
         if self._has_crashed:

@@ -57,9 +57,6 @@ class WrappedStore(Store):
     def foreign_changes(self) -> bool | None:
         return self.inner.foreign_changes()
 
-    def executor_is_alive(self, executor: int) -> bool:
-        return self.inner.executor_is_alive(executor)
-
     def read_clock(self) -> int:
         return self.inner.read_clock()
 

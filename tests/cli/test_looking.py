@@ -483,7 +483,7 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
                 await failed.result()
             connection = engine.connect()
             connection.execute("UPDATE runs SET ttl_at = 1000 WHERE id = 'too-old'")
-            connection.execute("UPDATE executors SET lease_until = lease_until - 100000000")
+            connection.execute("UPDATE executors SET renewed_at = renewed_at - 100000000")
             connection.commit()
             connection.close()
             for options in ([], ["--json"]):

@@ -148,7 +148,7 @@ async def prepare(path: Path) -> None:
 
 # What takes too long to come about: an executor that was killed, a retry whose time has come.
 _EDITS: tuple[tuple[str, tuple[Any, ...]], ...] = (
-    ("INSERT INTO executors (id, pid, host, boot_id, started_at, lease_until) VALUES (50, 1, 'h', 'b', 1, 1)", ()),
+    ("INSERT INTO executors (id, pid, host, boot_id, started_at, renewed_at) VALUES (50, 1, 'h', 'b', 1, 1)", ()),
     ("UPDATE runs SET owner = 50, status = 'running', wake_at = NULL, waits_for = NULL WHERE id = 'orphan'", ()),
     ("UPDATE waits SET due_at = due_at - ? WHERE kind IN ('sleep', 'retry')", (2 * _HOUR,)),
     ("UPDATE runs SET wake_at = wake_at - ? WHERE id IN ('sleeping', 'retrying', 'compensating')", (2 * _HOUR,)),
@@ -240,8 +240,8 @@ def _copy_rows(connection: sqlite3.Connection, table: str, given: dict[str, Any]
 def give_rows_beside(connection: sqlite3.Connection, run: int) -> None:
     """Give a copied run an executor of its own, if it has one, and a report; nothing else may depend on them."""
     connection.execute(
-        "INSERT INTO executors (id, pid, host, boot_id, started_at, lease_until)"
-        " SELECT ?, pid, host, boot_id, started_at, lease_until FROM executors WHERE id = 50",
+        "INSERT INTO executors (id, pid, host, boot_id, started_at, renewed_at)"
+        " SELECT ?, pid, host, boot_id, started_at, renewed_at FROM executors WHERE id = 50",
         (1000 + run,),
     )
     connection.execute("UPDATE runs SET owner = ? WHERE run = ? AND owner IS NOT NULL", (1000 + run, run))

@@ -260,7 +260,7 @@ async def test_a_run_whose_process_has_died_says_so(tmp_path: Path, monkeypatch:
         await began.wait()
         async with Engine(tmp_path / "app.db") as client:
             assert (await client.get(run.id).record()).waits_for == ()  # it is at work
-            monkeypatch.setattr(SqliteStore, "executor_is_alive", lambda _self, _executor: False)
+            monkeypatch.setattr(SqliteStore, "_judge", lambda *_: False)
             assert reason_of(await client.get(run.id).record()) == (f"its process died, and {NOBODY_SERVES}")
             monkeypatch.undo()
 

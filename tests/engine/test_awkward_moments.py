@@ -15,11 +15,11 @@ import pytest
 import trio
 
 from durable_trio import Clock, Context, Engine, StoreCorrupt, StoreError, processes, workflow
+from durable_trio.clock import MICROSECONDS
 from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services import recovery
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.recovery import Reaper, Recovery
-from durable_trio.processes import boot_id
 from durable_trio.stores.contract import ClaimDue, Operation, ReapExecutor, RegisterExecutor, StartRun
 from durable_trio.stores.questions import Backlog, CountBacklog
 from durable_trio.stores.sqlite import SqliteStore
@@ -305,13 +305,14 @@ async def test_who_looks_for_the_first_time_gives_the_living_time_to_renew(
     async with serving(file_path) as engine:
         services = engine._client.services
         assert services is not None
-        row = RegisterExecutor(pid=1, host="", boot_id=boot_id(), lease_until=now - 1, now=Clock().now())
+        row = RegisterExecutor(pid=1, host="", lease=MICROSECONDS, now=Clock().now())
         living = await services.writer.write(row)  # its lock is held, as by a process that lives
+        now += 60 * MICROSECONDS
         newcomer = Reaper(services.writer, Clock())
         assert not await newcomer.reap_dead(executor_of(engine).id)
         assert newcomer.others_count == 1
-        for _ in range(5):
-            now += 250_000
+        for _ in range(4):
+            now += MICROSECONDS // 4
             await newcomer.reap_dead(executor_of(engine).id)
         assert newcomer.others_count == 0  # it had time, and hangs
         # It was done before.

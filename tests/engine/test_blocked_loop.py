@@ -149,7 +149,7 @@ async def test_the_lease_is_renewed_while_the_loop_is_blocked(file_path: str, of
     def has_been_renewed() -> bool:
         """Twice, in what would have been a lease's time: in between it would have passed."""
         (executor,) = engine._client.store.ask(ListExecutors())
-        seen.append(executor.lease_until)
+        seen.append(executor.renewals)
         return len(set(seen)) > 3
 
     until = has_been_renewed

@@ -185,9 +185,9 @@ async def test_the_others_of_a_batch_get_their_outcomes_when_one_cannot_take_its
     async with serving(store_path, steps) as engine:
         assert engine._client.services is not None
         writer = engine._client.services.writer
-        writer.submit(RenewLease(executor=1, lease_until=1), bad)
+        writer.submit(RenewLease(executor=1), bad)
         with trio.fail_after(PATIENCE_SECONDS):
-            assert await writer.write(RenewLease(executor=1, lease_until=2)) in (True, False)
+            assert await writer.write(RenewLease(executor=1)) in (True, False)
             assert await engine.run(steps, 2) == 2
         assert engine._serving.root is not None
         assert engine._root.child("store").restart_count == 0
@@ -202,7 +202,7 @@ async def test_what_is_refused_at_once_is_told_later_and_may_fail_there(verb: st
         assert engine._client.services is not None
         writer = engine._client.services.writer
     if verb == "submit":
-        writer.submit(RenewLease(executor=1, lease_until=1), bad)
+        writer.submit(RenewLease(executor=1), bad)
     else:
         writer.submit_transaction(None, bad, seconds_max=1, callback=bad)  # type: ignore[arg-type]  # never looked at
     await trio.testing.wait_all_tasks_blocked()  # trio would end with it

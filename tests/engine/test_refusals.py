@@ -167,7 +167,7 @@ async def test_the_death_of_the_last_executor_with_fitting_code_tells_how_many_w
         store = SqliteStore(file_path)
         store.open()
         codes = (("order", 0, "a"),)
-        register = RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=2**60, codes=codes, now=1)
+        register = RegisterExecutor(pid=1, host="h", lease=2**60, codes=codes, now=1)
         store.apply([register])
         for number in range(2):
             await engine.get(f"a-{number}").signal("go")

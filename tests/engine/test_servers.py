@@ -11,7 +11,6 @@ import attrs
 import pytest
 
 from durable_trio.engine.servers import NOBODY_SERVES, Servers
-from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.records import ProcessReport
 from durable_trio.rows import NO_VERSION, ExecutorRow, ServedCode
 from supervisors import ChildStatus, NodeKind, TreeNode
@@ -29,10 +28,18 @@ REPORT = ProcessReport(
 )
 
 
-def executor(id: int, *, lease_seconds: float = 60) -> ExecutorRow:
-    lease_until = monotonic_now() + int(lease_seconds * 1_000_000)
+def executor(id: int, *, silent_seconds: float | None = 1) -> ExecutorRow:
+    silent = None if silent_seconds is None else int(silent_seconds * 1_000_000)
     return ExecutorRow(
-        id=id, pid=7, host="here", boot_id=boot_id(), started_at=0, lease_until=lease_until, ended_at=None
+        id=id,
+        pid=7,
+        host="here",
+        started_at=0,
+        renewals=3,
+        is_locked=True,
+        lease=60_000_000,
+        silent=silent,
+        ended_at=None,
     )
 
 
@@ -56,7 +63,7 @@ def test_each_reason_has_words_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert why(attrs.evolve(one, reports={3: attrs.evolve(REPORT, is_draining=True)})) == (
         "executor 3 (process 7) drains, and takes no more runs"
     )
-    silent = attrs.evolve(one, executors=(executor(3, lease_seconds=-1),))
+    silent = attrs.evolve(one, executors=(executor(3, silent_seconds=61),))
     assert why(silent) == "executor 3 (process 7) gives no sign of life; stopped, or hanging"
     assert "has no place free" in why(attrs.evolve(one, busy_counts={3: 2}))
     assert "one at a time" in why(one, is_suspect=True)

@@ -251,4 +251,4 @@ async def test_only_who_asks_for_it_has_it_looked_up_what_a_run_is_at(monkeypatc
         assert await run.values() == {"seen": 1}
         assert asked == ["FindRun", "ReadValues"] * 2
         await run.record()
-        assert asked[4:] == ["FindRun", "ReadValues", "ListAwaited", "ListOpenSteps"]
+        assert asked[4:] == ["FindRun", "ReadValues", "ListAwaited", "ListExecutors", "ListOpenSteps"]

@@ -20,9 +20,11 @@ def register_executor(state: State, operation: RegisterExecutor) -> int:
         id=executor,
         pid=operation.pid,
         host=operation.host,
-        boot_id=operation.boot_id,
         started_at=operation.now,
-        lease_until=operation.lease_until,
+        renewals=0,
+        is_locked=None,
+        lease=operation.lease,
+        silent=None,
         ended_at=None,
     )
     state.served[executor] = {_number_of(state, *code, operation.now) for code in operation.codes}
@@ -40,12 +42,11 @@ def _number_of(state: State, workflow: str, version: int, fingerprint: str, now:
 
 
 def renew_lease(state: State, operation: RenewLease) -> bool:
-    """Prolong a lease; it only grows."""
+    """Count a renewal."""
     row = state.executors.get(operation.executor)
     if row is None:
         return False
-    until = max(row.lease_until, operation.lease_until)
-    state.executors[operation.executor] = attrs.evolve(row, lease_until=until)
+    state.executors[operation.executor] = attrs.evolve(row, renewals=row.renewals + 1)
     return True
 
 
@@ -54,7 +55,7 @@ def reap_executor(state: State, operation: ReapExecutor) -> int | None:
     row = state.executors.get(operation.executor)
     if row is None:
         return None
-    if operation.lease_before is not None and row.lease_until >= operation.lease_before:
+    if operation.renewals not in (None, row.renewals):
         return None
     del state.executors[operation.executor]
     del state.served[operation.executor]
@@ -94,4 +95,4 @@ def put_report(state: State, operation: PutReport) -> None:
     if operation.report is None:
         state.reports.pop(operation.process, None)
     else:
-        state.reports[operation.process] = ReportRow(operation.process, operation.now, operation.report)
+        state.reports[operation.process] = ReportRow(operation.process, operation.now, operation.report, None)

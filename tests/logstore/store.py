@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+import attrs
+
 from durable_trio.errors import OwnershipLost, StepTimeout, StoreAway, StoreError, StoreInUse
+from durable_trio.processes import ProcessIdentity
+from durable_trio.rows import DeathRow, ExecutorRow, ReportRow
 from durable_trio.stores.contract import Advance, Fence, Operation, RegisterExecutor, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import Question
@@ -281,10 +285,6 @@ class LogStore(Store):
             self._lock.release()
         return has_changed
 
-    def executor_is_alive(self, executor: int) -> bool:
-        """Return whether the lock of that executor is held."""
-        return self._locks.is_held(executor)
-
     def read_clock(self) -> int:
         """Return the present by the clock of the database, which is off."""
         self._reach()
@@ -298,8 +298,35 @@ class LogStore(Store):
         with self._lock:
             self._reach()
             self._read_on()
-            answer: T = function(self._state, question)
+            answer: T = judged(function(self._state, question), self._locks)
             return answer
+
+
+def judged(answer: Any, locks: ExecutorLocks) -> Any:
+    """Return an answer with what it says of who is there: that is no part of the log."""
+    if not isinstance(answer, tuple):
+        return answer
+    return tuple(_judged(row, locks) for row in answer)
+
+
+def _judged(row: Any, locks: ExecutorLocks) -> Any:
+    match row:
+        case ExecutorRow():
+            return attrs.evolve(row, is_locked=locks.is_held(row.id))
+        case DeathRow():
+            is_teller_alive = bool(_is_alive(row.teller.partition("/")[2]))
+            return attrs.evolve(row, is_locked=locks.is_held(row.executor), is_teller_alive=is_teller_alive)
+        case ReportRow():
+            return attrs.evolve(row, is_alive=_is_alive(row.process))
+        case _:
+            return row
+
+
+def _is_alive(process: str) -> bool | None:
+    try:
+        return ProcessIdentity.parse(process).is_alive()
+    except ValueError:
+        return None
 
 
 def _call(fn: Callable[[Any], Advance], tables: Tables, fence: Fence, *, until: float) -> Advance:

@@ -16,7 +16,7 @@ import pytest
 
 from durable_trio.errors import NotADatabase, StoreAway, StoreCorrupt, StoreError
 from durable_trio.stores.contract import Advance, ReapExecutor
-from durable_trio.stores.questions import ListHistory, ListRuns, RunFilter
+from durable_trio.stores.questions import ListExecutors, ListHistory, ListRuns, RunFilter
 from durable_trio.testing.store_contract.kit import one, owned, register, start, start_operation, step
 from tests.kit import forks
 from tests.logstore import LogStore
@@ -117,7 +117,7 @@ def test_processes_that_are_killed_while_they_write_leave_whole_commits_and_ever
         own = [run_id for run_id in ids(store) if run_id.startswith(f"{pid}-")]
         assert len(own) >= 3 * int(last)
         assert len(own) == 3 * len({run_id.rpartition("-")[0] for run_id in own})
-    assert not [number for number in (1, 2) if store.executor_is_alive(number)]
+    assert [row.is_locked for row in store.ask(ListExecutors())] == [False, False]
 
 
 # ---- several who write ---------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def say(*words):
     print(*words, flush=True)
 
 def started(store, run_id):
-    register = RegisterExecutor(pid=os.getpid(), host="h", boot_id="b", lease_until=1, now=1)
+    register = RegisterExecutor(pid=os.getpid(), host="h", lease=1, now=1)
     (executor,) = store.apply([register])
     start = StartRun(id=run_id, workflow="w", args="[]", args_digest=b"", seed=b"", created_at=1, due_at=1,
                      owner=executor)

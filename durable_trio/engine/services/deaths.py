@@ -65,9 +65,9 @@ class Deaths:
         is_to_look = False
         for death in await self._writer.ask_patiently(ListDeaths()):
             is_own = death.teller == self._name
-            if death.stage is DeathStage.WATCHED and self._writer.store.executor_is_alive(death.executor):
+            if death.stage is DeathStage.WATCHED and death.is_locked:
                 is_to_look = True  # it may still tell it itself
-            elif is_own or not _is_alive(death.teller):
+            elif is_own or not death.is_teller_alive:
                 is_to_look = await self._take(death, is_own=is_own) or is_to_look
             else:  # it may die before it has told
                 is_to_look = True
@@ -97,13 +97,6 @@ class Deaths:
         await self._writer.write(TellDeath(executor=executor, teller=self._name, becomes=becomes))
         self._said = {each for each in self._said if each[0] != executor}
         return becomes is not None
-
-
-def _is_alive(teller: str) -> bool:
-    try:
-        return ProcessIdentity.parse(teller.partition("/")[2]).is_alive()
-    except ValueError:  # damaged
-        return False
 
 
 def _say_dead(death: DeathRow, parked: int, *, is_again: bool) -> None:

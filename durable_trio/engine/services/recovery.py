@@ -1,8 +1,10 @@
 """The recovery service: this executor's registration and lease, and the reaping of dead executors.
 
-An executor is dead if its kernel lock is free (its process has ended) or its lease has passed (it is stopped or hung).
-Reaping sets its runs free in one transaction; the dispatcher then claims them as any other due run. An executor that
-finds itself declared dead gives up all its runs, which the store would not let it write to anyhow, and registers anew.
+An executor is dead if its process has ended, which the store can tell of some, or if it was seen not to renew for as
+long as its lease: it is stopped, hangs, or cannot reach the store (``rules.liveness``). One that renews before it is
+reaped is spared. Reaping sets its runs free in one transaction; the dispatcher then claims them as any other due run.
+An executor that finds itself declared dead gives up all its runs, which the store would not let it write to anyhow, and
+registers anew.
 """
 
 from __future__ import annotations
@@ -24,70 +26,69 @@ from durable_trio.engine.services.deaths import Deaths
 from durable_trio.engine.services.service import Service
 from durable_trio.errors import PASSING
 from durable_trio.logger import Logger
-from durable_trio.processes import boot_id, monotonic_now
+from durable_trio.processes import monotonic_now
+from durable_trio.rows import ExecutorRow
+from durable_trio.rules.liveness import RENEWALS_OF_A_LEASE, Liveness, Silence, judge, watched
 from durable_trio.stores.code_questions import CountParked, ListCodes
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors, ListUntold
 from durable_trio.stores.writer import Writer
 
 _LOGGER = Logger("durable_trio.processes")
-# How often the others' locks are probed: a probe costs microseconds.
+# How often the others are looked at.
 _LOOK_SECONDS = 0.25
-# A look that comes so late tells that this process was stopped itself, or the machine: leases of others have passed
-# that they had no chance to renew, and for so long they get one. So they do from one that looks for the first time: it
-# may have waited for a file that was busy, as they did.
-_HELD_UP_SECONDS = 1.0
 
 
 class Reaper:
     """Finds executors that are dead, and sets their runs free."""
 
     def __init__(self, writer: Writer, clock: Clock) -> None:
-        self.boot_id = boot_id()
         #: Living executors at the last look, this one not among them.
         self.others_count = 0
         self._writer = writer
         self._clock = clock
-        self._looked_at: int | None = None
-        self._trusts_leases_at = 0
+        self._silences: dict[int, Silence] = {}
+        self._looked_at: int | None = None  # by a clock that nobody sets; ``None`` if that look was not answered
         self._deaths = Deaths(writer)
 
     async def reap_dead(self, own: int | None = None) -> bool:
         """Look at every executor but ``own``; return whether runs may be free."""
-        store = self._writer.store
-        now, looked_at = monotonic_now(), self._looked_at
-        self._looked_at = now
-        held_up = int(_HELD_UP_SECONDS * MICROSECONDS)
-        if looked_at is None or now - looked_at > held_up:
-            self._trusts_leases_at = now + held_up
         await self._deaths.look()
         has_reaped = False
         others_count = 0
-        for row in await self._writer.ask_patiently(ListExecutors()):
-            if row.id == own:
+        for row, liveness in await self._look(own):
+            if liveness is Liveness.LIVES:
+                others_count += 1
                 continue
-            lease_before = None
-            if store.executor_is_alive(row.id):
-                lease_before = monotonic_now()
-                is_known = row.damage is None and row.boot_id == self.boot_id
-                is_judged = is_known and lease_before >= self._trusts_leases_at
-                if not is_judged or row.lease_until >= lease_before:
-                    others_count += 1
-                    continue
             # One that is silent may still tell it itself. What others must not write over yet is read before.
-            is_silent = lease_before is not None
+            is_silent = liveness is Liveness.SILENT
             untold = () if is_silent else await self._writer.ask_patiently(ListUntold(row.id))
             death = self._deaths.of(row, untold, is_silent=is_silent)
             parked_before = await self._writer.ask_patiently(CountParked())
-            reap = ReapExecutor(executor=row.id, death=death, lease_before=lease_before, now=self._clock.stamp())
+            renewals = row.renewals if row.damage is None else None
+            reap = ReapExecutor(executor=row.id, death=death, renewals=renewals, now=self._clock.stamp())
             count = await self._writer.write(reap)
             self._deaths.look_again()
             # Also where another has reaped it a moment ago.
-            has_reaped = has_reaped or count is not None or lease_before is None
+            has_reaped = has_reaped or count is not None or not is_silent
             if count is not None:  # else whoever has done it has said so
                 await self._deaths.tell(attrs.evolve(death, runs=count), parked_before)
         self.others_count = others_count
         return has_reaped
+
+    async def _look(self, own: int | None) -> list[tuple[ExecutorRow, Liveness]]:
+        """Return the executors but ``own``, and what each is taken for."""
+        looked_at, self._looked_at = self._looked_at, None
+        now = monotonic_now()
+        rows = [row for row in await self._writer.ask_patiently(ListExecutors()) if row.id != own]
+        self._looked_at = monotonic_now()  # not before: what the answer has taken is no time in which it was seen
+        passed = 0 if looked_at is None else now - looked_at
+        self._silences = {
+            row.id: watched(self._silences.get(row.id), row.renewals, passed=passed, lease=row.lease)
+            for row in rows
+            if row.damage is None
+        }
+        return [(row, judge(row.is_locked, self._silences.get(row.id), lease=row.lease)) for row in rows]
 
 
 class Recovery(Service):
@@ -143,8 +144,7 @@ class Recovery(Service):
             RegisterExecutor(
                 pid=os.getpid(),
                 host=socket.gethostname(),
-                boot_id=self.reaper.boot_id,
-                lease_until=now + self._lease,
+                lease=self._lease,
                 codes=codes,
                 now=self._clock.stamp(),
             )
@@ -192,8 +192,7 @@ class Recovery(Service):
         now = monotonic_now()
         if now < self._renew_at:
             return
-        until = now + self._lease
-        is_alive = await self._writer.write(RenewLease(executor=self.executor, lease_until=until))
+        is_alive = await self._writer.write(RenewLease(executor=self.executor))
         if is_alive and self.is_registered:
             self._renewed(now)
             return
@@ -207,7 +206,7 @@ class Recovery(Service):
 
     def _renewed(self, now: int) -> None:
         self._renewed_at = now
-        self._renew_at = now + self._lease // 3
+        self._renew_at = now + self._lease // RENEWALS_OF_A_LEASE
 
     def store_is_away(self) -> None:
         """The store cannot be reached. After a lease others take over what this executor has: so it lets go of it."""
@@ -234,7 +233,7 @@ class Recovery(Service):
         if not (store.is_shared and self.is_registered and is_usable and is_overdue):
             return None
         try:
-            renewed = store.apply([RenewLease(executor=self.executor, lease_until=now + self._lease)], block=False)
+            renewed = store.apply([RenewLease(executor=self.executor)], block=False)
         except Exception as error:  # the loop will meet it too
             return error
         if renewed == [True]:

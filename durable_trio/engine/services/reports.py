@@ -154,19 +154,17 @@ class Reports:
         """Return the reports of all processes that run, the longest running first."""
         found = []
         for row in await self._writer.ask(ListReports()):
-            if is_request(row):
+            if is_request(row) or row.is_alive is False:
                 continue
             try:
-                is_alive = ProcessIdentity.parse(row.process).is_alive()
-                report = self._decoded(row) if is_alive else None
+                found.append(self._decoded(row))
             except (ValueError, CodecError) as error:
                 self._skip(row, error)
-                continue
-            if report is not None:
-                found.append(report)
         return tuple(sorted(found, key=lambda report: report.started_at))
 
     def _decoded(self, row: ReportRow) -> ProcessReport:
+        if row.is_alive is None:
+            raise ValueError("no process has that name")
         report: ProcessReport = _codec().decode(row.report, ProcessReport, where=_WHERE)
         if report.started_at.utcoffset() is None or report.updated_at.utcoffset() is None:
             raise ValueError("a time without time zone")
@@ -211,12 +209,7 @@ class Reports:
     async def _remove_dead(self) -> None:
         try:
             for row in await self._writer.ask(ListReports()):
-                try:
-                    is_alive = ProcessIdentity.parse(row.process).is_alive()
-                except ValueError as error:
-                    self._skip(row, error)
-                    continue
-                if not is_alive:
+                if row.is_alive is False:
                     await self._writer.write(PutReport(process=row.process, report=None, now=self._clock.stamp()))
         except StoreError as error:
             _LOGGER.warning("reports of processes that have ended could not be removed: %s", error)

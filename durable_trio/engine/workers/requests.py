@@ -78,9 +78,9 @@ def read(rows: Iterable[ReportRow], process: str) -> dict[str, ReloadRequest]:
 async def address_of(report: ProcessReport, writer: Writer) -> str | None:
     """Return by which name the process that says so of itself is addressed; ``None`` if it does no more."""
     for row in await writer.ask(ListReports()):
-        if not is_request(row):
+        if row.is_alive and not is_request(row):
             identity = ProcessIdentity.parse(row.process)
-            if (identity.pid, identity.host) == (report.pid, report.host) and identity.is_alive():
+            if (identity.pid, identity.host) == (report.pid, report.host):
                 return row.process
     return None
 

@@ -21,6 +21,7 @@ from durable_trio.rows import (
 )
 from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.sqlite.layout import LAYOUTS, Layout, NotText
+from durable_trio.stores.sqlite.liveness import process_is_alive
 from durable_trio.stores.sqlite.parked import PROBLEM
 from durable_trio.stores.sqlite.statuses import STATUS_OF
 
@@ -53,9 +54,13 @@ _STEP_KIND: Final = {kind.value: kind for kind in StepKind}
 _FINAL: Final = frozenset(status.value for status in FINAL)
 
 
+# Of rows: what is judged, or known of them otherwise.
+_NO_COLUMNS: Final = ("damage", "is_new", "is_locked", "silent", "is_alive")
+
+
 def _columns(row: type[attrs.AttrsInstance]) -> str:
     """Return the columns of a row as a statement lists them: its fields, in their order."""
-    names = [field.name for field in attrs.fields(row) if field.name not in ("damage", "is_new")]
+    names = [field.name for field in attrs.fields(row) if field.name not in _NO_COLUMNS]
     return ", ".join(", ".join(Key._fields) if name == "key" else name for name in names)
 
 
@@ -66,7 +71,8 @@ HISTORY_COLUMNS: Final = _columns(HistoryRow)
 GENERATION_COLUMNS: Final = _columns(GenerationRow)
 WAIT_COLUMNS: Final = _columns(WaitRow)
 ENTRY_COLUMNS: Final = _columns(MailboxEntry)
-EXECUTOR_COLUMNS: Final = _columns(ExecutorRow)
+# Behind those of the record: what it takes to judge whether the executor is there.
+EXECUTOR_COLUMNS: Final = f"{_columns(ExecutorRow)}, boot_id, renewed_at"
 REPORT_COLUMNS: Final = _columns(ReportRow)
 CODE_COLUMNS: Final = _columns(CodeRow)
 
@@ -180,13 +186,13 @@ def entry_from(row: tuple[Any, ...]) -> MailboxEntry:
     return MailboxEntry(*values)
 
 
-def executor_from(row: tuple[Any, ...]) -> ExecutorRow:
+def executor_from(row: tuple[Any, ...], *, is_locked: bool | None, silent: int | None) -> ExecutorRow:
     """Return the record of ``EXECUTOR_COLUMNS``."""
     damage = None
     if not _EXECUTOR.is_sound(row):
         row, damage = _EXECUTOR.mended(row)
-    values = (*row, damage)
-    return ExecutorRow(*values)
+    id, pid, host, started_at, renewals, lease, ended_at, *_ = row
+    return ExecutorRow(id, pid, host, started_at, renewals, is_locked, lease, silent, ended_at, damage)
 
 
 def code_from(row: tuple[Any, ...]) -> CodeRow:
@@ -202,4 +208,5 @@ def report_from(row: tuple[Any, ...]) -> ReportRow | None:
     """Return the record of ``REPORT_COLUMNS``, unless it is damaged."""
     if not _REPORT.is_sound(row):
         return None
-    return ReportRow(*row)
+    process, updated_at, report = row
+    return ReportRow(process, updated_at, report, process_is_alive(process))

@@ -64,20 +64,20 @@ __all__ = [
 
 Inode = tuple[int, int]
 
-# Executors whose leases are looked at; they are renewed every few seconds.
+# Executors whose renewals are looked at; there is one every few seconds.
 _EXECUTORS_MAX: Final = 16
 
 _NONCE: Final = "SELECT nonce FROM store_identity"
 # Of the database's header (sqlite.org/fileformat.html): whether it is written to by way of a log.
 _VERSIONS_AT, _VERSION_WITH_LOG = 18, 2
 # Numbers that only grow. A file without its log may have a page of one instant that leads to one of an earlier, where
-# something else stood: so each row says that it is what it is taken for. Leases are of the clock of one boot.
+# something else stood: so each row says that it is what it is taken for, an executor's by the boot that it is of.
 _MARKS: Final = f"""
     SELECT 'change', changed FROM change_counter WHERE id = 1
     UNION ALL SELECT 'last of ' || name, seq FROM sqlite_sequence WHERE name IN ('runs', 'mailbox', 'executors')
     UNION ALL
-    SELECT 'lease of ' || id, lease_until
-    FROM (SELECT id, boot_id, lease_until FROM executors ORDER BY id DESC LIMIT {_EXECUTORS_MAX}) WHERE boot_id = ?
+    SELECT 'renewals of ' || id, renewals
+    FROM (SELECT id, boot_id, renewals FROM executors ORDER BY id DESC LIMIT {_EXECUTORS_MAX}) WHERE boot_id = ?
 """
 
 

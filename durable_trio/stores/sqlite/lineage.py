@@ -5,12 +5,12 @@ in one transaction, by way of the log. The files stay the same, no lock is broke
 gone. So whenever another connection has committed, it is looked whether what is known is still there; nobody else has
 committed as long as the *data version* of the writer's connection is the same, which SQLite tells in a microsecond.
 
-What is known: the identity of the store; the highest change number, mailbox entry and lease, which only grow; and the
-last row of a history that this process has committed, or of a wait, for most commits write nothing else. A row goes
-only with its run, which then is gone or hidden, or when its run is changed by somebody: then the run has a change
-number that is higher than all were before the row, or another owner. No earlier state has that. A transaction that
-would leave nothing of this behind takes a change number (``leave_mark``); but what processes report of themselves may
-be lost.
+What is known: the identity of the store; the highest change number and mailbox entry, and how often an executor of this
+process has renewed its lease, which only grow; and the last row of a history that this process has committed, or of a
+wait, for most commits write nothing else. A row goes only with its run, which then is gone or hidden, or when its run
+is changed by somebody: then the run has a change number that is higher than all were before the row, or another owner.
+No earlier state has that. A transaction that would leave nothing of this behind takes a change number (``leave_mark``);
+but what processes report of themselves may be lost.
 
 Each process looks for what it has committed or seen itself; of a state that comes after all of that, its memory tells
 nothing false. Whoever finds something missing tells the others (``Files.tell_others``). What cannot be told is a copy
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from durable_trio.rows import Key
-from durable_trio.stores.contract import Advance, Operation, PutReport, RenewLease, Sent
+from durable_trio.stores.contract import Advance, Operation, PutReport, Sent
 from durable_trio.stores.sqlite.library import ERROR, code_of, is_undecodable, sqlite3
 from durable_trio.stores.sqlite.transaction import Transaction
 
@@ -36,7 +36,7 @@ _FIND_KNOWN: Final = """
     SELECT (SELECT CAST(nonce AS BLOB) FROM store_identity),
         (SELECT changed FROM change_counter),
         (SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'),
-        (SELECT lease_until FROM executors WHERE id = :executor),
+        (SELECT renewals FROM executors WHERE id = :executor),
         EXISTS (SELECT 1 FROM {table} WHERE run = :run AND branch = :branch AND name = :name AND n = :n AND {content})
             OR NOT EXISTS (
                 SELECT 1 FROM runs WHERE run = :run AND changed <= :changed AND token <= :token AND hidden_at IS NULL
@@ -54,10 +54,10 @@ class Lineage:
         self._writer = writer
         self._nonce: bytes | None = None
         self._change = self._entry = 0
-        self._executor, self._lease = -1, 0
+        self._executor, self._renewals = -1, 0
         # Where the last row is found, its run and token, key, number and instant, and the change number before it.
         self._row = _NO_ROW
-        self._mark: tuple[Advance | None, int, RenewLease | None] = (None, 0, None)  # of a transaction under way
+        self._mark: tuple[Advance | None, int] = (None, 0)  # of a transaction under way
         self._written_count = 0
         self._version = self._cookie = 0
         self.settle()
@@ -96,19 +96,16 @@ class Lineage:
         if len(batch) == 1:  # nearly always it is known by its row
             operation = batch[0]
             if type(operation) is Advance and outcomes[0] is True and (operation.rows or operation.waits):
-                self._mark = (operation, 0, None)
+                self._mark = (operation, 0)
                 return
-        advance, entry, lease = None, 0, None
+        advance, entry = None, 0
         for operation, outcome in zip(reversed(batch), reversed(outcomes), strict=True):
-            if outcome is True:
-                if type(operation) is Advance:
-                    advance = operation
-                    break
-                if type(operation) is RenewLease:
-                    lease = operation
-            elif type(outcome) is Sent and outcome.created:
+            if outcome is True and type(operation) is Advance:
+                advance = operation
+                break
+            if type(outcome) is Sent and outcome.created:
                 entry = max(entry, outcome.entry.id)
-        self._mark = (advance, entry, lease)
+        self._mark = (advance, entry)
         if entry or (advance is not None and (advance.rows or advance.waits)):
             return
         has_written = self._writer.total_changes != self._written_count and transaction.is_there
@@ -117,14 +114,13 @@ class Lineage:
 
     def committed(self, transaction: Transaction) -> None:
         """Know what ``leave_mark`` has found: it was committed."""
-        advance, entry, lease = self._mark
+        advance, entry = self._mark
         if advance is not None and not self.know(advance) and (transaction.change_taken or entry):
             self._row = _NO_ROW  # a wait may have gone; what is known instead was committed after it
         if entry > self._entry:
             self._entry = entry
-        if lease is not None:
-            before = self._lease if lease.executor == self._executor else 0
-            self._executor, self._lease = lease.executor, max(before, lease.lease_until)
+        if transaction.renewed is not None:
+            self._executor, self._renewals = transaction.renewed
         if transaction.change_taken > self._change:
             self._change = transaction.change_taken
 
@@ -163,10 +159,10 @@ class Lineage:
         return found
 
     def _judge(self, found: tuple[Any, ...]) -> str | None:
-        nonce, change, entry, lease, has_row = found
+        nonce, change, entry, renewals, has_row = found
         if nonce and self._nonce and nonce != self._nonce:
             return "another store"
-        numbers = ((change, self._change), (entry or 0, self._entry), (lease, self._lease))
+        numbers = ((change, self._change), (entry or 0, self._entry), (renewals, self._renewals))
         if not has_row or any(type(number) is int and number < known for number, known in numbers):
             return "an earlier state of it"
         return None

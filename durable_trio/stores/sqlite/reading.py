@@ -156,10 +156,6 @@ class ReadOnlyStore(Store):
         """Nobody is told of changes here."""
         return None
 
-    def executor_is_alive(self, executor: int) -> bool:
-        """Nobody's locks are looked at."""
-        return False
-
     def tidy(self) -> None:
         """Refuse: nothing is moved."""
         self._refuse()

@@ -17,19 +17,19 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any, Final, Literal, TypeVar, cast
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from durable_trio.limits import FEED_ALONE_INTERVAL_SECONDS, FEED_INTERVAL_SECONDS
-from durable_trio.processes import OWN_PROCESS, boot_id
-from durable_trio.rows import ExecutorRow
+from durable_trio.processes import OWN_PROCESS
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
-from durable_trio.stores.sqlite.answers.executors import list_executors, lock_files
+from durable_trio.stores.sqlite.answers.executors import find_home
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.places import read_place
-from durable_trio.stores.sqlite.answers.table import ANSWERS, Answer, at_one_instant, whole
+from durable_trio.stores.sqlite.answers.table import ANSWERS, JUDGED, Answer, at_one_instant, whole
 from durable_trio.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,
     open_connection,
@@ -42,6 +42,7 @@ from durable_trio.stores.sqlite.files import naming_writers
 from durable_trio.stores.sqlite.identity import Files, NoFiles, leave_open
 from durable_trio.stores.sqlite.library import BUSY, LOCKED, code_of, is_undecodable, note_errno, sqlite3, translate
 from durable_trio.stores.sqlite.lineage import Lineage
+from durable_trio.stores.sqlite.liveness import is_locked
 from durable_trio.stores.sqlite.neighbours import Neighbours, NoNeighbours
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
@@ -105,8 +106,6 @@ class SqliteStore(Store):
         self._busy_timeout_ms = BUSY_TIMEOUT_MS
         self._files: Files | NoFiles = NoFiles()
         self._neighbours: Neighbours | NoNeighbours = NoNeighbours()
-        self._lock_files: dict[int, str | None] = {}  # which ones the executors' locks are in
-        self._living_of_boot: set[int] = set()  # executors that have not ended, of this boot of the machine
         self._broken: StoreError | None = None
         self._steps = MemorySteps() if self.is_memory else StepFile(self.path, self._may_write_steps)
 
@@ -454,31 +453,27 @@ class SqliteStore(Store):
             raise self._files.rewound(lost)
 
     def executor_is_alive(self, executor: int) -> bool:
-        """Return whether that executor's kernel lock is held (see ``Store.executor_is_alive``)."""
-        self._usable()
-        if executor <= 0:  # only a damaged file has such an id
-            return False
-        is_held = self._locks.is_held(executor, self._lock_files.get(executor))
-        return executor in self._living_of_boot if is_held is None else is_held
+        """Return whether the process of an executor is there, or that cannot be told."""
+        return self._judge(executor, *self._answer(ListExecutors(), partial(find_home, executor=executor))) is not False
 
     def note_steps(self, executor: int) -> StepSlots | None:
         """Return where an executor of this store notes what it is executing (see ``Store.note_steps``)."""
         return self._steps.begin(executor)
 
     def _may_write_steps(self, executor: int) -> bool:
-        return self._writer is not None and self._locks.is_held(executor, self._lock_files.get(executor)) is not False
+        return self._writer is not None and self.executor_is_alive(executor)
 
     # ---- reading -------------------------------------------------------------------------------------------------
 
     def ask(self, question: Question[T]) -> T:
         """Answer a question (see ``Store.ask``)."""
-        if isinstance(question, ListExecutors):
-            answer: Any = self._answer(question, self._list_executors)
-        elif isinstance(question, ListOpenSteps):
-            answer = self._open_steps(question)
+        if isinstance(question, ListOpenSteps):
+            answer: Any = self._open_steps(question)
         elif isinstance(question, ListUntold):
             self._usable()
             answer = untold_of(self._steps.read(), question.executor)
+        elif (judged := JUDGED.get(type(question))) is not None:
+            answer = self._answer(question, partial(judged, judge=self._judge))
         elif (function := ANSWERS.get(type(question))) is not None:
             answer = self._answer(question, function)
         else:
@@ -506,11 +501,8 @@ class SqliteStore(Store):
         except sqlite3.Error as error:
             raise self._translate_of_read(error) from error
 
-    def _list_executors(self, connection: sqlite3.Connection, question: ListExecutors) -> tuple[ExecutorRow, ...]:
-        rows = list_executors(connection, question)
-        self._lock_files = lock_files(connection)
-        self._living_of_boot = {row.id for row in rows if row.boot_id == boot_id()}
-        return rows
+    def _judge(self, executor: int, file: Any, boot: Any) -> bool | None:
+        return is_locked(self._locks, executor, file, boot)
 
     def _open_steps(self, question: ListOpenSteps) -> OpenSteps:
         self._usable()

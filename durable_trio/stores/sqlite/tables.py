@@ -191,6 +191,11 @@ _VERSION_3: Final[tuple[str, ...]] = (
     "INSERT INTO store_identity (id, nonce) VALUES (1, lower(hex(randomblob(16))))",
     # Which file had the executor's kernel lock: in another one, nothing tells whether it is alive but its lease.
     "ALTER TABLE executors ADD COLUMN lock TEXT",
+    # How often the executor has said that it lives, and for how long it may be seen not to: others compare numbers, not
+    # clocks. When it did so last, by the clock of the boot, is shown to people.
+    "ALTER TABLE executors ADD COLUMN renewals INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE executors ADD COLUMN lease INTEGER NOT NULL DEFAULT 30000000",
+    "ALTER TABLE executors RENAME COLUMN lease_until TO renewed_at",
     # Deaths of executors that are to be told of. Who has found one is its teller, and may die before it has told it.
     """
     CREATE TABLE deaths (

@@ -79,6 +79,7 @@ class Transaction:
     removing: tuple[str, tuple[int, int]] = ("", (0, 0))  # the run that was removed last, and its place
     change_taken: int = 0  # 0: none
     change_committed: int = 0  # by ``commit``
+    renewed: tuple[int, int] | None = None  # the executor that has renewed last, and how often it has in all
     _living: set[int] = attrs.Factory(set)
 
     def change(self) -> int:
@@ -128,6 +129,7 @@ class Transaction:
         self.registered.clear()
         self.ended.clear()
         self.change_taken = 0
+        self.renewed = None
         self._living.clear()
         if self.is_there:
             self.execute("ROLLBACK")

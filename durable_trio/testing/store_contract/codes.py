@@ -52,7 +52,7 @@ class Server:
     def __init__(self, store: Store, fingerprint: str, version: int = 0) -> None:
         self._store = store
         codes = (("work", version, fingerprint),)
-        register = RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=1000, codes=codes, now=0)
+        register = RegisterExecutor(pid=1, host="h", lease=1000, codes=codes, now=0)
         self.executor: int = one(store, register)
         (self.code,) = store.ask(ListCodes(self.executor))
         self.codes = (ServedCode("work", version, self.code.code),)

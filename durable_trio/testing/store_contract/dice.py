@@ -71,7 +71,7 @@ class Dice:
         waits = (WaitRow(key=key, kind="sleep", due_at=now, started_at=now),)
         second = step(now + 1, key=Key("", f"s{dice.randrange(5)}", 0))
         choices: list[Operation] = [
-            RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=now + 20, now=now),
+            RegisterExecutor(pid=1, host="h", lease=20, now=now),
             start_operation(
                 run_id,
                 created_at=now,
@@ -95,7 +95,7 @@ class Dice:
             DeleteRun(run_id=run_id),
             Prune(before=now - 30, statuses=(RunStatus.COMPLETED,), limit=1),
             ParkDamaged(fence=fence, problem="{}"),
-            RenewLease(executor=executor, lease_until=now + 9),
+            RenewLease(executor=executor),
             ContinueAsNew(fence=fence, args="[2]", generations_kept=1, now=now),
             ClaimRun(owner=executor, run_id=run_id, codes=codes_of("work"), now=now),
             SignalWithStart(
@@ -103,9 +103,7 @@ class Dice:
                 signal=SendSignal(run_id=run_id, name="a", payload="1", signal_id=None, now=now),
             ),
             Advance(fence=fence, children=(start_operation(f"run-{dice.randrange(8)}", created_at=now),), now=now),
-            ReapExecutor(
-                executor=executor, lease_before=dice.choice([None, now]), crashed=dice.random() < 0.5, now=now
-            ),
+            ReapExecutor(executor=executor, renewals=dice.choice([None, 0, 1]), crashed=dice.random() < 0.5, now=now),
         ]
         weights = [3, 9, 9, 9, 9, 6, 4, 6, 2, 4, 6, 2, 1, 2, 2, 1, 1, 1, 2, 1, 1, 2, 2, 2]
         return dice.choices(choices, weights)[0]

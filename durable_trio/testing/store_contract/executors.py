@@ -9,8 +9,9 @@ import attrs
 import pytest
 
 from durable_trio.errors import OwnershipLost
+from durable_trio.processes import ProcessIdentity
 from durable_trio.records import RunStatus
-from durable_trio.rows import DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
+from durable_trio.rows import DeathRow, DeathStage, ExecutorRow, UntoldRow
 from durable_trio.stores.contract import (
     Advance,
     PutReport,
@@ -44,15 +45,36 @@ def reap(store: Store, executor: int, **options: Any) -> Any:
     return one(store, ReapExecutor(executor=executor, **({"now": 90} | options)))
 
 
+def executor_of(store: Store, executor: int) -> ExecutorRow:
+    """Return the row of an executor that has not ended."""
+    (row,) = (row for row in store.ask(ListExecutors()) if row.id == executor)
+    return row
+
+
+def deaths(store: Store) -> tuple[DeathRow, ...]:
+    """Return the deaths that are to be told of, without what the store judges of those concerned."""
+    return tuple(attrs.evolve(row, is_locked=None, is_teller_alive=True) for row in store.ask(ListDeaths()))
+
+
 class ExecutorContract(ContractKit):
     """One owner per run, and none for the runs of the dead."""
 
     def test_an_executor_is_stored_as_it_registered(self, store: Store) -> None:
-        executor = one(store, RegisterExecutor(pid=7, host="höst", boot_id="b", lease_until=30, now=3))
-        row = ExecutorRow(id=executor, pid=7, host="höst", boot_id="b", started_at=3, lease_until=30, ended_at=None)
-        assert store.ask(ListExecutors()) == (row,)
-        assert store.executor_is_alive(executor)
-        assert not store.executor_is_alive(executor + 1)
+        executor = one(store, RegisterExecutor(pid=7, host="höst", lease=30, now=3))
+        (row,) = store.ask(ListExecutors())
+        assert attrs.evolve(row, is_locked=None, silent=None) == ExecutorRow(
+            id=executor,
+            pid=7,
+            host="höst",
+            started_at=3,
+            renewals=row.renewals,  # from wherever it begins
+            is_locked=None,
+            lease=30,
+            silent=None,
+            ended_at=None,
+        )
+        assert row.may_live
+        assert row.silent is None or row.silent >= 0
 
     def test_executor_ids_are_never_used_again(self, store: Store) -> None:
         seen = []
@@ -63,44 +85,99 @@ class ExecutorContract(ContractKit):
         assert seen == sorted(set(seen))
         assert store.ask(ListExecutors()) == ()
 
-    def test_an_executor_that_was_reaped_or_closed_is_not_alive(self, tmp_path: Path, store: Store) -> None:
-        executor, other = register(store), register(store)
-        reap(store, executor)
-        assert not store.executor_is_alive(executor)
-        assert store.executor_is_alive(other)
+    def test_an_executor_whose_store_is_open_is_never_said_to_have_ended(self, tmp_path: Path, store: Store) -> None:
+        """Whoever asks. And of one whose store was closed nobody says that its process is there."""
+        executors = [register(store), register(store)]
         again = self.reopen(tmp_path)
         if again is None:
+            assert [row.may_live for row in store.ask(ListExecutors())] == [True, True]
             return
         again.open()
         try:
-            assert again.executor_is_alive(other)
-            assert not again.executor_is_alive(executor)
+            own = register(again)
+            for looker in (store, again):
+                assert {row.id: row.may_live for row in looker.ask(ListExecutors())} == dict.fromkeys(
+                    [*executors, own], True
+                )
+            reap(again, executors[0], renewals=executor_of(store, executors[0]).renewals)
+            assert [row.id for row in again.ask(ListExecutors())] == [executors[1], own]
             store.close()
-            assert not again.executor_is_alive(other)
+            found = {row.id: row.is_locked for row in again.ask(ListExecutors())}
+            assert found[executors[1]] is not True
+            assert found[own] is not False
         finally:
             again.close()
 
-    def test_a_lease_is_prolonged_until_the_executor_is_declared_dead(self, store: Store) -> None:
-        executor = register(store, lease_until=10)
-        assert one(store, RenewLease(executor=executor, lease_until=20)) is True
-        assert store.ask(ListExecutors())[0].lease_until == 20
+    def test_each_renewal_is_another_number_until_the_executor_is_declared_dead(self, store: Store) -> None:
+        executor, other = register(store, lease=10), register(store, lease=20)
+        seen = [executor_of(store, executor).renewals]
+        before = executor_of(store, other)
+        for _ in range(3):
+            assert one(store, RenewLease(executor=executor)) is True
+            seen.append(executor_of(store, executor).renewals)
+        assert store.apply([RenewLease(executor=executor)] * 2) == [True, True]
+        seen.append(executor_of(store, executor).renewals)
+        assert seen == sorted(set(seen))
+        assert executor_of(store, executor).lease == 10
+        assert executor_of(store, other).renewals == before.renewals
+        assert executor_of(store, other).lease == 20
         reap(store, executor)
-        assert one(store, RenewLease(executor=executor, lease_until=30)) is False
-        assert one(store, RenewLease(executor=executor + 9, lease_until=30)) is False
+        assert one(store, RenewLease(executor=executor)) is False
+        assert one(store, RenewLease(executor=executor + 9)) is False
 
-    def test_a_renewal_that_was_begun_first_and_comes_last_takes_nothing_back(self, store: Store) -> None:
-        executor = register(store, lease_until=10)
-        assert one(store, RenewLease(executor=executor, lease_until=30)) is True
-        assert one(store, RenewLease(executor=executor, lease_until=20)) is True
-        assert store.ask(ListExecutors())[0].lease_until == 30
+    def test_nothing_else_that_an_executor_writes_is_a_renewal(self, store: Store) -> None:
+        row, fence = owned(store)
+        before = executor_of(store, fence.owner).renewals
+        add(store, fence, step(1))
+        one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, wake_at=500, now=20))
+        assert row.owner == fence.owner
+        assert executor_of(store, fence.owner).renewals == before
 
     def test_a_renewal_that_comes_first_wins(self, store: Store) -> None:
         row, fence = owned(store)
-        assert one(store, RenewLease(executor=fence.owner, lease_until=5000)) is True
-        assert reap(store, fence.owner, lease_before=5000) is None
+        seen = executor_of(store, fence.owner).renewals
+        assert one(store, RenewLease(executor=fence.owner)) is True
+        assert reap(store, fence.owner, renewals=seen) is None
         assert row_of(store) == row
-        assert reap(store, fence.owner, lease_before=5001) == 1
-        assert reap(store, fence.owner, lease_before=5001) is None
+        assert one(store, RenewLease(executor=fence.owner)) is True  # and nothing of it is lost
+        seen = executor_of(store, fence.owner).renewals
+        assert reap(store, fence.owner, renewals=seen) == 1
+        assert row_of(store).owner is None
+        assert one(store, RenewLease(executor=fence.owner)) is False
+
+    def test_in_one_batch_too_what_comes_first_wins(self, store: Store) -> None:
+        (_, spared), (_, reaped) = owned(store, "spared"), owned(store, "reaped")
+        renew, reap_it = (
+            [RenewLease(executor=fence.owner) for fence in (spared, reaped)],
+            [
+                ReapExecutor(executor=fence.owner, renewals=executor_of(store, fence.owner).renewals, now=90)
+                for fence in (spared, reaped)
+            ],
+        )
+        assert store.apply([renew[0], reap_it[0], reap_it[1], renew[1]]) == [True, None, 1, False]
+        assert [row_of(store, run_id).owner for run_id in ("spared", "reaped")] == [spared.owner, None]
+
+    def test_of_two_observers_that_have_seen_the_same_one_reaps(self, tmp_path: Path, store: Store) -> None:
+        _, fence = owned(store)
+        seen = executor_of(store, fence.owner).renewals
+        other = self.reopen(tmp_path)
+        if other is None:
+            assert [reap(store, fence.owner, renewals=seen) for _ in range(2)] == [1, None]
+            return
+        other.open()
+        try:
+            assert executor_of(other, fence.owner).renewals == seen
+            assert reap(other, fence.owner, renewals=seen) == 1
+            assert reap(store, fence.owner, renewals=seen) is None
+            assert one(store, RenewLease(executor=fence.owner)) is False
+        finally:
+            other.close()
+
+    def test_an_orderly_end_asks_for_no_renewals(self, store: Store) -> None:
+        _, fence = owned(store)
+        one(store, RenewLease(executor=fence.owner))
+        assert reap(store, fence.owner, crashed=False) == 1
+        assert reap(store, fence.owner, crashed=False) is None
 
     def test_a_dead_executor_writes_nothing_any_more(self, store: Store) -> None:
         row, fence = owned(store)
@@ -113,16 +190,18 @@ class ExecutorContract(ContractKit):
         executor = owned(store, "run")[1].owner
         untold = (UntoldRow(event="run_failed", run_id="run", token=3),)
         death = DeathRow(executor=executor, pid=7, host="höst", stage=DeathStage.SILENT, untold=untold, teller="a")
-        assert reap(store, executor, lease_before=0, death=death) is None  # it lives
+        seen = executor_of(store, executor).renewals
+        one(store, RenewLease(executor=executor))
+        assert reap(store, executor, renewals=seen, death=death) is None  # it lives
         assert store.ask(ListDeaths()) == ()
         assert reap(store, executor, death=death) == 1
         stored = attrs.evolve(death, runs=1)
-        assert store.ask(ListDeaths()) == (stored,)
+        assert deaths(store) == (stored,)
         assert reap(store, executor, death=attrs.evolve(death, teller="b")) is None  # another one was first
         watched = attrs.evolve(stored, stage=DeathStage.WATCHED, teller="c")
         assert one(store, TellDeath(executor=executor, teller="b", becomes=watched)) is False
         assert one(store, TellDeath(executor=executor, teller="a", becomes=watched)) is True
-        assert store.ask(ListDeaths()) == (watched,)
+        assert deaths(store) == (watched,)
         assert one(store, TellDeath(executor=executor, teller="a", becomes=None)) is False
         assert one(store, TellDeath(executor=executor, teller="c", becomes=None)) is True
         assert one(store, TellDeath(executor=executor, teller="c", becomes=None)) is False
@@ -219,17 +298,35 @@ class ExecutorContract(ContractKit):
         assert [row.id for row in store.ask(ListExecutors(ended=True))] == [living]
 
     def test_a_report_is_kept_until_it_is_replaced_or_removed(self, store: Store) -> None:
-        assert store.ask(ListReports()) == ()
+        def found() -> list[tuple[str, int, str]]:
+            return [(row.process, row.updated_at, row.report) for row in store.ask(ListReports())]
+
+        assert found() == []
         assert one(store, PutReport(process="b", report='{"n": 1}', now=5)) is None
         one(store, PutReport(process="a", report="{}", now=6))
         one(store, PutReport(process="b", report='{"n": 2}', now=7))
-        assert store.ask(ListReports()) == (
-            ReportRow(process="a", updated_at=6, report="{}"),
-            ReportRow(process="b", updated_at=7, report='{"n": 2}'),
-        )
+        assert found() == [("a", 6, "{}"), ("b", 7, '{"n": 2}')]
         one(store, PutReport(process="b", report=None, now=8))
         one(store, PutReport(process="never there", report=None, now=8))
-        assert [row.process for row in store.ask(ListReports())] == ["a"]
+        assert found() == [("a", 6, "{}")]
+
+    def test_a_process_that_reports_or_is_to_tell_of_a_death_is_alive(self, tmp_path: Path, store: Store) -> None:
+        """As long as it is there, whoever asks."""
+        own = str(ProcessIdentity.own())
+        one(store, PutReport(process=own, report="{}", now=5))
+        executor = owned(store, "run")[1].owner
+        death = DeathRow(executor=executor, pid=7, stage=DeathStage.DIED, teller=f"a/{own}")
+        assert reap(store, executor, death=death) == 1
+        again = self.reopen(tmp_path)
+        if again is not None:
+            again.open()
+        try:
+            for looker in (store, *([] if again is None else [again])):
+                assert [row.is_alive for row in looker.ask(ListReports())] == [True]
+                assert [row.is_teller_alive for row in looker.ask(ListDeaths())] == [True]
+        finally:
+            if again is not None:
+                again.close()
 
     def test_a_report_is_no_change_of_any_run(self, store: Store) -> None:
         start(store)
@@ -242,13 +339,12 @@ class ExecutorContract(ContractKit):
         add(store, fence, step(1, "a"))
         outcomes = store.apply(
             [
-                RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=1, now=1),
+                RegisterExecutor(pid=1, host="h", lease=1, now=1),
                 Advance(fence=fence, rows=(step(2, "b"), step(3, "a")), now=20),
-                RegisterExecutor(pid=2, host="h", boot_id="b", lease_until=1, now=1),
+                RegisterExecutor(pid=2, host="h", lease=1, now=1),
             ]
         )
         assert outcomes is not None
-        assert store.executor_is_alive(outcomes[0])
-        assert store.executor_is_alive(outcomes[2])
         assert outcomes[0] != outcomes[2]
-        assert [row.id for row in store.ask(ListExecutors())] == [fence.owner, outcomes[0], outcomes[2]]
+        found = [(row.id, row.may_live) for row in store.ask(ListExecutors())]
+        assert found == [(fence.owner, True), (outcomes[0], True), (outcomes[2], True)]

@@ -84,9 +84,9 @@ def one(store: Store, operation: Operation) -> Any:
     return outcomes[0]
 
 
-def register(store: Store, *, lease_until: int = 1000, now: int = 0, pid: int = 4711) -> int:
+def register(store: Store, *, lease: int = 1000, now: int = 0, pid: int = 4711) -> int:
     """Register an executor."""
-    outcome = one(store, RegisterExecutor(pid=pid, host="host", boot_id="boot", lease_until=lease_until, now=now))
+    outcome = one(store, RegisterExecutor(pid=pid, host="host", lease=lease, now=now))
     assert isinstance(outcome, int)
     return outcome
 

@@ -127,4 +127,4 @@ class OutageContract(ContractKit):
 
 
 def _renewal(executor: int) -> RenewLease:
-    return RenewLease(executor=executor, lease_until=2000)
+    return RenewLease(executor=executor)

@@ -148,7 +148,7 @@ async def test_taken_for_dead_it_was_taken_from_its_block_and_says_what_to_do(bo
             executor = executor_of(engine).id
             assert executor is not None
             now = services.settings.clock.stamp()
-            await services.writer.write(ReapExecutor(executor=executor, lease_before=2**60, now=now))
+            await services.writer.write(ReapExecutor(executor=executor, now=now))
 
         error = await taken(engine, body, reap)
         assert isinstance(error, OwnershipLost)

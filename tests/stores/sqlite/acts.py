@@ -88,7 +88,7 @@ ACTS: dict[str, Act] = {
     "a cancel": lambda store, _: one(store, RequestCancel(run_id="run", reason="null", error="{}", now=9)),
     "an end": lambda store, fence: finish(store, fence),
     "a problem": lambda store, fence: park(store, fence),
-    "a lease": lambda store, fence: one(store, RenewLease(executor=fence.owner, lease_until=2000)),
+    "a lease": lambda store, fence: one(store, RenewLease(executor=fence.owner)),
     "an executor": lambda store, _: register(store),
     "a removal": lambda store, _: one(store, DeleteRun(run_id="ended")),
 }

@@ -181,7 +181,7 @@ def test_an_executor_that_was_registered_before_one_that_is_refused_keeps_its_lo
     store: SqliteStore, fence: Fence
 ) -> None:
     """Else others take it for dead, and its runs."""
-    register = RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=1000, now=0)
+    register = RegisterExecutor(pid=1, host="h", lease=1000, now=0)
     executor, refused, _ = applied(store, register, REFUSED, advance(fence, 50))
     assert isinstance(refused, RunConflict)
     assert store.executor_is_alive(executor)

@@ -12,6 +12,7 @@ import pytest
 
 from durable_trio.errors import StoreFull
 from durable_trio.stores.contract import Advance, ReapExecutor, RegisterExecutor
+from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.executor_locks import ByteLocks, FileLocks
 from durable_trio.testing.store_contract.kit import one, owned, register
@@ -76,9 +77,10 @@ def test_where_locks_of_descriptions_are_missing_files_are_used(
     store.open()
     other.open()
     executor = register(store)
-    assert other.executor_is_alive(executor)
+    assert [(row.id, row.is_locked) for row in other.ask(ListExecutors())] == [(executor, True)]
     store.close()
-    assert not other.executor_is_alive(executor)
+    # The file is gone with it, as if somebody had removed it: so that it does not renew is to tell.
+    assert [(row.id, row.is_locked) for row in other.ask(ListExecutors())] == [(executor, None)]
     other.close()
     assert not [name for name in os.listdir(tmp_path) if "owner-" in name]
 
@@ -114,7 +116,7 @@ def test_a_registration_that_is_rolled_back_keeps_no_lock(tmp_path: Path, path: 
     with pytest.raises(StoreFull):
         store.apply(
             [
-                RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=1, now=1),
+                RegisterExecutor(pid=1, host="h", lease=1, now=1),
                 Advance(fence=fence, published=(("k", "x" * 100_000),), now=1),
             ]
         )

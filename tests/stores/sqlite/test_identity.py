@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 
 from durable_trio.errors import StoreCorrupt, StoreError, StoreFull, StoreInUse, StoreRewound
-from durable_trio.processes import boot_id
-from durable_trio.rows import ExecutorRow
 from durable_trio.stores.contract import Advance, Fence, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import CountRuns, FindRun, ListExecutors, ListHistory
 from durable_trio.stores.sqlite import SqliteStore, identity, sqlite3
@@ -388,22 +386,21 @@ def test_a_number_that_makes_no_sense_tells_nothing_of_the_file(store: SqliteSto
 
 
 @pytest.mark.parametrize("moves", ["all of the log", "what a reader leaves"])
-def test_a_lease_that_is_renewed_late_by_what_was_begun_first_makes_no_earlier_state(
-    store: SqliteStore, moves: str
-) -> None:
-    executor = register(store, boot_id())
-    for until in (3000, 2000):
-        one(store, RenewLease(executor=executor, lease_until=until))
+def test_renewals_of_which_a_part_is_in_the_log_make_no_earlier_state(store: SqliteStore, moves: str) -> None:
+    executor = register(store)
+    for number in range(2):
+        one(store, RenewLease(executor=executor))
         with closing(sqlite3.connect(store.path)) as reader:
             if moves == "what a reader leaves":
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM runs").fetchall()
-                start(store, f"after-{until}")
+                one(store, RenewLease(executor=executor))
+                start(store, f"after-{number}")
             store.wal_checkpoint()
-        start(store, str(until))
+        start(store, str(number))
 
 
-def test_a_page_on_which_something_else_stood_before_tells_nothing_of_leases(store: SqliteStore) -> None:
+def test_a_page_on_which_something_else_stood_before_tells_nothing_of_renewals(store: SqliteStore) -> None:
     """A reader keeps the executors' newest page out of the file, whose other pages lead there already."""
     count = 80  # more than one page of them
     with closing(store.connect()) as connection, connection:
@@ -417,11 +414,11 @@ def test_a_page_on_which_something_else_stood_before_tells_nothing_of_leases(sto
         for number in range(12):
             connection.execute(f"DROP TABLE mine_{number}")  # its pages are given to others
     for _ in range(count):
-        executor = register(store, boot_id())
+        executor = register(store)
         with closing(sqlite3.connect(store.path)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM runs").fetchall()
-            one(store, RenewLease(executor=executor, lease_until=2000))
+            one(store, RenewLease(executor=executor))
             store.wal_checkpoint()
         store.wal_checkpoint()
 
@@ -591,35 +588,34 @@ say("done")
 # ---- the executors' locks ------------------------------------------------------------------------------------------
 
 
-def register(store: SqliteStore, boot_id: str) -> int:
-    operation = RegisterExecutor(pid=os.getpid(), host="h", boot_id=boot_id, lease_until=1, now=1)
+def register(store: SqliteStore) -> int:
+    operation = RegisterExecutor(pid=os.getpid(), host="h", lease=1, now=1)
     (executor,) = store.apply([operation]) or [0]
     return int(executor)
 
 
-def living(store: SqliteStore) -> dict[int, bool]:
-    rows: tuple[ExecutorRow, ...] = store.ask(ListExecutors())
-    return {row.id: store.executor_is_alive(row.id) for row in rows}
+def locked(store: SqliteStore) -> dict[int, bool | None]:
+    return {row.id: row.is_locked for row in store.ask(ListExecutors())}
 
 
 @pytest.mark.parametrize("how", [remove, replace])
-def test_a_lock_in_a_file_that_is_gone_tells_nothing_and_counts_as_held(
-    store: SqliteStore, how: Callable[[Path], None]
-) -> None:
-    mine, before_boot = register(store, boot_id()), register(store, "before")
+def test_a_lock_in_a_file_that_is_gone_tells_nothing(store: SqliteStore, how: Callable[[Path], None]) -> None:
+    mine, before_boot = register(store), register(store)
+    with closing(store.connect()) as connection, connection:
+        connection.execute("UPDATE executors SET boot_id = 'before' WHERE id = ?", (before_boot,))
     how(Path(f"{store.path}-owners"))
     other = SqliteStore(store.path)
     other.open()
-    theirs = register(other, boot_id())
-    for looker in (store, other):
-        alive = living(looker)
-        assert alive[mine]
-        assert alive[theirs]
-    assert not living(other)[before_boot]  # whatever its lease says: that was another boot of the machine
+    theirs = register(other)
+    assert [locked(store)[executor] for executor in (mine, before_boot, theirs)] == [True, True, None]
+    # Of another boot of the machine nothing is left, whatever has become of its lock.
+    assert [locked(other)[executor] for executor in (mine, before_boot, theirs)] == [None, False, True]
+    assert other.executor_is_alive(mine)
+    assert not other.executor_is_alive(before_boot)
     other.close()
-    assert living(store)[theirs]  # so its lease decides, here as there
+    assert locked(store)[theirs] is None  # so its renewals decide, here as there
     other.open()
-    assert not living(other)[theirs]
+    assert locked(other)[theirs] is False
     other.close()
 
 

@@ -189,7 +189,7 @@ def test_another_database_is_not_written_to(
 def test_a_copy_that_has_gone_on_elsewhere_is_another_future(store: SqliteStore, tmp_path: Path) -> None:
     fence = prepare(store)
     copy = back_up(store)
-    one(store, RenewLease(executor=fence.owner, lease_until=2000))
+    one(store, RenewLease(executor=fence.owner))
     elsewhere = SqliteStore(copy)
     elsewhere.open()
     one(elsewhere, ReapExecutor(executor=fence.owner, crashed=True, now=100))
@@ -453,31 +453,50 @@ def test_a_wait_that_is_over_is_not_missed_between_two_commits_of_one_batch(stor
 
 
 @pytest.mark.parametrize("beside", [0, 1])
-def test_a_lease_that_is_renewed_late_by_what_was_begun_first_is_not_missed(
-    store: SqliteStore, other: SqliteStore, beside: int
-) -> None:
-    """A thread renews it while the loop is held up, whose own renewal then comes, alone or with other things."""
+def test_renewals_that_come_together_make_no_earlier_state(store: SqliteStore, other: SqliteStore, beside: int) -> None:
+    """A thread renews while the loop is held up, whose own renewal then comes, alone or with other things."""
     fence = prepare(store)
-    one(store, RenewLease(executor=fence.owner, lease_until=3000))
-    late = RenewLease(executor=fence.owner, lease_until=2000)
-    store.apply([late, *[Advance(fence=fence, rows=(step(50, "s", 50),), now=20)] * beside])
+    one(store, RenewLease(executor=fence.owner))
+    late = RenewLease(executor=fence.owner)
+    store.apply([late, late, *[Advance(fence=fence, rows=(step(50, "s", 50),), now=20)] * beside])
     start(other, "theirs")
     assert store.foreign_changes()
     transact(store, fence)
 
 
-def test_a_lease_that_was_renewed_late_is_known_by_the_one_that_reaches_further(store: SqliteStore) -> None:
-    """So a copy from between the two, which has gone on elsewhere, is another future still."""
+def test_a_renewal_is_known_by_its_number(store: SqliteStore) -> None:
+    """So a copy from between two, which has gone on elsewhere, is another future still."""
     fence = prepare(store)
+    one(store, RenewLease(executor=fence.owner))
     copy = back_up(store)
-    for until in (3000, 2000):
-        one(store, RenewLease(executor=fence.owner, lease_until=until))
+    one(store, RenewLease(executor=fence.owner))
     with closing(sqlite3.connect(copy)) as connection, connection:
-        connection.execute("UPDATE executors SET lease_until = 2500")
         connection.execute("UPDATE change_counter SET changed = changed + 9")
     restore(store, copy)
     with pytest.raises(StoreRewound, match="an earlier state"):
         add(store, fence, step(51, "s", 51))
+
+
+def test_a_renewal_that_was_rolled_back_with_its_batch_is_not_missed(store: SqliteStore, other: SqliteStore) -> None:
+    """The batch is done again; by then another program has declared the executor dead, so that it does not renew."""
+    fence = prepare(store)
+    refused = Advance(fence=fence, rows=(step(50, "s", 50), step(51, "s", 50)), now=20)
+    left = [0]
+
+    def end_before_the_second(statement: str) -> None:
+        left[0] += statement == "BEGIN IMMEDIATE"
+        if left[0] == 2 and statement == "BEGIN IMMEDIATE":
+            with closing(sqlite3.connect(store.path)) as connection, connection:
+                connection.execute("UPDATE executors SET ended_at = 1")
+
+    assert store._writer is not None
+    store._writer.set_trace_callback(end_before_the_second)
+    outcomes = store.apply([RenewLease(executor=fence.owner), refused])
+    assert outcomes is not None
+    assert outcomes[0] is False
+    start(other, "theirs")
+    assert store.foreign_changes()
+    start(store, "mine")
 
 
 def test_an_advance_that_changes_nothing_leaves_what_is_known(store: SqliteStore) -> None:
@@ -501,7 +520,7 @@ for number in range(60):
         assert store.apply([Advance(fence=fence, rows=(row(seq),), now=1)]) == [True]
         store.foreign_changes()
     store.apply([SendSignal(run_id=f"{sys.argv[2]}-{number}", name="go", payload="1", signal_id=None, now=1)])
-    store.apply([RenewLease(executor=fence.owner, lease_until=1000 + number)])
+    store.apply([RenewLease(executor=fence.owner)])
     if number % 3 == 0:
         store.apply([ContinueAsNew(fence=fence, args="[]", now=1)])
     else:

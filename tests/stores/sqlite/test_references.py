@@ -252,7 +252,7 @@ def test_a_history_that_must_stay_keeps_nobody_but_its_run_from_going_on(store: 
 
 
 def test_executors_to_which_something_refers_do_not_keep_others_from_beginning(store: SqliteStore) -> None:
-    register = RegisterExecutor(pid=1, host="h", boot_id="b", lease_until=1, now=1)
+    register = RegisterExecutor(pid=1, host="h", lease=1, now=1)
     executor = one(store, register)
     change(
         store,

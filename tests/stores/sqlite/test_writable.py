@@ -10,7 +10,6 @@ from contextlib import closing
 import pytest
 
 from durable_trio.cli.examination import examine
-from durable_trio.processes import boot_id
 from durable_trio.stores.contract import RegisterExecutor
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.writable import why_not_writable
@@ -48,7 +47,7 @@ def test_an_examination_says_that_nothing_can_be_written_and_guesses_nothing_els
     """Who is silent then has a reason. Two executors on two machines, or in two containers, may share a pid."""
     monkeypatch.setattr("durable_trio.cli.examination.why_not_writable", lambda *_: why_not)
     for host in ("one", "two"):
-        one(store, RegisterExecutor(pid=4711, host=host, boot_id=boot_id(), lease_until=1, now=0))
+        one(store, RegisterExecutor(pid=4711, host=host, lease=1, now=0))
     start(store, "due", due_at=1)
     document = examine(store.path)
     texts = {finding.about: finding.text for finding in document.findings if finding.level == "wrong"}

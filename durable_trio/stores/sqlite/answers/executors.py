@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
 from durable_trio.rules.run_life import WAITING
@@ -30,15 +30,15 @@ from durable_trio.stores.sqlite.columns import (
 )
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
+from durable_trio.stores.sqlite.liveness import Judge, nobody_can_tell, silent, teller_is_alive
 from durable_trio.stores.sqlite.statuses import is_none_of
 from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
 
-__all__ = ["count_backlog", "list_codes", "list_executors", "list_reports", "list_set_back", "lock_files"]
+__all__ = ["count_backlog", "find_home", "list_codes", "list_deaths", "list_executors", "list_reports", "list_set_back"]
 
-LOCKS: Final = "SELECT id, lock FROM executors WHERE ended_at IS NULL"
-LIVING: Final = f"SELECT {EXECUTOR_COLUMNS} FROM executors WHERE ended_at IS NULL ORDER BY id"
+LIVING: Final = f"SELECT {EXECUTOR_COLUMNS}, lock FROM executors WHERE ended_at IS NULL ORDER BY id"
 OWNING: Final = f"""
-    SELECT {EXECUTOR_COLUMNS} FROM executors
+    SELECT {EXECUTOR_COLUMNS}, lock FROM executors
     WHERE ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id) ORDER BY id
 """
 CODES: Final = f"SELECT {CODE_COLUMNS} FROM codes ORDER BY code"
@@ -140,7 +140,11 @@ BACKLOG: Final = f"""
     FROM (SELECT * FROM in_line UNION ALL SELECT * FROM later)
 """
 
-DEATHS: Final = "SELECT executor, pid, host, stage, runs, untold, teller FROM deaths ORDER BY executor"
+HOME: Final = "SELECT lock, boot_id FROM executors WHERE id = ?"
+DEATHS: Final = """
+    SELECT executor, deaths.pid, deaths.host, stage, runs, untold, teller, lock, boot_id
+    FROM deaths LEFT JOIN executors ON id = executor ORDER BY executor
+"""
 _STAGES: Final = frozenset(DeathStage)
 
 
@@ -173,13 +177,23 @@ def list_codes(connection: sqlite3.Connection, question: ListCodes) -> tuple[Cod
     return tuple(map(code_from, found.fetchall()))
 
 
-def list_executors(connection: sqlite3.Connection, question: ListExecutors) -> tuple[ExecutorRow, ...]:
-    """Return executors."""
-    return tuple(map(executor_from, connection.execute(OWNING if question.ended else LIVING).fetchall()))
+def list_executors(
+    connection: sqlite3.Connection, question: ListExecutors, judge: Judge = nobody_can_tell
+) -> tuple[ExecutorRow, ...]:
+    """Return executors, and which of their processes are there."""
+    found = connection.execute(OWNING if question.ended else LIVING).fetchall()
+    return tuple(_judged_executor(row, judge) for row in found)
 
 
-def list_deaths(connection: sqlite3.Connection, question: ListDeaths) -> tuple[DeathRow, ...]:
-    """Return the deaths that are to be told of; what cannot be read of one is not told."""
+def _judged_executor(row: tuple[Any, ...], judge: Judge) -> ExecutorRow:
+    *columns, boot, renewed_at, file = row
+    return executor_from(row[:-1], is_locked=judge(columns[0], file, boot), silent=silent(boot, renewed_at))
+
+
+def list_deaths(
+    connection: sqlite3.Connection, question: ListDeaths, judge: Judge = nobody_can_tell
+) -> tuple[DeathRow, ...]:
+    """Return the deaths that are to be told of, and who is there; what cannot be read of one is not told."""
     found = connection.execute(DEATHS).fetchall()
     return tuple(
         DeathRow(
@@ -190,21 +204,23 @@ def list_deaths(connection: sqlite3.Connection, question: ListDeaths) -> tuple[D
             runs=runs,
             untold=tuple(_untold_in(untold)),
             teller=text_from(teller),
+            is_locked=judge(executor, file, boot),
+            is_teller_alive=teller_is_alive(text_from(teller)),
         )
-        for executor, pid, host, stage, runs, untold, teller in found
+        for executor, pid, host, stage, runs, untold, teller, file, boot in found
         if isinstance(executor, int) and isinstance(pid, int) and isinstance(runs, int) and stage in _STAGES
     )
+
+
+def find_home(connection: sqlite3.Connection, _: object, *, executor: int) -> tuple[Any, Any]:
+    """Return the file that an executor's lock was taken in, and its boot; nothing if its row is there no more."""
+    return connection.execute(HOME, (executor,)).fetchone() or (None, None)
 
 
 def _untold_in(text: object) -> Iterator[UntoldRow]:
     with suppress(ValueError, TypeError):
         for event, run_id, token in json.loads(text):  # type: ignore[arg-type]  # it may be damaged
             yield UntoldRow(event=str(event), run_id=str(run_id), token=int(token))
-
-
-def lock_files(connection: sqlite3.Connection) -> dict[int, str | None]:
-    """Return which files the locks of the executors are in that have not ended."""
-    return dict(connection.execute(LOCKS).fetchall())
 
 
 def list_reports(connection: sqlite3.Connection, question: ListReports) -> tuple[ReportRow, ...]:

@@ -66,7 +66,7 @@ from durable_trio.stores.sqlite.answers.unfinished import list_unfinished, load_
 from durable_trio.stores.sqlite.answers.versions import count_refused, list_served
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 
-__all__ = ["ANSWERS", "Answer", "at_one_instant", "whole"]
+__all__ = ["ANSWERS", "JUDGED", "Answer", "at_one_instant", "whole"]
 
 #: Is called within a transaction, with its connection and the question. A ``Slice`` that it returns is a part of the
 #: answer: the rest is asked for in a transaction of its own.
@@ -108,6 +108,12 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListReports: list_reports,
     ListUnfinished: list_unfinished,
     LoadUnfinished: load_unfinished,
+}
+
+#: Those of ``ANSWERS`` in which it is judged who is there; ``judge`` says how (``liveness``).
+JUDGED: Final[dict[type[Question[Any]], Callable[..., Any]]] = {
+    ListExecutors: list_executors,
+    ListDeaths: list_deaths,
 }
 
 

@@ -1,7 +1,7 @@
 """An executor's lease: it begins with its registration, is renewed, and ends; then its runs are set free.
 
-With it goes a kernel lock, which tells at once that a process has died (``executor_locks``). The lease tells of those
-that are stopped, hang, or run elsewhere.
+With it goes a kernel lock, which tells at once that a process has died (``executor_locks``). Renewals, which observers
+count, tell of those that are stopped or hang.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from durable_trio.processes import boot_id, monotonic_now
 from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease, TellDeath
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
@@ -22,14 +23,17 @@ __all__ = ["reap_executor", "register_executor", "renew_lease", "tell_death"]
 # Rows of ended executors that are kept for people to look at; a process that restarts all day leaves no more.
 _ENDED_KEPT: Final = 1000
 
-REGISTER: Final = "INSERT INTO executors (pid, host, boot_id, started_at, lease_until) VALUES (?, ?, ?, ?, ?)"
+REGISTER: Final = """
+    INSERT INTO executors (pid, host, boot_id, started_at, renewed_at, lease) VALUES (?, ?, ?, ?, ?, ?)
+"""
 NAME_LOCK: Final = "UPDATE executors SET lock = ? WHERE id = ?"
 FORGET: Final = "DELETE FROM executors WHERE id <= ? AND ended_at IS NOT NULL"
-# Never back: a process renews from its loop and from a thread beside it, and what was begun first may come last.
-RENEW: Final = "UPDATE executors SET lease_until = max(lease_until, ?) WHERE id = ? AND ended_at IS NULL"
+RENEW: Final = """
+    UPDATE executors SET renewals = renewals + 1, renewed_at = ? WHERE id = ? AND ended_at IS NULL RETURNING renewals
+"""
 END: Final = """
     UPDATE executors SET ended_at = :now
-    WHERE id = :executor AND ended_at IS NULL AND (:lease_before IS NULL OR lease_until < :lease_before)
+    WHERE id = :executor AND ended_at IS NULL AND (:renewals IS NULL OR renewals = :renewals)
 """
 SET_FREE: Final = f"""
     UPDATE runs SET
@@ -63,7 +67,7 @@ REMOVE: Final = "DELETE FROM executors WHERE id = ?"
 
 def register_executor(transaction: Transaction, operation: RegisterExecutor) -> int:
     """Store a new executor (see ``RegisterExecutor``). Its lock is held before anybody can see its row."""
-    values = (operation.pid, operation.host, operation.boot_id, operation.now, operation.lease_until)
+    values = (operation.pid, operation.host, boot_id(), operation.now, monotonic_now(), operation.lease)
     transaction.execute(REGISTER, values)
     executor = transaction.cursor.lastrowid
     assert executor is not None
@@ -82,25 +86,28 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
 
 
 def renew_lease(transaction: Transaction, operation: RenewLease) -> bool:
-    """Prolong an executor's lease (see ``RenewLease``)."""
+    """Say that an executor lives (see ``RenewLease``)."""
     try:
-        transaction.execute(RENEW, (operation.lease_until, operation.executor))
+        found = transaction.execute(RENEW, (monotonic_now(), operation.executor)).fetchall()
     except sqlite3.IntegrityError:  # its row is damaged: it becomes another one
         return False
-    return transaction.cursor.rowcount == 1
+    if not found:
+        return False
+    transaction.renewed = operation.executor, found[0][0]
+    return True
 
 
 def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | None:
     """Declare an executor dead and set its runs free (see ``ReapExecutor``)."""
     values = {
         "executor": operation.executor,
-        "lease_before": operation.lease_before,
+        "renewals": operation.renewals,
         "crashed": operation.crashed,
         "crashed_runs": str(sorted(operation.crashed_runs)),
         "now": operation.now,
     }
     has_ended = _end(transaction, values)
-    if has_ended or operation.lease_before is None:  # if others were first: what this store holds for it is of no use
+    if has_ended or operation.renewals is None:  # if others were first: what this store holds for it is of no use
         transaction.end_executor(operation.executor)
     if not has_ended:
         return None
