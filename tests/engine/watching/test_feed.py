@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -11,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 import durable_trio
 from durable_trio import RunStatus
 from durable_trio.engine.services.feed import Feed, Subscription
-from durable_trio.engine.watching import watch
+from durable_trio.engine.watching import Since, watch
 from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.rows import RunRow
 from durable_trio.stores.cursors import Cursor
@@ -289,6 +290,62 @@ async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -
                 answer.set()
             nursery.cancel_scope.cancel()
     assert seen == [S.RUNNING, S.COMPLETED]
+
+
+async def test_an_end_that_was_read_and_is_offered_too_is_given_once() -> None:
+    """The feed is behind what the watcher has read by itself."""
+    writer: Any = SlowNews(ManualStore(stored(S.COMPLETED, 6)))
+    feed = writer.make_feed()
+    seen: list[int] = []
+
+    def give(change: Change) -> Any:
+        return change.row
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(feed.run)
+            writer.store.changed = (stored(S.COMPLETED, 6),)
+            async with watch(writer, feed, RunFilter(), convert=give, matches=lambda _row: True) as changes:
+                seen.append((await anext(changes)).changed)
+                writer.commit(stored(S.COMPLETED, 6), attrs.evolve(stored(S.FAILED, 7), run=2, id="s"))
+                await writer.is_asked.wait()
+                writer.may_answer.set()
+                seen.append((await anext(changes)).changed)
+            nursery.cancel_scope.cancel()
+    assert seen == [6, 7]
+
+
+async def test_a_watch_that_goes_on_behind_a_place_is_not_given_what_the_feed_was_about_to_offer() -> None:
+    writer: Any = SlowNews(ManualStore(stored(S.COMPLETED, 6)))
+    writer.store.is_shared = writer.store.may_block = True
+    feed = writer.make_feed()
+    seen: list[str] = []
+
+    def give(change: Change) -> Any:
+        return change.row
+
+    async def look() -> None:
+        since = Since(Cursor("6"), "6")
+        watching = watch(writer, feed, RunFilter(), convert=give, matches=lambda _row: True, since=since)
+        async with watching as changes:
+            is_open.set()
+            seen.append((await anext(changes)).id)
+
+    is_open = trio.Event()
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(feed.run)
+            await feed.subscribe(Subscription(lambda _row: True))
+            writer.commit(stored(S.COMPLETED, 6))
+            await writer.is_asked.wait()  # it has read the end, and has not offered it yet
+            async with trio.open_nursery() as lookers:
+                lookers.start_soon(look)
+                await wait_until(lambda: feed._skips or is_open.is_set())
+                writer.may_answer.set()
+                await is_open.wait()
+                writer.commit(attrs.evolve(stored(S.COMPLETED, 7), run=2, id="s"))
+            nursery.cancel_scope.cancel()
+    assert seen == ["s"]
 
 
 async def test_a_closed_feed_wakes_up_whoever_waits_and_lets_nobody_wait() -> None:
