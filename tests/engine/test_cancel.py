@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -268,3 +270,23 @@ async def test_a_cancel_at_any_instant_of_a_claim_is_noticed(file_path: str) -> 
                 run = await engine.start(hanging, delay=0.002)
                 await trio.sleep(number % 8 / 1000)
                 assert await run.cancel(wait=True)
+
+
+async def test_a_cancel_that_comes_with_the_end_of_a_body_is_no_foreign_wait_of_it(file_path: str) -> None:
+    """The end is refused then, and the cancel read first: what that waits for is ours, also where bodies are strict."""
+
+    async def cancel(run_id: str) -> None:
+        async with Engine(file_path) as client:
+            assert await client.cancel(run_id)
+
+    @workflow(strict=True)
+    async def ending(ctx: Context) -> None:
+        await ctx.step("work", trio.lowlevel.checkpoint)
+        canceller = threading.Thread(target=trio.run, args=(cancel, ctx.run_id))
+        canceller.start()
+        canceller.join()  # so that nothing else of this process goes on, and nobody has heard of it
+
+    async with serving(file_path, ending) as engine:
+        run = await engine.start(ending)
+        with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunCancelled):
+            await run.result()

@@ -341,6 +341,8 @@ class ResidentRun:
             self.write_refused(outcome)
 
     def foreign(self, places: Sequence[str]) -> None:
+        if self.life is not Life.BODY:
+            return  # it has ended, and what its task waits for is ours
         strict = self.workflow.strict
         if self.keeper.settings.strict if strict is None else strict:
             text = f"workflow {self.row.workflow!r} waits for something that is not durable: {'; '.join(places)}"
