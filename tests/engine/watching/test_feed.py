@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -306,11 +306,11 @@ async def test_an_end_that_was_read_and_is_offered_too_is_given_once() -> None:
             await nursery.start(feed.run)
             writer.store.changed = (stored(S.COMPLETED, 6),)
             async with watch(writer, feed, RunFilter(), convert=give, matches=lambda _row: True) as changes:
-                seen.append((await anext(changes)).changed)
+                seen.append(cast(Any, await anext(changes)).changed)
                 writer.commit(stored(S.COMPLETED, 6), attrs.evolve(stored(S.FAILED, 7), run=2, id="s"))
                 await writer.is_asked.wait()
                 writer.may_answer.set()
-                seen.append((await anext(changes)).changed)
+                seen.append(cast(Any, await anext(changes)).changed)
             nursery.cancel_scope.cancel()
     assert seen == [6, 7]
 
