@@ -610,7 +610,8 @@ class Engine(trio.abc.AsyncResource):
     async def fork(self, run_id: str, *, before: str, id: str | None = None, signals: bool = False) -> Run[Any]:
         """Start a new run with the history of another up to, not including, the row with the key ``before``.
 
-        Steps that are copied are not compensated by the new run. What the other has done from there on is done again,
+        Steps that are copied are not compensated by the new run. One that the other has undone passes for done all the
+        same: begin before the first of them. What the other has done from there on is done again,
         under other idempotency keys. The other stays as it is: cancel it, or abandon it.
 
         Args:

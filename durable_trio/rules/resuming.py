@@ -14,7 +14,7 @@ __all__ = ["COMPENSATED", "Outcome", "is_compensated", "rows_to_cut"]
 #: What is said of a run of which ``is_compensated`` is true.
 COMPENSATED: Final = (
     "has been compensated, at least in part, or was abandoned with steps that are not undone, and cannot go on; "
-    "fork it, or start a new one"
+    "fork it before the first step that was undone, or start a new one"
 )
 END_BRANCH: Final = "(end)"  # of rows that the engine writes when it ends the children of a run
 

@@ -240,7 +240,7 @@ def test_abandon_of_a_workflow_that_somebody_serves_is_refused(live: str) -> Non
 
 
 def test_fork_copies_the_history_before_a_key(db: str) -> None:
-    said = call("--db", db, "fork", "order-8", "--before", "approval#0", "--id", "order-8b")
+    said = call("--db", db, "fork", "order-8", "--before", "approval#0", "--id", "order-8b", "--yes")
     assert (said.code, said.out) == (0, "order-8b\n")
     steps = call("--db", db, "show", "order-8b", "--json").json["steps"]
     assert [step["key"] for step in steps] == ["pay#0", "reserve#0", "sleep#0"]

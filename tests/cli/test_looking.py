@@ -198,7 +198,7 @@ def test_a_fork_begins_no_earlier_than_it_was_made(db: str) -> None:
     )
     connection.execute("UPDATE history SET started_at = started_at - ?, finished_at = finished_at - ?", (hour, hour))
     connection.commit()
-    assert call("--db", db, "fork", "order-8", "--before", "approval#0", "--id", "fork").code == 0
+    assert call("--db", db, "fork", "order-8", "--before", "approval#0", "--id", "fork", "--yes").code == 0
     pending = call("--db", db, "show", "fork").out
     assert "not begun yet" in pending
     assert "to begin: due since" in pending
