@@ -6,6 +6,7 @@ for ``test_walk``.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import io
@@ -19,7 +20,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import attrs
+import click
 import pytest
+
+from durable_trio.cli.commands.schema import command
+from durable_trio.engine.runs.run_log import Fate
 
 _ROOT = Path(__file__).parent.parent
 _PAGES = [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]
@@ -184,3 +189,31 @@ def test_the_site_builds_strictly_and_fetches_nothing_from_elsewhere(tmp_path: P
         fetched = re.findall(r"<(?:script|img|iframe|link)\b[^>]*\b(?:src|href)=[\"']?((?:https?:)?//[^\"'> ]+)", text)
         assert not fetched, f"{page.name} fetches {fetched}"
         assert "```" not in text, f"{page.name} shows a fence as text"
+
+
+def events_of(path: Path) -> Iterator[str]:
+    """Yield the events that a module logs, as far as they are written out there."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "event" and isinstance(value, ast.Constant):
+                    yield str(value.value)
+
+
+def test_each_event_of_the_log_is_told_with_its_meaning() -> None:
+    told = {name for page in ("operations.md", "command-line.md") for name in re.findall(r"`(\w+)`", page_text(page))}
+    logged = {event for path in (_ROOT / "durable_trio").rglob("*.py") for event in events_of(path)}
+    assert len(logged) > 15
+    assert logged | set(Fate) <= told
+
+
+def test_the_commands_that_take_json_are_told() -> None:
+    sentence = re.search(r"## For programs\s+(.*?) take\s+`--json`", page_text("command-line.md"), re.DOTALL)
+    assert sentence is not None
+    names = command.params[0].type
+    assert isinstance(names, click.Choice)
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == set(names.choices)
+
+
+def page_text(name: str) -> str:
+    return (_ROOT / "docs" / name).read_text(encoding="utf-8")
