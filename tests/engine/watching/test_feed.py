@@ -292,6 +292,23 @@ async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -
     assert seen == [S.RUNNING, S.COMPLETED]
 
 
+def test_a_watcher_that_falls_behind_reads_on_behind_what_it_has_taken() -> None:
+    """Not from where it became live: in between may be a million changes."""
+    watcher = Subscription(lambda _row: True, position=Cursor("read"))
+    watcher.passed(Cursor("while it was behind"))
+    watcher.read_by_itself()
+    watcher.offer(Change(stored(S.RUNNING, 6), {}, Cursor("6")))
+    watcher.passed(Cursor("first page"))
+    assert watcher.position == "read"
+    assert len(watcher.take()) == 1
+    assert watcher.position == "first page"
+    watcher.offer(Change(stored(S.COMPLETED, 7), {}, Cursor("7")))
+    watcher.passed(Cursor("second page"))
+    watcher.fall_behind()
+    assert watcher.pending == {}
+    assert watcher.position == "first page"
+
+
 async def test_an_end_that_was_read_and_is_offered_too_is_given_once() -> None:
     """The feed is behind what the watcher has read by itself."""
     writer: Any = SlowNews(ManualStore(stored(S.COMPLETED, 6)))
