@@ -12,8 +12,8 @@ from durable_trio.cli.families import reloadable
 from durable_trio.cli.faults import Failed
 from durable_trio.cli.text import plural
 from durable_trio.engine.engine import Engine
-from durable_trio.engine.workers.requests import ReloadRequest, address_of, put, take_back
-from durable_trio.processes import ProcessIdentity, describe_process
+from durable_trio.engine.workers.requests import ReloadRequest, address_of, has_died, put, take_back
+from durable_trio.processes import describe_process
 from durable_trio.records import ProcessReport, Reload
 from durable_trio.views.documents import ReloadDocument
 
@@ -75,7 +75,7 @@ class ReloadCommand:
         )
         await put(request, writer, clock)
         self._server = server
-        reload = await self._follow(client, request.id, ProcessIdentity.parse(address))
+        reload = await self._follow(client, request.id, server.pid, address)
         if reload is None:
             self._server = None
             await take_back(writer, clock)
@@ -102,17 +102,18 @@ class ReloadCommand:
                     raise
             await trio.sleep(_LOOK_SECONDS)
 
-    async def _follow(self, client: Engine, id: str, server: ProcessIdentity) -> Reload | None:
+    async def _follow(self, client: Engine, id: str, pid: int, address: str) -> Reload | None:
         """Return how a reload has ended; ``None`` if nobody has taken it up."""
+        writer = client._client.services_in_use().writer
         began_at = seen_at = trio.current_time()
         is_taken_up = False
         while True:
-            report = next((each for each in await client.processes() if each.pid == server.pid), None)
+            report = next((each for each in await client.processes() if each.pid == pid), None)
             now = trio.current_time()
             if report is not None:
                 seen_at = now
-            elif not server.is_alive() or now - seen_at > _REPORT_MISSING_SECONDS:
-                raise Failed(f"the server (process {server.pid}) has ended meanwhile")
+            elif now - seen_at > _REPORT_MISSING_SECONDS or await has_died(address, writer):
+                raise Failed(f"the server (process {pid}) has ended meanwhile")
             reloads = () if report is None or report.family is None else report.family.reloads
             reload = next((each for each in reloads if each.id == id), None)
             if reload is not None:

@@ -23,7 +23,7 @@ from durable_trio.stores.contract import PutReport
 from durable_trio.stores.questions import ListReports
 from durable_trio.stores.writer import Writer
 
-__all__ = ["ReloadRequest", "Requests", "address_of", "is_request", "put", "read", "take_back"]
+__all__ = ["ReloadRequest", "Requests", "address_of", "has_died", "is_request", "put", "read", "take_back"]
 
 _FORM: Final = "reload"
 
@@ -83,6 +83,11 @@ async def address_of(report: ProcessReport, writer: Writer) -> str | None:
             if (identity.pid, identity.host) == (report.pid, report.host):
                 return row.process
     return None
+
+
+async def has_died(process: str, writer: Writer) -> bool:
+    """Return whether the process that is addressed so has left its report behind, as one does that is killed."""
+    return any(row.process == process and row.is_alive is False for row in await writer.ask(ListReports()))
 
 
 async def put(request: ReloadRequest, writer: Writer, clock: Clock) -> None:

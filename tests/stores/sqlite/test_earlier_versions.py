@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from durable_trio.errors import SchemaTooNew, StoreInUse
+from durable_trio.stores.contract import ReapExecutor
+from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
-from durable_trio.testing.store_contract.kit import start
+from durable_trio.testing.store_contract.kit import one, start
 from tests.stores.sqlite.kit import Spawn, fill
 
 pytestmark = pytest.mark.usefixtures("new_stores_are_made")
@@ -82,6 +84,9 @@ def test_a_file_is_not_brought_up_to_date_while_somebody_serves_it_with_an_earli
     store.open()
     assert store._writer is not None
     assert store._writer.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    (dead,) = store.ask(ListExecutors())
+    assert (dead.id, dead.is_locked, dead.renewals, dead.lease, dead.damage) == (7, False, 0, 30_000_000, None)
+    assert one(store, ReapExecutor(executor=7, renewals=0, now=5)) == 0
     store.close()
 
 
