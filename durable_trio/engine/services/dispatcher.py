@@ -120,7 +120,6 @@ class Dispatcher(Service):
             try:
                 if self._may_have_lost:
                     await self._writer.wait_until_reached()  # what is in doubt is found only after that
-                    self._may_have_lost = False
                     await self._give_back_lost()
                 await self._claim_all()
                 if not self._runs.free_count:
@@ -284,7 +283,20 @@ class Dispatcher(Service):
 
     async def _give_back_lost(self) -> None:
         """Give back what this executor owns and nobody executes, because a fault came between a claim and its run."""
-        for row in await self._writer.ask(ListOwned(self._recovery.executor)):
+        self._may_have_lost = False  # now: it may be said again while this looks
+        try:
+            executor = self._recovery.executor
+            owned = await self._writer.ask(ListOwned(executor))
+            lost = [row for row in owned if not self._runs.has(row.run)]
+            if lost:
+                # Who has started one may not have been told yet, though it is committed. He is before any later commit
+                # is, and begins to execute it in that very step.
+                await self._writer.write(ClaimDue(owner=executor, codes=(), now=self._clock.stamp(), limit=0))
+                await trio.lowlevel.checkpoint()
+        except BaseException:
+            self._may_have_lost = True
+            raise
+        for row in lost:
             if not self._runs.has(row.run):
                 self._give_back(row, self._clock.stamp())
 
