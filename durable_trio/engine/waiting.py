@@ -42,7 +42,7 @@ class Waiting:
         with trio.move_on_after(_PATIENCE_SECONDS):
             return await feed.wait_ended(run_id, is_new=is_new)
         await self._look(services, run_id)
-        return await feed.wait_ended(run_id)
+        return await feed.wait_ended(run_id, has_waited=True)
 
     async def _look(self, services: Services, run_id: str) -> None:
         """Say it if nobody will execute the run, as far as is known."""

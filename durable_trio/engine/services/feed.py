@@ -232,10 +232,13 @@ class Feed(Service):
                 self._ends[event] = end
             event.set()
 
-    async def wait_ended(self, run_id: str, *, is_new: bool = False) -> RunEnd:
+    async def wait_ended(self, run_id: str, *, is_new: bool = False, has_waited: bool = False) -> RunEnd:
         """Return how a run has ended, once it has. ``is_new``: it was stored in this very step of the task.
 
+        ``has_waited``: somebody waits for it already. He waits on, also while the store is away.
+
         Raises:
+            StoreAway: it is away, and nobody has waited yet.
             RunNotFound: there is no such run, or it was removed meanwhile.
             trio.ClosedResourceError: the engine has ended before.
         """
@@ -246,14 +249,15 @@ class Feed(Service):
             try:
                 stay = self._residents.get(run_id)
                 if not (is_new or (stay is not None and not stay.port.is_cut)):
-                    row = await self._writer.ask(FindRun(run_id))
+                    ask = self._writer.ask_patiently if has_waited else self._writer.ask
+                    row = await ask(FindRun(run_id))
                     if row is None and event not in self._ends:
                         raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
                     if row is not None and row.status.is_final:
                         return RunEnd(row.status, row.result, row.error, row.damage)
                 elif stay is None:  # others may have ended it, and the feed may have looked before anybody waited
                     self.recheck()
-                is_new = False
+                is_new, has_waited = False, True
                 if not self._is_closed:
                     await event.wait()
                 if event in self._ends:
