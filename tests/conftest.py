@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from durable_trio.engine import engine
 from durable_trio.rules import residency
 from durable_trio.stores.sqlite import opening
 from tests.engine.harness import Leftovers
 from tests.kit.copies import copy_or_migrate
 from tests.kit.measured import unmeasured
 from tests.kit.traces import effects
+from tests.logstore import store_at
 
 # The same examples on every run: a failure shown once is shown again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -47,16 +49,61 @@ def no_effects() -> None:
     effects.clear()
 
 
+# Of these folders and files, tests of a store at any path run on a log as well, a store of a wholly different kind.
+# With ``--on-log`` all tests do, also those of a file.
+_ON_LOG_TOO = (
+    "calls/test_publish",
+    "calls/test_retry",
+    "calls/test_saga",
+    "calls/test_signals",
+    "calls/test_steps",
+    "calls/test_step_timeouts",
+    "engine/runs/test_idle",
+    "engine/test_again",
+    "engine/test_blocks",
+    "engine/test_cancel",
+    "engine/test_ids",
+    "engine/test_resuming",
+    "engine/test_run",
+    "engine/test_ttl",
+    "engine/test_watch",
+    "engine/watching/test_waiting_for_ends",
+    "engine/watching/test_watched_records",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what says on which store tests run."""
+    parser.addoption("--on-log", action="store_true", help="run tests of the engine on the store in tests/logstore")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Say on which stores a test of any store runs."""
+    if "store_path" in metafunc.fixturenames:
+        kinds = ["log"] if metafunc.config.getoption("--on-log") else ["memory", "file"]
+        place = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
+        is_of_any = metafunc.definition.get_closest_marker("sqlite") is None
+        if "log" not in kinds and is_of_any and place.startswith(_ON_LOG_TOO):
+            kinds.append("log")
+        metafunc.parametrize("store_path", kinds, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def logs_are_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine at the path of a log takes the store of the tests."""
+    monkeypatch.setattr(engine, "SqliteStore", store_at)
+
+
 @pytest.fixture
-def file_path(tmp_path: Path) -> str:
+def file_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The path of a store in a file that does not exist yet."""
-    return str(tmp_path / "app.db")
+    return str(tmp_path / ("app.log" if request.config.getoption("--on-log") else "app.db"))
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture
 def store_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """``":memory:"``, then the path of a file."""
-    return ":memory:" if request.param == "memory" else str(tmp_path / "app.db")
+    """``":memory:"``, then the path of a file; here and there that of a log."""
+    return {"memory": ":memory:", "file": str(tmp_path / "app.db"), "log": str(tmp_path / "app.log")}[request.param]
 
 
 @pytest.fixture

@@ -121,6 +121,9 @@ class SettableClock(Clock):
         """Set the wall clock forward or back; no time passes."""
         self._set_ns += round(seconds * 1_000_000_000)
 
+    def follow(self, instant: int, *, between: tuple[int, int]) -> None:
+        """That of a database goes as this one does."""
+
     def _read(self) -> int:
         return self._now_ns
 
