@@ -227,6 +227,8 @@ def test_abandon_ends_a_run_at_once_and_says_what_is_not_undone(db: str) -> None
     run = shown(db, "payroll-12")
     assert (run["status"], run["problem"]) == ("cancelled", None)
     assert "no code fits it" in run["error"]["message"]
+    said = call("--db", db, "abandon", "order-10")
+    assert said.err == "'order-10' is cancelled; 2 steps of it are not undone: 'show' names them\n"
     said = call("--db", db, "abandon", "payroll-12")
     assert (said.code, said.error) == (1, "durable-trio: run 'payroll-12' had already ended: cancelled")
 

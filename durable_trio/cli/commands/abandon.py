@@ -13,7 +13,7 @@ import click
 
 from durable_trio.cli.faults import Failed
 from durable_trio.cli.many import Verb, chosen, do_to_each, many_options
-from durable_trio.cli.text import visible
+from durable_trio.cli.text import plural, visible
 
 if TYPE_CHECKING:
     from durable_trio import Engine
@@ -54,7 +54,7 @@ def command(database: str, unknown: bool, reason: str | None, yes: bool, as_json
         still = (
             f"; its step {step.key!r} is executing still; it may go on, but its outcome is dropped" for step in in_hand
         )
-        return f"{run_id!r} is cancelled{''.join(still)}"
+        return f"{run_id!r} is cancelled{''.join(still)}{await _left(client, run_id)}"
 
     return do_to_each(
         database,
@@ -65,6 +65,13 @@ def command(database: str, unknown: bool, reason: str | None, yes: bool, as_json
         yes=yes,
         as_json=as_json,
     )
+
+
+async def _left(client: Engine, run_id: str) -> str:
+    """Return that an abandoned run leaves steps that nobody undoes."""
+    count = len((await client.get(run_id).record()).compensation_errors)
+    are, them = ("is", "it") if count == 1 else ("are", "them")
+    return f"; {plural(count, 'step')} of it {are} not undone: 'show' names {them}" if count else ""
 
 
 def _check_unknown(database: str, workflow: str) -> None:
