@@ -101,7 +101,7 @@ UNREAD_SIGNALS_MAX: Final = 10_000
 MAILBOX_ENTRIES_READ: Final = 256
 # Unread signals that a resident run keeps in memory; the others are asked for by name when a call waits for them.
 SIGNALS_IN_MEMORY_MAX: Final = 1000
-# Rows that one transaction of upkeep (prune, delete, fork, resume) removes or copies: some milliseconds of the turn.
+# Rows that one transaction of upkeep (prune, delete, fork, resume) removes or copies: a matter of milliseconds.
 UPKEEP_ROWS_MAX: Final = 500
 # A copy of a run that nobody has gone on with for so long is removed: its caller has died.
 DRAFT_SECONDS_MAX: Final = 60.0

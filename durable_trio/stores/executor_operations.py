@@ -14,7 +14,7 @@ class RegisterExecutor:
     ``lease`` (microseconds): for how long it may be seen not to renew before others take it for dead. It is its own.
     No instant is stored that others would compare with their clocks.
 
-    Runs whose owner is no executor that lives, which only a damaged file has, are set free with it. ``codes`` are those
+    Runs whose owner is no living executor, which only a damaged store has, are set free with it. ``codes`` are those
     that it has, as workflow, version and fingerprint; each gets a number that is never given out again
     (``ListCodes``). Nobody has them by it any more once it is reaped.
     """
