@@ -305,7 +305,8 @@ class OpenStepRow:
 class UntoldRow:
     """What an executor has noted, outside of all tables, to tell of a run once it is committed.
 
-    ``event`` is in the record of the log; ``token`` is that of the claim.
+    ``event`` is in the record of the log, and may have a number after it: which of several in the run. ``token`` is
+    that of the claim.
     """
 
     event: str

@@ -10,13 +10,16 @@ import signal
 import sys
 from typing import Any
 
+import attrs
 import trio
 
 from durable_trio import Context, Observer, Retry, Workflow, open_engine, workflow
 from durable_trio.calls.step import FunctionCall
 from durable_trio.engine.runs import untold
+from durable_trio.engine.runs.ending import Ending
 from durable_trio.engine.runs.run_log import RunLog
 from durable_trio.engine.services.deaths import Deaths
+from durable_trio.rows import Key
 from durable_trio.turns.turns import Turns
 
 
@@ -74,7 +77,18 @@ async def expires(ctx: Context) -> None:
     await ctx.wait_signal("never")
 
 
-WORKFLOWS: list[Workflow[Any, Any]] = [steps, maps, fails, parks, expires]
+async def undo(_: object) -> None:
+    raise OSError("no way back")
+
+
+@workflow(name="undoes")
+async def undoes(ctx: Context) -> None:
+    for name in ("undone last", "undone first"):
+        await ctx.step(name, first, compensate=undo)
+    raise ValueError("in the end")
+
+
+WORKFLOWS: list[Workflow[Any, Any]] = [steps, maps, fails, parks, expires, undoes]
 WHERE = ""
 
 
@@ -112,6 +126,22 @@ def arrange(where: str) -> None:
         Turns.committed = commit_or_die  # type: ignore[method-assign]
     elif where == "before it is told":
         RunLog.ended = RunLog.parked = die  # type: ignore[method-assign]
+    elif where == "before the last is told":
+        failed = RunLog.compensation_failed
+
+        def tell_or_die(self: RunLog, step: Key, attempt: int, error: str) -> None:
+            failed(self, step, attempt, error) if step.name != "undone last" else die()
+
+        RunLog.compensation_failed = tell_or_die  # type: ignore[method-assign]
+    elif where == "in the last":
+        compensate = Ending._compensate
+
+        async def compensate_or_die(self: Ending, number: int, item: Any, errors: list[str]) -> None:
+            if item.step.name == "undone last":
+                item = attrs.evolve(item, fn=die)
+            await compensate(self, number, item, errors)
+
+        Ending._compensate = compensate_or_die  # type: ignore[method-assign]
     elif where == "before it tells of another one":
         Deaths.tell = die  # type: ignore[method-assign]
     elif where == "as it tells of another one":

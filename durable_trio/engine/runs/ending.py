@@ -13,13 +13,13 @@ from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.life import COMPENSATE, END, FINISH, RESETTLE
 from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.engine.runs.run_log import fate_of
+from durable_trio.engine.runs.untold import failed_compensation
 from durable_trio.errors import Detached, RunCancelled, RunExpired
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import RunEnd
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.damage import damaged
 from durable_trio.stores.contract import Finish
-from durable_trio.turns.stage import Stage
 
 
 class Ending:
@@ -66,8 +66,8 @@ class Ending:
                 return False
             if undo:
                 run.life = COMPENSATE[run.life]
-            for item in undo:
-                await self._compensate(item, compensation_errors)
+            for number, item in enumerate(undo):
+                await self._compensate(number, item, compensation_errors)
         rest = turns.state.history.next_of_body()
         if rest is not None:
             run.diverged(rest, raised=error_text)
@@ -164,17 +164,24 @@ class Ending:
         run.telling.compensating(error_text)
         return True
 
-    async def _compensate(self, item: Compensation, errors: list[str]) -> None:
-        """Undo one step, and add its failure to ``errors``."""
+    async def _compensate(self, number: int, item: Compensation, errors: list[str]) -> None:
+        """Undo one step, after so many others, and add its failure to ``errors``."""
         run = self._run
         key = compensation_key(item.step)
         options = FunctionOptions(retry=item.retry)
         call = FunctionCall(run.body, StepKind.COMPENSATION, key, item.fn, (item.result,), options)
-        row = await run.turns.lobby.perform(call)
-        if row.error is not None:
-            errors.append(row.error)
-            if call.stage is Stage.COMMITTED:  # in this stay: else it was told before
+        if run.turns.state.history.next_of_body() is not None:  # it is recorded, and was told before
+            row = await run.turns.lobby.perform(call)
+            errors.extend(() if row.error is None else [row.error])
+            return
+        told = run.telling.is_to_tell(failed_compensation(number))
+        try:
+            row = await run.turns.lobby.perform(call)
+            if row.error is not None:
+                errors.append(row.error)
                 run.telling.log.compensation_failed(item.step, row.attempt, row.error)
+        finally:
+            told()
 
 
 def cancelled(run_id: str, reason: str | None) -> RunCancelled:

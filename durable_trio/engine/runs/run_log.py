@@ -18,7 +18,7 @@ from durable_trio.records import Problem, RunStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
 from durable_trio.unseen import visible, visible_lines
 
-__all__ = ["UNKNOWN_WORKFLOW", "Fate", "RunLog", "fate_of", "unknown_text"]
+__all__ = ["COMPENSATION_FAILED", "UNKNOWN_WORKFLOW", "Fate", "RunLog", "fate_of", "unknown_text"]
 
 _LOGGER: Final = Logger("durable_trio.runs")
 
@@ -41,6 +41,8 @@ def fate_of(status: RunStatus, *, is_expired: bool) -> Fate:
     return Fate.EXPIRED if is_expired else Fate.FAILED
 
 
+#: The ``event`` of what is said of a step that could not be undone.
+COMPENSATION_FAILED: Final = "compensation_failed"
 #: The ``event`` of what is said of a run that this engine cannot execute.
 UNKNOWN_WORKFLOW: Final = "unknown_workflow"
 
@@ -107,7 +109,7 @@ class RunLog:
         """What ``step`` has done is not undone."""
         told = tell_of(error)
         text = f"could not undo {_step(step)}: {told.cause}"
-        self._say(logging.ERROR, "compensation_failed", text, told, step=step, attempt=attempt)
+        self._say(logging.ERROR, COMPENSATION_FAILED, text, told, step=step, attempt=attempt)
 
     def slow(self, key: Key, attempt: int, seconds: float, place: str, *, goes_on: bool) -> None:
         """An attempt has taken longer than ``slow_step_seconds``."""

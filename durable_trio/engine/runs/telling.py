@@ -69,9 +69,9 @@ class Telling:
             died={step.key: step.attempt for step in self._died},
         )
 
-    def is_to_tell(self, fate: Fate) -> Callable[[], None]:
+    def is_to_tell(self, event: str) -> Callable[[], None]:
         """That is to be told once it is committed; call what this returns when that is done."""
-        return note(self._slots, self._row, fate)
+        return note(self._slots, self._row, event)
 
     def tell(self, cls: type[Event], **fields: Any) -> None:
         """Tell the observers of an event."""

@@ -1,9 +1,10 @@
 """What is to be told of a run and is not told yet, noted where it outlives this process.
 
-That a run has failed is told once it is committed; a process that is killed in between would leave it untold. So it is
-noted before the commit, where its open steps are (``stores.step_slots``), and the note is removed once it is told.
-Whoever declares an executor dead, of all that notice it one, tells what that has left, if it was committed. What was
-killed after it had written a line, and before it removed the note, has it told twice: the second has ``told_again``.
+That a run, or a compensation of it, has failed is told once it is committed; a process that is killed in between would
+leave it untold. So it is noted before the commit, where its open steps are (``stores.step_slots``), and the note is
+removed once it is told. Whoever declares an executor dead, of all that notice it one, tells what that has left, if it
+was committed. What was killed after it had written a line, and before it removed the note, has it told twice: the
+second has ``told_again``.
 """
 
 from __future__ import annotations
@@ -12,37 +13,59 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from durable_trio.codec import parse
-from durable_trio.engine.runs.run_log import Fate, RunLog
+from durable_trio.engine.runs.run_log import COMPENSATION_FAILED, Fate, RunLog
 from durable_trio.engine.runs.under_way import steps_under_way
 from durable_trio.errors import CodecError
 from durable_trio.failures import tell_of
 from durable_trio.records import Problem, StepKind
 from durable_trio.rows import HistoryRow, RunRow, UntoldRow
+from durable_trio.rules.compensation import compensated_step
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.questions import FindRun, ListHistory
 from durable_trio.stores.step_slots import StepSlots, pack_untold
 from durable_trio.stores.writer import Writer
 
-__all__ = ["note", "tell_untold"]
+__all__ = ["failed_compensation", "note", "tell_untold"]
 
 
-def note(slots: StepSlots | None, row: RunRow, fate: Fate) -> Callable[[], None]:
-    """Note what is to be told of a run; return what removes the note."""
+def note(slots: StepSlots | None, row: RunRow, event: str) -> Callable[[], None]:
+    """Note what is to be told of a run, a ``Fate`` or ``failed_compensation``; return what removes the note."""
     if slots is None:
         return _nothing
-    untold = UntoldRow(event=fate, run_id=row.id, token=row.token)
+    untold = UntoldRow(event=event, run_id=row.id, token=row.token)
     return partial(slots.give_back, slots.take(pack_untold(untold, row.run)))
+
+
+def failed_compensation(number: int) -> str:
+    """Return what is noted of a compensation that may fail. ``number``: how many the run has recorded before it."""
+    return f"{COMPENSATION_FAILED} {number}"
 
 
 async def tell_untold(writer: Writer, noted: Iterable[UntoldRow]) -> None:
     """Tell what an executor that this one has just declared dead had noted (``ListUntold``), if it was committed."""
     for untold in noted:
         row = await writer.ask(FindRun(untold.run_id))
-        if row is not None and row.token == untold.token and untold.event in list(Fate):
-            await _tell(writer, row, Fate(untold.event))
+        if row is not None:
+            await _tell(writer, row, untold)
 
 
-async def _tell(writer: Writer, row: RunRow, fate: Fate) -> None:
+async def _tell(writer: Writer, row: RunRow, untold: UntoldRow) -> None:
+    event, _, number = untold.event.partition(" ")
+    if event == COMPENSATION_FAILED and number.isdecimal():  # whose run may have been claimed again by now
+        await _tell_of_compensation(writer, row, int(number))
+    elif event in list(Fate) and row.token == untold.token:
+        await _tell_fate(writer, row, Fate(event))
+
+
+async def _tell_of_compensation(writer: Writer, row: RunRow, number: int) -> None:
+    rows = [each for each in await writer.ask(ListHistory(row.run)) if each.kind is StepKind.COMPENSATION]
+    for failed in rows[number : number + 1]:
+        if failed.error is not None:
+            log = RunLog(row, is_again=True)
+            log.compensation_failed(compensated_step(failed.key), failed.attempt, failed.error)
+
+
+async def _tell_fate(writer: Writer, row: RunRow, fate: Fate) -> None:
     log = RunLog(row, is_again=True)
     if fate is Fate.PARKED:
         if row.problem is not None:

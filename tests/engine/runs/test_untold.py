@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trio
 
-from durable_trio import RunStatus, open_engine
+from durable_trio import RunFailed, RunStatus, open_engine
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.runs.run_log import Fate
 from durable_trio.engine.runs.untold import note
@@ -74,6 +74,26 @@ async def test_a_fate_that_was_committed_and_not_told_is_told_by_who_finds_the_p
     async with open_engine(file_path, workflows=dies.WORKFLOWS):
         pass  # it has looked for the dead before it was open, and does not tell it again
     assert len(told(caplog)) == 1
+
+
+@pytest.mark.parametrize(("where", "is_again"), [("before the last is told", True), ("in the last", False)])
+async def test_a_compensation_that_has_failed_is_told_once_over_a_kill(
+    where: str, is_again: bool, file_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the one before it, which the dead process has told; nor twice, where its outcome was not committed."""
+    await trio.to_thread.run_sync(kill, file_path, where, "undoes")
+    for _ in range(2):  # the second tells nothing again
+        async with open_engine(file_path, workflows=dies.WORKFLOWS) as engine:
+            with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunFailed):
+                await engine.get("r").result()
+    first, last = sorted(told(caplog), key=lambda found: found["event"])
+    assert (first["event"], first["step"], first["cause"]) == (
+        "compensation_failed",
+        "undone last#0",
+        "OSError: no way back",
+    )
+    assert first.get("told_again", False) is is_again
+    assert last["event"] == "run_failed"
 
 
 async def test_what_was_to_be_told_and_not_committed_is_told_when_it_is(
