@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from durable_trio.stores.contract import Store
-from durable_trio.testing.store_contract import StoreContract
+from durable_trio.testing.store_contract import OutageContract, StoreContract
 from tests.logstore import LogStore
 
 
-class TestLogStore(StoreContract):
+class TestLogStore(OutageContract, StoreContract):
     """In a log."""
 
     def make_store(self, tmp_path: Path) -> Store:
