@@ -46,7 +46,7 @@ SHARED_KEYS, OWN_KEYS = 1, 2
 #: ``RunRow.version`` until it is known which version of its workflow a run is of.
 NO_VERSION = -1
 
-# Of the count in a key: no file has as many, and it is a number that every store can look for.
+# Of the count in a key: nobody has as many, and it is a number that every store can look for.
 _DIGITS_MAX = 18
 
 

@@ -13,7 +13,7 @@ What a run waits for, when it is due, and who owns it are columns of their own: 
 leave the status as it is. Only an owner's events carry a fence; a status in which no run can be owned refuses them for
 that reason already. Leaving memory without a word (a crash, a detach) is no event: nothing is written.
 
-The store spells its SQL from this table (``stores.sqlite.statuses``); a run in memory asks it what it is next.
+A store takes what may follow from this table; a run in memory asks it what it is next.
 """
 
 from __future__ import annotations

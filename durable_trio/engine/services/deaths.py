@@ -26,7 +26,7 @@ from durable_trio.stores.writer import Writer
 __all__ = ["Deaths"]
 
 _LOGGER = Logger("durable_trio.processes")
-# Telling is not broken off when this process is to end, but waits no longer than that for a file that others hold.
+# Telling is not broken off when this process is to end, but waits no longer than that for a database that others hold.
 _TELL_SECONDS = 5.0
 
 
