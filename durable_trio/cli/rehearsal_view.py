@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from durable_trio.cli.run_view import ends_with_difference
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.text import plural, visible
 from durable_trio.rehearsal.records import Verdict
@@ -29,6 +30,8 @@ def rehearsal_lines(document: RehearseDocument, screen: Screen) -> Iterator[str]
     for group in refused:
         yield from _group_lines(group, screen, color="red")
         yield from (f"{_INDENT}{line}" for line in group.example.splitlines())
+        if group.verdict is Verdict.DIVERGES and ends_with_difference(group.example):
+            yield f"{_INDENT}keep the old way for such runs: ctx.patched(ID)"
         yield ""
     for group in going_on[:_GOING_ON_MAX]:
         yield from _group_lines(group, screen, color="green")

@@ -191,13 +191,18 @@ def _problem(record: RunRecord, screen: Screen) -> list[str]:
     return lines
 
 
+def ends_with_difference(divergence: str) -> bool:
+    """Whether history and code are all that a divergence tells; else it says itself what is to be done, or mended."""
+    return " | > " in divergence.rstrip().rpartition("\n")[2]
+
+
 def _hints(record: RunRecord, screen: Screen) -> list[str]:
     """Return what to do about why it is parked."""
     problem = record.problem
     if problem is None:
         return []
     hints = [f"serve mended code; if it stays parked: durable-trio resume {visible(quote(record.id))}"]
-    if problem.kind == ProblemKind.DIVERGENCE.value:
+    if problem.kind == ProblemKind.DIVERGENCE.value and ends_with_difference(problem.text):
         hints.insert(0, "keep the old way for such runs: ctx.patched(ID, recorded=(KIND, NAME))")
     elif problem.kind == ProblemKind.ARGUMENTS.value:  # from the shell it may have been started with anything
         hints.append(f"if it was started with wrong ones: durable-trio abandon {visible(quote(record.id))}")

@@ -9,9 +9,11 @@ import pytest
 import trio
 
 from durable_trio import Context, RunFailed, open_engine, workflow
+from durable_trio.cli.run_view import ends_with_difference
 from durable_trio.engine.workers import __main__ as worker
 from durable_trio.serving.logs import LogStyle
-from tests.cli.desk import call
+from tests.cli.desk import PATIENCE_SECONDS, call
+from tests.engine.harness import wait_parked
 
 
 @pytest.mark.parametrize(
@@ -130,3 +132,48 @@ def test_a_run_that_was_started_with_wrong_arguments_is_answered_with_how_to_end
     trio.run(serve)
     said = call("--db", path, "show", "wrong")
     assert "    if it was started with wrong ones: durable-trio abandon wrong\n" in said.out
+
+
+@pytest.mark.parametrize(
+    ("text", "is_all"),
+    [
+        ("it differs\nhistory    | code\n> step a#0 | > step b#0", True),
+        ("it differs\nhistory    | code\n> step a#0 | > step b#0\n           | > timer c#0\n", True),
+        (
+            "it differs\nhistory    | code\n> step a#0 | > (the body has ended)\nThe body has raised KeyError: 'x'",
+            False,
+        ),
+        ("it differs\nhistory     | code\n> patch x#0 | > step b#0\nLikely the question has left it", False),
+    ],
+)
+def test_the_old_way_is_advised_where_a_divergence_does_not_say_itself_what_is_to_be_done(
+    text: str, is_all: bool
+) -> None:
+    assert ends_with_difference(text) is is_all
+
+
+def test_show_advises_no_old_way_for_a_body_that_has_raised(file_path: str) -> None:
+    @workflow(name="order")
+    async def right(ctx: Context) -> None:
+        await ctx.sleep(0)
+        await ctx.wait_signal("go")
+
+    @workflow(name="order")
+    async def wrong(ctx: Context) -> None:
+        raise KeyError("x")
+
+    async def prepare() -> None:
+        async with open_engine(file_path, workflows=[right]) as engine:
+            run = await engine.start(right, id="r")
+            with trio.fail_after(PATIENCE_SECONDS):
+                while not await run.steps():  # noqa: ASYNC110  # to wait is no event of the public API
+                    await trio.sleep(0.01)
+        async with open_engine(file_path, workflows=[wrong]) as engine:
+            await engine.send_signal("r", "go")
+            await wait_parked(engine.get("r"))
+
+    trio.run(prepare)
+    out = call("--db", file_path, "show", "r").out
+    assert "The body has raised KeyError" in out
+    assert "keep the old way" not in out
+    assert "serve mended code; if it stays parked" in out

@@ -65,7 +65,7 @@ def test_what_diverges_is_shown_with_its_difference_and_what_was_so_before_is_no
     said = rehearsed("changed", "--db", db)
     assert said.code == 1
     assert "diverges  1 run of order: recorded is step charge, the code waits in step charge card" in said.out
-    assert "> step charge#0 | > step charge card#0" in said.out
+    assert "> step charge#0 | > step charge card#0\n    keep the old way for such runs: ctx.patched(ID)\n" in said.out
     assert said.out.splitlines()[-1] == "8 unfinished runs: 7 go on, 1 diverges"
 
     some = ("--db", db, "--workflow", "order", "--sample", "3", "--json")
