@@ -14,7 +14,7 @@ from durable_trio.stores.sqlite.library import sqlite3
 __all__ = ["START", "Place", "find_cursor", "known_place", "present_place", "read_place"]
 
 _NUMBER_MAX: Final = 2**63 - 2
-LAST_CHANGE: Final = "SELECT changed FROM change_counter WHERE id = 1"
+LAST_CHANGE: Final = "SELECT changed FROM change_counter"
 LAST_MAILBOX_ID: Final = "SELECT seq FROM sqlite_sequence WHERE name = 'mailbox'"
 
 
