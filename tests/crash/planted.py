@@ -273,8 +273,9 @@ def _ignore_fence() -> None:
         _replace(f"stores.sqlite.{module}", "is_owned", lambda _is_owned: lambda _transaction, _fence: True)
     fence = "WHERE run = ? AND owner = ? AND token = ?"
     none = "WHERE run = ? AND ? IS NOT NULL AND ? IS NOT NULL"
-    for name in ("ADD_HISTORY", "IS_OWNED"):
-        _replace("stores.sqlite.operations.progress", name, lambda sql: sql.replace(fence, none))
+    progress = "stores.sqlite.operations.progress"
+    _replace(progress, "IS_OWNED", lambda sql: sql.replace(fence, none))
+    _replace(progress, "ADD_HISTORY", lambda by_more: {key: sql.replace(fence, none) for key, sql in by_more.items()})
 
 
 _STORES: Final[Mapping[str, type[Wrong]]] = {
