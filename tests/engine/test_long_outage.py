@@ -103,15 +103,13 @@ async def test_an_outage_under_load_costs_time_and_nothing_else(tmp_path: Path, 
                 await wait_until(lambda: sum(_DONE.values()) > _RUNS)
                 for store in stores:
                     store.loses_replies, store.is_away = loses_replies, True
-                began = trio.current_time()
-                number = 0
-                while trio.current_time() < began + _OUTAGE_SECONDS:
+                over_at, number = trio.current_time() + _OUTAGE_SECONDS, 0
+                while trio.current_time() < over_at or len(told.nothing_done) < 5 or not _are_in_vain(stores):
                     number += 1
                     nursery.start_soon(ask, dice.choice(engines), f"late-{number}", told)
                     await trio.sleep(0.02)
                 with pytest.raises(StoreAway):
                     await runs[0].record()
-                done_meanwhile = sum(_DONE.values())
                 for store in stores:
                     store.is_away = False
                 for engine in engines:  # the next try is not far: till then callers are told that it is away
@@ -122,12 +120,14 @@ async def test_an_outage_under_load_costs_time_and_nothing_else(tmp_path: Path, 
             # Each engine is the executor that it was, so nobody has taken over anything.
             assert [executor_of(engine).id for engine in engines] == executors
             await _ends_what_was_asked_for(one, told)
-            assert done_meanwhile
-    assert told.nothing_done
     twice = {what: count for what, count in _DONE.items() if count != 1}
     assert not twice
-    assert all(store.vain_count > 3 for store in stores)
     assert sum(store.known_count if loses_replies else store.repeated_count for store in stores)
+
+
+def _are_in_vain(stores: list[LogStore]) -> bool:
+    """Return whether both engines have tried again and again."""
+    return all(store.vain_count > 3 for store in stores)
 
 
 async def _wait(run: Run[str], results: dict[str, str]) -> None:
