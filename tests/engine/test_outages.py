@@ -174,7 +174,7 @@ async def test_after_a_lease_an_executor_gives_up_its_runs_and_comes_back_as_ano
             await wait_until(
                 lambda: any("gives" in each.message or "given up" in each.message for each in caplog.records)
             )
-        assert not executor_of(engine).runs.resident_rows()
+        await wait_until(lambda: not executor_of(engine).runs.resident_rows())
         gate.set()
         store.is_away = False
         with trio.fail_after(PATIENCE_SECONDS):
