@@ -86,6 +86,7 @@ class Services:
             store,
             failed=self._writer_has_failed,
             still_away=self._store_is_away,
+            committed_untold=self._committed_untold,
             away_seconds_max=given.settings.away_seconds_max,
         )
         # The runs in memory, by their ids.
@@ -125,6 +126,14 @@ class Services:
     def _store_is_away(self) -> None:
         if self.executor is not None:
             guarded(self.executor.recovery.store_is_away)
+
+    def _committed_untold(self, _: object) -> None:
+        """Something was committed here, and whoever wanted it has gone: look at all that it may concern."""
+        self._mail_was_lost()
+        if self.executor is not None:
+            guarded(self.executor.dispatcher.look_for_lost)
+        guarded(self.feed.recheck)
+        guarded(self.feed.recheck_removed)
 
     def _message_came(self, sent: Sent) -> None:
         if self.executor is not None:
@@ -369,11 +378,8 @@ class Executor:
             if has_kept:
                 self.runs.start(started.row)
         except Exception as error:
-            # It looks for what was claimed and did not get here.
             if not isinstance(error, DurableError | trio.ClosedResourceError):
-                self.dispatcher.failed(error)
-            elif isinstance(error, StoreAway) and error.in_doubt:
-                guarded(self.dispatcher.look_for_lost)
+                self.dispatcher.failed(error)  # it looks for what was claimed and did not get here
             raise
         finally:
             self.runs.unreserve()

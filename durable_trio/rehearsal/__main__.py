@@ -93,7 +93,7 @@ class _Beat:
         return {"place": innermost(lines), "stack": "".join(traceback.format_list(frames[-_FRAMES_MAX:]))}
 
 
-def _nobody() -> None:
+def _nobody(*_: object) -> None:
     """Nobody is to be told."""
 
 
@@ -114,7 +114,9 @@ async def _serve(engine: Engine, line: _Line, beat: _Beat) -> None:
                     line.send(opened=True)
                     continue
                 assert store is not None
-                writer = Writer(store, failed=_nobody, still_away=_nobody)  # which never runs: it is only asked
+                writer = Writer(
+                    store, failed=_nobody, still_away=_nobody, committed_untold=_nobody
+                )  # which never runs: it is only asked
                 await _answer(client.given.code(writer, served), request, line)
             except (DurableError, OSError) as error:
                 line.send(failed=str(error))

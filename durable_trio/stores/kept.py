@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
 from durable_trio.doors import guarded
 from durable_trio.errors import StoreAway, StoreError, StoreFull, StoreInUse
@@ -40,9 +40,17 @@ class Kept:
         front: where all that is kept waits, but for what is in doubt.
         away_seconds_max: how long callers wait for a store that is away.
         still_away: called each time the store was tried in vain, while it is away. Must not raise.
+        committed_untold: given what comes of an operation after all, whose caller was told that it is in doubt.
     """
 
-    def __init__(self, front: Front, *, away_seconds_max: float, still_away: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        front: Front,
+        *,
+        away_seconds_max: float,
+        still_away: Callable[[], None],
+        committed_untold: Callable[[Any], None],
+    ) -> None:
         #: Whether there was no room, when something was written last.
         self.is_full = False
         #: Whether nothing at all can be written.
@@ -59,6 +67,7 @@ class Kept:
         self._front = front
         self._away_seconds_max = away_seconds_max
         self._still_away = still_away
+        self._committed_untold = committed_untold
 
     def without_room(self, items: list[Entry], error: StoreFull, now: float) -> None:
         """There is no room for this: each is tried by itself, for perhaps only one is too large.
@@ -97,9 +106,9 @@ class Kept:
             self.outage = Outage(now)
         self.in_doubt = items
         if self.is_leaving:
-            tell_away(items, self._front, (*CALLERS, *SERVICES), error)
+            tell_away(items, self._front, (*CALLERS, *SERVICES), error, self._committed_untold)
         elif self.outage.is_over_patience(now, self._away_seconds_max):
-            tell_away(items, self._front, CALLERS, error)
+            tell_away(items, self._front, CALLERS, error, self._committed_untold)
         self.is_blocked = True
         self.obstacle.met(error, now)
         self.retry_at = now + self.outage.next_pause()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 from durable_trio.doors import guarded
@@ -37,18 +38,21 @@ def in_doubt(cause: Exception) -> StoreAway:
     return error
 
 
-def tell_away(perhaps_done: list[Entry], front: Front, kinds: tuple[type, ...], error: StoreAway) -> None:
+def tell_away(
+    perhaps_done: list[Entry],
+    front: Front,
+    kinds: tuple[type, ...],
+    error: StoreAway,
+    committed_untold: Callable[[Any], None],
+) -> None:
     """Tell those who wait for operations of these kinds that the store is away, and whether it has perhaps happened.
 
-    What has perhaps happened stays in its batch, which is applied again as it is; nobody waits for it any more.
+    What has perhaps happened stays in its batch, which is applied again as it is. Nobody waits for it any more, and
+    ``committed_untold`` takes what comes of it.
     """
     for number, (item, callback) in enumerate(perhaps_done):
         if isinstance(item, kinds):
-            perhaps_done[number] = item, _ignore
+            perhaps_done[number] = item, committed_untold
             guarded(callback, in_doubt(error))
     for _, callback in front.take_out(kinds):
         guarded(callback, StoreAway(f"nothing was done: {error}"))
-
-
-def _ignore(outcome: Any) -> None:
-    """Whoever wanted to know was told that it is not known."""

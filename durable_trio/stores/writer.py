@@ -60,6 +60,7 @@ class Writer:
     Args:
         failed: called once when the store has failed for good, before anybody else learns of it. Must not raise.
         still_away: called each time the store was tried in vain, while it is away. Must not raise.
+        committed_untold: given what comes of an operation after all, whose caller was told that it is in doubt.
         away_seconds_max: how long callers wait for a store that is away.
     """
 
@@ -69,6 +70,7 @@ class Writer:
         *,
         failed: Callable[[], None],
         still_away: Callable[[], None],
+        committed_untold: Callable[[Any], None],
         away_seconds_max: float = AWAY_SECONDS_MAX,
     ) -> None:
         self.store = store
@@ -80,7 +82,12 @@ class Writer:
         self._front = Front(has_turns_beside=store.transact_concurrency > 0)
         self._waiting, self._starts = self._front.waiting, self._front.starts
         #: What cannot be written for now.
-        self.kept = Kept(self._front, away_seconds_max=away_seconds_max, still_away=still_away)
+        self.kept = Kept(
+            self._front,
+            away_seconds_max=away_seconds_max,
+            still_away=still_away,
+            committed_untold=committed_untold,
+        )
         self._came_back = trio.Event()  # the store, the next time
         self._final: BaseException | None = None  # met elsewhere than in the task
         self._task: trio.lowlevel.Task | None = None

@@ -227,3 +227,52 @@ async def test_a_parents_cancel_reaches_its_child_though_the_store_was_away_for_
         store.cuts_off, store.is_away = None, False
         with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunCancelled):
             await engine.get("child").result()
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["it sleeps", "another branch of it works"])
+async def test_a_signal_of_which_the_caller_was_told_that_it_is_in_doubt_reaches_its_run(
+    store: CutOffStore, is_busy: bool
+) -> None:
+    """Nobody else is there who would look, and the caller does not ask again."""
+    has_come = trio.Event()
+
+    async def until_it_has_come(ctx: Context) -> None:
+        await ctx.step("until it has come", has_come.wait)
+
+    @workflow
+    async def waiter(ctx: Context) -> int:
+        async with ctx.open_nursery() as nursery:
+            if is_busy:
+                nursery.start_soon(until_it_has_come)
+            value = await ctx.wait_signal("go", int)
+            has_come.set()
+        return value
+
+    async with open_engine(store, workflows=[waiter], away_seconds_max=0.05) as engine:
+        run = await engine.start(waiter)
+        if is_busy:
+            await wait_until(lambda: has_come.statistics().tasks_waiting)
+        else:
+            await wait_status(run, RunStatus.SUSPENDED)
+            await wait_passivated(engine)
+        store.is_away = store.loses_replies = True
+        with pytest.raises(StoreAway) as told:
+            await run.signal("go", 7)
+        assert told.value.in_doubt
+        store.is_away = False
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await run.result() == 7
+
+
+async def test_a_run_of_which_the_caller_was_told_that_it_is_in_doubt_begins_when_it_is_due(store: CutOffStore) -> None:
+    async with open_engine(store, workflows=[steps], away_seconds_max=0.05) as engine:
+        for delay in (0.0, 0.3):
+            run_id = f"after {delay}"
+            store.is_away = True
+            with pytest.raises(StoreAway) as told:
+                await engine.start(steps, 1, id=run_id, delay=delay)
+            assert told.value.in_doubt
+            store.is_away = False
+            with trio.fail_after(PATIENCE_SECONDS):
+                await wait_until(lambda run_id=run_id: _DONE[run_id, 0])  # type: ignore[misc]
+                await engine.get(run_id).result()

@@ -69,12 +69,12 @@ class ScriptedStore(WrappedStore):
         self.threads.append(threading.current_thread())
 
 
-def nobody() -> None:
+def nobody(*_: object) -> None:
     """Nobody is to be told."""
 
 
 def writer_of(store: ScriptedStore) -> Writer:
-    return Writer(store, failed=nobody, still_away=nobody)
+    return Writer(store, failed=nobody, still_away=nobody, committed_untold=nobody)
 
 
 @asynccontextmanager

@@ -77,7 +77,7 @@ async def test_callers_are_told_after_a_while_whether_it_was_perhaps_done_and_ow
     store: ScriptedStore, network: Network
 ) -> None:
     outcomes = Outcomes()
-    writer = Writer(store, failed=nobody, still_away=nobody, away_seconds_max=0.05)
+    writer = Writer(store, failed=nobody, still_away=nobody, committed_untold=nobody, away_seconds_max=0.05)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         network.is_cut = network.loses_replies = True
@@ -100,7 +100,7 @@ async def test_callers_are_told_after_a_while_whether_it_was_perhaps_done_and_ow
 
 async def test_whoever_keeps_runs_is_told_each_time_the_store_was_tried_in_vain(network: Network) -> None:
     store, told = ScriptedStore(network.apply), []
-    writer = Writer(store, failed=nobody, still_away=lambda: told.append(len(store.batches)))
+    writer = Writer(store, failed=nobody, still_away=lambda: told.append(len(store.batches)), committed_untold=nobody)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         network.is_cut = True
@@ -126,7 +126,7 @@ async def test_a_question_is_asked_again_for_a_while(network: Network) -> None:
         assert answer == "answer"
         assert store.asked_count == 4
     network.is_cut = True
-    writer = Writer(store, failed=nobody, still_away=nobody, away_seconds_max=0.05)
+    writer = Writer(store, failed=nobody, still_away=nobody, committed_untold=nobody, away_seconds_max=0.05)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         with pytest.raises(StoreAway, match="no route"):

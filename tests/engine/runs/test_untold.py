@@ -36,6 +36,10 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 
 
+def _nobody(*_: object) -> None:
+    """Nobody is to be told."""
+
+
 def kill(path: str, where: str, workflow: str, events: str = "") -> None:
     """Have a process begin a run and die at an instant."""
     command = [sys.executable, "-m", "tests.engine.dies", path, where, events, workflow]
@@ -190,7 +194,7 @@ def _dead_teller() -> str:
 
 @contextmanager
 def _writing(path: str) -> Iterator[Writer]:
-    writer = Writer(SqliteStore(path), failed=lambda: None, still_away=lambda: None)
+    writer = Writer(SqliteStore(path), failed=_nobody, still_away=_nobody, committed_untold=_nobody)
     writer.store.open()
     try:
         yield writer
@@ -286,7 +290,7 @@ async def test_what_a_silent_process_has_not_told_is_told_when_it_dies(
     monkeypatch.setattr(recovery, "monotonic_now", lambda: next(seconds))
     silent = SqliteStore(file_path)
     _leave_untold(silent, 1, is_alive=True)
-    writer = Writer(SqliteStore(file_path), failed=lambda: None, still_away=lambda: None)
+    writer = Writer(SqliteStore(file_path), failed=_nobody, still_away=_nobody, committed_untold=_nobody)
     writer.store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)

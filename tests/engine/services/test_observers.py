@@ -55,7 +55,7 @@ def observed(file_path: str) -> Any:
 @asynccontextmanager
 async def looking(store: Any) -> AsyncIterator[Reaper]:
     """Have an observer, on a store of its own."""
-    writer = Writer(store, failed=lambda: None, still_away=lambda: None)
+    writer = Writer(store, failed=lambda: None, still_away=lambda: None, committed_untold=lambda _: None)
     writer.store.open()
     try:
         async with trio.open_nursery() as nursery:

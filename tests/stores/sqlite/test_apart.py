@@ -199,7 +199,7 @@ def test_an_executor_that_was_registered_before_one_that_is_refused_keeps_its_lo
 async def outcomes_of(store: SqliteStore, *batch: Operation, then: Callable[[], object]) -> dict[str, Any]:
     """Submit a batch at once to a writer, clear the obstacle when the outcomes before it have come; return all."""
     outcomes, found = Outcomes(), {}
-    writer = Writer(store, failed=nobody, still_away=nobody)
+    writer = Writer(store, failed=nobody, still_away=nobody, committed_untold=nobody)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         for number, operation in enumerate(batch):
@@ -250,7 +250,7 @@ async def test_a_writer_that_is_cancelled_while_a_batch_is_done_one_by_one_tells
     store: SqliteStore, fence: Fence, lock: Lock
 ) -> None:
     outcomes = Outcomes()
-    writer = Writer(store, failed=nobody, still_away=nobody)
+    writer = Writer(store, failed=nobody, still_away=nobody, committed_untold=nobody)
     store.hurry()
     with trio.fail_after(PATIENCE_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -275,7 +275,7 @@ async def test_a_caller_that_is_cancelled_meanwhile_gets_the_outcome_of_its_comm
     store: SqliteStore, fence: Fence, lock: Lock
 ) -> None:
     """The wait for a commit is not given up."""
-    writer = Writer(store, failed=nobody, still_away=nobody)
+    writer = Writer(store, failed=nobody, still_away=nobody, committed_untold=nobody)
     found = []
 
     async def write(operation: Operation) -> None:
