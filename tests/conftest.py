@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain, count
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import settings
 
 from durable_trio.engine import engine
 from durable_trio.rules import residency
+from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import opening
 from tests.engine.harness import Leftovers
 from tests.kit.copies import copy_or_migrate
 from tests.kit.measured import unmeasured
+from tests.kit.stores import KINDS, kind_at, store_at
 from tests.kit.traces import effects
-from tests.logstore import store_at
+
+_FOLDER = Path(__file__).parent
 
 # The same examples on every run: a failure shown once is shown again.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -50,7 +57,6 @@ def no_effects() -> None:
 
 
 # Of these folders and files, tests of a store at any path run on a log as well, a store of a wholly different kind.
-# With ``--on-log`` all tests do, also those of a file.
 _ON_LOG_TOO = (
     "calls/test_publish",
     "calls/test_retry",
@@ -73,37 +79,86 @@ _ON_LOG_TOO = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what says on which store tests run."""
-    parser.addoption("--on-log", action="store_true", help="run tests of the engine on the store in tests/logstore")
+    """Add what says on which store tests run (see ``tests/kit/stores.py``)."""
+    parser.addoption("--store", choices=list(KINDS), help="run tests of any store on the one of this name alone")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Say on which stores a test of any store runs."""
     if "store_path" in metafunc.fixturenames:
-        kinds = ["log"] if metafunc.config.getoption("--on-log") else ["memory", "file"]
-        place = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
-        is_of_any = metafunc.definition.get_closest_marker("sqlite") is None
-        if "log" not in kinds and is_of_any and place.startswith(_ON_LOG_TOO):
-            kinds.append("log")
-        metafunc.parametrize("store_path", kinds, indirect=True)
+        chosen = metafunc.config.getoption("--store")
+        names = [chosen] if chosen else ["memory", "sqlite"]
+        place = metafunc.definition.path.relative_to(_FOLDER).as_posix()
+        if chosen is None and place.startswith(_ON_LOG_TOO) and _why_sqlite(metafunc.definition) is None:
+            names.append("log")
+        metafunc.parametrize("store_path", names, indirect=True)
+
+
+def _why_sqlite(item: pytest.Item) -> str | None:
+    """Return why a test is about SQLite, if it is."""
+    if item.path.is_relative_to(_FOLDER / "stores" / "sqlite"):
+        return "is a test of that store"
+    marker = item.get_closest_marker("on_sqlite")
+    return None if marker is None else str(marker.args[0])
+
+
+@pytest.fixture
+def new_file(tmp_path: Path) -> Callable[[], str]:
+    """Return paths of files that do not exist yet, the first of them ``app.db``."""
+    return _new(tmp_path, "db")
+
+
+@pytest.fixture
+def new_log(tmp_path: Path) -> Callable[[], str]:
+    """Return paths of logs that do not exist yet."""
+    return _new(tmp_path, "log")
+
+
+def _new(folder: Path, ending: str) -> Callable[[], str]:
+    names = chain(["app"], (f"app-{number}" for number in count(2)))
+    return lambda: str(folder / f"{next(names)}.{ending}")
+
+
+@pytest.fixture
+def file_path(request: pytest.FixtureRequest) -> str:
+    """The address of a new store that outlives its engine: usually that of a file, else of what is chosen."""
+    new: Callable[[], str] = request.getfixturevalue(KINDS[request.config.getoption("--store") or "sqlite"].new)
+    return new()
+
+
+@pytest.fixture
+def store_path(request: pytest.FixtureRequest) -> str:
+    """``":memory:"``, then the address of a file; here and there that of a log; or of what is chosen."""
+    if request.param == "memory":
+        return ":memory:"
+    new: Callable[[], str] = request.getfixturevalue(KINDS[request.param].new)
+    return new()
 
 
 @pytest.fixture(autouse=True)
-def logs_are_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine at the path of a log takes the store of the tests."""
-    monkeypatch.setattr(engine, "SqliteStore", store_at)
+def engines_take_all_stores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine takes a store of each kind at its address, and of the chosen one instead of one in memory.
+
+    Where time is virtual, it is in memory all the same: nothing else keeps to such a time.
+    """
+    chosen: str | None = request.config.getoption("--store")
+    if chosen in (None, "sqlite") or _why_sqlite(request.node):
+        monkeypatch.setattr(engine, "SqliteStore", store_at)
+        return
+    new: Callable[[], str] = request.getfixturevalue(KINDS[chosen].new)
+
+    def chosen_at(address: str | os.PathLike[str], *, durability: str = "full") -> Store:
+        if address == ":memory:":
+            return store_at(address if _is_time_virtual() else new(), durability=durability)
+        if kind_at(address) != chosen:
+            pytest.fail(f"this test takes the store {str(address)!r}: have it take file_path, or mark it on_sqlite")
+        return store_at(address, durability=durability)
+
+    monkeypatch.setattr(engine, "SqliteStore", chosen_at)
 
 
-@pytest.fixture
-def file_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The path of a store in a file that does not exist yet."""
-    return str(tmp_path / ("app.log" if request.config.getoption("--on-log") else "app.db"))
-
-
-@pytest.fixture
-def store_path(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """``":memory:"``, then the path of a file; here and there that of a log."""
-    return {"memory": ":memory:", "file": str(tmp_path / "app.db"), "log": str(tmp_path / "app.log")}[request.param]
+def _is_time_virtual() -> bool:
+    return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock)
 
 
 @pytest.fixture
@@ -168,8 +223,11 @@ _LONGEST_FIRST = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; all else stays in its order."""
-    folder = Path(__file__).parent
-    places = {folder / name: place for place, name in enumerate(_LONGEST_FIRST)}
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; all else stays in its order. On another store, skip what is about SQLite."""
+    places = {_FOLDER / name: place for place, name in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    if config.getoption("--store") not in (None, "sqlite"):
+        for item in items:
+            if why := _why_sqlite(item):
+                item.add_marker(pytest.mark.skip(reason=f"on SQLite only: {why}"))

@@ -320,7 +320,7 @@ async def test_a_parked_run_goes_on_by_itself_with_an_engine_that_has_other_code
 # ---- the user's own tables -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.sqlite
+@pytest.mark.on_sqlite("its transaction speaks SQL")
 async def test_a_table_of_the_users_lives_in_the_same_file(store_path: str) -> None:
     def count_up(connection: Any, amount: int) -> int:
         connection.execute("UPDATE counter SET n = n + ?", (amount,))

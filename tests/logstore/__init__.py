@@ -9,17 +9,6 @@ It is there to show that the contract is one, and to run the engine on. It keeps
 that waits for each claim, and its file never shrinks.
 """
 
-import os
-
-from durable_trio.stores.contract import Store
-from durable_trio.stores.sqlite import SqliteStore
 from tests.logstore.store import LogStore
 
-__all__ = ["LogStore", "store_at"]
-
-
-def store_at(path: str | os.PathLike[str], *, durability: str = "full") -> Store:
-    """Return the store that an engine takes for a path: for that of a log, this one."""
-    if os.fspath(path).endswith(".log"):
-        return LogStore(path, durability=durability)
-    return SqliteStore(path, durability=durability)
+__all__ = ["LogStore"]

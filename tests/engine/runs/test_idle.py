@@ -110,7 +110,7 @@ async def test_what_another_process_has_sent_is_handed_over_and_not_read_again(
 
 
 @pytest.mark.usefixtures("stay_long")
-@pytest.mark.sqlite
+@pytest.mark.on_sqlite("looks by SQL into what the engine has stored")
 async def test_a_run_that_takes_signals_one_after_the_other_is_taken_into_memory_once(store_path: str) -> None:
     async with serving(store_path, chat) as engine:
         run = await engine.start(chat, 30, id="r")
@@ -252,7 +252,7 @@ async def _wait_until_it_waits_for(engine: Engine, names: str) -> None:
     await wait_until(lambda: waited_for(engine) == names)
 
 
-@pytest.mark.sqlite
+@pytest.mark.on_sqlite("looks by SQL into what the engine has stored")
 async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_waited_before(
     store_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
