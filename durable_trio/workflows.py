@@ -295,7 +295,7 @@ class Registry:
     """
 
     def __init__(self, workflows: Iterable[Workflow[Any, Any]]) -> None:
-        self._by_place: dict[tuple[str, int], Workflow[Any, Any]] = {}
+        self._by_version: dict[tuple[str, int], Workflow[Any, Any]] = {}
         self._newest: dict[str, Workflow[Any, Any]] = {}
         self._missed: set[tuple[str, int]] = set()
         #: Whether any of them says which signals it takes.
@@ -305,7 +305,7 @@ class Registry:
         for item in workflows:
             if not isinstance(item, Workflow):
                 raise TypeError(f"workflows must be made by @workflow, {item!r} is not")
-            if self._by_place.setdefault((item.name, item.version), item) is not item:
+            if self._by_version.setdefault((item.name, item.version), item) is not item:
                 which = f"{item.name!r}, both of version {item.version}"
                 raise ValueError(f"two workflows are named {which}; give one another name, or another version=")
             if item.version >= self._newest.setdefault(item.name, item).version:
@@ -315,17 +315,17 @@ class Registry:
         self.get: Callable[[str], Workflow[Any, Any] | None] = self._newest.get
         without_version = {(name, NO_VERSION): newest for name, newest in self._newest.items()}
         #: Gives the workflow of a name and a version, if it is known; of ``NO_VERSION`` the newest.
-        self.at: Callable[[tuple[str, int]], Workflow[Any, Any] | None] = {**self._by_place, **without_version}.get
+        self.at: Callable[[tuple[str, int]], Workflow[Any, Any] | None] = {**self._by_version, **without_version}.get
 
     def is_missed(self, workflow: Workflow[Any, Any]) -> bool:
         """Return whether a workflow is not among those that were given, the first time that this is asked of it.
 
         Where none were given, as to most clients, none is missed.
         """
-        place = (workflow.name, workflow.version)
-        if not self._by_place or place in self._by_place or place in self._missed:
+        version = (workflow.name, workflow.version)
+        if not self._by_version or version in self._by_version or version in self._missed:
             return False
-        self._missed.add(place)
+        self._missed.add(version)
         return True
 
     @property
@@ -334,7 +334,7 @@ class Registry:
         return tuple(self._newest)
 
     def __iter__(self) -> Iterator[Workflow[Any, Any]]:
-        return iter(self._by_place.values())
+        return iter(self._by_version.values())
 
 
 def version_text(workflow: str, version: int | None) -> str:

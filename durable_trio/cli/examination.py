@@ -85,7 +85,7 @@ def examine(database: str) -> CheckDocument:
         rows = attrs.evolve(
             rows,
             silent={each.id: each.silent for each in servers.executors if each.silent is not None and each.is_silent},
-            why_overdue={place: servers.why_not(*place) for place in rows.overdue},
+            why_overdue={version: servers.why_not(*version) for version in rows.overdue},
         )
         processes = await client.processes()
         findings = (*_findings(status, rows), *findings_of(processes))
@@ -206,11 +206,11 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         text = f"{plural(sum(dead.values()), 'run')} in the hands of a process that has died; {advice}"
         yield Finding(level="wrong", about="owners", text=text)
     if rows.overdue:
-        names = [f"{version_text(*place)} ({count:,})" for place, count in rows.overdue.items()]
+        names = [f"{version_text(*version)} ({count:,})" for version, count in rows.overdue.items()]
         if alive:
             by_reason: dict[str, list[str]] = {}
-            for place, named in zip(rows.overdue, names, strict=True):
-                why = rows.why_overdue[place] if rows.why_not_writable is None else "nobody can write that he does"
+            for version, named in zip(rows.overdue, names, strict=True):
+                why = rows.why_overdue[version] if rows.why_not_writable is None else "nobody can write that he does"
                 by_reason.setdefault(why, []).append(named)
             for reason, some in by_reason.items():
                 text = f"due, but nobody takes them: {_some(some)}; {visible(reason)}"
@@ -218,9 +218,9 @@ def _runs(status: EngineStatus, rows: _Rows, alive: set[int]) -> Iterator[Findin
         else:
             text = f"due, and nobody serves: {_some(names)}; serve the database"
             yield Finding(level="wrong", about="workflows", text=text)
-    waiting = {place: count for place, count in status.unserved_versions.items() if place not in rows.overdue}
+    waiting = {version: count for version, count in status.unserved_versions.items() if version not in rows.overdue}
     if waiting:
-        told = [f"{version_text(*place)} ({count:,})" for place, count in waiting.items()]
+        told = [f"{version_text(*version)} ({count:,})" for version, count in waiting.items()]
         text = f"unfinished, but no executor has their version: {_some(told)}; 'versions' tells which there are"
         yield Finding(level="note", about="versions", text=text)
     if rows.expired:

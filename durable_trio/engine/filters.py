@@ -124,7 +124,7 @@ NOW: Final = "now"
 
 
 def read_since(store: Store, cursor: str) -> Cursor | None:
-    """Return the place from which a watch is to go on; ``None`` for the present.
+    """Return the cursor from which a watch is to go on; ``None`` for the present.
 
     Raises:
         TypeError, ValueError: no watch has given it.

@@ -33,7 +33,7 @@ _SHOWN_RUNS_MAX: Final = 100_000
 class Since(NamedTuple):
     """Where a watch begins: behind a state that another one was given; ``None``: behind the present. And as given."""
 
-    place: Cursor | None
+    after: Cursor | None
     cursor: str
 
 
@@ -117,7 +117,7 @@ class Changes:
         subscription = self._subscription
         subscription.read_by_itself()  # before the read: what is committed after it is offered
         try:
-            question = ListChanges(self._which, after=subscription.position, limit=_PAGE_RUNS)
+            question = ListChanges(self._which, after=subscription.cursor, limit=_PAGE_RUNS)
             page = await self._writer.ask(question)
         except CursorLost as error:
             subscription.fall_behind()
@@ -126,12 +126,12 @@ class Changes:
                     f"the cursor {self._since.cursor!r} is of a later state than the store is in: it was restored from "
                     "a copy, or is another one; begin anew, without a cursor"
                 ) from error
-            subscription.position = None  # it is all looked at once more: what was shown is known
+            subscription.cursor = None  # it is all looked at once more: what was shown is known
             return True
         except BaseException:
             subscription.fall_behind()
             raise
-        subscription.position = page.cursor
+        subscription.cursor = page.cursor
         self._waiting.extend(page.changes)
         if self._is_beginning:
             self._present_count += len(page.changes)
@@ -174,7 +174,7 @@ class Changes:
         self._since = since
         # What comes before the present was perhaps given to the other one, and the feed may be on its way to offer it.
         await self._feed.skip()
-        self._subscription.position = since.place or await self._writer.ask(FindCursor())
+        self._subscription.cursor = since.after or await self._writer.ask(FindCursor())
 
     def _removed(self) -> RunNotFound:
         self._has_ended = True

@@ -133,8 +133,8 @@ async def _answer(code: Code, request: dict[str, Any], line: _Line) -> None:
 
     def begins(found: Unfinished) -> None:
         row = found.row
-        place = {"workflow": row.workflow, "version": version_or_none(row.version)}
-        line.send(begins=row.run, run_id=row.id, is_executing=row.owner is not None, **place)
+        version = {"workflow": row.workflow, "version": version_or_none(row.version)}
+        line.send(begins=row.run, run_id=row.id, is_executing=row.owner is not None, **version)
 
     await rehearse_runs(code, request["rehearse"], told, at_once=request["at_once"], begins=begins)
     line.send(done=True)

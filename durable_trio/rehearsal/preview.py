@@ -79,5 +79,5 @@ class Preview:
 
 def _told(group: RehearsalGroup) -> str:
     verdict = verdict_text(group.verdict, group.count)
-    place = visible(version_text(group.workflow, group.version))
-    return f"{group.count} of {place} {verdict} ({visible(group.cause)}; {visible(group.run_ids[0])})"
+    whose = visible(version_text(group.workflow, group.version))
+    return f"{group.count} of {whose} {verdict} ({visible(group.cause)}; {visible(group.run_ids[0])})"

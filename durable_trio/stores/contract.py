@@ -204,7 +204,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def read_cursor(self, text: str) -> Cursor:
-        """Return a cursor that was written down. Asks nobody: whether the store knows the place shows when it is used.
+        """Return a cursor that was written down. Asks nobody: whether the store knows the point shows when it is used.
 
         Raises:
             ValueError: a store of this kind has never written such a text; the message shows how one looks.

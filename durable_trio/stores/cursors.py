@@ -1,7 +1,7 @@
-"""Places in the stream of what is committed to a store, as its users hold them.
+"""Points in the stream of what is committed to a store, as its users hold them.
 
-What a place is made of only the store knows: where commits have one order, a number; where many write at once, what was
-visible then. So nobody compares two of them. What was committed after a place is told once, and where it cannot be told
+What a point is made of only the store knows: where commits have one order, a number; where many write at once, what was
+visible then. So nobody compares two of them. What was committed after a point is told once, and where it cannot be told
 any more (``CursorLost``) whoever wants to know looks at everything.
 """
 
@@ -16,4 +16,4 @@ Cursor = NewType("Cursor", str)
 
 
 class CursorLost(Exception):
-    """What was committed after that place cannot be told."""
+    """What was committed after that point cannot be told."""

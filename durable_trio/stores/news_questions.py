@@ -1,4 +1,4 @@
-"""What can be asked of a store about what was committed after a place (``stores.cursors``)."""
+"""What can be asked of a store about what was committed after a cursor (``stores.cursors``)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 class Change:
     """A run as it was after a change, with what it had published by then.
 
-    ``cursor``: the place behind it: who goes on there is given what the page after this change has, and all later ones.
+    ``cursor``: the point behind it: who goes on there is given what the page after this change has, and all later ones.
     """
 
     row: RunRow
@@ -36,7 +36,7 @@ class Change:
 
 @attrs.frozen
 class ChangePage:
-    """Some changes, and the place from which to go on. ``is_last``: there were no more when it was read."""
+    """Some changes, and the point from which to go on. ``is_last``: there were no more when it was read."""
 
     changes: tuple[Change, ...]
     cursor: Cursor
@@ -45,14 +45,14 @@ class ChangePage:
 
 @attrs.define
 class ListChanges(Question[ChangePage]):
-    """Answers the runs that were changed after a place, each as it is now; of all, with ``None``.
+    """Answers the runs that were changed after a point, each as it is now; of all, with ``None``.
 
     No change is missed, and none is given twice, however many write at the same time. Those of one run come in their
     order (``RunRow.changed`` rises with each); among runs there need be none. One that matches no more is left out.
     Values and row are of one instant, so that a watcher is never shown values that are newer than the status.
 
     Raises:
-        CursorLost: what was committed after that place cannot be told; begin with ``None``.
+        CursorLost: what was committed after that point cannot be told; begin with ``None``.
     """
 
     is_for_people = True
@@ -71,12 +71,12 @@ class ListNews(Question[ChangePage]):
 
 @attrs.define
 class FindCursor(Question[Cursor]):
-    """Answers the place behind all that is committed: whatever is committed from now on comes after it."""
+    """Answers the point behind all that is committed: whatever is committed from now on comes after it."""
 
 
 @attrs.frozen
 class SentPage:
-    """Some of what was sent, and the place from which to go on. ``is_last``: there was no more when it was read."""
+    """Some of what was sent, and the point from which to go on. ``is_last``: there was no more when it was read."""
 
     sent: tuple[Sent, ...]
     cursor: Cursor
@@ -85,16 +85,16 @@ class SentPage:
 
 @attrs.define
 class ListSent(Question[SentPage]):
-    """Answers what was put into the mailboxes of all runs after a place, whether read or not.
+    """Answers what was put into the mailboxes of all runs after a point, whether read or not.
 
-    Nothing is missed and nothing given twice; what was sent to one run comes in the order of its mailbox. The place is
+    Nothing is missed and nothing given twice; what was sent to one run comes in the order of its mailbox. The point is
     that of ``FindCursor`` or of a page before.
 
-    ``owner`` and ``place`` of each are those of now: knowing the place that it has among what is unread, who owns its
+    ``owner`` and ``follows`` of each are those of now: knowing what it follows among what is unread, who owns its
     run by that very claim need not read the mailbox. ``created`` is False of one that was read already.
 
     Raises:
-        CursorLost: what was committed after that place cannot be told; look at each mailbox.
+        CursorLost: what was committed after that point cannot be told; look at each mailbox.
     """
 
     after: Cursor

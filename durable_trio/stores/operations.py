@@ -268,7 +268,7 @@ class SendSignal:
 class Sent:
     """A message is in a mailbox. ``owner`` is the run's executor, if any, at that instant.
 
-    ``place``: of a new entry for an owned run, what its owner needs to know that no other has come before it: the
+    ``follows``: of a new entry for an owned run, what its owner needs to know that no other has come before it: the
     fencing token of the run, and the id of the unread entry before this one in the mailbox, 0 if it is the only one.
     ``None`` of others, and where a store does not tell: then the owner reads the mailbox.
     """
@@ -276,7 +276,7 @@ class Sent:
     entry: MailboxEntry
     created: bool
     owner: int | None
-    place: tuple[int, int] | None = None
+    follows: tuple[int, int] | None = None
 
 
 @attrs.define(kw_only=True)

@@ -122,7 +122,7 @@ async def test_late_word_of_a_message_to_a_former_stay_of_a_run_is_no_news(store
         def start_and_tell(row: RunRow, loaded: Loaded | None = None) -> None:
             start(row, loaded)
             entry = MailboxEntry(id=1, run=row.run, kind="signal", name="go", payload="1", created_at=0)
-            runs.post(row.run, Sent(entry=entry, created=True, owner=row.owner, place=(row.token - 1, 0)))
+            runs.post(row.run, Sent(entry=entry, created=True, owner=row.owner, follows=(row.token - 1, 0)))
             came_back.set()
 
         runs.start = start_and_tell  # type: ignore[method-assign]

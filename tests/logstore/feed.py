@@ -1,6 +1,7 @@
 """What has been committed since: changes of runs, and what was put into mailboxes.
 
-A place is how many changes, and how many mailbox entries, there were then: all logs of one file have them in one order.
+A cursor is how many changes, and how many mailbox entries, there were then: all logs of one file have them in the same
+order.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def parse_cursor(text: str) -> Cursor:
 
 
 def find_cursor(state: State, question: FindCursor) -> Cursor:
-    """Return the place behind all that is committed."""
+    """Return the cursor behind all that is committed."""
     return _cursor(len(state.changes), len(state.sent))
 
 
@@ -50,17 +51,17 @@ def _cursor(change_count: int, sent_count: int) -> Cursor:
 
 
 def _counts(state: State, cursor: Cursor | None) -> tuple[int, int]:
-    """Return how many changes and entries there were at a place."""
+    """Return how many changes and entries there were at a cursor."""
     if cursor is None:
         return 0, 0
     change_count, sent_count = map(int, parse_cursor(cursor)[1:].split("."))
     if change_count > len(state.changes) or sent_count > len(state.sent):
-        raise CursorLost(f"{cursor} is no place in this log")
+        raise CursorLost(f"{cursor} is no point in this log")
     return change_count, sent_count
 
 
 def list_changes(state: State, question: ListChanges) -> ChangePage:
-    """Return the runs that were changed after a place, each where it has changed for the last time."""
+    """Return the runs that were changed after a cursor, each where it has changed for the last time."""
     _, sent_count = _counts(state, question.after)
     found: list[Change] = []
     for change in _changes(state, question.which, question.after):
@@ -77,23 +78,23 @@ def list_news(state: State, question: ListNews) -> ChangePage:
 
 def _changes(state: State, which: RunFilter, after: Cursor | None) -> Iterator[Change]:
     change_count, sent_count = _counts(state, after)
-    for place in range(change_count, len(state.changes)):
-        number, run_number = state.changes[place]
+    for index in range(change_count, len(state.changes)):
+        number, run_number = state.changes[index]
         run = state.runs.get(run_number)
         if run is not None and run.row.changed == number and matches(state, run, which):
-            yield Change(state.row(run), values_of(run), _cursor(place + 1, sent_count))
+            yield Change(state.row(run), values_of(run), _cursor(index + 1, sent_count))
 
 
 def list_sent(state: State, question: ListSent) -> SentPage:
-    """Return what was put into mailboxes after a place."""
-    change_count, place = _counts(state, question.after)
+    """Return what was put into mailboxes after a cursor."""
+    change_count, index = _counts(state, question.after)
     found: list[Sent] = []
-    while place < len(state.sent) and len(found) < question.limit:
-        sent = _sent(state, *state.sent[place])
-        place += 1
+    while index < len(state.sent) and len(found) < question.limit:
+        sent = _sent(state, *state.sent[index])
+        index += 1
         if sent is not None:
             found.append(sent)
-    return SentPage(tuple(found), _cursor(change_count, place), is_last=place == len(state.sent))
+    return SentPage(tuple(found), _cursor(change_count, index), is_last=index == len(state.sent))
 
 
 def _sent(state: State, number: int, run_number: int) -> Sent | None:
@@ -102,7 +103,7 @@ def _sent(state: State, number: int, run_number: int) -> Sent | None:
     letter = None if run is None else run.mail.get(number)
     if run is None or letter is None:
         return None
-    place = None
+    follows = None
     if run.row.owner is not None and letter.is_unread:
-        place = (run.row.token, last_unread(run, letter.entry))
-    return Sent(entry=letter.entry, created=letter.is_unread, owner=run.row.owner, place=place)
+        follows = (run.row.token, last_unread(run, letter.entry))
+    return Sent(entry=letter.entry, created=letter.is_unread, owner=run.row.owner, follows=follows)

@@ -123,11 +123,11 @@ def tell_parent(state: State, run: Run, now: int) -> None:
 
 
 def _post(state: State, run: Run, kind: str, name: str, payload: str, now: int, signal_id: str | None) -> Sent:
-    place = None
+    follows = None
     if run.row.owner is not None:
-        place = (run.row.token, last_unread(run))
+        follows = (run.row.token, last_unread(run))
     entry = state.post(run, kind, name, payload, now, signal_id)
-    return Sent(entry=entry, created=True, owner=run.row.owner, place=place)
+    return Sent(entry=entry, created=True, owner=run.row.owner, follows=follows)
 
 
 def last_unread(run: Run, before: MailboxEntry | None = None) -> int:

@@ -288,9 +288,9 @@ class Runs:
         actor = self._actors.get(run)
         if actor is None:
             return
-        if sent is not None and sent.place is not None and sent.place[0] == actor.row.token:
+        if sent is not None and sent.follows is not None and sent.follows[0] == actor.row.token:
             try:  # as ``guarded`` does: each message passes here
-                actor.hand_over(MailboxLook(after=sent.place[1], entries=(sent.entry,)))
+                actor.hand_over(MailboxLook(after=sent.follows[1], entries=(sent.entry,)))
             except BaseException as error:
                 tell(actor, error)
         else:

@@ -8,7 +8,7 @@ A watcher is *behind* or *live*. Behind, it reads the store by itself, page by p
 after it was too slow. Live, it is offered what the feed reads. It becomes live before its last read, so that each
 commit is in that read or is offered after it. What is in both the watcher knows by the change number of the run.
 
-How far the feed has come, and each watcher, are places that only the store can compare (``stores.cursors``).
+How far the feed has come, and each watcher, are cursors, which only the store can read (``stores.cursors``).
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class Subscription:
 
     accepts: Callable[[RunRow], bool]
     run_id: str | None = None
-    #: Up to this place the watcher has been given everything, or holds it in its hands; ``None``: nothing yet.
-    position: Cursor | None = None
+    #: Up to this point the watcher has been given everything, or holds it in its hands; ``None``: nothing yet.
+    cursor: Cursor | None = None
     is_behind: bool = True
     is_removed: bool = False  # the run that is watched is stored no more
     is_closed: bool = False
@@ -70,17 +70,17 @@ class Subscription:
     # By run, and whether it is accepted: a state that is not shown does not displace one that is still to be shown.
     pending: dict[tuple[int, bool], Change] = attrs.Factory(dict)
     _characters: int = 0
-    _offered: Cursor | None = None  # up to this place it was offered everything, since it is live
+    _offered: Cursor | None = None  # up to this point it was offered everything, since it is live
 
     def read_by_itself(self) -> None:
-        """The watcher is about to read from its position on: whatever is committed after that is offered."""
+        """The watcher is about to read from its cursor on: whatever is committed after that is offered."""
         self.is_behind = False
         self._offered = None
 
-    def passed(self, place: Cursor) -> None:
-        """All that it may want was offered up to that place."""
+    def passed(self, cursor: Cursor) -> None:
+        """All that it may want was offered up to that point."""
         if not self.is_behind:
-            self._offered = place
+            self._offered = cursor
 
     def offer(self, change: Change) -> None:
         """Take a newer state of a run, in place of an older one that was not taken yet."""
@@ -102,7 +102,7 @@ class Subscription:
         """Return what is pending, in order, as given to the watcher."""
         taken = list(self.pending.values())
         self._forget()
-        self.position = self._offered or self.position
+        self.cursor = self._offered or self.cursor
         return taken
 
     def fall_behind(self) -> None:
@@ -167,9 +167,9 @@ class Feed(Service):
         self._subscriptions: dict[str | None, set[Subscription]] = {}
         self._waiters: dict[str, set[trio.Event]] = {}
         self._ends: dict[trio.Event, RunEnd] = {}
-        # Up to which places it has come; they stay when the service is started again.
-        self._place = self._mail_place = Cursor("")
-        self._has_place = False
+        # Up to which points it has come; they stay when the service is started again.
+        self._cursor = self._mail_cursor = Cursor("")
+        self._has_cursor = False
         self._own_commits = -1
         self._skips: list[trio.Event] = []  # of those who wait until it has come to the present
         self._removal_check_at = math.inf
@@ -201,9 +201,9 @@ class Feed(Service):
         first watcher of an engine that has executed a million runs would have them all read once more.
         """
         if not self._subscriptions:
-            place = await self._writer.ask_patiently(FindCursor())
+            cursor = await self._writer.ask_patiently(FindCursor())
             if not self._subscriptions:
-                self._place = place
+                self._cursor = cursor
         subscription.is_closed = self._is_closed
         self._subscriptions.setdefault(subscription.run_id, set()).add(subscription)
         self._await_commits()
@@ -295,11 +295,11 @@ class Feed(Service):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled. Started again after a crash it goes on where it was, so nothing is missed."""
         writer, store = self._writer, self._writer.store
-        is_behind = self._has_place  # what was noticed before the crash was perhaps not passed on
-        if not self._has_place:
+        is_behind = self._has_cursor  # what was noticed before the crash was perhaps not passed on
+        if not self._has_cursor:
             writer.foreign_changes()  # before the reads: what comes between is noticed again
-            self._place = self._mail_place = await writer.ask_patiently(FindCursor())
-            self._has_place = True
+            self._cursor = self._mail_cursor = await writer.ask_patiently(FindCursor())
+            self._has_cursor = True
         active_at = -math.inf
         task_status.started()
         while True:
@@ -375,15 +375,15 @@ class Feed(Service):
         is_last = False
         while not is_last:
             try:
-                page = await self._writer.ask_patiently(ListSent(self._mail_place, limit=_ROWS_MAX))
+                page = await self._writer.ask_patiently(ListSent(self._mail_cursor, limit=_ROWS_MAX))
             except CursorLost:
-                self._mail_place = await self._writer.ask_patiently(FindCursor())
+                self._mail_cursor = await self._writer.ask_patiently(FindCursor())
                 self._mail_was_lost()
                 return
             for sent in page.sent:
                 if sent.created:
                     self._message_came(sent)
-            self._mail_place, is_last = page.cursor, page.is_last
+            self._mail_cursor, is_last = page.cursor, page.is_last
 
     async def _pass_changes(self) -> bool:
         """Pass on a page of changes, and return whether there may be more: messages go before those."""
@@ -395,7 +395,7 @@ class Feed(Service):
             await self._pass_ends()
             return False
         try:
-            page = await writer.ask_patiently(ListNews(after=self._place, limit=_ROWS_MAX))
+            page = await writer.ask_patiently(ListNews(after=self._cursor, limit=_ROWS_MAX))
         except CursorLost:
             await self._skip()
             return False
@@ -407,7 +407,7 @@ class Feed(Service):
                 # Only a hint to look again: the run may have been resumed since this row was read.
                 for event in self._waiters.get(change.row.id, ()):
                     event.set()
-        self._place = page.cursor
+        self._cursor = page.cursor
         for subscription in self._every_subscription():
             subscription.passed(page.cursor)
         return not page.is_last
@@ -427,7 +427,7 @@ class Feed(Service):
         """Go on from the present. What was committed before all who want it look for by themselves."""
         skips, self._skips = self._skips, []
         try:
-            self._place = await self._writer.ask_patiently(FindCursor())
+            self._cursor = await self._writer.ask_patiently(FindCursor())
         except BaseException:
             self._skips = skips + self._skips
             raise

@@ -26,9 +26,9 @@ from durable_trio.processes import OWN_PROCESS
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
+from durable_trio.stores.sqlite.answers.cursors import read_point
 from durable_trio.stores.sqlite.answers.executors import find_home
 from durable_trio.stores.sqlite.answers.lists import Slice
-from durable_trio.stores.sqlite.answers.places import read_place
 from durable_trio.stores.sqlite.answers.table import ANSWERS, JUDGED, Answer, at_one_instant, whole
 from durable_trio.stores.sqlite.connection import (
     BUSY_TIMEOUT_MS,
@@ -385,7 +385,7 @@ class SqliteStore(Store):
 
     def read_cursor(self, text: str) -> Cursor:
         """Return a cursor that was written down (see ``Store.read_cursor``)."""
-        return read_place(text).cursor
+        return read_point(text).cursor
 
     @property
     def poll_seconds(self) -> float:

@@ -330,9 +330,9 @@ class ExecutorContract(ContractKit):
 
     def test_a_report_is_no_change_of_any_run(self, store: Store) -> None:
         start(store)
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         one(store, PutReport(process="a", report="{}", now=6))
-        assert changed_since(store, place) == set()
+        assert changed_since(store, cursor) == set()
 
     def test_registering_in_a_batch_with_a_refused_operation_holds(self, store: Store) -> None:
         _, fence = owned(store)

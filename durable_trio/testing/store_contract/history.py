@@ -112,10 +112,10 @@ class HistoryContract(ContractKit):
 
     def test_rows_alone_do_not_tell_watchers(self, store: Store) -> None:
         row, fence = owned(store)
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         add(store, fence, step(1))
         assert row_of(store) == row
-        assert changed_since(store, place) == set()
+        assert changed_since(store, cursor) == set()
 
     def test_waits_are_replaced_by_key_and_cleared(self, store: Store) -> None:
         row, fence = owned(store)

@@ -225,13 +225,13 @@ def changed_runs(store: Store, which: RunFilter, *, after: Cursor | None = None,
     return tuple(change.row for change in store.ask(ListChanges(which, after=after, limit=limit)).changes)
 
 
-def changed_since(store: Store, place: Cursor) -> set[str]:
+def changed_since(store: Store, cursor: Cursor) -> set[str]:
     """Return the ids of the runs that were changed since."""
-    return {row.id for row in changed_runs(store, RunFilter(), after=place)}
+    return {row.id for row in changed_runs(store, RunFilter(), after=cursor)}
 
 
-def sent_since(store: Store, place: Cursor) -> tuple[Sent, ...]:
+def sent_since(store: Store, cursor: Cursor) -> tuple[Sent, ...]:
     """Return what was sent since."""
-    page = store.ask(ListSent(place, limit=99))
+    page = store.ask(ListSent(cursor, limit=99))
     assert page.is_last
     return page.sent

@@ -62,14 +62,14 @@ class MessageContract(ContractKit):
 
     def test_a_signal_waits_unread_and_names_the_owner(self, store: Store) -> None:
         row, fence = owned(store)
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         sent = signal(store, payload='{"a": null}', now=61)
         expected = MailboxEntry(
             id=sent.entry.id, run=row.run, kind="signal", name="go", payload='{"a": null}', created_at=61
         )
-        assert attrs.evolve(sent, place=None) == Sent(entry=expected, created=True, owner=fence.owner)
+        assert attrs.evolve(sent, follows=None) == Sent(entry=expected, created=True, owner=fence.owner)
         assert store.ask(ListUnread(row.run)) == (expected,)
-        assert [item.entry for item in sent_since(store, place)] == [expected]
+        assert [item.entry for item in sent_since(store, cursor)] == [expected]
         assert sent_since(store, store.ask(FindCursor())) == ()
         start(store, "pending")
         assert signal(store, "pending").owner is None
@@ -79,20 +79,20 @@ class MessageContract(ContractKit):
         row, fence = owned(store)
         other, _ = owned(store, "other")
         first, _, second = signal(store), signal(store, "other"), signal(store, signal_id="id")
-        assert first.place in (None, (fence.token, 0))
-        assert second.place in (None, (fence.token, first.entry.id))
-        assert signal(store, signal_id="id").place is None  # it was there before
+        assert first.follows in (None, (fence.token, 0))
+        assert second.follows in (None, (fence.token, first.entry.id))
+        assert signal(store, signal_id="id").follows is None  # it was there before
         one(store, Advance(fence=fence, rows=(step(1),), taken=((second.entry.id, 1),), now=70))
         third = signal(store)
-        assert third.place in (None, (fence.token, first.entry.id))
+        assert third.follows in (None, (fence.token, first.entry.id))
         one(store, Advance(fence=fence, rows=(step(2, n=1),), taken=((first.entry.id, 2), (third.entry.id, 2)), now=71))
         asked = cancel(store)
-        assert asked.place in (None, (fence.token, 0))
-        assert signal(store).place in (None, (fence.token, asked.entry.id))
-        assert cancel(store).place is None
+        assert asked.follows in (None, (fence.token, 0))
+        assert signal(store).follows in (None, (fence.token, asked.entry.id))
+        assert cancel(store).follows is None
         assert len(store.ask(ListUnread(other.run))) == 1
         start(store, "pending")
-        assert signal(store, "pending").place is None
+        assert signal(store, "pending").follows is None
         assert row.token == fence.token
 
     def test_signals_come_in_order_of_arrival_also_at_the_same_instant(self, store: Store) -> None:
@@ -384,20 +384,20 @@ class MessageContract(ContractKit):
         assert finish(store, child_fence) is True
         assert store.ask(ListUnread(parent.run)) == ()
 
-    def test_what_was_sent_is_listed_in_order_read_or_not_with_its_place(self, store: Store) -> None:
-        """``None`` is always right as a place: then the owner reads the mailbox."""
+    def test_what_was_sent_is_listed_in_order_read_or_not_with_what_it_follows(self, store: Store) -> None:
+        """``None`` is always right as what it follows: then the owner reads the mailbox."""
         _, fence = owned(store)
         start(store, "other")
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         entries = [signal(store, run_id).entry for run_id in ("run", "other", "run", "run", "run")]
         one(store, Advance(fence=fence, rows=(step(1, kind=StepKind.SIGNAL),), taken=((entries[2].id, 1),), now=70))
-        found = sent_since(store, place)
+        found = sent_since(store, cursor)
         assert [sent.entry for sent in found] == entries
         assert [sent.created for sent in found] == [True, True, False, True, True]
         assert [sent.owner for sent in found] == [fence.owner, None, fence.owner, fence.owner, fence.owner]
-        places = [(fence.token, 0), None, None, (fence.token, entries[0].id), (fence.token, entries[3].id)]
-        assert all(sent.place in (None, place) for sent, place in zip(found, places, strict=True))
-        first = store.ask(ListSent(place, limit=2))
+        before = [(fence.token, 0), None, None, (fence.token, entries[0].id), (fence.token, entries[3].id)]
+        assert all(sent.follows in (None, each) for sent, each in zip(found, before, strict=True))
+        first = store.ask(ListSent(cursor, limit=2))
         assert ([sent.entry for sent in first.sent], first.is_last) == (entries[:2], False)
         rest = store.ask(ListSent(first.cursor, limit=99))
         assert ([sent.entry for sent in rest.sent], rest.is_last) == (entries[2:], True)

@@ -44,7 +44,7 @@ class OutageContract(ContractKit):
         self, store: Store, cut: AbstractContextManager[None]
     ) -> None:
         row, fence = owned(store)
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         batch: list[Operation] = [
             start_operation("other"),
             Advance(fence=fence, rows=(step(1),), published=(("n", "1"),), now=20),
@@ -60,7 +60,7 @@ class OutageContract(ContractKit):
         assert (started.created, started.row.id, advanced) == (True, "other", True)
         assert again.created is False
         assert [entry.seq for entry in store.ask(ListHistory(row.run))] == [1]
-        assert changed_since(store, place) == {"run", "other"}
+        assert changed_since(store, cursor) == {"run", "other"}
         assert row_of(store, "other") == started.row
 
     def test_another_batch_before_the_same_again_is_refused_and_does_nothing(
@@ -80,7 +80,7 @@ class OutageContract(ContractKit):
         self, store: Store, cut: AbstractContextManager[None]
     ) -> None:
         row, fence = owned(store)
-        first, place = signal(store, payload="1").entry, store.ask(FindCursor())
+        first, cursor = signal(store, payload="1").entry, store.ask(FindCursor())
         send = [start_operation("other", owner=fence.owner)]
         operations: list[Operation] = [*send, Advance(fence=fence, rows=(step(1),), now=20)]
         with cut, pytest.raises(StoreAway):
@@ -88,7 +88,7 @@ class OutageContract(ContractKit):
         store.apply(operations)
         second = signal(store, payload="2").entry
         assert store.ask(ListUnread(row.run)) == (first, second)
-        assert [sent.entry for sent in sent_since(store, place)] == [second]
+        assert [sent.entry for sent in sent_since(store, cursor)] == [second]
 
     def test_questions_are_answered_again_when_it_is_back(
         self, store: Store, cut: AbstractContextManager[None]

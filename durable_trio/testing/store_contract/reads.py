@@ -221,15 +221,15 @@ class ReadContract(ContractKit):
             assert ids(store.ask(ListRuns(RunFilter(tags=((text, text),)), limit=99))) == [f"run-{number}"]
             assert store.ask(ListRuns(RunFilter(tags=((text, text + "'"),)), limit=99)) == ()
 
-    def test_changes_after_a_place_are_told_each_run_as_it_is_now(self, store: Store) -> None:
-        places = [store.ask(FindCursor())]
+    def test_changes_after_a_cursor_are_told_each_run_as_it_is_now(self, store: Store) -> None:
+        cursors = [store.ask(FindCursor())]
         _, fence = owned(store, "first")
-        places.append(store.ask(FindCursor()))
+        cursors.append(store.ask(FindCursor()))
         start(store, "second")
-        places.append(store.ask(FindCursor()))
+        cursors.append(store.ask(FindCursor()))
         one(store, Advance(fence=fence, status=RunStatus.SUSPENDED, now=20))
-        places.append(store.ask(FindCursor()))
-        assert [changed_since(store, place) for place in places] == [
+        cursors.append(store.ask(FindCursor()))
+        assert [changed_since(store, cursor) for cursor in cursors] == [
             {"first", "second"},
             {"first", "second"},
             {"first"},
@@ -237,8 +237,8 @@ class ReadContract(ContractKit):
         ]
         assert sorted(ids(changed_runs(store, RunFilter()))) == ["first", "second"]
         pending = RunFilter(statuses=(RunStatus.PENDING,))
-        assert ids(changed_runs(store, pending)) == ids(changed_runs(store, pending, after=places[0])) == ["second"]
-        assert changed_runs(store, pending, after=places[2]) == ()
+        assert ids(changed_runs(store, pending)) == ids(changed_runs(store, pending, after=cursors[0])) == ["second"]
+        assert changed_runs(store, pending, after=cursors[2]) == ()
 
     def test_changes_bring_the_values_of_their_instant(self, store: Store) -> None:
         _, fence = owned(store, "first")
@@ -261,14 +261,14 @@ class ReadContract(ContractKit):
         start(store, "before")
         store.apply([start_operation(f"run-{number}") for number in range(6)])
         start(store, "after")
-        which, place, found = RunFilter(), None, list[Change]()
+        which, cursor, found = RunFilter(), None, list[Change]()
         while True:
-            page = store.ask(ListChanges(which, after=place, limit=limit))
+            page = store.ask(ListChanges(which, after=cursor, limit=limit))
             assert len(page.changes) <= limit
             found += page.changes
             if page.is_last:
                 break
-            place = page.cursor
+            cursor = page.cursor
         expected = {"before", "after", *(f"run-{number}" for number in range(6))}
         assert sorted(change.row.id for change in found) == sorted(expected)
         assert changed_since(store, page.cursor) == set()
@@ -279,15 +279,15 @@ class ReadContract(ContractKit):
         assert changed_since(store, page.cursor) == changed_since(store, found[-1].cursor) == {"run-3"}
 
     def test_pages_of_news_are_pages_of_all_changes(self, store: Store) -> None:
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         for number in range(5):
             start(store, f"run-{number}")
         found, sizes = list[str](), list[int]()
         while True:
-            page = store.ask(ListNews(after=place, limit=2))
+            page = store.ask(ListNews(after=cursor, limit=2))
             found += [change.row.id for change in page.changes]
             sizes.append(len(page.changes))
-            place = page.cursor
+            cursor = page.cursor
             if page.is_last:
                 break
         assert sorted(found) == [f"run-{number}" for number in range(5)]
@@ -304,7 +304,7 @@ class ReadContract(ContractKit):
         others = [again for again in (self.reopen(tmp_path) for _ in range(8)) if again is not None]
         for other in others:
             other.open()
-        place = mail_place = store.ask(FindCursor())
+        cursor = mail_cursor = store.ask(FindCursor())
         changes, entries = list[Change](), list[Sent]()
 
         def write(number: int, other: Store) -> None:
@@ -319,11 +319,11 @@ class ReadContract(ContractKit):
             writing = [pool.submit(write, number, other) for number, other in enumerate(others)]
             while True:
                 is_over = all(each.done() for each in writing)
-                page = store.ask(ListNews(after=place, limit=3))
-                sent = store.ask(ListSent(mail_place, limit=3))
+                page = store.ask(ListNews(after=cursor, limit=3))
+                sent = store.ask(ListSent(mail_cursor, limit=3))
                 changes += page.changes
                 entries += sent.sent
-                place, mail_place = page.cursor, sent.cursor
+                cursor, mail_cursor = page.cursor, sent.cursor
                 if is_over and page.is_last and sent.is_last:
                     break
         for each in writing:
@@ -366,11 +366,11 @@ class ReadContract(ContractKit):
 
     def test_a_change_that_was_refused_is_told_to_nobody(self, store: Store) -> None:
         _, fence = owned(store)
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         children = (start_operation("child"), start_operation("run"))
         outcomes = store.apply([Advance(fence=fence, children=children, now=20), start_operation("other")])
         assert outcomes is not None
-        assert changed_since(store, place) == {"other"}
+        assert changed_since(store, cursor) == {"other"}
 
     def test_the_change_number_of_a_run_rises_with_each_of_its_changes(self, store: Store) -> None:
         row, fence = owned(store)

@@ -49,16 +49,16 @@ class RemovalContract(ContractKit):
         nap = WaitRow(key=Key("", "nap", 0), kind="sleep", started_at=1)
         one(store, Advance(fence=fence, rows=(step(1),), waits=(nap,), published=(("k", "1"),), now=20))
         finish(store, fence)
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         assert one(store, DeleteRun(run_id="run")) is True
         assert store.ask(FindRun("run")) is None
         gone = store.ask(LoadRun(row.run))
         assert (gone.history, gone.waits, gone.unread, gone.values) == ((), (), (), {})
         assert len(store.ask(ListUnread(other.run))) == 1
         assert isinstance(one(store, DeleteRun(run_id="run")), RunNotFound)
-        assert (sent_since(store, place), changed_since(store, place)) == ((), set())
+        assert (sent_since(store, cursor), changed_since(store, cursor)) == ((), set())
         again = start(store)
-        assert changed_since(store, place) == {"run"}
+        assert changed_since(store, cursor) == {"run"}
         assert again.run > other.run
         assert store.ask(LoadRun(again.run)).history == ()
 

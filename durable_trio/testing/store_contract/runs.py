@@ -66,8 +66,8 @@ class RunContract(ContractKit):
         assert store.ask(ListHistory(1)) == ()
         assert store.ask(ListRuns(RunFilter(), limit=10)) == ()
         assert changed_runs(store, RunFilter()) == ()
-        place = store.ask(FindCursor())
-        assert (changed_since(store, place), sent_since(store, place), store.ask(ListUnread(1))) == (set(), (), ())
+        cursor = store.ask(FindCursor())
+        assert (changed_since(store, cursor), sent_since(store, cursor), store.ask(ListUnread(1))) == (set(), (), ())
         assert (next_due(store, ["work"]), next_due(store, [])) == (None, None)
         assert (store.ask(ListExecutors()), store.ask(ListExecutors(ended=True))) == ((), ())
         assert store.ask(CountRuns()).runs_by_status == {}
@@ -228,13 +228,13 @@ class RunContract(ContractKit):
     def test_published_values_are_replaced_by_key_and_tell_watchers(self, store: Store) -> None:
         row, fence = owned(store)
         other, _ = owned(store, "other")
-        place = store.ask(FindCursor())
+        cursor = store.ask(FindCursor())
         one(store, Advance(fence=fence, published=(("a", "1"), ("b", "null")), now=20))
         one(store, Advance(fence=fence, published=(("a", '"ü"'),), now=20))
         assert store.ask(ReadValues([row.run, other.run])) == {row.run: {"a": '"ü"', "b": "null"}, other.run: {}}
         assert store.ask(LoadRun(row.run)).values == {"a": '"ü"', "b": "null"}
         assert row_of(store).changed > row.changed
-        assert changed_since(store, place) == {"run"}
+        assert changed_since(store, cursor) == {"run"}
         assert store.ask(ReadValues([])) == {}
 
     @pytest.mark.parametrize("status", [RunStatus.RUNNING, RunStatus.COMPENSATING])
@@ -290,7 +290,7 @@ class RunContract(ContractKit):
         (current,) = claim(store, register(store))
         late = stale(fence_of(current))
         foreign = attrs.evolve(fence_of(current), owner=fence.owner)
-        before, place = (row_of(store), store.ask(LoadRun(row.run))), store.ask(FindCursor())
+        before, cursor = (row_of(store), store.ask(LoadRun(row.run))), store.ask(FindCursor())
         for bad in (fence, late, foreign, attrs.evolve(fence, run=row.run + 99)):
             batch: list[Operation] = [
                 Advance(fence=bad, rows=(step(1),), status=RunStatus.FAILED, published=(("a", "1"),), now=70),
@@ -305,7 +305,7 @@ class RunContract(ContractKit):
             assert outcomes is not None
             assert [type(outcome) for outcome in outcomes] == [OwnershipLost] * len(batch)
         assert (row_of(store), store.ask(LoadRun(row.run))) == before
-        assert changed_since(store, place) == set()
+        assert changed_since(store, cursor) == set()
 
     def test_refused_operations_leave_the_others_of_their_batch_standing(self, store: Store) -> None:
         row, fence = owned(store)

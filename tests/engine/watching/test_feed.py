@@ -184,7 +184,7 @@ async def test_of_two_watchers_that_come_after_commits_nobody_looked_at_none_is_
         nursery.cancel_scope.cancel()
 
 
-async def test_who_goes_on_behind_a_place_is_offered_nothing_of_before() -> None:
+async def test_who_goes_on_behind_a_cursor_is_offered_nothing_of_before() -> None:
     """The feed was on its way to offer it when the watch was opened: it skips that, and everybody reads by himself."""
     writer: Any = SlowNews(ManualStore(stored(S.RUNNING, 5)))
     writer.store.is_shared = writer.store.may_block = True
@@ -294,19 +294,19 @@ async def test_a_commit_during_the_first_read_of_a_watcher_is_given_after_it() -
 
 def test_a_watcher_that_falls_behind_reads_on_behind_what_it_has_taken() -> None:
     """Not from where it became live: in between may be a million changes."""
-    watcher = Subscription(lambda _row: True, position=Cursor("read"))
+    watcher = Subscription(lambda _row: True, cursor=Cursor("read"))
     watcher.passed(Cursor("while it was behind"))
     watcher.read_by_itself()
     watcher.offer(Change(stored(S.RUNNING, 6), {}, Cursor("6")))
     watcher.passed(Cursor("first page"))
-    assert watcher.position == "read"
+    assert watcher.cursor == "read"
     assert len(watcher.take()) == 1
-    assert watcher.position == "first page"
+    assert watcher.cursor == "first page"
     watcher.offer(Change(stored(S.COMPLETED, 7), {}, Cursor("7")))
     watcher.passed(Cursor("second page"))
     watcher.fall_behind()
     assert watcher.pending == {}
-    assert watcher.position == "first page"
+    assert watcher.cursor == "first page"
 
 
 async def test_an_end_that_was_read_and_is_offered_too_is_given_once() -> None:
@@ -332,7 +332,7 @@ async def test_an_end_that_was_read_and_is_offered_too_is_given_once() -> None:
     assert seen == [6, 7]
 
 
-async def test_a_watch_that_goes_on_behind_a_place_is_not_given_what_the_feed_was_about_to_offer() -> None:
+async def test_a_watch_that_goes_on_behind_a_cursor_is_not_given_what_the_feed_was_about_to_offer() -> None:
     writer: Any = SlowNews(ManualStore(stored(S.COMPLETED, 6)))
     writer.store.is_shared = writer.store.may_block = True
     feed = writer.make_feed()

@@ -131,14 +131,14 @@ async def test_what_is_no_cursor_of_such_a_watch_is_refused(since: str, tmp_path
 
 
 @pytest.mark.parametrize("name", ["FIRST_PRIORITY", "NEXT_PRIORITY"])
-def test_places_in_line_are_found_by_seeks(name: str, tmp_path: Path) -> None:
+def test_the_ranges_in_line_are_found_by_seeks(name: str, tmp_path: Path) -> None:
     assert_seeks(tmp_path, getattr(overdue, name))
 
 
-@pytest.mark.parametrize("place", overdue.PLACES)
+@pytest.mark.parametrize("within", overdue.RANGES)
 @pytest.mark.parametrize("sql", [overdue.DUE, overdue.NEXT_DUE])
-def test_what_is_due_is_found_by_seeks(sql: str, place: str, tmp_path: Path) -> None:
-    assert_seeks(tmp_path, sql.format(place=place))
+def test_what_is_due_is_found_by_seeks(sql: str, within: str, tmp_path: Path) -> None:
+    assert_seeks(tmp_path, sql.format(range=within))
 
 
 def assert_seeks(tmp_path: Path, sql: str) -> None:

@@ -14,7 +14,7 @@ from durable_trio.rows import RunRow
 from durable_trio.stores.news_questions import Change, ChangePage, ListChanges, ListNews
 from durable_trio.stores.questions import ListRuns, Question, RunFilter
 from durable_trio.stores.sqlite.answers import streams
-from durable_trio.stores.sqlite.answers.places import Place, known_place, present_place
+from durable_trio.stores.sqlite.answers.cursors import Point, known_point, present_point
 from durable_trio.stores.sqlite.answers.runs import values_of
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN, LAST, LISTED, MATCHING, conditions, few_runs, matching
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
@@ -57,41 +57,41 @@ def list_runs(connection: sqlite3.Connection, question: ListRuns) -> Slice:
 def list_changes(connection: sqlite3.Connection, question: ListChanges) -> Slice:
     """Return runs that have changed since, in order of changes, and what they have published."""
     which, limit = question.which, question.limit
-    keys, position = _changed(connection, which, after=known_place(connection, question.after), limit=limit)
-    if position is not None and len(keys) < limit:
-        rest = ListChanges(which, after=position.cursor, limit=limit - len(keys))
+    keys, goes_on_at = _changed(connection, which, after=known_point(connection, question.after), limit=limit)
+    if goes_on_at is not None and len(keys) < limit:
+        rest = ListChanges(which, after=goes_on_at.cursor, limit=limit - len(keys))
         return Slice(_changes(connection, keys), rest)
     is_last = len(keys) < limit
-    present = present_place(connection).cursor if is_last else keys[-1].cursor
+    present = present_point(connection).cursor if is_last else keys[-1].cursor
     return Slice(_changes(connection, keys), None, lambda found: ChangePage(found, present, is_last))
 
 
 def list_news(connection: sqlite3.Connection, question: ListNews) -> ChangePage:
     """Return what ``list_changes`` does of all runs, which is never in slices."""
-    after = known_place(connection, question.after)
+    after = known_point(connection, question.after)
     keys, _ = _changed(connection, _EVERYTHING, after=after, limit=question.limit)
     is_last = len(keys) < question.limit
-    cursor = present_place(connection).cursor if is_last else keys[-1].cursor
+    cursor = present_point(connection).cursor if is_last else keys[-1].cursor
     return ChangePage(_changes(connection, keys), cursor, is_last)
 
 
-def _changes(connection: sqlite3.Connection, keys: Sequence[Place]) -> tuple[Change, ...]:
+def _changes(connection: sqlite3.Connection, keys: Sequence[Point]) -> tuple[Change, ...]:
     rows = _rows(connection, [key.run for key in keys])
     published = values_of(connection, [row.run for row in rows])
     return tuple(Change(row, published[row.run], key.cursor) for row, key in zip(rows, keys, strict=True))
 
 
 def _changed(
-    connection: sqlite3.Connection, which: RunFilter, *, after: Place, limit: int
-) -> tuple[list[Place], Place | None]:
-    """Return the places of runs, in order of their changes; and where to go on, ``None`` at the end."""
+    connection: sqlite3.Connection, which: RunFilter, *, after: Point, limit: int
+) -> tuple[list[Point], Point | None]:
+    """Return the points of runs, in order of their changes; and where to go on, ``None`` at the end."""
     term, parameters = conditions(which)
     few = None if which == _EVERYTHING else few_runs(connection, which)
     if few is not None:
         sql = MATCHING.format(which=term, key="changed", runs=LISTED)
         keys = connection.execute(sql, (json.dumps(few), *parameters)).fetchall()
         found = sorted(tuple(key) for key in keys if isinstance(key[0], int) and tuple(key) > after[:2])
-        return [Place(*key) for key in found[: max(0, limit)]], None
+        return [Point(*key) for key in found[: max(0, limit)]], None
     end = None
     if which != _EVERYTHING:
         end = connection.execute(END_OF_SLICE, (after.changed, streams.SLICE_RUNS)).fetchone()
@@ -100,7 +100,7 @@ def _changed(
     found = connection.execute(
         sql, (after.changed, after.changed, after.run, until, *parameters, max(0, limit))
     ).fetchall()
-    return [Place(*key) for key in found], None if end is None else Place(until + 1, 0)
+    return [Point(*key) for key in found], None if end is None else Point(until + 1, 0)
 
 
 def _rows(connection: sqlite3.Connection, runs: Sequence[int]) -> tuple[RunRow, ...]:

@@ -9,7 +9,7 @@ from durable_trio.rows import MailboxEntry
 from durable_trio.stores.news_questions import ListSent, SentPage
 from durable_trio.stores.operations import Sent
 from durable_trio.stores.questions import ListUnread, LookAtMailbox, MailboxLook, NamedSignals
-from durable_trio.stores.sqlite.answers.places import known_place
+from durable_trio.stores.sqlite.answers.cursors import known_point
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.sqlite.library import sqlite3
 
@@ -29,7 +29,7 @@ CONTROLS_AFTER: Final = f"""
     WHERE run = ? AND kind IN ('cancel', 'child') AND seq IS NULL AND id > ? ORDER BY id
 """
 LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
-#: With what its run's owner needs to take each as it is (see ``Sent.place``).
+#: With what its run's owner needs to take each as it is (see ``Sent.follows``).
 SENT_AFTER: Final = f"""
     SELECT {", ".join(f"mailbox.{column}" for column in ENTRY_COLUMNS.split(", "))}, seq IS NULL, owner, token,
         (
@@ -43,19 +43,19 @@ SENT_AFTER: Final = f"""
 
 def list_sent(connection: sqlite3.Connection, question: ListSent) -> SentPage:
     """Return what was sent later, in order."""
-    place = known_place(connection, question.after)
-    found = connection.execute(SENT_AFTER, (place.entry, question.limit)).fetchall()
+    point = known_point(connection, question.after)
+    found = connection.execute(SENT_AFTER, (point.entry, question.limit)).fetchall()
     sent = tuple(_sent(entry_from(row[:-4]), *row[-4:]) for row in found)
     if sent:
-        place = place._replace(entry=sent[-1].entry.id)
-    return SentPage(sent, place.cursor, is_last=len(sent) < question.limit)
+        point = point._replace(entry=sent[-1].entry.id)
+    return SentPage(sent, point.cursor, is_last=len(sent) < question.limit)
 
 
 def _sent(entry: MailboxEntry, is_unread: int, owner: object, token: object, before: object) -> Sent:
     if type(owner) is not int or type(token) is not int:
         return Sent(entry=entry, created=bool(is_unread), owner=None)
-    place = (token, before if type(before) is int else 0) if is_unread else None
-    return Sent(entry=entry, created=bool(is_unread), owner=owner, place=place)
+    follows = (token, before if type(before) is int else 0) if is_unread else None
+    return Sent(entry=entry, created=bool(is_unread), owner=owner, follows=follows)
 
 
 def list_unread(connection: sqlite3.Connection, question: ListUnread) -> tuple[MailboxEntry, ...]:

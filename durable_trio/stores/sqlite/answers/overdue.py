@@ -30,7 +30,7 @@ _OF_LINE: Final = f"{_OF_GROUP} AND {LINE} = :line"
 GROUPS: Final = Walk(IN_LINE)
 FIRST_PRIORITY: Final = f"SELECT priority FROM {_OF_LINE} ORDER BY priority DESC LIMIT 1"
 NEXT_PRIORITY: Final = f"SELECT priority FROM {_OF_LINE} AND priority < :priority ORDER BY priority DESC LIMIT 1"
-PLACES: Final = (
+RANGES: Final = (
     f"{_OF_LINE} AND priority = :priority",
     *(
         "runs INDEXED BY runs_later WHERE workflow = CAST(:workflow AS TEXT) AND (token > 0) = "
@@ -39,11 +39,11 @@ PLACES: Final = (
     ),
 )
 DUE: Final = f"""
-    SELECT wake_at, run FROM {{place}} AND wake_at >= :after AND wake_at <= :until
+    SELECT wake_at, run FROM {{range}} AND wake_at >= :after AND wake_at <= :until
         AND (wake_at > :after OR run > :after_run) AND NOT {IS_PARKED}
     ORDER BY wake_at, run LIMIT :limit + 0
 """
-NEXT_DUE: Final = "SELECT wake_at FROM {place} AND wake_at > :until ORDER BY wake_at LIMIT 1"
+NEXT_DUE: Final = "SELECT wake_at FROM {range} AND wake_at > :until ORDER BY wake_at LIMIT 1"
 FIND: Final = f"SELECT {RUN_COLUMNS} FROM runs WHERE run IN (SELECT value FROM json_each(?))"
 
 _Values = dict[str, Any]
@@ -59,9 +59,9 @@ def list_overdue(connection: sqlite3.Connection, question: ListOverdue) -> Overd
     }
     found: list[list[tuple[int, int]]] = []
     later: list[int] = []
-    for place, of_place in _places(connection, question.workflow):
-        found.append(connection.execute(DUE.format(place=place), values | of_place).fetchall())
-        later += (row[0] for row in connection.execute(NEXT_DUE.format(place=place), values | of_place).fetchall())
+    for range, of_range in _ranges(connection, question.workflow):
+        found.append(connection.execute(DUE.format(range=range), values | of_range).fetchall())
+        later += (row[0] for row in connection.execute(NEXT_DUE.format(range=range), values | of_range).fetchall())
     runs = [run for _, run in islice(heapq.merge(*found), question.limit)]
     rows = {row[0]: row for row in connection.execute(FIND, (json.dumps(runs),)).fetchall()} if runs else {}
     due_later = [each for each in later if isinstance(each, int)]
@@ -71,17 +71,17 @@ def list_overdue(connection: sqlite3.Connection, question: ListOverdue) -> Overd
     )
 
 
-def _places(connection: sqlite3.Connection, workflow: str | None) -> Iterator[tuple[str, _Values]]:
+def _ranges(connection: sqlite3.Connection, workflow: str | None) -> Iterator[tuple[str, _Values]]:
     """Give where runs stand in the order of time, and the values that name each of these."""
     names = walk(connection, FIRST_WORKFLOW, NEXT_WORKFLOW) if workflow is None else iter([workflow])
     for name in names:
         if isinstance(name, str):
             values: _Values = {"workflow": stored(name)}
-            yield from ((place, values) for place in PLACES[1:])
+            yield from ((range, values) for range in RANGES[1:])
             for version, refused in GROUPS.groups(connection.execute, name):
                 group = values | {"version": version, "refused": stored(refused) if isinstance(refused, str) else b""}
                 for line in (SUSPECT, BEGUN, NEW):
-                    yield from ((PLACES[0], each) for each in _priorities(connection, group | {"line": line}))
+                    yield from ((RANGES[0], each) for each in _priorities(connection, group | {"line": line}))
 
 
 def _priorities(connection: sqlite3.Connection, values: _Values) -> Iterator[_Values]:

@@ -34,6 +34,7 @@ from durable_trio.stores.questions import (
     ReadValues,
 )
 from durable_trio.stores.sqlite.answers.counts import count_by_workflow, count_parked, count_runs
+from durable_trio.stores.sqlite.answers.cursors import find_cursor
 from durable_trio.stores.sqlite.answers.executors import (
     count_backlog,
     list_codes,
@@ -47,7 +48,6 @@ from durable_trio.stores.sqlite.answers.lists import Slice, list_changes, list_n
 from durable_trio.stores.sqlite.answers.mailbox import list_sent, list_unread, look_at_mailbox
 from durable_trio.stores.sqlite.answers.overdue import list_overdue
 from durable_trio.stores.sqlite.answers.parked import list_refused_sets
-from durable_trio.stores.sqlite.answers.places import find_cursor
 from durable_trio.stores.sqlite.answers.runs import (
     find_ended,
     find_missing,

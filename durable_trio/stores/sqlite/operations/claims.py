@@ -77,8 +77,8 @@ FIND_CLAIMABLE: Final = "SELECT run, status, workflow, version, refused, owner, 
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
 
-class _Place(NamedTuple):
-    """A place in line, such that the first is the least."""
+class _Due(NamedTuple):
+    """A run that is due, as it stands in line: the first is the least."""
 
     descending: int  # priority, negated
     wake_at: int
@@ -114,7 +114,7 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
     suspects = _heads(transaction, groups, SUSPECT, now, suspects_max)
 
-    def in_order(which: Iterable[Group]) -> list[_Place]:
+    def in_order(which: Iterable[Group]) -> list[_Due]:
         those = list(which)
         begun = [each for each in suspects if each.group in those] + _heads(transaction, those, BEGUN, now, limit)
         first = sorted(begun)[:limit]
@@ -123,11 +123,11 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     fresh = in_order(group for group in groups if not group.refused)
     again = in_order(group for group in groups if group.refused)
     claimed = []
-    for place in _shared(fresh, again, limit):
-        if place.wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
-            claimed.append(park_damaged(transaction, place.run))
+    for due in _shared(fresh, again, limit):
+        if due.wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
+            claimed.append(park_damaged(transaction, due.run))
             continue
-        claimed.append(_claim_of(transaction, operation.owner, now, fitting, place.run, place.group))
+        claimed.append(_claim_of(transaction, operation.owner, now, fitting, due.run, due.group))
     return tuple(claimed)
 
 
@@ -146,7 +146,7 @@ def _is_set(refused: object) -> bool:
     return isinstance(refused, str) and _OF_SET.issuperset(refused)
 
 
-def _shared(fresh: list[_Place], again: list[_Place], limit: int) -> list[_Place]:
+def _shared(fresh: list[_Due], again: list[_Due], limit: int) -> list[_Due]:
     """Share the places of a claim, for runs that were refused by other code would go before every first claim.
 
     Where others are due, too, they get half. Where there is one place, the one that is due first gets it.
@@ -182,18 +182,18 @@ def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: i
                 update_run(transaction, MOVE, (1, run), run=run)
 
 
-def _heads(transaction: Transaction, groups: Sequence[Group], line: int, now: int, limit: int) -> list[_Place]:
+def _heads(transaction: Transaction, groups: Sequence[Group], line: int, now: int, limit: int) -> list[_Due]:
     """Return the first of a kind of line, over some groups, in order."""
-    found: list[_Place] = []
+    found: list[_Due] = []
     for group in groups if limit > 0 else ():
         values = (group.workflow, group.version, group.refused, line, limit)
         for priority, wake_at, run in transaction.execute(FIND_IN_LINE, values).fetchall():
             # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it
             # may have been woken by a message; what is new must neither begin early nor stand in the way.
             if type(priority) is not int or type(wake_at) is not int:  # damaged: at the head, due when nothing ever is
-                found.append(_Place(NO_INTEGER, NO_INTEGER, run, group))
+                found.append(_Due(NO_INTEGER, NO_INTEGER, run, group))
             elif wake_at <= now or line != NEW:
-                found.append(_Place(-priority, wake_at, run, group))
+                found.append(_Due(-priority, wake_at, run, group))
             else:
                 update_run(transaction, MOVE, (0, run), run=run)
     return sorted(found)[:limit]

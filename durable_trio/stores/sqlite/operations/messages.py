@@ -105,12 +105,12 @@ def send_signal(
             "send again once it has taken some, or cancel it if it never will",
             run_id=operation.run_id,
         )
-    place = None if owner is None else _next_place(transaction, run, token)
+    follows = None if owner is None else _what_it_follows(transaction, run, token)
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
     if owner is None and status in WAITING:
         values = {"now": operation.now, "run": run, "name": operation.name}
         update_run(transaction, WAKE_WAITING, values, run=run)
-    return Sent(entry=entry, created=True, owner=owner, place=place)
+    return Sent(entry=entry, created=True, owner=owner, follows=follows)
 
 
 def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> Any:
@@ -132,8 +132,8 @@ def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> A
     return attrs.evolve(started, row=run_from(transaction.execute(FIND_RUN, (run_id,)).fetchone()))
 
 
-def _next_place(transaction: Transaction, run: int, token: int) -> tuple[int, int]:
-    """Return between what the next entry comes (see ``Sent.place``)."""
+def _what_it_follows(transaction: Transaction, run: int, token: int) -> tuple[int, int]:
+    """Return behind what the next entry comes (see ``Sent.follows``)."""
     last = transaction.execute(LAST_UNREAD, (run,)).fetchone()[0]
     return token, last or 0
 
@@ -172,9 +172,9 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
         return None
     known = transaction.execute(FIND_CANCEL, (run,)).fetchone()
     is_unread = known is None or known[-1] is None
-    place = None
+    follows = None
     if known is None:
-        place = None if owner is None else _next_place(transaction, run, token)
+        follows = None if owner is None else _what_it_follows(transaction, run, token)
         entry = _add(transaction, run, "cancel", "cancel", operation.reason, operation.now, None)
     else:
         entry = entry_from(known[:-1])
@@ -190,7 +190,7 @@ def request_cancel(transaction: Transaction, operation: RequestCancel) -> Sent |
             update_run(transaction, TRY_AGAIN, (operation.now, transaction.change(), run), run=run)
         elif status in WAITING and is_unread:
             update_run(transaction, WAKE, {"now": operation.now, "run": run}, run=run)
-    return Sent(entry=entry, created=known is None, owner=owner, place=place)
+    return Sent(entry=entry, created=known is None, owner=owner, follows=follows)
 
 
 def _has_done_nothing(transaction: Transaction, run: int) -> bool:
