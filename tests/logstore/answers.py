@@ -18,6 +18,7 @@ from durable_trio.stores.code_questions import (
     RefusedSet,
     ServedBy,
 )
+from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.overdue_questions import ListOverdue
@@ -57,6 +58,7 @@ from tests.logstore.lists import (
     count_parked,
     count_refused,
     count_runs,
+    examine,
     list_awaited,
     list_failures,
     list_generation,
@@ -192,6 +194,7 @@ ANSWERS: Final[dict[type, Callable[[State, Any], Any]]] = {
     FindMissing: find_missing,
     CountRuns: count_runs,
     CountByWorkflow: count_by_workflow,
+    Examine: examine,
     CountParked: count_parked,
     ListRefusedSets: list_refused_sets,
     ListFailures: list_failures,

@@ -6,11 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from durable_trio.clock import INSTANT_MAX
+from durable_trio.errors import DurableError
 from durable_trio.failures import causes_of
 from durable_trio.records import RunStatus
 from durable_trio.rows import GenerationRow, HistoryRow, RunRow
 from durable_trio.rules.sampling import sample_of
 from durable_trio.stores.code_questions import CountParked, CountRefused, RefusedCount
+from durable_trio.stores.examination_questions import Examination, Examine
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.overdue_questions import ListOverdue, Overdue
 from durable_trio.stores.questions import (
@@ -37,6 +40,7 @@ __all__ = [
     "count_parked",
     "count_refused",
     "count_runs",
+    "examine",
     "list_awaited",
     "list_failures",
     "list_generation",
@@ -83,6 +87,27 @@ def _is_retrying(run: Run) -> bool:
 def _is_overdue(state: State, run: Run, at: int) -> bool:
     row = run.row
     return row.owner is None and row.wake_at is not None and row.wake_at <= at and not state.is_parked(run)
+
+
+def examine(state: State, question: Examine) -> Examination:
+    """Return which runs do not go on as they should. What is read is whole: each entry has a checksum."""
+    last_first = sorted(state.runs.values(), key=lambda run: run.row.finished_at or run.row.created_at, reverse=True)
+    due = [run.row for run in state.unfinished.values() if _is_overdue(state, run, question.due_before)]
+    expired = [run.row for run in state.unfinished.values() if (run.row.ttl_at or INSTANT_MAX) <= question.due_before]
+    return Examination(
+        owned_counts=Counter(run.row.owner for run in last_first if run.row.owner is not None),
+        overdue_counts=Counter((row.workflow, row.version) for row in due),
+        not_undone=tuple(run.row.id for run in last_first if run.row.compensation_errors != "[]"),
+        set_aside=tuple(run.row.id for run in last_first if _is_set_aside(run.row, question.set_aside)),
+        expired=tuple(row.id for row in sorted(expired, key=lambda row: row.ttl_at or 0)),
+    )
+
+
+def _is_set_aside(row: RunRow, text: str) -> bool:
+    if row.status is not RunStatus.FAILED or row.error is None:
+        return False
+    error = json.loads(row.error)
+    return error["type"] == f"{DurableError.__module__}.{DurableError.__name__}" and text in error.get("message", "")
 
 
 def list_runs(state: State, question: ListRuns) -> tuple[RunRow, ...]:

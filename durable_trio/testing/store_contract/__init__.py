@@ -27,6 +27,7 @@ for _part in (
     "claims",
     "codes",
     "dead_codes",
+    "examination",
     "executors",
     "generations",
     "history",
@@ -49,6 +50,7 @@ from durable_trio.testing.store_contract.abandoning import AbandonContract  # no
 from durable_trio.testing.store_contract.claims import ClaimContract  # noqa: E402
 from durable_trio.testing.store_contract.codes import CodeContract  # noqa: E402
 from durable_trio.testing.store_contract.dead_codes import DeadCodeContract  # noqa: E402
+from durable_trio.testing.store_contract.examination import ExaminationContract  # noqa: E402
 from durable_trio.testing.store_contract.executors import ExecutorContract  # noqa: E402
 from durable_trio.testing.store_contract.generations import GenerationContract  # noqa: E402
 from durable_trio.testing.store_contract.history import HistoryContract  # noqa: E402
@@ -85,5 +87,6 @@ class StoreContract(
     ReadContract,
     UnfinishedContract,
     VersionContract,
+    ExaminationContract,
 ):
     """Every verb of a store (module docstring)."""

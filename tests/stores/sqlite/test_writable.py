@@ -45,7 +45,7 @@ def test_an_examination_says_that_nothing_can_be_written_and_guesses_nothing_els
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch, why_not: str | None
 ) -> None:
     """Who is silent then has a reason. Two executors on two machines, or in two containers, may share a pid."""
-    monkeypatch.setattr("durable_trio.cli.examination.why_not_writable", lambda *_: why_not)
+    monkeypatch.setattr("durable_trio.stores.sqlite.answers.examination.why_not_writable", lambda *_: why_not)
     for host in ("one", "two"):
         one(store, RegisterExecutor(pid=4711, host=host, lease=1, now=0))
     start(store, "due", due_at=1)
