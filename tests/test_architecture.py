@@ -248,3 +248,90 @@ def test_docstrings_have_one_dialect(package: str) -> None:
             where = f"{path}: {getattr(node, 'name', 'module')}"
             assert not one_backtick.search(text), f"{where} has code in one backtick"
             assert not re.search(r"\bRaises\b(?!:)", text), f"{where} tells what it raises outside of a section"
+
+
+# What commands may know beside public names and ``views``: what a process that serves needs before it has an engine,
+# and what knows nothing of runs.
+KNOWN_TO_COMMANDS = {"cli", "views", "serving", "unseen", "limits", "clock", "logger", "looks", "processes"}
+# What else they take from inside, and why there is no public name for it.
+TAKEN_BY_COMMANDS = {
+    "app.py": {"self.engine._client": "what is given as text is read by the types that the application says"},
+    "commands/errors.py": {"client._client": "how many failures were read is told beside them"},
+    "commands/watch.py": {"engine.watching.Changes": "the type of what engine.watch gives"},
+    "examination.py": {
+        "client._client": "users have no examination",
+        "engine.examining.Examined": "users have no examination",
+        "engine.examining.examine": "users have no examination",
+        "stores.examination_questions.Examination": "users have no examination",
+        "workflows.version_text": "one spelling of a version for all that people read",
+    },
+    "many.py": {"engine.bulk.Bulk": "the type of what engine.cancel_runs and its like give"},
+    "rehearsal_view.py": {
+        "rehearsal.words.verdict_text": "one spelling of a verdict for all that people read",
+        "workflows.version_text": "one spelling of a version for all that people read",
+    },
+    "rehearsing.py": {
+        "rehearsal.judged.Groups": "the parent of a rehearsal, which speaks its language",
+        "rehearsal.judged.Judged": "the parent of a rehearsal, which speaks its language",
+        "rehearsal.messages.BEAT_SECONDS": "the parent of a rehearsal, which speaks its language",
+        "rehearsal.messages.from_line": "the parent of a rehearsal, which speaks its language",
+        "rehearsal.messages.judged_from": "the parent of a rehearsal, which speaks its language",
+        "rehearsal.messages.to_line": "the parent of a rehearsal, which speaks its language",
+        "rehearsal.stage.AT_ONCE": "the parent of a rehearsal, which speaks its language",
+        "stores.sqlite.reading.readable": "a file of an earlier schema is rehearsed as a copy",
+    },
+    "reloading.py": {
+        "client._client": "users ask for no reload",
+        "engine.workers.requests.ReloadRequest": "users ask for no reload",
+        "engine.workers.requests.address_of": "users ask for no reload",
+        "engine.workers.requests.has_died": "users ask for no reload",
+        "engine.workers.requests.put": "users ask for no reload",
+        "engine.workers.requests.take_back": "users ask for no reload",
+    },
+    "run_view.py": {"rules.problems.ProblemKind": "the words of Problem.kind, which is public as a text"},
+    "serve_events.py": {
+        "engine.workers.parent.ENDS_IN_ORDER": "the exit codes of workers",
+        "engine.workers.parent.WORKERS": "the name of the workers in the tree",
+    },
+    "serving.py": {
+        "engine._serving": "signals go to the program, and to the engine through it",
+        "self._engine._serving": "signals go to the program, and to the engine through it",
+        "engine.os_signals.has_terminal": "signals go to the program, and to the engine through it",
+        "engine.os_signals.reset_after_first": "signals go to the program, and to the engine through it",
+        "engine.runs.run_log.UNKNOWN_WORKFLOW": "the same event in the log, whoever has noticed it",
+        "engine.runs.run_log.unknown_text": "the same event in the log, whoever has noticed it",
+    },
+}
+
+
+def _taken_by(path: Path) -> Iterator[str]:
+    """Yield what a file of the command line takes from inside: what is not public, and what is somebody's own."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("durable_trio."):
+            inside = (node.module or "").removeprefix("durable_trio.")
+            if inside.split(".")[0] not in KNOWN_TO_COMMANDS:
+                yield from (f"{inside}.{alias.name}" for alias in node.names if alias.name not in PUBLIC)
+        elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            of = ast.unparse(node.value)
+            if of not in ("self", "os"):
+                yield f"{of}.{node.attr}"
+
+
+def test_commands_take_from_inside_only_what_users_do_not_need() -> None:
+    """Else what users have is too little for a command, and so for them. What is taken no more leaves the table."""
+    folder = ROOT / "durable_trio" / "cli"
+    taken = {str(path.relative_to(folder)): set(_taken_by(path)) for path in folder.rglob("*.py")}
+    assert {file: names for file, names in taken.items() if names} == {
+        file: set(reasons) for file, reasons in TAKEN_BY_COMMANDS.items()
+    }
+
+
+def test_sql_stands_in_stores_only() -> None:
+    """And in what reads a file of SQLite's from outside, to find out whether a store has kept its promises."""
+    statement = re.compile(r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|PRAGMA|WITH) ")
+    for path in modules():
+        if part_of(path) in ("testing",) or path.is_relative_to(ROOT / "durable_trio" / "stores"):
+            continue
+        texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        found = [text for text in texts if isinstance(text, str) and statement.match(text)]
+        assert not found, f"{path} has SQL: {found}"
