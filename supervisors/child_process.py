@@ -13,13 +13,14 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import trio
 
 from supervisors.exec_shim import die_with_parent
-from supervisors.frames import BEAT, LINK_VARIABLE, Answer, FrameReader, Link, encode_ask, encode_ready
+from supervisors.frames import BEAT, LINK_VARIABLE, Answer, End, FrameReader, Link, encode_ask, encode_ready
 
 
 def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
@@ -48,7 +49,7 @@ def child_process(*, is_cancelled_by_sigterm: bool = True) -> ChildProcess:
     if os.getppid() == link.parent_pid:
         die_with_parent(link.parent_pid)
     process = ChildProcess(connection, link.beat_seconds, is_cancelled_by_sigterm)
-    listen = (connection, process._answers.put)
+    listen = (connection, process._answers.put, process._end)
     threading.Thread(target=_die_with_link, args=listen, name="supervisors-parent-watch", daemon=True).start()
     return process
 
@@ -62,6 +63,8 @@ class ChildProcess:
         self._is_cancelled_by_sigterm = is_cancelled_by_sigterm
         self._is_ready = False
         self._answers = queue.SimpleQueue[object]()
+        self._is_told_to_end = False
+        self._on_end: Callable[[], object] | None = None
         self._block: AbstractAsyncContextManager[None] | None = None
 
     @property
@@ -114,6 +117,24 @@ class ChildProcess:
         with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
             self._connection.send(BEAT, socket.MSG_DONTWAIT)
 
+    async def told_to_end(self) -> None:
+        """Wait until the supervisor tells this process to end, if it does so by the link; else for ever.
+
+        See ``Process(is_told_by_link=…)``. One task may wait at a time.
+        """
+        event = trio.Event()
+        self._on_end = partial(trio.lowlevel.current_trio_token().run_sync_soon, event.set)
+        if self._is_told_to_end:  # looked at once the other thread would call
+            event.set()
+        await event.wait()
+
+    def _end(self) -> None:
+        """Note, in the thread that listens, that this process is to end."""
+        self._is_told_to_end = True
+        if (tell := self._on_end) is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                tell()
+
     async def __aenter__(self) -> Self:
         self._block = self._run()
         await self._block.__aenter__()
@@ -149,14 +170,18 @@ class ChildProcess:
                 block_scope.cancel()
 
 
-def _die_with_link(connection: socket.socket, answered: Callable[[object], None]) -> None:
-    """Pass on what the parent answers; end this process and its group when its end of the link is closed."""
+def _die_with_link(
+    connection: socket.socket, answered: Callable[[object], None], told_to_end: Callable[[], None]
+) -> None:
+    """Pass on what the parent says; end this process and its group when its end of the link is closed."""
     reader = FrameReader()
     try:
         while data := connection.recv(4096):
             for frame in reader.feed(data):
                 if isinstance(frame, Answer):
                     answered(frame.value)
+                elif isinstance(frame, End):
+                    told_to_end()
     except OSError:
         pass
     os.killpg(os.getpgrp(), signal.SIGKILL)

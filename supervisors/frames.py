@@ -1,7 +1,8 @@
 """What a process child says to its parent: lines on a socket pair, named to it by one environment variable.
 
 ``ready JSON`` once, ``beat`` again and again, and ``ask JSON`` whenever it has a question. In the other direction there
-is one ``answer JSON`` for each question; and it ends with the parent.
+is one ``answer JSON`` for each question, and ``end`` where the process is told by this way to end; and it ends with the
+parent.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ FRAME_BYTES_MAX = 64 * 1024
 BEATS_PER_WINDOW = 4
 
 BEAT = b"beat\n"
+END = b"end\n"
 
 
 @attrs.frozen(kw_only=True)
@@ -66,7 +68,12 @@ class Answer:
     value: object
 
 
-Frame: TypeAlias = Ready | Beat | Ask | Answer
+@attrs.frozen
+class End:
+    """The process is to end."""
+
+
+Frame: TypeAlias = Ready | Beat | Ask | Answer | End
 
 _WITH_VALUE: Final[dict[bytes, Callable[[object], Frame]]] = {b"ready": Ready, b"ask": Ask, b"answer": Answer}
 
@@ -102,6 +109,8 @@ def decode(line: bytes) -> Frame | None:
     """Return what a line says; ``None`` for what is no frame, which is ignored."""
     if line == b"beat":
         return Beat()
+    if line == b"end":
+        return End()
     word, _, text = line.partition(b" ")
     if word not in _WITH_VALUE:
         return None

@@ -28,7 +28,7 @@ from supervisors import exec_shim
 from supervisors.children import Incarnation
 from supervisors.errors import ProcessFailed, ProcessNotReady, ProcessUnresponsive
 from supervisors.exits import ProcessExit
-from supervisors.frames import BEATS_PER_WINDOW, LINK_VARIABLE, Ask, FrameReader, Link, Ready, encode_answer
+from supervisors.frames import BEATS_PER_WINDOW, END, LINK_VARIABLE, Ask, FrameReader, Link, Ready, encode_answer
 from supervisors.patience import Patience
 from supervisors.specs import Process
 from supervisors.stacks import without_stack
@@ -243,6 +243,14 @@ async def ask_for_stack(running: RunningProcess, spec: Process) -> None:
         await Patience(STACK_SECONDS).lasts_until(running.wait_exited)
 
 
+def tell_to_end(running: RunningProcess, spec: Process) -> None:
+    if spec.is_told_by_link and running.silence is not None:
+        with contextlib.suppress(OSError):  # its own end of the link is closed
+            running.link.send(END, socket.MSG_DONTWAIT)
+            return
+    os.kill(running.pid, signal.SIGTERM)
+
+
 async def end_process(running: RunningProcess, spec: Process) -> None:
     """End the process, if it has not ended, and what is left of its group; return when it has exited.
 
@@ -250,7 +258,7 @@ async def end_process(running: RunningProcess, spec: Process) -> None:
     """
     running.is_ending = True
     if not running.has_exited() and running.missed is None:
-        os.kill(running.pid, signal.SIGTERM)
+        tell_to_end(running, spec)
         os.kill(running.pid, signal.SIGCONT)  # a stopped process takes no other signal
         await Patience(spec.shutdown - spec.closing).lasts_until(running.wait_exited)
         if not running.has_exited() and is_silent(running):

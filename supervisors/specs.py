@@ -259,6 +259,10 @@ class Process:
     default 5. Whatever is left of the group when the process has ended is killed too. The process is killed with its
     parent on Linux; elsewhere if it calls ``child_process()``.
 
+    ``is_told_by_link``: once it is ready, it waits for ``child_process().told_to_end()``, and is told so instead of by
+    SIGTERM, which then is what others send it: a service manager that sends one to all processes of a service at the
+    same time, say. Default False.
+
     ``backoffs``: by exit code, in place of ``backoff`` for a process that has ended with it.
 
     ``answer``: called with the pid and the value when the process asks something (``child_process().ask(value)``), in
@@ -283,6 +287,7 @@ class Process:
     stack_signal: int | None = attrs.field(default=None, kw_only=True)
     shutdown: float = attrs.field(default=SHUTDOWN_SECONDS, converter=to_seconds, kw_only=True)
     closing: float = attrs.field(default=0.0, converter=to_seconds, kw_only=True)
+    is_told_by_link: bool = attrs.field(default=False, kw_only=True)
     env: Mapping[str, str] | None = attrs.field(default=None, kw_only=True)
     cwd: str | os.PathLike[str] | None = attrs.field(default=None, kw_only=True)
     pass_fds: tuple[int, ...] = attrs.field(default=(), converter=to_descriptors, kw_only=True)

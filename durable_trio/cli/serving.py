@@ -83,14 +83,13 @@ def requests_ignored() -> Iterator[Sequence[int]]:
 
 async def serve(
     engine: Engine, display: Display, *, app: str, workers: int | None, reload_signals: Sequence[int] = ()
-) -> int:
+) -> None:
     """Serve until SIGTERM or Ctrl-C, as ``trio.run(engine.serve)`` does, and raise what that would raise.
+
+    The second of them ends the process.
 
     Args:
         reload_signals: those that ask to reload, as long as they are ignored: the application may have taken one.
-
-    Returns:
-        The exit code: 0 after a drain; 130 or 143 if a second signal cut it short.
     """
     failures: list[BaseException] = []
     ready = _Ready()
@@ -116,7 +115,6 @@ async def serve(
     if failures:
         raise failures[0]
     display.say(Line("stopped", "stopped", {"pid": os.getpid()}))
-    return server.exit_code
 
 
 class _Ready:
@@ -139,10 +137,8 @@ class _Server:
         self._ready = ready.event
         self._log = TreeLog()
         self._rates = Rates()
-        self._stop_count = 0
         self._unknown: set[str] = set()  # that were told of
         self._unserved: set[tuple[str, int]] = set()  # likewise
-        self.exit_code = 0
 
     async def undisturbed(self, part: Callable[..., Awaitable[None]], *args: Any) -> None:
         """Run a part of the display; its failure is no reason to stop serving."""
@@ -165,15 +161,10 @@ class _Server:
             await trio.sleep_forever()
 
     def _stop(self, signum: int) -> None:
-        self._stop_count += 1
+        if self._display.status_line is not None:
+            self._display.status_line.close()  # the next one ends the process, without another word
         name = signal.Signals(signum).name
-        if self._stop_count == 1:
-            self._display.say(Line("draining", "draining … (again to stop at once)", {"signal": name}))
-        elif self._stop_count == 2:
-            self.exit_code = 128 + signum
-            if self._display.status_line is not None:
-                self._display.status_line.close()  # the process may end without another word
-            self._display.say(Line("stopping", "stopping at once", {"signal": name}, logging.WARNING))
+        self._display.say(Line("draining", "draining … (again to stop at once)", {"signal": name}))
 
     async def follow(self) -> None:
         """Say what happens in the tree."""
@@ -253,8 +244,6 @@ class _Server:
         """Return what the status line shows, what matters most first."""
         parts = []
         workers = list(worker_nodes(self._engine.tree()))
-        if self._stop_count:
-            parts.append("draining")
         if workers:
             alive = sum(node.status is ChildStatus.RUNNING for node in workers)
             parts.append(f"{alive}/{len(workers)} workers")

@@ -147,7 +147,7 @@ class Engine(trio.abc.AsyncResource):
     ) -> None:
         """Open the store, run the whole tree until cancelled or told to stop, close.
 
-        As ``trio.run``'s main task, SIGTERM and SIGINT drain it and it returns; a second one stops it at once.
+        As ``trio.run``'s main task, SIGTERM and SIGINT drain it and it returns; a second one kills the process at once.
         ``signals=`` names other signals, ``False`` none. ``workers`` and ``app``: instead of the engine's own.
         ``executors``: how many processes are started together to serve this store; the first of them leaves runs
         that wait to the others, for two seconds. Worker processes are told by their parent.

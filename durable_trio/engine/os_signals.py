@@ -8,26 +8,22 @@ end the program stops the executor, and is counted against that run alone (``run
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import trio
 
 from durable_trio.looks import look, traceback_of
 
 DEFAULT = (signal.SIGTERM, signal.SIGINT)
-# A sync step function may block the process after the second signal: it is not waited for longer.
+# What does not end although it must: it is not waited for longer.
 _LAST_RESORT_SECONDS: Final = 1.0
-# What even then has not ended keeps the interpreter's lock, in code in C; two seconds after that signal it is over.
-_LOCKED_SECONDS: Final = 1.7
 # struct sigaction of 64-bit Linux, of glibc and of musl: the handler, 128 bytes of mask, the flags, the restorer.
 _SIGACTION_BYTES: Final = 152
 _SA_FLAGS_AT: Final = 136
@@ -54,7 +50,10 @@ def is_main_task() -> bool:
 
 @contextmanager
 def received(signals: Sequence[int]) -> Iterator[AsyncIterator[int] | None]:
-    """Receive these signals inside the block, instead of dying of them; none: nothing is received."""
+    """Receive the first of these signals inside the block, instead of dying of it; none: nothing is received.
+
+    The second one, whichever it is, ends the process.
+    """
     if not signals:
         yield None
         return
@@ -64,38 +63,24 @@ def received(signals: Sequence[int]) -> Iterator[AsyncIterator[int] | None]:
 
 @contextmanager
 def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
-    """Have the second of these signals end the process, whatever its loop does: trio's receiver needs the loop.
+    """Have the kernel end the process with the second of these signals, whatever its threads do.
 
-    A handler in Python runs between two lines of Python of the main thread, also of one that blocks the loop. Where
-    there is none, because the main thread is in C code, a signal is not seen: then the kernel ends the process with the
-    next one (``reset_after_first``), as it would if nobody had set a handler. That is the second; the third only where
-    the first was seen, and the code in C has begun since.
+    Nothing else can: a handler in Python runs between two lines of Python of the main thread, which may be in C code
+    that never returns, and whatever watches from another thread needs the interpreter's lock, which that may hold. So
+    with the first one the kernel's default takes the handlers' place: as soon as it comes (``reset_after_first``) for
+    that signal, and for the others once Python has seen it.
     """
     inner: dict[int, Any] = {os_signal: signal.getsignal(os_signal) for os_signal in signals}
-    end, told = os.pipe()
-    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    count = 0
+    has_come = False
 
     def arrived(os_signal: int, frame: FrameType | None) -> None:
-        nonlocal count
-        count += 1
-        signal.signal(os_signal, signal.getsignal(os_signal))  # Python is there, and perhaps for the next one
-        reset_after_first(os_signal)
+        nonlocal has_come
+        if has_come:  # both came while Python was away: this one was on its way already
+            _end_by(os_signal)
+        has_come = True
+        _leave_to_kernel(signals)
         inner[os_signal](os_signal, frame)
-        if count == 2:
-            os.write(told, bytes([os_signal]))
-            # No lock of the interpreter keeps this one from ending it. What it would write is no line of anybody's log.
-            faulthandler.dump_traceback_later(_LOCKED_SECONDS, exit=True, file=nowhere)
 
-    def end_soon() -> None:
-        with os.fdopen(end, "rb", buffering=0) as pipe:
-            os_signal = pipe.read(1)
-        if os_signal:
-            time.sleep(_LAST_RESORT_SECONDS)
-            os._exit(128 + os_signal[0])
-
-    thread = threading.Thread(target=end_soon, name="durable-trio-second-signal", daemon=True)
-    thread.start()
     try:
         for os_signal in signals:
             signal.signal(os_signal, arrived)
@@ -104,10 +89,33 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
     finally:
         for os_signal, handler in inner.items():
             signal.signal(os_signal, handler)
-        os.close(told)
-        if count < 2:
-            thread.join()
-            os.close(nowhere)
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Have the kernel end the process with a Ctrl-C inside the block, where a program has heard one already."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:  # which is not Python's
+        yield
+        return
+    _leave_to_kernel([signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_to_kernel(signals: Sequence[int]) -> None:
+    # The first process of a container has no default: the kernel would drop what has no handler.
+    action = _end_by if os.getpid() == 1 else signal.SIG_DFL
+    for os_signal in signals:
+        signal.signal(os_signal, action)
+
+
+def _end_by(os_signal: int, frame: FrameType | None = None) -> NoReturn:
+    signal.signal(os_signal, signal.SIG_DFL)
+    signal.raise_signal(os_signal)
+    os._exit(128 + os_signal)  # where its default is to do nothing
 
 
 def reset_after_first(os_signal: int) -> None:
@@ -130,17 +138,10 @@ def reset_after_first(os_signal: int) -> None:
         libc.sigaction(os_signal, action, None)
 
 
-async def wait_for_stop(
-    receiver: AsyncIterator[int], stop: Callable[[], None], stop_at_once: Callable[[], None]
-) -> None:
-    """Call ``stop`` at the first signal and ``stop_at_once`` at the second; runs until cancelled."""
-    count = 0
+async def wait_for_stop(receiver: AsyncIterator[int], stop: Callable[[], None]) -> None:
+    """Call ``stop`` at the first signal; runs until cancelled."""
     async for _ in receiver:
-        count += 1
-        if count == 1:
-            stop()
-        elif count == 2:
-            stop_at_once()  # and if that does not end the process, its second signal has
+        stop()
 
 
 def comes_of_signal(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import signal
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -23,6 +23,7 @@ from durable_trio.engine.workers.requests import ReloadRequest
 from durable_trio.errors import DurableError
 from durable_trio.serving.app import check_not_loading
 from supervisors import Supervisor
+from supervisors.groups import first
 
 # The exit code when a task did not end that had to: EX_SOFTWARE of sysexits.h.
 EXIT_UNSTOPPED: Final = 70
@@ -38,7 +39,6 @@ class TreeLife:
     on_unstopped: Callable[[], None] | None
     stop: trio.Event = attrs.field(factory=trio.Event)
     opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     # It is open, or will never be.
     has_begun: trio.Event = attrs.field(factory=trio.Event)
@@ -83,7 +83,7 @@ class Serving:
             try:
                 async with _failure_as_itself(), trio.open_nursery() as nursery:
                     if os_signals_received is not None:
-                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
+                        nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end)
                     try:
                         nursery.start_soon(self._run_tree, life)
                         await life.has_begun.wait()
@@ -103,18 +103,23 @@ class Serving:
         failure: BaseException | None = None
         life = TreeLife(workers, 1, None)
         await self._open_store()
-        try:
-            async with _failure_as_itself(), trio.open_nursery() as nursery:
-                try:
-                    nursery.start_soon(self._run_tree, life)
-                    await life.has_begun.wait()
-                    yield
-                except (Exception, KeyboardInterrupt, SystemExit) as error:
-                    failure = error
-                finally:
-                    life.end()
-        finally:
-            await self._close_store()
+        with ExitStack() as closing:
+            try:
+                async with _failure_as_itself(), trio.open_nursery() as nursery:
+                    try:
+                        nursery.start_soon(self._run_tree, life)
+                        await life.has_begun.wait()
+                        yield
+                    except BaseException as error:
+                        if first(error, KeyboardInterrupt) is not None:  # the next one shall not wait for steps in hand
+                            closing.enter_context(os_signals.ended_by_ctrl_c())
+                        if not isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+                            raise
+                        failure = error
+                    finally:
+                        life.end()
+            finally:
+                await self._close_store()
         if failure is not None:
             raise failure
 
@@ -159,7 +164,7 @@ class Serving:
             return True
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end, life.grace.cancel)
+            nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end)
             with life.opening:
                 try:
                     await self._open_store()
@@ -177,11 +182,11 @@ class Serving:
         try:
             with life.scope:
                 if life.workers is not None:
-                    opened = open_parent(services, life.workers, life.grace, life.on_unstopped)
+                    opened = open_parent(services, life.workers, life.on_unstopped)
                 else:
                     assert services.executor is not None
                     services.executor.dispatcher.expect(life.executor_count)
-                    opened = open_executor(services, services.executor, life.grace, life.on_unstopped)
+                    opened = open_executor(services, services.executor, life.on_unstopped)
                 async with opened as root:
                     client.services, self.root = services, root
                     life.has_begun.set()

@@ -22,10 +22,7 @@ what it has missed; those who wait for it go on waiting, or get an error. Too ma
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -45,7 +42,6 @@ from durable_trio.logger import Logger
 from supervisors import (
     Backoff,
     Child,
-    ChildStatus,
     Intensity,
     RestartIntensityExceeded,
     Strategy,
@@ -142,13 +138,14 @@ async def open_client(services: Services) -> AsyncIterator[Supervisor]:
 
 @asynccontextmanager
 async def open_executor(
-    services: Services, executor: Executor, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
+    services: Services, executor: Executor, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
-    """Run the whole tree inside the block, then drain it. Cancelling ``grace`` cuts the draining short.
+    """Run the whole tree inside the block, then drain it.
 
     ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process. Without
     it, where the process is not ours to end, such tasks are waited for.
     """
+    grace = trio.CancelScope()
     async with _open(services, executor_spec(services, executor), on_unstopped) as root:
         try:
             yield root
@@ -165,11 +162,11 @@ async def open_executor(
 
 @asynccontextmanager
 async def open_parent(
-    services: Services, workers: Workers, grace: trio.CancelScope, on_unstopped: Callable[[], None] | None
+    services: Services, workers: Workers, on_unstopped: Callable[[], None] | None
 ) -> AsyncIterator[Supervisor]:
     """Run worker processes, and a client of their store, inside the block; then drain all workers at the same time.
 
-    Cancelling ``grace`` kills those that are left.
+    They do not outlive this process, however it ends.
 
     Raises:
         WorkerFailed: the first workers could not be started.
@@ -187,30 +184,17 @@ async def open_parent(
     )
     has_opened = False
     try:
-        async with trio.open_nursery() as nursery:
-            async with _open(services, parent_spec(services, workers, watch, reloads), on_unstopped) as root:
-                has_opened = workers.family.is_open = True
-                nursery.start_soon(_kill_when_cancelled, grace, root)
-                try:
-                    yield root
-                finally:
-                    guarded(services.feed.close)
-            nursery.cancel_scope.cancel()
+        async with _open(services, parent_spec(services, workers, watch, reloads), on_unstopped) as root:
+            has_opened = workers.family.is_open = True
+            try:
+                yield root
+            finally:
+                guarded(services.feed.close)
     except BaseExceptionGroup as group:
         failed = None if has_opened else first_failure(group)
         if failed is None:
             raise
         raise failed from None  # what the worker has said went to standard error
-
-
-async def _kill_when_cancelled(grace: trio.CancelScope, root: Supervisor) -> None:
-    with grace:
-        await trio.sleep_forever()
-    workers = root.child(WORKERS).value
-    for child in workers.children():
-        if child.pid is not None and child.status is ChildStatus.STOPPING:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
 
 
 @asynccontextmanager

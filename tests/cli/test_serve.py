@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.desk import PATIENCE_SECONDS, Said, call_process, command_line
-from tests.cli.served import GRACE_SECONDS
 from tests.cli.server import field, is_alive, kill, reach, served_surroundings, serving, start
 from tests.cli.tmux import Pane, in_tmux, opened
 
@@ -235,12 +234,8 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, options: tuple[str, ...])
         server.send(signal.SIGTERM)
         server.says("event=draining")
         assert server.process.poll() is None
-        began_at = time.monotonic()
         server.send(signal.SIGTERM)
-        code = server.ends()
-        assert code == 143
-        assert time.monotonic() - began_at < GRACE_SECONDS - 5
-        server.says("event=stopping")
+        assert server.ends() == -signal.SIGTERM
     reach(server.db, "hang-1", "running")
 
 
@@ -404,5 +399,8 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_the_terminal_whole(pane: Pane, tmp
     pane.press("C-c")
     pane.until("draining …")
     pane.press("C-c")
-    assert "stopping at once" in pane.until("ended with 130")
+    pane.until("^C\n$")
+    pane.type("echo it was $?")
+    pane.press("Enter")
+    pane.until("it was 130")  # for the shell; it is the signal itself that has ended it
     pane.assert_whole()

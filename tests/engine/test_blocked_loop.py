@@ -234,7 +234,8 @@ async def test_one_that_hangs_loses_its_runs_and_writes_nothing_when_it_goes_on(
 
 
 _APP = """
-import hashlib, os, signal, sys, time
+import ctypes, hashlib, os, signal, sys, time
+import trio
 from durable_trio import Context, Engine, workflow
 
 folder = os.environ["FOLDER"]
@@ -246,19 +247,16 @@ def blocking(kind: str) -> None:
         pass
     if kind == "c":
         sum(range(10**15))
-    if kind == "c after the first signal":
-        before = signal.getsignal(signal.SIGTERM)
-        def seen(*args):
-            before(*args)
-            open(f"{folder}/seen", "w").close()
-            sum(range(10**15))
-        signal.signal(signal.SIGTERM, seen)
-        time.sleep(10_000)
+    if kind == "c with the lock":
+        ctypes.PyDLL(None).sleep(10_000)
     if kind == "c without the lock":
         hashlib.pbkdf2_hmac("sha512", b"", b"", 2**31 - 1)
 
-async def block(kind: str) -> None:
+async def block(kind: str, mark: str) -> None:
     open(f"{folder}/begun", "w").close()
+    while mark and not os.path.exists(f"{folder}/{mark}"):
+        await trio.sleep(0.01)
+    open(f"{folder}/blocks", "w").close()
     blocking(kind)
 
 async def block_once() -> str:
@@ -274,12 +272,12 @@ def block_thread() -> None:
     time.sleep(10_000)
 
 @workflow
-async def hangs(ctx: Context, kind: str) -> str:
+async def hangs(ctx: Context, kind: str, mark: str = "") -> str:
     if kind == "once":
         return await ctx.step("once", block_once)
     if kind == "sync":
         await ctx.step("hang", block_thread)
-    await ctx.step("hang", block, kind)
+    await ctx.step("hang", block, kind, mark)
     return ""
 
 engine = Engine(f"{folder}/app.db", workflows=[hangs], heartbeat_seconds=float(os.environ.get("HEARTBEAT", "600")))
@@ -300,9 +298,14 @@ class Serve:
             )
 
 
-async def start(folder: Path, kind: str) -> None:
+async def start(folder: Path, kind: str, mark: str = "") -> None:
+    """Start a run that blocks the loop, once there is a file of the name ``mark``."""
     async with Engine(str(folder / "app.db")) as client:
-        await client.start("hangs", kind, id="r")
+        await client.start("hangs", kind, mark, id="r")
+
+
+async def ended(process: forks.Forked[bytes]) -> int:
+    return await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
 
 
 @pytest.mark.parametrize(
@@ -328,13 +331,7 @@ async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
             await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         assert process.poll() is None  # it waits for what is in hand
         process.send_signal(os_signal)
-        with trio.move_on_after(5):
-            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-        if process.poll() is None:  # the first one has come between the word of the step and its block
-            assert kind in ("c", "c without the lock")
-            process.send_signal(os_signal)
-        code = await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
-        assert code in (128 + os_signal, -os_signal)
+        assert await ended(process) == -os_signal
     finally:
         process.kill()
         process.wait()
@@ -343,35 +340,89 @@ async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
         assert (step.key, step.is_alive) == ("hang#0", False)
 
 
-async def test_a_process_that_has_seen_the_first_signal_and_is_stuck_in_c_since_ends_with_the_third(
-    tmp_path: Path,
+@pytest.mark.parametrize("kind", ["c with the lock", "c without the lock"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
+)
+async def test_the_second_signal_ends_a_process_that_is_stuck_in_c_since_the_first(
+    tmp_path: Path, kind: str, first: signal.Signals, second: signal.Signals
 ) -> None:
-    await start(tmp_path, "c after the first signal")
-    process = Serve(tmp_path, 0).popen
+    """Python has seen the first one, and will not see the second; whichever of both it is."""
+    await start(tmp_path, kind, "go")
+    served = Serve(tmp_path, 0)
     try:
         await wait_until((tmp_path / "begun").exists)
-        process.send_signal(signal.SIGTERM)
-        await wait_until((tmp_path / "seen").exists)
-        process.send_signal(signal.SIGTERM)  # in the code in C, or as it begins
-        with trio.move_on_after(0.3):
-            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-        process.send_signal(signal.SIGTERM)
-        code = await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS))
-        assert code in (128 + signal.SIGTERM, -signal.SIGTERM)
+        served.popen.send_signal(first)
+        await wait_until(lambda: "event=draining" in served.log.read_text())
+        (tmp_path / "go").touch()
+        await wait_until((tmp_path / "blocks").exists)
+        served.popen.send_signal(second)
+        assert await ended(served.popen) == -second
     finally:
-        process.kill()
-        process.wait()
+        served.popen.kill()
+        served.popen.wait()
 
 
-async def test_with_workers_the_second_signal_ends_a_blocked_one_too(tmp_path: Path) -> None:
-    await start(tmp_path, "sleep")
-    process = Serve(tmp_path, 1).popen
+@pytest.mark.parametrize("kind", ["sleep", "c with the lock"])
+async def test_with_workers_the_second_signal_ends_a_blocked_one_too(tmp_path: Path, kind: str) -> None:
+    """The parent is gone at once, and its workers with it."""
+    await start(tmp_path, kind)
+    served = Serve(tmp_path, 1)
     try:
         await wait_until((tmp_path / "begun").exists)
-        process.send_signal(signal.SIGTERM)
-        await trio.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        assert await trio.to_thread.run_sync(lambda: process.wait(PATIENCE_SECONDS)) == 128 + signal.SIGTERM
+        served.popen.send_signal(signal.SIGTERM)
+        await wait_until(lambda: "event=draining" in served.log.read_text())
+        served.popen.send_signal(signal.SIGTERM)
+        assert await ended(served.popen) == -signal.SIGTERM
+    finally:
+        served.popen.kill()
+        served.popen.wait()
+    async with Engine(str(tmp_path / "app.db")) as client:  # the lock of a process that has ended tells
+        with trio.fail_after(PATIENCE_SECONDS):
+            while (await client.get("r").steps(open=True))[0].is_alive:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+
+
+def handles(pid: int, os_signal: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal, as the kernel says."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    return bool(int(line.split()[1], 16) >> (os_signal - 1) & 1)
+
+
+_PROGRAM = """
+import os, sys, time, trio
+from durable_trio import open_engine, workflow
+
+folder = sys.argv[1]
+
+def block() -> None:
+    open(f"{folder}/begun", "w").close()
+    time.sleep(10_000)
+
+@workflow
+async def hangs(ctx):
+    await ctx.step("hang", block)
+
+async def main():
+    async with open_engine(f"{folder}/app.db", workflows=[hangs]) as engine:
+        await engine.run(hangs, id="r")
+
+trio.run(main)
+"""
+
+
+async def test_the_second_ctrl_c_ends_a_program_that_has_an_engine_and_waits_for_its_steps(tmp_path: Path) -> None:
+    """The first is raised in the program's own code; then a step in a thread keeps its engine."""
+    argv = [sys.executable, "-c", _PROGRAM, str(tmp_path)]
+    variables = {"PATH": "", "PYTHONPATH": str(_ROOT)}
+    process: forks.Forked[bytes] = forks.Forked(argv, env=variables, stderr=subprocess.DEVNULL)
+    try:
+        await wait_until((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGINT)
+        await wait_until(lambda: not handles(process.pid, signal.SIGINT))
+        process.send_signal(signal.SIGINT)
+        assert await ended(process) == -signal.SIGINT
     finally:
         process.kill()
         process.wait()

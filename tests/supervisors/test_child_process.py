@@ -22,10 +22,12 @@ from supervisors import ChildExited, ChildStarted, Process, Restart, child_proce
 from supervisors.child_process import ChildProcess
 from supervisors.exec_shim import die_with_parent
 from supervisors.frames import (
+    END,
     FRAME_BYTES_MAX,
     Answer,
     Ask,
     Beat,
+    End,
     FrameReader,
     Link,
     Ready,
@@ -51,11 +53,13 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5), st.integers(1, 9))
 def test_frames_survive_being_cut_anywhere(value: object, piece_bytes: int) -> None:
-    data = b"beat\nno frame\nready {\n" + encode_ready(value) + b"beat\n" + encode_ask(value) + encode_answer(value)
+    data = (
+        b"beat\nno frame\nready {\n" + encode_ready(value) + b"beat\n" + encode_ask(value) + encode_answer(value) + END
+    )
     reader = FrameReader()
     pieces = [data[start : start + piece_bytes] for start in range(0, len(data), piece_bytes)]
     frames = [frame for piece in pieces for frame in reader.feed(piece)]
-    assert frames == [Beat(), Ready(value), Beat(), Ask(value), Answer(value)]
+    assert frames == [Beat(), Ready(value), Beat(), Ask(value), Answer(value), End()]
 
 
 def test_a_line_without_end_is_dropped() -> None:

@@ -39,7 +39,7 @@ def command(
     draws_tree: bool,
     log_json: bool,
     verbose: bool,
-) -> int:
+) -> None:
     """Serve APP: module:engine or FILE.py:engine, where the name is an Engine or a function that returns one.
 
     Ctrl-C or SIGTERM drains: no new runs are taken, steps in flight get the engine's grace_seconds, and unfinished runs
@@ -57,7 +57,7 @@ def command(
             engine = load(app, verbose=verbose and not log_json)
             display = _display(draws_tree=draws_tree, log_json=log_json)
             try:
-                return _serve(engine, display, app, workers, reload_signals, verbose=verbose)
+                _serve(engine, display, app, workers, reload_signals, verbose=verbose)
             finally:
                 if display.status_line is not None:
                     display.status_line.close()
@@ -82,7 +82,7 @@ def _failing_in_json() -> Iterator[None]:
 
 def _serve(
     engine: Engine, display: Display, app: str, workers: int | None, reload_signals: Sequence[int], *, verbose: bool
-) -> int:
+) -> None:
     from functools import partial
 
     import trio
@@ -93,7 +93,7 @@ def _serve(
     from durable_trio.serving.reasons import failure_text, needs_traceback
 
     try:
-        return trio.run(partial(serve, engine, display, app=app, workers=workers, reload_signals=reload_signals))
+        trio.run(partial(serve, engine, display, app=app, workers=workers, reload_signals=reload_signals))
     except (DurableError, BaseExceptionGroup, ValueError, OSError) as error:
         if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None:
             raise

@@ -53,10 +53,23 @@ class Ready:
 
 
 async def serve(engine: Servable, process: ChildProcess, worker_count: int) -> None:
-    """Serve until the parent says SIGTERM, or dies."""
+    """Serve until the parent says so, or dies; or others do.
+
+    The parent has a way of its own: where a service manager sends SIGTERM to all processes, the parent's word must not
+    be the second one.
+    """
     os_signals = [signal.SIGTERM, signal.SIGINT]
-    async with process:
-        await engine.serve(workers=0, executors=worker_count, signals=os_signals, task_status=Ready(process))
+    async with process, trio.open_nursery() as nursery:
+        serving = trio.CancelScope()
+
+        async def end_when_told() -> None:
+            await process.told_to_end()
+            serving.cancel("the parent has told this worker to end")
+
+        nursery.start_soon(end_when_told)
+        with serving:
+            await engine.serve(workers=0, executors=worker_count, signals=os_signals, task_status=Ready(process))
+        nursery.cancel_scope.cancel()
 
 
 def main() -> int:

@@ -119,6 +119,7 @@ class Workers:
             stack_signal=getattr(signal, STACK_SIGNAL, None),
             shutdown=self.ending_seconds,
             closing=_EXIT_SECONDS,
+            is_told_by_link=True,
             backoff=_BACKOFF,
             backoffs={CODE_CHANGED: _FILES_BACKOFF, LOADING_FAILED: _FILES_BACKOFF},
         )
