@@ -185,7 +185,7 @@ class RunRow:
     compensation_errors: str
     owner: int | None
     token: int
-    changed: int  # rises with every change that a watcher sees; the order of changes
+    changed: int  # rises with every change of this run that a watcher sees (``Order.CHANGED``)
     keys: int = OWN_KEYS
     version: int = NO_VERSION
     forked_from: str | None = None

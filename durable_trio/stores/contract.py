@@ -166,11 +166,12 @@ class Store(abc.ABC):
         ``block=False``: return ``None``, with nothing done, rather than wait for others. A store may always do that.
 
         Raises:
-            StoreFull, StoreReadOnly: nothing is committed; the same batch may be tried again.
+            StoreFull: nothing is committed; the same batch may be tried again.
             StoreInUse: somebody else held the database longer than patience; nothing is committed.
             StoreAway: it cannot be reached, and it is not known whether this was committed. The same operations in the
                 same order are applied again, however often; the store sees to it that they are applied once, and gives
                 the outcomes of that time. Others before them: ``ValueError``, and nothing is done.
+            StoreReadOnly: nothing is committed, and nothing will be: whoever uses it stops.
             StoreCorrupt: I/O error or damage; the commit may be in doubt, the store must not be used on.
         """
 

@@ -201,7 +201,11 @@ class RunFilter:
 
 
 class Order(enum.StrEnum):
-    """What comes first in a list."""
+    """What comes first in a list.
+
+    ``CHANGED`` is for people. Changes of different runs need have no order where many commit at the same time
+    (``ListChanges``): as far as they have one, ``RunRow.changed`` tells it, and is the order of this list.
+    """
 
     NEWEST = "newest"
     OLDEST = "oldest"

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt
+from durable_trio.errors import OwnershipLost, RunNotFound, StoreCorrupt, StoreError, StoreReadOnly
 from durable_trio.limits import BATCH_OPERATIONS_MAX, BATCH_STARTS_MAX, INLINE_COMMIT_MS_MAX
 from durable_trio.stores import writer as writer_module
 from durable_trio.stores.contract import Advance, Fence, Sweep
@@ -303,13 +303,14 @@ async def test_what_a_transactions_function_raises_is_its_outcome(error: Excepti
 
 
 @pytest.mark.parametrize("may_block", [False, True])
-async def test_any_other_error_of_the_store_is_final_for_all_who_wait(may_block: bool) -> None:
+@pytest.mark.parametrize("final", [StoreCorrupt, StoreReadOnly, StoreError])
+async def test_any_other_error_of_the_store_is_final_for_all_who_wait(may_block: bool, final: type[StoreError]) -> None:
     go = threading.Event()
 
     def apply(batch: Sequence[Any]) -> list[Any]:
         if may_block:
             assert go.wait(PATIENCE_SECONDS)
-        raise StoreCorrupt("the disk is gone")
+        raise final("the disk is gone")
 
     store = ScriptedStore(apply, may_block=may_block)
     store.has_turn = False
@@ -324,14 +325,14 @@ async def test_any_other_error_of_the_store_is_final_for_all_who_wait(may_block:
                 outcomes.submit(writer, caller("b"), owner(2))
                 go.set()
             await trio.sleep_forever()
-    assert caught.group_contains(StoreCorrupt, match="the disk is gone", depth=1)
+    assert caught.group_contains(final, match="the disk is gone", depth=1)
     count = len(outcomes.found)
     assert outcomes.names == (["a", "1", "b", "2"] if may_block else ["a", "1"])
     assert all(isinstance(outcome, Exception) for _, outcome in outcomes.found)
-    assert isinstance(writer.failure, StoreCorrupt)
+    assert type(writer.failure) is final
     outcomes.submit(writer, owner(3))
     assert isinstance((await outcomes.wait(count + 1))[-1][1], Exception)
-    with pytest.raises(StoreCorrupt):
+    with pytest.raises(final):
         await writer.write(caller("c"))
     assert len(store.batches) == 1
 
