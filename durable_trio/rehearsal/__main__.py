@@ -32,7 +32,7 @@ from durable_trio.rehearsal.messages import BEAT_SECONDS, from_line, judged_to, 
 from durable_trio.rehearsal.rehearse import rehearse_runs
 from durable_trio.serving.app import find_as_parent, load_engine
 from durable_trio.stores.sqlite.reading import ReadOnlyStore
-from durable_trio.stores.unfinished import ListUnfinished, Unfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, Unfinished
 from durable_trio.stores.writer import Writer
 
 _TURN_SECONDS: Final = 0.05

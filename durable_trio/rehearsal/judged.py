@@ -13,7 +13,7 @@ from durable_trio.records import StepKind
 from durable_trio.rehearsal.records import Rehearsal, RehearsalGroup, Verdict
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.unasked import Unasked
-from durable_trio.stores.unfinished import Unfinished
+from durable_trio.stores.unfinished_questions import Unfinished
 from durable_trio.turns.history import change_of
 
 __all__ = ["Groups", "Judged", "cause_of_difference", "cause_of_ways", "without_run"]

@@ -20,7 +20,7 @@ from durable_trio.rehearsal.records import Verdict
 from durable_trio.rows import HistoryRow
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.stores.contract import Finish
-from durable_trio.stores.unfinished import Unfinished
+from durable_trio.stores.unfinished_questions import Unfinished
 from durable_trio.turns.foreign import place_of
 from durable_trio.workflows import Workflow
 

@@ -15,7 +15,7 @@ from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.records import RehearsalGroup, Verdict
 from durable_trio.rehearsal.rehearse import rehearse_runs
 from durable_trio.rehearsal.words import verdict_text
-from durable_trio.stores.unfinished import ListUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished
 from durable_trio.unseen import visible
 from durable_trio.workflows import version_text
 

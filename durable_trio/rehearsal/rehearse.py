@@ -10,7 +10,7 @@ from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.records import Rehearsal, Verdict
 from durable_trio.rehearsal.stage import AT_ONCE, Stage
 from durable_trio.stores.code_questions import ListCodes
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished, Unfinished
 
 __all__ = ["rehearse", "rehearse_runs"]
 

@@ -26,7 +26,7 @@ from durable_trio.rehearsal.judging import RehearsedRun
 from durable_trio.rehearsal.keeping import Code, RehearsalKeeper
 from durable_trio.rehearsal.records import Verdict
 from durable_trio.rules.damage import damaged
-from durable_trio.stores.unfinished import Unfinished
+from durable_trio.stores.unfinished_questions import Unfinished
 from durable_trio.turns.quiet import watching
 from durable_trio.workflows import INLINE_NAME
 

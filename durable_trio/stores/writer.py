@@ -32,7 +32,7 @@ from durable_trio.stores.beside import Beside, transact
 from durable_trio.stores.contract import Advance, Fence, Store
 from durable_trio.stores.front import Callback, Entry, Front
 from durable_trio.stores.kept import PROBES_MAX, Kept
-from durable_trio.stores.left import by_run, tell_left
+from durable_trio.stores.lost_writes import by_run, tell_lost
 from durable_trio.stores.outage import in_doubt
 from durable_trio.stores.precedence import (
     ALONE,
@@ -303,7 +303,7 @@ class Writer:
             with suppress(Exception):  # names are not worth a failure: what keeps it from writing may be in the way
                 for executor in {items[0].fence.owner for items in left.values()} if kept.outage is None else ():
                     rows += await self.ask(ListOwned(executor))
-            tell_left(left, rows, kept.obstacle.error)
+            tell_lost(left, rows, kept.obstacle.error)
 
     async def _rest(self) -> None:
         self._is_resting = self._has_let_others_go = True

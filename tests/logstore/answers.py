@@ -50,7 +50,7 @@ from durable_trio.stores.questions import (
     ReadValues,
     SetBack,
 )
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished
 from tests.logstore.claims import due_runs
 from tests.logstore.feed import find_cursor, list_changes, list_news, list_sent
 from tests.logstore.lists import (

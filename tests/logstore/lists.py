@@ -31,7 +31,7 @@ from durable_trio.stores.questions import (
     StoreStatus,
     WorkflowCounts,
 )
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
 from tests.logstore.loading import load
 from tests.logstore.state import Run, State
 

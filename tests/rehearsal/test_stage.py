@@ -12,7 +12,7 @@ import trio
 from durable_trio import Context, Engine, Rehearsal, Workflow, open_engine, workflow
 from durable_trio.rehearsal import stage
 from durable_trio.rehearsal.rehearse import rehearse_runs
-from durable_trio.stores.unfinished import ListUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished
 from tests.engine.harness import wait_passivated
 from tests.kit.crash_points import crashing_store
 from tests.rehearsal.kit import causes

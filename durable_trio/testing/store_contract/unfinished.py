@@ -5,7 +5,7 @@ from __future__ import annotations
 from durable_trio.records import RunStatus
 from durable_trio.stores.contract import Store
 from durable_trio.stores.questions import LoadRun
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     add,

@@ -14,7 +14,7 @@ from durable_trio.stores.questions import FindRun, ListRuns, Order, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.reading import ReadOnlyStore, readable
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished
 from tests.stores.sqlite.kit import fill
 
 EARLIER = Path(__file__).parents[2] / "versions" / "data" / "schema-2.db.gz"

@@ -64,7 +64,7 @@ from durable_trio.stores.sqlite.answers.runs import (
 )
 from durable_trio.stores.sqlite.answers.unfinished import list_unfinished, load_unfinished
 from durable_trio.stores.sqlite.answers.versions import count_refused, list_served
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished
 
 __all__ = ["ANSWERS", "JUDGED", "Answer", "at_one_instant", "whole"]
 

@@ -15,7 +15,7 @@ from durable_trio.stores.sqlite.answers.streams import IS_SHOWN
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX, stored
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
 
 __all__ = ["list_unfinished", "load_unfinished"]
 

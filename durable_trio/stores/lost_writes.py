@@ -12,7 +12,7 @@ from durable_trio.stores.contract import Advance, Finish
 from durable_trio.stores.precedence import OWNERS, Item, UserTransaction
 from durable_trio.unseen import visible
 
-__all__ = ["by_run", "left_text", "named", "tell_left"]
+__all__ = ["by_run", "lost_text", "named", "tell_lost"]
 
 _LOGGER = Logger("durable_trio.store")
 
@@ -29,7 +29,7 @@ def by_run(items: Iterable[Item]) -> dict[int, list[Any]]:
     return left
 
 
-def tell_left(left: dict[int, list[Any]], rows: Iterable[RunRow], error: StoreError | None) -> None:
+def tell_lost(left: dict[int, list[Any]], rows: Iterable[RunRow], error: StoreError | None) -> None:
     """Say what runs leave behind, and because of what."""
     _LOGGER.warning(
         "%d runs leave this process with something that could not be stored; they go on from their last stored "
@@ -44,12 +44,12 @@ def tell_left(left: dict[int, list[Any]], rows: Iterable[RunRow], error: StoreEr
 def named(left: dict[int, list[Any]], rows: Iterable[RunRow]) -> str:
     """Return the runs that leave something behind, by their ids as far as these are known, with what it is."""
     ids = {row.run: repr(visible(row.id)) for row in rows}
-    told = [f"{ids.get(run, f'number {run}')} ({left_text(items)})" for run, items in list(left.items())[:_RUNS_NAMED]]
+    told = [f"{ids.get(run, f'number {run}')} ({lost_text(items)})" for run, items in list(left.items())[:_RUNS_NAMED]]
     more = f", and {len(left) - len(told):,} more" if len(left) > len(told) else ""
     return ", ".join(told) + more
 
 
-def left_text(items: Iterable[Any]) -> str:
+def lost_text(items: Iterable[Any]) -> str:
     """Return what one run has to have stored."""
     found = list(dict.fromkeys(thing for item in items for thing in _things(item)))
     more = f" and {len(found) - _THINGS_TOLD} more" if len(found) > _THINGS_TOLD else ""
