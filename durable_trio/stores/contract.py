@@ -129,7 +129,7 @@ class Store(abc.ABC):
 
     #: Whether questions that only people ask may be asked from a third thread at the same time.
     answers_apart: bool = False
-    #: Of its file; empty if it has none, or is a store of another kind.
+    #: Of its SQLite file, which others open as one; empty if it has none, or is a store of another kind.
     path: str = ""
     #: Whether other processes may have it open as well. If not, it forgets everything when it is closed.
     is_shared: bool = True

@@ -77,7 +77,8 @@ class ClaimDue:
     that have refused it those are forgotten that no executor has any more. An executor that has ended gets
     ``OwnershipLost``.
 
-    Of runs that some code has refused at most half as many as ``limit`` are claimed while others are due.
+    Of runs that some code has refused at most half as many as ``limit`` are claimed while others are due; with a limit
+    of 1 whichever of both was due first.
 
     Cost must not grow with runs that are not due, or of other workflows, nor with those that are, or their priorities,
     nor with those that are due and refused by ``codes``; it may with versions, and with sets of codes that have refused
@@ -121,10 +122,11 @@ class Advance:
 
     ``rows`` are appended to the history (a key that is there already: outcome ``RunConflict``, nothing written).
     ``waits`` are inserted or replaced by key, ``cleared`` are removed (missing ones are no error). ``taken`` marks
-    mailbox entries as consumed by the row of that seq. ``published`` are upserted, JSON text by key, with
-    ``position``: where in its life the run has published them, which ``LoadRun`` gives back.
+    mailbox entries as consumed by the row of that seq; for one that is not unread, or is another run's, the outcome is
+    ``RunConflict`` and nothing is written. ``published`` are upserted, JSON text by key, with ``position``: where in
+    its life the run has published them, which ``LoadRun`` gives back.
     ``children`` are started with this run as their parent, as ``StartRun`` does; if an id is taken, the outcome is
-    ``RunConflict`` and nothing is written.
+    ``RunConflict`` with that id, and nothing is written.
     ``unless_unread=(name, at)``: if an unread signal of that name with ``created_at <= at`` is in the mailbox (or one
     that claims to be later than ``now``: it was stamped before the clock was set back), the outcome is ``False`` and
     nothing is written. Nothing else asks what ``now`` is. ``unless_cancelled``: likewise for an unread cancel.
@@ -210,7 +212,7 @@ class Finish:
     Sets the final status, result, error, ``finished_at``, ``compensation_errors``; owner, ``wake_at`` and
     ``waits_for`` become NULL, its wait rows go. A run with a parent leaves an entry of kind ``child`` (name: its
     id, payload: its status as JSON) in the parent's mailbox, in the same transaction, if the parent has not ended;
-    an unowned suspended parent gets ``wake_at = now``, unless it is parked as damaged.
+    an unowned suspended parent is woken, as by ``SendSignal``.
     """
 
     fence: Fence
@@ -228,11 +230,11 @@ class ContinueAsNew:
 
     Or ``RunConflict`` if it compensates: it would be half undone.
 
-    Wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0; with
-    ``version`` that is its version from now on, also one that no executor knows: then it waits for one. Its
-    history is that of an earlier generation from now on (``ListGeneration``). Of these ``generations_kept`` are kept,
-    ``None`` for all, each with at most ``GENERATION_ROWS_MAX`` rows, the last ones. Where more are stored than that,
-    the oldest go, some with each operation, so that the work of one is bounded.
+    Wait rows go, the generation rises by one, the run is pending, unowned and due now, its recoveries are 0,
+    ``started_at`` and ``error`` NULL; with ``version`` that is its version from now on, also one that no executor
+    knows: then it waits for one. Its history is that of an earlier generation from now on (``ListGeneration``). Of
+    these ``generations_kept`` are kept, ``None`` for all, each with at most ``GENERATION_ROWS_MAX`` rows, the last
+    ones. Where more are stored than that, the oldest go, some with each operation, so that the work of one is bounded.
     What the run was started with stays known, so that the same start again is still the same run. Unread mailbox
     entries and published values stay, the values at ``NO_POSITION``: the history in which they had another is gone.
     """
@@ -253,7 +255,8 @@ class SendSignal:
     the run has ended; with another name or payload ``RunConflict``.
     With ``unread_max``: if so many signals to the run are unread, ``MailboxFull``, and nothing is written. Not for one
     whose name a suspended run ``waits_for`` and has no unread signal of: only that lets it go on, and make room.
-    An unowned suspended run that waits for that name gets ``wake_at = now``, unless it is parked as damaged.
+    An unowned suspended run that waits for that name is woken, unless it is parked as damaged: it gets
+    ``wake_at = now``, or keeps an earlier one and with it its place among those that are due.
     """
 
     run_id: str
@@ -297,9 +300,11 @@ class RequestCancel:
     A pending, unowned run ends at once: cancelled, ``finished_at = now`` (``Sent`` with that entry, owner ``None``); so
     does one that some code has refused, or that is damaged, and that has no history, no open call and no unfinished
     child: it could not be mended by code. A final or compensating run: ``None``, nothing written. Asking again is the
-    same entry (``created=False``). An unowned suspended run gets ``wake_at = now``; what has refused it is forgotten,
-    and a problem is cleared.
-    ``reason`` is JSON (a string or null) and becomes the entry's payload; ``error`` that of a run that ends at once.
+    same entry (``created=False``), also when it was read long ago. An unowned suspended run is woken, as by
+    ``SendSignal``, if the entry is unread; one that some code has refused, or that is damaged, gets ``wake_at = now``,
+    what has refused it is forgotten, and a problem is cleared.
+    The entry's kind and name are ``cancel``; ``reason`` is JSON (a string or null) and becomes its payload; ``error``
+    that of a run that ends at once.
     """
 
     run_id: str
@@ -356,7 +361,8 @@ class ResumeRun:
     it is another one now.
 
     With ``version`` that is its version from now on. Then any run may be meant that nobody owns and that has not
-    completed: one which is neither parked nor has ended is left as it is but for that.
+    completed: one which is neither parked nor has ended is left as it is but for that; ``RunConflict`` if it is the
+    version that it has.
     """
 
     run_id: str

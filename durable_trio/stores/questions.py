@@ -197,7 +197,7 @@ class RunFilter:
     created_before: int | None = None
     is_parked: bool = False  # refused by all code that lives, or damaged
     is_retrying: bool = False  # unfinished, with a step that has failed and is tried again
-    overdue_at: int | None = None  # nobody's, and due at this instant or before
+    overdue_at: int | None = None  # nobody's, not parked, and due at this instant or before
 
 
 class Order(enum.StrEnum):
@@ -299,7 +299,7 @@ class FailedRun:
 class ListFailures(Question[tuple[FailedRun, ...]]):
     """Answers the runs that have failed, the last one first; ``since``: after that instant. ``before`` as ``ListRuns``.
 
-    No payload is read but their errors.
+    No payload is read but their errors, of which ``failures.causes_of`` makes the causes.
     """
 
     is_for_people = True
@@ -393,7 +393,7 @@ class ListSetBack(Question[tuple[SetBack, ...]]):
     """Answers the unowned runs of these workflows with ``wake_at > now`` and a stamp in the future, earliest first.
 
     A stamp is ``created_at``, or ``started_at`` of a wait. It may cost a look at all that waits: it is asked only
-    after the wall clock was set back. A store that always answers nothing has such runs wait until their written time.
+    after the wall clock was set back. Unanswered, such runs would wait until their written time.
     """
 
     workflows: Sequence[str]
@@ -405,8 +405,8 @@ class ListSetBack(Question[tuple[SetBack, ...]]):
 class ListOwned(Question[tuple[RunRow, ...]]):
     """Answers the runs that an executor owns; cost grows with them alone.
 
-    Asked when a service was started again: the outcome of a claim may have been lost. A store that always answers
-    nothing has such runs wait until the executor ends.
+    Asked when a service was started again: the outcome of a claim may have been lost. Unanswered, such runs would wait
+    until the executor ends.
     """
 
     executor: int

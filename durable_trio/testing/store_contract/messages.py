@@ -268,6 +268,17 @@ class MessageContract(ContractKit):
         assert store.ask(ListUnread(row.run)) == (sent.entry,)
         assert row_of(store) == row
 
+    def test_a_cancel_request_that_was_read_is_the_same_entry_still_and_wakes_nobody(self, store: Store) -> None:
+        row, fence = owned(store)
+        sent = cancel(store)
+        read = step(1, kind=StepKind.CANCEL)
+        one(store, Advance(fence=fence, rows=(read,), taken=((sent.entry.id, 1),), now=82))
+        assert suspend(store, fence, wake_at=500) is True
+        again = cancel(store, now=99)
+        assert (again.created, again.entry) == (False, sent.entry)
+        assert store.ask(ListUnread(row.run)) == ()
+        assert row_of(store).wake_at == 500
+
     def test_a_pending_run_is_cancelled_at_once(self, store: Store) -> None:
         row = start(store)
         sent = cancel(store, now=81)
