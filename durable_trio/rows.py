@@ -161,7 +161,8 @@ class MailboxEntry:
 class RunRow:
     """A run as it is stored. ``run`` is the store's small key, ``id`` the user's.
 
-    A watcher sees changes of the status, the error, the version, a problem, and what is published. Whose it is, when it is due, its history and its mailbox are none.
+    A watcher sees changes of the status, the error, the version, a problem, and what is published. Whose it is, when it
+    is due, its history and its mailbox are none.
     """
 
     run: int

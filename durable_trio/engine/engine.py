@@ -66,7 +66,8 @@ class Engine(trio.abc.AsyncResource):
     """Durable runs on one store. Serve with ``trio.run(engine.serve)``, or use it as a client with ``async with``.
 
     *Cancellation:* unless it says more, a method is a cancel point before anything is stored; a commit that is under
-    way is waited for.
+    way is waited for. Where the database cannot be reached it is so for a second or two; then ``StoreAway`` says that
+    it is in doubt.
     *Durability:* what a method has stored is committed once it returns, as safely as ``durability`` says.
 
     It is opened once, for one of the two; after that make a new one.

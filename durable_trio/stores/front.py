@@ -120,14 +120,14 @@ class Front:
         """The run's transaction has ended: what has waited for it goes first."""
         self.put_back(self.behind.pop(run, []))
 
-    def take_out(self, kinds: tuple[type, ...]) -> list[Entry]:
-        """Remove and return what is of these kinds, none of them an owner's."""
+    def take_out(self, is_meant: Callable[[Entry], bool]) -> list[Entry]:
+        """Remove and return some of what waits, nothing of it an owner's."""
         found: list[Entry] = []
         for queued in (self.waiting, self.starts):
             entries = list(queued)
             queued.clear()
             for entry in entries:
-                (found if isinstance(entry[0], kinds) else queued).append(entry)
+                (found if is_meant(entry) else queued).append(entry)
         return found
 
     def all(self) -> list[Entry]:

@@ -8,7 +8,8 @@ is too large for the room that is left holds up no other run.
 
 *Away.* A store that is away has perhaps committed the batch, and perhaps not: the same batch is applied again until it
 is back, and the store sees to it that it is applied once. All else waits in its order behind that one. After
-``away_seconds_max`` callers are told; what runs have done waits on, and so does ``serve``.
+``away_seconds_max`` callers are told, and one that is cancelled at the next try; what runs have done waits on, and so
+does ``serve``.
 
 Instants are seconds of any clock that does not go back.
 """
@@ -105,10 +106,14 @@ class Kept:
         if self.outage is None:
             self.outage = Outage(now)
         self.in_doubt = items
-        if self.is_leaving:
-            tell_away(items, self._front, (*CALLERS, *SERVICES), error, self._committed_untold)
-        elif self.outage.is_over_patience(now, self._away_seconds_max):
-            tell_away(items, self._front, CALLERS, error, self._committed_untold)
+        is_over = self.is_leaving or self.outage.is_over_patience(now, self._away_seconds_max)
+        kinds = (*CALLERS, *SERVICES) if self.is_leaving else CALLERS
+
+        def waits_no_more(entry: Entry) -> bool:
+            operation, callback = entry
+            return isinstance(operation, kinds) and (is_over or getattr(callback, "is_cancelled", False))
+
+        tell_away(items, self._front, waits_no_more, error, self._committed_untold)
         self.is_blocked = True
         self.obstacle.met(error, now)
         self.retry_at = now + self.outage.next_pause()

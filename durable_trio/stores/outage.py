@@ -41,18 +41,19 @@ def in_doubt(cause: Exception) -> StoreAway:
 def tell_away(
     perhaps_done: list[Entry],
     front: Front,
-    kinds: tuple[type, ...],
+    waits_no_more: Callable[[Entry], bool],
     error: StoreAway,
     committed_untold: Callable[[Any], None],
 ) -> None:
-    """Tell those who wait for operations of these kinds that the store is away, and whether it has perhaps happened.
+    """Tell those who wait no more that the store is away, and whether what they wanted has perhaps happened.
 
     What has perhaps happened stays in its batch, which is applied again as it is. Nobody waits for it any more, and
     ``committed_untold`` takes what comes of it.
     """
-    for number, (item, callback) in enumerate(perhaps_done):
-        if isinstance(item, kinds):
+    for number, entry in enumerate(perhaps_done):
+        if waits_no_more(entry):
+            item, callback = entry
             perhaps_done[number] = item, committed_untold
             guarded(callback, in_doubt(error))
-    for _, callback in front.take_out(kinds):
+    for _, callback in front.take_out(waits_no_more):
         guarded(callback, StoreAway(f"nothing was done: {error}"))

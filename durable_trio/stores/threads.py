@@ -101,6 +101,8 @@ class Waiter:
     result: Outcome[Any] | None = None
     # Else it is not there yet, or has gone: trio does not survive that it is woken elsewhere.
     is_waiting: bool = False
+    #: Whether its task is cancelled, and waits on only because what it waits for may have happened.
+    is_cancelled: bool = False
 
     def __call__(self, outcome: Any) -> None:
         self.result = Value(outcome)
@@ -114,6 +116,11 @@ class Waiter:
         if self.is_waiting:
             self.is_waiting = False
             trio.lowlevel.reschedule(self._task)
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """Take note that the task is cancelled; it waits on."""
+        self.is_cancelled = True
+        return trio.lowlevel.Abort.FAILED
 
     async def outcome(self) -> Any:
         """Wait for it; the wait cannot be cancelled."""

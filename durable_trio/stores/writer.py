@@ -46,7 +46,7 @@ from durable_trio.stores.precedence import (
 )
 from durable_trio.stores.questions import ListOwned, Question
 from durable_trio.stores.reads import FINAL, Reads, unusable
-from durable_trio.stores.threads import Linger, StoreThread, Waiter, no_abort
+from durable_trio.stores.threads import Linger, StoreThread, Waiter
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -134,7 +134,8 @@ class Writer:
     async def write(self, operation: Item) -> Any:
         """Commit an operation and return its outcome.
 
-        *Cancellation:* a cancel point before it is submitted; then the wait for the commit is not abandoned.
+        *Cancellation:* a cancel point before it is submitted; then the wait for the commit is not abandoned. Who calls
+        while the store is away is told at once then; a cancel point again where that is that nothing was done.
 
         Raises:
             DurableError: the outcome, if it is one; or the store's error.
@@ -144,10 +145,12 @@ class Writer:
         self.submit(operation, waiter)
         if waiter.result is None:  # as ``Waiter.outcome`` does: each frame around a wait is gone through twice
             waiter.is_waiting = True
-            await trio.lowlevel.wait_task_rescheduled(no_abort)
+            await trio.lowlevel.wait_task_rescheduled(waiter.abort)
         assert waiter.result is not None
         outcome = waiter.result.unwrap()
         if isinstance(outcome, BaseException):
+            if waiter.is_cancelled and isinstance(outcome, StoreAway) and not outcome.in_doubt:
+                await trio.lowlevel.checkpoint_if_cancelled()
             raise outcome
         return outcome
 

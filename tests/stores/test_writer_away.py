@@ -184,3 +184,35 @@ async def test_a_writer_that_was_away_can_be_used_again_after_it_has_ended(
         network._in_doubt = None  # the store was opened anew
     assert outcomes.found[1] == ("False", "False")
     assert not writer.is_away
+
+
+async def test_who_is_cancelled_is_told_at_the_next_try_and_keeps_nobody_waiting(
+    store: ScriptedStore, network: Network
+) -> None:
+    told: dict[str, object] = {}
+
+    async def call(writer: Writer, name: str) -> None:
+        try:
+            told[name] = await writer.write(caller(name))
+        except (StoreAway, trio.Cancelled) as error:
+            told[name] = error
+            raise
+
+    async with running(store) as writer:
+        network.is_cut = network.loses_replies = True
+        with trio.fail_after(PATIENCE_SECONDS), pytest.RaisesGroup(StoreAway):
+            async with trio.open_nursery() as callers:
+                callers.start_soon(call, writer, "sent")
+                await wait_until(lambda: writer.is_away)
+                callers.start_soon(call, writer, "not sent")
+                await wait_until(lambda: len(writer.kept._front.all()) == 1)
+                began_at = trio.current_time()
+                callers.cancel_scope.cancel()
+        assert trio.current_time() - began_at < writer.kept._away_seconds_max
+        assert isinstance(told["sent"], StoreAway)
+        assert told["sent"].in_doubt
+        assert isinstance(told["not sent"], trio.Cancelled)
+        network.is_cut = False
+        await writer.wait_until_reached()
+        assert await writer.write(caller("later")) == "later"
+    assert network.committed == ["sent", "later"]
