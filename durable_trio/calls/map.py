@@ -110,7 +110,7 @@ class MapCall(Call):
 
     def _fill(self) -> None:
         """Begin items until the limit is reached."""
-        if self.state.is_expired:
+        if self.state.expired is not None:
             self._failure = RunExpired("the run's time to live is over; no durable call begins any more")
             return
         if self.lobby.is_overdue():

@@ -28,7 +28,7 @@ from durable_trio.errors import RunCancelled
 from durable_trio.records import RunRecord, RunStatus, StepKind
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.views.documents import failure_document
-from durable_trio.views.run import RunView, began_at, of_generation
+from durable_trio.views.run import RunView, began_at, expired_at, of_generation
 
 _LABEL_WIDTH: Final = 13  # of two blanks, the longest label and one blank more
 _PROBLEM_INDENT: Final = "    "
@@ -115,8 +115,28 @@ def _facts(view: RunView, now: datetime, latest: int) -> Iterator[tuple[str, str
             failure_text(record.error) or "none given",
             (None if is_cancel else "red"),
         )
+    yield from _expiry(view, now)
     for error in record.compensation_errors:
         yield "not undone", failure_text(error), "red"
+
+
+def _expiry(view: RunView, now: datetime) -> Iterator[tuple[str, str, str | None]]:
+    """Yield where it was when its time to live was over."""
+    expired = expired_at(view.steps)
+    if expired is None:
+        return
+    at, where = expired
+    for place in where.places:
+        text = visible(place.text)
+        if place.since is None:
+            yield "expired", f"before {text}", "yellow"
+        else:
+            waited = duration_text((at - place.since).total_seconds())
+            yield "expired", f"at {text}, since {instant_text(place.since, now)}, for {waited}", "yellow"
+    if not where.places:
+        yield "expired", visible(where.sentence()), "yellow"
+    elif where.more:
+        yield "expired", f"and at {where.more:,} more", "yellow"
 
 
 def _generation(view: RunView, latest: int) -> Iterator[tuple[str, str, str | None]]:

@@ -117,7 +117,7 @@ class RehearsedRun(RunActor):
         return (
             row.status is RunStatus.COMPENSATING
             or self.cancel_row is not None
-            or self.turns.state.is_expired
+            or self.turns.state.expired is not None
             or found.cancels_children
             or any(each.kind is StepKind.COMPENSATION for each in found.loaded.history)
             or self._is_recorded(error)

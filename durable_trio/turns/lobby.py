@@ -86,7 +86,7 @@ class Lobby:
             # A call in a cancelled scope must not begin; trio asks for its abort as soon as it waits.
             call.scope_deadline = trio.current_effective_deadline()
             if call.stage in OPEN and (call.is_unabortable or call.scope_deadline != -math.inf):
-                if state.is_expired and self.is_out_of_time(call):
+                if state.expired is not None and self.is_out_of_time(call):
                     self.raise_expired(call)
                 elif state.mode is Mode.REPLAYING or state.is_held:
                     pass
@@ -151,7 +151,7 @@ class Lobby:
 
     def is_out_of_time(self, call: Call) -> bool:
         """Return whether the time to live is over for a call."""
-        return self.state.is_expired and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
+        return self.state.expired is not None and call.kind is not StepKind.COMPENSATION and not call.is_unabortable
 
     def raise_expired(self, call: Call) -> None:
         """Have a call raise that the time to live is over."""

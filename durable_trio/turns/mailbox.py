@@ -12,10 +12,11 @@ import attrs
 from durable_trio.limits import SIGNALS_IN_MEMORY_MAX
 from durable_trio.records import StepKind
 from durable_trio.rows import HistoryRow, Key, MailboxEntry
+from durable_trio.rules.expiry import Expiry, expiry
 from durable_trio.stores.questions import Loaded, MailboxLook
 from durable_trio.turns.call import Call
 from durable_trio.turns.mode import Mode
-from durable_trio.turns.stage import Stage
+from durable_trio.turns.stage import OPEN, Stage
 from durable_trio.turns.state import RunState
 
 
@@ -241,8 +242,21 @@ class Mailbox:
         """Record that the time to live is over, once."""
         if self._state.ttl_at is not None and now >= self._state.clock.comes_at(self._state.ttl_at):
             self._state.ttl_at = None
-            if not self._state.is_expired:
-                self._record_control(StepKind.TTL, None, self._state.clock.stamp())
+            if self._state.expired is None:
+                self._record_control(StepKind.TTL, None, self._state.clock.stamp(), result=self._where().to_text())
+
+    def _where(self) -> Expiry:
+        """Return where the body is now."""
+        waits, delivered = self._state.agenda.waits, self._state.delivered
+        calls = []
+        for call in self._calls.values():
+            if call.stage in OPEN and call.raise_cancel is None:
+                since = call.started_at if call.stage is Stage.BEGUN else None
+                if (stored := waits.get(call.key)) is not None:  # it has begun, perhaps in an earlier stay
+                    since = stored.started_at
+                name = call.waits_for or call.waits_for_child or call.key.name
+                calls.append((call.kind, str(call.key), name, since))
+        return expiry(calls, str(delivered[-1].key) if delivered else None)
 
     def _take_controls(self) -> None:
         state = self._state
@@ -258,7 +272,9 @@ class Mailbox:
                     if call.waits_for_child == entry.name and call.stage is Stage.BEGUN:
                         call.child_ended()
 
-    def _record_control(self, kind: StepKind, entry: MailboxEntry | None, now: int) -> None:
+    def _record_control(
+        self, kind: StepKind, entry: MailboxEntry | None, now: int, *, result: str | None = None
+    ) -> None:
         state = self._state
         n = self._control_counts.get(kind, 0)
         self._control_counts[kind] = n + 1
@@ -266,7 +282,7 @@ class Mailbox:
             seq=state.next_seq(),
             key=Key("", f"({kind})", n),
             kind=kind,
-            result=entry.payload if entry is not None else None,
+            result=entry.payload if entry is not None else result,
             started_at=entry.created_at if entry is not None else now,
             finished_at=now,
         )

@@ -82,7 +82,7 @@ class RunState:
     is_rehearsal: bool = False  # it goes no further than what is recorded, and nobody is told anything
     is_held: bool = False  # draining: no call goes live and nothing is delivered any more
     has_progressed: bool = False  # a row was committed that was not there before
-    is_expired: bool = False
+    expired: HistoryRow | None = None  # the row that says that its time to live is over
     is_cancelled: bool = False
     # Where the body is: after which row, and how much it has published since. The same at replay.
     position: tuple[int, int] = (0, 0)

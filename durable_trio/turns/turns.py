@@ -279,7 +279,8 @@ class Turns:
             if scope is not None:
                 scope.cancel("its durable deadline has expired")
         elif row.kind in CONTROL_KINDS:
-            state.is_expired = state.is_expired or row.kind is StepKind.TTL
+            if row.kind is StepKind.TTL and state.expired is None:
+                state.expired = row
             state.is_cancelled = state.is_cancelled or row.kind is StepKind.CANCEL
             self.mailbox.note_control(row)
             state.resident.control(row)

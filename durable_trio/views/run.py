@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import attrs
@@ -22,8 +23,9 @@ from durable_trio.records import (
     WaitRecord,
 )
 from durable_trio.rows import Key
+from durable_trio.rules.expiry import Expiry, expiry_from
 
-__all__ = ["RunView", "began_at", "is_of", "of_generation", "with_refused_signals", "with_steps"]
+__all__ = ["RunView", "began_at", "expired_at", "is_of", "of_generation", "with_refused_signals", "with_steps"]
 
 
 @attrs.frozen(kw_only=True)
@@ -121,3 +123,12 @@ def began_at(record: RunRecord) -> datetime | None:
     if record.started_at is not None and record.started_at < record.created_at:
         return None if record.status is RunStatus.PENDING else record.created_at
     return record.started_at
+
+
+def expired_at(steps: Sequence[StepRecord]) -> tuple[datetime, Expiry] | None:
+    """Return when the time to live of a run was over, and where it was then; ``None`` if that is not so, or lost."""
+    for step in steps:
+        where = expiry_from(step.result) if step.kind is StepKind.TTL else None
+        if where is not None:
+            return step.finished_at, where
+    return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ from durable_trio import (
     Context,
     Engine,
     Retry,
+    RunExpired,
     RunRecord,
     RunStatus,
     current_step,
@@ -25,6 +28,7 @@ from durable_trio.cli import cancelling
 from durable_trio.cli.awaited_text import awaited_lines, awaited_note
 from tests.cli.desk import PATIENCE_SECONDS, call
 from tests.cli.test_json import validate
+from tests.engine.harness import SettableClock, serving, wait_passivated
 from tests.engine.test_awaited import KNOWN, at_rest, does_it_all, runs_a_child, waits_for_a_while
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -189,3 +193,28 @@ def test_an_attempt_that_is_under_way_is_not_told_as_one_to_come(tmp_path: Path)
     assert "  next attempt due since " in shown
     assert "in hand    call#0, since " in shown
     assert "tries call#0 again" in listed
+
+
+def test_show_tells_where_a_run_was_when_its_time_to_live_was_over(file_path: str) -> None:
+    @workflow(ttl=60)
+    async def late(ctx: Context) -> None:
+        await ctx.wait_signal("never")
+
+    async def main() -> None:
+        clock = SettableClock()
+        async with serving(file_path, late, clock=clock) as engine:
+            run = await engine.start(late, id="r")
+            await wait_passivated(engine)
+            clock.advance(61)
+            with trio.fail_after(PATIENCE_SECONDS), pytest.raises(RunExpired):
+                await run.result()
+
+    trio.run(main)
+    said = call("show", "r", "--db", file_path)
+    assert re.search(r"^  expired +at the wait for signal 'never', since .*, for 1 m 1 s$", said.out, re.MULTILINE), (
+        said
+    )
+    document = json.loads(call("show", "r", "--db", file_path, "--json").out)
+    assert "time to live; it was at the wait for signal 'never' since" in document["run"]["error"]["message"]
+    (row,) = (step for step in document["steps"] if step["kind"] == "ttl")
+    assert row["result"]["open"][0]["key"] == "never#0"

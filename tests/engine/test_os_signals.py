@@ -115,8 +115,12 @@ def test_an_engine_in_a_thread_leaves_all_signals_alone(file_path: str) -> None:
     before, seen = handlers(), list[Any]()
 
     async def main() -> None:
+        def happens() -> None:
+            seen.extend(handlers())
+            scope.cancel()
+
         with trio.move_on_after(PATIENCE_SECONDS) as scope:
-            await Engine(file_path).serve(task_status=Started(lambda: (seen.extend(handlers()), scope.cancel())))
+            await Engine(file_path).serve(task_status=Started(happens))
         with pytest.raises(KeyboardInterrupt):
             async with open_engine(file_path):
                 raise KeyboardInterrupt

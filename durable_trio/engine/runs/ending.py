@@ -19,6 +19,7 @@ from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import RunEnd
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.damage import damaged
+from durable_trio.rules.expiry import expiry_of
 from durable_trio.stores.contract import Finish
 
 
@@ -49,7 +50,7 @@ class Ending:
         if not all(run.body.children.values()):
             await self._end_children(cancels=error is not None)
             await turns.settle()
-            if run.cancel_row is not None and status is not RunStatus.CANCELLED and not turns.state.is_expired:
+            if run.cancel_row is not None and status is not RunStatus.CANCELLED and turns.state.expired is None:
                 return False  # it came while the children were waited for
         if error is None and run.row.status is RunStatus.COMPENSATING:
             run.diverged(turns.state.history.next_of_body())
@@ -82,7 +83,7 @@ class Ending:
             now=run.clock.stamp(),
         )
         run.life = FINISH[run.life]
-        fate = None if error_text is None else fate_of(status, is_expired=turns.state.is_expired)
+        fate = None if error_text is None else fate_of(status, is_expired=turns.state.expired is not None)
         told = None if fate is None else run.telling.is_to_tell(fate)
         if not self._is_done(await turns.lobby.extend(partial(run.port.submit, finish))):
             run.life = RESETTLE[run.life]
@@ -94,6 +95,7 @@ class Ending:
         run.keeper.ended(run)
         if error_text is not None or run.keeper.tellings.is_watched:
             failed = run.body.failed_row(error) if status is RunStatus.FAILED else None
+            failed = turns.state.expired or failed
             run.telling.ended(status, error_text, fate=fate, failed=failed)
             if told is not None:
                 told()
@@ -102,8 +104,10 @@ class Ending:
     def _decide(self, error: Exception | None) -> tuple[RunStatus, Exception | None]:
         """Return how the run ends: a time to live that is over and a cancel count more than what the body did."""
         run = self._run
-        if run.turns.state.is_expired:
+        if (expired := run.turns.state.expired) is not None:
+            where = expiry_of(expired.result)
             text = f"run {run.row.id!r} did not end within its time to live"
+            text += "" if where is None else f"; {where.sentence()}"
             return RunStatus.FAILED, RunExpired(text, run_id=run.row.id)
         if run.cancel_row is not None:
             reason = run.keeper.codec.decode(run.cancel_row.result or "null", Any, where="a reason")

@@ -16,6 +16,7 @@ from durable_trio.failures import Told, tell_of
 from durable_trio.logger import Logger
 from durable_trio.records import Problem, RunStatus
 from durable_trio.rows import HistoryRow, Key, RunRow
+from durable_trio.rules.expiry import Expiry, expiry_of
 from durable_trio.unseen import visible, visible_lines
 
 __all__ = ["COMPENSATION_FAILED", "UNKNOWN_WORKFLOW", "Fate", "RunLog", "fate_of", "unknown_text"]
@@ -64,18 +65,27 @@ class RunLog:
         self._again = {"told_again": True} if is_again else {}
 
     def ended(self, fate: Fate, error: str, *, failed: HistoryRow | None) -> None:
-        """It has ended without a result. ``failed``: of the step whose failure has ended it, if one has."""
+        """It has ended without a result. ``failed``: what has ended it, if a row tells: a step, or the time to live."""
         told = tell_of(error)
         if fate is Fate.CANCELLED:
             self._say(logging.INFO, fate, f"was cancelled: {told.cause}", told)
         elif fate is Fate.EXPIRED:
-            self._say(logging.ERROR, fate, "has failed: it did not end within its time to live", told)
+            self._expired(told, None if failed is None else expiry_of(failed.result))
         elif failed is None:
             self._say(logging.ERROR, fate, f"has failed: {told.cause}", told)
         else:
             told = Told(told.cause, tell_of(failed.error or "").place or told.place)
             text = f"has failed in {_step(failed.key, failed.attempt)}: {told.cause}"
             self._say(logging.ERROR, fate, text, told, step=failed.key, attempt=failed.attempt)
+
+    def _expired(self, told: Told, where: Expiry | None) -> None:
+        text = "has failed: it did not end within its time to live"
+        if where is None:  # of an earlier version
+            self._say(logging.ERROR, Fate.EXPIRED, text, told)
+            return
+        step = where.places[0].key if where.places else None
+        fields: dict[str, Any] = {"open": where.documents(), "more": where.more, "after": where.after}
+        self._say(logging.ERROR, Fate.EXPIRED, f"{text}; {visible_lines(where.sentence())}", told, step=step, **fields)
 
     def set_aside(self, error: str, *, step: str | None = None, attempt: int | None = None) -> None:
         """It has killed its process too often, and does not go on by itself. ``error`` says where it was."""

@@ -93,11 +93,12 @@ class Telling:
             self.tell(RunCompensating, error=self._error_of(error))
 
     def ended(self, status: RunStatus, error: str | None, *, fate: Fate | None, failed: HistoryRow | None) -> None:
-        """The run's end is committed. ``failed``: of the step whose failure has ended it, if one has."""
+        """The run's end is committed. ``failed``: of what has ended it, if a row tells: a step, or the time to live."""
         if error is not None and fate is not None:
             self.log.ended(fate, error, failed=failed)
         if self.is_observed:
             began_at = self._row.started_at
+            failed = None if fate is Fate.EXPIRED else failed
             self.tell(
                 RunEnded,
                 status=status,

@@ -76,11 +76,13 @@ async def _tell_fate(writer: Writer, row: RunRow, fate: Fate) -> None:
         step, attempt = next(iter(await steps_under_way(writer, row)), (None, None))
         log.set_aside(row.error, step=step, attempt=attempt)
     else:
-        log.ended(fate, row.error, failed=_failed_row(await writer.ask(ListHistory(row.run)), row.error))
+        log.ended(fate, row.error, failed=_failed_row(fate, await writer.ask(ListHistory(row.run)), row.error))
 
 
-def _failed_row(history: tuple[HistoryRow, ...], error: str) -> HistoryRow | None:
-    """Return the row of the step whose failure has ended a run, as far as the texts of both tell."""
+def _failed_row(fate: Fate, history: tuple[HistoryRow, ...], error: str) -> HistoryRow | None:
+    """Return the row of what has ended a run: its time to live, or the step that failed, as far as texts tell."""
+    if fate is Fate.EXPIRED:
+        return next((row for row in history if row.kind is StepKind.TTL), None)
     cause = tell_of(error).cause
     for row in reversed(history):
         if row.error is not None and row.kind is not StepKind.COMPENSATION:
