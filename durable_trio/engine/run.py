@@ -20,7 +20,7 @@ from durable_trio.engine.records_of import (
     wait_record,
 )
 from durable_trio.engine.watching import Changes
-from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed
+from durable_trio.errors import CodecError, CompensationFailed, RunCancelled, RunExpired, RunFailed, RunNotFound
 from durable_trio.failures import Failures, cause_of
 from durable_trio.limits import COMPENSATION_ERRORS_MAX, PAGE_RUNS_MAX
 from durable_trio.looks import exact_bool
@@ -252,16 +252,19 @@ def _generation(number: Any, *, what: str = "generation") -> int | None:
 
 
 async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | None, *, is_new: bool = False) -> R:
-    """Return ``Run.result()``. ``is_new``: the run was stored in this very step of the task, and cannot have ended."""
+    """Return ``Run.result()``. ``is_new``: the run was stored in this very step of the task, and cannot have ended.
+
+    Who has waited for the end waits on, should the store be away as he asks for more.
+    """
     ending = await client.wait_ended(run_id, is_new=is_new)
     if ending.damage is not None:
         raise CodecError(damaged(run_id, ending.damage).text, where=f"run {run_id!r}")
     if ending.status is RunStatus.COMPLETED:
-        known = workflow or await client.workflow_of(run_id)
+        known = workflow or await _workflow_of(client, run_id)
         annotation = UNANNOTATED if known is None else known.result_type
         where = f"the result of run {run_id!r} (runs.result)"
         return cast(R, client.codec.decode(ending.result or "", annotation, where=where))
-    failures = client.failures_of(workflow or await client.workflow_of(run_id))
+    failures = client.failures_of(workflow or await _workflow_of(client, run_id))
     error = None if ending.error is None else rebuilt_error(ending.error, failures)
     end: RunFailed | RunCancelled | RunExpired
     if ending.status is RunStatus.CANCELLED:
@@ -277,12 +280,20 @@ async def result_of(client: Client, run_id: str, workflow: Workflow[..., R] | No
     raise end from cause_of(error)
 
 
+async def _workflow_of(client: Client, run_id: str) -> Workflow[..., Any] | None:
+    """Return the workflow of a run that has ended, if this engine knows it."""
+    row = await client.services_in_use().writer.ask_patiently(FindRun(run_id))
+    if row is None:
+        raise RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
+    return client.registry.at((row.workflow, row.version))
+
+
 async def _compensation_errors(client: Client, run_id: str, failures: Failures) -> tuple[CompensationFailed, ...]:
     """Return how compensations of the run, which has ended, have failed."""
     writer = client.services_in_use().writer
-    row = await writer.ask(FindRun(run_id))
+    row = await writer.ask_patiently(FindRun(run_id))
     if row is None or row.compensation_errors == "[]":  # it may have been removed meanwhile
         return ()
-    history = await writer.ask(ListHistory(row.run))
+    history = await writer.ask_patiently(ListHistory(row.run))
     failed = (item for item in history if item.kind is StepKind.COMPENSATION and item.error is not None)
     return tuple(compensation_failed(item, failures, run_id) for item in islice(failed, COMPENSATION_ERRORS_MAX))

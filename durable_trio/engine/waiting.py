@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from durable_trio.engine.versions import living_executors, served_by
 from durable_trio.engine.wiring import Services
+from durable_trio.errors import StoreAway
 from durable_trio.logger import Logger
 from durable_trio.rows import NO_VERSION, ExecutorRow, RunEnd, RunRow
 from durable_trio.stores.questions import FindRun
@@ -39,9 +41,13 @@ class Waiting:
         feed = services.feed
         if trio.current_time() < self._looks_at or not services.writer.store.is_shared or not _is_real_time():
             return await feed.wait_ended(run_id, is_new=is_new)
+        waits = trio.Event()
         with trio.move_on_after(_PATIENCE_SECONDS):
+            return await feed.wait_ended(run_id, is_new=is_new, waits=waits)
+        if not waits.is_set():  # whether there is such a run is still asked: the store is slow, or away
             return await feed.wait_ended(run_id, is_new=is_new)
-        await self._look(services, run_id)
+        with suppress(StoreAway):  # only a warning is not given then
+            await self._look(services, run_id)
         return await feed.wait_ended(run_id, has_waited=True)
 
     async def _look(self, services: Services, run_id: str) -> None:

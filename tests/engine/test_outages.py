@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
 
-from durable_trio import Context, Engine, RunCancelled, RunStatus, StoreAway, open_engine, workflow
-from durable_trio.stores.contract import RequestCancel
+from durable_trio import Context, Engine, RunCancelled, RunFailed, RunStatus, StoreAway, open_engine, workflow
+from durable_trio.engine import waiting
+from durable_trio.stores.contract import Finish, Operation, RequestCancel
 from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import (
     PATIENCE_SECONDS,
@@ -119,6 +122,70 @@ async def test_calls_wait_a_while_and_then_say_whether_they_have_perhaps_happene
             assert not (await engine.list_runs(status="pending")).runs
             assert {record.id for record in (await engine.list_runs()).runs} == {"first", "sent"}
     assert {(run, number): 1 for run, count in (("first", 2), ("sent", 3)) for number in range(count)} == _DONE
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_has_waited_for_a_result_waits_on_for_what_is_read_after_the_end(
+    store: CutOffStore, monkeypatch: pytest.MonkeyPatch, *, fails: bool
+) -> None:
+    @workflow
+    async def ends(ctx: Context) -> str:
+        await ctx.wait_signal("end")
+        if fails:
+            raise ValueError("it fails")
+        return "done"
+
+    def cut_after_the_end(batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        outcomes = apply(batch, block=block)
+        store.is_away = store.is_away or (outcomes is not None and Finish in map(type, batch))
+        return outcomes
+
+    apply = store.apply
+    monkeypatch.setattr(store, "apply", cut_after_the_end)
+    found: list[object] = []
+
+    async def wait(engine: Engine) -> None:
+        try:
+            found.append(await engine.get("r").result())  # of a workflow that this handle does not know
+        except RunFailed as error:
+            found.append(str(error.error))
+
+    async with open_engine(store, workflows=[ends], away_seconds_max=0.05) as engine, trio.open_nursery() as nursery:
+        run = await engine.start(ends, id="r")
+        nursery.start_soon(wait, engine)
+        await run.signal("end")
+        await wait_until(lambda: store.is_away and store.vain_count > 5)
+        await trio.sleep(0.1)  # longer than callers wait
+        assert found == []
+        store.is_away = False
+        with trio.fail_after(PATIENCE_SECONDS):
+            await wait_until(lambda: bool(found))
+    assert found == ["it fails" if fails else "done"]
+
+
+async def test_who_waits_for_a_result_waits_on_where_it_cannot_be_told_whether_anybody_serves(
+    store: CutOffStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_PATIENCE_SECONDS", 0.2)
+    found: list[object] = []
+
+    async def wait(engine: Engine) -> None:
+        found.append(await engine.get("r").result())
+
+    async with open_engine(store, workflows=[busy], away_seconds_max=0.05) as engine:
+        run = await engine.start(busy, id="r")
+        await wait_passivated(engine)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, engine)
+            await wait_until(lambda: bool(engine._client.services_in_use().feed._waiters))
+            await run.record()  # behind its first look
+            store.is_away = True
+            await trio.sleep(0.5)  # longer than it takes until somebody looks, and than callers wait
+            store.is_away = False
+            await run.signal("go", 1, id="the same if it is asked again")
+            with trio.fail_after(PATIENCE_SECONDS):
+                await wait_until(lambda: bool(found))
+    assert found == [7]
 
 
 async def test_what_steps_have_done_is_kept_and_stored_when_the_store_is_back(store: CutOffStore) -> None:

@@ -232,10 +232,13 @@ class Feed(Service):
                 self._ends[event] = end
             event.set()
 
-    async def wait_ended(self, run_id: str, *, is_new: bool = False, has_waited: bool = False) -> RunEnd:
+    async def wait_ended(
+        self, run_id: str, *, is_new: bool = False, has_waited: bool = False, waits: trio.Event | None = None
+    ) -> RunEnd:
         """Return how a run has ended, once it has. ``is_new``: it was stored in this very step of the task.
 
-        ``has_waited``: somebody waits for it already. He waits on, also while the store is away.
+        ``has_waited``: somebody waits for it already. He waits on, also while the store is away. ``waits`` is set once
+        that is so.
 
         Raises:
             StoreAway: it is away, and nobody has waited yet.
@@ -258,6 +261,8 @@ class Feed(Service):
                 elif stay is None:  # others may have ended it, and the feed may have looked before anybody waited
                     self.recheck()
                 is_new, has_waited = False, True
+                if waits is not None:
+                    waits.set()
                 if not self._is_closed:
                     await event.wait()
                 if event in self._ends:
