@@ -245,10 +245,11 @@ class StoreCorrupt(StoreError):
 
 
 class StoreRewound(StoreError):
-    """The files are not those that were opened: removed, moved, replaced, cut short, or a copy was written over them.
+    """The database is not the one that was opened, or an earlier state of it: what was acknowledged may be missing.
 
-    Also by SQLite itself: then what was acknowledged since the copy was made is gone. The process must not go on with
-    them. Nothing was acknowledged that was not in the files that were opened.
+    Files were removed, moved, replaced or cut short, or a copy was written over them: then what was acknowledged since
+    it was made is gone. The process must not go on with them. Nothing was acknowledged that was not in the database
+    that was opened.
     """
 
 

@@ -10,9 +10,9 @@ from typing import Final, cast
 
 from durable_trio.looks import class_name, exact_text, is_a
 
-# One payload is one row: SQLite copies it several times and a loop pass encodes it in one go.
+# One payload is one row: a store copies it several times and a loop pass encodes it in one go.
 PAYLOAD_BYTES_MAX: Final = 4 * 1024 * 1024
-# What SQLite takes in one value: the bound of what is not the user's, or was accepted before under a larger limit.
+# What every store takes in one value: the bound of what is not the user's, or was accepted before under a larger limit.
 STORED_BYTES_MAX: Final = 1_000_000_000
 # Names are keys, shown in tables and paths: long enough for any URL-like id, short enough to index.
 NAME_CHARACTERS_MAX: Final = 256

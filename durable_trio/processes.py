@@ -3,7 +3,7 @@
 A number of a process is used again, and a kernel lock or a monotonic clock holds within one boot of the machine. So a
 process is known by its host, the boot, its number, and when it was started.
 
-Nothing that must be right depends on this file alone: whether an executor is alive its kernel lock says.
+Nothing that must be right depends on this module alone: whether an executor is alive its store says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,10 +23,7 @@ __all__ = [
     "ProcessIdentity",
     "boot_id",
     "describe_process",
-    "flock_holder",
-    "lock_holders",
     "monotonic_now",
-    "processes_with",
 ]
 
 _PID: Final = re.compile(r"[1-9][0-9]{0,8}")
@@ -147,55 +143,3 @@ def describe_process(pid: int) -> str:
     if found.state in _ENDED:
         return f"process {pid} ({found.name}), which has ended (state {found.state}),"
     return f"process {pid} ({found.name}, state {found.state})"
-
-
-def lock_holders(path: str, byte: int) -> list[int]:
-    """Return the pids of processes that hold a POSIX write lock on a byte of a file, as far as Linux tells.
-
-    The file is never opened for it: closing it again would drop this process's own locks on it.
-    """
-    pids = []
-    for pid, begin, end in _locks("POSIX", "WRITE", path):
-        last = int(end) if end.isdigit() else byte  # or EOF
-        if int(begin) <= byte <= last:
-            pids.append(pid)
-    return pids
-
-
-def flock_holder(descriptor: int) -> int | None:
-    """Return the pid of the process that holds the exclusive ``flock`` of an open file, as far as Linux tells."""
-    return next((pid for pid, *_ in _locks("FLOCK", "WRITE", descriptor)), None)
-
-
-def _locks(kind: str, mode: str, file: str | int) -> Iterator[tuple[int, str, str]]:
-    """Yield the holders of locks of a file, where they begin and where they end."""
-    try:
-        status = os.stat(file)
-        with open("/proc/locks", encoding="ascii", errors="replace") as locks:
-            lines = locks.read().splitlines()
-    except OSError:
-        return
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    for line in lines:
-        fields = line.split()
-        # 1: POSIX ADVISORY WRITE pid major:minor:inode start end; a waiting one has '->' after the number.
-        if len(fields) == 8 and fields[1] == kind and fields[3] == mode and fields[5] == place:
-            yield int(fields[4]), fields[6], fields[7]
-
-
-def processes_with(files: set[str]) -> Iterator[int]:
-    """Yield the pids of processes that have one of some files open, given by real paths; those that may be seen."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            descriptors = os.listdir(process / "fd")
-        except OSError:
-            continue  # it has ended, or is somebody else's
-        if any(_target(process / "fd" / descriptor) in files for descriptor in descriptors):
-            yield int(process.name)
-
-
-def _target(link: Path) -> str:
-    try:
-        return os.readlink(link)
-    except OSError:  # it was closed meanwhile
-        return ""

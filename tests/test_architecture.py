@@ -99,10 +99,40 @@ def test_only_the_codec_knows_cattrs_and_orjson() -> None:
     assert all(user.startswith("codec") for user in users_of("cattrs", "orjson"))
 
 
+# What only the store in an SQLite file is made of. Above it there is a database, and what a store is asked.
+_OF_SQLITE = re.compile(
+    r"sqlite|\bthe file\b|\bfile lock|\bflock\b|\bwal\b|\bpragma|\bboot_id\b|database is locked", re.IGNORECASE
+)
+
+# Who may say what of it all the same, and why.
+_KNOW_SQLITE = {
+    "__init__.py": ({"sqlite"}, "says first what this library is, and what it imports"),
+    "public_names.py": ({"sqlite"}, "the module that the store uses is public, for tables of users"),
+    "engine/engine.py": ({"sqlite"}, "a path is that of such a file, and so is its connection"),
+    "context/context.py": ({"sqlite", "pragma"}, "what a transaction must not do with the connection that it is given"),
+    "rehearsal/__main__.py": ({"sqlite"}, "a store that only reads is not one that an engine is given"),
+    "processes.py": ({"boot_id"}, "a process is known by the boot of its machine as well"),
+    "stores/step_slots.py": ({"boot_id"}, "so is one that was at a step"),
+    "stores/contract.py": ({"sqlite"}, "a path is only of such a file: others open it as one"),
+    "cli/": ({"sqlite", "the file", "wal"}, "``--db`` names a file"),
+    "testing/": ({"sqlite", "the file", "wal", "pragma", "flock"}, "the checker looks into a file"),
+}
+
+
 def test_only_the_sqlite_store_knows_sqlite() -> None:
-    users = {user for user in users_of("sqlite3", "pysqlite3", "sqlite_utils") if not user.startswith("testing/")}
+    """Neither by imports nor by words."""
+    users = users_of("sqlite3", "pysqlite3", "sqlite_utils")
     assert users
-    assert all(user.startswith("stores/sqlite/") for user in users)
+    assert all(user.startswith(("stores/sqlite/", "testing/")) for user in users)
+    said: dict[str, set[str]] = {}
+    for path in modules():
+        name = str(path.relative_to(ROOT / "durable_trio"))
+        if not name.startswith("stores/sqlite/"):
+            place = next((place for place in _KNOW_SQLITE if name.startswith(place)), name)
+            said.setdefault(place, set()).update(word.lower() for word in _OF_SQLITE.findall(path.read_text()))
+    assert {place: words for place, words in said.items() if words} == {
+        place: words for place, (words, _) in _KNOW_SQLITE.items()
+    }
 
 
 def test_rules_and_stores_know_no_trio() -> None:

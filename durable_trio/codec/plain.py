@@ -31,7 +31,7 @@ __all__ = [
     "unescape",
 ]
 
-# SQLite, Datasette and most parsers read integers as signed 64-bit numbers.
+# Databases and most parsers read integers as signed 64-bit numbers.
 INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 # 4300 decimal digits, the interpreter's own bound against quadratic conversions; here it holds everywhere.

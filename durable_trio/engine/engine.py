@@ -490,9 +490,9 @@ class Engine(trio.abc.AsyncResource):
         return (await self._client.errors(workflow, since, limit)).groups
 
     def connect(self) -> Any:
-        """Return a new connection to the engine's file, for tables of your own; close it yourself.
+        """Return a new connection to the engine's database, for tables of your own; close it yourself.
 
-        It is the one supported way to open the file inside a process that uses an engine on it: a second SQLite
+        It is the one supported way to open an SQLite file inside a process that uses an engine on it: a second SQLite
         library on the same file in one process cancels the locks of the first. ``durable_trio.sqlite3`` is the module.
         It may be called from any thread, and the connection belongs to that one.
         """
@@ -535,7 +535,7 @@ class Engine(trio.abc.AsyncResource):
         runs are rehearsed as well. Each is judged by what was recorded when it was read, some at a time.
 
         It shares the event loop: code that blocks that blocks this process. ``durable-trio rehearse`` does it in a
-        process of its own, and reads the file only.
+        process of its own, and only reads.
 
         Args:
             workflow: only runs of this workflow.

@@ -28,7 +28,7 @@ _DISK_BYTES_MIN: Final = 64 * 1024
 class Servers:
     """Who serves a store, as far as rows and locks tell: the executors that are alive, and what they say.
 
-    ``busy_counts``: how many runs that do not only wait each of them has. ``path``: that of the file, if there is one.
+    ``busy_counts``: how many runs that do not only wait each of them has. ``path``: that of a store in a file.
     """
 
     executors: tuple[ExecutorRow, ...]

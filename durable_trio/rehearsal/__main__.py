@@ -1,4 +1,4 @@
-"""What runs in a process that rehearses: it imports the application, reads the file, and does what its parent asks.
+"""What runs in a process that rehearses: it imports the application, reads the database, and does what its parent asks.
 
 ``python -m durable_trio.rehearsal module:engine DESCRIPTOR``: requests come on standard input, and answers go to the
 descriptor; standard output and standard error are those of the application.

@@ -51,8 +51,8 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.processes import processes_with
 from durable_trio.stores.sqlite import sqlite3
+from durable_trio.stores.sqlite.holders import processes_with
 from durable_trio.testing.judge import Judge, reference_key
 from durable_trio.testing.snapshots import (
     Line,

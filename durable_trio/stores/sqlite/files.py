@@ -16,7 +16,8 @@ from urllib.parse import quote
 
 from durable_trio.errors import NotADatabase, StoreError, StoreFull, StoreInUse, StoreReadOnly
 from durable_trio.logger import Logger
-from durable_trio.processes import describe_process, lock_holders, processes_with
+from durable_trio.processes import describe_process
+from durable_trio.stores.sqlite.holders import lock_holders, processes_with
 from durable_trio.stores.sqlite.library import FULL_ERRNOS, NOTADB, code_of, sqlite3, translate
 from durable_trio.stores.sqlite.tables import APPLICATION_ID, schema_version
 

@@ -29,8 +29,9 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
 from durable_trio.errors import StoreInUse
-from durable_trio.processes import OWN_PROCESS, describe_process, flock_holder
+from durable_trio.processes import OWN_PROCESS, describe_process
 from durable_trio.stores.sqlite.files import open_lock_file
+from durable_trio.stores.sqlite.holders import flock_holder
 
 __all__ = ["PATIENCE_SECONDS", "FileTurn", "MemoryTurn", "Patience", "WriteTurn"]
 
