@@ -94,12 +94,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("store_path", names, indirect=True)
 
 
+# Folders of which all tests are about SQLite, and why. Elsewhere a test is marked ``on_sqlite``.
+_ON_SQLITE = {
+    "cli": "the command line opens a file",
+    "crash": "processes that have a file open are killed, and the checker looks into it",
+    "examples": "programs of their own, on a file",
+    "stores/sqlite": "tests of that store",
+    "versions": "files of earlier versions",
+}
+
+
 def _why_sqlite(item: pytest.Item) -> str | None:
     """Return why a test is about SQLite, if it is."""
-    if item.path.is_relative_to(_FOLDER / "stores" / "sqlite"):
-        return "is a test of that store"
     marker = item.get_closest_marker("on_sqlite")
-    return None if marker is None else str(marker.args[0])
+    if marker is not None:
+        return str(marker.args[0])
+    return next((why for folder, why in _ON_SQLITE.items() if item.path.is_relative_to(_FOLDER / folder)), None)
 
 
 @pytest.fixture
@@ -120,10 +130,16 @@ def _new(folder: Path, ending: str) -> Callable[[], str]:
 
 
 @pytest.fixture
-def file_path(request: pytest.FixtureRequest) -> str:
-    """The address of a new store that outlives its engine: usually that of a file, else of what is chosen."""
+def new_store(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Return addresses of new stores that outlive their engines: usually files, else of the kind that is chosen."""
     new: Callable[[], str] = request.getfixturevalue(KINDS[request.config.getoption("--store") or "sqlite"].new)
-    return new()
+    return new
+
+
+@pytest.fixture
+def file_path(new_store: Callable[[], str]) -> str:
+    """The address of one new store that outlives its engine."""
+    return new_store()
 
 
 @pytest.fixture

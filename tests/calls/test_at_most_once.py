@@ -22,6 +22,7 @@ from tests.engine.harness import (
     wait_status,
     wait_until,
 )
+from tests.kit.notes import make_notes, note, notes
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -175,8 +176,8 @@ async def retried(ctx: Context, effects: str) -> int:
 @workflow
 async def inserts(ctx: Context, effects: str) -> int:
     def insert(connection: Any) -> int:
-        connection.execute("CREATE TABLE IF NOT EXISTS bookings (process INTEGER)")
-        connection.execute("INSERT INTO bookings VALUES (?)", (os.getpid(),))
+        make_notes(connection)
+        note(connection, str(os.getpid()))
         _note(effects, "insert")
         if _is_first_process:
             print("ready", flush=True)  # others' commits wait for this transaction from now on
@@ -216,9 +217,9 @@ async def test_after_a_kill_each_run_goes_on_from_its_last_commit(file_path: str
         assert await engine.get("inserts").result() == os.getpid()
         recoveries = {run.id: run.recoveries for run in (await engine.list_runs()).runs}
         with contextlib.closing(engine.connect()) as connection:
-            rows = connection.execute("SELECT process FROM bookings").fetchall()
+            rows = notes(connection)
     after = effects.read_text().splitlines()[len(before) :]
     assert sorted(after) == [f"again {key}", "attempt 2", "insert"]
     assert f"again {key}" in before, "the idempotency key is the same after the crash"
-    assert rows == [(os.getpid(),)], "the rows of the killed transaction are gone, those of the next are there once"
+    assert rows == [str(os.getpid())], "the rows of the killed transaction are gone, those of the next are there once"
     assert recoveries == {"once": 1, "again": 1, "retried": 0, "inserts": 1}

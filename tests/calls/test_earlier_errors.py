@@ -100,6 +100,7 @@ async def test_a_step_without_a_failure_has_none(autojump_clock: MockClock) -> N
     assert (await _step(0, 3)).earlier_errors == ()
 
 
+@pytest.mark.on_sqlite("its rows are read and written")
 async def test_what_a_step_has_failed_with_is_cut(autojump_clock: MockClock) -> None:
     async def shout() -> None:
         if current_step().attempt < 20:
@@ -119,6 +120,7 @@ async def test_what_a_step_has_failed_with_is_cut(autojump_clock: MockClock) -> 
     assert size < KEPT * 6 * (EARLIER_ERROR_CHARACTERS_MAX + 500)
 
 
+@pytest.mark.on_sqlite("its rows are read and written")
 async def test_a_step_that_is_still_tried_again_tells_them_over_a_restart(tmp_path: Path) -> None:
     path = str(tmp_path / "runs.db")
 
@@ -172,6 +174,7 @@ async def test_a_fork_keeps_those_of_the_steps_that_it_copies(autojump_clock: Mo
         assert _told((await copy.steps())[0]) == [(1, "no answer 1"), (2, "no answer 2")]
 
 
+@pytest.mark.on_sqlite("its rows are read and written")
 @pytest.mark.parametrize("stored", ["", "{", "[1]", '[{"attempt": 1}]', "null", '{"a": 1}'])
 async def test_what_is_stored_of_them_and_cannot_be_read_is_named_and_keeps_no_run(
     autojump_clock: MockClock, stored: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import trio
 from trio.testing import MockClock
@@ -85,18 +83,17 @@ async def test_a_map_of_one_item_stores_nothing_of_itself(autojump_clock: MockCl
         assert [wait.kind for wait in await run.waits()] == ["signal"]
 
 
-async def test_the_total_stays_over_a_restart(tmp_path: Path) -> None:
-    path = str(tmp_path / "runs.db")
+async def test_the_total_stays_over_a_restart(file_path: str) -> None:
 
     @workflow
     async def stopping(ctx: Context) -> None:
         await ctx.map("m", take, [0, 0, 3600, 3600], limit=4)
 
-    async with serving(path, stopping, durability="normal", grace_seconds=0) as engine:
+    async with serving(file_path, stopping, durability="normal", grace_seconds=0) as engine:
         run = await engine.start(stopping, id="run")
         with trio.fail_after(30):
             while len(await run.steps()) < 2:  # noqa: ASYNC110  # no event tells of it
                 await trio.sleep(0.01)
-    async with Engine(path) as client:
+    async with Engine(file_path) as client:
         (wait,) = await client.get("run").waits()
     assert wait.total == 4

@@ -285,6 +285,7 @@ async def old(ctx: Context) -> None:
     await ctx.wait_signal("go")
 
 
+@pytest.mark.on_sqlite("its rows as an earlier version has stored them")
 async def test_a_value_of_unknown_position_ends_up_as_the_last_one(file_path: str) -> None:
     """Such as one that was written by a version that has not stored it."""
     async with serving(file_path, old) as engine:

@@ -571,7 +571,7 @@ async def test_a_failed_run_whose_compensation_has_run_cannot_be_resumed(store_p
             await engine.resume(run.id)
 
 
-async def test_changed_code_cannot_begin_anew_what_is_half_undone(tmp_path: Path) -> None:
+async def test_changed_code_cannot_begin_anew_what_is_half_undone(file_path: str) -> None:
     """A run that compensates in code that would now continue as new is parked; the code that fits undoes the rest."""
     undoing, hangs = trio.Event(), True
     undone: list[str] = []
@@ -592,7 +592,7 @@ async def test_changed_code_cannot_begin_anew_what_is_half_undone(tmp_path: Path
         await ctx.step("flight", lambda: "LH1", compensate=undo)
         await ctx.continue_as_new()
 
-    store = str(tmp_path / "trips.db")
+    store = file_path
     async with serving(store, failing, grace_seconds=0) as engine:
         await engine.start(failing, id="a")
         await undoing.wait()

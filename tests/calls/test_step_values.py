@@ -25,9 +25,10 @@ from durable_trio import (
 )
 from durable_trio.calls.step_values import StepValues
 from durable_trio.limits import NAME_CHARACTERS_MAX
-from durable_trio.stores.contract import Advance, Operation
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.contract import Advance, Operation, Store
+from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, killed_when_ready, serving, wait_until
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -101,11 +102,11 @@ async def test_the_last_value_is_there_once_the_step_has_ended(store_path: str) 
         assert await run.values() == {"shown": 999, "other": -999}
 
 
-class NotingStore(SqliteStore):
+class NotingStore(WrappedStore):
     """Notes in which order values and outcomes of steps are written."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
         self.written: list[str] = []
 
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
@@ -118,12 +119,12 @@ class NotingStore(SqliteStore):
 
 
 @bounded
-async def test_the_last_value_is_committed_no_later_than_the_outcome(tmp_path: Any) -> None:
+async def test_the_last_value_is_committed_no_later_than_the_outcome(file_path: str) -> None:
     async def hurries() -> None:
         for number in range(3):
             current_step().publish("shown", number)
 
-    store = NotingStore(str(tmp_path / "app.db"))
+    store = NotingStore(store_at(file_path))
     async with open_engine(store, workflows=[works]) as engine:
         await engine.run(works, number_of(hurries))
     assert store.written.index("2") < store.written.index("work")
@@ -307,10 +308,9 @@ def serve_until_killed(path: str) -> None:
 
 
 @bounded
-async def test_a_value_that_was_awaited_survives_kill_9_and_replay(tmp_path: Any) -> None:
-    path = str(tmp_path / "app.db")
-    assert await killed_when_ready(__name__, "serve_until_killed", path) == "published"
-    async with serving(path, counts) as engine:
+async def test_a_value_that_was_awaited_survives_kill_9_and_replay(file_path: str) -> None:
+    assert await killed_when_ready(__name__, "serve_until_killed", file_path) == "published"
+    async with serving(file_path, counts) as engine:
         assert await engine.get("r", counts).result() == [41, 1]
         assert await engine.get("r").value("done") == 41
 

@@ -11,6 +11,7 @@ import pytest
 from durable_trio import CodecError, Context, Retry, RunFailed, StepTimeout, current_step, workflow
 from tests.calls.kit import shape_of
 from tests.engine.harness import serving, wait_passivated
+from tests.kit.notes import make_notes, note, notes, take_for_ever
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -23,38 +24,25 @@ class OutOfStock(Exception):
         self.left = left
 
 
-def _create(connection: Any) -> None:
-    connection.execute("CREATE TABLE notes (text TEXT)")
-
-
-def _insert(connection: Any, text: str) -> str:
-    connection.execute("INSERT INTO notes VALUES (?)", (text,))
-    return text.upper()
-
-
-def _texts(connection: Any) -> list[str]:
-    return [text for (text,) in connection.execute("SELECT text FROM notes ORDER BY rowid")]
-
-
 async def test_a_transaction_commits_its_rows_with_its_outcome(file_path: str) -> None:
     seen: list[list[str]] = []
 
     def read() -> list[str]:
         with contextlib.closing(engine.connect()) as connection:
-            return _texts(connection)
+            return notes(connection)
 
     @workflow
-    async def notes(ctx: Context) -> list[str]:
-        await ctx.transaction("create", _create)
-        first = await ctx.transaction("insert", _insert, "one")
+    async def keeping(ctx: Context) -> list[str]:
+        await ctx.transaction("create", make_notes)
+        first = await ctx.transaction("insert", note, "one")
         await ctx.step("read", lambda: seen.append(read()))
         await ctx.wait_signal("go")
-        return [first, await ctx.transaction("insert", _insert, "two")]
+        return [first, await ctx.transaction("insert", note, "two")]
 
-    async with serving(file_path, notes) as engine:
-        await engine.start(notes, id="r")
+    async with serving(file_path, keeping) as engine:
+        await engine.start(keeping, id="r")
         await wait_passivated(engine)
-    async with serving(file_path, notes) as engine:
+    async with serving(file_path, keeping) as engine:
         await engine.send_signal("r", "go")
         assert await engine.get("r").result() == ["ONE", "TWO"]
         assert read() == ["one", "two"]
@@ -62,25 +50,23 @@ async def test_a_transaction_commits_its_rows_with_its_outcome(file_path: str) -
 
 
 def _keep_and_fail(connection: Any) -> None:
-    _insert(connection, "lost")
+    note(connection, "lost")
     raise OutOfStock("shoes", left=0)
 
 
 def _keep_and_return_opaque(connection: Any) -> Any:
-    _insert(connection, "lost")
+    note(connection, "lost")
     return object()
 
 
 async def _keep_async(connection: Any) -> None:
-    _insert(connection, "lost")
+    note(connection, "lost")
 
 
 def _keep_and_take_for_ever(connection: Any) -> int:
-    _insert(connection, "lost")
-    (count,) = connection.execute(
-        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
-    ).fetchone()
-    return int(count)
+    note(connection, "lost")
+    take_for_ever(connection)
+    return 1
 
 
 ROLLED_BACK: dict[str, tuple[Callable[..., Any], type[Exception], float | None, str]] = {
@@ -101,14 +87,14 @@ async def test_a_transaction_that_fails_leaves_its_failure_and_no_row(
 
     @workflow
     async def rolls_back(ctx: Context) -> None:
-        await ctx.transaction("create", _create)
+        await ctx.transaction("create", make_notes)
         try:
             await ctx.transaction("fails", fn, timeout=timeout, compensate=undone.append)
         except Exception as error:
             seen.append(error)
-        await ctx.transaction("works", _insert, "kept")
+        await ctx.transaction("works", note, "kept")
         await ctx.wait_signal("go")
-        raise LookupError(await ctx.transaction("read", _texts))
+        raise LookupError(await ctx.transaction("read", notes))
 
     async with serving(store_path, rolls_back) as engine:
         run = await engine.start(rolls_back)
@@ -131,16 +117,16 @@ async def test_a_transaction_that_fails_leaves_its_failure_and_no_row(
 async def test_a_transaction_is_tried_again_with_no_row_of_the_failed_attempts(store_path: str) -> None:
     def flaky(connection: Any) -> int:
         attempt = current_step().attempt
-        _insert(connection, f"attempt {attempt}")
+        note(connection, f"attempt {attempt}")
         if attempt < 3:
             raise OSError("again")
         return attempt
 
     @workflow
     async def retries(ctx: Context) -> list[str]:
-        await ctx.transaction("create", _create)
+        await ctx.transaction("create", make_notes)
         await ctx.transaction("flaky", flaky, retry=Retry.fixed(5, 0))
-        return await ctx.transaction("read", _texts)
+        return await ctx.transaction("read", notes)
 
     async with serving(store_path, retries) as engine:
         run = await engine.start(retries)
@@ -170,31 +156,32 @@ FORBIDDEN: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.on_sqlite("what a connection refuses is said in its SQL")
 @pytest.mark.parametrize("what", FORBIDDEN)
 async def test_the_connection_of_a_transaction_refuses_what_would_break_it(store_path: str, what: str) -> None:
     """Even a function that catches the refusal gets its rows committed with its outcome, and nothing else."""
     refused: list[str] = []
 
     def tries(connection: Any) -> None:
-        _insert(connection, "before")
+        note(connection, "before")
         try:
             FORBIDDEN[what](connection)
         except Exception as error:
             refused.append(type(error).__name__)
-        _insert(connection, "after")
+        note(connection, "after")
 
     def fails(connection: Any) -> None:
-        _insert(connection, "lost")
+        note(connection, "lost")
         FORBIDDEN[what](connection)
 
     @workflow
     async def guarded(ctx: Context) -> list[str]:
-        await ctx.transaction("create", _create)
+        await ctx.transaction("create", make_notes)
         await ctx.transaction("tries", tries)
         with pytest.raises(Exception) as caught:  # noqa: PT011  # SQLite's class, which depends on the library in use
             await ctx.transaction("fails", fails)
         refused.append(type(caught.value).__name__)
-        return await ctx.transaction("read", _texts)
+        return await ctx.transaction("read", notes)
 
     async with serving(store_path, guarded) as engine:
         run = await engine.start(guarded)
@@ -203,6 +190,7 @@ async def test_the_connection_of_a_transaction_refuses_what_would_break_it(store
     assert len(refused) == 2
 
 
+@pytest.mark.on_sqlite("what a connection refuses is said in its SQL")
 async def test_the_connection_of_a_transaction_is_of_no_use_after_it(store_path: str) -> None:
     kept: list[Any] = []
     refused: list[str] = []

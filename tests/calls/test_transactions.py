@@ -17,7 +17,7 @@ import trio
 from durable_trio import Context, Engine, RunFailed, RunStatus, StepFailed, sqlite3, workflow
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.on_sqlite("what can end a transaction in SQL")]
 
 FILES = pytest.mark.parametrize("store", ["file", ":memory:"])
 

@@ -21,6 +21,7 @@ from durable_trio.engine.runs.run_log import RunLog
 from durable_trio.engine.services.deaths import Deaths
 from durable_trio.rows import Key
 from durable_trio.turns.turns import Turns
+from tests.kit import stores
 
 
 def die(*_: Any, **__: Any) -> Any:
@@ -157,5 +158,6 @@ async def main(database: str, events: str, name: str, ttl: float | None) -> None
 
 if __name__ == "__main__":
     _, path, at, written, which = sys.argv
+    stores.offer()
     arrange(at)
     trio.run(main, path, written, which, 0.2 if which == "expires" else None)

@@ -19,6 +19,8 @@ import trio
 
 from durable_trio import Clock, Engine, Run, RunRecord, RunStatus, Workflow, open_engine
 from durable_trio.engine.wiring import Executor
+from durable_trio.rows import RunRow
+from durable_trio.stores.questions import FindRun, Question
 from tests.kit import forks
 
 R = TypeVar("R")
@@ -54,6 +56,18 @@ def executor_of(engine: Engine) -> Executor:
     executor = engine._client.services_in_use().executor
     assert executor is not None
     return executor
+
+
+def ask(engine: Engine, question: Question[R]) -> R:
+    """Return what the store of an open engine answers."""
+    return engine._client.store.ask(question)
+
+
+def row_of(engine: Engine, run_id: str) -> RunRow:
+    """Return a run as it is stored."""
+    row = ask(engine, FindRun(run_id))
+    assert row is not None, f"no run has the id {run_id!r}"
+    return row
 
 
 async def wait_status(run: Run[Any], *statuses: RunStatus) -> RunRecord:
@@ -142,7 +156,7 @@ async def stopped_when_ready(module: str, function: str, *args: str, os_signal: 
 
     Returns that line, what it has written since, and its exit code.
     """
-    code = f"import sys, {module}; {module}.{function}(*sys.argv[1:])"
+    code = f"import sys, {module}; from tests.kit import stores; stores.offer(); {module}.{function}(*sys.argv[1:])"
     path = os.pathsep.join(item for item in sys.path if item)
     process = await trio.lowlevel.open_process(
         [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 
 from durable_trio import Context, Engine, Retry, RunRecord, RunStatus, open_engine, workflow
 from durable_trio.engine.servers import NOBODY_SERVES
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.questions import ListExecutors, Question
+from durable_trio.testing.wrapping import WrappedStore
+from tests.kit.stores import store_at
 
 HOUR = 3600.0
 
@@ -148,14 +150,14 @@ KINDS: list[tuple[Any, list[tuple[str, str | None, bool]]]] = [
 
 
 @pytest.mark.parametrize(("body", "expected"), KINDS, ids=[body.name for body, _ in KINDS])
-async def test_each_kind_of_wait_is_named(body: Any, expected: list[Any], tmp_path: Path) -> None:
-    async with open_engine(tmp_path / "app.db", workflows=KNOWN) as engine:
+async def test_each_kind_of_wait_is_named(body: Any, expected: list[Any], file_path: str) -> None:
+    async with open_engine(file_path, workflows=KNOWN) as engine:
         await engine.start(body, id="it")
         record = await at_rest(engine, "it")
         assert sorted(told(record), key=str) == sorted(expected, key=str)
         listed = (await engine.list_runs(workflow=body)).runs[0]
         assert listed.waits_for == record.waits_for
-    async with Engine(tmp_path / "app.db") as client:  # a stranger, who does not know the code
+    async with Engine(file_path) as client:  # a stranger, who does not know the code
         assert (await client.get("it").record()).waits_for == record.waits_for
 
 
@@ -209,24 +211,22 @@ def reason_of(record: RunRecord) -> str:
     return one.reason
 
 
-async def test_nobody_serves(tmp_path: Path) -> None:
-    async with Engine(tmp_path / "app.db") as client:
+async def test_nobody_serves(file_path: str) -> None:
+    async with Engine(file_path) as client:
         run = await client.start(waits)
         assert reason_of(await run.record()) == NOBODY_SERVES
         assert reason_of((await client.list_runs()).runs[0]) == NOBODY_SERVES
 
 
-@pytest.mark.parametrize("store", [":memory:", "app.db"])
-async def test_no_executor_knows_the_workflow(store: str, tmp_path: Path) -> None:
-    path = store if store == ":memory:" else str(tmp_path / store)
-    async with open_engine(path, workflows=KNOWN) as engine:
+async def test_no_executor_knows_the_workflow(store_path: str) -> None:
+    async with open_engine(store_path, workflows=KNOWN) as engine:
         run = await engine.start("stranger")
         assert reason_of(await run.record()) == (
             "no executor knows the workflow 'stranger'; add it to workflows=[…] of the engine that serves"
         )
 
 
-async def test_all_places_are_taken(tmp_path: Path) -> None:
+async def test_all_places_are_taken(file_path: str) -> None:
     began = trio.Event()
 
     async def hang() -> None:
@@ -237,14 +237,26 @@ async def test_all_places_are_taken(tmp_path: Path) -> None:
     async def busy(ctx: Context) -> None:
         await ctx.step("hang", hang)
 
-    async with open_engine(tmp_path / "app.db", workflows=[busy, *KNOWN], concurrency=1, grace_seconds=0) as engine:
+    async with open_engine(file_path, workflows=[busy, *KNOWN], concurrency=1, grace_seconds=0) as engine:
         await engine.start(busy)
         await began.wait()
         run = await engine.start(waits)
         assert "no place free: raise concurrency" in reason_of(await run.record())
 
 
-async def test_a_run_whose_process_has_died_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class AllDead(WrappedStore):
+    """Takes all executors for dead, once it is told to."""
+
+    is_judged = False
+
+    def ask(self, question: Question[Any]) -> Any:
+        answer = self.inner.ask(question)
+        if self.is_judged and isinstance(question, ListExecutors):
+            return tuple(attrs.evolve(row, is_locked=False) for row in answer)
+        return answer
+
+
+async def test_a_run_whose_process_has_died_says_so(file_path: str) -> None:
     began = trio.Event()
 
     async def hang() -> None:
@@ -255,14 +267,14 @@ async def test_a_run_whose_process_has_died_says_so(tmp_path: Path, monkeypatch:
     async def busy(ctx: Context) -> None:
         await ctx.step("hang", hang)
 
-    async with open_engine(tmp_path / "app.db", workflows=[busy], grace_seconds=0) as engine:
+    async with open_engine(file_path, workflows=[busy], grace_seconds=0) as engine:
         run = await engine.start(busy)
         await began.wait()
-        async with Engine(tmp_path / "app.db") as client:
+        dead = AllDead(store_at(file_path))
+        async with Engine(dead) as client:
             assert (await client.get(run.id).record()).waits_for == ()  # it is at work
-            monkeypatch.setattr(SqliteStore, "_judge", lambda *_: False)
+            dead.is_judged = True
             assert reason_of(await client.get(run.id).record()) == (f"its process died, and {NOBODY_SERVES}")
-            monkeypatch.undo()
 
 
 # ---- a workflow that the engine was not given ------------------------------------------------------------------------
@@ -306,7 +318,7 @@ async def test_of_a_version_that_the_engine_lacks_the_warning_says_which(caplog:
 
 
 async def test_a_child_that_is_replayed_or_known_or_named_is_not_warned_of(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    file_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     @workflow
     async def parent(ctx: Context) -> None:
@@ -314,11 +326,11 @@ async def test_a_child_that_is_replayed_or_known_or_named_is_not_warned_of(
         await ctx.start_child("elsewhere", detached=True)
         await ctx.run_child(stranger)
 
-    async with open_engine(tmp_path / "app.db", workflows=[parent, kid]) as engine:
+    async with open_engine(file_path, workflows=[parent, kid]) as engine:
         await engine.start(parent, id="p")
         await at_rest(engine, "p")
     assert len(warnings_of(caplog)) == 1
-    async with open_engine(tmp_path / "app.db", workflows=[parent, kid]) as engine:
+    async with open_engine(file_path, workflows=[parent, kid]) as engine:
         await engine.send_signal("p", "wake")
         await engine.cancel("p")
         with trio.fail_after(30):
@@ -328,12 +340,12 @@ async def test_a_child_that_is_replayed_or_known_or_named_is_not_warned_of(
 
 
 async def test_a_client_that_was_given_workflows_is_warned_of_another_and_one_without_any_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    file_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Engine(tmp_path / "app.db") as client:
+    async with Engine(file_path) as client:
         await client.start(stranger)
     assert warnings_of(caplog) == []
-    async with Engine(tmp_path / "app.db", workflows=[kid]) as client:
+    async with Engine(file_path, workflows=[kid]) as client:
         await client.start(kid)
         await client.start("stranger")
         assert warnings_of(caplog) == []

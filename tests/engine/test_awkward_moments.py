@@ -20,13 +20,13 @@ from durable_trio.engine.runs.service import Runs
 from durable_trio.engine.services import recovery
 from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.recovery import Reaper, Recovery
-from durable_trio.stores.contract import ClaimDue, Operation, ReapExecutor, RegisterExecutor, StartRun
+from durable_trio.stores.contract import ClaimDue, Operation, ReapExecutor, RegisterExecutor, StartRun, Store
 from durable_trio.stores.questions import Backlog, CountBacklog
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import codes_of, start_operation
 from durable_trio.testing.wrapping import WrappedStore
 from durable_trio.workflows import Registry
 from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_until
+from tests.kit.stores import store_at
 
 executed: list[str] = []
 
@@ -105,7 +105,7 @@ async def test_a_run_that_is_started_before_the_next_registration_is_executed_on
         await may_go_on.wait()
         await register(self)
 
-    store = CrashingStore(SqliteStore(store_path))
+    store = CrashingStore(store_at(store_path))
     async with serving(store, two_steps) as engine:  # type: ignore[arg-type]
         monkeypatch.setattr(Recovery, "register", register_late)
         store.crashes = True
@@ -124,7 +124,7 @@ async def test_a_run_that_is_started_before_the_next_registration_is_executed_on
 class SlowStore(WrappedStore):
     """A store in which the start of one run waits for a gate."""
 
-    def __init__(self, inner: SqliteStore, run_id: str) -> None:
+    def __init__(self, inner: Store, run_id: str) -> None:
         super().__init__(inner)
         self.run_id = run_id
         self.is_slow = False
@@ -143,7 +143,7 @@ class SlowStore(WrappedStore):
 
 async def test_a_place_that_was_kept_for_nothing_is_filled(file_path: str) -> None:
     """The start of a run that is there already holds the only place while another one becomes due."""
-    store = SlowStore(SqliteStore(file_path), "known")
+    store = SlowStore(store_at(file_path), "known")
     async with serving(store, nothing, concurrency=1) as engine:  # type: ignore[arg-type]
         with trio.fail_after(PATIENCE_SECONDS):
             await (await engine.start(nothing, id="known")).result()
@@ -177,7 +177,7 @@ class CorruptStore(WrappedStore):
 
 
 async def test_a_final_fault_of_the_store_while_the_tree_is_opened_ends_serve_with_it(store_path: str) -> None:
-    engine = Engine(CorruptStore(SqliteStore(store_path)), workflows=[nothing])
+    engine = Engine(CorruptStore(store_at(store_path)), workflows=[nothing])
     with trio.fail_after(PATIENCE_SECONDS), pytest.raises(ExceptionGroup) as caught:
         await engine.serve()
     error: BaseException = caught.value
@@ -197,6 +197,7 @@ def turn_taken(path: str) -> Iterator[None]:
         os.close(descriptor)
 
 
+@pytest.mark.on_sqlite("another program holds its file")
 @pytest.mark.parametrize("how", ["cancelled", "told by a signal"])
 async def test_serve_ends_at_once_while_it_waits_for_the_file(file_path: str, how: str) -> None:
     """It would wait for its write turn for half a minute."""
@@ -245,7 +246,7 @@ class _Writer:
 
     def __init__(self, ask: Any) -> None:
         self.ask = ask
-        self.store = SqliteStore(":memory:")
+        self.store = store_at(":memory:")
 
 
 async def test_each_run_that_comes_is_yielded_to_others_anew() -> None:

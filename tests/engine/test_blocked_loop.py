@@ -178,9 +178,11 @@ async def test_only_the_time_in_which_the_process_was_stopped_does_not_count() -
 _BLOCKED = """
 import logging, os, sys, time, trio
 from durable_trio import Context, open_engine, workflow
+from tests.kit import stores
 
 logging.basicConfig(level=logging.INFO)
-folder = sys.argv[1]
+path, folder = sys.argv[1:]
+stores.offer()
 
 async def hang() -> str:
     open(f"{folder}/begun", "w").close()
@@ -194,7 +196,7 @@ async def hanging(ctx: Context) -> str:
 
 async def main() -> None:
     async with open_engine(
-        f"{folder}/app.db", workflows=[hanging], lease_seconds=1, loop_stall_seconds_max=0.5
+        path, workflows=[hanging], lease_seconds=1, loop_stall_seconds_max=0.5
     ) as engine:
         run = await engine.start(hanging, id="r")
         print(await run.result())
@@ -212,14 +214,13 @@ async def hanging(ctx: Context) -> str:
     return await ctx.step("hang", second)
 
 
-async def test_one_that_hangs_loses_its_runs_and_writes_nothing_when_it_goes_on(tmp_path: Path) -> None:
+async def test_one_that_hangs_loses_its_runs_and_writes_nothing_when_it_goes_on(file_path: str, tmp_path: Path) -> None:
     """Nobody has to be its parent for that: its lease passes, since its thread does not renew it for ever."""
-    path = str(tmp_path / "app.db")
-    argv = [sys.executable, "-c", _BLOCKED, str(tmp_path)]
+    argv = [sys.executable, "-c", _BLOCKED, file_path, str(tmp_path)]
     hung: forks.Forked[str] = forks.Forked(argv, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         await wait_until((tmp_path / "begun").exists)
-        async with serving(path, hanging) as engine:
+        async with serving(file_path, hanging) as engine:
             with trio.fail_after(PATIENCE_SECONDS):
                 assert await engine.get("r").result() == "of the next one"
             (tmp_path / "go").touch()
@@ -319,6 +320,7 @@ async def ended(process: forks.Forked[bytes]) -> int:
         (signal.SIGINT, "c"),
     ],
 )
+@pytest.mark.on_sqlite("the command line opens a file")
 async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
     tmp_path: Path, kind: str, os_signal: signal.Signals
 ) -> None:
@@ -345,6 +347,7 @@ async def test_the_second_signal_ends_a_process_whatever_its_loop_does(
     ("first", "second"),
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)],
 )
+@pytest.mark.on_sqlite("the command line opens a file")
 async def test_the_second_signal_ends_a_process_that_is_stuck_in_c_since_the_first(
     tmp_path: Path, kind: str, first: signal.Signals, second: signal.Signals
 ) -> None:
@@ -364,6 +367,7 @@ async def test_the_second_signal_ends_a_process_that_is_stuck_in_c_since_the_fir
         served.popen.wait()
 
 
+@pytest.mark.on_sqlite("the command line opens a file")
 @pytest.mark.parametrize("kind", ["sleep", "c with the lock"])
 async def test_with_workers_the_second_signal_ends_a_blocked_one_too(tmp_path: Path, kind: str) -> None:
     """The parent is gone at once, and its workers with it."""
@@ -393,8 +397,9 @@ def handles(pid: int, os_signal: signal.Signals) -> bool:
 _PROGRAM = """
 import os, sys, time, trio
 from durable_trio import open_engine, workflow
+from tests.kit import stores
 
-folder = sys.argv[1]
+path, folder = sys.argv[1:]
 
 def block() -> None:
     open(f"{folder}/begun", "w").close()
@@ -405,16 +410,19 @@ async def hangs(ctx):
     await ctx.step("hang", block)
 
 async def main():
-    async with open_engine(f"{folder}/app.db", workflows=[hangs]) as engine:
+    async with open_engine(path, workflows=[hangs]) as engine:
         await engine.run(hangs, id="r")
 
+stores.offer()
 trio.run(main)
 """
 
 
-async def test_the_second_ctrl_c_ends_a_program_that_has_an_engine_and_waits_for_its_steps(tmp_path: Path) -> None:
+async def test_the_second_ctrl_c_ends_a_program_that_has_an_engine_and_waits_for_its_steps(
+    file_path: str, tmp_path: Path
+) -> None:
     """The first is raised in the program's own code; then a step in a thread keeps its engine."""
-    argv = [sys.executable, "-c", _PROGRAM, str(tmp_path)]
+    argv = [sys.executable, "-c", _PROGRAM, file_path, str(tmp_path)]
     variables = {"PATH": "", "PYTHONPATH": str(_ROOT)}
     process: forks.Forked[bytes] = forks.Forked(argv, env=variables, stderr=subprocess.DEVNULL)
     try:
@@ -428,6 +436,7 @@ async def test_the_second_ctrl_c_ends_a_program_that_has_an_engine_and_waits_for
         process.wait()
 
 
+@pytest.mark.on_sqlite("the command line opens a file")
 async def test_a_parent_says_what_a_worker_hangs_at_kills_it_and_another_one_goes_on(tmp_path: Path) -> None:
     await start(tmp_path, "once")
     served = Serve(tmp_path, 2, "--log-json", HEARTBEAT="1")

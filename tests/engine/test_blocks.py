@@ -22,8 +22,18 @@ from durable_trio import (
     open_engine,
     workflow,
 )
+from durable_trio.stores.questions import CountRuns
 from tests.engine.flows import waiter
-from tests.engine.harness import PATIENCE_SECONDS, serving, start_in_scope, wait_parked, wait_passivated, wait_status
+from tests.engine.harness import (
+    PATIENCE_SECONDS,
+    ask,
+    serving,
+    start_in_scope,
+    wait_parked,
+    wait_passivated,
+    wait_status,
+)
+from tests.kit.notes import make_notes, note, notes
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -149,7 +159,7 @@ async def test_status_tells_durability_executors_runs_and_library(file_path: str
         assert status.parked == ()
         assert status.unknown_workflows == {}
         assert status.resident_runs == 0
-        assert status.store_version == f"SQLite {durable_trio.sqlite3.sqlite_version}"
+        assert status.store_version == ask(engine, CountRuns()).store_version
         (executor,) = status.executors
         assert (executor.pid, executor.is_self) == (os.getpid(), True)
         assert executor.started_at.utcoffset() == timedelta(0)
@@ -320,26 +330,22 @@ async def test_a_parked_run_goes_on_by_itself_with_an_engine_that_has_other_code
 # ---- the user's own tables -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.on_sqlite("its transaction speaks SQL")
-async def test_a_table_of_the_users_lives_in_the_same_file(store_path: str) -> None:
-    def count_up(connection: Any, amount: int) -> int:
-        connection.execute("UPDATE counter SET n = n + ?", (amount,))
-        return int(connection.execute("SELECT n FROM counter").fetchone()[0])
-
+async def test_a_table_of_the_users_lives_in_the_same_database(store_path: str) -> None:
     @workflow
-    async def counting(ctx: Context) -> list[int]:
-        return [await ctx.transaction("count", count_up, amount) for amount in (1, 2, 3)]
+    async def noting(ctx: Context) -> list[str]:
+        return [await ctx.transaction("note", note, text) for text in ("a", "b", "c")]
 
-    async with serving(store_path, counting) as engine:
+    async with serving(store_path, noting) as engine:
         connection = engine.connect()
         try:
-            with connection:
-                connection.execute("CREATE TABLE counter (n INTEGER)")
-                connection.execute("INSERT INTO counter VALUES (10)")
-            run = await engine.start(counting)
-            assert await run.result() == [11, 13, 16]
+            make_notes(connection)
+            note(connection, "mine")
+            connection.commit()
+            run = await engine.start(noting)
+            assert await run.result() == ["A", "B", "C"]
             assert [step.kind for step in await run.steps()] == [StepKind.TRANSACTION] * 3
-            assert connection.execute("SELECT n FROM counter").fetchall() == [(16,)]
+            connection.rollback()  # what it has read is of an instant before
+            assert notes(connection) == ["mine", "a", "b", "c"]
         finally:
             connection.close()
 
@@ -348,17 +354,16 @@ async def test_the_users_rows_are_still_there_after_a_restart(file_path: str) ->
     async with Engine(file_path) as client:
         connection = client.connect()
         try:
-            assert isinstance(connection, durable_trio.sqlite3.Connection)
-            with connection:
-                connection.execute("CREATE TABLE mine (value TEXT)")
-                connection.execute("INSERT INTO mine VALUES ('kept')")
+            make_notes(connection)
+            note(connection, "kept")
+            connection.commit()
         finally:
             connection.close()
     async with serving(file_path, quick) as engine:
         assert await engine.run(quick, 1) == 1
         connection = engine.connect()
         try:
-            assert connection.execute("SELECT value FROM mine").fetchall() == [("kept",)]
+            assert notes(connection) == ["kept"]
         finally:
             connection.close()
 

@@ -82,6 +82,7 @@ def rename(engine: Engine, run_id: str, old: str, new: str) -> None:
     connection.close()
 
 
+@pytest.mark.on_sqlite("its rows as an earlier version has stored them")
 async def test_what_a_script_began_its_module_ends_and_the_other_way_round(tmp_path: Path) -> None:
     path, app = str(tmp_path / "runs.db"), tmp_path / "app.py"
     app.write_text(APP)
@@ -121,6 +122,7 @@ def _fails(error: type[Exception], caught: type[Exception], *, signal: str = "go
     return pays
 
 
+@pytest.mark.on_sqlite("its rows as an earlier version has stored them")
 @pytest.mark.parametrize("old", ["gone.errors.DeclinedError", "__main__.Declined", f"{__name__}.NoFundsError"])
 async def test_following_the_message_of_a_parked_run_literally_lets_it_go_on(tmp_path: Path, old: str) -> None:
     """Moved, of a program that is another one now, renamed."""
@@ -146,6 +148,7 @@ async def test_following_the_message_of_a_parked_run_literally_lets_it_go_on(tmp
             assert await run.result() == "DeclinedError: no funds"
 
 
+@pytest.mark.on_sqlite("its rows as an earlier version has stored them")
 async def test_a_client_with_the_alias_gets_the_error_of_a_run_as_itself(tmp_path: Path) -> None:
     path = str(tmp_path / "runs.db")
 
@@ -214,9 +217,9 @@ def _values(kind: Any) -> Workflow[[Any], Any]:
     ids=str,
 )
 async def test_values_of_a_run_are_read_by_a_wider_or_narrower_type(
-    tmp_path: Path, before: Any, now: Any, aliases: dict[str, type], value: Any
+    file_path: str, before: Any, now: Any, aliases: dict[str, type], value: Any
 ) -> None:
-    path, old, new = str(tmp_path / "runs.db"), _values(before), _values(now)
+    path, old, new = file_path, _values(before), _values(now)
     async with serving(path, old) as engine:
         run = await engine.start(old, Card("1"), id="r")
         await engine.start(old, Card("1"), id="new", delay=3600)
@@ -234,9 +237,9 @@ async def test_values_of_a_run_are_read_by_a_wider_or_narrower_type(
 
 
 async def test_a_value_of_a_class_that_is_gone_names_the_line_and_following_it_lets_the_run_go_on(
-    tmp_path: Path,
+    file_path: str,
 ) -> None:
-    path, old, new = str(tmp_path / "runs.db"), _values(Card | Cash), _values(CreditCard | Cash)
+    path, old, new = file_path, _values(Card | Cash), _values(CreditCard | Cash)
     async with serving(path, old) as engine:
         run = await engine.start(old, Card("1"), id="r")
         await run.signal("sent", {"$type": "Card", "number": "1"})

@@ -29,6 +29,8 @@ from durable_trio import (
 from durable_trio.records import StepKind
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
+pytestmark = pytest.mark.on_sqlite("writes into its tables what no engine would")
+
 
 async def double(n: int) -> int:
     return 2 * n

@@ -22,13 +22,15 @@ from click.testing import CliRunner
 
 from durable_trio import DurableError, Engine, RunRecord, StoreCorrupt, sqlite3
 from durable_trio.cli.program import program
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, text_from
 from durable_trio.stores.sqlite.layout import LAYOUTS, decode
 from tests.engine import damage_kit as kit
 from tests.engine.damage_kit import Case
 from tests.engine.harness import PATIENCE_SECONDS, serving
 from tests.kit.crash_points import SEED
+from tests.kit.stores import store_at
+
+pytestmark = pytest.mark.on_sqlite("writes into its tables what no engine would")
 
 EVERY: Final = "DURABLE_TRIO_EVERY_DAMAGE" in os.environ
 
@@ -359,7 +361,7 @@ def damage_numbers(path: Path, table: str, column: str, damage: str) -> bool:
 def test_a_run_whose_change_number_makes_no_sense_gets_a_new_one_when_the_file_is_opened(path: Path) -> None:
     wanted = ("NULL", "minus one", "a negative number", "a huge number", "a word", "bytes")
     planted = plant(path, [Case("waiting", "runs", "changed", damage) for damage in wanted])
-    store = SqliteStore(path)
+    store = store_at(path)
     store.open()
     store.close()
     connection = sqlite3.connect(path)

@@ -72,6 +72,7 @@ async def test_a_client_that_does_not_know_the_workflow_leaves_its_defaults_to_w
         assert await _go(engine, "r", flow) == f"anna 1 {Item('hello')} ()"
 
 
+@pytest.mark.on_sqlite("its rows as an earlier version has stored them")
 async def test_a_run_that_was_stored_without_its_defaults_is_still_the_same_and_goes_on(file_path: str) -> None:
     """As the version before has stored it."""
     flow = greeting()

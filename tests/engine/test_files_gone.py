@@ -19,6 +19,8 @@ from durable_trio import Context, Engine, StoreRewound, open_engine, workflow
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
 from tests.kit import forks
 
+pytestmark = pytest.mark.on_sqlite("its files are removed or exchanged")
+
 # What was written over keeps the store's connections open: closing them would spoil it.
 LEAVES_NOTHING = pytest.mark.usefixtures("no_leaks")
 

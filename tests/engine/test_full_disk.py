@@ -14,7 +14,7 @@ from durable_trio import Context, Engine, StoreFull, workflow
 from tests.engine.disks import mount, open_client, quick, unmount
 from tests.engine.harness import PATIENCE_SECONDS, serving
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.on_sqlite("a disk that is full under its file")]
 
 
 class SmallDisk:

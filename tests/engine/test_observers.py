@@ -26,8 +26,9 @@ from durable_trio import (
     workflow,
 )
 from durable_trio.events import EVENTS
+from durable_trio.stores.questions import ListWaits
 from durable_trio.testing import VirtualClock
-from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
+from tests.engine.harness import PATIENCE_SECONDS, ask, row_of, serving, wait_parked, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -226,12 +227,7 @@ async def test_the_end_of_a_run_is_told_once_it_is_durable(store_path: str, how:
 
     class Looking(Observer):
         def run_ended(self, event: Event) -> None:
-            connection = engine.connect()
-            try:
-                row = connection.execute("SELECT status FROM runs WHERE id = ?", (event.run_id,)).fetchone()
-            finally:
-                connection.close()
-            ends.append((row[0], event.fields["status"]))
+            ends.append((row_of(engine, str(event.run_id)).status, event.fields["status"]))
 
     @workflow
     async def waiting(ctx: Context) -> None:
@@ -293,16 +289,13 @@ async def test_a_retry_and_a_parked_run_are_told_once_they_are_durable(file_path
     found: list[tuple[str, Any]] = []
 
     class Looking(Observer):
-        def _look(self, event: Event, sql: str) -> None:
-            connection = engine.connect()
-            found.append((event.name, connection.execute(sql).fetchone()[0]))
-            connection.close()
-
         def step_retried(self, event: Event) -> None:
-            self._look(event, "SELECT attempt FROM waits")
+            (wait,) = ask(engine, ListWaits(row_of(engine, "r").run))
+            found.append((event.name, wait.attempt))
 
         def run_parked(self, event: Event) -> None:
-            self._look(event, "SELECT status FROM runs WHERE refused <> ''")
+            row = row_of(engine, "r")
+            found.append((event.name, row.problem is not None and row.status))
 
     @workflow(name="retries and parks")
     async def retries_and_parks(ctx: Context) -> None:
@@ -321,7 +314,7 @@ async def test_a_retry_and_a_parked_run_are_told_once_they_are_durable(file_path
             return encode(value, *args, **options)
 
         codec.encode = failing  # type: ignore[method-assign]
-        record = await wait_parked(await engine.start(retries_and_parks))
+        record = await wait_parked(await engine.start(retries_and_parks, id="r"))
         assert record.problem is not None
         assert record.problem.kind == "internal_error"
         with trio.fail_after(PATIENCE_SECONDS):

@@ -14,7 +14,6 @@ import trio
 from durable_trio import Context, Engine, RunCancelled, RunFailed, RunStatus, StoreAway, open_engine, workflow
 from durable_trio.engine import waiting
 from durable_trio.stores.contract import Finish, Operation, RequestCancel
-from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import (
     PATIENCE_SECONDS,
     executor_of,
@@ -24,6 +23,7 @@ from tests.engine.harness import (
     wait_status,
     wait_until,
 )
+from tests.kit.stores import store_at
 from tests.stores.away import CutOffStore
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -38,7 +38,7 @@ def forget() -> None:
 
 @pytest.fixture
 def store(file_path: str) -> CutOffStore:
-    return CutOffStore(SqliteStore(file_path, durability="normal"))
+    return CutOffStore(store_at(file_path, durability="normal"))
 
 
 async def note(run: str, number: int) -> int:
@@ -77,7 +77,7 @@ async def steps(ctx: Context, count: int) -> str:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_each_step_is_done_once_however_often_the_store_is_cut_off(file_path: str, seed: int) -> None:
-    store = CutOffStore(SqliteStore(file_path, durability="normal"), dice=random.Random(seed))
+    store = CutOffStore(store_at(file_path, durability="normal"), dice=random.Random(seed))
     with trio.fail_after(PATIENCE_SECONDS):
         async with open_engine(store, workflows=[busy]) as engine:
             runs = [await engine.start(busy, id=f"r{number}") for number in range(12)]

@@ -13,7 +13,7 @@ from durable_trio import Context, RunConflict, workflow
 from durable_trio.engine.services import janitor
 from tests.engine.harness import PATIENCE_SECONDS, serving
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.on_sqlite("a table of the user refers to its tables")]
 
 COUNT = 600
 

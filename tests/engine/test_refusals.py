@@ -11,8 +11,8 @@ import trio
 
 from durable_trio import Context, Engine, Observer, RunFailed, RunParked, RunStatus, Workflow, workflow
 from durable_trio.stores.contract import RegisterExecutor
-from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_until
+from tests.kit.stores import store_at
 from tests.kit.traces import effects, note, undo
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_effects")
@@ -164,7 +164,7 @@ async def test_the_death_of_the_last_executor_with_fitting_code_tells_how_many_w
     caplog.set_level(logging.INFO)
     await record_some(file_path, 2, "a")
     async with serving(file_path, order("b"), build="b") as engine:
-        store = SqliteStore(file_path)
+        store = store_at(file_path)
         store.open()
         codes = (("order", 0, "a"),)
         register = RegisterExecutor(pid=1, host="h", lease=2**60, codes=codes, now=1)

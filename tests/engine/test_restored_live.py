@@ -19,6 +19,8 @@ from tests.engine.harness import PATIENCE_SECONDS, wait_until
 from tests.engine.test_files_gone import LEAVES_NOTHING, only_error
 from tests.kit import forks
 
+pytestmark = pytest.mark.on_sqlite("its file is written over")
+
 _APP = """
 import logging, os, trio
 from pathlib import Path

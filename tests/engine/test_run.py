@@ -19,6 +19,7 @@ from durable_trio import CodecError, Context, Engine, PayloadTooLarge, Retry, Ru
 from durable_trio.testing import VirtualClock
 from tests.engine.flows import CART, Receipt, echo, order, waiting
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_passivated, wait_status, wait_until
+from tests.kit import stores
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -82,6 +83,7 @@ async def test_the_result_is_readable_by_another_process(file_path: str) -> None
 
 async def print_result(path: str, run_id: str) -> None:
     """Called in the other process."""
+    stores.offer()
     async with Engine(path, workflows=[order]) as client:
         print(repr(await client.get(run_id, order).result()))
 

@@ -103,16 +103,15 @@ async def test_the_json_of_a_value_fits_too() -> None:
         assert await run.result() == Payment(3)
 
 
-async def test_a_client_that_knows_the_workflow_checks_as_who_executes_it(tmp_path: Any) -> None:
-    path = str(tmp_path / "app.db")
-    async with serving(path, takes) as engine:
+async def test_a_client_that_knows_the_workflow_checks_as_who_executes_it(file_path: str) -> None:
+    async with serving(file_path, takes) as engine:
         run = await engine.start(takes)
-        async with Engine(path, workflows=[takes]) as client:
+        async with Engine(file_path, workflows=[takes]) as client:
             with pytest.raises(CodecError, match="str is no Payment"):
                 await client.send_signal(run.id, "paid", "junk")
             with pytest.raises(RunNotFound):
                 await client.send_signal("nobody", "paid", "junk")
-        async with Engine(path) as stranger:
+        async with Engine(file_path) as stranger:
             await stranger.send_signal(run.id, "count", 7)
         assert [entry.payload for entry in await run.unread()] == [7]
 

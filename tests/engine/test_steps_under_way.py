@@ -15,7 +15,6 @@ import trio.testing
 from durable_trio import Context, Engine, Retry, RunFailed, StepInHand, StepKind, open_engine, workflow
 from durable_trio.rules import residency
 from durable_trio.stores.questions import ListOpenSteps
-from durable_trio.stores.sqlite import SqliteStore
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -89,6 +88,7 @@ async def open_steps(engine: Engine, count: int) -> tuple[StepInHand, ...]:
     return found
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_a_step_is_shown_with_where_it_executes_until_it_has_come_out(store_path: str) -> None:
     async with serving(store_path, steps) as engine:
         run = await engine.start(steps, id="r")
@@ -110,6 +110,7 @@ async def test_a_step_is_shown_with_where_it_executes_until_it_has_come_out(stor
         assert (await run.record()).open_steps == ()
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_each_item_of_a_map_is_shown(store_path: str) -> None:
     async with serving(store_path, mapping) as engine:
         run = await engine.start(mapping, id="r")
@@ -119,6 +120,7 @@ async def test_each_item_of_a_map_is_shown(store_path: str) -> None:
         await run.result()
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_the_attempt_is_told_and_since_when_it_is_the_one(store_path: str) -> None:
     async with serving(store_path, retrying) as engine:
         run = await engine.start(retrying, id="r")
@@ -133,6 +135,7 @@ async def test_the_attempt_is_told_and_since_when_it_is_the_one(store_path: str)
         assert row.started_at <= found[0].started_at
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_a_compensation_is_shown(store_path: str) -> None:
     async with serving(store_path, undone) as engine:
         run = await engine.start(undone, id="r")
@@ -142,6 +145,7 @@ async def test_a_compensation_is_shown(store_path: str) -> None:
         await run.record()
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_a_step_that_is_cancelled_is_shown_no_longer(store_path: str) -> None:
     async with serving(store_path, steps) as engine:
         run = await engine.start(steps, id="r")
@@ -157,6 +161,7 @@ async def test_a_step_that_is_cancelled_is_shown_no_longer(store_path: str) -> N
         assert regions.steps == ()
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_who_only_looks_sees_what_another_process_is_at(file_path: str) -> None:
     async with serving(file_path, steps) as engine:
         await engine.start(steps, id="r")
@@ -169,6 +174,7 @@ async def test_who_only_looks_sees_what_another_process_is_at(file_path: str) ->
 _DIES = """
 import os, signal, sys, trio
 from durable_trio import Context, open_engine, workflow
+from tests.kit import stores
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -191,10 +197,12 @@ async def main() -> None:
         await engine.start(dying, sys.argv[2], id="r")
         await trio.sleep_forever()
 
+stores.offer()
 trio.run(main)
 """
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 @pytest.mark.parametrize("kind", ["step", "thread", "transaction"])
 async def test_a_process_that_was_killed_in_the_first_line_of_a_step_has_told_which(file_path: str, kind: str) -> None:
     died = await trio.run_process([sys.executable, "-c", _DIES, file_path, kind], cwd=_ROOT, check=False)
@@ -220,6 +228,7 @@ async def poison(ctx: Context, kind: str) -> None:
     raise AssertionError("it is not begun again")
 
 
+@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_a_run_that_is_set_aside_tells_the_step_in_which_its_process_has_died(file_path: str) -> None:
     for _ in range(2):
         await trio.run_process([sys.executable, "-c", _DIES, file_path, "step"], cwd=_ROOT, check=False)
@@ -232,11 +241,6 @@ async def test_only_who_asks_for_it_has_it_looked_up_what_a_run_is_at(monkeypatc
     """That reads a file beside the database; values are polled, as signs of progress are."""
     monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
     asked: list[str] = []
-    ask = SqliteStore.ask
-
-    def noted(self: SqliteStore, question: Any) -> Any:
-        asked.append(type(question).__name__)
-        return ask(self, question)
 
     @workflow
     async def publishes(ctx: Context) -> None:
@@ -246,7 +250,13 @@ async def test_only_who_asks_for_it_has_it_looked_up_what_a_run_is_at(monkeypatc
     async with open_engine(":memory:", workflows=[publishes]) as engine:
         run = await engine.start(publishes)
         await trio.testing.wait_all_tasks_blocked()
-        monkeypatch.setattr(SqliteStore, "ask", noted)
+        answer = engine._client.store.ask
+
+        def noted(question: Any) -> Any:
+            asked.append(type(question).__name__)
+            return answer(question)
+
+        monkeypatch.setattr(engine._client.store, "ask", noted)
         assert await run.value("seen") == 1
         assert await run.values() == {"seen": 1}
         assert asked == ["FindRun", "ReadValues"] * 2

@@ -11,9 +11,9 @@ import trio
 from durable_trio import Context, Engine, StoreAway, open_engine, workflow
 from durable_trio.engine import wiring
 from durable_trio.stores.contract import Store
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -45,7 +45,7 @@ async def sleeper(ctx: Context, seconds: float) -> datetime:
 
 @pytest.mark.parametrize("off", [_OFF, -_OFF], ids=["ahead", "behind"])
 async def test_what_is_stored_and_due_goes_by_the_databases_clock(file_path: str, off: timedelta) -> None:
-    store = ClockedStore(SqliteStore(file_path), off)
+    store = ClockedStore(store_at(file_path), off)
     async with open_engine(store, workflows=[sleeper]) as engine:
         run = await engine.start(sleeper, 0.05)
         with trio.fail_after(PATIENCE_SECONDS):
@@ -58,9 +58,9 @@ async def test_what_is_stored_and_due_goes_by_the_databases_clock(file_path: str
 async def test_what_one_machine_has_stored_is_due_on_another_whose_own_clock_says_something_else(
     file_path: str,
 ) -> None:
-    async with Engine(ClockedStore(SqliteStore(file_path), _OFF), workflows=[sleeper]) as client:
+    async with Engine(ClockedStore(store_at(file_path), _OFF), workflows=[sleeper]) as client:
         run = await client.start(sleeper, 0, delay=0.05)
-        async with open_engine(ClockedStore(SqliteStore(file_path), _OFF), workflows=[sleeper]):
+        async with open_engine(ClockedStore(store_at(file_path), _OFF), workflows=[sleeper]):
             with trio.fail_after(PATIENCE_SECONDS):
                 await run.result()
         record = await run.record()
@@ -72,7 +72,7 @@ async def test_it_is_read_again_and_again_and_what_was_read_goes_on_while_the_st
     file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wiring, "CLOCK_READ_SECONDS", 0.01)
-    store = ClockedStore(SqliteStore(file_path), _OFF)
+    store = ClockedStore(store_at(file_path), _OFF)
     async with open_engine(store, workflows=[sleeper]) as engine:
         await wait_until(lambda: store.read_count > 3)
         store.is_away = True

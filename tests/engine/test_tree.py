@@ -17,10 +17,10 @@ from durable_trio.engine.services.feed import Feed
 from durable_trio.engine.services.janitor import Janitor
 from durable_trio.engine.services.recovery import Recovery
 from durable_trio.engine.services.timers import Timers
-from durable_trio.stores.contract import ClaimDue
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.contract import ClaimDue, Store
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_until
+from tests.kit.stores import store_at
 
 executed: list[str] = []
 
@@ -55,7 +55,7 @@ def nothing_executed() -> None:
 class CrashingStore(WrappedStore):
     """A store whose ``apply`` crashes, as a fault of the program would make it, when it is told to."""
 
-    def __init__(self, inner: SqliteStore) -> None:
+    def __init__(self, inner: Store) -> None:
         super().__init__(inner)
         self.crashes: list[str] = []
 
@@ -83,10 +83,9 @@ async def ask_again(call: Any, *args: Any, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("when", ["before", "after", "after a claim"])
-@pytest.mark.parametrize("kind", ["memory", "file"])
-async def test_when_the_store_crashes_runs_go_on_under_another_executor(tmp_path: Path, kind: str, when: str) -> None:
+async def test_when_the_store_crashes_runs_go_on_under_another_executor(store_path: str, when: str) -> None:
     """Callers get ``StoreError`` or their answer, nobody hangs, nothing is lost."""
-    store = CrashingStore(SqliteStore(":memory:" if kind == "memory" else str(tmp_path / "app.db")))
+    store = CrashingStore(store_at(store_path))
     results: dict[str, str] = {}
 
     async def ask(engine: Engine, name: str) -> None:
@@ -152,13 +151,12 @@ class Bomb:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("kind", ["memory", "file"])
 async def test_a_service_that_crashes_is_started_again(
-    tmp_path: Path, kind: str, service: str, monkeypatch: pytest.MonkeyPatch
+    store_path: str, service: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who wait for it go on waiting, and workflows work as before."""
     bomb = Bomb(SERVICES[service], monkeypatch)
-    async with serving(":memory:" if kind == "memory" else str(tmp_path / "app.db"), everything) as engine:
+    async with serving(store_path, everything) as engine:
         with trio.fail_after(PATIENCE_SECONDS):
             waiting = await engine.start(everything, "waiting", id="waiting")
             results: list[str] = []
@@ -204,12 +202,14 @@ async def test_a_dispatcher_that_crashes_between_claim_and_start_loses_no_run(
 _PROGRAM = """
 import sys, trio
 from durable_trio import Context, Engine, workflow
+from tests.kit import stores
 from durable_trio.engine.services.{module} import {name}
 
 async def broken(self, **_):
     raise ZeroDivisionError("a fault that comes back")
 
 {name}.run = broken
+stores.offer()
 trio.run(Engine(sys.argv[1]).serve)
 """
 
@@ -237,7 +237,7 @@ def test_too_many_crashes_end_the_program_and_name_the_child(
 
 
 async def test_too_many_crashes_of_the_store_end_serve_with_a_group(file_path: str) -> None:
-    store = CrashingStore(SqliteStore(file_path))
+    store = CrashingStore(store_at(file_path))
     with trio.fail_after(PATIENCE_SECONDS), pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
         async with trio.open_nursery() as nursery:
             await nursery.start(Engine(store, workflows=[slow], lease_seconds=0.3).serve)

@@ -31,9 +31,8 @@ async def test_an_engine_that_executes_starts_one_by_its_name_for_another_proces
         assert (await engine.status()).unknown_workflows == {"unknown": 1}
 
 
-async def test_a_client_starts_any(tmp_path: object) -> None:
-    path = f"{tmp_path}/client.db"
-    async with Engine(path) as client:
+async def test_a_client_starts_any(file_path: str) -> None:
+    async with Engine(file_path) as client:
         run = await client.start(unknown, 7)
-    async with open_engine(path, workflows=[unknown]) as engine:
+    async with open_engine(file_path, workflows=[unknown]) as engine:
         assert await engine.get(run.id, unknown).result() == 7

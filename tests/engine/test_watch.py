@@ -11,8 +11,9 @@ import trio
 from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunConflict, RunNotFound, RunRecord, RunStatus, workflow
+from durable_trio.stores.questions import NOTHING_LOADED, FindRun, LoadRun
 from durable_trio.testing import VirtualClock
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, serving, wait_passivated, wait_status
+from tests.engine.harness import PATIENCE_SECONDS, SettableClock, ask, row_of, serving, wait_passivated, wait_status
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -443,17 +444,14 @@ async def test_a_deleted_run_is_gone_with_all_its_rows(file_path: str) -> None:
         for _ in range(4):
             await run.signal("go", id=None)
         await run.result()
+        number = row_of(engine, run.id).run
         await engine.delete(run.id)
         with pytest.raises(RunNotFound):
             await run.record()
         with pytest.raises(RunNotFound):
             await engine.delete(run.id)
-        connection = engine.connect()
-        try:
-            for table in ("runs", "history", "waits", "mailbox", "published"):
-                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,), table
-        finally:
-            connection.close()
+        assert ask(engine, FindRun(run.id)) is None
+        assert ask(engine, LoadRun(number)) == NOTHING_LOADED
 
 
 async def test_the_id_of_a_deleted_run_is_free_again(store_path: str) -> None:

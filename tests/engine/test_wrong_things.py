@@ -36,7 +36,7 @@ from durable_trio.calls.step import FunctionCall
 from tests.engine.disks import mount, open_client, quick, unmount
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_parked, wait_passivated, wait_status
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [pytest.mark.usefixtures("no_leaks"), pytest.mark.on_sqlite("what is at its path is no file of it")]
 
 
 S = RunStatus

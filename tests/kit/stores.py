@@ -2,8 +2,8 @@
 
 Most tests are of any store. They ask for ``store_path`` (one of each kind in turn) or ``file_path`` (one that outlives
 its engine), or take ``":memory:"`` (a new one, whatever it is). Usually that is SQLite, and for some the log as well;
-``--store=NAME`` has all of them run on the store of that name. What is about SQLite alone stands in
-``tests/stores/sqlite``, or is marked ``on_sqlite("why")``: elsewhere it is skipped, and the reason told.
+``--store=NAME`` has all of them run on the store of that name. What is about SQLite alone stands in a
+folder of which ``conftest.py`` says so, or is marked ``on_sqlite("why")``: then it is skipped, and the reason told.
 
 A further kind is one more line in ``KINDS``, above the last, which has all other addresses; and in ``conftest.py`` the
 fixture that is named there. It returns a function that makes a new, empty store at each call, and returns its address:
@@ -16,11 +16,12 @@ import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from durable_trio.engine import engine
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 from tests.logstore import LogStore
 
-__all__ = ["KINDS", "kind_at", "store_at"]
+__all__ = ["KINDS", "kind_at", "offer", "store_at"]
 
 
 class Kind(NamedTuple):
@@ -40,6 +41,11 @@ KINDS: Final = {
 def kind_at(address: str | os.PathLike[str]) -> str:
     """Return of which kind the store at an address is."""
     return next(name for name, kind in KINDS.items() if kind.is_at(os.fspath(address)))
+
+
+def offer() -> None:
+    """Have engines of this program take all kinds, each at its addresses; for programs that tests start."""
+    vars(engine)["SqliteStore"] = store_at
 
 
 def store_at(address: str | os.PathLike[str], *, durability: str = "full") -> Store:

@@ -12,6 +12,7 @@ import trio
 
 from durable_trio import Context, Engine, RunFailed, RunRecord, RunStatus, Workflow, open_engine, workflow
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_until
+from tests.kit.notes import take_for_ever
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -53,9 +54,8 @@ def make_culprit(place: str, end: Callable[[], BaseException]) -> Workflow[..., 
             raise SystemExit(3)  # as another one trio itself would not survive it
 
     def ends_late(connection: Any) -> None:
-        endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
         try:
-            connection.execute(endless).fetchall()
+            take_for_ever(connection)
         finally:
             raise end()
 

@@ -221,7 +221,7 @@ def serve_bodies(path: str) -> None:
 
 
 async def test_a_server_ends_in_order_with_one_signal_and_leaves_the_run_resumable(file_path: str) -> None:
-    code = f"import sys, {__name__} as t; t.serve_bodies(sys.argv[1])"
+    code = f"import sys, {__name__} as t; from tests.kit import stores; stores.offer(); t.serve_bodies(sys.argv[1])"
     path = os.pathsep.join(item for item in sys.path if item)
     process = await trio.lowlevel.open_process(
         [sys.executable, "-c", code, file_path],

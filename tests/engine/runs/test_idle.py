@@ -14,13 +14,14 @@ from trio.testing import MockClock
 
 from durable_trio import Context, Engine, RunStatus, SignalTimeout, workflow
 from durable_trio.rules import residency
-from durable_trio.stores.questions import Question
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.questions import ListRuns, ListUnread, ListWaits, Question, RunFilter
 from durable_trio.testing import VirtualClock
 from tests.engine.harness import (
     PATIENCE_SECONDS,
+    ask,
     executor_of,
     killed_when_ready,
+    row_of,
     serving,
     wait_passivated,
     wait_status,
@@ -48,12 +49,7 @@ def stay_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def claims_of(engine: Engine, run_id: str) -> int:
     """Return how often a run was taken into memory."""
-    connection = engine.connect()
-    try:
-        (token,) = connection.execute("SELECT token FROM runs WHERE id = ?", (run_id,)).fetchone()
-        return int(token)
-    finally:
-        connection.close()
+    return row_of(engine, run_id).token
 
 
 @workflow
@@ -86,14 +82,14 @@ async def test_what_another_process_has_sent_is_handed_over_and_not_read_again(
 ) -> None:
     """All that has come is read once, for all runs."""
     asked: list[str] = []
-    ask = SqliteStore.ask
-
-    def note(store: SqliteStore, question: Question[Any]) -> Any:
-        asked.append(type(question).__name__)
-        return ask(store, question)
-
-    monkeypatch.setattr(SqliteStore, "ask", note)
     async with serving(file_path, chat) as engine, Engine(file_path) as client:
+        answer = engine._client.store.ask
+
+        def note(question: Question[Any]) -> Any:
+            asked.append(type(question).__name__)
+            return answer(question)
+
+        monkeypatch.setattr(engine._client.store, "ask", note)
         runs = [await engine.start(chat, 10, id=f"r{number}") for number in range(2)]
         with trio.fail_after(PATIENCE_SECONDS):
             for number in range(10):
@@ -110,7 +106,6 @@ async def test_what_another_process_has_sent_is_handed_over_and_not_read_again(
 
 
 @pytest.mark.usefixtures("stay_long")
-@pytest.mark.on_sqlite("looks by SQL into what the engine has stored")
 async def test_a_run_that_takes_signals_one_after_the_other_is_taken_into_memory_once(store_path: str) -> None:
     async with serving(store_path, chat) as engine:
         run = await engine.start(chat, 30, id="r")
@@ -124,12 +119,8 @@ async def test_a_run_that_takes_signals_one_after_the_other_is_taken_into_memory
 
 
 def _unread_count(engine: Engine) -> int:
-    connection = engine.connect()
-    try:
-        (count,) = connection.execute("SELECT count(*) FROM mailbox WHERE seq IS NULL").fetchone()
-        return int(count)
-    finally:
-        connection.close()
+    rows = ask(engine, ListRuns(RunFilter(), limit=100))
+    return sum(len(ask(engine, ListUnread(row.run))) for row in rows)
 
 
 async def test_a_run_leaves_memory_when_it_has_been_idle_for_a_moment_and_comes_back_for_a_signal(
@@ -170,11 +161,8 @@ async def test_runs_that_only_wait_send_no_new_run_to_another_process(file_path:
             await wait_status(waiting, RunStatus.SUSPENDED)
             with trio.fail_after(PATIENCE_SECONDS):
                 await wait_until(lambda: executor_of(engine).recovery.reaper.others_count == 1)
-            connection = engine.connect()
             await engine.start(chat, 1, id="new")
-            (token,) = connection.execute("SELECT token FROM runs WHERE id = 'new'").fetchone()
-            connection.close()
-            assert token == 1  # it was claimed in the transaction that has stored it
+            assert claims_of(engine, "new") == 1  # it was claimed in the transaction that has stored it
 
 
 @pytest.mark.usefixtures("stay_long")
@@ -238,21 +226,11 @@ async def waits_for_one_after_the_other(ctx: Context) -> None:
         await ctx.wait_signal(f"s{number}")
 
 
-def waited_for(engine: Engine) -> str | None:
-    """Return what the store says that the one run waits for."""
-    connection = engine.connect()
-    try:
-        (found,) = connection.execute("SELECT waits_for FROM runs").fetchone()
-        return None if found is None else str(found)
-    finally:
-        connection.close()
+def waited_for(engine: Engine) -> list[str]:
+    """Return what the store says that the run waits for."""
+    return [row.key.name for row in ask(engine, ListWaits(row_of(engine, "r").run))]
 
 
-async def _wait_until_it_waits_for(engine: Engine, names: str) -> None:
-    await wait_until(lambda: waited_for(engine) == names)
-
-
-@pytest.mark.on_sqlite("looks by SQL into what the engine has stored")
 async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_waited_before(
     store_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,13 +238,12 @@ async def test_a_run_that_leaves_says_for_what_it_waits_now_not_for_what_it_has_
     async with serving(store_path, waits_for_one_after_the_other) as engine:
         monkeypatch.setattr(residency, "IDLE_SECONDS", 3600.0)
         run = await engine.start(waits_for_one_after_the_other, id="r")
-        await _wait_until_it_waits_for(engine, '["s0"]')
+        await wait_until(lambda: waited_for(engine) == ["s0"])
         monkeypatch.setattr(residency, "IDLE_SECONDS", 0.0)
         for number in range(5):
             await run.signal(f"s{number}")
             if number < 4:
-                await _wait_until_it_waits_for(engine, f'["s{number + 1}"]')
+                await wait_until(lambda: waited_for(engine) == [f"s{number + 1}"])  # noqa: B023
                 await wait_passivated(engine)
-                assert waited_for(engine) == f'["s{number + 1}"]'
         with trio.fail_after(PATIENCE_SECONDS):
             await run.result()

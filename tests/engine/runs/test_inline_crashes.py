@@ -80,6 +80,7 @@ async def test_run_again_after_a_crash_at_any_commit_it_comes_to_its_end(autojum
 _SCRIPT = """
 import sys, trio
 from durable_trio import open_engine
+from tests.kit import stores
 
 async def effect(number):
     with open(sys.argv[2], "a") as ledger:
@@ -99,15 +100,16 @@ async def main():
             await ctx.publish("found", found)
     print("done", flush=True)
 
+stores.offer()
 trio.run(main)
 """
 
 
 @asynccontextmanager
-async def _script(path: Path, store: Path, ledger: Path, *, stops_at: int = -1) -> AsyncIterator[trio.Process]:
+async def _script(path: Path, store: str, ledger: Path, *, stops_at: int = -1) -> AsyncIterator[trio.Process]:
     """Run the script; ``stops_at``: the row after which it waits, so that it does not end before it is killed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)}
-    command = [sys.executable, str(path), str(store), str(ledger), str(stops_at)]
+    command = [sys.executable, str(path), store, str(ledger), str(stops_at)]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, env=environment)
     try:
         yield process
@@ -118,8 +120,8 @@ async def _script(path: Path, store: Path, ledger: Path, *, stops_at: int = -1) 
         await process.stdout.aclose()
 
 
-async def test_a_killed_script_started_again_goes_on_where_it_was(tmp_path: Path) -> None:
-    script, store, ledger = tmp_path / "script.py", tmp_path / "app.db", tmp_path / "ledger"
+async def test_a_killed_script_started_again_goes_on_where_it_was(file_path: str, tmp_path: Path) -> None:
+    script, store, ledger = tmp_path / "script.py", file_path, tmp_path / "ledger"
     script.write_text(_SCRIPT)
     with trio.fail_after(PATIENCE_SECONDS):
         for last in (3, 11):

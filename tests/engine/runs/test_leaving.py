@@ -25,6 +25,7 @@ from durable_trio.stores.sqlite import store as store_module
 from durable_trio.stores.sqlite.write_turn import PATIENCE_SECONDS as TURN_PATIENCE_SECONDS
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_status, wait_until
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -63,6 +64,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     go.clear()
 
 
+@pytest.mark.on_sqlite("another program holds its file")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("held_workflow", [steps, transactions])
 async def test_a_block_is_left_while_a_foreign_program_holds_the_file_for_ever(
@@ -88,6 +90,7 @@ async def test_a_block_is_left_while_a_foreign_program_holds_the_file_for_ever(
         assert calls["a"] == 2
 
 
+@pytest.mark.on_sqlite("another program holds its file")
 @pytest.mark.usefixtures("impatient")
 async def test_a_block_is_left_while_a_transaction_waits_for_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "app.db")
@@ -135,6 +138,7 @@ def hold(path: str) -> subprocess.Popen[bytes]:
     return holder
 
 
+@pytest.mark.on_sqlite("another program holds its file")
 @pytest.mark.parametrize(("lock", "held_workflow"), [("-turn", transactions), ("-turn-queue", steps)])
 async def test_a_block_is_left_in_one_stretch_of_time_while_another_process_has_the_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, held_workflow: Any
@@ -158,6 +162,7 @@ async def test_a_block_is_left_in_one_stretch_of_time_while_another_process_has_
             assert await engine.get("held").result() == (["a", "b", "c"] if held_workflow is steps else ["a", 7])
 
 
+@pytest.mark.on_sqlite("another program holds its file")
 @pytest.mark.usefixtures("impatient")
 async def test_a_client_is_closed_while_a_foreign_program_holds_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "app.db")
@@ -183,6 +188,7 @@ def leaves(error: BaseException) -> list[BaseException]:
     return [leaf for inner in error.exceptions for leaf in leaves(inner)]
 
 
+@pytest.mark.on_sqlite("another program holds its file")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("way", ["cancelled", "failed", "ctrl-C", "stopped"])
 async def test_an_inline_block_is_left_while_a_foreign_program_holds_the_file(
@@ -273,7 +279,7 @@ async def test_a_cancel_that_a_parent_asks_for_is_asked_again_until_it_is_stored
             await ctx.run_child(child, id="child")
         return "moved on"
 
-    store = Refusing(SqliteStore(tmp_path / "app.db"))
+    store = Refusing(store_at(tmp_path / "app.db"))
     async with serving(store, child, parent) as engine:  # type: ignore[arg-type]
         store.is_refusing = True
         with trio.fail_after(PATIENCE_SECONDS):

@@ -22,14 +22,14 @@ from durable_trio.engine.runs.untold import note
 from durable_trio.engine.services import recovery
 from durable_trio.processes import ProcessIdentity, boot_id
 from durable_trio.rows import DeathRow, DeathStage, UntoldRow
-from durable_trio.stores.contract import ReapExecutor
+from durable_trio.stores.contract import ReapExecutor, Store
 from durable_trio.stores.questions import ListDeaths
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.writer import Writer
 from durable_trio.testing.store_contract.kit import finish, owned, register
 from tests.engine import dies
 from tests.engine.harness import PATIENCE_SECONDS
 from tests.kit import forks
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -61,6 +61,7 @@ async def wait_told(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("workflow", "event"), [("fails", "run_failed"), ("parks", "run_parked"), ("expires", "run_expired")]
 )
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 async def test_a_fate_that_was_committed_and_not_told_is_told_by_who_finds_the_process_dead(
     workflow: str, event: str, file_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,6 +81,7 @@ async def test_a_fate_that_was_committed_and_not_told_is_told_by_who_finds_the_p
     assert len(told(caplog)) == 1
 
 
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 @pytest.mark.parametrize(("where", "is_again"), [("before the last is told", True), ("in the last", False)])
 async def test_a_compensation_that_has_failed_is_told_once_over_a_kill(
     where: str, is_again: bool, file_path: str, caplog: pytest.LogCaptureFixture
@@ -119,6 +121,7 @@ async def test_what_was_to_be_told_and_not_committed_is_told_when_it_is(
         ("after the commit", []),
     ],
 )
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 async def test_each_attempt_opens_and_closes_once_over_a_kill(
     where: str, rest: list[str], file_path: str, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ async def test_each_attempt_opens_and_closes_once_over_a_kill(
     assert opened == closed
 
 
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 async def test_each_item_of_a_map_opens_and_closes_once_over_a_kill(file_path: str, tmp_path: Path) -> None:
     """Also one whose task has not run yet when another one kills the process."""
     events = str(tmp_path / "events")
@@ -157,11 +161,12 @@ async def test_each_item_of_a_map_opens_and_closes_once_over_a_kill(file_path: s
     assert opened["items#0/item#2"] == 2
 
 
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 async def test_all_that_died_at_once_left_untold_is_told_though_others_come_at_once(
     file_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where they have noted it is given to others again, but only once it is read."""
-    store = SqliteStore(file_path)
+    store = store_at(file_path)
     await trio.to_thread.run_sync(_leave_untold, store, 12)
     async with open_engine(file_path, workflows=dies.WORKFLOWS):
         with trio.fail_after(PATIENCE_SECONDS):
@@ -170,6 +175,7 @@ async def test_all_that_died_at_once_left_untold_is_told_though_others_come_at_o
     assert Counter(found["run_id"] for found in told(caplog)) == Counter(f"r{number}" for number in range(12))
 
 
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 @pytest.mark.parametrize("where", ["before it tells of another one", "as it tells of another one"])
 async def test_a_death_is_told_though_who_has_found_it_dies_before_it_has_told_it(
     where: str, file_path: str, caplog: pytest.LogCaptureFixture
@@ -194,7 +200,7 @@ def _dead_teller() -> str:
 
 @contextmanager
 def _writing(path: str) -> Iterator[Writer]:
-    writer = Writer(SqliteStore(path), failed=_nobody, still_away=_nobody, committed_untold=_nobody)
+    writer = Writer(store_at(path), failed=_nobody, still_away=_nobody, committed_untold=_nobody)
     writer.store.open()
     try:
         yield writer
@@ -240,10 +246,11 @@ async def test_a_teller_that_cannot_be_read_is_dead(
     assert [vars(record)["event"] for record in caplog.records] == ["process_died"]
 
 
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 async def test_what_a_silent_process_has_not_told_is_told_when_it_dies_though_who_found_it_silent_has_died_too(
     file_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    silent = SqliteStore(file_path)
+    silent = store_at(file_path)
     _leave_untold(silent, 1)
     with _writing(file_path) as writer:
         writer.store.apply([_death(DeathStage.WATCHED, _dead_teller())])
@@ -261,7 +268,7 @@ async def test_of_many_that_look_at_once_one_tells(file_path: str, caplog: pytes
     assert [vars(record)["event"] for record in caplog.records] == ["process_died"]
 
 
-def _leave_untold(store: SqliteStore, count: int, *, is_alive: bool = False) -> None:
+def _leave_untold(store: Store, count: int, *, is_alive: bool = False) -> None:
     """Be as many processes, each of which is killed, or silent, after it has committed that its run has failed."""
     store.open()
     for number in range(count):
@@ -274,7 +281,7 @@ def _leave_untold(store: SqliteStore, count: int, *, is_alive: bool = False) -> 
         _die(store)
 
 
-def _die(store: SqliteStore) -> None:
+def _die(store: Store) -> None:
     """Leave what a process leaves that is killed."""
     steps = Path(f"{store.path}-steps")
     left = steps.read_bytes()
@@ -282,15 +289,16 @@ def _die(store: SqliteStore) -> None:
     steps.write_bytes(left)
 
 
+@pytest.mark.on_sqlite("what is to be told is noted in a file beside it")
 async def test_what_a_silent_process_has_not_told_is_told_when_it_dies(
     file_path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as it lives it may still tell it itself. Who has declared it dead looks for its end."""
     seconds = itertools.count(0, MICROSECONDS)
     monkeypatch.setattr(recovery, "monotonic_now", lambda: next(seconds))
-    silent = SqliteStore(file_path)
+    silent = store_at(file_path)
     _leave_untold(silent, 1, is_alive=True)
-    writer = Writer(SqliteStore(file_path), failed=_nobody, still_away=_nobody, committed_untold=_nobody)
+    writer = Writer(store_at(file_path), failed=_nobody, still_away=_nobody, committed_untold=_nobody)
     writer.store.open()
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)

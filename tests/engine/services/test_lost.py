@@ -13,9 +13,9 @@ from durable_trio import Context, open_engine, workflow
 from durable_trio.errors import StoreAway
 from durable_trio.stores.contract import Operation, StartRun
 from durable_trio.stores.questions import ListOwned, Question
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, noted, wait_until
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -26,7 +26,7 @@ class LookedAtBetween(WrappedStore):
     """Answers which runs an executor owns once a start is committed, and tells of that start only after it."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(SqliteStore(path, durability="normal"))
+        super().__init__(store_at(path, durability="normal"))
         self.is_armed = False
         self._is_committed, self._is_listed = threading.Event(), threading.Event()
 
@@ -90,7 +90,7 @@ async def test_it_is_looked_again_if_that_look_was_in_vain(file_path: str) -> No
     async def nothing(ctx: Context) -> None:
         return None
 
-    store = AwayOnce(SqliteStore(file_path, durability="normal"))
+    store = AwayOnce(store_at(file_path, durability="normal"))
     with trio.fail_after(PATIENCE_SECONDS):
         async with open_engine(store, workflows=[nothing], away_seconds_max=0.001) as engine:
             await wait_until(lambda: store.count == 1)

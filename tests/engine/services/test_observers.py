@@ -14,13 +14,14 @@ import trio
 from durable_trio.clock import MICROSECONDS, Clock
 from durable_trio.engine.services import recovery
 from durable_trio.engine.services.recovery import Reaper
-from durable_trio.stores.contract import ReapExecutor, RenewLease
+from durable_trio.stores.contract import ReapExecutor, RenewLease, Store
 from durable_trio.stores.questions import ListExecutors, Question
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.writer import Writer
-from durable_trio.testing.store_contract.kit import one, owned, register, row_of
+from durable_trio.testing.store_contract.kit import one, owned, register, row_of, start
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, wait_until
+from tests.kit.stores import store_at
 from tests.stores.away import CutOffStore
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -46,7 +47,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
 @pytest.fixture
 def observed(file_path: str) -> Any:
     """The store of executors whose locks are held, as of processes that are there."""
-    store = SqliteStore(file_path)
+    store = store_at(file_path)
     store.open()
     yield store
     store.close()
@@ -66,7 +67,7 @@ async def looking(store: Any) -> AsyncIterator[Reaper]:
         writer.store.close()
 
 
-def living(store: SqliteStore) -> set[int]:
+def living(store: Store) -> set[int]:
     return {row.id for row in store.ask(ListExecutors())}
 
 
@@ -79,31 +80,29 @@ async def look_for(reaper: Reaper, hands: Hands, microseconds: int, each: Callab
 
 
 async def test_who_hangs_is_reaped_after_its_own_lease_whatever_others_have(
-    observed: SqliteStore, hands: Hands, file_path: str
+    observed: Store, hands: Hands, file_path: str
 ) -> None:
-    hung, fence = owned(observed, "r")
+    hung = register(observed, lease=5 * SECOND)
+    start(observed, "r", owner=hung)
     hasty, patient = register(observed, lease=2 * SECOND), register(observed, lease=10 * SECOND)
-    with observed.connect() as connection:
-        connection.execute("UPDATE executors SET lease = ? WHERE id = ?", (5 * SECOND, fence.owner))
-    assert hung.owner == fence.owner
-    async with looking(SqliteStore(file_path)) as reaper:
+    async with looking(store_at(file_path)) as reaper:
         await reaper.reap_dead()
         for microseconds, left in (
-            (2 * SECOND - LOOK, {fence.owner, hasty, patient}),
-            (LOOK, {fence.owner, patient}),
-            (3 * SECOND - LOOK, {fence.owner, patient}),
+            (2 * SECOND - LOOK, {hung, hasty, patient}),
+            (LOOK, {hung, patient}),
+            (3 * SECOND - LOOK, {hung, patient}),
             (LOOK, {patient}),
             (5 * SECOND - LOOK, {patient}),
             (LOOK, set()),
         ):
             await look_for(reaper, hands, microseconds)
             assert living(observed) == left
-            assert (row_of(observed, "r").owner is None) is (fence.owner not in left)
+            assert (row_of(observed, "r").owner is None) is (hung not in left)
 
 
-async def test_who_renews_lives(observed: SqliteStore, hands: Hands, file_path: str) -> None:
+async def test_who_renews_lives(observed: Store, hands: Hands, file_path: str) -> None:
     executor = register(observed, lease=3 * SECOND)
-    async with looking(SqliteStore(file_path)) as reaper:
+    async with looking(store_at(file_path)) as reaper:
         for _ in range(8):
             await look_for(reaper, hands, 3 * SECOND - LOOK)
             one(observed, RenewLease(executor=executor))
@@ -111,9 +110,7 @@ async def test_who_renews_lives(observed: SqliteStore, hands: Hands, file_path: 
         assert reaper.others_count == 1
 
 
-async def test_who_renews_as_it_is_taken_for_dead_is_spared(
-    observed: SqliteStore, hands: Hands, file_path: str
-) -> None:
+async def test_who_renews_as_it_is_taken_for_dead_is_spared(observed: Store, hands: Hands, file_path: str) -> None:
     executor = register(observed, lease=SECOND)
 
     class Late(WrappedStore):
@@ -122,16 +119,16 @@ async def test_who_renews_as_it_is_taken_for_dead_is_spared(
                 one(observed, RenewLease(executor=executor))
             return self.inner.apply(batch, block=block) if block else None
 
-    async with looking(Late(SqliteStore(file_path))) as reaper:
+    async with looking(Late(store_at(file_path))) as reaper:
         await reaper.reap_dead()
         await look_for(reaper, hands, 5 * SECOND)
         assert living(observed) == {executor}
 
 
-async def test_an_observer_that_was_stopped_kills_nobody(observed: SqliteStore, hands: Hands, file_path: str) -> None:
+async def test_an_observer_that_was_stopped_kills_nobody(observed: Store, hands: Hands, file_path: str) -> None:
     """Nor one of a machine that was suspended: all others were with it, and it may look before they can renew."""
     executors = {register(observed, lease=lease * SECOND) for lease in (1, 3, 30)}
-    async with looking(SqliteStore(file_path)) as reaper:
+    async with looking(store_at(file_path)) as reaper:
         await reaper.reap_dead()
         hands.now += 3600 * SECOND
         await reaper.reap_dead()
@@ -145,11 +142,11 @@ async def test_an_observer_that_was_stopped_kills_nobody(observed: SqliteStore, 
 
 @pytest.mark.parametrize("waits", [True, False])
 async def test_while_the_store_is_away_nobody_is_silent(
-    observed: SqliteStore, hands: Hands, file_path: str, waits: bool
+    observed: Store, hands: Hands, file_path: str, waits: bool
 ) -> None:
     """``waits``: the look goes on until the store is back; else it is broken off, and another one comes then."""
     executor = register(observed, lease=3 * SECOND)
-    store = CutOffStore(SqliteStore(file_path))
+    store = CutOffStore(store_at(file_path))
     async with looking(store) as reaper:
         await reaper.reap_dead()
         for _ in range(6):
@@ -168,11 +165,11 @@ async def test_while_the_store_is_away_nobody_is_silent(
 
 
 async def test_of_observers_that_see_the_same_one_says_so(
-    observed: SqliteStore, hands: Hands, file_path: str, caplog: pytest.LogCaptureFixture
+    observed: Store, hands: Hands, file_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     owned(observed, "r")
     caplog.set_level(logging.WARNING, "durable_trio")
-    async with looking(SqliteStore(file_path)) as one_of_them, looking(SqliteStore(file_path)) as other:
+    async with looking(store_at(file_path)) as one_of_them, looking(store_at(file_path)) as other:
         for _ in range(8):
             hands.now += LOOK
             async with trio.open_nursery() as nursery:
@@ -183,7 +180,7 @@ async def test_of_observers_that_see_the_same_one_says_so(
 
 
 async def test_one_of_which_it_cannot_be_told_whether_it_is_there_has_its_lease(
-    observed: SqliteStore, hands: Hands, file_path: str
+    observed: Store, hands: Hands, file_path: str
 ) -> None:
     """As on another machine. One that has certainly ended has none."""
     unknown, ended = register(observed, lease=2 * SECOND), register(observed, lease=2 * SECOND)
@@ -196,7 +193,7 @@ async def test_one_of_which_it_cannot_be_told_whether_it_is_there_has_its_lease(
                 return tuple(attrs.evolve(row, is_locked=judged[row.id]) for row in answer)
             return answer
 
-    async with looking(Elsewhere(SqliteStore(file_path))) as reaper:
+    async with looking(Elsewhere(store_at(file_path))) as reaper:
         await reaper.reap_dead()
         assert living(observed) == {unknown}
         await look_for(reaper, hands, 2 * SECOND - LOOK)
@@ -205,16 +202,18 @@ async def test_one_of_which_it_cannot_be_told_whether_it_is_there_has_its_lease(
         assert living(observed) == set()
 
 
+@pytest.mark.on_sqlite("writes into its tables what no engine would")
 async def test_a_row_that_cannot_be_read_is_left_until_its_process_has_ended(
-    observed: SqliteStore, hands: Hands, file_path: str
+    observed: Store, hands: Hands, file_path: str
 ) -> None:
     executor = register(observed, lease=2 * SECOND)
     with observed.connect() as connection:
         connection.execute("UPDATE executors SET lease = -1")
-    async with looking(SqliteStore(file_path)) as reaper:
+    async with looking(store_at(file_path)) as reaper:
         await reaper.reap_dead()
         await look_for(reaper, hands, 60 * SECOND)
         assert living(observed) == {executor}
+        assert isinstance(observed, SqliteStore)
         observed._locks.release(executor)
         await reaper.reap_dead()
         assert living(observed) == set()

@@ -15,9 +15,19 @@ from trio.testing import MockClock
 from durable_trio import Context, Retry, RunStatus, StepKind, workflow
 from durable_trio.engine.services import timers
 from durable_trio.rules import residency
+from durable_trio.stores.questions import ListWaits
 from durable_trio.testing import VirtualClock
 from tests.engine.flows import sleeper
-from tests.engine.harness import PATIENCE_SECONDS, SettableClock, executor_of, serving, wait_passivated, wait_status
+from tests.engine.harness import (
+    PATIENCE_SECONDS,
+    SettableClock,
+    ask,
+    executor_of,
+    row_of,
+    serving,
+    wait_passivated,
+    wait_status,
+)
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -332,17 +342,10 @@ async def test_a_cancelled_sleep_leaves_no_timer_behind(file_path: str) -> None:
     async with serving(file_path, impatient) as engine:
         run = await engine.start(impatient)
         await wait_passivated(engine)
-        connection = engine.connect()
-        try:
-            assert [row[0] for row in connection.execute("SELECT name FROM waits")] == ["second"]
-        finally:
-            connection.close()
+        number = row_of(engine, run.id).run
+        assert [row.key.name for row in ask(engine, ListWaits(number))] == ["second"]
         assert await run.cancel(wait=True)
-        connection = engine.connect()
-        try:
-            assert connection.execute("SELECT count(*) FROM waits").fetchone() == (0,)
-        finally:
-            connection.close()
+        assert ask(engine, ListWaits(number)) == ()
 
 
 # ---- the service ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -13,9 +12,9 @@ import trio
 from durable_trio import Context, Engine, RunRecord, Workflow, open_engine, workflow
 from durable_trio.rows import NO_VERSION
 from durable_trio.stores.contract import Store
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import start_operation
 from tests.engine.harness import PATIENCE_SECONDS
+from tests.kit.stores import store_at
 
 
 @asynccontextmanager
@@ -60,10 +59,10 @@ async def nothing_more(changes: Any) -> bool:
     return True
 
 
-def overdue_store(path: Path, count: int) -> list[str]:
-    """Make a file with overdue runs, of which many were due at the same time; return their ids in order."""
+def overdue_store(path: str, count: int) -> list[str]:
+    """Make a store with overdue runs, of which many were due at the same time; return their ids in order."""
     generator = random.Random(7)
-    store = SqliteStore(path)
+    store = store_at(path)
     store.open()
     starts = [
         start_operation(

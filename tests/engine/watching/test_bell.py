@@ -15,6 +15,7 @@ from tests.engine.harness import PATIENCE_SECONDS, serving
 from tests.engine.watching.kit import gather_until, nothing_more, quick, waiter
 
 pytestmark = [
+    pytest.mark.on_sqlite("how it notices who else has the file"),
     pytest.mark.usefixtures("no_leaks"),
     pytest.mark.skipif(
         not (sys.platform == "linux" and hasattr(fcntl, "F_OFD_SETLK")), reason="here the system does not tell"

@@ -18,9 +18,9 @@ from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.rules import residency
 from durable_trio.stores.contract import Store
 from durable_trio.stores.questions import FindRun, MailboxLook, Question
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, executor_of, serving, wait_status, wait_until
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -44,7 +44,7 @@ async def waits(ctx: Context) -> Any:
 
 async def test_the_end_of_a_run_in_memory_is_not_read(store_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "IDLE_SECONDS", PATIENCE_SECONDS)
-    store = CountingStore(SqliteStore(store_path))
+    store = CountingStore(store_at(store_path))
     async with open_engine(store, workflows=[waits]) as engine:
         run = await engine.start(waits)
         await run.signal("go", 1)

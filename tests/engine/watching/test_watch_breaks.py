@@ -14,10 +14,10 @@ from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.contract import Store
 from durable_trio.stores.news_questions import ListNews, ListSent
 from durable_trio.stores.questions import FindEnded, Question
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
 from tests.engine.watching.kit import gather, gather_until, nothing_more, serving_on, waiter
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -56,7 +56,7 @@ async def test_a_run_that_is_deleted_after_its_end_was_seen_ends_its_watch_as_us
 async def test_a_run_that_others_remove_before_its_end_was_seen_ends_its_watch_and_its_wait(
     file_path: str, how: str
 ) -> None:
-    store = BlindStore(SqliteStore(file_path))
+    store = BlindStore(store_at(file_path))
     errors: list[BaseException] = []
 
     async def expect_not_found(wait: Callable[[], Any]) -> None:
@@ -129,7 +129,7 @@ class FaultyStore(WrappedStore):
 
 async def test_a_feed_that_has_crashed_misses_nothing_once_it_is_started_again(store_path: str) -> None:
     """It has noticed the last commit and then crashed; no further commit wakes it."""
-    store = FaultyStore(SqliteStore(store_path))
+    store = FaultyStore(store_at(store_path))
     async with serving_on(store, waiter) as engine:
         run = await engine.start(waiter, 1)
         await wait_passivated(engine)
@@ -148,7 +148,7 @@ async def test_a_feed_that_has_crashed_misses_nothing_once_it_is_started_again(s
 
 
 async def test_messages_and_ends_of_other_processes_are_not_missed_when_the_feed_crashes(file_path: str) -> None:
-    store = FaultyStore(SqliteStore(file_path))
+    store = FaultyStore(store_at(file_path))
     async with serving_on(store, waiter) as engine, Engine(file_path) as client:
         run = await engine.start(waiter, 1)
         unknown = await client.start("unknown")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -16,10 +16,10 @@ from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.contract import Store
 from durable_trio.stores.news_questions import Change, FindCursor, ListChanges, ListNews
 from durable_trio.stores.questions import FindEnded, FindMissing, FindRun, ListRuns, Question, ReadValues
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated, wait_until
 from tests.engine.watching.kit import gather, gather_until, quick, serving_on, waiter
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -48,7 +48,7 @@ class CountingStore(WrappedStore):
 
 async def reads_with(count: int, path: str) -> Counter[str]:
     """Return the reads of a client with so many watchers after they have begun, while another makes 40 commits."""
-    store = CountingStore(SqliteStore(path))
+    store = CountingStore(store_at(path))
     async with (
         Engine(path) as other,
         Engine(store) as client,
@@ -75,16 +75,16 @@ async def reads_with(count: int, path: str) -> Counter[str]:
     return store.reads
 
 
-async def test_a_hundred_watchers_cost_no_more_queries_than_one(tmp_path: Any) -> None:
+async def test_a_hundred_watchers_cost_no_more_queries_than_one(new_store: Callable[[], str]) -> None:
     """Beyond the first read of each, which gives it the present state."""
-    one = await reads_with(1, str(tmp_path / "one.db"))
-    hundred = await reads_with(100, str(tmp_path / "hundred.db"))
+    one = await reads_with(1, new_store())
+    hundred = await reads_with(100, new_store())
     assert one.keys() == hundred.keys() == {"ListNews"}
     assert {one["ListNews"], hundred["ListNews"]} <= {40, 41}  # once more for what came before, on a busy machine
 
 
 async def test_a_hundred_watchers_of_executing_runs_cost_at_most_one_query_per_look(file_path: str) -> None:
-    store = CountingStore(SqliteStore(file_path, durability="normal"))
+    store = CountingStore(store_at(file_path, durability="normal"))
     async with serving_on(store, waiter) as engine:
         runs = [await engine.start(waiter, 5) for _ in range(10)]
         ended = 0
@@ -116,7 +116,7 @@ async def test_a_hundred_watchers_of_executing_runs_cost_at_most_one_query_per_l
 async def test_ten_thousand_runs_are_given_once_each_to_a_watcher_and_read_at_most_twice() -> None:
     """What a watcher reads grows with the runs, not with their square."""
     count = 10_000
-    store = CountingStore(SqliteStore(":memory:"))
+    store = CountingStore(store_at(":memory:"))
     async with serving_on(store, quick) as engine:
         half: Sequence[int] = range(count // 2)
         for _ in half:
@@ -141,7 +141,7 @@ async def test_ten_thousand_runs_are_given_once_each_to_a_watcher_and_read_at_mo
 
 async def test_a_first_watcher_does_not_read_again_what_nobody_has_watched(file_path: str) -> None:
     """Runs whose results were waited for were not looked at; the first watch passes over them."""
-    store = CountingStore(SqliteStore(file_path, durability="normal"))
+    store = CountingStore(store_at(file_path, durability="normal"))
     async with serving_on(store, quick, waiter) as engine:
         other = await engine.start(waiter, 1)
         results: list[int] = []
@@ -163,7 +163,7 @@ async def test_a_first_watcher_does_not_read_again_what_nobody_has_watched(file_
 
 
 async def test_who_only_waits_for_an_end_reads_nothing_of_what_others_start(file_path: str) -> None:
-    store = CountingStore(SqliteStore(file_path))
+    store = CountingStore(store_at(file_path))
     async with serving_on(store, waiter) as engine, Engine(file_path) as client:
         run = await engine.start(waiter, 1)
         ended = trio.Event()

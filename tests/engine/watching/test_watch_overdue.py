@@ -17,12 +17,12 @@ from durable_trio import Engine, open_engine
 from durable_trio.engine import overdue as watching
 from durable_trio.limits import OVERDUE_SECONDS
 from durable_trio.stores.overdue_questions import ListOverdue
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.answers import overdue
 from durable_trio.testing import VirtualClock
 from durable_trio.testing.wrapping import WrappedStore
 from tests.cli.desk import call, command_line, surroundings
 from tests.engine.watching.kit import gather, overdue_store, quick
+from tests.kit.stores import store_at
 from tests.kit.traces import virtual
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -88,7 +88,7 @@ class CountingStore(WrappedStore):
 
 
 async def test_an_hour_in_which_nothing_is_due_costs_two_looks_a_minute(autojump_clock: MockClock) -> None:
-    store = CountingStore(SqliteStore(":memory:"))
+    store = CountingStore(store_at(":memory:"))
     async with open_engine(store, workflows=[quick], clock=VirtualClock()) as engine:
         await engine.start("nobody's", id="far", delay=3600 - OVERDUE_SECONDS)
         async with engine.watch(overdue=True) as changes:
@@ -98,12 +98,12 @@ async def test_an_hour_in_which_nothing_is_due_costs_two_looks_a_minute(autojump
 
 @pytest.mark.parametrize("page", [1, 7, 200])
 async def test_over_restarts_of_the_watcher_each_is_told_once_and_in_order(
-    page: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: int, file_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watching, "_PAGE_RUNS", page)
-    ids = overdue_store(tmp_path / "runs.db", 90)
+    ids = overdue_store(file_path, 90)
     generator, told = random.Random(page), list[str]()
-    async with Engine(tmp_path / "runs.db") as client:
+    async with Engine(file_path) as client:
         since: str | None = None
         while len(told) < len(ids):
             async with client.watch(overdue=True, since=since) as changes:
@@ -120,8 +120,8 @@ async def test_over_restarts_of_the_watcher_each_is_told_once_and_in_order(
 
 
 @pytest.mark.parametrize("since", ["", "x", "1-1", "due-", "due-1", "due-x-1", "DUE-1-1"])
-async def test_what_is_no_cursor_of_such_a_watch_is_refused(since: str, tmp_path: Path) -> None:
-    async with Engine(tmp_path / "runs.db") as client:
+async def test_what_is_no_cursor_of_such_a_watch_is_refused(since: str, file_path: str) -> None:
+    async with Engine(file_path) as client:
         with pytest.raises(ValueError, match="is no cursor of a watch"):
             client.watch(overdue=True, since=since)
         with pytest.raises(ValueError, match="is no cursor of a watch"):
@@ -130,11 +130,13 @@ async def test_what_is_no_cursor_of_such_a_watch_is_refused(since: str, tmp_path
             client.watch(overdue=True, run_id="r")
 
 
+@pytest.mark.on_sqlite("the plans of its statements")
 @pytest.mark.parametrize("name", ["FIRST_PRIORITY", "NEXT_PRIORITY"])
 def test_the_ranges_in_line_are_found_by_seeks(name: str, tmp_path: Path) -> None:
     assert_seeks(tmp_path, getattr(overdue, name))
 
 
+@pytest.mark.on_sqlite("the plans of its statements")
 @pytest.mark.parametrize("within", overdue.RANGES)
 @pytest.mark.parametrize("sql", [overdue.DUE, overdue.NEXT_DUE])
 def test_what_is_due_is_found_by_seeks(sql: str, within: str, tmp_path: Path) -> None:
@@ -142,7 +144,7 @@ def test_what_is_due_is_found_by_seeks(sql: str, within: str, tmp_path: Path) ->
 
 
 def assert_seeks(tmp_path: Path, sql: str) -> None:
-    store = SqliteStore(tmp_path / "runs.db")
+    store = store_at(tmp_path / "runs.db")
     store.open()
     connection = store.connect()
     values = dict.fromkeys(
@@ -155,10 +157,11 @@ def assert_seeks(tmp_path: Path, sql: str) -> None:
     assert not any("SCAN runs" in step or "TEMP B-TREE" in step for step in plan), plan
 
 
+@pytest.mark.on_sqlite("the command line opens a file")
 def test_the_command_line_tells_them_with_the_reason_and_goes_on_after_a_cursor(tmp_path: Path) -> None:
     """And ends when nobody reads what it writes any more."""
     path = str(tmp_path / "runs.db")
-    ids = overdue_store(tmp_path / "runs.db", 5)
+    ids = overdue_store(path, 5)
     words = command_line("--db", path, "watch", "--overdue", "--json")
     first = subprocess.run(["sh", "-c", '"$@" | head -n 2', "-", *words], **_CAUGHT)
     lines = [json.loads(line) for line in first.stdout.splitlines()]

@@ -76,7 +76,7 @@ def serve(path: str) -> None:
 @asynccontextmanager
 async def executor(path: str) -> AsyncIterator[trio.Process]:
     """Execute runs in a process of its own, killed at the end of the block at the latest."""
-    code = f"import sys, {__name__}; {__name__}.serve(*sys.argv[1:])"
+    code = f"import sys, {__name__}; from tests.kit import stores; stores.offer(); {__name__}.serve(*sys.argv[1:])"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)}
     process = await trio.lowlevel.open_process([sys.executable, "-c", code, path], stdout=subprocess.PIPE, env=env)
     assert process.stdout is not None

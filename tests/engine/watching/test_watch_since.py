@@ -6,18 +6,17 @@ import json
 import random
 import subprocess
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
 from durable_trio import Engine, RunStatus
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract.kit import one, register, start_operation
 from tests.cli.desk import command_line, surroundings
 from tests.engine.harness import PATIENCE_SECONDS, serving
 from tests.engine.watching.kit import gather, gather_until, nothing_more, quick, waiter
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -41,9 +40,9 @@ async def test_it_goes_on_after_the_state_that_had_the_cursor() -> None:
             assert {record.id for record in seen} == {"waiting"}
 
 
-async def test_states_of_one_commit_are_told_apart(tmp_path: Path) -> None:
+async def test_states_of_one_commit_are_told_apart(file_path: str) -> None:
     """They have the same change number; a watcher may be killed between any two of them."""
-    store = SqliteStore(tmp_path / "runs.db")
+    store = store_at(file_path)
     store.open()
     executor = register(store)
     one(store, start_operation("before"))
@@ -52,7 +51,7 @@ async def test_states_of_one_commit_are_told_apart(tmp_path: Path) -> None:
     assert executor
     store.close()
     ids = ["before", *(f"run-{number}" for number in range(5)), "after"]
-    async with Engine(tmp_path / "runs.db") as client:
+    async with Engine(file_path) as client:
         cursors: list[str] = []
         async with client.watch() as changes:
             for run_id in ids:
@@ -83,6 +82,7 @@ async def test_what_is_no_cursor_is_refused(since: str) -> None:
             engine.watch(since=since)
 
 
+@pytest.mark.on_sqlite("how it writes a cursor down")
 async def test_a_cursor_of_a_later_state_is_refused_rather_than_waited_for() -> None:
     """Nothing would be seen until the store has come as far again, which looks as if nothing happened."""
     async with serving(":memory:", quick) as engine:
@@ -116,8 +116,9 @@ async def _lines_of_a_killed_watcher(path: str, since: str, count: int) -> list[
     return [json.loads(line) for line in written.splitlines()[:count]]
 
 
-async def test_a_watcher_that_is_killed_again_and_again_is_given_each_end_once(tmp_path: Path) -> None:
-    path, runs = str(tmp_path / "runs.db"), 60
+@pytest.mark.on_sqlite("the command line opens a file")
+async def test_a_watcher_that_is_killed_again_and_again_is_given_each_end_once(file_path: str) -> None:
+    path, runs = file_path, 60
     generator = random.Random(5)
     ends: Counter[tuple[str, str]] = Counter()
     wanted = {f"run-{number}" for number in range(runs)}

@@ -14,9 +14,10 @@ from durable_trio.engine.services import feed
 from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.news_questions import ListChanges
 from durable_trio.stores.questions import Question, ReadValues
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated, wait_status, wait_until
 from tests.engine.watching.kit import gather, gather_until, nothing_more, quick, waiter
+from tests.kit.stores import store_at
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -129,7 +130,7 @@ async def test_the_same_record_never_comes_twice_in_a_row(store_path: str) -> No
     assert all(before != after for before, after in itertools.pairwise(seen))
 
 
-class LateStore(SqliteStore):
+class LateStore(WrappedStore):
     """Gives its answers to watchers late, and values later: meanwhile the runs go on."""
 
     def ask(self, question: Question[Any]) -> Any:
@@ -150,7 +151,9 @@ async def test_status_and_values_of_a_record_are_of_one_instant(file_path: str) 
         if ctx.generation < 100:
             await ctx.continue_as_new()
 
-    late = LateStore(file_path, durability="normal")  # in an engine of its own: the other's reads do not wait for it
+    late = LateStore(
+        store_at(file_path, durability="normal")
+    )  # in an engine of its own: the other's reads do not wait for it
     async with serving(file_path, generations, durability="normal") as engine, Engine(late) as client:
         run = await engine.start(generations, delay=0.05)
         async with client.watch(run_id=run.id) as changes:

@@ -21,12 +21,12 @@ import trio
 
 from durable_trio import Context, Engine, workflow
 from durable_trio.engine.services import dispatcher, recovery
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.probes import ProbedStore
 from tests.crash import workflows
 from tests.crash.logs import Logs
 from tests.crash.worker import end_with_parent
 from tests.engine.harness import executor_of
+from tests.kit.stores import store_at
 
 SPEC_VARIABLE: Final = "WORKERS_SPEC"
 _OPTIONS: Final = ("workers", "concurrency", "lease_seconds", "heartbeat_seconds", "grace_seconds", "durability")
@@ -70,7 +70,7 @@ def _make(spec: Mapping[str, Any], end: Mapping[str, Any]) -> Engine:
         # To this thread, so that it goes no further; a stop that another thread takes comes a moment later.
         signal.pthread_kill(threading.get_ident(), end.get("os_signal", signal.SIGKILL))
 
-    inner = SqliteStore(directory / "app.db", durability=spec.get("durability", "full"))
+    inner = store_at(directory / "app.db", durability=spec.get("durability", "full"))
     store = ProbedStore(inner, kill_at=end.get("probe"), count=end.get("count", 1), kill=end_here)
     return Engine(store, workflows=ALL, app="tests.engine.workers.app:engine", **options)
 

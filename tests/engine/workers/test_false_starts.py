@@ -27,6 +27,8 @@ from supervisors.rules import count_restart, delay_seconds
 from tests.engine.workers.kit import PATIENCE_SECONDS, until
 from tests.kit import forks
 
+pytestmark = pytest.mark.on_sqlite("worker processes open a file")
+
 # A worker as far as the parent can see: the first one is ready and is killed, those after it are not even ready.
 _KILLED_EARLY = """
 import os, pathlib, signal, sys

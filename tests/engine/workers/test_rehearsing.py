@@ -41,6 +41,7 @@ async def order(ctx: Context) -> int:
     return int(await ctx.wait_signal("go on"))
 
 
+@pytest.mark.on_sqlite("the command line opens a file")
 @pytest.mark.parametrize("count", [1, 2])
 async def test_runs_that_would_diverge_are_counted_and_those_that_go_on_are_no_hindrance(
     file_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int

@@ -13,6 +13,8 @@ import pytest
 from durable_trio.testing.snapshots import connect
 from tests.engine.workers.kit import Scene, kill, until
 
+pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
+
 _START_SECONDS = 1.5  # that a worker takes at least to be there: until then a dead one has no successor
 
 _FOR_EVER_SECONDS = 600.0  # of a step that is interrupted: nobody has room for more because its runs have ended

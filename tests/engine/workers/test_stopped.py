@@ -16,6 +16,8 @@ from durable_trio.stores.sqlite import write_turn as turn
 from tests.crash.plans import wave
 from tests.engine.workers.kit import PATIENCE_SECONDS, Scene, is_alive, kill, state_of, until
 
+pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
+
 _REFUSED = "a write of a run was refused"
 _SILENT = "showed no sign of life"
 # A lease, or a time without heartbeat, that is over soon; a busy machine gives everybody a turn within it.

@@ -21,6 +21,8 @@ from supervisors import Child, DynamicSupervisorSpec, Intensity, Process, Superv
 from tests.engine.workers.kit import PATIENCE_SECONDS, Scene, children_of, kill, until
 from tests.kit import forks
 
+pytestmark = pytest.mark.on_sqlite("worker processes open a file")
+
 
 async def test_a_parent_whose_worker_dies_while_the_file_has_no_room_lives_on() -> None:
     """Setting the runs free needs room; nobody could, and a fault of the parent it is not."""

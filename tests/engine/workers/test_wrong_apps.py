@@ -19,6 +19,8 @@ from durable_trio.stores.sqlite import sqlite3
 from tests.engine.workers.kit import children_of, is_alive, kill, until
 from tests.kit import forks
 
+pytestmark = pytest.mark.on_sqlite("worker processes open a file")
+
 _SECONDS = 60.0
 _SHOP = """
 import os, sys, time, trio

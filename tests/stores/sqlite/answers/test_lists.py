@@ -19,7 +19,7 @@ from durable_trio.rows import Key, RunRow, WaitRow
 from durable_trio.stores.contract import Advance, DeleteRun, Finish, Prune, Pruned, Release
 from durable_trio.stores.news_questions import ListChanges, ListNews, ListSent
 from durable_trio.stores.questions import CountBacklog, CountRuns, FindRun, ListRuns, LoadRun, Order, RunFilter
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.sqlite import SqliteStore, sqlite3
 from durable_trio.stores.sqlite.answers import counts, merging, parts, streams
 from durable_trio.testing.store_contract.kit import (
     changed_runs,
@@ -152,6 +152,7 @@ def test_counts_are_right_whatever_is_most(monkeypatch: pytest.MonkeyPatch) -> N
     assert found.runs_by_status == {S.PENDING: 57, S.RUNNING: 10, S.COMPLETED: 7, S.FAILED: 12, S.CANCELLED: 1}
     assert sum(found.unfinished_by_workflow.values()) == 67
     assert found.unfinished_by_workflow["a"] == 5
+    assert found.store_version == f"SQLite {sqlite3.sqlite_version}"
     store.close()
 
 
