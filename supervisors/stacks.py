@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["stack_in", "without_stack"]
+__all__ = ["main_first", "stack_in", "without_stack"]
 
 _THREAD_LINE: Final = re.compile(r"(Thread|Current thread) 0x[0-9a-f]+ .*most recent call first")
 _STACK_LINE: Final = re.compile(r"  File |(Thread|Current thread) 0x|  \.\.\.")
@@ -16,6 +16,17 @@ def stack_in(said: str) -> str:
     lines = said.splitlines()
     first, end = _find(lines)
     return "\n".join(lines[first:end]).strip("\n")
+
+
+def main_first(stack: str) -> str:
+    """Return stacks with that of the main thread first, which ``faulthandler`` writes last: the newest come first."""
+    threads: list[list[str]] = []
+    for line in stack.splitlines():
+        if line.startswith(("Thread ", "Current thread ")):
+            threads.append([])
+        if threads and line:
+            threads[-1].append(line)
+    return "\n\n".join("\n".join(lines) for lines in threads[-1:] + threads[:-1])
 
 
 def without_stack(said: str) -> str:

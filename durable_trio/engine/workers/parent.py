@@ -44,7 +44,7 @@ from supervisors import (
     Supervisor,
 )
 from supervisors.groups import first
-from supervisors.stacks import stack_in
+from supervisors.stacks import main_first, stack_in
 
 _LOGGER: Final = Logger("durable_trio.processes")
 #: How many workers there are to be, so that the first one there leaves the others their shares.
@@ -230,7 +230,7 @@ def _tell(event: Event) -> None:
         fields["event"] = "worker_hung"
     else:
         what, fields = "did not end in its time, though it was told to", {"event": "worker_killed"}
-    stack = stack_in(process.stderr_tail)
+    stack = main_first(stack_in(process.stderr_tail))  # the event loop's is what hangs
     # A worker whose loop is blocked by Python code has said itself where; one in C code cannot.
     text = f"; its stacks:\n{stack}" if stack and LOOP_BLOCKED not in process.stderr_tail else ""
     _LOGGER.error("%s %s, and was killed%s", name, what, text, extra={**fields, "worker": name, "stack": stack})
