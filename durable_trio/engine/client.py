@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple, NoReturn, cast
 
 import attrs
@@ -254,8 +255,8 @@ class Client:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise ValueError(f"limit must be a whole number of at least 1, not {limit!r}")
         after = None if since is None else from_datetime(since, what="since")
-        question = ListFailures(workflow=make_filter(workflow=workflow).workflow, since=after, limit=limit)
-        return await self.services_in_use().writer.ask_through(error_groups, question)
+        question = ListFailures(workflow=make_filter(workflow=workflow).workflow, since=after, limit=limit + 1)
+        return await self.services_in_use().writer.ask_through(partial(error_groups, runs_max=limit), question)
 
     def matcher(self, which: RunFilter) -> Callable[[RunRow], bool]:
         """Return whether a run is one of a filter, as far as its row tells."""

@@ -25,6 +25,9 @@ _VARIABLE: Final = (
     (re.compile(r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"), "<id>"),
     (re.compile(r"\b0x[0-9a-fA-F]+\b"), "<id>"),
     (re.compile(r"\b(?=[0-9a-fA-F]*[0-9])(?=[0-9a-fA-F]*[a-fA-F])[0-9a-fA-F]{8,}\b"), "<id>"),
+    # The abbreviated id of a commit, say. A shorter word, or one whose digits stand together, may be a word of the
+    # language or a code: ``e1100``, ``abc123``; of these the digits alone are replaced.
+    (re.compile(r"\b(?=[0-9a-f]*(?:[0-9][a-f]+[0-9]|[a-f][0-9]+[a-f]))[0-9a-f]{6,7}\b"), "<id>"),
     (re.compile(r"\d+(?:[.,:]\d+)*"), "<n>"),
 )
 
@@ -54,10 +57,11 @@ def _percentile(durations: Sequence[int], share: float) -> float | None:
 
 
 class ErrorGroups(NamedTuple):
-    """What failed runs have failed with, and how many runs were read for that."""
+    """What failed runs have failed with, and how many runs were read for that; whether these are all."""
 
     groups: tuple[ErrorGroup, ...]
     runs_read: int
+    is_complete: bool
 
 
 @attrs.define
@@ -71,14 +75,17 @@ class _Group:
     workflows: set[str] = attrs.Factory(set)
 
 
-def error_groups(failures: Sequence[FailedRun]) -> ErrorGroups:
+def error_groups(failures: Sequence[FailedRun], runs_max: int) -> ErrorGroups:
     """Return failed runs, the last one first, by what they have failed with; the most frequent failure first.
+
+    If there is one more than ``runs_max``, it only tells that there are more.
 
     What has failed together, in the branches of a nursery say, is counted for each of these failures: a group of them
     is the form, and how many of them there were is often chance.
     """
     groups: dict[tuple[str, str], _Group] = {}
-    for run in failures:
+    read = failures[:runs_max]
+    for run in read:
         found = {(error_type, without_numbers(message)): message for error_type, message in reversed(run.causes)}
         for key, message in found.items():
             group = groups.setdefault(key, _Group(run, message, run.finished_at))
@@ -100,7 +107,7 @@ def error_groups(failures: Sequence[FailedRun]) -> ErrorGroups:
         for (error_type, message), group in groups.items()
     ]
     made.sort(key=lambda group: (-group.count, -group.last_at.timestamp()))
-    return ErrorGroups(tuple(made), len(failures))
+    return ErrorGroups(tuple(made), len(read), is_complete=len(read) == len(failures))
 
 
 def without_numbers(message: str) -> str:

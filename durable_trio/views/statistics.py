@@ -70,10 +70,10 @@ def stats_document(found: Sequence[WorkflowStats]) -> StatsDocument:
     )
 
 
-def errors_document(found: ErrorGroups, runs_max: int) -> ErrorsDocument:
-    """Return what runs have failed with, as it is printed; ``runs_max`` of them were to be read."""
+def errors_document(found: ErrorGroups) -> ErrorsDocument:
+    """Return what runs have failed with, as it is printed."""
     return ErrorsDocument(
         errors=tuple(ErrorDocument(**attrs.asdict(group, recurse=False)) for group in found.groups),
         runs_read=found.runs_read,
-        is_complete=found.runs_read < runs_max,
+        is_complete=found.is_complete,
     )

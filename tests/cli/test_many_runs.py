@@ -213,6 +213,8 @@ def test_errors_are_bounded_and_say_so(shop: str) -> None:
     assert said.error == "these are the last 2 runs that failed; --runs reads more"
     document = call("--db", shop, "errors", "--runs", "2", "--json").json
     assert (document["runs_read"], document["is_complete"]) == (2, False)
+    said = call("--db", shop, "errors", "--runs", "4")  # there are no more
+    assert (said.code, said.err) == (0, "")
     assert call("--db", shop, "errors", "--workflow", "poll").err == "no failed run matches\n"
     since = call("--db", shop, "show", "pay-5", "--json").json["run"]["finished_at"]
     assert call("--db", shop, "errors", "--since", since, "--json").json["runs_read"] == 1

@@ -38,7 +38,7 @@ def command(database: str, workflow: str | None, since: datetime | None, limit: 
 
     runs_max = limit or FAILURES_READ_MAX
     found = ask(database, lambda client: client._client.errors(workflow, since, runs_max))
-    document = errors_document(found, runs_max)
+    document = errors_document(found)
     if as_json:
         write_json(document)
         return
