@@ -45,8 +45,12 @@ class TreeLog:
         self.restart_count = 0
 
     def present(self, workers: Iterator[TreeNode]) -> Iterator[Line]:
-        """Yield a line for each worker that runs already."""
+        """Yield a line for each worker that runs already, and before that how it has ended, if it has."""
         for node in workers:
+            if node.last_error is not None:
+                reason = node.last_error.partition("\n")[0]
+                message = f"{node.name} has ended while others were being started: {reason}"
+                yield Line("worker_exited", message, {"worker": node.name, "reason": reason}, logging.WARNING)
             if node.pid is not None:
                 yield self._started(node.name, node.pid, node.restart_count)
 
