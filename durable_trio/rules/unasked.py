@@ -8,9 +8,10 @@ replay tells it. What the code itself still asks for does, and whether the store
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["Unasked", "advice", "likely"]
+__all__ = ["Unasked", "advice", "advice_of_retired", "likely"]
 
 
 class Unasked(enum.Enum):
@@ -56,4 +57,19 @@ def advice(change_id: str, kind: Unasked) -> str:
     return (
         f"The run has taken the new way of ctx.patched({change_id!r}), for which this code does not ask{does_not}. "
         + _ADVICE[kind].format(retired=f"@workflow(retired=({change_id!r},))")
+    )
+
+
+def advice_of_retired(retired: Sequence[str], old_ways: Sequence[str]) -> str:
+    """Return what to tell whoever serves code that has retired changes, and does not do what a run has recorded.
+
+    Args:
+        retired: all of them.
+        old_ways: those of which it is recorded that the run has taken the old way.
+    """
+    names = ", ".join(map(repr, old_ways or retired))
+    if old_ways:
+        return f"The run has taken the old way of {names}, which this code has retired: it goes on with code that asks"
+    return (
+        f"This code has retired {names}: a run from before such a change, or a fork of one, goes on with code that asks"
     )

@@ -78,6 +78,10 @@ class History:
             self._pass_asked()
         return found
 
+    def retired_old_ways(self) -> list[str]:
+        """Return which of the retired changes the run has taken the old way of, as far as that is recorded."""
+        return sorted({change_of(key) for key, is_new in self._answers.items() if not is_new} & self._retired)
+
     def may_go_unasked(self, row: HistoryRow) -> bool:
         """Return whether the body need not ask for a row that nothing waits for."""
         if row.kind is StepKind.PATCH:

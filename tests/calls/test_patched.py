@@ -169,6 +169,46 @@ async def test_once_no_old_run_is_left_the_question_can_be_taken_out(autojump_cl
     assert effects == ["new"]
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
+async def test_a_fork_of_a_run_on_the_old_way_says_that_the_change_is_retired(
+    is_recorded: bool, autojump_clock: MockClock
+) -> None:
+    """Such a run may have ended long ago; its fork is one of now."""
+
+    @workflow(name="flow")
+    async def old_way(ctx: Context) -> str:
+        await ctx.step("old", note, "old")
+        await ctx.wait_signal("go")
+        return str(await ctx.step("last", note, "last"))
+
+    @workflow(name="flow")
+    async def either_way(ctx: Context) -> str:
+        await ctx.step("old", note, "old")
+        await ctx.step("new", note, "new") if ctx.patched("change") else await ctx.wait_signal("go")
+        return str(await ctx.step("last", note, "last"))
+
+    @workflow(name="flow", retired=("change",))
+    async def new_way(ctx: Context) -> str:
+        await ctx.step("old", note, "old")
+        await ctx.step("new", note, "new")
+        return str(await ctx.step("last", note, "last"))
+
+    async def fork_is_refused(engine: Engine) -> str:
+        fork = await engine.fork("old", before="last#0")
+        problem = (await wait_parked(fork)).problem
+        assert problem is not None
+        return problem.text
+
+    async with crashing_store() as store:
+        await live_once(store, [old_way], start_and_leave)
+        await live_once(store, [either_way if is_recorded else old_way], go)
+        text = await live_once(store, [new_way], fork_is_refused)
+    if is_recorded:
+        assert "The run has taken the old way of 'change', which this code has retired" in text
+    else:
+        assert "This code has retired 'change': a run from before such a change, or a fork of one" in text
+
+
 @pytest.mark.parametrize("calls_it", [False, True])
 async def test_code_that_does_not_ask_for_an_answer_does_not_execute_the_run(
     calls_it: bool, autojump_clock: MockClock

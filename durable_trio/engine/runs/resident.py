@@ -39,7 +39,7 @@ from durable_trio.rules.divergence import explain
 from durable_trio.rules.problems import ProblemKind
 from durable_trio.rules.residency import SOON
 from durable_trio.rules.run_life import WAIT
-from durable_trio.rules.unasked import Unasked, advice
+from durable_trio.rules.unasked import Unasked, advice, advice_of_retired
 from durable_trio.stores.contract import NO_POSITION, Fence, Release
 from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LookAtMailbox, MailboxLook
 from durable_trio.stores.threads import Waiter
@@ -452,6 +452,8 @@ class ResidentRun:
         if (why := self.why_unasked(row)) is not None:
             assert row is not None
             text += f"\n{advice(change_of(row.key), why)}"
+        elif self.workflow.retired:
+            text += f"\n{advice_of_retired(sorted(self.workflow.retired), turns.state.history.retired_old_ways())}"
         error = NonDeterminismError(text, run_id=self.row.id, diff=diff)
         self.refuse(Problem(kind=ProblemKind.DIVERGENCE.value, text=text), error)
 
