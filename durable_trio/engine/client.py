@@ -17,7 +17,7 @@ from durable_trio.codec import UNANNOTATED, Codec, own_annotation
 from durable_trio.engine.awaited import awaited_of
 from durable_trio.engine.codes import Codes
 from durable_trio.engine.failures_of import FailuresOf
-from durable_trio.engine.filters import make_filter, read_since
+from durable_trio.engine.filters import BEGINNING, make_filter, read_since
 from durable_trio.engine.observers import Observers
 from durable_trio.engine.records_of import run_record, step_in_hand
 from durable_trio.engine.runs.ending import cancelled
@@ -240,7 +240,9 @@ class Client:
     def watch(self, which: RunFilter, *, since: str | None = None) -> AbstractAsyncContextManager[Changes]:
         """Watch the runs of a filter; see ``engine.watch``."""
         services = self.services_in_use()
-        after = None if since is None else Since(read_since(self.store, since), since)
+        after = None
+        if since is not None and since != BEGINNING:
+            after = Since(read_since(self.store, since), since)
 
         def convert(change: Change) -> RunRecord:
             return self._converted(change.row, change.values)

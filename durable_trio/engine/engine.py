@@ -21,7 +21,7 @@ from durable_trio.context.context import Context
 from durable_trio.engine import abandoning, bulk, forks, removals, resuming
 from durable_trio.engine.bulk import Bulk, RunsFilter, runs_filter
 from durable_trio.engine.client import Client
-from durable_trio.engine.filters import make_filter, read_overdue_cursor, statuses_of
+from durable_trio.engine.filters import BEGINNING, make_filter, read_overdue_cursor, statuses_of
 from durable_trio.engine.observers import Observer, Observers
 from durable_trio.engine.overdue import watch_overdue
 from durable_trio.engine.pages import page_of
@@ -414,7 +414,7 @@ class Engine(trio.abc.AsyncResource):
             since: the ``changes.cursor`` of another watch, also of a process that has died since: not the present
                 state comes first, but what has changed after the state that had this cursor. A watcher that keeps the
                 cursor with what it does of a state is given each final state once, however often it is killed.
-                ``"now"``: only what changes from now on. It goes with no ``run_id``.
+                ``"now"``: only what changes from now on; ``"beginning"``: everything. It goes with no ``run_id``.
 
         A run that is deleted or pruned gives no more records. If that happens before its end was seen here, the
         iteration of a watch with ``run_id`` raises ``RunNotFound``, within some seconds.
@@ -446,7 +446,7 @@ class Engine(trio.abc.AsyncResource):
         if exact_bool(overdue, what="overdue"):
             if run_id is not None:
                 raise ValueError("a watch of one run tells all that becomes of it; leave out overdue")
-            after = (0, 0) if since is None else read_overdue_cursor(since)
+            after = (0, 0) if since is None or since == BEGINNING else read_overdue_cursor(since)
             return watch_overdue(self._client, which, after)
         return self._client.watch(which, since=since)
 
@@ -492,9 +492,9 @@ class Engine(trio.abc.AsyncResource):
     def connect(self) -> Any:
         """Return a new connection to the engine's database, for tables of your own; close it yourself.
 
-        It is the one supported way to open an SQLite file inside a process that uses an engine on it: a second SQLite
-        library on the same file in one process cancels the locks of the first. ``durable_trio.sqlite3`` is the module.
-        It may be called from any thread, and the connection belongs to that one.
+        It may be called from any thread, and the connection belongs to that one. Of an SQLite database it is one of
+        ``durable_trio.sqlite3``, and the one supported way to open it inside a process that uses an engine on it: a
+        second SQLite library on the same file in one process cancels the locks of the first.
         """
         self._client.open_services()
         return self._client.store.connect()

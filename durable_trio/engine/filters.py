@@ -121,6 +121,9 @@ def read_cursor(cursor: str, order: Order = Order.NEWEST) -> tuple[int, int]:
 
 #: In place of a cursor of a watch: only what changes from now on.
 NOW: Final = "now"
+#: In place of a cursor of a watch: all that there is, as without one.
+BEGINNING: Final = "beginning"
+_WORDS: Final = (BEGINNING, NOW)
 
 
 def read_since(store: Store, cursor: str) -> Cursor | None:
@@ -136,8 +139,8 @@ def read_since(store: Store, cursor: str) -> Cursor | None:
     try:
         return store.read_cursor(cursor)
     except ValueError as error:
-        is_near = bool(get_close_matches(cursor.lower(), [NOW], cutoff=0.5))
-        hint = f"did you mean {NOW!r}?" if is_near else f"take one that a watch gave, or {NOW!r}"
+        near = get_close_matches(cursor.lower(), _WORDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"take one that a watch gave, {BEGINNING!r} or {NOW!r}"
         raise ValueError(f"{cursor!r} is no cursor of a watch; {hint} ({error})") from None
 
 

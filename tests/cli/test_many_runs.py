@@ -232,7 +232,12 @@ def test_watch_carries_cursors_and_refuses_what_is_none(db: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "hint"),
-    [("nowish", "did you mean 'now'?"), ("NOW", "did you mean 'now'?"), ("1h", "take one that a watch gave, or 'now'")],
+    [
+        ("nowish", "did you mean 'now'?"),
+        ("NOW", "did you mean 'now'?"),
+        ("begin", "did you mean 'beginning'?"),
+        ("1h", "take one that a watch gave, 'beginning' or 'now'"),
+    ],
 )
 def test_watch_since_what_is_no_cursor_says_what_is_one(text: str, hint: str, db: str) -> None:
     said = call("--db", db, "watch", "--since", text)

@@ -53,7 +53,7 @@ _MAY_BE_PARKED: Final = ("suspended", "compensating")
 @click.option(
     "--since",
     metavar="CURSOR",
-    help="Only what has changed after the line with this cursor; 'now': only what changes from now on.",
+    help="Only what has changed after the line with this cursor, or from 'now' on; 'beginning': everything.",
 )
 @json_option
 def command(

@@ -69,8 +69,9 @@ async def test_what_is_taken_or_left_out_is_not_told(autojump_clock: MockClock) 
         await engine.run(quick, 1, id="taken")
         await engine.start("nobody's", id="other")
         await engine.start("nobody's", id="tagged", tags={"a": "b"})
-        async with engine.watch(overdue=True, tags={"a": "b"}) as changes:
-            assert [record.id for record in await gather(changes, 1)] == ["tagged"]
+        for since in (None, "beginning"):
+            async with engine.watch(overdue=True, tags={"a": "b"}, since=since) as changes:
+                assert [record.id for record in await gather(changes, 1)] == ["tagged"]
         async with engine.watch(overdue=True, workflow="nobody's", since="now") as changes:
             with trio.move_on_after(1000) as scope:
                 await anext(changes)

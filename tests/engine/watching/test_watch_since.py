@@ -75,6 +75,20 @@ async def test_now_is_after_all_that_was() -> None:
             assert {record.id for record in seen} == {"after"}
 
 
+async def test_the_beginning_is_before_all_that_is_there() -> None:
+    """So a watcher that keeps cursors has a word to begin with, on each kind of store."""
+    async with serving(":memory:", quick) as engine:
+        await engine.run(quick, 1, id="before")
+        async with engine.watch(since="beginning") as changes:
+            assert [record.id for record in await gather(changes, 1)] == ["before"]
+            cursor = changes.cursor
+            await engine.run(quick, 1, id="after")
+            seen = await gather_until(changes, lambda record: record.status.is_final)
+            assert {record.id for record in seen} == {"after"}
+        async with engine.watch(since=cursor) as changes:
+            assert {record.id for record in await gather(changes, 1)} == {"after"}
+
+
 @pytest.mark.parametrize("since", ["", "x", "1", "1-", "-1", "1-x", "-1-2", "1.5-2", "9" * 30 + "-1", " 1-1", "²-1"])
 async def test_what_is_no_cursor_is_refused(since: str) -> None:
     async with serving(":memory:", quick) as engine:
