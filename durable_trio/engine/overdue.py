@@ -24,7 +24,8 @@ from durable_trio.engine.awaited import awaited_of
 from durable_trio.engine.client import Client
 from durable_trio.engine.filters import make_overdue_cursor
 from durable_trio.engine.runs.lending import lending_place
-from durable_trio.limits import OVERDUE_SECONDS
+from durable_trio.errors import StoreAway
+from durable_trio.limits import OVERDUE_SECONDS, STORE_RETRY_SECONDS
 from durable_trio.records import RunRecord
 from durable_trio.rows import RunRow
 from durable_trio.stores.overdue_questions import ListOverdue
@@ -79,7 +80,12 @@ class OverdueRuns:
                     await trio.sleep(min(_LOOK_SECONDS, (self._look_at - now) / MICROSECONDS))
                 self._client.services_in_use()  # it may have been closed
             else:
-                await self._look()
+                try:
+                    await self._look()
+                except StoreAway:
+                    if not self._look_at:  # nobody has waited yet
+                        raise
+                    await trio.sleep(STORE_RETRY_SECONDS)
         self._given, record = self._waiting.popleft()
         return record
 

@@ -99,7 +99,7 @@ class Changes:
                 if record is not None:
                     return record
             elif subscription.is_behind and not subscription.is_closed:
-                await self.read_on()
+                await self.read_on(has_waited=True)
             elif subscription.pending:
                 self._waiting.extend(subscription.take())
             elif subscription.is_removed:
@@ -112,13 +112,16 @@ class Changes:
                     await subscription.changed.wait()
         raise StopAsyncIteration
 
-    async def read_on(self) -> bool:
-        """Read a page of what the watcher was not given yet, and return whether there was anything."""
+    async def read_on(self, *, has_waited: bool = False) -> bool:
+        """Read a page of what the watcher was not given yet, and return whether there was anything.
+
+        ``has_waited``: somebody watches already. He waits on, also while the store is away.
+        """
         subscription = self._subscription
         subscription.read_by_itself()  # before the read: what is committed after it is offered
         try:
             question = ListChanges(self._which, after=subscription.cursor, limit=_PAGE_RUNS)
-            page = await self._writer.ask(question)
+            page = await (self._writer.ask_patiently if has_waited else self._writer.ask)(question)
         except CursorLost as error:
             subscription.fall_behind()
             if self._since is not None and self._is_beginning:

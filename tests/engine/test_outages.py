@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, RunCancelled, RunFailed, RunStatus, StoreAway, open_engine, workflow
-from durable_trio.engine import waiting
+from durable_trio.engine import overdue, waiting
 from durable_trio.stores.contract import Finish, Operation, RequestCancel
 from tests.engine.harness import (
     PATIENCE_SECONDS,
@@ -186,6 +186,36 @@ async def test_who_waits_for_a_result_waits_on_where_it_cannot_be_told_whether_a
             with trio.fail_after(PATIENCE_SECONDS):
                 await wait_until(lambda: bool(found))
     assert found == [7]
+
+
+async def test_who_watches_already_watches_on_through_an_outage_of_any_length(
+    store: CutOffStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overdue, "_LOOK_SECONDS", 0.02)
+
+    async with open_engine(store, workflows=[busy], away_seconds_max=0.05) as engine:
+        run = await engine.start(busy, id="r")
+        await wait_passivated(engine)
+        async with engine.watch() as changes, engine.watch(overdue=True) as late, trio.open_nursery() as nursery:
+            assert (await anext(changes)).id == "r"
+            nursery.start_soon(anext, late)
+            await wait_until(lambda: late._look_at > 0)  # type: ignore[attr-defined]
+            store.is_away, late._look_at = True, 1  # type: ignore[attr-defined]
+            changes._subscription.fall_behind()
+            seen: list[RunStatus] = []
+
+            async def follow() -> None:
+                async for record in changes:
+                    seen.append(record.status)
+
+            nursery.start_soon(follow)
+            await wait_until(lambda: store.vain_count > 10)
+            await trio.sleep(0.2)  # longer than callers wait
+            store.is_away = False
+            await run.signal("go", 1, id="the same if it is asked again")
+            with trio.fail_after(PATIENCE_SECONDS):
+                await wait_until(lambda: RunStatus.COMPLETED in seen and late._look_at > 1)  # type: ignore[attr-defined]
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_steps_have_done_is_kept_and_stored_when_the_store_is_back(store: CutOffStore) -> None:

@@ -86,6 +86,7 @@ class Reports:
         self._root: Supervisor | None = None
         self._opened = trio.Event()
         self._skipped: set[str] = set()
+        self._is_told = False  # that it cannot be written
 
     async def root(self) -> Supervisor:
         """Return this process's tree, once it is open; a service cannot have it before."""
@@ -203,8 +204,11 @@ class Reports:
         text = _codec().encode(report, ProcessReport, where=_WHERE).text
         try:
             await self._writer.write(PutReport(process=str(self._identity), report=text, now=now))
+            self._is_told = False
         except StoreError as error:
-            _LOGGER.warning("this process's tree could not be reported: %s", error)
+            if not self._is_told:  # once for an outage, in which workers come and go
+                _LOGGER.warning("this process's tree could not be reported: %s", error)
+            self._is_told = True
 
     async def _remove_dead(self) -> None:
         try:
