@@ -70,7 +70,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     (tmp_path / "app.py").write_text(_APP)
 
     def start(workers: int = 0) -> subprocess.Popen[str]:
-        process: forks.Forked[str] = forks.Forked(
+        process: forks.Forked[str] = (forks.ForkedParent if workers else forks.Forked)(
             [sys.executable, str(tmp_path / "app.py")],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).absolute().parents[2]), "APP_WORKERS": str(workers)},
             stdout=subprocess.PIPE,

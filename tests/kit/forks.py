@@ -40,7 +40,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, AnyStr, Final
+from typing import Any, AnyStr, ClassVar, Final
 
 _REQUEST_BYTES_MAX: Final = 1 << 20
 # Imported once for all programs: an import of these leaves nothing that a program of its own would have otherwise.
@@ -93,6 +93,7 @@ class Forked(subprocess.Popen[AnyStr]):
 
     _ended: int
     _end_lock: threading.Lock
+    _has_workers: ClassVar[bool] = False
 
     def _execute_child(self, args: list[Any], *rest: Any) -> None:
         """Take the place of fork and exec in ``Popen``, from Python 3.11 to 3.13 at least."""
@@ -108,6 +109,7 @@ class Forked(subprocess.Popen[AnyStr]):
             "cwd": os.getcwd() if cwd is None else os.fspath(cwd),
             "env": dict(os.environ if env is None else env),
             "is_session": bool(start_new_session),
+            "has_workers": self._has_workers or any("workers" in each for each in argv),
         }
         try:
             self.pid = server().fork(request, [*theirs, ended])
@@ -141,13 +143,25 @@ class Forked(subprocess.Popen[AnyStr]):
         self.returncode = os.waitstatus_to_exitcode(int(status))
 
 
+class ForkedParent(Forked[AnyStr]):
+    """One that starts workers, of which its command line says nothing."""
+
+    _has_workers = True
+
+
 def run(
-    args: Sequence[Any], *, capture_output: bool = False, check: bool = False, timeout: float, **options: Any
+    args: Sequence[Any],
+    *,
+    capture_output: bool = False,
+    check: bool = False,
+    timeout: float,
+    popen: type[Forked[Any]] = Forked,
+    **options: Any,
 ) -> subprocess.CompletedProcess[Any]:
     """Run a program to its end, as ``subprocess.run`` does."""
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process: Forked[Any] = Forked(args, **options)
+    process: Forked[Any] = popen(args, **options)
     with process:
         try:
             output, errors = process.communicate(timeout=timeout)
@@ -233,7 +247,7 @@ def _begin(request: dict[str, Any], descriptors: list[int]) -> Callable[[], obje
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    if sys.platform.startswith("linux") and any("workers" in each for each in request["argv"]):
+    if sys.platform.startswith("linux") and request["has_workers"]:
         worker = _build_nest()
         if worker is not None:
             return worker

@@ -230,7 +230,7 @@ def run_shop(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE_SECONDS,
-            check=False,
+            popen=forks.ForkedParent,
         )
 
     return run

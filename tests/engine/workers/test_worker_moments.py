@@ -72,7 +72,7 @@ def programs(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
 def start(folder: Path, text: str) -> subprocess.Popen[str]:
     """Start a program that is its own workers' application."""
     (folder / "shop.py").write_text(text)
-    return forks.Forked(
+    return forks.ForkedParent(
         [sys.executable, "shop.py"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,10 @@ def write(folder: Path, *, app: str = "shop:engine", worker: str = "", workers: 
     (folder / "shop.py").write_text(_SHOP.format(app=app, worker=inside, workers=workers))
 
 
-def start(folder: Path, *, workers: int) -> subprocess.Popen[str]:
+def start(folder: Path, *, app: str = "shop:engine", worker: str = "", workers: int) -> subprocess.Popen[str]:
     """Start such a program."""
-    write(folder, workers=workers)
-    return forks.Forked(
+    write(folder, app=app, worker=worker, workers=workers)
+    return forks.ForkedParent(
         [sys.executable, "shop.py"],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(item for item in sys.path if item)},
@@ -86,9 +87,16 @@ def start(folder: Path, *, workers: int) -> subprocess.Popen[str]:
     ],
 )
 def test_an_app_that_cannot_be_served_ends_serve_and_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, worker: str, expected: str
+    tmp_path: Path, started: list[subprocess.Popen[str]], app: str, worker: str, expected: str
 ) -> None:
-    assert_named(tmp_path, monkeypatch, app=app, worker=worker, workers=1, expected=expected)
+    program = start(tmp_path, app=app, worker=worker, workers=1)
+    started.append(program)
+    _, output = program.communicate(timeout=_SECONDS)
+    assert program.returncode not in (0, None)
+    assert output.strip().splitlines()[-1].startswith("durable_trio.errors.WorkerFailed: "), output
+    assert expected in output.strip().splitlines()[-1]
+    assert_nobody_works_in(tmp_path)
+    assert_free(tmp_path / "shop.db")
 
 
 @pytest.mark.parametrize(
@@ -101,14 +109,8 @@ def test_an_app_that_cannot_be_served_ends_serve_and_is_named(
 def test_of_two_workers_that_cannot_serve_the_app_one_is_named_and_none_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: str, worker: str, expected: str
 ) -> None:
-    assert_named(tmp_path, monkeypatch, app=app, worker=worker, workers=2, expected=expected)
-
-
-def assert_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, app: str, worker: str, workers: int, expected: str
-) -> None:
-    """Fail unless a parent with such workers ends soon, and its error says what is expected."""
-    write(tmp_path, app=app, worker=worker, workers=workers)
+    """In interpreters of their own, as users have them."""
+    write(tmp_path, app=app, worker=worker, workers=2)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # workers get their parent's paths
 
@@ -116,13 +118,20 @@ def assert_named(
 
     async def serve() -> None:
         with trio.fail_after(_SECONDS):
-            await Engine("shop.db", workers=workers, app=app, lease_seconds=30).serve()
+            await Engine("shop.db", workers=2, app=app, lease_seconds=30).serve()
 
     with pytest.raises(WorkerFailed) as caught:
         trio.run(serve)
     assert expected in str(caught.value)
     assert set(children_of(os.getpid())) <= before
     assert_free(tmp_path / "shop.db")
+
+
+def assert_nobody_works_in(folder: Path) -> None:
+    """Fail if any process has this as its current folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            assert os.readlink(process / "cwd") != str(folder), f"{process.name} is left"
 
 
 def assert_free(path: Path) -> None:
