@@ -89,7 +89,7 @@ def on_terminal(*words: str, answer: str = "") -> tuple[int, str, str]:
     """Call the program with a terminal for questions; return its exit code, its output, and what the terminal shows."""
     ours, its = pty.openpty()
     with open(ours, "rb", buffering=0) as terminal:
-        process = subprocess.Popen(
+        process: forks.Forked[str] = forks.Forked(
             command_line(*words), env=surroundings(), stdin=its, stderr=its, stdout=subprocess.PIPE, text=True
         )
         os.close(its)

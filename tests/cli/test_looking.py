@@ -24,6 +24,7 @@ from durable_trio.cli.text import width_of
 from durable_trio.views.run import RunView
 from tests.cli.desk import PATIENCE_SECONDS, call, command_line, process_of, surroundings
 from tests.cli.test_top import NOW, record
+from tests.kit import forks
 
 ALL = {"pending", "running", "suspended", "compensating", "completed", "failed", "cancelled"}
 
@@ -99,7 +100,7 @@ def test_tables_and_timelines_fit_the_width_that_is_asked_for(db: str, columns: 
 def test_into_a_pipe_nothing_is_cut(db: str) -> None:
     env = surroundings()
     del env["COLUMNS"]
-    done = subprocess.run(
+    done = forks.run(
         command_line("--db", db, "list"), env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     assert "RuntimeError: out of stock …\n" in done.stdout  # the first line of two, whole
@@ -274,7 +275,7 @@ def test_colours_only_on_a_terminal_that_wants_them(db: str) -> None:
     for name, env in {"terminal": {}, "no_color": {"NO_COLOR": "1"}, "dumb": {"TERM": "dumb"}}.items():
         leader, follower = os.openpty()
         with os.fdopen(follower, "wb") as end:
-            subprocess.run(
+            forks.run(
                 command_line("--db", db, "list"),
                 env=surroundings(**{"TERM": "xterm", **env}),
                 stdout=end,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import trio
 from durable_trio import Context, Engine, open_engine, workflow
 from tests.cli.desk import surroundings
 from tests.engine.harness import PATIENCE_SECONDS
+from tests.kit import forks
 
 RUN_COUNT = 40
 
@@ -78,7 +78,7 @@ def left_in(database: str) -> int:
 
 def interrupted(database: str, moment: str) -> str:
     """Return what it says on standard error."""
-    done = subprocess.run(
+    done = forks.run(
         [sys.executable, "-c", PROGRAM, moment, database],
         env=surroundings(),
         capture_output=True,
@@ -89,7 +89,7 @@ def interrupted(database: str, moment: str) -> str:
     )
     assert done.returncode == 130, done.stderr
     assert done.stdout == ""
-    return done.stderr
+    return str(done.stderr)
 
 
 @pytest.mark.parametrize("moment", ["between two commits", "held"])

@@ -11,6 +11,7 @@ import pytest
 
 from durable_trio.cli.program import COMMANDS, program
 from tests.cli.desk import PATIENCE_SECONDS, ROOT, call, command_line, surroundings
+from tests.kit import forks
 
 # The program, but for the second and a half after which a shell is left without an offer: a busy machine needs longer.
 PATIENT = f"""
@@ -22,7 +23,7 @@ program.main()
 
 def offered(words: str, db: str, **env: str) -> list[str]:
     """Return what bash is offered for the last word."""
-    done = subprocess.run(
+    done = forks.run(
         [sys.executable, "-c", PATIENT],
         env=surroundings(
             _DURABLE_TRIO_COMPLETE="bash_complete",
@@ -62,7 +63,7 @@ def test_completion_never_fails_and_creates_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_the_shell_is_printed(shell: str) -> None:
-    done = subprocess.run(
+    done = forks.run(
         command_line(),
         env=surroundings(_DURABLE_TRIO_COMPLETE=f"{shell}_source"),
         capture_output=True,

@@ -123,7 +123,7 @@ class OperatorHour:
         self._db = str(folder / "shop.db")
         self._runs = runs
         self._pause_seconds = seconds / 6
-        self._tick_seconds = max(0.25, runs / 150)  # so many runs at work as two cores bear
+        self._tick_seconds = max(0.5, runs / 150)  # so many runs at work as two cores bear
         self._patience_seconds = 60 + 20 * self._tick_seconds
         self._say = say
         self._began = time.monotonic()

@@ -45,6 +45,7 @@ from typing import Any, AnyStr, ClassVar, Final
 _REQUEST_BYTES_MAX: Final = 1 << 20
 # Imported once for all programs: an import of these leaves nothing that a program of its own would have otherwise.
 _PRELOADED: Final = ("argparse", "http.server", "urllib.request", "hashlib", "logging.config", "durable_trio")
+_OURS: Final = ("durable_trio", "supervisors")
 #: The name of a process that is a nest: no child of the program's own.
 NEST: Final = "nest-of-workers"
 _WORKERS: Final = "durable_trio.engine.workers"
@@ -398,8 +399,10 @@ def run_to_end(program: Callable[[], object]) -> None:
     """Run a program, and do what the interpreter does at its end, but for clearing all modules.
 
     That touches every page which is shared with the server, and takes longer than most programs of tests. Where all
-    warnings are errors it is done, for it warns of what was left open.
+    warnings are errors, which is to be told of what was left open, this project's are cleared, and those that the
+    program has brought along.
     """
+    before = set(sys.modules) - {"__main__"}
     code = 0
     try:
         program()
@@ -407,16 +410,24 @@ def run_to_end(program: Callable[[], object]) -> None:
         if error.code is not None and not isinstance(error.code, int):
             raise  # it is to be printed
         code = error.code or 0
-    if "error" in sys.warnoptions:
-        sys.exit(code)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+    if "error" in sys.warnoptions:
+        _clear([name for name in sys.modules if name not in before or name.partition(".")[0] in _OURS])
     try:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     except (AttributeError, OSError, ValueError):
         sys.exit(code)  # which says it
     os._exit(code & 0xFF)
+
+
+def _clear(names: list[str]) -> None:
+    """Let go of what modules hold, as the interpreter does, so that what was left open warns of itself."""
+    for held in [vars(sys.modules[name]) for name in names]:
+        if held is not globals():
+            held.clear()
+    gc.collect()
 
 
 if __name__ == "__main__":
