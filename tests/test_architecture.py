@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from itertools import pairwise
@@ -41,9 +42,22 @@ def modules() -> list[Path]:
     return sorted((ROOT / "durable_trio").rglob("*.py"))
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return the syntax tree of a file, flat; each is read once for all tests."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_forgotten() -> Iterator[None]:
+    """They are large, and no other tests want them."""
+    yield
+    nodes.cache_clear()
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield the modules that a file imports; what is imported for type checkers only counts too."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -165,7 +179,7 @@ def test_files_are_short_enough_to_read() -> None:
             text = path.read_text()
             is_map = str(path.relative_to(ROOT / package)) in MAPS
             assert text.count("\n") <= (740 if is_map else 520), path
-            for node in ast.walk(ast.parse(text)):
+            for node in nodes(path):
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                     assert node.end_lineno - node.lineno < 70, f"{path}:{node.lineno} {node.name}"
 
@@ -194,7 +208,7 @@ def _is_number(node: ast.expr | None) -> bool:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_is_called_back_is_demanded_by_the_constructor(path: Path) -> None:
     """A slot that is filled from outside, and does nothing until then, is missing without a word if nobody does."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if not isinstance(node, ast.Assign | ast.AnnAssign):
             continue
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
@@ -218,7 +232,7 @@ def imports_between(paths: list[Path]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in paths:
         names = found[module_of(path)] = set[str]()
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -246,7 +260,7 @@ def test_no_class_has_a_base_only_to_be_spread_over_files() -> None:
         node.name: node
         for path in modules()
         if part_of(path) != "testing"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes(path)
         if isinstance(node, ast.ClassDef)
     }
     children: dict[str, set[str]] = {}
@@ -263,7 +277,7 @@ def test_docstrings_have_one_dialect(package: str) -> None:
     """Sections as Google has them, code in two backticks, and what an attribute is in a comment or ``Attributes:``."""
     one_backtick = re.compile(r"(?<!`)`(?!`)")
     for path in sorted((ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             for child, after in pairwise(node.body):
@@ -336,7 +350,7 @@ TAKEN_BY_COMMANDS = {
 
 def _taken_by(path: Path) -> Iterator[str]:
     """Yield what a file of the command line takes from inside: what is not public, and what is somebody's own."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("durable_trio."):
             inside = (node.module or "").removeprefix("durable_trio.")
             if inside.split(".")[0] not in KNOWN_TO_COMMANDS:
@@ -362,6 +376,6 @@ def test_sql_stands_in_stores_only() -> None:
     for path in modules():
         if part_of(path) in ("testing",) or path.is_relative_to(ROOT / "durable_trio" / "stores"):
             continue
-        texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+        texts = (node.value for node in nodes(path) if isinstance(node, ast.Constant))
         found = [text for text in texts if isinstance(text, str) and statement.match(text)]
         assert not found, f"{path} has SQL: {found}"
