@@ -478,10 +478,10 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
             with trio.fail_after(PATIENCE_SECONDS):
                 while not await run.waits():  # noqa: ASYNC110  # to wait is no event of the public API
                     await trio.sleep(0.01)
-            await engine.abandon(run.id)
-            await engine.start(waits, id="too-old", ttl=1000)
             with pytest.raises(RunFailed):
                 await failed.result()
+            await engine.abandon(run.id)  # after the other has ended: the last one is told of first
+            await engine.start(waits, id="too-old", ttl=1000)
             connection = engine.connect()
             connection.execute("UPDATE runs SET ttl_at = 1000 WHERE id = 'too-old'")
             connection.execute("UPDATE executors SET renewed_at = renewed_at - 100000000")
