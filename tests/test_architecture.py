@@ -299,7 +299,10 @@ def test_docstrings_have_one_dialect(package: str) -> None:
 KNOWN_TO_COMMANDS = {"cli", "views", "serving", "unseen", "limits", "clock", "logger", "looks", "processes"}
 # What else they take from inside, and why there is no public name for it.
 TAKEN_BY_COMMANDS = {
-    "app.py": {"self.engine._client": "what is given as text is read by the types that the application says"},
+    "app.py": {
+        "self.engine._client": "what is given as text is read by the types that the application says",
+        "engine.os_signals.ended_by_second_ctrl_c": "signals of a process that is the command's own",
+    },
     "commands/errors.py": {"client._client": "how many failures were read is told beside them"},
     "commands/watch.py": {"engine.watching.Changes": "the type of what engine.watch gives"},
     "examination.py": {

@@ -17,6 +17,7 @@ import click
 
 from durable_trio.cli.faults import Failed
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.os_signals import ended_by_second_ctrl_c
 from durable_trio.errors import WorkerFailed
 from durable_trio.serving.app import load_engine
 from durable_trio.workflows import Workflow
@@ -97,7 +98,8 @@ def load(app: str, *, verbose: bool = False) -> Engine:
         Failed: it cannot be imported, or there is no engine.
     """
     try:
-        engine = load_engine(app)
+        with ended_by_second_ctrl_c():  # an import may hang where no exception of Ctrl-C is raised
+            engine = load_engine(app)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     except WorkerFailed as error:

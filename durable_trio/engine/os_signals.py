@@ -105,6 +105,20 @@ def ended_by_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def ended_by_second_ctrl_c() -> Iterator[None]:
+    """Have the kernel end the process with the second Ctrl-C inside the block, where the first one is Python's own."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is not signal.default_int_handler:
+        yield
+        return
+    reset_after_first(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
 def _leave_to_kernel(signals: Sequence[int]) -> None:
     # The first process of a container has no default: the kernel would drop what has no handler.
     action = _end_by if os.getpid() == 1 else signal.SIG_DFL

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.desk import PATIENCE_SECONDS, Said, call_process, command_line
-from tests.cli.server import field, is_alive, kill, reach, served_surroundings, serving, start
+from tests.cli.desk import PATIENCE_SECONDS, Said, call_process, command_line, surroundings
+from tests.cli.server import Server, field, is_alive, kill, reach, served_surroundings, serving, start
 from tests.cli.tmux import Pane, in_tmux, opened
+from tests.kit.forks import Forked
 
 _HERE = Path(__file__).parent
 
@@ -31,6 +32,19 @@ async def exits(ctx):
 
 
 engine = Engine(os.environ["SERVED_DATABASE"], workflows=[exits])
+"""
+
+# Should Python see the first Ctrl-C all the same, before it hangs, that is no reason to end.
+HANGS_IN_C = """
+import ctypes
+import pathlib
+
+while True:
+    try:
+        pathlib.Path(__file__).with_name("begun").touch()
+        ctypes.PyDLL(None).sleep(10_000)
+    except KeyboardInterrupt:
+        pass
 """
 
 # An application whose first import, and whose second, wait until they may go on.
@@ -218,6 +232,31 @@ def test_sigusr1_while_the_server_starts_does_no_harm(tmp_path: Path) -> None:
             (tmp_path / f"go-on-{number}").touch()
         server.says("event=started")
         assert server.process.poll() is None
+
+
+def test_the_second_ctrl_c_ends_an_import_that_hangs_in_c(tmp_path: Path) -> None:
+    """There Python sees neither of them."""
+    (tmp_path / "app.py").write_text(HANGS_IN_C)
+    process: Forked[bytes] = Forked(
+        command_line("serve", f"{tmp_path / 'app.py'}:engine"), env=surroundings(), start_new_session=True
+    )
+    server = Server(process, tmp_path)
+    try:
+        server.until((tmp_path / "begun").exists)
+        process.send_signal(signal.SIGINT)
+        server.until(lambda: not catches(process.pid, signal.SIGINT))  # else both were one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=PATIENCE_SECONDS) == -signal.SIGINT
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=PATIENCE_SECONDS)
+
+
+def catches(pid: int, os_signal: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal, as the kernel says."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> (os_signal - 1) & 1)
 
 
 # ---- how it ends ---------------------------------------------------------------------------------------------------
