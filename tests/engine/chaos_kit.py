@@ -309,11 +309,11 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def end_of(engine: Engine, run_id: str) -> str:
-    """Return how a run has ended, as text."""
+    """Return how a run has ended, as text: without since when it was at its last call, which a restart changes."""
     try:
         return repr(await patiently(engine.get(run_id).result))
     except (RunFailed, RunCancelled, RunExpired) as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {error}".partition(" since ")[0]
 
 
 async def watch_all(engine: Engine) -> None:
