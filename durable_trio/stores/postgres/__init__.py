@@ -1,0 +1,1 @@
+"""PostgreSQL as a store: the extra ``postgres``. Nothing outside imports ``psycopg``."""

@@ -1,0 +1,94 @@
+"""What the server or the network has to say, as errors of ours."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+from psycopg import pq
+
+from durable_trio.errors import DurableError, StoreAway, StoreCorrupt, StoreError, StoreFull
+
+__all__ = ["ConnectionLost", "ServerError", "of_connection", "translate"]
+
+
+class ConnectionLost(Exception):
+    """The connection stands no more: it is not known what became of what was sent.
+
+    ``sqlstate``: if the server has said why before it went; empty otherwise.
+    """
+
+    def __init__(self, text: str, *, sqlstate: str = "") -> None:
+        super().__init__(text)
+        self.sqlstate = sqlstate
+
+
+class ServerError(Exception):
+    """The server has refused a statement. What it says of the place is empty where it says nothing."""
+
+    def __init__(self, sqlstate: str, text: str, *, severity: str = "ERROR", constraint: str = "", table: str = ""):
+        super().__init__(f"{text} ({sqlstate})")
+        self.sqlstate = sqlstate
+        self.text = text
+        self.severity = severity
+        self.constraint = constraint
+        self.table = table
+
+    @classmethod
+    def of(cls, result: pq.abc.PGresult) -> Self:
+        """Return what a result says."""
+
+        def field(which: pq.DiagnosticField) -> str:
+            return (result.error_field(which) or b"").decode(errors="replace")
+
+        return cls(
+            field(pq.DiagnosticField.SQLSTATE),
+            field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message(),
+            severity=field(pq.DiagnosticField.SEVERITY_NONLOCALIZED),
+            constraint=field(pq.DiagnosticField.CONSTRAINT_NAME),
+            table=field(pq.DiagnosticField.TABLE_NAME),
+        )
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether the server has let go of the connection with it, or cannot be written to on it."""
+        return self.severity in ("FATAL", "PANIC") or self.sqlstate[:2] == "08" or self.sqlstate in _AWAY
+
+    @property
+    def is_of_operation(self) -> bool:
+        """Whether what an operation contains has brought it about: a constraint, or a value that cannot be stored."""
+        return self.sqlstate[:2] in ("22", "23") or self.sqlstate in ("54000",)
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        """Whether the same transaction may succeed at once: a deadlock, or a conflict of two that came together."""
+        return self.sqlstate in ("40001", "40P01")
+
+
+# Of a server that shuts down, has crashed, starts, or only reads (a standby).
+_AWAY: Final = frozenset({"57P01", "57P02", "57P03", "25006"})
+_TOO_MANY: Final = "53300"
+_FULL: Final = "53100"
+_CORRUPT: Final = frozenset({"XX001", "XX002"})
+_NO_PERMISSION: Final = "42501"
+
+
+def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
+    """Return what an error means for a store that is called so in messages."""
+    if isinstance(error, ConnectionLost):
+        return StoreAway(f"{name} cannot be reached: {error}")
+    if error.ends_connection:
+        return StoreAway(f"{name} cannot be reached: {error}")
+    if error.sqlstate == _TOO_MANY:
+        return StoreAway(f"{name} has too many connections (max_connections of the server): {error}")
+    if error.sqlstate == _FULL:
+        return StoreFull(f"the disk of {name} is full: {error}")
+    if error.sqlstate in _CORRUPT:
+        return StoreCorrupt(f"{name} is damaged: {error}; restore a copy of the database")
+    if error.sqlstate == _NO_PERMISSION:
+        return StoreError(f"{name}: {error}; see `durable-trio migrate --grants ROLE`")
+    return StoreError(f"{name}: {error}")
+
+
+def of_connection(error: Exception, name: str) -> DurableError:
+    """Return what it means that no connection could be made."""
+    return StoreAway(f"{name} cannot be reached: {' '.join(str(error).split())}")

@@ -1,0 +1,1 @@
+"""Rarer operations, as statements of their own within a transaction."""

@@ -1,0 +1,103 @@
+"""One write transaction: what its operations share.
+
+A batch is one transaction. What most batches consist of goes through ``facts``, ``decide`` and ``write``, whatever
+their number in two round trips (``batch``). The others are statements of their own in the same transaction, by the
+functions in ``operations``: each gets the ``Transaction``, and returns its outcome.
+
+Locks are taken in one order, so that nobody waits for each other: the ledger, the executor, runs in order of ``run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from durable_trio.errors import OwnershipLost
+from durable_trio.stores.contract import Fence
+from durable_trio.stores.postgres.wire import Answer, Request, Wire
+
+__all__ = ["NOW", "Handler", "RefusalError", "Transaction", "is_owned", "ownership_lost"]
+
+#: The server's clock, in microseconds since 1970 UTC.
+NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+#: For an UPDATE of a run that watchers are to see: ``SET {TOUCH}, …``.
+TOUCH: Final = f"changed = greatest(runs.changed + 1, {NOW}), stamp = pg_current_xact_id()"
+
+# No executor ends while a transaction goes on that has looked: who reaps one takes its row FOR UPDATE.
+IS_EXECUTOR_ALIVE: Final = "SELECT 1 FROM executors WHERE id = $1::bigint AND ended_at IS NULL FOR KEY SHARE"
+IS_OWNED: Final = """
+    SELECT 1 FROM runs WHERE run = $1::bigint AND owner = $2::bigint AND token = $3::bigint FOR NO KEY UPDATE
+"""
+FIND_OWNER: Final = "SELECT id, owner, token FROM runs WHERE run = $1::bigint"
+
+
+class RefusalError(Exception):
+    """An operation is refused after it may have written something; ``outcome`` is the error that it gives."""
+
+    def __init__(self, outcome: Exception) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome
+
+
+@attrs.define(eq=False)
+class Transaction:
+    """A transaction under way on a connection. ``instance``: of the store that has begun it."""
+
+    wire: Wire
+    instance: int
+    #: Executors that were declared dead in it.
+    ended: list[int] = attrs.Factory(list)
+    _living: set[int] = attrs.Factory(set)
+
+    def execute(self, text: str, *values: Any) -> Answer:
+        """Have a statement done: a round trip."""
+        return self.wire.execute(text, *values)
+
+    def exchange(self, *requests: tuple[str, tuple[Any, ...]]) -> list[Answer]:
+        """Have statements done in one round trip."""
+        return self.wire.exchange([Request(*each) for each in requests])
+
+    def is_executor_alive(self, executor: int) -> bool:
+        """Return whether an executor is registered and has not ended; it does not until this transaction has."""
+        if executor in self._living:
+            return True
+        if not self.execute(IS_EXECUTOR_ALIVE, executor).rows:
+            return False
+        self._living.add(executor)
+        return True
+
+    def end_executor(self, executor: int) -> None:
+        """Note that an executor was declared dead in this transaction."""
+        self._living.discard(executor)
+        self.ended.append(executor)
+
+
+Handler = Callable[[Transaction, Any], Any]
+
+
+def is_owned(transaction: Transaction, fence: Fence) -> bool:
+    """Return whether a fence holds, and lock the run: it holds until the transaction ends."""
+    return transaction.is_executor_alive(fence.owner) and bool(
+        transaction.execute(IS_OWNED, fence.run, fence.owner, fence.token).rows
+    )
+
+
+def ownership_lost(transaction: Transaction, fence: Fence) -> OwnershipLost:
+    """Return the error for a fence that does not hold."""
+    found = transaction.execute(FIND_OWNER, fence.run).rows
+    if not found:
+        return lost(fence, None)
+    return lost(fence, found[0])
+
+
+def lost(fence: Fence, found: tuple[str, int | None, int] | None) -> OwnershipLost:
+    """Return the error for a fence that does not hold, given id, owner and token of the run, if it is stored."""
+    if found is None:
+        return OwnershipLost(f"run {fence.run} is not stored any more; executor {fence.owner} wrote nothing")
+    run_id, owner, token = found
+    holder = f"nobody owns it after claim {token}" if owner is None else f"executor {owner} owns it by claim {token}"
+    return OwnershipLost(
+        f"run {run_id!r} is not owned by executor {fence.owner} by claim {fence.token}: {holder}; nothing was written"
+    )

@@ -1,0 +1,123 @@
+"""What a URL says: how to reach the server, and in which schema the tables stand.
+
+All of it is libpq's but ``schema``. A URL is shown without its password.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+import attrs
+import psycopg
+from psycopg import conninfo
+
+from durable_trio.errors import StoreError
+from durable_trio.stores.postgres.faults import of_connection
+from durable_trio.stores.postgres.schema import quoted
+from durable_trio.stores.postgres.wire import Request, Wire
+
+__all__ = ["Place", "parse_url"]
+
+SCHEMES: Final = ("postgresql", "postgres")
+_DEFAULT_SCHEMA: Final = "durable_trio"
+_NAME_BYTES_MAX: Final = 63  # of an identifier; the server would cut it silently
+
+# By ``SET`` after connecting, never by startup options, which poolers refuse. A generic plan over rows of JSON would
+# scan ``runs`` if it may, for it expects many of them.
+_SETTINGS: Final = (
+    "SET client_encoding = 'UTF8'",
+    "SET plan_cache_mode = force_generic_plan",
+    "SET jit = off",
+    "SET idle_in_transaction_session_timeout = '5s'",  # a process that was stopped lets go of its locks
+    "SET tcp_keepalives_idle = 3",
+    "SET tcp_keepalives_interval = 2",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = 9000",
+)
+_WRITER_SETTINGS: Final = ("SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off")
+# The same from this side, unless the URL says otherwise: a link that was cut is noticed in 9 s.
+_CLIENT_SETTINGS: Final = {
+    "connect_timeout": "10",
+    "keepalives_idle": "3",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "9000",
+    "target_session_attrs": "read-write",
+    "application_name": "durable_trio",
+}
+
+
+@attrs.frozen
+class Place:
+    """Where a store is. ``name`` is for messages: it has no password."""
+
+    name: str
+    schema: str
+    conninfo: str = attrs.field(repr=False)
+
+    def connect(self, *, is_writer: bool = False, **more: Any) -> Wire:
+        """Return a new connection with its settings, in which names without a schema are those of ours.
+
+        Raises:
+            StoreAway: none can be made now.
+            StoreError: none can ever be made like this.
+        """
+        try:
+            connection: psycopg.Connection[Any] = psycopg.connect(
+                self.conninfo, autocommit=True, prepare_threshold=None
+            )
+        except psycopg.OperationalError as error:
+            raise of_connection(error, self.name) from None  # its frames hold the password
+        wire = Wire(connection, **more)
+        settings = _SETTINGS + (_WRITER_SETTINGS if is_writer else ())
+        wire.exchange([Request(each) for each in (*settings, f"SET search_path = {quoted(self.schema)}, pg_temp")])
+        return wire
+
+
+def parse_url(url: str) -> Place:
+    """Return what a URL means.
+
+    Raises:
+        ValueError: it is none, or has an option that nobody knows.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"a URL of a PostgreSQL database begins with postgresql://, not {parts.scheme}://")
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    schema = next((value for name, value in reversed(options) if name == "schema"), _DEFAULT_SCHEMA)
+    if not schema or "\0" in schema or len(schema.encode()) > _NAME_BYTES_MAX:
+        raise ValueError(f"{schema!r} is no name of a schema: 1 to {_NAME_BYTES_MAX} bytes")
+    libpq_url = urlunsplit(parts._replace(query=urlencode([each for each in options if each[0] != "schema"])))
+    try:
+        known = conninfo.conninfo_to_dict(libpq_url)
+    except psycopg.ProgrammingError as error:
+        raise ValueError(f"{_shown(parts)} is no URL of a PostgreSQL database: {error}") from None
+    text = conninfo.make_conninfo(
+        libpq_url, **{name: each for name, each in _CLIENT_SETTINGS.items() if name not in known}
+    )
+    return Place(_shown(parts), schema, text)
+
+
+def _shown(parts: Any) -> str:
+    """Return the URL for people: user, hosts and database, and no password wherever it stands."""
+    user, at, hosts = parts.netloc.rpartition("@")
+    options = [each for each in parse_qsl(parts.query) if "password" not in each[0]]
+    query = urlencode(options, quote_via=quote)
+    return str(urlunsplit((parts.scheme, user.partition(":")[0] + at + hosts, parts.path, query, "")))
+
+
+def must_be_direct(wire: Wire, name: str) -> None:
+    """Refuse a pooler that gives each transaction another connection: locks are held by a session.
+
+    Raises:
+        StoreError: it is one.
+    """
+    (key,) = wire.execute("SELECT (random() * 2000000000)::bigint").rows[0]
+    own = wire.execute("SELECT pg_try_advisory_lock($1::bigint), pg_backend_pid()", key).rows[0]
+    again = wire.execute("SELECT pg_advisory_unlock($1::bigint), pg_backend_pid()", key).rows[0]
+    if not (own[0] and again[0]) or own[1] != again[1]:
+        raise StoreError(
+            f"{name} is reached through a pooler that shares connections between transactions; "
+            "use one that pools sessions, or the server's own port"
+        )

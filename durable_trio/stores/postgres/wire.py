@@ -1,0 +1,271 @@
+"""One connection to the server: requests go out together and come back together, in one round trip.
+
+It is libpq's pipeline, by psycopg's public ``pq.PGconn``. (What psycopg builds on that costs several times as much for
+a few statements.) Each text is prepared once. Parameters and values travel as text.
+
+Nothing here blocks with the interpreter's lock held: the socket is waited for until libpq has all of an answer. A store
+that waits for a row's lock would otherwise stop the whole process, with whoever is to let go of the lock.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
+
+__all__ = ["Answer", "Request", "Wire"]
+
+_BYTES: Final[dict[type, Callable[[Any], bytes | None]]] = {
+    int: lambda value: b"%d" % value,
+    str: str.encode,
+    bool: lambda value: b"t" if value else b"f",
+    type(None): lambda _: None,
+    bytes: lambda value: b"\\x" + value.hex().encode(),
+    float: lambda value: repr(value).encode(),
+}
+
+
+def _bytea(raw: bytes) -> bytes:
+    return bytes.fromhex(raw[2:].decode())
+
+
+def _text_array(raw: bytes) -> tuple[str, ...]:
+    """Read ``{a,"b c"}``; our texts are no NULL."""
+    items, item, is_quoted, is_escaped, was_quoted = [], [], False, False, False
+    for letter in raw.decode()[1:-1]:
+        if is_escaped:
+            item.append(letter)
+            is_escaped = False
+        elif letter == "\\":
+            is_escaped = True
+        elif letter == '"':
+            is_quoted, was_quoted = not is_quoted, True
+        elif letter == "," and not is_quoted:
+            items.append("".join(item))
+            item, was_quoted = [], False
+        else:
+            item.append(letter)
+    return (*items, "".join(item)) if item or was_quoted or items else ()
+
+
+# By the number of a type in every PostgreSQL. What is not here is read as text.
+_VALUES: Final[dict[int, Callable[[bytes], Any]]] = {
+    16: lambda raw: raw == b"t",  # bool
+    17: _bytea,
+    20: int,
+    21: int,
+    23: int,
+    26: int,  # oid
+    700: float,
+    701: float,
+    1009: _text_array,
+    1700: float,  # numeric
+    5069: int,  # xid8
+}
+
+
+class Request(NamedTuple):
+    """A statement, with ``$1`` for its first value."""
+
+    text: str
+    values: tuple[Any, ...] = ()
+
+
+class Answer(NamedTuple):
+    """The rows of a statement, and how many it has changed."""
+
+    rows: list[tuple[Any, ...]]
+    changed: int
+
+
+class Wire:
+    """A connection. It belongs to one thread at a time.
+
+    Args:
+        connection: in autocommit, with nothing under way. It is this object's from now on.
+        noticed: called with the SQLSTATE and the text of each notice of the server's.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], noticed: Callable[[str, str], None] | None = None) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._names: dict[str, bytes] = {}
+        self._noticed = noticed
+        self._pg.notice_handler = self._notice
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._pg.socket, selectors.EVENT_READ)
+        #: How many round trips it has made.
+        self.exchange_count = 0
+
+    @property
+    def socket(self) -> int:
+        """Its descriptor."""
+        return self._pg.socket
+
+    @property
+    def backend_pid(self) -> int:
+        """The process of the server that answers."""
+        return self._pg.backend_pid
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether a transaction was begun and has not ended, as far as is known."""
+        return self._pg.transaction_status != pq.TransactionStatus.IDLE
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it was closed, or the server has gone."""
+        return self._pg.status != pq.ConnStatus.OK
+
+    def close(self) -> None:
+        """Let go of the connection. Twice is nothing."""
+        self._selector.close()
+        self._connection.close()
+
+    def execute(self, text: str, *values: Any) -> Answer:
+        """Have one statement done, and wait for its answer (see ``exchange``)."""
+        return self.exchange([Request(text, values)])[0]
+
+    def exchange(self, requests: Sequence[Request], *, seconds_max: float | None = None) -> list[Answer]:
+        """Have statements done in their order, in one round trip, and return their answers.
+
+        After one that fails none is done. Whether there is a transaction then is for the caller to see: without
+        ``BEGIN``, all of them together are one.
+
+        Args:
+            seconds_max: how long to wait for the server, in seconds; ``None``: as long as the connection stands.
+
+        Raises:
+            ServerError: the server has refused a statement.
+            ConnectionLost: it is not known what became of them. The connection is closed.
+        """
+        self.exchange_count += 1
+        until = None if seconds_max is None else time.monotonic() + seconds_max
+        new: list[str] = []  # texts that are being prepared
+        # One for each answer that comes back: the text that is prepared with it, or None for a statement that is done.
+        expected: list[str | None] = []
+        try:
+            for text, values in requests:
+                name = self._names.get(text)
+                if name is None:
+                    name = self._names[text] = b"s%d" % len(self._names)
+                    self._pg.send_prepare(name, text.encode())
+                    expected.append(text)
+                    new.append(text)
+                self._pg.send_query_prepared(name, [_BYTES[type(value)](value) for value in values] or None)
+                expected.append(None)
+            self._pg.pipeline_sync()
+            self._flush(until)
+            answers, prepared, error = self._receive(expected, until)
+        except psycopg.OperationalError as lost:
+            self.close()
+            raise ConnectionLost(str(lost).strip()) from lost
+        except BaseException:  # an answer may be on its way, to nobody
+            self.close()
+            raise
+        for text in new[prepared:]:
+            del self._names[text]
+        if error is not None:
+            if error.ends_connection:
+                self.close()
+                raise ConnectionLost(str(error), sqlstate=error.sqlstate) from error
+            raise error
+        return answers
+
+    def wait_for_notifications(self, seconds_max: float) -> list[tuple[str, str]]:
+        """Wait for what was notified, at most so long, and return channels and texts.
+
+        Raises:
+            ConnectionLost: the server has gone. The connection is closed.
+        """
+        found: list[tuple[str, str]] = []
+        try:
+            self._wait(selectors.EVENT_READ, time.monotonic() + seconds_max, is_patient=False)
+            self._pg.consume_input()
+            while (notify := self._pg.notifies()) is not None:
+                found.append((notify.relname.decode(), notify.extra.decode()))
+        except psycopg.OperationalError as lost:
+            self.close()
+            raise ConnectionLost(str(lost).strip()) from lost
+        return found
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _flush(self, until: float | None) -> None:
+        while self._pg.flush():
+            if self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, until) & selectors.EVENT_READ:
+                self._pg.consume_input()  # the server writes only to whom who reads
+
+    def _receive(
+        self, expected: Sequence[str | None], until: float | None
+    ) -> tuple[list[Answer], int, ServerError | None]:
+        """Return the answers, how many texts were prepared, and the first error."""
+        answers: list[Answer] = []
+        prepared = 0
+        error: ServerError | None = None
+        for each in expected:
+            while (result := self._next(until)) is not None:
+                if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+                    if each is None:
+                        answers.append(_answer(result))
+                    else:
+                        prepared += 1
+                elif result.status == pq.ExecStatus.PIPELINE_ABORTED:
+                    pass  # the one that has failed came before
+                elif error is None:
+                    error = ServerError.of(result)
+        synchronised = self._next(until)
+        if synchronised is None or synchronised.status != pq.ExecStatus.PIPELINE_SYNC:
+            if synchronised is not None and synchronised.status == pq.ExecStatus.FATAL_ERROR:
+                raise psycopg.OperationalError(synchronised.get_error_message())
+            raise psycopg.OperationalError("the server has answered something else than was asked")
+        return answers, prepared, error
+
+    def _next(self, until: float | None) -> pq.abc.PGresult | None:
+        """Return the next result, for which nobody waits with the interpreter's lock held."""
+        while self._pg.is_busy():
+            self._wait(selectors.EVENT_READ, until)
+            self._pg.consume_input()
+        return self._pg.get_result()
+
+    def _wait(self, events: int, until: float | None, *, is_patient: bool = True) -> int:
+        key = self._selector.get_key(self._pg.socket)
+        if key.events != events:
+            self._selector.modify(self._pg.socket, events)
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        ready = self._selector.select(timeout)
+        if not ready:
+            if is_patient:
+                raise psycopg.OperationalError("the server has not answered in time")
+            return 0
+        return ready[0][1]
+
+    def _notice(self, result: pq.abc.PGresult) -> None:
+        if self._noticed is not None:
+            fault = ServerError.of(result)
+            self._noticed(fault.sqlstate, fault.text)
+
+
+def _answer(result: pq.abc.PGresult) -> Answer:
+    count = result.command_tuples or 0
+    if not result.nfields:
+        return Answer([], count)
+    columns = range(result.nfields)
+    readers = [_VALUES.get(result.ftype(column)) for column in columns]
+    rows = []
+    value_at = result.get_value
+    for number in range(result.ntuples):
+        row = []
+        for column, read in zip(columns, readers, strict=True):
+            raw = value_at(number, column)
+            row.append(None if raw is None else raw.decode() if read is None else read(raw))
+        rows.append(tuple(row))
+    return Answer(rows, count)

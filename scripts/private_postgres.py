@@ -1,0 +1,143 @@
+"""A private PostgreSQL server: on 127.0.0.1, with data of its own, gone when it is stopped.
+
+The binaries are Debian's, or those that ``DURABLE_TRIO_TEST_PG_BIN`` names. As root it runs as the user ``postgres``.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+__all__ = ["Server", "find_binaries"]
+
+_READY_SECONDS_MAX = 60.0
+
+
+def find_binaries() -> Path | None:
+    """Return the folder of the newest binaries, or None if there are none."""
+    named = os.environ.get("DURABLE_TRIO_TEST_PG_BIN")
+    if named:
+        return Path(named)
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: float(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("postgres")
+    return Path(on_path).resolve().parent if on_path else None
+
+
+class Server:
+    """A server; it is up once it is made.
+
+    Args:
+        is_safe: whether what it has committed survives a power cut. Without, it does not wait for the disk.
+        folder: where its data is to be; made if it is not there. By default one that is removed at the end.
+    """
+
+    def __init__(
+        self, *, is_safe: bool = False, folder: Path | None = None, settings: dict[str, str] | None = None
+    ) -> None:
+        binaries = find_binaries()
+        if binaries is None:
+            raise FileNotFoundError("no PostgreSQL is installed: there is no folder /usr/lib/postgresql/*/bin")
+        self.binaries = binaries
+        self.folder = Path(tempfile.mkdtemp(prefix="durable-trio-postgres-")) if folder is None else folder
+        self._is_temporary = folder is None
+        self._user = pwd.getpwnam("postgres") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
+        self.port = _free_port()
+        self.data = self.folder / "data"
+        self._settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "100",
+            "fsync": "on" if is_safe else "off",
+            "full_page_writes": "on" if is_safe else "off",
+            "logging_collector": "off",
+            **(settings or {}),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.folder.mkdir(exist_ok=True)
+        os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
+        if not self.data.exists():
+            self._call(
+                "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
+            )
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """Of its database, as its owner."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port), *options],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                **self._as_user(),
+            )
+        until = time.monotonic() + _READY_SECONDS_MAX
+        while True:
+            with suppress(psycopg.OperationalError):
+                psycopg.connect(self.url, connect_timeout=2).close()
+                return
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the server does not start:\n{self.log[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop it: SIGINT ends all connections, SIGQUIT is as if it had crashed."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop it, and remove what it had if that was made for it."""
+        self.stop()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _call(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self.binaries / program), *arguments], capture_output=True, text=True, check=False, **self._as_user()
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} has failed:\n{done.stderr[-2000:]}")
+
+    def _as_user(self) -> dict[str, Any]:
+        if os.getuid():
+            return {"cwd": self.folder}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": [], "cwd": self.folder}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
