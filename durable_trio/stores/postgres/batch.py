@@ -25,7 +25,8 @@ OPERATIONS: Final = frozenset(HANDLERS)
 
 def apply_batch(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
     """Commit a batch and return one outcome for each operation."""
-    transaction.execute("BEGIN")
+    transaction.wire.exchange(transaction.opening)
     outcomes = [HANDLERS[type(operation)](transaction, operation) for operation in batch]
+    transaction.decided(outcomes)
     transaction.execute("COMMIT")
     return outcomes

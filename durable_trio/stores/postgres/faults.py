@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, Self
 
 from psycopg import pq
 
 from durable_trio.errors import DurableError, StoreAway, StoreCorrupt, StoreError, StoreFull
 
-__all__ = ["ConnectionLost", "ServerError", "of_connection", "translate"]
+__all__ = ["ConnectionLost", "ServerError", "of_connection", "translate", "translating"]
 
 
 class ConnectionLost(Exception):
@@ -87,6 +89,15 @@ def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
     if error.sqlstate == _NO_PERMISSION:
         return StoreError(f"{name}: {error}; see `durable-trio migrate --grants ROLE`")
     return StoreError(f"{name}: {error}")
+
+
+@contextmanager
+def translating(name: str) -> Iterator[None]:
+    """Around what talks to the server."""
+    try:
+        yield
+    except (ConnectionLost, ServerError) as error:
+        raise translate(error, name) from error
 
 
 def of_connection(error: Exception, name: str) -> DurableError:

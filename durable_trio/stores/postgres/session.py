@@ -1,30 +1,211 @@
-"""The connection by which others know that a store is open: it holds the lock of its instance."""
+"""The connection by which a store is seen to be open: it holds the lock of its instance, and it carries the bell.
+
+It belongs to a thread of its own. Twenty times a second at most it tells the others that something was committed, never
+within a commit: a NOTIFY there holds a lock that all commits of the server wait for. What others tell rings the
+*doorbell*, as rarely. A lost one costs nothing but time: it is looked every ``POLL_SECONDS`` all the same.
+
+When the connection is lost another one is made. Until it has the lock again this store seems gone, and others wait
+for its lease to pass (``answers.executors``).
+"""
 
 from __future__ import annotations
 
+import os
+import selectors
+import threading
+import time
+from contextlib import suppress
+from typing import Final
+
 from durable_trio.errors import StoreError
 from durable_trio.processes import OWN_PROCESS
-from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, POSTMASTER, TAKE_LOCK
+from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
+from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, POSTMASTER, TAKE_LOCK, is_free
 from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.url import Place
+from durable_trio.stores.postgres.wire import Wire
 
-__all__ = ["Session"]
+__all__ = ["FORGET_INSTANCES", "POLL_SECONDS", "Session"]
 
-ADD_INSTANCE = f"""
+POLL_SECONDS: Final = 1.0
+_POLL_SECONDS_WITHOUT: Final = 0.25  # while there is no session that would ring
+# A connection whose other end has gone without a word is noticed only by speaking.
+_HEARTBEAT_SECONDS: Final = 5.0
+_RINGS_APART_SECONDS: Final = 0.05
+_RETRY_SECONDS: Final = (0.02, 1.0)
+_ANSWER_SECONDS_MAX: Final = 10.0
+_LOCK_RETRY_SECONDS: Final = 0.2  # while the server has not noticed that the connection before has gone
+
+# By then one whose connection was cut is there again.
+_FORGOTTEN_AFTER_SECONDS: Final = 3600
+
+ADD_INSTANCE: Final = f"""
     INSERT INTO instances (process, postmaster, opened_at) VALUES ($1::text, {POSTMASTER}, {NOW}) RETURNING instance
 """
+# In a database that has lost it, it is stored again.
+KEEP_INSTANCE: Final = f"""
+    INSERT INTO instances (instance, process, postmaster, opened_at) OVERRIDING SYSTEM VALUE
+    VALUES ($1::bigint, $2::text, {POSTMASTER}, {NOW})
+    ON CONFLICT (instance) DO UPDATE SET postmaster = excluded.postmaster
+"""
+# Of stores that are gone, and that own nothing any more.
+FORGET_INSTANCES: Final = f"""
+    WITH gone AS (
+        DELETE FROM instances
+        WHERE opened_at < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint AND {is_free("$1", "instance")}
+            AND NOT EXISTS (
+                SELECT 1 FROM executors WHERE executors.instance = instances.instance
+                    AND (ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id))
+            )
+        RETURNING instance
+    )
+    DELETE FROM commits USING gone WHERE commits.instance = gone.instance
+"""
+FIND_CHANNEL: Final = "SELECT 'durable_trio_' || current_schema()::regnamespace::oid"
+NOTIFY: Final = "SELECT pg_notify($1, $2)"
 
 
 class Session:
-    """An open store, as others see it."""
+    """An open store, as others see it.
+
+    Raises:
+        StoreAway: the server cannot be reached.
+    """
 
     def __init__(self, place: Place) -> None:
-        self._wire = wire = place.connect()
-        ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
-        ((self.instance,),) = wire.execute(ADD_INSTANCE, str(OWN_PROCESS)).rows
-        if not wire.execute(TAKE_LOCK, self.lock_class, self.instance).rows[0][0]:
-            raise StoreError(f"{place.name}: somebody else holds the lock of instance {self.instance}")
+        self._place = place
+        wire = place.connect()
+        wire.seconds_max = _ANSWER_SECONDS_MAX
+        try:
+            ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
+            ((self._channel,),) = wire.execute(FIND_CHANNEL).rows
+            ((self.instance,),) = wire.execute(ADD_INSTANCE, str(OWN_PROCESS)).rows
+            if not self._take_lock(wire):
+                raise StoreError(f"{place.name}: somebody else holds the lock of the new instance {self.instance}")
+        except BaseException:
+            wire.close()
+            raise
+        #: Readable once others have told that they have committed something.
+        self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        #: Whether the lock is held and others can ring.
+        self.is_up = True
+        self._is_rung = False  # by this store: others are to be told
+        self._is_closing = False
+        self._looked_at = time.monotonic()
+        self._has_rung = False
+        self._thread = threading.Thread(target=self._serve, args=(wire,), name="durable_trio session", daemon=True)
+        self._thread.start()
+
+    @property
+    def poll_seconds(self) -> float:
+        """How long to wait for the bell at most."""
+        return POLL_SECONDS if self.is_up else _POLL_SECONDS_WITHOUT
+
+    def tell_others(self) -> None:
+        """Let others know, soon, that something was committed."""
+        if not self._is_rung:
+            self._is_rung = True
+            os.eventfd_write(self._wake, 1)
+
+    def has_been_told(self) -> bool:
+        """Return whether others have told of a commit since this was last asked, or have had long enough to do so."""
+        now = time.monotonic()
+        if self._has_rung or now - self._looked_at >= self.poll_seconds:
+            self._has_rung, self._looked_at = False, now
+            return True
+        return False
 
     def close(self) -> None:
-        """Leave."""
-        self._wire.close()
+        """Leave: others see at once that this store is gone. Twice is nothing."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        os.close(self._wake)
+        os.close(self.doorbell)
+
+    # ---- the thread ----------------------------------------------------------------------------------------------
+
+    def _serve(self, wire: Wire | None) -> None:
+        pause = _RETRY_SECONDS[0]
+        while not self._is_closing:
+            try:
+                if wire is None:
+                    wire = self._come_back()
+                    pause = _RETRY_SECONDS[0]
+                    self._ring()  # who knows what was missed
+                self._listen(wire)
+            except (StoreError, ConnectionLost, ServerError):
+                self.is_up = False
+                if wire is not None:
+                    wire.close()
+                wire = None
+                self._rest(pause)
+                pause = min(2 * pause, _RETRY_SECONDS[1])
+        if wire is not None:
+            wire.close()
+
+    def _come_back(self) -> Wire:
+        """Return a new connection that holds the lock."""
+        wire = self._place.connect()
+        wire.seconds_max = _ANSWER_SECONDS_MAX
+        try:
+            while not self._take_lock(wire):  # the server may take the one before for alive
+                self._rest(_LOCK_RETRY_SECONDS)
+                if self._is_closing:
+                    raise ConnectionLost("this store is being closed")
+            wire.execute(KEEP_INSTANCE, self.instance, str(OWN_PROCESS))
+        except BaseException:
+            wire.close()
+            raise
+        self.is_up = True
+        return wire
+
+    def _take_lock(self, wire: Wire) -> bool:
+        return bool(wire.execute(TAKE_LOCK, self.lock_class, self.instance).rows[0][0])
+
+    def _listen(self, wire: Wire) -> None:
+        """Pass on what rings, here and elsewhere, until the store is closed."""
+        wire.execute(f'LISTEN "{self._channel}"')
+        own, told_at, rung_at = str(self.instance), 0.0, 0.0
+        is_due = False  # others have rung, and the bell has not
+        with selectors.DefaultSelector() as selector:
+            selector.register(wire.socket, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            beat_at = time.monotonic() + _HEARTBEAT_SECONDS
+            while not self._is_closing:
+                now = time.monotonic()
+                until = beat_at
+                if self._is_rung:
+                    until = min(until, told_at + _RINGS_APART_SECONDS)
+                if is_due:
+                    until = min(until, rung_at + _RINGS_APART_SECONDS)
+                selector.select(max(0.0, until - now))
+                with suppress(BlockingIOError):
+                    os.eventfd_read(self._wake)
+                now = time.monotonic()
+                is_due = any(text != own for text in wire.take_notifications()) or is_due
+                if is_due and now >= rung_at + _RINGS_APART_SECONDS:
+                    is_due, rung_at = False, now
+                    self._ring()
+                if self._is_rung and now >= told_at + _RINGS_APART_SECONDS:
+                    self._is_rung, told_at = False, now
+                    wire.execute(NOTIFY, self._channel, own)
+                    beat_at = now + _HEARTBEAT_SECONDS
+                elif now >= beat_at:
+                    wire.execute("SELECT 1")
+                    beat_at = now + _HEARTBEAT_SECONDS
+
+    def _ring(self) -> None:
+        self._has_rung = True
+        os.eventfd_write(self.doorbell, 1)
+
+    def _rest(self, seconds: float) -> None:
+        """Wait, but not once the store is to be closed."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wake, selectors.EVENT_READ)
+            selector.select(seconds)
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._wake)

@@ -1,27 +1,31 @@
 """``PostgresStore``: the contract of ``stores.contract`` on a PostgreSQL database, for any number of machines.
 
 Three connections. The *writer* applies batches; the *reader* answers what runs wait for; the *session* says that this
-store is there (``session``). A fourth answers what people ask, once somebody does.
+store is there (``session``). A fourth answers what people ask, once somebody does, and transactions of the user's have
+some of their own (``transact``). One that is lost is made anew when it is needed; until that succeeds, the store is
+away. What was perhaps committed is found in the *ledger*.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import psycopg
 
-from durable_trio.errors import StoreError
+from durable_trio.errors import StoreAway, StoreError
 from durable_trio.processes import OWN_PROCESS
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.batch import OPERATIONS, apply_batch
-from durable_trio.stores.postgres.faults import ConnectionLost, ServerError, translate
+from durable_trio.stores.postgres.faults import ServerError, translating
+from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
+from durable_trio.stores.postgres.lineage import look_back
+from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import migrate
-from durable_trio.stores.postgres.session import Session
+from durable_trio.stores.postgres.session import FORGET_INSTANCES, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.postgres.url import must_be_direct, parse_url
 from durable_trio.stores.postgres.wire import Request, Wire
@@ -31,8 +35,11 @@ __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
 
-_BEGIN_TO_READ = Request("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-_TRIES_MAX = 10
+_BEGIN_TO_READ: Final = Request("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+# A deadlock, or a conflict, is over when it is tried again; so many in a row are none.
+_TRIES_MAX: Final = 10
+_COMMIT_SECONDS_MAX: Final = 30.0
+_LEAVING_SECONDS_MAX: Final = 5.0
 
 
 class PostgresStore(Store):
@@ -42,10 +49,14 @@ class PostgresStore(Store):
         url: ``postgresql://…`` as libpq reads it, and ``schema=`` (default ``durable_trio``) among its options.
         durability: "full" (default): a commit is on the server's disk, and on its synchronous standbys; "normal": it
             survives the death of any process, but the last ones may be missing after a crash of the server.
+
+    Raises:
+        ValueError: an unknown durability, or no such URL.
     """
 
     answers_apart = True
     has_clock = True
+    transact_concurrency = 4
 
     def __init__(self, url: str, *, durability: str = "full") -> None:
         if durability not in ("full", "normal"):
@@ -53,83 +64,139 @@ class PostgresStore(Store):
         self.durability = durability
         self._place = parse_url(url)
         self._session: Session | None = None
-        self._writer: Wire | None = None
-        self._wires: dict[bool, Wire] = {}  # that questions are asked on: of people, or not
-        self._locks = {is_for_people: threading.Lock() for is_for_people in (False, True)}
         self._pid = 0
 
     def open(self) -> None:
         """Connect, and bring the tables up to date (see ``Store.open``)."""
-        if self._writer is not None:
+        if self._session is not None:
+            self._usable()
             return
-        writer = self._place.connect(is_writer=True)
-        try:
-            must_be_direct(writer, self._place.name)
-            migrate(writer, self._place.schema, self._place.name)
-            self._session = Session(self._place)
-        except BaseException:
-            writer.close()
-            raise
-        self._writer = writer
+        place = self._place
+        with translating(place.name):
+            wire = place.connect()
+            try:
+                must_be_direct(wire, place.name)
+                migrate(wire, place.schema, place.name)
+            finally:
+                wire.close()
+            self._session = session = Session(place)
         self._pid = OWN_PROCESS.pid
+        self._ledger = Ledger(session.instance)
+        self._seconds_max = _COMMIT_SECONDS_MAX
+        self._has_written = False
+        self._writer = Link(self._connect_writer)
+        self._readers = {is_for_people: Link(place.connect) for is_for_people in (False, True)}
 
     def close(self) -> None:
         """Close all connections (see ``Store.close``)."""
-        session, writer = self._session, self._writer
-        self._session = self._writer = None
-        for is_for_people, lock in self._locks.items():
-            with lock:
-                wire = self._wires.pop(is_for_people, None)
-                if wire is not None:
-                    wire.close()
-        if writer is not None and session is not None and self._pid == OWN_PROCESS.pid:
-            writer.close()
-            session.close()
+        session, self._session = self._session, None
+        if session is None or self._pid != OWN_PROCESS.pid:
+            return
+        for link in (self._writer, *self._readers.values()):
+            link.close()
+        session.close()
 
-    def _usable(self) -> tuple[Wire, Session]:
-        if self._writer is None or self._session is None:
+    def hurry(self) -> None:
+        """Wait for the server only some seconds from now on (see ``Store.hurry``)."""
+        self._seconds_max = _LEAVING_SECONDS_MAX
+        if self._session is not None:
+            self._writer.hurry(_LEAVING_SECONDS_MAX)
+
+    def _usable(self) -> Session:
+        if self._session is None:
             raise StoreError(f"the store {self._place.name} is not open; call open() first")
         if self._pid != OWN_PROCESS.pid:
             raise StoreError(
                 f"the store {self._place.name} was opened by process {self._pid} and does not work after a fork; "
                 "open another one in this process, or start processes by exec"
             )
-        return self._writer, self._session
+        return self._session
 
     # ---- writing -------------------------------------------------------------------------------------------------
 
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
-        writer, session = self._usable()
+        session = self._usable()
         for operation in batch:
             if type(operation) not in OPERATIONS:
                 raise TypeError(f"{type(operation).__name__} is no operation of a store")
-        if not batch:
-            return []
         if not block:
             return None
-        for tried in range(_TRIES_MAX):
+        ledger = self._ledger
+        number = ledger.number_of(batch)
+        if not batch:
+            return []
+        ledger.in_doubt = None
+        try:
+            with translating(self._place.name), self._writer.used() as wire:
+                outcomes = self._commit(wire, batch, number)
+        except StoreAway:
+            ledger.in_doubt = list(batch), number
+            raise
+        ledger.acknowledge(number)
+        session.tell_others()
+        return outcomes
+
+    def _commit(self, wire: Wire, batch: Sequence[Operation], number: int) -> list[Any]:
+        opening = (Request("BEGIN"), self._ledger.request(number))
+        for tries_left in reversed(range(_TRIES_MAX)):
             try:
-                return apply_batch(Transaction(writer, session.instance), batch)
+                return apply_batch(
+                    Transaction(wire, self._ledger.instance, opening, partial(self._ledger.decide, number)), batch
+                )
             except ServerError as error:
-                with suppress(ConnectionLost, ServerError):
-                    if writer.is_in_transaction:
-                        writer.execute("ROLLBACK")
-                if not error.may_be_tried_again or tried == _TRIES_MAX - 1:
-                    raise translate(error, self._place.name) from error
-            except ConnectionLost as error:
-                raise translate(error, self._place.name) from error
+                wire.roll_back()
+                if is_known_commit(error):
+                    outcomes: list[Any] = self._ledger.decided(number)
+                    return outcomes
+                if not (error.may_be_tried_again and tries_left):
+                    raise
         raise AssertionError
+
+    def _connect_writer(self) -> Wire:
+        """Return a connection to write on, to a database that has what was committed before."""
+        wire = self._place.connect(is_writer=True)
+        try:
+            wire.seconds_max = self._seconds_max
+            wire.execute(f"SET synchronous_commit = {'on' if self.durability == 'full' else 'off'}")
+            if self._has_written:
+                look_back(wire, self._ledger, self._place.name)
+        except BaseException:
+            wire.close()
+            raise
+        self._has_written = True
+        return wire
 
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
         raise NotImplementedError
 
     def connect(self) -> psycopg.Connection[Any]:
-        """Return a new connection to the same database for the user; the user closes it."""
-        raise NotImplementedError
+        """Return a new connection to the same database for the user, as the URL says; the user closes it."""
+        self._usable()
+        return self._place.connect_for_user()
 
-    # ---- reading -------------------------------------------------------------------------------------------------
+    def tidy(self) -> None:
+        """Remove what nobody will ask of commits, and of stores that are gone (see ``Store.tidy``)."""
+        session = self._usable()
+        with translating(self._place.name), self._writer.used() as wire:
+            wire.exchange([self._ledger.tidy_request(), Request(FORGET_INSTANCES, (session.lock_class,))])
+
+    # ---- noticing and reading ------------------------------------------------------------------------------------
+
+    @property
+    def doorbell(self) -> int | None:
+        """What rings when others have committed (see ``Store.doorbell``)."""
+        return None if self._session is None else self._session.doorbell
+
+    @property
+    def poll_seconds(self) -> float:
+        """How soon to look for commits of others (see ``Store.poll_seconds``)."""
+        return POLL_SECONDS if self._session is None else self._session.poll_seconds
+
+    def foreign_changes(self) -> bool | None:
+        """Return whether others may have committed since this was last asked (see ``Store.foreign_changes``)."""
+        return self._usable().has_been_told()
 
     def read_cursor(self, text: str) -> Cursor:
         """Return a cursor that was written down (see ``Store.read_cursor``)."""
@@ -137,35 +204,17 @@ class PostgresStore(Store):
 
     def read_clock(self) -> int:
         """Return the present by the server's clock (see ``Store.read_clock``)."""
-        return int(self._read(False, lambda wire: wire.execute(f"SELECT {NOW}").rows[0][0]))
+        self._usable()
+        with translating(self._place.name), self._readers[False].used() as wire:
+            return int(wire.execute(f"SELECT {NOW}").rows[0][0])
 
     def ask(self, question: Question[T]) -> T:
         """Answer a question (see ``Store.ask``)."""
         function = ANSWERS.get(type(question))
         if function is None:
             raise TypeError(f"{type(question).__name__} is no question of a store")
-        _, session = self._usable()
-
-        def answer(wire: Wire) -> T:
-            asking = Asking(wire, session.lock_class)
+        session = self._usable()
+        with translating(self._place.name), self._readers[question.is_for_people].used() as wire:
             wire.exchange([_BEGIN_TO_READ])
-            try:
-                found: T = function(asking, question)
-            finally:
-                if not wire.is_lost:
-                    wire.execute("ROLLBACK")
-            return found
-
-        return self._read(question.is_for_people, answer)
-
-    def _read(self, is_for_people: bool, fn: Callable[[Wire], T]) -> T:
-        """Call a function with a connection for reading."""
-        self._usable()
-        try:
-            with self._locks[is_for_people]:
-                wire = self._wires.get(is_for_people)
-                if wire is None or wire.is_lost:
-                    wire = self._wires[is_for_people] = self._place.connect()
-                return fn(wire)
-        except (ConnectionLost, ServerError) as error:
-            raise translate(error, self._place.name) from error
+            answer: T = function(Asking(wire, session.lock_class), question)
+        return answer

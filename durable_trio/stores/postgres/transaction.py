@@ -41,12 +41,22 @@ class RefusalError(Exception):
         self.outcome = outcome
 
 
+def _forget(_: list[Any]) -> None: ...
+
+
 @attrs.define(eq=False)
 class Transaction:
-    """A transaction under way on a connection. ``instance``: of the store that has begun it."""
+    """A transaction under way on a connection. ``instance``: of the store that has begun it.
+
+    Args:
+        opening: what begins it, which goes out with the first statements.
+        decided: is given the outcomes before the commit is asked for, whose answer may be lost.
+    """
 
     wire: Wire
     instance: int
+    opening: tuple[Request, ...] = (Request("BEGIN"),)
+    decided: Callable[[list[Any]], None] = _forget
     #: Executors that were declared dead in it.
     ended: list[int] = attrs.Factory(list)
     _living: set[int] = attrs.Factory(set)

@@ -56,23 +56,28 @@ class Place:
     schema: str
     conninfo: str = attrs.field(repr=False)
 
-    def connect(self, *, is_writer: bool = False, **more: Any) -> Wire:
+    def connect(self, *, is_writer: bool = False) -> Wire:
         """Return a new connection with its settings, in which names without a schema are those of ours.
 
         Raises:
             StoreAway: none can be made now.
             StoreError: none can ever be made like this.
         """
-        try:
-            connection: psycopg.Connection[Any] = psycopg.connect(
-                self.conninfo, autocommit=True, prepare_threshold=None
-            )
-        except psycopg.OperationalError as error:
-            raise of_connection(error, self.name) from None  # its frames hold the password
-        wire = Wire(connection, **more)
+        wire = Wire(self.connect_for_user(autocommit=True, prepare_threshold=None))
         settings = _SETTINGS + (_WRITER_SETTINGS if is_writer else ())
         wire.exchange([Request(each) for each in (*settings, f"SET search_path = {quoted(self.schema)}, pg_temp")])
         return wire
+
+    def connect_for_user(self, **options: Any) -> psycopg.Connection[Any]:
+        """Return a new connection as the URL says, with the server's settings.
+
+        Raises:
+            StoreAway: none can be made now.
+        """
+        try:
+            return psycopg.connect(self.conninfo, **options)
+        except psycopg.OperationalError as error:
+            raise of_connection(error, self.name) from None  # its frames hold the password
 
 
 def parse_url(url: str) -> Place:

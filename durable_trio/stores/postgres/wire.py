@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import selectors
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -70,6 +71,10 @@ _VALUES: Final[dict[int, Callable[[bytes], Any]]] = {
 }
 
 
+# A warning: the wait for a standby was cut short, so that another server may not have what is committed on this one.
+_COMMITTED_HERE_ONLY: Final = "01000"
+
+
 class Request(NamedTuple):
     """A statement, with ``$1`` for its first value."""
 
@@ -89,19 +94,20 @@ class Wire:
 
     Args:
         connection: in autocommit, with nothing under way. It is this object's from now on.
-        noticed: called with the SQLSTATE and the text of each notice of the server's.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], noticed: Callable[[str, str], None] | None = None) -> None:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         self._pg = connection.pgconn
         self._names: dict[str, bytes] = {}
-        self._noticed = noticed
+        self._doubt = ""  # why what was committed may be lost
         self._pg.notice_handler = self._notice
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._pg.socket, selectors.EVENT_READ)
+        #: How long to wait for an answer; ``None``: as long as the connection stands.
+        self.seconds_max: float | None = None
         #: How many round trips it has made.
         self.exchange_count = 0
 
@@ -109,6 +115,30 @@ class Wire:
     def socket(self) -> int:
         """Its descriptor."""
         return self._pg.socket
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """The connection as psycopg has it, while it is lent (``lent``)."""
+        return self._connection
+
+    @contextmanager
+    def lent(self) -> Iterator[psycopg.Connection[Any]]:
+        """Around a block in which somebody else uses the connection, one statement after the other, as psycopg does.
+
+        Whatever he has done to it, it is as it was before: only a transaction may be another, or none.
+
+        Raises:
+            ConnectionLost: it was lost meanwhile.
+        """
+        self._pg.exit_pipeline_mode()
+        self._pg.notice_handler = None
+        try:
+            yield self._connection
+        finally:
+            if not self.is_lost:
+                self._pg.notice_handler = self._notice
+                self._pg.nonblocking = 1
+                self._pg.enter_pipeline_mode()
 
     @property
     def backend_pid(self) -> int:
@@ -125,6 +155,11 @@ class Wire:
         """Whether it was closed, or the server has gone."""
         return self._pg.status != pq.ConnStatus.OK
 
+    def roll_back(self) -> None:
+        """End a transaction, if the server is there to be told; without, it does so by itself."""
+        with suppress(ConnectionLost, ServerError):
+            self.execute("ROLLBACK")
+
     def close(self) -> None:
         """Let go of the connection. Twice is nothing."""
         self._selector.close()
@@ -134,21 +169,18 @@ class Wire:
         """Have one statement done, and wait for its answer (see ``exchange``)."""
         return self.exchange([Request(text, values)])[0]
 
-    def exchange(self, requests: Sequence[Request], *, seconds_max: float | None = None) -> list[Answer]:
+    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
         """Have statements done in their order, in one round trip, and return their answers.
 
         After one that fails none is done. Whether there is a transaction then is for the caller to see: without
         ``BEGIN``, all of them together are one.
-
-        Args:
-            seconds_max: how long to wait for the server, in seconds; ``None``: as long as the connection stands.
 
         Raises:
             ServerError: the server has refused a statement.
             ConnectionLost: it is not known what became of them. The connection is closed.
         """
         self.exchange_count += 1
-        until = None if seconds_max is None else time.monotonic() + seconds_max
+        until = None if self.seconds_max is None else time.monotonic() + self.seconds_max
         new: list[str] = []  # texts that are being prepared
         # One for each answer that comes back: the text that is prepared with it, or None for a statement that is done.
         expected: list[str | None] = []
@@ -173,6 +205,9 @@ class Wire:
             raise
         for text in new[prepared:]:
             del self._names[text]
+        if self._doubt:
+            self.close()
+            raise ConnectionLost(self._doubt, sqlstate=_COMMITTED_HERE_ONLY)
         if error is not None:
             if error.ends_connection:
                 self.close()
@@ -180,18 +215,17 @@ class Wire:
             raise error
         return answers
 
-    def wait_for_notifications(self, seconds_max: float) -> list[tuple[str, str]]:
-        """Wait for what was notified, at most so long, and return channels and texts.
+    def take_notifications(self) -> list[str]:
+        """Return the texts of what has been notified to this connection, without waiting.
 
         Raises:
             ConnectionLost: the server has gone. The connection is closed.
         """
-        found: list[tuple[str, str]] = []
+        found: list[str] = []
         try:
-            self._wait(selectors.EVENT_READ, time.monotonic() + seconds_max, is_patient=False)
             self._pg.consume_input()
             while (notify := self._pg.notifies()) is not None:
-                found.append((notify.relname.decode(), notify.extra.decode()))
+                found.append(notify.extra.decode())
         except psycopg.OperationalError as lost:
             self.close()
             raise ConnectionLost(str(lost).strip()) from lost
@@ -236,22 +270,20 @@ class Wire:
             self._pg.consume_input()
         return self._pg.get_result()
 
-    def _wait(self, events: int, until: float | None, *, is_patient: bool = True) -> int:
+    def _wait(self, events: int, until: float | None) -> int:
         key = self._selector.get_key(self._pg.socket)
         if key.events != events:
             self._selector.modify(self._pg.socket, events)
         timeout = None if until is None else max(0.0, until - time.monotonic())
         ready = self._selector.select(timeout)
         if not ready:
-            if is_patient:
-                raise psycopg.OperationalError("the server has not answered in time")
-            return 0
+            raise psycopg.OperationalError("the server has not answered in time")
         return ready[0][1]
 
     def _notice(self, result: pq.abc.PGresult) -> None:
-        if self._noticed is not None:
-            fault = ServerError.of(result)
-            self._noticed(fault.sqlstate, fault.text)
+        notice = ServerError.of(result)
+        if notice.sqlstate == _COMMITTED_HERE_ONLY:
+            self._doubt = notice.text
 
 
 def _answer(result: pq.abc.PGresult) -> Answer:

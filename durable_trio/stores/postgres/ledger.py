@@ -1,0 +1,103 @@
+"""Which batches were committed, where the answer to a commit was lost.
+
+Each batch has a number, which it inserts as its first statement. The same batch again has the same number: while the
+old connection still works on it, the insert waits; if that has committed, it conflicts, and what was decided then is
+the outcome; if not, it passes, and the batch is decided anew. (The server's own word for what became of a transaction,
+``pg_xact_status``, cannot be trusted: numbers of transactions are given out again after a crash.)
+
+The numbers of commits that were acknowledged are compared after each loss of a connection: a database that has lost
+some, as a standby may that has become the server, is another past than the one that this process knows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+
+from durable_trio.stores.contract import Operation
+from durable_trio.stores.postgres.faults import ServerError
+from durable_trio.stores.postgres.wire import Request, Wire
+
+__all__ = ["Ledger", "is_known_commit"]
+
+INSERT: Final = "INSERT INTO commits (instance, batch) VALUES ($1::bigint, $2::bigint)"
+FIND: Final = """
+    SELECT count(*), EXISTS (SELECT 1 FROM instances WHERE instance = $1::bigint) FROM commits
+    WHERE instance = $1::bigint AND batch IN (SELECT value::bigint FROM json_array_elements_text($2::json) AS value)
+"""
+FORGET: Final = "DELETE FROM commits WHERE instance = $1::bigint AND batch < $2::bigint"
+
+# So many numbers are remembered here and kept in the table.
+KEPT: Final = 1000
+
+
+@attrs.define(eq=False)
+class Ledger:
+    """The numbers that one open store gives. Used by several threads: each method is one step for the others."""
+
+    instance: int
+    _last: int = 0
+    _acknowledged: deque[int] = attrs.Factory(lambda: deque(maxlen=KEPT))
+    #: The batch of which it is not known what became of it, its number, and what was decided, if it came so far.
+    in_doubt: tuple[Sequence[Operation], int] | None = None
+    _decided: dict[int, Any] = attrs.Factory(dict)
+
+    def number_of(self, batch: Sequence[Operation]) -> int:
+        """Return the number of a batch: the same one again if it is the same batch.
+
+        Raises:
+            ValueError: it is another one than that of which it is not known what became of it.
+        """
+        if self.in_doubt is None:
+            return self.next_number()
+        before, number = self.in_doubt
+        if len(before) != len(batch) or any(a is not b for a, b in zip(before, batch, strict=True)):
+            raise ValueError("another batch, while it is not known what became of the one before")
+        return number
+
+    def next_number(self) -> int:
+        """Return a number that was not given before."""
+        self._last += 1
+        return self._last
+
+    def request(self, number: int) -> Request:
+        """Return the first statement of a transaction."""
+        return Request(INSERT, (self.instance, number))
+
+    def decide(self, number: int, outcome: Any) -> None:
+        """Remember what comes of it if it is committed: before the commit is asked for."""
+        self._decided[number] = outcome
+
+    def decided(self, number: int) -> Any:
+        """Return what was decided when it was committed."""
+        return self._decided[number]
+
+    def acknowledge(self, number: int) -> None:
+        """The server has said that it is committed, or the table does."""
+        self._decided.pop(number, None)
+        self._acknowledged.append(number)
+
+    def count_lost(self, wire: Wire) -> int:
+        """Return how many of the commits that were acknowledged the database does not have."""
+        numbers = list(self._acknowledged)
+        ((found, is_there),) = wire.execute(FIND, self.instance, str(numbers)).rows
+        return len(numbers) - found if is_there else max(1, len(numbers))
+
+    def forget(self) -> None:
+        """Remember nothing of what was acknowledged: the database has another past."""
+        self._acknowledged.clear()
+
+    def tidy_request(self) -> Request:
+        """Return what removes the numbers that nobody will compare or insert again."""
+        first = min([*self._decided, self._last + 1]) - KEPT
+        if self._acknowledged:
+            first = min(first, self._acknowledged[0])
+        return Request(FORGET, (self.instance, first))
+
+
+def is_known_commit(error: ServerError) -> bool:
+    """Return whether an error says that this number was committed before."""
+    return error.sqlstate == "23505" and error.table == "commits"
