@@ -18,7 +18,7 @@ from durable_trio.stores.contract import Operation
 from durable_trio.stores.postgres.operations.table import HANDLERS
 from durable_trio.stores.postgres.transaction import Transaction
 
-__all__ = ["OPERATIONS", "apply_batch"]
+__all__ = ["OPERATIONS", "apply_batch", "apply_within"]
 
 OPERATIONS: Final = frozenset(HANDLERS)
 
@@ -26,7 +26,12 @@ OPERATIONS: Final = frozenset(HANDLERS)
 def apply_batch(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
     """Commit a batch and return one outcome for each operation."""
     transaction.wire.exchange(transaction.opening)
-    outcomes = [HANDLERS[type(operation)](transaction, operation) for operation in batch]
+    outcomes = apply_within(transaction, batch)
     transaction.decided(outcomes)
     transaction.execute("COMMIT")
     return outcomes
+
+
+def apply_within(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
+    """Apply operations in a transaction that was begun, and return one outcome for each; the caller commits it."""
+    return [HANDLERS[type(operation)](transaction, operation) for operation in batch]
