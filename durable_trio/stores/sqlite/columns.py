@@ -23,7 +23,7 @@ from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.sqlite.layout import LAYOUTS, Layout, NotText
 from durable_trio.stores.sqlite.liveness import process_is_alive
 from durable_trio.stores.sqlite.parked import PROBLEM
-from durable_trio.stores.sqlite.statuses import STATUS_OF
+from durable_trio.stores.statuses import STATUS_OF
 
 __all__ = [
     "CODE_COLUMNS",

@@ -22,7 +22,7 @@ __all__ = ["CODES_CHARACTERS", "COUNT_MAX", "LAYOUTS", "NO_INTEGER", "Column", "
 COUNT_MAX: Final = 2**62
 # No column can mean it: it stands where a value had to be replaced in the file, and is still seen to be none.
 NO_INTEGER: Final = -(2**63)
-# What a list of codes is written with, as ',3,17,' (``parked.refused_text``).
+# What a list of codes is written with, as ',3,17,' (``rules.refused``).
 CODES_CHARACTERS: Final = "0123456789,"
 # What earlier versions may have stored beyond the last instant: days of the year 9999, and hours of other time zones.
 _BEYOND: Final = 3 * 24 * 3600 * 10**6

@@ -15,7 +15,7 @@ from durable_trio.rows import NO_VERSION
 from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX
 from durable_trio.stores.sqlite.tables import REFUSED
 
-__all__ = ["IS_PARKED", "IS_UNGROUPED", "OF_LIVING", "PROBLEM", "codes_in", "refused_text"]
+__all__ = ["IS_PARKED", "IS_UNGROUPED", "OF_LIVING", "PROBLEM"]
 
 #: Codes that some executor has, once for each that has them.
 OF_LIVING: Final = "codes JOIN executor_codes ON executor_codes.code = codes.code"
@@ -42,13 +42,3 @@ PROBLEM: Final = f"""
         SELECT refusals.problem FROM refusals WHERE refusals.run = runs.run ORDER BY refused_at DESC, code DESC LIMIT 1
     ) END
 """
-
-
-def refused_text(codes: set[int]) -> str:
-    """Return how codes that have refused a run are stored with it: '' or ',3,17,'."""
-    return f",{','.join(map(str, sorted(codes)))}," if codes else ""
-
-
-def codes_in(refused: str) -> set[int]:
-    """Return the codes of what ``refused_text`` has written; of anything else those that can be read."""
-    return {int(part) for part in refused.split(",") if part.isascii() and part.isdigit() and len(part) < 19}

@@ -7,9 +7,9 @@ import random
 
 import pytest
 
+from durable_trio.rules.refused import codes_in
 from durable_trio.stores.contract import ClaimRun, ContinueAsNew, ForgetDeadCodes, ParkDamaged, RequestCancel, ResumeRun
 from durable_trio.stores.sqlite import SqliteStore
-from durable_trio.stores.sqlite.parked import codes_in
 from durable_trio.testing.store_contract.codes import Server
 from durable_trio.testing.store_contract.kit import abandon_operation, fence_of, finish, one, start, suspend
 

@@ -11,10 +11,11 @@ import pytest
 from durable_trio.errors import RunConflict
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
+from durable_trio.stores import statuses
 from durable_trio.stores.contract import ParkDamaged
-from durable_trio.stores.sqlite import SqliteStore, statuses
-from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of, status_after, word_after
+from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.stores.sqlite.tables import WITHOUT_END
+from durable_trio.stores.statuses import is_none_of, is_one_of, status_after, word_after
 from durable_trio.testing.store_contract.kit import finish, one, owned, row_of
 
 ROOM = Path(statuses.__file__).parent

@@ -31,8 +31,8 @@ from durable_trio.stores.sqlite.columns import (
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.liveness import Judge, nobody_can_tell, silent, teller_is_alive
-from durable_trio.stores.sqlite.statuses import is_none_of
 from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
+from durable_trio.stores.statuses import is_none_of
 
 __all__ = ["count_backlog", "find_home", "list_codes", "list_deaths", "list_executors", "list_reports", "list_set_back"]
 

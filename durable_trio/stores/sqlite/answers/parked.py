@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from durable_trio.rules.refused import codes_in
 from durable_trio.stores.code_questions import ListRefusedSets, RefusedSet
 from durable_trio.stores.sqlite.answers.cells import Source
 from durable_trio.stores.sqlite.groups import Group, Walk
 from durable_trio.stores.sqlite.layout import stored
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in
+from durable_trio.stores.sqlite.parked import OF_LIVING
 from durable_trio.stores.sqlite.tables import REFUSED
 
 __all__ = ["OF_DAMAGED", "OF_REFUSED", "list_refused_sets", "of_parked"]

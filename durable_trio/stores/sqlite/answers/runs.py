@@ -45,7 +45,7 @@ from durable_trio.stores.sqlite.columns import (
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
-from durable_trio.stores.sqlite.statuses import is_none_of
+from durable_trio.stores.statuses import is_none_of
 
 __all__ = [
     "find_ended",

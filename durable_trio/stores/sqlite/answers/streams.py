@@ -48,8 +48,8 @@ from durable_trio.stores.sqlite.answers.ordered import (
 from durable_trio.stores.sqlite.answers.parts import OF_ID, OF_RETRYING, Part, few_runs, rarest_part, runs_of
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.parked import IS_PARKED
-from durable_trio.stores.sqlite.statuses import is_none_of
 from durable_trio.stores.sqlite.tables import WITHOUT_END
+from durable_trio.stores.statuses import is_none_of
 
 __all__ = ["IS_SHOWN", "LAST", "LISTED", "MATCHING", "SLICE_RUNS", "conditions", "few_runs", "matching"]
 

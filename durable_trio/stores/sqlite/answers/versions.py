@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.rows import ServedCode
+from durable_trio.rules.refused import codes_in
 from durable_trio.stores.code_questions import CountRefused, ListServed, RefusedCount, ServedBy
 from durable_trio.stores.sqlite.answers.streams import IS_SHOWN
 from durable_trio.stores.sqlite.columns import text_from
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in
+from durable_trio.stores.sqlite.parked import OF_LIVING
 from durable_trio.stores.sqlite.tables import OF_A_VERSION, REFUSED
 
 __all__ = ["count_of_versions", "count_refused", "list_served"]

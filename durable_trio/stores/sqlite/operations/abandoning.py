@@ -10,15 +10,16 @@ from durable_trio.rows import Key
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import Abandoned, AbandonRun, RequestCancel, Sent
+from durable_trio.stores.outcomes import run_not_found
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import park_damaged
-from durable_trio.stores.sqlite.operations.messages import request_cancel, run_not_found, tell_parent
+from durable_trio.stores.sqlite.operations.messages import request_cancel, tell_parent
 from durable_trio.stores.sqlite.operations.progress import CLEAR_WAITS
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
-from durable_trio.stores.sqlite.statuses import is_one_of, word_after
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.statuses import is_one_of, word_after
 
 __all__ = ["abandon_run"]
 

@@ -20,19 +20,20 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import NO_VERSION, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.fitting import Fitting
+from durable_trio.rules.refused import codes_in, refused_text
 from durable_trio.rules.run_life import CLAIMABLE, FINAL, RunEvent, changed_by
 from durable_trio.stores.contract import ClaimDue, ClaimRun
+from durable_trio.stores.outcomes import executor_ended, run_not_found
 from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, run_from, status_from
 from durable_trio.stores.sqlite.groups import Group, Walk
 from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.codes import forget_other_refusals, forget_refusals, living_codes
 from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
-from durable_trio.stores.sqlite.operations.messages import run_not_found
-from durable_trio.stores.sqlite.parked import IS_UNGROUPED, codes_in, refused_text
-from durable_trio.stores.sqlite.statuses import is_one_of, status_after, word
+from durable_trio.stores.sqlite.parked import IS_UNGROUPED
 from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.statuses import is_one_of, status_after, word
 
 __all__ = ["FIND_IN_LINE", "FIND_LATER", "claim", "claim_due", "claim_run"]
 
@@ -100,7 +101,7 @@ def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
 def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ...] | OwnershipLost:
     """Claim runs that are due (see ``ClaimDue``)."""
     if not transaction.is_executor_alive(operation.owner):
-        return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
+        return executor_ended(operation.owner)
     limit, now, fitting = operation.limit, operation.now, Fitting(operation.codes)
     if limit <= 0:
         return ()
@@ -204,7 +205,7 @@ def claim_run(
 ) -> RunRow | RunNotFound | RunFinished | RunConflict | OwnershipLost:
     """Claim one run by its id (see ``ClaimRun``)."""
     if not transaction.is_executor_alive(operation.owner):
-        return OwnershipLost(f"executor {operation.owner} is not registered, or was declared dead; it claimed nothing")
+        return executor_ended(operation.owner)
     found = transaction.execute(FIND_CLAIMABLE, (operation.run_id,)).fetchone()
     if found is None:
         return run_not_found(operation.run_id)

@@ -6,14 +6,15 @@ from typing import Final
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.limits import UPKEEP_ROWS_MAX
+from durable_trio.rules.refused import codes_in, refused_text
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import ForgetDeadCodes, Refuse, Refused, RegisterExecutor
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.operations.damage import FORGET_REFUSALS, park_damaged, update_run
-from durable_trio.stores.sqlite.parked import OF_LIVING, codes_in, refused_text
-from durable_trio.stores.sqlite.statuses import is_one_of, status_after
+from durable_trio.stores.sqlite.parked import OF_LIVING
 from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
+from durable_trio.stores.statuses import is_one_of, status_after
 
 __all__ = [
     "forget_codes",

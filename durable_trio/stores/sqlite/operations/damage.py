@@ -18,8 +18,8 @@ from durable_trio.rules.run_life import UNFINISHED, RunEvent
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from, text_from
 from durable_trio.stores.sqlite.layout import LAYOUTS, NO_INTEGER, Column
 from durable_trio.stores.sqlite.library import sqlite3
-from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.statuses import word_after
 
 __all__ = ["FORGET_REFUSALS", "park_damaged", "update_each", "update_run"]
 

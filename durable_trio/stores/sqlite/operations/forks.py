@@ -12,13 +12,14 @@ from durable_trio.rows import RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.run_life import RunEvent
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
+from durable_trio.stores.outcomes import run_not_found
 from durable_trio.stores.sqlite.columns import run_from
-from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
+from durable_trio.stores.sqlite.operations.messages import count_unread_anew
 from durable_trio.stores.sqlite.operations.removals import DISCARD, HIDDEN_ID
 from durable_trio.stores.sqlite.operations.resuming import has_long_history
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
-from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.statuses import word_after
 
 __all__ = ["copy_history", "fork_run"]
 

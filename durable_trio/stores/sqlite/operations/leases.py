@@ -15,8 +15,8 @@ from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLe
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
 from durable_trio.stores.sqlite.operations.codes import forget_codes, register_codes
 from durable_trio.stores.sqlite.operations.damage import update_each
-from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.statuses import is_none_of, is_one_of
 
 __all__ = ["reap_executor", "register_executor", "renew_lease", "tell_death"]
 

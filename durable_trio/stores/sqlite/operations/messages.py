@@ -11,17 +11,18 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.rules.run_life import FINAL, LIFE, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, SignalWithStart, Started
+from durable_trio.stores.outcomes import run_not_found
 from durable_trio.stores.sqlite.answers.mailbox import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import update_run
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, start_run
-from durable_trio.stores.sqlite.statuses import is_one_of, word_after
 from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
+from durable_trio.stores.statuses import is_one_of, word_after
 
-__all__ = ["count_unread_anew", "request_cancel", "run_not_found", "send_signal", "signal_with_start", "tell_parent"]
+__all__ = ["count_unread_anew", "request_cancel", "send_signal", "signal_with_start", "tell_parent"]
 
 FIND_RECEIVER: Final = "SELECT run, status, owner, token FROM runs WHERE id = ?"
 IS_HELD_UP: Final = f"SELECT 1 FROM runs WHERE run = ? AND ({REFUSED} OR problem IS NOT NULL)"
@@ -210,11 +211,6 @@ def tell_parent(transaction: Transaction, run: int, now: int) -> None:
     _add(transaction, parent, "child", run_id, payload, now, None)
     if owner is None and status in WAITING and problem is None:
         update_run(transaction, WAKE, {"now": now, "run": parent}, run=parent)
-
-
-def run_not_found(run_id: str) -> RunNotFound:
-    """Return the error for an id that no run has."""
-    return RunNotFound(f"there is no run {run_id!r}", run_id=run_id)
 
 
 def _add(

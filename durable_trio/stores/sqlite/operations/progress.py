@@ -20,8 +20,8 @@ from durable_trio.stores.sqlite.operations.damage import park_damaged, update_ru
 from durable_trio.stores.sqlite.operations.generations import drop_generations, end_history
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
-from durable_trio.stores.sqlite.statuses import is_one_of, word, word_after
 from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
+from durable_trio.stores.statuses import is_one_of, word, word_after
 
 __all__ = ["advance", "continue_as_new", "finish", "park_run", "release"]
 

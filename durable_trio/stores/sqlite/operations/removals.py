@@ -24,10 +24,11 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import DeleteRun, Operation, Prune, Pruned, Stuck, Sweep
+from durable_trio.stores.outcomes import run_not_found
 from durable_trio.stores.sqlite.columns import run_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
-from durable_trio.stores.sqlite.operations.messages import run_not_found, tell_parent
+from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
 from durable_trio.stores.sqlite.references import References, find_references, is_known_by_id, what_keeps
 from durable_trio.stores.sqlite.tables import WITHOUT_END

@@ -18,15 +18,16 @@ from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
+from durable_trio.stores.outcomes import run_not_found
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import LAYOUTS
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import park_damaged
-from durable_trio.stores.sqlite.operations.messages import count_unread_anew, run_not_found
+from durable_trio.stores.sqlite.operations.messages import count_unread_anew
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
-from durable_trio.stores.sqlite.statuses import word_after
 from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import Transaction
+from durable_trio.stores.statuses import word_after
 
 __all__ = ["cut_history", "has_long_history", "resume_run"]
 

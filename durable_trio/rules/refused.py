@@ -1,0 +1,15 @@
+"""How the codes that have refused a run are written with it. Pure."""
+
+from __future__ import annotations
+
+__all__ = ["codes_in", "refused_text"]
+
+
+def refused_text(codes: set[int]) -> str:
+    """Return how codes that have refused a run are stored with it: '' or ',3,17,'."""
+    return f",{','.join(map(str, sorted(codes)))}," if codes else ""
+
+
+def codes_in(refused: str) -> set[int]:
+    """Return the codes of what ``refused_text`` has written; of anything else those that can be read."""
+    return {int(part) for part in refused.split(",") if part.isascii() and part.isdigit() and len(part) < 19}
