@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
+from durable_trio.stores.contract import PutReport, ReapExecutor, RegisterExecutor, TellDeath
+from durable_trio.stores.postgres.operations.leases import reap_executor, register_executor, tell_death
+from durable_trio.stores.postgres.operations.reports import put_report
 from durable_trio.stores.postgres.transaction import Handler
 
-__all__ = ["HANDLERS"]
+__all__ = ["APART", "HANDLERS"]
 
-HANDLERS: Final[dict[type, Handler]] = {}
+HANDLERS: Final[dict[type, Handler]] = {
+    RegisterExecutor: register_executor,
+    ReapExecutor: reap_executor,
+    TellDeath: tell_death,
+    PutReport: put_report,
+}
+
+#: Each of these is a transaction of its own, also within a batch: it must not hold the row of its own executor while it
+#: waits for that of another.
+APART: Final = frozenset({ReapExecutor})
