@@ -10,12 +10,13 @@ import atexit
 import os
 from functools import cache
 from itertools import count
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from private_postgres import Server, find_binaries
 
-__all__ = ["new_schema_url", "server"]
+__all__ = ["drop_schema", "new_schema_url", "port_of", "server"]
 
 _numbers = count()
 
@@ -41,6 +42,13 @@ def new_schema_url() -> str:
     """Return the URL of a schema that is not there yet."""
     url = _url()
     return f"{url}{'&' if '?' in url else '?'}schema=test_{os.getpid()}_{next(_numbers)}"
+
+
+def port_of(url: str) -> int:
+    """Return the port of a URL."""
+    port = urlsplit(url).port
+    assert port is not None
+    return port
 
 
 def drop_schema(url: str) -> None:

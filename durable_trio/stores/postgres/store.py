@@ -26,6 +26,7 @@ from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import migrate
 from durable_trio.stores.postgres.session import FORGET_INSTANCES, POLL_SECONDS, Session
+from durable_trio.stores.postgres.transact import Transactions
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.postgres.url import must_be_direct, parse_url
 from durable_trio.stores.postgres.wire import Request, Wire
@@ -85,6 +86,7 @@ class PostgresStore(Store):
         self._seconds_max = _COMMIT_SECONDS_MAX
         self._has_written = False
         self._writer = Link(self._connect_writer)
+        self._transactions = Transactions(self._connect_writer, self._ledger, place.schema)
         self._readers = {is_for_people: Link(place.connect) for is_for_people in (False, True)}
 
     def close(self) -> None:
@@ -92,6 +94,7 @@ class PostgresStore(Store):
         session, self._session = self._session, None
         if session is None or self._pid != OWN_PROCESS.pid:
             return
+        self._transactions.close()
         for link in (self._writer, *self._readers.values()):
             link.close()
         session.close()
@@ -169,7 +172,11 @@ class PostgresStore(Store):
 
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's function and commit its rows with its ``Advance`` (see ``Store.transact``)."""
-        raise NotImplementedError
+        session = self._usable()
+        with translating(self._place.name):
+            outcome = self._transactions.run(fence, fn, seconds_max=seconds_max)
+        session.tell_others()
+        return outcome
 
     def connect(self) -> psycopg.Connection[Any]:
         """Return a new connection to the same database for the user, as the URL says; the user closes it."""

@@ -18,7 +18,7 @@ from durable_trio.errors import OwnershipLost
 from durable_trio.stores.contract import Fence
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
-__all__ = ["NOW", "Handler", "RefusalError", "Transaction", "is_owned", "ownership_lost"]
+__all__ = ["FIND_OWNER", "NOW", "TOUCH", "Handler", "RefusalError", "Transaction", "is_owned", "lost", "ownership_lost"]
 
 #: The server's clock, in microseconds since 1970 UTC.
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"

@@ -15,7 +15,7 @@ from psycopg import conninfo
 from durable_trio.errors import StoreError
 from durable_trio.stores.postgres.faults import of_connection
 from durable_trio.stores.postgres.schema import quoted
-from durable_trio.stores.postgres.wire import Request, Wire
+from durable_trio.stores.postgres.wire import Wire
 
 __all__ = ["Place", "parse_url"]
 
@@ -63,10 +63,9 @@ class Place:
             StoreAway: none can be made now.
             StoreError: none can ever be made like this.
         """
-        wire = Wire(self.connect_for_user(autocommit=True, prepare_threshold=None))
         settings = _SETTINGS + (_WRITER_SETTINGS if is_writer else ())
-        wire.exchange([Request(each) for each in (*settings, f"SET search_path = {quoted(self.schema)}, pg_temp")])
-        return wire
+        place = f"SET search_path = {quoted(self.schema)}, pg_temp"
+        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*settings, place))
 
     def connect_for_user(self, **options: Any) -> psycopg.Connection[Any]:
         """Return a new connection as the URL says, with the server's settings.

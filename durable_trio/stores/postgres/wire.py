@@ -94,10 +94,13 @@ class Wire:
 
     Args:
         connection: in autocommit, with nothing under way. It is this object's from now on.
+        settings: statements that make it what it is to be.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], settings: Sequence[str] = ()) -> None:
         self._connection = connection
+        self._settings = settings
+        self._is_used = False  # lent since it was as it should be
         self._pg = connection.pgconn
         self._names: dict[str, bytes] = {}
         self._doubt = ""  # why what was committed may be lost
@@ -110,35 +113,39 @@ class Wire:
         self.seconds_max: float | None = None
         #: How many round trips it has made.
         self.exchange_count = 0
+        self.exchange([Request(each) for each in settings])
 
     @property
     def socket(self) -> int:
         """Its descriptor."""
         return self._pg.socket
 
-    @property
-    def connection(self) -> psycopg.Connection[Any]:
-        """The connection as psycopg has it, while it is lent (``lent``)."""
-        return self._connection
-
     @contextmanager
-    def lent(self) -> Iterator[psycopg.Connection[Any]]:
-        """Around a block in which somebody else uses the connection, one statement after the other, as psycopg does.
+    def lent(self) -> Iterator[pq.abc.PGconn]:
+        """Around a block in which somebody else uses the connection, one statement after the other.
 
-        Whatever he has done to it, it is as it was before: only a transaction may be another, or none.
-
-        Raises:
-            ConnectionLost: it was lost meanwhile.
+        Whatever he does to its settings stays until ``renew``.
         """
         self._pg.exit_pipeline_mode()
-        self._pg.notice_handler = None
+        self._is_used = True
         try:
-            yield self._connection
+            yield self._pg
         finally:
-            if not self.is_lost:
-                self._pg.notice_handler = self._notice
-                self._pg.nonblocking = 1
-                self._pg.enter_pipeline_mode()
+            self._pg.notice_handler = self._notice
+            try:
+                if not self.is_lost:
+                    self._pg.nonblocking = 1
+                    self._pg.enter_pipeline_mode()
+            except psycopg.OperationalError:  # he has left an answer on its way
+                self.close()
+
+    def renew(self) -> None:
+        """Make the connection as it was when it was made, if it was lent since: settings, locks, tables of its own."""
+        if self._is_used:
+            self.execute("DISCARD ALL")
+            self._names.clear()
+            self.exchange([Request(each) for each in self._settings])
+            self._is_used = False
 
     @property
     def backend_pid(self) -> int:

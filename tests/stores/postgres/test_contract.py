@@ -1,28 +1,34 @@
-"""The contract of a store on a PostgreSQL server."""
+"""The contract of a store on a PostgreSQL server, behind a proxy that cuts it off."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from durable_trio.stores.contract import Store
 from durable_trio.stores.postgres.store import PostgresStore
-from durable_trio.testing.store_contract import StoreContract
-from tests.kit.postgres import drop_schema, new_schema_url
+from durable_trio.testing.store_contract import OutageContract, StoreContract
+from tests.kit.postgres import drop_schema, new_schema_url, port_of
+from tests.kit.proxy import Proxy
 
 
-class TestPostgresStore(StoreContract):
+class TestPostgresStore(OutageContract, StoreContract):
     """Every verb."""
 
     url: str
+    proxy: Proxy
 
     @pytest.fixture(autouse=True)
     def _schema(self) -> Iterator[None]:
-        self.url = new_schema_url()
+        url = new_schema_url()
+        self.proxy = Proxy(port_of(url))
+        self.url = self.proxy.url(url)
         yield
-        drop_schema(self.url)
+        self.proxy.close()
+        drop_schema(url)
 
     def make_store(self, tmp_path: Path) -> Store:
         """Return a store in a new schema."""
@@ -31,3 +37,7 @@ class TestPostgresStore(StoreContract):
     def reopen(self, tmp_path: Path) -> Store:
         """Return another store in that schema."""
         return PostgresStore(self.url, durability="normal")
+
+    def cut_off(self, store: Store, *, loses_reply: bool) -> AbstractContextManager[None]:
+        """Return a block in which the proxy lets nothing through."""
+        return self.proxy.cut(loses_reply=loses_reply)

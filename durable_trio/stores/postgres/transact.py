@@ -1,0 +1,218 @@
+"""A user's function and the checkpoint that records it, in one transaction, on a connection of its own.
+
+Nothing is locked while the function works: whether the run is still the caller's is looked at before, and again at the
+end, with the lock that lets nobody reap its executor. Other batches of the process go on meanwhile.
+
+Whose error is it? What the server says of itself, its disk or the connection is the store's, wherever it surfaces and
+whatever the function makes of it. A deadlock or a conflict of two transactions is nobody's: the function is called
+again, while there is time. All else that comes of the function is its own failure.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import attrs
+import psycopg
+
+from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout, StoreAway
+from durable_trio.looks import qualified_name
+from durable_trio.stores.contract import Advance, Fence
+from durable_trio.stores.postgres.batch import apply_within
+from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
+from durable_trio.stores.postgres.guarded import GuardedConnection
+from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
+from durable_trio.stores.postgres.link import Link
+from durable_trio.stores.postgres.schema import quoted
+from durable_trio.stores.postgres.transaction import FIND_OWNER, Transaction, lost
+from durable_trio.stores.postgres.wire import Request, Wire
+
+__all__ = ["Transactions"]
+
+GUARD: Final = "INSERT INTO guards (transaction) VALUES (pg_current_xact_id()) RETURNING transaction"
+UNGUARD: Final = "DELETE FROM guards WHERE transaction = $1::xid8"
+SET: Final = "SELECT set_config($1, $2, true)"
+OWN_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()"
+# A margin, so that it is this process which says that the function was too slow.
+_LATE_MS: Final = 50
+
+
+@attrs.define(eq=False)
+class Transactions:
+    """Runs transactions of the user's on up to ``count`` connections at a time.
+
+    Args:
+        make: makes a connection, to a database that has what was committed before.
+        schema: where the tables of the store are, which the function does not see unless it names it.
+    """
+
+    _make: Callable[[], Wire]
+    _ledger: Ledger
+    _schema: str
+    _idle: list[Link] = attrs.Factory(list)
+    _lock: threading.Lock = attrs.Factory(threading.Lock)
+    _is_open: bool = True
+    # Of which it is not known whether they were committed: function, and number, by the id of the function.
+    _in_doubt: dict[int, tuple[object, int]] = attrs.Factory(dict)
+
+    def run(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
+        """Commit what a function writes together with the ``Advance`` it returns (see ``Store.transact``).
+
+        Raises:
+            ConnectionLost, StoreAway: give the same function again.
+            ServerError: the server's; nothing is committed.
+            StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
+        """
+        _, number = self._in_doubt.pop(id(fn), (None, 0))
+        number = number or self._ledger.next_number()
+        try:
+            with self._used() as wire:
+                outcome = _Call(wire, self._ledger, self._schema, fence, number).until_it_passes(fn, seconds_max)
+        except (ConnectionLost, StoreAway):
+            self._in_doubt[id(fn)] = fn, number
+            raise
+        return outcome
+
+    def close(self) -> None:
+        """Let go of the connections; of those in use, when they are given back."""
+        self._is_open = False
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+    @contextmanager
+    def _used(self) -> Iterator[Wire]:
+        with self._lock:
+            link = self._idle.pop() if self._idle else Link(self._make)
+        try:
+            with link.used() as wire:
+                yield wire
+        finally:
+            with self._lock:
+                if self._is_open:
+                    self._idle.append(link)
+            if not self._is_open:
+                link.close()
+
+
+@attrs.define(eq=False)
+class _Call:
+    """One function on one connection, as often as it takes."""
+
+    _wire: Wire
+    _ledger: Ledger
+    _schema: str
+    _fence: Fence
+    _number: int
+
+    def until_it_passes(self, fn: Callable[[Any], Advance], seconds_max: float) -> Any:
+        until = time.monotonic() + seconds_max
+        while True:
+            try:
+                return self._once(fn, seconds_max, until)
+            except (psycopg.Error, ServerError) as error:
+                self._wire.roll_back()
+                if isinstance(error, ServerError) and is_known_commit(error):
+                    outcome = self._ledger.decided(self._number)
+                    self._ledger.acknowledge(self._number)
+                    return outcome
+                if (error.sqlstate or "") not in ("40001", "40P01") or time.monotonic() >= until:
+                    raise
+
+    def _once(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Any:
+        wire = self._wire
+        wire.renew()
+        transaction = Transaction(wire, self._ledger.instance)
+        milliseconds = str(max(1, round((until - time.monotonic()) * 1000) + _LATE_MS))
+        *_, found, guard, _, _, _ = wire.exchange(
+            [
+                Request("BEGIN"),
+                self._ledger.request(self._number),
+                Request(FIND_OWNER, (self._fence.run,)),
+                Request(GUARD),
+                Request(SET, ("statement_timeout", milliseconds)),
+                Request(SET, ("idle_in_transaction_session_timeout", milliseconds)),
+                Request("SET LOCAL search_path TO DEFAULT"),
+            ]
+        )
+        if not found.rows or found.rows[0][1:] != (self._fence.owner, self._fence.token):
+            raise lost(self._fence, found.rows[0] if found.rows else None)
+        ((own,),) = guard.rows
+        advance = self._call(fn, seconds_max, until)
+        if advance.fence != self._fence:
+            raise ValueError(f"the function returned an Advance of {advance.fence}, not of {self._fence}")
+        if self._assigned() != own:
+            raise StepFailed("the function has ended its transaction; nothing of it was committed")
+        with _after_function():
+            (outcome,) = apply_within(transaction, [advance])
+            if isinstance(outcome, OwnershipLost):
+                raise outcome
+            if outcome is not True:
+                return outcome  # what is open is rolled back
+            self._ledger.decide(self._number, True)
+            wire.exchange([Request(UNGUARD, (str(own),)), Request("COMMIT")])
+        self._ledger.acknowledge(self._number)
+        return True
+
+    def _assigned(self) -> int | None:
+        """Return the transaction that goes on after the function; settings are those of the store again."""
+        if not self._wire.is_in_transaction:
+            return None
+        try:
+            *_, found = self._wire.exchange(
+                [
+                    Request("SET LOCAL ROLE NONE"),
+                    Request(SET, ("search_path", f"{quoted(self._schema)}, pg_temp")),
+                    Request(SET, ("statement_timeout", "0")),
+                    Request(OWN_TRANSACTION),
+                ]
+            )
+        except ServerError as error:
+            raise StepFailed(f"the function has left its transaction broken; nothing was committed: {error}") from error
+        ((number,),) = found.rows
+        return None if number is None else int(number)
+
+    def _call(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Advance:
+        with self._wire.lent() as pgconn:
+            connection = GuardedConnection(pgconn)
+            failure: Exception | None = None
+            try:
+                result = fn(connection)
+            except Exception as error:
+                failure = error
+            finally:
+                connection.end()
+        if self._wire.is_lost:
+            raise ConnectionLost(str(connection.fault or "the connection was lost")) from failure
+        if connection.fault is not None:
+            raise _as_server_error(connection.fault) from failure
+        if time.monotonic() > until:
+            raise StepTimeout(
+                f"the transaction took longer than {seconds_max:g} s; nothing of it was committed"
+            ) from failure
+        if failure is not None:
+            raise failure
+        return result
+
+
+def _as_server_error(error: Exception) -> Exception:
+    state = getattr(error, "sqlstate", None)
+    return ServerError(state, str(error)) if state else ConnectionLost(str(error))
+
+
+@contextmanager
+def _after_function() -> Iterator[None]:
+    """Around statements of the store after the function, which may have left a constraint violated."""
+    try:
+        yield
+    except ServerError as error:
+        if error.is_of_operation:
+            raise StepFailed(
+                f"what the function has done cannot be committed: {error}", type=qualified_name(type(error))
+            ) from error
+        raise

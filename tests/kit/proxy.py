@@ -1,0 +1,157 @@
+"""A proxy before a PostgreSQL server, which cuts connections where a test wants it: also behind a COMMIT."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+__all__ = ["Proxy"]
+
+_READ_ONLY = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+
+
+class Proxy:
+    """Passes on what comes to its port, until it is cut."""
+
+    def __init__(self, port: int) -> None:
+        self._server = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._lock = threading.Lock()
+        self._links: set[_Link] = set()
+        self._is_cut = self._loses_reply = False
+        #: How many answers to COMMIT were lost.
+        self.lost_count = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, url: str) -> str:
+        """Return the URL of the server with this port."""
+        return url.replace(f":{self._server[1]}/", f":{self.port}/")
+
+    @contextmanager
+    def cut(self, *, loses_reply: bool = False) -> Iterator[None]:
+        """Let nothing through. ``loses_reply``: only once the first COMMIT has passed, whose answer does not."""
+        with self._lock:
+            self._is_cut, self._loses_reply = not loses_reply, loses_reply
+        if not loses_reply:
+            self.drop_all()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._is_cut = self._loses_reply = False
+
+    def drop_all(self) -> None:
+        """Cut what is connected; who connects anew gets through unless it is cut."""
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.drop()
+
+    def close(self) -> None:
+        """Cut everything, for good."""
+        self._listener.close()
+        self._is_cut = True
+        self.drop_all()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self._is_cut:
+                    client.close()
+                    continue
+                try:
+                    server = socket.create_connection(self._server)
+                except OSError:
+                    client.close()
+                    continue
+                link = _Link(self, client, server)
+                with self._lock:
+                    self._links.add(link)
+                link.start()
+
+    def asks(self, text: bytes) -> bool:
+        """Say whether the answer to a statement is to be lost, which is about to be passed on."""
+        with self._lock:
+            if not self._loses_reply or text not in (b"COMMIT", _READ_ONLY):
+                return False
+            self._loses_reply, self._is_cut = False, True
+            self.lost_count += text == b"COMMIT"
+        return True
+
+    def forget(self, link: _Link) -> None:
+        """A connection has ended."""
+        with self._lock:
+            self._links.discard(link)
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, proxy: Proxy, client: socket.socket, server: socket.socket) -> None:
+        self._proxy = proxy
+        self._client = client
+        self._server = server
+        self._texts: dict[bytes, bytes] = {}  # of prepared statements, by name
+        self._is_mute = False  # what the server says is not passed on, and then the connection is cut
+
+    def start(self) -> None:
+        for target in (self._pass_requests, self._pass_answers):
+            threading.Thread(target=target, daemon=True).start()
+
+    def drop(self) -> None:
+        for each in (self._client, self._server):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._proxy.forget(self)
+
+    def _pass_requests(self) -> None:
+        with suppress(OSError, ValueError):
+            buffer = b""
+            has_begun = False
+            while data := self._client.recv(65536):
+                buffer += data
+                passed = 0
+                while True:
+                    head = 0 if not has_begun else 1  # the first message has no letter
+                    if len(buffer) - passed < head + 4:
+                        break
+                    (length,) = struct.unpack_from("!I", buffer, passed + head)
+                    end = passed + head + length
+                    if len(buffer) < end:
+                        break
+                    message = buffer[passed:end]
+                    if has_begun:
+                        self._note(message)
+                    elif message[4:8] not in (b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\x30"):  # neither TLS nor GSS
+                        has_begun = True
+                    passed = end
+                self._server.sendall(buffer[:passed])
+                buffer = buffer[passed:]
+        self.drop()
+
+    def _note(self, message: bytes) -> None:
+        kind, body = message[:1], message[5:]
+        if kind == b"P":
+            name, text, _ = body.split(b"\0", 2)
+            self._texts[name] = text
+        elif kind == b"B":
+            _, name, _ = body.split(b"\0", 2)
+            if self._proxy.asks(self._texts.get(name, b"")):
+                self._is_mute = True
+
+    def _pass_answers(self) -> None:
+        with suppress(OSError):
+            while data := self._server.recv(65536):
+                if self._is_mute:
+                    if data[-6:-1] == b"Z\x00\x00\x00\x05":  # it has done all that was asked
+                        break
+                    continue
+                self._client.sendall(data)
+        self.drop()
+        if self._is_mute:
+            self._proxy.drop_all()
