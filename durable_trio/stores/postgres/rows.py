@@ -1,15 +1,20 @@
-"""Rows of the tables as records, and the columns they are read from."""
+"""Rows of the tables as records, and the columns they are read from.
+
+The tables keep the types of columns, and most of what may stand in them. What a newer version of this library may have
+written, which works on the same tables, are words that this one does not know: such a row is told as damaged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import attrs
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
-from durable_trio.rows import CodeRow, GenerationRow, HistoryRow, Key, MailboxEntry, RunRow, WaitRow
+from durable_trio.rows import CodeRow, GenerationRow, HistoryRow, Key, MailboxEntry, RunRow, WaitKind, WaitRow
+from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.postgres.parked import PROBLEM
 
 __all__ = [
@@ -30,8 +35,12 @@ __all__ = [
 ]
 
 _RUN_STATUS: Final = {status.value: status for status in RunStatus}
-_STEP_STATUS: Final = {status.value: status for status in StepStatus}
-_STEP_KIND: Final = {kind.value: kind for kind in StepKind}
+_FINAL: Final = frozenset(status.value for status in FINAL)
+_STEP_STATUS: Final = {status.value: status for status in StepStatus if status is not StepStatus.UNREADABLE}
+_STEP_KIND: Final = {kind.value: kind for kind in StepKind if kind is not StepKind.UNREADABLE}
+_UNREADABLE: Final = "unreadable"
+_WAIT_KINDS: Final = frozenset(kind for kind in get_args(WaitKind) if kind != _UNREADABLE)
+_ENTRY_KINDS: Final = frozenset({"signal", "cancel", "child"})
 # Of rows: what is judged, or known of them otherwise.
 _NO_COLUMNS: Final = ("damage", "is_new", "is_locked", "silent", "is_alive")
 
@@ -51,7 +60,10 @@ WAIT_COLUMNS: Final = _columns(WaitRow)
 ENTRY_COLUMNS: Final = _columns(MailboxEntry)
 CODE_COLUMNS: Final = _columns(CodeRow)
 
-_STATUS: Final = [field.name for field in attrs.fields(RunRow)].index("status")
+_RUN_FIELDS: Final = [field.name for field in attrs.fields(RunRow)]
+_STATUS: Final = _RUN_FIELDS.index("status")
+_ENTRY_KIND: Final = [field.name for field in attrs.fields(MailboxEntry)].index("kind")
+_FINISHED_AT: Final = _RUN_FIELDS.index("finished_at")
 
 
 def key_hash(key: Key) -> str:
@@ -62,8 +74,24 @@ def key_hash(key: Key) -> str:
 
 def run_from(row: tuple[Any, ...]) -> RunRow:
     """Return the record of ``RUN_COLUMNS`` or ``OWNED_COLUMNS``."""
-    values = (*row[:_STATUS], _RUN_STATUS[row[_STATUS]], *row[_STATUS + 1 :])
+    word, finished_at, damage = row[_STATUS], row[_FINISHED_AT], None
+    if word not in _RUN_STATUS:
+        damage = _place("runs", _unknown("status", word, _RUN_STATUS), run=row[0], id=row[1])
+    elif (word in _FINAL) is (finished_at is None):
+        end = "finished_at is NULL" if finished_at is None else f"finished_at holds {finished_at}"
+        damage = _place("runs", f"status holds {word!r}, but {end}", run=row[0], id=row[1])
+    # One that is not known is parked, or will be.
+    values = (*row[:_STATUS], _RUN_STATUS.get(word, RunStatus.SUSPENDED), *row[_STATUS + 1 :], damage)
     return RunRow(*values)
+
+
+def _unknown(column: str, word: str, known: Iterable[str]) -> str:
+    return f"{column} holds {word!r}, which is none of {', '.join(known)}"
+
+
+def _place(table: str, what: str, **locator: object) -> str:
+    which = ", ".join(f"{name} {value!r}" for name, value in locator.items())
+    return f"in table {table}, the row with {which}: {what}"
 
 
 def histories_from(rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
@@ -72,11 +100,16 @@ def histories_from(rows: Sequence[tuple[Any, ...]]) -> tuple[HistoryRow, ...]:
 
 
 def _history_from(row: tuple[Any, ...]) -> HistoryRow:
+    kind, status, damage = _STEP_KIND.get(row[4]), _STEP_STATUS.get(row[5]), None
+    if kind is None or status is None:
+        faults = [] if kind else [_unknown("kind", row[4], _STEP_KIND)]
+        faults += [] if status else [_unknown("status", row[5], _STEP_STATUS)]
+        damage = _place("history", "; ".join(faults), seq=row[0], branch=row[1], name=row[2], n=row[3])
     return HistoryRow(
         seq=row[0],
         key=Key(row[1], row[2], row[3]),
-        kind=_STEP_KIND[row[4]],
-        status=_STEP_STATUS[row[5]],
+        kind=kind or StepKind.UNREADABLE,
+        status=status or StepStatus.UNREADABLE,
         attempt=row[6],
         result=row[7],
         error=row[8],
@@ -84,6 +117,7 @@ def _history_from(row: tuple[Any, ...]) -> HistoryRow:
         started_at=row[10],
         finished_at=row[11],
         earlier=row[12],
+        damage=damage,
     )
 
 
@@ -95,20 +129,28 @@ def generation_from(row: tuple[Any, ...]) -> GenerationRow:
 def wait_from(row: tuple[Any, ...]) -> WaitRow:
     """Return the record of ``WAIT_COLUMNS``."""
     branch, name, n, kind, due_at, attempt, error, started_at, earlier = row
+    damage = None
+    if kind not in _WAIT_KINDS:
+        damage = _place("waits", _unknown("kind", kind, sorted(_WAIT_KINDS)), branch=branch, name=name, n=n)
     return WaitRow(
         key=Key(branch, name, n),
-        kind=kind,
+        kind=_UNREADABLE if damage else kind,
         due_at=due_at,
         attempt=attempt,
         error=error,
         started_at=started_at,
         earlier=earlier,
+        damage=damage,
     )
 
 
 def entry_from(row: tuple[Any, ...]) -> MailboxEntry:
     """Return the record of ``ENTRY_COLUMNS``."""
-    return MailboxEntry(*row)
+    if row[_ENTRY_KIND] in _ENTRY_KINDS:
+        return MailboxEntry(*row)
+    id, run, kind, name, payload, created_at = row
+    damage = _place("mailbox", _unknown("kind", kind, sorted(_ENTRY_KINDS)), id=id, kind=kind, name=name)
+    return MailboxEntry(id, run, _UNREADABLE, name, payload, created_at, damage)
 
 
 def code_from(row: tuple[Any, ...]) -> CodeRow:

@@ -28,7 +28,7 @@ from durable_trio.stores.postgres.schema import migrate
 from durable_trio.stores.postgres.session import FORGET_INSTANCES, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transact import Transactions
 from durable_trio.stores.postgres.transaction import NOW, Transaction
-from durable_trio.stores.postgres.url import must_be_direct, parse_url
+from durable_trio.stores.postgres.url import ENGINE, PEOPLE, must_be_direct, parse_url
 from durable_trio.stores.postgres.wire import Request, Wire
 from durable_trio.stores.questions import Question
 
@@ -36,7 +36,6 @@ __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
 
-_BEGIN_TO_READ: Final = Request("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 # A deadlock, or a conflict, is over when it is tried again; so many in a row are none.
 _TRIES_MAX: Final = 10
 _COMMIT_SECONDS_MAX: Final = 30.0
@@ -87,7 +86,10 @@ class PostgresStore(Store):
         self._has_written = False
         self._writer = Link(self._connect_writer)
         self._transactions = Transactions(self._connect_writer, self._ledger, place.schema)
-        self._readers = {is_for_people: Link(place.connect) for is_for_people in (False, True)}
+        self._readers = {
+            is_for_people: Link(partial(place.connect, plans=plans))
+            for is_for_people, plans in ((False, ENGINE), (True, PEOPLE))
+        }
 
     def close(self) -> None:
         """Close all connections (see ``Store.close``)."""
@@ -158,7 +160,7 @@ class PostgresStore(Store):
 
     def _connect_writer(self) -> Wire:
         """Return a connection to write on, to a database that has what was committed before."""
-        wire = self._place.connect(is_writer=True)
+        wire = self._place.connect(plans=ENGINE)
         try:
             wire.seconds_max = self._seconds_max
             wire.execute(f"SET synchronous_commit = {'on' if self.durability == 'full' else 'off'}")
@@ -222,6 +224,5 @@ class PostgresStore(Store):
             raise TypeError(f"{type(question).__name__} is no question of a store")
         session = self._usable()
         with translating(self._place.name), self._readers[question.is_for_people].used() as wire:
-            wire.exchange([_BEGIN_TO_READ])
             answer: T = function(Asking(wire, session.lock_class), question)
         return answer

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MIGRATIONS", "READABLE_BY", "SCHEMA_VERSION"]
+__all__ = ["LINE", "MIGRATIONS", "READABLE_BY", "SCHEMA_VERSION"]
 
 #: The lowest version of this library's schema that can work with tables of ``SCHEMA_VERSION``: until then migrations
 #: only add, so that old and new processes run side by side while a new release is rolled out.
 READABLE_BY: Final = 1
 
-# Where a run that is due stands in line. What has begun goes before all first claims; of the suspects, whose processes
-# have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart.
-_LINE: Final = "(CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END)"
+#: Where a run that is due stands in line. What has begun goes before all first claims; of the suspects, whose processes
+#: have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart.
+LINE: Final = "(CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END)"
 
 # Each change of a run moves it between partial indexes, so its row never stays where it is, and leaves a dead one.
 _CHANGES_OFTEN: Final = """
@@ -78,7 +78,7 @@ _VERSION_1: Final[tuple[str, ...]] = (
     """,
     # Claims: lines, as ``stores.sqlite.tables`` tells, and what comes later.
     f"""
-    CREATE INDEX runs_line ON runs (workflow, version, refused, {_LINE}, priority DESC, wake_at, run)
+    CREATE INDEX runs_line ON runs (workflow, version, refused, {LINE}, priority DESC, wake_at, run)
         WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due
     """,
     """
@@ -92,7 +92,7 @@ _VERSION_1: Final[tuple[str, ...]] = (
     "CREATE INDEX runs_by_status ON runs (workflow, status, created_at, run)",
     "CREATE INDEX runs_finished ON runs (status, finished_at, run) WHERE finished_at IS NOT NULL",
     "CREATE INDEX runs_of_queue ON runs (queue, created_at, run) WHERE queue IS NOT NULL",
-    "CREATE INDEX runs_of_parent ON runs (parent) WHERE parent IS NOT NULL",
+    "CREATE INDEX runs_of_parent ON runs (parent, run) WHERE parent IS NOT NULL",
     "CREATE INDEX runs_of_parent_id ON runs (parent_id, created_at, run) WHERE parent_id IS NOT NULL",
     "CREATE INDEX runs_of_version ON runs (workflow, version) WHERE finished_at IS NULL AND version <> 0",
     """

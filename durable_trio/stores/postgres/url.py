@@ -5,6 +5,7 @@ All of it is libpq's but ``schema``. A URL is shown without its password.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -17,17 +18,15 @@ from durable_trio.stores.postgres.faults import of_connection
 from durable_trio.stores.postgres.schema import quoted
 from durable_trio.stores.postgres.wire import Wire
 
-__all__ = ["Place", "parse_url"]
+__all__ = ["ENGINE", "PEOPLE", "Place", "must_be_direct", "parse_url"]
 
 SCHEMES: Final = ("postgresql", "postgres")
 _DEFAULT_SCHEMA: Final = "durable_trio"
 _NAME_BYTES_MAX: Final = 63  # of an identifier; the server would cut it silently
 
-# By ``SET`` after connecting, never by startup options, which poolers refuse. A generic plan over rows of JSON would
-# scan ``runs`` if it may, for it expects many of them.
+# By ``SET`` after connecting, never by startup options, which poolers refuse.
 _SETTINGS: Final = (
     "SET client_encoding = 'UTF8'",
-    "SET plan_cache_mode = force_generic_plan",
     "SET jit = off",
     "SET idle_in_transaction_session_timeout = '5s'",  # a process that was stopped lets go of its locks
     "SET tcp_keepalives_idle = 3",
@@ -35,7 +34,16 @@ _SETTINGS: Final = (
     "SET tcp_keepalives_count = 3",
     "SET tcp_user_timeout = 9000",
 )
-_WRITER_SETTINGS: Final = ("SET enable_seqscan = off", "SET enable_hashjoin = off", "SET enable_mergejoin = off")
+#: How statements are planned, by who waits for them. What an engine asks is always done by seeks, planned once: over
+#: rows of JSON, or on tables that were small when they were last looked at, the server would scan all runs if it may.
+ENGINE: Final = (
+    "SET plan_cache_mode = force_generic_plan",
+    "SET enable_seqscan = off",
+    "SET enable_hashjoin = off",
+    "SET enable_mergejoin = off",
+)
+#: What people ask is planned for what they ask for.
+PEOPLE: Final = ("SET plan_cache_mode = force_custom_plan",)
 # The same from this side, unless the URL says otherwise: a link that was cut is noticed in 9 s.
 _CLIENT_SETTINGS: Final = {
     "connect_timeout": "10",
@@ -56,16 +64,18 @@ class Place:
     schema: str
     conninfo: str = attrs.field(repr=False)
 
-    def connect(self, *, is_writer: bool = False) -> Wire:
+    def connect(self, *, plans: Sequence[str] = ()) -> Wire:
         """Return a new connection with its settings, in which names without a schema are those of ours.
+
+        Args:
+            plans: how its statements are planned (``ENGINE``, ``PEOPLE``).
 
         Raises:
             StoreAway: none can be made now.
             StoreError: none can ever be made like this.
         """
-        settings = _SETTINGS + (_WRITER_SETTINGS if is_writer else ())
         place = f"SET search_path = {quoted(self.schema)}, pg_temp"
-        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*settings, place))
+        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*_SETTINGS, *plans, place))
 
     def connect_for_user(self, **options: Any) -> psycopg.Connection[Any]:
         """Return a new connection as the URL says, with the server's settings.

@@ -5,10 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.postgres.answers.asking import Asking
-from durable_trio.stores.postgres.answers.runs import find_run
-from durable_trio.stores.questions import FindRun
+from durable_trio.stores.postgres.answers.backlog import count_backlog, list_set_back
+from durable_trio.stores.postgres.answers.mailbox import list_unread, look_at_mailbox
+from durable_trio.stores.postgres.answers.runs import (
+    find_ended,
+    find_missing,
+    find_run,
+    list_awaited,
+    list_generation,
+    list_generations,
+    list_history,
+    list_owned,
+    list_waits,
+    load_run,
+    load_runs,
+    read_values,
+)
+from durable_trio.stores.questions import (
+    CountBacklog,
+    FindEnded,
+    FindMissing,
+    FindRun,
+    ListAwaited,
+    ListHistory,
+    ListOwned,
+    ListSetBack,
+    ListUnread,
+    ListWaits,
+    LoadRun,
+    LoadRuns,
+    LookAtMailbox,
+    Question,
+    ReadValues,
+)
 
 __all__ = ["ANSWERS", "Asking"]
 
-ANSWERS: Final[dict[type, Callable[[Asking, Any], Any]]] = {FindRun: find_run}
+ANSWERS: Final[dict[type[Question[Any]], Callable[[Asking, Any], Any]]] = {
+    FindRun: find_run,
+    LoadRun: load_run,
+    LoadRuns: load_runs,
+    ListHistory: list_history,
+    ListGeneration: list_generation,
+    ListGenerations: list_generations,
+    ListWaits: list_waits,
+    ListAwaited: list_awaited,
+    ReadValues: read_values,
+    FindEnded: find_ended,
+    FindMissing: find_missing,
+    ListUnread: list_unread,
+    LookAtMailbox: look_at_mailbox,
+    CountBacklog: count_backlog,
+    ListSetBack: list_set_back,
+    ListOwned: list_owned,
+}
