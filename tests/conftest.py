@@ -120,6 +120,19 @@ def new_file(tmp_path: Path) -> Callable[[], str]:
 
 
 @pytest.fixture
+def new_schema(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Return URLs of schemas that do not exist yet, on a server for tests."""
+    from tests.kit.postgres import drop_schema, new_schema_url
+
+    def new() -> str:
+        url = new_schema_url()
+        request.addfinalizer(lambda: drop_schema(url))
+        return url
+
+    return new
+
+
+@pytest.fixture
 def new_log(tmp_path: Path) -> Callable[[], str]:
     """Return paths of logs that do not exist yet."""
     return _new(tmp_path, "log")
@@ -160,7 +173,7 @@ def engines_take_all_stores(request: pytest.FixtureRequest, monkeypatch: pytest.
     """
     chosen: str | None = request.config.getoption("--store")
     if chosen in (None, "sqlite") or _why_sqlite(request.node):
-        monkeypatch.setattr(engine, "SqliteStore", store_at)
+        monkeypatch.setattr(engine, "make_store", store_at)
         return
     new: Callable[[], str] = request.getfixturevalue(KINDS[chosen].new)
 
@@ -171,7 +184,7 @@ def engines_take_all_stores(request: pytest.FixtureRequest, monkeypatch: pytest.
             pytest.fail(f"this test takes the store {str(address)!r}: have it take file_path, or mark it on_sqlite")
         return store_at(address, durability=durability)
 
-    monkeypatch.setattr(engine, "SqliteStore", chosen_at)
+    monkeypatch.setattr(engine, "make_store", chosen_at)
 
 
 def _is_time_virtual() -> bool:

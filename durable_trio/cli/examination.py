@@ -15,6 +15,7 @@ from durable_trio.engine.examining import Examined
 from durable_trio.engine.examining import examine as look_at_all
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreCorrupt
 from durable_trio.records import EngineStatus
+from durable_trio.stores.address import without_password
 from durable_trio.stores.examination_questions import Examination
 from durable_trio.views.documents import CheckDocument, Finding
 from durable_trio.workflows import version_text
@@ -38,7 +39,7 @@ def examine(database: str) -> CheckDocument:
         processes = await client.processes()
         findings = (*_findings(status, examined), *findings_of(processes))
         return CheckDocument(
-            database=database,
+            database=without_password(database),
             is_sound=all(finding.level != "wrong" for finding in findings),
             findings=findings,
             runs_by_status={key.value: count for key, count in status.runs_by_status.items()},
@@ -54,7 +55,9 @@ def examine(database: str) -> CheckDocument:
     try:
         return ask(database, look)
     except (StoreCorrupt, SchemaTooNew, NotADatabase) as error:
-        return CheckDocument(database=database, is_sound=False, findings=(_unreadable(error),), runs_by_status={})
+        return CheckDocument(
+            database=without_password(database), is_sound=False, findings=(_unreadable(error),), runs_by_status={}
+        )
 
 
 def _unreadable(error: StoreCorrupt | SchemaTooNew | NotADatabase) -> Finding:

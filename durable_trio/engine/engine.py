@@ -51,8 +51,8 @@ from durable_trio.rehearsal.rehearse import rehearse
 from durable_trio.rows import RunRow
 from durable_trio.starting import SignalStartOptions, StartOptions
 from durable_trio.stores.contract import Store
+from durable_trio.stores.kinds import make_store
 from durable_trio.stores.questions import CountByWorkflow
-from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.workflows import Registry, Startable, Workflow
 from supervisors import EventStream, Supervisor, TreeNode, format_tree
 
@@ -73,7 +73,8 @@ class Engine(trio.abc.AsyncResource):
     It is opened once, for one of the two; after that make a new one.
 
     Args:
-        store: a path, ``":memory:"`` (this process only), or a ``Store``.
+        store: a path, ``":memory:"`` (this process only), a ``postgresql://`` URL (with ``?schema=`` for another
+            schema than ``durable_trio``; the extra ``postgres``), or a ``Store``.
         workflows: those that this engine knows; runs of others are left alone.
         observers: instances of ``Observer``; their errors disturb no run.
         errors: exception classes that steps may raise and replay may need, beyond builtins, trio's and the
@@ -101,7 +102,8 @@ class Engine(trio.abc.AsyncResource):
             module and all files of the project that this reaches), ``clock``.
 
     Raises:
-        TypeError, ValueError: an option of another name, or out of range.
+        TypeError, ValueError: an option of another name, or out of range; or an address of no store.
+        ImportError: the store needs an extra that is not installed.
     """
 
     def __init__(
@@ -129,9 +131,7 @@ class Engine(trio.abc.AsyncResource):
             }
         )
         registry = Registry(workflows)
-        if isinstance(store, str) and "://" in store:
-            raise ValueError(f"store {store!r}: only files and ':memory:' are supported")
-        opened = store if isinstance(store, Store) else SqliteStore(store, durability=durability)
+        opened = store if isinstance(store, Store) else make_store(store, durability=durability)
         self._client = Client(opened, settings, registry, Observers(observers), engine=self)
         self._serving = Serving(self._client)
 

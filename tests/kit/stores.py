@@ -17,7 +17,9 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from durable_trio.engine import engine
+from durable_trio.stores.address import is_url
 from durable_trio.stores.contract import Store
+from durable_trio.stores.kinds import make_store
 from durable_trio.stores.sqlite import SqliteStore
 from tests.logstore import LogStore
 
@@ -33,6 +35,7 @@ class Kind(NamedTuple):
 
 
 KINDS: Final = {
+    "postgres": Kind("new_schema", is_url, make_store),
     "log": Kind("new_log", lambda address: address.endswith(".log"), LogStore),
     "sqlite": Kind("new_file", lambda address: True, SqliteStore),
 }
@@ -45,7 +48,7 @@ def kind_at(address: str | os.PathLike[str]) -> str:
 
 def offer() -> None:
     """Have engines of this program take all kinds, each at its addresses; for programs that tests start."""
-    vars(engine)["SqliteStore"] = store_at
+    vars(engine)["make_store"] = store_at
 
 
 def store_at(address: str | os.PathLike[str], *, durability: str = "full") -> Store:

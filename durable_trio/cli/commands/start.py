@@ -13,6 +13,7 @@ import click
 from durable_trio.cli.completion import complete_workflow
 from durable_trio.cli.options import database_or_app_options, duration, json_value, tags_of, tags_option
 from durable_trio.cli.output import say, write_id
+from durable_trio.stores.address import is_url
 
 if TYPE_CHECKING:
     from durable_trio import Engine, Workflow
@@ -60,7 +61,7 @@ def command(
         engine, database = known.engine, known.database
         what = known.workflow(workflow)
         args = known.arguments(what, args)
-    is_new = bool(database) and not os.path.exists(database)
+    is_new = bool(database) and not is_url(database) and not os.path.exists(database)
 
     async def start(client: Engine) -> tuple[str, str | None]:
         if is_new:

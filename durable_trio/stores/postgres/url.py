@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import attrs
 import psycopg
 from psycopg import conninfo
 
 from durable_trio.errors import StoreError
+from durable_trio.stores.address import without_password
 from durable_trio.stores.postgres.faults import of_connection
 from durable_trio.stores.postgres.schema import quoted
 from durable_trio.stores.postgres.wire import Wire
@@ -106,19 +107,11 @@ def parse_url(url: str) -> Place:
     try:
         known = conninfo.conninfo_to_dict(libpq_url)
     except psycopg.ProgrammingError as error:
-        raise ValueError(f"{_shown(parts)} is no URL of a PostgreSQL database: {error}") from None
+        raise ValueError(f"{without_password(url)} is no URL of a PostgreSQL database: {error}") from None
     text = conninfo.make_conninfo(
         libpq_url, **{name: each for name, each in _CLIENT_SETTINGS.items() if name not in known}
     )
-    return Place(_shown(parts), schema, text)
-
-
-def _shown(parts: Any) -> str:
-    """Return the URL for people: user, hosts and database, and no password wherever it stands."""
-    user, at, hosts = parts.netloc.rpartition("@")
-    options = [each for each in parse_qsl(parts.query) if "password" not in each[0]]
-    query = urlencode(options, quote_via=quote)
-    return str(urlunsplit((parts.scheme, user.partition(":")[0] + at + hosts, parts.path, query, "")))
+    return Place(without_password(url), schema, text)
 
 
 def must_be_direct(wire: Wire, name: str) -> None:
