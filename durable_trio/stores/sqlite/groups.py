@@ -1,25 +1,17 @@
-"""Runs of one version that the same codes have refused are a *group*; the groups of an index, found by a seek each.
+"""The groups of an index (``stores.lines``), found by a seek each.
 
-Groups are few, however many runs are in them. Two indexes have runs in groups: that of the line, of which a claim takes
-those that fit its executor, and that of the refused, of which some are parked.
+Two indexes have runs in groups: that of the line, of which a claim takes those that fit its executor, and that of the
+refused, of which some are parked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from durable_trio.stores.sqlite.layout import stored
 
-__all__ = ["Group", "Walk"]
-
-
-class Group(NamedTuple):
-    """Runs of a workflow and of one version of it that the same codes have refused."""
-
-    workflow: str
-    version: int
-    refused: str
+__all__ = ["Walk"]
 
 
 class Walk:

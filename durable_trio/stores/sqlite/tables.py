@@ -175,7 +175,6 @@ _VERSION_2: Final[tuple[str, ...]] = (
 # have died again and again (``SUSPECT_RECOVERIES``), few are let in at once, so they stand apart. The number is written
 # out: it is part of an index that is stored, and cannot change with the limit.
 LINE: Final = "CASE WHEN recoveries >= 2 THEN 2 WHEN token > 0 THEN 1 ELSE 0 END"
-SUSPECT, BEGUN, NEW = 2, 1, 0
 # Unowned runs that stand in line.
 IN_LINE: Final = "runs INDEXED BY runs_line WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due = 1"
 # Of a run that some code has refused, and that nobody executes.

@@ -28,6 +28,7 @@ from durable_trio.stores.contract import (
     SendSignal,
     Sweep,
 )
+from durable_trio.stores.lines import SUSPECT
 from durable_trio.stores.questions import CountBacklog, LoadRun, LookAtMailbox, Order
 from durable_trio.stores.sqlite import SqliteStore, counters, library, opening, sqlite3
 from durable_trio.stores.sqlite import tables as schema
@@ -37,7 +38,7 @@ from durable_trio.stores.sqlite.operations import claims as claim_operations
 from durable_trio.stores.sqlite.operations import codes, forks, leases, progress
 from durable_trio.stores.sqlite.operations import messages as message_operations
 from durable_trio.stores.sqlite.operations import removals as removal_operations
-from durable_trio.stores.sqlite.tables import LINE, SUSPECT
+from durable_trio.stores.sqlite.tables import LINE
 from durable_trio.testing.store_contract.kit import (
     claim,
     codes_of,

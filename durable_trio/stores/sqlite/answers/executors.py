@@ -10,6 +10,7 @@ from typing import Any, Final
 from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
 from durable_trio.rules.run_life import WAITING
 from durable_trio.stores.code_questions import ListCodes
+from durable_trio.stores.lines import BEGUN, NEW, SUSPECT
 from durable_trio.stores.questions import (
     Backlog,
     CountBacklog,
@@ -31,7 +32,7 @@ from durable_trio.stores.sqlite.columns import (
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.liveness import Judge, nobody_can_tell, silent, teller_is_alive
-from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
+from durable_trio.stores.sqlite.tables import IN_LINE, LINE
 from durable_trio.stores.statuses import is_none_of
 
 __all__ = ["count_backlog", "find_home", "list_codes", "list_deaths", "list_executors", "list_reports", "list_set_back"]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
+from durable_trio.stores.lines import BEGUN, NEW, SUSPECT
 from durable_trio.stores.overdue_questions import ListOverdue, Overdue
 from durable_trio.stores.sqlite.answers.cells import FIRST_WORKFLOW, NEXT_WORKFLOW, walk
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
@@ -20,7 +21,7 @@ from durable_trio.stores.sqlite.groups import Walk
 from durable_trio.stores.sqlite.layout import stored
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.parked import IS_PARKED
-from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
+from durable_trio.stores.sqlite.tables import IN_LINE, LINE
 
 __all__ = ["list_overdue"]
 

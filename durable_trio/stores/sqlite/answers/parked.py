@@ -7,8 +7,9 @@ from typing import Final
 
 from durable_trio.rules.refused import codes_in
 from durable_trio.stores.code_questions import ListRefusedSets, RefusedSet
+from durable_trio.stores.lines import Group
 from durable_trio.stores.sqlite.answers.cells import Source
-from durable_trio.stores.sqlite.groups import Group, Walk
+from durable_trio.stores.sqlite.groups import Walk
 from durable_trio.stores.sqlite.layout import stored
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.parked import OF_LIVING

@@ -12,26 +12,33 @@ version its executor does not know, and those that its code has refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from durable_trio.clock import INSTANT_MIN
 from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
 from durable_trio.rows import NO_VERSION, RunRow
-from durable_trio.rules.damage import damaged
 from durable_trio.rules.fitting import Fitting
 from durable_trio.rules.refused import codes_in, refused_text
-from durable_trio.rules.run_life import CLAIMABLE, FINAL, RunEvent, changed_by
+from durable_trio.rules.run_life import FINAL, RunEvent, changed_by
 from durable_trio.stores.contract import ClaimDue, ClaimRun
-from durable_trio.stores.outcomes import executor_ended, run_not_found
+from durable_trio.stores.lines import BEGUN, NEW, SUSPECT, Due, Group, places_for_refused
+from durable_trio.stores.outcomes import (
+    executor_ended,
+    is_damaged,
+    of_other_code,
+    parked_as_damaged,
+    run_not_found,
+    why_not_claimed,
+)
 from durable_trio.stores.sqlite.columns import OWNED_COLUMNS, run_from, status_from
-from durable_trio.stores.sqlite.groups import Group, Walk
+from durable_trio.stores.sqlite.groups import Walk
 from durable_trio.stores.sqlite.layout import CODES_CHARACTERS, COUNT_MAX, NO_INTEGER
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.operations.codes import forget_other_refusals, forget_refusals, living_codes
 from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
 from durable_trio.stores.sqlite.parked import IS_UNGROUPED
-from durable_trio.stores.sqlite.tables import BEGUN, IN_LINE, LINE, NEW, SUSPECT
+from durable_trio.stores.sqlite.tables import IN_LINE, LINE
 from durable_trio.stores.sqlite.transaction import Transaction
 from durable_trio.stores.statuses import is_one_of, status_after, word
 
@@ -78,15 +85,6 @@ FIND_CLAIMABLE: Final = "SELECT run, status, workflow, version, refused, owner, 
 CLEAR_PROBLEM: Final = "UPDATE runs SET problem = NULL, fingerprint = NULL WHERE run = ?"
 
 
-class _Due(NamedTuple):
-    """A run that is due, as it stands in line: the first is the least."""
-
-    descending: int  # priority, negated
-    wake_at: int
-    run: int
-    group: Group
-
-
 def claim(transaction: Transaction, values: dict[str, Any]) -> RunRow:
     """Claim a run with ``CLAIM``. One whose row is damaged is parked: it comes with its damage, and unowned."""
     try:
@@ -115,7 +113,7 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
     suspects = _heads(transaction, groups, SUSPECT, now, suspects_max)
 
-    def in_order(which: Iterable[Group]) -> list[_Due]:
+    def in_order(which: Iterable[Group]) -> list[Due]:
         those = list(which)
         begun = [each for each in suspects if each.group in those] + _heads(transaction, those, BEGUN, now, limit)
         first = sorted(begun)[:limit]
@@ -124,7 +122,8 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     fresh = in_order(group for group in groups if not group.refused)
     again = in_order(group for group in groups if group.refused)
     claimed = []
-    for due in _shared(fresh, again, limit):
+    taken = again[: places_for_refused(fresh, again, limit)]
+    for due in taken + fresh[: limit - len(taken)]:
         if due.wake_at < INSTANT_MIN:  # nothing is ever due then, and the claim would wipe it out
             claimed.append(park_damaged(transaction, due.run))
             continue
@@ -145,18 +144,6 @@ def _groups(transaction: Transaction, workflow: str, limit: int) -> tuple[list[G
 def _is_set(refused: object) -> bool:
     """Return whether a value can be what is stored of the codes that have refused a run."""
     return isinstance(refused, str) and _OF_SET.issuperset(refused)
-
-
-def _shared(fresh: list[_Due], again: list[_Due], limit: int) -> list[_Due]:
-    """Share the places of a claim, for runs that were refused by other code would go before every first claim.
-
-    Where others are due, too, they get half. Where there is one place, the one that is due first gets it.
-    """
-    again_max = max(limit // 2, limit - len(fresh))
-    if limit == 1 and fresh and again:
-        again_max = int(again[0].wake_at < fresh[0].wake_at)
-    taken = again[:again_max]
-    return taken + fresh[: limit - len(taken)]
 
 
 def _claim_of(transaction: Transaction, owner: int, now: int, fitting: Fitting, run: int, group: Group) -> RunRow:
@@ -183,18 +170,18 @@ def _move_into_line(transaction: Transaction, workflows: tuple[str, ...], now: i
                 update_run(transaction, MOVE, (1, run), run=run)
 
 
-def _heads(transaction: Transaction, groups: Sequence[Group], line: int, now: int, limit: int) -> list[_Due]:
+def _heads(transaction: Transaction, groups: Sequence[Group], line: int, now: int, limit: int) -> list[Due]:
     """Return the first of a kind of line, over some groups, in order."""
-    found: list[_Due] = []
+    found: list[Due] = []
     for group in groups if limit > 0 else ():
         values = (group.workflow, group.version, group.refused, line, limit)
         for priority, wake_at, run in transaction.execute(FIND_IN_LINE, values).fetchall():
             # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it
             # may have been woken by a message; what is new must neither begin early nor stand in the way.
             if type(priority) is not int or type(wake_at) is not int:  # damaged: at the head, due when nothing ever is
-                found.append(_Due(NO_INTEGER, NO_INTEGER, run, group))
+                found.append(Due(NO_INTEGER, NO_INTEGER, run, group))
             elif wake_at <= now or line != NEW:
-                found.append(_Due(-priority, wake_at, run, group))
+                found.append(Due(-priority, wake_at, run, group))
             else:
                 update_run(transaction, MOVE, (0, run), run=run)
     return sorted(found)[:limit]
@@ -211,27 +198,19 @@ def claim_run(
         return run_not_found(operation.run_id)
     run, status, workflow, version, refused, owner, problem = found
     run_id, fitting = operation.run_id, Fitting(operation.codes)
-    if workflow not in fitting.workflows:
-        names = ", ".join(map(repr, fitting.workflows))
-        return RunConflict(f"run {run_id!r} is of workflow {workflow!r}, not {names}", run_id=run_id)
-    if status_from(status) not in CLAIMABLE:
-        return RunFinished(f"run {run_id!r} is {status}", run_id=run_id)
-    if owner is not None:
-        return RunConflict(f"run {run_id!r} is held by executor {owner}, which is alive", run_id=run_id)
+    error = why_not_claimed(run_id, fitting.workflows, workflow, status_from(status), status, owner)
+    if error is not None:
+        return error
     if operation.is_asked_for:
         update_run(transaction, CLEAR_PROBLEM, (run,), run=run)
         if refused:
             forget_refusals(transaction, run)
         refused = ""
     elif problem is not None:
-        return RunConflict(f"run {run_id!r} is parked as damaged; only somebody's word lets it go on", run_id=run_id)
+        return parked_as_damaged(run_id)
     if type(version) is not int or not _is_set(refused):
-        return _damaged(run_id, park_damaged(transaction, run))
+        return is_damaged(run_id, park_damaged(transaction, run).damage or "")
     if not fitting.fits(workflow, version, codes_in(refused)):
-        return RunConflict(f"run {run_id!r} is of another version of {workflow!r}, or was refused", run_id=run_id)
+        return of_other_code(run_id, workflow)
     row = _claim_of(transaction, operation.owner, operation.now, fitting, run, Group(workflow, version, refused))
-    return row if row.damage is None else _damaged(run_id, row)
-
-
-def _damaged(run_id: str, row: RunRow) -> RunConflict:
-    return RunConflict(damaged(run_id, row.damage or "").text, run_id=run_id)
+    return row if row.damage is None else is_damaged(run_id, row.damage)

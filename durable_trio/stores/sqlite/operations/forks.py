@@ -9,10 +9,9 @@ from typing import Final, TypeVar
 
 from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.rows import RunRow
-from durable_trio.rules.damage import damaged
 from durable_trio.rules.run_life import RunEvent
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
-from durable_trio.stores.outcomes import run_not_found
+from durable_trio.stores.outcomes import is_damaged, run_not_found
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.operations.messages import count_unread_anew
 from durable_trio.stores.sqlite.operations.removals import DISCARD, HIDDEN_ID
@@ -62,8 +61,7 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | R
         return _refused(transaction, draft, run_not_found(operation.run_id))
     source = run_from(found)
     if source.damage is not None:
-        text = damaged(source.id, source.damage).text
-        return _refused(transaction, draft, RunConflict(text, run_id=source.id))
+        return _refused(transaction, draft, is_damaged(source.id, source.damage))
     before = transaction.execute(FIND_ROW, (source.run, *operation.before)).fetchone()
     if before is None:
         text = f"run {operation.run_id!r} has no history row {str(operation.before)!r}"

@@ -14,6 +14,7 @@ from durable_trio.rows import OWN_KEYS
 from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, ParkDamaged, Release
+from durable_trio.stores.outcomes import cannot_become
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
@@ -324,4 +325,4 @@ def continue_as_new(transaction: Transaction, operation: ContinueAsNew) -> bool 
 def _cannot_be(transaction: Transaction, run: int, status: RunStatus) -> RunConflict:
     """Return the error for a status that may not follow the one which the run has."""
     name = transaction.execute(FIND_STATUS, (run,)).fetchone()[0]
-    return RunConflict(f"run {run} is {name} and cannot become {status} by that; nothing was written")
+    return cannot_become(run, name, status)

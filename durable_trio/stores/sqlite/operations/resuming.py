@@ -14,11 +14,10 @@ from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.records import StepKind, StepStatus
 from durable_trio.rows import Key, RunRow
-from durable_trio.rules.damage import damaged
 from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
-from durable_trio.stores.outcomes import run_not_found
+from durable_trio.stores.outcomes import is_damaged, run_not_found
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import LAYOUTS
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
@@ -64,7 +63,7 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
     if row.damage is not None:  # then it can be changed at least; whether it can go on, its next claim tells
         row = park_damaged(transaction, row.run)
         if row.problem is None and row.status not in FINAL:
-            return _unreadable(row.id, row.damage or "its status")
+            return is_damaged(row.id, row.damage or "its status")
     if row.status not in FINAL and (row.problem is not None or transaction.execute(IS_REFUSED, (row.run,)).fetchone()):
         transaction.execute(CLEAR_PROBLEM, (operation.now, transaction.change(), row.run))
         forget_refusals(transaction, row.run)
@@ -75,7 +74,7 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
             outcomes = transaction.execute(FIND_OUTCOMES, (row.run,)).fetchall()
             for outcome in outcomes:
                 if not _OUTCOME.is_sound(outcome):
-                    return _unreadable(row.id, _OUTCOME.mended(outcome)[1])
+                    return is_damaged(row.id, _OUTCOME.mended(outcome)[1])
             history = list(starmap(_outcome, outcomes))
             if is_compensated(history):
                 return _conflict(row, COMPENSATED)
@@ -127,10 +126,6 @@ def _cut(transaction: Transaction, run: int, rows: Iterable[tuple[Key, int]]) ->
         first = seq if first is None else min(first, seq)
     if first is not None:
         transaction.execute(FORGET_POSITIONS_FROM, (run, first))
-
-
-def _unreadable(run_id: str, damage: str) -> RunConflict:
-    return RunConflict(damaged(run_id, damage).text, run_id=run_id)
 
 
 def _conflict(row: RunRow, what: str) -> RunConflict:
