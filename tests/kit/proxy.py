@@ -53,8 +53,10 @@ class Proxy:
 
     def close(self) -> None:
         """Cut everything, for good."""
-        self._listener.close()
         self._is_cut = True
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # who accepts is woken
+        self._listener.close()
         self.drop_all()
 
     def _accept(self) -> None:
@@ -97,6 +99,7 @@ class _Link:
         self._client = client
         self._server = server
         self._texts: dict[bytes, bytes] = {}  # of prepared statements, by name
+        self._left = threading.Semaphore(1)  # by one of the two threads: the other one closes
         self._is_mute = False  # what the server says is not passed on, and then the connection is cut
 
     def start(self) -> None:
@@ -108,6 +111,12 @@ class _Link:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         self._proxy.forget(self)
+
+    def _leave(self) -> None:
+        self.drop()
+        if not self._left.acquire(blocking=False):
+            self._client.close()
+            self._server.close()
 
     def _pass_requests(self) -> None:
         with suppress(OSError, ValueError):
@@ -132,7 +141,7 @@ class _Link:
                     passed = end
                 self._server.sendall(buffer[:passed])
                 buffer = buffer[passed:]
-        self.drop()
+        self._leave()
 
     def _note(self, message: bytes) -> None:
         kind, body = message[:1], message[5:]
@@ -152,6 +161,6 @@ class _Link:
                         break
                     continue
                 self._client.sendall(data)
-        self.drop()
+        self._leave()
         if self._is_mute:
             self._proxy.drop_all()
