@@ -1,0 +1,125 @@
+"""The connection by which a store is seen to be open."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from durable_trio.stores.postgres.locks import is_free
+from durable_trio.stores.postgres.session import POLL_SECONDS, Session
+from durable_trio.stores.postgres.url import Place
+from durable_trio.stores.postgres.wire import Wire
+
+IS_FREE = f"SELECT {is_free('$1', '$2')}"
+END_BACKENDS = """
+    SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::bigint::oid
+        AND classid = ($2::bigint & 4294967295)::oid
+"""
+
+
+@pytest.fixture
+def wire(place: Place) -> Iterator[Wire]:
+    """A connection to look with."""
+    made = place.connect()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def sessions(place: Place) -> Iterator[Callable[[], Session]]:
+    """Makes sessions, which are closed at the end."""
+    made: list[Session] = []
+
+    def make() -> Session:
+        made.append(Session(place))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def is_there(wire: Wire, session: Session) -> bool:
+    """Return whether others see a store."""
+    return not wire.execute(IS_FREE, session.lock_class, session.instance).rows[0][0]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    while not condition():
+        time.sleep(0.005)
+
+
+def has_rung(session: Session, seconds: float) -> bool:
+    """Wait for the bell, and return whether it has rung."""
+    return bool(select.select([session.doorbell], [], [], seconds)[0])
+
+
+def test_a_store_is_seen_to_be_there_until_it_is_closed(wire: Wire, sessions: Callable[[], Session]) -> None:
+    first, second = sessions(), sessions()
+    assert first.instance != second.instance
+    assert is_there(wire, first)
+    assert is_there(wire, second)
+    first.close()
+    wait_until(lambda: not is_there(wire, first))
+    assert is_there(wire, second)
+
+
+def test_what_one_commits_rings_the_bell_of_others_and_not_its_own(sessions: Callable[[], Session]) -> None:
+    first, second, third = sessions(), sessions(), sessions()
+    first.tell_others()
+    assert has_rung(second, 30)
+    assert has_rung(third, 30)
+    assert second.has_been_told()
+    assert not has_rung(first, 0)
+
+
+def test_many_commits_ring_a_few_times(sessions: Callable[[], Session]) -> None:
+    first, second = sessions(), sessions()
+    began = time.monotonic()
+    for _ in range(1000):
+        first.tell_others()
+        time.sleep(0.0002)
+    rung = 0
+    while has_rung(second, 0.3):
+        os.eventfd_read(second.doorbell)
+        rung += 1
+    assert 1 <= rung <= 2 + (time.monotonic() - began) / 0.05
+
+
+def test_who_is_not_told_looks_all_the_same(sessions: Callable[[], Session], monkeypatch: pytest.MonkeyPatch) -> None:
+    session = sessions()
+    assert session.poll_seconds == POLL_SECONDS
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + POLL_SECONDS / 2)
+    assert not session.has_been_told()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 1.1 * POLL_SECONDS)
+    assert session.has_been_told()
+    assert not session.has_been_told()
+
+
+def test_a_connection_that_is_lost_is_made_anew_and_the_lock_taken_again(
+    wire: Wire, sessions: Callable[[], Session]
+) -> None:
+    session, other = sessions(), sessions()
+    assert wire.execute(END_BACKENDS, session.instance, session.lock_class).rows == [(True,)]
+    assert has_rung(session, 30)  # it may have missed something
+    wait_until(lambda: is_there(wire, session))
+    other.tell_others()
+    wait_until(session.has_been_told)
+
+
+def test_two_schemas_disturb_each_other_in_nothing(
+    place: Place, other_place: Place, wire: Wire, sessions: Callable[[], Session]
+) -> None:
+    session, other = sessions(), Session(other_place)
+    assert session.instance == other.instance  # each counts for itself
+    assert session.lock_class != other.lock_class
+    other.tell_others()
+    other.close()
+    assert is_there(wire, session)
+    assert not has_rung(session, 0.2)
