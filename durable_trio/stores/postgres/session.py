@@ -82,6 +82,7 @@ class Session:
             ((self.instance,),) = wire.execute(ADD_INSTANCE, str(OWN_PROCESS)).rows
             if not self._take_lock(wire):
                 raise StoreError(f"{place.name}: somebody else holds the lock of the new instance {self.instance}")
+            wire.execute(f'LISTEN "{self._channel}"')
         except BaseException:
             wire.close()
             raise
@@ -157,6 +158,7 @@ class Session:
                 if self._is_closing:
                     raise ConnectionLost("this store is being closed")
             wire.execute(KEEP_INSTANCE, self.instance, str(OWN_PROCESS))
+            wire.execute(f'LISTEN "{self._channel}"')
         except BaseException:
             wire.close()
             raise
@@ -168,7 +170,6 @@ class Session:
 
     def _listen(self, wire: Wire) -> None:
         """Pass on what rings, here and elsewhere, until the store is closed."""
-        wire.execute(f'LISTEN "{self._channel}"')
         own, told_at, rung_at = str(self.instance), 0.0, 0.0
         is_due = False  # others have rung, and the bell has not
         with selectors.DefaultSelector() as selector:
