@@ -1,16 +1,22 @@
 """A private PostgreSQL server: on 127.0.0.1, with data of its own, gone when it is stopped.
 
+    ./scripts/postgres                  # prints its URL and stays until Ctrl-C; then its data is gone
+    ./scripts/postgres --data FOLDER    # its data stays there, for the next time
+
 The binaries are Debian's, or those that ``DURABLE_TRIO_TEST_PG_BIN`` names. As root it runs as the user ``postgres``.
 """
 
 from __future__ import annotations
 
+import argparse
+import ctypes
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -22,6 +28,7 @@ import psycopg
 __all__ = ["Server", "find_binaries"]
 
 _READY_SECONDS_MAX = 60.0
+_PR_SET_PDEATHSIG = 1
 
 
 def find_binaries() -> Path | None:
@@ -100,6 +107,7 @@ class Server:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
                 **self._as_user(),
             )
         until = time.monotonic() + _READY_SECONDS_MAX
@@ -141,3 +149,27 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _end_with_parent() -> None:
+    """In the server: stop when the process that has started it dies, however it does."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+
+def main() -> None:
+    """Start a server, say where it is, and stop it at Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where its data is kept; by default it is removed")
+    chosen = parser.parse_args()
+    server = Server(is_safe=True, folder=None if chosen.data is None else chosen.data.absolute())
+    print(server.url, flush=True)
+    try:
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    main()
