@@ -10,8 +10,13 @@ from typing import Final
 
 __all__ = ["FIND_LOCK_CLASS", "POSTMASTER", "TAKE_LOCK", "is_free"]
 
-#: When the server was started, as text: a lock that was taken before is gone, whoever is there.
-POSTMASTER: Final = "pg_postmaster_start_time()::text"
+#: Since when the server has been up, as text: a lock that was taken before is gone, whoever is there, and numbers of
+#: transactions are given out again. After the crash of one of its processes it begins anew without being started, and
+#: all that tells it is that its statistics do, too.
+POSTMASTER: Final = """(
+    extract(epoch FROM pg_postmaster_start_time()) || '/'
+    || coalesce(extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()), 0)
+)"""
 FIND_LOCK_CLASS: Final = "SELECT hashtext('durable_trio ' || current_schema()::regnamespace::oid)"
 TAKE_LOCK: Final = "SELECT pg_try_advisory_lock($1::integer, $2::integer)"
 

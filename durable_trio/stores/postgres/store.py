@@ -18,6 +18,7 @@ from durable_trio.errors import StoreAway, StoreError
 from durable_trio.processes import OWN_PROCESS
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
+from durable_trio.stores.postgres.answers.cursors import read_point
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.batch import OPERATIONS, apply_batch
 from durable_trio.stores.postgres.faults import ServerError, translating
@@ -209,7 +210,7 @@ class PostgresStore(Store):
 
     def read_cursor(self, text: str) -> Cursor:
         """Return a cursor that was written down (see ``Store.read_cursor``)."""
-        raise NotImplementedError
+        return read_point(text).cursor
 
     def read_clock(self) -> int:
         """Return the present by the server's clock (see ``Store.read_clock``)."""

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
+from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.answers.backlog import count_backlog, list_set_back
+from durable_trio.stores.postgres.answers.codes import count_refused, list_codes, list_served
+from durable_trio.stores.postgres.answers.cursors import find_cursor
+from durable_trio.stores.postgres.answers.executors import (
+    list_deaths,
+    list_executors,
+    list_open_steps,
+    list_reports,
+    list_untold,
+)
+from durable_trio.stores.postgres.answers.lists import list_runs
 from durable_trio.stores.postgres.answers.mailbox import list_unread, look_at_mailbox
+from durable_trio.stores.postgres.answers.news import list_changes, list_news, list_sent
+from durable_trio.stores.postgres.answers.parked import count_parked, list_refused_sets
 from durable_trio.stores.postgres.answers.runs import (
     find_ended,
     find_missing,
@@ -29,10 +43,16 @@ from durable_trio.stores.questions import (
     FindMissing,
     FindRun,
     ListAwaited,
+    ListDeaths,
+    ListExecutors,
     ListHistory,
+    ListOpenSteps,
     ListOwned,
+    ListReports,
+    ListRuns,
     ListSetBack,
     ListUnread,
+    ListUntold,
     ListWaits,
     LoadRun,
     LoadRuns,
@@ -60,4 +80,19 @@ ANSWERS: Final[dict[type[Question[Any]], Callable[[Asking, Any], Any]]] = {
     CountBacklog: count_backlog,
     ListSetBack: list_set_back,
     ListOwned: list_owned,
+    ListRuns: list_runs,
+    FindCursor: find_cursor,
+    ListChanges: list_changes,
+    ListNews: list_news,
+    ListSent: list_sent,
+    ListCodes: list_codes,
+    ListServed: list_served,
+    CountRefused: count_refused,
+    CountParked: count_parked,
+    ListRefusedSets: list_refused_sets,
+    ListExecutors: list_executors,
+    ListDeaths: list_deaths,
+    ListReports: list_reports,
+    ListOpenSteps: list_open_steps,
+    ListUntold: list_untold,
 }
