@@ -15,8 +15,8 @@ from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.examination_questions import Examination, Examine
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.parked import IS_PARKED, IS_UNGROUPED
-from durable_trio.stores.sqlite.statuses import is_none_of, is_one_of
 from durable_trio.stores.sqlite.writable import why_not_writable
+from durable_trio.stores.statuses import is_none_of, is_one_of
 
 __all__ = ["examine"]
 
