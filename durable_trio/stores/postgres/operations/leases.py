@@ -15,6 +15,7 @@ from typing import Final
 
 from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, TellDeath
+from durable_trio.stores.postgres.answers.asking import numbers
 from durable_trio.stores.postgres.operations.codes import FORGET_CODES, register_codes
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.statuses import is_none_of, is_one_of
@@ -123,6 +124,7 @@ def _set_free(
     crashed_runs: frozenset[int] = frozenset(),
 ) -> int:
     """Set the runs of an executor that is no more free, and return how many these are."""
-    causes = f"{{{','.join(map(str, sorted(crashed_runs)))}}}"
-    _, freed = transaction.exchange((LOCK_RUNS, (executor,)), (SET_FREE, (executor, now, crashed, causes)))
+    _, freed = transaction.exchange(
+        (LOCK_RUNS, (executor,)), (SET_FREE, (executor, now, crashed, numbers(crashed_runs)))
+    )
     return freed.changed
