@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from durable_trio.errors import OwnershipLost, RunConflict, RunFinished, RunNotFound
+from durable_trio.errors import MailboxFull, OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreError
 from durable_trio.records import RunStatus
+from durable_trio.rows import Key
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.run_life import CLAIMABLE
+from durable_trio.stores.operations import Fence, SendSignal, SignalWithStart, StartRun
 
 __all__ = [
     "cannot_become",
+    "child_is_lost",
+    "child_is_there",
+    "entry_is_taken",
     "executor_ended",
+    "fence_lost",
+    "has_ended",
+    "has_row",
     "is_damaged",
+    "left_out",
+    "mailbox_full",
     "of_other_code",
+    "parent_not_found",
     "parked_as_damaged",
     "run_not_found",
+    "signal_conflict",
+    "signal_to_another",
+    "start_conflict",
     "why_not_claimed",
 ]
 
@@ -67,3 +81,85 @@ def parked_as_damaged(run_id: str) -> RunConflict:
 def of_other_code(run_id: str, workflow: str) -> RunConflict:
     """Return the error for a claim by an executor that has no code for the run."""
     return RunConflict(f"run {run_id!r} is of another version of {workflow!r}, or was refused", run_id=run_id)
+
+
+def fence_lost(fence: Fence, found: tuple[str, int | None, int] | None) -> OwnershipLost:
+    """Return the error for a fence that does not hold, given id, owner and token of the run, if it is stored."""
+    if found is None:
+        return OwnershipLost(f"run {fence.run} is not stored any more; executor {fence.owner} wrote nothing")
+    run_id, owner, token = found
+    holder = f"nobody owns it after claim {token}" if owner is None else f"executor {owner} owns it by claim {token}"
+    return OwnershipLost(
+        f"run {run_id!r} is not owned by executor {fence.owner} by claim {fence.token}: {holder}; nothing was written"
+    )
+
+
+def start_conflict(operation: StartRun, workflow: str) -> RunConflict:
+    """Return the error for a start whose id is that of another run, of this workflow."""
+    what = "with other arguments" if workflow == operation.workflow else f"of workflow {workflow!r}"
+    return RunConflict(
+        f"run {operation.id!r} is stored already {what}; choose another id, or start it as it was started then",
+        run_id=operation.id,
+    )
+
+
+def parent_not_found(operation: StartRun) -> RunNotFound:
+    """Return the error for a start by a run that is not there."""
+    return RunNotFound(f"run {operation.parent}, the parent of {operation.id!r}, is not stored any more")
+
+
+def child_is_there(run_id: str) -> RunConflict:
+    """Return the error for a child whose id is taken."""
+    return RunConflict(f"run {run_id!r} is stored already; a child needs an id of its own", run_id=run_id)
+
+
+def child_is_lost(run_id: str) -> StoreError:
+    """Return the error for a child that its parent has started before, as its history should know."""
+    return StoreError(f"the run has started its child {run_id!r} before, and its history does not know of it")
+
+
+def has_row(run: int, key: Key) -> RunConflict:
+    """Return the error for a history row that is there."""
+    return RunConflict(f"run {run} has a history row {str(key)!r} already; nothing was written")
+
+
+def entry_is_taken(entry: int, run: int) -> RunConflict:
+    """Return the error for a mailbox entry that is not there, or was taken."""
+    return RunConflict(f"mailbox entry {entry} of run {run} is not unread; nothing was written")
+
+
+def signal_conflict(operation: SendSignal) -> RunConflict:
+    """Return the error for a signal whose id is that of another."""
+    return RunConflict(
+        f"signal {operation.signal_id!r} was sent to run {operation.run_id!r} with another name or payload; "
+        "give a new signal a new id",
+        run_id=operation.run_id,
+    )
+
+
+def has_ended(run_id: str, status: str) -> RunFinished:
+    """Return the error for a signal that comes too late."""
+    return RunFinished(f"run {run_id!r} is {status} and takes no more signals", run_id=run_id)
+
+
+def mailbox_full(run_id: str, unread_max: int) -> MailboxFull:
+    """Return the error for a signal for which there is no room."""
+    return MailboxFull(
+        f"run {run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
+        "send again once it has taken some, or cancel it if it never will",
+        run_id=run_id,
+    )
+
+
+def signal_to_another(operation: SignalWithStart) -> ValueError:
+    """Return the error for a signal that is not for the run that is started."""
+    return ValueError(
+        f"the signal is for run {operation.signal.run_id!r}, not for {operation.start.id!r}, which is started"
+    )
+
+
+def left_out(error: Exception, hint: str = "") -> StoreError:
+    """Return the outcome of an operation that the database refuses."""
+    refusal = StoreError(f"the operation cannot be stored and was left out: {error}{hint}")
+    refusal.__cause__ = error
+    return refusal

@@ -22,13 +22,14 @@ import psycopg
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout, StoreAway
 from durable_trio.looks import qualified_name
 from durable_trio.stores.contract import Advance, Fence
+from durable_trio.stores.outcomes import fence_lost
 from durable_trio.stores.postgres.batch import apply_within
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.guarded import GuardedConnection
 from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import quoted
-from durable_trio.stores.postgres.transaction import FIND_OWNER, Transaction, lost
+from durable_trio.stores.postgres.transaction import FIND_OWNER, Transaction
 from durable_trio.stores.postgres.wire import Request, Wire
 
 __all__ = ["Transactions"]
@@ -141,7 +142,7 @@ class _Call:
             ]
         )
         if not found.rows or found.rows[0][1:] != (self._fence.owner, self._fence.token):
-            raise lost(self._fence, found.rows[0] if found.rows else None)
+            raise fence_lost(self._fence, found.rows[0] if found.rows else None)
         ((own,),) = guard.rows
         advance = self._call(fn, seconds_max, until)
         if advance.fence != self._fence:

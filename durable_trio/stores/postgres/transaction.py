@@ -9,16 +9,17 @@ Locks are taken in one order, so that nobody waits for each other: the ledger, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import attrs
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.stores.contract import Fence
+from durable_trio.stores.outcomes import fence_lost
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
-__all__ = ["FIND_OWNER", "NOW", "TOUCH", "Handler", "RefusalError", "Transaction", "is_owned", "lost", "ownership_lost"]
+__all__ = ["FIND_OWNER", "NOW", "TOUCH", "Handler", "RefusalError", "Transaction", "is_owned", "ownership_lost"]
 
 #: The server's clock, in microseconds since 1970 UTC.
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -78,6 +79,20 @@ class Transaction:
         self._living.add(executor)
         return True
 
+    def note_living(self, executors: Iterable[int]) -> None:
+        """Note of executors that they were looked at like that, and are alive."""
+        self._living.update(executors)
+
+    def roll_back(self) -> None:
+        """Undo everything; the transaction may be begun anew."""
+        self.wire.roll_back()
+        self.forget_since(0)
+
+    def forget_since(self, ended: int) -> None:
+        """Forget what was learned in what was undone, up to when so many executors had been declared dead."""
+        del self.ended[ended:]
+        self._living.clear()
+
     def end_executor(self, executor: int) -> None:
         """Note that an executor was declared dead in this transaction."""
         self._living.discard(executor)
@@ -97,17 +112,4 @@ def is_owned(transaction: Transaction, fence: Fence) -> bool:
 def ownership_lost(transaction: Transaction, fence: Fence) -> OwnershipLost:
     """Return the error for a fence that does not hold."""
     found = transaction.execute(FIND_OWNER, fence.run).rows
-    if not found:
-        return lost(fence, None)
-    return lost(fence, found[0])
-
-
-def lost(fence: Fence, found: tuple[str, int | None, int] | None) -> OwnershipLost:
-    """Return the error for a fence that does not hold, given id, owner and token of the run, if it is stored."""
-    if found is None:
-        return OwnershipLost(f"run {fence.run} is not stored any more; executor {fence.owner} wrote nothing")
-    run_id, owner, token = found
-    holder = f"nobody owns it after claim {token}" if owner is None else f"executor {owner} owns it by claim {token}"
-    return OwnershipLost(
-        f"run {run_id!r} is not owned by executor {fence.owner} by claim {fence.token}: {holder}; nothing was written"
-    )
+    return fence_lost(fence, found[0] if found else None)

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.errors import DurableError, OwnershipLost, StoreCorrupt, StoreError
+from durable_trio.errors import OwnershipLost, StoreCorrupt
 from durable_trio.stores.contract import Fence, Operation
+from durable_trio.stores.outcomes import fence_lost, left_out
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import sqlite3
 
@@ -179,13 +180,7 @@ def is_owned(transaction: Transaction, fence: Fence) -> bool:
 def ownership_lost(transaction: Transaction, fence: Fence) -> OwnershipLost:
     """Return the error for a fence that does not hold."""
     found = transaction.execute(FIND_OWNER, (fence.run,)).fetchone()
-    if found is None:
-        return OwnershipLost(f"run {fence.run} is not stored any more; executor {fence.owner} wrote nothing")
-    run_id, owner, token = found
-    holder = f"nobody owns it after claim {token}" if owner is None else f"executor {owner} owns it by claim {token}"
-    return OwnershipLost(
-        f"run {run_id!r} is not owned by executor {fence.owner} by claim {fence.token}: {holder}; nothing was written"
-    )
+    return fence_lost(fence, found)
 
 
 def outcome_of(error: Exception) -> Exception:
@@ -195,6 +190,4 @@ def outcome_of(error: Exception) -> Exception:
     hint = ""
     if isinstance(error, sqlite3.IntegrityError) and "cannot store" in str(error):  # a type: we bind none that is wrong
         hint = "; the row holds that already: the file is damaged or was changed by another program, restore a copy"
-    refusal: DurableError = StoreError(f"the operation cannot be stored and was left out: {error}{hint}")
-    refusal.__cause__ = error
-    return refusal
+    return left_out(error, hint)

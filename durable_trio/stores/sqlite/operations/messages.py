@@ -11,7 +11,7 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.rules.run_life import FINAL, LIFE, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, SignalWithStart, Started
-from durable_trio.stores.outcomes import run_not_found
+from durable_trio.stores.outcomes import has_ended, mailbox_full, run_not_found, signal_conflict, signal_to_another
 from durable_trio.stores.sqlite.answers.mailbox import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
@@ -92,20 +92,12 @@ def send_signal(
             entry = entry_from(known)
             if (entry.name, entry.payload) == (operation.name, operation.payload):
                 return Sent(entry=entry, created=False, owner=owner)
-            return RunConflict(
-                f"signal {operation.signal_id!r} was sent to run {operation.run_id!r} with another name or payload; "
-                "give a new signal a new id",
-                run_id=operation.run_id,
-            )
+            return signal_conflict(operation)
     if status not in TAKES_SIGNALS:
-        return RunFinished(f"run {operation.run_id!r} is {status} and takes no more signals", run_id=operation.run_id)
+        return has_ended(operation.run_id, status)
     unread_max = COUNT_MAX if operation.unread_max is None else operation.unread_max
     if not _count_signal(transaction, run, unread_max) and not _count_awaited(transaction, run, operation.name):
-        return MailboxFull(
-            f"run {operation.run_id!r} has {unread_max} unread signals, as many as a run may have: nothing was sent; "
-            "send again once it has taken some, or cancel it if it never will",
-            run_id=operation.run_id,
-        )
+        return mailbox_full(operation.run_id, unread_max)
     follows = None if owner is None else _what_it_follows(transaction, run, token)
     entry = _add(transaction, run, "signal", operation.name, operation.payload, operation.now, operation.signal_id)
     if owner is None and status in WAITING:
@@ -118,7 +110,7 @@ def signal_with_start(transaction: Transaction, operation: SignalWithStart) -> A
     """Store a run and a signal to it, both or neither (see ``SignalWithStart``)."""
     run_id = operation.start.id
     if operation.signal.run_id != run_id:
-        return ValueError(f"the signal is for run {operation.signal.run_id!r}, not for {run_id!r}, which is started")
+        return signal_to_another(operation)
     started = start_run(transaction, attrs.evolve(operation.start, owner=None))
     if not isinstance(started, Started):
         return started

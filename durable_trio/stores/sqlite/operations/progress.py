@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.errors import DurableError, OwnershipLost, RunConflict, StoreError
+from durable_trio.errors import DurableError, OwnershipLost, RunConflict
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import OWN_KEYS
 from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, ParkDamaged, Release
-from durable_trio.stores.outcomes import cannot_become
+from durable_trio.stores.outcomes import cannot_become, child_is_lost, child_is_there, entry_is_taken, has_row
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
@@ -157,8 +157,7 @@ def advance(transaction: Transaction, operation: Advance) -> bool | OwnershipLos
         )
         if transaction.cursor.rowcount != 1:
             if is_fenced or is_owned(transaction, fence):
-                conflict = RunConflict(f"run {fence.run} has a history row {str(key)!r} already; nothing was written")
-                raise RefusalError(conflict)
+                raise RefusalError(has_row(fence.run, key))
             return ownership_lost(transaction, fence)
         is_fenced = True
     # As ``is_owned`` does: each wait passes here.
@@ -201,8 +200,8 @@ def _child_is_there(transaction: Transaction, operation: Advance, run_id: str) -
         and is_once
         and transaction.execute(IS_LOST_CHILD, (run_id, operation.fence.run, new)).fetchone() is not None
     ):
-        return StoreError(f"the run has started its child {run_id!r} before, and its history does not know of it")
-    return RunConflict(f"run {run_id!r} is stored already; a child needs an id of its own", run_id=run_id)
+        return child_is_lost(run_id)
+    return child_is_there(run_id)
 
 
 def _change_waits(transaction: Transaction, operation: Advance) -> None:
@@ -217,7 +216,7 @@ def _change_waits(transaction: Transaction, operation: Advance) -> None:
     for entry, seq in operation.taken:
         taken = transaction.execute(TAKE_ENTRY, (seq, entry, run)).fetchall()
         if not taken:
-            raise RefusalError(RunConflict(f"mailbox entry {entry} of run {run} is not unread; nothing was written"))
+            raise RefusalError(entry_is_taken(entry, run))
         if taken[0][0] == "signal":
             transaction.execute(COUNT_TAKEN, (run,))
 

@@ -8,6 +8,7 @@ from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.rows import RunRow
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import Started, StartRun
+from durable_trio.stores.outcomes import parent_not_found, start_conflict
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.transaction import Transaction
 
@@ -37,16 +38,12 @@ def start_run(transaction: Transaction, operation: StartRun) -> Started | RunCon
         row = run_from(known[:-1])
         if row.workflow == operation.workflow and known[-1] == operation.args_digest:
             return Started(row=row, created=False, claimed=False)
-        what = "with other arguments" if row.workflow == operation.workflow else f"of workflow {row.workflow!r}"
-        return RunConflict(
-            f"run {operation.id!r} is stored already {what}; choose another id, or start it as it was started then",
-            run_id=operation.id,
-        )
+        return start_conflict(operation, row.workflow)
     parent_id = None
     if operation.parent is not None:
         found = transaction.execute(FIND_PARENT, (operation.parent,)).fetchone()
         if found is None:
-            return RunNotFound(f"run {operation.parent}, the parent of {operation.id!r}, is not stored any more")
+            return parent_not_found(operation)
         parent_id = found[0]
     is_claimed = operation.owner is not None and transaction.is_executor_alive(operation.owner)
     return store_run(transaction, operation, parent_id, is_claimed=is_claimed)
