@@ -50,6 +50,11 @@ class ServerError(Exception):
             table=field(pq.DiagnosticField.TABLE_NAME),
         )
 
+    @classmethod
+    def of_conflict(cls, text: str) -> Self:
+        """Return what the server would say if it had noticed that two came together."""
+        return cls("40001", text)
+
     @property
     def ends_connection(self) -> bool:
         """Whether the server has let go of the connection with it, or cannot be written to on it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["IS_PARKED", "OF_LIVING", "PROBLEM", "REFUSED"]
+__all__ = ["IS_PARKED", "OF_LIVING", "PROBLEM", "REFUSAL", "REFUSED"]
 
 #: Of a run that some code has refused, and that nobody executes.
 REFUSED: Final = "runs.refused <> '' AND runs.owner IS NULL AND runs.finished_at IS NULL"
@@ -19,9 +19,14 @@ _IS_UNTRIED: Final = f"""
 """
 #: Condition on ``runs``.
 IS_PARKED: Final = f"(runs.problem IS NOT NULL AND runs.finished_at IS NULL OR {REFUSED} AND NOT {_IS_UNTRIED})"
+_LAST_REFUSAL: Final = """
+    (SELECT refusals.problem FROM refusals WHERE refusals.run = runs.run ORDER BY refused_at DESC, code DESC LIMIT 1)
+"""
 #: Why a run is parked: in place of the column, which says only what is damaged.
 PROBLEM: Final = f"""
-    CASE WHEN runs.refused = '' OR runs.problem IS NOT NULL THEN runs.problem WHEN {IS_PARKED} THEN (
-        SELECT refusals.problem FROM refusals WHERE refusals.run = runs.run ORDER BY refused_at DESC, code DESC LIMIT 1
-    ) END
+    CASE WHEN runs.refused = '' OR runs.problem IS NOT NULL THEN runs.problem WHEN {IS_PARKED} THEN {_LAST_REFUSAL} END
+"""
+#: The same of a run that is not damaged, as if it had no owner.
+REFUSAL: Final = f"""
+    CASE WHEN runs.refused <> '' AND runs.finished_at IS NULL AND NOT {_IS_UNTRIED} THEN {_LAST_REFUSAL} END
 """

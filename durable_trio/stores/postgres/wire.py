@@ -30,6 +30,19 @@ _BYTES: Final[dict[type, Callable[[Any], bytes | None]]] = {
     bytes: lambda value: b"\\x" + value.hex().encode(),
     float: lambda value: repr(value).encode(),
 }
+_NO_TEXT: Final = "22021"  # character_not_in_repertoire
+
+
+def _encoded(values: tuple[Any, ...]) -> list[bytes | None] | None:
+    """Return values as they are sent. What is no text for the server is refused here: it would end at the first NUL."""
+    try:
+        encoded = [_BYTES[type(value)](value) for value in values]
+    except UnicodeEncodeError as error:
+        raise ServerError(_NO_TEXT, str(error)) from error
+    for each in encoded:
+        if each is not None and b"\0" in each:
+            raise ServerError(_NO_TEXT, "a text holds the character NUL, which PostgreSQL does not store")
+    return encoded or None
 
 
 def _bytea(raw: bytes) -> bytes:
@@ -186,20 +199,21 @@ class Wire:
             ServerError: the server has refused a statement.
             ConnectionLost: it is not known what became of them. The connection is closed.
         """
+        texts = [(text, _encoded(values)) for text, values in requests]
         self.exchange_count += 1
         until = None if self.seconds_max is None else time.monotonic() + self.seconds_max
         new: list[str] = []  # texts that are being prepared
         # One for each answer that comes back: the text that is prepared with it, or None for a statement that is done.
         expected: list[str | None] = []
         try:
-            for text, values in requests:
+            for text, values in texts:
                 name = self._names.get(text)
                 if name is None:
                     name = self._names[text] = b"s%d" % len(self._names)
                     self._pg.send_prepare(name, text.encode())
                     expected.append(text)
                     new.append(text)
-                self._pg.send_query_prepared(name, [_BYTES[type(value)](value) for value in values] or None)
+                self._pg.send_query_prepared(name, values)
                 expected.append(None)
             self._pg.pipeline_sync()
             self._flush(until)

@@ -25,8 +25,10 @@ from durable_trio.limits import FEED_ALONE_INTERVAL_SECONDS, FEED_INTERVAL_SECON
 from durable_trio.processes import OWN_PROCESS
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
+from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.questions import ListExecutors, ListOpenSteps, ListUntold, OpenSteps, Question
 from durable_trio.stores.sqlite.answers.cursors import read_point
+from durable_trio.stores.sqlite.answers.examination import examine
 from durable_trio.stores.sqlite.answers.executors import find_home
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.table import ANSWERS, JUDGED, Answer, at_one_instant, whole
@@ -472,6 +474,8 @@ class SqliteStore(Store):
         elif isinstance(question, ListUntold):
             self._usable()
             answer = untold_of(self._steps.read(), question.executor)
+        elif isinstance(question, Examine):
+            answer = examine(self.connect(), question, self.path)
         elif (judged := JUDGED.get(type(question))) is not None:
             answer = self._answer(question, partial(judged, judge=self._judge))
         elif (function := ANSWERS.get(type(question))) is not None:
