@@ -6,12 +6,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
+from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
+from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.answers.backlog import count_backlog, list_set_back
 from durable_trio.stores.postgres.answers.codes import count_refused, list_codes, list_served
+from durable_trio.stores.postgres.answers.counts import count_by_workflow, count_runs
 from durable_trio.stores.postgres.answers.cursors import find_cursor
+from durable_trio.stores.postgres.answers.examination import examine
 from durable_trio.stores.postgres.answers.executors import (
     list_deaths,
     list_executors,
@@ -19,9 +23,11 @@ from durable_trio.stores.postgres.answers.executors import (
     list_reports,
     list_untold,
 )
+from durable_trio.stores.postgres.answers.failures import list_failures
 from durable_trio.stores.postgres.answers.lists import list_runs
 from durable_trio.stores.postgres.answers.mailbox import list_unread, look_at_mailbox
 from durable_trio.stores.postgres.answers.news import list_changes, list_news, list_sent
+from durable_trio.stores.postgres.answers.overdue import list_overdue
 from durable_trio.stores.postgres.answers.parked import count_parked, list_refused_sets
 from durable_trio.stores.postgres.answers.runs import (
     find_ended,
@@ -37,14 +43,18 @@ from durable_trio.stores.postgres.answers.runs import (
     load_runs,
     read_values,
 )
+from durable_trio.stores.postgres.answers.unfinished import list_unfinished, load_unfinished
 from durable_trio.stores.questions import (
     CountBacklog,
+    CountByWorkflow,
+    CountRuns,
     FindEnded,
     FindMissing,
     FindRun,
     ListAwaited,
     ListDeaths,
     ListExecutors,
+    ListFailures,
     ListHistory,
     ListOpenSteps,
     ListOwned,
@@ -60,6 +70,7 @@ from durable_trio.stores.questions import (
     Question,
     ReadValues,
 )
+from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
 
 __all__ = ["ANSWERS", "Asking"]
 
@@ -93,6 +104,13 @@ ANSWERS: Final[dict[type[Question[Any]], Callable[[Asking, Any], Any]]] = {
     ListExecutors: list_executors,
     ListDeaths: list_deaths,
     ListReports: list_reports,
+    CountRuns: count_runs,
+    CountByWorkflow: count_by_workflow,
+    ListFailures: list_failures,
+    ListOverdue: list_overdue,
+    ListUnfinished: list_unfinished,
+    LoadUnfinished: load_unfinished,
+    Examine: examine,
     ListOpenSteps: list_open_steps,
     ListUntold: list_untold,
 }
