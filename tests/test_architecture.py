@@ -356,7 +356,7 @@ def _taken_by(path: Path) -> Iterator[str]:
     for node in nodes(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("durable_trio."):
             inside = (node.module or "").removeprefix("durable_trio.")
-            if inside.split(".")[0] not in KNOWN_TO_COMMANDS:
+            if inside.split(".")[0] not in KNOWN_TO_COMMANDS and inside != "stores.address":
                 yield from (f"{inside}.{alias.name}" for alias in node.names if alias.name not in PUBLIC)
         elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
             of = ast.unparse(node.value)
