@@ -40,7 +40,7 @@ LOCK_LIVING: Final = "SELECT 1 FROM executors WHERE id = $1::bigint FOR KEY SHAR
 def apply_batch(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
     """Commit a batch and return one outcome for each operation."""
     try:
-        return _apply(transaction, batch, transaction.opening)
+        return _apply_and_commit(transaction, batch)
     except (NotTogetherError, RefusalError, ServerError) as error:
         if isinstance(error, ServerError) and not _is_of_operation(error):
             raise
@@ -53,23 +53,30 @@ def apply_batch(transaction: Transaction, batch: Sequence[Operation]) -> list[An
 
 
 def apply_within(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
-    """Apply operations of an owner in a transaction that was begun, and return one outcome for each; do not commit.
+    """Apply operations in a transaction that was begun, and return one outcome for each; the caller commits it.
 
     Raises:
-        ServerError: one of them cannot be stored; nothing can be done in the transaction any more.
+        ServerError, RefusalError: one of them cannot be done; nothing can be done in the transaction any more.
     """
-    return apply_together(transaction, batch, is_careful=True)
-
-
-def _apply(transaction: Transaction, batch: Sequence[Operation], before: Sequence[Request]) -> list[Any]:
-    before = [*before, *_locks(batch)]
     outcomes: list[Any] = []
-    segments = list(_segments(batch))
+    for operation in batch:
+        if type(operation) in HOT:
+            outcomes += apply_together(transaction, [operation], is_careful=True)
+        else:
+            outcomes.append(HANDLERS[type(operation)](transaction, operation))
+    return outcomes
+
+
+def _apply_and_commit(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
+    """Do what goes together at once; what begins and ends the transaction goes out with the first and the last."""
+    before = [*transaction.opening, *_locks(batch)]
+    outcomes: list[Any] = []
 
     def commit(last: list[Any]) -> Sequence[Request]:
         transaction.decided(outcomes + last)
         return (_COMMIT,)
 
+    segments = list(_segments(batch))
     for place, (is_hot, segment) in enumerate(segments, 1):
         if is_hot and place == len(segments):
             return outcomes + apply_together(transaction, segment, before=before, after=commit)

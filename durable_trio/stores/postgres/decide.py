@@ -106,11 +106,11 @@ def _row_of(facts: Facts, run: Run) -> RunRow:
 
 def _begin(facts: Facts, operation: StartRun) -> Run:
     """Have a run begin that was inserted for this operation."""
+    if facts.starts[operation.id] is not operation:
+        raise NotTogetherError  # another one came first, and was refused
     added = facts.added.get(operation.id)
     if added is None:
         raise RacedError(f"run {operation.id!r} was stored at the same moment")
-    if added.operation is not operation:
-        raise NotTogetherError  # it was inserted for another one, which was refused
     added.is_used = True
     is_claimed = added.owner is not None
     status = LIFE[RunEvent.START_CLAIMED if is_claimed else RunEvent.START][None]

@@ -291,9 +291,9 @@ def _lost_children(facts: Facts, found: list[Row]) -> None:
 
 def _added(needs: Needs) -> Callable[[Facts, list[Row]], None]:
     def tell(facts: Facts, found: list[Row]) -> None:
-        for run, run_id, owner, parent, parent_id, changed in found:
-            operation = needs.starts[run_id].operation
-            facts.added[run_id] = Added(operation, run, owner, parent, parent_id, changed)
+        facts.starts = {run_id: start.operation for run_id, start in needs.starts.items()}
+        for run, run_id, *columns in found:
+            facts.added[run_id] = Added(run, *columns)
             facts.by_id.pop(run_id, None)  # one that was removed since it was looked for
 
     return tell

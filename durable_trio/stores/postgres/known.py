@@ -116,9 +116,8 @@ class Letter(NamedTuple):
 
 @attrs.define(eq=False)
 class Added:
-    """A run that was inserted for an operation, in case that comes so far; else it is removed again."""
+    """A run that was inserted, in case its start comes so far; else it is removed again."""
 
-    operation: StartRun
     run: int
     owner: int | None
     parent: int | None
@@ -136,7 +135,8 @@ class Facts:
     by_id: dict[str, Run] = attrs.Factory(dict)
     rows: dict[int, RunRow] = attrs.Factory(dict)  # of runs whose start is asked for, with the digest of arguments
     digests: dict[int, bytes] = attrs.Factory(dict)
-    added: dict[str, Added] = attrs.Factory(dict)
+    starts: dict[str, StartRun] = attrs.Factory(dict)  # the first operation that would store a run of this id
+    added: dict[str, Added] = attrs.Factory(dict)  # what was inserted for it
     numbers: list[int] = attrs.Factory(list)  # of entries to come, the last one first
     unread: dict[int, dict[int, Letter]] = attrs.Factory(dict)  # by run and number of the entry
     unread_counts: dict[int, int] = attrs.Factory(dict)  # of signals
