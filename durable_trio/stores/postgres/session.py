@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final
 
 from durable_trio.errors import StoreError
-from durable_trio.processes import OWN_PROCESS
+from durable_trio.processes import ProcessIdentity
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, POSTMASTER, TAKE_LOCK, is_free
 from durable_trio.stores.postgres.transaction import NOW
@@ -79,7 +79,7 @@ class Session:
         try:
             ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
             ((self._channel,),) = wire.execute(FIND_CHANNEL).rows
-            ((self.instance,),) = wire.execute(ADD_INSTANCE, str(OWN_PROCESS)).rows
+            ((self.instance,),) = wire.execute(ADD_INSTANCE, str(ProcessIdentity.own())).rows
             if not self._take_lock(wire):
                 raise StoreError(f"{place.name}: somebody else holds the lock of the new instance {self.instance}")
             wire.execute(f'LISTEN "{self._channel}"')
@@ -157,7 +157,7 @@ class Session:
                 self._rest(_LOCK_RETRY_SECONDS)
                 if self._is_closing:
                     raise ConnectionLost("this store is being closed")
-            wire.execute(KEEP_INSTANCE, self.instance, str(OWN_PROCESS))
+            wire.execute(KEEP_INSTANCE, self.instance, str(ProcessIdentity.own()))
             wire.execute(f'LISTEN "{self._channel}"')
         except BaseException:
             wire.close()

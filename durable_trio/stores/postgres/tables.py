@@ -169,16 +169,46 @@ _VERSION_1: Final[tuple[str, ...]] = (
         PRIMARY KEY (run, key)
     )
     """,
+    # By a digest of the value, which may be of any length (``answers.filters``).
     """
     CREATE TABLE tags (
         key text COLLATE "C" NOT NULL,
-        value text COLLATE "C" NOT NULL,
+        digest bytea NOT NULL,
         created_at bigint NOT NULL,
         run bigint NOT NULL,
-        PRIMARY KEY (key, value, created_at, run)
+        PRIMARY KEY (key, digest, created_at, run)
     )
     """,
     "CREATE INDEX tags_of_run ON tags (run)",
+    # A NUL, which no text can have here, counts as a character that is none.
+    r"""
+    CREATE FUNCTION note_tags() RETURNS trigger LANGUAGE plpgsql AS $body$
+    BEGIN
+        INSERT INTO tags (key, digest, created_at, run)
+        SELECT key, substring(sha256(convert_to(value #>> '{}', 'UTF8')), 1, 16), NEW.created_at, NEW.run
+        FROM json_each(regexp_replace(NEW.tags, '(?<!\\)((?:\\\\)*)\\u0000', '\1\\uffff', 'g')::json)
+        WHERE json_typeof(value) = 'string'
+        ON CONFLICT DO NOTHING;
+        RETURN NULL;
+    END
+    $body$
+    """,
+    """
+    CREATE TRIGGER runs_note_tags AFTER INSERT ON runs
+        FOR EACH ROW WHEN (NEW.tags <> '{}') EXECUTE FUNCTION note_tags()
+    """,
+    """
+    CREATE FUNCTION forget_tags() RETURNS trigger LANGUAGE plpgsql AS $body$
+    BEGIN
+        DELETE FROM tags WHERE run = OLD.run;
+        RETURN NULL;
+    END
+    $body$
+    """,
+    """
+    CREATE TRIGGER runs_forget_tags AFTER DELETE ON runs
+        FOR EACH ROW WHEN (OLD.tags <> '{}') EXECUTE FUNCTION forget_tags()
+    """,
     # Open stores, of executors and of others: each holds the session lock of its number while it is there
     # (``session``). ``postmaster``: when the server that gave the lock had been started, as text.
     """

@@ -22,9 +22,16 @@ from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 
 __all__ = ["Answer", "Request", "Wire"]
 
+
+def _bytes_of_text(value: str) -> bytes:
+    if "\0" in value:  # libpq would cut it off there, silently
+        raise ValueError(f"PostgreSQL has no text with a NUL in it, such as {value[:100]!r}")
+    return value.encode()
+
+
 _BYTES: Final[dict[type, Callable[[Any], bytes | None]]] = {
     int: lambda value: b"%d" % value,
-    str: str.encode,
+    str: _bytes_of_text,
     bool: lambda value: b"t" if value else b"f",
     type(None): lambda _: None,
     bytes: lambda value: b"\\x" + value.hex().encode(),

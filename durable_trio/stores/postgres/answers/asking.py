@@ -9,8 +9,10 @@ import attrs
 
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
-__all__ = ["Asking", "numbers"]
+__all__ = ["NO_CHARACTER", "Asking", "numbers", "text"]
 
+#: In place of a NUL, which no text has in the database. Nor has any name this one.
+NO_CHARACTER: Final = "\uffff"
 _BEGIN: Final = Request("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _END: Final = Request("ROLLBACK")
 
@@ -48,3 +50,8 @@ class Asking:
 def numbers(values: Iterable[int]) -> str:
     """Return numbers as a statement takes them with ``$1::bigint[]``, each once."""
     return f"{{{','.join(map(str, dict.fromkeys(values)))}}}"
+
+
+def text(value: str) -> str:
+    """Return a text to look for, such that one which cannot be stored is found nowhere."""
+    return value.replace("\0", NO_CHARACTER)

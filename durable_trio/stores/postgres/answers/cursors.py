@@ -30,7 +30,10 @@ from durable_trio.stores.postgres.wire import Answer
 __all__ = ["NOTHING", "PRESENT", "START", "Point", "Present", "Snapshot", "find_cursor", "present_from", "read_point"]
 
 #: What there is of the server and the database, and what is visible in this transaction.
-PRESENT: Final = f"SELECT left(md5({POSTMASTER} || nonce), 12), pg_current_snapshot()::text FROM meta"
+PRESENT: Final = f"""
+    SELECT left(encode(sha256(convert_to({POSTMASTER} || nonce, 'UTF8')), 'hex'), 12), pg_current_snapshot()::text
+    FROM meta
+"""
 
 _EXAMPLE: Final = "p0123456789ab.4711.12.3"
 _NUMBER_MAX: Final = 2**63 - 1

@@ -7,13 +7,14 @@ filter is. Parts are counted to tell, up to where it does not matter any more.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from typing import Any, Final
 
 import attrs
 
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL, UNFINISHED
-from durable_trio.stores.postgres.answers.asking import Asking
+from durable_trio.stores.postgres.answers.asking import Asking, text
 from durable_trio.stores.postgres.answers.parked import parked_runs
 from durable_trio.stores.postgres.parked import IS_PARKED
 from durable_trio.stores.questions import Order, RunFilter
@@ -50,6 +51,7 @@ _IN_ORDER_OF_CELLS: Final = """
     ) AS first
     ORDER BY place {way}, run {way} LIMIT {limit}
 """
+_DIGEST_BYTES: Final = 16  # of the value of a tag, as the tables have it
 _UNOWNED: Final = "owner IS NULL AND wake_at IS NOT NULL"
 _COUNT: Final = f"SELECT count(*) FROM (SELECT 1 FROM ({{query}}) AS part LIMIT {COMPARED_RUNS}) AS counted"
 
@@ -62,7 +64,7 @@ class Values:
 
     def text(self, value: str) -> str:
         """Return how a text is called in the statement."""
-        return self.add(value, "text")
+        return self.add(text(value), "text")
 
     def number(self, value: int) -> str:
         """Return how a number is called in the statement."""
@@ -123,7 +125,9 @@ def condition(which: RunFilter, values: Values) -> str:
 
 
 def _of_tag(tag: tuple[str, str], values: Values) -> str:
-    return f"tags.key = {values.text(tag[0])} AND tags.value = {values.text(tag[1])}"
+    key, value = tag
+    digest = sha256(text(value).encode()).digest()[:_DIGEST_BYTES]
+    return f"tags.key = {values.text(key)} AND tags.digest = {values.add(digest, 'bytea')}"
 
 
 def _created(which: RunFilter, values: Values, table: str = "runs") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.rows import MailboxEntry
-from durable_trio.stores.postgres.answers.asking import Asking
+from durable_trio.stores.postgres.answers.asking import Asking, text
 from durable_trio.stores.postgres.rows import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.postgres.wire import Answer
 from durable_trio.stores.questions import ListUnread, LookAtMailbox, MailboxLook, NamedSignals
@@ -58,7 +58,7 @@ def look_at_mailbox(asking: Asking, question: LookAtMailbox) -> MailboxLook:
     run, after, limit = question.run, question.after, question.limit
     come, *named = asking.only(
         (UNREAD_AFTER, (run, after, limit + 1)),
-        *((SIGNALS_NAMED, (run, name, above, limit + 1)) for name, above in question.names.items()),
+        *((SIGNALS_NAMED, (run, text(name), above, limit + 1)) for name, above in question.names.items()),
     )
     found = _entries(come)
     return MailboxLook(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.stores.overdue_questions import ListOverdue, Overdue
-from durable_trio.stores.postgres.answers.asking import Asking
+from durable_trio.stores.postgres.answers.asking import Asking, text
 from durable_trio.stores.postgres.answers.filters import WORKFLOWS
 from durable_trio.stores.postgres.parked import IS_PARKED
 from durable_trio.stores.postgres.rows import RUN_COLUMNS, run_from
@@ -84,7 +84,7 @@ NEXT_DUE: Final = f"""
 
 def list_overdue(asking: Asking, question: ListOverdue) -> Overdue:
     """Return what is due within some time, and when the next is."""
-    until, workflow = question.until, question.workflow
+    until, workflow = question.until, None if question.workflow is None else text(question.workflow)
     due, later = asking.only(
         (OVERDUE, (until, max(0, question.limit), workflow, *question.after)), (NEXT_DUE, (until, 1, workflow))
     )

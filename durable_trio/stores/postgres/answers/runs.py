@@ -12,7 +12,7 @@ from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.rows import GenerationRow, HistoryRow, MailboxEntry, RunRow, WaitRow
 from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
-from durable_trio.stores.postgres.answers.asking import Asking, numbers
+from durable_trio.stores.postgres.answers.asking import Asking, numbers, text
 from durable_trio.stores.postgres.answers.mailbox import CONTROLS_BEHIND, LAST_UNREAD, UNREAD_FIRST
 from durable_trio.stores.postgres.rows import (
     GENERATION_COLUMNS,
@@ -111,7 +111,7 @@ MISSING: Final = """
 
 def find_run(asking: Asking, question: FindRun) -> RunRow | None:
     """Return the run with an id."""
-    found = asking.only((FIND_RUN, (question.run_id,)))[0].rows
+    found = asking.only((FIND_RUN, (text(question.run_id),)))[0].rows
     return run_from(found[0]) if found else None
 
 
@@ -237,10 +237,11 @@ def find_missing(asking: Asking, question: FindMissing) -> tuple[str, ...]:
     return _ids(asking, MISSING, question.run_ids)
 
 
-def _ids(asking: Asking, text: str, run_ids: Sequence[str]) -> tuple[str, ...]:
-    if not run_ids:
+def _ids(asking: Asking, statement: str, run_ids: Sequence[str]) -> tuple[str, ...]:
+    asked = {text(run_id): run_id for run_id in run_ids}
+    if not asked:
         return ()
-    return tuple(row[0] for row in asking.only((text, (json.dumps(list(run_ids)),)))[0].rows)
+    return tuple(asked[found] for (found,) in asking.only((statement, (json.dumps(list(asked)),)))[0].rows)
 
 
 def read_values(asking: Asking, question: ReadValues) -> Mapping[int, Mapping[str, str]]:
