@@ -6,26 +6,37 @@ from collections.abc import Sequence
 
 from durable_trio.errors import MailboxFull, OwnershipLost, RunConflict, RunFinished, RunNotFound, StoreError
 from durable_trio.records import RunStatus
-from durable_trio.rows import Key
+from durable_trio.rows import Key, RunRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.run_life import CLAIMABLE
 from durable_trio.stores.operations import Fence, SendSignal, SignalWithStart, StartRun
+from durable_trio.stores.piece_operations import ForkRun
 
 __all__ = [
+    "already_ended",
+    "cannot_be_deleted",
+    "cannot_be_removed",
     "cannot_become",
+    "changed_meanwhile",
     "child_is_lost",
     "child_is_there",
+    "copy_id_is_taken",
     "entry_is_taken",
     "executor_ended",
     "fence_lost",
     "has_ended",
     "has_row",
     "is_damaged",
+    "is_executed",
     "left_out",
     "mailbox_full",
+    "no_such_row",
+    "not_resumable",
     "of_other_code",
+    "original_changed",
     "parent_not_found",
     "parked_as_damaged",
+    "run_conflict",
     "run_not_found",
     "signal_conflict",
     "signal_to_another",
@@ -163,3 +174,56 @@ def left_out(error: Exception, hint: str = "") -> StoreError:
     refusal = StoreError(f"the operation cannot be stored and was left out: {error}{hint}")
     refusal.__cause__ = error
     return refusal
+
+
+def changed_meanwhile(row: RunRow) -> RunConflict:
+    """Return the error for a run that is not as its caller has seen it."""
+    return run_conflict(row, "was changed while it was being resumed; look at it, and try again")
+
+
+def not_resumable(row: RunRow) -> RunConflict:
+    """Return the error for a run that goes on by itself, or has completed."""
+    return run_conflict(
+        row, f"is {row.status} without a problem; only parked, failed and cancelled runs can be resumed"
+    )
+
+
+def is_executed(row: RunRow) -> RunConflict:
+    """Return the error for another version of a run that somebody has."""
+    return run_conflict(row, f"is executed as version {row.version}, and keeps it; cancel it, or wait until it rests")
+
+
+def no_such_row(operation: ForkRun) -> ValueError:
+    """Return the error for a copy up to a row that is not there."""
+    return ValueError(f"run {operation.run_id!r} has no history row {str(operation.before)!r}")
+
+
+def copy_id_is_taken(operation: ForkRun) -> RunConflict:
+    """Return the error for a copy whose id is that of another run."""
+    return RunConflict(f"run {operation.id!r} is stored already; give the copy another id", run_id=operation.id)
+
+
+def original_changed(run_id: str) -> RunConflict:
+    """Return the error for a copy that would be of two histories, or that was given up."""
+    text = f"run {run_id!r} was changed while it was being copied, or the copying has stood still; try again"
+    return RunConflict(text, run_id=run_id)
+
+
+def already_ended(row: RunRow) -> RunFinished:
+    """Return the error for a run that need not be ended any more."""
+    return RunFinished(f"run {row.id!r} had already ended: {row.status}", run_id=row.id)
+
+
+def cannot_be_deleted(row: RunRow) -> RunConflict:
+    """Return the error for the removal of a run that goes on."""
+    return run_conflict(row, f"is {row.status}; only runs that have ended can be deleted: cancel it first")
+
+
+def cannot_be_removed(run_id: str, why: str) -> RunConflict:
+    """Return the error for the removal of a run to which others have tied something."""
+    return RunConflict(f"run {run_id!r} cannot be removed: {why}", run_id=run_id)
+
+
+def run_conflict(row: RunRow, what: str) -> RunConflict:
+    """Return the error for a run of which something is said."""
+    return RunConflict(f"run {row.id!r} {what}", run_id=row.id)

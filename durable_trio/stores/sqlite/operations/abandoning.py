@@ -10,7 +10,7 @@ from durable_trio.rows import Key
 from durable_trio.rules.compensation import compensation_key
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import Abandoned, AbandonRun, RequestCancel, Sent
-from durable_trio.stores.outcomes import run_not_found
+from durable_trio.stores.outcomes import already_ended, run_not_found
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
@@ -66,7 +66,7 @@ def abandon_run(transaction: Transaction, operation: AbandonRun) -> Abandoned | 
     if row.damage is not None:  # what cannot be read is replaced, so that the rest can be changed
         row = park_damaged(transaction, row.run)
     if row.status in FINAL:
-        return RunFinished(f"run {operation.run_id!r} had already ended: {row.status}", run_id=operation.run_id)
+        return already_ended(row)
     children = [text for (text,) in transaction.execute(FIND_CHILDREN, (row.run,)).fetchall()]
     told = [_request(transaction, row.id, operation)] if row.owner is not None else []
     not_undone_count = _note_not_undone(transaction, row.run, operation)

@@ -11,7 +11,7 @@ from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.rows import RunRow
 from durable_trio.rules.run_life import RunEvent
 from durable_trio.stores.contract import CopyHistory, Draft, ForkRun
-from durable_trio.stores.outcomes import is_damaged, run_not_found
+from durable_trio.stores.outcomes import copy_id_is_taken, is_damaged, no_such_row, original_changed, run_not_found
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.operations.messages import count_unread_anew
 from durable_trio.stores.sqlite.operations.removals import DISCARD, HIDDEN_ID
@@ -64,11 +64,9 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | R
         return _refused(transaction, draft, is_damaged(source.id, source.damage))
     before = transaction.execute(FIND_ROW, (source.run, *operation.before)).fetchone()
     if before is None:
-        text = f"run {operation.run_id!r} has no history row {str(operation.before)!r}"
-        return _refused(transaction, draft, ValueError(text))
+        return _refused(transaction, draft, no_such_row(operation))
     if transaction.execute(FIND_RUN, (operation.id,)).fetchone() is not None:
-        text = f"run {operation.id!r} is stored already; give the copy another id"
-        return _refused(transaction, draft, RunConflict(text, run_id=operation.id))
+        return _refused(transaction, draft, copy_id_is_taken(operation))
     if draft is None:
         before_key = str(operation.before)
         transaction.execute(COPY_RUN, (transaction.change(), now, max(1, now), before_key, source.run))
@@ -78,7 +76,7 @@ def fork_run(transaction: Transaction, operation: ForkRun) -> RunRow | Draft | R
             return draft
         transaction.execute(COPY_HISTORY, (draft.run, source.run, before[0]))
     elif not _is_as_before(transaction, draft, now):
-        return _refused(transaction, draft, _changed(operation.run_id))
+        return _refused(transaction, draft, original_changed(operation.run_id))
     if operation.signals:
         transaction.execute(COPY_SIGNALS, {"copy": draft.run, "source": source.run, "before": before[0]})
         count_unread_anew(transaction, draft.run)
@@ -90,7 +88,7 @@ def copy_history(transaction: Transaction, operation: CopyHistory) -> bool | Run
     """Copy some rows into a copy that is being made (see ``CopyHistory``)."""
     draft = operation.draft
     if not _is_as_before(transaction, draft, operation.now):
-        return _refused(transaction, draft, _changed(operation.run_id))
+        return _refused(transaction, draft, original_changed(operation.run_id))
     for key in operation.keys:
         transaction.execute(COPY_ROW, (draft.run, draft.source[0], draft.before, *key))
     return True
@@ -103,11 +101,6 @@ def _is_as_before(transaction: Transaction, draft: Draft, now: int) -> bool:
         return False
     state: tuple[int, int, int | None] | None = transaction.execute(FIND_STATE, draft.source[:1]).fetchone()
     return state == draft.source
-
-
-def _changed(run_id: str) -> RunConflict:
-    text = f"run {run_id!r} was changed while it was being copied, or the copying has stood still; try again"
-    return RunConflict(text, run_id=run_id)
 
 
 def _refused(transaction: Transaction, draft: Draft | None, error: Refusal) -> Refusal:

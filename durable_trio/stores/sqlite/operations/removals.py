@@ -24,7 +24,7 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import DeleteRun, Operation, Prune, Pruned, Stuck, Sweep
-from durable_trio.stores.outcomes import run_not_found
+from durable_trio.stores.outcomes import cannot_be_deleted, cannot_be_removed, run_not_found
 from durable_trio.stores.sqlite.columns import run_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
@@ -120,10 +120,7 @@ def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotF
     if not is_over:
         is_given_up = transaction.execute(IS_DAMAGED, (row.run,)).fetchone() is not None
         if row.owner is not None or not (is_given_up or row.damage is not None):
-            return RunConflict(
-                f"run {row.id!r} is {row.status}; only runs that have ended can be deleted: cancel it first",
-                run_id=row.id,
-            )
+            return cannot_be_deleted(row)
     transaction.removing = (row.id, (0, row.run))
     references = find_references(transaction)
     why = what_keeps(transaction, references, row.run)
@@ -132,7 +129,7 @@ def delete_run(transaction: Transaction, operation: DeleteRun) -> bool | RunNotF
             tell_parent(transaction, row.run, 0)  # it would wait for ever
         _, why = _remove(transaction, references, row.run, _row_count(transaction, row.run))
     if why is not None:
-        raise RefusalError(_conflict(row.id, why))  # the parent may have been told already
+        raise RefusalError(cannot_be_removed(row.id, why))  # the parent may have been told already
     return True
 
 
@@ -215,7 +212,7 @@ def _apply_alone(transaction: Transaction, handlers: Mapping[type, Handler], ope
             return outcome_of(error)
         stuck = _stuck(transaction, _SEE.format(error))
         if isinstance(operation, DeleteRun):
-            return _conflict(stuck.run_id, stuck.why)
+            return cannot_be_removed(stuck.run_id, stuck.why)
         return Pruned(0, 0, stuck.position, (stuck,)) if isinstance(operation, Prune) else stuck
     return outcome
 
@@ -250,10 +247,6 @@ class _Removal:
 def _stuck(transaction: Transaction, why: str) -> Stuck:
     run_id, position = transaction.removing
     return Stuck(run_id, why, position)
-
-
-def _conflict(run_id: str, why: str) -> RunConflict:
-    return RunConflict(f"run {run_id!r} cannot be removed: {why}", run_id=run_id)
 
 
 def _shown(hidden_id: object) -> str:

@@ -17,7 +17,14 @@ from durable_trio.rows import Key, RunRow
 from durable_trio.rules.resuming import COMPENSATED, Outcome, is_compensated, rows_to_cut
 from durable_trio.rules.run_life import FINAL, LIFE, RunEvent
 from durable_trio.stores.contract import CutHistory, ResumeRun, TooLong
-from durable_trio.stores.outcomes import is_damaged, run_not_found
+from durable_trio.stores.outcomes import (
+    changed_meanwhile,
+    is_damaged,
+    is_executed,
+    not_resumable,
+    run_conflict,
+    run_not_found,
+)
 from durable_trio.stores.sqlite.columns import run_from
 from durable_trio.stores.sqlite.layout import LAYOUTS
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
@@ -77,20 +84,18 @@ def resume_run(transaction: Transaction, operation: ResumeRun) -> RunRow | TooLo
                     return is_damaged(row.id, _OUTCOME.mended(outcome)[1])
             history = list(starmap(_outcome, outcomes))
             if is_compensated(history):
-                return _conflict(row, COMPENSATED)
+                return run_conflict(row, COMPENSATED)
             _cut(transaction, row.run, ((outcome.key, outcome.seq) for outcome in rows_to_cut(history)))
         elif row.changed != operation.cut_at:
-            return _conflict(row, "was changed while it was being resumed; look at it, and try again")
+            return changed_meanwhile(row)
         count_unread_anew(transaction, row.run)
         transaction.execute(REMOVE_CANCEL, (row.run,))
         forget_refusals(transaction, row.run)
         transaction.execute(REVIVE, {"now": operation.now, "changed": transaction.change(), "run": row.run})
     elif operation.version in (None, row.version) or row.status in FINAL:
-        return _conflict(
-            row, f"is {row.status} without a problem; only parked, failed and cancelled runs can be resumed"
-        )
+        return not_resumable(row)
     elif row.owner is not None:
-        return _conflict(row, f"is executed as version {row.version}, and keeps it; cancel it, or wait until it rests")
+        return is_executed(row)
     if operation.version is not None:
         transaction.execute(SET_VERSION, (operation.version, transaction.change(), row.run))
     return run_from(transaction.execute(FIND_RUN, (operation.run_id,)).fetchone())
@@ -109,7 +114,7 @@ def cut_history(transaction: Transaction, operation: CutHistory) -> bool | RunNo
         return run_not_found(operation.run_id)
     row = run_from(found)
     if row.changed != operation.changed or row.status not in LIFE[RunEvent.REVIVE]:
-        return _conflict(row, "was changed while it was being resumed; look at it, and try again")
+        return changed_meanwhile(row)
     _cut(transaction, row.run, operation.rows)
     return True
 
@@ -126,7 +131,3 @@ def _cut(transaction: Transaction, run: int, rows: Iterable[tuple[Key, int]]) ->
         first = seq if first is None else min(first, seq)
     if first is not None:
         transaction.execute(FORGET_POSITIONS_FROM, (run, first))
-
-
-def _conflict(row: RunRow, what: str) -> RunConflict:
-    return RunConflict(f"run {row.id!r} {what}", run_id=row.id)
