@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from durable_trio.stores.contract import Operation, ReapExecutor
+from durable_trio.stores.contract import ClaimDue, ClaimRun, ContinueAsNew, Operation, ParkDamaged, ReapExecutor, Refuse
 from durable_trio.stores.outcomes import left_out
 from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.hot import apply_together
@@ -29,6 +29,8 @@ __all__ = ["OPERATIONS", "apply_batch", "apply_within"]
 
 OPERATIONS: Final = HOT | frozenset(HANDLERS)
 
+# Others than the hot ones.
+_OF_OWNERS: Final = (Refuse, ParkDamaged, ContinueAsNew)
 _COMMIT: Final = Request("COMMIT")
 _SAVEPOINT: Final = Request("SAVEPOINT operation")
 _RELEASE: Final = Request("RELEASE operation")
@@ -107,7 +109,10 @@ def _locks(batch: Sequence[Operation]) -> Iterator[Request]:
     reaped = {operation.executor for operation in batch if isinstance(operation, ReapExecutor)}
     if reaped and len(batch) > 1:
         hot = [operation for operation in batch if type(operation) in HOT]
-        for executor in sorted(reaped | needs_of(hot, is_careful=False).executors):
+        writing = needs_of(hot, is_careful=False).executors
+        writing |= {operation.owner for operation in batch if isinstance(operation, ClaimDue | ClaimRun)}
+        writing |= {operation.fence.owner for operation in batch if isinstance(operation, _OF_OWNERS)}
+        for executor in sorted(reaped | writing):
             yield Request(LOCK_REAPED if executor in reaped else LOCK_LIVING, (executor,))
 
 

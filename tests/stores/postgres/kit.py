@@ -10,7 +10,8 @@ from typing import Any
 
 import psycopg
 
-from durable_trio.stores.postgres.batch import apply_within
+from durable_trio.stores.postgres.hot import apply_together
+from durable_trio.stores.postgres.operations.table import HANDLERS
 from durable_trio.stores.postgres.transaction import Transaction
 from durable_trio.stores.postgres.url import ENGINE, parse_url
 from durable_trio.stores.postgres.wire import Wire
@@ -127,9 +128,15 @@ def batch_under_way(url: str, *operations: Any) -> Iterator[tuple[list[Any], Wir
     wire = parse_url(url).connect(plans=ENGINE)
     try:
         wire.execute("BEGIN")
-        yield apply_within(Transaction(wire, 0), operations), wire
+        transaction = Transaction(wire, 0)
+        yield [_apply(transaction, operation) for operation in operations], wire
     finally:
         wire.close()
+
+
+def _apply(transaction: Transaction, operation: Any) -> Any:
+    handler = HANDLERS.get(type(operation))
+    return apply_together(transaction, [operation])[0] if handler is None else handler(transaction, operation)
 
 
 def at_once(*works: Callable[[], Any]) -> list[Any]:

@@ -8,7 +8,6 @@ once more by the server, as the row is now; and what is done to the run then is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -30,11 +29,11 @@ from durable_trio.stores.outcomes import (
     run_not_found,
     why_not_claimed,
 )
-from durable_trio.stores.postgres.answers.asking import numbers
 from durable_trio.stores.postgres.operations.codes import living_codes
 from durable_trio.stores.postgres.operations.damage import FORGET_REFUSALS, park_damaged
 from durable_trio.stores.postgres.rows import OWNED_COLUMNS, run_from
 from durable_trio.stores.postgres.tables import LINE
+from durable_trio.stores.postgres.texts import numbers, rows, texts
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.statuses import STATUS_OF, is_one_of, status_after, word
 
@@ -48,7 +47,7 @@ _DEPTHS: Final = (2, 8, 32)
 _IN_LINE: Final = "runs.owner IS NULL AND runs.wake_at IS NOT NULL AND runs.is_due"
 MOVE_INTO_LINE: Final = f"""
     WITH come AS MATERIALIZED (
-        SELECT later.run FROM json_array_elements_text($1::json) AS asked (workflow),
+        SELECT later.run FROM unnest($1::text[]) AS asked (workflow),
             (VALUES (true), (false)) AS begun (has_token),
             LATERAL (
                 SELECT run FROM runs
@@ -62,7 +61,7 @@ MOVE_INTO_LINE: Final = f"""
 # One seek for each group.
 GROUPS: Final = f"""
     SELECT asked.workflow, found.version, found.refused
-    FROM json_array_elements_text($1::json) AS asked (workflow), LATERAL (
+    FROM unnest($1::text[]) AS asked (workflow), LATERAL (
         WITH RECURSIVE groups (version, refused) AS (
             (
                 SELECT version, refused FROM runs WHERE {_IN_LINE} AND workflow = asked.workflow
@@ -142,7 +141,7 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     limit, now, fitting = operation.limit, operation.now, Fitting(operation.codes)
     if limit <= 0 or not fitting.workflows:
         return ()
-    workflows = json.dumps(fitting.workflows)
+    workflows = texts(fitting.workflows)
     _, found = transaction.exchange((MOVE_INTO_LINE, (workflows, now)), (GROUPS, (workflows,)))
     groups = [Group(*each) for each in found.rows]
     groups = [each for each in groups if fitting.fits(each.workflow, each.version, codes_in(each.refused))]
@@ -189,7 +188,7 @@ class _Search:
         """Return the first of each line, those that were passed over included."""
         places = [{"place": place, **each._asdict()} for place, each in enumerate(self.groups)]
         lines: dict[tuple[Group, int], list[Due]] = {}
-        for place, line, priority, wake_at, run in self.transaction.execute(HEADS, _json(places), depth).rows:
+        for place, line, priority, wake_at, run in self.transaction.execute(HEADS, rows(places), depth).rows:
             group = self.groups[place]
             lines.setdefault((group, line), []).append(Due(-priority, wake_at, run, group))
         # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it may
@@ -229,7 +228,7 @@ class _Search:
             {"place": place, "run": due.run, "version": due.group.version, "refused": due.group.refused}
             for place, due in enumerate(wanted)
         ]
-        locked = {run for (run,) in self.transaction.execute(LOCK, _json(places), limit).rows}
+        locked = {run for (run,) in self.transaction.execute(LOCK, rows(places), limit).rows}
         return [due for due in wanted if due.run in locked]
 
 
@@ -246,14 +245,14 @@ def _claim(transaction: Transaction, owner: int, now: int, fitting: Fitting, hel
         if refused:
             refused = refused_text(codes_in(refused) & living[workflow])
         taken.append({"run": due.run, "version": fitting.version(workflow, version), "refused": refused})
-    statements: list[tuple[str, tuple[Any, ...]]] = [(CLAIM, (owner, now, _json(taken)))]
+    statements: list[tuple[str, tuple[Any, ...]]] = [(CLAIM, (owner, now, rows(taken)))]
     if living:
         runs = {due.run for due in held if due.group.refused}
-        statements.append((FORGET_OTHERS, (_json([each for each in taken if each["run"] in runs]),)))
+        statements.append((FORGET_OTHERS, (rows([each for each in taken if each["run"] in runs]),)))
     claimed = {row.run: row for row in map(run_from, transaction.exchange(*statements)[0].rows)}
-    rows = [claimed[due.run] for due in held]
+    in_order = [claimed[due.run] for due in held]
     return tuple(
-        park_damaged(transaction, row.run) if row.damage is not None or row.status in FINAL else row for row in rows
+        park_damaged(transaction, row.run) if row.damage is not None or row.status in FINAL else row for row in in_order
     )
 
 
@@ -283,7 +282,3 @@ def claim_run(
     due = Due(0, 0, run, Group(workflow, version, refused))
     (row,) = _claim(transaction, operation.owner, operation.now, fitting, [due])
     return row if row.damage is None else is_damaged(run_id, row.damage)
-
-
-def _json(rows: Sequence[Mapping[str, object]]) -> str:
-    return json.dumps(rows)

@@ -9,9 +9,9 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.refused import codes_in, refused_text
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import ForgetDeadCodes, ParkDamaged, Refuse, Refused, RegisterExecutor
-from durable_trio.stores.postgres.answers.asking import numbers
 from durable_trio.stores.postgres.operations.damage import FORGET_REFUSALS, park_damaged
 from durable_trio.stores.postgres.parked import OF_LIVING, REFUSED
+from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.transaction import TOUCH, Transaction, is_owned, ownership_lost
 from durable_trio.stores.statuses import is_one_of, status_after, word_after
 

@@ -15,8 +15,8 @@ from typing import Final
 
 from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, TellDeath
-from durable_trio.stores.postgres.answers.asking import numbers
 from durable_trio.stores.postgres.operations.codes import FORGET_CODES, register_codes
+from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.statuses import is_none_of, is_one_of
 
