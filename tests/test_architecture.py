@@ -312,6 +312,10 @@ TAKEN_BY_COMMANDS = {
         "stores.examination_questions.Examination": "users have no examination",
         "workflows.version_text": "one spelling of a version for all that people read",
     },
+    "commands/migrate.py": {
+        "stores.kinds.migrate": "whoever opens a database migrates it, if he may",
+        "stores.kinds.grants": "whoever opens a database migrates it, if he may",
+    },
     "many.py": {"engine.bulk.Bulk": "the type of what engine.cancel_runs and its like give"},
     "rehearsal_view.py": {
         "rehearsal.words.verdict_text": "one spelling of a verdict for all that people read",

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "delete": ("delete", "Remove runs that have ended, by their ids or by what they are."),
     "prune": ("prune", "Remove runs that ended before a time."),
     "check": ("check", "Examine a database; exit code 1 if something is wrong."),
+    "migrate": ("migrate", "Bring a database to this version's schema."),
     "schema": ("schema", "Print the JSON Schema of what a command prints with --json."),
 }
 

@@ -1,32 +1,33 @@
-"""Which kind of store an address means."""
+"""The kinds of store, and which one an address means: one line in ``_BY_SCHEME`` for each kind that has URLs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from os import PathLike
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from durable_trio.stores.address import is_url, without_password
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 
-__all__ = ["make_store"]
+__all__ = ["grants", "make_store", "migrate"]
 
 
-def _postgres(url: str, durability: str) -> Store:
+def _postgres(name: str) -> Callable[..., Any]:
+    """Return what the package has by a name. It is imported when it is needed: it is an extra, and takes its time."""
     try:
-        from durable_trio.stores.postgres import PostgresStore  # psycopg is an extra, and takes its time
+        found: Callable[..., Any] = getattr(import_module("durable_trio.stores.postgres"), name)
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "psycopg":
             raise
-        raise ImportError(
-            f"a PostgreSQL database needs the extra: pip install 'durable-trio[postgres]' ({error})"
-        ) from error
-    return PostgresStore(url, durability=durability)
+        text = f"a PostgreSQL database needs the extra: pip install 'durable-trio[postgres]' ({error})"
+        raise ImportError(text) from error
+    return found
 
 
-_BY_SCHEME: Final[dict[str, Callable[[str, str], Store]]] = {"postgresql": _postgres, "postgres": _postgres}
+_BY_SCHEME: Final[dict[str, Callable[[str], Callable[..., Any]]]] = {"postgresql": _postgres, "postgres": _postgres}
 
 
 def make_store(address: str | PathLike[str], *, durability: str = "full") -> Store:
@@ -37,10 +38,45 @@ def make_store(address: str | PathLike[str], *, durability: str = "full") -> Sto
         ImportError: what it needs is not installed.
     """
     if isinstance(address, str) and is_url(address):
-        make = _BY_SCHEME.get(urlsplit(address).scheme)
-        if make is None:
-            raise ValueError(
-                f"store {without_password(address)!r}: a path, ':memory:' or a postgresql:// URL is supported"
-            )
-        return make(address, durability)
+        store: Store = _package_of(address)("PostgresStore")(address, durability=durability)
+        return store
     return SqliteStore(address, durability=durability)
+
+
+def migrate(address: str) -> tuple[int, int]:
+    """Bring the database at an address up to date, or create its tables; return its schema's version before and now.
+
+    Raises:
+        StoreError: it cannot be reached or changed; or a newer version of this library has written it.
+        ValueError, ImportError: as ``make_store``.
+    """
+    if is_url(address):
+        versions: tuple[int, int] = _package_of(address)("migrate_database")(address)
+        return versions
+    from durable_trio.stores.sqlite.reading import version_of
+    from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
+
+    before = version_of(address)
+    store = SqliteStore(address)
+    store.open()
+    store.close()
+    return before, SCHEMA_VERSION
+
+
+def grants(address: str, role: str) -> str:
+    """Return the SQL by which the owner of a server's tables lets a role use them. Nothing is changed.
+
+    Raises:
+        ValueError: it is a file: who may use that, its permissions say.
+    """
+    if not is_url(address):
+        raise ValueError(f"{address!r} is a file: who may use it, its permissions say")
+    text: str = _package_of(address)("grants_for")(address, role)
+    return text
+
+
+def _package_of(url: str) -> Callable[[str], Callable[..., Any]]:
+    package = _BY_SCHEME.get(urlsplit(url).scheme)
+    if package is None:
+        raise ValueError(f"store {without_password(url)!r}: a path, ':memory:' or a postgresql:// URL is supported")
+    return package

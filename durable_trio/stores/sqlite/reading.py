@@ -25,7 +25,7 @@ from durable_trio.stores.sqlite.files import check_content, translate_os_error
 from durable_trio.stores.sqlite.library import is_undecodable, sqlite3, translate
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION, check_schema, schema_version
 
-__all__ = ["ReadOnlyStore", "readable"]
+__all__ = ["ReadOnlyStore", "readable", "version_of"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,22 @@ def _open(path: str) -> sqlite3.Connection:
     connection = open_connection(f"file:{quote(os.fsencode(path))}?mode=ro", sqlite3.Connection, uri=True)
     set_up_reader(connection)
     return connection
+
+
+def version_of(path: str) -> int:
+    """Return the version of a file's schema; 0 if there is no such file, or nothing in it.
+
+    Raises:
+        StoreError: a subclass that says why it cannot be read.
+    """
+    path = os.path.abspath(path)
+    if not os.path.exists(path):
+        return 0
+    try:
+        with closing(_open(path)) as connection:
+            return schema_version(connection, path)
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
 
 
 @contextmanager

@@ -1,0 +1,42 @@
+"""``migrate``: brings a database up to date."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
+from tests.cli.desk import ROOT, call
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
+    path = str(tmp_path / "app.db")
+    file = ROOT / "tests" / "versions" / "data" / f"schema-{version}.db.gz"
+    Path(path).write_bytes(gzip.decompress(file.read_bytes()))
+    said = call("migrate", "--db", path)
+    assert (said.code, said.err) == (0, f"the schema is of version {SCHEMA_VERSION} now; it was of version {version}\n")
+    said = call("migrate", "--db", path)
+    assert (said.code, said.err) == (0, f"the schema is of version {SCHEMA_VERSION} already\n")
+    assert call("list", "--db", path).code == 0
+
+
+def test_there_must_be_a_database(tmp_path: Path) -> None:
+    assert "there is no database" in call("migrate", "--db", str(tmp_path / "no.db")).error
+
+
+def test_rights_are_granted_on_a_server_only(db: str) -> None:
+    assert call("migrate", "--db", db, "--grants", "app").error.endswith(
+        "is a file: who may use it, its permissions say"
+    )
+
+
+@pytest.mark.parametrize("command", [["list"], ["migrate"], ["check"]])
+def test_an_address_of_no_store_is_refused_without_its_password(command: list[str]) -> None:
+    said = call(*command, "--db", "mysql://joe:secret@host/app?password=secret")
+    assert said.code == 1
+    assert said.error == (
+        "durable-trio: store 'mysql://joe@host/app': a path, ':memory:' or a postgresql:// URL is supported"
+    )

@@ -1,0 +1,79 @@
+"""Owners of tables, and roles that only use them: by the command line, and by an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from durable_trio.errors import SchemaTooNew, StoreError
+from durable_trio.stores.postgres.store import PostgresStore
+from durable_trio.stores.postgres.tables import SCHEMA_VERSION
+from durable_trio.stores.postgres.url import parse_url
+from tests.cli.desk import call
+
+
+@pytest.fixture
+def role(url: str) -> Iterator[str]:
+    """A role that may do nothing."""
+    with psycopg.connect(parse_url(url).conninfo, autocommit=True) as connection:
+        connection.execute("CREATE ROLE clerk LOGIN")
+        yield "clerk"
+        connection.execute("DROP OWNED BY clerk")
+        connection.execute("DROP ROLE clerk")
+
+
+def as_role(url: str, role: str) -> str:
+    return url.replace("//postgres@", f"//{role}@")
+
+
+def test_tables_are_made_once(url: str) -> None:
+    assert call("migrate", "--db", url).err == f"the schema is of version {SCHEMA_VERSION} now\n"
+    assert call("migrate", "--db", url).err == f"the schema is of version {SCHEMA_VERSION} already\n"
+    assert call("list", "--db", url).code == 0
+
+
+def test_a_role_that_may_not_make_them_is_told_who_may(url: str, role: str) -> None:
+    for command in ("list", "migrate"):
+        error = call(command, "--db", as_role(url, role)).error
+        assert "this role may not change that: have its owner run `durable-trio migrate --db URL`" in error
+
+
+def test_a_role_with_the_rights_that_are_printed_uses_the_tables_and_owns_none(url: str, role: str) -> None:
+    call("migrate", "--db", url)
+    assert "durable-trio migrate --grants" in call("list", "--db", as_role(url, role)).error
+    said = call("migrate", "--db", url, "--grants", role)
+    assert said.code == 0
+    with psycopg.connect(parse_url(url).conninfo, autocommit=True) as connection:
+        connection.execute(said.out.encode())
+    assert call("start", "work", "1", "--id", "first", "--db", as_role(url, role)).code == 0
+    assert call("list", "--db", as_role(url, role)).out.splitlines()[1].startswith("first")
+    with psycopg.connect(parse_url(as_role(url, role)).conninfo, autocommit=True) as connection:
+        schema = parse_url(url).schema
+        for statement in (f"DROP TABLE {schema}.runs", f"CREATE TABLE {schema}.mine (a integer)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+
+
+def test_tables_of_a_newer_version_are_used_if_they_say_that_they_may_be(url: str) -> None:
+    call("migrate", "--db", url)
+    with psycopg.connect(parse_url(url).conninfo, autocommit=True) as connection:
+        schema = parse_url(url).schema
+        connection.execute(f"UPDATE {schema}.meta SET version = 99".encode())
+        store = PostgresStore(url)
+        store.open()
+        store.close()
+        connection.execute(f"UPDATE {schema}.meta SET readable_by = 99".encode())
+        with pytest.raises(SchemaTooNew, match="upgrade it"):
+            store.open()
+
+
+def test_an_address_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="is no URL of a PostgreSQL database"):
+        PostgresStore("postgresql://localhost/x?sslmoed=require")
+    with pytest.raises(ValueError, match="is no name of a schema"):
+        PostgresStore("postgresql://localhost/x?schema=" + 64 * "x")
+    with pytest.raises(StoreError, match="cannot be reached") as raised:
+        PostgresStore("postgresql://joe:secret@127.0.0.1:1/x?passfile=/nowhere&schema=x").open()
+    assert "secret" not in str(raised.value)
