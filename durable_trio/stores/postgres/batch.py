@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from durable_trio.stores.contract import ClaimDue, ClaimRun, ContinueAsNew, Operation, ParkDamaged, ReapExecutor, Refuse
+from durable_trio.stores.contract import Operation, ReapExecutor
 from durable_trio.stores.outcomes import left_out
 from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.hot import apply_together
 from durable_trio.stores.postgres.known import NotTogetherError
-from durable_trio.stores.postgres.needs import HOT, needs_of
+from durable_trio.stores.postgres.needs import HOT
 from durable_trio.stores.postgres.operations.table import HANDLERS
 from durable_trio.stores.postgres.transaction import RefusalError, Transaction
 from durable_trio.stores.postgres.wire import Request
@@ -29,8 +29,9 @@ __all__ = ["OPERATIONS", "apply_batch", "apply_within"]
 
 OPERATIONS: Final = HOT | frozenset(HANDLERS)
 
-# Others than the hot ones.
-_OF_OWNERS: Final = (Refuse, ParkDamaged, ContinueAsNew)
+# What a single operation may bring about by what it contains; of what the server says only some (``_is_of_operation``).
+_OF_OPERATIONS: Final = (RefusalError, ServerError, UnicodeError)
+
 _COMMIT: Final = Request("COMMIT")
 _SAVEPOINT: Final = Request("SAVEPOINT operation")
 _RELEASE: Final = Request("RELEASE operation")
@@ -43,7 +44,7 @@ def apply_batch(transaction: Transaction, batch: Sequence[Operation]) -> list[An
     """Commit a batch and return one outcome for each operation."""
     try:
         return _apply_and_commit(transaction, batch)
-    except (NotTogetherError, RefusalError, ServerError) as error:
+    except (NotTogetherError, *_OF_OPERATIONS) as error:
         if isinstance(error, ServerError) and not _is_of_operation(error):
             raise
     transaction.roll_back()
@@ -108,12 +109,20 @@ def _locks(batch: Sequence[Operation]) -> Iterator[Request]:
     """
     reaped = {operation.executor for operation in batch if isinstance(operation, ReapExecutor)}
     if reaped and len(batch) > 1:
-        hot = [operation for operation in batch if type(operation) in HOT]
-        writing = needs_of(hot, is_careful=False).executors
-        writing |= {operation.owner for operation in batch if isinstance(operation, ClaimDue | ClaimRun)}
-        writing |= {operation.fence.owner for operation in batch if isinstance(operation, _OF_OWNERS)}
-        for executor in sorted(reaped | writing):
+        owners = {executor for operation in batch for executor in _executors(operation)}
+        for executor in sorted(reaped | owners):
             yield Request(LOCK_REAPED if executor in reaped else LOCK_LIVING, (executor,))
+
+
+def _executors(operation: Any) -> Iterator[int]:
+    """Yield whoever an operation is of."""
+    for executor in (
+        getattr(operation, "executor", None),
+        getattr(operation, "owner", None),
+        getattr(getattr(operation, "fence", None), "owner", None),
+    ):
+        if executor is not None:
+            yield executor
 
 
 def _apply_each(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
@@ -130,7 +139,7 @@ def _attempt(transaction: Transaction, operation: Operation) -> Any:
             return outcome
         outcome = HANDLERS[type(operation)](transaction, operation)
         transaction.wire.exchange([_RELEASE])
-    except (RefusalError, ServerError) as error:
+    except _OF_OPERATIONS as error:
         if isinstance(error, ServerError) and not _is_of_operation(error):
             raise
         transaction.wire.exchange(_BACK)

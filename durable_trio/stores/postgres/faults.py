@@ -68,7 +68,12 @@ class ServerError(Exception):
     @property
     def may_be_tried_again(self) -> bool:
         """Whether the same transaction may succeed at once: a deadlock, or a conflict of two that came together."""
-        return self.sqlstate in ("40001", "40P01")
+        return self.is_deadlock or self.sqlstate == "40001"
+
+    @property
+    def is_deadlock(self) -> bool:
+        """Whether two have waited for each other, and this one was to let go."""
+        return self.sqlstate == "40P01"
 
 
 # Of a server that shuts down, has crashed, starts, or only reads (a standby).

@@ -8,6 +8,8 @@ away. What was perhaps committed is found in the *ledger*.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -39,6 +41,7 @@ T = TypeVar("T")
 
 # A deadlock, or a conflict, is over when it is tried again; so many in a row are none.
 _TRIES_MAX: Final = 10
+_PAUSE_SECONDS: Final = (0.005, 0.05)
 _COMMIT_SECONDS_MAX: Final = 30.0
 _LEAVING_SECONDS_MAX: Final = 5.0
 
@@ -157,6 +160,8 @@ class PostgresStore(Store):
                     return outcomes
                 if not (error.may_be_tried_again and tries_left):
                     raise
+                if error.is_deadlock:  # the other one goes on before this begins anew, or they meet again
+                    time.sleep(random.uniform(*_PAUSE_SECONDS))
         raise AssertionError
 
     def _connect_writer(self) -> Wire:

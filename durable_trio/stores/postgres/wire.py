@@ -23,15 +23,9 @@ from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 __all__ = ["Answer", "Request", "Wire"]
 
 
-def _bytes_of_text(value: str) -> bytes:
-    if "\0" in value:  # libpq would cut it off there, silently
-        raise ValueError(f"PostgreSQL has no text with a NUL in it, such as {value[:100]!r}")
-    return value.encode()
-
-
 _BYTES: Final[dict[type, Callable[[Any], bytes | None]]] = {
     int: lambda value: b"%d" % value,
-    str: _bytes_of_text,
+    str: str.encode,
     bool: lambda value: b"t" if value else b"f",
     type(None): lambda _: None,
     bytes: lambda value: b"\\x" + value.hex().encode(),
@@ -41,14 +35,18 @@ _NO_TEXT: Final = "22021"  # character_not_in_repertoire
 
 
 def _encoded(values: tuple[Any, ...]) -> list[bytes | None] | None:
-    """Return values as they are sent. What is no text for the server is refused here: it would end at the first NUL."""
+    """Return values as they are sent.
+
+    Raises:
+        ServerError: one is no text for the server. libpq would cut it off at the first NUL, silently.
+    """
     try:
         encoded = [_BYTES[type(value)](value) for value in values]
     except UnicodeEncodeError as error:
         raise ServerError(_NO_TEXT, str(error)) from error
-    for each in encoded:
-        if each is not None and b"\0" in each:
-            raise ServerError(_NO_TEXT, "a text holds the character NUL, which PostgreSQL does not store")
+    for value in encoded:
+        if value is not None and b"\0" in value:
+            raise ServerError(_NO_TEXT, f"PostgreSQL has no text with a NUL in it, such as {value[:100]!r}")
     return encoded or None
 
 

@@ -220,15 +220,16 @@ class Pair:
                 return tuple(map(self._plain, value))
             case dict():
                 return {key: self._plain(each) for key, each in value.items()}
-        if not attrs.has(type(value)):
+        kind: type[Any] = type(value)
+        if not attrs.has(kind):
             return value
-        plain = {field.name: self._plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
+        plain = {field.name: self._plain(getattr(value, field.name)) for field in attrs.fields(kind)}
         if "history" in plain:  # dice give numbers twice, which no owner does
             plain["history"] = sorted(plain["history"], key=lambda row: (row[1]["seq"], row[1]["key"]))
         for name in ("run", "parent", "changed", "owner", "damage"):
             if name in plain:
                 plain[name] = plain[name] is None
-        return type(value).__name__, plain
+        return kind.__name__, plain
 
 
 def _runs_in(operation: Any) -> Iterator[int]:
