@@ -120,7 +120,7 @@ class _Link:
 
     def _pass_requests(self) -> None:
         with suppress(OSError, ValueError):
-            buffer = b""
+            buffer = bytearray()  # of which more is added in place: a message may have many megabytes
             has_begun = False
             while data := self._client.recv(65536):
                 buffer += data
@@ -133,14 +133,14 @@ class _Link:
                     end = passed + head + length
                     if len(buffer) < end:
                         break
-                    message = buffer[passed:end]
+                    message = bytes(buffer[passed:end])
                     if has_begun:
                         self._note(message)
                     elif message[4:8] not in (b"\x04\xd2\x16\x2f", b"\x04\xd2\x16\x30"):  # neither TLS nor GSS
                         has_begun = True
                     passed = end
                 self._server.sendall(buffer[:passed])
-                buffer = buffer[passed:]
+                del buffer[:passed]
         self._leave()
 
     def _note(self, message: bytes) -> None:
