@@ -10,10 +10,12 @@ import psycopg
 import pytest
 
 from durable_trio.errors import RunConflict
-from durable_trio.stores.contract import ClaimDue, ClaimRun
+from durable_trio.records import RunStatus
+from durable_trio.stores.contract import Advance, ClaimDue, ClaimRun, Release, SendSignal
 from durable_trio.stores.postgres.operations import claims
 from durable_trio.stores.postgres.store import PostgresStore
-from durable_trio.testing.store_contract.kit import codes_of, one, register
+from durable_trio.stores.questions import LoadRun
+from durable_trio.testing.store_contract.kit import codes_of, fence_of, one, register, signal, suspend
 from tests.stores.postgres.kit import Doing, Rows, at_once, batch_under_way
 
 Stores = Callable[[], PostgresStore]
@@ -121,3 +123,65 @@ def test_a_run_with_a_status_that_nobody_knows_is_parked_and_the_others_are_clai
         ("suspended", True)
     ]
     assert one(store, due(register(store))) == ()
+
+
+def test_a_signal_that_is_under_way_is_passed_over_and_found_with_the_next_claim(
+    url: str, store: PostgresStore, rows: Rows
+) -> None:
+    rows.add_runs(2, status="suspended", token=1, is_due=False, wake_at=None, waits_for=["go"])
+    first, second = register(store), register(store)
+    send = SendSignal(run_id="run-1", name="go", payload="7", signal_id=None, now=40)
+    with batch_under_way(url, send) as (outcomes, wire):
+        assert outcomes[0].owner is None
+        assert one(store, due(first)) == ()
+        wire.execute("COMMIT")
+    (row,) = one(store, due(second))
+    assert [entry.payload for entry in store.ask(LoadRun(row.run)).unread] == ["7"]
+
+
+def test_whoever_sends_to_a_run_that_is_being_claimed_waits_and_is_told_the_owner(
+    url: str, store: PostgresStore, rows: Rows
+) -> None:
+    rows.add_runs(1, status="suspended", token=1)
+    executor = register(store)
+    with batch_under_way(url, due(executor)) as (_, wire):
+        send = SendSignal(run_id="run-0", name="go", payload="7", signal_id=None, now=40)
+        sending = Doing(lambda: one(store, send))
+        rows.wait_until_blocked()
+        wire.execute("COMMIT")
+        assert sending.result().owner == executor
+
+
+def test_signals_and_claims_beside_each_other_lose_no_wake_up(open_store: Stores, rows: Rows) -> None:
+    """Whoever lets a run go has read what came before, or is not let go; whoever sends wakes what sleeps."""
+    stores = [open_store(), open_store(), open_store()]
+    rows.add_runs(3, status="suspended", token=1, is_due=False, wake_at=None, waits_for=["go"])
+    executors = [register(stores[0]), register(stores[1])]
+
+    def execute(store: PostgresStore, executor: int) -> int:
+        taken = 0
+        while True:
+            was_over = bool(is_over)
+            claimed = one(store, due(executor))
+            if was_over and not claimed:
+                return taken
+            for row in claimed:
+                fence, loaded = fence_of(row), store.ask(LoadRun(row.run))
+                while unread := loaded.unread:
+                    entries = tuple((entry.id, entry.id) for entry in unread)
+                    assert one(store, Advance(fence=fence, taken=entries, now=20)) is True
+                    taken += len(entries)
+                    loaded = store.ask(LoadRun(row.run))
+                if suspend(store, fence, waits_for=("go",)) is False:
+                    one(store, Release(fence=fence, status=RunStatus.RUNNING, wake_at=30))
+
+    is_over: list[bool] = []
+
+    def send() -> None:
+        for number in range(90):
+            signal(stores[2], f"run-{number % 3}", name="go", payload=str(number), now=30)
+        is_over.append(True)
+
+    *taken, _ = at_once(*(partial(execute, *pair) for pair in zip(stores[:2], executors, strict=True)), send)
+    assert sum(taken) == 90
+    assert rows.one("SELECT count(*) FROM mailbox WHERE seq IS NULL") == 0

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 
-from durable_trio.stores.contract import PutReport, ReapExecutor, RegisterExecutor
+from durable_trio.errors import OwnershipLost
+from durable_trio.rows import Key
+from durable_trio.stores.contract import Advance, ClaimDue, PutReport, ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.postgres.operations import leases
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.transaction import IS_EXECUTOR_ALIVE
-from durable_trio.testing.store_contract.kit import one, register
+from durable_trio.testing.store_contract.kit import codes_of, fence_of, one, register, step
 from tests.stores.postgres.kit import Doing, Rows, at_once
 
 Stores = Callable[[], PostgresStore]
@@ -180,3 +183,60 @@ def test_a_report_says_which_open_store_it_is_of(open_store: Stores, rows: Rows)
     one(second, PutReport(process="a", report="{}", now=2))
     assert rows.one("SELECT instance FROM reports") != of_first
     assert rows.one("SELECT count(*) FROM instances WHERE instance = %s", of_first) == 1
+
+
+def test_no_row_of_a_dead_owner_gets_in_while_another_goes_on_with_his_run(open_store: Stores, rows: Rows) -> None:
+    """Every row is of whoever owned the run then, and what one owner has been told is stored is there for the next."""
+    stores = [open_store(), open_store(), open_store()]
+    rows.add_runs(6)
+    deadlocks = rows.deadlock_count
+    living: dict[int, int] = {}
+
+    def work(place: int) -> list[tuple[int, int, int]]:
+        store, said = stores[place], []
+        for turn in range(14):
+            executor = living[place] = register(store)
+            claimed = one(store, ClaimDue(owner=executor, codes=codes_of("work"), now=1000, limit=3))
+            for number in range(6):
+                for row in claimed:
+                    seq = 1000 * row.token + number
+                    new = step(seq, key=Key("", f"{row.token}-{number}", 0), result=str(executor))
+                    outcome = one(store, Advance(fence=fence_of(row), rows=(new,), now=20))
+                    if outcome is True:
+                        said.append((row.run, row.token, seq))
+                    else:
+                        assert isinstance(outcome, OwnershipLost)
+            one(store, ReapExecutor(executor=living.get((place + turn) % 3, executor), now=90))
+            one(store, ReapExecutor(executor=executor, now=90))
+        return said
+
+    said = at_once(*(partial(work, place) for place in range(3)))
+    stored = rows.all("SELECT run, seq / 1000, seq, result::bigint FROM history ORDER BY run, seq")
+    assert sorted((run, token, seq) for run, token, seq, _ in stored) == sorted(each for some in said for each in some)
+    # Rows of one claim are there before the first of the next: each row is in the order in which it was written.
+    in_order = rows.all("SELECT run, seq FROM history ORDER BY run, xmin::text::bigint, seq")
+    assert in_order == sorted(in_order)
+    assert rows.deadlock_count == deadlocks
+
+
+def test_batches_that_write_and_reap_each_other_wait_for_nobody(open_store: Stores, rows: Rows) -> None:
+    stores = [open_store(), open_store()]
+    deadlocks = rows.deadlock_count
+    for _ in range(15):
+        executors = [register(store) for store in stores]
+        rows.add_runs(4)
+
+        def apply(own: int, executors: list[int] = executors) -> Any:
+            return stores[own].apply(
+                [
+                    ClaimDue(owner=executors[own], codes=codes_of("work"), now=1000, limit=2),
+                    RenewLease(executor=executors[own]),
+                    ReapExecutor(executor=executors[1 - own], now=90),
+                ]
+            )
+
+        first, second = at_once(partial(apply, 0), partial(apply, 1))
+        # Whoever comes second finds that it is dead already.
+        late = [outcomes for outcomes in (first, second) if isinstance(outcomes[0], OwnershipLost)]
+        assert [outcomes[1:] for outcomes in late] == [[False, late[0][2]]]
+    assert rows.deadlock_count == deadlocks
