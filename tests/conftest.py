@@ -121,12 +121,12 @@ def new_file(tmp_path: Path) -> Callable[[], str]:
 
 @pytest.fixture
 def new_schema(request: pytest.FixtureRequest) -> Callable[[], str]:
-    """Return URLs of schemas that do not exist yet, on a server for tests."""
-    from tests.kit.postgres import drop_schema, new_schema_url
+    """Return URLs of schemas that hold nothing, on a server for tests."""
+    from tests.kit.postgres import lend_schema, return_schema
 
     def new() -> str:
-        url = new_schema_url()
-        request.addfinalizer(lambda: drop_schema(url))
+        url = lend_schema()
+        request.addfinalizer(lambda: return_schema(url))
         return url
 
     return new

@@ -1,4 +1,7 @@
-"""A PostgreSQL server for tests: one for each process that runs tests, and a schema for each test.
+"""A PostgreSQL server for tests: one for each process that runs tests, with schemas that tests take in turn.
+
+To make the tables takes longer than most tests. So a schema is emptied when a test gives it back, and the next test
+takes it; only tests of how the tables are made want one that is new.
 
 Where no server is installed, tests that need one are skipped by name; in CI they fail instead. ``DURABLE_TRIO_TEST_PG``
 is the URL of one that is there already.
@@ -10,15 +13,45 @@ import atexit
 import os
 from functools import cache
 from itertools import count
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 from private_postgres import Server, find_binaries
+from psycopg import sql
 
-__all__ = ["drop_schema", "new_schema_url", "port_of", "server"]
+__all__ = ["drop_schema", "lend_schema", "new_schema_url", "port_of", "return_schema", "server"]
 
 _numbers = count()
+_returned: list[str] = []  # URLs
+
+# Whoever is still at work in the schema, or holds the lock of a store there. A backend is waited for until it is gone.
+_END_BACKENDS = """
+    SELECT pg_terminate_backend(pid, 10000) FROM (
+        SELECT DISTINCT pid FROM pg_locks WHERE pid <> pg_backend_pid() AND (
+            relation IN (SELECT oid FROM pg_class WHERE relnamespace = %(schema)s::regnamespace)
+            OR locktype = 'advisory'
+                AND classid = (hashtext('durable_trio ' || %(schema)s::regnamespace::oid) & 4294967295::bigint)::oid
+        )
+    ) AS backends
+"""
+# Rows of a test are few: to remove them costs a tenth of TRUNCATE, which makes each file anew. What is in ``public`` a
+# test has made in the place of a user.
+_EMPTY = """
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT oid::regclass FROM pg_class
+            WHERE relnamespace = {schema}::regnamespace AND relkind = 'r' AND relname <> 'meta'
+        LOOP
+            EXECUTE 'DELETE FROM ' || name;
+        END LOOP;
+        FOR name IN SELECT oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+        LOOP
+            EXECUTE 'DROP TABLE ' || name || ' CASCADE';
+        END LOOP;
+        PERFORM setval(oid, 1, false) FROM pg_class WHERE relnamespace = {schema}::regnamespace AND relkind = 'S';
+    END $$
+"""
 
 
 @cache
@@ -32,16 +65,47 @@ def server() -> Server:
 def _url() -> str:
     given = os.environ.get("DURABLE_TRIO_TEST_PG")
     if given:
-        return given
+        return _database_at(given)
     if find_binaries() is None and not os.environ.get("CI"):
         pytest.skip("no PostgreSQL is installed")
     return server().url
+
+
+@cache
+def _database_at(url: str) -> str:
+    """Return the URL of a database of this process's own, on a server that others may use as well."""
+    name = f"durable_trio_test_{os.getpid()}"
+
+    def execute(text: str) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(text)
+
+    execute(f"CREATE DATABASE {name} ENCODING UTF8 TEMPLATE template0")
+    atexit.register(execute, f"DROP DATABASE {name} WITH (FORCE)")
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
 def new_schema_url() -> str:
     """Return the URL of a schema that is not there yet."""
     url = _url()
     return f"{url}{'&' if '?' in url else '?'}schema=test_{os.getpid()}_{next(_numbers)}"
+
+
+def lend_schema() -> str:
+    """Return the URL of a schema that holds nothing; its tables may be there already."""
+    return _returned.pop() if _returned else new_schema_url()
+
+
+def return_schema(url: str) -> None:
+    """Let another test have a schema: empty it, and remove tables of users."""
+    name, connection = _connected(url)
+    with connection:
+        (is_there,) = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{name}.meta"]).fetchone() or ()
+        if is_there:
+            connection.execute(_END_BACKENDS, {"schema": name})
+            connection.execute("SET session_replication_role = replica")  # no trigger needs to see it
+            connection.execute(sql.SQL(_EMPTY).format(schema=name))
+    _returned.append(url)
 
 
 def port_of(url: str) -> int:
@@ -52,7 +116,13 @@ def port_of(url: str) -> int:
 
 
 def drop_schema(url: str) -> None:
-    """Remove the schema of a URL with all that it holds."""
-    base, _, name = url.rpartition("schema=")
-    with psycopg.connect(base.rstrip("?&"), autocommit=True) as connection:
+    """Remove a schema that was new, with all that it holds."""
+    name, connection = _connected(url)
+    with connection:
         connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+
+
+def _connected(url: str) -> tuple[str, psycopg.Connection[tuple[Any, ...]]]:
+    """Return the name of the schema of a URL, and a connection."""
+    base, _, name = url.rpartition("schema=")
+    return name, psycopg.connect(base.rstrip("?&"), autocommit=True)

@@ -11,16 +11,16 @@ import pytest
 from durable_trio.stores.postgres.schema import migrate
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import Place, parse_url
-from tests.kit.postgres import drop_schema, new_schema_url
+from tests.kit.postgres import lend_schema, return_schema
 from tests.stores.postgres.kit import Rows, connect
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """Of a schema that is not there yet."""
-    new = new_schema_url()
-    yield new
-    drop_schema(new)
+    """Of a schema that holds nothing."""
+    lent = lend_schema()
+    yield lent
+    return_schema(lent)
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def place(url: str) -> Place:
 @pytest.fixture
 def other_place() -> Iterator[Place]:
     """Another one in the same database."""
-    new = new_schema_url()
-    yield _migrated(new)
-    drop_schema(new)
+    lent = lend_schema()
+    yield _migrated(lent)
+    return_schema(lent)
 
 
 def _migrated(url: str) -> Place:

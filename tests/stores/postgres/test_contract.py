@@ -11,7 +11,7 @@ import pytest
 from durable_trio.stores.contract import Store
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.testing.store_contract import OutageContract, StoreContract
-from tests.kit.postgres import drop_schema, new_schema_url, port_of
+from tests.kit.postgres import lend_schema, port_of, return_schema
 from tests.kit.proxy import Proxy
 
 
@@ -23,12 +23,12 @@ class TestPostgresStore(OutageContract, StoreContract):
 
     @pytest.fixture(autouse=True)
     def _schema(self) -> Iterator[None]:
-        url = new_schema_url()
+        url = lend_schema()
         self.proxy = Proxy(port_of(url))
         self.url = self.proxy.url(url)
         yield
         self.proxy.close()
-        drop_schema(url)
+        return_schema(url)
 
     def make_store(self, tmp_path: Path) -> Store:
         """Return a store in a new schema."""
