@@ -10,9 +10,10 @@ from typing import Any
 from durable_trio.stores.contract import Store
 from durable_trio.testing.store_contract import OutageContract, StoreContract
 from tests.logstore import LogStore
+from tests.stores.noticing import ExactNoticing
 
 
-class TestLogStore(OutageContract, StoreContract):
+class TestLogStore(ExactNoticing, OutageContract, StoreContract):
     """In a log."""
 
     def make_store(self, tmp_path: Path) -> Store:

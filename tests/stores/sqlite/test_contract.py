@@ -11,6 +11,7 @@ import pytest
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 from durable_trio.testing.store_contract import StoreContract
+from tests.stores.noticing import ExactNoticing
 
 # Hundreds of databases are made here: where memory has a file system, their syncs need not wait for a disk.
 _FOLDER = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -23,7 +24,7 @@ def tmp_path() -> Iterator[Path]:
         yield Path(name)
 
 
-class TestFile(StoreContract):
+class TestFile(ExactNoticing, StoreContract):
     """In a file."""
 
     def make_store(self, tmp_path: Path) -> Store:
@@ -35,7 +36,7 @@ class TestFile(StoreContract):
         return SqliteStore(tmp_path / "runs.db")
 
 
-class TestMemory(StoreContract):
+class TestMemory(ExactNoticing, StoreContract):
     """In memory."""
 
     def make_store(self, tmp_path: Path) -> Store:
