@@ -8,9 +8,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from durable_trio.stores.postgres.ledger import COUNT
+from durable_trio.stores.postgres.session import NOTIFY
+
 __all__ = ["Proxy"]
 
-_READ_ONLY = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_QUESTIONS = (b"SELECT", b"WITH", b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+# What a store asks by itself, whatever it is asked for.
+_BY_THE_WAY = (b"SELECT 1", NOTIFY.encode(), COUNT.encode())
 
 
 class Proxy:
@@ -33,7 +38,9 @@ class Proxy:
 
     @contextmanager
     def cut(self, *, loses_reply: bool = False) -> Iterator[None]:
-        """Let nothing through. ``loses_reply``: only once the first COMMIT has passed, whose answer does not."""
+        """Let nothing through. ``loses_reply``: only once something was done, whose answer is lost: a COMMIT, or a
+        question.
+        """
         with self._lock:
             self._is_cut, self._loses_reply = not loses_reply, loses_reply
         if not loses_reply:
@@ -44,10 +51,10 @@ class Proxy:
             with self._lock:
                 self._is_cut = self._loses_reply = False
 
-    def drop_all(self) -> None:
+    def drop_all(self, *, last: _Link | None = None) -> None:
         """Cut what is connected; who connects anew gets through unless it is cut."""
         with self._lock:
-            links = list(self._links)
+            links = [link for link in self._links if link is not last]
         for link in links:
             link.drop()
 
@@ -63,9 +70,6 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                if self._is_cut:
-                    client.close()
-                    continue
                 try:
                     server = socket.create_connection(self._server)
                 except OSError:
@@ -73,13 +77,23 @@ class Proxy:
                     continue
                 link = _Link(self, client, server)
                 with self._lock:
-                    self._links.add(link)
-                link.start()
+                    is_cut = self._is_cut
+                    if not is_cut:
+                        self._links.add(link)
+                if is_cut:
+                    client.close()
+                    server.close()
+                else:
+                    link.start()
 
-    def asks(self, text: bytes) -> bool:
-        """Say whether the answer to a statement is to be lost, which is about to be passed on."""
+    def is_lost(self, text: bytes, *, is_begun: bool) -> bool:
+        """Say whether the answer to a statement is to be lost, which is about to be passed on.
+
+        ``is_begun``: whether it is one of a transaction, which comes to nothing without its COMMIT.
+        """
         with self._lock:
-            if not self._loses_reply or text not in (b"COMMIT", _READ_ONLY):
+            is_question = not is_begun and text.lstrip().startswith(_QUESTIONS) and not text.startswith(_BY_THE_WAY)
+            if not self._loses_reply or not (is_question or text == b"COMMIT"):
                 return False
             self._loses_reply, self._is_cut = False, True
             self.lost_count += text == b"COMMIT"
@@ -99,6 +113,7 @@ class _Link:
         self._client = client
         self._server = server
         self._texts: dict[bytes, bytes] = {}  # of prepared statements, by name
+        self._is_begun = False  # a transaction that writes
         self._left = threading.Semaphore(1)  # by one of the two threads: the other one closes
         self._is_mute = False  # what the server says is not passed on, and then the connection is cut
 
@@ -150,8 +165,13 @@ class _Link:
             self._texts[name] = text
         elif kind == b"B":
             _, name, _ = body.split(b"\0", 2)
-            if self._proxy.asks(self._texts.get(name, b"")):
+            text = self._texts[name]
+            if text.startswith(b"BEGIN") and not text.endswith(b"READ ONLY"):
+                self._is_begun = True
+            if self._proxy.is_lost(text, is_begun=self._is_begun):
                 self._is_mute = True
+            if text in (b"COMMIT", b"ROLLBACK"):
+                self._is_begun = False
 
     def _pass_answers(self) -> None:
         with suppress(OSError):
@@ -161,6 +181,6 @@ class _Link:
                         break
                     continue
                 self._client.sendall(data)
-        self._leave()
         if self._is_mute:
-            self._proxy.drop_all()
+            self._proxy.drop_all(last=self)  # before the client learns of it, and connects anew
+        self._leave()

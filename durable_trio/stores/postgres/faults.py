@@ -16,12 +16,14 @@ __all__ = ["ConnectionLost", "ServerError", "of_connection", "translate", "trans
 class ConnectionLost(Exception):
     """The connection stands no more: it is not known what became of what was sent.
 
-    ``sqlstate``: if the server has said why before it went; empty otherwise.
+    ``sqlstate``: if the server has said why before it went; empty otherwise. ``is_late``: it was given up, because no
+    answer had come for so long.
     """
 
-    def __init__(self, text: str, *, sqlstate: str = "") -> None:
+    def __init__(self, text: str, *, sqlstate: str = "", is_late: bool = False) -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
+        self.is_late = is_late
 
 
 class ServerError(Exception):

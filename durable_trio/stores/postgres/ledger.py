@@ -24,7 +24,7 @@ from durable_trio.stores.postgres.wire import Request, Wire
 __all__ = ["Ledger", "is_known_commit"]
 
 INSERT: Final = "INSERT INTO commits (instance, batch) VALUES ($1::bigint, $2::bigint)"
-FIND: Final = """
+COUNT: Final = """
     SELECT count(*), EXISTS (SELECT 1 FROM instances WHERE instance = $1::bigint) FROM commits
     WHERE instance = $1::bigint AND batch IN (SELECT value::bigint FROM json_array_elements_text($2::json) AS value)
 """
@@ -83,7 +83,7 @@ class Ledger:
     def count_lost(self, wire: Wire) -> int:
         """Return how many of the commits that were acknowledged the database does not have."""
         numbers = list(self._acknowledged)
-        ((found, is_there),) = wire.execute(FIND, self.instance, str(numbers)).rows
+        ((found, is_there),) = wire.execute(COUNT, self.instance, str(numbers)).rows
         return len(numbers) - found if is_there else max(1, len(numbers))
 
     def forget(self) -> None:

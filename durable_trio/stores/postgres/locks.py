@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FIND_LOCK_CLASS", "POSTMASTER", "TAKE_LOCK", "is_free"]
+__all__ = ["FIND_LOCK_CLASS", "LET_GO", "POSTMASTER", "TAKE_LOCK", "is_free"]
 
 #: Since when the server has been up, as text: a lock that was taken before is gone, whoever is there, and numbers of
 #: transactions are given out again. After the crash of one of its processes it begins anew without being started, and
@@ -19,6 +19,8 @@ POSTMASTER: Final = """(
 )"""
 FIND_LOCK_CLASS: Final = "SELECT hashtext('durable_trio ' || current_schema()::regnamespace::oid)"
 TAKE_LOCK: Final = "SELECT pg_try_advisory_lock($1::integer, $2::integer)"
+
+LET_GO: Final = "SELECT pg_advisory_unlock_all()"
 
 
 def is_free(lock_class: str, instance: str) -> str:

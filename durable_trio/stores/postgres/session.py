@@ -20,7 +20,7 @@ from typing import Final
 from durable_trio.errors import StoreError
 from durable_trio.processes import ProcessIdentity
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
-from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, POSTMASTER, TAKE_LOCK, is_free
+from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, LET_GO, POSTMASTER, TAKE_LOCK, is_free
 from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Wire
@@ -34,6 +34,7 @@ _HEARTBEAT_SECONDS: Final = 5.0
 _RINGS_APART_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = (0.02, 1.0)
 _ANSWER_SECONDS_MAX: Final = 10.0
+_LEAVING_SECONDS_MAX: Final = 1.0
 _LOCK_RETRY_SECONDS: Final = 0.2  # while the server has not noticed that the connection before has gone
 
 # By then one whose connection was cut is there again.
@@ -146,7 +147,14 @@ class Session:
                 self._rest(pause)
                 pause = min(2 * pause, _RETRY_SECONDS[1])
         if wire is not None:
-            wire.close()
+            self._leave(wire)
+
+    def _leave(self, wire: Wire) -> None:
+        """Let go of the lock, and know that it is free: the server notices only some time later who has gone."""
+        wire.seconds_max = _LEAVING_SECONDS_MAX
+        with suppress(ConnectionLost, ServerError):
+            wire.execute(LET_GO)
+        wire.close()
 
     def _come_back(self) -> Wire:
         """Return a new connection that holds the lock."""

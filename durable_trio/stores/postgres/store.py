@@ -16,14 +16,14 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from durable_trio.errors import StoreAway, StoreError
+from durable_trio.errors import StoreAway, StoreError, StoreFull
 from durable_trio.processes import OWN_PROCESS
 from durable_trio.stores.contract import Advance, Fence, Operation, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.postgres.answers.cursors import read_point
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.batch import OPERATIONS, apply_batch
-from durable_trio.stores.postgres.faults import ServerError, translating
+from durable_trio.stores.postgres.faults import ConnectionLost, ServerError, translating
 from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
@@ -126,25 +126,40 @@ class PostgresStore(Store):
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
         session = self._usable()
-        for operation in batch:
-            if type(operation) not in OPERATIONS:
-                raise TypeError(f"{type(operation).__name__} is no operation of a store")
+        unknown = set(map(type, batch)) - OPERATIONS
+        if unknown:
+            raise TypeError(f"{unknown.pop().__name__} is no operation of a store")
         if not block:
             return None
         ledger = self._ledger
+        was_in_doubt = ledger.in_doubt is not None
         number = ledger.number_of(batch)
         if not batch:
             return []
         ledger.in_doubt = None
         try:
-            with translating(self._place.name), self._writer.used() as wire:
-                outcomes = self._commit(wire, batch, number)
-        except StoreAway:
-            ledger.in_doubt = list(batch), number
+            outcomes = self._with(self._writer, lambda wire: self._commit(wire, batch, number))
+        except (StoreAway, StoreFull) as error:
+            if was_in_doubt or isinstance(error, StoreAway):
+                ledger.in_doubt = list(batch), number
+            if was_in_doubt and not isinstance(error, StoreAway):  # it may have been committed before there was no room
+                raise StoreAway(str(error)) from error
             raise
         ledger.acknowledge(number)
         session.tell_others()
         return outcomes
+
+    def _with(self, link: Link, work: Callable[[Wire], T]) -> T:
+        """Do what may be done twice. A connection may have been lost long ago: then it is done on a new one at once."""
+        with translating(self._place.name):
+            try:
+                with link.used() as wire:
+                    return work(wire)
+            except ConnectionLost as error:
+                if error.is_late:
+                    raise
+            with link.used() as wire:
+                return work(wire)
 
     def _commit(self, wire: Wire, batch: Sequence[Operation], number: int) -> list[Any]:
         opening = (Request("BEGIN"), self._ledger.request(number))
@@ -194,8 +209,8 @@ class PostgresStore(Store):
     def tidy(self) -> None:
         """Remove what nobody will ask of commits, and of stores that are gone (see ``Store.tidy``)."""
         session = self._usable()
-        with translating(self._place.name), self._writer.used() as wire:
-            wire.exchange([self._ledger.tidy_request(), Request(FORGET_INSTANCES, (session.lock_class,))])
+        requests = [self._ledger.tidy_request(), Request(FORGET_INSTANCES, (session.lock_class,))]
+        self._with(self._writer, lambda wire: wire.exchange(requests))
 
     # ---- noticing and reading ------------------------------------------------------------------------------------
 
@@ -220,8 +235,7 @@ class PostgresStore(Store):
     def read_clock(self) -> int:
         """Return the present by the server's clock (see ``Store.read_clock``)."""
         self._usable()
-        with translating(self._place.name), self._readers[False].used() as wire:
-            return int(wire.execute(f"SELECT {NOW}").rows[0][0])
+        return self._with(self._readers[False], lambda wire: int(wire.execute(f"SELECT {NOW}").rows[0][0]))
 
     def ask(self, question: Question[T]) -> T:
         """Answer a question (see ``Store.ask``)."""
@@ -229,6 +243,7 @@ class PostgresStore(Store):
         if function is None:
             raise TypeError(f"{type(question).__name__} is no question of a store")
         session = self._usable()
-        with translating(self._place.name), self._readers[question.is_for_people].used() as wire:
-            answer: T = function(Asking(wire, session.lock_class), question)
+        answer: T = self._with(
+            self._readers[question.is_for_people], lambda wire: function(Asking(wire, session.lock_class), question)
+        )
         return answer

@@ -93,6 +93,10 @@ _VALUES: Final[dict[int, Callable[[bytes], Any]]] = {
 _COMMITTED_HERE_ONLY: Final = "01000"
 
 
+class _LateError(psycopg.OperationalError):
+    """Nothing has come for too long."""
+
+
 class Request(NamedTuple):
     """A statement, with ``$1`` for its first value."""
 
@@ -225,7 +229,7 @@ class Wire:
             answers, prepared, error = self._receive(expected, until)
         except psycopg.OperationalError as lost:
             self.close()
-            raise ConnectionLost(str(lost).strip()) from lost
+            raise ConnectionLost(str(lost).strip(), is_late=isinstance(lost, _LateError)) from lost
         except BaseException:  # an answer may be on its way, to nobody
             self.close()
             raise
@@ -303,7 +307,7 @@ class Wire:
         timeout = None if until is None else max(0.0, until - time.monotonic())
         ready = self._selector.select(timeout)
         if not ready:
-            raise psycopg.OperationalError("the server has not answered in time")
+            raise _LateError("the server has not answered in time")
         return ready[0][1]
 
     def _notice(self, result: pq.abc.PGresult) -> None:

@@ -65,7 +65,7 @@ def test_a_store_is_seen_to_be_there_until_it_is_closed(wire: Wire, sessions: Ca
     assert is_there(wire, first)
     assert is_there(wire, second)
     first.close()
-    wait_until(lambda: not is_there(wire, first))
+    assert not is_there(wire, first)
     assert is_there(wire, second)
 
 
