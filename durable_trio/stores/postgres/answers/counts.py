@@ -8,7 +8,7 @@ from typing import Any, Final
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import FINAL, UNFINISHED
 from durable_trio.stores.postgres.answers.asking import Asking
-from durable_trio.stores.postgres.answers.filters import WORKFLOWS, Values
+from durable_trio.stores.postgres.answers.filters import CREATED, OF_CELL, WORKFLOWS, Values
 from durable_trio.stores.postgres.answers.parked import parked_runs
 from durable_trio.stores.questions import CountByWorkflow, CountRuns, StoreStatus, WorkflowCounts
 from durable_trio.stores.statuses import STATUS_OF, word
@@ -54,19 +54,18 @@ _OLDEST: Final = f"""
         SELECT first.id, first.created_at
         FROM (VALUES {_UNFINISHED}) AS cell (status), LATERAL (
             SELECT id, created_at, run FROM runs
-            WHERE runs.workflow = named.workflow AND runs.status = cell.status AND hidden_at IS NULL
-            ORDER BY created_at, run LIMIT 1
+            WHERE {OF_CELL} AND hidden_at IS NULL ORDER BY {CREATED}, run LIMIT 1
         ) AS first
         ORDER BY first.created_at, first.run LIMIT 1
     ) AS oldest
 """
 # A fork has the ``started_at`` of the run that it is a copy of.
 _DURATIONS: Final = f"""
-    SELECT named.workflow, last.duration FROM ({{workflows}}) AS named (workflow), LATERAL (
+    SELECT named.workflow, last.duration
+    FROM ({{workflows}}) AS named (workflow), (VALUES ({word(RunStatus.COMPLETED)})) AS cell (status), LATERAL (
         SELECT created_at, run, finished_at - greatest(created_at, started_at) AS duration FROM runs
-        WHERE runs.workflow = named.workflow AND runs.status = {word(RunStatus.COMPLETED)}
-            AND hidden_at IS NULL{{since}}
-        ORDER BY created_at DESC, run DESC LIMIT {{limit}}
+        WHERE {OF_CELL} AND hidden_at IS NULL{{since}}
+        ORDER BY {CREATED} DESC, run DESC LIMIT {{limit}}
     ) AS last
     ORDER BY named.workflow, last.created_at DESC, last.run DESC
 """
@@ -178,4 +177,4 @@ def _of_workflow(question: CountByWorkflow, values: Values) -> str:
 
 
 def _since(question: CountByWorkflow, values: Values) -> str:
-    return "" if question.since is None else f" AND created_at > {values.number(question.since)}"
+    return "" if question.since is None else f" AND {CREATED} > {values.number(question.since)}"

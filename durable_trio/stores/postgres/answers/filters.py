@@ -6,9 +6,10 @@ filter is. Parts are counted to tell, up to where it does not matter any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
@@ -19,7 +20,20 @@ from durable_trio.stores.postgres.answers.parked import parked_runs
 from durable_trio.stores.postgres.parked import IS_PARKED
 from durable_trio.stores.questions import Order, RunFilter
 
-__all__ = ["COMPARED_RUNS", "IN_ORDER", "WORKFLOWS", "Part", "Values", "condition", "narrowed", "rarest_part"]
+__all__ = [
+    "COMPARED_RUNS",
+    "CREATED",
+    "OF_CELL",
+    "WORKFLOWS",
+    "Keys",
+    "Page",
+    "Part",
+    "Values",
+    "condition",
+    "in_order",
+    "narrowed",
+    "rarest_part",
+]
 
 #: So far parts are counted.
 COMPARED_RUNS: Final = 20_000
@@ -34,23 +48,12 @@ WORKFLOWS: Final = """
     )
     SELECT workflow FROM known WHERE workflow IS NOT NULL
 """
-#: Keys of runs that match in the order of creation, from whatever index is best.
-IN_ORDER: Final = """
-    SELECT runs.created_at AS place, run FROM runs WHERE {which} ORDER BY place {way}, run {way} LIMIT {limit}
-"""
-# The same from the keys of a tag, or from each workflow and status.
-_IN_ORDER_OF_TAG: Final = """
-    SELECT tags.created_at AS place, run FROM tags JOIN runs USING (run) WHERE {term} AND {which}
-    ORDER BY place {way}, run {way} LIMIT {limit}
-"""
-_IN_ORDER_OF_CELLS: Final = """
-    SELECT place, run FROM {term}, LATERAL (
-        SELECT runs.created_at AS place, run FROM runs
-        WHERE runs.workflow = named.workflow AND runs.status = cell.status AND {which}
-        ORDER BY place {way}, run {way} LIMIT {limit}
-    ) AS first
-    ORDER BY place {way}, run {way} LIMIT {limit}
-"""
+#: When a run was created, as the indexes have it that have runs in this order apart: of a workflow and a status, of a
+#: queue, of a parent. What is asked by it cannot be read from the index of all runs.
+CREATED: Final = "(runs.created_at + 0)"
+OF_CELL: Final = "runs.workflow = named.workflow AND runs.status = cell.status"
+# Is asked for each run that is looked at: of EXISTS the server makes a join, for which it looks at all runs.
+_EACH: Final = "(SELECT 1 {} LIMIT 1) IS NOT NULL"
 _DIGEST_BYTES: Final = 16  # of the value of a tag, as the tables have it
 _UNOWNED: Final = "owner IS NULL AND wake_at IS NOT NULL"
 _COUNT: Final = f"SELECT count(*) FROM (SELECT 1 FROM ({{query}}) AS part LIMIT {COMPARED_RUNS}) AS counted"
@@ -74,14 +77,38 @@ class Values:
         """Return how statuses are called in the statement: an array."""
         return self.add(f"{{{','.join(status.value for status in statuses)}}}", "text[]")
 
-    def copy(self) -> Values:
-        """Return the same values, to go on with in another statement."""
-        return Values(list(self.given))
-
     def add(self, value: Any, type: str) -> str:
         """Return how a value of some type is called in the statement."""
         self.given.append(value)
         return f"${len(self.given)}::{type}"
+
+
+class Keys(NamedTuple):
+    """A query for ``place`` and ``run`` of runs, and its values."""
+
+    query: str
+    values: Values
+
+
+@attrs.frozen
+class Page:
+    """What is wanted of an order: so many, behind a place and a run in it."""
+
+    limit: int
+    behind: tuple[int, int] | None
+    is_last_first: bool
+
+    def ordered(self, values: Values) -> str:
+        """Return how a query ends that has them in that order."""
+        way = "DESC" if self.is_last_first else "ASC"
+        return f"ORDER BY place {way}, run {way} LIMIT {values.number(self.limit)}"
+
+    def only_behind(self, values: Values, place: str, run: str) -> str:
+        """Return the condition that these two columns are behind it."""
+        if self.behind is None:
+            return ""
+        mark = "<" if self.is_last_first else ">"
+        return f" AND ({place}, {run}) {mark} ({values.number(self.behind[0])}, {values.number(self.behind[1])})"
 
 
 def narrowed(which: RunFilter, order: Order) -> RunFilter:
@@ -107,9 +134,7 @@ def condition(which: RunFilter, values: Values) -> str:
         terms.append(f"runs.workflow = {values.text(which.workflow)}")
     for tag in which.tags:
         of_tag = _of_tag(tag, values)
-        terms.append(
-            f"EXISTS (SELECT 1 FROM tags WHERE {of_tag} AND tags.created_at = runs.created_at AND tags.run = runs.run)"
-        )
+        terms.append(_EACH.format(f"FROM tags WHERE {of_tag} AND created_at = runs.created_at AND tags.run = runs.run"))
     if which.queue is not None:
         terms.append(f"runs.queue = {values.text(which.queue)}")
     if which.parent_id is not None:
@@ -117,7 +142,7 @@ def condition(which: RunFilter, values: Values) -> str:
     if which.is_parked:
         terms.append(IS_PARKED)
     if which.is_retrying:
-        is_retrying = "EXISTS (SELECT 1 FROM waits WHERE waits.kind = 'retry' AND waits.run = runs.run)"
+        is_retrying = _EACH.format("FROM waits WHERE waits.kind = 'retry' AND waits.run = runs.run")
         terms.append(f"runs.finished_at IS NULL AND {is_retrying}")
     if which.overdue_at is not None:
         terms.append(f"{_UNOWNED} AND runs.wake_at <= {values.number(which.overdue_at)} AND NOT {IS_PARKED}")
@@ -130,12 +155,12 @@ def _of_tag(tag: tuple[str, str], values: Values) -> str:
     return f"tags.key = {values.text(key)} AND tags.digest = {values.add(digest, 'bytea')}"
 
 
-def _created(which: RunFilter, values: Values, table: str = "runs") -> str:
+def _created(which: RunFilter, values: Values, column: str = "runs.created_at") -> str:
     terms = ""
     if which.created_after is not None:
-        terms += f" AND {table}.created_at > {values.number(which.created_after)}"
+        terms += f" AND {column} > {values.number(which.created_after)}"
     if which.created_before is not None:
-        terms += f" AND {table}.created_at < {values.number(which.created_before)}"
+        terms += f" AND {column} < {values.number(which.created_before)}"
     return terms
 
 
@@ -146,21 +171,27 @@ def _created(which: RunFilter, values: Values, table: str = "runs") -> str:
 class Part:
     """A query for runs among which are all that match, and its values.
 
-    ``in_order``: another one, to be completed, that gives the keys of those that match in the order of creation, and
-    the values that it has so far; ``None`` if no index has the part in that order.
+    ``in_order``: returns one that gives a page of those that match in the order of creation; ``None`` if no index has
+    the part in that order.
     """
 
     query: str
     values: Values
-    in_order: tuple[str, Values] | None = None
+    in_order: Callable[[Page], Keys] | None = None
     key_count: int = COMPARED_RUNS  # as far as it was counted
 
 
-def rarest_part(asking: Asking, which: RunFilter) -> Part | None:
-    """Return the part of a filter with the fewest keys; ``None`` if no index serves it."""
+def rarest_part(asking: Asking, which: RunFilter, *, is_by_creation: bool = False) -> Part | None:
+    """Return the part of a filter with the fewest keys; ``None`` if no index serves it.
+
+    Args:
+        is_by_creation: whether that order is wanted. Then there is nothing to be told of one that is all of the filter.
+    """
     parts = list(_parts(which))
     if not parts:
         return None
+    if is_by_creation and len(parts) == 1 and parts[0].in_order is not None:
+        return parts[0]
     counts = asking.exchange(*((_COUNT.format(query=part.query), tuple(part.values.given)) for part in parts))
     for part, count in zip(parts, counts, strict=True):
         part.key_count = count.rows[0][0]
@@ -173,18 +204,22 @@ def _parts(which: RunFilter) -> Iterator[Part]:
         yield Part(f"SELECT run FROM runs WHERE id = {values.text(which.run_id)}", values)
         return
     if which.workflow is not None or which.statuses is not None:
-        yield _cells(which)
+        values = Values()
+        cells, created = _cells(which, values), _created(which, values, CREATED)
+        query = f"SELECT run FROM {cells}, LATERAL (SELECT run FROM runs WHERE {OF_CELL}{created} OFFSET 0) AS found"
+        yield Part(query, values, partial(_in_order_of_cells, which))
     for tag in which.tags:
         values = Values()
-        term = _of_tag(tag, values)
-        in_order = _IN_ORDER_OF_TAG.replace("{term}", term), values.copy()
-        yield Part(f"SELECT run FROM tags WHERE {term}{_created(which, values, 'tags')}", values, in_order)
+        query = f"SELECT run FROM tags WHERE {_of_tag(tag, values)}{_created(which, values, 'tags.created_at')}"
+        yield Part(query, values, partial(_in_order_of_tag, which, tag))
     for column, value in (("queue", which.queue), ("parent_id", which.parent_id)):
         if value is not None:
             values = Values()
-            term = f"{column} = {values.text(value)}"
-            query = f"SELECT run FROM runs WHERE {term}{_created(which, values)}"
-            yield Part(query, values, (IN_ORDER, Values()))
+            query = f"SELECT run FROM runs WHERE {column} = {values.text(value)}{_created(which, values, CREATED)}"
+            yield Part(query, values, partial(in_order, which, place=CREATED))
+    if which.created_after is not None or which.created_before is not None:
+        values = Values()
+        yield Part(f"SELECT run FROM runs WHERE true{_created(which, values)}", values, partial(in_order, which))
     if which.is_parked:
         values = Values()
         yield Part(parked_runs(None if which.workflow is None else values.text(which.workflow)), values)
@@ -192,22 +227,6 @@ def _parts(which: RunFilter) -> Iterator[Part]:
         yield Part("SELECT run FROM waits WHERE kind = 'retry'", Values())
     if which.overdue_at is not None:
         yield _overdue(which, which.overdue_at)
-
-
-def _cells(which: RunFilter) -> Part:
-    values = Values()
-    workflows = WORKFLOWS if which.workflow is None else f"SELECT {values.text(which.workflow)}"
-    statuses = values.statuses(RunStatus if which.statuses is None else which.statuses)
-    term = f"({workflows}) AS named (workflow), unnest({statuses}) AS cell (status)"
-    in_order = _IN_ORDER_OF_CELLS.replace("{term}", term), values.copy()
-    query = f"""
-        SELECT run FROM {term}, LATERAL (
-            SELECT run FROM runs
-            WHERE runs.workflow = named.workflow AND runs.status = cell.status{_created(which, values)}
-            LIMIT {COMPARED_RUNS}
-        ) AS found
-    """
-    return Part(query, values, in_order)
 
 
 def _overdue(which: RunFilter, at: int) -> Part:
@@ -218,3 +237,37 @@ def _overdue(which: RunFilter, at: int) -> Part:
     # Each is the condition of an index.
     query = " UNION ALL ".join(f"SELECT run FROM runs WHERE {term} AND {each}" for each in ("is_due", "NOT is_due"))
     return Part(query, values)
+
+
+def in_order(which: RunFilter, page: Page, place: str = "runs.created_at") -> Keys:
+    """Return the query for runs that match in the order of a column, from whatever index has that order."""
+    values = Values()
+    terms = condition(which, values) + page.only_behind(values, place, "runs.run")
+    if place == CREATED:
+        terms += _created(which, values, CREATED)
+    return Keys(f"SELECT {place} AS place, run FROM runs WHERE {terms} {page.ordered(values)}", values)
+
+
+def _in_order_of_tag(which: RunFilter, tag: tuple[str, str], page: Page) -> Keys:
+    values = Values()
+    terms = _of_tag(tag, values) + _created(which, values, "tags.created_at")
+    terms += page.only_behind(values, "tags.created_at", "tags.run")
+    rest = condition(which, values)
+    query = f"SELECT tags.created_at AS place, run FROM tags JOIN runs USING (run) WHERE {terms} AND {rest}"
+    return Keys(f"{query} {page.ordered(values)}", values)
+
+
+def _cells(which: RunFilter, values: Values) -> str:
+    """Return the workflows and the statuses that runs may have which match."""
+    workflows = WORKFLOWS if which.workflow is None else f"SELECT {values.text(which.workflow)}"
+    statuses = values.statuses(RunStatus if which.statuses is None else which.statuses)
+    return f"({workflows}) AS named (workflow), unnest({statuses}) AS cell (status)"
+
+
+def _in_order_of_cells(which: RunFilter, page: Page) -> Keys:
+    values = Values()
+    cells = _cells(which, values)
+    terms = OF_CELL + _created(which, values, CREATED) + page.only_behind(values, CREATED, "runs.run")
+    rest = condition(attrs.evolve(which, workflow=None, statuses=None), values)
+    found = f"SELECT {CREATED} AS place, run FROM runs WHERE {terms} AND {rest} {page.ordered(values)}"
+    return Keys(f"SELECT place, run FROM {cells}, LATERAL ({found}) AS first {page.ordered(values)}", values)

@@ -15,37 +15,23 @@ from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.answers.filters import (
     COMPARED_RUNS,
-    IN_ORDER,
+    Keys,
+    Page,
     Part,
     Values,
     condition,
+    in_order,
     narrowed,
     rarest_part,
 )
 from durable_trio.stores.postgres.rows import RUN_COLUMNS, run_from
 from durable_trio.stores.questions import ListRuns, Order, RunFilter
 
-__all__ = ["GATHERED", "keys_of", "list_runs"]
+__all__ = ["gathered", "keys_of", "list_runs"]
 
 # A part with fewer runs is gathered also where it could be read in order: those that match may be few of it.
 _RARE_RUNS: Final = 2000
 
-#: What is found of the runs of a part. The limit keeps it one look by number for each, whatever the planner expects.
-GATHERED: Final = """
-    SELECT found.* FROM (SELECT DISTINCT run FROM ({query}) AS part) AS part, LATERAL (
-        SELECT {columns} FROM runs WHERE runs.run = part.run AND {which} LIMIT 1
-    ) AS found
-"""
-_SORTED: Final = f"{GATHERED} ORDER BY place {{way}}, run {{way}} LIMIT {{limit}}"
-_OF_CHANGES: Final = IN_ORDER.replace("created_at", "changed")
-_OF_ENDS: Final = """
-    SELECT place, run FROM unnest({statuses}) AS of_end (status), LATERAL (
-        SELECT runs.finished_at AS place, run FROM runs
-        WHERE runs.status = of_end.status AND runs.finished_at IS NOT NULL AND {which}
-        ORDER BY place {way}, run {way} LIMIT {limit}
-    ) AS last
-    ORDER BY place {way}, run {way} LIMIT {limit}
-"""
 _COLUMNS: Final = {
     Order.NEWEST: "created_at",
     Order.OLDEST: "created_at",
@@ -53,11 +39,6 @@ _COLUMNS: Final = {
     Order.ENDED: "finished_at",
 }
 _BY_CREATION: Final = frozenset({Order.NEWEST, Order.OLDEST})
-# By their keys first: rows have payloads.
-_ROWS: Final = """
-    WITH page AS MATERIALIZED ({keys})
-    SELECT {columns} FROM page JOIN runs USING (run) ORDER BY page.place {way}, run {way}
-"""
 
 
 def list_runs(asking: Asking, question: ListRuns) -> tuple[RunRow, ...]:
@@ -65,52 +46,61 @@ def list_runs(asking: Asking, question: ListRuns) -> tuple[RunRow, ...]:
     if question.limit <= 0:
         return ()
     keys, values = keys_of(asking, question)
-    text = _ROWS.format(keys=keys, columns=RUN_COLUMNS, way=_way(question.order))
+    way = "ASC" if question.order is Order.OLDEST else "DESC"
+    # By their keys first: rows have payloads.
+    text = f"""
+        WITH page AS MATERIALIZED ({keys})
+        SELECT {RUN_COLUMNS} FROM page JOIN runs USING (run) ORDER BY page.place {way}, run {way}
+    """
     return tuple(map(run_from, asking.execute(text, *values.given).rows))
 
 
-def keys_of(asking: Asking, question: ListRuns) -> tuple[str, Values]:
-    """Return the query for the keys of runs, by what an index is asked best, and its values."""
-    order, way = question.order, _way(question.order)
-    which = narrowed(question.which, order)
-    query, values = _source(order, _rarest(asking, which, order), which)
-    terms = condition(which, values) + _behind(question, values)
-    return query.format(
-        which=terms, way=way, limit=values.number(question.limit), columns=f"runs.{_COLUMNS[order]} AS place, run"
-    ), values
+def keys_of(asking: Asking, question: ListRuns) -> Keys:
+    """Return the query for the keys of runs, by what an index is asked best."""
+    order, column = question.order, _COLUMNS[question.order]
+    which, before = narrowed(question.which, order), question.before
+    behind = None if before is None else (int(before[0]), before[1])
+    page = Page(question.limit, behind, is_last_first=order is not Order.OLDEST)
+    part = _rarest(asking, which, order)
+    if part is not None:
+        read = part.in_order if order in _BY_CREATION else None
+        if part.key_count < (COMPARED_RUNS if read is None else _RARE_RUNS):
+            values = part.values
+            terms = condition(which, values) + page.only_behind(values, f"runs.{column}", "runs.run")
+            query = gathered(part, f"runs.{column} AS place, run", terms)
+            return Keys(f"{query} {page.ordered(values)}", values)
+        if read is not None:
+            return read(page)
+    return _in_order_of_ends(which, page) if order is Order.ENDED else in_order(which, page, f"runs.{column}")
+
+
+def gathered(part: Part, columns: str, terms: str) -> str:
+    """Return the query for what there is of the runs of a part that match.
+
+    The limit keeps it one look by its number for each run, whatever the server expects.
+    """
+    return f"""
+        SELECT found.* FROM (SELECT DISTINCT run FROM ({part.query}) AS part) AS part, LATERAL (
+            SELECT {columns} FROM runs WHERE runs.run = part.run AND {terms} LIMIT 1
+        ) AS found
+    """
 
 
 def _rarest(asking: Asking, which: RunFilter, order: Order) -> Part | None:
     """Return the rarest part of a filter; that runs have ended at all, in the order of their ends, is none."""
     if order is Order.ENDED and which.statuses is not None and FINAL.issubset(which.statuses):
         which = attrs.evolve(which, statuses=None)
-    return rarest_part(asking, which)
+    return rarest_part(asking, which, is_by_creation=order in _BY_CREATION)
 
 
-def _source(order: Order, part: Part | None, which: RunFilter) -> tuple[str, Values]:
-    """Return the query that is to be completed, and the values that it has so far."""
-    is_by_creation = order in _BY_CREATION
-    if part is not None:
-        in_order = part.in_order if is_by_creation else None
-        if part.key_count < (COMPARED_RUNS if in_order is None else _RARE_RUNS):
-            return _SORTED.replace("{query}", part.query), part.values
-        if in_order is not None:
-            return in_order
+def _in_order_of_ends(which: RunFilter, page: Page) -> Keys:
     values = Values()
-    if order is Order.ENDED:
-        return _OF_ENDS.replace("{statuses}", values.statuses(which.statuses or ())), values
-    return _OF_CHANGES if order is Order.CHANGED else IN_ORDER, values
-
-
-def _way(order: Order) -> str:
-    return "ASC" if order is Order.OLDEST else "DESC"
-
-
-def _behind(question: ListRuns, values: Values) -> str:
-    """Return the condition that a run comes behind the last one of the page before."""
-    if question.before is None:
-        return ""
-    place, run = question.before
-    mark = ">" if question.order is Order.OLDEST else "<"
-    column = _COLUMNS[question.order]
-    return f" AND (runs.{column}, runs.run) {mark} ({values.number(int(place))}, {values.number(run)})"
+    statuses = values.statuses(which.statuses or ())
+    rest = condition(attrs.evolve(which, statuses=None), values)
+    behind = page.only_behind(values, "runs.finished_at", "runs.run")
+    found = f"""
+        SELECT runs.finished_at AS place, run FROM runs
+        WHERE runs.status = of_end.status AND runs.finished_at IS NOT NULL AND {rest}{behind} {page.ordered(values)}
+    """
+    query = f"SELECT place, run FROM unnest({statuses}) AS of_end (status), LATERAL ({found}) AS last"
+    return Keys(f"{query} {page.ordered(values)}", values)

@@ -26,24 +26,13 @@ from durable_trio.stores.postgres.answers.cursors import (
     read_point,
 )
 from durable_trio.stores.postgres.answers.filters import COMPARED_RUNS, Part, Values, condition, rarest_part
-from durable_trio.stores.postgres.answers.lists import GATHERED
+from durable_trio.stores.postgres.answers.lists import gathered
 from durable_trio.stores.postgres.rows import ENTRY_COLUMNS, RUN_COLUMNS, entry_from, run_from
 from durable_trio.stores.postgres.wire import Answer
 from durable_trio.stores.questions import RunFilter
 
 __all__ = ["list_changes", "list_news", "list_sent"]
 
-_IN_ORDER: Final = """
-    SELECT * FROM (
-        (SELECT stamp, run FROM runs WHERE {of_those} AND {which} ORDER BY stamp, run LIMIT {limit})
-        UNION ALL (SELECT stamp, run FROM runs WHERE {of_later} AND {which} ORDER BY stamp, run LIMIT {limit})
-    ) AS found
-    ORDER BY stamp, run LIMIT {limit}
-"""
-_GATHERED: Final = (
-    GATHERED.replace("{columns}", "stamp, run").replace("{which}", "({of_those} OR {of_later}) AND {which}")
-    + "ORDER BY stamp, run LIMIT {limit}"
-)
 # Values come with the rows: they are of the same instant.
 _ROWS: Final = f"""
     WITH page AS MATERIALIZED ({{keys}})
@@ -122,29 +111,27 @@ def _changes(asking: Asking, which: RunFilter, point: Point, limit: int) -> Chan
 
 def _to_find(which: RunFilter, part: Part | None, point: Point, limit: int) -> _Request:
     """Return the statement for the runs that were changed after a point, as far as its target."""
-    values = Values()
-    keys = _IN_ORDER
-    if part is not None and part.key_count < COMPARED_RUNS:
-        values.given += part.values.given
-        keys = _GATHERED.replace("{query}", part.query)
+    rare = part if part is not None and part.key_count < COMPARED_RUNS else None
+    values = Values() if rare is None else Values(list(rare.values.given))
     base, behind, under_way = point.base, point.behind, point.base.under_way
     later: tuple[int, ...] = (base.end, 0)  # a run is never 0: before all that the next transaction has written
     if behind:
         under_way = tuple(each for each in under_way if each >= behind[0])
         later = max(later, behind)
-    is_seen = ""
+    terms = condition(which, values)
     if point.target is not None:
-        is_seen = f" AND pg_visible_in_snapshot(stamp, {values.add(point.target.for_server, 'pg_snapshot')})"
-    of_those = f"stamp = ANY ({values.add(numbers(under_way), 'xid8[]')}){is_seen}"
+        terms += f" AND pg_visible_in_snapshot(stamp, {values.add(point.target.for_server, 'pg_snapshot')})"
+    of_those = f"stamp = ANY ({values.add(numbers(under_way), 'xid8[]')})"
     if behind:
         of_those += f" AND (stamp, run) > ({values.add(behind[0], 'xid8')}, {values.number(behind[1])})"
-    of_later = f"(stamp, run) > ({values.add(later[0], 'xid8')}, {values.number(later[1])}){is_seen}"
-    text = _ROWS.format(
-        keys=keys.format(
-            of_those=of_those, of_later=of_later, which=condition(which, values), limit=values.number(limit)
-        )
-    )
-    return text, tuple(values.given)
+    of_later = f"(stamp, run) > ({values.add(later[0], 'xid8')}, {values.number(later[1])})"
+    ordered = f"ORDER BY stamp, run LIMIT {values.number(limit)}"
+    if rare is not None:
+        keys = gathered(rare, "stamp, run", f"({of_those} OR {of_later}) AND {terms}")
+    else:
+        found = (f"(SELECT stamp, run FROM runs WHERE {each} AND {terms} {ordered})" for each in (of_those, of_later))
+        keys = f"SELECT stamp, run FROM ({' UNION ALL '.join(found)}) AS found"
+    return _ROWS.format(keys=f"{keys} {ordered}"), tuple(values.given)
 
 
 def _read(answer: Answer, base: Snapshot, target: Point) -> list[Change]:

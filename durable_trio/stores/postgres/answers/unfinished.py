@@ -8,7 +8,7 @@ from typing import Final
 from durable_trio.rules.run_life import UNFINISHED
 from durable_trio.rules.sampling import sample_of, spread
 from durable_trio.stores.postgres.answers.asking import Asking, numbers
-from durable_trio.stores.postgres.answers.filters import WORKFLOWS, Values
+from durable_trio.stores.postgres.answers.filters import CREATED, OF_CELL, WORKFLOWS, Values
 from durable_trio.stores.postgres.answers.runs import loaded_from, to_load
 from durable_trio.stores.postgres.rows import RUN_COLUMNS, run_from
 from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
@@ -20,11 +20,11 @@ _CANDIDATES: Final = 10
 # A page has about so many rows: their text is what memory goes to.
 _ROWS_MAX: Final = 20_000
 
-_NUMBERS: Final = """
+# The offset keeps it one look into the index for each.
+_NUMBERS: Final = f"""
     SELECT named.workflow, found.run
-    FROM ({workflows}) AS named (workflow), unnest({statuses}) AS cell (status), LATERAL (
-        SELECT run FROM runs
-        WHERE runs.workflow = named.workflow AND runs.status = cell.status AND hidden_at IS NULL{before}
+    FROM ({{workflows}}) AS named (workflow), unnest({{statuses}}) AS cell (status), LATERAL (
+        SELECT run FROM runs WHERE {OF_CELL} AND hidden_at IS NULL{{before}} OFFSET 0
     ) AS found
     ORDER BY named.workflow, found.run
 """
@@ -49,7 +49,7 @@ def list_unfinished(asking: Asking, question: ListUnfinished) -> tuple[int, ...]
     text = _NUMBERS.format(
         workflows=WORKFLOWS if question.workflow is None else f"SELECT {values.text(question.workflow)}",
         statuses=values.statuses(UNFINISHED),
-        before="" if question.created_before is None else f" AND created_at < {values.number(question.created_before)}",
+        before="" if question.created_before is None else f" AND {CREATED} < {values.number(question.created_before)}",
     )
     found = asking.execute(text, *values.given).rows
     runs = tuple(run for _, run in found)
