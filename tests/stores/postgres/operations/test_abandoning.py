@@ -14,6 +14,7 @@ from durable_trio.rows import Key
 from durable_trio.stores.contract import Abandoned, Advance, ClaimDue
 from durable_trio.stores.postgres.operations import abandoning
 from durable_trio.stores.postgres.store import PostgresStore
+from durable_trio.stores.postgres.transaction import Transaction
 from durable_trio.stores.questions import ListHistory
 from durable_trio.testing.store_contract.kit import (
     abandon_operation,
@@ -85,7 +86,7 @@ def test_one_that_is_claimed_just_then_is_taken_from_whoever_has_claimed_it(
     claimer = open_store()
     executor = register(claimer)
     row = start(store)
-    execute = abandoning.Transaction.execute
+    execute = Transaction.execute
     claimed: list[Any] = []
 
     def claim_after(transaction: Any, text: str, *values: Any) -> Any:
@@ -94,7 +95,7 @@ def test_one_that_is_claimed_just_then_is_taken_from_whoever_has_claimed_it(
             claimed.extend(one(claimer, ClaimDue(owner=executor, codes=codes_of("work"), now=1000, limit=9)))
         return answer
 
-    monkeypatch.setattr(abandoning.Transaction, "execute", claim_after)
+    monkeypatch.setattr(Transaction, "execute", claim_after)
     outcome = one(store, abandon_operation())
     assert [each.id for each in claimed] == [row.id]
     assert outcome.row == claimed[0]

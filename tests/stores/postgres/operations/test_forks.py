@@ -38,7 +38,7 @@ def test_the_owner_goes_on_while_his_run_is_copied_and_each_copy_has_all_before_
             one(store, Advance(fence=fence, rows=(step(seq, f"s{seq}"),), taken=((entry.id, seq),), now=20))
 
     def copy_all() -> list[tuple[int, RunRow]]:
-        copies = []
+        copies: list[tuple[int, RunRow]] = []
         while len(copies) < 25:
             last = store_of_copies.ask(ListHistory(row.run))[-1]
             copies.append((last.seq, one(other, fork(last.key.name, f"copy-{len(copies)}", signals=True))))

@@ -144,7 +144,9 @@ def test_a_run_that_a_row_of_somebody_elses_table_refers_to_stays_and_is_named(
     kept = ended(store, "kept", now=50)
     rows.execute(f"CREATE TABLE notes (run bigint REFERENCES runs (run) {deferrable})")
     rows.execute("INSERT INTO notes VALUES (%s)", kept)
-    refused, started = store.apply([DeleteRun(run_id="kept"), start_operation("new")]) or ()
+    outcomes = store.apply([DeleteRun(run_id="kept"), start_operation("new")])
+    assert outcomes is not None
+    refused, started = outcomes
     assert isinstance(refused, RunConflict)
     assert "run 'kept' cannot be removed: update or delete on table \"runs\" violates" in str(refused)
     assert started.created
