@@ -119,6 +119,15 @@ def new_file(tmp_path: Path) -> Callable[[], str]:
     return _new(tmp_path, "db")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def server_for_tests(request: pytest.FixtureRequest) -> None:
+    """Where all tests need the server, no test has started it."""
+    if request.config.getoption("--store") == "postgres":
+        from tests.kit.postgres import new_schema_url
+
+        new_schema_url()
+
+
 @pytest.fixture
 def new_schema(request: pytest.FixtureRequest) -> Callable[[], str]:
     """Return URLs of schemas that hold nothing, on a server for tests."""
