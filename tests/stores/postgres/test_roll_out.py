@@ -12,6 +12,15 @@ from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.tables import SCHEMA_VERSION
 from durable_trio.stores.postgres.url import parse_url
 from tests.cli.desk import call
+from tests.kit.postgres import drop_schema, new_schema_url
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Of a schema that is not there."""
+    new = new_schema_url()
+    yield new
+    drop_schema(new)
 
 
 @pytest.fixture
