@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 from functools import cache
-from itertools import count
+from itertools import chain, count
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,10 +22,13 @@ import pytest
 from private_postgres import Server, find_binaries
 from psycopg import sql
 
+from durable_trio.stores.postgres.tables import MIGRATIONS
+
 __all__ = ["drop_schema", "lend_schema", "new_schema_url", "port_of", "return_schema", "server"]
 
 _numbers = count()
 _returned: list[str] = []  # URLs
+_TABLES = re.findall(r"CREATE (?:UNLOGGED )?TABLE (\w+)", " ".join(chain(*MIGRATIONS)))
 
 # Whoever is still at work in the schema, or holds the lock of a store there. A backend is waited for until it is gone.
 _END_BACKENDS = """
@@ -36,18 +40,20 @@ _END_BACKENDS = """
         )
     ) AS backends
 """
-# Rows of a test are few: to remove them costs a tenth of TRUNCATE, which makes each file anew. What is in ``public`` a
-# test has made in the place of a user.
+# Rows of a test are few: to remove them costs a tenth of TRUNCATE, which makes each file anew. Tables that are not ours
+# a test has made in the place of a user.
 _EMPTY = """
     DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT oid::regclass FROM pg_class
+            WHERE relnamespace IN ({schema}::regnamespace, 'public'::regnamespace) AND relkind = 'r'
+                AND NOT (relnamespace = {schema}::regnamespace AND relname = ANY ({own}))
+        LOOP
+            EXECUTE 'DROP TABLE ' || name || ' CASCADE';
+        END LOOP;
         FOR name IN SELECT oid::regclass FROM pg_class
             WHERE relnamespace = {schema}::regnamespace AND relkind = 'r' AND relname <> 'meta'
         LOOP
             EXECUTE 'DELETE FROM ' || name;
-        END LOOP;
-        FOR name IN SELECT oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-        LOOP
-            EXECUTE 'DROP TABLE ' || name || ' CASCADE';
         END LOOP;
         PERFORM setval(oid, 1, false) FROM pg_class WHERE relnamespace = {schema}::regnamespace AND relkind = 'S';
     END $$
@@ -104,7 +110,7 @@ def return_schema(url: str) -> None:
         if is_there:
             connection.execute(_END_BACKENDS, {"schema": name})
             connection.execute("SET session_replication_role = replica")  # no trigger needs to see it
-            connection.execute(sql.SQL(_EMPTY).format(schema=name))
+            connection.execute(sql.SQL(_EMPTY).format(schema=name, own=_TABLES))
     _returned.append(url)
 
 

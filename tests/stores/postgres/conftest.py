@@ -11,7 +11,7 @@ import pytest
 from durable_trio.stores.postgres.schema import migrate
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import Place, parse_url
-from tests.kit.postgres import lend_schema, return_schema
+from tests.kit.postgres import drop_schema, lend_schema, new_schema_url, return_schema
 from tests.stores.postgres.kit import Rows, connect
 
 
@@ -21,6 +21,14 @@ def url() -> Iterator[str]:
     lent = lend_schema()
     yield lent
     return_schema(lent)
+
+
+@pytest.fixture
+def new_url() -> Iterator[str]:
+    """Of a schema that is not there yet, and that a test may make unfit for others."""
+    new = new_schema_url()
+    yield new
+    drop_schema(new)
 
 
 @pytest.fixture

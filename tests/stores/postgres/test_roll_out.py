@@ -37,15 +37,15 @@ def as_role(url: str, role: str) -> str:
     return url.replace("//postgres@", f"//{role}@")
 
 
-def test_tables_are_made_once(url: str) -> None:
-    assert call("migrate", "--db", url).err == f"the schema is of version {SCHEMA_VERSION} now\n"
-    assert call("migrate", "--db", url).err == f"the schema is of version {SCHEMA_VERSION} already\n"
-    assert call("list", "--db", url).code == 0
+def test_tables_are_made_once(new_url: str) -> None:
+    assert call("migrate", "--db", new_url).err == f"the schema is of version {SCHEMA_VERSION} now\n"
+    assert call("migrate", "--db", new_url).err == f"the schema is of version {SCHEMA_VERSION} already\n"
+    assert call("list", "--db", new_url).code == 0
 
 
-def test_a_role_that_may_not_make_them_is_told_who_may(url: str, role: str) -> None:
+def test_a_role_that_may_not_make_them_is_told_who_may(new_url: str, role: str) -> None:
     for command in ("list", "migrate"):
-        error = call(command, "--db", as_role(url, role)).error
+        error = call(command, "--db", as_role(new_url, role)).error
         assert "this role may not change that: have its owner run `durable-trio migrate --db URL`" in error
 
 
@@ -65,12 +65,12 @@ def test_a_role_with_the_rights_that_are_printed_uses_the_tables_and_owns_none(u
                 connection.execute(statement.encode())
 
 
-def test_tables_of_a_newer_version_are_used_if_they_say_that_they_may_be(url: str) -> None:
-    call("migrate", "--db", url)
-    with psycopg.connect(parse_url(url).conninfo, autocommit=True) as connection:
-        schema = parse_url(url).schema
+def test_tables_of_a_newer_version_are_used_if_they_say_that_they_may_be(new_url: str) -> None:
+    call("migrate", "--db", new_url)
+    with psycopg.connect(parse_url(new_url).conninfo, autocommit=True) as connection:
+        schema = parse_url(new_url).schema
         connection.execute(f"UPDATE {schema}.meta SET version = 99".encode())
-        store = PostgresStore(url)
+        store = PostgresStore(new_url)
         store.open()
         store.close()
         connection.execute(f"UPDATE {schema}.meta SET readable_by = 99".encode())
