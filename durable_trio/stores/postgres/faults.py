@@ -69,8 +69,10 @@ class ServerError(Exception):
 
     @property
     def may_be_tried_again(self) -> bool:
-        """Whether the same transaction may succeed at once: a deadlock, or a conflict of two that came together."""
-        return self.is_deadlock or self.sqlstate == "40001"
+        """Whether the same transaction may succeed at once: a deadlock, a conflict of two that came together, or
+        somebody has cancelled a statement.
+        """
+        return self.sqlstate in ("40001", "40P01", "57014")
 
     @property
     def is_deadlock(self) -> bool:

@@ -1,35 +1,48 @@
 """The connection that a transaction step gets: psycopg's, but its transaction begins and ends with the step.
 
 What goes through Python is refused here. What goes through SQL, such as a ``COMMIT`` as text, the server refuses: a row
-in ``guards`` lets no commit pass while it is there (``tables``).
+in ``guards`` lets no commit pass while it is there (``tables``). After a ``ROLLBACK`` the row is gone, so nothing more
+is done on the connection then. Who has more done in the same text, or rolls back ``AND CHAIN``, is told afterwards.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, TypeVar
+import math
+import time
+from typing import Any, Final, NoReturn, TypeVar
 
 import psycopg
+from psycopg import pq
 from psycopg.abc import PQGen
-
-from durable_trio.stores.postgres.faults import ServerError
 
 __all__ = ["GuardedConnection"]
 
 RV = TypeVar("RV")
 
 
+# The server ends a statement that takes too long. After so many seconds more it is given up.
+_GRACE_SECONDS: Final = 5.0
+_OF_STORE: Final = frozenset({"53100", "58030", "XX001", "XX002", "57P01", "57P02", "57P03"})
+
+
 class GuardedConnection(psycopg.Connection[Any]):
     """A connection for one call of a user's function; afterwards it does nothing any more.
 
-    ``fault``: an error that is the store's, whatever the function has made of it.
+    ``fault``: an error that is the store's, whatever the function has made of it. ``conflict``: one of two transactions
+    that have come together; if the transaction is broken by it, the function may be called again.
+
+    Args:
+        until: when the function has to be done, by ``time.monotonic``.
     """
 
-    def __init__(self, pgconn: Any) -> None:
+    def __init__(self, pgconn: Any, until: float = math.inf) -> None:
         super().__init__(pgconn)
         self._pool = None  # else it would warn that it was not closed, which is not for it to do
         self._autocommit = True  # psycopg is not to begin a transaction: there is one
         self.prepare_threshold = None  # the names that it would give are given anew by the next one
-        self.fault: Exception | None = None
+        self.fault: psycopg.Error | None = None
+        self.conflict: psycopg.Error | None = None
+        self._give_up_at = until + _GRACE_SECONDS
         self._is_over = False
 
     def end(self) -> None:
@@ -40,12 +53,31 @@ class GuardedConnection(psycopg.Connection[Any]):
         """Wait for the server, as all that is done with the connection does."""
         if self._is_over:
             raise psycopg.InterfaceError("the transaction step is over; its connection does nothing any more")
+        if self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+            self._refuse("to go on after the end of its transaction")
         try:
-            return super().wait(gen, *args, **kwargs)
+            return super().wait(self._bounded(gen), *args, **kwargs)
         except psycopg.Error as error:
-            if self.fault is None and _is_of_store(error, is_lost=self.broken):
-                self.fault = error
+            state = error.sqlstate or ""
+            if self.broken or state[:2] == "08" or state in _OF_STORE:
+                self.fault = self.fault or error
+            if state in ("40001", "40P01"):
+                self.conflict = error
             raise
+
+    def _bounded(self, gen: PQGen[RV]) -> PQGen[RV]:
+        """Give up if the server says nothing, which looks every now and then."""
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if time.monotonic() > self._give_up_at:
+                    self.fault = psycopg.OperationalError("the server has not answered in time")
+                    raise self.fault
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: RV = end.value
+            return result
 
     def commit(self) -> NoReturn:
         """Refuse."""
@@ -80,9 +112,3 @@ class GuardedConnection(psycopg.Connection[Any]):
     def tpc_begin(self, xid: object) -> NoReturn:
         """Refuse."""
         self._refuse("tpc_begin()")
-
-
-def _is_of_store(error: psycopg.Error, *, is_lost: bool) -> bool:
-    """Return whether an error is about the server, and not about what the function has asked for."""
-    state = error.sqlstate or ""
-    return is_lost or state[:2] in ("08", "53", "58", "XX") or ServerError(state, "").ends_connection

@@ -43,6 +43,7 @@ def apply_together(
     reads = list(questions(needs_of(operations, is_careful=is_careful)))
     answers = transaction.wire.exchange([*before, *(request for request, _ in reads)])
     facts = read(Facts(), reads, answers[len(before) :])
+    facts.living -= transaction.dead
     transaction.note_living(facts.living)
     try:
         outcomes, changes = decide(facts, operations)

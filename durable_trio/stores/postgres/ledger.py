@@ -11,6 +11,7 @@ some, as a standby may that has become the server, is another past than the one 
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
@@ -21,11 +22,11 @@ from durable_trio.stores.contract import Operation
 from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.wire import Request, Wire
 
-__all__ = ["Ledger", "is_known_commit"]
+__all__ = ["COUNT", "Ledger", "is_known_commit"]
 
 INSERT: Final = "INSERT INTO commits (instance, batch) VALUES ($1::bigint, $2::bigint)"
 COUNT: Final = """
-    SELECT count(*), EXISTS (SELECT 1 FROM instances WHERE instance = $1::bigint) FROM commits
+    SELECT count(*) FROM commits
     WHERE instance = $1::bigint AND batch IN (SELECT value::bigint FROM json_array_elements_text($2::json) AS value)
 """
 FORGET: Final = "DELETE FROM commits WHERE instance = $1::bigint AND batch < $2::bigint"
@@ -43,6 +44,14 @@ class Ledger:
     _acknowledged: deque[int] = attrs.Factory(lambda: deque(maxlen=KEPT))
     #: The batch of which it is not known what became of it, its number, and what was decided, if it came so far.
     in_doubt: tuple[Sequence[Operation], int] | None = None
+    #: Executors of this store that a database which has lost commits may know nothing of, and give their numbers anew.
+    dead: set[int] = attrs.Factory(set)
+    #: Of how many batches the answer was lost and they were found committed, and how many were applied anew.
+    found_count: int = 0
+    again_count: int = 0
+    #: Held while it is looked whether the database has lost commits.
+    looking: threading.Lock = attrs.Factory(threading.Lock)
+    _executors: set[int] = attrs.Factory(set)
     _decided: dict[int, Any] = attrs.Factory(dict)
 
     def number_of(self, batch: Sequence[Operation]) -> int:
@@ -72,7 +81,8 @@ class Ledger:
         self._decided[number] = outcome
 
     def decided(self, number: int) -> Any:
-        """Return what was decided when it was committed."""
+        """Return what was decided when it was committed: its number was found."""
+        self.found_count += 1
         return self._decided[number]
 
     def acknowledge(self, number: int) -> None:
@@ -83,12 +93,19 @@ class Ledger:
     def count_lost(self, wire: Wire) -> int:
         """Return how many of the commits that were acknowledged the database does not have."""
         numbers = list(self._acknowledged)
-        ((found, is_there),) = wire.execute(COUNT, self.instance, str(numbers)).rows
-        return len(numbers) - found if is_there else max(1, len(numbers))
+        ((found,),) = wire.execute(COUNT, self.instance, str(numbers)).rows
+        return len(numbers) - int(found)
+
+    def note_executor(self, executor: int) -> None:
+        """An executor of this store was registered."""
+        self._executors.add(executor)
+        self.dead.discard(executor)
 
     def forget(self) -> None:
-        """Remember nothing of what was acknowledged: the database has another past."""
+        """Remember nothing of what was acknowledged, and take own executors for dead: the database has another past."""
         self._acknowledged.clear()
+        self.dead |= self._executors
+        self._executors.clear()
 
     def tidy_request(self) -> Request:
         """Return what removes the numbers that nobody will compare or insert again."""

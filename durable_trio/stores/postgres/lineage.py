@@ -24,9 +24,13 @@ FIND_OWN: Final = f"SELECT id, {NOW} FROM executors WHERE instance = $1::bigint 
 
 def look_back(wire: Wire, ledger: Ledger, name: str) -> None:
     """See that what was committed on a connection that was lost is in the database of a new one."""
-    lost = ledger.count_lost(wire)
-    if not lost:
-        return
+    with ledger.looking:
+        lost = ledger.count_lost(wire)
+        if lost:
+            _begin_anew(wire, ledger, name, lost)
+
+
+def _begin_anew(wire: Wire, ledger: Ledger, name: str, lost: int) -> None:
     _LOGGER.error(
         "%s has lost %d commits that it had acknowledged: it is an earlier state, as of a standby that was behind. "
         "Runs go on from what is stored",
@@ -34,9 +38,9 @@ def look_back(wire: Wire, ledger: Ledger, name: str) -> None:
         lost,
         extra={"event": "store_rewound", "lost_count": lost},
     )
-    ledger.forget()
     own = wire.execute(FIND_OWN, ledger.instance).rows
     for executor, now in own:
         wire.exchange([Request("BEGIN")])
         HANDLERS[ReapExecutor](Transaction(wire, ledger.instance), ReapExecutor(executor=executor, now=now))
         wire.exchange([Request("COMMIT")])
+    ledger.forget()

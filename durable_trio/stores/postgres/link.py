@@ -47,7 +47,7 @@ class Link:
         """Wait for answers no longer than so many seconds from now on."""
         wire = self._wire
         if wire is not None:
-            wire.seconds_max = seconds_max
+            wire.hurry(seconds_max)
 
     def close(self) -> None:
         """Let go of the connection; the next who needs it has another one made."""

@@ -11,6 +11,7 @@ for its lease to pass (``answers.executors``).
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
 import threading
 import time
@@ -25,7 +26,7 @@ from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Wire
 
-__all__ = ["FORGET_INSTANCES", "POLL_SECONDS", "Session"]
+__all__ = ["FORGET_INSTANCES", "NOTE_FREE", "NOTIFY", "POLL_SECONDS", "Session"]
 
 POLL_SECONDS: Final = 1.0
 _POLL_SECONDS_WITHOUT: Final = 0.25  # while there is no session that would ring
@@ -37,23 +38,35 @@ _ANSWER_SECONDS_MAX: Final = 10.0
 _LEAVING_SECONDS_MAX: Final = 1.0
 _LOCK_RETRY_SECONDS: Final = 0.2  # while the server has not noticed that the connection before has gone
 
+# A number of a store is given to no other one, also not by a server that has lost what was last committed.
+_INSTANCE_MAX: Final = 2**31 - 1
 # By then one whose connection was cut is there again.
-_FORGOTTEN_AFTER_SECONDS: Final = 3600
+_FORGOTTEN_AFTER_SECONDS: Final = 86_400
 
 ADD_INSTANCE: Final = f"""
-    INSERT INTO instances (process, postmaster, opened_at) VALUES ($1::text, {POSTMASTER}, {NOW}) RETURNING instance
+    INSERT INTO instances (instance, process, postmaster, opened_at) VALUES ($1::bigint, $2::text, {POSTMASTER}, {NOW})
+    ON CONFLICT DO NOTHING
 """
 # In a database that has lost it, it is stored again.
 KEEP_INSTANCE: Final = f"""
-    INSERT INTO instances (instance, process, postmaster, opened_at) OVERRIDING SYSTEM VALUE
+    INSERT INTO instances (instance, process, postmaster, opened_at)
     VALUES ($1::bigint, $2::text, {POSTMASTER}, {NOW})
-    ON CONFLICT (instance) DO UPDATE SET postmaster = excluded.postmaster
+    ON CONFLICT (instance) DO UPDATE SET postmaster = excluded.postmaster, free_since = NULL
+"""
+# Who looks at the same time looks at others.
+NOTE_FREE: Final = f"""
+    UPDATE instances SET free_since = CASE WHEN looked.is_free THEN {NOW} END
+    FROM (
+        SELECT instance, {is_free("$1", "instance")} AS is_free FROM instances FOR UPDATE SKIP LOCKED
+    ) AS looked
+    WHERE instances.instance = looked.instance AND looked.is_free <> (free_since IS NOT NULL)
 """
 # Of stores that are gone, and that own nothing any more.
 FORGET_INSTANCES: Final = f"""
     WITH gone AS (
         DELETE FROM instances
-        WHERE opened_at < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint AND {is_free("$1", "instance")}
+        WHERE free_since < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint AND {is_free("$1", "instance")}
+            AND instance IN (SELECT instance FROM instances FOR UPDATE SKIP LOCKED)
             AND NOT EXISTS (
                 SELECT 1 FROM executors WHERE executors.instance = instances.instance
                     AND (ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id))
@@ -80,7 +93,7 @@ class Session:
         try:
             ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
             ((self._channel,),) = wire.execute(FIND_CHANNEL).rows
-            ((self.instance,),) = wire.execute(ADD_INSTANCE, str(ProcessIdentity.own())).rows
+            self.instance = _new_instance(wire)
             if not self._take_lock(wire):
                 raise StoreError(f"{place.name}: somebody else holds the lock of the new instance {self.instance}")
             wire.execute(f'LISTEN "{self._channel}"')
@@ -218,3 +231,10 @@ class Session:
             selector.select(seconds)
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
+
+
+def _new_instance(wire: Wire) -> int:
+    while True:
+        instance = 1 + secrets.randbelow(_INSTANCE_MAX)
+        if wire.execute(ADD_INSTANCE, instance, str(ProcessIdentity.own())).changed:
+            return instance

@@ -18,7 +18,7 @@ import psycopg
 
 from durable_trio.errors import StoreAway, StoreError, StoreFull
 from durable_trio.processes import OWN_PROCESS
-from durable_trio.stores.contract import Advance, Fence, Operation, Store
+from durable_trio.stores.contract import Advance, Fence, Operation, RegisterExecutor, Store
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.postgres.answers.cursors import read_point
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
@@ -28,7 +28,7 @@ from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import migrate
-from durable_trio.stores.postgres.session import FORGET_INSTANCES, POLL_SECONDS, Session
+from durable_trio.stores.postgres.session import FORGET_INSTANCES, NOTE_FREE, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transact import Transactions
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.postgres.url import ENGINE, PEOPLE, must_be_direct, parse_url
@@ -83,7 +83,7 @@ class PostgresStore(Store):
                 migrate(wire, place.schema, place.name)
             finally:
                 wire.close()
-            self._session = session = Session(place)
+            session = Session(place)
         self._pid = OWN_PROCESS.pid
         self._ledger = Ledger(session.instance)
         self._seconds_max = _COMMIT_SECONDS_MAX
@@ -94,6 +94,7 @@ class PostgresStore(Store):
             is_for_people: Link(partial(place.connect, plans=plans))
             for is_for_people, plans in ((False, ENGINE), (True, PEOPLE))
         }
+        self._session = session
 
     def close(self) -> None:
         """Close all connections (see ``Store.close``)."""
@@ -110,6 +111,7 @@ class PostgresStore(Store):
         self._seconds_max = _LEAVING_SECONDS_MAX
         if self._session is not None:
             self._writer.hurry(_LEAVING_SECONDS_MAX)
+            self._transactions.hurry(_LEAVING_SECONDS_MAX)
 
     def _usable(self) -> Session:
         if self._session is None:
@@ -126,7 +128,8 @@ class PostgresStore(Store):
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         """Commit a batch and return one outcome per operation (see ``Store.apply``)."""
         session = self._usable()
-        unknown = set(map(type, batch)) - OPERATIONS
+        kinds = set(map(type, batch))
+        unknown = kinds - OPERATIONS
         if unknown:
             raise TypeError(f"{unknown.pop().__name__} is no operation of a store")
         if not block:
@@ -146,6 +149,10 @@ class PostgresStore(Store):
                 raise StoreAway(str(error)) from error
             raise
         ledger.acknowledge(number)
+        if RegisterExecutor in kinds:
+            for operation, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(operation, RegisterExecutor) and isinstance(outcome, int):
+                    ledger.note_executor(outcome)
         session.tell_others()
         return outcomes
 
@@ -162,22 +169,21 @@ class PostgresStore(Store):
                 return work(wire)
 
     def _commit(self, wire: Wire, batch: Sequence[Operation], number: int) -> list[Any]:
-        opening = (Request("BEGIN"), self._ledger.request(number))
-        for tries_left in reversed(range(_TRIES_MAX)):
+        ledger = self._ledger
+        opening = (Request("BEGIN"), ledger.request(number))
+
+        def apply() -> list[Any]:
             try:
                 return apply_batch(
-                    Transaction(wire, self._ledger.instance, opening, partial(self._ledger.decide, number)), batch
+                    Transaction(wire, ledger.instance, opening, partial(ledger.decide, number), ledger.dead), batch
                 )
             except ServerError as error:
-                wire.roll_back()
-                if is_known_commit(error):
-                    outcomes: list[Any] = self._ledger.decided(number)
-                    return outcomes
-                if not (error.may_be_tried_again and tries_left):
+                if not is_known_commit(error):
                     raise
-                if error.is_deadlock:  # the other one goes on before this begins anew, or they meet again
-                    time.sleep(random.uniform(*_PAUSE_SECONDS))
-        raise AssertionError
+                outcomes: list[Any] = ledger.decided(number)
+                return outcomes
+
+        return _again_after_conflict(wire, apply)
 
     def _connect_writer(self) -> Wire:
         """Return a connection to write on, to a database that has what was committed before."""
@@ -209,8 +215,9 @@ class PostgresStore(Store):
     def tidy(self) -> None:
         """Remove what nobody will ask of commits, and of stores that are gone (see ``Store.tidy``)."""
         session = self._usable()
-        requests = [self._ledger.tidy_request(), Request(FORGET_INSTANCES, (session.lock_class,))]
-        self._with(self._writer, lambda wire: wire.exchange(requests))
+        own = (session.lock_class,)
+        requests = [self._ledger.tidy_request(), Request(NOTE_FREE, own), Request(FORGET_INSTANCES, own)]
+        self._with(self._writer, lambda wire: _again_after_conflict(wire, lambda: wire.exchange(requests)))
 
     # ---- noticing and reading ------------------------------------------------------------------------------------
 
@@ -247,3 +254,18 @@ class PostgresStore(Store):
             self._readers[question.is_for_people], lambda wire: function(Asking(wire, session.lock_class), question)
         )
         return answer
+
+
+def _again_after_conflict(wire: Wire, work: Callable[[], T]) -> T:
+    """Do something that two who came together may have kept each other from: it is over when it is tried again."""
+    for tries_left in reversed(range(_TRIES_MAX)):
+        try:
+            return work()
+        except ServerError as error:
+            if not (error.may_be_tried_again and tries_left):
+                raise
+            if wire.is_in_transaction:
+                wire.roll_back()
+            if error.is_deadlock:  # the other one goes on before this begins anew, or they meet again
+                time.sleep(random.uniform(*_PAUSE_SECONDS))
+    raise AssertionError

@@ -212,13 +212,15 @@ _VERSION_1: Final[tuple[str, ...]] = (
         FOR EACH ROW WHEN (OLD.tags <> '{}') EXECUTE FUNCTION forget_tags()
     """,
     # Open stores, of executors and of others: each holds the session lock of its number while it is there
-    # (``session``). ``postmaster``: when the server that gave the lock had been started, as text.
+    # (``session``). ``postmaster``: when the server that gave the lock had been started, as text. ``free_since``: since
+    # when nobody was seen to hold the lock.
     """
     CREATE TABLE instances (
-        instance bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        instance bigint PRIMARY KEY,
         process text NOT NULL,
         postmaster text NOT NULL,
-        opened_at bigint NOT NULL
+        opened_at bigint NOT NULL,
+        free_since bigint
     )
     """,
     """

@@ -10,6 +10,7 @@ again, while there is time. All else that comes of the function is its own failu
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import attrs
 import psycopg
+from psycopg import pq
 
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout, StoreAway
 from durable_trio.looks import qualified_name
@@ -37,9 +39,11 @@ __all__ = ["Transactions"]
 GUARD: Final = "INSERT INTO guards (transaction) VALUES (pg_current_xact_id()) RETURNING transaction"
 UNGUARD: Final = "DELETE FROM guards WHERE transaction = $1::xid8"
 SET: Final = "SELECT set_config($1, $2, true)"
-OWN_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned()"
+OWN_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned(), current_setting('transaction_read_only') = 'off'"
 # A margin, so that it is this process which says that the function was too slow.
 _LATE_MS: Final = 50
+# After a conflict the other one goes on first, or they meet again.
+_PAUSE_SECONDS_MAX: Final = 0.02
 
 
 @attrs.define(eq=False)
@@ -54,6 +58,7 @@ class Transactions:
     _make: Callable[[], Wire]
     _ledger: Ledger
     _schema: str
+    _links: list[Link] = attrs.Factory(list)
     _idle: list[Link] = attrs.Factory(list)
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _is_open: bool = True
@@ -86,10 +91,20 @@ class Transactions:
         for link in idle:
             link.close()
 
+    def hurry(self, seconds_max: float) -> None:
+        """Wait for the server no longer than so many seconds from now on; functions have their own time."""
+        with self._lock:
+            links = list(self._links)
+        for link in links:
+            link.hurry(seconds_max)
+
     @contextmanager
     def _used(self) -> Iterator[Wire]:
         with self._lock:
-            link = self._idle.pop() if self._idle else Link(self._make)
+            if not self._idle:
+                self._idle.append(Link(self._make))
+                self._links.append(self._idle[-1])
+            link = self._idle.pop()
         try:
             with link.used() as wire:
                 yield wire
@@ -122,13 +137,16 @@ class _Call:
                     outcome = self._ledger.decided(self._number)
                     self._ledger.acknowledge(self._number)
                     return outcome
-                if (error.sqlstate or "") not in ("40001", "40P01") or time.monotonic() >= until:
+                if error.sqlstate not in ("40001", "40P01"):
                     raise
+                if time.monotonic() >= until:
+                    raise _late(seconds_max) from error
+                time.sleep(random.uniform(0, _PAUSE_SECONDS_MAX))
 
     def _once(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Any:
         wire = self._wire
         wire.renew()
-        transaction = Transaction(wire, self._ledger.instance)
+        transaction = Transaction(wire, self._ledger.instance, dead=self._ledger.dead)
         milliseconds = str(max(1, round((until - time.monotonic()) * 1000) + _LATE_MS))
         *_, found, guard, _, _, _ = wire.exchange(
             [
@@ -148,7 +166,7 @@ class _Call:
         if advance.fence != self._fence:
             raise ValueError(f"the function returned an Advance of {advance.fence}, not of {self._fence}")
         if self._assigned() != own:
-            raise StepFailed("the function has ended its transaction; nothing of it was committed")
+            raise StepFailed("the function has ended its transaction; nothing of it was committed with the step")
         with _after_function():
             (outcome,) = apply_within(transaction, [advance])
             if isinstance(outcome, OwnershipLost):
@@ -167,20 +185,24 @@ class _Call:
         try:
             *_, found = self._wire.exchange(
                 [
+                    Request("SET LOCAL SESSION AUTHORIZATION DEFAULT"),
                     Request("SET LOCAL ROLE NONE"),
                     Request(SET, ("search_path", f"{quoted(self._schema)}, pg_temp")),
                     Request(SET, ("statement_timeout", "0")),
+                    Request(SET, ("lock_timeout", "0")),
                     Request(OWN_TRANSACTION),
                 ]
             )
         except ServerError as error:
             raise StepFailed(f"the function has left its transaction broken; nothing was committed: {error}") from error
-        ((number,),) = found.rows
+        ((number, may_write),) = found.rows
+        if not may_write:
+            raise StepFailed("the function has made its transaction read-only; nothing was committed")
         return None if number is None else int(number)
 
     def _call(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Advance:
         with self._wire.lent() as pgconn:
-            connection = GuardedConnection(pgconn)
+            connection = GuardedConnection(pgconn, until)
             failure: Exception | None = None
             try:
                 result = fn(connection)
@@ -188,22 +210,32 @@ class _Call:
                 failure = error
             finally:
                 connection.end()
-        if self._wire.is_lost:
-            raise ConnectionLost(str(connection.fault or "the connection was lost")) from failure
+            left = pgconn.transaction_status
         if connection.fault is not None:
-            raise _as_server_error(connection.fault) from failure
+            raise _of_server(connection.fault) from failure
+        if left == pq.TransactionStatus.UNKNOWN:
+            raise ConnectionLost("the connection was lost") from failure
         if time.monotonic() > until:
-            raise StepTimeout(
-                f"the transaction took longer than {seconds_max:g} s; nothing of it was committed"
-            ) from failure
+            raise _late(seconds_max) from failure
+        if connection.conflict is not None and left == pq.TransactionStatus.INERROR:
+            raise connection.conflict
         if failure is not None:
             raise failure
+        if left == pq.TransactionStatus.ACTIVE:
+            raise StepFailed("the function has left a statement under way; nothing was committed")
         return result
 
 
-def _as_server_error(error: Exception) -> Exception:
-    state = getattr(error, "sqlstate", None)
-    return ServerError(state, str(error)) if state else ConnectionLost(str(error))
+def _late(seconds_max: float) -> StepTimeout:
+    return StepTimeout(f"the transaction took longer than {seconds_max:g} s; nothing of it was committed")
+
+
+def _of_server(error: psycopg.Error) -> Exception:
+    if error.sqlstate:
+        found = ServerError(error.sqlstate, str(error))
+        if not found.ends_connection:
+            return found
+    return ConnectionLost(str(error), sqlstate=error.sqlstate or "")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Locks are taken in one order, so that nobody waits for each other: the ledger, t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import attrs
@@ -52,12 +53,14 @@ class Transaction:
     Args:
         opening: what begins it, which goes out with the first statements.
         decided: is given the outcomes before the commit is asked for, whose answer may be lost.
+        dead: executors that are taken for dead, whatever the database knows of their numbers.
     """
 
     wire: Wire
     instance: int
     opening: tuple[Request, ...] = (Request("BEGIN"),)
     decided: Callable[[list[Any]], None] = _forget
+    dead: AbstractSet[int] = frozenset()
     #: Executors that were declared dead in it.
     ended: list[int] = attrs.Factory(list)
     _living: set[int] = attrs.Factory(set)
@@ -74,7 +77,7 @@ class Transaction:
         """Return whether an executor is registered and has not ended; it does not until this transaction has."""
         if executor in self._living:
             return True
-        if not self.execute(IS_EXECUTOR_ALIVE, executor).rows:
+        if executor in self.dead or not self.execute(IS_EXECUTOR_ALIVE, executor).rows:
             return False
         self._living.add(executor)
         return True

@@ -19,21 +19,32 @@ from durable_trio.stores.postgres.faults import of_connection
 from durable_trio.stores.postgres.schema import quoted
 from durable_trio.stores.postgres.wire import Wire
 
-__all__ = ["ENGINE", "PEOPLE", "Place", "must_be_direct", "parse_url"]
+__all__ = ["ENGINE", "PEOPLE", "SETTINGS", "Place", "must_be_direct", "parse_url"]
 
 SCHEMES: Final = ("postgresql", "postgres")
 _DEFAULT_SCHEMA: Final = "durable_trio"
 _NAME_BYTES_MAX: Final = 63  # of an identifier; the server would cut it silently
 
-# By ``SET`` after connecting, never by startup options, which poolers refuse.
-_SETTINGS: Final = (
+#: By ``SET`` after connecting, never by startup options, which poolers refuse.
+SETTINGS: Final = (
     "SET client_encoding = 'UTF8'",
+    # Whatever the role or the database has by default: values are read as they are sent by default, a batch waits for
+    # others as long as this process wants, and sees what was committed meanwhile.
+    "SET bytea_output = 'hex'",
+    "SET statement_timeout = 0",
+    "SET lock_timeout = 0",
+    "SET default_transaction_isolation = 'read committed'",
     "SET jit = off",
     "SET idle_in_transaction_session_timeout = '5s'",  # a process that was stopped lets go of its locks
     "SET tcp_keepalives_idle = 3",
     "SET tcp_keepalives_interval = 2",
     "SET tcp_keepalives_count = 3",
     "SET tcp_user_timeout = 9000",
+    # Also while it works, or waits for a lock, for somebody who has gone; no server on Windows can do that.
+    """
+    SELECT set_config('client_connection_check_interval', '2s', false)
+    WHERE version() !~* 'windows|mingw|visual c'
+    """,
 )
 #: How statements are planned, by who waits for them. What an engine asks is always done by seeks, planned once: over
 #: rows of JSON, or on tables that were small when they were last looked at, the server would scan all runs if it may.
@@ -76,7 +87,7 @@ class Place:
             StoreError: none can ever be made like this.
         """
         place = f"SET search_path = {quoted(self.schema)}, pg_temp"
-        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*_SETTINGS, *plans, place))
+        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*SETTINGS, *plans, place))
 
     def connect_for_user(self, **options: Any) -> psycopg.Connection[Any]:
         """Return a new connection as the URL says, with the server's settings.

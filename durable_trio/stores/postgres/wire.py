@@ -9,6 +9,7 @@ that waits for a row's lock would otherwise stop the whole process, with whoever
 
 from __future__ import annotations
 
+import math
 import selectors
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -93,6 +94,10 @@ _VALUES: Final[dict[int, Callable[[bytes], Any]]] = {
 _COMMITTED_HERE_ONLY: Final = "01000"
 
 
+# How often it is looked whether an answer is waited for for too long.
+_LOOK_SECONDS: Final = 0.5
+
+
 class _LateError(psycopg.OperationalError):
     """Nothing has come for too long."""
 
@@ -133,6 +138,7 @@ class Wire:
         self._selector.register(self._pg.socket, selectors.EVENT_READ)
         #: How long to wait for an answer; ``None``: as long as the connection stands.
         self.seconds_max: float | None = None
+        self._until = math.inf  # when to give up the exchange that is under way
         #: How many round trips it has made.
         self.exchange_count = 0
         self.exchange([Request(each) for each in settings])
@@ -210,7 +216,7 @@ class Wire:
         """
         texts = [(text, _encoded(values)) for text, values in requests]
         self.exchange_count += 1
-        until = None if self.seconds_max is None else time.monotonic() + self.seconds_max
+        self._until = math.inf if self.seconds_max is None else time.monotonic() + self.seconds_max
         new: list[str] = []  # texts that are being prepared
         # One for each answer that comes back: the text that is prepared with it, or None for a statement that is done.
         expected: list[str | None] = []
@@ -225,8 +231,8 @@ class Wire:
                 self._pg.send_query_prepared(name, values)
                 expected.append(None)
             self._pg.pipeline_sync()
-            self._flush(until)
-            answers, prepared, error = self._receive(expected, until)
+            self._flush()
+            answers, prepared, error = self._receive(expected)
         except psycopg.OperationalError as lost:
             self.close()
             raise ConnectionLost(str(lost).strip(), is_late=isinstance(lost, _LateError)) from lost
@@ -263,20 +269,18 @@ class Wire:
 
     # ---- inside --------------------------------------------------------------------------------------------------
 
-    def _flush(self, until: float | None) -> None:
+    def _flush(self) -> None:
         while self._pg.flush():
-            if self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, until) & selectors.EVENT_READ:
+            if self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE) & selectors.EVENT_READ:
                 self._pg.consume_input()  # the server writes only to whom who reads
 
-    def _receive(
-        self, expected: Sequence[str | None], until: float | None
-    ) -> tuple[list[Answer], int, ServerError | None]:
+    def _receive(self, expected: Sequence[str | None]) -> tuple[list[Answer], int, ServerError | None]:
         """Return the answers, how many texts were prepared, and the first error."""
         answers: list[Answer] = []
         prepared = 0
         error: ServerError | None = None
         for each in expected:
-            while (result := self._next(until)) is not None:
+            while (result := self._next()) is not None:
                 if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
                     if each is None:
                         answers.append(_answer(result))
@@ -286,29 +290,36 @@ class Wire:
                     pass  # the one that has failed came before
                 elif error is None:
                     error = ServerError.of(result)
-        synchronised = self._next(until)
+        synchronised = self._next()
         if synchronised is None or synchronised.status != pq.ExecStatus.PIPELINE_SYNC:
             if synchronised is not None and synchronised.status == pq.ExecStatus.FATAL_ERROR:
                 raise psycopg.OperationalError(synchronised.get_error_message())
             raise psycopg.OperationalError("the server has answered something else than was asked")
         return answers, prepared, error
 
-    def _next(self, until: float | None) -> pq.abc.PGresult | None:
+    def _next(self) -> pq.abc.PGresult | None:
         """Return the next result, for which nobody waits with the interpreter's lock held."""
         while self._pg.is_busy():
-            self._wait(selectors.EVENT_READ, until)
+            self._wait(selectors.EVENT_READ)
             self._pg.consume_input()
         return self._pg.get_result()
 
-    def _wait(self, events: int, until: float | None) -> int:
+    def _wait(self, events: int) -> int:
         key = self._selector.get_key(self._pg.socket)
         if key.events != events:
             self._selector.modify(self._pg.socket, events)
-        timeout = None if until is None else max(0.0, until - time.monotonic())
-        ready = self._selector.select(timeout)
-        if not ready:
-            raise _LateError("the server has not answered in time")
+        while not (ready := self._selector.select(_LOOK_SECONDS)):
+            if time.monotonic() > self._until:
+                raise _LateError("the server has not answered in time")
         return ready[0][1]
+
+    def hurry(self, seconds_max: float) -> None:
+        """Wait for answers no longer than so many seconds: for the one that is waited for just now, too.
+
+        Another thread than that of the connection may call it.
+        """
+        self.seconds_max = seconds_max
+        self._until = min(self._until, time.monotonic() + seconds_max)
 
     def _notice(self, result: pq.abc.PGresult) -> None:
         notice = ServerError.of(result)
