@@ -70,7 +70,7 @@ from durable_trio.stores.questions import (
     Question,
     ReadValues,
 )
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished
 
 __all__ = ["ANSWERS", "Asking"]
 

@@ -11,7 +11,7 @@ from durable_trio.stores.postgres.answers.asking import Asking, numbers
 from durable_trio.stores.postgres.answers.filters import CREATED, OF_CELL, WORKFLOWS, Values
 from durable_trio.stores.postgres.answers.runs import loaded_from, to_load
 from durable_trio.stores.postgres.rows import RUN_COLUMNS, run_from
-from durable_trio.stores.unfinished import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
+from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
 
 __all__ = ["list_unfinished", "load_unfinished"]
 
