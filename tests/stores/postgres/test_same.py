@@ -25,6 +25,7 @@ from durable_trio.stores.contract import (
     Finish,
     Operation,
     Prune,
+    Pruned,
     RegisterExecutor,
     RequestCancel,
     SendSignal,
@@ -212,6 +213,8 @@ class Pair:
                 return type(value), re.sub(r"\d+", "#", str(value))
             case Sent():
                 return "sent", self._plain(value.entry), value.created, value.owner is None
+            case Pruned(position=(at, _)):
+                return "pruned", value.count, at
             case Started():
                 return "started", self._plain(value.row), value.created, value.claimed
             case MailboxEntry():
