@@ -91,7 +91,10 @@ ADD: Final = f"""
 NUMBERS: Final = "SELECT nextval('mailbox_id_seq') FROM generate_series(1, $1::integer)"
 
 _LETTER: Final = "mailbox.run, mailbox.id, mailbox.kind, mailbox.name, mailbox.created_at"
-TAKEN: Final = f"SELECT {_LETTER} FROM mailbox WHERE id = ANY($1::bigint[]) AND seq IS NULL"
+# In words by which the server does not take it for a walk through all that is unread.
+TAKEN: Final = f"""
+    SELECT {_LETTER} FROM mailbox WHERE id = ANY($1::bigint[]) AND CASE WHEN seq IS NULL THEN true ELSE false END
+"""
 CONTROLS: Final = f"""
     SELECT found.* FROM json_to_recordset($1::json) AS x (run bigint, kind text) CROSS JOIN LATERAL (
         SELECT {_LETTER} FROM mailbox WHERE mailbox.run = x.run AND seq IS NULL AND mailbox.kind = x.kind
@@ -132,18 +135,25 @@ COUNT: Final = """
 """
 _ENTRY: Final = ", ".join(f"mailbox.{name}" for name in ENTRY_COLUMNS.split(", "))
 SIGNALS: Final = f"""
-    SELECT {_ENTRY}, mailbox.signal_id FROM json_to_recordset($1::json) AS x (id text, signal_id text)
-        JOIN runs ON runs.id = x.id JOIN mailbox ON mailbox.run = runs.run AND mailbox.signal_id = x.signal_id
+    SELECT found.* FROM json_to_recordset($1::json) AS x (id text, signal_id text)
+        JOIN runs ON runs.id = x.id CROSS JOIN LATERAL (
+        SELECT {_ENTRY}, mailbox.signal_id FROM mailbox
+        WHERE mailbox.run = runs.run AND mailbox.signal_id = x.signal_id LIMIT 1
+    ) AS found
 """
 CANCELS: Final = f"""
-    SELECT {_ENTRY}, mailbox.seq IS NULL FROM runs JOIN mailbox ON mailbox.run = runs.run AND mailbox.kind = 'cancel'
+    SELECT found.* FROM runs CROSS JOIN LATERAL (
+        SELECT {_ENTRY}, mailbox.seq IS NULL FROM mailbox WHERE mailbox.run = runs.run AND mailbox.kind = 'cancel'
+        LIMIT 1
+    ) AS found
     WHERE runs.id = ANY($1::text[])
 """
-# Of what is held up: whether it has done anything that would have to be undone, or waited for.
+# Of what is held up: whether it has done anything that would have to be undone, or waited for. Not by EXISTS, for which
+# the server may read a table whole.
 BEGUN: Final = """
-    SELECT run FROM runs WHERE id = ANY($1::text[]) AND (refused <> '' OR problem IS NOT NULL) AND (
-        EXISTS (SELECT 1 FROM history WHERE history.run = runs.run)
-        OR EXISTS (SELECT 1 FROM waits WHERE waits.run = runs.run)
+    SELECT run FROM runs WHERE id = ANY($1::text[]) AND (refused <> '' OR problem IS NOT NULL) AND coalesce(
+        (SELECT true FROM history WHERE history.run = runs.run LIMIT 1),
+        (SELECT true FROM waits WHERE waits.run = runs.run LIMIT 1), false
     )
 """
 OPEN_CHILDREN: Final = """

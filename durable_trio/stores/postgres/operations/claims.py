@@ -45,18 +45,18 @@ _MOVED_MAX: Final = 256
 _DEPTHS: Final = (2, 8, 32)
 
 _IN_LINE: Final = "runs.owner IS NULL AND runs.wake_at IS NOT NULL AND runs.is_due"
+# The same of runs that are named: in words by which the server does not take it for a walk through the whole line.
+_IS_IN_LINE: Final = "CASE WHEN runs.is_due THEN runs.owner IS NULL AND runs.wake_at IS NOT NULL ELSE false END"
 MOVE_INTO_LINE: Final = f"""
-    WITH come AS MATERIALIZED (
-        SELECT later.run FROM unnest($1::text[]) AS asked (workflow),
-            (VALUES (true), (false)) AS begun (has_token),
+    UPDATE runs SET is_due = true WHERE run = ANY (ARRAY(
+        SELECT later.run FROM unnest($1::text[]) AS asked (workflow), (VALUES (true), (false)) AS begun (has_token),
             LATERAL (
                 SELECT run FROM runs
                 WHERE owner IS NULL AND wake_at IS NOT NULL AND NOT is_due AND workflow = asked.workflow
                     AND (token > 0) = begun.has_token AND wake_at <= $2::bigint
                 ORDER BY wake_at, run LIMIT {_MOVED_MAX} FOR NO KEY UPDATE SKIP LOCKED
             ) AS later
-    )
-    UPDATE runs SET is_due = true FROM come WHERE runs.run = come.run AND owner IS NULL AND wake_at <= $2::bigint
+    ))
 """
 # One seek for each group.
 GROUPS: Final = f"""
@@ -89,18 +89,24 @@ HEADS: Final = f"""
             ORDER BY priority DESC, wake_at, run LIMIT $2::bigint
         ) AS head
 """
+# One by one, in this order, until there are enough.
 LOCK: Final = f"""
-    SELECT runs.run FROM json_to_recordset($1::json) AS wanted (place bigint, run bigint, version bigint, refused text)
-        JOIN runs ON runs.run = wanted.run
-    WHERE {_IN_LINE} AND runs.version = wanted.version AND runs.refused = wanted.refused
-    ORDER BY wanted.place LIMIT $2::bigint FOR NO KEY UPDATE OF runs SKIP LOCKED
+    SELECT locked.run FROM (
+        SELECT run, version, refused
+        FROM json_to_recordset($1::json) AS x (place bigint, run bigint, version bigint, refused text) ORDER BY place
+    ) AS wanted, LATERAL (
+        SELECT runs.run FROM runs
+        WHERE runs.run = wanted.run AND {_IS_IN_LINE} AND runs.version = wanted.version
+            AND runs.refused = wanted.refused
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS locked
+    LIMIT $2::bigint
 """
 MOVE_OUT_OF_LINE: Final = f"""
-    UPDATE runs SET is_due = false
-    WHERE run IN (
-        SELECT run FROM runs WHERE run = ANY ($1::bigint[]) AND {_IN_LINE} AND wake_at > $2::bigint
+    UPDATE runs SET is_due = false WHERE run = ANY (ARRAY(
+        SELECT run FROM runs WHERE run = ANY ($1::bigint[]) AND {_IS_IN_LINE} AND wake_at > $2::bigint
         ORDER BY run FOR NO KEY UPDATE SKIP LOCKED
-    )
+    ))
 """
 _IS_CHANGED: Final = is_one_of(changed_by(RunEvent.CLAIM))
 CLAIM: Final = f"""

@@ -67,8 +67,8 @@ FIND_OF_SET: Final = f"""
 # What somebody holds is about to be another's: left to whoever claims it.
 LOCK_ASLEEP: Final = f"""
     SELECT run FROM runs
-    WHERE run = ANY ($1::bigint[]) AND {REFUSED} AND refused = $2::text
-        AND NOT is_due AND (wake_at IS NULL OR wake_at > $3::bigint)
+    WHERE run = ANY ($1::bigint[]) AND CASE WHEN {REFUSED} THEN
+        refused = $2::text AND NOT is_due AND (wake_at IS NULL OR wake_at > $3::bigint) ELSE false END
     ORDER BY run FOR NO KEY UPDATE SKIP LOCKED
 """
 SET_REFUSED: Final = "UPDATE runs SET refused = $2::text WHERE run = ANY ($1::bigint[])"

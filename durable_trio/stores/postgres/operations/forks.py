@@ -39,7 +39,9 @@ SHOW: Final = f"""
     UPDATE runs SET id = $2::text, hidden_at = NULL, wake_at = $3::bigint, is_due = true, {TOUCH}
     WHERE run = $1::bigint
 """
-GO_ON: Final = "UPDATE runs SET hidden_at = greatest(1, $2::bigint) WHERE run = $1::bigint AND hidden_at > 0"
+GO_ON: Final = """
+    UPDATE runs SET hidden_at = greatest(1, $2::bigint) WHERE run = $1::bigint AND coalesce(hidden_at, 0) > 0
+"""
 SHARE_STATE: Final = """
     SELECT run, generation, finished_at FROM runs WHERE run = $1::bigint AND hidden_at IS NULL FOR SHARE
 """

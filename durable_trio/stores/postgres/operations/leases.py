@@ -41,17 +41,18 @@ LOCK_LIVING: Final = """
 """
 LOCK_RUNS: Final = "SELECT run FROM runs WHERE owner = $1::bigint ORDER BY run FOR NO KEY UPDATE"
 END: Final = "UPDATE executors SET ended_at = $2::bigint WHERE id = $1::bigint"
+# Not by EXISTS, for which the server may read a table whole.
 SET_FREE: Final = f"""
     UPDATE runs SET
         owner = NULL,
         recoveries = CASE
             WHEN NOT ($3::boolean OR run = ANY ($4::bigint[])) OR {is_none_of(ACTIVE)} THEN recoveries
-            WHEN EXISTS (SELECT 1 FROM history WHERE history.run = runs.run AND seq > claimed_seq) THEN 1
+            WHEN (SELECT true FROM history WHERE history.run = runs.run AND seq > claimed_seq LIMIT 1) THEN 1
             ELSE recoveries + 1
         END,
         wake_at = CASE
             WHEN {is_one_of(WAITING)}
-                AND NOT EXISTS (SELECT 1 FROM mailbox WHERE mailbox.run = runs.run AND seq IS NULL) THEN wake_at
+                AND (SELECT true FROM mailbox WHERE mailbox.run = runs.run AND seq IS NULL LIMIT 1) IS NULL THEN wake_at
             ELSE $2::bigint
         END
     WHERE owner = $1::bigint

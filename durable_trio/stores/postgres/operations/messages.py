@@ -13,8 +13,8 @@ __all__ = ["tell_parent"]
 TELL: Final = f"""
     INSERT INTO mailbox (run, created_at, kind, name, payload)
     SELECT parents.run, $2::bigint, 'child', child.id, to_json(child.status)::text
-    FROM runs AS child, LATERAL (SELECT run FROM runs WHERE run = child.parent AND {is_none_of(FINAL)}) AS parents
-    WHERE child.run = $1::bigint
+    FROM (SELECT run FROM runs WHERE run = (SELECT parent FROM runs WHERE run = $1::bigint) AND {is_none_of(FINAL)})
+        AS parents, (SELECT id, status FROM runs WHERE run = $1::bigint) AS child
 """
 WAKE: Final = f"""
     UPDATE runs SET wake_at = least(coalesce(wake_at, $2::bigint), $2::bigint), is_due = true

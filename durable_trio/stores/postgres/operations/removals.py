@@ -42,7 +42,7 @@ HIDE: Final = f"""
     WHERE run = ANY ($1::bigint[])
 """
 #: Of a copy that is not finished: it goes as others do.
-DISCARD: Final = "UPDATE runs SET hidden_at = 0 WHERE run = $1::bigint AND hidden_at IS NOT NULL"
+DISCARD: Final = "UPDATE runs SET hidden_at = 0 WHERE run = $1::bigint AND coalesce(hidden_at, -1) >= 0"
 _TABLES: Final = ("history", "earlier_history", "earlier_generations", "mailbox", "waits", "published", "refusals")
 _COUNTED_MAX: Final = UPKEEP_ROWS_MAX + 1
 _COUNT: Final = " + ".join(
@@ -70,11 +70,14 @@ OLDEST: Final = f"""
     ) AS found
     ORDER BY found.finished_at, found.run LIMIT {_LOOKED_AT_MAX}
 """
+# In words by which the server does not take it for a walk through all that have ended.
 LOCK_ENDED: Final = """
-    SELECT run FROM runs WHERE run = ANY ($1::bigint[]) AND finished_at IS NOT NULL AND hidden_at IS NULL
+    SELECT run FROM runs
+    WHERE run = ANY ($1::bigint[]) AND CASE WHEN hidden_at IS NULL THEN finished_at IS NOT NULL ELSE false END
     ORDER BY run FOR UPDATE SKIP LOCKED
 """
-LOCK_CHILDREN: Final = "SELECT run FROM runs WHERE parent = ANY ($1::bigint[]) ORDER BY run FOR NO KEY UPDATE"
+# ``run + 0``: else it would walk through the runs in this order.
+LOCK_CHILDREN: Final = "SELECT run FROM runs WHERE parent = ANY ($1::bigint[]) ORDER BY run + 0 FOR NO KEY UPDATE"
 LOCK_FREE_CHILDREN: Final = f"{LOCK_CHILDREN} SKIP LOCKED"
 FIND_CHILDREN: Final = "SELECT run, parent FROM runs WHERE parent = ANY ($1::bigint[])"
 LOCK_PARENT: Final = """
@@ -103,7 +106,7 @@ PIECES: Final = (
     ),
     """
     UPDATE runs SET parent = NULL WHERE run = ANY (ARRAY(
-        SELECT run FROM runs WHERE parent = $1::bigint ORDER BY run LIMIT $2::bigint FOR NO KEY UPDATE
+        SELECT run FROM runs WHERE parent = $1::bigint ORDER BY run + 0 LIMIT $2::bigint FOR NO KEY UPDATE
     ))
     """,
 )

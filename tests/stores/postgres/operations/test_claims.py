@@ -110,21 +110,6 @@ def test_a_run_that_was_changed_between_a_look_and_its_lock_is_left_as_it_is(
     assert rows.all("SELECT id FROM runs WHERE owner = %s", executor) == [("run-4",)]
 
 
-def test_a_run_with_a_status_that_nobody_knows_is_parked_and_the_others_are_claimed(
-    store: PostgresStore, rows: Rows
-) -> None:
-    rows.execute("ALTER TABLE runs DROP CONSTRAINT runs_status_check")
-    rows.add_runs(1, status="dreaming")
-    rows.add_runs(1)
-    damaged, sound = one(store, due(register(store)))
-    assert "status holds 'dreaming'" in damaged.damage
-    assert (damaged.owner, sound.damage) == (None, None)
-    assert rows.all("SELECT status, problem LIKE %s FROM runs WHERE id = 'run-0'", "%dreaming%") == [
-        ("suspended", True)
-    ]
-    assert one(store, due(register(store))) == ()
-
-
 def test_a_signal_that_is_under_way_is_passed_over_and_found_with_the_next_claim(
     url: str, store: PostgresStore, rows: Rows
 ) -> None:

@@ -1,4 +1,4 @@
-"""Removals beside others, and where tables of somebody else's refer to what is to go."""
+"""Removals beside others."""
 
 from __future__ import annotations
 
@@ -8,31 +8,17 @@ from typing import Any
 import psycopg
 import pytest
 
-from durable_trio.errors import RunConflict, RunNotFound
+from durable_trio.errors import RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
-from durable_trio.records import RunStatus
-from durable_trio.stores.contract import DeleteRun, Prune, Pruned, Started, Stuck, Sweep
+from durable_trio.stores.contract import DeleteRun, Pruned, Started, Sweep
 from durable_trio.stores.postgres.operations import removals
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.testing.store_contract.kit import add, fence_of, finish, one, owned, register, start_operation, step
 from durable_trio.testing.store_contract.kit import signal as send
 from tests.stores.postgres.kit import Doing, Rows, at_once, batch_under_way
+from tests.stores.postgres.operations.kit import ended, prune
 
 Stores = Callable[[], PostgresStore]
-
-
-def ended(store: PostgresStore, run_id: str = "run", *, rows: int = 1, now: int = 50, **options: Any) -> int:
-    row, fence = owned(store, run_id, **options)
-    for start_at in range(0, rows, 500):
-        add(store, fence, *(step(n + 1, n=n) for n in range(start_at, min(rows, start_at + 500))))
-    finish(store, fence, now=now)
-    return row.run
-
-
-def prune(store: PostgresStore, limit: int = 99, after: tuple[int, int] | None = None) -> Pruned:
-    pruned = one(store, Prune(before=1000, statuses=tuple(RunStatus), limit=limit, after=after))
-    assert isinstance(pruned, Pruned)
-    return pruned
 
 
 def test_a_start_with_the_id_of_a_run_that_is_being_deleted_waits_and_is_new(
@@ -134,76 +120,6 @@ def test_a_run_that_is_resumed_while_it_is_looked_at_is_not_pruned(
     monkeypatch.setattr(removals, "_oldest", resume_after)
     assert prune(store) == Pruned(0, 0, None)
     assert rows.one("SELECT count(*) FROM history") == 1
-
-
-@pytest.mark.parametrize("deferrable", ["", "DEFERRABLE INITIALLY DEFERRED"])
-def test_a_run_that_a_row_of_somebody_elses_table_refers_to_stays_and_is_named(
-    store: PostgresStore, rows: Rows, deferrable: str
-) -> None:
-    first = ended(store, "first", now=40)
-    kept = ended(store, "kept", now=50)
-    rows.execute(f"CREATE TABLE notes (run bigint REFERENCES runs (run) {deferrable})")
-    rows.execute("INSERT INTO notes VALUES (%s)", kept)
-    outcomes = store.apply([DeleteRun(run_id="kept"), start_operation("new")])
-    assert outcomes is not None
-    refused, started = outcomes
-    assert isinstance(refused, RunConflict)
-    assert "run 'kept' cannot be removed: update or delete on table \"runs\" violates" in str(refused)
-    assert started.created
-    pruned = prune(store)
-    assert (pruned.count, [each.run_id for each in pruned.stuck]) == (1, ["kept"])
-    assert pruned.stuck[0].position == (50, kept)
-    assert rows.all("SELECT run FROM history") == [(kept,)]
-    assert rows.one("SELECT count(*) FROM runs WHERE run = %s", first) == 0
-    rows.execute("DELETE FROM notes")
-    assert prune(store).count == 1
-
-
-def test_a_large_run_that_is_referred_to_by_its_number_is_hidden_and_stays_the_last_of_it(
-    store: PostgresStore, rows: Rows
-) -> None:
-    run = ended(store, rows=UPKEEP_ROWS_MAX + 30)
-    rows.execute("CREATE TABLE notes (run bigint REFERENCES runs (run))")
-    rows.execute("INSERT INTO notes VALUES (%s)", run)
-    assert one(store, DeleteRun(run_id="run")) is True
-    assert one(store, Sweep(hidden_before=1)) == UPKEEP_ROWS_MAX
-    stuck = one(store, Sweep(hidden_before=1))
-    assert isinstance(stuck, Stuck)
-    assert (stuck.run_id, stuck.position) == ("run", (0, run))
-    assert one(store, Sweep(hidden_before=1, after=stuck.position)) == 0
-    rows.execute("DELETE FROM notes")
-    assert one(store, Sweep(hidden_before=1)) == 31
-    assert rows.one("SELECT count(*) FROM runs") == 0
-
-
-def test_a_large_run_that_is_referred_to_by_its_id_goes_at_once_or_stays(store: PostgresStore, rows: Rows) -> None:
-    ended(store, "free", rows=UPKEEP_ROWS_MAX + 30)
-    ended(store, "kept", rows=UPKEEP_ROWS_MAX + 30)
-    rows.execute('CREATE TABLE notes (id text COLLATE "C" REFERENCES runs (id), more text)')
-    rows.execute('CREATE TABLE ties (id text COLLATE "C" REFERENCES runs (id) ON DELETE CASCADE)')
-    rows.execute("INSERT INTO notes VALUES ('kept', '')")
-    rows.execute("INSERT INTO ties VALUES ('free')")
-    assert isinstance(one(store, DeleteRun(run_id="kept")), RunConflict)
-    assert one(store, DeleteRun(run_id="free")) is True
-    assert rows.all("SELECT id FROM runs") == [("kept",)]
-    assert rows.one("SELECT count(*) FROM history") == UPKEEP_ROWS_MAX + 30
-    assert rows.all("SELECT * FROM ties") == []
-
-
-def test_what_a_trigger_forbids_or_ignores_stays_and_is_named(store: PostgresStore, rows: Rows) -> None:
-    for run_id in ("forbidden", "ignored", "free"):
-        ended(store, run_id)
-    rows.execute(
-        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        "IF OLD.id = 'forbidden' THEN RAISE EXCEPTION 'hands off'; END IF; "
-        "IF OLD.id = 'ignored' THEN RETURN NULL; END IF; RETURN OLD; END $$"
-    )
-    rows.execute("CREATE TRIGGER guards BEFORE DELETE ON runs FOR EACH ROW EXECUTE FUNCTION guard()")
-    assert "hands off" in str(one(store, DeleteRun(run_id="forbidden")))
-    assert "a trigger ignores the removal" in str(one(store, DeleteRun(run_id="ignored")))
-    pruned = prune(store)
-    assert (pruned.count, [each.run_id for each in pruned.stuck]) == (1, ["forbidden", "ignored"])
-    assert rows.one("SELECT count(*) FROM history") == 2
 
 
 def test_two_that_sweep_do_not_wait_for_each_other(open_store: Stores, rows: Rows) -> None:
