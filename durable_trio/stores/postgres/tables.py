@@ -319,12 +319,15 @@ _VERSION_1: Final[tuple[str, ...]] = (
     ) WITH ({_CHANGES_OFTEN})
     """,
     # A user's transaction that is under way. No commit gets past the row: it must be removed first, by the one who has
-    # put it there. Nothing of it needs to outlive the server.
+    # put it there. Nothing of it needs to outlive the server. Who commits may see a table of that name elsewhere.
     "CREATE UNLOGGED TABLE guards (transaction xid8 PRIMARY KEY)",
     """
     CREATE FUNCTION refuse_guarded() RETURNS trigger LANGUAGE plpgsql AS $body$
+    DECLARE is_guarded boolean;
     BEGIN
-        IF EXISTS (SELECT 1 FROM guards WHERE transaction = NEW.transaction) THEN
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I.guards WHERE transaction = $1)', TG_TABLE_SCHEMA)
+        INTO is_guarded USING NEW.transaction;
+        IF is_guarded THEN
             RAISE EXCEPTION 'a transaction step is committed by the engine, not by its function'
                 USING ERRCODE = 'DT001';
         END IF;

@@ -43,7 +43,7 @@ OWN_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned(), current_setti
 # A margin, so that it is this process which says that the function was too slow.
 _LATE_MS: Final = 50
 # After a conflict the other one goes on first, or they meet again.
-_PAUSE_SECONDS_MAX: Final = 0.02
+_PAUSES_SECONDS_MAX: Final = (0.02, 0.04, 0.08, 0.16, *[0.3] * 1000)
 
 
 @attrs.define(eq=False)
@@ -107,7 +107,10 @@ class Transactions:
             link = self._idle.pop()
         try:
             with link.used() as wire:
-                yield wire
+                try:
+                    yield wire
+                finally:
+                    wire.renew()
         finally:
             with self._lock:
                 if self._is_open:
@@ -128,7 +131,7 @@ class _Call:
 
     def until_it_passes(self, fn: Callable[[Any], Advance], seconds_max: float) -> Any:
         until = time.monotonic() + seconds_max
-        while True:
+        for pause_seconds_max in _PAUSES_SECONDS_MAX:
             try:
                 return self._once(fn, seconds_max, until)
             except (psycopg.Error, ServerError) as error:
@@ -141,11 +144,11 @@ class _Call:
                     raise
                 if time.monotonic() >= until:
                     raise _late(seconds_max) from error
-                time.sleep(random.uniform(0, _PAUSE_SECONDS_MAX))
+                time.sleep(random.uniform(0, pause_seconds_max))
+        raise _late(seconds_max)
 
     def _once(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Any:
         wire = self._wire
-        wire.renew()
         transaction = Transaction(wire, self._ledger.instance, dead=self._ledger.dead)
         milliseconds = str(max(1, round((until - time.monotonic()) * 1000) + _LATE_MS))
         *_, found, guard, _, _, _ = wire.exchange(
@@ -185,11 +188,11 @@ class _Call:
         try:
             *_, found = self._wire.exchange(
                 [
+                    Request("SET LOCAL statement_timeout = 0"),
+                    Request("SET LOCAL lock_timeout = 0"),
                     Request("SET LOCAL SESSION AUTHORIZATION DEFAULT"),
                     Request("SET LOCAL ROLE NONE"),
                     Request(SET, ("search_path", f"{quoted(self._schema)}, pg_temp")),
-                    Request(SET, ("statement_timeout", "0")),
-                    Request(SET, ("lock_timeout", "0")),
                     Request(OWN_TRANSACTION),
                 ]
             )

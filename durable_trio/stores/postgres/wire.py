@@ -168,12 +168,20 @@ class Wire:
                 self.close()
 
     def renew(self) -> None:
-        """Make the connection as it was when it was made, if it was lent since: settings, locks, tables of its own."""
-        if self._is_used:
-            self.execute("DISCARD ALL")
-            self._names.clear()
-            self.exchange([Request(each) for each in self._settings])
-            self._is_used = False
+        """Make the connection as it was when it was made, if it was lent since: settings, locks, tables of its own.
+
+        A transaction is rolled back. If it cannot be made so, it is closed.
+        """
+        if self._is_used and not self.is_lost:
+            try:
+                if self.is_in_transaction:
+                    self.execute("ROLLBACK")
+                self.execute("DISCARD ALL")
+                self._names.clear()
+                self.exchange([Request(each) for each in self._settings])
+                self._is_used = False
+            except (ConnectionLost, ServerError):
+                self.close()
 
     @property
     def backend_pid(self) -> int:
