@@ -128,6 +128,8 @@ _KNOW_SQLITE = {
     "processes.py": ({"boot_id"}, "a process is known by the boot of its machine as well"),
     "stores/step_slots.py": ({"boot_id"}, "so is one that was at a step"),
     "stores/contract.py": ({"sqlite"}, "a path is only of such a file: others open it as one"),
+    "stores/kinds.py": ({"sqlite"}, "which store an address means"),
+    "stores/postgres/": ({"sqlite"}, "tables that mean the same are explained once"),
     "cli/": ({"sqlite", "the file", "wal"}, "``--db`` names a file"),
     "testing/": ({"sqlite", "the file", "wal", "pragma", "flock"}, "the checker looks into a file"),
 }
