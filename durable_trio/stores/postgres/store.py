@@ -24,6 +24,7 @@ from durable_trio.stores.postgres.answers.cursors import read_point
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.batch import OPERATIONS, apply_batch
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError, translating
+from durable_trio.stores.postgres.fronts import Fronts
 from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
@@ -86,6 +87,7 @@ class PostgresStore(Store):
             session = Session(place)
         self._pid = OWN_PROCESS.pid
         self._ledger = Ledger(session.instance)
+        self._fronts = Fronts()
         self._seconds_max = _COMMIT_SECONDS_MAX
         self._has_written = False
         self._writer = Link(self._connect_writer)
@@ -173,9 +175,10 @@ class PostgresStore(Store):
         opening = (Request("BEGIN"), ledger.request(number))
 
         def apply() -> list[Any]:
+            decided = partial(ledger.decide, number)
             try:
                 return apply_batch(
-                    Transaction(wire, ledger.instance, opening, partial(ledger.decide, number), ledger.dead), batch
+                    Transaction(wire, ledger.instance, opening, decided, ledger.dead, self._fronts), batch
                 )
             except ServerError as error:
                 if not is_known_commit(error):

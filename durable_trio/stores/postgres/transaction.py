@@ -18,6 +18,7 @@ import attrs
 from durable_trio.errors import OwnershipLost
 from durable_trio.stores.contract import Fence
 from durable_trio.stores.outcomes import fence_lost
+from durable_trio.stores.postgres.fronts import Fronts
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
 __all__ = ["FIND_OWNER", "NOW", "TOUCH", "Handler", "RefusalError", "Transaction", "is_owned", "ownership_lost"]
@@ -53,6 +54,7 @@ class Transaction:
     Args:
         opening: what begins it, which goes out with the first statements.
         decided: is given the outcomes before the commit is asked for, whose answer may be lost.
+        fronts: what is remembered of lines from one to the next.
         dead: executors that are taken for dead, whatever the database knows of their numbers.
     """
 
@@ -61,6 +63,7 @@ class Transaction:
     opening: tuple[Request, ...] = (Request("BEGIN"),)
     decided: Callable[[list[Any]], None] = _forget
     dead: AbstractSet[int] = frozenset()
+    fronts: Fronts = attrs.Factory(Fronts)
     #: Executors that were declared dead in it.
     ended: list[int] = attrs.Factory(list)
     _living: set[int] = attrs.Factory(set)

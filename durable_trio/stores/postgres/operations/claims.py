@@ -8,6 +8,7 @@ once more by the server, as the row is now; and what is done to the run then is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from durable_trio.stores.outcomes import (
     run_not_found,
     why_not_claimed,
 )
+from durable_trio.stores.postgres.fronts import Line, Stretch
 from durable_trio.stores.postgres.operations.codes import living_codes
 from durable_trio.stores.postgres.operations.damage import FORGET_REFUSALS, park_damaged
 from durable_trio.stores.postgres.rows import OWNED_COLUMNS, run_from
@@ -57,6 +59,7 @@ MOVE_INTO_LINE: Final = f"""
                 ORDER BY wake_at, run LIMIT {_MOVED_MAX} FOR NO KEY UPDATE SKIP LOCKED
             ) AS later
     ))
+    RETURNING workflow, version, refused, {LINE}, priority, wake_at, run
 """
 # One seek for each group.
 GROUPS: Final = f"""
@@ -79,15 +82,18 @@ GROUPS: Final = f"""
     ) AS found
 """
 HEADS: Final = f"""
-    SELECT fitting.place, line.number, head.priority, head.wake_at, head.run
-    FROM json_to_recordset($1::json) AS fitting (place bigint, workflow text, version bigint, refused text),
-        (VALUES ({SUSPECT}), ({BEGUN}), ({NEW})) AS line (number),
-        LATERAL (
-            SELECT priority, wake_at, run FROM runs
-            WHERE {_IN_LINE} AND workflow = fitting.workflow AND version = fitting.version
-                AND refused = fitting.refused AND {LINE} = line.number
-            ORDER BY priority DESC, wake_at, run LIMIT $2::bigint
-        ) AS head
+    SELECT stretch.place, stretch.line, head.priority, head.wake_at, head.run
+    FROM json_to_recordset($1::json) AS stretch (
+        place bigint, workflow text, version bigint, refused text, line integer,
+        high bigint, low bigint, wake_at bigint, run bigint
+    ), LATERAL (
+        SELECT priority, wake_at, run FROM runs
+        WHERE {_IN_LINE} AND workflow = stretch.workflow AND version = stretch.version
+            AND refused = stretch.refused AND {LINE} = stretch.line
+            AND priority <= stretch.high AND priority >= stretch.low
+            AND (runs.wake_at, runs.run) >= (stretch.wake_at, stretch.run)
+        ORDER BY priority DESC, wake_at, run LIMIT $2::bigint
+    ) AS head
 """
 # One by one, in this order, until there are enough.
 LOCK: Final = f"""
@@ -147,14 +153,11 @@ def claim_due(transaction: Transaction, operation: ClaimDue) -> tuple[RunRow, ..
     limit, now, fitting = operation.limit, operation.now, Fitting(operation.codes)
     if limit <= 0 or not fitting.workflows:
         return ()
-    workflows = texts(fitting.workflows)
-    _, found = transaction.exchange((MOVE_INTO_LINE, (workflows, now)), (GROUPS, (workflows,)))
-    groups = [Group(*each) for each in found.rows]
-    groups = [each for each in groups if fitting.fits(each.workflow, each.version, codes_in(each.refused))]
     suspects_max = limit if operation.suspects_max is None else min(limit, operation.suspects_max)
-    search = _Search(transaction, groups, now, limit, suspects_max)
+    search = _Search(transaction, now, limit, suspects_max)
+    search.begin(fitting)
     for depth in _DEPTHS:
-        if not groups or not search.go_on(depth * limit):
+        if not search.groups or not search.go_on(depth * limit):
             break
     return _claim(transaction, operation.owner, now, fitting, search.held)
 
@@ -164,14 +167,36 @@ class _Search:
     """A search for runs to claim, that are locked as they are found."""
 
     transaction: Transaction
-    groups: Sequence[Group]
     now: int
     limit: int
     suspects_max: int
+    #: What fits the executor.
+    groups: Sequence[Group] = ()
     #: What is to be claimed, in order.
     held: list[Due] = attrs.Factory(list)
     #: What somebody else has, or is not due.
     _passed: set[int] = attrs.Factory(set)
+    #: Looks at lines from their beginnings, whatever was claimed before.
+    _is_whole: bool = True
+
+    def begin(self, fitting: Fitting) -> None:
+        """Have those in line whose time has come, and find out which groups there are."""
+        fronts, workflows = self.transaction.fronts, fitting.workflows
+        known = fronts.groups(workflows)
+        began = time.monotonic()
+        moved, *found = self.transaction.exchange(
+            (MOVE_INTO_LINE, (texts(workflows), self.now)),
+            *([(GROUPS, (texts(workflows),))] if known is None else []),
+        )
+        if known is None:
+            known = fronts.looked_for_groups(workflows, [Group(*each) for each in found[0].rows])
+            fronts.note_seconds(time.monotonic() - began)
+        else:
+            self._is_whole = False
+        for workflow, version, refused, line, priority, wake_at, run in moved.rows:
+            group = Group(workflow, version, refused)
+            fronts.put((group, line), Due(-priority, wake_at, run, group))
+        self.groups = [each for each in known if fitting.fits(each.workflow, each.version, codes_in(each.refused))]
 
     def go_on(self, depth: int) -> bool:
         """Look so deep into each line, and lock what is wanted; return whether there may be more to find."""
@@ -185,18 +210,34 @@ class _Search:
         wanted = taken + fresh
         held = self._lock(wanted, limit)
         self.held += held
+        lines_of = {due.run: line for line, found in lines.items() for due in found}
+        for due in held:
+            self.transaction.fronts.took(lines_of[due.run], due)
         self._passed.update(due.run for due in wanted)
         self.suspects_max -= sum(due.run in may_enter for due in held)
-        is_deeper = any(len(found) == depth for found in lines.values())
+        is_deeper = any(len(found) >= depth for found in lines.values())
         return len(held) < limit and (is_deeper or len(taken) < len(again))
 
-    def _heads(self, depth: int) -> dict[tuple[Group, int], list[Due]]:
+    def _heads(self, depth: int) -> dict[Line, list[Due]]:
         """Return the first of each line, those that were passed over included."""
-        places = [{"place": place, **each._asdict()} for place, each in enumerate(self.groups)]
-        lines: dict[tuple[Group, int], list[Due]] = {}
-        for place, line, priority, wake_at, run in self.transaction.execute(HEADS, rows(places), depth).rows:
+        fronts = self.transaction.fronts
+        wanted = [
+            {"place": place, **group._asdict(), "line": line, **stretch._asdict()}
+            for place, group in enumerate(self.groups)
+            for line in (SUSPECT, BEGUN, NEW)
+            for stretch in ((Stretch(),) if self._is_whole else fronts.stretches((group, line)))
+        ]
+        began = time.monotonic()
+        found = self.transaction.execute(HEADS, rows(wanted), depth).rows
+        if self._is_whole:
+            fronts.note_seconds(time.monotonic() - began)
+        lines: dict[Line, list[Due]] = {}
+        for place, line, priority, wake_at, run in found:
             group = self.groups[place]
-            lines.setdefault((group, line), []).append(Due(-priority, wake_at, run, group))
+            due = Due(-priority, wake_at, run, group)
+            lines.setdefault((group, line), []).append(due)
+            if self._is_whole:
+                fronts.put((group, line), due)
         # In line although it is not due: the clock was set back. What has begun sees for itself what is due, and it may
         # have been woken by a message; what is new must neither begin early nor stand in the way.
         early = {
@@ -211,7 +252,7 @@ class _Search:
         return lines
 
     def _in_order(
-        self, lines: Mapping[tuple[Group, int], Sequence[Due]], may_enter: Collection[int], groups: Iterable[Group]
+        self, lines: Mapping[Line, Sequence[Due]], may_enter: Collection[int], groups: Iterable[Group]
     ) -> list[Due]:
         """Return what of some groups is due and was not passed over, in order."""
         begun: list[Due] = []
