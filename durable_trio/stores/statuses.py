@@ -1,7 +1,7 @@
 """The words for a run's status in SQL, spelled from the table of its life (``rules.run_life``), and nowhere else.
 
-They stand in the text of a statement, not among its parameters: a database uses a partial index only where the text says
-that its condition holds. What a schema contains is data, and keeps its own words.
+They stand in the text of a statement, not among its parameters: a database uses a partial index only where the text
+says that its condition holds. What a schema contains is data, and keeps its own words.
 """
 
 from __future__ import annotations
