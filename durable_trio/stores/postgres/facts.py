@@ -31,6 +31,18 @@ Row = tuple[Any, ...]
 Read = tuple[Request, Callable[[Facts, list[Row]], None]]
 
 
+# A statement is planned once, perhaps while its tables are small, and the server would walk through a small table or a
+# small index. So it is left no choice: what is looked up stands in a subquery that needs the row before it, and that is
+# not merged into the rest (OFFSET 0); and which entries are unread is left to the one index that finds them.
+def _run(which: str) -> str:
+    return f"CROSS JOIN LATERAL (SELECT run, owner FROM runs WHERE runs.id = {which} OFFSET 0) AS runs"
+
+
+def _is_there(what: str) -> str:
+    """Return the condition that there is a row, looked for each time: the server would read all for EXISTS."""
+    return f"(SELECT count(*) FROM (SELECT 1 FROM {what} LIMIT 1) AS found) > 0"
+
+
 # Nobody ends them before this transaction has: who declares one dead takes its row FOR UPDATE.
 LIVING: Final = """
     SELECT id FROM executors WHERE id = ANY($1::bigint[]) AND ended_at IS NULL ORDER BY id FOR KEY SHARE
@@ -47,17 +59,17 @@ LOCK: Final = f"""
 """
 LOOK: Final = "SELECT run, id, owner, token FROM runs WHERE run = ANY($1::bigint[])"
 KNOWN: Final = f"SELECT {RUN_COLUMNS}, refused, {REFUSAL}, args_digest FROM runs WHERE id = ANY($1::text[])"
+_IS_IN_HISTORY: Final = _is_there("""
+    history WHERE history.run = parents.run AND kind = 'child' AND md5(history.result) = md5(to_json(child.id)::text)
+        AND history.result = to_json(child.id)::text
+""")
 # A run that this one has started since it began its present history, which has lost the row of that.
-LOST_CHILDREN: Final = """
+LOST_CHILDREN: Final = f"""
     SELECT child.id
     FROM json_to_recordset($1::json) AS x (id text, parent bigint)
-        JOIN runs AS child ON child.id = x.id AND child.parent = x.parent
-        JOIN runs AS parents ON parents.run = child.parent
-    WHERE child.created_at >= parents.started_at AND NOT EXISTS (
-        SELECT 1 FROM history
-        WHERE history.run = parents.run AND kind = 'child' AND md5(history.result) = md5(to_json(child.id)::text)
-            AND history.result = to_json(child.id)::text
-    )
+        CROSS JOIN LATERAL (SELECT id, parent, created_at FROM runs WHERE runs.id = x.id OFFSET 0) AS child
+        CROSS JOIN LATERAL (SELECT run, started_at FROM runs WHERE runs.run = x.parent OFFSET 0) AS parents
+    WHERE child.parent = x.parent AND child.created_at >= parents.started_at AND NOT {_IS_IN_HISTORY}
 """
 # Numbers are given in the order of the operations, and rows are inserted in that of their ids: two that store the same
 # runs would otherwise wait for each other. A child is there only if its parent is still its owner's.
@@ -79,8 +91,13 @@ ADD: Final = f"""
         CASE WHEN executors.id IS NULL THEN given.wake_at END,
         executors.id IS NULL AND given.wake_at <= given.created_at, given.ttl_at, parents.run, parents.id,
         given.version, decode(given.seed, 'hex'), decode(given.args_digest, 'hex'), given.tags, given.args
-    FROM given LEFT JOIN executors ON executors.id = given.owner AND executors.ended_at IS NULL
-        LEFT JOIN runs AS parents ON parents.run = given.parent
+    FROM given
+        LEFT JOIN LATERAL (
+            SELECT id FROM executors WHERE executors.id = given.owner AND ended_at IS NULL OFFSET 0
+        ) AS executors ON true
+        LEFT JOIN LATERAL (
+            SELECT run, id, owner, token FROM runs WHERE runs.run = given.parent OFFSET 0
+        ) AS parents ON true
     WHERE given.parent IS NULL OR parents.run IS NOT NULL AND (
         given.parent_owner IS NULL OR parents.owner = given.parent_owner AND parents.token = given.parent_token
     )
@@ -91,10 +108,7 @@ ADD: Final = f"""
 NUMBERS: Final = "SELECT nextval('mailbox_id_seq') FROM generate_series(1, $1::integer)"
 
 _LETTER: Final = "mailbox.run, mailbox.id, mailbox.kind, mailbox.name, mailbox.created_at"
-# In words by which the server does not take it for a walk through all that is unread.
-TAKEN: Final = f"""
-    SELECT {_LETTER} FROM mailbox WHERE id = ANY($1::bigint[]) AND CASE WHEN seq IS NULL THEN true ELSE false END
-"""
+TAKEN: Final = f"SELECT {_LETTER}, seq IS NULL FROM mailbox WHERE id = ANY($1::bigint[])"
 CONTROLS: Final = f"""
     SELECT found.* FROM json_to_recordset($1::json) AS x (run bigint, kind text) CROSS JOIN LATERAL (
         SELECT {_LETTER} FROM mailbox WHERE mailbox.run = x.run AND seq IS NULL AND mailbox.kind = x.kind
@@ -112,7 +126,7 @@ NAMED: Final = f"""
 """
 NAMED_BY_ID: Final = f"""
     SELECT found.* FROM json_to_recordset($1::json) AS x (id text, name text)
-        JOIN runs ON runs.id = x.id CROSS JOIN LATERAL (
+    {_run("x.id")} CROSS JOIN LATERAL (
         SELECT {_LETTER} FROM mailbox
         WHERE mailbox.run = runs.run AND seq IS NULL AND mailbox.kind = 'signal' AND mailbox.name = x.name
         LIMIT $2::bigint
@@ -120,40 +134,36 @@ NAMED_BY_ID: Final = f"""
 """
 # What an owner is told of the entry before (``Sent.follows``).
 LAST: Final = f"""
-    SELECT found.* FROM runs CROSS JOIN LATERAL (
+    SELECT found.* FROM unnest($1::text[]) AS asked (id) {_run("asked.id")} CROSS JOIN LATERAL (
         SELECT {_LETTER} FROM mailbox WHERE mailbox.run = runs.run AND seq IS NULL ORDER BY id DESC LIMIT $2::bigint
     ) AS found
-    WHERE runs.id = ANY($1::text[]) AND runs.owner IS NOT NULL
+    WHERE runs.owner IS NOT NULL
 """
-COUNT: Final = """
+COUNT: Final = f"""
     SELECT runs.run, (
         SELECT count(*) FROM (
             SELECT 1 FROM mailbox WHERE mailbox.run = runs.run AND seq IS NULL AND kind = 'signal' LIMIT x.most
         ) AS found
     )
-    FROM json_to_recordset($1::json) AS x (id text, most bigint) JOIN runs ON runs.id = x.id
+    FROM json_to_recordset($1::json) AS x (id text, most bigint) {_run("x.id")}
 """
 _ENTRY: Final = ", ".join(f"mailbox.{name}" for name in ENTRY_COLUMNS.split(", "))
 SIGNALS: Final = f"""
-    SELECT found.* FROM json_to_recordset($1::json) AS x (id text, signal_id text)
-        JOIN runs ON runs.id = x.id CROSS JOIN LATERAL (
+    SELECT found.* FROM json_to_recordset($1::json) AS x (id text, signal_id text) {_run("x.id")} CROSS JOIN LATERAL (
         SELECT {_ENTRY}, mailbox.signal_id FROM mailbox
-        WHERE mailbox.run = runs.run AND mailbox.signal_id = x.signal_id LIMIT 1
+        WHERE mailbox.run = runs.run AND mailbox.signal_id = x.signal_id OFFSET 0
     ) AS found
 """
 CANCELS: Final = f"""
-    SELECT found.* FROM runs CROSS JOIN LATERAL (
-        SELECT {_ENTRY}, mailbox.seq IS NULL FROM mailbox WHERE mailbox.run = runs.run AND mailbox.kind = 'cancel'
-        LIMIT 1
+    SELECT found.* FROM unnest($1::text[]) AS asked (id) {_run("asked.id")} CROSS JOIN LATERAL (
+        SELECT {_ENTRY}, mailbox.seq IS NULL FROM mailbox
+        WHERE mailbox.run = runs.run AND mailbox.kind = 'cancel' OFFSET 0
     ) AS found
-    WHERE runs.id = ANY($1::text[])
 """
-# Of what is held up: whether it has done anything that would have to be undone, or waited for. Not by EXISTS, for which
-# the server may read a table whole.
-BEGUN: Final = """
-    SELECT run FROM runs WHERE id = ANY($1::text[]) AND (refused <> '' OR problem IS NOT NULL) AND coalesce(
-        (SELECT true FROM history WHERE history.run = runs.run LIMIT 1),
-        (SELECT true FROM waits WHERE waits.run = runs.run LIMIT 1), false
+# Of what is held up: whether it has done anything that would have to be undone, or waited for.
+BEGUN: Final = f"""
+    SELECT run FROM runs WHERE id = ANY($1::text[]) AND (refused <> '' OR problem IS NOT NULL) AND (
+        {_is_there("history WHERE history.run = runs.run")} OR {_is_there("waits WHERE waits.run = runs.run")}
     )
 """
 OPEN_CHILDREN: Final = """
@@ -164,8 +174,9 @@ OPEN_CHILDREN: Final = """
     WHERE runs.id = ANY($1::text[]) AND (refused <> '' OR problem IS NOT NULL)
 """
 HISTORY: Final = """
-    SELECT history.run, branch, name, n FROM json_to_recordset($1::json) AS x (run bigint, key uuid)
-        JOIN history ON history.run = x.run AND history.key = x.key
+    SELECT x.run, found.* FROM json_to_recordset($1::json) AS x (run bigint, key uuid) CROSS JOIN LATERAL (
+        SELECT branch, name, n FROM history WHERE history.run = x.run AND history.key = x.key OFFSET 0
+    ) AS found
 """
 
 
@@ -201,7 +212,7 @@ def questions(needs: Needs) -> Iterator[Read]:
 def _mail(needs: Needs) -> Iterator[Read]:
     most = len(needs.taken) + 1  # so that one is left if there are others
     if needs.taken:
-        yield Request(TAKEN, (numbers(needs.taken),)), _letters
+        yield Request(TAKEN, (numbers(needs.taken),)), _taken
     if needs.controls:
         yield Request(CONTROLS, (rows({"run": run, "kind": kind} for run, kind in needs.controls), most)), _letters
     if needs.named:
@@ -316,6 +327,10 @@ def _numbers(facts: Facts, found: list[Row]) -> None:
 def _letters(facts: Facts, found: list[Row]) -> None:
     for run, entry, kind, name, created_at in found:
         facts.unread.setdefault(run, {})[entry] = Letter(kind, name, created_at)
+
+
+def _taken(facts: Facts, found: list[Row]) -> None:
+    _letters(facts, [tuple(row) for *row, is_unread in found if is_unread])
 
 
 def _counts(facts: Facts, found: list[Row]) -> None:

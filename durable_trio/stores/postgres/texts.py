@@ -17,8 +17,8 @@ def rows(of: Iterable[dict[str, Any]]) -> str:
 
 
 def numbers(of: Iterable[int]) -> str:
-    """Return integers for ``$1::bigint[]``."""
-    return f"{{{','.join(map(str, of))}}}"
+    """Return integers for ``$1::bigint[]``, each once."""
+    return f"{{{','.join(map(str, dict.fromkeys(of)))}}}"
 
 
 def texts(of: Iterable[str]) -> str:

@@ -32,6 +32,10 @@ _BYTES: Final[dict[type, Callable[[Any], bytes | None]]] = {
     bytes: lambda value: b"\\x" + value.hex().encode(),
     float: lambda value: repr(value).encode(),
 }
+# A statement is planned once, for the size that its tables have then. They grow: so it is planned again after each
+# doubling of what was asked, which is often at first and then hardly ever.
+_PLAN_ANEW: Final = "DISCARD PLANS"
+_ENDS: Final = ("COMMIT", "ROLLBACK")  # of a transaction: what comes then is in none
 _NO_TEXT: Final = "22021"  # character_not_in_repertoire
 
 
@@ -141,6 +145,7 @@ class Wire:
         self._until = math.inf  # when to give up the exchange that is under way
         #: How many round trips it has made.
         self.exchange_count = 0
+        self._plans_until = 1
         self.exchange([Request(each) for each in settings])
 
     @property
@@ -224,6 +229,10 @@ class Wire:
         """
         texts = [(text, _encoded(values)) for text, values in requests]
         self.exchange_count += 1
+        is_planned_anew = self.exchange_count >= self._plans_until and texts[-1][0] in _ENDS
+        if is_planned_anew:
+            texts.append((_PLAN_ANEW, None))
+            self._plans_until = 2 * self.exchange_count
         self._until = math.inf if self.seconds_max is None else time.monotonic() + self.seconds_max
         new: list[str] = []  # texts that are being prepared
         # One for each answer that comes back: the text that is prepared with it, or None for a statement that is done.
@@ -257,7 +266,7 @@ class Wire:
                 self.close()
                 raise ConnectionLost(str(error), sqlstate=error.sqlstate) from error
             raise error
-        return answers
+        return answers[:-1] if is_planned_anew else answers
 
     def take_notifications(self) -> list[str]:
         """Return the texts of what has been notified to this connection, without waiting.

@@ -28,9 +28,11 @@ ADD_HISTORY: Final = """
         finished_at bigint, kind text, status text, branch text, name text, error text, result text, earlier text
     )
 """
+# The array says once more which rows these are: a table that was small when the statement was planned would be walked
+# through, and the document be searched for each of its rows.
 CLEAR_WAITS: Final = """
     DELETE FROM waits USING json_to_recordset($1::json) AS x (run bigint, key uuid)
-    WHERE waits.run = x.run AND waits.key = x.key
+    WHERE waits.run = x.run AND waits.key = x.key AND waits.run = ANY($2::bigint[])
 """
 CLEAR_ALL_WAITS: Final = "DELETE FROM waits WHERE run = ANY($1::bigint[])"
 SET_WAITS: Final = """
@@ -51,7 +53,7 @@ SEND: Final = """
 """
 TAKE: Final = """
     UPDATE mailbox SET seq = x.seq FROM json_to_recordset($1::json) AS x (id bigint, seq bigint)
-    WHERE mailbox.id = x.id
+    WHERE mailbox.id = x.id AND mailbox.id = ANY($2::bigint[])
 """
 PUBLISH: Final = """
     INSERT INTO published (run, key, seq, n, value)
@@ -72,7 +74,7 @@ CHANGE_RUNS: Final = """
         refused text, changed bigint, is_seen boolean, has_ended boolean, error text, result text,
         compensation_errors text, finished_at bigint
     )
-    WHERE runs.run = x.run
+    WHERE runs.run = x.run AND runs.run = ANY($2::bigint[])
 """
 FORGET_REFUSALS: Final = "DELETE FROM refusals WHERE run = ANY($1::bigint[])"
 REMOVE_RUNS: Final = "DELETE FROM runs WHERE run = ANY($1::bigint[])"
@@ -104,7 +106,8 @@ def requests(changes: Changes) -> Iterator[Request]:
         )
         yield Request(SEND, (rows(sent),))
     if changes.taken:
-        yield Request(TAKE, (rows({"id": entry, "seq": seq} for entry, seq in changes.taken),))
+        taken = ({"id": entry, "seq": seq} for entry, seq in changes.taken)
+        yield Request(TAKE, (rows(taken), numbers(entry for entry, _ in changes.taken)))
     if changes.published:
         values = (
             {"run": run, "key": key, "seq": seq, "n": n, "value": value}
@@ -112,7 +115,7 @@ def requests(changes: Changes) -> Iterator[Request]:
         )
         yield Request(PUBLISH, (rows(values),))
     if changes.runs:
-        yield Request(CHANGE_RUNS, (rows(map(_run, changes.runs)),))
+        yield Request(CHANGE_RUNS, (rows(map(_run, changes.runs)), numbers(run.run for run in changes.runs)))
     if changes.unrefused:
         yield Request(FORGET_REFUSALS, (numbers(changes.unrefused),))
     if changes.renewals:
@@ -122,7 +125,8 @@ def requests(changes: Changes) -> Iterator[Request]:
 def _waits(changes: Changes) -> Iterator[Request]:
     cleared = [place for place, wait in changes.waits.items() if wait is None]
     if cleared:
-        yield Request(CLEAR_WAITS, (rows({"run": run, "key": key_hash(key)} for run, key in cleared),))
+        keys = ({"run": run, "key": key_hash(key)} for run, key in cleared)
+        yield Request(CLEAR_WAITS, (rows(keys), numbers(run for run, _ in cleared)))
     ended = set(changes.over)
     open_now = [(run, wait) for (run, _), wait in changes.waits.items() if wait is not None and run not in ended]
     if open_now:
