@@ -83,6 +83,7 @@ class ServerError(Exception):
 # Of a server that shuts down, has crashed, starts, or only reads (a standby).
 _AWAY: Final = frozenset({"57P01", "57P02", "57P03", "25006"})
 _TOO_MANY: Final = "53300"
+_SAID_OF_TOO_MANY: Final = ("too many clients", "too many connections", "remaining connection slots")
 _FULL: Final = "53100"
 _CORRUPT: Final = frozenset({"XX001", "XX002"})
 _NO_PERMISSION: Final = "42501"
@@ -95,7 +96,7 @@ def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
     if error.ends_connection:
         return StoreAway(f"{name} cannot be reached: {error}")
     if error.sqlstate == _TOO_MANY:
-        return StoreAway(f"{name} has too many connections (max_connections of the server): {error}")
+        return StoreAway(f"{name} has too many connections ({_limit(None)}): {error}")
     if error.sqlstate == _FULL:
         return StoreFull(f"the disk of {name} is full: {error}")
     if error.sqlstate in _CORRUPT:
@@ -114,6 +115,14 @@ def translating(name: str) -> Iterator[None]:
         raise translate(error, name) from error
 
 
-def of_connection(error: Exception, name: str) -> DurableError:
-    """Return what it means that no connection could be made."""
-    return StoreAway(f"{name} cannot be reached: {' '.join(str(error).split())}")
+def of_connection(error: Exception, name: str, *, max_connections: str | None = None) -> DurableError:
+    """Return what it means that no connection could be made. ``max_connections``: of the server, if it is known."""
+    text = " ".join(str(error).split())
+    if any(each in text for each in _SAID_OF_TOO_MANY):  # libpq does not pass on the number of the error
+        return StoreAway(f"{name} has too many connections ({_limit(max_connections)}): {text}")
+    return StoreAway(f"{name} cannot be reached: {text}")
+
+
+def _limit(max_connections: str | None) -> str:
+    each = "each process takes 3 to 8"
+    return f"max_connections of the server; {each}" if max_connections is None else f"of {max_connections}; {each}"

@@ -32,8 +32,8 @@ def look_back(wire: Wire, ledger: Ledger, name: str) -> None:
 
 def _begin_anew(wire: Wire, ledger: Ledger, name: str, lost: int) -> None:
     _LOGGER.error(
-        "%s has lost %d commits that it had acknowledged: it is an earlier state, as of a standby that was behind. "
-        "Runs go on from what is stored",
+        "%s lacks %d of the last commits that it had acknowledged: it is an earlier state, as of a standby that was "
+        "behind. Runs go on from what is stored",
         name,
         lost,
         extra={"event": "store_rewound", "lost_count": lost},

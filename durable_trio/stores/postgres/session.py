@@ -75,7 +75,9 @@ FORGET_INSTANCES: Final = f"""
     )
     DELETE FROM commits USING gone WHERE commits.instance = gone.instance
 """
-FIND_CHANNEL: Final = "SELECT 'durable_trio_' || current_schema()::regnamespace::oid"
+FIND_CHANNEL: Final = """
+    SELECT 'durable_trio_' || current_schema()::regnamespace::oid, current_setting('max_connections')
+"""
 NOTIFY: Final = "SELECT pg_notify($1, $2)"
 
 
@@ -92,7 +94,7 @@ class Session:
         wire.seconds_max = _ANSWER_SECONDS_MAX
         try:
             ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
-            ((self._channel,),) = wire.execute(FIND_CHANNEL).rows
+            ((self._channel, place.said["max_connections"]),) = wire.execute(FIND_CHANNEL).rows
             self.instance = _new_instance(wire)
             if not self._take_lock(wire):
                 raise StoreError(f"{place.name}: somebody else holds the lock of the new instance {self.instance}")

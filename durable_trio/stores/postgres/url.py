@@ -70,11 +70,12 @@ _CLIENT_SETTINGS: Final = {
 
 @attrs.frozen
 class Place:
-    """Where a store is. ``name`` is for messages: it has no password."""
+    """Where a store is. ``name`` is for messages: it has no password. ``said``: what the server has said of itself."""
 
     name: str
     schema: str
     conninfo: str = attrs.field(repr=False)
+    said: dict[str, str] = attrs.field(factory=dict, repr=False, eq=False)
 
     def connect(self, *, plans: Sequence[str] = ()) -> Wire:
         """Return a new connection with its settings, in which names without a schema are those of ours.
@@ -98,7 +99,8 @@ class Place:
         try:
             return psycopg.connect(self.conninfo, **options)
         except psycopg.OperationalError as error:
-            raise of_connection(error, self.name) from None  # its frames hold the password
+            limit = self.said.get("max_connections")
+            raise of_connection(error, self.name, max_connections=limit) from None  # its frames hold the password
 
 
 def parse_url(url: str) -> Place:
