@@ -31,13 +31,15 @@ UNREAD_FIRST: Final = f"""
     ) AS first
     ORDER BY wanted.run, first.id
 """
-#: What is unread and no signal, behind the first entries, of which there is one more than so many.
+#: What is unread and no signal, behind the first entries, of which there is one more than so many. The offset keeps it
+#: a look into the mailbox of each run: as a join the server would begin with those of all runs.
 CONTROLS_BEHIND: Final = f"""
     SELECT wanted.run, control.* FROM unnest($1::bigint[]) AS wanted (run), LATERAL (
         SELECT id FROM mailbox WHERE mailbox.run = wanted.run AND seq IS NULL ORDER BY id LIMIT 1 OFFSET $2::bigint
-    ) AS last, LATERAL (
+    ) AS last, (VALUES ('cancel'), ('child')) AS controls (kind), LATERAL (
         SELECT {ENTRY_COLUMNS} FROM mailbox
-        WHERE mailbox.run = wanted.run AND seq IS NULL AND kind IN ('cancel', 'child') AND mailbox.id > last.id
+        WHERE mailbox.run = wanted.run AND seq IS NULL AND mailbox.kind = controls.kind AND mailbox.id > last.id
+        OFFSET 0
     ) AS control
     ORDER BY wanted.run, control.id
 """

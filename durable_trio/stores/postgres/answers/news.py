@@ -37,7 +37,10 @@ __all__ = ["list_changes", "list_news", "list_sent"]
 _ROWS: Final = f"""
     WITH page AS MATERIALIZED ({{keys}})
     SELECT {RUN_COLUMNS}, page.stamp,
-        (SELECT json_object_agg(published.key, published.value) FROM published WHERE published.run = page.run)
+        (
+            SELECT json_object_agg(published.key, published.value ORDER BY published.key) FROM published
+            WHERE published.run = page.run
+        )
     FROM page JOIN runs USING (run) ORDER BY page.stamp, page.run
 """
 
