@@ -1,9 +1,10 @@
 """Where the lines of runs that are due begin, as far as this store knows: what stands before that was claimed.
 
 While somebody has an old snapshot open in this database, for a report or a copy, the entries of runs that were claimed
-stay in the index, and each look at the head of a line walks over all of them: 70 ms after 35,000 claims. So once a look
-takes long, the next ones begin behind what was claimed before. What others let go of, or put before that with an
-earlier time, is found by one from the beginning, once a second. As long as looks are short each begins there.
+stay in the index, and each look at the head of a line walks over all of them: 70 ms after 35,000 claims. So once a
+store has claimed many, and the server takes long for a look, the next ones begin behind what was claimed before. What
+others let go of, or put before that with an earlier time, is found by one from the beginning, once a second. As long as
+looks are short each begins there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from durable_trio.stores.lines import Due, Group
 
 __all__ = ["Fronts", "Line", "Stretch"]
 
-_SLOW_SECONDS: Final = 0.01
+# Of the server's time: what a round trip takes does not count.
+_SLOW_MICROSECONDS: Final = 10_000
+# Claims that this store has made: before, a look is long for another reason, and each is to be exact.
+_MANY: Final = 2000
 _WHOLE_SECONDS: Final = 1.0
 # Of one line: each is a seek of its own.
 _PRIORITIES_MAX: Final = 16
@@ -42,6 +46,7 @@ class Fronts:
         self._groups: dict[tuple[str, ...], list[Group]] = {}
         self._fronts: dict[Line, dict[int, tuple[int, int]]] = {}
         self._is_slow = False
+        self._taken_count = 0
         self._looked_at = -_WHOLE_SECONDS
 
     def groups(self, workflows: tuple[str, ...]) -> Sequence[Group] | None:
@@ -70,9 +75,9 @@ class Fronts:
         self._groups[workflows] = list(groups)
         return self._groups[workflows]
 
-    def note_seconds(self, seconds: float) -> None:
+    def note_microseconds(self, took: int) -> None:
         """Note how long a look took that began at the beginning."""
-        self._is_slow = self._is_slow or seconds > _SLOW_SECONDS
+        self._is_slow = self._is_slow or (took > _SLOW_MICROSECONDS and self._taken_count >= _MANY)
 
     def put(self, line: Line, due: Due) -> None:
         """Note that a run stands in line."""
@@ -86,6 +91,7 @@ class Fronts:
 
     def took(self, line: Line, due: Due) -> None:
         """Note that a run was claimed, after all that stood before it with its priority."""
+        self._taken_count += 1
         fronts = self._fronts.setdefault(line, {})
         priority, place = -due.descending, (due.wake_at, due.run)
         if priority not in fronts and len(fronts) >= _PRIORITIES_MAX:

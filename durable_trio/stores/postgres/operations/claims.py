@@ -8,7 +8,6 @@ once more by the server, as the row is now; and what is done to the run then is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -46,6 +45,7 @@ _MOVED_MAX: Final = 256
 # How deep a claim looks into each line: first a little further than it needs to, then behind what others hold.
 _DEPTHS: Final = (2, 8, 32)
 
+_TIME: Final[tuple[str, tuple[Any, ...]]] = (f"SELECT {NOW}", ())
 _IN_LINE: Final = "runs.owner IS NULL AND runs.wake_at IS NOT NULL AND runs.is_due"
 # The same of runs that are named: in words by which the server does not take it for a walk through the whole line.
 _IS_IN_LINE: Final = "CASE WHEN runs.is_due THEN runs.owner IS NULL AND runs.wake_at IS NOT NULL ELSE false END"
@@ -183,14 +183,14 @@ class _Search:
         """Have those in line whose time has come, and find out which groups there are."""
         fronts, workflows = self.transaction.fronts, fitting.workflows
         known = fronts.groups(workflows)
-        began = time.monotonic()
+        look = [_TIME, (GROUPS, (texts(workflows),)), _TIME]
         moved, *found = self.transaction.exchange(
-            (MOVE_INTO_LINE, (texts(workflows), self.now)),
-            *([(GROUPS, (texts(workflows),))] if known is None else []),
+            (MOVE_INTO_LINE, (texts(workflows), self.now)), *(look if known is None else [])
         )
         if known is None:
-            known = fronts.looked_for_groups(workflows, [Group(*each) for each in found[0].rows])
-            fronts.note_seconds(time.monotonic() - began)
+            began, looked, ended = found
+            known = fronts.looked_for_groups(workflows, [Group(*each) for each in looked.rows])
+            fronts.note_microseconds(ended.rows[0][0] - began.rows[0][0])
         else:
             self._is_whole = False
         for workflow, version, refused, line, priority, wake_at, run in moved.rows:
@@ -227,12 +227,11 @@ class _Search:
             for line in (SUSPECT, BEGUN, NEW)
             for stretch in ((Stretch(),) if self._is_whole else fronts.stretches((group, line)))
         ]
-        began = time.monotonic()
-        found = self.transaction.execute(HEADS, rows(wanted), depth).rows
+        began, looked, ended = self.transaction.exchange(_TIME, (HEADS, (rows(wanted), depth)), _TIME)
         if self._is_whole:
-            fronts.note_seconds(time.monotonic() - began)
+            fronts.note_microseconds(ended.rows[0][0] - began.rows[0][0])
         lines: dict[Line, list[Due]] = {}
-        for place, line, priority, wake_at, run in found:
+        for place, line, priority, wake_at, run in looked.rows:
             group = self.groups[place]
             due = Due(-priority, wake_at, run, group)
             lines.setdefault((group, line), []).append(due)

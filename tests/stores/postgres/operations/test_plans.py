@@ -1,4 +1,4 @@
-"""How the server does the statements of operations: by seeks, planned once, however many runs there are."""
+"""How the server does the statements of rarer operations: by seeks, planned once, however many runs there are."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 
 from durable_trio.stores.postgres import operations
 from durable_trio.stores.postgres.url import ENGINE
+from tests.kit.postgres import drop_schema, new_schema_url
 from tests.stores.postgres.kit import Rows
 
-_SHARED = ("batch", "facts", "transaction", "write")
 _VERBS = ("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH ")
 _LARGE = ("runs", "history", "earlier_history", "earlier_generations", "mailbox", "waits", "published", "refusals")
 
 
 def statements() -> Iterator[tuple[str, str]]:
-    """Yield the names and texts of the statements by which operations are done."""
-    for name in (*_SHARED, *(f"operations.{each.name}" for each in pkgutil.iter_modules(operations.__path__))):
-        module = importlib.import_module(f"durable_trio.stores.postgres.{name}")
+    """Yield the names and texts of the statements by which rarer operations are done."""
+    for name in (each.name for each in pkgutil.iter_modules(operations.__path__)):
+        module = importlib.import_module(f"{operations.__name__}.{name}")
         for constant, value in sorted(vars(module).items()):
             texts = value if isinstance(value, tuple) else (value,)
             for number, text in enumerate(texts):
@@ -51,7 +51,7 @@ def plan_of(rows: Rows, text: str) -> str:
 
 
 # One row each.
-_FIRST_OF_ALL = ("operations.leases.GHOSTS[0]",)
+_FIRST_OF_ALL = ("leases.GHOSTS[0]",)
 
 
 def walks(rows: Rows, plan: str) -> list[str]:
@@ -87,9 +87,17 @@ def fill(rows: Rows) -> None:
     )
 
 
-@pytest.mark.parametrize("is_filled", [False, True], ids=["as long as there are few", "once there are many"])
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Of a schema of which the server knows nothing yet."""
+    new = new_schema_url()
+    yield new
+    drop_schema(new)
+
+
+@pytest.mark.parametrize("is_filled", [False, True], ids=["as long as there are none", "once there are many"])
 def test_a_statement_walks_through_no_large_table(rows: Rows, is_filled: bool) -> None:
-    """A plan is kept for minutes; so one that was made for few runs must do for many as well."""
+    """A plan is kept for minutes; so one that was made for no runs must do for many as well."""
     if is_filled:
         fill(rows)
         rows.execute("ANALYZE")
