@@ -10,6 +10,8 @@ import time
 from functools import singledispatch
 from typing import Any
 
+import psycopg
+
 from tests.logstore.tables import Tables
 
 __all__ = ["make_notes", "note", "notes", "take_for_ever"]
@@ -62,3 +64,26 @@ def _(connection: Tables) -> list[str]:
 @take_for_ever.register
 def _(connection: Tables) -> None:
     time.sleep(0.1)
+
+
+@make_notes.register
+def _(connection: psycopg.Connection) -> None:
+    # Two that make it at once would disturb each other: it is made where it is missing.
+    if connection.execute("SELECT to_regclass('notes') IS NULL").fetchone() == (True,):
+        connection.execute("CREATE TABLE notes (number bigserial PRIMARY KEY, text text)")
+
+
+@note.register
+def _(connection: psycopg.Connection, text: str) -> str:
+    connection.execute("INSERT INTO notes (text) VALUES (%s)", (text,))
+    return text.upper()
+
+
+@notes.register
+def _(connection: psycopg.Connection) -> list[str]:
+    return [text for (text,) in connection.execute("SELECT text FROM notes ORDER BY number").fetchall()]
+
+
+@take_for_ever.register
+def _(connection: psycopg.Connection) -> None:
+    connection.execute("SELECT pg_sleep(3600)")
