@@ -62,20 +62,20 @@ def examine(database: str) -> CheckDocument:
 
 def _unreadable(error: StoreCorrupt | SchemaTooNew | NotADatabase) -> Finding:
     if not isinstance(error, StoreCorrupt):
-        return Finding(level="wrong", about="file", text=visible(str(error)))
-    # SQLite's own words, where it was SQLite: those of the engine advise to check the file.
+        return Finding(level="wrong", about="database", text=visible(str(error)))
+    # SQLite's own words, where it was SQLite: those of the engine advise to check the database.
     text = visible(str(error)) if error.__cause__ is None else _damage_text(str(error.__cause__))
     return Finding(level="wrong", about="integrity", text=text)
 
 
 def _damage_text(damage: str) -> str:
     text = visible(damage.replace("\n", " "))
-    return f"the file is damaged: {text}; restore a copy"
+    return f"the database is damaged: {text}; restore a copy"
 
 
 def _findings(status: EngineStatus, examined: Examined) -> Iterator[Finding]:
     found = examined.found
-    yield Finding(level="ok", about="file", text="the file is a database of durable_trio, of a schema known here")
+    yield Finding(level="ok", about="database", text="a database of durable_trio, of a schema known here")
     yield from _soundness(found)
     for warning in status.warnings:
         yield Finding(level="note", about="store", text=warning)
@@ -104,10 +104,10 @@ def _soundness(found: Examination) -> Iterator[Finding]:
         yield Finding(level="wrong", about="writing", text=visible(found.why_not_writable))
     if found.damage:
         yield Finding(level="wrong", about="integrity", text=_damage_text(found.damage[0]))
-    else:
+    elif found.damage is not None:
         yield Finding(level="ok", about="integrity", text="its pages and indexes are whole")
     if found.dangling_count:
-        text = f"{plural(found.dangling_count, 'row')} without their run: the file was changed by another program"
+        text = f"{plural(found.dangling_count, 'row')} without their run: the database was changed by another program"
         yield Finding(level="wrong", about="references", text=text)
     else:
         yield Finding(level="ok", about="references", text="each row belongs to a run")

@@ -86,14 +86,14 @@ def _database(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     """Take the option after the command, else the one before it or the environment's."""
     found = value if value is not None else ctx.find_root().params.get("db")
     if not found and not ctx.resilient_parsing:
-        raise click.UsageError("no database is named; give --db FILE, or set DURABLE_TRIO_DB", ctx)
+        raise click.UsageError("no database is named; give --db FILE|URL, or set DURABLE_TRIO_DB", ctx)
     return found or ""
 
 
 def database_option(command: Command) -> Command:
     """Add ``--db``, which may also stand before the command's name."""
     option = click.option(
-        "--db", "database", metavar="FILE", type=click.Path(), callback=_database, help="The database."
+        "--db", "database", metavar="FILE|URL", type=click.Path(), callback=_database, help="The database."
     )
     return option(command)
 
@@ -114,7 +114,7 @@ def database_or_app_options(text: str) -> Callable[[Command], Command]:
         "--app", metavar="APP", is_eager=True, help=f"module:engine or FILE.py:engine, in place of --db: {text}"
     )
     database = click.option(
-        "--db", "database", metavar="FILE", type=click.Path(), callback=_database_or_none, help="The database."
+        "--db", "database", metavar="FILE|URL", type=click.Path(), callback=_database_or_none, help="The database."
     )
     return lambda command: database(app(command))
 

@@ -174,7 +174,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 )
 @click.option(
     "--db",
-    metavar="FILE",
+    metavar="FILE|URL",
     envvar="DURABLE_TRIO_DB",
     show_envvar=True,
     type=click.Path(),

@@ -15,12 +15,12 @@ __all__ = ["Examination", "Examine"]
 class Examination:
     """What was found. Of runs their ids, the last ones first where it says since when; or how many there are.
 
-    ``damage``: what of the database is not whole, in words of its own. ``dangling_count``: rows whose run is not
-    stored. ``ungrouped``: runs of which it cannot be read which code may take them. A store that has no such thing
-    answers that there is none.
+    ``damage``: what of the database is not whole, in words of its own; None where only its own tools can tell.
+    ``dangling_count``: rows whose run is not stored. ``ungrouped``: runs of which it cannot be read which code may take
+    them. A store that has no such thing answers that there is none.
     """
 
-    damage: tuple[str, ...] = ()
+    damage: tuple[str, ...] | None = ()
     dangling_count: int = 0
     owned_counts: Mapping[int, int]  # by executor, also by one that has ended
     overdue_counts: Mapping[tuple[str, int], int]  # by workflow and version

@@ -157,7 +157,7 @@ def test_a_cursor_that_no_page_gave_is_an_error(db: str) -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["list"], "give --db FILE, or set DURABLE_TRIO_DB"),
+        (["list"], "give --db FILE|URL, or set DURABLE_TRIO_DB"),
         (["lst"], "did you mean 'list'?"),
         (["show"], "Missing argument 'RUN'"),
         (["list", "--status", "done"], "'done' is not one of"),

@@ -560,7 +560,7 @@ def test_check_finds_damage(db: str) -> None:
     Path(db).write_bytes(content)
     said = call("--db", db, "check")
     assert (said.code, said.err) == (1, "")
-    assert "wrong  the file is damaged: " in said.out
+    assert "wrong  the database is damaged: " in said.out
 
 
 def test_check_of_a_file_of_which_much_is_lost_gives_a_finding_and_a_document(db: str) -> None:
@@ -573,7 +573,7 @@ def test_check_of_a_file_of_which_much_is_lost_gives_a_finding_and_a_document(db
     path.write_bytes(content[:page] + bytes(len(content) - page))
     said = call("--db", db, "check")
     assert (said.code, said.err) == (1, "")
-    assert said.out.startswith("wrong  the file is damaged: ")
+    assert said.out.startswith("wrong  the database is damaged: ")
     assert "integrity_check" not in said.out
     assert findings(db) == {"integrity": "wrong"}
 
@@ -604,7 +604,7 @@ def test_check_of_what_cannot_be_opened_gives_a_finding_and_a_document(db: str, 
     assert said.json["is_sound"] is False
     assert said.json["runs_by_status"] == {}
     (finding,) = said.json["findings"]
-    assert (finding["level"], finding["about"]) == ("wrong", "file")
+    assert (finding["level"], finding["about"]) == ("wrong", "database")
     assert ("schema version 999" if kind == "newer" else "not an SQLite database") in finding["text"]
 
 

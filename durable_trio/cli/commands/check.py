@@ -23,10 +23,10 @@ _LEVEL_WIDTH: Final = 7
 @json_option
 @click.pass_context
 def command(ctx: click.Context, database: str, as_json: bool) -> None:
-    """Examine the database: the file, its integrity, executors that have died or give no sign of life, and runs that
+    """Examine the database: its schema, its integrity, executors that have died or give no sign of life, and runs that
     are parked, overdue, or not wholly undone.
 
-    Exit code 1 if something needs a person. It reads the whole file; nothing is repaired. While it reads, others go on.
+    Exit code 1 if something needs a person. It reads all of it; nothing is repaired. While it reads, others go on.
     """
     from durable_trio.cli.examination import examine
     from durable_trio.cli.screen import find_screen

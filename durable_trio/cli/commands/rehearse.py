@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("rehearse")
 @click.argument("app", metavar="APP")
 @click.option(
-    "--db", "database", metavar="FILE", type=click.Path(), help="The database. Default: the one of APP's engine."
+    "--db", "database", metavar="FILE|URL", type=click.Path(), help="The database. Default: the one of APP's engine."
 )
 @workflow_option
 @click.option("--sample", metavar="N", type=click.IntRange(1), help="Rehearse N runs only, with a share of each kind.")

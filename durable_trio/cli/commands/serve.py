@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(min=0), help="Worker processes; 0: this process. Default: the engine's own."
 )
-@click.option("--db", "database", metavar="FILE", hidden=True)
+@click.option("--db", "database", metavar="FILE|URL", hidden=True)
 @click.option("--tree", "draws_tree", is_flag=True, help="Print the supervision tree, and again when it has changed.")
 @click.option("--log-json", is_flag=True, help="Log as JSON lines, also on a terminal.")
 @click.option("--verbose", is_flag=True, help="Show the traceback of what ends the server.")

@@ -60,6 +60,7 @@ def examine(asking: Asking, question: Examine) -> Examination:
         (DANGLING, ()), (OWNED, ()), (OVERDUE, due), (NOT_UNDONE, ()), (FAILED, (text,)), (EXPIRED, due)
     )
     return Examination(
+        damage=None,
         dangling_count=sum(count for (count,) in dangling.rows),
         owned_counts=dict(owned.rows),
         overdue_counts={(workflow, version): count for workflow, version, count in overdue.rows},
