@@ -1,9 +1,9 @@
-"""Checks a database file from outside, with plain SQL, against what was told to the outside world.
+"""Checks a database from outside, with plain SQL, against what was told to the outside world.
 
-Three witnesses. The *file*; the *acknowledgements*: a log, kept where no crash reaches it, of everything that a caller
-was told (and, before the call, of what it asked for); the *ledger*: a log of every effect, a line for each time a
-step's function began. Each log is a file of JSON lines. Nothing here uses the engine: what it believes of itself is no
-proof.
+Three witnesses. The *database*: a file, or the URL of a schema on a server; the *acknowledgements*: a log, kept where
+no crash reaches it, of everything that a caller was told (and, before the call, of what it asked for); the *ledger*: a
+log of every effect, a line for each time a step's function began. Each log is a file of JSON lines. Nothing here uses
+the engine: what it believes of itself is no proof.
 
 ``check`` looks at one instant; ``compare`` at two, of which the second must be a continuation of the first. Points are
 numbered:
@@ -18,7 +18,7 @@ numbered:
  8 fencing tokens only rise
  9 a final state does not change
 10 no row without its run
-11 SQLite's own checks
+11 the database's own checks (on a server, if it has ``amcheck``)
 12 a second recovery changes nothing
 13 the result is that of a run without faults
 14 every run has ended
@@ -44,6 +44,7 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,18 +52,18 @@ from typing import Any, Final
 
 import attrs
 
-from durable_trio.stores.sqlite import sqlite3
+from durable_trio.stores.address import is_url
 from durable_trio.stores.sqlite.holders import processes_with
 from durable_trio.testing.judge import Judge, reference_key
 from durable_trio.testing.snapshots import (
+    Ask,
     Line,
     Snapshot,
     Violation,
+    asking,
     compare,
-    connect,
     read_lines,
     read_snapshot,
-    rows_of,
     snapshot,
 )
 
@@ -71,14 +72,18 @@ __all__ = ["Report", "Snapshot", "Violation", "check", "compare", "main", "read_
 _ENDINGS_OF_FILES: Final = ("", "-wal", "-shm", "-turn", "-turn-queue", "-owners", "-steps")
 # Far above what the engine leaves between two of its own wal checkpoints.
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
-_ORPHANS: Final = (
-    ("history", "SELECT count(*) FROM history WHERE run NOT IN (SELECT run FROM runs)"),
-    ("earlier_history", "SELECT count(*) FROM earlier_history WHERE run NOT IN (SELECT run FROM runs)"),
-    ("earlier_generations", "SELECT count(*) FROM earlier_generations WHERE run NOT IN (SELECT run FROM runs)"),
-    ("waits", "SELECT count(*) FROM waits WHERE run NOT IN (SELECT run FROM runs)"),
-    ("mailbox", "SELECT count(*) FROM mailbox WHERE run NOT IN (SELECT run FROM runs)"),
-    ("published", "SELECT count(*) FROM published WHERE run NOT IN (SELECT run FROM runs)"),
-)
+_OF_RUNS: Final = ("history", "earlier_history", "earlier_generations", "waits", "mailbox", "published")
+_CORRUPT_INDEXES: Final = """
+    SELECT bt_index_check(pg_class.oid, true) FROM pg_class JOIN pg_am ON pg_am.oid = relam
+    WHERE amname = 'btree' AND relkind = 'i' AND relnamespace = current_schema()::regnamespace
+"""
+_HELD_LOCKS: Final = """
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND classid = (hashtext('durable_trio ' || current_schema()::regnamespace::oid) & 4294967295::bigint)::oid
+"""
+# A server hears of the death of a process a moment later.
+_LETTING_GO_SECONDS_MAX: Final = 10.0
 
 
 @attrs.frozen
@@ -93,7 +98,7 @@ class Report:
 
 
 def check(
-    path: str | os.PathLike[str],
+    address: str | os.PathLike[str],
     *,
     acks: Iterable[Line] = (),
     ledger: Iterable[Line] = (),
@@ -103,50 +108,76 @@ def check(
     stopped: bool = False,
     wal_bytes_max: int = WAL_BYTES_MAX,
 ) -> Report:
-    """Check a file at this instant.
+    """Check a database at this instant, a file or what a ``postgresql://`` URL names.
 
     Args:
         acks, ledger: the lines of the two logs (module docstring).
         reference: result by ``workflow`` and arguments as JSON text (``reference_key``), of runs without faults.
         effects_table: a user's table with columns ``run`` and ``key`` into which transaction steps insert.
         all_ended: faults have stopped long enough: every run must have ended.
-        stopped: no process has the file open any more: none may be left, and no lock.
-        wal_bytes_max: the bound of the log.
+        stopped: no process has it open any more: none may be left, and no lock.
+        wal_bytes_max: the bound of the log of a file.
     """
-    left = list(_leftovers(path, stopped=stopped, wal_bytes_max=wal_bytes_max))
-    connection = connect(path)
-    try:
-        connection.execute("BEGIN")
-        sound = list(_soundness(connection))
-        now = read_snapshot(connection)
+    is_on_server = is_url(os.fspath(address))
+    if is_on_server:
+        left = list(_locks_left(os.fspath(address))) if stopped else []
+    else:
+        left = list(_leftovers(address, stopped=stopped, wal_bytes_max=wal_bytes_max))
+    with asking(address) as ask:
+        sound = [*_dangling(ask), *(_sound_server(ask) if is_on_server else _sound_file(ask))]
+        now = read_snapshot(ask, is_on_server=is_on_server)
         effects = Counter[tuple[str, str]]()
-        if effects_table is not None and _has_table(connection, effects_table):
-            effects.update(
-                (row["run"], row["key"]) for row in rows_of(connection, f'SELECT run, key FROM "{effects_table}"')
-            )
-    finally:
-        connection.close()
+        if effects_table is not None and _has_table(ask, effects_table, is_on_server=is_on_server):
+            effects.update((row["run"], row["key"]) for row in ask(f'SELECT run, key FROM "{effects_table}"'))
     judge = Judge(now, list(acks), list(ledger), effects if effects_table is not None else None)
     found = [*left, *sound, *judge.all(reference, all_ended=all_ended)]
     return Report(tuple(found), dict(judge.counters))
 
 
-def _has_table(connection: sqlite3.Connection, name: str) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (name,)).fetchone()
-    return found is not None
+def _has_table(ask: Ask, name: str, *, is_on_server: bool) -> bool:
+    literal = "'" + name.replace("'", "''") + "'"
+    if is_on_server:
+        return bool(ask(f"SELECT 1 FROM pg_tables WHERE tablename = {literal}"))
+    return bool(ask(f"SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = {literal}"))
 
 
-def _soundness(connection: sqlite3.Connection) -> Iterator[Violation]:
-    for table, statement in _ORPHANS:
-        (count,) = connection.execute(statement).fetchone()
+def _dangling(ask: Ask) -> Iterator[Violation]:
+    for table in _OF_RUNS:
+        ((count,),) = (
+            row.values() for row in ask(f"SELECT count(*) FROM {table} WHERE run NOT IN (SELECT run FROM runs)")
+        )
         if count:
             yield Violation(10, f"{count} rows of {table} have no run")
-    answers = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+
+
+def _sound_file(ask: Ask) -> Iterator[Violation]:
+    answers = [row["integrity_check"] for row in ask("PRAGMA integrity_check")]
     if answers != ["ok"]:
         yield Violation(11, f"integrity_check says {answers[:3]}")
-    broken = connection.execute("PRAGMA foreign_key_check").fetchall()
+    broken = ask("PRAGMA foreign_key_check")
     if broken:
         yield Violation(11, f"foreign_key_check says {broken[:3]}")
+
+
+def _sound_server(ask: Ask) -> Iterator[Violation]:
+    if ask("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'"):
+        try:
+            ask(_CORRUPT_INDEXES)
+        except Exception as error:
+            yield Violation(11, f"amcheck says {error}")
+
+
+def _locks_left(url: str) -> Iterator[Violation]:
+    until = time.monotonic() + _LETTING_GO_SECONDS_MAX
+    while True:
+        with asking(url) as ask:
+            pids = [row["pid"] for row in ask(_HELD_LOCKS)]
+        if not pids:
+            return
+        if time.monotonic() > until:
+            yield Violation(15, f"a store is still open: the server's processes {pids} hold its lock")
+            return
+        time.sleep(0.05)
 
 
 def _leftovers(path: str | os.PathLike[str], *, stopped: bool, wal_bytes_max: int) -> Iterator[Violation]:
@@ -186,23 +217,23 @@ def _is_locked(path: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check a file; print each violation, then the counters. Return 0, or 1 if something was found."""
+    """Check a database; print each violation, then the counters. Return 0, or 1 if something was found."""
     parser = argparse.ArgumentParser(
-        prog="python -m durable_trio.testing.checker", description="Check a durable_trio file from outside."
+        prog="python -m durable_trio.testing.checker", description="Check a durable_trio database from outside."
     )
-    parser.add_argument("file", help="the database")
+    parser.add_argument("database", help="its file, or its postgresql:// URL")
     parser.add_argument("--acks", metavar="FILE", help="the log of acknowledgements, JSON lines")
     parser.add_argument("--ledger", metavar="FILE", help="the log of effects, JSON lines")
     parser.add_argument("--reference", metavar="FILE", help="results of runs without faults, one JSON object")
     parser.add_argument("--effects-table", metavar="NAME", help="the user's table that transaction steps insert into")
     parser.add_argument("--all-ended", action="store_true", help="every run must have ended")
-    parser.add_argument("--stopped", action="store_true", help="no process may have the file open")
+    parser.add_argument("--stopped", action="store_true", help="no process may have it open")
     parser.add_argument("--wal-bytes-max", type=int, default=WAL_BYTES_MAX, metavar="N")
     options = parser.parse_args(arguments)
-    if not os.path.isfile(options.file):
-        parser.error(f"there is no file {options.file!r}")
+    if not is_url(options.database) and not os.path.isfile(options.database):
+        parser.error(f"there is no file {options.database!r}")
     report = check(
-        options.file,
+        options.database,
         acks=read_lines(options.acks) if options.acks else (),
         ledger=read_lines(options.ledger) if options.ledger else (),
         reference=json.loads(Path(options.reference).read_text()) if options.reference else None,

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from durable_trio.records import RunStatus, StepKind, StepStatus
@@ -186,17 +187,14 @@ class ProbedStore(WrappedStore):
         def run(connection: Any) -> Advance:
             statements = 0
 
-            def look(_statement: str) -> None:
+            def look() -> None:
                 nonlocal statements
                 statements += 1
                 if statements == 2:
                     self._reach("inside", kinds)
 
-            connection.set_trace_callback(look)
-            try:
+            with _looking_at_statements(connection, look):
                 advance = fn(connection)
-            finally:
-                connection.set_trace_callback(None)
             self._reach("commit", kinds)
             return advance
 
@@ -211,6 +209,32 @@ class ProbedStore(WrappedStore):
         self._reach("before", kinds)
         self.inner.tidy()
         self._reach("after", kinds)
+
+
+@contextmanager
+def _looking_at_statements(connection: Any, look: Callable[[], None]) -> Iterator[None]:
+    """Call a function before each statement of a connection, where its driver has a way to do that."""
+    if hasattr(connection, "set_trace_callback"):
+        connection.set_trace_callback(lambda _statement: look())
+        try:
+            yield
+        finally:
+            connection.set_trace_callback(None)
+    elif hasattr(connection, "cursor_factory"):
+        factory = connection.cursor_factory
+
+        class Looking(factory):  # type: ignore[misc]  # known only here
+            def execute(self, *args: Any, **options: Any) -> Any:
+                look()
+                return super().execute(*args, **options)
+
+        connection.cursor_factory = Looking
+        try:
+            yield
+        finally:
+            connection.cursor_factory = factory
+    else:
+        yield
 
 
 def _without_effect(batch: Sequence[Operation], outcomes: Sequence[Any]) -> frozenset[str]:

@@ -1,47 +1,62 @@
-"""What a file holds at one instant, read with plain SQL, and what a later instant must not have changed."""
+"""What a database holds at one instant, read with plain SQL, and what a later instant must not have changed.
+
+Its address is the path of a file, or a ``postgresql://`` URL. The tables of both are alike; where they are not, there
+is a text for each.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import attrs
 
+from durable_trio.stores.address import is_url
 from durable_trio.stores.sqlite import sqlite3
 
 __all__ = [
     "FINAL",
+    "Ask",
     "Line",
     "Snapshot",
     "Violation",
+    "asking",
     "compare",
     "connect",
     "read_lines",
     "read_snapshot",
-    "rows_of",
     "snapshot",
 ]
 
 Line = Mapping[str, Any]
+#: Gives the rows of a statement, by column name.
+Ask = Callable[[str], Sequence[dict[str, Any]]]
 
 FINAL: Final = frozenset({"completed", "failed", "cancelled"})
 
 # Not those that are being removed or copied: nobody sees them, and their ids begin with a control character.
 _RUNS: Final = """
-    SELECT run, id, workflow, status, owner, token, recoveries, started_at, finished_at, wake_at, waits_for, problem,
+    SELECT run, id, workflow, status, owner, token, recoveries, started_at, finished_at, wake_at, {waits_for}, problem,
         generation, parent, parent_id, compensation_errors, error, result, args
-    FROM runs WHERE id NOT GLOB char(1) || '*' ORDER BY run
+    FROM runs WHERE {is_visible} ORDER BY run
 """
+_RUNS_IN_FILE: Final = _RUNS.format(waits_for="waits_for", is_visible="id NOT GLOB char(1) || '*'")
+_RUNS_ON_SERVER: Final = _RUNS.format(
+    waits_for="array_to_json(waits_for)::text AS waits_for", is_visible="hidden_at IS NULL"
+)
+# In a file also the order of the commits can be seen.
 _HISTORY: Final = """
-    SELECT run, id, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error, result
-    FROM history ORDER BY run, id
+    SELECT run, {id}, seq, branch, name, n, kind, status, attempt, compensates, started_at, finished_at, error, result
+    FROM history ORDER BY run, {order}
 """
+_HISTORY_IN_FILE: Final = _HISTORY.format(id="id", order="id")
+_HISTORY_ON_SERVER: Final = _HISTORY.format(id="key::text AS id", order="seq")
 _WAITS: Final = (
     "SELECT run, branch, name, n, kind, due_at, attempt, started_at FROM waits ORDER BY run, branch, name, n"
 )
@@ -63,7 +78,7 @@ class Violation:
 
 @attrs.frozen(kw_only=True)
 class Snapshot:
-    """The rows of a file at one instant; each table by the run's id, each row by column name."""
+    """The rows of a database at one instant; each table by the run's id, each row by column name."""
 
     runs: Mapping[str, Line]
     history: Mapping[str, Sequence[Line]]
@@ -96,14 +111,24 @@ def read_lines(path: str | os.PathLike[str]) -> list[Line]:
     return lines
 
 
-def snapshot(path: str | os.PathLike[str]) -> Snapshot:
-    """Read a file in one read transaction. Call it in a process that has no engine on that file."""
-    connection = connect(path)
-    try:
-        connection.execute("BEGIN")
-        return read_snapshot(connection)
-    finally:
-        connection.close()
+def snapshot(address: str | os.PathLike[str]) -> Snapshot:
+    """Read a database at one instant. Of a file call it in a process that has no engine on it."""
+    with asking(address) as ask:
+        return read_snapshot(ask, is_on_server=is_url(os.fspath(address)))
+
+
+@contextmanager
+def asking(address: str | os.PathLike[str]) -> Iterator[Ask]:
+    """Give what asks a database within one transaction that only reads."""
+    if is_url(os.fspath(address)):
+        from durable_trio.stores.postgres.reading import reading  # the driver is an extra
+
+        with reading(os.fspath(address)) as server:
+            yield lambda statement: _rows_of(server.execute(statement))
+        return
+    with closing(connect(address)) as file:
+        file.execute("BEGIN")
+        yield lambda statement: _rows_of(file.execute(statement))
 
 
 def connect(path: str | os.PathLike[str]) -> sqlite3.Connection:
@@ -112,37 +137,34 @@ def connect(path: str | os.PathLike[str]) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{quote(os.path.abspath(path))}?mode=ro", uri=True, timeout=10, isolation_level=None)
 
 
-def rows_of(connection: sqlite3.Connection, statement: str) -> Iterator[dict[str, Any]]:
-    """Yield rows by column name."""
-    cursor = connection.execute(statement)
+def _rows_of(cursor: Any) -> list[dict[str, Any]]:
     names = [column[0] for column in cursor.description]
-    for values in cursor.fetchall():
-        yield dict(zip(names, values, strict=True))
+    return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
 
 
-def read_snapshot(connection: sqlite3.Connection) -> Snapshot:
-    """Read all rows; call it in a read transaction."""
-    runs = {row["id"]: row for row in rows_of(connection, _RUNS)}
+def read_snapshot(ask: Ask, *, is_on_server: bool) -> Snapshot:
+    """Read all rows."""
+    runs = {row["id"]: row for row in ask(_RUNS_ON_SERVER if is_on_server else _RUNS_IN_FILE)}
     ids = {row["run"]: row["id"] for row in runs.values()}
 
     def by_run(statement: str) -> dict[str, list[Line]]:
         found: dict[str, list[Line]] = defaultdict(list)
-        for row in rows_of(connection, statement):
+        for row in ask(statement):
             if "branch" in row:
                 row["text"] = _key(row["branch"], row["name"], row["n"])
             found[ids.get(row["run"], "?")].append(row)
         return dict(found)
 
     published: dict[str, dict[str, str]] = defaultdict(dict)
-    for row in rows_of(connection, _PUBLISHED):
+    for row in ask(_PUBLISHED):
         published[ids.get(row["run"], "?")][row["key"]] = row["value"]
     return Snapshot(
         runs=runs,
-        history=by_run(_HISTORY),
+        history=by_run(_HISTORY_ON_SERVER if is_on_server else _HISTORY_IN_FILE),
         waits=by_run(_WAITS),
         mailbox=by_run(_MAILBOX),
         published=dict(published),
-        living=frozenset(row["id"] for row in rows_of(connection, _EXECUTORS) if row["ended_at"] is None),
+        living=frozenset(row["id"] for row in ask(_EXECUTORS) if row["ended_at"] is None),
     )
 
 

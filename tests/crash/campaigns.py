@@ -31,8 +31,13 @@ class Plan:
     durability: str
     command: str  # repeats it
 
-    def run(self, zygote: Zygote, directory: Path, reference: dict[str, Any] | None) -> Result:
-        """Run it in an empty directory; what it leaves there tells the story if something was found."""
+    def run(
+        self, zygote: Zygote, directory: Path, reference: dict[str, Any] | None, *, url: str | None = None
+    ) -> Result:
+        """Run it in an empty directory; what it leaves there tells the story if something was found.
+
+        ``url``: of a schema that is new, in place of a file.
+        """
         campaign = Campaign(
             zygote,
             directory,
@@ -40,6 +45,7 @@ class Plan:
             has_client=self.has_client,
             durability=self.durability,
             reference=reference,
+            url=url,
         )
         result = campaign.run(self.kills)
         if not result.violations:
@@ -102,9 +108,9 @@ def all_probes(seed: int) -> list[Plan]:
     return [probe_plan(seed, chain) for chain in chains]
 
 
-def make_reference(zygote: Zygote, directory: Path) -> dict[str, Any]:
+def make_reference(zygote: Zygote, directory: Path, *, url: str | None = None) -> dict[str, Any]:
     """Run every workflow without faults, and return the results."""
-    campaign = Campaign(zygote, directory)
+    campaign = Campaign(zygote, directory, url=url)
     result = campaign.run(())
     if result.violations:
         raise AssertionError("without any fault: " + "\n".join(result.violations))

@@ -1,8 +1,8 @@
-"""Drives a campaign: starts workers on one file, kills them, restarts them until all runs have ended, and checks.
+"""Drives a campaign: starts workers on one database, kills them, restarts them until all runs have ended, and checks.
 
 A campaign is a list of kills. Each kill is one *incarnation* of the worker, which asks for a new wave of runs and for
-what its predecessors were killed before. After each death the file is compared with what it was at the death before; at
-the end the checker holds it against the logs, and a second recovery must find nothing to do.
+what its predecessors were killed before. After each death the database is compared with what it was at the one before;
+at the end the checker holds it against the logs, and a second recovery must find nothing to do.
 """
 
 from __future__ import annotations
@@ -59,7 +59,12 @@ class Result:
 
 
 class Campaign:
-    """One file, its logs, and all that happens to it. ``directory`` must be empty."""
+    """One database, its logs, and all that happens to it.
+
+    Args:
+        directory: empty; the logs are there, and the file.
+        url: of a schema that is new, in place of a file.
+    """
 
     def __init__(
         self,
@@ -73,10 +78,13 @@ class Campaign:
         only: Sequence[str] = (),
         reference: dict[str, Any] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
+        url: str | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.path = directory / "app.db"
+        self.url = url
+        self.address = url or self.path
         self.result = Result()
         self._zygote = zygote
         self._random = random.Random(seed)
@@ -88,6 +96,7 @@ class Campaign:
         self._before: Snapshot | None = None
         self._spec: dict[str, Any] = {
             "directory": str(directory),
+            "url": url,
             "durability": durability,
             "only": list(only),
             "has_client": has_client,
@@ -200,7 +209,7 @@ class Campaign:
         time.sleep(0.05)
         worker.kill()
         worker.close()
-        again = snapshot(self.path)
+        again = snapshot(self.address)
         if settled is not None and again.without_executors() != settled.without_executors():
             self._found(["point 12: a second recovery has changed something"])
 
@@ -230,13 +239,13 @@ class Campaign:
 
     def _look_at_rows(self) -> Snapshot | None:
         """Compare the rows with those at the death before; count what happened in between."""
-        if not self.path.exists():
+        if self.url is None and not self.path.exists():
             return None
         try:
-            now = snapshot(self.path)
+            now = snapshot(self.address)
         except Exception as error:  # killed before the tables were there
             if self._before is not None:
-                self._found([f"the file cannot be read: {error}"])
+                self._found([f"the database cannot be read: {error}"])
             return None
         before, self._before = self._before, now
         if before is not None:
@@ -246,12 +255,13 @@ class Campaign:
         return now
 
     def check(self, *, all_ended: bool = False, stopped: bool = False) -> None:
-        """Have the checker look at the file, in a process of its own."""
+        """Have the checker look at the database, in a process of its own."""
         (self.directory / "report.json").unlink(missing_ok=True)
         checker = self._zygote.spawn(
             {
                 "role": "checker",
                 "directory": str(self.directory),
+                "url": self.url,
                 "reference": self._reference if all_ended else None,
                 "all_ended": all_ended,
                 "stopped": stopped,
@@ -269,7 +279,7 @@ class Campaign:
 
     def reference(self) -> dict[str, Any]:
         """Return the results of this campaign as the reference for others; it had no kills."""
-        rows = snapshot(self.path).runs.values()
+        rows = snapshot(self.address).runs.values()
         return {
             reference_key(row["workflow"], row["args"]): [row["status"], json.loads(row["result"] or "null")]
             for row in rows

@@ -23,7 +23,7 @@ import trio
 
 from durable_trio import Engine, RunStatus
 from durable_trio.stores.contract import Store
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.kinds import make_store
 from durable_trio.testing.checker import check, read_lines
 from durable_trio.testing.probes import ProbedStore
 from tests.crash import planted, workflows
@@ -61,12 +61,12 @@ def _seed_schedule(seed: int | None) -> None:
         generator.seed(seed)
 
 
-def _path(spec: Spec) -> str:
-    return str(Path(spec["directory"]) / "app.db")
+def _address(spec: Spec) -> str:
+    return spec.get("url") or str(Path(spec["directory"]) / "app.db")
 
 
 def _store(spec: Spec) -> Store:
-    inner: Store = SqliteStore(_path(spec), durability=spec.get("durability", "full"))
+    inner = make_store(_address(spec), durability=spec.get("durability", "full"))
     if spec.get("planted"):
         return planted.plant(spec["planted"], inner, kill_at=spec.get("kill_at"), count=spec.get("count", 1))
     return ProbedStore(inner, kill_at=spec.get("kill_at"), count=spec.get("count", 1))
@@ -196,7 +196,7 @@ async def _ask_as_told(spec: Spec, logs: Logs, control: Control) -> None:
     """Carry out the client's part of each wave that the driver names; the end of the stream is the end."""
     stream = trio.socket.from_stdlib_socket(control.socket)
     only = tuple(spec.get("only", ()))
-    async with Engine(_path(spec), workflows=workflows.ALL, durability=spec.get("durability", "full")) as client:
+    async with Engine(_address(spec), workflows=workflows.ALL, durability=spec.get("durability", "full")) as client:
         asker = Asker(client, logs, role="client", has_client=True)
         control.send(ready=True)
         async with trio.open_nursery() as nursery:
@@ -232,7 +232,7 @@ async def _send_timed(client: Engine, logs: Logs, control: Control, run: str, na
 def _check(spec: Spec, control: Control) -> int:
     directory = Path(spec["directory"])
     report = check(
-        directory / "app.db",
+        _address(spec),
         acks=read_lines(directory / "acks.jsonl"),
         ledger=read_lines(directory / "ledger.jsonl"),
         reference=spec.get("reference"),

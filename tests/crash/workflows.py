@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import singledispatch
 from typing import Any
 
+import psycopg
 import trio
 
 from durable_trio import (
@@ -134,10 +136,23 @@ async def once(value: int) -> int:
 
 def insert(connection: Any, value: int) -> int:
     """Insert a row of the user's for the current step."""
-    connection.execute("CREATE TABLE IF NOT EXISTS effects (run TEXT, key TEXT, value INTEGER)")
     step = current_step()
-    connection.execute("INSERT INTO effects VALUES (?, ?, ?)", (step.run_id, step.key, value))
+    _note_effect(connection, step.run_id, step.key, value)
     return value
+
+
+@singledispatch
+def _note_effect(connection: Any, run_id: str, key: str, value: int) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS effects (run TEXT, key TEXT, value INTEGER)")
+    connection.execute("INSERT INTO effects VALUES (?, ?, ?)", (run_id, key, value))
+
+
+@_note_effect.register
+def _(connection: psycopg.Connection, run_id: str, key: str, value: int) -> None:
+    # Several may come at once, and two that make it would disturb each other.
+    connection.execute("SELECT pg_advisory_xact_lock(1)")
+    connection.execute("CREATE TABLE IF NOT EXISTS effects (run text, key text, value integer)")
+    connection.execute("INSERT INTO effects VALUES (%s, %s, %s)", (run_id, key, value))
 
 
 def insert_and_fail(connection: Any, value: int) -> int:
