@@ -175,6 +175,18 @@ class Store(abc.ABC):
             StoreCorrupt: I/O error or damage; the commit may be in doubt, the store must not be used on.
         """
 
+    def renew_meanwhile(self, executor: int) -> bool | None:
+        """Renew a lease from a thread that has nothing else to do, while another one may apply or be stuck in it.
+
+        It is as ``RenewLease``, and takes a moment: ``None`` rather than wait for others. A store that can do nothing
+        at once in ``apply`` has a way of its own, else who blocks the event loop for a lease's time loses all runs.
+
+        Raises:
+            StoreError: as ``apply`` does.
+        """
+        renewed = self.apply([RenewLease(executor=executor)], block=False)
+        return None if renewed is None else bool(renewed[0])
+
     def hurry(self) -> None:  # noqa: B027  # a store that never waits for others has nothing to do
         """Wait for others only some seconds from now on, until it is opened again: this process is leaving."""
 

@@ -223,7 +223,7 @@ def _looking_at_statements(connection: Any, look: Callable[[], None]) -> Iterato
     elif hasattr(connection, "cursor_factory"):
         factory = connection.cursor_factory
 
-        class Looking(factory):  # type: ignore[misc]  # known only here
+        class Looking(factory):  # type: ignore[misc, valid-type]  # known only here
             def execute(self, *args: Any, **options: Any) -> Any:
                 look()
                 return super().execute(*args, **options)

@@ -35,6 +35,9 @@ class WrappedStore(Store):
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         return self.inner.apply(batch, block=block)
 
+    def renew_meanwhile(self, executor: int) -> bool | None:
+        return self.inner.renew_meanwhile(executor)
+
     def hurry(self) -> None:
         self.inner.hurry()
 

@@ -223,7 +223,7 @@ async def test_a_genuine_cancellation_stays_one() -> None:
 
     async with serving(":memory:", orderly) as engine:
         run = await engine.start(orderly)
-        await wait_until(lambda: ways == ["late", "loses", "endless"])
+        await wait_until(lambda: ways[-1:] == ["endless"])  # the others began, unless their time was over before
         with trio.fail_after(PATIENCE_SECONDS):
             assert await run.cancel(wait=True)
         assert (await run.record()).status is RunStatus.CANCELLED

@@ -233,10 +233,10 @@ class Recovery(Service):
         if not (store.is_shared and self.is_registered and is_usable and is_overdue):
             return None
         try:
-            renewed = store.apply([RenewLease(executor=self.executor)], block=False)
+            renewed = store.renew_meanwhile(self.executor)
         except Exception as error:  # the loop will meet it too
             return error
-        if renewed == [True]:
+        if renewed:
             self._renewed(now)
         return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -28,6 +29,7 @@ from durable_trio.stores.postgres.fronts import Fronts
 from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
+from durable_trio.stores.postgres.operations.leases import RENEW_MEANWHILE
 from durable_trio.stores.postgres.schema import migrate
 from durable_trio.stores.postgres.session import FORGET_INSTANCES, NOTE_FREE, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transact import Transactions
@@ -157,6 +159,12 @@ class PostgresStore(Store):
                     ledger.note_executor(outcome)
         session.tell_others()
         return outcomes
+
+    def renew_meanwhile(self, executor: int) -> bool | None:
+        """Renew a lease while the event loop is blocked, on a connection of its own (see ``Store.renew_meanwhile``)."""
+        self._usable()
+        with translating(self._place.name), closing(self._place.connect()) as wire:
+            return bool(wire.execute(RENEW_MEANWHILE, executor).changed)
 
     def _with(self, link: Link, work: Callable[[Wire], T]) -> T:
         """Do what may be done twice. A connection may have been lost long ago: then it is done on a new one at once."""

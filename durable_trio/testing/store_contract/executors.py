@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,25 @@ class ExecutorContract(ContractKit):
         reap(store, executor)
         assert one(store, RenewLease(executor=executor)) is False
         assert one(store, RenewLease(executor=executor + 9)) is False
+
+    def test_a_lease_is_also_renewed_from_a_thread_beside(self, store: Store) -> None:
+        """Of one whose event loop is blocked nobody else would."""
+        executor, dead = register(store, lease=10), register(store, lease=10)
+        before = executor_of(store, executor).renewals
+        reap(store, dead)
+        with ThreadPoolExecutor(1) as thread:
+
+            def renewed(number: int) -> bool:
+                answer = None
+                while answer is None:  # not just then
+                    answer = thread.submit(store.renew_meanwhile, number).result()
+                return answer
+
+            assert renewed(executor)
+            assert not renewed(dead)
+            assert not renewed(executor + 9)
+        assert executor_of(store, executor).renewals == before + 1
+        assert one(store, RenewLease(executor=executor)) is True
 
     def test_nothing_else_that_an_executor_writes_is_a_renewal(self, store: Store) -> None:
         row, fence = owned(store)

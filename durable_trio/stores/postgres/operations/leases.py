@@ -20,7 +20,7 @@ from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.statuses import is_none_of, is_one_of
 
-__all__ = ["reap_executor", "register_executor", "tell_death"]
+__all__ = ["RENEW_MEANWHILE", "reap_executor", "register_executor", "tell_death"]
 
 # Rows of ended executors that are kept for people to look at; a process that restarts all day leaves no more.
 _ENDED_KEPT: Final = 1000
@@ -40,6 +40,10 @@ LOCK_LIVING: Final = """
     WHERE id = $1::bigint AND ended_at IS NULL AND ($2::bigint IS NULL OR renewals = $2::bigint) FOR UPDATE
 """
 LOCK_RUNS: Final = "SELECT run FROM runs WHERE owner = $1::bigint ORDER BY run FOR NO KEY UPDATE"
+#: Without a batch around it, while the loop is blocked (``Store.renew_meanwhile``).
+RENEW_MEANWHILE: Final = f"""
+    UPDATE executors SET renewals = renewals + 1, renewed_at = {NOW} WHERE id = $1::bigint AND ended_at IS NULL
+"""
 END: Final = "UPDATE executors SET ended_at = $2::bigint WHERE id = $1::bigint"
 # Not by EXISTS, for which the server may read a table whole.
 SET_FREE: Final = f"""
