@@ -239,6 +239,14 @@ class Store(abc.ABC):
         """
         return FEED_INTERVAL_SECONDS
 
+    @property
+    def doubt_seconds(self) -> float:
+        """For how long the process of an executor must be seen to have ended (``ExecutorRow``) until it is past doubt.
+
+        0 where the kernel tells. A server knows only that a connection has ended: another one may be on its way.
+        """
+        return 0.0
+
     def foreign_changes(self) -> bool | None:
         """Return whether others have committed since this was last asked; ``None`` if it cannot be told just now.
 

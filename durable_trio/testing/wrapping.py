@@ -55,6 +55,10 @@ class WrappedStore(Store):
         return self.inner.poll_seconds
 
     @property
+    def doubt_seconds(self) -> float:
+        return self.inner.doubt_seconds
+
+    @property
     def doorbell(self) -> int | None:
         return self.inner.doorbell
 

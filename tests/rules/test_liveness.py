@@ -21,6 +21,7 @@ from durable_trio.rules.liveness import (
 
 LEASES = st.integers(1000, 100 * MICROSECONDS)
 LEASE = 30 * MICROSECONDS
+DOUBT = MICROSECONDS
 # Between two looks: mostly short, now and then the observer is stopped, or the store is away.
 PAUSES = st.lists(st.one_of(st.integers(0, 300_000), st.integers(0, 10**10)), min_size=1, max_size=60)
 
@@ -45,6 +46,28 @@ def test_the_table(is_locked: bool | None, seen_for: int | None) -> None:
         assert found is Liveness.LIVES
     else:
         assert found is Liveness.SILENT
+
+
+@pytest.mark.parametrize(("gone_for", "has_ended"), [(None, False), (0, False), (DOUBT - 1, False), (DOUBT, True)])
+def test_who_may_come_back_has_ended_once_it_was_gone_for_as_long_as_there_is_doubt(
+    gone_for: int | None, has_ended: bool
+) -> None:
+    found = judge(False, Silence(7, LEASE - 1, gone_for), lease=LEASE, doubt=DOUBT)
+    assert found is (Liveness.ENDED if has_ended else Liveness.LIVES)
+
+
+def test_of_a_short_lease_only_a_third_is_doubt() -> None:
+    assert judge(False, Silence(7, 0, LEASE // 3), lease=LEASE, doubt=2 * LEASE) is Liveness.ENDED
+
+
+@given(st.lists(st.sampled_from([True, False, None]), min_size=1, max_size=20), st.integers(0, 300_000))
+def test_only_what_was_seen_since_it_was_last_there_counts(looks: list[bool | None], pause: int) -> None:
+    known = None
+    for is_locked in looks:
+        known = watched(known, 3, passed=pause, lease=LEASE, is_locked=is_locked)
+    assert known is not None
+    gone = len(looks) - max((number for number, each in enumerate(looks, 1) if each is not False), default=0)
+    assert known.gone_for == ((gone - 1) * pause if gone else None)
 
 
 @pytest.mark.parametrize("lease", [0, -1])

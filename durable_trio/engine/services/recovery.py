@@ -84,11 +84,14 @@ class Reaper:
         self._looked_at = monotonic_now()  # not before: what the answer has taken is no time in which it was seen
         passed = 0 if looked_at is None else now - looked_at
         self._silences = {
-            row.id: watched(self._silences.get(row.id), row.renewals, passed=passed, lease=row.lease)
+            row.id: watched(
+                self._silences.get(row.id), row.renewals, passed=passed, lease=row.lease, is_locked=row.is_locked
+            )
             for row in rows
             if row.damage is None
         }
-        return [(row, judge(row.is_locked, self._silences.get(row.id), lease=row.lease)) for row in rows]
+        doubt = int(self._writer.store.doubt_seconds * MICROSECONDS)
+        return [(row, judge(row.is_locked, self._silences.get(row.id), lease=row.lease, doubt=doubt)) for row in rows]
 
 
 class Recovery(Service):

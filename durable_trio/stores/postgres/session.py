@@ -26,12 +26,14 @@ from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Wire
 
-__all__ = ["FORGET_INSTANCES", "NOTE_FREE", "NOTIFY", "POLL_SECONDS", "Session"]
+__all__ = ["DOUBT_SECONDS", "FORGET_INSTANCES", "NOTE_FREE", "NOTIFY", "POLL_SECONDS", "Session"]
 
 POLL_SECONDS: Final = 1.0
 _POLL_SECONDS_WITHOUT: Final = 0.25  # while there is no session that would ring
 # A connection whose other end has gone without a word is noticed only by speaking.
 _HEARTBEAT_SECONDS: Final = 5.0
+#: By then a session that was cut, while the server was there, holds its lock again.
+DOUBT_SECONDS: Final = 1.0
 _RINGS_APART_SECONDS: Final = 0.05
 _RETRY_SECONDS: Final = (0.02, 1.0)
 _ANSWER_SECONDS_MAX: Final = 10.0

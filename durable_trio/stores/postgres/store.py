@@ -31,7 +31,7 @@ from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.operations.leases import RENEW_MEANWHILE
 from durable_trio.stores.postgres.schema import migrate
-from durable_trio.stores.postgres.session import FORGET_INSTANCES, NOTE_FREE, POLL_SECONDS, Session
+from durable_trio.stores.postgres.session import DOUBT_SECONDS, FORGET_INSTANCES, NOTE_FREE, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transact import Transactions
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.postgres.url import ENGINE, PEOPLE, must_be_direct, parse_url
@@ -241,6 +241,11 @@ class PostgresStore(Store):
     def poll_seconds(self) -> float:
         """How soon to look for commits of others (see ``Store.poll_seconds``)."""
         return POLL_SECONDS if self._session is None else self._session.poll_seconds
+
+    @property
+    def doubt_seconds(self) -> float:
+        """How long a session may take to come back (see ``Store.doubt_seconds``)."""
+        return DOUBT_SECONDS
 
     def foreign_changes(self) -> bool | None:
         """Return whether others may have committed since this was last asked (see ``Store.foreign_changes``)."""

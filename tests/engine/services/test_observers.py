@@ -202,6 +202,36 @@ async def test_one_of_which_it_cannot_be_told_whether_it_is_there_has_its_lease(
         assert living(observed) == set()
 
 
+async def test_one_that_may_come_back_is_spared_until_it_was_gone_for_longer_than_there_is_doubt(
+    observed: Store, hands: Hands, file_path: str
+) -> None:
+    """As on a server, which knows of a process by its connection."""
+    cut, ended = register(observed, lease=30 * SECOND), register(observed, lease=30 * SECOND)
+    judged = {cut: False, ended: False}
+
+    class Server(WrappedStore):
+        doubt_seconds = 1.0
+
+        def ask(self, question: Question[Any]) -> Any:
+            answer = self.inner.ask(question)
+            if isinstance(question, ListExecutors):
+                return tuple(attrs.evolve(row, is_locked=judged[row.id]) for row in answer)
+            return answer
+
+    async with looking(Server(store_at(file_path))) as reaper:
+        await reaper.reap_dead()
+        await look_for(reaper, hands, SECOND - LOOK)
+        assert living(observed) == {cut, ended}
+        judged[cut] = True  # connected anew
+        await look_for(reaper, hands, LOOK)
+        assert living(observed) == {cut}
+        judged[cut] = False  # and cut again
+        await look_for(reaper, hands, SECOND)
+        assert living(observed) == {cut}
+        await look_for(reaper, hands, LOOK)
+        assert living(observed) == set()
+
+
 @pytest.mark.on_sqlite("writes into its tables what no engine would")
 async def test_a_row_that_cannot_be_read_is_left_until_its_process_has_ended(
     observed: Store, hands: Hands, file_path: str
