@@ -151,7 +151,7 @@ def _to_count(question: CountByWorkflow) -> list[tuple[str, tuple[Any, ...]]]:
     asked = []
     for count, more in (("count(*)", ""), ("-count(*)", " AND hidden_at IS NOT NULL")):
         values = Values()
-        which = _of_workflow(question, values) + _since(question, values) + more
+        which = _of_workflow(question, values) + _since(question, values, "created_at") + more
         asked.append((_COUNTS_OF.format(count=count, which=which), tuple(values.given)))
     values = Values()
     asked.append((_OLDEST.format(workflows=_workflows(question, values)), tuple(values.given)))
@@ -176,5 +176,5 @@ def _of_workflow(question: CountByWorkflow, values: Values) -> str:
     return "true" if question.after is None else f"workflow > {values.text(question.after)}"
 
 
-def _since(question: CountByWorkflow, values: Values) -> str:
-    return "" if question.since is None else f" AND {CREATED} > {values.number(question.since)}"
+def _since(question: CountByWorkflow, values: Values, column: str = CREATED) -> str:
+    return "" if question.since is None else f" AND {column} > {values.number(question.since)}"

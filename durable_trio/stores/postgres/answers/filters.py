@@ -204,10 +204,7 @@ def _parts(which: RunFilter) -> Iterator[Part]:
         yield Part(f"SELECT run FROM runs WHERE id = {values.text(which.run_id)}", values)
         return
     if which.workflow is not None or which.statuses is not None:
-        values = Values()
-        cells, created = _cells(which, values), _created(which, values, CREATED)
-        query = f"SELECT run FROM {cells}, LATERAL (SELECT run FROM runs WHERE {OF_CELL}{created} OFFSET 0) AS found"
-        yield Part(query, values, partial(_in_order_of_cells, which))
+        yield _of_cells(which)
     for tag in which.tags:
         values = Values()
         query = f"SELECT run FROM tags WHERE {_of_tag(tag, values)}{_created(which, values, 'tags.created_at')}"
@@ -262,6 +259,26 @@ def _cells(which: RunFilter, values: Values) -> str:
     workflows = WORKFLOWS if which.workflow is None else f"SELECT {values.text(which.workflow)}"
     statuses = values.statuses(RunStatus if which.statuses is None else which.statuses)
     return f"({workflows}) AS named (workflow), unnest({statuses}) AS cell (status)"
+
+
+def _of_cells(which: RunFilter) -> Part:
+    """Return the part of a workflow and statuses: a query for each status, for the server knows how many have it."""
+    values = Values()
+    workflows = WORKFLOWS if which.workflow is None else f"SELECT {values.text(which.workflow)}"
+    created = _created(which, values, CREATED)
+    queries = [
+        f"""
+            SELECT found.run FROM ({workflows}) AS named (workflow), LATERAL (
+                SELECT run FROM runs
+                WHERE runs.workflow = named.workflow AND runs.status = {values.text(status.value)}{created} OFFSET 0
+            ) AS found
+        """
+        for status in (RunStatus if which.statuses is None else which.statuses)
+    ]
+    query = " UNION ALL ".join(queries)
+    return Part(
+        query or "SELECT run FROM runs WHERE false", values if query else Values(), partial(_in_order_of_cells, which)
+    )
 
 
 def _in_order_of_cells(which: RunFilter, page: Page) -> Keys:

@@ -17,8 +17,10 @@ from durable_trio.stores.news_questions import ListChanges
 from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.postgres.answers import lists, news
 from durable_trio.stores.postgres.store import PostgresStore
+from durable_trio.stores.postgres.url import parse_url
 from durable_trio.stores.questions import CountByWorkflow, CountRuns, ListFailures, ListRuns, Order, RunFilter
 from durable_trio.stores.unfinished_questions import ListUnfinished
+from tests.stores.postgres.answers.looking import rows_looked_at
 from tests.stores.postgres.kit import Rows, connect
 
 _STATUSES = [status.value for status in RunStatus]
@@ -264,3 +266,37 @@ def test_what_no_run_can_have_is_found_nowhere(rows: Rows, store: PostgresStore)
         RunFilter(parent_id="\0"),
     ):
         assert store.ask(ListRuns(which, limit=9)) == ()
+
+
+@pytest.mark.parametrize("order", [Order.NEWEST, Order.OLDEST, Order.ENDED])
+@pytest.mark.parametrize(
+    "which",
+    [
+        RunFilter(workflow="rare"),
+        RunFilter(statuses=(RunStatus.FAILED,)),
+        RunFilter(workflow="work", statuses=(RunStatus.FAILED,)),
+        RunFilter(queue="rare"),
+        RunFilter(parent_id="rare"),
+        RunFilter(tags=(("kind", "rare"),)),
+    ],
+    ids=["workflow", "status", "both", "queue", "parent", "tag"],
+)
+def test_the_few_that_match_are_found_without_a_look_at_the_others(many: str, which: RunFilter, order: Order) -> None:
+    """Wherever they stand: an index of all runs, which has the order, seems as good as any to the server."""
+    place = parse_url(many)
+    assert rows_looked_at(place, ListRuns(which, order=order, limit=5)) < 150
+    assert rows_looked_at(place, ListRuns(which, order=order, limit=5, before=(25, 10**9))) < 150
+
+
+@pytest.fixture
+def many(url: str, store: PostgresStore, rows: Rows) -> str:
+    """The URL of a store with many runs, of which few are unlike the others, at the end where nobody looks first."""
+    common = {"status": "completed", "wake_at": None, "is_due": False}
+    rows.add_runs(20, **common, workflow="rare", finished_at=10)
+    rows.add_runs(20, **common | {"status": "failed"}, finished_at=20)
+    rows.add_runs(20, **common, finished_at=30, queue="rare", parent_id="rare", tags='{"kind": "rare"}')
+    rows.add_runs(3000, **common, finished_at=40, queue="often", parent_id="often", tags='{"kind": "often"}')
+    rows.execute("UPDATE runs SET created_at = run, finished_at = run")
+    rows.execute("UPDATE tags SET created_at = run")
+    rows.execute("ANALYZE runs, tags")
+    return url
