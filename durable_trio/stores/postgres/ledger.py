@@ -46,9 +46,10 @@ class Ledger:
     in_doubt: tuple[Sequence[Operation], int] | None = None
     #: Executors of this store that a database which has lost commits may know nothing of, and give their numbers anew.
     dead: set[int] = attrs.Factory(set)
-    #: Of how many batches the answer was lost and they were found committed, and how many were applied anew.
+    #: How often a batch was sent again because its answer was lost, and how often it was found committed then.
+    resent_count: int = 0
     found_count: int = 0
-    again_count: int = 0
+    _begun: int = 0
     #: Held while it is looked whether the database has lost commits.
     looking: threading.Lock = attrs.Factory(threading.Lock)
     _executors: set[int] = attrs.Factory(set)
@@ -71,6 +72,11 @@ class Ledger:
         """Return a number that was not given before."""
         self._last += 1
         return self._last
+
+    def begin(self, number: int) -> None:
+        """A batch of that number is sent; it may have been before."""
+        self.resent_count += number == self._begun
+        self._begun = number
 
     def request(self, number: int) -> Request:
         """Return the first statement of a transaction."""

@@ -180,6 +180,7 @@ class PostgresStore(Store):
 
     def _commit(self, wire: Wire, batch: Sequence[Operation], number: int) -> list[Any]:
         ledger = self._ledger
+        ledger.begin(number)
         opening = (Request("BEGIN"), ledger.request(number))
 
         def apply() -> list[Any]:

@@ -74,7 +74,10 @@ class Transactions:
             StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
         """
         _, number = self._in_doubt.pop(id(fn), (None, 0))
-        number = number or self._ledger.next_number()
+        if number:
+            self._ledger.resent_count += 1
+        else:
+            number = self._ledger.next_number()
         try:
             with self._used() as wire:
                 outcome = _Call(wire, self._ledger, self._schema, fence, number).until_it_passes(fn, seconds_max)
