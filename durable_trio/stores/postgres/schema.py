@@ -17,8 +17,12 @@ __all__ = ["grants", "migrate", "quoted", "schema_version"]
 
 # Migrations of all schemas wait for each other: they are rare and short.
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('durable_trio migration', 0))"
-_FIND_META: Final = "SELECT to_regclass($1) IS NOT NULL"
-_READ_META: Final = "SELECT version, readable_by FROM meta"
+# (``to_regclass`` gives what this session remembers, also after it has waited for somebody who has made the table.)
+_FIND_META: Final = """
+    SELECT 1 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = $1::text AND relname = 'meta'
+"""
+_READ_META: Final = "SELECT version, readable_by FROM {schema}.meta"
 
 
 def quoted(name: str) -> str:
@@ -32,9 +36,9 @@ def schema_version(wire: Wire, schema: str, name: str) -> int:
     Raises:
         SchemaTooNew: a newer version of this library has made them, which this one cannot work with.
     """
-    if not wire.execute(_FIND_META, f"{quoted(schema)}.meta").rows[0][0]:
+    if not wire.execute(_FIND_META, schema).rows:
         return 0
-    version, readable_by = wire.execute(_READ_META).rows[0]
+    version, readable_by = wire.execute(_READ_META.format(schema=quoted(schema))).rows[0]
     if readable_by > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{name} has schema version {version}, written by a newer version of this library; "

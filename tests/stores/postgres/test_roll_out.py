@@ -13,6 +13,7 @@ from durable_trio.stores.postgres.tables import SCHEMA_VERSION
 from durable_trio.stores.postgres.url import parse_url
 from tests.cli.desk import call
 from tests.kit.postgres import drop_schema, new_schema_url
+from tests.stores.postgres.kit import at_once
 
 
 @pytest.fixture
@@ -41,6 +42,15 @@ def test_tables_are_made_once(new_url: str) -> None:
     assert call("migrate", "--db", new_url).err == f"the schema is of version {SCHEMA_VERSION} now\n"
     assert call("migrate", "--db", new_url).err == f"the schema is of version {SCHEMA_VERSION} already\n"
     assert call("list", "--db", new_url).code == 0
+
+
+def test_those_who_come_together_make_them_once(new_url: str) -> None:
+    stores = [PostgresStore(new_url) for _ in range(4)]
+    try:
+        at_once(*(store.open for store in stores))
+    finally:
+        for store in stores:
+            store.close()
 
 
 def test_a_role_that_may_not_make_them_is_told_who_may(new_url: str, role: str) -> None:
