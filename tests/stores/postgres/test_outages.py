@@ -58,17 +58,25 @@ def again_until_it_is_back(store: PostgresStore, batch: list[Any]) -> list[Any]:
 
 
 @contextmanager
-def system_setting(rows: Rows, name: str, value: str) -> Iterator[None]:
-    """Around a block in which the server has another setting."""
-    rows.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+def commits_that_hang(rows: Rows, url: str) -> Iterator[None]:
+    """Around a block in which whoever waits for standbys as well waits for one that is not there."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'probe'"
+    rows.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     rows.execute("SELECT pg_reload_conf()")
-    wait_until(lambda: rows.one(f"SHOW {name}") == value)
-    try:
-        yield
-    finally:
-        rows.execute(f"ALTER SYSTEM RESET {name}")
-        rows.execute("SELECT pg_reload_conf()")
-        wait_until(lambda: rows.one(f"SHOW {name}") != value)
+    with connect(url) as connection:
+        connection.execute("SET application_name = probe")
+        connection.execute("SET synchronous_commit = on")
+        try:
+            while True:  # the process of the server that has to know of the setting may not know yet
+                probe = Doing(lambda: connection.execute("SELECT pg_logical_emit_message(true, 'probe', '')"))
+                wait_until(lambda probe=probe: probe.is_done or rows.one(waiting) == 1)  # type: ignore[misc]
+                if not probe.is_done:
+                    break
+            yield
+        finally:
+            rows.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            rows.execute("SELECT pg_reload_conf()")
+        probe.result()
 
 
 @contextmanager
@@ -236,11 +244,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch, url: str, rows: Rows) -> Iterator
     store.close()
 
 
-def test_a_commit_that_hangs_is_given_up_and_found_later(impatient: PostgresStore, rows: Rows) -> None:
+def test_a_commit_that_hangs_is_given_up_and_found_later(impatient: PostgresStore, rows: Rows, url: str) -> None:
     """Whoever waits for a standby that is not there has committed: it is there once the wait is over."""
     _, fence = owned(impatient)
     batch = [Advance(fence=fence, rows=(step(1),), now=20)]
-    with system_setting(rows, "synchronous_standby_names", "nobody"):
+    with commits_that_hang(rows, url):
         for _ in range(3):
             with pytest.raises(StoreAway, match="in time"):
                 impatient.apply(batch)
@@ -258,9 +266,9 @@ def test_a_wait_for_a_standby_that_was_cut_short_is_a_reply_that_was_lost(
     full.open()
     try:
         batch = [start_operation("run")]
-        with system_setting(rows, "synchronous_standby_names", "nobody"):
+        with commits_that_hang(rows, url):
             doing = Doing(lambda: full.apply(batch))
-            waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            waits = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name <> 'probe'"
             wait_until(lambda: bool(rows.all(waits)))
             rows.execute(f"SELECT pg_cancel_backend(pid) FROM ({waits}) AS waiting")
             (outcome,) = doing.result()  # it is asked for again at once, and found
@@ -277,9 +285,10 @@ def test_who_leaves_waits_only_a_moment_longer(
     full = PostgresStore(url)
     full.open()
     try:
-        with system_setting(rows, "synchronous_standby_names", "nobody"):
+        with commits_that_hang(rows, url):
             doing = Doing(lambda: full.apply([start_operation("run")]))
-            wait_until(lambda: bool(rows.all("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep'")))
+            waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name <> 'probe'"
+            wait_until(lambda: bool(rows.all(waits)))
             full.hurry()
             with pytest.raises(StoreAway, match="in time"):
                 doing.result()
