@@ -56,9 +56,9 @@ def test_a_cursor_comes_back_from_its_text(store: PostgresStore) -> None:
         "L12.3",
     ],
 )
-def test_another_text_is_no_cursor_and_an_example_is_told(store: PostgresStore, text: str) -> None:
+def test_another_text_is_no_cursor_and_an_example_is_told(text: str) -> None:
     with pytest.raises(ValueError, match=r"no cursor of this store; one looks like 'p[0-9a-f]{12}\.[0-9.]+'"):
-        store.read_cursor(text)
+        read_point(text)
 
 
 def test_a_cursor_is_short_also_while_a_hundred_transactions_are_under_way() -> None:
