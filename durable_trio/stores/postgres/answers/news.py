@@ -3,6 +3,9 @@
 Not to be seen in a snapshot is what was written by one of the few transactions that were under way, or by one that has
 begun later: a seek for each of those, and the end of an index. So a look costs what is new, however long the oldest
 transaction has been open.
+
+In a database that was restored from a dump rows may have been written by transactions whose numbers are still to come.
+They are as old as can be: nobody is told of them but who begins with everything.
 """
 
 from __future__ import annotations
@@ -44,6 +47,9 @@ _ROWS: Final = f"""
     FROM page JOIN runs USING (run) ORDER BY page.stamp, page.run
 """
 
+_IS_RESTORED: Final = "stamp >= pg_snapshot_xmax(pg_current_snapshot())"
+_IS_NOT_RESTORED: Final = "stamp < pg_snapshot_xmax(pg_current_snapshot())"
+
 # What is to be seen of each entry: whether it was read, and what its run's owner needs to take it as it is.
 _SENT: Final = f"""
     SELECT {", ".join(f"mailbox.{column}" for column in ENTRY_COLUMNS.split(", "))}, seq IS NULL, owner, token,
@@ -57,7 +63,7 @@ _SENT: Final = f"""
 SENT: Final = f"""
     WITH found AS MATERIALIZED (
         SELECT id FROM mailbox WHERE stamp = ANY ($1::xid8[])
-        UNION ALL SELECT id FROM mailbox WHERE stamp >= $2::xid8
+        UNION ALL SELECT id FROM mailbox WHERE stamp >= $2::xid8 AND {_IS_NOT_RESTORED}
     ),
     page AS MATERIALIZED (SELECT id FROM found ORDER BY id LIMIT $3::bigint) {_SENT}
 """
@@ -123,7 +129,10 @@ def _to_find(which: RunFilter, part: Part | None, point: Point, limit: int) -> _
         later = max(later, behind)
     terms = condition(which, values)
     if point.target is not None:
-        terms += f" AND pg_visible_in_snapshot(stamp, {values.add(point.target.for_server, 'pg_snapshot')})"
+        is_seen = f"pg_visible_in_snapshot(stamp, {values.add(point.target.for_server, 'pg_snapshot')})"
+        terms += f" AND ({is_seen} OR {_IS_RESTORED})" if base == NOTHING else f" AND {is_seen}"
+    elif base != NOTHING:
+        terms += f" AND {_IS_NOT_RESTORED}"
     of_those = f"stamp = ANY ({values.add(numbers(under_way), 'xid8[]')})"
     if behind:
         of_those += f" AND (stamp, run) > ({values.add(behind[0], 'xid8')}, {values.number(behind[1])})"

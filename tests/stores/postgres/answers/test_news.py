@@ -157,3 +157,27 @@ def test_a_look_reads_what_is_new_however_much_was_committed_since_the_oldest_tr
     assert (len(news(store, cursor)[0]), len(sent(store, cursor)[0])) == (1, 1)
     assert rows_looked_at(parse_url(url), ListNews(after=cursor, limit=99)) < 20
     assert rows_looked_at(parse_url(url), ListSent(cursor, limit=99)) < 20
+
+
+def test_what_was_restored_from_a_dump_is_told_only_to_who_begins_with_everything(
+    store: PostgresStore, rows: Rows
+) -> None:
+    """It was written by transactions of another server, which has come further than this one."""
+    rows.add_runs(5)
+    rows.execute(_SEND, "run-0")
+    rows.execute("UPDATE runs SET stamp = (1000000000 + run)::text::xid8")
+    rows.execute("UPDATE mailbox SET stamp = '1000000000'")
+    cursor = store.ask(FindCursor())
+    assert (news(store, cursor)[0], sent(store, cursor)[0]) == ([], [])
+    rows.execute(_CHANGE, "run-3")
+    rows.execute(_SEND, "run-3")
+    assert (news(store, cursor)[0], len(sent(store, cursor)[0])) == (["run-3"], 1)
+    place, found = None, list[str]()
+    while True:
+        page = store.ask(ListChanges(RunFilter(), after=place, limit=2))
+        found += [change.row.id for change in page.changes]
+        place = page.cursor
+        if page.is_last:
+            break
+    assert sorted(found) == [f"run-{number}" for number in range(5)]
+    assert news(store, page.cursor)[0] == []
