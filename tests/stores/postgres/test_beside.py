@@ -164,8 +164,8 @@ def test_two_who_store_the_same_runs_in_other_orders_wait_for_each_other_in_one_
     open_store: Stores, rows: Rows
 ) -> None:
     stores, before = [open_store(), open_store()], rows.deadlock_count
-    for turn in range(10):
-        ids = [f"{turn}-{number}" for number in range(8)]
+    for turn in range(4):
+        ids = [f"{turn}-{number}" for number in range(150)]
 
         def start_all(store: PostgresStore, ids: list[str]) -> Any:
             return store.apply([start_operation(run_id) for run_id in ids])
