@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from durable_trio.stores.postgres.faults import ServerError
+from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Request, Wire
+from tests.stores.postgres.kit import Doing, Rows
+
+_SLEEPS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 
 
 @pytest.fixture
@@ -48,3 +51,54 @@ def test_what_is_no_text_for_the_server_is_not_sent(wire: Wire, text: str) -> No
     assert caught.value.is_of_operation
     assert not wire.is_in_transaction
     assert wire.execute("SELECT $1::text", "a").rows == [("a",)]
+
+
+def test_who_waits_for_an_answer_does_not_hold_the_interpreter(wire: Wire, rows: Rows) -> None:
+    for _ in range(20):  # one of them is enough: this machine may have had something else to do
+        doing = Doing(lambda: wire.execute("SELECT pg_sleep(0.3)"))
+        seen_count = 0
+        while not doing.is_done:
+            seen_count += rows.one(_SLEEPS)
+        doing.result()
+        if seen_count > 3:
+            break
+    else:
+        pytest.fail("nothing else was done while a thread waited for its answer")
+
+
+def test_after_a_request_that_fails_none_is_done_and_the_connection_goes_on(wire: Wire) -> None:
+    wire.execute("CREATE TEMPORARY TABLE notes (n integer)")
+    with pytest.raises(ServerError, match="division by zero") as raised:
+        wire.exchange(
+            [
+                Request("INSERT INTO notes VALUES (1)"),
+                Request("SELECT 1 / $1::integer", (0,)),
+                Request("INSERT INTO notes VALUES (2)"),
+            ]
+        )
+    assert raised.value.sqlstate == "22012"
+    assert wire.execute("SELECT n FROM notes").rows == []
+    assert wire.execute("SELECT 1 / $1::integer", 1).rows == [(1,)]
+
+
+def test_an_answer_that_does_not_come_is_given_up(wire: Wire) -> None:
+    wire.seconds_max = 0.01
+    with pytest.raises(ConnectionLost) as raised:
+        wire.execute("SELECT pg_sleep(60)")
+    assert raised.value.is_late
+    assert wire.is_lost
+
+
+def test_values_come_back_as_they_were(wire: Wire) -> None:
+    for cast, values in {
+        "bigint": (0, -(2**63), 2**63 - 1, None),
+        "text": ("", "ü🌍\\'\"\n{}", None),
+        "boolean": (True, False, None),
+        "bytea": (b"", bytes(range(256)), None),
+        "double precision": (1.5, -1e300, None),
+    }.items():
+        for value in values:
+            assert wire.execute(f"SELECT $1::{cast}", value).rows == [(value,)]
+    for items in ((), ("a",), ("", "NULL", 'a"b', "c\\d", "e,f", "{g}", " ")):
+        text = "{" + ",".join('"' + each.replace("\\", "\\\\").replace('"', '\\"') + '"' for each in items) + "}"
+        assert wire.execute("SELECT $1::text[]", text).rows == [(items,)]

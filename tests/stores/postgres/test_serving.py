@@ -1,0 +1,71 @@
+"""An engine whose server goes: it goes on, and runs nothing again because of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+import pytest
+import trio
+
+from durable_trio import Context, open_engine, workflow
+from tests.kit.postgres import server
+from tests.stores.postgres.kit import Rows, connect
+
+_RUNS = 8
+
+
+@pytest.mark.skipif("DURABLE_TRIO_TEST_PG" in os.environ, reason="the server is not ours to stop")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
+def test_what_was_done_while_the_server_was_away_is_committed_and_not_done_again(url: str, how: signal.Signals) -> None:
+    calls: Counter[str] = Counter()
+    are_held: list[trio.Event] = []
+    is_over: list[trio.Event] = []
+
+    async def hold(key: str) -> str:
+        calls[key] += 1
+        if len(calls) == _RUNS:
+            are_held[0].set()
+        await is_over[0].wait()
+        return key
+
+    async def work(key: str) -> str:
+        calls[key] += 1
+        return key
+
+    def pay(connection: Any, key: str) -> None:
+        connection.execute("INSERT INTO account VALUES (%s)", [key])
+
+    @workflow
+    async def shop(ctx: Context, key: str) -> str:
+        await ctx.step("hold", hold, f"{key} hold")
+        await ctx.step("work", work, f"{key} work")
+        await ctx.transaction("pay", pay, key)
+        return await ctx.step("end", work, f"{key} end")
+
+    async def main() -> None:
+        are_held.append(trio.Event())
+        is_over.append(trio.Event())
+        async with open_engine(url, workflows=[shop]) as engine:
+            runs = [await engine.start(shop, f"order {number}") for number in range(_RUNS)]
+            with trio.fail_after(30):
+                await are_held[0].wait()
+            await trio.to_thread.run_sync(server().stop, how)
+            is_over[0].set()  # all that is done now cannot be written
+            with trio.move_on_after(0.2):
+                await runs[0].result()
+                raise AssertionError("there is no server")
+            await trio.to_thread.run_sync(server().start)
+            for number, run in enumerate(runs):
+                assert await run.result() == f"order {number} end"
+
+    with connect(url) as connection:
+        Rows(connection).execute("CREATE TABLE public.account (key text)")
+    trio.run(main)
+    assert set(calls.values()) == {1}
+    assert len(calls) == 3 * _RUNS
+    with connect(url) as connection:
+        found = Rows(connection).all("SELECT key FROM public.account ORDER BY key")
+    assert found == [(f"order {number}",) for number in range(_RUNS)]
