@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,17 @@ class Server:
     Args:
         is_safe: whether what it has committed survives a power cut. Without, it does not wait for the disk.
         folder: where its data is to be; made if it is not there. By default one that is removed at the end.
+        settings: those that differ.
+        networks: who else may connect, without a password (``10.0.0.0/8``): it listens on all addresses then.
     """
 
     def __init__(
-        self, *, is_safe: bool = False, folder: Path | None = None, settings: dict[str, str] | None = None
+        self,
+        *,
+        is_safe: bool = False,
+        folder: Path | None = None,
+        settings: dict[str, str] | None = None,
+        networks: Sequence[str] = (),
     ) -> None:
         binaries = find_binaries()
         if binaries is None:
@@ -64,7 +72,7 @@ class Server:
         self.port = _free_port()
         self.data = self.folder / "data"
         self._settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": "*" if networks else "127.0.0.1",
             "unix_socket_directories": "",
             "max_connections": "100",
             "fsync": "on" if is_safe else "off",
@@ -79,6 +87,8 @@ class Server:
             self._call(
                 "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
             )
+            with open(self.data / "pg_hba.conf", "a", encoding="utf-8") as rules:
+                rules.writelines(f"host all all {network} trust\n" for network in networks)
         self.start()
 
     @property
@@ -116,6 +126,7 @@ class Server:
                 psycopg.connect(self.url, connect_timeout=2).close()
                 return
             if self._process.poll() is not None or time.monotonic() > until:
+                self.stop(signal.SIGQUIT)
                 raise RuntimeError(f"the server does not start:\n{self.log[-2000:]}")
             time.sleep(0.05)
 

@@ -16,9 +16,10 @@ find_python() {
   exit 1
 }
 
-# $1: "run" for the project alone, "dev" with the tools for tests.
+# $1: "run" for the project alone, "postgres" with what it needs there, "dev" with the tools for tests.
 prepare() {
-  local stamp=".venv/.prepared-$1"
+  local stamp=".venv/.prepared-$1" what='.[sqlite]'
+  if [ "$1" = postgres ]; then what='.[sqlite,postgres]'; fi
   if [ ! -x .venv/bin/python ]; then
     echo "Making .venv …" >&2
     "$(find_python)" -m venv .venv
@@ -26,7 +27,7 @@ prepare() {
   if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     echo "Installing durable_trio into .venv …" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[sqlite]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e "$what"
     if [ "$1" = dev ]; then
       .venv/bin/python -m pip install --quiet --disable-pip-version-check --group dev
     fi

@@ -8,20 +8,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
+import private_postgres
 from demo_parts import checker, orders_check, store_check, trace
+from demo_parts.__main__ import missing_for_postgres
+from demo_parts.network import open_machines
 from demo_parts.object_store import ObjectStore, chunk_file
-from demo_parts.plan import Plan, make_plan, python_files
+from demo_parts.plan import Plan, Trouble, make_plan, python_files
 from demo_parts.shop import Shop
 from demo_parts.timeline import draw
 from demo_parts.tiny_http import HttpClient, HttpError, Request, serve_http
@@ -228,6 +234,14 @@ def test_a_trace_tells_repeats_after_a_kill_from_attempts_and_replays() -> None:
     assert trace.count([*lines, lines[-2]]).repeated_within == 1
 
 
+def test_a_trace_tells_repeats_of_what_was_given_up_from_those_that_must_not_be() -> None:
+    lost = ["1\tbegun\trun\ta#0\t1", "1\tlost\trun\ta#0\t1", "1\tbegun\trun\ta#0\t1"]
+    counts = trace.count(lost)
+    assert (counts.repeated_by_kill, counts.repeated_within) == (1, 0)
+    taken = [lost[0], "2\tbegun\trun\ta#0\t1", lost[1], "2\tbegun\trun\ta#0\t1"]  # it was another one's by then
+    assert trace.count(taken).repeated_within == 1
+
+
 # ---- the timeline ------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +272,51 @@ def test_a_timeline_shows_steps_waits_and_kills_in_80_columns() -> None:
     assert (lines[2].count("✗"), lines[2].index("✗") - lines[0].index("█")) == (1, 10)
 
 
+# ---- several machines ---------------------------------------------------------------------------------------------
+
+
+def test_each_trouble_of_machines_comes_in_the_middle_of_a_portion(tree: Path) -> None:
+    plan = make_plan(tree, files=9, orders=5, kills=9, seed=2, has_machines=True)
+    assert [int(part * 10) for part in plan.kills] == list(range(9))
+    assert set(plan.troubles) == set(Trouble)
+    assert len(plan.troubles) == 9
+
+
+async def test_behind_a_cut_proxy_bytes_wait_and_nothing_is_ended() -> None:
+    async def echo(stream: trio.SocketStream) -> None:
+        async for data in stream:
+            await stream.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
+        async with open_machines(1, has_namespaces=False) as (machine,):
+            host, port = await machine.reach(listeners[0].socket.getsockname()[1])
+            before = await trio.open_tcp_stream(host, port)
+            await before.send_all(b"whole")
+            assert await before.receive_some() == b"whole"
+            await machine.cut()
+            during = await trio.open_tcp_stream(host, port)
+            for stream in (before, during):
+                await stream.send_all(b"cut")
+            with trio.move_on_after(0.05) as waited:
+                await before.receive_some()
+            assert waited.cancelled_caught
+            await machine.mend()
+            for stream in (before, during):
+                assert await stream.receive_some() == b"cut"
+            await during.aclose()
+            await before.aclose()
+        nursery.cancel_scope.cancel()
+
+
+def test_without_a_server_to_start_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_postgres, "find_binaries", lambda: None)
+    missing = missing_for_postgres()
+    assert missing is not None
+    assert "apt-get install postgresql" in missing
+    assert "\n" not in missing
+
+
 # ---- all of it ---------------------------------------------------------------------------------------------------
 
 
@@ -275,14 +334,15 @@ def demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def processes_in(folder: Path) -> list[str]:
-    """Return the command lines that name a folder."""
+    """Return the command lines of processes that name a folder, there or in their environment."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            command = path.read_bytes().decode(errors="replace")
+            command = (path / "cmdline").read_bytes().decode(errors="replace")
+            environment = (path / "environ").read_bytes().decode(errors="replace")
         except OSError:
-            continue  # it has just ended
-        if str(folder) in command:
+            continue  # it has just ended, or is somebody else's
+        if str(folder) in command or str(folder) in environment:
             found.append(command)
     return found
 
@@ -339,3 +399,55 @@ def test_ctrl_c_ends_all_processes_and_removes_the_folder(tmp_path: Path) -> Non
     assert "Stopped" in rest
     assert processes_in(folder) == []
     assert list(folder.iterdir()) == []
+
+
+needs_postgres = pytest.mark.skipif(
+    private_postgres.find_binaries() is None and "CI" not in os.environ, reason="no PostgreSQL is installed"
+)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that a server can reach which runs as another user."""
+    with tempfile.TemporaryDirectory(prefix="durable_trio-test-demo-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@needs_postgres
+def test_two_machines_and_a_server_that_crashes_are_proved_right_and_a_planted_fault_wrong(open_folder: Path) -> None:
+    arguments = ("--small", "--store", "postgres", "--machines", "2", "--proxies", "--keep", "--seed", "5")
+    with demo(open_folder, *arguments) as process:
+        output, _ = process.communicate(timeout=2 * SECONDS_MAX)
+    assert process.returncode == 0, output
+    for trouble in ("SIGQUIT to the server", "kill -9 to machine", "is cut off for 2 s"):
+        assert output.count(trouble) == 1, output
+    assert "All of it holds" in output
+    assert all(len(line) <= 80 or str(open_folder) in line for line in output.splitlines()), output
+    (kept,) = open_folder.iterdir()
+    server = private_postgres.Server(folder=kept / "postgres")
+    try:
+        assert checker.main(kept, 30, 12, 3, 5, server.url)
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("UPDATE durable_trio.mailbox SET seq = NULL")
+        assert not checker.main(kept, 30, 12, 3, 5, server.url)
+    finally:
+        server.close()
+
+
+@needs_postgres
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_takes_machines_and_their_server_away(open_folder: Path) -> None:
+    """Namespaces too, where there are some: each is gone with the process that has it."""
+    with demo(open_folder, "--store", "postgres", "--machines", "2") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "2 machines serve" in line:
+                break
+        assert len(processes_in(open_folder)) > 4
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(SECONDS_MAX) == 130, rest
+    assert "Stopped" in rest
+    assert processes_in(open_folder) == []
+    assert list(open_folder.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Checks the checkouts: in the engine's file, and in the log of the shop."""
+"""Checks the checkouts: in the engine's database, and in the log of the shop."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any
 import attrs
 
 from demo_parts.findings import Finding, counted, finding
+from demo_parts.ledger import Ledger
 from demo_parts.plan import Plan
 from demo_parts.workflows import checkout
 
 
-def check_runs(connection: Any, plan: Plan) -> Iterator[Finding]:
+def check_runs(ledger: Ledger, plan: Plan) -> Iterator[Finding]:
     """Check that each order has ended as it must, with the rows that belong to it."""
     query = "SELECT id, status, error FROM runs WHERE workflow = ?"
-    runs = {run: (status, error) for run, status, error in connection.execute(query, (checkout.name,))}
+    runs = {run: (status, error) for run, status, error in ledger.ask(query, checkout.name)}
     query = """
         SELECT runs.id, history.name FROM history JOIN runs USING (run)
         WHERE runs.workflow = ? ORDER BY history.run, history.seq
     """
     names: dict[str, list[str]] = {}
-    for run, name in connection.execute(query, (checkout.name,)):
+    for run, name in ledger.ask(query, checkout.name):
         names.setdefault(run, []).append(name)
     problems = []
     for planned in plan.orders:
@@ -41,7 +42,7 @@ def check_runs(connection: Any, plan: Plan) -> Iterator[Finding]:
     yield finding(f"{counted(shipped, 'order')} completed; {declined} declined, and failed as they must", problems)
 
 
-def check_signals(connection: Any, plan: Plan) -> Iterator[Finding]:
+def check_signals(ledger: Ledger, plan: Plan) -> Iterator[Finding]:
     """Check that each signal was taken once, also where it was sent twice."""
     query = """
         SELECT runs.id, mailbox.name, mailbox.seq, history.name, history.result, mailbox.payload
@@ -49,7 +50,7 @@ def check_signals(connection: Any, plan: Plan) -> Iterator[Finding]:
     """
     taken: Counter[str] = Counter()
     problems = []
-    for run, name, seq, row, result, payload in connection.execute(query):
+    for run, name, seq, row, result, payload in ledger.ask(query):
         taken[run] += 1
         if seq is None or row != name or json.loads(result) != json.loads(payload):
             problems.append(f"the signal {name!r} to {run} was not taken as it was sent")

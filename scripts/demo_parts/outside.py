@@ -8,8 +8,13 @@ object_store: HttpClient
 shop: HttpClient
 
 
-def connect(*, store_port: int, shop_port: int) -> None:
-    """Say where the services listen; connections are made when they are needed."""
+def connect(*, store_address: str, shop_address: str) -> None:
+    """Say where the services listen, as ``host:port``; connections are made when they are needed."""
     global object_store, shop
-    object_store = HttpClient(store_port)
-    shop = HttpClient(shop_port)
+    object_store = _client(store_address)
+    shop = _client(shop_address)
+
+
+def _client(address: str) -> HttpClient:
+    host, _, port = address.rpartition(":")
+    return HttpClient(int(port), host)

@@ -22,6 +22,11 @@ class Places:
         return self.folder / "runs.db"
 
     @property
+    def postgres(self) -> Path:
+        """The folder of the database server, if it is one."""
+        return self.folder / "postgres"
+
+    @property
     def objects(self) -> Path:
         """The chunks that the object store keeps."""
         return self.folder / "objects"
@@ -45,6 +50,11 @@ class Places:
     def serving_log(self) -> Path:
         """Standard error of the serving processes."""
         return self.folder / "serving.log"
+
+    @property
+    def client_log(self) -> Path:
+        """What the engine says that is only a client."""
+        return self.folder / "client.log"
 
     def open_serving_log(self) -> BinaryIO:
         """Open it for writing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 import os
 import random
 from pathlib import Path
@@ -15,6 +17,15 @@ _SKIPPED_FOLDERS: Final = frozenset({"site-packages", "dist-packages", "__pycach
 _ITEMS: Final = ("bicycle bell", "coffee mill", "compass", "desk lamp", "kettle", "teapot", "trident", "umbrella")
 _DECLINED_PART: Final = 0.15
 _SENT_TWICE_PART: Final = 0.2
+
+
+class Trouble(enum.Enum):
+    """What is done to several machines, or to their server."""
+
+    KILL = "a machine's process is killed"
+    CRASH = "the server crashes"
+    BLINK = "a machine is cut off, for less than anybody notices"
+    CUT = "a machine is cut off until the others take over"
 
 
 @attrs.frozen(kw_only=True)
@@ -35,6 +46,12 @@ class Plan:
     files: tuple[SourceFile, ...]
     orders: tuple[PlannedOrder, ...]
     kills: tuple[float, ...]  # parts of the mirroring done, in order
+    troubles: tuple[Trouble, ...] = ()  # on several machines, each is one of these
+
+    @property
+    def noun(self) -> str:
+        """What each of them is called."""
+        return "trouble" if self.troubles else "kill"
 
     @property
     def chunk_count(self) -> int:
@@ -47,18 +64,23 @@ class Plan:
         return sum(file.size_bytes for file in self.files)
 
 
-def make_plan(tree: Path, *, files: int, orders: int, kills: int, seed: int) -> Plan:
-    """Return the plan for a seed: at most so many files, so many orders and kills."""
+def make_plan(tree: Path, *, files: int, orders: int, kills: int, seed: int, has_machines: bool = False) -> Plan:
+    """Return the plan for a seed: at most so many files, so many orders and kills, or troubles of several machines."""
     chance = random.Random(seed)
     found = python_files(tree)
     chosen = chance.sample(found, min(files, len(found)))
     # A file's chunks go one after the other, so the longest ones begin first.
     chosen.sort(key=lambda file: -file.chunk_count)
-    return Plan(
-        files=tuple(chosen),
-        orders=tuple(_order(chance, number) for number in range(1, orders + 1)),
-        kills=tuple(sorted(chance.uniform(0.02, 0.95) for _ in range(kills))),
-    )
+    planned = tuple(_order(chance, number) for number in range(1, orders + 1))
+    if not has_machines:
+        parts = tuple(sorted(chance.uniform(0.02, 0.95) for _ in range(kills)))
+        return Plan(files=tuple(chosen), orders=planned, kills=parts)
+    # Each kind as often as the others. The files come in portions, one more than there are troubles (``Show``): each
+    # trouble comes in the middle of one.
+    troubles = [kind for kind, _ in zip(itertools.cycle(Trouble), range(kills), strict=False)]
+    chance.shuffle(troubles)
+    parts = tuple((number + chance.uniform(0.3, 0.7)) / (kills + 1) for number in range(kills))
+    return Plan(files=tuple(chosen), orders=planned, kills=parts, troubles=tuple(troubles))
 
 
 def python_files(tree: Path) -> list[SourceFile]:

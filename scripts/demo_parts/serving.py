@@ -1,6 +1,7 @@
-"""The program that is killed: ``python -m demo_parts.serving FOLDER STORE-PORT SHOP-PORT INCARNATION``.
+"""The program that is killed: ``python -m demo_parts.serving FOLDER STORE OBJECT-STORE SHOP INCARNATION LEASE``.
 
-All that makes it durable is the engine's file. It is told nothing of what went before.
+``STORE`` is the path or the URL of the engine's database: all that makes it durable. The services are found at
+``host:port``. It is told nothing of what went before, and nothing of other processes that do the same.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from durable_trio import Engine
 CONCURRENCY = 64
 
 
-def main(folder: Path, store_port: int, shop_port: int, incarnation: int) -> None:
+def main(folder: Path, store: str, store_address: str, shop_address: str, incarnation: int, lease: float) -> None:
     """Serve until SIGTERM drains it, or SIGKILL does not."""
     places = Places(folder)
-    outside.connect(store_port=store_port, shop_port=shop_port)
+    outside.connect(store_address=store_address, shop_address=shop_address)
     engine = Engine(
-        places.database,
+        store,
         workflows=[mirror_file, checkout],
         observers=[Trace(places.trace, incarnation)],
         concurrency=CONCURRENCY,
+        lease_seconds=lease,
     )
     trio.run(engine.serve)
 
@@ -38,4 +40,5 @@ def main(folder: Path, store_port: int, shop_port: int, incarnation: int) -> Non
 if __name__ == "__main__":
     end_with_parent()
     logging.basicConfig(level=logging.INFO)
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
+    folder, store, store_address, shop_address, incarnation, lease = sys.argv[1:]
+    main(Path(folder), store, store_address, shop_address, int(incarnation), float(lease))

@@ -1,4 +1,4 @@
-"""Checks the mirrored files: in the store's folder, in the engine's file, in the store's log."""
+"""Checks the mirrored files: in the store's folder, in the engine's database, in the store's log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from demo_parts.findings import Finding, counted, finding
+from demo_parts.ledger import Ledger
 from demo_parts.object_store import chunk_file
 from demo_parts.plan import Plan, mirror_id
 from demo_parts.workflows import CHUNK_BYTES, SourceFile, mirror_file
@@ -34,7 +35,7 @@ def check_objects(tree: Path, plan: Plan, objects: Path) -> Iterator[Finding]:
     yield finding(f"{len(plan.files):,} files in the store have the SHA-256 of their source", problems)
 
 
-def check_history(connection: Any, tree: Path, plan: Plan) -> Iterator[Finding]:
+def check_history(ledger: Ledger, tree: Path, plan: Plan) -> Iterator[Finding]:
     """Check that each chunk has one row, with its true hash, and that each run has returned what it must."""
     rows: Counter[tuple[str, str]] = Counter()
     recorded: dict[tuple[str, int], str | None] = {}
@@ -43,14 +44,14 @@ def check_history(connection: Any, tree: Path, plan: Plan) -> Iterator[Finding]:
         FROM history JOIN runs USING (run) WHERE runs.workflow = ?
     """
     problems = []
-    for run, name, n, status, result in connection.execute(query, (mirror_file.name,)):
+    for run, name, n, status, result in ledger.ask(query, mirror_file.name):
         rows[run, f"{name}#{n}"] += 1
         recorded[run, n] = json.loads(result or "null")
         if name != "chunk" or status != "completed":
             problems.append(f"run {run!r} has a row {name}#{n}, {status}")
     problems += [f"run {run!r} has {count} rows {key}" for (run, key), count in rows.items() if count != 1]
     query = "SELECT id, status, result FROM runs WHERE workflow = ?"
-    runs = {run: (status, result) for run, status, result in connection.execute(query, (mirror_file.name,))}
+    runs = {run: (status, result) for run, status, result in ledger.ask(query, mirror_file.name)}
     for file in plan.files:
         problems += _problems_of_run(file, tree, recorded, runs.get(mirror_id(file)))
     if len(rows) != plan.chunk_count:

@@ -12,7 +12,9 @@ _BAR_COLUMNS: Final = 40
 _NAME_COLUMNS: Final = 26
 
 
-def draw(steps: Sequence[StepRecord], kills: Sequence[datetime], created_at: datetime) -> list[str]:
+def draw(
+    steps: Sequence[StepRecord], kills: Sequence[datetime], created_at: datetime, noun: str = "kill -9"
+) -> list[str]:
     """Return the lines of a run's timeline, from its creation to its last row.
 
     A full bar is a step: its first attempt to its last. A light one is a wait, which begins where the row before
@@ -37,7 +39,7 @@ def draw(steps: Sequence[StepRecord], kills: Sequence[datetime], created_at: dat
     for kill in kills:
         if created_at <= kill <= end:
             marks[scale.column(kill)] = "✗"
-    lines.append(f"  {'kill -9':<{_NAME_COLUMNS}}{''.join(marks)} {(end - created_at).total_seconds():6.2f} s")
+    lines.append(f"  {noun:<{_NAME_COLUMNS}}{''.join(marks)} {(end - created_at).total_seconds():6.2f} s")
     return lines
 
 

@@ -16,6 +16,7 @@ import trio
 _HEAD_BYTES_MAX: Final = 16 * 1024
 _BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 _CONNECTIONS_MAX: Final = 16
+_LOOPBACK: Final = "127.0.0.1"
 _REASONS: Final = {200: "OK", 201: "Created", 400: "Bad Request", 404: "Not Found", 409: "Conflict"}
 
 
@@ -95,9 +96,11 @@ class _Connection:
 # ---- server ------------------------------------------------------------------------------------------------------
 
 
-async def serve_http(handler: Handler, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-    """Serve on a free port of the loopback interface, which is given to ``started``, until cancelled."""
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+async def serve_http(
+    handler: Handler, host: str = _LOOPBACK, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve on a free port of an interface, which is given to ``started``, until cancelled."""
+    listeners = await trio.open_tcp_listeners(0, host=host)
     port: int = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
         await nursery.start(trio.serve_listeners, partial(_serve_connection, handler), listeners)
@@ -142,8 +145,9 @@ def _response_bytes(response: Response) -> bytes:
 class HttpClient:
     """Asks one server; keeps some connections open for the next request."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = _LOOPBACK) -> None:
         self._port = port
+        self._host = host
         self._limiter = trio.CapacityLimiter(_CONNECTIONS_MAX)
         self._idle: list[_Connection] = []
 
@@ -177,7 +181,7 @@ class HttpClient:
         await trio.lowlevel.checkpoint()
 
     async def _connect(self) -> _Connection:
-        return _Connection(await trio.open_tcp_stream("127.0.0.1", self._port))
+        return _Connection(await trio.open_tcp_stream(self._host, self._port))
 
 
 async def _ask(connection: _Connection, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Response:
