@@ -36,10 +36,10 @@ SETTINGS: Final = (
     "SET default_transaction_isolation = 'read committed'",
     "SET jit = off",
     "SET idle_in_transaction_session_timeout = '5s'",  # a process that was stopped lets go of its locks
-    "SET tcp_keepalives_idle = 3",
+    "SET tcp_keepalives_idle = 2",
     "SET tcp_keepalives_interval = 2",
     "SET tcp_keepalives_count = 3",
-    "SET tcp_user_timeout = 9000",
+    "SET tcp_user_timeout = 8000",
     # Also while it works, or waits for a lock, for somebody who has gone; no server on Windows can do that.
     """
     SELECT set_config('client_connection_check_interval', '2s', false)
@@ -56,13 +56,13 @@ ENGINE: Final = (
 )
 #: What people ask is planned for what they ask for.
 PEOPLE: Final = ("SET plan_cache_mode = force_custom_plan",)
-# The same from this side, unless the URL says otherwise: a link that was cut is noticed in 9 s.
+# The same from this side, unless the URL says otherwise: a link that was cut is noticed in 8 s.
 _CLIENT_SETTINGS: Final = {
     "connect_timeout": "10",
-    "keepalives_idle": "3",
+    "keepalives_idle": "2",
     "keepalives_interval": "2",
     "keepalives_count": "3",
-    "tcp_user_timeout": "9000",
+    "tcp_user_timeout": "8000",
     "target_session_attrs": "read-write",
     "application_name": "durable_trio",
 }
