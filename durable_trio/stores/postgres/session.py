@@ -24,7 +24,7 @@ from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, LET_GO, POSTMASTER, TAKE_LOCK, is_free
 from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.url import Place
-from durable_trio.stores.postgres.wire import Wire
+from durable_trio.stores.postgres.wire import Request, Wire
 
 __all__ = ["DOUBT_SECONDS", "FORGET_INSTANCES", "NOTE_FREE", "NOTIFY", "POLL_SECONDS", "Session"]
 
@@ -63,20 +63,24 @@ NOTE_FREE: Final = f"""
     ) AS looked
     WHERE instances.instance = looked.instance AND looked.is_free <> (free_since IS NOT NULL)
 """
-# Of stores that are gone, and that own nothing any more.
-FORGET_INSTANCES: Final = f"""
-    WITH gone AS (
-        DELETE FROM instances
-        WHERE free_since < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint AND {is_free("$1", "instance")}
-            AND instance IN (SELECT instance FROM instances FOR UPDATE SKIP LOCKED)
-            AND NOT EXISTS (
-                SELECT 1 FROM executors WHERE executors.instance = instances.instance
-                    AND (ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id))
-            )
-        RETURNING instance
+_OWNS_NOTHING: Final = """
+    NOT EXISTS (
+        SELECT 1 FROM executors WHERE executors.instance = instances.instance
+            AND (ended_at IS NULL OR EXISTS (SELECT 1 FROM runs WHERE owner = executors.id))
     )
+"""
+_FORGET: Final = f"""
+    WITH gone AS (DELETE FROM instances WHERE {_OWNS_NOTHING} AND {{which}} RETURNING instance)
     DELETE FROM commits USING gone WHERE commits.instance = gone.instance
 """
+# Stores that are gone, and that own nothing any more.
+FORGET_INSTANCES: Final = _FORGET.format(
+    which=f"""
+        free_since < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint AND {is_free("$1", "instance")}
+        AND instance IN (SELECT instance FROM instances FOR UPDATE SKIP LOCKED)
+    """
+)
+FORGET_OWN: Final = _FORGET.format(which="instance = $1::bigint")
 FIND_CHANNEL: Final = """
     SELECT 'durable_trio_' || current_schema()::regnamespace::oid, current_setting('max_connections')
 """
@@ -92,8 +96,7 @@ class Session:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        wire = place.connect()
-        wire.seconds_max = _ANSWER_SECONDS_MAX
+        wire = self._connect()
         try:
             ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
             ((self._channel, place.said["max_connections"]),) = wire.execute(FIND_CHANNEL).rows
@@ -170,13 +173,12 @@ class Session:
         """Let go of the lock, and know that it is free: the server notices only some time later who has gone."""
         wire.seconds_max = _LEAVING_SECONDS_MAX
         with suppress(ConnectionLost, ServerError):
-            wire.execute(LET_GO)
+            wire.exchange([Request(LET_GO), Request(FORGET_OWN, (self.instance,))])
         wire.close()
 
     def _come_back(self) -> Wire:
         """Return a new connection that holds the lock."""
-        wire = self._place.connect()
-        wire.seconds_max = _ANSWER_SECONDS_MAX
+        wire = self._connect()
         try:
             while not self._take_lock(wire):  # the server may take the one before for alive
                 self._rest(_LOCK_RETRY_SECONDS)
@@ -188,6 +190,13 @@ class Session:
             wire.close()
             raise
         self.is_up = True
+        return wire
+
+    def _connect(self) -> Wire:
+        wire = self._place.connect()
+        wire.seconds_max = _ANSWER_SECONDS_MAX
+        # What is written here need not outlive the server; so nobody who only wants to look waits for a standby.
+        wire.execute("SET synchronous_commit = off")
         return wire
 
     def _take_lock(self, wire: Wire) -> bool:

@@ -45,7 +45,7 @@ T = TypeVar("T")
 # A deadlock, or a conflict, is over when it is tried again; so many in a row are none.
 _TRIES_MAX: Final = 10
 _PAUSE_SECONDS: Final = (0.005, 0.05)
-_COMMIT_SECONDS_MAX: Final = 30.0
+_ANSWER_SECONDS_MAX: Final = 30.0  # also for a commit: nothing else ends the wait for a standby that is gone
 _LEAVING_SECONDS_MAX: Final = 5.0
 
 
@@ -90,13 +90,13 @@ class PostgresStore(Store):
         self._pid = OWN_PROCESS.pid
         self._ledger = Ledger(session.instance)
         self._fronts = Fronts()
-        self._seconds_max = _COMMIT_SECONDS_MAX
+        self._seconds_max = _ANSWER_SECONDS_MAX
         self._has_written = False
         self._writer = Link(self._connect_writer)
         self._transactions = Transactions(self._connect_writer, self._ledger, place.schema)
         self._readers = {
-            is_for_people: Link(partial(place.connect, plans=plans))
-            for is_for_people, plans in ((False, ENGINE), (True, PEOPLE))
+            False: Link(self._connect_reader),
+            True: Link(partial(place.connect, plans=PEOPLE)),  # they wait as long as they like
         }
         self._session = session
 
@@ -115,6 +115,7 @@ class PostgresStore(Store):
         self._seconds_max = _LEAVING_SECONDS_MAX
         if self._session is not None:
             self._writer.hurry(_LEAVING_SECONDS_MAX)
+            self._readers[False].hurry(_LEAVING_SECONDS_MAX)
             self._transactions.hurry(_LEAVING_SECONDS_MAX)
 
     def _usable(self) -> Session:
@@ -196,6 +197,11 @@ class PostgresStore(Store):
                 return outcomes
 
         return _again_after_conflict(wire, apply)
+
+    def _connect_reader(self) -> Wire:
+        wire = self._place.connect(plans=ENGINE)
+        wire.seconds_max = self._seconds_max
+        return wire
 
     def _connect_writer(self) -> Wire:
         """Return a connection to write on, to a database that has what was committed before."""

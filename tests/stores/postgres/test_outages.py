@@ -237,7 +237,7 @@ def test_too_many_connections_are_an_outage_that_names_the_limit(store: Postgres
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch, url: str, rows: Rows) -> Iterator[PostgresStore]:
     """A store that waits for an answer only a moment, and for standbys as for the disk."""
-    monkeypatch.setattr(store_module, "_COMMIT_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(store_module, "_ANSWER_SECONDS_MAX", 0.2)
     store = PostgresStore(url)
     store.open()
     yield store
@@ -294,6 +294,19 @@ def test_who_leaves_waits_only_a_moment_longer(
                 doing.result()
     finally:
         full.close()
+
+
+def test_a_question_does_not_wait_for_a_server_that_says_nothing(impatient: PostgresStore) -> None:
+    assert impatient.ask(LoadRun(1)).history == ()
+    with impatient._readers[False].used() as wire:
+        pid = wire.backend_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreAway, match="in time"):
+            impatient.ask(LoadRun(1))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert impatient.ask(LoadRun(1)).history == ()
 
 
 def test_a_function_does_not_wait_for_a_server_that_says_nothing(

@@ -122,3 +122,9 @@ def test_two_schemas_disturb_each_other_in_nothing(
     other.close()
     assert is_there(wire, session)
     assert not has_rung(session, 0.2)
+
+
+def test_who_leaves_in_order_leaves_nothing_behind(wire: Wire, sessions: Callable[[], Session]) -> None:
+    first, second = sessions(), sessions()
+    first.close()
+    assert wire.execute("SELECT instance FROM instances").rows == [(second.instance,)]
