@@ -125,10 +125,7 @@ class Changes:
         except CursorLost as error:
             subscription.fall_behind()
             if self._since is not None and self._is_beginning:
-                raise ValueError(
-                    f"the cursor {self._since.cursor!r} is of a later state than the store is in: it was restored from "
-                    "a copy, or is another one; begin anew, without a cursor"
-                ) from error
+                raise ValueError(f"{error}; begin anew, without a cursor") from error
             subscription.cursor = None  # it is all looked at once more: what was shown is known
             return True
         except BaseException:

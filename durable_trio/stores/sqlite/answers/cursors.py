@@ -60,7 +60,10 @@ def known_point(connection: sqlite3.Connection, cursor: Cursor | None) -> Point:
         return START
     point, present = read_point(cursor), present_point(connection)
     if point.changed > present.changed or point.entry > present.entry:
-        raise CursorLost(f"the cursor {cursor!r} is of a later state than the store is in")
+        raise CursorLost(
+            f"the cursor {cursor!r} is of a later state than the store is in: it was restored from a copy, or is "
+            "another one"
+        )
     return point
 
 
