@@ -129,6 +129,7 @@ _KNOW_SQLITE = {
     "stores/step_slots.py": ({"boot_id"}, "so is one that was at a step"),
     "stores/contract.py": ({"sqlite"}, "a path is only of such a file: others open it as one"),
     "stores/kinds.py": ({"sqlite"}, "which store an address means"),
+    "stores/moving.py": ({"sqlite"}, "from which kind of store to which other one"),
     "stores/postgres/": ({"sqlite"}, "tables that mean the same are explained once"),
     "cli/": ({"sqlite", "the file", "wal"}, "``--db`` names a file"),
     "testing/": ({"sqlite", "the file", "wal", "pragma", "flock"}, "the checker looks into a file"),
@@ -304,6 +305,13 @@ TAKEN_BY_COMMANDS = {
     "app.py": {
         "self.engine._client": "what is given as text is read by the types that the application says",
         "engine.os_signals.ended_by_second_ctrl_c": "signals of a process that is the command's own",
+    },
+    "commands/copy.py": {
+        "stores.copying.Copied": "done once, by whoever administers the databases",
+        "stores.moving.count_copy": "done once, by whoever administers the databases",
+        "stores.moving.move": "done once, by whoever administers the databases",
+        "stores.moving.sealed": "done once, by whoever administers the databases",
+        "stores.moving.take_back": "done once, by whoever administers the databases",
     },
     "commands/errors.py": {"client._client": "how many failures were read is told beside them"},
     "commands/watch.py": {"engine.watching.Changes": "the type of what engine.watch gives"},

@@ -46,6 +46,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "prune": ("prune", "Remove runs that ended before a time."),
     "check": ("check", "Examine a database; exit code 1 if something is wrong."),
     "migrate": ("migrate", "Bring a database to this version's schema."),
+    "copy": ("copy", "Move all runs of a file to a PostgreSQL database."),
     "schema": ("schema", "Print the JSON Schema of what a command prints with --json."),
 }
 

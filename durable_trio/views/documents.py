@@ -33,6 +33,7 @@ from durable_trio.views.values import iso, jsonable
 __all__ = [
     "AwaitedDocument",
     "CheckDocument",
+    "CopyDocument",
     "EarlierErrorDocument",
     "FailureDocument",
     "Finding",
@@ -248,6 +249,21 @@ class PruneDocument:
 
     count: int
     before: datetime
+    is_dry_run: bool
+
+
+@attrs.frozen(kw_only=True)
+class CopyDocument:
+    """What ``copy`` prints: of ``total`` runs so many were copied, or would be, and so many were there already.
+
+    ``row_count``: what belongs to them and was copied this time. ``is_repeated``: all was copied before.
+    """
+
+    total: int
+    copied_count: int
+    there_count: int
+    row_count: int
+    is_repeated: bool
     is_dry_run: bool
 
 

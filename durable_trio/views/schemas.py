@@ -26,6 +26,7 @@ SCHEMAS: Final[dict[str, type[attrs.AttrsInstance]]] = {
     "abandon": documents.ManyDocument,
     "delete": documents.ManyDocument,
     "prune": documents.PruneDocument,
+    "copy": documents.CopyDocument,
     "check": documents.CheckDocument,
     "stats": statistics.StatsDocument,
     "errors": statistics.ErrorsDocument,

@@ -107,34 +107,39 @@ async def test_everything_is_read_before_anybody_serves_it(path: str) -> None:
 
 async def test_every_run_goes_on_and_ends_as_it_should(path: str) -> None:
     async with serving(path, *flows.WORKFLOWS, durability="normal") as engine:
-        await engine.send_signal("waits", "early", 10, id="early-1")  # it is the same as then
-        for run_id in ("waits", "kid", "other kid", "generations"):
-            await engine.send_signal(run_id, "go", 100)
-        same = await engine.start(flows.bare, CART, id="new")
-        assert await same.result() == CART
-        with trio.fail_after(PATIENCE_SECONDS):
-            for run_id, (_, status, result) in ENDS.items():
-                record = await ended(engine, run_id)
-                assert (record.status, record.result, record.problem) == (status, result, None), run_id
-        assert [entry.name for entry in await engine.get("waits").unread()] == ["unwanted"]
-        assert await engine.get("waits").value("progress") == "done"
-        parked = await wait_parked(engine.get("pending"))
-        assert parked.problem is not None
-        assert parked.problem.kind == "arguments"
-        assert (await engine.status()).unknown_workflows == {"nobody's": 1}
-        with pytest.raises(RunExpired):
-            await engine.get("expires").result()
-        with pytest.raises(RunFailed) as failed:
-            await engine.get("undone").result()
-        assert isinstance(failed.value.error, flows.Refused)
-        assert failed.value.compensation_errors == ()
-        undone = [step.key for step in await engine.get("undone").steps()]
-        assert undone == ["a#0", "b#0", "c#0", "compensate/c#0", "compensate/b#0", "compensate/a#0"]
-        async with engine.inline("script", input={"n": 1}) as ctx:
-            assert await ctx.step("a", flows.call, "in script") == "in script"
+        await every_run_ends_as_it_should(engine)
         connection = engine.connect()
         assert connection.execute("SELECT n FROM tally").fetchall() == [(1,)]
         connection.close()
+
+
+async def every_run_ends_as_it_should(engine: Engine) -> None:
+    """Send what is waited for, and see how each run ends that such a file holds."""
+    await engine.send_signal("waits", "early", 10, id="early-1")  # it is the same as then
+    for run_id in ("waits", "kid", "other kid", "generations"):
+        await engine.send_signal(run_id, "go", 100)
+    same = await engine.start(flows.bare, CART, id="new")
+    assert await same.result() == CART
+    with trio.fail_after(PATIENCE_SECONDS):
+        for run_id, (_, status, result) in ENDS.items():
+            record = await ended(engine, run_id)
+            assert (record.status, record.result, record.problem) == (status, result, None), run_id
+    assert [entry.name for entry in await engine.get("waits").unread()] == ["unwanted"]
+    assert await engine.get("waits").value("progress") == "done"
+    parked = await wait_parked(engine.get("pending"))
+    assert parked.problem is not None
+    assert parked.problem.kind == "arguments"
+    assert (await engine.status()).unknown_workflows == {"nobody's": 1}
+    with pytest.raises(RunExpired):
+        await engine.get("expires").result()
+    with pytest.raises(RunFailed) as failed:
+        await engine.get("undone").result()
+    assert isinstance(failed.value.error, flows.Refused)
+    assert failed.value.compensation_errors == ()
+    undone = [step.key for step in await engine.get("undone").steps()]
+    assert undone == ["a#0", "b#0", "c#0", "compensate/c#0", "compensate/b#0", "compensate/a#0"]
+    async with engine.inline("script", input={"n": 1}) as ctx:
+        assert await ctx.step("a", flows.call, "in script") == "in script"
     # What was recorded then has not run again.
     assert sorted(flows.calls) == sorted(
         ["slept", "try", "undo second", "undo first", "one", "two", "three", "four", "after", "tea", "tea"]

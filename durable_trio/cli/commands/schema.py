@@ -8,7 +8,7 @@ from durable_trio.cli.output import write_json
 
 _COMMANDS = (
     *("list", "show", "watch", "stats", "errors", "tree", "versions", "rehearse", "check", "reload"),
-    *("cancel", "resume", "abandon", "delete", "prune"),
+    *("cancel", "resume", "abandon", "delete", "prune", "copy"),
 )
 
 

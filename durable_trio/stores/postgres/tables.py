@@ -318,6 +318,27 @@ _VERSION_1: Final[tuple[str, ...]] = (
         PRIMARY KEY (instance, batch)
     ) WITH ({_CHANGES_OFTEN})
     """,
+    # Runs of another database that are being copied to this one (``stores.copying``). ``copied_runs`` are as they will
+    # be, by the other's number of them, which ``parent`` is as well. Nobody knows of them yet, though their rows stand
+    # in the other tables already. Those that were there before are noted under the number that they have.
+    """
+    CREATE TABLE copies (
+        copy text COLLATE "C" PRIMARY KEY,
+        began_at bigint NOT NULL,
+        finished_at bigint,
+        runs bigint
+    )
+    """,
+    """
+    CREATE TABLE copied_runs (
+        copy text COLLATE "C" NOT NULL,
+        number bigint NOT NULL,
+        is_whole boolean NOT NULL,
+        is_there boolean NOT NULL,
+        LIKE runs INCLUDING CONSTRAINTS,
+        PRIMARY KEY (copy, number)
+    )
+    """,
     # A user's transaction that is under way. No commit gets past the row: it must be removed first, by the one who has
     # put it there. Nothing of it needs to outlive the server. Who commits may see a table of that name elsewhere.
     "CREATE UNLOGGED TABLE guards (transaction xid8 PRIMARY KEY)",

@@ -10,16 +10,29 @@ statement anew for each value, which costs three times what it does.
 from __future__ import annotations
 
 from functools import cache
+from shlex import quote
 from typing import Final
 
-from durable_trio.errors import NotADatabase, SchemaTooNew
+from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError
 from durable_trio.stores.sqlite.library import sqlite3
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "TABLES", "VERSIONS", "check_schema", "schema_version"]
+__all__ = [
+    "APPLICATION_ID",
+    "SCHEMA_VERSION",
+    "SEALED",
+    "TABLES",
+    "VERSIONS",
+    "check_schema",
+    "schema_version",
+    "sealed_version",
+]
 
 # "DTrn" in ASCII: tells our files from those of other programs.
 APPLICATION_ID: Final = 0x4454726E
 SCHEMA_VERSION: Final = 3
+# Of a file that is sealed (``sealing``) this is added to its version: too new for all that were ever released.
+SEALED: Final = 0x5EA1ED00
+_VERSIONS_MAX: Final = 0xFF
 
 TABLES: Final = frozenset(
     {
@@ -391,10 +404,13 @@ def schema_version(connection: sqlite3.Connection, path: str) -> int:
     """Return the version of a file's schema; 0 for an empty database.
 
     Raises:
+        StoreError: it is sealed: its runs are, or will be, in another database.
         SchemaTooNew: a newer version of this library has written it.
         NotADatabase: the number makes no sense.
     """
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if sealed_version(version) is not None:
+        raise _sealed(connection, path)
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
             f"{path!r} has schema version {version}, written by a newer version of this library; "
@@ -403,6 +419,21 @@ def schema_version(connection: sqlite3.Connection, path: str) -> int:
     if version < 0:
         raise NotADatabase(f"{path!r} has the impossible schema version {version}; restore a copy of the file")
     return version
+
+
+def sealed_version(version: int) -> int | None:
+    """Return which version the schema of a sealed file has; ``None`` if the number is that of a file that is not."""
+    return version - SEALED if SEALED < version <= SEALED + _VERSIONS_MAX else None
+
+
+def _sealed(connection: sqlite3.Connection, path: str) -> StoreError:
+    target, is_copied = connection.execute("SELECT target, is_copied FROM store_seal").fetchone()
+    command = f"durable-trio copy {quote(path)}"
+    if is_copied:
+        how = f"were copied to {target}, and go on there: use that in place of the file"
+    else:
+        how = f"are being copied to {target}: `{command} URL` goes on with that"
+    return StoreError(f"{path!r} is sealed: its runs {how}; `{command} --unseal` takes that back")
 
 
 def check_schema(connection: sqlite3.Connection, path: str, *, is_current: bool) -> None:
