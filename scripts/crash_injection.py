@@ -5,6 +5,7 @@
     python scripts/crash_injection.py --kills 1000 --seed 7
     python scripts/crash_injection.py --probe after:finish --probe before:claim
     python scripts/crash_injection.py --minutes 30          until the time is over
+    python scripts/crash_injection.py --store postgres      on a PostgreSQL server, a database for each campaign
 
 Each failure prints the one command that repeats it. Exit code 1 if there was one.
 """
@@ -37,11 +38,11 @@ def main() -> int:
     failures = 0
     zygote = Zygote()
     try:
-        reference = make_reference(zygote, directory / "reference")
+        reference = make_reference(zygote, directory / "reference", url=_new_url(options))
         for number, plan in enumerate(_plans(options)):
             if options.minutes is not None and time.monotonic() - began > options.minutes * 60:
                 break
-            result = plan.run(zygote, directory / f"campaign-{number}", reference)
+            result = plan.run(zygote, directory / f"campaign-{number}", reference, url=_new_url(options))
             counters.update(result.counters)
             word = "FAILED" if result.violations else "ok"
             print(f"{word:6} {result.seconds:6.1f} s  seed {plan.seed}  {plan.name}", flush=True)
@@ -49,7 +50,8 @@ def main() -> int:
                 failures += 1
                 for violation in result.violations[:20]:
                     print(f"         {violation}")
-                print(f"       files: {directory / f'campaign-{number}'}\n       repeat: {plan.command}", flush=True)
+                print(f"       files: {directory / f'campaign-{number}'}")
+                print(f"       repeat: {plan.command} --store {options.store}", flush=True)
     finally:
         zygote.close()
     print("\ncounters:")
@@ -60,6 +62,14 @@ def main() -> int:
     return 1 if failures else 0
 
 
+def _new_url(options: argparse.Namespace) -> str | None:
+    if options.store == "sqlite":
+        return None
+    from tests.kit.postgres import new_database_url  # its server starts when it is asked for one
+
+    return new_database_url()
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, metavar="N", help="random kills")
@@ -68,6 +78,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--probe", action="append", metavar="NAME", help="die there; several: one after the other")
     parser.add_argument("--count", type=int, default=1, metavar="N", help="die the n-th time the probe is reached (1)")
     parser.add_argument("--minutes", type=float, metavar="M", help="go on with new seeds for so long")
+    parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite", help="a file, or a private server")
     parser.add_argument("--directory", metavar="DIR", help="where the files are; default a new temporary one")
     parser.add_argument("--list", action="store_true", help="list the probes, and end")
     options = parser.parse_args()

@@ -78,6 +78,22 @@ _ON_LOG_TOO = (
     "engine/watching/test_watched_records",
 )
 
+# And of these, all that take an address run on a server as well, where one is installed: what a run can do, and what
+# becomes of it when processes die.
+_ON_POSTGRES_TOO = (
+    "calls/test_at_most_once",
+    "calls/test_children",
+    "calls/test_saga",
+    "calls/test_signals",
+    "calls/test_steps",
+    "context/test_branches",
+    "engine/services/test_recovery",
+    "engine/services/test_timers",
+    "engine/test_cancel",
+    "engine/test_outages",
+    "engine/test_watch",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what says on which store tests run (see ``tests/kit/stores.py``)."""
@@ -88,11 +104,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Say on which stores a test of any store runs."""
     if "store_path" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--store")
-        names = [chosen] if chosen else ["memory", "sqlite"]
-        place = metafunc.definition.path.relative_to(_FOLDER).as_posix()
-        if chosen is None and place.startswith(_ON_LOG_TOO) and _why_sqlite(metafunc.definition) is None:
-            names.append("log")
+        names = [chosen] if chosen else ["memory", "sqlite", *_further(metafunc)]
         metafunc.parametrize("store_path", names, indirect=True)
+    elif "file_path" in metafunc.fixturenames and "postgres" in _further(metafunc):
+        metafunc.parametrize("file_path", ["sqlite", "postgres"], indirect=True)
+
+
+def _further(metafunc: pytest.Metafunc) -> list[str]:
+    """Return on which stores a test runs besides, where none is chosen."""
+    if metafunc.config.getoption("--store") or _why_sqlite(metafunc.definition):
+        return []
+    place = metafunc.definition.path.relative_to(_FOLDER).as_posix()
+    return ["log"] * place.startswith(_ON_LOG_TOO) + ["postgres"] * place.startswith(_ON_POSTGRES_TOO)
 
 
 # Folders of which all tests are about SQLite, and why. Elsewhere a test is marked ``on_sqlite``.
@@ -119,10 +142,11 @@ def new_file(tmp_path: Path) -> Callable[[], str]:
     return _new(tmp_path, "db")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def server_for_tests(request: pytest.FixtureRequest) -> None:
-    """Where all tests need the server, no test has started it."""
-    if request.config.getoption("--store") == "postgres":
+    """A test that needs the server finds it up: it is nothing that this test leaves behind."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if "postgres" in (request.config.getoption("--store"), parameters.get("store_path"), parameters.get("file_path")):
         from tests.kit.postgres import new_schema_url
 
         new_schema_url()
@@ -160,9 +184,11 @@ def new_store(request: pytest.FixtureRequest) -> Callable[[], str]:
 
 
 @pytest.fixture
-def file_path(new_store: Callable[[], str]) -> str:
-    """The address of one new store that outlives its engine."""
-    return new_store()
+def file_path(request: pytest.FixtureRequest) -> str:
+    """The address of one new store that outlives its engine; here and there on a server as well."""
+    kind = getattr(request, "param", None)
+    new: Callable[[], str] = request.getfixturevalue("new_store" if kind is None else KINDS[kind].new)
+    return new()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from durable_trio.stores.postgres.tables import MIGRATIONS
 
-__all__ = ["drop_schema", "lend_schema", "new_schema_url", "port_of", "return_schema", "server"]
+__all__ = ["drop_schema", "lend_schema", "new_database_url", "new_schema_url", "port_of", "return_schema", "server"]
 
 _numbers = count()
 _returned: list[str] = []  # URLs
@@ -95,6 +95,25 @@ def new_schema_url() -> str:
     """Return the URL of a schema that is not there yet."""
     url = _url()
     return f"{url}{'&' if '?' in url else '?'}schema=test_{os.getpid()}_{next(_numbers)}"
+
+
+def new_database_url() -> str:
+    """Return the URL of a database that holds nothing, for one whose tables of users are to be its own."""
+    url = _url()
+    name = f"durable_trio_test_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING UTF8 TEMPLATE template0")
+    new = urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+    with psycopg.connect(new, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION amcheck")  # the checker looks at indexes with it
+    if "DURABLE_TRIO_TEST_PG" in os.environ:  # else it goes with its server
+        atexit.register(_drop_database, url, name)
+    return new
+
+
+def _drop_database(url: str, name: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def lend_schema() -> str:
