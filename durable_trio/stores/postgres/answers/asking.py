@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import attrs
 
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
-__all__ = ["NO_CHARACTER", "Asking", "numbers", "text"]
+__all__ = ["NO_CHARACTER", "Asking", "text"]
 
 #: In place of a NUL, which no text has in the database. Nor has any name this one.
 NO_CHARACTER: Final = "\uffff"
@@ -45,11 +44,6 @@ class Asking:
         if len(asked) == 1:
             return self.wire.exchange(asked)
         return self.wire.exchange([_BEGIN, *asked, _END])[1:-1]
-
-
-def numbers(values: Iterable[int]) -> str:
-    """Return numbers as a statement takes them with ``$1::bigint[]``, each once."""
-    return f"{{{','.join(map(str, dict.fromkeys(values)))}}}"
 
 
 def text(value: str) -> str:

@@ -18,7 +18,7 @@ import attrs
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.news_questions import Change, ChangePage, ListChanges, ListNews, ListSent, SentPage
 from durable_trio.stores.operations import Sent
-from durable_trio.stores.postgres.answers.asking import Asking, numbers
+from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.answers.cursors import (
     NOTHING,
     PRESENT,
@@ -31,6 +31,7 @@ from durable_trio.stores.postgres.answers.cursors import (
 from durable_trio.stores.postgres.answers.filters import COMPARED_RUNS, Part, Values, condition, rarest_part
 from durable_trio.stores.postgres.answers.lists import gathered
 from durable_trio.stores.postgres.rows import ENTRY_COLUMNS, RUN_COLUMNS, entry_from, run_from
+from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.wire import Answer
 from durable_trio.stores.questions import RunFilter
 

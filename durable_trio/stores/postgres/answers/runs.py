@@ -12,7 +12,7 @@ from durable_trio.limits import MAILBOX_ENTRIES_READ
 from durable_trio.rows import GenerationRow, HistoryRow, MailboxEntry, RunRow, WaitRow
 from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
-from durable_trio.stores.postgres.answers.asking import Asking, numbers, text
+from durable_trio.stores.postgres.answers.asking import Asking, text
 from durable_trio.stores.postgres.answers.mailbox import CONTROLS_BEHIND, LAST_UNREAD, UNREAD_FIRST
 from durable_trio.stores.postgres.rows import (
     GENERATION_COLUMNS,
@@ -26,6 +26,7 @@ from durable_trio.stores.postgres.rows import (
     run_from,
     wait_from,
 )
+from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.wire import Answer
 from durable_trio.stores.questions import (
     AwaitedRows,

@@ -8,10 +8,11 @@ from typing import Final
 from durable_trio.records import RunStatus
 from durable_trio.rules.run_life import UNFINISHED
 from durable_trio.rules.sampling import sample_of, spread
-from durable_trio.stores.postgres.answers.asking import Asking, numbers
+from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.answers.filters import CREATED, WORKFLOWS, Values
 from durable_trio.stores.postgres.answers.runs import loaded_from, to_load
 from durable_trio.stores.postgres.rows import RUN_COLUMNS, run_from
+from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.statuses import word
 from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished, Unfinished, UnfinishedPage
 

@@ -5,7 +5,8 @@ dead takes the row ``FOR UPDATE``, which waits for all of them and lets none in:
 share out, and a row of the dead one could be committed after its runs were set free.
 
 What is set free is locked first, and looked at by later statements: these see what was committed meanwhile. Two that
-declare each other dead wait for nobody, because such a transaction holds nothing of its own executor.
+declare each other dead wait for nobody: alone, such a transaction holds nothing of its own executor, and in a batch the
+rows of all executors are locked first, in their order (``batch``).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
 
 
 def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | None:
-    """Declare an executor dead and set its runs free (see ``ReapExecutor``). It is a transaction of its own."""
+    """Declare an executor dead and set its runs free (see ``ReapExecutor``)."""
     executor, now = operation.executor, operation.now
     if not transaction.execute(LOCK_LIVING, executor, operation.renewals).rows:
         return None
