@@ -101,12 +101,15 @@ CHILDREN_OPEN: Final = f"""
     ) AS going_on
     ORDER BY wanted.run, going_on.run
 """
+# Each is looked for by itself: of a join the server may begin with all runs.
 ENDED: Final = f"""
-    SELECT id FROM runs WHERE id IN (SELECT json_array_elements_text($1::json)) AND {is_one_of(FINAL)} ORDER BY id
+    SELECT wanted.id FROM json_array_elements_text($1::json) AS wanted (id), LATERAL (
+        SELECT 1 FROM runs WHERE runs.id = wanted.id AND {is_one_of(FINAL)} LIMIT 1
+    ) AS found
 """
 MISSING: Final = """
-    SELECT value FROM json_array_elements_text($1::json) AS wanted (value)
-    WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = wanted.value)
+    SELECT wanted.id FROM json_array_elements_text($1::json) AS wanted (id)
+    WHERE (SELECT 1 FROM runs WHERE runs.id = wanted.id LIMIT 1) IS NULL
 """
 
 
