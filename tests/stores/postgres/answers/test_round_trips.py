@@ -55,9 +55,12 @@ def test_what_an_engine_asks_is_one_round_trip_and_a_few_rows(url: str, store: P
         ListSent(cursor, limit=9),
         ListChanges(RunFilter(queue="q", tags=(("a", "b"),)), after=cursor, limit=9),
     )
-    for question in (*_QUESTIONS, *news):
-        assert _round_trips(url, question) == 1, question
-        assert rows_looked_at(parse_url(url), question) < 60, question
+    for is_analysed in (False, True):  # what the server knows of the tables makes no difference
+        if is_analysed:
+            rows.execute("ANALYZE runs, mailbox, waits, history, published, executors, codes")
+        for question in (*_QUESTIONS, *news):
+            assert _round_trips(url, question) == 1, question
+            assert rows_looked_at(parse_url(url), question) < 60, question
 
 
 def _round_trips(url: str, question: Question[Any]) -> int:
