@@ -13,7 +13,8 @@ where its process has left the run, or has died, between the commit and the body
 begun: whoever takes the run over tells for each attempt that was under way there ``AttemptInterrupted`` with the
 reason ``"died"``, before it begins the attempt again, or, if its outcome was stored, one ``StepEnded`` which is no
 replay. What was under way is known from what the store keeps of it (``Store.note_steps``); of a store in memory nothing
-is left to be told. A process that dies in the very instant in which it tells something may leave it to be told twice.
+is left to be told, and on a server only what had taken so long that its process had reported it. A process that dies in
+the very instant in which it tells something may leave it to be told twice.
 
 *Replay.* An outcome that is given to a body that repeats itself is told with ``is_replay``, and was told before.
 """

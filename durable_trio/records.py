@@ -126,6 +126,7 @@ class StepInHand:
 
     ``started_at`` is when this attempt began. ``executor``, ``pid`` and ``thread`` (its native id, as in
     ``/proc/<pid>/task``) say where; they are ``None`` where only the run's executor tells, once a second.
+    ``is_reported``: on a server it is known from what its process says, at most a second old, instead of at once.
     """
 
     run_id: str
@@ -137,6 +138,7 @@ class StepInHand:
     pid: int | None = None
     thread: int | None = None
     is_alive: bool = True
+    is_reported: bool = False
 
 
 @attrs.frozen(kw_only=True)

@@ -290,7 +290,8 @@ class ExecutorRow:
 class OpenStepRow:
     """A step that is executing, as its executor has noted it outside of all tables; ``token`` is that of its claim.
 
-    ``is_alive``: whether that executor is; if not, the step was under way when its process died.
+    ``is_alive``: whether that executor is; if not, the step was under way when its process died. ``is_reported``: it is
+    known only from what the executor says now and then.
     """
 
     run: int
@@ -303,6 +304,7 @@ class OpenStepRow:
     pid: int
     thread: int
     is_alive: bool
+    is_reported: bool = False
 
 
 @attrs.frozen(kw_only=True)

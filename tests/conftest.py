@@ -72,6 +72,7 @@ _ON_LOG_TOO = (
     "engine/test_ids",
     "engine/test_resuming",
     "engine/test_run",
+    "engine/test_steps_under_way",
     "engine/test_ttl",
     "engine/test_watch",
     "engine/watching/test_waiting_for_ends",

@@ -210,4 +210,6 @@ def in_hand_text(step: StepInHand, now: datetime) -> str:
         text += f", in process {step.pid}, thread {step.thread}"
     elif step.pid is not None:
         text += f", when process {step.pid} died"
+    if step.is_reported:
+        text += " (at most a second old)" if step.is_alive else " (up to a second before)"
     return text

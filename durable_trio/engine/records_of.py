@@ -191,6 +191,7 @@ def step_in_hand(row: OpenStepRow, run_id: str) -> StepInHand:
         pid=row.pid,
         thread=row.thread,
         is_alive=row.is_alive,
+        is_reported=row.is_reported,
     )
 
 

@@ -45,7 +45,7 @@ from durable_trio.rows import RunEnd, RunRow
 from durable_trio.stores.code_questions import ListCodes
 from durable_trio.stores.contract import Sent, Started, StartRun, Store
 from durable_trio.stores.outage import Outage
-from durable_trio.stores.questions import ListExecutors
+from durable_trio.stores.questions import ListExecutors, OpenSteps
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
 from supervisors import Supervisor
@@ -109,6 +109,7 @@ class Services:
             given.registry.names,
             executor=self._executor_id,
             lingering=self._lingering,
+            open_steps=self._open_steps,
             is_draining=self._is_draining,
             concurrency=given.settings.concurrency if executes else None,
         )
@@ -148,6 +149,9 @@ class Services:
 
     def _lingering(self) -> tuple[StepInHand, ...]:
         return () if self.executor is None else self.executor.runs.lingering()
+
+    def _open_steps(self) -> OpenSteps:
+        return OpenSteps(()) if self.executor is None else self.executor.runs.tellings.open_steps()
 
     def _is_draining(self) -> bool:
         return self.executor is not None and self.executor.runs.is_draining

@@ -33,6 +33,7 @@ from durable_trio.limits import FEED_INTERVAL_SECONDS
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.executor_operations import (
     ForgetDeadCodes,
+    PutOpenSteps,
     PutReport,
     ReapExecutor,
     RegisterExecutor,
@@ -97,6 +98,7 @@ __all__ = [
     "ParkDamaged",
     "Prune",
     "Pruned",
+    "PutOpenSteps",
     "PutReport",
     "ReapExecutor",
     "Refuse",
@@ -141,6 +143,9 @@ class Store(abc.ABC):
     has_clock: bool = False
     #: How many threads may call ``transact`` at the same time, and while another applies; 0: only the one that applies.
     transact_concurrency: int = 0
+    #: Whether executors tell it now and then which steps they are executing (``PutOpenSteps``), because it has no place
+    #: to note them at once (``note_steps``).
+    takes_open_steps: bool = False
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -270,6 +275,8 @@ class Store(abc.ABC):
 
         It is asked once, by a thread of its own where calls may block. What is noted outlives the process, and
         ``ListOpenSteps`` tells it. It is there until the executor has ended, or the store is closed. Never raises.
+        Where there is none, the executor notes them in its own memory, and others know what it reports
+        (``takes_open_steps``), or nothing.
         """
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from durable_trio.rows import DeathRow
+from durable_trio.rows import DeathRow, OpenStepRow
 
 
 @attrs.define(kw_only=True)
@@ -81,6 +81,22 @@ class PutReport:
 
 
 @attrs.define(kw_only=True)
+class PutOpenSteps:
+    """Store which steps an executor is executing, in place of what it said before. Outcome: ``None``.
+
+    Only a store that ``takes_open_steps`` knows it, and answers ``ListOpenSteps`` from that. Nothing is stored of an
+    executor that has ended. What one was at that is reaped with a ``death`` is kept, for the last eight of them; of one
+    that ends otherwise it is forgotten with the reap.
+
+    ``steps``: of that executor, at most a hundred, the longest under way first; ``unlisted_count``: how many more.
+    """
+
+    executor: int
+    steps: tuple[OpenStepRow, ...]
+    unlisted_count: int = 0
+
+
+@attrs.define(kw_only=True)
 class ForgetDeadCodes:
     """Forget of runs that sleep which codes have refused them that no executor has any more, of at most 500 runs.
 
@@ -96,4 +112,6 @@ class ForgetDeadCodes:
     now: int
 
 
-ExecutorOperation = RegisterExecutor | RenewLease | ReapExecutor | TellDeath | PutReport | ForgetDeadCodes
+ExecutorOperation = (
+    RegisterExecutor | RenewLease | ReapExecutor | TellDeath | PutReport | PutOpenSteps | ForgetDeadCodes
+)

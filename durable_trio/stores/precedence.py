@@ -26,6 +26,7 @@ from durable_trio.stores.contract import (
     Operation,
     ParkDamaged,
     Prune,
+    PutOpenSteps,
     PutReport,
     ReapExecutor,
     Refuse,
@@ -84,6 +85,6 @@ STARTS: Final = UPKEEP | {StartRun, SignalWithStart}
 #: What a run's owner writes of it: the outcome has happened, and must not be lost.
 OWNERS: Final = (Advance, ContinueAsNew, Release, Refuse, ParkDamaged, Finish, UserTransaction)
 #: What somebody calls for who may decide otherwise, and need not wait for ever for a store that is not there.
-CALLERS: Final = (*STARTS, SendSignal, RequestCancel, PutReport)
+CALLERS: Final = (*STARTS, SendSignal, RequestCancel, PutReport, PutOpenSteps)
 #: What an executor writes of itself, and what it takes: it waits for the outcome, unless it leaves.
 SERVICES: Final = (ClaimDue, ClaimRun, RegisterExecutor, RenewLease, ReapExecutor, TellDeath, Tidy)

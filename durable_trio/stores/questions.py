@@ -453,8 +453,9 @@ class ListUntold(Question[tuple[UntoldRow, ...]]):
 class ListOpenSteps(Question[OpenSteps]):
     """Answers which steps are executing just now, of one run if it is given, as executors have noted it.
 
-    It is told without a commit, and is no part of what the store promises: a store that has nowhere to note it answers
-    that there are none. Of executors that have died, what they were at; that is kept for the last few of them.
+    It is no part of what the store promises. It is noted at once, without a commit (``Store.note_steps``), or it is as
+    executors have told it last (``PutOpenSteps``); where neither is done, there are none. Of executors that have died,
+    what they were at; that is kept for the last few of them.
     """
 
     is_for_people = True

@@ -12,8 +12,9 @@ any of this.
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 from zlib import crc32
@@ -21,8 +22,10 @@ from zlib import crc32
 import attrs
 
 from durable_trio.logger import Logger
+from durable_trio.processes import boot_id
 from durable_trio.records import StepKind
-from durable_trio.rows import Key, UntoldRow
+from durable_trio.rows import Key, OpenStepRow, UntoldRow
+from durable_trio.stores.questions import OpenSteps
 
 if TYPE_CHECKING:
     from mmap import mmap
@@ -39,6 +42,8 @@ __all__ = [
     "Region",
     "StepSlots",
     "is_region_of",
+    "of_this_process",
+    "open_steps",
     "pack_untold",
     "read_region",
 ]
@@ -133,6 +138,11 @@ class StepSlots:
         if slot > 0:
             _THREAD.pack_into(self.buffer, slot + _THREAD_AT, threading.get_native_id())
 
+    def open_steps(self, run: int | None = None) -> OpenSteps:
+        """Return what this process is at, of one run if it is given."""
+        region = read_region(bytes(self.buffer), run=run)
+        return OpenSteps(()) if region is None else open_steps([region], {region.executor: True})
+
     def close(self) -> None:
         """Write nothing any more where others can see it; who still has a slot does not notice."""
         self.buffer = bytearray(REGION_BYTES)
@@ -176,6 +186,11 @@ class Region:
     untold: tuple[UntoldRow, ...]
 
 
+def of_this_process(executor: int) -> StepSlots:
+    """Return slots of an executor that nobody else can see."""
+    return StepSlots(bytearray(REGION_BYTES), executor=executor, pid=os.getpid(), boot_id=boot_id())
+
+
 def pack_untold(untold: UntoldRow, run: int) -> bytes:
     """Return what a slot holds that says what is to be told of a run."""
     text = _SEPARATOR.join((_UNTOLD, untold.event, untold.run_id))
@@ -207,6 +222,28 @@ def read_region(data: bytes | bytearray, *, run: int | None = None) -> Region | 
         steps=tuple(sorted(steps, key=lambda step: step.started_at)),
         untold=tuple(each for each in found if isinstance(each, UntoldRow)),
     )
+
+
+def open_steps(regions: Iterable[Region], alive: Mapping[int, bool]) -> OpenSteps:
+    """Return what is under way of what executors have noted. ``alive``: which of them are."""
+    rows = [
+        OpenStepRow(
+            run=step.run,
+            token=step.token,
+            key=step.key,
+            kind=step.kind,
+            attempt=step.attempt,
+            started_at=step.started_at,
+            executor=region.executor,
+            pid=region.pid,
+            thread=step.thread,
+            is_alive=alive[region.executor],
+        )
+        for region in regions
+        for step in region.steps
+    ]
+    unlisted_count = sum(region.unlisted_count for region in regions if alive[region.executor])
+    return OpenSteps(tuple(sorted(rows, key=lambda row: row.started_at)), unlisted_count)
 
 
 def _noted(data: bytes | bytearray, run: int | None) -> Iterator[Noted | UntoldRow]:

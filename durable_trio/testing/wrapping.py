@@ -25,6 +25,7 @@ class WrappedStore(Store):
         self.answers_apart = inner.answers_apart
         self.transact_concurrency = inner.transact_concurrency
         self.has_clock = inner.has_clock
+        self.takes_open_steps = inner.takes_open_steps
 
     def open(self) -> None:
         self.inner.open()

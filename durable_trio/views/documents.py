@@ -190,7 +190,10 @@ class UnreadDocument:
 
 @attrs.frozen(kw_only=True)
 class InHandDocument:
-    """A step whose function is executing, or was when its process died: then it is not ``is_alive``."""
+    """A step whose function is executing, or was when its process died: then it is not ``is_alive``.
+
+    ``is_reported``: its process says so now and then, instead of noting it at once; that is at most a second old.
+    """
 
     key: str
     started_at: datetime
@@ -200,6 +203,7 @@ class InHandDocument:
     pid: int | None
     thread: int | None
     is_alive: bool
+    is_reported: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -227,8 +231,8 @@ class ListDocument:
 class ShowDocument:
     """What ``show`` prints: the run, its history, open waits, what it has not read, the ids of its children.
 
-    ``in_hand`` are steps that are executing now. Where the store has nowhere to note them, they are those that it waits
-    for if it is to end, as its executor has told last; that is at most a second old. ``generations`` are the earlier
+    ``in_hand`` are steps that are executing now; where none is known, those that it waits for if it is to end, as its
+    executor has told last, at most a second ago. ``generations`` are the earlier
     ones that are kept, the last one first, at most a hundred. ``generation`` is the one of them whose history ``steps``
     is; ``null``: the run's present one.
     """

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import attrs
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable_trio.cli.runs_table import in_hand_text
 from durable_trio.cli.screen import Screen
 from durable_trio.cli.table import Column, table
 from durable_trio.cli.text import compact, cut, first_line, pad, visible, width_of
 from durable_trio.cli.times import duration_text, instant_text, read_seconds, read_when
+from durable_trio.records import StepInHand
 from durable_trio.views.values import iso
 
 NOW = datetime(2026, 3, 12, 12, 0, tzinfo=UTC)
@@ -157,3 +160,14 @@ def test_a_time_without_zone_is_local() -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no time"):
         read_when(text, NOW)
+
+
+def test_a_step_in_hand_says_where_it_is_and_how_old_that_may_be() -> None:
+    step = StepInHand(run_id="r", key="charge#0", started_at=NOW, pid=7, thread=8)
+    since = f"charge#0, since {instant_text(NOW, NOW)}"
+    reported = attrs.evolve(step, is_reported=True)
+    assert in_hand_text(step, NOW) == f"{since}, in process 7, thread 8"
+    assert in_hand_text(reported, NOW) == f"{since}, in process 7, thread 8 (at most a second old)"
+    assert in_hand_text(attrs.evolve(step, is_alive=False), NOW) == f"{since}, when process 7 died"
+    died = in_hand_text(attrs.evolve(reported, is_alive=False), NOW)
+    assert died == f"{since}, when process 7 died (up to a second before)"

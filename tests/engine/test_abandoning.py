@@ -103,7 +103,6 @@ async def test_a_parked_run_is_ended_and_names_what_is_not_undone(
     assert effects == ["first", "second"]
 
 
-@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_a_step_that_executes_is_told_of_and_its_outcome_is_dropped() -> None:
     begun, may_end = trio.Event(), threading.Event()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from durable_trio.rows import CodeRow, DeathRow, ExecutorRow, ReportRow, RunRow, ServedCode, UntoldRow
@@ -165,9 +165,12 @@ def list_refused_sets(state: State, question: ListRefusedSets) -> tuple[RefusedS
     return tuple(RefusedSet(each.workflow, each.version, each.codes) for each in counts)
 
 
-def list_nothing_open(state: State, question: ListOpenSteps) -> OpenSteps:
-    """Return nothing: there is nowhere to note which steps are executing."""
-    return OpenSteps(())
+def list_open_steps(state: State, question: ListOpenSteps) -> Mapping[int, OpenSteps]:
+    """Return by executor which steps it has said that it is executing; who of them lives is not said here."""
+    return {
+        executor: OpenSteps(tuple(step for step in told.steps if question.run in (None, step.run)), told.unlisted_count)
+        for executor, told in state.open_steps.items()
+    }
 
 
 def list_nothing_untold(state: State, question: ListUntold) -> tuple[UntoldRow, ...]:
@@ -212,6 +215,6 @@ ANSWERS: Final[dict[type, Callable[[State, Any], Any]]] = {
     ListReports: list_reports,
     ListUnfinished: list_unfinished,
     LoadUnfinished: load_unfinished,
-    ListOpenSteps: list_nothing_open,
+    ListOpenSteps: list_open_steps,
     ListUntold: list_nothing_untold,
 }

@@ -6,10 +6,15 @@ import attrs
 
 from durable_trio.rows import CodeRow, ExecutorRow, ReportRow
 from durable_trio.rules.run_life import ACTIVE, WAITING
-from durable_trio.stores.contract import PutReport, ReapExecutor, RegisterExecutor, RenewLease, TellDeath
+from durable_trio.stores.contract import PutOpenSteps, PutReport, ReapExecutor, RegisterExecutor, RenewLease, TellDeath
+from durable_trio.stores.questions import OpenSteps
 from tests.logstore.state import Run, State
 
-__all__ = ["put_report", "reap_executor", "register_executor", "renew_lease", "tell_death"]
+__all__ = ["put_open_steps", "put_report", "reap_executor", "register_executor", "renew_lease", "tell_death"]
+
+
+# Executors that have died of which it is kept what they were at.
+_DEAD_KEPT = 8
 
 
 def register_executor(state: State, operation: RegisterExecutor) -> int:
@@ -59,6 +64,12 @@ def reap_executor(state: State, operation: ReapExecutor) -> int | None:
         return None
     del state.executors[operation.executor]
     del state.served[operation.executor]
+    if operation.death is None:
+        state.open_steps.pop(operation.executor, None)
+    else:
+        dead = sorted(executor for executor in state.open_steps if executor not in state.executors)
+        for forgotten in dead[:-_DEAD_KEPT]:
+            del state.open_steps[forgotten]
     runs = [run for run in state.unfinished.values() if run.row.owner == operation.executor]
     for run in runs:
         _set_free(run, operation)
@@ -96,3 +107,11 @@ def put_report(state: State, operation: PutReport) -> None:
         state.reports.pop(operation.process, None)
     else:
         state.reports[operation.process] = ReportRow(operation.process, operation.now, operation.report, None)
+
+
+def put_open_steps(state: State, operation: PutOpenSteps) -> None:
+    """Store which steps an executor says that it is executing."""
+    row = state.executors.get(operation.executor)
+    if row is not None:
+        steps = (attrs.evolve(step, executor=row.id, pid=row.pid, is_reported=True) for step in operation.steps)
+        state.open_steps[row.id] = OpenSteps(tuple(steps), operation.unlisted_count)

@@ -19,6 +19,7 @@ from durable_trio.stores.contract import (
     ForkRun,
     ParkDamaged,
     Prune,
+    PutOpenSteps,
     PutReport,
     ReapExecutor,
     Refuse,
@@ -36,7 +37,14 @@ from durable_trio.stores.contract import (
 from tests.logstore.claims import claim_due, claim_run
 from tests.logstore.codes import forget_dead_codes, refuse
 from tests.logstore.endings import abandon_run, cut_history, resume_run
-from tests.logstore.executors import put_report, reap_executor, register_executor, renew_lease, tell_death
+from tests.logstore.executors import (
+    put_open_steps,
+    put_report,
+    reap_executor,
+    register_executor,
+    renew_lease,
+    tell_death,
+)
 from tests.logstore.forks import continue_as_new, copy_history, fork_run
 from tests.logstore.messages import request_cancel, send_signal, signal_with_start
 from tests.logstore.progress import advance, finish, park_damaged, release
@@ -73,4 +81,5 @@ OPERATIONS: Final[dict[type, Callable[[State, Any], Any]]] = {
     ReapExecutor: reap_executor,
     TellDeath: tell_death,
     PutReport: put_report,
+    PutOpenSteps: put_open_steps,
 }

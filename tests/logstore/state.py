@@ -24,6 +24,7 @@ from durable_trio.rows import (
 )
 from durable_trio.rules.run_life import FINAL, WAITING
 from durable_trio.stores.contract import Fence
+from durable_trio.stores.questions import OpenSteps
 
 __all__ = ["Letter", "Run", "State", "cannot_be", "conflict", "not_found"]
 
@@ -109,6 +110,7 @@ class State:
     served: dict[int, set[int]] = attrs.Factory(dict)  # codes by executor
     deaths: dict[int, DeathRow] = attrs.Factory(dict)
     reports: dict[str, ReportRow] = attrs.Factory(dict)
+    open_steps: dict[int, OpenSteps] = attrs.Factory(dict)  # by executor
     tables: dict[str, dict[Any, Any]] = attrs.Factory(dict)  # the user's
     changes: list[tuple[int, int]] = attrs.Factory(list)  # number of the change, and run, as they came
     sent: list[tuple[int, int]] = attrs.Factory(list)  # number of the mailbox entry, and run, as they came

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import attrs
 
@@ -17,7 +17,7 @@ from durable_trio.processes import ProcessIdentity
 from durable_trio.rows import DeathRow, ExecutorRow, ReportRow
 from durable_trio.stores.contract import Advance, Fence, Operation, RegisterExecutor, Store
 from durable_trio.stores.cursors import Cursor
-from durable_trio.stores.questions import Question
+from durable_trio.stores.questions import ListOpenSteps, OpenSteps, Question
 from tests.logstore.answers import ANSWERS
 from tests.logstore.feed import parse_cursor
 from tests.logstore.locks import ExecutorLocks
@@ -57,6 +57,7 @@ class LogStore(Store):
     """
 
     transact_concurrency = 2
+    takes_open_steps = True
     has_clock = True
 
     def __init__(self, path: object, *, durability: str = "normal", clock_off_seconds: float = 60.0) -> None:
@@ -298,8 +299,10 @@ class LogStore(Store):
         with self._lock:
             self._reach()
             self._read_on()
-            answer: T = judged(function(self._state, question), self._locks)
-            return answer
+            answer: Any = judged(function(self._state, question), self._locks)
+            if isinstance(question, ListOpenSteps):
+                answer = open_steps(answer, self._locks)
+            return cast(T, answer)
 
 
 def judged(answer: Any, locks: ExecutorLocks) -> Any:
@@ -307,6 +310,14 @@ def judged(answer: Any, locks: ExecutorLocks) -> Any:
     if not isinstance(answer, tuple):
         return answer
     return tuple(_judged(row, locks) for row in answer)
+
+
+def open_steps(told: Mapping[int, OpenSteps], locks: ExecutorLocks) -> OpenSteps:
+    """Return what executors have said that they are executing, and who of them is there."""
+    alive = {executor: locks.is_held(executor) for executor in told}
+    steps = (attrs.evolve(step, is_alive=alive[step.executor]) for each in told.values() for step in each.steps)
+    unlisted_count = sum(each.unlisted_count for executor, each in told.items() if alive[executor])
+    return OpenSteps(tuple(sorted(steps, key=lambda step: step.started_at)), unlisted_count)
 
 
 def _judged(row: Any, locks: ExecutorLocks) -> Any:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 import trio
 
 from durable_trio.clock import MICROSECONDS
-from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
 from durable_trio.rows import OpenStepRow, RunRow
-from durable_trio.stores.questions import ListOpenSteps
-from durable_trio.stores.writer import Writer
+from durable_trio.stores.questions import OpenSteps
 from durable_trio.unseen import visible
 
 __all__ = ["drained"]
@@ -27,7 +24,7 @@ _STEPS_TOLD: Final = 3
 async def drained(
     empty: trio.Event,
     rows: Callable[[], Sequence[RunRow]],
-    writer: Writer,
+    open_steps: Callable[[], OpenSteps],
     now: Callable[[], int],
     seconds: float,
 ) -> None:
@@ -36,25 +33,30 @@ async def drained(
     Args:
         empty: set once that is so.
         rows: returns the runs that are in memory.
+        open_steps: returns which steps this process is at.
         now: the time, in microseconds, as steps have it.
     """
     until = trio.current_time() + seconds
     with trio.move_on_after(seconds):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell, rows, writer, now, until)
+            nursery.start_soon(_tell, rows, open_steps, now, until)
             await empty.wait()
             nursery.cancel_scope.cancel()
 
 
-async def _tell(rows: Callable[[], Sequence[RunRow]], writer: Writer, now: Callable[[], int], until: float) -> None:
+async def _tell(
+    rows: Callable[[], Sequence[RunRow]],
+    open_steps: Callable[[], OpenSteps],
+    now: Callable[[], int],
+    until: float,
+) -> None:
     while True:
         await trio.sleep(LINE_SECONDS)
         left = rows()
-        with suppress(StoreError, trio.ClosedResourceError):  # then nobody can tell, and others say why
-            found = [(row, step) for row in left for step in (await writer.ask(ListOpenSteps(row.run))).steps]
-            mine = [(row, step) for row, step in found if (step.executor, step.token) == (row.owner, row.token)]
-            if left:
-                _say(left, mine, now(), until - trio.current_time())
+        if left:
+            stays = {(row.run, row.owner, row.token): row for row in left}
+            found = ((stays.get((step.run, step.executor, step.token)), step) for step in open_steps().steps)
+            _say(left, [(row, step) for row, step in found if row is not None], now(), until - trio.current_time())
 
 
 def _say(left: Sequence[RunRow], steps: list[tuple[RunRow, OpenStepRow]], now: int, seconds: float) -> None:

@@ -302,7 +302,7 @@ class Runs:
         for actor in list(self._actors.values()):
             guarded(actor.inbox.post, Notice.DRAIN)
         if self._actors and seconds > 0:
-            await drained(self._empty, self.resident_rows, self.writer, self.settings.clock.stamp, seconds)
+            await drained(self._empty, self.resident_rows, self.tellings.open_steps, self.settings.clock.stamp, seconds)
         self.detach_now()
 
     def detach_now(self) -> None:

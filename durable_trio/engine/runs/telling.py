@@ -18,6 +18,7 @@ from durable_trio.events import Event, Failure, RunCompensating, RunEnded, RunPa
 from durable_trio.failures import Failures, logged
 from durable_trio.records import Problem, RunStatus, StepKind
 from durable_trio.rows import HistoryRow, RunRow, WaitRow
+from durable_trio.stores.questions import OpenSteps
 from durable_trio.stores.step_slots import StepSlots
 from durable_trio.stores.writer import Writer
 from durable_trio.workflows import Registry
@@ -159,7 +160,7 @@ class Tellings:
         self._slow = None if seconds is None else SlowSteps(seconds, settings.clock, call_at)
         #: Whether somebody wants to know what goes well, too.
         self.is_watched = observers.are_any or seconds is not None
-        #: Where the present executor notes which of its steps are executing, if that is noted.
+        #: Where the present executor notes which of its steps are executing; ``None`` before there is one.
         self.slots: StepSlots | None = None
         self._died: dict[int, tuple[StepUnderWay, ...]] = {}
 
@@ -174,6 +175,10 @@ class Tellings:
             died=self.died(row.run),
             slots=self.slots,
         )
+
+    def open_steps(self, run: int | None = None) -> OpenSteps:
+        """Return which steps this executor is at, of one run if it is given."""
+        return OpenSteps(()) if self.slots is None else self.slots.open_steps(run)
 
     async def look_back(self, rows: Iterable[RunRow]) -> None:
         """Find what was under way of claimed runs when their processes died, where somebody is to be told of it."""

@@ -32,6 +32,7 @@ from durable_trio.rules.liveness import RENEWALS_OF_A_LEASE, Liveness, Silence, 
 from durable_trio.stores.code_questions import CountParked, ListCodes
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, RenewLease
 from durable_trio.stores.questions import ListExecutors, ListUntold
+from durable_trio.stores.step_slots import of_this_process
 from durable_trio.stores.writer import Writer
 
 _LOGGER = Logger("durable_trio.processes")
@@ -156,8 +157,9 @@ class Recovery(Service):
         self._renewed(now)
         note_steps = partial(store.note_steps, self.executor)
         slots = await trio.to_thread.run_sync(note_steps) if store.may_block else note_steps()
-        if slots is not None:
-            slots.thread = threading.get_native_id()
+        if slots is None:  # then at least this process knows
+            slots = of_this_process(self.executor)
+        slots.thread = threading.get_native_id()
         self._runs.tellings.slots = slots
         self._runs_are_free()
         self.is_registered = True

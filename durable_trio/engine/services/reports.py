@@ -2,7 +2,8 @@
 
 A report is written when the tree has changed, a little later, so that many changes are one; and when it is another set
 of steps that keeps runs from ending which are to end. While nothing changes nothing is written. Nobody depends on it:
-if the store has no room, the next change is reported.
+if the store has no room, the next change is reported. Where the store has no place to note which steps are executing,
+these are reported as well (``open_steps``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import trio
 
 from durable_trio.clock import Clock, to_datetime
 from durable_trio.codec import Codec
+from durable_trio.engine.services.open_steps import ReportedSteps
 from durable_trio.engine.workers.requests import is_request
 from durable_trio.errors import CodecError, StoreError
 from durable_trio.limits import STORED_BYTES_MAX
@@ -29,15 +31,16 @@ from durable_trio.records import ProcessReport, StepInHand, WorkerFamily
 from durable_trio.rows import ReportRow, RunRow
 from durable_trio.serving.reasons import needs_traceback
 from durable_trio.stores.contract import PutReport
-from durable_trio.stores.questions import ListReports
+from durable_trio.stores.questions import ListReports, OpenSteps
 from durable_trio.stores.writer import Writer
 from supervisors import ChildExited, ChildStatus, Event, ExitKind, NodeKind, Restart, Supervisor, TreeNode
 
 _LOGGER = Logger("durable_trio.processes")
 # Changes within this time are one report: a restart is some three of them.
 _GATHER_SECONDS: Final = 0.2
-# How often it is looked for what runs wait for that are to end. Of most there is nothing, or not for so long.
-_LOOK_SECONDS: Final = 1.0
+# How often it is looked for what runs wait for that are to end, and for steps that take their time. Of most there is
+# nothing, or not for so long. With what is gathered, and how long a step is left alone, it makes a second.
+_LOOK_SECONDS: Final = 0.6
 _WHERE: Final = "the report of a process"
 
 
@@ -55,6 +58,7 @@ class Reports:
     Args:
         executor: returns which executor this process is, if it is one.
         lingering: returns the steps in hand that runs wait for which are to end.
+        open_steps: returns which steps this process is executing.
         is_draining: returns whether this process takes no more runs.
         concurrency: how many runs it can have in hand, if it executes them.
     """
@@ -67,9 +71,11 @@ class Reports:
         *,
         executor: Callable[[], int | None],
         lingering: Callable[[], tuple[StepInHand, ...]],
+        open_steps: Callable[[], OpenSteps],
         is_draining: Callable[[], bool],
         concurrency: int | None,
     ) -> None:
+        self._open_steps = ReportedSteps(writer, clock, executor, open_steps)
         self._executor = executor
         self._concurrency = concurrency
         self._find_draining = is_draining
@@ -134,6 +140,8 @@ class Reports:
                             _log(another)
                     if is_seen and (event is not None or self._is_news(find_family())):
                         await self._put(root, find_family())
+                    if is_seen:
+                        await self._open_steps.put()
             except trio.EndOfChannel:
                 await trio.sleep_forever()  # the tree has ended, and this task is about to be cancelled
             finally:

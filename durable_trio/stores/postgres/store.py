@@ -64,6 +64,7 @@ class PostgresStore(Store):
     answers_apart = True
     has_clock = True
     transact_concurrency = 4
+    takes_open_steps = True
 
     def __init__(self, url: str, *, durability: str = "full") -> None:
         if durability not in ("full", "normal"):

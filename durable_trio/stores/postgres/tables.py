@@ -309,6 +309,14 @@ _VERSION_1: Final[tuple[str, ...]] = (
         report text NOT NULL
     )
     """,
+    # What executors have said that they are executing, as JSON (``operations.reports``).
+    """
+    CREATE TABLE open_steps (
+        executor bigint PRIMARY KEY,
+        steps text NOT NULL,
+        unlisted_count bigint NOT NULL
+    )
+    """,
     # Batches that an open store has committed, by the numbers that it gives them: what has become of one whose answer
     # was lost. ``outcomes`` are not kept: they are known before the commit is asked for.
     f"""

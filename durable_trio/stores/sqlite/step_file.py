@@ -15,19 +15,26 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
 from durable_trio.processes import boot_id
-from durable_trio.rows import OpenStepRow, UntoldRow
-from durable_trio.stores.questions import OpenSteps
+from durable_trio.rows import UntoldRow
 from durable_trio.stores.sqlite.files import open_lock_file
-from durable_trio.stores.step_slots import HEADER_BYTES, REGION_BYTES, Region, StepSlots, is_region_of, read_region
+from durable_trio.stores.step_slots import (
+    HEADER_BYTES,
+    REGION_BYTES,
+    Region,
+    StepSlots,
+    is_region_of,
+    of_this_process,
+    read_region,
+)
 
-__all__ = ["MemorySteps", "StepFile", "open_steps", "untold_of"]
+__all__ = ["MemorySteps", "StepFile", "untold_of"]
 
 _LOGGER: Final = Logger("durable_trio.store")
 # Regions before that of an executor that has died is used again: so many deaths in a row can be looked at.
@@ -49,8 +56,7 @@ class MemorySteps:
 
     def begin(self, executor: int) -> StepSlots | None:
         """Give an executor a region."""
-        slots = StepSlots(bytearray(REGION_BYTES), executor=executor, pid=os.getpid(), boot_id=boot_id())
-        self._own[executor] = slots
+        slots = self._own[executor] = of_this_process(executor)
         return slots
 
     def end(self, executor: int) -> None:
@@ -70,28 +76,6 @@ class MemorySteps:
 def untold_of(regions: Iterable[Region], executor: int) -> tuple[UntoldRow, ...]:
     """Return what an executor has noted to tell."""
     return tuple(untold for region in regions if region.executor == executor for untold in region.untold)
-
-
-def open_steps(regions: Iterable[Region], alive: Mapping[int, bool]) -> OpenSteps:
-    """Return what is under way of what executors have noted. ``alive``: which of them are."""
-    rows = [
-        OpenStepRow(
-            run=step.run,
-            token=step.token,
-            key=step.key,
-            kind=step.kind,
-            attempt=step.attempt,
-            started_at=step.started_at,
-            executor=region.executor,
-            pid=region.pid,
-            thread=step.thread,
-            is_alive=alive[region.executor],
-        )
-        for region in regions
-        for step in region.steps
-    ]
-    unlisted_count = sum(region.unlisted_count for region in regions if alive[region.executor])
-    return OpenSteps(tuple(sorted(rows, key=lambda row: row.started_at)), unlisted_count)
 
 
 class StepFile:

@@ -49,12 +49,12 @@ from durable_trio.stores.sqlite.neighbours import Neighbours, NoNeighbours
 from durable_trio.stores.sqlite.opening import open_file, open_memory
 from durable_trio.stores.sqlite.operations.removals import apply_apart
 from durable_trio.stores.sqlite.operations.table import HANDLERS
-from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile, open_steps, untold_of
+from durable_trio.stores.sqlite.step_file import MemorySteps, StepFile, untold_of
 from durable_trio.stores.sqlite.transaction import BEGIN, COMMIT, OPERATION_ERRORS, Transaction
 from durable_trio.stores.sqlite.user_connection import UserConnection
 from durable_trio.stores.sqlite.user_step import StoreFault, run_user_step, stores_own
 from durable_trio.stores.sqlite.write_turn import WriteTurn
-from durable_trio.stores.step_slots import StepSlots
+from durable_trio.stores.step_slots import StepSlots, open_steps
 
 __all__ = ["SqliteStore"]
 

@@ -35,6 +35,7 @@ for _part in (
     "large",
     "life",
     "messages",
+    "open_steps",
     "outages",
     "reads",
     "removals",
@@ -57,6 +58,7 @@ from durable_trio.testing.store_contract.history import HistoryContract  # noqa:
 from durable_trio.testing.store_contract.large import LargeContract  # noqa: E402
 from durable_trio.testing.store_contract.life import LifeContract  # noqa: E402
 from durable_trio.testing.store_contract.messages import MessageContract  # noqa: E402
+from durable_trio.testing.store_contract.open_steps import OpenStepContract  # noqa: E402
 from durable_trio.testing.store_contract.outages import OutageContract  # noqa: E402
 from durable_trio.testing.store_contract.reads import ReadContract  # noqa: E402
 from durable_trio.testing.store_contract.removals import RemovalContract  # noqa: E402
@@ -83,6 +85,7 @@ class StoreContract(
     RemovalContract,
     LargeContract,
     ExecutorContract,
+    OpenStepContract,
     TransactionContract,
     ReadContract,
     UnfinishedContract,

@@ -24,7 +24,6 @@ def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     return [record for record in caplog.records if record.__dict__.get("event") == "draining"]
 
 
-@pytest.mark.on_sqlite("what a process is at is noted in a file beside it")
 async def test_a_drain_says_which_steps_it_waits_for_and_for_how_long_at_most(
     store_path: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from durable_trio.processes import ProcessIdentity
-from durable_trio.rows import DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
+from durable_trio.records import StepKind
+from durable_trio.rows import DeathRow, DeathStage, ExecutorRow, Key, OpenStepRow, ReportRow, UntoldRow
 from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.locks import POSTMASTER, is_free
 from durable_trio.stores.postgres.transaction import NOW
@@ -53,6 +54,22 @@ DEATHS: Final = f"""
 REPORTS: Final = f"""
     SELECT process, updated_at, report, {_IS_THERE.format(process="reports.process")} FROM reports ORDER BY process
 """
+# One that has ended is alive as long as its process is, like any other; where that cannot be told, it has died.
+_WITH_OPEN_STEPS: Final = f"""
+    SELECT executor, pid, coalesce({_IS_LOCKED}, ended_at IS NULL) AS is_alive, steps, unlisted_count
+    FROM open_steps JOIN executors ON id = executor LEFT JOIN instances USING (instance)
+"""
+OPEN_STEPS: Final = f"""
+    SELECT executor, pid, is_alive, step.*
+    FROM ({_WITH_OPEN_STEPS}) AS told, json_to_recordset(steps::json) AS step (
+        run bigint, token bigint, branch text, name text, n bigint, kind text, attempt bigint, started_at bigint,
+        thread bigint
+    )
+    WHERE $2::bigint IS NULL OR run = $2::bigint
+    ORDER BY started_at, executor
+"""
+UNLISTED: Final = f"SELECT coalesce(sum(unlisted_count), 0)::bigint FROM ({_WITH_OPEN_STEPS}) AS told WHERE is_alive"
+_KINDS: Final = frozenset(StepKind)
 _STAGES: Final = frozenset(DeathStage)
 
 
@@ -107,10 +124,28 @@ def _is_of_process(name: str) -> bool:
 
 
 def list_open_steps(asking: Asking, question: ListOpenSteps) -> OpenSteps:
-    """Return nothing: there is nowhere to note which steps are executing."""
-    return OpenSteps(())
+    """Return which steps executors have said that they are executing, and who of them is there."""
+    steps, counts = asking.only((OPEN_STEPS, (asking.lock_class, question.run)), (UNLISTED, (asking.lock_class,)))
+    rows = (
+        OpenStepRow(
+            run=run,
+            token=token,
+            key=Key(branch, name, n),
+            kind=StepKind(kind),
+            attempt=attempt,
+            started_at=started_at,
+            executor=executor,
+            pid=pid,
+            thread=thread,
+            is_alive=is_alive,
+            is_reported=True,
+        )
+        for executor, pid, is_alive, run, token, branch, name, n, kind, attempt, started_at, thread in steps.rows
+        if kind in _KINDS
+    )
+    return OpenSteps(tuple(rows), counts.rows[0][0])
 
 
 def list_untold(asking: Asking, question: ListUntold) -> tuple[UntoldRow, ...]:
-    """Return nothing: there is nowhere to note what is to be told."""
+    """Return nothing: what an executor has yet to tell it knows alone, for a commit more is too much for that."""
     return ()

@@ -17,6 +17,7 @@ from typing import Final
 from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.contract import ReapExecutor, RegisterExecutor, TellDeath
 from durable_trio.stores.postgres.operations.codes import FORGET_CODES, register_codes
+from durable_trio.stores.postgres.operations.reports import FORGET_OPEN_BEFORE, forget_open_steps
 from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.statuses import is_none_of, is_one_of
@@ -91,7 +92,9 @@ def register_executor(transaction: Transaction, operation: RegisterExecutor) -> 
     values = (transaction.instance, operation.pid, operation.host, operation.now, operation.lease)
     executor: int = transaction.execute(REGISTER, *values).rows[0][0]
     register_codes(transaction, executor, operation)
-    _, ghosts = transaction.exchange((FORGET, (executor - _ENDED_KEPT,)), (GHOSTS, ()))
+    *_, ghosts = transaction.exchange(
+        (FORGET_OPEN_BEFORE, (transaction.instance, executor)), (FORGET, (executor - _ENDED_KEPT,)), (GHOSTS, ())
+    )
     for (ghost,) in ghosts.rows:
         _set_free(transaction, ghost, operation.now)
     return executor
@@ -104,6 +107,7 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
         return None
     transaction.exchange((END, (executor, now)), (FORGET_CODES, (executor,)))
     transaction.end_executor(executor)
+    forget_open_steps(transaction, executor, has_died=operation.death is not None)
     count = _set_free(transaction, executor, now, crashed=operation.crashed, crashed_runs=operation.crashed_runs)
     if operation.death is not None:
         death = operation.death

@@ -16,6 +16,7 @@ from durable_trio.stores.contract import (
     ForkRun,
     ParkDamaged,
     Prune,
+    PutOpenSteps,
     PutReport,
     ReapExecutor,
     Refuse,
@@ -31,7 +32,7 @@ from durable_trio.stores.postgres.operations.forks import copy_history, fork_run
 from durable_trio.stores.postgres.operations.generations import continue_as_new
 from durable_trio.stores.postgres.operations.leases import reap_executor, register_executor, tell_death
 from durable_trio.stores.postgres.operations.removals import delete_run, prune, sweep
-from durable_trio.stores.postgres.operations.reports import put_report
+from durable_trio.stores.postgres.operations.reports import put_open_steps, put_report
 from durable_trio.stores.postgres.operations.resuming import cut_history, resume_run
 from durable_trio.stores.postgres.transaction import Handler
 
@@ -56,4 +57,5 @@ HANDLERS: Final[dict[type, Handler]] = {
     ReapExecutor: reap_executor,
     TellDeath: tell_death,
     PutReport: put_report,
+    PutOpenSteps: put_open_steps,
 }
