@@ -25,6 +25,7 @@ from durable_trio.rehearsal.messages import BEAT_SECONDS, from_line, judged_from
 from durable_trio.rehearsal.records import Rehearsal, Verdict
 from durable_trio.rehearsal.stage import AT_ONCE
 from durable_trio.serving.app import environment_of_child
+from durable_trio.stores.address import is_url
 from durable_trio.stores.sqlite.reading import readable
 
 __all__ = ["rehearse"]
@@ -76,6 +77,8 @@ def rehearse(
         Failed: the application cannot be imported, or the process dies.
         DurableError: the database cannot be read.
     """
+    if is_url(database):
+        raise Failed("rehearse reads files only, no database of a server; try new code on a copy of that")
     if database:
         check_database(database)
     child = _Child(app, patience_seconds)

@@ -1,4 +1,4 @@
-"""The application that these tests serve, in the parent as in its workers: the crash tests' workflows on one file.
+"""The application that these tests serve, in the parent as in its workers: the crash tests' workflows on one store.
 
 The environment says how: a JSON object in ``WORKERS_SPEC``. A worker takes one of its *ends*, if any is left: where in
 its life it kills or stops itself. So each of them happens once, in whatever worker comes to it.
@@ -70,7 +70,7 @@ def _make(spec: Mapping[str, Any], end: Mapping[str, Any]) -> Engine:
         # To this thread, so that it goes no further; a stop that another thread takes comes a moment later.
         signal.pthread_kill(threading.get_ident(), end.get("os_signal", signal.SIGKILL))
 
-    inner = store_at(directory / "app.db", durability=spec.get("durability", "full"))
+    inner = store_at(spec["address"], durability=spec.get("durability", "full"))
     store = ProbedStore(inner, kill_at=end.get("probe"), count=end.get("count", 1), kill=end_here)
     return Engine(store, workflows=ALL, app="tests.engine.workers.app:engine", **options)
 

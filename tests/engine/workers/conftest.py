@@ -14,9 +14,9 @@ from tests.engine.workers.kit import Scene
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    """A file, and whoever serves it; nobody is left at the end."""
-    scene = Scene(tmp_path)
+def scene(tmp_path: Path, file_path: str) -> Iterator[Scene]:
+    """A store, and whoever serves it; nobody is left at the end."""
+    scene = Scene(tmp_path, file_path)
     yield scene
     scene.clear()
 

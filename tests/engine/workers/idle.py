@@ -30,7 +30,7 @@ async def idle_shares(scene: Scene, workers: int, *, seconds: float = IDLE_SECON
 async def describe_idle(workers: int) -> str:
     """Measure, and return a line of text."""
     with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder))
+        scene = Scene(Path(folder), os.path.join(folder, "app.db"))
         try:
             shares = await idle_shares(scene, workers)
         finally:

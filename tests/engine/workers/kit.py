@@ -1,4 +1,4 @@
-"""What these tests share: servers of the application as real processes on one file, and looks at what they did."""
+"""What these tests share: servers of the application as real processes on one store, and looks at what they did."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typing import Any, Final
 import trio
 
 from durable_trio import Engine
-from durable_trio.stores.sqlite import sqlite3
+from durable_trio.stores.address import is_url
 from durable_trio.testing.checker import Snapshot, check, read_lines, snapshot
-from durable_trio.testing.snapshots import connect
+from durable_trio.testing.snapshots import asking
 from tests.crash.logs import Logs
 from tests.crash.plans import Asker
 from tests.engine.workers.app import ALL, SPEC_VARIABLE
@@ -74,18 +74,24 @@ class Server:
 
 
 class Scene:
-    """A file, its logs, and whoever serves it."""
+    """A store, its logs, and whoever serves it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, address: str) -> None:
         self.directory = directory
-        self.path = directory / "app.db"
+        self.address = address
         self.logs = Logs(directory)
         self.servers: list[Server] = []
 
     def spec(self, **spec: Any) -> str:
         """Return what the environment must say (see ``app``)."""
         return json.dumps(
-            {"directory": str(self.directory), "parent": forks.server().pid, "durability": "normal", **spec}
+            {
+                "directory": str(self.directory),
+                "address": self.address,
+                "parent": forks.server().pid,
+                "durability": "normal",
+                **spec,
+            }
         )
 
     def serve(self, **spec: Any) -> Server:
@@ -118,10 +124,10 @@ class Scene:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Engine]:
-        """Be a client of the file in this process. What takes too long fails, with what the file holds then."""
+        """Be a client of the store in this process. What takes too long fails, with what it holds then."""
         try:
             with trio.fail_after(_CLIENT_SECONDS):
-                async with Engine(str(self.path), workflows=ALL, durability="normal") as engine:
+                async with Engine(self.address, workflows=ALL, durability="normal") as engine:
                     yield engine
         except trio.TooSlowError:
             for name, run in self.snapshot().runs.items():
@@ -142,20 +148,16 @@ class Scene:
         return (self.directory / "output.txt").read_text(errors="replace")
 
     def snapshot(self) -> Snapshot:
-        """What the file holds."""
-        return snapshot(self.path)
+        """What the store holds."""
+        return snapshot(self.address)
 
     def executors(self) -> dict[int, int]:
         """The executors that have not ended, and their pids."""
-        if not self.path.exists():
-            return {}
-        connection = connect(self.path)
         try:
-            return dict(connection.execute("SELECT id, pid FROM executors WHERE ended_at IS NULL").fetchall())
-        except sqlite3.OperationalError:  # the tables are being made
+            with asking(self.address) as ask:
+                return {row["id"]: row["pid"] for row in ask("SELECT id, pid FROM executors WHERE ended_at IS NULL")}
+        except Exception:  # it is being made
             return {}
-        finally:
-            connection.close()
 
     def ended(self, number: int) -> bool:
         """Whether the worker that has taken this end has come to it."""
@@ -169,7 +171,7 @@ class Scene:
     def assert_sound(self, *, reference: Mapping[str, Any] | None = None, all_ended: bool = True) -> None:
         """Everybody has left: have everything checked, and no lock may be held."""
         report = check(
-            self.path,
+            self.address,
             acks=read_lines(self.logs.acks_path),
             ledger=read_lines(self.logs.ledger_path),
             reference=reference,
@@ -178,7 +180,8 @@ class Scene:
             stopped=True,
         )
         assert report.violations == (), "\n".join(str(found) for found in report.violations[:20])
-        assert not is_any_owner_locked(self.path)
+        if not is_url(self.address):  # else the check has looked for that
+            assert not is_any_owner_locked(self.address)
 
     def clear(self) -> None:
         """Leave no process behind, whatever has happened."""
@@ -233,7 +236,7 @@ def kill(pid: int, os_signal: int = signal.SIGKILL) -> bool:
     return True
 
 
-def is_any_owner_locked(path: Path) -> bool:
+def is_any_owner_locked(path: str) -> bool:
     """Whether any executor's kernel lock on the file is held."""
     lock = struct.Struct("@hhqqi0q")
     descriptor = os.open(f"{path}-owners", os.O_RDWR | os.O_CLOEXEC)

@@ -12,8 +12,6 @@ import trio
 from tests.engine.workers.app import SPEC_VARIABLE, engine
 from tests.engine.workers.kit import PATIENCE_SECONDS, Scene, is_alive, kill, until
 
-pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
-
 
 def executions(scene: Scene) -> Counter[tuple[str, str]]:
     """Count how often each step was executed."""

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.engine.workers.idle import idle_shares
 from tests.engine.workers.kit import Scene
-
-pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
 
 
 async def test_an_idle_engine_uses_a_small_part_of_a_core(scene: Scene) -> None:

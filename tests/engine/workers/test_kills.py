@@ -16,8 +16,6 @@ from durable_trio.testing.checker import compare
 from tests.crash.plans import Asker, wave
 from tests.engine.workers.kit import PATIENCE_SECONDS, Scene, Server, is_alive, kill, until
 
-pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
-
 # Where workers die: each in another one, while all of them work on the same waves.
 _ENDS: tuple[dict[str, Any], ...] = (
     {"probe": "after:claim"},

@@ -10,10 +10,7 @@ from typing import Any
 
 import pytest
 
-from durable_trio.testing.snapshots import connect
 from tests.engine.workers.kit import Scene, kill, until
-
-pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
 
 _START_SECONDS = 1.5  # that a worker takes at least to be there: until then a dead one has no successor
 
@@ -76,7 +73,7 @@ async def test_the_first_of_several_workers_leaves_the_others_their_parts_of_wha
     await server.leave()
 
 
-async def test_no_worker_has_more_runs_than_its_concurrency_and_the_rest_wait_in_the_file(scene: Scene) -> None:
+async def test_no_worker_has_more_runs_than_its_concurrency_and_the_rest_wait_in_the_store(scene: Scene) -> None:
     server = await scene.serving(workers=4, concurrency=3)
     most: Counter[int] = Counter()
     async with scene.client() as client:
@@ -84,9 +81,8 @@ async def test_no_worker_has_more_runs_than_its_concurrency_and_the_rest_wait_in
             await client.start("sequence", 1, 0.25, id=f"run-{number}")
 
         def is_over() -> bool:
-            connection = connect(scene.path)
-            rows = connection.execute("SELECT owner, status FROM runs WHERE finished_at IS NULL").fetchall()
-            connection.close()
+            runs = scene.snapshot().runs.values()
+            rows = [(run["owner"], run["status"]) for run in runs if run["finished_at"] is None]
             for owner, count in Counter(owner for owner, _ in rows if owner is not None).items():
                 most[owner] = max(most[owner], count)
             assert {status for owner, status in rows if owner is None} <= {"pending"}
@@ -109,6 +105,7 @@ def _overlaps(scene: Scene, pid: int, seconds: float) -> Iterator[int]:
         yield sum(at - round(seconds * 1_000_000) < other <= at for other in begun)
 
 
+@pytest.mark.on_sqlite("of a server, a lock that is free is looked at twice before its executor is taken for dead")
 async def test_the_runs_of_a_dead_worker_go_on_at_once(scene: Scene) -> None:
     """The parent says that it is dead: nobody waits for its lease, for a look at its lock, or for its successor."""
     server = await scene.serving(workers=3, lease_seconds=600, look_seconds=60, start_seconds=_START_SECONDS)

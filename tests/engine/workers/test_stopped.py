@@ -12,11 +12,10 @@ import pytest
 import trio
 
 from durable_trio import StoreInUse
+from durable_trio.stores.address import is_url
 from durable_trio.stores.sqlite import write_turn as turn
 from tests.crash.plans import wave
 from tests.engine.workers.kit import PATIENCE_SECONDS, Scene, is_alive, kill, state_of, until
-
-pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
 
 _REFUSED = "a write of a run was refused"
 _SILENT = "showed no sign of life"
@@ -25,11 +24,16 @@ _SHORT_SECONDS = 2.5
 
 
 async def stop_outside_its_turn(scene: Scene, pid: int) -> None:
-    """Stop a process while it does not hold the file: one that does would keep everybody waiting."""
+    """Stop a process while it does not hold the file: one that does would keep everybody waiting.
+
+    A server takes from a stopped one what it holds.
+    """
     while True:
         kill(pid, signal.SIGSTOP)
         await until(lambda: state_of(pid) == "T")
-        descriptor = os.open(f"{scene.path}-turn", os.O_RDWR)
+        if is_url(scene.address):
+            return
+        descriptor = os.open(f"{scene.address}-turn", os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
@@ -83,13 +87,14 @@ async def test_one_that_wakes_up_after_its_lease_writes_nothing(scene: Scene, ki
     scene.assert_sound()
 
 
+@pytest.mark.on_sqlite("of a file a stopped process keeps what it holds")
 async def test_a_worker_that_is_stopped_inside_its_write_turn_is_killed_and_the_others_go_on(
     tmp_path: Path, undisturbed: dict[str, Any]
 ) -> None:
     for heartbeat_seconds in (1, 5, 25):
         directory = tmp_path / str(heartbeat_seconds)
         directory.mkdir()
-        scene = Scene(directory)
+        scene = Scene(directory, str(directory / "app.db"))
         try:
             if await stopped_one_is_killed_alone(scene, heartbeat_seconds):
                 scene.assert_sound(reference=undisturbed)
@@ -128,6 +133,7 @@ async def stopped_one_is_killed_alone(scene: Scene, heartbeat_seconds: float) ->
     return False
 
 
+@pytest.mark.on_sqlite("one who writes keeps the others waiting")
 async def test_an_unrelated_process_that_is_stopped_inside_its_turn_is_named_to_callers(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,8 @@ from __future__ import annotations
 import os
 from typing import Final
 
-import pytest
-
 from tests.engine.workers.kit import Scene
 from tests.engine.workers.storm import Storm
-
-pytestmark = pytest.mark.on_sqlite("processes serve a file, and the checker looks into it")
 
 RUNS: Final = int(os.environ.get("DURABLE_TRIO_STORM", "1000"))
 
