@@ -83,7 +83,8 @@ def missing_for_postgres() -> str | None:
         return "psycopg is not installed: pip install 'durable_trio[postgres]'"
     from private_postgres import find_binaries  # which needs psycopg
 
-    if find_binaries() is None:
+    binaries = find_binaries()
+    if binaries is None or not (binaries / "initdb").exists():
         return "PostgreSQL is not installed: apt-get install postgresql, or DURABLE_TRIO_TEST_PG_BIN=/path/to/its/bin"
     return None
 

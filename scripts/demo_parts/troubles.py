@@ -188,6 +188,9 @@ class _Troublemaker:
         at_start = self._show.look()
         await self._show.until(lambda sample: sample.row_count > at_start.row_count or self._show.is_idle(sample))
         self._good(began, f"it is back, and they go on{self._dead(executors)}")
+        # Who is killed before it has its lock again, as all stores have one, is missed only after its lease.
+        query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' HAVING count(*) > ?"
+        await self._until(query, len(self._fleet))
 
     # ---- looking -----------------------------------------------------------------------------------------------
 
