@@ -24,6 +24,7 @@ from durable_trio.stores.contract import ReapExecutor, RegisterExecutor
 from durable_trio.stores.copying import Seal
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.stores.sqlite.connection import open_connection, set_up_writer
+from durable_trio.stores.sqlite.executor_locks import open_executor_locks
 from durable_trio.stores.sqlite.files import stores_on, translate_os_error
 from durable_trio.stores.sqlite.library import sqlite3, translate
 from durable_trio.stores.sqlite.store import SqliteStore
@@ -82,6 +83,7 @@ def seal(path: str, target: str, nonce: str, *, now: Callable[[], int]) -> Seal:
         if found is not None:
             return found
         _check_nobody_uses(path)
+        _check_no_company(path)
         for question, what in ((LIVING, "an executor has come"), (OWNED, "a run is owned")):
             if connection.execute(question).fetchone()[0]:
                 raise StoreInUse(f"{path!r}: {what} meanwhile; stop all processes that use it, and repeat")
@@ -154,6 +156,19 @@ def _check_nobody_uses(path: str) -> None:
             f"{describe_process(pids[0])} has {path!r} open: stop all processes that use it, and repeat. "
             "Nothing was changed"
         )
+
+
+def _check_no_company(path: str) -> None:
+    """Refuse it also if this process has it open, or one that is not to be seen, such as another user's."""
+    locks = open_executor_locks(path)
+    try:
+        if locks.announce() is not None and locks.has_company():
+            raise StoreInUse(
+                f"{path!r} is open in this process, or in one that cannot be seen from here: stop all that use it, and "
+                "repeat. Nothing was changed"
+            )
+    finally:
+        locks.close()
 
 
 def _set_free(path: str, now: Callable[[], int]) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,17 @@ from typing import Any
 import attrs
 import pytest
 
-from durable_trio.errors import SchemaTooNew, StoreError, StoreInUse
+from durable_trio.errors import SchemaTooNew, StoreAway, StoreError, StoreInUse
 from durable_trio.rows import Key
 from durable_trio.stores import copying
 from durable_trio.stores.contract import Advance, Fence, ReapExecutor, RegisterExecutor, SendSignal
+from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.moving import Sealed, count_copy, move, sealed, take_back
+from durable_trio.stores.postgres.copy_target import SHOW
+from durable_trio.stores.postgres.faults import ConnectionLost
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import parse_url
+from durable_trio.stores.postgres.wire import Answer, Request, Wire
 from durable_trio.stores.questions import ListExecutors, ListRuns, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, tables
 from durable_trio.stores.sqlite.library import sqlite3
@@ -158,6 +162,9 @@ def test_the_file_is_refused_by_all_versions_until_the_seal_is_taken_back(
 def test_a_copy_that_is_not_finished_is_taken_back_on_both_sides(path: str, url: str) -> None:
     kill_at(path, url, 40)
     assert sum(counts_at(url).values())
+    with closing(PostgresStore(url, durability="normal")) as store:
+        store.open()
+        assert store.ask(Examine(due_before=0, set_aside="x")).dangling_count == 0
     assert take_back(path, url)
     assert sum(counts_at(url).values()) == 0
     SqliteStore(path).open()
@@ -168,6 +175,11 @@ def test_a_file_that_somebody_serves_is_left_alone(path: str, url: str, spawn: S
         store.open()
         store.apply([RegisterExecutor(pid=1, host="h", lease=1, now=1)])
         with pytest.raises(StoreInUse, match="is served by"):
+            move(path, url, silent)
+        assert sealed(path) is None
+    with closing(SqliteStore(path)) as store:
+        store.open()
+        with pytest.raises(StoreInUse, match="is open in this process, or in one that cannot be seen"):
             move(path, url, silent)
         assert sealed(path) is None
     client = spawn("store = SqliteStore(sys.argv[1])\nstore.open()\nsay('open')\nsys.stdin.read()", path)
@@ -243,6 +255,30 @@ def test_a_run_that_is_started_there_meanwhile_is_named(path: str, url: str, mon
     with connect(url) as connection:
         connection.execute("DELETE FROM runs")
     assert move(path, url, silent).copied_count == RUN_COUNT
+
+
+def test_if_the_last_answer_is_lost_it_is_found_finished(path: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exchange = Wire.exchange
+
+    def lost(wire: Wire, requests: Sequence[Request]) -> list[Answer]:
+        answers = exchange(wire, requests)
+        if any(request.text == SHOW for request in requests):
+            wire.close()
+            raise ConnectionLost("gone")
+        return answers
+
+    monkeypatch.setattr(Wire, "exchange", lost)
+    with pytest.raises(StoreAway):
+        move(path, url, silent)
+    monkeypatch.undo()
+    assert sealed(path) == Sealed(parse_url(url).name, False)
+    with closing(PostgresStore(url, durability="normal")) as store:
+        store.open()
+        assert "fork" in claimable(store)  # and so they are not what they were
+    with pytest.raises(StoreError, match="stays sealed: its runs were copied"):
+        take_back(path, url)
+    assert move(path, url, silent).is_repeated
+    assert sealed(path) == Sealed(parse_url(url).name, True)
 
 
 def test_one_goes_on_with_the_database_that_was_begun_with(path: str, url: str) -> None:

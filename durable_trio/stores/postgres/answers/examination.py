@@ -28,8 +28,12 @@ _OF_RUNS: Final = (
     "earlier_generations",
     "earlier_history",
 )
+# Of a copy that is under way there are rows of runs that nobody sees yet.
 DANGLING: Final = " UNION ALL ".join(
-    f"SELECT count(*) FROM {table} WHERE NOT EXISTS (SELECT 1 FROM runs WHERE runs.run = {table}.run)"
+    f"""
+    SELECT count(*) FROM {table} WHERE NOT EXISTS (SELECT 1 FROM runs WHERE runs.run = {table}.run)
+        AND NOT EXISTS (SELECT 1 FROM copied_runs WHERE copied_runs.run = {table}.run)
+    """
     for table in _OF_RUNS
 )
 OWNED: Final = "SELECT owner, count(*) FROM runs WHERE owner IS NOT NULL GROUP BY owner ORDER BY owner"
