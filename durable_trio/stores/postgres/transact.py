@@ -42,6 +42,8 @@ SET: Final = "SELECT set_config($1, $2, true)"
 OWN_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned(), current_setting('transaction_read_only') = 'off'"
 # A margin, so that it is this process which says that the function was too slow.
 _LATE_MS: Final = 50
+# By this the server ends the connection of a function that has taken longer than that between two statements.
+_IDLE_TOO_LONG: Final = "25P03"
 # After a conflict the other one goes on first, or they meet again.
 _PAUSES_SECONDS_MAX: Final = (0.02, 0.04, 0.08, 0.16, *[0.3] * 1000)
 
@@ -137,6 +139,10 @@ class _Call:
         for pause_seconds_max in _PAUSES_SECONDS_MAX:
             try:
                 return self._once(fn, seconds_max, until)
+            except ConnectionLost as error:
+                if error.sqlstate == _IDLE_TOO_LONG:  # and so nothing is committed
+                    raise _late(seconds_max) from error
+                raise
             except (psycopg.Error, ServerError) as error:
                 self._wire.roll_back()
                 if isinstance(error, ServerError) and is_known_commit(error):
@@ -239,7 +245,7 @@ def _late(seconds_max: float) -> StepTimeout:
 def _of_server(error: psycopg.Error) -> Exception:
     if error.sqlstate:
         found = ServerError(error.sqlstate, str(error))
-        if not found.ends_connection:
+        if not found.ends_connection and error.sqlstate != _IDLE_TOO_LONG:
             return found
     return ConnectionLost(str(error), sqlstate=error.sqlstate or "")
 

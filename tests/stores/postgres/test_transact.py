@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -359,6 +360,26 @@ def test_after_a_conflict_the_function_is_called_again(payments: Payments, state
 
     assert payments.call(pay) is True
     assert (len(calls), payments.amounts, len(payments.history)) == (3, [7], 1)
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+def test_a_function_that_the_server_has_given_up_is_too_slow(payments: Payments, swallows: bool) -> None:
+    """It is not called again, as after an outage: it would take as long again."""
+    calls: list[int] = []
+
+    def pay(connection: Connection) -> None:
+        calls.append(1)
+        time.sleep(0.3)
+        try:
+            connection.execute("SELECT 1")
+        except psycopg.Error:
+            if not swallows:
+                raise
+
+    with pytest.raises(StepTimeout):
+        payments.call(pay, seconds_max=0.05)
+    assert len(calls) == 1
+    payments.must_have_written_nothing()
 
 
 def test_conflicts_without_an_end_are_a_step_that_is_too_slow(payments: Payments) -> None:
