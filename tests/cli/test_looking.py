@@ -472,7 +472,7 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
         await ctx.wait_signal("go")
 
     async def prepare() -> None:
-        async with open_engine(file_path, workflows=[undoes, waits]) as engine:
+        async with open_engine(file_path, workflows=[undoes, waits], lease_seconds=600, heartbeat_seconds=200) as engine:
             failed = await engine.start(undoes, id="undone-not")
             run = await engine.start(waits, True, id="abandoned")
             with trio.fail_after(PATIENCE_SECONDS):
@@ -484,7 +484,7 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
             await engine.start(waits, id="too-old", ttl=1000)
             connection = engine.connect()
             connection.execute("UPDATE runs SET ttl_at = 1000 WHERE id = 'too-old'")
-            connection.execute("UPDATE executors SET renewed_at = renewed_at - 100000000")
+            connection.execute("UPDATE executors SET renewed_at = renewed_at - 1000000000")
             connection.commit()
             connection.close()
             for options in ([], ["--json"]):
