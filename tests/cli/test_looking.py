@@ -472,7 +472,9 @@ def test_check_counts_what_needs_a_person(file_path: str) -> None:
         await ctx.wait_signal("go")
 
     async def prepare() -> None:
-        async with open_engine(file_path, workflows=[undoes, waits], lease_seconds=600, heartbeat_seconds=200) as engine:
+        async with open_engine(
+            file_path, workflows=[undoes, waits], lease_seconds=600, heartbeat_seconds=200
+        ) as engine:
             failed = await engine.start(undoes, id="undone-not")
             run = await engine.start(waits, True, id="abandoned")
             with trio.fail_after(PATIENCE_SECONDS):

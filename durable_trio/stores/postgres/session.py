@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Final
 
 from durable_trio.errors import StoreError
+from durable_trio.logger import Logger
 from durable_trio.processes import ProcessIdentity
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, LET_GO, POSTMASTER, TAKE_LOCK, is_free
@@ -27,6 +28,8 @@ from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Request, Wire
 
 __all__ = ["DOUBT_SECONDS", "FORGET_INSTANCES", "NOTE_FREE", "NOTIFY", "POLL_SECONDS", "Session"]
+
+_LOGGER: Final = Logger("durable_trio.store")
 
 POLL_SECONDS: Final = 1.0
 _POLL_SECONDS_WITHOUT: Final = 0.25  # while there is no session that would ring
@@ -159,7 +162,9 @@ class Session:
                     pause = _RETRY_SECONDS[0]
                     self._ring()  # who knows what was missed
                 self._listen(wire)
-            except (StoreError, ConnectionLost, ServerError):
+            except Exception as error:
+                if not isinstance(error, StoreError | ConnectionLost | ServerError):
+                    _LOGGER.error("the session with %s has failed, and begins anew", self._place.name, exc_info=error)
                 self.is_up = False
                 if wire is not None:
                     wire.close()

@@ -128,3 +128,22 @@ def test_who_leaves_in_order_leaves_nothing_behind(wire: Wire, sessions: Callabl
     first, second = sessions(), sessions()
     first.close()
     assert wire.execute("SELECT instance FROM instances").rows == [(second.instance,)]
+
+
+def test_a_fault_inside_ends_no_session(
+    sessions: Callable[[], Session], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, wire: Wire
+) -> None:
+    """Else the store would seem gone, and lose its runs, while it works."""
+    take, faults = Wire.take_notifications, [ZeroDivisionError("a fault")]
+
+    def fails_once(self: Wire) -> list[str]:
+        if faults:
+            raise faults.pop()
+        return take(self)
+
+    session = sessions()
+    monkeypatch.setattr(Wire, "take_notifications", fails_once)
+    session.tell_others()
+    assert has_rung(session, 30)  # it is back
+    wait_until(lambda: is_there(wire, session))
+    assert "has failed, and begins anew" in caplog.text
