@@ -23,6 +23,7 @@ from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.moving import Sealed, count_copy, move, sealed, take_back
 from durable_trio.stores.postgres.copy_target import SHOW
 from durable_trio.stores.postgres.faults import ConnectionLost
+from durable_trio.stores.postgres.roll_out import migrate_database
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import parse_url
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
@@ -313,6 +314,7 @@ def test_wherever_it_is_killed_it_goes_on_and_no_run_lives_twice(
 ) -> None:
     whole, begun = str(tmp_path / "whole.db"), str(tmp_path / "begun.db")
     shutil.copy(path, whole)
+    migrate_database(other_url)  # so that there are as many steps each time
     count = kill_at(whole, other_url, 10**6)
     assert count is not None
     expected, counts = without_times(seen_at(other_url)), counts_at(other_url)
@@ -320,6 +322,7 @@ def test_wherever_it_is_killed_it_goes_on_and_no_run_lives_twice(
         shutil.copy(path, begun)
         lent = lend_schema()
         try:
+            migrate_database(lent)
             assert kill_at(begun, lent, step) is None
             seal = sealed(begun)
             there = counts_at(lent).get("runs", 0)
