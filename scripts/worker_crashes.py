@@ -77,7 +77,7 @@ def _storm(options: argparse.Namespace, seed: int) -> bool:
         max_seconds=options.max_seconds,
     )
     directory = Path(tempfile.mkdtemp(prefix="worker_crashes-"))
-    scene = Scene(directory)
+    scene = Scene(directory, str(directory / "app.db"))
     is_well = False
     try:
         trio.run(storm.rage, scene)
