@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -117,7 +118,8 @@ class Server:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                # The kernel takes the thread that has started it for its parent: one of a pool ends before the process.
+                preexec_fn=_end_with_parent if threading.current_thread() is threading.main_thread() else None,
                 **self._as_user(),
             )
         until = time.monotonic() + _READY_SECONDS_MAX
