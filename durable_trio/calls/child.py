@@ -115,8 +115,9 @@ class ChildEndCall(Call):
     def _look(self) -> None:
         self._looks_again = False
         self.lobby.busy(self)
-        self.task_context.run(BODY.set, None)
-        self._body.tasks.start(self.task_context, self)
+        context = self.task_context.copy()  # the look before this one, which calls it, is made in its own
+        context.run(BODY.set, None)
+        self._body.tasks.start(context, self)
 
     async def run(self, scope: trio.CancelScope) -> None:
         """Read the child."""

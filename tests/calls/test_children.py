@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -19,6 +20,7 @@ from durable_trio import (
     StepStatus,
     workflow,
 )
+from durable_trio.calls.child import ChildEndCall
 from tests.calls.kit import children_of, double, history_at_end, waiting
 from tests.engine.harness import PATIENCE_SECONDS, serving, wait_passivated
 from tests.kit.traces import effects, virtual
@@ -390,3 +392,34 @@ async def test_a_parent_whose_body_has_ended_leaves_memory_while_it_waits_for_it
         await engine.send_signal("child", "go", "went")
         assert await run.result() == "done"
         assert (await engine.get("child").record()).status is S.COMPLETED
+
+
+async def test_a_child_that_ends_while_it_is_looked_at_is_looked_at_again(
+    file_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is of before the end, and word of that has come during the read."""
+    run, looks = ChildEndCall.run, []
+
+    async def run_and_be_told(self: ChildEndCall, scope: trio.CancelScope) -> None:
+        await run(self, scope)
+        child = self._child
+        assert child is not None
+        looks.append(child.status)
+        if len(looks) < 4:
+            self._child = attrs.evolve(child, status=RunStatus.RUNNING, finished_at=None)
+            self.child_ended()
+
+    monkeypatch.setattr(ChildEndCall, "run", run_and_be_told)
+
+    @workflow
+    async def quick(ctx: Context, number: int) -> int:
+        return 2 * number
+
+    @workflow
+    async def parent(ctx: Context) -> int:
+        return await ctx.run_child(quick, 21)
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with serving(file_path, parent, quick) as engine:
+            assert await engine.run(parent) == 42
+    assert len(looks) >= 4
