@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from durable_trio.rows import CodeRow, DeathRow, ExecutorRow, ReportRow, RunRow, ServedCode, UntoldRow
 from durable_trio.rules.fitting import Fitting
-from durable_trio.rules.run_life import ACTIVE
+from durable_trio.rules.run_life import ACTIVE, WAITING
 from durable_trio.stores.code_questions import (
     CountParked,
     CountRefused,
@@ -18,6 +18,7 @@ from durable_trio.stores.code_questions import (
     RefusedSet,
     ServedBy,
 )
+from durable_trio.stores.due_questions import FindNextDue, NextDue
 from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
@@ -114,6 +115,21 @@ def count_backlog(state: State, question: CountBacklog) -> Backlog:
     )
 
 
+def find_next_due(state: State, question: FindNextDue) -> NextDue:
+    """Return when the next run is due, and how many some executors have in hand."""
+    found = [count_backlog(state, CountBacklog(question.codes, now=question.now, due_max=1)).next_due_at]
+    workflows, in_hand_count = Fitting(question.codes).workflows, 0
+    for run in state.unfinished.values():
+        row = run.row
+        if row.owner is None:
+            continue
+        waits, is_due = row.status in WAITING, row.wake_at is not None and row.wake_at <= question.now
+        if waits and not is_due and row.workflow in workflows:
+            found.append(row.wake_at)
+        in_hand_count += row.owner in question.executors and (not waits or is_due)
+    return NextDue(at=min((each for each in found if each is not None), default=None), in_hand_count=in_hand_count)
+
+
 def list_set_back(state: State, question: ListSetBack) -> tuple[SetBack, ...]:
     """Return runs whose due time was stored before the clock was set back."""
     found = []
@@ -205,6 +221,7 @@ ANSWERS: Final[dict[type, Callable[[State, Any], Any]]] = {
     ListUnread: list_unread,
     LookAtMailbox: look_at_mailbox,
     CountBacklog: count_backlog,
+    FindNextDue: find_next_due,
     ListSetBack: list_set_back,
     ListOwned: list_owned,
     ListCodes: list_codes,

@@ -12,6 +12,7 @@ import pytest
 
 from durable_trio.rows import RunRow
 from durable_trio.stores.contract import Abandoned, Operation, PutOpenSteps, Sent, Started, Store
+from durable_trio.stores.due_questions import FindNextDue
 from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.questions import (
     CountBacklog,
@@ -68,6 +69,9 @@ def everything(store: Store) -> dict[str, Any]:
         "executors": [row.id for row in store.ask(ListExecutors(ended=True))],
         "workflows": [(each.by_status, each.durations) for each in store.ask(CountByWorkflow(durations_max=99))],
         "backlog": [store.ask(CountBacklog(codes_of("work"), now=now, due_max=99)) for now in (10**3, 10**6)],
+        "next due": [
+            store.ask(FindNextDue(codes=codes_of("work"), executors=range(20), now=now)) for now in (10**3, 10**6)
+        ],
         "counts": (status.runs_by_status, status.parked, status.unfinished_by_version),
     }
 

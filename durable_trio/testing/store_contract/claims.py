@@ -20,6 +20,7 @@ from durable_trio.stores.contract import (
     ResumeRun,
     Store,
 )
+from durable_trio.stores.due_questions import FindNextDue, NextDue
 from durable_trio.stores.questions import Backlog, CountBacklog, CountRuns, ListOwned, ListSetBack, SetBack
 from durable_trio.testing.store_contract.history import wait
 from durable_trio.testing.store_contract.kit import (
@@ -44,6 +45,14 @@ from durable_trio.testing.store_contract.kit import (
 def claim_one(store: Store, owner: int, run_id: str = "run", workflow: str = "work") -> Any:
     """Claim a run by its id."""
     return one(store, ClaimRun(owner=owner, run_id=run_id, codes=codes_of(workflow), now=70))
+
+
+def go_home(
+    store: Store, *executors: int, now: int = 50, workflows: tuple[str, ...] = ("work",)
+) -> tuple[int | None, int]:
+    """Return when the next run is due, and how many are in hand."""
+    found = store.ask(FindNextDue(codes=codes_of(*workflows), executors=executors, now=now))
+    return found.at, found.in_hand_count
 
 
 class ClaimContract(ContractKit):
@@ -233,6 +242,39 @@ class ClaimContract(ContractKit):
         one(store, ReapExecutor(executor=second, now=50))
         backlog = store.ask(CountBacklog(codes_of("work"), now=50, due_max=9))
         assert (backlog.next_due_at, backlog.owned_counts, backlog.executor_count) == (50, {first: 2}, 1)
+
+    def test_who_may_go_home_is_told_what_is_in_hand_and_when_the_next_run_is_due(self, store: Store) -> None:
+        """Of known workflows, whoever has the run, as long as it is to come; and not of runs that wait for no time."""
+        executor, other = register(store), register(store)
+        assert go_home(store, executor) == (None, 0)
+        assert go_home(store, workflows=()) == (None, 0)
+        start(store, "unknown", due_at=60, workflow="another")
+        start(store, "signalled", due_at=1)
+        suspend(store, fence_of(claim_one(store, executor, "signalled")), waits_for=("signal go",))
+        assert go_home(store, executor) == (None, 0)
+        start(store, "later", due_at=900)
+        assert go_home(store, executor) == (900, 0)
+        waiting = fence_of(start(store, "waits", owner=other))
+        assert go_home(store, executor, other) == (900, 1)
+        assert one(store, Advance(fence=waiting, status=RunStatus.SUSPENDED, wake_at=300, now=20)) is True
+        assert go_home(store, executor, other) == (300, 0)
+        assert go_home(store, executor, other, now=299) == (300, 0)
+        assert go_home(store, executor, other, now=300) == (900, 1)
+        assert go_home(store, executor, now=300) == (900, 0)
+        assert go_home(store, other, workflows=("another",)) == (60, 0)
+        start(store, "due", due_at=90)
+        assert go_home(store, executor) == (90, 0)
+        claim(store, executor, now=100)
+        assert go_home(store, executor, now=100) == (300, 1)
+        one(store, ReapExecutor(executor=executor, crashed=False, now=110))
+        assert go_home(store, executor, now=120) == (110, 0)
+
+    def test_a_run_that_the_code_has_refused_keeps_nobody_from_going_home(self, store: Store) -> None:
+        _, fence = owned(store)
+        park(store, fence, code=7)
+        refused, other = codes_of("work", code=7), codes_of("work", code=8)
+        assert store.ask(FindNextDue(codes=refused, executors=(), now=50)) == NextDue(at=None, in_hand_count=0)
+        assert store.ask(FindNextDue(codes=other, executors=(), now=50)).at == 40
 
     def test_a_run_is_claimed_by_its_id_due_or_not(self, store: Store) -> None:
         before = start(store, due_at=900)

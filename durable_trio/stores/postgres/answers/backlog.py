@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Final
 
-from durable_trio.rows import NO_VERSION
+from durable_trio.rows import NO_VERSION, ServedCode
 from durable_trio.rules.run_life import WAITING
+from durable_trio.stores.due_questions import FindNextDue, NextDue
 from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.tables import LINE
 from durable_trio.stores.questions import Backlog, CountBacklog, ListSetBack, SetBack
-from durable_trio.stores.statuses import is_none_of
+from durable_trio.stores.statuses import is_none_of, is_one_of
 
-__all__ = ["count_backlog", "list_set_back"]
+__all__ = ["count_backlog", "find_next_due", "list_set_back"]
 
 _IN_LINE: Final = "runs WHERE owner IS NULL AND wake_at IS NOT NULL AND is_due"
 _OF_GROUP: Final = f"""
@@ -67,6 +69,14 @@ LIVING: Final = "SELECT count(*) FROM executors WHERE ended_at IS NULL"
 OWNED_COUNTS: Final = f"""
     SELECT owner, count(*) FROM runs WHERE owner IS NOT NULL AND {is_none_of(WAITING)} GROUP BY owner
 """
+OWNED_DUE: Final = f"""
+    SELECT
+        min(wake_at) FILTER (WHERE {is_one_of(WAITING)} AND wake_at > $2::bigint
+            AND workflow IN (SELECT workflow FROM json_to_recordset($1::json) AS given (workflow text))),
+        count(*) FILTER (WHERE owner IN (SELECT json_array_elements_text($3::json)::bigint)
+            AND ({is_none_of(WAITING)} OR wake_at <= $2::bigint))
+    FROM runs WHERE owner IS NOT NULL
+"""
 SET_BACK: Final = """
     SELECT id, workflow, wake_at, greatest(created_at, stamp.latest)
     FROM runs, LATERAL (SELECT max(started_at) AS latest FROM waits WHERE waits.run = runs.run) AS stamp
@@ -78,9 +88,7 @@ SET_BACK: Final = """
 
 def count_backlog(asking: Asking, question: CountBacklog) -> Backlog:
     """Return what waits to be claimed, and who has how many."""
-    codes = json.dumps(
-        [{"workflow": each.workflow, "version": each.version, "code": each.code} for each in question.codes]
-    )
+    codes = _codes(question.codes)
     living, waiting, owned = asking.only(
         (LIVING, ()), (WAITING_RUNS, (codes, question.now, question.due_max)), (OWNED_COUNTS, ())
     )
@@ -91,6 +99,21 @@ def count_backlog(asking: Asking, question: CountBacklog) -> Backlog:
         due_count=due_count,
         owned_counts=dict(owned.rows),
     )
+
+
+def find_next_due(asking: Asking, question: FindNextDue) -> NextDue:
+    """Return when the next run is due, and how many some executors have in hand."""
+    codes, executors = _codes(question.codes), json.dumps(list(question.executors))
+    waiting, owned = asking.only(
+        (WAITING_RUNS, (codes, question.now, 1)), (OWNED_DUE, (codes, question.now, executors))
+    )
+    (unowned_at, _), (owned_at, in_hand_count) = waiting.rows[0], owned.rows[0]
+    found = [each for each in (unowned_at, owned_at) if each is not None]
+    return NextDue(at=min(found, default=None), in_hand_count=in_hand_count)
+
+
+def _codes(codes: Iterable[ServedCode]) -> str:
+    return json.dumps([{"workflow": each.workflow, "version": each.version, "code": each.code} for each in codes])
 
 
 def list_set_back(asking: Asking, question: ListSetBack) -> tuple[SetBack, ...]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
+from durable_trio.stores.due_questions import FindNextDue
 from durable_trio.stores.examination_questions import Examine
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.overdue_questions import ListOverdue
 from durable_trio.stores.postgres.answers.asking import Asking
-from durable_trio.stores.postgres.answers.backlog import count_backlog, list_set_back
+from durable_trio.stores.postgres.answers.backlog import count_backlog, find_next_due, list_set_back
 from durable_trio.stores.postgres.answers.codes import count_refused, list_codes, list_served
 from durable_trio.stores.postgres.answers.counts import count_by_workflow, count_runs
 from durable_trio.stores.postgres.answers.cursors import find_cursor
@@ -89,6 +90,7 @@ ANSWERS: Final[dict[type[Question[Any]], Callable[[Asking, Any], Any]]] = {
     ListUnread: list_unread,
     LookAtMailbox: look_at_mailbox,
     CountBacklog: count_backlog,
+    FindNextDue: find_next_due,
     ListSetBack: list_set_back,
     ListOwned: list_owned,
     ListRuns: list_runs,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, UntoldRow
+from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, ServedCode, UntoldRow
 from durable_trio.rules.run_life import WAITING
 from durable_trio.stores.code_questions import ListCodes
+from durable_trio.stores.due_questions import FindNextDue, NextDue
 from durable_trio.stores.lines import BEGUN, NEW, SUSPECT
 from durable_trio.stores.questions import (
     Backlog,
@@ -33,9 +34,18 @@ from durable_trio.stores.sqlite.layout import COUNT_MAX
 from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.liveness import Judge, nobody_can_tell, silent, teller_is_alive
 from durable_trio.stores.sqlite.tables import IN_LINE, LINE
-from durable_trio.stores.statuses import is_none_of
+from durable_trio.stores.statuses import is_none_of, is_one_of
 
-__all__ = ["count_backlog", "find_home", "list_codes", "list_deaths", "list_executors", "list_reports", "list_set_back"]
+__all__ = [
+    "count_backlog",
+    "find_home",
+    "find_next_due",
+    "list_codes",
+    "list_deaths",
+    "list_executors",
+    "list_reports",
+    "list_set_back",
+]
 
 LIVING: Final = f"SELECT {EXECUTOR_COLUMNS}, lock FROM executors WHERE ended_at IS NULL ORDER BY id"
 OWNING: Final = f"""
@@ -141,6 +151,16 @@ BACKLOG: Final = f"""
     FROM (SELECT * FROM in_line UNION ALL SELECT * FROM later)
 """
 
+# Few: what executors have in memory.
+OWNED_DUE: Final = f"""
+    SELECT
+        min(iif({is_one_of(WAITING)} AND typeof(wake_at) = 'integer' AND wake_at > :now
+            AND workflow IN (SELECT value ->> 0 FROM json_each(:codes)), wake_at, NULL)),
+        count(*) FILTER (WHERE owner IN (SELECT value FROM json_each(:executors))
+            AND ({is_none_of(WAITING)} OR wake_at <= :now))
+    FROM runs INDEXED BY runs_owned WHERE owner IS NOT NULL
+"""
+
 HOME: Final = "SELECT lock, boot_id FROM executors WHERE id = ?"
 DEATHS: Final = """
     SELECT executor, deaths.pid, deaths.host, stage, runs, untold, teller, lock, boot_id
@@ -151,8 +171,7 @@ _STAGES: Final = frozenset(DeathStage)
 
 def count_backlog(connection: sqlite3.Connection, question: CountBacklog) -> Backlog:
     """Return what waits to be claimed."""
-    codes = json.dumps([(each.workflow, each.version, each.code) for each in question.codes])
-    parameters = {"codes": codes, "now": question.now, "due_max": question.due_max}
+    parameters = {"codes": _codes(question.codes), "now": question.now, "due_max": question.due_max}
     executor_count, next_due_at, due_count, owned = connection.execute(BACKLOG, parameters).fetchone()
     return Backlog(
         executor_count=executor_count,
@@ -160,6 +179,20 @@ def count_backlog(connection: sqlite3.Connection, question: CountBacklog) -> Bac
         due_count=due_count,
         owned_counts=dict(json.loads(owned)),
     )
+
+
+def find_next_due(connection: sqlite3.Connection, question: FindNextDue) -> NextDue:
+    """Return when the next run is due, and how many some executors have in hand."""
+    parameters: dict[str, Any] = {"codes": _codes(question.codes), "now": question.now}
+    unowned_at = connection.execute(BACKLOG, {**parameters, "due_max": 1}).fetchone()[1]
+    executors = json.dumps(list(question.executors))
+    owned_at, in_hand_count = connection.execute(OWNED_DUE, {**parameters, "executors": executors}).fetchone()
+    found = [each for each in (unowned_at, owned_at) if each is not None]
+    return NextDue(at=min(found, default=None), in_hand_count=in_hand_count)
+
+
+def _codes(codes: Iterable[ServedCode]) -> str:
+    return json.dumps([(each.workflow, each.version, each.code) for each in codes])
 
 
 def list_set_back(connection: sqlite3.Connection, question: ListSetBack) -> tuple[SetBack, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from durable_trio.stores.code_questions import CountParked, CountRefused, ListCodes, ListRefusedSets, ListServed
+from durable_trio.stores.due_questions import FindNextDue
 from durable_trio.stores.generation_questions import ListGeneration, ListGenerations
 from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.overdue_questions import ListOverdue
@@ -37,6 +38,7 @@ from durable_trio.stores.sqlite.answers.counts import count_by_workflow, count_p
 from durable_trio.stores.sqlite.answers.cursors import find_cursor
 from durable_trio.stores.sqlite.answers.executors import (
     count_backlog,
+    find_next_due,
     list_codes,
     list_deaths,
     list_executors,
@@ -97,6 +99,7 @@ ANSWERS: Final[dict[type[Question[Any]], Answer]] = {
     ListUnread: list_unread,
     LookAtMailbox: look_at_mailbox,
     CountBacklog: count_backlog,
+    FindNextDue: find_next_due,
     ListSetBack: list_set_back,
     ListOwned: list_owned,
     ListCodes: list_codes,

@@ -7,6 +7,7 @@ from typing import Any
 
 from durable_trio.rows import ServedCode
 from durable_trio.stores.code_questions import CountParked, ListCodes
+from durable_trio.stores.due_questions import FindNextDue
 from durable_trio.stores.news_questions import FindCursor, ListChanges, ListNews, ListSent
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.store import PostgresStore
@@ -37,6 +38,7 @@ _QUESTIONS: Sequence[Question[Any]] = (
     FindEnded(["run-0", "run-1"]),
     FindMissing(["run-0", "run-1"]),
     CountBacklog([ServedCode("work", 0, 1)], now=100, due_max=9),
+    FindNextDue(codes=[ServedCode("work", 0, 1)], executors=[1], now=100),
     CountParked(),
     ListCodes(),
     ListExecutors(),
