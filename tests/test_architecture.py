@@ -30,6 +30,7 @@ LAYERS = (
     ("context",),
     ("serving",),
     ("engine", "rehearsal"),
+    ("platforms",),
     ("views",),
     ("cli", "web"),
 )

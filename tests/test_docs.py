@@ -152,6 +152,7 @@ def test_links_to_files_lead_to_files(page: Path) -> None:
     ("module", "page"),
     [
         ("durable_trio", "api.md"),
+        ("durable_trio.platforms", "api-platforms.md"),
         ("durable_trio.testing", "api-testing.md"),
         ("supervisors", "api-supervisors.md"),
     ],
