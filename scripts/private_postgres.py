@@ -53,6 +53,7 @@ class Server:
         folder: where its data is to be; made if it is not there. By default one that is removed at the end.
         settings: those that differ.
         networks: who else may connect, without a password (``10.0.0.0/8``): it listens on all addresses then.
+        of: the server that it follows, as its standby called ``standby``, until it is promoted.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Server:
         folder: Path | None = None,
         settings: dict[str, str] | None = None,
         networks: Sequence[str] = (),
+        of: Server | None = None,
     ) -> None:
         binaries = find_binaries()
         if binaries is None:
@@ -82,14 +84,14 @@ class Server:
             **(settings or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused: set[int] = set()
         self.folder.mkdir(exist_ok=True)
         os.chown(self.folder, self._user.pw_uid, self._user.pw_gid)
         if not self.data.exists():
-            self._call(
-                "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
-            )
-            with open(self.data / "pg_hba.conf", "a", encoding="utf-8") as rules:
-                rules.writelines(f"host all all {network} trust\n" for network in networks)
+            if of is None:
+                self._make_data(networks)
+            else:
+                self._copy_data(of)
         self.start()
 
     @property
@@ -144,6 +146,40 @@ class Server:
         self.stop()
         if self._is_temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def promote(self) -> None:
+        """End following: it takes over, and can be written to once this returns."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_promote()")
+
+    def kill(self) -> None:
+        """End all its processes at once, as when its machine is lost: nothing more is sent to a standby either."""
+        self.pause_senders()
+        self.stop(signal.SIGKILL)
+        for sender in self._paused:
+            os.kill(sender, signal.SIGKILL)
+        self._paused.clear()
+
+    def pause_senders(self) -> None:
+        """Send a standby nothing more, and keep the connection."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            senders = connection.execute("SELECT pid FROM pg_stat_replication").fetchall()
+        for (sender,) in senders:
+            os.kill(sender, signal.SIGSTOP)
+            self._paused.add(sender)
+
+    def _make_data(self, networks: Sequence[str]) -> None:
+        self._call(
+            "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
+        )
+        with open(self.data / "pg_hba.conf", "a", encoding="utf-8") as rules:
+            rules.writelines(f"host all all {network} trust\n" for network in networks)
+
+    def _copy_data(self, leader: Server) -> None:
+        source = f"{leader.url.rpartition('/')[0]}?application_name=standby"
+        self._call(
+            "pg_basebackup", "-D", str(self.data), "-d", source, "-R", "--checkpoint=fast", "--no-sync", "-X", "stream"
+        )
 
     def _call(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
