@@ -20,7 +20,7 @@ from durable_trio.stores.postgres import guarded
 from durable_trio.stores.postgres import store as store_module
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import parse_url
-from durable_trio.stores.questions import FindRun, ListExecutors, ListHistory, LoadRun
+from durable_trio.stores.questions import CountRuns, FindRun, ListExecutors, ListHistory, LoadRun
 from durable_trio.testing.store_contract.kit import (
     add,
     claim,
@@ -256,6 +256,7 @@ def test_a_commit_that_hangs_is_given_up_and_found_later(impatient: PostgresStor
         for _ in range(3):
             with pytest.raises(StoreAway, match="in time"):
                 impatient.apply(batch)
+        assert [each for each in impatient.ask(CountRuns()).warnings if "none is connected: commits wait" in each]
         # Who is no longer waited for does not wait in the server either, but the first.
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         wait_until(lambda: rows.one(waiting) == 0)

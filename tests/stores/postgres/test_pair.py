@@ -17,7 +17,7 @@ from durable_trio import Context, open_engine, workflow
 from durable_trio.errors import OwnershipLost
 from durable_trio.stores.contract import Advance
 from durable_trio.stores.postgres.store import PostgresStore
-from durable_trio.stores.questions import FindRun, ListHistory
+from durable_trio.stores.questions import CountRuns, FindRun, ListHistory
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start_operation, step
 from tests.kit.postgres import must_be_installed
 from tests.stores.postgres.kit import Doing, wait_until
@@ -117,8 +117,12 @@ def test_a_commit_that_waits_for_a_standby_that_is_cut_off_is_never_taken_for_do
     store.open()
     try:
         row, fence = owned(store)
+        assert store.ask(CountRuns()).store_version.endswith(", no standby must answer")
         pair.wait_for_the_standby()
         add(store, fence, step(1))
+        seen = store.ask(CountRuns())
+        assert seen.store_version.endswith(", a standby must answer")
+        assert not any("standby" in each for each in seen.warnings)
         pair.cut_the_standby_off()
         batch = [Advance(fence=fence, rows=(step(2, "in doubt"),), now=20)]
         doing = Doing(lambda: again_until_it_is_back(store, batch))

@@ -36,7 +36,11 @@ PARKED: Final = f"""
 RECORDED: Final = "SELECT pg_stat_get_tuples_inserted('history'::regclass)"
 SERVER: Final = """
     SELECT current_setting('server_version'), current_setting('fsync')::boolean,
-        current_setting('full_page_writes')::boolean
+        current_setting('full_page_writes')::boolean,
+        current_setting('synchronous_standby_names') <> '',
+        -- Who may not see that is told of none.
+        NOT pg_has_role('pg_read_all_stats', 'USAGE')
+            OR EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))
 """
 # Of others' transactions, as far as the role may see them.
 OLDEST_TRANSACTION: Final = f"""
@@ -88,7 +92,7 @@ def count_runs(asking: Asking, question: CountRuns) -> StoreStatus:
     left = dict(unfinished)
     for (workflow, _), number in by_version.items():
         left[workflow] = left.get(workflow, 0) - number
-    ((server_version, *is_safe),) = server.rows
+    ((server_version, *is_safe, must_answer, answers),) = server.rows
     return StoreStatus(
         runs_by_status={status: number for status, number in by_status.items() if number},
         parked=tuple(run_id for (run_id,) in parked.rows),
@@ -97,8 +101,8 @@ def count_runs(asking: Asking, question: CountRuns) -> StoreStatus:
             **{(workflow, 0): number for workflow, number in left.items() if number > 0},
             **by_version,
         },
-        store_version=f"PostgreSQL {server_version}",
-        warnings=tuple(_warnings(is_safe, oldest.rows)),
+        store_version=f"PostgreSQL {server_version}, {'a' if must_answer else 'no'} standby must answer",
+        warnings=tuple(_warnings(is_safe, must_answer and not answers, oldest.rows)),
         recorded_count=recorded.rows[0][0],
     )
 
@@ -114,10 +118,12 @@ def _by_workflow(*found: Iterable[tuple[Any, ...]]) -> _Counts:
     return counts
 
 
-def _warnings(is_safe: Iterable[bool], oldest: Iterable[tuple[Any, ...]]) -> Iterable[str]:
+def _warnings(is_safe: Iterable[bool], nobody_answers: bool, oldest: Iterable[tuple[Any, ...]]) -> Iterable[str]:
     for setting, is_on in zip(("fsync", "full_page_writes"), is_safe, strict=True):
         if not is_on:
             yield f"{setting} of the server is off: a power cut may damage the database; set it to on"
+    if nobody_answers:
+        yield "a standby must answer (synchronous_standby_names), and none is connected: commits wait until one is"
     for pid, name, minutes in oldest:
         yield (
             f"a transaction has been open for {minutes} minutes (process {pid} of the server, {name}): nothing that "
