@@ -300,7 +300,18 @@ def test_docstrings_have_one_dialect(package: str) -> None:
 
 # What commands may know beside public names and ``views``: what a process that serves needs before it has an engine,
 # and what knows nothing of runs.
-KNOWN_TO_COMMANDS = {"cli", "views", "serving", "unseen", "limits", "clock", "logger", "looks", "processes"}
+KNOWN_TO_COMMANDS = {
+    "cli",
+    "views",
+    "serving",
+    "platforms",
+    "unseen",
+    "limits",
+    "clock",
+    "logger",
+    "looks",
+    "processes",
+}
 # What else they take from inside, and why there is no public name for it.
 TAKEN_BY_COMMANDS = {
     "app.py": {

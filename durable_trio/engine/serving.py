@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import trio
@@ -17,6 +17,7 @@ from durable_trio.engine import os_signals
 from durable_trio.engine.client import Client, token_of_trio
 from durable_trio.engine.loop_watch import watching_loop
 from durable_trio.engine.tree import FAILED, open_client, open_executor, open_parent
+from durable_trio.engine.wiring import Services
 from durable_trio.engine.workers.family import Family
 from durable_trio.engine.workers.parent import Workers
 from durable_trio.engine.workers.requests import ReloadRequest
@@ -52,6 +53,19 @@ class TreeLife:
             self.scope.cancel("the engine was stopped while it was being opened")
 
 
+class Until(Protocol):
+    """Says for how long an engine serves, beside signals and cancellation."""
+
+    async def begin(self) -> bool:
+        """Return whether to serve at all. The store is open, and nobody uses it yet."""
+
+    async def wait(self, services: Services, workers: Workers | None) -> None:
+        """Return when the tree, which stands, is to be drained."""
+
+    async def left(self) -> None:
+        """The tree has been drained. The store is still open, and nobody uses it any more."""
+
+
 class Serving:
     """Opens and closes one engine, once: as a server, in the background of a block, or as a client."""
 
@@ -72,6 +86,7 @@ class Serving:
         executors: int,
         signals: Sequence[int] | bool | None,
         started: Callable[[], None],
+        until: Until | None = None,
     ) -> None:
         """Have the tree until cancelled or told to stop; see ``engine.serve``. ``started`` is called once it stands."""
         token_of_trio()  # before handlers are set
@@ -81,6 +96,8 @@ class Serving:
             if not await self._open_store_unless_stopped(life, os_signals_received):
                 return
             try:
+                if until is not None and not await until.begin():
+                    return
                 async with _failure_as_itself(), trio.open_nursery() as nursery:
                     if os_signals_received is not None:
                         nursery.start_soon(os_signals.wait_for_stop, os_signals_received, life.end)
@@ -89,13 +106,23 @@ class Serving:
                         await life.has_begun.wait()
                         if not life.has_ended.is_set():
                             started()
+                            if until is not None:
+                                nursery.start_soon(self._end_when, until, life)
                         await life.has_ended.wait()
                     finally:
                         life.end()
                         if life.has_ended.is_set():
                             nursery.cancel_scope.cancel()
+                if until is not None:
+                    await until.left()
             finally:
                 await self._close_store()
+
+    async def _end_when(self, until: Until, life: TreeLife) -> None:
+        services = self._client.services
+        if services is not None:
+            await until.wait(services, life.workers)
+        life.end()
 
     @asynccontextmanager
     async def in_background(self, workers: Workers | None) -> AsyncIterator[None]:

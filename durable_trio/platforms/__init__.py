@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from durable_trio.platforms.cron import CronWakeUp as CronWakeUp
     from durable_trio.platforms.launchd import LaunchdWakeUp as LaunchdWakeUp
     from durable_trio.platforms.systemd import SystemdWakeUp as SystemdWakeUp
+    from durable_trio.platforms.until_idle import Served as Served
+    from durable_trio.platforms.until_idle import WhyEnded as WhyEnded
+    from durable_trio.platforms.until_idle import serve_until_idle as serve_until_idle
     from durable_trio.platforms.wake_ups import NoWakeUp as NoWakeUp
     from durable_trio.platforms.wake_ups import Program as Program
     from durable_trio.platforms.wake_ups import WakeUp as WakeUp
@@ -19,9 +22,12 @@ else:  # not for type checkers: they would believe in every name
         "LaunchdWakeUp": "launchd",
         "NoWakeUp": "wake_ups",
         "Program": "wake_ups",
+        "Served": "until_idle",
         "SystemdWakeUp": "systemd",
         "WakeUp": "wake_ups",
         "WakeUpFailed": "wake_ups",
+        "WhyEnded": "until_idle",
+        "serve_until_idle": "until_idle",
     }
 
     def __getattr__(name: str) -> Any:
@@ -37,7 +43,10 @@ __all__ = [
     "LaunchdWakeUp",
     "NoWakeUp",
     "Program",
+    "Served",
     "SystemdWakeUp",
     "WakeUp",
     "WakeUpFailed",
+    "WhyEnded",
+    "serve_until_idle",
 ]

@@ -14,7 +14,7 @@ import abc
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,10 @@ class WakeUpFailed(DurableError):
     """The platform did not take a wake-up, or there is no such platform here; the runs themselves are safe."""
 
 
+def _texts(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(texts)
+
+
 @attrs.frozen(kw_only=True)
 class Program:
     """What is to be started.
@@ -54,7 +58,7 @@ class Program:
         ValueError: no program, a name that a unit cannot have, or a control character in any of it.
     """
 
-    argv: Sequence[str] = attrs.field(converter=tuple)
+    argv: Sequence[str] = attrs.field(converter=_texts)
     name: str = attrs.field()
     folder: str = attrs.field(factory=os.getcwd)
     environment: Mapping[str, str] = attrs.field(factory=dict)

@@ -45,6 +45,7 @@ __all__ = [
     "PruneDocument",
     "ReloadDocument",
     "RunDocument",
+    "ServedDocument",
     "ShowDocument",
     "StepDocument",
     "UnreadDocument",
@@ -302,6 +303,16 @@ class ReloadDocument:
     replaced: int
     is_same_code: bool  # the files are as they were before
     reason: str | None  # why it has failed
+
+
+@attrs.frozen(kw_only=True)
+class ServedDocument:
+    """What ``serve --until-idle`` prints: why it has ended, and when the next run is due."""
+
+    reason: Literal["idle", "time", "another", "stopped"]
+    next_due: str | None
+    steps: int | None  # outcomes of calls that were recorded; null where workers, or nobody who could be asked, did it
+    unfinished: int  # runs, of at most 1000, that are due already
 
 
 @attrs.frozen(kw_only=True)

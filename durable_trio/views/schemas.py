@@ -18,6 +18,7 @@ __all__ = ["SCHEMAS", "schema_of"]
 
 # What each command prints with --json; ``watch`` prints many, one a line.
 SCHEMAS: Final[dict[str, type[attrs.AttrsInstance]]] = {
+    "serve": documents.ServedDocument,
     "list": documents.ListDocument,
     "show": documents.ShowDocument,
     "watch": documents.RunDocument,

@@ -7,7 +7,7 @@ import click
 from durable_trio.cli.output import write_json
 
 _COMMANDS = (
-    *("list", "show", "watch", "stats", "errors", "tree", "versions", "rehearse", "check", "reload"),
+    *("list", "show", "watch", "stats", "errors", "tree", "versions", "rehearse", "check", "reload", "serve"),
     *("cancel", "resume", "abandon", "delete", "prune", "copy"),
 )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from durable_trio.cli.options import duration
 
+if TYPE_CHECKING:
     from durable_trio.cli.serving import Display
-    from durable_trio.engine.engine import Engine
     from durable_trio.logger import Logger
     from durable_trio.serving.logs import LogStyle
 
@@ -30,6 +30,20 @@ if TYPE_CHECKING:
 @click.option("--tree", "draws_tree", is_flag=True, help="Print the supervision tree, and again when it has changed.")
 @click.option("--log-json", is_flag=True, help="Log as JSON lines, also on a terminal.")
 @click.option("--verbose", is_flag=True, help="Show the traceback of what ends the server.")
+@click.option("--until-idle", is_flag=True, help="End as soon as nothing is due or in hand.")
+@click.option("--max-seconds", type=duration, metavar="N", help="With --until-idle: end after N seconds at the latest.")
+@click.option("--alone", is_flag=True, help="With --until-idle: end at once if another process serves the database.")
+@click.option(
+    "--wake-up",
+    type=click.Choice(["systemd", "launchd", "cron", "none"]),
+    help="With --until-idle: by whom this is started again when the next run is due. Default: none.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="With --until-idle: print what came of it as JSON.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -39,15 +53,28 @@ def command(
     draws_tree: bool,
     log_json: bool,
     verbose: bool,
+    until_idle: bool,
+    max_seconds: float | None,
+    alone: bool,
+    wake_up: str | None,
+    as_json: bool,
 ) -> None:
     """Serve APP: module:engine or FILE.py:engine, where the name is an Engine or a function that returns one.
 
     Ctrl-C or SIGTERM drains: no new runs are taken, steps in flight get the engine's grace_seconds, and unfinished runs
     go on when the database is served again. A second one stops at once. SIGUSR1 prints the supervision tree. 'reload',
     or SIGHUP where there is no terminal, has workers replaced by new ones with the code as it is then.
+
+    With --until-idle it ends when nothing is left to do, prints when the next run is due, and can have itself started
+    again by then: for a timer, instead of a server that stays.
     """
     if database is not None or ctx.find_root().get_parameter_source("db") is ParameterSource.COMMANDLINE:
         raise click.UsageError("serve takes no --db: the database is the one that the engine was made with")
+    for_idle = {"--max-seconds": max_seconds, "--alone": alone, "--wake-up": wake_up, "--json": as_json}
+    if not until_idle and (given := [name for name, value in for_idle.items() if value]):
+        raise click.UsageError(f"{given[0]} goes with --until-idle")
+    if until_idle and draws_tree:
+        raise click.UsageError("--tree does not go with --until-idle, which shows nothing while it serves")
     from durable_trio.cli.app import importable, load
     from durable_trio.cli.serving import requests_ignored
 
@@ -55,9 +82,18 @@ def command(
         app = importable(app)
         with _failing_in_json() if log_json else nullcontext():
             engine = load(app, verbose=verbose and not log_json)
-            display = _display(draws_tree=draws_tree, log_json=log_json)
+            display = _display(draws_tree=draws_tree, log_json=log_json, has_line=not until_idle)
             try:
-                _serve(engine, display, app, workers, reload_signals, verbose=verbose)
+                if until_idle:
+                    from durable_trio.cli.until_idle import serve_and_go
+
+                    going = partial(serve_and_go, engine, app, workers, max_seconds, alone, wake_up or "none", as_json)
+                    _run(going, display, verbose=verbose)
+                else:
+                    from durable_trio.cli.serving import serve
+
+                    staying = partial(serve, engine, display, app=app, workers=workers, reload_signals=reload_signals)
+                    _run(staying, display, verbose=verbose)
             finally:
                 if display.status_line is not None:
                     display.status_line.close()
@@ -80,20 +116,16 @@ def _failing_in_json() -> Iterator[None]:
         raise click.exceptions.Exit(1) from error
 
 
-def _serve(
-    engine: Engine, display: Display, app: str, workers: int | None, reload_signals: Sequence[int], *, verbose: bool
-) -> None:
-    from functools import partial
-
+def _run(serve: Callable[[], Awaitable[None]], display: Display, *, verbose: bool) -> None:
+    """Serve, or raise why it has failed."""
     import trio
 
     from durable_trio.cli.faults import Failed
-    from durable_trio.cli.serving import serve
     from durable_trio.errors import DurableError
     from durable_trio.serving.reasons import failure_text, needs_traceback
 
     try:
-        trio.run(partial(serve, engine, display, app=app, workers=workers, reload_signals=reload_signals))
+        trio.run(serve)
     except (DurableError, BaseExceptionGroup, ValueError, OSError) as error:
         if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None:
             raise
@@ -111,13 +143,13 @@ def _serve(
 # ---- what is shown -------------------------------------------------------------------------------------------------
 
 
-def _display(*, draws_tree: bool, log_json: bool) -> Display:
+def _display(*, draws_tree: bool, log_json: bool, has_line: bool) -> Display:
     """Return how this server shows what it does: for people on a terminal, else as structured log lines."""
     from durable_trio.cli.serving import Display
     from durable_trio.cli.status_line import StatusLine, can_have_status_line
     from durable_trio.serving.logs import LogStyle
 
-    has_line = can_have_status_line(sys.stdout) and not log_json
+    has_line = has_line and can_have_status_line(sys.stdout) and not log_json
     style = LogStyle.JSON if log_json else LogStyle.TEXT if has_line or sys.stderr.isatty() else LogStyle.FIELDS
     return Display(
         logger=_make_logger(style),

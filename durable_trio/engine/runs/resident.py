@@ -86,6 +86,7 @@ class ResidentRun:
             retired=workflow.retired,
             had_begun=row.token > 1 if row.generation == 0 else _had_begun(loaded),  # it was claimed before
         )
+        self._came_with = self.turns.state.last_seq
         self.inbox = Inbox(self, self.port)
         self.attempts = self.telling.attempts() if keeper.tellings.is_watched else None
         self.body: Body
@@ -134,6 +135,11 @@ class ResidentRun:
                 turns.message(look)
             else:  # it was read, and may be damaged
                 self.take_look(look)
+
+    @property
+    def recorded_count(self) -> int:
+        """How many outcomes it has recorded in this stay."""
+        return self.turns.state.last_seq - self._came_with
 
     @property
     def has_left(self) -> bool:

@@ -122,6 +122,7 @@ class Runs:
         self.moved: Callable[[ResidentRun], object] = self._idle.discard
         self._reserved = 0
         self.given_back_count = 0  # how often a run has given back its place: it has left, or only waits
+        self.recorded_count = 0  # how many outcomes those have recorded here that have left
         self._lenders: dict[int, int] = {}  # resident runs whose code waits for other runs, and at how many places
         self._looks_at_all = False  # any of them may have been told
         self._early_posts: set[int] = set()  # runs that were told of a message while some were on their way into memory
@@ -371,6 +372,7 @@ class Runs:
     def _left(self, resident: ResidentRun) -> None:
         if self._actors.get(resident.row.run) is resident:
             del self._actors[resident.row.run]
+            self.recorded_count += resident.recorded_count
             if self._by_id.get(resident.row.id) is resident:
                 del self._by_id[resident.row.id]
                 self._run_has_left(resident.row.id, resident.end)
