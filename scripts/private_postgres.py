@@ -74,7 +74,7 @@ class Server:
         self._user = pwd.getpwnam("postgres") if os.getuid() == 0 else pwd.getpwuid(os.getuid())
         self.port = _free_port()
         self.data = self.folder / "data"
-        self._settings = {
+        self.settings = {
             "listen_addresses": "*" if networks else "127.0.0.1",
             "unix_socket_directories": "",
             "max_connections": "100",
@@ -112,7 +112,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
+        options = [part for name, value in self.settings.items() for part in ("-c", f"{name}={value}")]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(
                 [str(self.binaries / "postgres"), "-D", str(self.data), "-p", str(self.port), *options],
@@ -124,12 +124,16 @@ class Server:
                 preexec_fn=_end_with_parent if threading.current_thread() is threading.main_thread() else None,
                 **self._as_user(),
             )
+        self.wait_until_up()
+
+    def wait_until_up(self) -> None:
+        """Return once it answers, as after it has ended all connections because one of its processes was killed."""
         until = time.monotonic() + _READY_SECONDS_MAX
         while True:
             with suppress(psycopg.OperationalError):
                 psycopg.connect(self.url, connect_timeout=2).close()
                 return
-            if self._process.poll() is not None or time.monotonic() > until:
+            if self._process is None or self._process.poll() is not None or time.monotonic() > until:
                 self.stop(signal.SIGQUIT)
                 raise RuntimeError(f"the server does not start:\n{self.log[-2000:]}")
             time.sleep(0.05)
@@ -159,6 +163,13 @@ class Server:
         for sender in self._paused:
             os.kill(sender, signal.SIGKILL)
         self._paused.clear()
+
+    def kill_one(self, pid: int) -> None:
+        """Kill one of its processes: it ends all others, recovers, and is up again once this returns."""
+        os.kill(pid, signal.SIGKILL)
+        while Path(f"/proc/{pid}").exists():  # it is not yet known to be dead
+            time.sleep(0.01)
+        self.wait_until_up()
 
     def pause_senders(self) -> None:
         """Send a standby nothing more, and keep the connection."""

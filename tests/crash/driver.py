@@ -13,7 +13,8 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +65,7 @@ class Campaign:
     Args:
         directory: empty; the logs are there, and the file.
         url: of a schema that is new, in place of a file.
+        during: around the life of each incarnation that is killed, from when it has been started.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Campaign:
         reference: dict[str, Any] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
         url: str | None = None,
+        during: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -91,6 +94,7 @@ class Campaign:
         self._planted = planted
         self._reference = reference
         self._settle_seconds = settle_seconds
+        self._during = during
         self._wave = -1
         self._client: Process | None = None
         self._before: Snapshot | None = None
@@ -159,10 +163,12 @@ class Campaign:
         worker = self._spawn(kill_at=kill.probe, count=kill.count, kill_in_effect=kill.in_effect)
         try:
             if kill.after_seconds is not None:
-                time.sleep(kill.after_seconds)
-                worker.kill()
+                with self._during():
+                    time.sleep(kill.after_seconds)
+                    worker.kill()
             else:
-                code = worker.wait_dead(PROBE_SECONDS)
+                with self._during():
+                    code = worker.wait_dead(PROBE_SECONDS)
                 if code != -signal.SIGKILL:
                     self._found([f"the worker ended with {code} instead of being killed at {kill}: {self._output()}"])
         except TimeoutError:

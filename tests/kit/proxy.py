@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -29,6 +30,7 @@ class Proxy:
         self._lock = threading.Lock()
         self._links: set[_Link] = set()
         self._is_cut = self._loses_reply = False
+        self.delay_seconds = 0.0
         #: How many answers to COMMIT were lost.
         self.lost_count = 0
         threading.Thread(target=self._accept, daemon=True).start()
@@ -51,6 +53,21 @@ class Proxy:
         finally:
             with self._lock:
                 self._is_cut = self._loses_reply = False
+
+    @contextmanager
+    def slow(self, seconds: float) -> Iterator[None]:
+        """Pass on what comes from either side only so many seconds later."""
+        self.delay_seconds = seconds
+        try:
+            yield
+        finally:
+            self.delay_seconds = 0.0
+
+    def lead_to(self, port: int) -> None:
+        """From now on pass on to another server; cut what is connected to the one before."""
+        with self._lock:
+            self._server = ("127.0.0.1", port)
+        self.drop_all()
 
     def drop_all(self, *, last: _Link | None = None) -> None:
         """Cut what is connected; who connects anew gets through unless it is cut."""
@@ -139,6 +156,7 @@ class _Link:
             buffer = bytearray()  # of which more is added in place: a message may have many megabytes
             has_begun = False
             while data := self._client.recv(65536):
+                time.sleep(self._proxy.delay_seconds)
                 buffer += data
                 passed = 0
                 while True:
@@ -181,6 +199,7 @@ class _Link:
                     if data[-6:-1] == b"Z\x00\x00\x00\x05":  # it has done all that was asked
                         break
                     continue
+                time.sleep(self._proxy.delay_seconds)
                 self._client.sendall(data)
         if self._is_mute:
             self._proxy.drop_all(last=self)  # before the client learns of it, and connects anew

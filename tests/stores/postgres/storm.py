@@ -11,15 +11,13 @@ they have lost (``store_rewound``).
 
 from __future__ import annotations
 
-import enum
 import logging
 import random
-import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -47,17 +45,26 @@ from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.questions import ListExecutors, LoadRun
 from durable_trio.testing.store_contract.kit import codes_of, fence_of, start_operation, step
 from tests.kit.proxy import Proxy
+from tests.stores.postgres.weather import Happening, Weather, ask
 
 __all__ = ["COUNTED", "Storm"]
 
 #: What must have been seen, or the storm shows nothing.
-COUNTED = ("found committed", "sent again", "waited for the old backend", "CursorLost", "store_rewound", "reaped")
+COUNTED = (
+    *("found committed", "sent again", "waited for the old backend", "CursorLost", "store_rewound", "reaped"),
+    *(each.value for each in Happening if each is not Happening.FAIL_OVER),
+)
 
 _SECONDS_MAX = 120.0  # for all of that to have been seen
 _RUNS_OPEN_MAX = 4
 _STEPS_OF_A_RUN = 6
 _SCHEMA = "storm"
 _FAR = 2**61
+_CHECK_INDEXES = """
+    SELECT bt_index_check(indexrelid::regclass, heapallindexed => true) FROM pg_index
+    JOIN pg_class ON pg_class.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+    WHERE amname = 'btree' AND relnamespace = current_schema()::regnamespace AND relpersistence = 'p'
+"""
 
 
 class Gone(Exception):
@@ -280,24 +287,16 @@ class _Told(logging.Handler):
             self._storm.counted["store_rewound"] += 1
 
 
-class _Weather(enum.Enum):
-    """What happens."""
-
-    REPLY_LOST = enum.auto()
-    REQUEST_LOST = enum.auto()
-    BACKENDS_ENDED = enum.auto()
-    COMMITS_HANG = enum.auto()
-    SERVER_CRASHES = enum.auto()
-    HAND_VANISHES = enum.auto()
-
-
-_OF_TWENTY = {
-    _Weather.REPLY_LOST: 7,
-    _Weather.REQUEST_LOST: 3,
-    _Weather.BACKENDS_ENDED: 4,
-    _Weather.COMMITS_HANG: 3,
-    _Weather.SERVER_CRASHES: 1,
-    _Weather.HAND_VANISHES: 2,
+#: Of twenty things that happen; ``None``: a hand vanishes.
+_OF_TWENTY: dict[Happening | None, int] = {
+    Happening.REPLY_LOST: 6,
+    Happening.REQUEST_LOST: 3,
+    Happening.SLOW: 1,
+    Happening.BACKENDS_ENDED: 3,
+    Happening.BACKEND_KILLED: 1,
+    Happening.COMMITS_HANG: 3,
+    Happening.SERVER_CRASHES: 1,
+    None: 2,
 }
 
 
@@ -323,7 +322,8 @@ class Storm:
         self.vanished: set[int] = set()
         self._hands: list[Hand] = []
         self._ended: list[Hand] = []
-        self._next: list[_Weather] = []
+        self._next: list[Happening | None] = []
+        self._weather = Weather(self.server, seed=seed)
 
     def run(self) -> Counter[str]:
         """Have it blow, and check; return what was counted.
@@ -377,6 +377,7 @@ class Storm:
 
     def _count(self) -> None:
         ledgers = [hand.store._ledger for hand in self._hands if hasattr(hand.store, "_ledger")]
+        self.counted |= self._weather.counted
         self.counted["found committed"] = sum(each.found_count for each in ledgers)
         self.counted["sent again"] = sum(each.resent_count - each.found_count for each in ledgers)
 
@@ -404,59 +405,22 @@ class Storm:
             self._next = [kind for kind, count in _OF_TWENTY.items() for _ in range(count)]
             self._random.shuffle(self._next)
         kind = self._next.pop()
-        if kind is _Weather.REPLY_LOST:
-            with hand.proxy.cut(loses_reply=True):
-                time.sleep(0.05)
-        elif kind is _Weather.REQUEST_LOST:
-            with hand.proxy.cut():
-                time.sleep(self._random.uniform(0, 0.05))
-        elif kind is _Weather.BACKENDS_ENDED:
-            self._ask(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                "WHERE application_name = 'durable_trio' ORDER BY random() LIMIT 2"
-            )
-        elif kind is _Weather.COMMITS_HANG:
-            with self._hanging_commits():
-                time.sleep(0.1)
-                hand.proxy.drop_all()
-                time.sleep(0.1)
-        elif kind is _Weather.SERVER_CRASHES:
-            with ExitStack() as cuts:  # so that nobody waits for the disk, also not for what others write
-                for each in living:
-                    if each.durability == "full":
-                        cuts.enter_context(each.proxy.cut())
-                time.sleep(0.1)
-                self.server.stop(signal.SIGQUIT)
-            self.server.start()
-            self.counted["crashes"] += 1
+        if kind is not None:
+            self._weather.happen(kind, hand.proxy, spared=[each.proxy for each in living if each.durability == "full"])
         elif hand.durability == "full" and len(self._hands) < 3 * self._hand_count:
             hand.is_to_vanish = True
             hand.proxy.close()
             threads.append(self._begin("full"))
-
-    @contextmanager
-    def _hanging_commits(self) -> Iterator[None]:
-        """Commits are done, and wait for a standby that is not there."""
-        self._ask("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
-        try:
-            yield
-        finally:
-            self._ask("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
-
-    def _ask(self, *texts: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.server.url, autocommit=True) as connection:
-            for text in texts:
-                cursor = connection.execute(text.encode())
-            return cursor.fetchall() if cursor.description else []
 
     def _watch(self) -> None:
         """Count who waits for an old backend to say what became of a number."""
         seen: set[tuple[Any, ...]] = set()
         while not self.is_over:
             with suppress(psycopg.Error):
-                found = self._ask(
+                found = ask(
+                    self.server,
                     "SELECT pid, xact_start FROM pg_stat_activity "
-                    "WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO commits%'"
+                    "WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO commits%'",
                 )
                 seen.update(found)
                 self.counted["waited for the old backend"] = len(seen)
@@ -492,6 +456,8 @@ class Storm:
         # Nothing is left of those who have gone.
         assert rows("SELECT * FROM guards") == []
         self._check_nobody_is_left(rows)
+        connection.execute("CREATE EXTENSION IF NOT EXISTS amcheck")
+        rows(_CHECK_INDEXES)
 
     def _check_acknowledged(self, rows: Callable[[str], list[tuple[Any, ...]]]) -> None:
         runs = {run_id for (run_id,) in rows("SELECT id FROM runs")}
