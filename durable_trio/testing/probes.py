@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
+import attrs
+
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import (
@@ -136,6 +138,9 @@ def _kind_of_row(row: HistoryRow) -> str:
     return name if row.status is StepStatus.COMPLETED else f"{name}-failed"
 
 
+_TRANSACTION: Final = frozenset({"transaction"})
+
+
 class ProbedStore(WrappedStore):
     """A store that passes everything on to another one, and kills its process at a probe.
 
@@ -182,25 +187,9 @@ class ProbedStore(WrappedStore):
 
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Run a user's transaction, with its four probes (see ``Store.transact``)."""
-        kinds = frozenset({"transaction"})
-
-        def run(connection: Any) -> Advance:
-            statements = 0
-
-            def look() -> None:
-                nonlocal statements
-                statements += 1
-                if statements == 2:
-                    self._reach("inside", kinds)
-
-            with _looking_at_statements(connection, look):
-                advance = fn(connection)
-            self._reach("commit", kinds)
-            return advance
-
-        self._reach("before", kinds)
-        outcome = self.inner.transact(fence, run, seconds_max=seconds_max)
-        self._reach("after", kinds)
+        self._reach("before", _TRANSACTION)
+        outcome = self.inner.transact(fence, _Probed(fn, self._reach), seconds_max=seconds_max)
+        self._reach("after", _TRANSACTION)
         return outcome
 
     def tidy(self) -> None:
@@ -209,6 +198,28 @@ class ProbedStore(WrappedStore):
         self._reach("before", kinds)
         self.inner.tidy()
         self._reach("after", kinds)
+
+
+@attrs.frozen
+class _Probed:
+    """A user's function with its probes; equal to that of another call: it is known again by what it is made of."""
+
+    _fn: Callable[[Any], Advance]
+    _reach: Callable[[str, frozenset[str]], None] = attrs.field(eq=False)
+
+    def __call__(self, connection: Any) -> Advance:
+        statements = 0
+
+        def look() -> None:
+            nonlocal statements
+            statements += 1
+            if statements == 2:
+                self._reach("inside", _TRANSACTION)
+
+        with _looking_at_statements(connection, look):
+            advance = self._fn(connection)
+        self._reach("commit", _TRANSACTION)
+        return advance
 
 
 @contextmanager

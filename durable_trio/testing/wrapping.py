@@ -18,6 +18,7 @@ class WrappedStore(Store):
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
+        self.address = inner.address
         self.path = inner.path
         self.is_shared = inner.is_shared
         self.may_block = inner.may_block

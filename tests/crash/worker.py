@@ -15,13 +15,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import trio
 
-from durable_trio import Engine, RunStatus
+from durable_trio import Engine, RunStatus, StoreAway
 from durable_trio.stores.contract import Store
 from durable_trio.stores.kinds import make_store
 from durable_trio.testing.checker import check, read_lines
@@ -180,7 +181,8 @@ def _still_to_do(spec: Spec) -> list[Planned]:
 async def _move_log(store: Store) -> None:
     while True:
         await trio.sleep(0.05)
-        await trio.to_thread.run_sync(store.tidy)
+        with suppress(StoreAway):  # as the engine does
+            await trio.to_thread.run_sync(store.tidy)
 
 
 # ---- the client ------------------------------------------------------------------------------------------------------

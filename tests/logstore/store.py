@@ -76,7 +76,7 @@ class LogStore(Store):
         self._last_number = 0
         self._outcomes: dict[int, list[Any]] = {}  # of own commits that nobody was told of yet, by number
         self._in_doubt: tuple[list[Operation], int] | None = None
-        self._doubtful: dict[int, tuple[object, int]] = {}  # transactions, by the id of their function
+        self._doubtful: dict[Callable[[Any], Advance], int] = {}  # the numbers of transactions
         self._has_foreign_changes = False
         self._patience_seconds = _PATIENCE_SECONDS
 
@@ -171,7 +171,7 @@ class LogStore(Store):
 
     def _is_doubtful(self, number: int) -> bool:
         """Return whether it is not known of an entry whether it was committed."""
-        return number in {number for _, number in [*self._doubtful.values(), *filter(None, [self._in_doubt])]}
+        return number in self._doubtful.values() or (self._in_doubt is not None and number == self._in_doubt[1])
 
     @contextmanager
     def _writing(self, *, block: bool = True) -> Iterator[Log]:
@@ -216,7 +216,7 @@ class LogStore(Store):
         """Run a user's function and commit what it writes with the ``Advance`` it returns (see ``Store.transact``)."""
         began = time.monotonic()
         with self._lock:
-            number = self._doubtful[id(fn)][1] if id(fn) in self._doubtful else self._next_number()
+            number = self._doubtful.get(fn) or self._next_number()
         try:
             while True:
                 with self._lock:
@@ -233,12 +233,12 @@ class LogStore(Store):
                     if self._commit(Entry(self._instance, number, (advance,), tables.changes), tables=tables):
                         break
         except StoreAway:
-            self._doubtful[id(fn)] = fn, number
+            self._doubtful[fn] = number
             raise
         except BaseException:
-            self._doubtful.pop(id(fn), None)
+            self._doubtful.pop(fn, None)
             raise
-        self._doubtful.pop(id(fn), None)
+        self._doubtful.pop(fn, None)
         return self._outcome_of(number)
 
     def _outcome_of(self, number: int) -> Any:

@@ -34,7 +34,8 @@ class CutOffStore(WrappedStore):
         self._cut_count = 0
         self._in_doubt: list[Operation] | None = None
         self._outcomes: list[Any] | None = None
-        self._done: dict[int, tuple[object, Any]] = {}  # transactions that were committed, and nobody was told
+        #: Outcomes of transactions that were committed, and nobody was told.
+        self._done: dict[Callable[[Any], Advance], Any] = {}
 
     def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
         operations = list(batch)
@@ -61,17 +62,17 @@ class CutOffStore(WrappedStore):
 
     def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         self._throw()
-        if id(fn) in self._done:
+        if fn in self._done:
             if self.is_away:
                 self._go()
             self.known_count += 1
-            return self._done.pop(id(fn))[1]
+            return self._done.pop(fn)
         if self.is_away and not self.loses_replies:
             self._go()
         outcome = self.inner.transact(fence, fn, seconds_max=seconds_max)
         if self.is_away:
             self.loses_replies = False
-            self._done[id(fn)] = fn, outcome
+            self._done[fn] = outcome
             self._go()
         return outcome
 

@@ -64,8 +64,8 @@ class Transactions:
     _idle: list[Link] = attrs.Factory(list)
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _is_open: bool = True
-    # Of which it is not known whether they were committed: function, and number, by the id of the function.
-    _in_doubt: dict[int, tuple[object, int]] = attrs.Factory(dict)
+    # The numbers of those of which it is not known whether they were committed.
+    _in_doubt: dict[Callable[[Any], Advance], int] = attrs.Factory(dict)
 
     def run(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Commit what a function writes together with the ``Advance`` it returns (see ``Store.transact``).
@@ -75,16 +75,16 @@ class Transactions:
             ServerError: the server's; nothing is committed.
             StepFailed, StepTimeout: the function has spoilt its transaction, or took too long.
         """
-        _, number = self._in_doubt.pop(id(fn), (None, 0))
-        if number:
+        number = self._in_doubt.pop(fn, None)
+        if number is not None:
             self._ledger.resent_count += 1
         else:
             number = self._ledger.next_number()
         try:
             with self._used() as wire:
                 outcome = _Call(wire, self._ledger, self._schema, fence, number).until_it_passes(fn, seconds_max)
-        except (ConnectionLost, StoreAway):
-            self._in_doubt[id(fn)] = fn, number
+        except (ConnectionLost, StoreAway, ServerError):  # the last of these may come before it is known
+            self._in_doubt[fn] = number
             raise
         return outcome
 

@@ -11,6 +11,7 @@ from durable_trio.errors import StoreAway
 from durable_trio.stores.contract import Advance, Operation, RenewLease, Store
 from durable_trio.stores.news_questions import FindCursor
 from durable_trio.stores.questions import FindRun, ListHistory, ListUnread
+from durable_trio.testing.probes import ProbedStore
 from durable_trio.testing.store_contract.kit import (
     ContractKit,
     changed_since,
@@ -124,6 +125,21 @@ class OutageContract(ContractKit):
         assert store.transact(fence, pay, seconds_max=5.0) is True
         assert [entry.seq for entry in store.ask(ListHistory(row.run))] == [1]
         assert len(calls) - called_count == (0 if "reply" in request.node.name else 1)
+
+    def test_a_transaction_is_known_by_a_function_that_equals_it(
+        self, store: Store, cut: AbstractContextManager[None]
+    ) -> None:
+        """A store that puts something around functions for another one makes it anew each time."""
+        row, fence = owned(store)
+
+        def pay(connection: Any) -> Advance:
+            return Advance(fence=fence, rows=(step(1),), now=20)
+
+        wrapped = ProbedStore(store)
+        with cut, pytest.raises(StoreAway):
+            wrapped.transact(fence, pay, seconds_max=5.0)
+        assert wrapped.transact(fence, pay, seconds_max=5.0) is True
+        assert [entry.seq for entry in store.ask(ListHistory(row.run))] == [1]
 
 
 def _renewal(executor: int) -> RenewLease:
