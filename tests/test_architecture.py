@@ -125,7 +125,6 @@ _KNOW_SQLITE = {
     "public_names.py": ({"sqlite"}, "the module that the store uses is public, for tables of users"),
     "engine/engine.py": ({"sqlite"}, "a path is that of such a file, and so is its connection"),
     "context/context.py": ({"sqlite", "pragma"}, "what a transaction must not do with the connection that it is given"),
-    "rehearsal/__main__.py": ({"sqlite"}, "a store that only reads is not one that an engine is given"),
     "processes.py": ({"boot_id"}, "a process is known by the boot of its machine as well"),
     "stores/step_slots.py": ({"boot_id"}, "so is one that was at a step"),
     "stores/contract.py": ({"sqlite"}, "a path is only of such a file: others open it as one"),
@@ -351,7 +350,7 @@ TAKEN_BY_COMMANDS = {
         "rehearsal.messages.judged_from": "the parent of a rehearsal, which speaks its language",
         "rehearsal.messages.to_line": "the parent of a rehearsal, which speaks its language",
         "rehearsal.stage.AT_ONCE": "the parent of a rehearsal, which speaks its language",
-        "stores.sqlite.reading.readable": "a file of an earlier schema is rehearsed as a copy",
+        "stores.kinds.readable": "a file of an earlier schema is rehearsed as a copy",
     },
     "reloading.py": {
         "client._client": "users ask for no reload",

@@ -25,8 +25,8 @@ from durable_trio.rehearsal.messages import BEAT_SECONDS, from_line, judged_from
 from durable_trio.rehearsal.records import Rehearsal, Verdict
 from durable_trio.rehearsal.stage import AT_ONCE
 from durable_trio.serving.app import environment_of_child
-from durable_trio.stores.address import is_url
-from durable_trio.stores.sqlite.reading import readable
+from durable_trio.stores.address import without_password
+from durable_trio.stores.kinds import readable
 
 __all__ = ["rehearse"]
 
@@ -65,11 +65,11 @@ def rehearse(
     patience_seconds: float,
     progress: Callable[[int, int], object],
 ) -> tuple[str, Rehearsal]:
-    """Rehearse the unfinished runs of a database with an application, and return its path and what was found.
+    """Rehearse the unfinished runs of a database with an application, and return where it is and what was found.
 
     Args:
         app: ``module:engine``, which can be imported with the paths of this process.
-        database: a path; empty: that of the engine.
+        database: a path or a URL; empty: that of the engine.
         patience_seconds: how long the loop of the process may stand still.
         progress: told how many runs are done, of how many.
 
@@ -77,19 +77,17 @@ def rehearse(
         Failed: the application cannot be imported, or the process dies.
         DurableError: the database cannot be read.
     """
-    if is_url(database):
-        raise Failed("rehearse reads files only, no database of a server; try new code on a copy of that")
     if database:
         check_database(database)
     child = _Child(app, patience_seconds)
     try:
         child.start()
-        path = database or child.database
-        if not path:
+        address = database or child.database
+        if not address:
             raise Failed(f"the engine {app!r} keeps its runs in no file; name one by --db")
-        check_database(path)
-        with readable(path) as copy:
-            return path, _Rehearsing(child, copy, progress).run(workflow, sample)
+        check_database(address)
+        with readable(address) as copy:
+            return without_password(address), _Rehearsing(child, copy, progress).run(workflow, sample)
     finally:
         child.kill()
 

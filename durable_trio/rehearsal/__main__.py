@@ -31,7 +31,8 @@ from durable_trio.rehearsal.keeping import Code
 from durable_trio.rehearsal.messages import BEAT_SECONDS, from_line, judged_to, to_line
 from durable_trio.rehearsal.rehearse import rehearse_runs
 from durable_trio.serving.app import find_as_parent, load_engine
-from durable_trio.stores.sqlite.reading import ReadOnlyStore
+from durable_trio.stores.contract import Store
+from durable_trio.stores.kinds import make_reader
 from durable_trio.stores.unfinished_questions import ListUnfinished, Unfinished
 from durable_trio.stores.writer import Writer
 
@@ -101,15 +102,15 @@ async def _serve(engine: Engine, line: _Line, beat: _Beat) -> None:
     """Do what the parent asks, until it asks no more."""
     requests = _requests()
     client = engine._client
-    line.send(ready=True, database=client.store.path)
-    store: ReadOnlyStore | None = None
+    line.send(ready=True, database=client.store.address)
+    store: Store | None = None
     served = client.served
     async with trio.open_nursery() as nursery:
         nursery.start_soon(beat.turn)
         async for request in requests:
             try:
                 if "open" in request:
-                    store = ReadOnlyStore(request["open"])
+                    store = make_reader(request["open"])
                     store.open()
                     line.send(opened=True)
                     continue

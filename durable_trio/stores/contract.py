@@ -131,6 +131,8 @@ class Store(abc.ABC):
 
     #: Whether questions that only people ask may be asked from a third thread at the same time.
     answers_apart: bool = False
+    #: Where it is, as another process opens it, with the password of a URL; empty if only this process can.
+    address: str = ""
     #: Of its SQLite file, which others open as one; empty if it has none, or is a store of another kind.
     path: str = ""
     #: Whether other processes may have it open as well. If not, it forgets everything when it is closed.
@@ -212,8 +214,9 @@ class Store(abc.ABC):
         ``StepFailed`` if it has spoilt its transaction, as by having the database roll it back. An error of the store's
         is that also if ``fn`` has met it and swallowed it, or raised it as another. Outcome as of ``Advance``.
 
-        After ``StoreAway`` the same ``fn`` is given again, and is committed once; it is called again only if it was not
-        committed.
+        After ``StoreAway`` the same ``fn`` is given again, or one that equals it, and is committed once; it is called
+        again only if it was not committed. A store that wraps ``fn`` for another one does so in something that compares
+        equal each time.
         """
 
     @abc.abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from os import PathLike
 from typing import Any, Final
@@ -12,7 +13,7 @@ from durable_trio.stores.address import is_url, without_password
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 
-__all__ = ["grants", "make_store", "migrate"]
+__all__ = ["grants", "make_reader", "make_store", "migrate", "readable"]
 
 
 def _postgres(name: str) -> Callable[..., Any]:
@@ -41,6 +42,33 @@ def make_store(address: str | PathLike[str], *, durability: str = "full") -> Sto
         store: Store = _package_of(address)("PostgresStore")(address, durability=durability)
         return store
     return SqliteStore(address, durability=durability)
+
+
+def make_reader(address: str) -> Store:
+    """Return a store that only reads what is at an address, and of which nobody learns; not open yet.
+
+    Raises:
+        ValueError, ImportError: as ``make_store``.
+    """
+    if is_url(address):
+        store: Store = _package_of(address)("ReadOnlyStore")(address)
+        return store
+    from durable_trio.stores.sqlite.reading import ReadOnlyStore
+
+    return ReadOnlyStore(address)
+
+
+def readable(address: str) -> AbstractContextManager[str]:
+    """Give the address of what ``make_reader`` can read of a database: its own, or that of a copy in the schema of now.
+
+    Raises:
+        StoreError: a subclass that says why it cannot be read, or copied.
+    """
+    if is_url(address):
+        return nullcontext(address)
+    from durable_trio.stores.sqlite.reading import readable as readable_file
+
+    return readable_file(address)
 
 
 def migrate(address: str) -> tuple[int, int]:

@@ -23,10 +23,11 @@ __all__ = ["rehearse"]
 _END_SECONDS: Final = 2.0
 
 
-async def rehearse(workers: Workers, database: str, baseline: str | None = None) -> None:
+async def rehearse(workers: Workers, path: str, baseline: str | None = None) -> None:
     """Return if all unfinished runs of a database go on with the code of the files, or as many as did before.
 
     Args:
+        path: of its file; empty: it is where the workers' engine says, and only that tells, for others see commands.
         baseline: the path of what an earlier rehearsal has found: only what is worse than there counts.
 
     *Cancellation:* kills the process.
@@ -34,7 +35,9 @@ async def rehearse(workers: Workers, database: str, baseline: str | None = None)
     Raises:
         ReloadFailed: some do not, or it could not be found out.
     """
-    command = [sys.executable, "-m", "durable_trio", "rehearse", workers.app, "--db", database, "--json"]
+    command = [sys.executable, "-m", "durable_trio", "rehearse", workers.app, "--json"]
+    if path:
+        command += ["--db", path]
     if baseline is not None:
         command += ["--baseline", baseline]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,22 +1,35 @@
-"""Reads the tables of a store as others see them: for those who judge it from outside (``testing.checker``)."""
+"""A database that is only read: without a lock, without a place among those who write, and from a standby as well."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import psycopg
 from psycopg import sql
 
-from durable_trio.stores.postgres.url import parse_url
+from durable_trio.errors import StoreError
+from durable_trio.stores.contract import Advance, Fence, Operation, Store
+from durable_trio.stores.cursors import Cursor
+from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
+from durable_trio.stores.postgres.faults import translating
+from durable_trio.stores.postgres.link import Link
+from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS
+from durable_trio.stores.postgres.schema import schema_version
+from durable_trio.stores.postgres.tables import SCHEMA_VERSION
+from durable_trio.stores.postgres.url import PEOPLE, parse_url
+from durable_trio.stores.postgres.wire import Wire
+from durable_trio.stores.questions import Question
 
-__all__ = ["reading"]
+__all__ = ["ReadOnlyStore", "reading"]
+
+T = TypeVar("T")
 
 
 @contextmanager
 def reading(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Give a connection within one transaction that sees one instant and cannot write.
+    """Give a connection within one transaction that sees one instant and cannot write, for those who judge a store.
 
     Names without a schema are those of the store, then those of the user.
     """
@@ -26,3 +39,92 @@ def reading(url: str) -> Iterator[psycopg.Connection[Any]]:
         connection.read_only = True
         connection.execute(sql.SQL("SET LOCAL search_path = {}, public").format(sql.Identifier(place.schema)))
         yield connection
+
+
+class ReadOnlyStore(Store):
+    """Answers questions about a database; it writes nothing, and nobody learns that it is there."""
+
+    def __init__(self, url: str) -> None:
+        self.address = url
+        self._place = parse_url(url, session="any")
+        self._link: Link | None = None
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            StoreError: there are no tables, or those of another version; or it cannot be reached.
+        """
+        if self._link is not None:
+            return
+        link = Link(self._connect)
+        try:
+            with translating(self._place.name), link.used() as wire:
+                self._check(wire)
+                ((self._lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
+        except BaseException:
+            link.close()
+            raise
+        self._link = link
+
+    def _check(self, wire: Wire) -> None:
+        place = self._place
+        version = schema_version(wire, place.schema, place.name)
+        if not version:
+            raise StoreError(f"{place.name} has no tables of this library in schema {place.schema!r}")
+        if version < SCHEMA_VERSION:
+            raise StoreError(
+                f"{place.name} has schema version {version} of {SCHEMA_VERSION}, and is only read here: "
+                "`durable-trio migrate` brings it up to date"
+            )
+
+    def _connect(self) -> Wire:
+        wire = self._place.connect(plans=PEOPLE)
+        wire.execute("SET default_transaction_read_only = on")
+        return wire
+
+    def close(self) -> None:
+        """Disconnect."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def ask(self, question: Question[T]) -> T:
+        """Answer a question (see ``Store.ask``)."""
+        function, link = ANSWERS.get(type(question)), self._link
+        if function is None:
+            raise TypeError(f"{type(question).__name__} is no question of a store")
+        if link is None:
+            raise StoreError(f"the store {self._place.name} is not open; call open() first")
+        with translating(self._place.name), link.used() as wire:
+            answer: T = function(Asking(wire, self._lock_class), question)
+        return answer
+
+    def _refuse(self) -> NoReturn:
+        raise StoreError(f"{self._place.name} is only read")
+
+    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
+        """Refuse: nothing is written."""
+        self._refuse()
+
+    def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
+        """Refuse: nothing is written."""
+        self._refuse()
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Return a new connection, which cannot write either."""
+        connection = self._place.connect_for_user()
+        connection.read_only = True
+        return connection
+
+    def read_cursor(self, text: str) -> Cursor:
+        """Nobody watches here."""
+        raise ValueError("a database that is only read has no cursors")
+
+    def foreign_changes(self) -> bool | None:
+        """Nobody is told of changes here."""
+        return None
+
+    def tidy(self) -> None:
+        """Refuse: nothing is removed."""
+        self._refuse()

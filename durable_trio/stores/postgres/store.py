@@ -70,6 +70,7 @@ class PostgresStore(Store):
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
         self.durability = durability
+        self.address = url
         self._place = parse_url(url)
         self._session: Session | None = None
         self._pid = 0

@@ -63,7 +63,6 @@ _CLIENT_SETTINGS: Final = {
     "keepalives_interval": "2",
     "keepalives_count": "3",
     "tcp_user_timeout": "8000",
-    "target_session_attrs": "read-write",
     "application_name": "durable_trio",
 }
 
@@ -103,8 +102,11 @@ class Place:
             raise of_connection(error, self.name, max_connections=limit) from None  # its frames hold the password
 
 
-def parse_url(url: str) -> Place:
+def parse_url(url: str, *, session: str = "read-write") -> Place:
     """Return what a URL means.
+
+    Args:
+        session: what must be possible there (``target_session_attrs``), unless the URL says it.
 
     Raises:
         ValueError: it is none, or has an option that nobody knows.
@@ -122,7 +124,12 @@ def parse_url(url: str) -> Place:
     except psycopg.ProgrammingError as error:
         raise ValueError(f"{without_password(url)} is no URL of a PostgreSQL database: {error}") from None
     text = conninfo.make_conninfo(
-        libpq_url, **{name: each for name, each in _CLIENT_SETTINGS.items() if name not in known}
+        libpq_url,
+        **{
+            name: each
+            for name, each in (_CLIENT_SETTINGS | {"target_session_attrs": session}).items()
+            if name not in known
+        },
     )
     return Place(without_password(url), schema, text)
 

@@ -88,7 +88,7 @@ class SqliteStore(Store):
         if not name or "\0" in name:
             raise ValueError(f"{name!r} is no path of a file")
         self.is_memory = name == ":memory:"
-        self.path = "" if self.is_memory else os.path.abspath(name)
+        self.address = self.path = "" if self.is_memory else os.path.abspath(name)
         self._target = f"file:/durable-{uuid.uuid4()}?vfs=memdb" if self.is_memory else self.path  # that SQLite opens
         self.durability = "memory" if self.is_memory else durability
         self._name = name if self.is_memory else self.path  # for messages

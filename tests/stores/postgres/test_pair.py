@@ -16,6 +16,7 @@ from private_postgres import Server
 from durable_trio import Context, open_engine, workflow
 from durable_trio.errors import OwnershipLost
 from durable_trio.stores.contract import Advance
+from durable_trio.stores.kinds import make_reader
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.questions import CountRuns, FindRun, ListHistory
 from durable_trio.testing.store_contract.kit import add, fence_of, one, owned, row_of, start_operation, step
@@ -92,6 +93,10 @@ def test_what_the_standby_never_had_is_missed_and_said(pair: Pair, caplog: pytes
         row, fence = owned(store)
         add(store, fence, step(1))
         pair.let_it_catch_up()
+        reader = make_reader(pair.standby.url)  # who only reads may do so there
+        reader.open()
+        assert reader.ask(ListHistory(row.run)) == (step(1),)
+        reader.close()
         pair.cut_the_standby_off()
         add(store, fence, step(2, "lost"))
         one(store, start_operation("lost"))
