@@ -89,6 +89,10 @@ class Clock:
     ) -> None:
         self._wall = wall
         self._monotonic = monotonic
+        #: Whether it is the system's: then the kernel tells when that is set. One of a subclass may show anything.
+        self.is_of_system = type(self) is Clock and wall is time.time_ns and monotonic is time.monotonic_ns
+        #: By how many microseconds the wall clock was set, or has gone on while the machine slept, in all.
+        self.stepped = 0
         self._is_following = False
         # At the last look, of any thread: both clocks in nanoseconds; by how many microseconds steps back have left
         # ``now`` ahead of the wall clock; and what it said.
@@ -168,6 +172,7 @@ class Clock:
         step = (wall - last_wall) - (monotonic - last_monotonic)
         if not -_STEP_NS < step < _STEP_NS:
             self._end_era(last_wall, last_monotonic, wall)
+            self.stepped += step // 1000
             self.ahead = ahead = max(0, ahead - step // 1000)
         self._last = looked = (wall, monotonic, ahead, max(now, wall // 1000 + ahead))
         return looked

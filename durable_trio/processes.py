@@ -24,8 +24,18 @@ __all__ = [
     "boot_id",
     "describe_process",
     "monotonic_now",
+    "suspended_for",
 ]
 
+# A clock that goes on while the machine is suspended, and one that stands still: of Linux, and of macOS.
+_SUSPENSION_CLOCKS: Final = (
+    (getattr(time, "CLOCK_BOOTTIME", None), time.CLOCK_MONOTONIC)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else (time.CLOCK_MONOTONIC, getattr(time, "CLOCK_UPTIME_RAW", None))
+)
+# Three clocks are read within microseconds, unless the processor is taken away in between.
+_READING_SECONDS: Final = 0.001
+_TRIES: Final = 5
 _PID: Final = re.compile(r"[1-9][0-9]{0,8}")
 # Of those fields of /proc/<pid>/stat that follow the state: when the process was started, in ticks since the boot.
 _STARTED_AT: Final = 18
@@ -60,6 +70,23 @@ def monotonic_now() -> int:
     """Return microseconds of a clock of this boot that also counts while the machine is suspended."""
     clock_id = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime_ns(clock_id) // 1000
+
+
+def suspended_for() -> float:
+    """Return for how many seconds this machine was suspended since it was started; 0 where that is not told.
+
+    Not by what the wall clock has gone on: that also jumps when it is set.
+    """
+    counting, standing = _SUSPENSION_CLOCKS
+    if counting is None or standing is None:
+        return 0.0
+    best = 0.0
+    for _ in range(_TRIES):  # one clock after the other: whoever is interrupted in between has read nothing
+        before, found, after = (time.clock_gettime(each) for each in (standing, counting, standing))
+        best = max(best, found - after)
+        if after - before < _READING_SECONDS:
+            break
+    return best
 
 
 class _Stat(NamedTuple):

@@ -100,7 +100,9 @@ class Services:
         )
         self.executor = None
         if executes:
-            self.executor = Executor(given, writer=self.writer, feed=self.feed, residents=self.residents)
+            self.executor = Executor(
+                given, writer=self.writer, feed=self.feed, residents=self.residents, read_clock=self._read_clock_again
+            )
         #: Told of each message that was put into a mailbox here; see ``Runs.sent``.
         self.sent = self._client_sent if self.executor is None else self.executor.runs.sent
         self.reports = Reports(
@@ -242,8 +244,15 @@ class Services:
         """Have this engine's clock go after the store's."""
         while True:
             await trio.sleep(CLOCK_READ_SECONDS)
+            await self._read_clock_again()
+
+    async def _read_clock_again(self) -> None:
+        """Have this engine's clock go after the store's, if that has one."""
+        if self.writer.store.has_clock:
             with suppress(StoreAway):  # the one that was read before still goes
                 await self._read_clock()
+            if self.executor is not None:
+                self.executor.timers.look()
 
     async def _reopen(self) -> None:
         store = self.writer.store
@@ -272,13 +281,23 @@ async def _until_reached(fn: Callable[[], Awaitable[object]]) -> None:
 class Executor:
     """What an engine has that executes runs: the resident ones, and the services that find and keep them."""
 
-    def __init__(self, given: Given, *, writer: Writer, feed: Feed, residents: dict[str, ResidentRun]) -> None:
+    def __init__(
+        self,
+        given: Given,
+        *,
+        writer: Writer,
+        feed: Feed,
+        residents: dict[str, ResidentRun],
+        read_clock: Callable[[], Awaitable[None]],
+    ) -> None:
         clock = given.settings.clock
         self.writer = writer
         self.feed = feed
         self.registry = given.registry
         self.clock = clock
-        self.timers = Timers(clock, clock_was_set=self._clock_was_set)
+        self._read_clock = read_clock
+        self._lease_seconds = given.settings.lease_seconds
+        self.timers = Timers(clock, clock_was_set=self._clock_was_set, woke_up=self._woke_up)
         self.runs = Runs(
             writer=writer,
             settings=given.settings,
@@ -323,6 +342,16 @@ class Executor:
 
     def _clock_was_set(self) -> None:
         guarded(self.runs.clock_was_set)
+
+    async def _woke_up(self, seconds: float) -> None:
+        """The machine has slept. If it was for longer than a lease, others may own the runs that are here."""
+        await self._read_clock()
+        self.recovery.nudge()
+        if seconds >= self._lease_seconds:
+            with trio.move_on_after(self._lease_seconds):  # no longer: the store may be away
+                await self.recovery.wait_renewed()
+        guarded(self.runs.look_at_all)
+        guarded(self.dispatcher.nudge)
 
     def _place_is_free(self) -> None:
         guarded(self.dispatcher.place_is_free)

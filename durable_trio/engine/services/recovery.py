@@ -124,7 +124,12 @@ class Recovery(Service):
         self._is_hindered = False  # the lease was due, and could not be renewed
         self._renew_at = 0
         self._renewed_at = 0
+        self._has_renewed = trio.Event()
         self._send, self._inbox = trio.open_memory_channel[None](1)
+
+    async def wait_renewed(self) -> None:
+        """Return once this executor has renewed its lease, or has become another one because it could not."""
+        await self._has_renewed.wait()
 
     def forget(self) -> None:
         """What this executor owned is executed no more: it is to become another one."""
@@ -133,6 +138,7 @@ class Recovery(Service):
     def nudge(self) -> None:
         """A write was refused: look at once whether this executor was declared dead."""
         self._renew_at = 0
+        self._has_renewed = trio.Event()
         with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
             self._send.send_nowait(None)
 
@@ -185,6 +191,7 @@ class Recovery(Service):
                     await self._inbox.receive()
             try:
                 await self._renew()
+                self._has_renewed.set()
                 await self._reap_dead()
                 self._is_hindered = False
             except PASSING as error:

@@ -365,7 +365,7 @@ async def test_an_alarm_before_all_others_ends_the_nap_in_time_and_wakes_nobody_
             nonlocal looks
             looks += task.name == "timers"
 
-    service = timers.Timers(clock, clock_was_set=lambda: None)
+    service = timers.Timers(clock, clock_was_set=lambda: None, woke_up=trio.sleep)
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         await nursery.start(service.serve, name="timers")
