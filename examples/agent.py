@@ -33,6 +33,7 @@ class Reply:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("agent-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 60  # how much faster than real time the person is
 
 
@@ -131,7 +132,10 @@ async def answer_questions(run: Run[str]) -> None:
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[agent]) as engine, trio.open_nursery() as nursery:
+    async with (
+        open_engine(settings.db or settings.folder / "app.db", workflows=[agent]) as engine,
+        trio.open_nursery() as nursery,
+    ):
         run = await engine.start(agent, "Pay the invoices.", id="invoices")
         nursery.start_soon(answer_questions, run)
         say(f"agent: {await run.result()}")
@@ -140,6 +144,9 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="An agent that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

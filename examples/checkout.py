@@ -45,6 +45,7 @@ class Refused(Exception):
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("checkout-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 20_000  # how much faster than real time it waits
     port: int = 0
 
@@ -116,7 +117,7 @@ ORDERS = [
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[checkout]) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[checkout]) as engine:
         for record in (await engine.list_runs()).runs:
             say(f"{record.id} is known from before: {record.status.value}")
         runs = [await engine.start(checkout, order, id=order.id) for order in ORDERS]  # a known id: the same run
@@ -134,6 +135,9 @@ async def ending(run: Run[str]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A checkout that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

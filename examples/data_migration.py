@@ -28,6 +28,7 @@ BACKUP_KEPT = timedelta(days=30)
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("data_migration-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 1_000_000  # how much faster than real time it waits
 
 
@@ -125,7 +126,7 @@ async def show_progress(run: Run[None]) -> None:
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[convert]) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[convert]) as engine:
         runs = [await engine.start(convert, book, id=book) for book in ("family", "club")]  # a known id: the same run
         async with trio.open_nursery() as nursery:
             for run in runs:
@@ -138,6 +139,9 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A data migration that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

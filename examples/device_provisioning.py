@@ -39,6 +39,7 @@ class Report:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("device_provisioning-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 600  # how much faster than real time meters and waits are
     port: int = 0
 
@@ -116,7 +117,7 @@ async def start_meter(run: Run[str]) -> None:
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[provision]) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[provision]) as engine:
         runs = [await engine.start(provision, meter, id=meter) for meter in ("meter-1", "meter-2", "meter-3")]
         async with trio.open_nursery() as nursery:
             for run in runs[:2]:  # the third never starts
@@ -135,6 +136,9 @@ async def ending(run: Run[str]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Device provisioning that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

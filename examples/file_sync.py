@@ -40,6 +40,7 @@ class File:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("file_sync-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 600  # how much faster than real time the line is
     port: int = 0
 
@@ -121,7 +122,7 @@ class Storage(BaseHTTPRequestHandler):
 async def main() -> None:
     contents = {path.name: path.read_bytes() for path in sorted((settings.folder / "here").iterdir())}
     files = [File(name, sha256(it).hexdigest(), len(it) // CHUNK_BYTES + 1) for name, it in contents.items()]
-    async with open_engine(settings.folder / "app.db", workflows=[upload], concurrency=2) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[upload], concurrency=2) as engine:
         runs = [await engine.start(upload, file, id=f"{file.name} {file.sha256}") for file in files]
         endings = [await run.result() for run in runs]
     for file, ending in zip(files, endings, strict=True):
@@ -131,6 +132,9 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="An upload that goes on where it was killed.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

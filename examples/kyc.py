@@ -65,6 +65,7 @@ class Rejected:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("kyc-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 7200  # how much faster than real time people work
 
 
@@ -128,7 +129,7 @@ BORN = {"Ada": date(1985, 12, 10), "Grace": date(1976, 12, 9), "Eve": date(1990,
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[open_account]) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[open_account]) as engine:
         runs = [await engine.start(open_account, Applicant(name, born), id=name) for name, born in BORN.items()]
         async with trio.open_nursery() as nursery:
             for run in runs:
@@ -140,6 +141,9 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Accounts that survive kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

@@ -37,6 +37,7 @@ class Message:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("offline_queue-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 1200  # how much faster than real time it waits
     port: int = 0
 
@@ -122,7 +123,7 @@ MESSAGES = [
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[outbox, deliver]) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[outbox, deliver]) as engine:
         queue = partial(engine.signal_with_start, outbox, "anna", id="outbox-anna", signal="message")
         for message in MESSAGES:  # a message that was queued before is known by its signal's id
             run = await queue(payload=message, signal_id=f"{message.number}")
@@ -140,6 +141,9 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="An outbox that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

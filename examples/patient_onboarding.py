@@ -39,6 +39,7 @@ class Decision:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("patient_onboarding-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 1800  # how much faster than real time it waits
 
 
@@ -84,7 +85,7 @@ async def decide(ctx: Context, order: Order) -> Decision | None:
 
 def change(db: sqlite3.Connection, statement: str, patient: str) -> None:
     """Change the patient's row: in one transaction with the record of the step, so exactly once."""
-    db.execute(statement, (patient,))
+    db.execute(statement.replace("?", "%s") if settings.db else statement, (patient,))  # as its driver wants it
 
 
 # ---- the hospital: systems and people of their own in real life ---------------------------------------------------
@@ -122,7 +123,7 @@ ORDERS = [Order("Ada", "amoxicillin", "500 mg"), Order("Ada", "warfarin", "5 mg"
 
 
 async def main() -> None:
-    async with open_engine(settings.folder / "app.db", workflows=[onboard, prescribe]) as engine:
+    async with open_engine(settings.db or settings.folder / "app.db", workflows=[onboard, prescribe]) as engine:
         with closing(engine.connect()) as db, db:
             db.execute("CREATE TABLE IF NOT EXISTS patients (name TEXT, status TEXT)")
         ada = await engine.signal_with_start(onboard, "Ada", ORDERS, id="Ada", signal="consent", signal_id="form 1")
@@ -137,6 +138,9 @@ async def main() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Onboarding of patients that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

@@ -40,6 +40,7 @@ class Sale:
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("resumable_script-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 60  # how much faster than real time it waits
     port: int = 0
 
@@ -120,7 +121,7 @@ class Shop(BaseHTTPRequestHandler):
 
 
 async def main() -> str | None:
-    async with open_engine(settings.folder / "app.db") as engine:
+    async with open_engine(settings.db or settings.folder / "app.db") as engine:
         try:
             async with engine.inline(REPORT_ID) as ctx:
                 await report_royalties(ctx)
@@ -135,6 +136,9 @@ async def main() -> str | None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="A script that survives kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

@@ -14,6 +14,7 @@ from contextlib import closing
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
@@ -41,6 +42,7 @@ class Refused(Exception):
 @attrs.define
 class Settings:  # what this process was told; none of it is recorded
     folder: Path = Path("transfer-data")
+    db: str = ""  # the URL of a server for the runs, in place of a file in the folder
     speed: float = 60  # how much faster than real time the bureau is
     bank: Engine = attrs.field(init=False)
 
@@ -72,13 +74,19 @@ def give_back(held: Transfer) -> None:
 
 def post(db: sqlite3.Connection, payer: str, payee: str, amount: Decimal, key: str | None = None) -> None:
     row = (key or current_step().idempotency_key, payer, payee, int(amount * 100))
-    if db.execute("INSERT INTO postings VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", row).rowcount == 1:
+    if execute(db, "INSERT INTO postings VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING", row).rowcount == 1:
         say(f"{payer} -> {payee}: {amount}")
 
 
 def balance(db: sqlite3.Connection, name: str) -> Decimal:
-    query = "SELECT coalesce(sum(cents * ((payee = ?1) - (payer = ?1))), 0) FROM postings"
-    return Decimal(db.execute(query, (name,)).fetchone()[0]).scaleb(-2)
+    signed = "SELECT coalesce(sum(CASE WHEN payee = ? THEN cents ELSE -cents END), 0) FROM postings"
+    (cents,) = execute(db, f"{signed} WHERE ? IN (payee, payer)", (name, name)).fetchone()
+    return Decimal(cents).scaleb(-2)
+
+
+def execute(db: sqlite3.Connection, statement: str, row: tuple[Any, ...]) -> sqlite3.Cursor:
+    """A file takes ``?`` for a value; a server takes ``%s``, as its connections do."""
+    return db.execute(statement.replace("?", "%s") if settings.db else statement, row)
 
 
 # ---- the fraud bureau: another company, and its service, in real life --------------------------------------------
@@ -111,7 +119,7 @@ TRANSFERS = {
 
 
 async def main() -> None:
-    path = settings.folder / "app.db"
+    path = settings.db or settings.folder / "app.db"
     async with Engine(path) as settings.bank:
         with closing(settings.bank.connect()) as db, db:
             db.execute("CREATE TABLE IF NOT EXISTS postings (key TEXT PRIMARY KEY, payer TEXT, payee TEXT, cents INT)")
@@ -136,6 +144,9 @@ async def ending(run: Run[None]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Transfers of money that survive kill -9.")
     parser.add_argument("folder", type=Path, nargs="?", default=settings.folder)
+    parser.add_argument(
+        "--db", metavar="URL", default=settings.db, help="PostgreSQL for the runs; default: app.db there"
+    )
     parser.add_argument("--speed", type=float, default=settings.speed, help="default: %(default)g times real time")
     if not parser.parse_args(namespace=settings).speed > 0:
         parser.error("--speed must be more than 0")

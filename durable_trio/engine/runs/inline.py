@@ -52,6 +52,9 @@ _LOGGER = Logger("durable_trio.runs")
 _CODE: Final = ServedCode(INLINE_NAME, 0, 0)
 # How long a block that is cancelled, or has failed, waits for the store to take what it has done.
 PATIENCE_SECONDS: Final = 10.0
+# What it takes, beyond the store's doubt, until the runs of a process that has just died are free.
+_TAKEOVER_SECONDS_MAX: Final = 2.0
+_LOOK_SECONDS: Final = 0.1
 _AGAIN: Final = "enter it again, and it goes on from its last stored step"
 
 
@@ -267,6 +270,23 @@ async def _encode_input(services: Services, run_id: str, given: Any) -> tuple[st
         return services.codec.own.encode_arguments((given,), (UNANNOTATED,), where=where)
 
 
+async def _claim_from_the_dead(services: Services, claim: ClaimRun) -> RunRow:
+    """Claim a run. Whoever starts a script again may be sooner than the store knows that the one before has died."""
+    doubt_seconds = services.writer.store.doubt_seconds
+    until = trio.current_time() + (doubt_seconds + _TAKEOVER_SECONDS_MAX if doubt_seconds else 0)
+    while True:
+        try:
+            row: RunRow = await services.writer.write(claim)
+        except RunConflict:
+            held = await services.writer.ask_patiently(FindRun(claim.run_id))
+            is_of_another = held is not None and held.owner not in (None, claim.owner)
+            if not is_of_another or trio.current_time() > until:
+                raise
+            await trio.sleep(_LOOK_SECONDS)
+        else:
+            return row
+
+
 async def _claim(services: Services, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:
     now = services.settings.clock.stamp()
     args, digest = await _encode_input(services, run_id, given)
@@ -285,8 +305,8 @@ async def _claim(services: Services, executor: int, run_id: str, given: Any) -> 
     )
     if started.claimed:
         return started.row, NOTHING_LOADED
-    row = await services.writer.write(
-        ClaimRun(owner=executor, run_id=run_id, codes=(_CODE,), is_asked_for=True, now=now)
+    row = await _claim_from_the_dead(
+        services, ClaimRun(owner=executor, run_id=run_id, codes=(_CODE,), is_asked_for=True, now=now)
     )
     try:
         return row, await services.writer.ask_patiently(LoadRun(row.run))

@@ -10,7 +10,6 @@ for its lease to pass (``answers.executors``).
 
 from __future__ import annotations
 
-import os
 import secrets
 import selectors
 import threading
@@ -21,6 +20,7 @@ from typing import Final
 from durable_trio.errors import StoreError
 from durable_trio.logger import Logger
 from durable_trio.processes import ProcessIdentity
+from durable_trio.stores.postgres.bell import Bell
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, LET_GO, POSTMASTER, TAKE_LOCK, is_free
 from durable_trio.stores.postgres.transaction import NOW
@@ -111,8 +111,9 @@ class Session:
             wire.close()
             raise
         #: Readable once others have told that they have committed something.
-        self.doorbell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
+        self.doorbell = self._bell.descriptor
+        self._wake = Bell()
         #: Whether the lock is held and others can ring.
         self.is_up = True
         self._is_rung = False  # by this store: others are to be told
@@ -131,7 +132,7 @@ class Session:
         """Let others know, soon, that something was committed."""
         if not self._is_rung:
             self._is_rung = True
-            os.eventfd_write(self._wake, 1)
+            self._wake.ring()
 
     def has_been_told(self) -> bool:
         """Return whether others have told of a commit since this was last asked, or have had long enough to do so."""
@@ -146,10 +147,10 @@ class Session:
         if self._is_closing:
             return
         self._is_closing = True
-        os.eventfd_write(self._wake, 1)
+        self._wake.ring()
         self._thread.join()
-        os.close(self._wake)
-        os.close(self.doorbell)
+        self._wake.close()
+        self._bell.close()
 
     # ---- the thread ----------------------------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class Session:
         is_due = False  # others have rung, and the bell has not
         with selectors.DefaultSelector() as selector:
             selector.register(wire.socket, selectors.EVENT_READ)
-            selector.register(self._wake, selectors.EVENT_READ)
+            selector.register(self._wake.descriptor, selectors.EVENT_READ)
             beat_at = time.monotonic() + _HEARTBEAT_SECONDS
             while not self._is_closing:
                 now = time.monotonic()
@@ -223,8 +224,7 @@ class Session:
                 if is_due:
                     until = min(until, rung_at + _RINGS_APART_SECONDS)
                 selector.select(max(0.0, until - now))
-                with suppress(BlockingIOError):
-                    os.eventfd_read(self._wake)
+                self._wake.silence()
                 now = time.monotonic()
                 is_due = any(text != own for text in wire.take_notifications()) or is_due
                 if is_due and now >= rung_at + _RINGS_APART_SECONDS:
@@ -240,15 +240,14 @@ class Session:
 
     def _ring(self) -> None:
         self._has_rung = True
-        os.eventfd_write(self.doorbell, 1)
+        self._bell.ring()
 
     def _rest(self, seconds: float) -> None:
         """Wait, but not once the store is to be closed."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._wake, selectors.EVENT_READ)
+            selector.register(self._wake.descriptor, selectors.EVENT_READ)
             selector.select(seconds)
-            with suppress(BlockingIOError):
-                os.eventfd_read(self._wake)
+            self._wake.silence()
 
 
 def _new_instance(wire: Wire) -> int:

@@ -86,8 +86,7 @@ def test_many_commits_ring_a_few_times(sessions: Callable[[], Session]) -> None:
         time.sleep(0.0002)
     rung = 0
     while has_rung(second, 0.3 if rung else 30):
-        os.eventfd_read(second.doorbell)
-        rung += 1
+        rung += len(os.read(second.doorbell, 100))
     assert 1 <= rung <= 2 + (time.monotonic() - began) / 0.05
 
 
