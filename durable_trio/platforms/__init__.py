@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from durable_trio.platforms.cron import CronWakeUp as CronWakeUp
     from durable_trio.platforms.launchd import LaunchdWakeUp as LaunchdWakeUp
+    from durable_trio.platforms.life_cycle import LifeCycle as LifeCycle
     from durable_trio.platforms.systemd import SystemdWakeUp as SystemdWakeUp
     from durable_trio.platforms.until_idle import Served as Served
     from durable_trio.platforms.until_idle import WhyEnded as WhyEnded
@@ -20,6 +21,7 @@ else:  # not for type checkers: they would believe in every name
     _MODULES = {
         "CronWakeUp": "cron",
         "LaunchdWakeUp": "launchd",
+        "LifeCycle": "life_cycle",
         "NoWakeUp": "wake_ups",
         "Program": "wake_ups",
         "Served": "until_idle",
@@ -41,6 +43,7 @@ else:  # not for type checkers: they would believe in every name
 __all__ = [
     "CronWakeUp",
     "LaunchdWakeUp",
+    "LifeCycle",
     "NoWakeUp",
     "Program",
     "Served",

@@ -125,6 +125,9 @@ class Recovery(Service):
         self._renew_at = 0
         self._renewed_at = 0
         self._has_renewed = trio.Event()
+        self._goes_on = trio.Event()
+        self._goes_on.set()
+        self._has_rested = False
         self._send, self._inbox = trio.open_memory_channel[None](1)
 
     async def wait_renewed(self) -> None:
@@ -176,14 +179,27 @@ class Recovery(Service):
         reap = ReapExecutor(executor=self.executor, crashed=False, crashed_runs=crashed_runs, now=now)
         await self._writer.write(reap)
 
+    def rest(self) -> None:
+        """Renew nothing, and become nobody, until ``go_on``. What this executor owns is to be set free (``retire``)."""
+        if self._goes_on.is_set():
+            self._goes_on = trio.Event()
+            self._has_rested, self.is_registered = True, False
+
+    def go_on(self) -> None:
+        """Become an executor again, as soon as the store can be written. Twice is nothing."""
+        self._goes_on.set()
+        if not self.is_registered:
+            self.nudge()
+
     @trio.lowlevel.enable_ki_protection  # Ctrl-C is for the user's tasks
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> NoReturn:
         """Serve until cancelled."""
         await self._reap_dead()  # first: where one has noted what it was at may be given to the next that comes
-        if not self.is_registered:
+        if not self.is_registered and self._goes_on.is_set():
             await self.register()
         task_status.started()
         while True:
+            await self._goes_on.wait()
             if not self._writer.store.is_shared:
                 await self._inbox.receive()  # nobody else can own anything
             else:
@@ -191,7 +207,8 @@ class Recovery(Service):
                     await self._inbox.receive()
             try:
                 await self._renew()
-                self._has_renewed.set()
+                if self.is_registered:
+                    self._has_renewed.set()
                 await self._reap_dead()
                 self._is_hindered = False
             except PASSING as error:
@@ -202,9 +219,16 @@ class Recovery(Service):
 
     async def _renew(self) -> None:
         now = monotonic_now()
-        if now < self._renew_at:
+        if now < self._renew_at or not self._goes_on.is_set():
+            return
+        if self._has_rested:
+            await self.retire(frozenset())  # it may not have been, and nothing has crashed
+            await self.register()
+            self._has_rested = False
             return
         is_alive = await self._writer.write(RenewLease(executor=self.executor))
+        if self._has_rested:  # since meanwhile
+            return
         if is_alive and self.is_registered:
             self._renewed(now)
             return
