@@ -1,7 +1,8 @@
 """Measures the engine against raw commits in the same run; prints ratios with machine, settings, n and spread.
 
     python scripts/bench.py [--folder DIR] [--rounds N] [--json]
-    python scripts/bench.py --store postgres    # on a private server, and on a file beside it in the same run
+    python scripts/bench.py --store postgres    # on a private server, and on a file beside it in the same run;
+                                                # and DBOS on that server, where it is installed (pip install dbos)
 
 Three questions, each at ``durability="full"``:
 
@@ -18,18 +19,22 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import trio
 
 import durable_trio
 from durable_trio import Context, Engine, open_engine, workflow
+from durable_trio.stores.address import is_url
 
 #: What makes raw commits, and the address of a new store on the same disk.
 Place: TypeAlias = tuple[Callable[[], list[float]], str]
@@ -40,6 +45,7 @@ RAW_COMMITS = 400
 SEQUENTIAL_STEPS = 400
 RUNS = 1000
 STEPS_PER_RUN = 5
+DBOS_RUNS = 200
 BUSY_TASKS = 200
 BUSY_COMMITS = 100
 
@@ -137,8 +143,22 @@ async def measure(places: Places, rounds: int) -> dict[str, list[dict[str, float
     for number in range(rounds):
         for store, place in places.items():
             raw_of, address = place(number)
-            results[store].append(await measure_one(raw_of, address))
+            found = await measure_one(raw_of, address)
+            if is_url(address) and find_spec("dbos"):
+                found["dbos_steps_per_second"] = await measure_dbos(address, number)
+                found["steps_to_dbos_ratio"] = found["steps_per_second"] / found["dbos_steps_per_second"]
+            results[store].append(found)
     return results
+
+
+async def measure_dbos(url: str, number: int) -> float:
+    """Return the steps a second of DBOS with fewer of the same runs, in a new database of the same server."""
+    script = Path(__file__).with_name("bench_dbos.py")
+    address = urlsplit(url)._replace(path=f"/dbos_{number}", query="").geturl()
+    done = await trio.run_process(
+        [sys.executable, str(script), address, str(DBOS_RUNS), str(STEPS_PER_RUN)], capture_stdout=True
+    )
+    return float(done.stdout)
 
 
 async def measure_one(raw_of: Callable[[], list[float]], address: str) -> dict[str, float]:
