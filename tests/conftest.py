@@ -255,6 +255,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 # only compute, so that they do not all come together.
 _LONGEST_FIRST = (
     "engine/workers/test_kills.py",
+    "stores/postgres/test_examples.py",
     "context/test_random_programs.py",
     "crash/test_crash_injection.py",
     "cli/test_serve.py",
@@ -262,6 +263,7 @@ _LONGEST_FIRST = (
     "engine/test_damaged_rows.py",
     "test_walk.py",
     "stores/postgres/test_contract.py",
+    "platforms/test_life_cycle.py",
     "crash/test_operator_hour.py",
     "calls/test_changes_in_the_middle.py",
     "stores/sqlite/answers/test_lists.py",
@@ -272,6 +274,7 @@ _LONGEST_FIRST = (
     "cli/test_operations.py",
     "engine/test_chaos_inside.py",
     "engine/workers/test_sharing.py",
+    "stores/postgres/test_pair.py",
     "context/test_failing_branches.py",
     "engine/test_blocked_loop.py",
     "calls/test_crashes_with_children.py",
