@@ -234,7 +234,7 @@ async def test_a_suspension_that_is_cancelled_has_not_been(store_path: str) -> N
     async def slow(ctx: Context) -> None:
         await ctx.step("wait", step)
 
-    async with serving(store_path, slow, quick) as engine:
+    async with serving(store_path, slow, quick, grace_seconds=0.05) as engine:
         await engine.start(slow)
         await begun.wait()
         life = LifeCycle(engine)
