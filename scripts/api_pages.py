@@ -20,7 +20,7 @@ from typing import Any, Final
 import griffe
 
 ROOT: Final = Path(__file__).parents[1]
-PAGES: Final = ("api.md", "api-platforms.md", "api-testing.md", "api-supervisors.md")
+PAGES: Final = ("api.md", "api-asyncio.md", "api-platforms.md", "api-testing.md", "api-supervisors.md")
 MARK: Final = re.compile(r"^<!-- (durable_trio|supervisors)\.([\w.]+) -->$")
 #: Public among the library's own parts only.
 LEFT_OUT: Final = frozenset(

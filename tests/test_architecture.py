@@ -31,6 +31,7 @@ LAYERS = (
     ("serving",),
     ("engine", "rehearsal"),
     ("platforms",),
+    ("asyncio",),
     ("views",),
     ("cli", "web"),
 )

@@ -153,6 +153,7 @@ def test_links_to_files_lead_to_files(page: Path) -> None:
     [
         ("durable_trio", "api.md"),
         ("durable_trio.platforms", "api-platforms.md"),
+        ("durable_trio.asyncio", "api-asyncio.md"),
         ("durable_trio.testing", "api-testing.md"),
         ("supervisors", "api-supervisors.md"),
     ],

@@ -74,6 +74,9 @@ class ResidentOfBody(Protocol):
     def diverged(self, row: HistoryRow | None) -> None:
         """Refuse the run, whose code does not do what is recorded next; ``None``: nothing more is."""
 
+    def detach(self) -> None:
+        """Leave this process, with nothing of what is under way."""
+
     def ends_program(self, place: str) -> None:
         """The run's own code ends the program at that place: leave before anybody else stops."""
 

@@ -184,6 +184,10 @@ class FunctionCall(Call):
             body.step_values = StepValues(self.state, body.clock, body.stored_positions)
         return body.step_values.publish(key, text)
 
+    def leave(self) -> None:
+        """Have the run leave this process: what the function was doing has ended with its world, without outcome."""
+        self._body.resident.detach()
+
     # ---- one attempt -------------------------------------------------------------------------------------------
 
     def _intended(self, outcome: Any) -> None:

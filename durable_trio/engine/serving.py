@@ -41,6 +41,8 @@ class TreeLife:
     stop: trio.Event = attrs.field(factory=trio.Event)
     opening: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    # Of the drain, in which step functions may finish.
+    grace: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     # It is open, or will never be.
     has_begun: trio.Event = attrs.field(factory=trio.Event)
     has_ended: trio.Event = attrs.field(factory=trio.Event)
@@ -76,6 +78,7 @@ class Serving:
         self._workers: Workers | None = None
         self._client = client
         self._opened: AsyncExitStack | None = None  # as a client
+        self._life: TreeLife | None = None  # in the background of a block
 
     # ---- as a server -------------------------------------------------------------------------------------------
 
@@ -128,7 +131,7 @@ class Serving:
     async def in_background(self, workers: Workers | None) -> AsyncIterator[None]:
         """Serve inside the block; see ``open_engine``."""
         failure: BaseException | None = None
-        life = TreeLife(workers, 1, None)
+        life = self._life = TreeLife(workers, 1, None)
         await self._open_store()
         with ExitStack() as closing:
             try:
@@ -149,6 +152,11 @@ class Serving:
                 await self._close_store()
         if failure is not None:
             raise failure
+
+    def hurry(self) -> None:
+        """Let the drain at the block's end, now or when it comes, wait for no step function."""
+        if self._life is not None:
+            self._life.grace.cancel("the engine is to stop at once")
 
     def workers(self, count: int | None, app: str | None) -> Workers | None:
         """Return the worker processes to serve with, if any; ``count`` and ``app`` instead of the engine's own."""
@@ -213,7 +221,7 @@ class Serving:
                 else:
                     assert services.executor is not None
                     services.executor.dispatcher.expect(life.executor_count)
-                    opened = open_executor(services, services.executor, life.on_unstopped)
+                    opened = open_executor(services, services.executor, life.on_unstopped, life.grace)
                 async with opened as root:
                     client.services, self.root = services, root
                     life.has_begun.set()

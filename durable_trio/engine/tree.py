@@ -138,14 +138,13 @@ async def open_client(services: Services) -> AsyncIterator[Supervisor]:
 
 @asynccontextmanager
 async def open_executor(
-    services: Services, executor: Executor, on_unstopped: Callable[[], None] | None
+    services: Services, executor: Executor, on_unstopped: Callable[[], None] | None, grace: trio.CancelScope
 ) -> AsyncIterator[Supervisor]:
-    """Run the whole tree inside the block, then drain it.
+    """Run the whole tree inside the block, then drain it: runs have ``grace`` until it is cancelled.
 
     ``on_unstopped`` is called when a task does not end that must end: nothing can be done within the process. Without
     it, where the process is not ours to end, such tasks are waited for.
     """
-    grace = trio.CancelScope()
     async with _open(services, executor_spec(services, executor), on_unstopped) as root:
         try:
             yield root

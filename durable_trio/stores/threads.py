@@ -1,7 +1,8 @@
 """The threads of a store's writer: each calls one function after the other, and a busy event loop waits for them.
 
 A thread that needs the GIL back after its work starves beside a busy event loop. So while it has work and the loop has
-work too, each pass of the loop waits for it, with the GIL released, for at most ``LINGER_MS``.
+work too, each pass of the loop waits for it, with the GIL released, for at most ``LINGER_MS``. Where trio is the guest
+of another loop, that one knows whether it has work, and does the waiting (``HOSTED``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from outcome import Error, Outcome, Value, capture
 
 from durable_trio.limits import LINGER_MS
 
-__all__ = ["Linger", "StoreThread", "Waiter", "no_abort"]
+__all__ = ["HOSTED", "Linger", "StoreThread", "Waiter", "no_abort"]
 
 T = TypeVar("T")
 
@@ -148,6 +149,7 @@ class Linger(trio.abc.Instrument):
         self.threads: list[StoreThread] = []
         self.done = threading.Event()
         self._is_installed = False
+        self._hosted: set[Linger] | None = None
         self._idle_count = 0
 
     def __dir__(self) -> tuple[str, ...]:
@@ -159,26 +161,48 @@ class Linger(trio.abc.Instrument):
         self._idle_count = 0
         if not self._is_installed:
             self._is_installed = True
-            trio.lowlevel.add_instrument(self)
+            self._hosted = HOSTED.get()
+            if self._hosted is None:
+                trio.lowlevel.add_instrument(self)
+            else:
+                self._hosted.add(self)
 
     def end(self) -> None:
         """None of them will get any, for a while at least."""
         if self._is_installed:
             self._is_installed = False
-            trio.lowlevel.remove_instrument(self)
+            if self._hosted is None:
+                trio.lowlevel.remove_instrument(self)
+            else:
+                self._hosted.discard(self)
 
-    def before_io_wait(self, timeout: float) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """Whether one of them has work."""
+        return any(thread.is_busy for thread in self.threads)
+
+    def wait(self) -> None:
+        """Wait a moment for the first of them that has work."""
         for thread in self.threads:
             if thread.is_busy:
-                self._idle_count = 0
-                if timeout == 0:
-                    self.done.clear()
-                    if thread.is_busy:  # else it has set this before
-                        self.done.wait(LINGER_MS / 1000)
+                self.done.clear()
+                if thread.is_busy:  # else it has set this before
+                    self.done.wait(LINGER_MS / 1000)
                 return
+
+    def before_io_wait(self, timeout: float) -> None:
+        if self.is_busy:
+            self._idle_count = 0
+            if timeout == 0:
+                self.wait()
+            return
         self._idle_count += 1
         if self._idle_count >= _IDLE_PASSES_MAX:
             self.end()
+
+
+#: Of a trio run that is the guest of another loop: those that are in use, and that this loop waits for.
+HOSTED: Final[trio.lowlevel.RunVar[set[Linger] | None]] = trio.lowlevel.RunVar("durable_trio_hosted", default=None)
 
 
 def _work(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:

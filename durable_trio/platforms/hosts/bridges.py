@@ -1,0 +1,283 @@
+"""Between asyncio and trio: calls one way, tasks the other way, and what each side makes of the other's cancellation.
+
+Two kinds. A *guest* shares the loop's thread, where a call is a system task and its answer a future, without a queue or
+a lock. In a *thread* of its own trio is not disturbed by a loop that blocks, and each way passes a queue. Which one it
+is nobody above can tell.
+
+asyncio → trio: cancelling the task that waits for a call cancels the call, and then waits for its end: what it had
+handed to the store is committed. Only what came of that cancel is a cancel again; anything else comes out as itself.
+
+trio → asyncio: the task of a step's function is cancelled with the step, and waited for.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import trio
+from outcome import Error, Outcome, Value, capture
+
+from durable_trio.platforms.hosts.asyncio_host import AsyncioHost
+from durable_trio.platforms.hosts.calls import Call, unanswered_cancels
+from durable_trio.platforms.hosts.driver import Driver
+from durable_trio.platforms.hosts.loop_tasks import AsyncioTask
+
+__all__ = ["BRIDGE", "Bridge", "open_bridge"]
+
+T = TypeVar("T")
+
+
+class Bridge(abc.ABC):
+    """One trio run, as one loop of asyncio's uses it. Shared by all engines of that loop and kind, and counted."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: Final = loop
+        self.users = 0
+        self._thread_id = threading.get_ident()
+        self._nobody_is_left: trio.Event | None = None  # once trio runs
+        self._ended: asyncio.Future[Outcome[Any]] = loop.create_future()
+
+    @abc.abstractmethod
+    def to_trio(self, fn: Callable[[], object]) -> None:
+        """Call ``fn`` where trio is; from the loop's thread.
+
+        Raises:
+            trio.RunFinishedError: the run has ended.
+        """
+
+    @abc.abstractmethod
+    def to_loop(self, fn: Callable[[], object]) -> None:
+        """Call ``fn`` soon in the loop; from where trio is. Nothing if the loop is closed."""
+
+    @abc.abstractmethod
+    async def begin(self) -> None:
+        """Begin the trio run."""
+
+    async def end(self) -> None:
+        """One user less; with the last one the run ends, and has ended on return."""
+        self.users -= 1
+        if self.users:
+            return
+        _BRIDGES.pop((self.loop, type(self)), None)
+        nobody_is_left = self._nobody_is_left
+        assert nobody_is_left is not None
+        self.to_trio(nobody_is_left.set)
+        cancelled: asyncio.CancelledError | None = None
+        while not self._ended.done():
+            try:
+                with unanswered_cancels():
+                    await asyncio.wait([self._ended])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._ended.result().unwrap()
+        if cancelled is not None:
+            raise cancelled
+
+    async def main(self) -> None:
+        """Be there until nobody is left: the main task of the trio run."""
+        BRIDGE.set(self)
+        assert self._nobody_is_left is not None
+        await self._nobody_is_left.wait()
+
+    def told_end(self, outcome: Outcome[Any]) -> None:
+        """The trio run has ended. In the loop."""
+        if not self._ended.done():
+            self._ended.set_result(outcome)
+
+    # ---- asyncio → trio ----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse a call from anywhere but a task of the loop.
+
+        Raises:
+            RuntimeError: from where it comes, and what to write there.
+            trio.ClosedResourceError: the engine is closed.
+        """
+        if trio.lowlevel.in_trio_task():
+            raise RuntimeError(
+                "this engine is for asyncio, and was called from trio, in a body or a step that is no from_asyncio: "
+                "use ctx there, or in a step current_step().engine, which has the same methods for trio"
+            )
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self.loop:
+            if self.users == 0:
+                raise trio.ClosedResourceError("the engine is closed")
+            return
+        if self.loop.is_closed():
+            raise RuntimeError(
+                "the event loop in which this engine was opened is closed, and the engine with it: open it in the "
+                "asyncio.run that uses it, with `async with open_engine(…) as engine:`"
+            )
+        if threading.get_ident() != self._thread_id:
+            raise RuntimeError(
+                "the engine belongs to the event loop of another thread: write "
+                "asyncio.run_coroutine_threadsafe(engine.start(…), loop).result(), with the loop that opened it"
+            )
+        raise RuntimeError(
+            "the engine belongs to another event loop of this thread: use it in the one that opened it, or open "
+            "another engine here, with `async with open_engine(…) as engine:`"
+        )
+
+    async def call(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what ``work`` returns, called as a task of trio's with a copy of the caller's context variables.
+
+        *Cancellation:* cancels it, and waits for its end.
+
+        Raises:
+            Whatever it raises, as itself.
+        """
+        self.check()
+        call = Call(self, work)
+        call.begin()
+        return await call.result()
+
+    # ---- trio → asyncio ----------------------------------------------------------------------------------------
+
+    async def run_task(self, fn: Callable[[], Any], *, name: str, left_alone: Callable[[], object]) -> Any:
+        """Return what ``fn`` returns, awaited in a task of the loop with a copy of the caller's context variables.
+
+        *Cancellation:* cancels that task and waits for it. If it returns all the same, that is the outcome.
+
+        Args:
+            left_alone: called if somebody else cancels the task, as the end of ``asyncio.run`` does: then it has no
+                outcome.
+        """
+        asked = AsyncioTask(self, fn, name)
+        self.to_loop(asked.begin)
+        outcome = await asked.wait()
+        if outcome is not None:
+            return outcome.unwrap()
+        left_alone()
+        return await trio.sleep_forever()
+
+
+#: Of a trio run: the bridge that has made it.
+BRIDGE: Final[trio.lowlevel.RunVar[Bridge | None]] = trio.lowlevel.RunVar("durable_trio_bridge", default=None)
+_BRIDGES: Final[dict[tuple[asyncio.AbstractEventLoop, type[Bridge]], Bridge]] = {}
+
+
+class GuestBridge(Bridge):
+    """trio in the loop's own thread."""
+
+    _driver: Driver | None = None
+
+    def to_trio(self, fn: Callable[[], object]) -> None:
+        if self._ended.done():
+            raise trio.RunFinishedError
+        if self._driver is not None:
+            self._driver.wake()
+        fn()
+
+    def to_loop(self, fn: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            self.loop.call_soon(fn)
+
+    async def begin(self) -> None:
+        self._nobody_is_left = trio.Event()
+        if trio.lowlevel.in_trio_run():  # somebody else has made trio this loop's guest: there can only be one
+            trio.lowlevel.spawn_system_task(self._be_beside)
+            return
+        self._driver = Driver(AsyncioHost(self.loop))
+        self._driver.start(self.main, self.told_end)
+
+    def abandon(self) -> None:
+        """Give trio up: the loop is closed, and nothing in it goes on."""
+        if self._driver is not None:
+            self._driver.abandon()
+
+    async def _be_beside(self) -> None:
+        outcome: Outcome[Any] = Value(None)
+        try:
+            await self.main()
+        except BaseException as error:
+            outcome = Error(RuntimeError("the trio run that was this loop's guest has ended, with the engine in it"))
+            outcome.error.__cause__ = error
+            raise
+        finally:
+            BRIDGE.set(None)
+            self.to_loop(lambda: self.told_end(outcome))
+
+
+class ThreadBridge(Bridge):
+    """trio in a thread of its own."""
+
+    _token: trio.lowlevel.TrioToken | None = None
+
+    def to_trio(self, fn: Callable[[], object]) -> None:
+        assert self._token is not None
+        self._token.run_sync_soon(fn)
+
+    def to_loop(self, fn: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(fn)
+
+    async def begin(self) -> None:
+        begun: asyncio.Future[None] = self.loop.create_future()
+
+        def tell_begun() -> None:
+            if not begun.done():
+                begun.set_result(None)
+
+        async def main() -> None:
+            self._nobody_is_left = trio.Event()
+            self._token = trio.lowlevel.current_trio_token()
+            self.to_loop(tell_begun)
+            await self.main()
+
+        def run() -> None:
+            outcome = capture(trio.run, main)
+            self.to_loop(lambda: self.told_end(outcome))
+
+        # A daemon: a program that ends without closing its engine is not kept from ending.
+        threading.Thread(target=run, name="durable_trio", daemon=True).start()
+        while not begun.done():
+            try:
+                await asyncio.wait([begun])
+            except asyncio.CancelledError:
+                if begun.done():  # whoever comes next uses it
+                    raise
+                continue
+
+
+_KINDS: Final[dict[str, type[Bridge]]] = {"guest": GuestBridge, "thread": ThreadBridge}
+
+
+async def open_bridge(kind: str) -> Bridge:
+    """Return the bridge of the running loop, with one user more; to be ended by ``Bridge.end``.
+
+    Raises:
+        ValueError: there is no such kind.
+        RuntimeError: another loop of this thread was closed with an engine in it.
+    """
+    if kind not in _KINDS:
+        raise ValueError(f"host is {kind!r}; choose 'guest' (in the loop's thread) or 'thread' (in one of its own)")
+    loop = asyncio.get_running_loop()
+    key = loop, _KINDS[kind]
+    bridge = _BRIDGES.get(key)
+    if bridge is None:
+        _forget_closed()
+        bridge = _KINDS[kind](loop)
+        await bridge.begin()
+        bridge = _BRIDGES.setdefault(key, bridge)
+    bridge.users += 1
+    return bridge
+
+
+def _forget_closed() -> None:
+    for key, bridge in list(_BRIDGES.items()):
+        if key[0].is_closed():
+            del _BRIDGES[key]
+            if isinstance(bridge, GuestBridge) and bridge._thread_id == threading.get_ident():
+                bridge.abandon()
+                raise RuntimeError(
+                    "an event loop of this thread was closed with an engine open in it, which went on in it as trio's "
+                    "guest: leave its `async with open_engine(…)`, or await engine.aclose(), before the loop is closed"
+                )

@@ -1,0 +1,30 @@
+"""Each test of the bridge runs in each kind of loop, with the engine in that loop's thread and in one of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from tests.platforms.kit import HOSTS, LOOPS, Kind, make_loop, run_in
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest) -> Kind:
+    """Where the engine runs."""
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
+    """Run a program in a loop of each kind."""
+    return functools.partial(run_in, request.param)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def loops_have_begun() -> None:
+    """libuv opens a pipe for signals with the first loop, and keeps it."""
+    make_loop("uvloop")().close()

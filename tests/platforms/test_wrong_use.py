@@ -1,0 +1,152 @@
+"""What is called in the wrong place raises, changes nothing, and says what to write there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from durable_trio import Context, RunFailed, open_engine, workflow
+from durable_trio.asyncio import Engine, from_asyncio, start_engine
+from durable_trio.asyncio import open_engine as open_here
+from tests.platforms.kit import Kind, make_loop, raised
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+Runs = Callable[[Callable[[], Any]], Any]
+
+
+async def nothing() -> None:
+    await asyncio.sleep(0)
+
+
+def test_a_call_from_another_thread_names_the_way_there(run: Runs, host: Kind) -> None:
+    async def main() -> None:
+        async with open_here(":memory:", host=host) as engine:
+            error = await asyncio.to_thread(_in_new_loop, engine)
+            assert "asyncio.run_coroutine_threadsafe(engine.start(…), loop).result()" in str(error)
+            loop = asyncio.get_running_loop()
+            done = await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(engine.status(), loop).result())
+            assert done.resident_runs == 0
+
+    run(main)
+
+
+def _in_new_loop(engine: Engine) -> BaseException:
+    loop = asyncio.SelectorEventLoop()
+    try:
+        return loop.run_until_complete(raised(engine.status()))
+    finally:
+        loop.close()
+
+
+def test_a_call_after_the_loop_was_closed_names_the_block(run: Runs, host: Kind) -> None:
+    engines: list[Engine] = []
+
+    async def main() -> None:
+        async with open_here(":memory:", host=host) as engine:
+            engines.append(engine)
+
+    run(main)
+    error = _in_new_loop(engines[0])
+    assert "is closed" in str(error)
+    assert "async with open_engine(…) as engine" in str(error)
+
+
+def test_a_call_from_another_loop_of_the_thread_says_so(host: Kind) -> None:
+    first, second = make_loop("asyncio")(), make_loop("asyncio")()
+    engine = first.run_until_complete(start_engine(":memory:", host=host))
+    try:
+        error = second.run_until_complete(raised(engine.status()))
+        assert "another event loop of this thread" in str(error)
+    finally:
+        second.close()
+        first.run_until_complete(engine.aclose())
+        first.close()
+
+
+def test_a_call_from_a_body_names_the_context(run: Runs, host: Kind) -> None:
+    engines: list[Engine] = []
+
+    @workflow
+    async def calls(ctx: Context) -> None:
+        await engines[0].status()
+
+    async def main() -> None:
+        async with open_here(":memory:", workflows=[calls], host=host) as engine:
+            engines.append(engine)
+            failure = await raised(engine.run(calls))
+            assert isinstance(failure, RunFailed)
+            if host == "guest":
+                assert "use ctx there" in str(failure)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "awaits", [lambda: asyncio.sleep(1), lambda: asyncio.create_task(asyncio.sleep(1)), asyncio.Event().wait]
+)
+def test_a_body_that_awaits_asyncio_fails_by_itself(
+    run: Runs, host: Kind, awaits: Callable[[], Any], recwarn: pytest.WarningsRecorder
+) -> None:
+    @workflow
+    async def wrong(ctx: Context) -> None:
+        await awaits()
+
+    @workflow
+    async def right(ctx: Context) -> int:
+        return 1
+
+    async def main() -> None:
+        async with open_here(":memory:", workflows=[wrong, right], host=host) as engine:
+            failure = await raised(engine.run(wrong))
+            assert isinstance(failure, RunFailed)
+            assert "no running event loop" in str(failure)
+            assert await engine.run(right) == 1
+
+    run(main)
+
+
+def test_a_function_of_asyncio_is_for_steps_of_an_engine_in_asyncio(run: Runs, host: Kind) -> None:
+    @workflow
+    async def without_step(ctx: Context) -> None:
+        await from_asyncio(nothing)()
+
+    @workflow
+    async def with_step(ctx: Context) -> None:
+        await ctx.step("x", from_asyncio(nothing))
+
+    async def main() -> None:
+        async with open_here(":memory:", workflows=[without_step], host=host) as engine:
+            assert "write await ctx.step('nothing', …)" in str(await raised(engine.run(without_step)))
+
+    async def native() -> None:
+        async with open_engine(":memory:", workflows=[with_step]) as engine:
+            with pytest.raises(RunFailed, match=r"open it with durable_trio\.asyncio\.open_engine"):
+                await engine.run(with_step)
+
+    run(main)
+    trio.run(native)
+    with pytest.raises(TypeError, match="async def"):
+        from_asyncio(threading.Event().set)  # type: ignore[arg-type]
+
+
+def test_a_loop_that_was_closed_over_an_engine_is_named_at_the_next_one() -> None:
+    loop = make_loop("asyncio")()
+    engine = loop.run_until_complete(start_engine(":memory:"))
+    guard = engine._life.guard
+    assert guard is not None
+    guard._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio's own word of it
+    loop.close()
+    again = make_loop("asyncio")()
+    try:
+        error = again.run_until_complete(raised(start_engine(":memory:")))
+        assert "before the loop is closed" in str(error)
+        another = again.run_until_complete(start_engine(":memory:"))
+        again.run_until_complete(another.aclose())
+    finally:
+        again.close()
