@@ -144,7 +144,7 @@ class Day:
         return [json.loads(line) for line in self.notes.read_text().splitlines()]
 
     def _faults_of_times(self) -> Iterator[str]:
-        """Each step within its minute, and once; but for what a process that was killed had in hand."""
+        """Each step once, but for what a process that was killed had in hand; and within its minute, if none was."""
         notes, killed = self.read_notes(), set(self.killed)
         by_attempt = defaultdict(list)
         for line in notes:
@@ -156,8 +156,8 @@ class Day:
             for line in lines:
                 if line["at"] < line["due"]:
                     yield f"{which} was executed {line['due'] - line['at']:.3f} s too early"
-            if last["attempt"] > 1:
-                continue  # when it was due depends on when the one before has failed
+            if last["attempt"] > 1 or killed:
+                continue  # when it was due depends on when the one before has failed, or on who was killed with it
             # The first process that was not killed, among those that began when it was due or after that.
             first = min((began for began in self.began if began >= last["due"] - 1), default=None)
             if first is not None and last["began"] > first and last["at"] >= first:
