@@ -34,6 +34,9 @@ settings.load_profile("repeatable")
 
 # What a shell starts in the background is deaf to Ctrl-C, and so is all that it starts; tests send it to both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# And what ``nohup`` starts is deaf to the end of a terminal, which asks a server without one to reload.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
