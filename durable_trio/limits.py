@@ -116,6 +116,9 @@ PAYLOAD_DEPTH_MAX: Final = 100
 # How deep nurseries of durable branches may nest, through branches as well. A failure inside comes out as one group in
 # another, which trio and Python write by recursion, and trio does not survive it if that fails.
 NURSERY_DEPTH_MAX: Final = 100
+# Codes that live at once and have refused the same run, all of which are in its entry of an index: some index has room
+# for 2,704 bytes, of which the name of its workflow takes up to 1,024. More than any roll-out has.
+REFUSALS_MAX: Final = 128
 # A transaction step may hold the whole store (a file has one writer at a time): others wait for it.
 TRANSACTION_SECONDS_MAX: Final = 30.0
 

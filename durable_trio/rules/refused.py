@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["codes_in", "refused_text"]
+from durable_trio.limits import REFUSALS_MAX
+
+__all__ = ["codes_in", "is_too_much", "refused_text"]
+
+
+def is_too_much(codes: set[int]) -> bool:
+    """Return whether so many codes have refused a run that it is parked until somebody resumes it."""
+    return len(codes) > REFUSALS_MAX
 
 
 def refused_text(codes: set[int]) -> str:

@@ -177,6 +177,9 @@ class Refuse:
     The code is added to those that have refused it, of which those that no executor has any more are forgotten.
     ``problem`` is kept for each of them: the newest is shown as the run's while no executor has a code of its workflow
     and version that has not refused it. Such a run is *parked*, which is stored nowhere.
+
+    One that more than ``REFUSALS_MAX`` codes would have refused which executors have is parked with that problem
+    instead, as by ``ParkDamaged``: no code takes it before somebody resumes it. The outcome is ``Refused(())`` then.
     """
 
     fence: Fence

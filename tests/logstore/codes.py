@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.limits import UPKEEP_ROWS_MAX
+from durable_trio.rules.refused import is_too_much
 from durable_trio.rules.run_life import LIFE, RunEvent
-from durable_trio.stores.contract import ForgetDeadCodes, Refuse, Refused
+from durable_trio.stores.contract import ForgetDeadCodes, ParkDamaged, Refuse, Refused
+from tests.logstore.progress import park_damaged
 from tests.logstore.state import State
 
 __all__ = ["forget_dead_codes", "refuse"]
@@ -19,6 +21,9 @@ def refuse(state: State, operation: Refuse) -> Refused | OwnershipLost:
     living = state.living(run.row.workflow, run.row.version)
     run.refused = {code: said for code, said in run.refused.items() if code in living}
     run.refused[operation.code] = (operation.now, operation.problem)
+    if is_too_much(set(run.refused)):
+        park_damaged(state, ParkDamaged(fence=operation.fence, problem=operation.problem))
+        return Refused(())
     status = LIFE[RunEvent.REFUSE][run.row.status]
     assert status is not None
     run.row.status = status

@@ -11,6 +11,7 @@ import attrs
 import pytest
 
 from durable_trio.errors import OwnershipLost, RunConflict
+from durable_trio.limits import REFUSALS_MAX
 from durable_trio.records import RunStatus
 from durable_trio.rows import NO_VERSION, RunRow, ServedCode
 from durable_trio.stores.code_questions import CountParked, ListCodes
@@ -189,6 +190,31 @@ class CodeContract(ContractKit):
             server.refuse(*server.claim())
         assert parked(store) == []
         assert [server.due_count for server in servers] == [1] + [0] * 11
+
+    def test_a_run_that_very_many_living_codes_have_refused_is_parked_until_somebody_resumes_it(
+        self, store: Store
+    ) -> None:
+        run = start(store).run
+        codes = tuple(("work", 0, f"code {number}") for number in range(REFUSALS_MAX + 2))
+        executor = one(store, RegisterExecutor(pid=1, host="h", lease=1000, codes=codes, now=0))
+        served = [ServedCode("work", 0, code.code) for code in store.ask(ListCodes(executor))]
+        batch: list[Operation] = []
+        for token, code in enumerate(served[:-1], start=1):
+            batch.append(ClaimRun(owner=executor, run_id="run", codes=(code,), now=50))
+            fence = Fence(run, executor, token)
+            batch.append(Refuse(fence=fence, code=code.code, problem=f'{{"text": "{token}"}}', now=60))
+        outcomes = store.apply(batch)
+        assert outcomes is not None
+        assert outcomes[-3] == Refused((served[-2].code, served[-1].code))
+        assert outcomes[-1] == Refused(())
+        assert parked(store) == ["run"]
+        row = row_of(store)
+        assert (row.status, row.owner, row.wake_at) == (RunStatus.SUSPENDED, None, None)
+        assert row.problem == f'{{"text": "{REFUSALS_MAX + 1}"}}'
+        assert one(store, ClaimDue(owner=executor, codes=(served[-1],), now=1000, limit=9)) == ()
+        one(store, ResumeRun(run_id="run", now=1000))
+        assert parked(store) == []
+        assert len(one(store, ClaimDue(owner=executor, codes=(served[0],), now=1000, limit=9))) == 1
 
     def test_refusing_is_for_the_owner_alone(self, store: Store) -> None:
         start(store)

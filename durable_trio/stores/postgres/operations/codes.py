@@ -6,7 +6,7 @@ from typing import Final
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.limits import UPKEEP_ROWS_MAX
-from durable_trio.rules.refused import codes_in, refused_text
+from durable_trio.rules.refused import codes_in, is_too_much, refused_text
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import ForgetDeadCodes, ParkDamaged, Refuse, Refused, RegisterExecutor
 from durable_trio.stores.postgres.operations.damage import FORGET_REFUSALS, park_damaged
@@ -102,6 +102,9 @@ def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLo
     workflow, version, before, status = transaction.execute(FIND_REFUSED, run).rows[0]
     living = living_codes(transaction, workflow, version)
     refused = (codes_in(before) & living) | {operation.code}
+    if is_too_much(refused):
+        park_run(transaction, ParkDamaged(fence=fence, problem=operation.problem))
+        return Refused(())
     text = refused_text(refused)
     if transaction.execute(REFUSE, run, operation.now, text).changed != 1:
         park_damaged(transaction, run, why=f"run {run} is owned, but status holds {status!r}")

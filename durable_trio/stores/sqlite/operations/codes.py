@@ -6,15 +6,16 @@ from typing import Final
 
 from durable_trio.errors import OwnershipLost
 from durable_trio.limits import UPKEEP_ROWS_MAX
-from durable_trio.rules.refused import codes_in, refused_text
+from durable_trio.rules.damage import DAMAGED
+from durable_trio.rules.refused import codes_in, is_too_much, refused_text
 from durable_trio.rules.run_life import LIFE, RunEvent
-from durable_trio.stores.contract import ForgetDeadCodes, Refuse, Refused, RegisterExecutor
+from durable_trio.stores.contract import ForgetDeadCodes, ParkDamaged, Refuse, Refused, RegisterExecutor
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.operations.damage import FORGET_REFUSALS, park_damaged, update_run
 from durable_trio.stores.sqlite.parked import OF_LIVING
 from durable_trio.stores.sqlite.tables import REFUSED
 from durable_trio.stores.sqlite.transaction import Transaction, is_owned, ownership_lost
-from durable_trio.stores.statuses import is_one_of, status_after
+from durable_trio.stores.statuses import is_one_of, status_after, word_after
 
 __all__ = [
     "forget_codes",
@@ -22,6 +23,7 @@ __all__ = [
     "forget_other_refusals",
     "forget_refusals",
     "living_codes",
+    "park_run",
     "refuse",
     "register_codes",
 ]
@@ -53,6 +55,11 @@ FORGET_OTHERS: Final = "DELETE FROM refusals WHERE run = ? AND instr(?, ',' || c
 FIND_OF_SET: Final = f"""
     SELECT run, is_due = 1 OR wake_at <= ? FROM runs INDEXED BY runs_refused
     WHERE {REFUSED} AND workflow = ? AND version = ? AND refused = ? AND run > ? ORDER BY run LIMIT ? + 0
+"""
+PARK: Final = f"""
+    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.PARK)}, wake_at = NULL, waits_for = NULL,
+        problem = ?, fingerprint = '{DAMAGED}', refused = '', changed = ?
+    WHERE run = ? AND {is_one_of(LIFE[RunEvent.PARK])}
 """
 SET_REFUSED: Final = "UPDATE runs SET refused = ? WHERE run = ?"
 
@@ -98,6 +105,9 @@ def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLo
     workflow, version, before, status = transaction.execute(FIND_REFUSED, (run,)).fetchone()
     living = living_codes(transaction, workflow, version)
     refused = (codes_in(before if isinstance(before, str) else "") & living) | {operation.code}
+    if is_too_much(refused):
+        park_run(transaction, ParkDamaged(fence=fence, problem=operation.problem))
+        return Refused(())
     text = refused_text(refused)
     is_changed = update_run(transaction, REFUSE, (operation.now, text, transaction.change(), run), run=run)
     if is_changed and transaction.cursor.rowcount != 1:
@@ -106,6 +116,19 @@ def refuse(transaction: Transaction, operation: Refuse) -> Refused | OwnershipLo
     forget_other_refusals(transaction, run, text)
     transaction.execute(ADD_REFUSAL, (run, operation.code, operation.now, operation.problem))
     return Refused(tuple(sorted(living - refused)))
+
+
+def park_run(transaction: Transaction, operation: ParkDamaged) -> bool | OwnershipLost:
+    """Park a run that is damaged (see ``ParkDamaged``)."""
+    fence = operation.fence
+    if not is_owned(transaction, fence):
+        return ownership_lost(transaction, fence)
+    values = (operation.problem, transaction.change(), fence.run)
+    if update_run(transaction, PARK, values, run=fence.run) and transaction.cursor.rowcount != 1:
+        name = transaction.execute(FIND_REFUSED, (fence.run,)).fetchone()[-1]
+        park_damaged(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
+    forget_refusals(transaction, fence.run)
+    return True
 
 
 def forget_dead_codes(transaction: Transaction, operation: ForgetDeadCodes) -> int | None:

@@ -11,20 +11,18 @@ import attrs
 from durable_trio.errors import DurableError, OwnershipLost, RunConflict
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import OWN_KEYS
-from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
-from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, ParkDamaged, Release
+from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Release
 from durable_trio.stores.outcomes import cannot_become, child_is_lost, child_is_there, entry_is_taken, has_row
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
-from durable_trio.stores.sqlite.operations.damage import park_damaged, update_run
 from durable_trio.stores.sqlite.operations.generations import drop_generations, end_history
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
 from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
 from durable_trio.stores.statuses import is_one_of, word, word_after
 
-__all__ = ["advance", "continue_as_new", "finish", "park_run", "release"]
+__all__ = ["advance", "continue_as_new", "finish", "release"]
 
 HAS_UNREAD_CANCEL: Final = (
     "SELECT 1 FROM mailbox INDEXED BY mailbox_cancel WHERE run = ? AND seq IS NULL AND kind = 'cancel' LIMIT 1"
@@ -96,11 +94,6 @@ _RELEASED_FROM: Final = {after: sources(after, BY_RELEASE) for after in RunStatu
 _names: Final = functools.partial(json.dumps, ensure_ascii=False)
 FIND_ID: Final = "SELECT id FROM runs WHERE run = ?"
 FIND_STATUS: Final = "SELECT status, changed FROM runs WHERE run = ?"
-PARK: Final = f"""
-    UPDATE runs SET owner = NULL, status = {word_after(RunEvent.PARK)}, wake_at = NULL, waits_for = NULL,
-        problem = ?, fingerprint = '{DAMAGED}', refused = '', changed = ?
-    WHERE run = ? AND {is_one_of(LIFE[RunEvent.PARK])}
-"""
 FORGET_CONSUMED: Final = "DELETE FROM mailbox WHERE run = ? AND seq IS NOT NULL AND signal_id IS NULL"
 UNTIE_CONSUMED: Final = "UPDATE mailbox SET seq = -1 WHERE run = ? AND seq >= 0"
 FORGET_POSITIONS: Final = "UPDATE published SET seq = -1 WHERE run = ?"
@@ -255,19 +248,6 @@ def release(transaction: Transaction, operation: Release) -> bool | OwnershipLos
     if name != operation.status.value:
         changed = transaction.change()
     transaction.execute(RELEASE, (operation.status.value, operation.wake_at, waits_for, changed, fence.run))
-    return True
-
-
-def park_run(transaction: Transaction, operation: ParkDamaged) -> bool | OwnershipLost:
-    """Park a run that is damaged (see ``ParkDamaged``)."""
-    fence = operation.fence
-    if not is_owned(transaction, fence):
-        return ownership_lost(transaction, fence)
-    values = (operation.problem, transaction.change(), fence.run)
-    if update_run(transaction, PARK, values, run=fence.run) and transaction.cursor.rowcount != 1:
-        name = transaction.execute(FIND_STATUS, (fence.run,)).fetchone()[0]
-        park_damaged(transaction, fence.run, why=f"run {fence.run} is owned, but status holds {name!r}")
-    forget_refusals(transaction, fence.run)
     return True
 
 

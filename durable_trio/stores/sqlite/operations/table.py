@@ -34,11 +34,11 @@ from durable_trio.stores.contract import (
 )
 from durable_trio.stores.sqlite.operations.abandoning import abandon_run
 from durable_trio.stores.sqlite.operations.claims import claim_due, claim_run
-from durable_trio.stores.sqlite.operations.codes import forget_dead_codes, refuse
+from durable_trio.stores.sqlite.operations.codes import forget_dead_codes, park_run, refuse
 from durable_trio.stores.sqlite.operations.forks import copy_history, fork_run
 from durable_trio.stores.sqlite.operations.leases import reap_executor, register_executor, renew_lease, tell_death
 from durable_trio.stores.sqlite.operations.messages import request_cancel, send_signal, signal_with_start
-from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, park_run, release
+from durable_trio.stores.sqlite.operations.progress import advance, continue_as_new, finish, release
 from durable_trio.stores.sqlite.operations.removals import delete_run, prune, sweep
 from durable_trio.stores.sqlite.operations.reports import put_report
 from durable_trio.stores.sqlite.operations.resuming import cut_history, resume_run

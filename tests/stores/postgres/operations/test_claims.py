@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,10 @@ import psycopg
 import pytest
 
 from durable_trio.errors import RunConflict
+from durable_trio.limits import NAME_CHARACTERS_MAX, REFUSALS_MAX
 from durable_trio.records import RunStatus
+from durable_trio.rows import ServedCode
+from durable_trio.rules.refused import refused_text
 from durable_trio.stores.contract import Advance, ClaimDue, ClaimRun, Release, SendSignal
 from durable_trio.stores.postgres.operations import claims
 from durable_trio.stores.postgres.store import PostgresStore
@@ -27,6 +31,17 @@ def due(owner: int, limit: int = 10, **options: Any) -> ClaimDue:
 
 def ids(claimed: Any) -> list[str]:
     return [row.id for row in claimed]
+
+
+def test_an_index_has_room_for_as_many_refusals_as_a_run_may_have_whatever_they_and_its_workflow_are_called(
+    store: PostgresStore, rows: Rows
+) -> None:
+    dice = random.Random(1)  # what repeats itself would be compressed
+    workflow = "".join(chr(dice.randrange(0x20000, 0x2A000)) for _ in range(NAME_CHARACTERS_MAX))
+    codes = {dice.randrange(10**9, 10**10) for _ in range(REFUSALS_MAX)}
+    rows.add_runs(1, workflow=workflow, refused=refused_text(codes))
+    served = ServedCode(workflow, 0, 1)
+    assert ids(one(store, ClaimDue(owner=register(store), codes=(served,), now=1000, limit=1))) == ["run-0"]
 
 
 def test_of_many_who_claim_at_the_same_time_one_gets_each_run(open_store: Stores, rows: Rows) -> None:
