@@ -51,11 +51,11 @@ def make_reader(address: str) -> Store:
         ValueError, ImportError: as ``make_store``.
     """
     if is_url(address):
-        store: Store = _package_of(address)("ReadOnlyStore")(address)
+        store: Store = _package_of(address)("PostgresReader")(address)
         return store
-    from durable_trio.stores.sqlite.reading import ReadOnlyStore
+    from durable_trio.stores.sqlite.reading import SqliteReader
 
-    return ReadOnlyStore(address)
+    return SqliteReader(address)
 
 
 def readable(address: str) -> AbstractContextManager[str]:

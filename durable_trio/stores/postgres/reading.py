@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 
 from durable_trio.errors import StoreError
-from durable_trio.stores.contract import Advance, Fence, Operation, Store
-from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.faults import translating
 from durable_trio.stores.postgres.link import Link
@@ -21,8 +19,9 @@ from durable_trio.stores.postgres.tables import SCHEMA_VERSION
 from durable_trio.stores.postgres.url import PEOPLE, parse_url
 from durable_trio.stores.postgres.wire import Wire
 from durable_trio.stores.questions import Question
+from durable_trio.stores.read_only import ReadOnlyStore
 
-__all__ = ["ReadOnlyStore", "reading"]
+__all__ = ["PostgresReader", "reading"]
 
 T = TypeVar("T")
 
@@ -41,13 +40,18 @@ def reading(url: str) -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
-class ReadOnlyStore(Store):
+class PostgresReader(ReadOnlyStore):
     """Answers questions about a database; it writes nothing, and nobody learns that it is there."""
 
     def __init__(self, url: str) -> None:
         self.address = url
         self._place = parse_url(url, session="any")
         self._link: Link | None = None
+
+    @property
+    def name(self) -> str:
+        """The URL without a password."""
+        return self._place.name
 
     def open(self) -> None:
         """Connect.
@@ -100,31 +104,8 @@ class ReadOnlyStore(Store):
             answer: T = function(Asking(wire, self._lock_class), question)
         return answer
 
-    def _refuse(self) -> NoReturn:
-        raise StoreError(f"{self._place.name} is only read")
-
-    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
-        """Refuse: nothing is written."""
-        self._refuse()
-
-    def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
-        """Refuse: nothing is written."""
-        self._refuse()
-
     def connect(self) -> psycopg.Connection[Any]:
         """Return a new connection, which cannot write either."""
         connection = self._place.connect_for_user()
         connection.read_only = True
         return connection
-
-    def read_cursor(self, text: str) -> Cursor:
-        """Nobody watches here."""
-        raise ValueError("a database that is only read has no cursors")
-
-    def foreign_changes(self) -> bool | None:
-        """Nobody is told of changes here."""
-        return None
-
-    def tidy(self) -> None:
-        """Refuse: nothing is removed."""
-        self._refuse()

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from durable_trio.errors import StoreError
-from durable_trio.stores.contract import Advance, Fence, Operation, Store
-from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.questions import Question
+from durable_trio.stores.read_only import ReadOnlyStore
 from durable_trio.stores.sqlite.answers.lists import Slice
 from durable_trio.stores.sqlite.answers.table import ANSWERS, at_one_instant
 from durable_trio.stores.sqlite.connection import open_connection, reading_anything, set_up_reader
@@ -25,7 +24,7 @@ from durable_trio.stores.sqlite.files import check_content, translate_os_error
 from durable_trio.stores.sqlite.library import is_undecodable, sqlite3, translate
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION, check_schema, schema_version
 
-__all__ = ["ReadOnlyStore", "readable", "version_of"]
+__all__ = ["SqliteReader", "readable", "version_of"]
 
 T = TypeVar("T")
 
@@ -90,13 +89,18 @@ def _copy(path: str, target: str) -> None:
         migrate(copy)
 
 
-class ReadOnlyStore(Store):
+class SqliteReader(ReadOnlyStore):
     """Answers questions about a file; it writes nothing, and nobody learns that it is there."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._connection: sqlite3.Connection | None = None
         self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The path, as it is quoted."""
+        return repr(self.path)
 
     def open(self) -> None:
         """Open the file.
@@ -149,29 +153,6 @@ class ReadOnlyStore(Store):
         whole: T = answer
         return whole
 
-    def _refuse(self) -> NoReturn:
-        raise StoreError(f"{self.path!r} is only read")
-
-    def apply(self, batch: Sequence[Operation], *, block: bool = True) -> list[Any] | None:
-        """Refuse: nothing is written."""
-        self._refuse()
-
-    def transact(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
-        """Refuse: nothing is written."""
-        self._refuse()
-
     def connect(self) -> Any:
         """Return a new connection, which cannot write either."""
         return _open(self.path)
-
-    def read_cursor(self, text: str) -> Cursor:
-        """Nobody watches here."""
-        raise ValueError("a database that is only read has no cursors")
-
-    def foreign_changes(self) -> bool | None:
-        """Nobody is told of changes here."""
-        return None
-
-    def tidy(self) -> None:
-        """Refuse: nothing is moved."""
-        self._refuse()

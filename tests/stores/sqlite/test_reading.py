@@ -12,7 +12,7 @@ import pytest
 from durable_trio.errors import NotADatabase, SchemaTooNew, StoreError
 from durable_trio.stores.questions import FindRun, ListRuns, Order, RunFilter
 from durable_trio.stores.sqlite import SqliteStore, sqlite3
-from durable_trio.stores.sqlite.reading import ReadOnlyStore, readable
+from durable_trio.stores.sqlite.reading import SqliteReader, readable
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
 from durable_trio.stores.unfinished_questions import ListUnfinished, LoadUnfinished
 from tests.stores.sqlite.kit import fill
@@ -36,7 +36,7 @@ def test_it_reads_beside_a_store_that_is_open_and_changes_nothing(store: SqliteS
     before = content(store.path)
     with readable(store.path) as path:
         assert path == store.path
-        reader = ReadOnlyStore(path)
+        reader = SqliteReader(path)
         reader.open()
         row = reader.ask(FindRun("run"))
         assert row is not None
@@ -53,7 +53,7 @@ def test_it_reads_beside_a_store_that_is_open_and_changes_nothing(store: SqliteS
 
 
 def test_it_refuses_to_write_and_to_answer_what_it_cannot(store: SqliteStore) -> None:
-    reader = ReadOnlyStore(store.path)
+    reader = SqliteReader(store.path)
     with pytest.raises(StoreError, match="not open"):
         reader.ask(FindRun("run"))
     reader.open()
@@ -73,11 +73,11 @@ def test_one_of_an_earlier_version_is_copied_and_the_copy_is_brought_up_to_date(
     Path(path).write_bytes(gzip.decompress(EARLIER.read_bytes()))
     before = Path(path).read_bytes()
     with pytest.raises(StoreError, match="copy it first"):
-        ReadOnlyStore(path).open()
+        SqliteReader(path).open()
     with readable(path) as copy:
         assert copy != path
         assert version_of(copy) == SCHEMA_VERSION
-        reader = ReadOnlyStore(copy)
+        reader = SqliteReader(copy)
         reader.open()
         assert reader.ask(FindRun("waits")) is not None
         reader.close()
