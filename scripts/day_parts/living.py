@@ -144,7 +144,7 @@ class Day:
         return [json.loads(line) for line in self.notes.read_text().splitlines()]
 
     def _faults_of_times(self) -> Iterator[str]:
-        """Each step once, but for what a process that was killed had in hand; and within its minute, if none was."""
+        """Each step once, but for what a process that was killed had in hand; and within its minute."""
         notes, killed = self.read_notes(), set(self.killed)
         by_attempt = defaultdict(list)
         for line in notes:
@@ -156,7 +156,7 @@ class Day:
             for line in lines:
                 if line["at"] < line["due"]:
                     yield f"{which} was executed {line['due'] - line['at']:.3f} s too early"
-            if last["attempt"] > 1 or killed:
+            if last["attempt"] > 1 or (killed and not last["is_firm"]):
                 continue  # when it was due depends on when the one before has failed, or on who was killed with it
             # The first process that was not killed, among those that began when it was due or after that.
             first = min((began for began in self.began if began >= last["due"] - 1), default=None)

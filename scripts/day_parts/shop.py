@@ -28,11 +28,15 @@ class TryAgain(Exception):
     """What a step raises that is to be tried again later."""
 
 
-def note(due: float) -> None:
-    """Note that a step executes which was due at an instant: in one write, which a kill cannot tear."""
+def note(due: float, is_firm: bool = False) -> None:
+    """Note that a step executes which was due at an instant: in one write, which a kill cannot tear.
+
+    ``is_firm``: that instant stands in the run's start. What is counted from a call begins anew where the process was
+    killed before the call was recorded.
+    """
     step = current_step()
-    line = {"run": step.run_id, "key": step.key, "attempt": step.attempt, "due": due, "pid": os.getpid()}
-    line |= {"at": CLOCK.stamp() / 1e6, "began": float(os.environ["DAY_BEGAN"])}
+    line = {"run": step.run_id, "key": step.key, "attempt": step.attempt, "due": due, "is_firm": is_firm}
+    line |= {"pid": os.getpid(), "at": CLOCK.stamp() / 1e6, "began": float(os.environ["DAY_BEGAN"])}
     descriptor = os.open(os.environ["DAY_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(descriptor, (json.dumps(line) + "\n").encode())
@@ -59,7 +63,7 @@ async def naps(ctx: Context, seconds: list[float]) -> None:
 @workflow
 async def begins(ctx: Context, due: float) -> None:
     """Begin late."""
-    await ctx.step("note", note, due)
+    await ctx.step("note", note, due, True)
 
 
 @workflow

@@ -40,6 +40,7 @@ def test_what_is_not_as_it_should_be_is_noticed(tmp_path: Path) -> None:
         "key": "k",
         "attempt": 1,
         "due": MORNING + 100,
+        "is_firm": False,
         "pid": 1,
         "began": MORNING + 120,
     }
@@ -55,3 +56,5 @@ def test_what_is_not_as_it_should_be_is_noticed(tmp_path: Path) -> None:
     assert "executed 2 times" in faults({}, {})[0]
     lived.killed.append(1)
     assert faults({}, {}) == []
+    assert faults({"began": MORNING + 180}) == []
+    assert "executed by the process of 00:03:00" in faults({"began": MORNING + 180, "is_firm": True})[0]
