@@ -4,8 +4,8 @@
 
 Fills the tables with runs that have ended, of three recorded steps each, as a copy would (ids in no order, statuses and
 workflows mixed), and has the server look at them as its own upkeep does. Then, with so many behind it: a sequential
-step, many runs at once, lists of the newest and of the failed ones, one run by its id, counts, and what a look for news
-costs. At the end what a run takes on the disk.
+step, many runs at once, lists of the newest and of the failed ones, one run by its id, and counts. At the end what a
+run takes on the disk.
 """
 
 from __future__ import annotations

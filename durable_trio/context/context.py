@@ -147,7 +147,8 @@ class Context:
 
         ``fn`` is sync and short: all other writes to an SQLite file wait meanwhile. It must not commit, attach, set
         pragmas, or write to the engine's tables, and may be called again after a crash or a rollback. Annotate
-        ``connection`` as ``durable_trio.sqlite3.Connection``.
+        ``connection`` as ``durable_trio.sqlite3.Connection``; on a server it is a ``psycopg.Connection``, whose
+        statements take values as ``%s`` and not as ``?``.
 
         Args:
             timeout: seconds that the database may spend in it; default 30.
