@@ -1,9 +1,10 @@
-"""An engine whose server goes: it goes on, and runs nothing again because of it."""
+"""An engine whose server goes, or whose connection: it goes on, and runs nothing again because of it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from typing import Any
 
@@ -11,8 +12,14 @@ import pytest
 import trio
 
 from durable_trio import Context, open_engine, workflow
+from durable_trio.stores.postgres.session import Session
+from durable_trio.stores.postgres.store import PostgresStore
+from durable_trio.stores.postgres.wire import Wire
+from durable_trio.stores.questions import ListExecutors
+from durable_trio.testing.store_contract.kit import register
+from tests.engine.services.test_observers import looking
 from tests.kit.postgres import server
-from tests.stores.postgres.kit import Rows, connect
+from tests.stores.postgres.kit import Rows, connect, wait_until
 
 _RUNS = 8
 
@@ -69,3 +76,33 @@ def test_what_was_done_while_the_server_was_away_is_committed_and_not_done_again
     with connect(url) as connection:
         found = Rows(connection).all("SELECT key FROM public.account ORDER BY key")
     assert found == [(f"order {number}",) for number in range(_RUNS)]
+
+
+def test_who_has_lost_its_session_for_a_moment_is_not_taken_for_dead(
+    url: str, store: PostgresStore, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is free until it has it again, as that of a process that was killed."""
+    executor = register(store)
+    may_come_back = threading.Event()
+    take_lock = Session._take_lock
+
+    def take_later(self: Session, wire: Wire) -> bool:
+        return (self is not store._session or may_come_back.is_set()) and take_lock(self, wire)
+
+    def is_there() -> bool | None:
+        (row,) = store.ask(ListExecutors())
+        return row.is_locked
+
+    async def main() -> None:
+        async with looking(PostgresStore(url)) as reaper:
+            await reaper.reap_dead()
+            assert is_there() is False
+            may_come_back.set()
+            await trio.to_thread.run_sync(wait_until, lambda: is_there() is True)
+            await reaper.reap_dead()
+
+    monkeypatch.setattr(Session, "_take_lock", take_later)
+    rows.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory'")
+    wait_until(lambda: is_there() is False)
+    trio.run(main)
+    assert [row.id for row in store.ask(ListExecutors())] == [executor]
