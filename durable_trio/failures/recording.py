@@ -15,6 +15,7 @@ from durable_trio.failures.allowed import Allowed
 from durable_trio.failures.rebuilding import CONSTRUCTORS, Rebuilder
 from durable_trio.failures.tracebacks import EXCEPTIONS_MAX
 from durable_trio.failures.visible import args_of, attributes_of, described, failed, is_equal
+from durable_trio.failures.wrong_loop import named
 from durable_trio.looks import bears_a_look, clean, is_a, look, members_of, message_of, qualified_name, text_of
 from durable_trio.records import FailureRecord
 
@@ -80,6 +81,9 @@ class Recorder:
 
     def _record(self, exc: Exception, progress: _Progress, room: int, text: str | None = None) -> dict[str, Any]:
         progress.count += 1
+        told = named(exc)
+        if told is not exc:
+            exc, text = told, None
         if progress.count > EXCEPTIONS_MAX or len(progress.around) >= _LEVELS_MAX:
             return _took(progress, failed(exc, room, text_room=progress.room))
         seen = _took(progress, described(exc, room, text_room=progress.room, text=text))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -89,9 +91,32 @@ def test_a_call_from_a_body_names_the_context(run: Runs, host: Kind) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("awaits", [lambda: asyncio.sleep(1), asyncio.get_running_loop])
-def test_a_body_that_awaits_asyncio_fails_by_itself(
-    run: Runs, host: Kind, awaits: Callable[[], Any], recwarn: pytest.WarningsRecorder
+LOOPS: list[asyncio.AbstractEventLoop] = []
+
+
+async def in_nursery() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asyncio.sleep, 1)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize(
+    "awaits",
+    [
+        lambda: asyncio.sleep(1),
+        lambda: asyncio.sleep(0),
+        lambda: asyncio.Future(loop=LOOPS[-1]),
+        lambda: asyncio.wait_for(asyncio.sleep(1), 1),
+        lambda: asyncio.to_thread(time.time),
+        lambda: asyncio.Event().wait(),
+        lambda: asyncio.Queue[int]().get(),
+        lambda: asyncio.open_connection("127.0.0.1", 1),
+        asyncio.get_running_loop,
+        in_nursery,
+    ],
+)
+def test_a_body_that_awaits_asyncio_fails_by_itself_and_is_told_what_to_write(
+    run: Runs, host: Kind, awaits: Callable[[], Any]
 ) -> None:
     @workflow
     async def wrong(ctx: Context) -> None:
@@ -102,10 +127,13 @@ def test_a_body_that_awaits_asyncio_fails_by_itself(
         return 1
 
     async def main() -> None:
+        LOOPS.append(asyncio.get_running_loop())
         async with open_here(":memory:", workflows=[wrong, right], host=host) as engine:
             failure = await raised(engine.run(wrong))
             assert isinstance(failure, RunFailed)
-            assert "no running event loop" in str(failure)
+            assert failure.__cause__ is not None
+            told = traceback.format_exception(failure.__cause__)
+            assert "write await ctx.step('name', from_asyncio(fn), …)" in "".join(told)
             assert await engine.run(right) == 1
 
     run(main)
