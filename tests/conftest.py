@@ -22,6 +22,7 @@ from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import opening
 from tests.engine.harness import Leftovers
 from tests.kit.copies import copy_or_migrate
+from tests.kit.hosts import HOSTS
 from tests.kit.measured import unmeasured
 from tests.kit.stores import KINDS, kind_at, store_at
 from tests.kit.traces import effects
@@ -100,8 +101,15 @@ _ON_POSTGRES_TOO = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add what says on which store tests run (see ``tests/kit/stores.py``)."""
+    """Add what says on which store tests run (``tests/kit/stores.py``), and in which loop (``tests/kit/hosts.py``)."""
     parser.addoption("--store", choices=list(KINDS), help="run tests of any store on the one of this name alone")
+    parser.addoption("--host", choices=list(HOSTS), help="run trio as the guest of this loop")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put a guest's run in the place of trio's own, where a host is chosen."""
+    if host := config.getoption("--host"):
+        trio.run = HOSTS[host]  # type: ignore[assignment]  # any function with any arguments
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

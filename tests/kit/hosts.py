@@ -1,0 +1,63 @@
+"""``trio.run`` as a guest of another loop's, so that tests of the engine show that it does not matter to it.
+
+``pytest --host=NAME`` puts one of ``HOSTS`` in the place of ``trio.run``. Processes that tests start have the real one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final
+
+import pytest
+import trio
+from outcome import Outcome
+
+from durable_trio.platforms.hosts.asyncio_host import AsyncioHost
+from durable_trio.platforms.hosts.driver import Driver
+
+__all__ = ["HOSTS"]
+
+
+def _run(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    is_stock: bool,
+    async_fn: Callable[..., Awaitable[Any]],
+    *args: Any,
+    **options: Any,
+) -> Any:
+    """Do as ``trio.run``, with trio as a guest."""
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("Attempted to call run() from inside a run()")
+    loop = new_loop()
+    ended: list[Outcome[Any]] = []
+
+    def end(outcome: Outcome[Any]) -> None:
+        ended.append(outcome)
+        loop.stop()
+
+    def begin() -> None:
+        Driver(AsyncioHost(loop), is_stock=is_stock).start(partial(async_fn, *args), end, **options)
+
+    # A loop that is run for ever and stopped, not a task in it: asyncio's own ways with Ctrl-C stay out of it.
+    loop.call_soon(begin)
+    try:
+        loop.run_forever()
+        return ended[0].unwrap()
+    finally:
+        loop.close()
+
+
+def _new_uvloop() -> asyncio.AbstractEventLoop:
+    uvloop = pytest.importorskip("uvloop")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+#: What can stand in the place of ``trio.run``, by name: with this package's driver, or trio's own ticks.
+HOSTS: Final[dict[str, Callable[..., Any]]] = {
+    "guest-asyncio": partial(_run, asyncio.new_event_loop, False),
+    "guest-uvloop": partial(_run, _new_uvloop, False),
+    "stock": partial(_run, asyncio.new_event_loop, True),
+}
