@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ import trio.testing
 from outcome import Outcome
 
 from durable_trio.platforms.hosts import driver as driver_module
+from durable_trio.platforms.hosts import load
 from durable_trio.platforms.hosts.asyncio_host import AsyncioHost
 from durable_trio.platforms.hosts.driver import Driver, GuestParts
 from durable_trio.stores.threads import HOSTED, Linger, StoreThread
@@ -107,6 +109,10 @@ def test_a_loop_that_cannot_watch_descriptors_has_trios_own_ticks(monkeypatch: p
     run_in("asyncio", main)
 
 
+# So often in a row at least; once may be chance.
+ENOUGH_WAITS = 50
+
+
 class Busy(AsyncioHost):
     """A loop that always has work, and counts its passes."""
 
@@ -116,7 +122,24 @@ class Busy(AsyncioHost):
         return True
 
 
-def test_a_busy_host_waits_for_a_thread_that_has_work(monkeypatch: pytest.MonkeyPatch) -> None:
+class Mute(AsyncioHost):
+    """A loop that cannot tell whether it has work, as uvloop."""
+
+    def has_work(self) -> None:
+        return None
+
+
+async def spin() -> None:
+    """Keep the loop busy, half a millisecond at a time."""
+    while True:
+        ends_at = time.perf_counter() + 0.000_5
+        while time.perf_counter() < ends_at:
+            pass
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("host", [Busy, Mute])
+def test_a_busy_host_waits_for_a_thread_that_has_work(host: type[AsyncioHost], monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[bool] = []
     wait = Linger.wait
 
@@ -137,7 +160,7 @@ def test_a_busy_host_waits_for_a_thread_that_has_work(monkeypatch: pytest.Monkey
             nursery.start_soon(thread.call, goes_on.wait)
             await trio.testing.wait_all_tasks_blocked()
             assert lingers == {linger}
-            while not waited:  # noqa: ASYNC110  # the host does it
+            while len(waited) < ENOUGH_WAITS:  # noqa: ASYNC110  # the host does it, again and again
                 await trio.sleep(0.001)
             goes_on.set()
         linger.end()
@@ -145,10 +168,59 @@ def test_a_busy_host_waits_for_a_thread_that_has_work(monkeypatch: pytest.Monkey
         thread.stop()
 
     async def main() -> None:
-        await guest(Driver(Busy(asyncio.get_running_loop())), of_trio)
+        busy = asyncio.create_task(spin())
+        await guest(Driver(host(asyncio.get_running_loop())), of_trio)
+        busy.cancel()
 
     run_in("asyncio", main)
     assert all(waited)
+
+
+class OnlyMute:
+    """Nothing of a host but that it cannot tell whether it has work."""
+
+    def has_work(self) -> None:
+        return None
+
+
+MUTE: Any = OnlyMute()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let time pass for the look at a host's load."""
+    now = [0.0]
+    monkeypatch.setattr(load, "perf_counter", lambda: now[0])
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    return passes
+
+
+def test_a_mute_host_that_is_busy_for_long_stays_busy(clock: Callable[[float], None]) -> None:
+    found = load.HostLoad(MUTE)
+    busy = []
+    for seconds in [0.000_01] * 10 + [0.004] * 10_000:
+        found.pass_begins()
+        clock(seconds)
+        found.pass_ends()
+        busy.append(found.is_busy())
+    assert not any(busy[:10])
+    assert all(busy[12:])
+
+
+def test_what_the_guest_does_in_a_pass_is_no_work_of_the_host(clock: Callable[[float], None]) -> None:
+    found = load.HostLoad(MUTE)
+    for _ in range(100):
+        found.pass_begins()
+        clock(0.000_01)
+        found.pass_begins()  # two calls are in its queue
+        clock(0.001)
+        found.was_the_guests(0.001)
+        found.pass_ends()
+        found.pass_ends()
+        assert not found.is_busy()
 
 
 def test_code_in_a_turn_finds_no_running_loop() -> None:

@@ -29,19 +29,13 @@ from sniffio import thread_local as sniffed
 
 from durable_trio.platforms.hosts.ctrl_c import CtrlC
 from durable_trio.platforms.hosts.host import Host, Timer
+from durable_trio.platforms.hosts.load import HostLoad
 from durable_trio.stores.threads import HOSTED, Linger
 
 __all__ = ["TURN_SECONDS", "Driver", "GuestParts"]
 
 #: So long trio goes on before the host has its own again; one pass of trio's may take longer.
 TURN_SECONDS: Final = 0.001
-# A host that cannot tell whether it has work has some if a pass of it takes longer than so many of its shortest.
-_BUSY_PASSES: Final = 1.6
-_BUSY_SECONDS: Final = 0.000_015
-# A host is busy that has work for so long without a pause; what it does for a burst of calls is over before.
-_BUSY_AFTER_SECONDS: Final = 0.005
-# What was the shortest pass is forgotten slowly: another machine load, another host.
-_FORGETS: Final = 1.002
 
 
 @attrs.frozen
@@ -83,15 +77,11 @@ class Driver:
         self._lingers: set[Linger] = set()
         # It waits for its descriptor, its deadline, or a thread; else its next turn is on its way.
         self._is_waiting = False
-        self._is_looking = False  # in the host's queue, while it waits
+        self._is_looking = False  # a look is in the host's queue
         self._due = math.inf
         self._timer: Timer | None = None
         self._timer_due = math.inf
-        # How long the host's own part of a pass is, where only that tells whether it has work.
-        self._queued_at = 0.0
-        self._shortest_pass = math.inf
-        self._last_pass = 0.0
-        self._idle_at = 0.0  # when it was last seen to have none
+        self._load = HostLoad(host)
 
     @property
     def is_running(self) -> bool:
@@ -166,9 +156,11 @@ class Driver:
     def _within(self, tick: Callable[[], object]) -> None:
         """Call something of trio's as a turn: Ctrl-C waits for its end, and it takes itself for no code of the host."""
         self._ctrl_c.is_held = True
+        began_at = perf_counter()
         try:
             self._host.outside(tick)  # type: ignore[arg-type]  # what it returns is nothing
         finally:
+            self._load.was_the_guests(perf_counter() - began_at)
             self._ctrl_c.is_held = False
         self._ctrl_c.release()
 
@@ -178,14 +170,14 @@ class Driver:
         """Have the next turn in the host's next pass."""
         parts = self._parts
         assert parts is not None
-        self._is_waiting = self._is_looking = False
+        self._is_waiting = False
         parts.runner.guest_tick_scheduled = True  # else trio would wake its descriptor, too
-        self._queued_at = perf_counter()
+        self._load.pass_begins()
         self._host.call_soon(self._queued_turn)
 
     def _queued_turn(self) -> None:
+        self._load.pass_ends()
         if not self._is_waiting:  # else it was had already
-            self._measure()
             self._turn()
 
     def _turn(self) -> None:
@@ -213,7 +205,7 @@ class Driver:
                     return
                 events = capture(get_events, 0)
                 if timeout > 0 and not isinstance(events, Error) and not events.value:
-                    if may_linger and self._host_is_busy() and (busy := self._busy()) is not None:
+                    if may_linger and self._load.is_busy() and (busy := self._busy()) is not None:
                         may_linger = False
                         busy.wait()
                         events = capture(get_events, 0)
@@ -236,7 +228,7 @@ class Driver:
         self._due = perf_counter() + timeout
         if self._due < self._timer_due:
             self._set_timer(timeout)
-        if self._host_is_busy() and self._busy() is not None:
+        if self._load.may_be_busy() and self._busy() is not None:
             self._look_soon()
 
     def _resume(self, events: Outcome[Any]) -> None:
@@ -293,42 +285,23 @@ class Driver:
                 return linger
         return None
 
-    def _host_is_busy(self) -> bool:
-        """Return whether the host has had work for a while, whenever that was looked at."""
-        has_work = self._host.has_work()
-        if has_work is None:
-            has_work = self._last_pass > max(_BUSY_PASSES * self._shortest_pass, self._shortest_pass + _BUSY_SECONDS)
-        if not has_work:
-            self._idle_at = perf_counter()
-            return False
-        return perf_counter() - self._idle_at > _BUSY_AFTER_SECONDS
-
-    def _measure(self) -> None:
-        """Note how long the host's own part of a pass has taken."""
-        self._last_pass = perf_counter() - self._queued_at
-        self._shortest_pass = min(self._last_pass, self._shortest_pass * _FORGETS)
-
     def _look_soon(self) -> None:
-        self._is_looking = True
-        self._queued_at = perf_counter()
-        self._host.call_soon(self._look)
+        if not self._is_looking:
+            self._is_looking = True
+            self._load.pass_begins()
+            self._host.call_soon(self._look)
 
     def _look(self) -> None:
-        """Wait a moment for the threads, in each pass of the host, as long as they have work."""
-        if not (self._is_waiting and self._is_looking) or self._ended is None:
-            return
+        """Wait a moment for the threads, in each pass of the host, as long as they have work and it is busy."""
         self._is_looking = False
-        self._measure()
-        if self._resume_if_any():
+        self._load.pass_ends()
+        if not self._is_waiting or self._ended is None or self._resume_if_any():
             return
         busy = self._busy()
-        if busy is None:
-            return
-        if self._host_is_busy():
+        if busy is not None and self._load.is_busy():
             busy.wait()
-            if self._resume_if_any():
-                return
-            self._look_soon()
+            if not self._resume_if_any():
+                self._look_soon()
 
     # ---- the end -----------------------------------------------------------------------------------------------
 
