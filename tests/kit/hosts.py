@@ -38,9 +38,11 @@ def _run(
         loop.stop()
 
     def begin() -> None:
-        Driver(AsyncioHost(loop), is_stock=is_stock).start(partial(async_fn, *args), end, **options)
+        driver = Driver(AsyncioHost(loop), is_stock=is_stock)
+        # There is no Ctrl-C of the host's: it is trio's, as in ``trio.run``.
+        vars(driver._ctrl_c)["install"] = lambda: None
+        driver.start(partial(async_fn, *args), end, **options)
 
-    # A loop that is run for ever and stopped, not a task in it: asyncio's own ways with Ctrl-C stay out of it.
     loop.call_soon(begin)
     try:
         loop.run_forever()
