@@ -73,14 +73,15 @@ _ENDINGS_OF_FILES: Final = ("", "-wal", "-shm", "-turn", "-turn-queue", "-owners
 # Far above what the engine leaves between two of its own wal checkpoints.
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 _OF_RUNS: Final = ("history", "earlier_history", "earlier_generations", "waits", "mailbox", "published")
-_CORRUPT_INDEXES: Final = """
+_SCHEMA: Final = "(SELECT oid FROM pg_namespace WHERE nspname = current_schema())"
+_CORRUPT_INDEXES: Final = f"""
     SELECT bt_index_check(pg_class.oid, true) FROM pg_class JOIN pg_am ON pg_am.oid = relam
-    WHERE amname = 'btree' AND relkind = 'i' AND relnamespace = current_schema()::regnamespace
+    WHERE amname = 'btree' AND relkind = 'i' AND relnamespace = {_SCHEMA}
 """
-_HELD_LOCKS: Final = """
+_HELD_LOCKS: Final = f"""
     SELECT pid FROM pg_locks WHERE locktype = 'advisory'
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid = (hashtext('durable_trio ' || current_schema()::regnamespace::oid) & 4294967295::bigint)::oid
+        AND classid = (hashtext('durable_trio ' || {_SCHEMA}) & 4294967295::bigint)::oid
 """
 # A server hears of the death of a process a moment later.
 _LETTING_GO_SECONDS_MAX: Final = 10.0

@@ -22,7 +22,7 @@ from durable_trio.logger import Logger
 from durable_trio.processes import ProcessIdentity
 from durable_trio.stores.postgres.bell import Bell
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
-from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, LET_GO, POSTMASTER, TAKE_LOCK, is_free
+from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS, LET_GO, POSTMASTER, SCHEMA, TAKE_LOCK, is_free
 from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Request, Wire
@@ -84,9 +84,7 @@ FORGET_INSTANCES: Final = _FORGET.format(
     """
 )
 FORGET_OWN: Final = _FORGET.format(which="instance = $1::bigint")
-FIND_CHANNEL: Final = """
-    SELECT 'durable_trio_' || current_schema()::regnamespace::oid, current_setting('max_connections')
-"""
+FIND_CHANNEL: Final = f"SELECT 'durable_trio_' || {SCHEMA}, current_setting('max_connections')"
 NOTIFY: Final = "SELECT pg_notify($1, $2)"
 
 

@@ -6,12 +6,16 @@ import os
 import select
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from urllib.parse import quote
 
+import psycopg
 import pytest
 
 from durable_trio.stores.postgres.locks import is_free
+from durable_trio.stores.postgres.schema import migrate, quoted
 from durable_trio.stores.postgres.session import POLL_SECONDS, Session
-from durable_trio.stores.postgres.url import Place
+from durable_trio.stores.postgres.url import Place, parse_url
 from durable_trio.stores.postgres.wire import Wire
 
 IS_FREE = f"SELECT {is_free('$1', '$2')}"
@@ -121,6 +125,22 @@ def test_two_schemas_disturb_each_other_in_nothing(
     other.close()
     assert is_there(wire, session)
     assert not has_rung(session, 0.2)
+
+
+@pytest.mark.parametrize("name", ["A.b", 'Say "so"', "X; SELECT 1 --", "Größe"])
+def test_a_schema_may_have_any_name(url: str, name: str) -> None:
+    """One that differs from another in nothing but capitals is a store of its own."""
+    base = url.rpartition("=")[0]
+    places = [parse_url(f"{base}={quote(each)}") for each in (name, name.lower())]
+    with psycopg.connect(places[0].conninfo, autocommit=True) as connection, ExitStack() as opened:
+        classes = set()
+        for place in places:
+            opened.callback(connection.execute, f"DROP SCHEMA {quoted(place.schema)} CASCADE".encode())
+            with closing(place.connect()) as wire:
+                migrate(wire, place.schema, place.name)
+            session = opened.enter_context(closing(Session(place)))
+            classes.add(session.lock_class)
+        assert len(classes) == 2
 
 
 def test_who_leaves_in_order_leaves_nothing_behind(wire: Wire, sessions: Callable[[], Session]) -> None:
