@@ -1,10 +1,44 @@
-"""Addresses of stores, as users give them: a path, ``":memory:"``, or the URL of a server."""
+"""Addresses of stores, as users give them: a path, ``":memory:"``, or the URL of a server.
+
+A URL is taken apart as libpq does, not as a browser would: user and password end at the first ``@`` before a ``/``,
+so any other character may stand in a password; ``#`` and ``+`` mean themselves. What is not ours is passed on as it
+was written. Who shows an address shows nothing that may be a part of a password, also where the URL is none.
+"""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+import re
+from typing import Final, NamedTuple, Self
+from urllib.parse import unquote
 
-__all__ = ["is_url", "without_password"]
+__all__ = ["Url", "is_url", "without_password"]
+
+_SECRETS: Final = ("pass", "secret", "token")
+# Where there is no port that could be one, a password was meant: ``user:password`` without ``@host``, or behind it.
+_NO_PORT: Final = re.compile(r"(\[[^\]/]*\])|:(?![0-9]*(?:[,/]|$))[^,/]*")
+
+
+class Url(NamedTuple):
+    """The parts of a URL, each as it is written: ``scheme://credentials@place?options``."""
+
+    scheme: str
+    credentials: str
+    place: str
+    options: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Take a URL apart."""
+        scheme, _, rest = text.strip().partition("://")
+        credentials, at, after = rest.partition("@")
+        if not at or "/" in credentials:
+            credentials, after = "", rest
+        place, _, options = after.partition("?")
+        return cls(scheme.lower(), credentials, place, tuple(each for each in options.split("&") if each))
+
+    def __str__(self) -> str:
+        at, question = "@" if self.credentials else "", "?" if self.options else ""
+        return f"{self.scheme}://{self.credentials}{at}{self.place}{question}{'&'.join(self.options)}"
 
 
 def is_url(address: str) -> bool:
@@ -16,8 +50,15 @@ def without_password(address: str) -> str:
     """Return an address as people may see it: a URL without the password, wherever that stands."""
     if not is_url(address):
         return address
-    parts = urlsplit(address)
-    user, at, hosts = parts.netloc.rpartition("@")
-    options = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if "pass" not in name]
-    shown = parts._replace(netloc=user.partition(":")[0] + at + hosts, query=urlencode(options))
-    return urlunsplit(shown)
+    url = Url.of(address)
+    shown = url._replace(
+        credentials=url.credentials.partition(":")[0],
+        place=_NO_PORT.sub(r"\1", url.place.rpartition("@")[2]),  # an @ that was not escaped
+        options=tuple(each for each in url.options if not _is_secret(each)),
+    )
+    return str(shown)
+
+
+def _is_secret(option: str) -> bool:
+    name = unquote(option.partition("=")[0]).lower()
+    return any(each in name for each in _SECRETS)

@@ -7,9 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from os import PathLike
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from durable_trio.stores.address import is_url, without_password
+from durable_trio.stores.address import Url, is_url, without_password
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 
@@ -104,7 +103,7 @@ def grants(address: str, role: str) -> str:
 
 
 def _package_of(url: str) -> Callable[[str], Callable[..., Any]]:
-    package = _BY_SCHEME.get(urlsplit(url).scheme)
+    package = _BY_SCHEME.get(Url.of(url).scheme)
     if package is None:
         raise ValueError(f"store {without_password(url)!r}: a path, ':memory:' or a postgresql:// URL is supported")
     return package

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import attrs
 import psycopg
 from psycopg import conninfo
 
 from durable_trio.errors import StoreError
-from durable_trio.stores.address import without_password
+from durable_trio.stores.address import Url, without_password
 from durable_trio.stores.postgres.faults import of_connection
 from durable_trio.stores.postgres.schema import quoted
 from durable_trio.stores.postgres.wire import Wire
@@ -111,27 +111,45 @@ def parse_url(url: str, *, session: str = "read-write") -> Place:
     Raises:
         ValueError: it is none, or has an option that nobody knows.
     """
-    parts = urlsplit(url)
+    parts = Url.of(url)
     if parts.scheme not in SCHEMES:
         raise ValueError(f"a URL of a PostgreSQL database begins with postgresql://, not {parts.scheme}://")
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    schema = next((value for name, value in reversed(options) if name == "schema"), _DEFAULT_SCHEMA)
+    name = without_password(url)
+    if "@" in parts.place:  # libpq would look for a host or a database that begins with the rest of the password
+        raise ValueError(f"{name} is no URL of a PostgreSQL database: an @ in a name or a password is written %40")
+    schema = _DEFAULT_SCHEMA
+    for option in parts.options:
+        if _name_of(option) == "schema":
+            schema = unquote(option.partition("=")[2])
     if not schema or "\0" in schema or len(schema.encode()) > _NAME_BYTES_MAX:
         raise ValueError(f"{schema!r} is no name of a schema: 1 to {_NAME_BYTES_MAX} bytes")
-    libpq_url = urlunsplit(parts._replace(query=urlencode([each for each in options if each[0] != "schema"])))
+    libpq_url = str(parts._replace(options=tuple(each for each in parts.options if _name_of(each) != "schema")))
     try:
         known = conninfo.conninfo_to_dict(libpq_url)
     except psycopg.ProgrammingError as error:
-        raise ValueError(f"{without_password(url)} is no URL of a PostgreSQL database: {error}") from None
+        raise ValueError(f"{name} is no URL of a PostgreSQL database: {_without_quotes(error, parts)}") from None
+    if not all(port.isdecimal() for port in str(known.get("port") or 0).split(",") if port):
+        raise ValueError(f"{name} is no URL of a PostgreSQL database: a port is a number")
     text = conninfo.make_conninfo(
         libpq_url,
         **{
-            name: each
-            for name, each in (_CLIENT_SETTINGS | {"target_session_attrs": session}).items()
-            if name not in known
+            option: each
+            for option, each in (_CLIENT_SETTINGS | {"target_session_attrs": session}).items()
+            if option not in known
         },
     )
-    return Place(without_password(url), schema, text)
+    return Place(name, schema, text)
+
+
+def _name_of(option: str) -> str:
+    return unquote(option.partition("=")[0])
+
+
+def _without_quotes(error: Exception, parts: Url) -> str:
+    """Return what libpq says of a URL, which may quote all of it, or the password; names of options are shown."""
+    before, quote, rest = str(error).strip().partition('"')
+    said = rest.rpartition('"')[0]
+    return str(error).strip() if said in map(_name_of, parts.options) or not quote else f"{before.strip()} …"
 
 
 def must_be_direct(wire: Wire, name: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import conninfo
 
 from durable_trio.errors import SchemaTooNew, StoreError
 from durable_trio.stores.postgres.store import PostgresStore
@@ -96,3 +97,28 @@ def test_an_address_is_refused_in_words() -> None:
     with pytest.raises(StoreError, match="cannot be reached") as raised:
         PostgresStore("postgresql://joe:secret@127.0.0.1:1/x?passfile=/nowhere&schema=x").open()
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://joe:se%zzcret@host/x",
+        "postgresql://joe:secret@[::1]x/x",
+        "postgresql://joe:p@secret@host/x",
+        "postgresql://joe:12/secret@host/x",
+        "postgresql://joe:secret",
+        "postgresql://host/x?password=secret=",
+    ],
+)
+def test_what_is_said_of_an_address_does_not_quote_a_password(url: str) -> None:
+    with pytest.raises(ValueError, match="is no URL of a PostgreSQL database") as raised:
+        PostgresStore(url)
+    assert "cret" not in str(raised.value)
+
+
+def test_an_address_is_read_as_libpq_reads_it() -> None:
+    place = parse_url("postgresql://joe:a#b?c+d@host/x?options=-c%20geqo%3Doff&schema=A+%22b%22&user=me+you")
+    assert (place.schema, place.name.partition("?")[0]) == ('A+"b"', "postgresql://joe@host/x")
+    known = conninfo.conninfo_to_dict(place.conninfo)
+    assert (known["password"], known["options"], known["user"]) == ("a#b?c+d", "-c geqo=off", "me+you")
+    assert conninfo.conninfo_to_dict(parse_url("postgresql:///x").conninfo)["dbname"] == "x"
