@@ -10,7 +10,7 @@ from psycopg import pq
 
 from durable_trio.errors import DurableError, StoreAway, StoreCorrupt, StoreError, StoreFull
 
-__all__ = ["ConnectionLost", "ServerError", "of_connection", "translate", "translating"]
+__all__ = ["ONLY_READS", "ConnectionLost", "ServerError", "of_connection", "translate", "translating"]
 
 
 class ConnectionLost(Exception):
@@ -60,7 +60,17 @@ class ServerError(Exception):
     @property
     def ends_connection(self) -> bool:
         """Whether the server has let go of the connection with it, or cannot be written to on it."""
-        return self.severity in ("FATAL", "PANIC") or self.sqlstate[:2] == "08" or self.sqlstate in _AWAY
+        return self.severity in _FATAL or self.sqlstate == ONLY_READS
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it says that there is no server to write to."""
+        return self.ends_connection or self.sqlstate[:2] == "08" or self.sqlstate in _AWAY
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the server's disk has no room."""
+        return self.sqlstate == _FULL
 
     @property
     def is_of_operation(self) -> bool:
@@ -80,8 +90,11 @@ class ServerError(Exception):
         return self.sqlstate == "40P01"
 
 
-# Of a server that shuts down, has crashed, starts, or only reads (a standby).
-_AWAY: Final = frozenset({"57P01", "57P02", "57P03", "25006"})
+_FATAL: Final = ("FATAL", "PANIC")
+#: Of a standby, or of a transaction that is to be so.
+ONLY_READS: Final = "25006"
+# Of a server that shuts down, has crashed, or starts.
+_AWAY: Final = frozenset({"57P01", "57P02", "57P03"})
 _TOO_MANY: Final = "53300"
 _SAID_OF_TOO_MANY: Final = ("too many clients", "too many connections", "remaining connection slots")
 _FULL: Final = "53100"
@@ -93,11 +106,11 @@ def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
     """Return what an error means for a store that is called so in messages."""
     if isinstance(error, ConnectionLost):
         return StoreAway(f"{name} cannot be reached: {error}")
-    if error.ends_connection:
+    if error.is_away:
         return StoreAway(f"{name} cannot be reached: {error}")
     if error.sqlstate == _TOO_MANY:
         return StoreAway(f"{name} has too many connections ({_limit(None)}): {error}")
-    if error.sqlstate == _FULL:
+    if error.is_full:
         return StoreFull(f"the disk of {name} is full: {error}")
     if error.sqlstate in _CORRUPT:
         return StoreCorrupt(f"{name} is damaged: {error}; restore a copy of the database")

@@ -15,14 +15,20 @@ import psycopg
 from psycopg import pq
 from psycopg.abc import PQGen
 
-__all__ = ["GuardedConnection"]
+from durable_trio.stores.postgres.faults import ServerError
+
+__all__ = ["GuardedConnection", "server_error"]
 
 RV = TypeVar("RV")
 
 
 # The server ends a statement that takes too long. After so many seconds more it is given up.
 _GRACE_SECONDS: Final = 5.0
-_OF_STORE: Final = frozenset({"53100", "58030", "XX001", "XX002", "57P01", "57P02", "57P03"})
+
+
+def server_error(error: psycopg.Error) -> ServerError:
+    """Return what psycopg has made of what the server says."""
+    return ServerError(error.sqlstate or "", str(error), severity=error.diag.severity_nonlocalized or "")
 
 
 class GuardedConnection(psycopg.Connection[Any]):
@@ -58,10 +64,11 @@ class GuardedConnection(psycopg.Connection[Any]):
         try:
             return super().wait(self._bounded(gen), *args, **kwargs)
         except psycopg.Error as error:
-            state = error.sqlstate or ""
-            if self.broken or state[:2] == "08" or state in _OF_STORE:
+            # One about a connection, on a connection that stands, is of another server that the function has spoken to;
+            # and what is damaged is a table of its own.
+            if self.broken or server_error(error).is_full:
                 self.fault = self.fault or error
-            if state in ("40001", "40P01"):
+            if error.sqlstate in ("40001", "40P01"):
                 self.conflict = error
             raise
 

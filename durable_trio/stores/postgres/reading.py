@@ -83,7 +83,7 @@ class PostgresReader(ReadOnlyStore):
             )
 
     def _connect(self) -> Wire:
-        wire = self._place.connect(plans=PEOPLE)
+        wire = self._place.connect(settings=PEOPLE)
         wire.execute("SET default_transaction_read_only = on")
         return wire
 

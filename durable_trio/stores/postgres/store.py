@@ -94,11 +94,12 @@ class PostgresStore(Store):
         self._fronts = Fronts()
         self._seconds_max = _ANSWER_SECONDS_MAX
         self._has_written = False
-        self._writer = Link(self._connect_writer)
+        self._writer = Link(partial(self._connect_writer, ENGINE))
+        # What a user's function asks is planned as the server does by default.
         self._transactions = Transactions(self._connect_writer, self._ledger, place.schema)
         self._readers = {
             False: Link(self._connect_reader),
-            True: Link(partial(place.connect, plans=PEOPLE)),  # they wait as long as they like
+            True: Link(partial(place.connect, settings=PEOPLE)),  # they wait as long as they like
         }
         self._session = session
 
@@ -201,16 +202,16 @@ class PostgresStore(Store):
         return _again_after_conflict(wire, apply)
 
     def _connect_reader(self) -> Wire:
-        wire = self._place.connect(plans=ENGINE)
+        wire = self._place.connect(settings=ENGINE)
         wire.seconds_max = self._seconds_max
         return wire
 
-    def _connect_writer(self) -> Wire:
+    def _connect_writer(self, settings: Sequence[str] = ()) -> Wire:
         """Return a connection to write on, to a database that has what was committed before."""
-        wire = self._place.connect(plans=ENGINE)
+        waits = "on" if self.durability == "full" else "off"
+        wire = self._place.connect(settings=(*settings, f"SET synchronous_commit = {waits}"))
         try:
             wire.seconds_max = self._seconds_max
-            wire.execute(f"SET synchronous_commit = {'on' if self.durability == 'full' else 'off'}")
             if self._has_written:
                 look_back(wire, self._ledger, self._place.name)
         except BaseException:

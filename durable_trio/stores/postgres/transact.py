@@ -3,9 +3,10 @@
 Nothing is locked while the function works: whether the run is still the caller's is looked at before, and again at the
 end, with the lock that lets nobody reap its executor. Other batches of the process go on meanwhile.
 
-Whose error is it? What the server says of itself, its disk or the connection is the store's, wherever it surfaces and
+Whose error is it? That the connection is lost, or the server's disk is full, is the store's, wherever it surfaces and
 whatever the function makes of it. A deadlock or a conflict of two transactions is nobody's: the function is called
-again, while there is time. All else that comes of the function is its own failure.
+again, while there is time. All else that comes of the function is its own failure, also what it has deferred to the
+commit, which is done before anything of the store's.
 """
 
 from __future__ import annotations
@@ -26,22 +27,29 @@ from durable_trio.looks import qualified_name
 from durable_trio.stores.contract import Advance, Fence
 from durable_trio.stores.outcomes import fence_lost
 from durable_trio.stores.postgres.batch import apply_within
-from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
-from durable_trio.stores.postgres.guarded import GuardedConnection
+from durable_trio.stores.postgres.faults import ONLY_READS, ConnectionLost, ServerError
+from durable_trio.stores.postgres.guarded import GuardedConnection, server_error
 from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import quoted
 from durable_trio.stores.postgres.transaction import FIND_OWNER, Transaction
+from durable_trio.stores.postgres.url import ENGINE
 from durable_trio.stores.postgres.wire import Request, Wire
 
 __all__ = ["Transactions"]
 
 GUARD: Final = "INSERT INTO guards (transaction) VALUES (pg_current_xact_id()) RETURNING transaction"
-UNGUARD: Final = "DELETE FROM guards WHERE transaction = $1::xid8"
+UNGUARD: Final = "DELETE FROM {schema}.guards WHERE transaction = $1::xid8"
 SET: Final = "SELECT set_config($1, $2, true)"
 OWN_TRANSACTION: Final = "SELECT pg_current_xact_id_if_assigned(), current_setting('transaction_read_only') = 'off'"
+# What a function finds as its role has it by default, whatever a store needs.
+_USERS_SETTINGS: Final = [
+    Request(f"SET LOCAL {name} TO DEFAULT")
+    for name in ("search_path", "standard_conforming_strings", "client_min_messages", "jit")
+]
 # A margin, so that it is this process which says that the function was too slow.
 _LATE_MS: Final = 50
+_CONFLICTS: Final = ("40001", "40P01")
 # By this the server ends the connection of a function that has taken longer than that between two statements.
 _IDLE_TOO_LONG: Final = "25P03"
 # After a conflict the other one goes on first, or they meet again.
@@ -149,7 +157,7 @@ class _Call:
                     outcome = self._ledger.decided(self._number)
                     self._ledger.acknowledge(self._number)
                     return outcome
-                if error.sqlstate not in ("40001", "40P01"):
+                if error.sqlstate not in _CONFLICTS:
                     raise
                 if time.monotonic() >= until:
                     raise _late(seconds_max) from error
@@ -160,7 +168,7 @@ class _Call:
         wire = self._wire
         transaction = Transaction(wire, self._ledger.instance, dead=self._ledger.dead)
         milliseconds = str(max(1, round((until - time.monotonic()) * 1000) + _LATE_MS))
-        *_, found, guard, _, _, _ = wire.exchange(
+        _, _, found, guard, *_ = wire.exchange(
             [
                 Request("BEGIN"),
                 self._ledger.request(self._number),
@@ -168,7 +176,8 @@ class _Call:
                 Request(GUARD),
                 Request(SET, ("statement_timeout", milliseconds)),
                 Request(SET, ("idle_in_transaction_session_timeout", milliseconds)),
-                Request("SET LOCAL search_path TO DEFAULT"),
+                # The tables of the store are not seen by a function that does not name their schema.
+                *_USERS_SETTINGS,
             ]
         )
         if not found.rows or found.rows[0][1:] != (self._fence.owner, self._fence.token):
@@ -179,19 +188,24 @@ class _Call:
             raise ValueError(f"the function returned an Advance of {advance.fence}, not of {self._fence}")
         if self._assigned() != own:
             raise StepFailed("the function has ended its transaction; nothing of it was committed with the step")
-        with _after_function():
+        self._settle(own, seconds_max, until)
+        try:
             (outcome,) = apply_within(transaction, [advance])
-            if isinstance(outcome, OwnershipLost):
-                raise outcome
-            if outcome is not True:
-                return outcome  # what is open is rolled back
-            self._ledger.decide(self._number, True)
-            wire.exchange([Request(UNGUARD, (str(own),)), Request("COMMIT")])
+        except ServerError as error:
+            if error.is_of_operation:
+                raise _unfit(error) from error
+            raise
+        if isinstance(outcome, OwnershipLost):
+            raise outcome
+        if outcome is not True:
+            return outcome  # what is open is rolled back
+        self._ledger.decide(self._number, True)
+        wire.exchange([Request("COMMIT")])
         self._ledger.acknowledge(self._number)
         return True
 
     def _assigned(self) -> int | None:
-        """Return the transaction that goes on after the function; settings are those of the store again."""
+        """Return the transaction that goes on after the function, which is this process's role's again."""
         if not self._wire.is_in_transaction:
             return None
         try:
@@ -201,7 +215,6 @@ class _Call:
                     Request("SET LOCAL lock_timeout = 0"),
                     Request("SET LOCAL SESSION AUTHORIZATION DEFAULT"),
                     Request("SET LOCAL ROLE NONE"),
-                    Request(SET, ("search_path", f"{quoted(self._schema)}, pg_temp")),
                     Request(OWN_TRANSACTION),
                 ]
             )
@@ -211,6 +224,32 @@ class _Call:
         if not may_write:
             raise StepFailed("the function has made its transaction read-only; nothing was committed")
         return None if number is None else int(number)
+
+    def _settle(self, own: int, seconds_max: float, until: float) -> None:
+        """Have done what the function has left for the commit: what fails of that is of the function.
+
+        Constraints and triggers that were deferred find the settings that it has left. Then all are the store's again.
+        """
+        milliseconds = str(max(1, round((until - time.monotonic()) * 1000) + _LATE_MS))
+        try:
+            self._wire.exchange(
+                [
+                    Request(SET, ("statement_timeout", milliseconds)),
+                    Request(UNGUARD.format(schema=quoted(self._schema)), (str(own),)),
+                    Request("SET CONSTRAINTS ALL IMMEDIATE"),
+                    *map(Request, (*self._wire.settings, *ENGINE)),
+                ]
+            )
+        except ConnectionLost as error:
+            if error.sqlstate == ONLY_READS:  # another server's: this one could be written to just now
+                raise _unfit(error) from error
+            raise
+        except ServerError as error:
+            if error.is_full or error.sqlstate in _CONFLICTS:
+                raise
+            if time.monotonic() > until:
+                raise _late(seconds_max) from error
+            raise _unfit(error) from error
 
     def _call(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Advance:
         with self._wire.lent() as pgconn:
@@ -243,21 +282,9 @@ def _late(seconds_max: float) -> StepTimeout:
 
 
 def _of_server(error: psycopg.Error) -> Exception:
-    if error.sqlstate:
-        found = ServerError(error.sqlstate, str(error))
-        if not found.ends_connection and error.sqlstate != _IDLE_TOO_LONG:
-            return found
-    return ConnectionLost(str(error), sqlstate=error.sqlstate or "")
+    found = server_error(error)
+    return found if found.is_full else ConnectionLost(str(error), sqlstate=found.sqlstate)
 
 
-@contextmanager
-def _after_function() -> Iterator[None]:
-    """Around statements of the store after the function, which may have left a constraint violated."""
-    try:
-        yield
-    except ServerError as error:
-        if error.is_of_operation:
-            raise StepFailed(
-                f"what the function has done cannot be committed: {error}", type=qualified_name(type(error))
-            ) from error
-        raise
+def _unfit(error: ServerError | ConnectionLost) -> StepFailed:
+    return StepFailed(f"what the function has done cannot be committed: {error}", type=qualified_name(type(error)))

@@ -28,9 +28,13 @@ _NAME_BYTES_MAX: Final = 63  # of an identifier; the server would cut it silentl
 #: By ``SET`` after connecting, never by startup options, which poolers refuse.
 SETTINGS: Final = (
     "SET client_encoding = 'UTF8'",
-    # Whatever the role or the database has by default: values are read as they are sent by default, a batch waits for
-    # others as long as this process wants, and sees what was committed meanwhile.
+    # Whatever the role or the database has by default: texts and values mean what they mean by default, also in
+    # functions of ours; it is said if a commit was not waited for; a batch waits for others as long as this process
+    # wants, and sees what was committed meanwhile; nobody ends what is idle or slow but this process.
+    "SET standard_conforming_strings = on",
     "SET bytea_output = 'hex'",
+    "SET client_min_messages = 'notice'",
+    "SET idle_session_timeout = 0",
     "SET statement_timeout = 0",
     "SET lock_timeout = 0",
     "SET default_transaction_isolation = 'read committed'",
@@ -40,6 +44,7 @@ SETTINGS: Final = (
     "SET tcp_keepalives_interval = 2",
     "SET tcp_keepalives_count = 3",
     "SET tcp_user_timeout = 8000",
+    "SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('server_version_num')::int >= 170000",
     # Also while it works, or waits for a lock, for somebody who has gone; no server on Windows can do that.
     """
     SELECT set_config('client_connection_check_interval', '2s', false)
@@ -76,18 +81,18 @@ class Place:
     conninfo: str = attrs.field(repr=False)
     said: dict[str, str] = attrs.field(factory=dict, repr=False, eq=False)
 
-    def connect(self, *, plans: Sequence[str] = ()) -> Wire:
+    def connect(self, *, settings: Sequence[str] = ()) -> Wire:
         """Return a new connection with its settings, in which names without a schema are those of ours.
 
         Args:
-            plans: how its statements are planned (``ENGINE``, ``PEOPLE``).
+            settings: more of them, as how its statements are planned (``ENGINE``, ``PEOPLE``).
 
         Raises:
             StoreAway: none can be made now.
             StoreError: none can ever be made like this.
         """
         place = f"SET search_path = {quoted(self.schema)}, pg_temp"
-        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*SETTINGS, *plans, place))
+        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*SETTINGS, *settings, place))
 
     def connect_for_user(self, **options: Any) -> psycopg.Connection[Any]:
         """Return a new connection as the URL says, with the server's settings.

@@ -130,10 +130,12 @@ class Wire:
 
     def __init__(self, connection: psycopg.Connection[Any], settings: Sequence[str] = ()) -> None:
         self._connection = connection
-        self._settings = settings
+        #: What was done to make it what it is to be.
+        self.settings = tuple(settings)
         self._is_used = False  # lent since it was as it should be
         self._pg = connection.pgconn
-        self._names: dict[str, bytes] = {}
+        self._names: dict[str, bytes] = {}  # of texts that are prepared
+        self._named_count = 0
         self._doubt = ""  # why what was committed may be lost
         self._pg.notice_handler = self._notice
         self._pg.nonblocking = 1
@@ -164,6 +166,7 @@ class Wire:
         try:
             yield self._pg
         finally:
+            self._names.clear()  # he may have had them deallocated
             self._pg.notice_handler = self._notice
             try:
                 if not self.is_lost:
@@ -183,7 +186,7 @@ class Wire:
                     self.execute("ROLLBACK")
                 self.execute("DISCARD ALL")
                 self._names.clear()
-                self.exchange([Request(each) for each in self._settings])
+                self.exchange([Request(each) for each in self.settings])
                 self._is_used = False
             except (ConnectionLost, ServerError):
                 self.close()
@@ -241,7 +244,8 @@ class Wire:
             for text, values in texts:
                 name = self._names.get(text)
                 if name is None:
-                    name = self._names[text] = b"s%d" % len(self._names)
+                    self._named_count += 1
+                    name = self._names[text] = b"durable_trio_%d" % self._named_count
                     self._pg.send_prepare(name, text.encode())
                     expected.append(text)
                     new.append(text)

@@ -125,7 +125,7 @@ def batch_under_way(url: str, *operations: Any) -> Iterator[tuple[list[Any], Wir
 
     Gives the outcomes, and the connection.
     """
-    wire = parse_url(url).connect(plans=ENGINE)
+    wire = parse_url(url).connect(settings=ENGINE)
     try:
         wire.execute("BEGIN")
         transaction = Transaction(wire, 0)

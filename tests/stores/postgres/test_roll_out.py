@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -11,7 +13,9 @@ from psycopg import conninfo
 from durable_trio.errors import SchemaTooNew, StoreError
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.tables import SCHEMA_VERSION
+from durable_trio.stores.postgres.texts import texts
 from durable_trio.stores.postgres.url import parse_url
+from durable_trio.testing.store_contract.kit import start
 from tests.cli.desk import call
 from tests.kit.postgres import drop_schema, new_schema_url
 from tests.stores.postgres.kit import at_once
@@ -122,3 +126,17 @@ def test_an_address_is_read_as_libpq_reads_it() -> None:
     known = conninfo.conninfo_to_dict(place.conninfo)
     assert (known["password"], known["options"], known["user"]) == ("a#b?c+d", "-c geqo=off", "me+you")
     assert conninfo.conninfo_to_dict(parse_url("postgresql:///x").conninfo)["dbname"] == "x"
+
+
+def test_settings_of_a_role_change_nothing_of_what_is_stored(new_url: str) -> None:
+    """Nor whether one learns that a commit was not waited for."""
+    unusual = ("standard_conforming_strings=off", "client_min_messages=error", "idle_session_timeout=20s")
+    options = quote(" ".join(f"-c {each}" for each in unusual))
+    url = f"{new_url}&options={options}"
+    assert call("migrate", "--db", url).code == 0
+    with closing(PostgresStore(url)) as store:
+        store.open()
+        assert start(store, tags=r'{"a\\":"b\u0000c"}').id == "run"
+        settings = "SELECT name FROM pg_settings WHERE setting <> boot_val AND name = ANY($1::text[])"
+        with store._writer.used() as wire:
+            assert wire.execute(settings, texts(each.partition("=")[0] for each in unusual)).rows == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import psycopg
@@ -32,12 +32,12 @@ class Payments:
         row, self.fence = owned(store, run_id)
         self._run = row.run
 
-    def call(self, fn: Callable[[Connection], Any], *, seconds_max: float = 20.0) -> Any:
+    def call(self, fn: Callable[[Connection], Any], *, seconds_max: float = 20.0, result: str = "1") -> Any:
         """Have a function called, and its checkpoint committed with what it has written."""
 
         def whole(connection: Connection) -> Advance:
             fn(connection)
-            return Advance(fence=self.fence, rows=(step(1),), now=20)
+            return Advance(fence=self.fence, rows=(step(1, result=result),), now=20)
 
         return self.store.transact(self.fence, whole, seconds_max=seconds_max)
 
@@ -259,6 +259,48 @@ def test_what_a_function_leaves_in_its_connection_the_next_one_does_not_find(
     assert payments.call(look) is True
 
 
+@pytest.mark.parametrize("how", ["SET", "SET LOCAL"])
+def test_a_function_does_not_change_how_its_checkpoint_is_committed(payments: Payments, rows: Rows, how: str) -> None:
+    """What it sets is for its own statements; the next one finds the connection as it was at first."""
+    rows.execute("CREATE TABLE public.seen (setting text)")
+    rows.execute(
+        """
+        CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen SELECT current_setting(name)
+            FROM unnest(ARRAY['synchronous_commit', 'client_min_messages', 'client_encoding']) AS name;
+            RETURN NULL;
+        END $$
+        """
+    )
+    rows.execute("CREATE TRIGGER see AFTER INSERT ON history FOR EACH ROW EXECUTE FUNCTION public.see()")
+
+    def change(connection: Connection) -> None:
+        for setting in ("client_encoding = latin1", "synchronous_commit = off", "client_min_messages = error"):
+            connection.execute(f"{how} {setting}".encode())
+        connection.execute("DEALLOCATE ALL")
+
+    with closing(PostgresStore(payments.store.address)) as full:
+        full.open()
+        for number, fn in enumerate((change, payments.pay)):
+            run = Payments(full, rows, f"run-{number}")
+            assert run.call(fn, result='"größe €"') is True
+            assert [row.result for row in run.history] == ['"größe €"']
+    seen = [setting for (setting,) in rows.all("SELECT setting FROM public.seen")]
+    rows.execute("DROP FUNCTION public.see CASCADE")
+    assert seen == ["on", "notice", "UTF8"] * 2
+
+
+def test_a_function_has_the_settings_of_its_role(payments: Payments) -> None:
+    """Its own queries are planned as everywhere else."""
+
+    def look(connection: Connection) -> None:
+        for name in ("enable_seqscan", "enable_hashjoin", "plan_cache_mode", "standard_conforming_strings", "jit"):
+            shown = connection.execute("SELECT setting = reset_val FROM pg_settings WHERE name = %s", [name]).fetchone()
+            assert shown == (True,), name
+
+    assert payments.call(look) is True
+
+
 def test_a_function_that_becomes_somebody_else_is_committed_as_the_store(payments: Payments, role: str) -> None:
     payments._rows.execute(f"GRANT INSERT ON public.account TO {role}")
     for number, become in enumerate(
@@ -460,7 +502,7 @@ def test_who_reaps_waits_for_a_checkpoint_that_is_being_committed(payments: Paym
         """
     )
     rows.execute(
-        "CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON public.account DEFERRABLE INITIALLY DEFERRED "
+        "CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON history DEFERRABLE INITIALLY DEFERRED "
         "FOR EACH ROW EXECUTE FUNCTION public.wait_here()"
     )
     rows.execute("SELECT pg_advisory_lock(99)")
@@ -490,7 +532,11 @@ def test_a_full_disk_is_the_stores_whatever_the_function_makes_of_it(payments: P
     payments.must_have_written_nothing()
 
 
-@pytest.mark.parametrize("state", ["53200", "53400", "XX000", "42501", "25006", "P0001"])
+# The last ones may be another server's, which the function speaks to.
+_OWN_ERRORS = ["53200", "53400", "XX000", "XX001", "42501", "25006", "P0001", "57014", "58030", "57P01", "08006"]
+
+
+@pytest.mark.parametrize("state", _OWN_ERRORS)
 def test_what_a_function_brings_about_by_itself_is_its_own_failure(payments: Payments, state: str) -> None:
     def pay(connection: Connection) -> None:
         connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'mine' USING ERRCODE = '{state}'; END $$".encode())
@@ -498,6 +544,52 @@ def test_what_a_function_brings_about_by_itself_is_its_own_failure(payments: Pay
     with pytest.raises(psycopg.Error, match="mine"):
         payments.call(pay)
     payments.must_have_written_nothing()
+
+
+@pytest.mark.parametrize("state", _OWN_ERRORS)
+def test_what_a_function_leaves_for_the_commit_is_its_own_failure(
+    payments: Payments, deferred: Callable[[str], None], state: str
+) -> None:
+    deferred(f"RAISE EXCEPTION 'mine' USING ERRCODE = '{state}'")
+
+    with pytest.raises(StepFailed, match="cannot be committed: mine"):
+        payments.call(payments.pay)
+    deferred("NULL")
+    payments.must_have_written_nothing()
+
+
+def test_what_is_deferred_finds_the_settings_and_the_time_of_the_function(
+    payments: Payments, deferred: Callable[[str], None], rows: Rows
+) -> None:
+    """Also names without a schema are the user's; a table of the store may have the same."""
+    rows.execute("CREATE TABLE public.runs (a integer)")
+    deferred("INSERT INTO runs VALUES (1)")
+    assert payments.call(payments.pay) is True
+    assert rows.all("SELECT a FROM public.runs") == [(1,)]
+    deferred("PERFORM pg_sleep(60)")
+    with pytest.raises(StepTimeout):
+        Payments(payments.store, rows, "other").call(payments.pay, seconds_max=0.2)
+
+
+@pytest.fixture
+def deferred(rows: Rows, payments: Payments) -> Iterator[Callable[[str], None]]:
+    """Has the server do something when a payment is committed."""
+
+    def defer(text: str) -> None:
+        rows.execute(
+            f"""
+            CREATE OR REPLACE FUNCTION public.defer() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN {text}; RETURN NULL; END $$
+            """
+        )
+        if not rows.all("SELECT 1 FROM pg_trigger WHERE tgname = 'deferred'"):
+            rows.execute(
+                "CREATE CONSTRAINT TRIGGER deferred AFTER INSERT ON public.account DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION public.defer()"
+            )
+
+    yield defer
+    rows.execute("DROP FUNCTION public.defer CASCADE")
 
 
 def test_a_connection_that_was_ended_is_the_stores_and_the_function_is_called_again(

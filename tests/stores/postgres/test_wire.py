@@ -17,7 +17,7 @@ _SLEEPS = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 @pytest.fixture
 def wire(place: Place) -> Iterator[Wire]:
     """A connection."""
-    connected = place.connect(plans=("SET plan_cache_mode = force_generic_plan",))
+    connected = place.connect(settings=("SET plan_cache_mode = force_generic_plan",))
     yield connected
     connected.close()
 

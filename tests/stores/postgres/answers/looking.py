@@ -46,7 +46,7 @@ def _rows_of(scan: dict[str, Any]) -> int:
 
 def rows_looked_at(place: Place, question: Question[Any]) -> int:
     """Return how many rows the server reads to answer a question."""
-    wire = place.connect(plans=PEOPLE if question.is_for_people else ENGINE)
+    wire = place.connect(settings=PEOPLE if question.is_for_people else ENGINE)
     try:
         looked = _Looked(wire)
         ANSWERS[type(question)](Asking(looked, 0), question)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ def test_what_an_engine_asks_is_one_round_trip_and_a_few_rows(url: str, store: P
 
 
 def _round_trips(url: str, question: Question[Any]) -> int:
-    wire = parse_url(url).connect(plans=ENGINE)
+    wire = parse_url(url).connect(settings=ENGINE)
     try:
         before = wire.exchange_count
         ANSWERS[type(question)](Asking(wire, 0), question)
