@@ -110,6 +110,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put a guest's run in the place of trio's own, where a host is chosen."""
     if host := config.getoption("--host"):
         trio.run = HOSTS[host]  # type: ignore[assignment]  # any function with any arguments
+        trio.run(trio.lowlevel.checkpoint)  # what a loop opens for its first run, and keeps, no test has left behind
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -275,6 +276,7 @@ _LONGEST_FIRST = (
     "test_walk.py",
     "stores/postgres/test_contract.py",
     "platforms/test_life_cycle.py",
+    "examples/test_web_orders.py",
     "crash/test_operator_hour.py",
     "calls/test_changes_in_the_middle.py",
     "stores/sqlite/answers/test_lists.py",
