@@ -91,14 +91,18 @@ NOTIFY: Final = "SELECT pg_notify($1, $2)"
 class Session:
     """An open store, as others see it.
 
+    Args:
+        place: where to connect when the connection is lost.
+        wire: a connection to it. It is this object's from now on, also if it cannot be made.
+
     Raises:
-        StoreAway: the server cannot be reached.
+        ConnectionLost: the server has gone meanwhile.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, wire: Wire) -> None:
         self._place = place
-        wire = self._connect()
         try:
+            _prepare(wire)
             ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
             ((self._channel, place.said["max_connections"]),) = wire.execute(FIND_CHANNEL).rows
             self.instance = _new_instance(wire)
@@ -182,8 +186,9 @@ class Session:
 
     def _come_back(self) -> Wire:
         """Return a new connection that holds the lock."""
-        wire = self._connect()
+        wire = self._place.connect()
         try:
+            _prepare(wire)
             while not self._take_lock(wire):  # the server may take the one before for alive
                 self._rest(_LOCK_RETRY_SECONDS)
                 if self._is_closing:
@@ -194,13 +199,6 @@ class Session:
             wire.close()
             raise
         self.is_up = True
-        return wire
-
-    def _connect(self) -> Wire:
-        wire = self._place.connect()
-        wire.seconds_max = _ANSWER_SECONDS_MAX
-        # What is written here need not outlive the server; so nobody who only wants to look waits for a standby.
-        wire.execute("SET synchronous_commit = off")
         return wire
 
     def _take_lock(self, wire: Wire) -> bool:
@@ -246,6 +244,12 @@ class Session:
             selector.register(self._wake.descriptor, selectors.EVENT_READ)
             selector.select(seconds)
             self._wake.silence()
+
+
+def _prepare(wire: Wire) -> None:
+    wire.seconds_max = _ANSWER_SECONDS_MAX
+    # What is written here need not outlive the server; so nobody who only wants to look waits for a standby.
+    wire.execute("SET synchronous_commit = off")
 
 
 def _new_instance(wire: Wire) -> int:

@@ -34,7 +34,7 @@ from durable_trio.stores.postgres.schema import migrate
 from durable_trio.stores.postgres.session import DOUBT_SECONDS, FORGET_INSTANCES, NOTE_FREE, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transact import Transactions
 from durable_trio.stores.postgres.transaction import NOW, Transaction
-from durable_trio.stores.postgres.url import ENGINE, PEOPLE, must_be_direct, parse_url
+from durable_trio.stores.postgres.url import ENGINE, PEOPLE, Place, must_be_direct, parse_url
 from durable_trio.stores.postgres.wire import Request, Wire
 from durable_trio.stores.questions import Question
 
@@ -82,13 +82,7 @@ class PostgresStore(Store):
             return
         place = self._place
         with translating(place.name):
-            wire = place.connect()
-            try:
-                must_be_direct(wire, place.name)
-                migrate(wire, place.schema, place.name)
-            finally:
-                wire.close()
-            session = Session(place)
+            session = Session(place, _up_to_date(place))
         self._pid = OWN_PROCESS.pid
         self._ledger = Ledger(session.instance)
         self._fronts = Fronts()
@@ -280,6 +274,18 @@ class PostgresStore(Store):
             self._readers[question.is_for_people], lambda wire: function(Asking(wire, session.lock_class), question)
         )
         return answer
+
+
+def _up_to_date(place: Place) -> Wire:
+    """Return a connection to a database of which the tables are up to date."""
+    wire = place.connect()
+    try:
+        must_be_direct(wire, place.name)
+        migrate(wire, place.schema, place.name)
+    except BaseException:
+        wire.close()
+        raise
+    return wire
 
 
 def _again_after_conflict(wire: Wire, work: Callable[[], T]) -> T:

@@ -39,7 +39,7 @@ def sessions(place: Place) -> Iterator[Callable[[], Session]]:
     made: list[Session] = []
 
     def make() -> Session:
-        made.append(Session(place))
+        made.append(Session(place, place.connect()))
         return made[-1]
 
     yield make
@@ -119,7 +119,7 @@ def test_a_connection_that_is_lost_is_made_anew_and_the_lock_taken_again(
 def test_two_schemas_disturb_each_other_in_nothing(
     place: Place, other_place: Place, wire: Wire, sessions: Callable[[], Session]
 ) -> None:
-    session, other = sessions(), Session(other_place)
+    session, other = sessions(), Session(other_place, other_place.connect())
     assert session.lock_class != other.lock_class
     other.tell_others()
     other.close()
@@ -138,7 +138,7 @@ def test_a_schema_may_have_any_name(url: str, name: str) -> None:
             opened.callback(connection.execute, f"DROP SCHEMA {quoted(place.schema)} CASCADE".encode())
             with closing(place.connect()) as wire:
                 migrate(wire, place.schema, place.name)
-            session = opened.enter_context(closing(Session(place)))
+            session = opened.enter_context(closing(Session(place, place.connect())))
             classes.add(session.lock_class)
         assert len(classes) == 2
 
