@@ -14,7 +14,7 @@ import os
 import re
 from functools import cache
 from itertools import chain, count
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -37,6 +37,7 @@ __all__ = [
 
 _numbers = count()
 _returned: list[str] = []  # URLs
+_connections: dict[str, psycopg.Connection[tuple[Any, ...]]] = {}  # by the URL of their database
 _TABLES = re.findall(r"CREATE (?:UNLOGGED )?TABLE (\w+)", " ".join(chain(*MIGRATIONS)))
 
 # Whoever is still at work in the schema, or holds the lock of a store there. A backend is waited for until it is gone.
@@ -85,10 +86,11 @@ def server() -> Server:
 
 def _url() -> str:
     given = os.environ.get("DURABLE_TRIO_TEST_PG")
-    if given:
-        return _database_at(given)
-    must_be_installed()
-    return server().url
+    if not given:
+        must_be_installed()
+    url = _database_at(given) if given else server().url
+    _connection(url)  # it is there before and after each test, as the server is
+    return url
 
 
 def must_be_installed() -> None:
@@ -143,14 +145,11 @@ def lend_schema() -> str:
 
 def return_schema(url: str) -> None:
     """Let another test have a schema: empty it, and remove tables of users."""
-    name, connection = _connected(url)
-    with connection:
-        (is_there,) = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [f"{name}.meta"]).fetchone() or ()
-        if is_there:
-            connection.execute(_END_BACKENDS, {"schema": name})
-            connection.execute("SET session_replication_role = replica")  # no trigger needs to see it
-            connection.execute("SET allow_system_table_mods = on")
-            connection.execute(sql.SQL(_EMPTY).format(schema=name, own=_TABLES))
+    base, name = _parts(url)
+    ((is_there,),) = _execute(base, "SELECT to_regclass(%s) IS NOT NULL", [f"{name}.meta"])
+    if is_there:
+        _execute(base, _END_BACKENDS, {"schema": name})
+        _execute(base, sql.SQL(_EMPTY).format(schema=name, own=_TABLES))
     _returned.append(url)
 
 
@@ -163,12 +162,30 @@ def port_of(url: str) -> int:
 
 def drop_schema(url: str) -> None:
     """Remove a schema that was new, with all that it holds."""
-    name, connection = _connected(url)
-    with connection:
-        connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+    base, name = _parts(url)
+    _execute(base, sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
 
 
-def _connected(url: str) -> tuple[str, psycopg.Connection[tuple[Any, ...]]]:
-    """Return the name of the schema of a URL, and a connection."""
+def _parts(url: str) -> tuple[str, str]:
+    """Return the URL of the database, and the name of the schema."""
     base, _, name = url.rpartition("schema=")
-    return name, psycopg.connect(base.rstrip("?&"), autocommit=True)
+    return base.rstrip("?&"), name
+
+
+def _execute(base: str, query: LiteralString | sql.Composed, parameters: Any = None) -> list[tuple[Any, ...]]:
+    """Do something that may be done twice, on a connection that stays: a new one takes longer than what is done."""
+    try:
+        done = _connection(base).execute(query, parameters)
+    except psycopg.OperationalError:  # the server has ended it, as it was stopped meanwhile, or has crashed
+        _connections.pop(base).close()
+        done = _connection(base).execute(query, parameters)
+    return done.fetchall() if done.description else []
+
+
+def _connection(base: str) -> psycopg.Connection[tuple[Any, ...]]:
+    if base not in _connections:
+        connection = _connections[base] = psycopg.connect(base, autocommit=True)
+        connection.execute("SET session_replication_role = replica")  # no trigger needs to see what is emptied
+        connection.execute("SET allow_system_table_mods = on")
+        atexit.register(connection.close)
+    return _connections[base]
