@@ -224,12 +224,14 @@ class Wire:
         """Have statements done in their order, in one round trip, and return their answers.
 
         After one that fails none is done. Whether there is a transaction then is for the caller to see: without
-        ``BEGIN``, all of them together are one.
+        ``BEGIN``, all of them together are one. For no statements there is no round trip.
 
         Raises:
             ServerError: the server has refused a statement.
             ConnectionLost: it is not known what became of them. The connection is closed.
         """
+        if not requests:
+            return []
         texts = [(text, _encoded(values)) for text, values in requests]
         self.exchange_count += 1
         is_planned_anew = self.exchange_count >= self._plans_until and texts[-1][0] in _ENDS

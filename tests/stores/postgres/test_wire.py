@@ -43,6 +43,14 @@ def test_a_statement_is_planned_again_after_each_doubling_of_what_was_asked(wire
     assert "Index" in plan()
 
 
+def test_nothing_is_asked_in_no_round_trip_whenever_that_is(wire: Wire) -> None:
+    asked = wire.exchange_count
+    for number in range(asked + 1):  # among them that after which statements are planned anew
+        assert wire.exchange([]) == []
+        assert wire.exchange_count == asked + number
+        wire.execute("SELECT 1")
+
+
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["NUL", "surrogate"])
 def test_what_is_no_text_for_the_server_is_not_sent(wire: Wire, text: str) -> None:
     """It would be cut off at the NUL."""
