@@ -35,7 +35,7 @@ class GuardedConnection(psycopg.Connection[Any]):
     """A connection for one call of a user's function; afterwards it does nothing any more.
 
     ``fault``: an error that is the store's, whatever the function has made of it. ``conflict``: one of two transactions
-    that have come together; if the transaction is broken by it, the function may be called again.
+    that have come together; if the transaction is broken by it, or the function fails by it, that may be called again.
 
     Args:
         until: when the function has to be done, by ``time.monotonic``.

@@ -268,7 +268,7 @@ class _Call:
             raise ConnectionLost("the connection was lost") from failure
         if time.monotonic() > until:
             raise _late(seconds_max) from failure
-        if connection.conflict is not None and left == pq.TransactionStatus.INERROR:
+        if connection.conflict is not None and (left == pq.TransactionStatus.INERROR or _is_of(failure, connection)):
             raise connection.conflict
         if failure is not None:
             raise failure
@@ -279,6 +279,17 @@ class _Call:
 
 def _late(seconds_max: float) -> StepTimeout:
     return StepTimeout(f"the transaction took longer than {seconds_max:g} s; nothing of it was committed")
+
+
+def _is_of(failure: BaseException | None, connection: GuardedConnection) -> bool:
+    """Return whether a function has failed by a conflict. A savepoint around it has mended the transaction by then."""
+    seen: set[int] = set()
+    while failure is not None and id(failure) not in seen:
+        if failure is connection.conflict:
+            return True
+        seen.add(id(failure))
+        failure = failure.__cause__ or failure.__context__
+    return False
 
 
 def _of_server(error: psycopg.Error) -> Exception:

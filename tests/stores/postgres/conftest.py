@@ -13,6 +13,7 @@ from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import Place, parse_url
 from tests.kit.postgres import drop_schema, lend_schema, new_schema_url, return_schema
 from tests.stores.postgres.kit import Rows, connect
+from tests.stores.postgres.payments import Payments
 
 
 @pytest.fixture
@@ -88,3 +89,10 @@ def other(url: str, store: PostgresStore) -> Iterator[psycopg.Connection[Any]]:
     with connect(url, autocommit=False) as connection:
         yield connection
         connection.rollback()
+
+
+@pytest.fixture
+def payments(store: PostgresStore, rows: Rows) -> Payments:
+    """A run."""
+    rows.execute("CREATE TABLE public.account (amount bigint NOT NULL)")
+    return Payments(store, rows)

@@ -12,62 +12,12 @@ import psycopg
 import pytest
 
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout, StoreAway, StoreFull
-from durable_trio.rows import HistoryRow
 from durable_trio.stores.contract import Advance
 from durable_trio.stores.postgres.store import PostgresStore
-from durable_trio.stores.questions import ListHistory
 from durable_trio.testing.store_contract.executors import reap
 from durable_trio.testing.store_contract.kit import owned, step
-from tests.stores.postgres.kit import Doing, Rows, at_once
-
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-
-class Payments:
-    """A run whose function writes into a table of the user's."""
-
-    def __init__(self, store: PostgresStore, rows: Rows, run_id: str = "run") -> None:
-        self.store = store
-        self._rows = rows
-        row, self.fence = owned(store, run_id)
-        self._run = row.run
-
-    def call(self, fn: Callable[[Connection], Any], *, seconds_max: float = 20.0, result: str = "1") -> Any:
-        """Have a function called, and its checkpoint committed with what it has written."""
-
-        def whole(connection: Connection) -> Advance:
-            fn(connection)
-            return Advance(fence=self.fence, rows=(step(1, result=result),), now=20)
-
-        return self.store.transact(self.fence, whole, seconds_max=seconds_max)
-
-    def pay(self, connection: Connection, amount: int = 7) -> None:
-        """Write a row."""
-        connection.execute("INSERT INTO account VALUES (%s)", [amount])
-
-    @property
-    def amounts(self) -> list[int]:
-        """What was written and committed."""
-        return [amount for (amount,) in self._rows.all("SELECT amount FROM public.account ORDER BY amount")]
-
-    @property
-    def history(self) -> tuple[HistoryRow, ...]:
-        """The checkpoints."""
-        return self.store.ask(ListHistory(self._run))
-
-    def must_have_written_nothing(self) -> None:
-        """Neither a row nor a checkpoint; and the next function is called and committed as if nothing had been."""
-        assert (self.amounts, self.history) == ([], ())
-        assert self._rows.all("SELECT * FROM guards") == []
-        assert self.call(self.pay) is True
-        assert (self.amounts, len(self.history)) == ([7], 1)
-
-
-@pytest.fixture
-def payments(store: PostgresStore, rows: Rows) -> Payments:
-    """A run."""
-    rows.execute("CREATE TABLE public.account (amount bigint NOT NULL)")
-    return Payments(store, rows)
+from tests.stores.postgres.kit import Doing, Rows
+from tests.stores.postgres.payments import Connection, Payments
 
 
 @pytest.fixture
@@ -384,26 +334,6 @@ def test_a_constraint_that_fails_at_the_commit_is_the_functions_failure(payments
     payments.must_have_written_nothing()
 
 
-@pytest.mark.parametrize("is_swallowed", [False, True], ids=["raised", "swallowed"])
-@pytest.mark.parametrize("state", ["40001", "40P01"])
-def test_after_a_conflict_the_function_is_called_again(payments: Payments, state: str, is_swallowed: bool) -> None:
-    calls: list[int] = []
-
-    def pay(connection: Connection) -> None:
-        calls.append(1)
-        payments.pay(connection)
-        if len(calls) < 3:
-            text = f"DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '{state}'; END $$"
-            if is_swallowed:
-                with suppress(psycopg.Error):
-                    connection.execute(text.encode())
-            else:
-                connection.execute(text.encode())
-
-    assert payments.call(pay) is True
-    assert (len(calls), payments.amounts, len(payments.history)) == (3, [7], 1)
-
-
 @pytest.mark.parametrize("swallows", [False, True])
 def test_a_function_that_the_server_has_given_up_is_too_slow(payments: Payments, swallows: bool) -> None:
     """It is not called again, as after an outage: it would take as long again."""
@@ -422,40 +352,6 @@ def test_a_function_that_the_server_has_given_up_is_too_slow(payments: Payments,
         payments.call(pay, seconds_max=0.05)
     assert len(calls) == 1
     payments.must_have_written_nothing()
-
-
-def test_conflicts_without_an_end_are_a_step_that_is_too_slow(payments: Payments) -> None:
-    def pay(connection: Connection) -> None:
-        connection.execute("DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$")
-
-    with pytest.raises(StepTimeout):
-        payments.call(pay, seconds_max=0.1)
-    payments.must_have_written_nothing()
-
-
-def test_two_that_wait_for_each_other_both_come_through(payments: Payments, rows: Rows) -> None:
-    rows.execute("INSERT INTO public.account VALUES (1), (2)")
-    rows.execute("ALTER DATABASE postgres SET deadlock_timeout = '50ms'")
-    other = Payments(payments.store, rows, "other")
-    meeting = threading.Barrier(2)
-    calls: list[int] = []
-
-    def change(first: int, second: int) -> Callable[[Connection], None]:
-        def both(connection: Connection) -> None:
-            calls.append(first)
-            for number in (first, second):
-                connection.execute("UPDATE account SET amount = amount WHERE amount = %s", [number])
-                if number == first and len(calls) <= 2:
-                    meeting.wait(20)
-
-        return both
-
-    try:
-        outcomes = at_once(lambda: payments.call(change(1, 2)), lambda: other.call(change(2, 1)))
-    finally:
-        rows.execute("ALTER DATABASE postgres RESET deadlock_timeout")
-    assert outcomes == [True, True]
-    assert len(calls) >= 3
 
 
 def test_a_statement_that_takes_too_long_is_ended_in_the_server(payments: Payments) -> None:
