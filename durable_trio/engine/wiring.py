@@ -14,6 +14,7 @@ alarms, the watchers and the last change where they were, and looks at the store
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -206,11 +207,17 @@ class Services:
         An error of the store (I/O error, damage, a commit in doubt) is final in this process, and ends the tree. What
         else may come out is a fault of ours, after which the store is as it was: this child is restarted, and all that
         depends on it.
+
+        Raises:
+            StoreError: the store went away as soon as it was open, and stays so. Whoever opens the engine is told.
         """
+        is_first, self._store_has_run = not self._store_has_run, True
+        if is_first:
+            await self._begin_clock(self.settings.away_seconds_max)
         try:
-            if self._store_has_run:
+            if not is_first:
                 await self._reopen()
-            self._store_has_run = True
+                await self._begin_clock(math.inf)
             await self._write(task_status)
         except StoreError as error:
             self.give_up(error)
@@ -221,7 +228,6 @@ class Services:
         try:
             async with trio.open_nursery() as nursery:
                 if self.writer.store.has_clock:
-                    await _until_reached(self._read_clock)
                     nursery.start_soon(self._keep_time)
                 task_status.started(await nursery.start(self.writer.run))
             return
@@ -229,6 +235,10 @@ class Services:
             final = part(group, StoreError)
             error = sole(group if final is None else final)
         raise error  # out here, so that it keeps its own context
+
+    async def _begin_clock(self, away_seconds_max: float) -> None:
+        if self.writer.store.has_clock:
+            await _until_reached(self._read_clock, away_seconds_max)
 
     async def _read_clock(self) -> None:
         store, clock = self.writer.store, self.settings.clock
@@ -267,14 +277,20 @@ class Services:
         await _until_reached(partial(trio.to_thread.run_sync, reopen))
 
 
-async def _until_reached(fn: Callable[[], Awaitable[object]]) -> None:
-    """Call what needs the store, until that is not away."""
+async def _until_reached(fn: Callable[[], Awaitable[object]], seconds_max: float = math.inf) -> None:
+    """Call what needs the store, until that is not away.
+
+    Raises:
+        StoreAway: it has been so for so long.
+    """
     outage = Outage(trio.current_time())
     while True:
         try:
             await fn()
             return
         except StoreAway:
+            if outage.is_over_patience(trio.current_time(), seconds_max):
+                raise
             await trio.sleep(outage.next_pause())
 
 

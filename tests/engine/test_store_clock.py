@@ -79,3 +79,25 @@ async def test_it_is_read_again_and_again_and_what_was_read_goes_on_while_the_st
         before = store.read_count
         await wait_until(lambda: store.read_count > before + 2)
         assert (await engine.run(sleeper, 0)) > datetime.now(UTC) + _OFF - timedelta(seconds=PATIENCE_SECONDS)
+
+
+async def test_who_opens_a_store_that_goes_away_meanwhile_waits_for_it_and_is_told_in_the_end(file_path: str) -> None:
+    """As where the last connection is taken by others between its own first and second."""
+    store = ClockedStore(store_at(file_path), _OFF)
+    store.is_away = True
+
+    async def be_back() -> None:
+        await wait_until(lambda: store.read_count > 2)
+        store.is_away = False
+
+    with trio.fail_after(PATIENCE_SECONDS):
+        with pytest.raises(StoreAway, match="no route"):
+            async with Engine(store, away_seconds_max=0.02):
+                pytest.fail("it is not open")
+        with pytest.raises(StoreAway, match="no route"):
+            await Engine(store, workflows=[sleeper], away_seconds_max=0.02).serve()
+        store.read_count = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(be_back)
+            async with Engine(store):
+                pass
