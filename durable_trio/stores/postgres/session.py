@@ -58,13 +58,25 @@ KEEP_INSTANCE: Final = f"""
     VALUES ($1::bigint, $2::text, {POSTMASTER}, {NOW})
     ON CONFLICT (instance) DO UPDATE SET postmaster = excluded.postmaster, free_since = NULL
 """
-# Who looks at the same time looks at others.
+# A look takes a lock for each that is free, in memory that all of the server's databases share: so some at a time are
+# looked at, any of them. One that has come back says so itself. Who looks at the same time looks at others.
+_LOOKED_AT_MAX: Final = 200
+
+
+def _free_of(which: str) -> str:
+    """Return the question which instances nobody holds, of those that are looked at."""
+    return f"""
+        SELECT instance FROM (
+            SELECT instance, {is_free("$1", "instance")} AS is_free FROM (
+                SELECT instance FROM instances WHERE {which} ORDER BY random() LIMIT {_LOOKED_AT_MAX}
+                FOR UPDATE SKIP LOCKED
+            ) AS chosen OFFSET 0
+        ) AS looked WHERE is_free
+    """
+
+
 NOTE_FREE: Final = f"""
-    UPDATE instances SET free_since = CASE WHEN looked.is_free THEN {NOW} END
-    FROM (
-        SELECT instance, {is_free("$1", "instance")} AS is_free FROM instances FOR UPDATE SKIP LOCKED
-    ) AS looked
-    WHERE instances.instance = looked.instance AND looked.is_free <> (free_since IS NOT NULL)
+    UPDATE instances SET free_since = {NOW} WHERE instance IN ({_free_of("free_since IS NULL")})
 """
 _OWNS_NOTHING: Final = """
     NOT EXISTS (
@@ -77,12 +89,8 @@ _FORGET: Final = f"""
     DELETE FROM commits USING gone WHERE commits.instance = gone.instance
 """
 # Stores that are gone, and that own nothing any more.
-FORGET_INSTANCES: Final = _FORGET.format(
-    which=f"""
-        free_since < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint AND {is_free("$1", "instance")}
-        AND instance IN (SELECT instance FROM instances FOR UPDATE SKIP LOCKED)
-    """
-)
+_LONG_FREE: Final = f"free_since < {NOW} - {_FORGOTTEN_AFTER_SECONDS} * 1000000::bigint"
+FORGET_INSTANCES: Final = _FORGET.format(which=f"instance IN ({_free_of(_LONG_FREE)})")
 FORGET_OWN: Final = _FORGET.format(which="instance = $1::bigint")
 FIND_CHANNEL: Final = f"SELECT 'durable_trio_' || {SCHEMA}, current_setting('max_connections')"
 NOTIFY: Final = "SELECT pg_notify($1, $2)"

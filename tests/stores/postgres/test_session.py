@@ -15,8 +15,10 @@ import pytest
 from durable_trio.stores.postgres.locks import is_free
 from durable_trio.stores.postgres.schema import migrate, quoted
 from durable_trio.stores.postgres.session import POLL_SECONDS, Session
+from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.url import Place, parse_url
 from durable_trio.stores.postgres.wire import Wire
+from tests.stores.postgres.kit import Rows
 
 IS_FREE = f"SELECT {is_free('$1', '$2')}"
 END_BACKENDS = """
@@ -166,3 +168,19 @@ def test_a_fault_inside_ends_no_session(
     assert has_rung(session, 30)  # it is back
     wait_until(lambda: is_there(wire, session))
     assert "has failed, and begins anew" in caplog.text
+
+
+def test_any_number_of_stores_that_are_gone_is_forgotten(store: PostgresStore, rows: Rows) -> None:
+    """Some at a time: the server has no room for a lock of each."""
+    gone, day = 20_000, 86_400 * 1_000_000
+    rows.execute(
+        f"INSERT INTO instances (instance, process, postmaster, opened_at) "
+        f"SELECT 2000000000 + n, 'gone', postmaster, 1 FROM instances, generate_series(1, {gone}) AS n"
+    )
+    store.tidy()
+    assert 0 < rows.one("SELECT count(*) FROM instances WHERE free_since IS NOT NULL") < gone
+    rows.execute(f"UPDATE instances SET free_since = opened_at - {day} WHERE process = 'gone'")
+    store.tidy()
+    left = rows.all("SELECT count(*) FILTER (WHERE process = 'gone'), count(*) FROM instances")
+    assert left[0][0] < gone
+    assert left[0][1] == left[0][0] + 1  # it is there itself
