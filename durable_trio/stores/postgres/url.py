@@ -92,7 +92,15 @@ class Place:
             StoreError: none can ever be made like this.
         """
         place = f"SET search_path = {quoted(self.schema)}, pg_temp"
-        return Wire(self.connect_for_user(autocommit=True, prepare_threshold=None), (*SETTINGS, *settings, place))
+        connection = self.connect_for_user(autocommit=True, prepare_threshold=None)
+        encoding = (connection.pgconn.parameter_status(b"server_encoding") or b"").decode()
+        if encoding != "UTF8":
+            connection.close()
+            raise StoreError(
+                f"{self.name}: the encoding of the database is {encoding}, which has no place for every text: "
+                "use one that was made with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+            )
+        return Wire(connection, (*SETTINGS, *settings, place))
 
     def connect_for_user(self, **options: Any) -> psycopg.Connection[Any]:
         """Return a new connection as the URL says, with the server's settings.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 import pytest
@@ -140,3 +141,16 @@ def test_settings_of_a_role_change_nothing_of_what_is_stored(new_url: str) -> No
         settings = "SELECT name FROM pg_settings WHERE setting <> boot_val AND name = ANY($1::text[])"
         with store._writer.used() as wire:
             assert wire.execute(settings, texts(each.partition("=")[0] for each in unusual)).rows == []
+
+
+def test_a_database_of_another_encoding_is_refused_before_anything_is_made_in_it() -> None:
+    url = urlsplit(new_schema_url())
+    name = f"latin_{os.getpid()}"
+    with psycopg.connect(parse_url(url.geturl()).conninfo, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        try:
+            for command in ("list", "migrate"):
+                error = call(command, "--db", url._replace(path=f"/{name}").geturl()).error
+                assert "the encoding of the database is LATIN1" in error
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
