@@ -52,8 +52,15 @@ _LATE_MS: Final = 50
 _CONFLICTS: Final = ("40001", "40P01")
 # By this the server ends the connection of a function that has taken longer than that between two statements.
 _IDLE_TOO_LONG: Final = "25P03"
+# A function whose connection is lost again and again, for so long, is what brings that about.
+_LOSSES_MAX: Final = 10
+_LOSSES_SECONDS: Final = 60.0
 # After a conflict the other one goes on first, or they meet again.
 _PAUSES_SECONDS_MAX: Final = (0.02, 0.04, 0.08, 0.16, *[0.3] * 1000)
+
+
+class _LostAtWorkError(ConnectionLost):
+    """The connection was lost while the function had it."""
 
 
 @attrs.define(eq=False)
@@ -74,6 +81,8 @@ class Transactions:
     _is_open: bool = True
     # The numbers of those of which it is not known whether they were committed.
     _in_doubt: dict[Callable[[Any], Advance], int] = attrs.Factory(dict)
+    # How often those have lost their connection while they worked, and since when.
+    _losses: dict[Callable[[Any], Advance], tuple[int, float]] = attrs.Factory(dict)
 
     def run(self, fence: Fence, fn: Callable[[Any], Advance], *, seconds_max: float) -> Any:
         """Commit what a function writes together with the ``Advance`` it returns (see ``Store.transact``).
@@ -91,10 +100,24 @@ class Transactions:
         try:
             with self._used() as wire:
                 outcome = _Call(wire, self._ledger, self._schema, fence, number).until_it_passes(fn, seconds_max)
-        except (ConnectionLost, StoreAway, ServerError):  # the last of these may come before it is known
+        except (ConnectionLost, StoreAway, ServerError) as error:  # the last of these may come before it is known
+            if isinstance(error, _LostAtWorkError):
+                self._note_loss(fn, error)
             self._in_doubt[fn] = number
             raise
+        self._losses.pop(fn, None)
         return outcome
+
+    def _note_loss(self, fn: Callable[[Any], Advance], error: ConnectionLost) -> None:
+        """Give a function up that cannot keep its connection, so that its run does not go on like that for ever."""
+        now = time.monotonic()
+        count, since = self._losses.pop(fn, (0, now))
+        if count + 1 >= _LOSSES_MAX and now >= since + _LOSSES_SECONDS:
+            raise StepFailed(
+                f"the connection was lost {count + 1} times in a row while the function worked, "
+                f"which may be what it does: {error}"
+            ) from error
+        self._losses[fn] = count + 1, since
 
     def close(self) -> None:
         """Let go of the connections; of those in use, when they are given back."""
@@ -265,7 +288,7 @@ class _Call:
         if connection.fault is not None:
             raise _of_server(connection.fault) from failure
         if left == pq.TransactionStatus.UNKNOWN:
-            raise ConnectionLost("the connection was lost") from failure
+            raise _LostAtWorkError("the connection was lost") from failure
         if time.monotonic() > until:
             raise _late(seconds_max) from failure
         if connection.conflict is not None and (left == pq.TransactionStatus.INERROR or _is_of(failure, connection)):
@@ -294,7 +317,7 @@ def _is_of(failure: BaseException | None, connection: GuardedConnection) -> bool
 
 def _of_server(error: psycopg.Error) -> Exception:
     found = server_error(error)
-    return found if found.is_full else ConnectionLost(str(error), sqlstate=found.sqlstate)
+    return found if found.is_full else _LostAtWorkError(str(error), sqlstate=found.sqlstate)
 
 
 def _unfit(error: ServerError | ConnectionLost) -> StepFailed:

@@ -13,6 +13,7 @@ import pytest
 
 from durable_trio.errors import OwnershipLost, StepFailed, StepTimeout, StoreAway, StoreFull
 from durable_trio.stores.contract import Advance
+from durable_trio.stores.postgres import transact
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.testing.store_contract.executors import reap
 from durable_trio.testing.store_contract.kit import owned, step
@@ -511,3 +512,21 @@ def test_a_connection_that_was_ended_is_the_stores_and_the_function_is_called_ag
     assert (payments.amounts, payments.history) == ([], ())
     assert payments.store.transact(payments.fence, whole, seconds_max=20) is True
     assert (len(calls), payments.amounts) == (2, [7])
+
+
+def test_a_function_that_ends_its_connection_each_time_is_given_up(
+    payments: Payments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before it has been so for long, as it is where a server is in trouble."""
+
+    def whole(connection: Connection) -> Advance:
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        return Advance(fence=payments.fence, rows=(step(1),), now=20)
+
+    for _ in range(11):
+        with pytest.raises(StoreAway):
+            payments.store.transact(payments.fence, whole, seconds_max=20)
+    monkeypatch.setattr(transact, "_LOSSES_SECONDS", 0.0)
+    with pytest.raises(StepFailed, match="lost 12 times in a row"):
+        payments.store.transact(payments.fence, whole, seconds_max=20)
+    payments.must_have_written_nothing()
