@@ -43,7 +43,8 @@ def _encoded(values: tuple[Any, ...]) -> list[bytes | None] | None:
     """Return values as they are sent.
 
     Raises:
-        ServerError: one is no text for the server. libpq would cut it off at the first NUL, silently.
+        ServerError: one is no text for the server (libpq would cut it off at the first NUL, silently), or they are too
+            large.
     """
     try:
         encoded = [_BYTES[type(value)](value) for value in values]
@@ -52,7 +53,13 @@ def _encoded(values: tuple[Any, ...]) -> list[bytes | None] | None:
     for value in encoded:
         if value is not None and b"\0" in value:
             raise ServerError(_NO_TEXT, f"PostgreSQL has no text with a NUL in it, such as {value[:100]!r}")
+    if _size(encoded) > _STATEMENT_BYTES_MAX:
+        raise ServerError(_TOO_LARGE, f"PostgreSQL takes at most {_STATEMENT_BYTES_MAX:,} bytes at once")
     return encoded or None
+
+
+def _size(values: Sequence[bytes | None] | None) -> int:
+    return sum(len(value) for value in values or () if value is not None)
 
 
 def _bytea(raw: bytes) -> bytes:
@@ -100,6 +107,11 @@ _COMMITTED_HERE_ONLY: Final = "01000"
 
 # How often it is looked whether an answer is waited for for too long.
 _LOOK_SECONDS: Final = 0.5
+# What a server makes of a large value takes its time, during which it says nothing: at least so much a second.
+_BYTES_A_SECOND: Final = 2_000_000
+# A little more, and libpq has no room for it, or the server ends the connection: each time that it is tried.
+_STATEMENT_BYTES_MAX: Final = 800_000_000
+_TOO_LARGE: Final = "54000"  # program_limit_exceeded
 
 
 class _LateError(psycopg.OperationalError):
@@ -142,9 +154,12 @@ class Wire:
         self._pg.enter_pipeline_mode()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._pg.socket, selectors.EVENT_READ)
-        #: How long to wait for an answer; ``None``: as long as the connection stands.
+        #: How long to wait for an answer, or for any sign of life while much is sent or comes; ``None``: as long as the
+        #: connection stands.
         self.seconds_max: float | None = None
-        self._until = math.inf  # when to give up the exchange that is under way
+        self._more_seconds = 0.0  # for the exchange that is under way
+        self._until = math.inf  # when to give it up
+        self._is_in_a_hurry = False
         #: How many round trips it has made.
         self.exchange_count = 0
         self._plans_until = 1
@@ -238,7 +253,8 @@ class Wire:
         if is_planned_anew:
             texts.append((_PLAN_ANEW, None))
             self._plans_until = 2 * self.exchange_count
-        self._until = math.inf if self.seconds_max is None else time.monotonic() + self.seconds_max
+        self._more_seconds = sum(_size(values) for _, values in texts) / _BYTES_A_SECOND
+        self._until = self._deadline()
         new: list[str] = []  # texts that are being prepared
         # One for each answer that comes back: the text that is prepared with it, or None for a statement that is done.
         expected: list[str | None] = []
@@ -334,13 +350,19 @@ class Wire:
         while not (ready := self._selector.select(_LOOK_SECONDS)):
             if time.monotonic() > self._until:
                 raise _LateError("the server has not answered in time")
+        if not self._is_in_a_hurry:
+            self._until = self._deadline()
         return ready[0][1]
+
+    def _deadline(self) -> float:
+        return math.inf if self.seconds_max is None else time.monotonic() + self.seconds_max + self._more_seconds
 
     def hurry(self, seconds_max: float) -> None:
         """Wait for answers no longer than so many seconds: for the one that is waited for just now, too.
 
         Another thread than that of the connection may call it.
         """
+        self._is_in_a_hurry = True
         self.seconds_max = seconds_max
         self._until = min(self._until, time.monotonic() + seconds_max)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from durable_trio.stores.postgres import wire as wire_module
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.url import Place
 from durable_trio.stores.postgres.wire import Request, Wire
@@ -95,6 +96,24 @@ def test_an_answer_that_does_not_come_is_given_up(wire: Wire) -> None:
         wire.execute("SELECT pg_sleep(60)")
     assert raised.value.is_late
     assert wire.is_lost
+
+
+def test_a_server_that_takes_its_time_for_much_is_not_given_up(wire: Wire) -> None:
+    """Neither while bytes go or come, nor while it makes something of them."""
+    wire.seconds_max = 0.05
+    size = 4_000_000
+    slow = "SELECT length($1::text), repeat('x', $2::int), pg_sleep(0.5)"
+    ((length, much, _),) = wire.execute(slow, size * "y", size).rows
+    assert (length, len(much)) == (size, size)
+
+
+def test_what_is_too_large_for_the_server_is_not_sent(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would end the connection, and the same would be sent again."""
+    monkeypatch.setattr(wire_module, "_STATEMENT_BYTES_MAX", 1000)
+    with pytest.raises(ServerError, match="at most 1,000 bytes") as raised:
+        wire.execute("SELECT $1::text, $2::text", 500 * "x", 501 * "x")
+    assert raised.value.is_of_operation
+    assert wire.execute("SELECT 1").rows == [(1,)]
 
 
 def test_values_come_back_as_they_were(wire: Wire) -> None:
