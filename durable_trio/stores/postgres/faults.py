@@ -17,13 +17,14 @@ class ConnectionLost(Exception):
     """The connection stands no more: it is not known what became of what was sent.
 
     ``sqlstate``: if the server has said why before it went; empty otherwise. ``is_late``: it was given up, because no
-    answer had come for so long.
+    answer had come for so long. ``is_at_work``: while a user's function had it.
     """
 
-    def __init__(self, text: str, *, sqlstate: str = "", is_late: bool = False) -> None:
+    def __init__(self, text: str, *, sqlstate: str = "", is_late: bool = False, is_at_work: bool = False) -> None:
         super().__init__(text)
         self.sqlstate = sqlstate
         self.is_late = is_late
+        self.is_at_work = is_at_work
 
 
 class ServerError(Exception):
@@ -98,6 +99,7 @@ _AWAY: Final = frozenset({"57P01", "57P02", "57P03"})
 _TOO_MANY: Final = "53300"
 _SAID_OF_TOO_MANY: Final = ("too many clients", "too many connections", "remaining connection slots")
 _FULL: Final = "53100"
+_NO_RESOURCES: Final = "53"  # memory, room for locks
 _CORRUPT: Final = frozenset({"XX001", "XX002"})
 _NO_PERMISSION: Final = "42501"
 
@@ -112,6 +114,8 @@ def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
         return StoreAway(f"{name} has too many connections ({_limit(None)}): {error}")
     if error.is_full:
         return StoreFull(f"the disk of {name} is full: {error}")
+    if error.may_be_tried_again or error.sqlstate[:2] == _NO_RESOURCES:  # again and again: others keep it from us
+        return StoreAway(f"{name} cannot do it now: {error}")
     if error.sqlstate in _CORRUPT:
         return StoreCorrupt(f"{name} is damaged: {error}; restore a copy of the database")
     if error.sqlstate == _NO_PERMISSION:

@@ -59,10 +59,6 @@ _LOSSES_SECONDS: Final = 60.0
 _PAUSES_SECONDS_MAX: Final = (0.02, 0.04, 0.08, 0.16, *[0.3] * 1000)
 
 
-class _LostAtWorkError(ConnectionLost):
-    """The connection was lost while the function had it."""
-
-
 @attrs.define(eq=False)
 class Transactions:
     """Runs transactions of the user's on up to ``count`` connections at a time.
@@ -101,7 +97,7 @@ class Transactions:
             with self._used() as wire:
                 outcome = _Call(wire, self._ledger, self._schema, fence, number).until_it_passes(fn, seconds_max)
         except (ConnectionLost, StoreAway, ServerError) as error:  # the last of these may come before it is known
-            if isinstance(error, _LostAtWorkError):
+            if isinstance(error, ConnectionLost) and error.is_at_work:
                 self._note_loss(fn, error)
             self._in_doubt[fn] = number
             raise
@@ -180,7 +176,8 @@ class _Call:
                     outcome = self._ledger.decided(self._number)
                     self._ledger.acknowledge(self._number)
                     return outcome
-                if error.sqlstate not in _CONFLICTS:
+                # What the store asks may be cancelled by somebody; the function's own statements are its own.
+                if not (error.may_be_tried_again if isinstance(error, ServerError) else error.sqlstate in _CONFLICTS):
                     raise
                 if time.monotonic() >= until:
                     raise _late(seconds_max) from error
@@ -211,7 +208,7 @@ class _Call:
             raise ValueError(f"the function returned an Advance of {advance.fence}, not of {self._fence}")
         if self._assigned() != own:
             raise StepFailed("the function has ended its transaction; nothing of it was committed with the step")
-        self._settle(own, seconds_max, until)
+        self._settle(own, until)
         try:
             (outcome,) = apply_within(transaction, [advance])
         except ServerError as error:
@@ -242,13 +239,15 @@ class _Call:
                 ]
             )
         except ServerError as error:
+            if error.may_be_tried_again:
+                raise
             raise StepFailed(f"the function has left its transaction broken; nothing was committed: {error}") from error
         ((number, may_write),) = found.rows
         if not may_write:
             raise StepFailed("the function has made its transaction read-only; nothing was committed")
         return None if number is None else int(number)
 
-    def _settle(self, own: int, seconds_max: float, until: float) -> None:
+    def _settle(self, own: int, until: float) -> None:
         """Have done what the function has left for the commit: what fails of that is of the function.
 
         Constraints and triggers that were deferred find the settings that it has left. Then all are the store's again.
@@ -268,10 +267,8 @@ class _Call:
                 raise _unfit(error) from error
             raise
         except ServerError as error:
-            if error.is_full or error.sqlstate in _CONFLICTS:
+            if error.is_full or error.may_be_tried_again:
                 raise
-            if time.monotonic() > until:
-                raise _late(seconds_max) from error
             raise _unfit(error) from error
 
     def _call(self, fn: Callable[[Any], Advance], seconds_max: float, until: float) -> Advance:
@@ -288,7 +285,7 @@ class _Call:
         if connection.fault is not None:
             raise _of_server(connection.fault) from failure
         if left == pq.TransactionStatus.UNKNOWN:
-            raise _LostAtWorkError("the connection was lost") from failure
+            raise ConnectionLost("the connection was lost", is_at_work=True) from failure
         if time.monotonic() > until:
             raise _late(seconds_max) from failure
         if connection.conflict is not None and (left == pq.TransactionStatus.INERROR or _is_of(failure, connection)):
@@ -317,7 +314,7 @@ def _is_of(failure: BaseException | None, connection: GuardedConnection) -> bool
 
 def _of_server(error: psycopg.Error) -> Exception:
     found = server_error(error)
-    return found if found.is_full else _LostAtWorkError(str(error), sqlstate=found.sqlstate)
+    return found if found.is_full else ConnectionLost(str(error), sqlstate=found.sqlstate, is_at_work=True)
 
 
 def _unfit(error: ServerError | ConnectionLost) -> StepFailed:

@@ -171,6 +171,10 @@ def _must_outlive_its_server(store: PostgresStore, url: str, how: signal.Signals
         ("25006", StoreAway, "cannot be reached"),
         ("08006", StoreAway, "cannot be reached"),
         ("53300", StoreAway, "too many connections"),
+        ("53200", StoreAway, "cannot do it now"),
+        ("40P01", StoreAway, "cannot do it now"),
+        ("40001", StoreAway, "cannot do it now"),
+        ("57014", StoreAway, "cannot do it now"),
     ],
 )
 def test_what_the_server_refuses_is_said_in_our_words(
