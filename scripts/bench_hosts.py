@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import platform
@@ -131,11 +132,14 @@ class InAsyncio:
 async def figures_of(host: Measured) -> dict[str, float]:
     """Return all figures of an engine."""
     steps = await host.run(sequential, SEQUENTIAL_STEPS)
+    gc.collect()
+    gc.freeze()  # as a server does after its start: what is loaded is not searched for garbage again
     rates = []
     for _ in range(BURSTS):
         began = time.perf_counter()
         await host.gather(RUNS, partial(host.run, short))
         rates.append(RUNS * STEPS_PER_RUN / (time.perf_counter() - began))
+    gc.unfreeze()
     calls = []
     for _ in range(EMPTY_CALLS):
         began = time.perf_counter()

@@ -138,8 +138,16 @@ async def spin() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("host", [Busy, Mute])
-def test_a_busy_host_waits_for_a_thread_that_has_work(host: type[AsyncioHost], monkeypatch: pytest.MonkeyPatch) -> None:
+async def spin_in_trio() -> None:
+    """Keep trio busy, and not the loop."""
+    while True:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(("host", "busy"), [(Busy, spin), (Mute, spin), (AsyncioHost, spin_in_trio)])
+def test_a_thread_that_has_work_is_waited_for_where_there_is_other_work(
+    host: type[AsyncioHost], busy: Callable[[], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     waited: list[bool] = []
     wait = Linger.wait
 
@@ -160,17 +168,20 @@ def test_a_busy_host_waits_for_a_thread_that_has_work(host: type[AsyncioHost], m
             nursery.start_soon(thread.call, goes_on.wait)
             await trio.testing.wait_all_tasks_blocked()
             assert lingers == {linger}
+            if busy is spin_in_trio:
+                nursery.start_soon(busy)
             while len(waited) < ENOUGH_WAITS:  # noqa: ASYNC110  # the host does it, again and again
                 await trio.sleep(0.001)
             goes_on.set()
+            nursery.cancel_scope.cancel()
         linger.end()
         assert lingers == set()
         thread.stop()
 
     async def main() -> None:
-        busy = asyncio.create_task(spin())
+        task = asyncio.create_task(asyncio.sleep(0) if busy is spin_in_trio else busy())
         await guest(Driver(host(asyncio.get_running_loop())), of_trio)
-        busy.cancel()
+        task.cancel()
 
     run_in("asyncio", main)
     assert all(waited)

@@ -204,12 +204,13 @@ class Driver:
                     self._finish_soon(Error(error))
                     return
                 events = capture(get_events, 0)
-                if timeout > 0 and not isinstance(events, Error) and not events.value:
-                    if may_linger and self._load.is_busy() and (busy := self._busy()) is not None:
+                if not isinstance(events, Error) and not events.value:
+                    # Also while trio has work itself, as in ``trio.run``.
+                    if may_linger and (timeout == 0 or self._load.is_busy()) and (busy := self._busy()) is not None:
                         may_linger = False
                         busy.wait()
                         events = capture(get_events, 0)
-                    if not isinstance(events, Error) and not events.value:
+                    if timeout > 0 and not isinstance(events, Error) and not events.value:
                         self._wait(timeout)
                         return
                 state.unrolled_run_next_send = events
