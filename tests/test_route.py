@@ -26,10 +26,11 @@ from durable_trio.testing.schedule import scheduling
 
 _ROOT: Final = os.path.dirname(os.path.abspath(durable_trio.__file__)) + os.sep
 _TESTING: Final = os.path.join(_ROOT, "testing") + os.sep  # such as the clock: not what a user's program goes through
-#: By flow: calls, and changes of file. One call of a step notes that it is executing, for whoever looks or comes after.
+#: By flow: calls, and changes of file. One call of a step notes that it is executing, for whoever looks or comes after,
+#: and one of a start makes the run's record as all stores have it.
 #: A signal is what happens from its sending on; a wait all of it, with its own commit, and with the beginning of what
 #: the sender does next, which waits for the result.
-_BOUNDS: Final = {"step": (45, 28), "start": (52, 35), "signal": (68, 33), "wait": (110, 60)}
+_BOUNDS: Final = {"step": (45, 28), "start": (51, 36), "signal": (68, 33), "wait": (110, 60)}
 #: Trio's order of tasks decides who else gets to do something on the way.
 _SEEDS: Final = range(6)
 

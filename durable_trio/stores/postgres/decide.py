@@ -13,7 +13,7 @@ from typing import Any, Final
 from durable_trio.errors import OwnershipLost, RunConflict, StoreError
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import RunRow
-from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
+from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, WAITING, sources
 from durable_trio.stores.contract import (
     Advance,
     Fence,
@@ -26,6 +26,7 @@ from durable_trio.stores.contract import (
     Started,
     StartRun,
 )
+from durable_trio.stores.new_runs import new_run
 from durable_trio.stores.outcomes import (
     cannot_become,
     child_is_lost,
@@ -112,52 +113,27 @@ def _begin(facts: Facts, operation: StartRun) -> Run:
     if added is None:
         raise RacedError(f"run {operation.id!r} was stored at the same moment")
     added.is_used = True
-    is_claimed = added.owner is not None
-    status = LIFE[RunEvent.START_CLAIMED if is_claimed else RunEvent.START][None]
-    assert status is not None
-    due_at, ttl_at, created_at = operation.due_at, operation.ttl_at, operation.created_at
-    wake_at = None if is_claimed else due_at if ttl_at is None else min(due_at, ttl_at)
-    facts.rows[added.run] = RunRow(
+    row = facts.rows[added.run] = new_run(
+        operation,
         run=added.run,
-        id=operation.id,
-        workflow=operation.workflow,
-        status=status,
-        args=operation.args,
-        result=None,
-        error=None,
-        problem=None,
-        queue=operation.queue,
-        priority=operation.priority,
-        tags=operation.tags,
+        owner=added.owner,
         parent=added.parent,
         parent_id=added.parent_id,
-        seed=operation.seed,
-        generation=0,
-        created_at=created_at,
-        started_at=created_at if is_claimed else None,
-        finished_at=None,
-        wake_at=wake_at,
-        ttl_at=ttl_at,
-        recoveries=0,
-        compensation_errors="[]",
-        owner=added.owner,
-        token=int(is_claimed),
         changed=added.changed,
-        version=operation.version,
     )
     facts.digests[added.run] = operation.args_digest
     run = facts.runs[added.run] = facts.by_id[operation.id] = Run(
         added.run,
         operation.id,
-        added.owner,
-        int(is_claimed),
+        row.owner,
+        row.token,
         is_locked=True,
-        status=status,
-        wake_at=wake_at,
-        is_due=wake_at is not None and wake_at <= created_at,
-        parent=added.parent,
-        changed=added.changed,
-        now=added.changed,
+        status=row.status,
+        wake_at=row.wake_at,
+        is_due=row.wake_at is not None and row.wake_at <= operation.created_at,
+        parent=row.parent,
+        changed=row.changed,
+        now=row.changed,
     )
     if added.parent is not None:
         facts.open_children.setdefault(added.parent, set()).add(added.run)

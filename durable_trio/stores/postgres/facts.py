@@ -15,6 +15,7 @@ from typing import Any, Final
 from durable_trio.records import RunStatus
 from durable_trio.rows import Key
 from durable_trio.rules.run_life import RunEvent
+from durable_trio.stores.new_runs import first_wake_at
 from durable_trio.stores.postgres.known import Added, Facts, Letter, Run
 from durable_trio.stores.postgres.needs import Needs, Start
 from durable_trio.stores.postgres.parked import REFUSAL
@@ -232,7 +233,6 @@ def _mail(needs: Needs) -> Iterator[Read]:
 
 def _new(start: Start) -> dict[str, Any]:
     operation, fence = start.operation, start.fence
-    due_at, ttl_at = operation.due_at, operation.ttl_at
     return {
         "id": operation.id,
         "workflow": operation.workflow,
@@ -243,8 +243,8 @@ def _new(start: Start) -> dict[str, Any]:
         "tags": operation.tags,
         "seed": operation.seed.hex(),
         "created_at": operation.created_at,
-        "wake_at": due_at if ttl_at is None else min(due_at, ttl_at),
-        "ttl_at": ttl_at,
+        "wake_at": first_wake_at(operation),
+        "ttl_at": operation.ttl_at,
         "owner": start.owner,
         "parent": start.parent,
         "version": operation.version,

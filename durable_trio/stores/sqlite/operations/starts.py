@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from durable_trio.errors import RunConflict, RunNotFound
-from durable_trio.rows import RunRow
-from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import Started, StartRun
+from durable_trio.stores.new_runs import new_run
 from durable_trio.stores.outcomes import parent_not_found, start_conflict
 from durable_trio.stores.sqlite.columns import RUN_COLUMNS, run_from
 from durable_trio.stores.sqlite.transaction import Transaction
@@ -51,67 +50,38 @@ def start_run(transaction: Transaction, operation: StartRun) -> Started | RunCon
 
 def store_run(transaction: Transaction, operation: StartRun, parent_id: str | None, *, is_claimed: bool) -> Started:
     """Insert a run; nobody may have its id."""
-    changed = transaction.change()
-    status = LIFE[RunEvent.START_CLAIMED if is_claimed else RunEvent.START][None]
-    assert status is not None
-    owner = operation.owner if is_claimed else None
-    started_at = operation.created_at if is_claimed else None
-    wake_at = None if is_claimed else _not_after(operation.due_at, operation.ttl_at)
-    times = (owner, started_at) if wake_at is None else (wake_at, 1 if wake_at <= operation.created_at else 0)
-    more = (operation.queue, operation.ttl_at, operation.parent, parent_id)
+    row = new_run(
+        operation,
+        run=0,  # until SQLite has given it one
+        owner=operation.owner if is_claimed else None,
+        parent=operation.parent,
+        parent_id=parent_id,
+        changed=transaction.change(),
+    )
+    wake_at = row.wake_at
+    times = (row.owner, row.started_at) if wake_at is None else (wake_at, 1 if wake_at <= row.created_at else 0)
+    more = (row.queue, row.ttl_at, row.parent, row.parent_id)
     has_more = more != _NO_MORE
-    token = 1 if is_claimed else 0
     transaction.execute(
         ADD_RUN[is_claimed, has_more],
         (
-            operation.id,
-            operation.workflow,
-            status.value,
-            token,
-            changed,
-            operation.priority,
-            operation.created_at,
-            operation.seed,
+            row.id,
+            row.workflow,
+            row.status.value,
+            row.token,
+            row.changed,
+            row.priority,
+            row.created_at,
+            row.seed,
             operation.args_digest,
-            operation.tags,
-            operation.version,
-            operation.args,
+            row.tags,
+            row.version,
+            row.args,
             *times,
             *(more if has_more else ()),
         ),
     )
     run = transaction.cursor.lastrowid
     assert run is not None
-    row = RunRow(
-        run=run,
-        id=operation.id,
-        workflow=operation.workflow,
-        status=status,
-        args=operation.args,
-        result=None,
-        error=None,
-        problem=None,
-        queue=operation.queue,
-        priority=operation.priority,
-        tags=operation.tags,
-        parent=operation.parent,
-        parent_id=parent_id,
-        seed=operation.seed,
-        generation=0,
-        created_at=operation.created_at,
-        started_at=started_at,
-        finished_at=None,
-        wake_at=wake_at,
-        ttl_at=operation.ttl_at,
-        recoveries=0,
-        compensation_errors="[]",
-        owner=owner,
-        token=token,
-        changed=changed,
-        version=operation.version,
-    )
+    row.run = run
     return Started(row=row, created=True, claimed=is_claimed)
-
-
-def _not_after(instant: int, end: int | None) -> int:
-    return instant if end is None else min(instant, end)
