@@ -13,6 +13,7 @@ from durable_trio.stores.operations import Fence, SendSignal, SignalWithStart, S
 from durable_trio.stores.piece_operations import ForkRun
 
 __all__ = [
+    "RefusalError",
     "already_ended",
     "cannot_be_deleted",
     "cannot_be_removed",
@@ -43,6 +44,14 @@ __all__ = [
     "start_conflict",
     "why_not_claimed",
 ]
+
+
+class RefusalError(Exception):
+    """An operation is refused after it may have written something; ``outcome`` is the error that it gives."""
+
+    def __init__(self, outcome: Exception) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome
 
 
 def run_not_found(run_id: str) -> RunNotFound:

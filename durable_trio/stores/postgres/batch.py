@@ -16,13 +16,13 @@ from itertools import groupby
 from typing import Any, Final
 
 from durable_trio.stores.contract import Operation, ReapExecutor
-from durable_trio.stores.outcomes import left_out
+from durable_trio.stores.outcomes import RefusalError, left_out
 from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.hot import apply_together
 from durable_trio.stores.postgres.known import NotTogetherError
 from durable_trio.stores.postgres.needs import HOT
 from durable_trio.stores.postgres.operations.table import HANDLERS
-from durable_trio.stores.postgres.transaction import RefusalError, Transaction
+from durable_trio.stores.postgres.transaction import Transaction
 from durable_trio.stores.postgres.wire import Request
 
 __all__ = ["OPERATIONS", "apply_batch", "apply_within"]

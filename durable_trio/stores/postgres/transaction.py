@@ -21,7 +21,7 @@ from durable_trio.stores.outcomes import fence_lost
 from durable_trio.stores.postgres.fronts import Fronts
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
-__all__ = ["FIND_OWNER", "NOW", "TOUCH", "Handler", "RefusalError", "Transaction", "is_owned", "ownership_lost"]
+__all__ = ["FIND_OWNER", "NOW", "TOUCH", "Handler", "Transaction", "is_owned", "ownership_lost"]
 
 #: The server's clock, in microseconds since 1970 UTC.
 NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -34,14 +34,6 @@ IS_OWNED: Final = """
     SELECT 1 FROM runs WHERE run = $1::bigint AND owner = $2::bigint AND token = $3::bigint FOR NO KEY UPDATE
 """
 FIND_OWNER: Final = "SELECT id, owner, token FROM runs WHERE run = $1::bigint"
-
-
-class RefusalError(Exception):
-    """An operation is refused after it may have written something; ``outcome`` is the error that it gives."""
-
-    def __init__(self, outcome: Exception) -> None:
-        super().__init__(str(outcome))
-        self.outcome = outcome
 
 
 def _forget(_: list[Any]) -> None: ...

@@ -15,7 +15,7 @@ import attrs
 
 from durable_trio.errors import OwnershipLost, StoreCorrupt
 from durable_trio.stores.contract import Fence, Operation
-from durable_trio.stores.outcomes import fence_lost, left_out
+from durable_trio.stores.outcomes import RefusalError, fence_lost, left_out
 from durable_trio.stores.sqlite.executor_locks import ExecutorLocks
 from durable_trio.stores.sqlite.library import sqlite3
 
@@ -25,7 +25,6 @@ __all__ = [
     "IS_OWNED",
     "OPERATION_ERRORS",
     "Handler",
-    "RefusalError",
     "Transaction",
     "is_owned",
     "outcome_of",
@@ -38,14 +37,6 @@ TAKE_CHANGE: Final = "UPDATE change_counter SET changed = changed + 1 RETURNING 
 IS_EXECUTOR_ALIVE: Final = "SELECT 1 FROM executors WHERE id = ? AND ended_at IS NULL"
 IS_OWNED: Final = "SELECT 1 FROM runs WHERE run = ? AND owner = ? AND token = ?"
 FIND_OWNER: Final = "SELECT id, owner, token FROM runs WHERE run = ?"
-
-
-class RefusalError(Exception):
-    """An operation is refused after it may have written something; ``outcome`` is the error that it gives."""
-
-    def __init__(self, outcome: Exception) -> None:
-        super().__init__(str(outcome))
-        self.outcome = outcome
 
 
 # What a single operation can bring about by what it contains: a constraint, a value too big, or one that is no text.

@@ -20,12 +20,12 @@ from durable_trio.errors import RunConflict, RunNotFound
 from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import DeleteRun, Prune, Pruned, Stuck, Sweep
-from durable_trio.stores.outcomes import cannot_be_deleted, cannot_be_removed, run_not_found
+from durable_trio.stores.outcomes import RefusalError, cannot_be_deleted, cannot_be_removed, run_not_found
 from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.operations.finding import lock_run
 from durable_trio.stores.postgres.operations.messages import tell_parent
 from durable_trio.stores.postgres.texts import numbers, texts
-from durable_trio.stores.postgres.transaction import RefusalError, Transaction
+from durable_trio.stores.postgres.transaction import Transaction
 
 __all__ = ["DISCARD", "HIDDEN_ID", "delete_run", "prune", "sweep"]
 

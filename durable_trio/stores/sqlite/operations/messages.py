@@ -11,7 +11,14 @@ from durable_trio.records import RunStatus
 from durable_trio.rows import MailboxEntry
 from durable_trio.rules.run_life import FINAL, LIFE, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
 from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, SignalWithStart, Started
-from durable_trio.stores.outcomes import has_ended, mailbox_full, run_not_found, signal_conflict, signal_to_another
+from durable_trio.stores.outcomes import (
+    RefusalError,
+    has_ended,
+    mailbox_full,
+    run_not_found,
+    signal_conflict,
+    signal_to_another,
+)
 from durable_trio.stores.sqlite.answers.mailbox import LAST_UNREAD
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from, run_from, status_from
 from durable_trio.stores.sqlite.layout import COUNT_MAX
@@ -19,7 +26,7 @@ from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.damage import update_run
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, start_run
 from durable_trio.stores.sqlite.tables import REFUSED
-from durable_trio.stores.sqlite.transaction import RefusalError, Transaction
+from durable_trio.stores.sqlite.transaction import Transaction
 from durable_trio.stores.statuses import is_one_of, word_after
 
 __all__ = ["count_unread_anew", "request_cancel", "send_signal", "signal_with_start", "tell_parent"]

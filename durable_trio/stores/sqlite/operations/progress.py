@@ -13,13 +13,20 @@ from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import OWN_KEYS
 from durable_trio.rules.run_life import BY_ADVANCE, BY_FINISH, BY_RELEASE, LIFE, WAITING, RunEvent, sources
 from durable_trio.stores.contract import Advance, ContinueAsNew, Fence, Finish, Release
-from durable_trio.stores.outcomes import cannot_become, child_is_lost, child_is_there, entry_is_taken, has_row
+from durable_trio.stores.outcomes import (
+    RefusalError,
+    cannot_become,
+    child_is_lost,
+    child_is_there,
+    entry_is_taken,
+    has_row,
+)
 from durable_trio.stores.sqlite.columns import status_from
 from durable_trio.stores.sqlite.operations.codes import forget_refusals
 from durable_trio.stores.sqlite.operations.generations import drop_generations, end_history
 from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN, store_run
-from durable_trio.stores.sqlite.transaction import IS_OWNED, RefusalError, Transaction, is_owned, ownership_lost
+from durable_trio.stores.sqlite.transaction import IS_OWNED, Transaction, is_owned, ownership_lost
 from durable_trio.stores.statuses import is_one_of, word, word_after
 
 __all__ = ["advance", "continue_as_new", "finish", "release"]

@@ -24,7 +24,7 @@ from durable_trio.limits import UPKEEP_ROWS_MAX
 from durable_trio.rules.damage import DAMAGED
 from durable_trio.rules.run_life import LIFE, RunEvent
 from durable_trio.stores.contract import DeleteRun, Operation, Prune, Pruned, Stuck, Sweep
-from durable_trio.stores.outcomes import cannot_be_deleted, cannot_be_removed, run_not_found
+from durable_trio.stores.outcomes import RefusalError, cannot_be_deleted, cannot_be_removed, run_not_found
 from durable_trio.stores.sqlite.columns import run_from, text_from
 from durable_trio.stores.sqlite.layout import NO_INTEGER
 from durable_trio.stores.sqlite.library import is_of_the_schema, sqlite3
@@ -32,7 +32,7 @@ from durable_trio.stores.sqlite.operations.messages import tell_parent
 from durable_trio.stores.sqlite.operations.starts import FIND_RUN
 from durable_trio.stores.sqlite.references import References, find_references, is_known_by_id, what_keeps
 from durable_trio.stores.sqlite.tables import WITHOUT_END
-from durable_trio.stores.sqlite.transaction import Handler, RefusalError, Transaction, outcome_of
+from durable_trio.stores.sqlite.transaction import Handler, Transaction, outcome_of
 
 __all__ = ["DISCARD", "HIDDEN_ID", "IS_HIDDEN", "apply_apart", "delete_run", "prune", "sweep"]
 
