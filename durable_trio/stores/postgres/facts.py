@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from durable_trio.records import RunStatus
-from durable_trio.rows import Key
+from durable_trio.rows import Key, MailboxEntry
 from durable_trio.rules.run_life import RunEvent
 from durable_trio.stores.new_runs import first_wake_at
 from durable_trio.stores.postgres.known import Added, Facts, Letter, Run
 from durable_trio.stores.postgres.needs import Needs, Start
 from durable_trio.stores.postgres.parked import REFUSAL
-from durable_trio.stores.postgres.rows import ENTRY_COLUMNS, RUN_COLUMNS, entry_from, key_hash, run_from
+from durable_trio.stores.postgres.rows import RUN_COLUMNS, entry_from, key_hash, run_from
 from durable_trio.stores.postgres.texts import numbers, rows, texts
 from durable_trio.stores.postgres.transaction import NOW
 from durable_trio.stores.postgres.wire import Answer, Request
+from durable_trio.stores.row_columns import columns_of
 from durable_trio.stores.statuses import STATUS_OF, word_after
 
 __all__ = ["Read", "questions", "read"]
@@ -148,7 +149,7 @@ COUNT: Final = f"""
     )
     FROM json_to_recordset($1::json) AS x (id text, most bigint) {_run("x.id")}
 """
-_ENTRY: Final = ", ".join(f"mailbox.{name}" for name in ENTRY_COLUMNS.split(", "))
+_ENTRY: Final = ", ".join(f"mailbox.{name}" for name in columns_of(MailboxEntry))
 SIGNALS: Final = f"""
     SELECT found.* FROM json_to_recordset($1::json) AS x (id text, signal_id text) {_run("x.id")} CROSS JOIN LATERAL (
         SELECT {_ENTRY}, mailbox.signal_id FROM mailbox

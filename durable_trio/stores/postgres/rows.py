@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final, get_args
 
-import attrs
-
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import CodeRow, GenerationRow, HistoryRow, Key, MailboxEntry, RunRow, WaitKind, WaitRow
 from durable_trio.rules.run_life import FINAL
 from durable_trio.stores.postgres.parked import PROBLEM
+from durable_trio.stores.row_columns import columns_of
+from durable_trio.stores.statuses import STATUS_OF
 
 __all__ = [
     "CODE_COLUMNS",
@@ -34,36 +34,25 @@ __all__ = [
     "wait_from",
 ]
 
-_RUN_STATUS: Final = {status.value: status for status in RunStatus}
 _FINAL: Final = frozenset(status.value for status in FINAL)
 _STEP_STATUS: Final = {status.value: status for status in StepStatus if status is not StepStatus.UNREADABLE}
 _STEP_KIND: Final = {kind.value: kind for kind in StepKind if kind is not StepKind.UNREADABLE}
 _UNREADABLE: Final = "unreadable"
 _WAIT_KINDS: Final = frozenset(kind for kind in get_args(WaitKind) if kind != _UNREADABLE)
 _ENTRY_KINDS: Final = frozenset({"signal", "cancel", "child"})
-# Of rows: what is judged, or known of them otherwise.
-_NO_COLUMNS: Final = ("damage", "is_new", "is_locked", "silent", "is_alive")
-
-
-def _columns(row: type[attrs.AttrsInstance]) -> str:
-    """Return the columns of a row as a statement lists them: its fields, in their order."""
-    names = [field.name for field in attrs.fields(row) if field.name not in _NO_COLUMNS]
-    return ", ".join(", ".join(Key._fields) if name == "key" else name for name in names)
-
 
 # Of a run that somebody owns, which therefore has no problem.
-OWNED_COLUMNS: Final = ", ".join(f"runs.{name}" for name in _columns(RunRow).split(", "))
+OWNED_COLUMNS: Final = ", ".join(f"runs.{name}" for name in columns_of(RunRow))
 RUN_COLUMNS: Final = OWNED_COLUMNS.replace(" runs.problem,", f" {PROBLEM} AS problem,")
-HISTORY_COLUMNS: Final = _columns(HistoryRow)
-GENERATION_COLUMNS: Final = _columns(GenerationRow)
-WAIT_COLUMNS: Final = _columns(WaitRow)
-ENTRY_COLUMNS: Final = _columns(MailboxEntry)
-CODE_COLUMNS: Final = _columns(CodeRow)
+HISTORY_COLUMNS: Final = ", ".join(columns_of(HistoryRow))
+GENERATION_COLUMNS: Final = ", ".join(columns_of(GenerationRow))
+WAIT_COLUMNS: Final = ", ".join(columns_of(WaitRow))
+ENTRY_COLUMNS: Final = ", ".join(columns_of(MailboxEntry))
+CODE_COLUMNS: Final = ", ".join(columns_of(CodeRow))
 
-_RUN_FIELDS: Final = [field.name for field in attrs.fields(RunRow)]
-_STATUS: Final = _RUN_FIELDS.index("status")
-_ENTRY_KIND: Final = [field.name for field in attrs.fields(MailboxEntry)].index("kind")
-_FINISHED_AT: Final = _RUN_FIELDS.index("finished_at")
+_STATUS: Final = columns_of(RunRow).index("status")
+_FINISHED_AT: Final = columns_of(RunRow).index("finished_at")
+_ENTRY_KIND: Final = columns_of(MailboxEntry).index("kind")
 
 
 def key_hash(key: Key) -> str:
@@ -75,13 +64,13 @@ def key_hash(key: Key) -> str:
 def run_from(row: tuple[Any, ...]) -> RunRow:
     """Return the record of ``RUN_COLUMNS`` or ``OWNED_COLUMNS``."""
     word, finished_at, damage = row[_STATUS], row[_FINISHED_AT], None
-    if word not in _RUN_STATUS:
-        damage = _place("runs", _unknown("status", word, _RUN_STATUS), run=row[0], id=row[1])
+    if word not in STATUS_OF:
+        damage = _place("runs", _unknown("status", word, STATUS_OF), run=row[0], id=row[1])
     elif (word in _FINAL) is (finished_at is None):
         end = "finished_at is NULL" if finished_at is None else f"finished_at holds {finished_at}"
         damage = _place("runs", f"status holds {word!r}, but {end}", run=row[0], id=row[1])
     # One that is not known is parked, or will be.
-    values = (*row[:_STATUS], _RUN_STATUS.get(word, RunStatus.SUSPENDED), *row[_STATUS + 1 :], damage)
+    values = (*row[:_STATUS], STATUS_OF.get(word, RunStatus.SUSPENDED), *row[_STATUS + 1 :], damage)
     return RunRow(*values)
 
 

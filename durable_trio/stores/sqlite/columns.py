@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import attrs
-
 from durable_trio.records import RunStatus, StepKind, StepStatus
 from durable_trio.rows import (
     CodeRow,
@@ -20,6 +18,7 @@ from durable_trio.rows import (
     WaitRow,
 )
 from durable_trio.rules.run_life import FINAL
+from durable_trio.stores.row_columns import columns_of
 from durable_trio.stores.sqlite.layout import LAYOUTS, Layout, NotText
 from durable_trio.stores.sqlite.liveness import process_is_alive
 from durable_trio.stores.sqlite.parked import PROBLEM
@@ -54,27 +53,17 @@ _STEP_KIND: Final = {kind.value: kind for kind in StepKind}
 _FINAL: Final = frozenset(status.value for status in FINAL)
 
 
-# Of rows: what is judged, or known of them otherwise.
-_NO_COLUMNS: Final = ("damage", "is_new", "is_locked", "silent", "is_alive")
-
-
-def _columns(row: type[attrs.AttrsInstance]) -> str:
-    """Return the columns of a row as a statement lists them: its fields, in their order."""
-    names = [field.name for field in attrs.fields(row) if field.name not in _NO_COLUMNS]
-    return ", ".join(", ".join(Key._fields) if name == "key" else name for name in names)
-
-
 # Of a run that somebody owns, which therefore has no problem.
-OWNED_COLUMNS: Final = _columns(RunRow)
+OWNED_COLUMNS: Final = ", ".join(columns_of(RunRow))
 RUN_COLUMNS: Final = OWNED_COLUMNS.replace(" problem,", f" {PROBLEM} AS problem,")
-HISTORY_COLUMNS: Final = _columns(HistoryRow)
-GENERATION_COLUMNS: Final = _columns(GenerationRow)
-WAIT_COLUMNS: Final = _columns(WaitRow)
-ENTRY_COLUMNS: Final = _columns(MailboxEntry)
+HISTORY_COLUMNS: Final = ", ".join(columns_of(HistoryRow))
+GENERATION_COLUMNS: Final = ", ".join(columns_of(GenerationRow))
+WAIT_COLUMNS: Final = ", ".join(columns_of(WaitRow))
+ENTRY_COLUMNS: Final = ", ".join(columns_of(MailboxEntry))
 # Behind those of the record: what it takes to judge whether the executor is there.
-EXECUTOR_COLUMNS: Final = f"{_columns(ExecutorRow)}, boot_id, renewed_at"
-REPORT_COLUMNS: Final = _columns(ReportRow)
-CODE_COLUMNS: Final = _columns(CodeRow)
+EXECUTOR_COLUMNS: Final = ", ".join((*columns_of(ExecutorRow), "boot_id", "renewed_at"))
+REPORT_COLUMNS: Final = ", ".join(columns_of(ReportRow))
+CODE_COLUMNS: Final = ", ".join(columns_of(CodeRow))
 
 _RUN: Final = LAYOUTS["runs"].of(OWNED_COLUMNS)
 _HISTORY: Final = LAYOUTS["history"].of(HISTORY_COLUMNS)
@@ -95,8 +84,8 @@ class _StatusOf(dict[object, RunStatus]):
 #: A run's status by the word that is stored; for one that cannot be read that of a run which is parked.
 status_from: Final[Callable[[object], RunStatus]] = _StatusOf(STATUS_OF).__getitem__
 
-_STATUS: Final = OWNED_COLUMNS.split(", ").index("status")
-_FINISHED_AT: Final = OWNED_COLUMNS.split(", ").index("finished_at")
+_STATUS: Final = columns_of(RunRow).index("status")
+_FINISHED_AT: Final = columns_of(RunRow).index("finished_at")
 
 
 def text_from(value: object) -> str:

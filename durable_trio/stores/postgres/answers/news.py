@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import attrs
 
+from durable_trio.rows import MailboxEntry
 from durable_trio.stores.cursors import Cursor
 from durable_trio.stores.news_questions import Change, ChangePage, ListChanges, ListNews, ListSent, SentPage
 from durable_trio.stores.operations import Sent
@@ -30,10 +31,11 @@ from durable_trio.stores.postgres.answers.cursors import (
 )
 from durable_trio.stores.postgres.answers.filters import COMPARED_RUNS, Part, Values, condition, rarest_part
 from durable_trio.stores.postgres.answers.lists import gathered
-from durable_trio.stores.postgres.rows import ENTRY_COLUMNS, RUN_COLUMNS, entry_from, run_from
+from durable_trio.stores.postgres.rows import RUN_COLUMNS, entry_from, run_from
 from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.wire import Answer
 from durable_trio.stores.questions import RunFilter
+from durable_trio.stores.row_columns import columns_of
 
 __all__ = ["list_changes", "list_news", "list_sent"]
 
@@ -53,7 +55,7 @@ _IS_NOT_RESTORED: Final = "stamp < pg_snapshot_xmax(pg_current_snapshot())"
 
 # What is to be seen of each entry: whether it was read, and what its run's owner needs to take it as it is.
 _SENT: Final = f"""
-    SELECT {", ".join(f"mailbox.{column}" for column in ENTRY_COLUMNS.split(", "))}, seq IS NULL, owner, token,
+    SELECT {", ".join(f"mailbox.{column}" for column in columns_of(MailboxEntry))}, seq IS NULL, owner, token,
         coalesce((
             SELECT id FROM mailbox AS before
             WHERE before.run = mailbox.run AND before.seq IS NULL AND before.id < mailbox.id ORDER BY id DESC LIMIT 1

@@ -9,6 +9,7 @@ from durable_trio.rows import MailboxEntry
 from durable_trio.stores.news_questions import ListSent, SentPage
 from durable_trio.stores.operations import Sent
 from durable_trio.stores.questions import ListUnread, LookAtMailbox, MailboxLook, NamedSignals
+from durable_trio.stores.row_columns import columns_of
 from durable_trio.stores.sqlite.answers.cursors import known_point
 from durable_trio.stores.sqlite.columns import ENTRY_COLUMNS, entry_from
 from durable_trio.stores.sqlite.library import sqlite3
@@ -31,7 +32,7 @@ CONTROLS_AFTER: Final = f"""
 LAST_UNREAD: Final = "SELECT max(id) FROM mailbox INDEXED BY mailbox_of_run WHERE run = ? AND seq IS NULL"
 #: With what its run's owner needs to take each as it is (see ``Sent.follows``).
 SENT_AFTER: Final = f"""
-    SELECT {", ".join(f"mailbox.{column}" for column in ENTRY_COLUMNS.split(", "))}, seq IS NULL, owner, token,
+    SELECT {", ".join(f"mailbox.{column}" for column in columns_of(MailboxEntry))}, seq IS NULL, owner, token,
         (
             SELECT max(id) FROM mailbox AS before INDEXED BY mailbox_of_run
             WHERE before.run = mailbox.run AND before.seq IS NULL AND before.id < mailbox.id
