@@ -7,10 +7,7 @@ lock was taken, nobody can hold it: then it cannot be told.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from durable_trio.processes import ProcessIdentity
 from durable_trio.records import StepKind
@@ -26,6 +23,7 @@ from durable_trio.stores.questions import (
     ListUntold,
     OpenSteps,
 )
+from durable_trio.stores.untold import untold_in
 
 __all__ = ["list_deaths", "list_executors", "list_open_steps", "list_reports", "list_untold"]
 
@@ -88,7 +86,7 @@ def list_deaths(asking: Asking, question: ListDeaths) -> tuple[DeathRow, ...]:
             host=host,
             stage=DeathStage(stage),
             runs=runs,
-            untold=tuple(_untold_in(untold)),
+            untold=tuple(untold_in(untold)),
             teller=teller,
             is_locked=is_locked,
             is_teller_alive=is_teller_alive,
@@ -98,12 +96,6 @@ def list_deaths(asking: Asking, question: ListDeaths) -> tuple[DeathRow, ...]:
         )[0].rows
         if stage in _STAGES
     )
-
-
-def _untold_in(text: Any) -> Iterator[UntoldRow]:
-    with suppress(ValueError, TypeError):
-        for event, run_id, token in json.loads(text):
-            yield UntoldRow(event=str(event), run_id=str(run_id), token=int(token))
 
 
 def list_reports(asking: Asking, question: ListReports) -> tuple[ReportRow, ...]:

@@ -11,7 +11,6 @@ rows of all executors are locked first, in their order (``batch``).
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from durable_trio.rules.run_life import ACTIVE, WAITING
@@ -21,6 +20,7 @@ from durable_trio.stores.postgres.operations.reports import FORGET_OPEN_BEFORE, 
 from durable_trio.stores.postgres.texts import numbers
 from durable_trio.stores.postgres.transaction import NOW, Transaction
 from durable_trio.stores.statuses import is_none_of, is_one_of
+from durable_trio.stores.untold import untold_text
 
 __all__ = ["RENEW_MEANWHILE", "reap_executor", "register_executor", "tell_death"]
 
@@ -111,8 +111,7 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
     count = _set_free(transaction, executor, now, crashed=operation.crashed, crashed_runs=operation.crashed_runs)
     if operation.death is not None:
         death = operation.death
-        untold = json.dumps([(each.event, each.run_id, each.token) for each in death.untold])
-        stored = (executor, death.pid, death.host, str(death.stage), count, untold, death.teller)
+        stored = (executor, death.pid, death.host, str(death.stage), count, untold_text(death.untold), death.teller)
         transaction.execute(PUT_DEATH, *stored)
     return count
 

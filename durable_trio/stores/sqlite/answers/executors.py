@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import Any, Final
 
-from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, ServedCode, UntoldRow
+from durable_trio.rows import NO_VERSION, CodeRow, DeathRow, DeathStage, ExecutorRow, ReportRow, ServedCode
 from durable_trio.rules.run_life import WAITING
 from durable_trio.stores.code_questions import ListCodes
 from durable_trio.stores.due_questions import FindNextDue, NextDue
@@ -35,6 +34,7 @@ from durable_trio.stores.sqlite.library import sqlite3
 from durable_trio.stores.sqlite.liveness import Judge, nobody_can_tell, silent, teller_is_alive
 from durable_trio.stores.sqlite.tables import IN_LINE, LINE
 from durable_trio.stores.statuses import is_none_of, is_one_of
+from durable_trio.stores.untold import untold_in
 
 __all__ = [
     "count_backlog",
@@ -236,7 +236,7 @@ def list_deaths(
             host=text_from(host),
             stage=DeathStage(stage),
             runs=runs,
-            untold=tuple(_untold_in(untold)),
+            untold=tuple(untold_in(untold)),
             teller=text_from(teller),
             is_locked=judge(executor, file, boot),
             is_teller_alive=teller_is_alive(text_from(teller)),
@@ -249,12 +249,6 @@ def list_deaths(
 def find_home(connection: sqlite3.Connection, _: object, *, executor: int) -> tuple[Any, Any]:
     """Return the file that an executor's lock was taken in, and its boot; nothing if its row is there no more."""
     return connection.execute(HOME, (executor,)).fetchone() or (None, None)
-
-
-def _untold_in(text: object) -> Iterator[UntoldRow]:
-    with suppress(ValueError, TypeError):
-        for event, run_id, token in json.loads(text):  # type: ignore[arg-type]  # it may be damaged
-            yield UntoldRow(event=str(event), run_id=str(run_id), token=int(token))
 
 
 def list_reports(connection: sqlite3.Connection, question: ListReports) -> tuple[ReportRow, ...]:

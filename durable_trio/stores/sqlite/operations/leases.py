@@ -6,7 +6,6 @@ count, tell of those that are stopped or hang.
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from durable_trio.processes import boot_id, monotonic_now
@@ -17,6 +16,7 @@ from durable_trio.stores.sqlite.operations.codes import forget_codes, register_c
 from durable_trio.stores.sqlite.operations.damage import update_each
 from durable_trio.stores.sqlite.transaction import Transaction
 from durable_trio.stores.statuses import is_none_of, is_one_of
+from durable_trio.stores.untold import untold_text
 
 __all__ = ["reap_executor", "register_executor", "renew_lease", "tell_death"]
 
@@ -115,7 +115,7 @@ def reap_executor(transaction: Transaction, operation: ReapExecutor) -> int | No
     count = _set_free(transaction, values)
     if operation.death is not None:
         death = operation.death
-        untold = json.dumps([(each.event, each.run_id, each.token) for each in death.untold])
+        untold = untold_text(death.untold)
         stored = (operation.executor, death.pid, death.host, death.stage, count, untold, death.teller)
         transaction.execute(PUT_DEATH, stored)
     return count
