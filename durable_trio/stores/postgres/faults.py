@@ -98,6 +98,7 @@ ONLY_READS: Final = "25006"
 _AWAY: Final = frozenset({"57P01", "57P02", "57P03"})
 _TOO_MANY: Final = "53300"
 _SAID_OF_TOO_MANY: Final = ("too many clients", "too many connections", "remaining connection slots")
+_SAID_OF_OWN_LIMIT: Final = ("too many connections for role", "too many connections for database")
 _FULL: Final = "53100"
 _NO_RESOURCES: Final = "53"  # memory, room for locks
 _CORRUPT: Final = frozenset({"XX001", "XX002"})
@@ -136,10 +137,11 @@ def of_connection(error: Exception, name: str, *, max_connections: str | None = 
     """Return what it means that no connection could be made. ``max_connections``: of the server, if it is known."""
     text = " ".join(str(error).split())
     if any(each in text for each in _SAID_OF_TOO_MANY):  # libpq does not pass on the number of the error
-        return StoreAway(f"{name} has too many connections ({_limit(max_connections)}): {text}")
+        own = "its CONNECTION LIMIT" if any(each in text for each in _SAID_OF_OWN_LIMIT) else ""
+        return StoreAway(f"{name} has too many connections ({_limit(max_connections, own=own)}): {text}")
     return StoreAway(f"{name} cannot be reached: {text}")
 
 
-def _limit(max_connections: str | None) -> str:
-    each = "each process takes 3 to 8"
-    return f"max_connections of the server; {each}" if max_connections is None else f"of {max_connections}; {each}"
+def _limit(max_connections: str | None, *, own: str = "") -> str:
+    limit = own or ("max_connections of the server" if max_connections is None else f"of {max_connections}")
+    return f"{limit}; each process takes 3 to 8"

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from durable_trio.errors import SchemaTooNew, StoreError
+from durable_trio.errors import SchemaTooNew, StoreAway, StoreError
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.tables import SCHEMA_VERSION
 from durable_trio.stores.postgres.texts import texts
@@ -79,6 +79,13 @@ def test_a_role_with_the_rights_that_are_printed_uses_the_tables_and_owns_none(u
         for statement in (f"DROP TABLE {schema}.runs", f"CREATE TABLE {schema}.mine (a integer)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 connection.execute(statement.encode())
+
+
+def test_a_role_that_may_have_no_more_connections_is_told_of_its_own_limit(url: str, role: str) -> None:
+    with psycopg.connect(parse_url(url).conninfo, autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0".encode())
+    with pytest.raises(StoreAway, match=r"too many connections \(its CONNECTION LIMIT; each process takes"):
+        PostgresStore(as_role(url, role)).open()
 
 
 def test_tables_of_a_newer_version_are_used_if_they_say_that_they_may_be(new_url: str) -> None:
