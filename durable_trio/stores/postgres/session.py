@@ -127,6 +127,7 @@ class Session:
         #: Whether the lock is held and others can ring.
         self.is_up = True
         self._is_rung = False  # by this store: others are to be told
+        self._is_mute = False  # others cannot be told
         self._is_closing = False
         self._looked_at = time.monotonic()
         self._has_rung = False
@@ -236,11 +237,28 @@ class Session:
                     self._ring()
                 if self._is_rung and now >= told_at + _RINGS_APART_SECONDS:
                     self._is_rung, told_at = False, now
-                    wire.execute(NOTIFY, self._channel, own)
+                    self._notify(wire)
                     beat_at = now + _HEARTBEAT_SECONDS
                 elif now >= beat_at:
                     wire.execute("SELECT 1")
                     beat_at = now + _HEARTBEAT_SECONDS
+
+    def _notify(self, wire: Wire) -> None:
+        """Tell others. If the server has no room for that, or forbids it, they look by themselves: the lock is kept."""
+        try:
+            wire.execute(NOTIFY, self._channel, str(self.instance))
+        except ServerError as error:
+            if not self._is_mute:
+                _LOGGER.warning(
+                    "%s does not let others be told of commits: they notice them up to %g s later: %s",
+                    self._place.name,
+                    POLL_SECONDS,
+                    error,
+                    extra={"event": "store_mute"},
+                )
+            self._is_mute = True
+        else:
+            self._is_mute = False
 
     def _ring(self) -> None:
         self._has_rung = True

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
+from durable_trio.stores.postgres import session as session_module
 from durable_trio.stores.postgres.locks import is_free
 from durable_trio.stores.postgres.schema import migrate, quoted
 from durable_trio.stores.postgres.session import POLL_SECONDS, Session
@@ -23,6 +24,12 @@ from tests.stores.postgres.kit import Rows
 IS_FREE = f"SELECT {is_free('$1', '$2')}"
 END_BACKENDS = """
     SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::bigint::oid
+        AND classid = ($2::bigint & 4294967295)::oid
+"""
+
+
+HOLDER = """
+    SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = $1::bigint::oid
         AND classid = ($2::bigint & 4294967295)::oid
 """
 
@@ -168,6 +175,23 @@ def test_a_fault_inside_ends_no_session(
     assert has_rung(session, 30)  # it is back
     wait_until(lambda: is_there(wire, session))
     assert "has failed, and begins anew" in caplog.text
+
+
+def test_where_nobody_can_be_told_the_lock_is_kept(
+    wire: Wire, sessions: Callable[[], Session], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else this store would seem gone again and again, and others would take its runs."""
+    monkeypatch.setattr(session_module, "NOTIFY", "SELECT 1 / 0, $1::text, $2::text")
+    session = sessions()
+    holders = wire.execute(HOLDER, session.instance, session.lock_class).rows
+    session.tell_others()
+    wait_until(lambda: session._is_mute)
+    assert wire.execute(HOLDER, session.instance, session.lock_class).rows == holders
+    session.tell_others()
+    wait_until(lambda: not session._is_rung)
+    session.close()
+    told = [record for record in caplog.records if getattr(record, "event", "") == "store_mute"]
+    assert len(told) == 1
 
 
 def test_any_number_of_stores_that_are_gone_is_forgotten(store: PostgresStore, rows: Rows) -> None:
