@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from durable_trio import Engine, StoreAway
 from tests.cli.desk import (
     PATIENCE_SECONDS,
     call,
@@ -59,6 +60,22 @@ def test_start_with_the_same_id_is_the_same_run_and_other_arguments_are_a_confli
 
 def test_start_says_when_nobody_serves(db: str) -> None:
     assert "nobody serves this database now" in call("--db", db, "start", "order", "1").err
+
+
+def test_what_is_stored_is_told_also_where_nothing_can_be_asked_any_more(
+    db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server has no connection left for what people ask."""
+
+    async def away(*_: object) -> None:
+        raise StoreAway("too many connections")
+
+    monkeypatch.setattr(Engine, "status", away)
+    said = call("--db", db, "start", "order", "1", "--id", "stored")
+    assert (said.code, said.out) == (0, "stored\n")
+    assert said.error == "the run is stored; whether anybody serves this database cannot be told: too many connections"
+    monkeypatch.undo()
+    assert shown(db, "stored")["status"] == "pending"
 
 
 def test_start_of_a_name_that_never_ran_works_and_says_so(live: str) -> None:

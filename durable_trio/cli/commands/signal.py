@@ -25,6 +25,7 @@ def command(database: str, app: str | None, run_id: str, name: str, payload: Any
     Once this returns, the signal is stored; the run gets it once, when it waits for it.
     """
     from durable_trio.cli.client import ask
+    from durable_trio.errors import StoreAway
 
     known = None
     if app is not None:
@@ -35,7 +36,10 @@ def command(database: str, app: str | None, run_id: str, name: str, payload: Any
 
     async def send(client: Engine) -> str | None:
         await client.send_signal(run_id, name, payload, id=signal_id)
-        return None if known is None else await known.doubt_of_signal(run_id)
+        try:
+            return None if known is None else await known.doubt_of_signal(run_id)
+        except StoreAway as error:
+            return f"whether its run takes such a signal cannot be told: {error}"
 
     doubt = ask(database, send, engine=None if known is None else known.engine)
     say(f"sent {name!r} to {run_id!r}")

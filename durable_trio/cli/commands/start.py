@@ -51,6 +51,7 @@ def command(
     """
     given = tags_of(tags)
     from durable_trio.cli.client import ask
+    from durable_trio.errors import StoreAway
 
     engine: Engine | None = None
     what: str | Workflow[..., Any] = workflow
@@ -70,10 +71,13 @@ def command(
         run = await client.start(
             what, *args, id=run_id, queue=queue, priority=priority, delay=delay, tags=given or None
         )
-        record = await run.record()
-        if record.status.is_final and record.created_at < asked_at:  # the id is that of a run which was there already
-            return run.id, f"{run.id!r} is there already, and has ended: {record.status.value}"
-        return run.id, await _doubt(client, workflow)
+        try:
+            record = await run.record()
+            if record.status.is_final and record.created_at < asked_at:  # of a run which was there already
+                return run.id, f"{run.id!r} is there already, and has ended: {record.status.value}"
+            return run.id, await _doubt(client, workflow)
+        except StoreAway as error:
+            return run.id, f"the run is stored; whether anybody serves this database cannot be told: {error}"
 
     started, doubt = ask(database, start, engine=engine, creates=True)
     write_id(started)
