@@ -21,7 +21,7 @@ from durable_trio.cli.output import has_reader, say_interrupted
 from durable_trio.engine.engine import Engine
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import PAGE_RUNS_MAX
-from durable_trio.stores.address import is_url
+from durable_trio.stores.address import is_meant_as_url, is_url
 from supervisors.groups import sole
 
 __all__ = ["ask", "check_database", "while_read"]
@@ -139,7 +139,7 @@ def check_database(database: str, *, creates: bool = False) -> None:
     """
     if database == ":memory:":
         raise Failed("':memory:' is gone with its process; give --db the path of a file")
-    if is_url(database) or creates:  # others are the engine's to refuse
+    if is_url(database) or is_meant_as_url(database) or creates:  # others are the engine's to refuse
         return
     try:
         is_empty = os.stat(database).st_size == 0

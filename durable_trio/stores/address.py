@@ -11,11 +11,15 @@ import re
 from typing import Final, NamedTuple, Self
 from urllib.parse import unquote
 
-__all__ = ["Url", "is_url", "without_password"]
+__all__ = ["Url", "is_meant_as_url", "is_url", "without_password"]
 
 _SECRETS: Final = ("pass", "secret", "token")
 # Where there is no port that could be one, a password was meant: ``user:password`` without ``@host``, or behind it.
 _NO_PORT: Final = re.compile(r"(\[[^\]/]*\])|:(?![0-9]*(?:[,/]|$))[^,/]*")
+
+# What is no URL, and was meant as one: ``postgresql:app`` or ``host=db dbname=app password=…``.
+_MEANT: Final = re.compile(r"postgres(ql)?:|(.*\s)?(dbname|password)\s*=", re.IGNORECASE)
+_ITS_SECRET: Final = re.compile(r"(\b\w*pass\w*\s*=\s*)('(?:[^'\\]|\\.)*'|\S*)|(:[^:@]*):.*(?=@)", re.IGNORECASE)
 
 
 class Url(NamedTuple):
@@ -46,15 +50,20 @@ def is_url(address: str) -> bool:
     return "://" in address
 
 
+def is_meant_as_url(address: str) -> bool:
+    """Return whether an address is no URL and was meant as one: it shall not become the name of a file."""
+    return not is_url(address) and _MEANT.match(address) is not None
+
+
 def without_password(address: str) -> str:
-    """Return an address as people may see it: a URL without the password, wherever that stands."""
+    """Return an address as people may see it: that of a server without the password, wherever that stands."""
     if not is_url(address):
-        return address
+        return _ITS_SECRET.sub(r"\1\3", address) if is_meant_as_url(address) else address
     url = Url.of(address)
     shown = url._replace(
         credentials=url.credentials.partition(":")[0],
         place=_NO_PORT.sub(r"\1", url.place.rpartition("@")[2]),  # an @ that was not escaped
-        options=tuple(each for each in url.options if not _is_secret(each)),
+        options=tuple(each for each in url.options if "=" in each and not _is_secret(each)),
     )
     return str(shown)
 

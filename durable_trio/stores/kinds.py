@@ -8,7 +8,7 @@ from importlib import import_module
 from os import PathLike
 from typing import Any, Final
 
-from durable_trio.stores.address import Url, is_url, without_password
+from durable_trio.stores.address import Url, is_meant_as_url, is_url, without_password
 from durable_trio.stores.contract import Store
 from durable_trio.stores.sqlite import SqliteStore
 
@@ -37,7 +37,7 @@ def make_store(address: str | PathLike[str], *, durability: str = "full") -> Sto
         ValueError: no store is at such an address.
         ImportError: what it needs is not installed.
     """
-    if isinstance(address, str) and is_url(address):
+    if isinstance(address, str) and _is_server(address):
         store: Store = _package_of(address)("PostgresStore")(address, durability=durability)
         return store
     return SqliteStore(address, durability=durability)
@@ -49,7 +49,7 @@ def make_reader(address: str) -> Store:
     Raises:
         ValueError, ImportError: as ``make_store``.
     """
-    if is_url(address):
+    if _is_server(address):
         store: Store = _package_of(address)("PostgresReader")(address)
         return store
     from durable_trio.stores.sqlite.reading import SqliteReader
@@ -63,7 +63,7 @@ def readable(address: str) -> AbstractContextManager[str]:
     Raises:
         StoreError: a subclass that says why it cannot be read, or copied.
     """
-    if is_url(address):
+    if _is_server(address):
         return nullcontext(address)
     from durable_trio.stores.sqlite.reading import readable as readable_file
 
@@ -77,7 +77,7 @@ def migrate(address: str) -> tuple[int, int]:
         StoreError: it cannot be reached or changed; or a newer version of this library has written it.
         ValueError, ImportError: as ``make_store``.
     """
-    if is_url(address):
+    if _is_server(address):
         versions: tuple[int, int] = _package_of(address)("migrate_database")(address)
         return versions
     from durable_trio.stores.sqlite.reading import version_of
@@ -96,10 +96,16 @@ def grants(address: str, role: str) -> str:
     Raises:
         ValueError: it is a file: who may use that, its permissions say.
     """
-    if not is_url(address):
+    if not _is_server(address):
         raise ValueError(f"{address!r} is a file: who may use it, its permissions say")
     text: str = _package_of(address)("grants_for")(address, role)
     return text
+
+
+def _is_server(address: str) -> bool:
+    if is_meant_as_url(address):
+        raise ValueError(f"{without_password(address)!r} is no URL; a server is named postgresql://user@host/database")
+    return is_url(address)
 
 
 def _package_of(url: str) -> Callable[[str], Callable[..., Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from durable_trio.errors import StoreError
-from durable_trio.stores.address import is_url
+from durable_trio.stores.address import is_url, without_password
 from durable_trio.stores.copying import Copied, Seal, copy_runs
 from durable_trio.stores.kinds import make_store
 from durable_trio.stores.sqlite.copy_source import FileSource
@@ -122,7 +122,7 @@ def _check_same(path: str, found: Seal, target: Any) -> None:
 
 def _target_at(url: str, **options: Any) -> Any:
     if not is_url(url):
-        raise ValueError(f"{url!r} is no postgresql:// URL: runs are copied from a file to a server")
+        raise ValueError(f"{without_password(url)!r} is no postgresql:// URL: runs are copied from a file to a server")
     make_store(url)  # which says what is wrong with the address, or is not installed
     return import_module("durable_trio.stores.postgres.copy_target").ServerTarget(url, **options)
 
