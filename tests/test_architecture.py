@@ -318,6 +318,7 @@ TAKEN_BY_COMMANDS = {
         "self.engine._client": "what is given as text is read by the types that the application says",
         "engine.os_signals.ended_by_second_ctrl_c": "signals of a process that is the command's own",
     },
+    "client.py": {"stores.kinds.make_store": "who only looks makes no tables at a server; a program may"},
     "commands/copy.py": {
         "stores.copying.Copied": "done once, by whoever administers the databases",
         "stores.moving.count_copy": "done once, by whoever administers the databases",

@@ -1,6 +1,6 @@
 """Asks an engine's client in a database, once: the way from a command to the public API.
 
-A database is opened only where there is one: no command but ``start`` makes a file.
+A database is opened only where there is one: no command but ``start`` makes a file, or tables at a server.
 Ctrl-C cancels what is going on, which undoes nothing and loses nothing; should it not end soon (another process holds
 the file and is stopped), the program ends all the same.
 """
@@ -22,6 +22,7 @@ from durable_trio.engine.engine import Engine
 from durable_trio.errors import RunNotFound
 from durable_trio.limits import PAGE_RUNS_MAX
 from durable_trio.stores.address import is_meant_as_url, is_url
+from durable_trio.stores.kinds import make_store
 from supervisors.groups import sole
 
 __all__ = ["ask", "check_database", "while_read"]
@@ -58,12 +59,14 @@ def ask(
     """
     if engine is None or database:  # else it is no file
         check_database(database, creates=creates)
-    return trio.run(_interruptible, lambda: _ask(engine or database, question), so_far)
+    return trio.run(_interruptible, lambda: _ask(engine or database, question, creates), so_far)
 
 
-async def _ask(engine: Engine | str, question: Callable[[Engine], Awaitable[Answer]]) -> Answer:
+async def _ask(engine: Engine | str, question: Callable[[Engine], Awaitable[Answer]], creates: bool) -> Answer:
     try:
-        async with Engine(engine) if isinstance(engine, str) else engine as client:
+        if isinstance(engine, str):
+            engine = Engine(make_store(engine, creates=creates))
+        async with engine as client:
             try:
                 return await question(client)
             except RunNotFound as error:

@@ -30,15 +30,18 @@ def _postgres(name: str) -> Callable[..., Any]:
 _BY_SCHEME: Final[dict[str, Callable[[str], Callable[..., Any]]]] = {"postgresql": _postgres, "postgres": _postgres}
 
 
-def make_store(address: str | PathLike[str], *, durability: str = "full") -> Store:
+def make_store(address: str | PathLike[str], *, durability: str = "full", creates: bool = True) -> Store:
     """Return the store at an address, not open yet: a path, ``":memory:"``, or a ``postgresql://`` URL.
+
+    Args:
+        creates: whether to make tables at a server that has none. (Whether there is a file, everybody can see.)
 
     Raises:
         ValueError: no store is at such an address.
         ImportError: what it needs is not installed.
     """
     if isinstance(address, str) and _is_server(address):
-        store: Store = _package_of(address)("PostgresStore")(address, durability=durability)
+        store: Store = _package_of(address)("PostgresStore")(address, durability=durability, creates=creates)
         return store
     return SqliteStore(address, durability=durability)
 

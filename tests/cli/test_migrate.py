@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from durable_trio.stores.postgres.url import parse_url
 from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
 from tests.cli.desk import ROOT, call
+from tests.kit.postgres import drop_schema, new_schema_url
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -40,3 +42,35 @@ def test_an_address_of_no_store_is_refused_without_its_password(command: list[st
     assert said.error == (
         "durable-trio: store 'mysql://joe@host/app': a path, ':memory:' or a postgresql:// URL is supported"
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["list"],
+        ["check"],
+        ["stats"],
+        ["cancel", "a"],
+        ["watch", "--since", "now"],
+        ["prune", "--before", "1d"],
+    ],
+)
+def test_no_command_but_start_and_migrate_makes_tables_at_a_server(command: list[str]) -> None:
+    """Whoever has mistyped ``schema=`` is told so, and nothing is left behind."""
+    url = new_schema_url()
+    name = url.rpartition("=")[2]
+    said = call(*command, "--db", url)
+    assert (said.code, said.out) == (1, "")
+    assert f"has no tables of this library in schema '{name}'" in said.error
+    with parse_url(url).connect_for_user() as connection:
+        assert connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [name]).fetchall() == []
+
+
+@pytest.mark.parametrize("command", [["start", "work", "--id", "a"], ["migrate"]])
+def test_start_and_migrate_make_the_tables(command: list[str]) -> None:
+    url = new_schema_url()
+    try:
+        assert call(*command, "--db", url).code == 0
+        assert call("list", "--db", url).code == 0
+    finally:
+        drop_schema(url)

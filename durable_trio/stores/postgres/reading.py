@@ -14,7 +14,7 @@ from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.faults import translating
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS
-from durable_trio.stores.postgres.schema import schema_version
+from durable_trio.stores.postgres.schema import must_be_there
 from durable_trio.stores.postgres.tables import SCHEMA_VERSION
 from durable_trio.stores.postgres.url import PEOPLE, parse_url
 from durable_trio.stores.postgres.wire import Wire
@@ -73,9 +73,7 @@ class PostgresReader(ReadOnlyStore):
 
     def _check(self, wire: Wire) -> None:
         place = self._place
-        version = schema_version(wire, place.schema, place.name)
-        if not version:
-            raise StoreError(f"{place.name} has no tables of this library in schema {place.schema!r}")
+        version = must_be_there(wire, place.schema, place.name)
         if version < SCHEMA_VERSION:
             raise StoreError(
                 f"{place.name} has schema version {version} of {SCHEMA_VERSION}, and is only read here: "

@@ -13,7 +13,7 @@ from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.tables import MIGRATIONS, READABLE_BY, SCHEMA_VERSION
 from durable_trio.stores.postgres.wire import Request, Wire
 
-__all__ = ["grants", "migrate", "quoted", "schema_version"]
+__all__ = ["grants", "migrate", "must_be_there", "quoted", "schema_version"]
 
 # Migrations of all schemas wait for each other: they are rare and short.
 _LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('durable_trio migration', 0))"
@@ -45,6 +45,22 @@ def schema_version(wire: Wire, schema: str, name: str) -> int:
             f"this one knows version {SCHEMA_VERSION}: upgrade it. The database was not changed"
         )
     return int(version)
+
+
+def must_be_there(wire: Wire, schema: str, name: str) -> int:
+    """Return the version of the tables, which are there.
+
+    Raises:
+        SchemaTooNew: see ``schema_version``.
+        StoreError: there are none.
+    """
+    version = schema_version(wire, schema, name)
+    if not version:
+        raise StoreError(
+            f"{name} has no tables of this library in schema {schema!r}; they are made by whoever serves it first, and "
+            "by `durable-trio migrate --db URL`"
+        )
+    return version
 
 
 def migrate(wire: Wire, schema: str, name: str) -> int:

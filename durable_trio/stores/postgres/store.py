@@ -30,7 +30,7 @@ from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.operations.leases import RENEW_MEANWHILE
-from durable_trio.stores.postgres.schema import migrate
+from durable_trio.stores.postgres.schema import migrate, must_be_there
 from durable_trio.stores.postgres.session import DOUBT_SECONDS, FORGET_INSTANCES, NOTE_FREE, POLL_SECONDS, Session
 from durable_trio.stores.postgres.transact import Transactions
 from durable_trio.stores.postgres.transaction import NOW, Transaction
@@ -56,6 +56,7 @@ class PostgresStore(Store):
         url: ``postgresql://…`` as libpq reads it, and ``schema=`` (default ``durable_trio``) among its options.
         durability: "full" (default): a commit is on the server's disk, and on its synchronous standbys; "normal": it
             survives the death of any process, but the last ones may be missing after a crash of the server.
+        creates: whether to make the tables where there are none; else that is a ``StoreError`` of ``open``.
 
     Raises:
         ValueError: an unknown durability, or no such URL.
@@ -66,12 +67,13 @@ class PostgresStore(Store):
     transact_concurrency = 4
     takes_open_steps = True
 
-    def __init__(self, url: str, *, durability: str = "full") -> None:
+    def __init__(self, url: str, *, durability: str = "full", creates: bool = True) -> None:
         if durability not in ("full", "normal"):
             raise ValueError(f"durability must be 'full' or 'normal', not {durability!r}")
         self.durability = durability
         self.address = url
         self._place = parse_url(url)
+        self._creates = creates
         self._session: Session | None = None
         self._pid = 0
 
@@ -82,7 +84,7 @@ class PostgresStore(Store):
             return
         place = self._place
         with translating(place.name):
-            session = Session(place, _up_to_date(place))
+            session = Session(place, _up_to_date(place, creates=self._creates))
         self._pid = OWN_PROCESS.pid
         self._ledger = Ledger(session.instance)
         self._fronts = Fronts()
@@ -276,11 +278,13 @@ class PostgresStore(Store):
         return answer
 
 
-def _up_to_date(place: Place) -> Wire:
+def _up_to_date(place: Place, *, creates: bool) -> Wire:
     """Return a connection to a database of which the tables are up to date."""
     wire = place.connect()
     try:
         must_be_direct(wire, place.name)
+        if not creates:
+            must_be_there(wire, place.schema, place.name)
         migrate(wire, place.schema, place.name)
     except BaseException:
         wire.close()
