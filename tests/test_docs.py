@@ -24,6 +24,7 @@ import click
 import pytest
 
 from durable_trio.cli.commands.schema import command
+from durable_trio.cli.program import COMMANDS
 from durable_trio.engine.runs.run_log import Fate
 
 _ROOT = Path(__file__).parent.parent
@@ -215,6 +216,11 @@ def test_the_commands_that_take_json_are_told() -> None:
     names = command.params[0].type
     assert isinstance(names, click.Choice)
     assert set(re.findall(r"`(\w+)`", sentence[1])) == set(names.choices)
+
+
+def test_the_table_of_commands_has_each_of_them() -> None:
+    table = page_text("command-line.md").partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)", table, re.MULTILINE)) == set(COMMANDS)
 
 
 def page_text(name: str) -> str:
