@@ -11,8 +11,8 @@ from outcome import Outcome, capture
 
 from durable_trio.errors import OwnershipLost, StoreError
 from durable_trio.stores.contract import Store
-from durable_trio.stores.front import Entry
 from durable_trio.stores.precedence import UserTransaction
+from durable_trio.stores.submitted import Entry
 from durable_trio.stores.threads import StoreThread
 
 __all__ = ["Beside", "transact"]

@@ -23,10 +23,10 @@ from typing import Any, Final
 from durable_trio.doors import guarded
 from durable_trio.errors import StoreAway, StoreError, StoreFull, StoreInUse
 from durable_trio.limits import STORE_RETRY_SECONDS
-from durable_trio.stores.front import Entry, Front
 from durable_trio.stores.obstacles import Obstacle
 from durable_trio.stores.outage import Outage, tell_away
 from durable_trio.stores.precedence import CALLERS, OWNERS, SERVICES
+from durable_trio.stores.submitted import Entry, Submitted
 
 __all__ = ["PROBES_MAX", "Kept"]
 
@@ -38,7 +38,7 @@ class Kept:
     """What keeps a writer from writing, and what waits for that to be over: nothing, mostly.
 
     Args:
-        front: where all that is kept waits, but for what is in doubt.
+        submitted: where all that is kept waits, but for what is in doubt.
         away_seconds_max: how long callers wait for a store that is away.
         still_away: called each time the store was tried in vain, while it is away. Must not raise.
         committed_untold: given what comes of an operation after all, whose caller was told that it is in doubt.
@@ -46,7 +46,7 @@ class Kept:
 
     def __init__(
         self,
-        front: Front,
+        submitted: Submitted,
         *,
         away_seconds_max: float,
         still_away: Callable[[], None],
@@ -65,7 +65,7 @@ class Kept:
         self.outage: Outage | None = None
         #: Whether this process is leaving: then nobody waits for a store that is away.
         self.is_leaving = False
-        self._front = front
+        self._submitted = submitted
         self._away_seconds_max = away_seconds_max
         self._still_away = still_away
         self._committed_untold = committed_untold
@@ -77,12 +77,12 @@ class Kept:
         """
         self.is_full = True
         if len(items) > 1:
-            self._front.put_back(items)
-            self._front.alone_count = len(items)
+            self._submitted.put_back(items)
+            self._submitted.alone_count = len(items)
             return
         for operation, callback in items:
             if isinstance(operation, OWNERS):
-                self._front.keep((operation, callback))
+                self._submitted.keep((operation, callback))
                 self.met(error, now)
             else:
                 guarded(callback, error)
@@ -93,7 +93,7 @@ class Kept:
         So are those that have waited behind this attempt: each caller waits for one.
         """
         kept = [entry for entry in waited if isinstance(entry[0], OWNERS)]
-        self._front.put_back(kept)
+        self._submitted.put_back(kept)
         self.is_blocked = bool(kept)
         if kept:
             self.met(error, now)
@@ -113,7 +113,7 @@ class Kept:
             operation, callback = entry
             return isinstance(operation, kinds) and (is_over or getattr(callback, "is_cancelled", False))
 
-        tell_away(items, self._front, waits_no_more, error, self._committed_untold)
+        tell_away(items, self._submitted, waits_no_more, error, self._committed_untold)
         self.is_blocked = True
         self.obstacle.met(error, now)
         self.retry_at = now + self.outage.next_pause()
@@ -130,13 +130,13 @@ class Kept:
 
         ``under_way``: transactions that a store commits beside the batches.
         """
-        front = self._front
+        submitted = self._submitted
         self.is_blocked = False
         if self.obstacle.error is not None:
-            waiting = [*self.in_doubt, *under_way, *front.all()]
+            waiting = [*self.in_doubt, *under_way, *submitted.all()]
             self.obstacle.still_there(len([item for item, _ in waiting if isinstance(item, OWNERS)]))
-        front.release_held(PROBES_MAX if self.is_full else None)
-        self.retry_at = now + STORE_RETRY_SECONDS if front.held else math.inf
+        submitted.release_held(PROBES_MAX if self.is_full else None)
+        self.retry_at = now + STORE_RETRY_SECONDS if submitted.held else math.inf
 
     def forget(self) -> list[Entry]:
         """The writer ends: keep nothing any more. Returns what is in doubt."""

@@ -9,7 +9,7 @@ from typing import Any
 from durable_trio.doors import guarded
 from durable_trio.errors import StoreAway
 from durable_trio.limits import AWAY_RETRY_SECONDS
-from durable_trio.stores.front import Entry, Front
+from durable_trio.stores.submitted import Entry, Submitted
 
 __all__ = ["Outage", "in_doubt", "tell_away"]
 
@@ -40,7 +40,7 @@ def in_doubt(cause: Exception) -> StoreAway:
 
 def tell_away(
     perhaps_done: list[Entry],
-    front: Front,
+    submitted: Submitted,
     waits_no_more: Callable[[Entry], bool],
     error: StoreAway,
     committed_untold: Callable[[Any], None],
@@ -55,5 +55,5 @@ def tell_away(
             item, callback = entry
             perhaps_done[number] = item, committed_untold
             guarded(callback, in_doubt(error))
-    for _, callback in front.take_out(waits_no_more):
+    for _, callback in submitted.take_out(waits_no_more):
         guarded(callback, StoreAway(f"nothing was done: {error}"))

@@ -1,6 +1,6 @@
 """What the writer tells apart in what is submitted: what is committed alone, what stands behind, what is never lost.
 
-A table of kinds; what comes of it is decided in ``stores.front`` and ``stores.writer``.
+A table of kinds; what comes of it is decided in ``stores.submitted`` and ``stores.writer``.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Tasks put operations into one queue and go on waiting; the writer task takes all that waits as one batch. *Inline*, it
 applies the batch on the event loop: for a store that never blocks, and for a single operation while measured commits
 stay short. Otherwise the *writer thread* applies it, and its task waits. Whatever is submitted meanwhile is the next
-batch. What goes before what says ``stores.front``; what is done where nothing can be written for now (no room, held by
-others, away), ``stores.kept``; who may ask, and where, ``stores.reads``.
+batch. What goes before what says ``stores.submitted``; what is done where nothing can be written for now (no room, held
+by others, away), ``stores.kept``; who may ask, and where, ``stores.reads``.
 
 Any other error of the store is final: everything that waits gets it, and ``serve`` ends with it. An exception that is
 no ``StoreError`` is a fault of the program: the store is opened anew and the writer started again (``engine.wiring``,
@@ -30,7 +30,6 @@ from durable_trio.limits import AWAY_SECONDS_MAX, INLINE_COMMIT_MS_MAX, STORE_RE
 from durable_trio.rows import RunRow
 from durable_trio.stores.beside import Beside, transact
 from durable_trio.stores.contract import Advance, Fence, Store
-from durable_trio.stores.front import Callback, Entry, Front
 from durable_trio.stores.kept import PROBES_MAX, Kept
 from durable_trio.stores.lost_writes import by_run, tell_lost
 from durable_trio.stores.outage import in_doubt
@@ -46,6 +45,7 @@ from durable_trio.stores.precedence import (
 )
 from durable_trio.stores.questions import ListOwned, Question
 from durable_trio.stores.reads import FINAL, Reads, unusable
+from durable_trio.stores.submitted import Callback, Entry, Submitted
 from durable_trio.stores.threads import Linger, StoreThread, Waiter
 
 T = TypeVar("T")
@@ -79,11 +79,11 @@ class Writer:
         self.failure: BaseException | None = None
         self.commit_count = 0
         self.operation_count = 0
-        self._front = Front(has_turns_beside=store.transact_concurrency > 0)
-        self._waiting, self._starts = self._front.waiting, self._front.starts
+        self._submitted = Submitted(commits_beside=store.transact_concurrency > 0)
+        self._waiting, self._starts = self._submitted.waiting, self._submitted.starts
         #: What cannot be written for now.
         self.kept = Kept(
-            self._front,
+            self._submitted,
             away_seconds_max=away_seconds_max,
             still_away=still_away,
             committed_untold=committed_untold,
@@ -241,7 +241,7 @@ class Writer:
                 # frame around a wait is gone through twice a batch.
                 if kept.retry_at != math.inf:
                     await self._wait_for_work()
-                elif self._final is None and not (self._waiting or self._starts):  # as ``Front`` says
+                elif self._final is None and not (self._waiting or self._starts):  # as ``Submitted`` says
                     self._is_resting = self._has_let_others_go = True
                     await trio.lowlevel.wait_task_rescheduled(self._abort_rest)
                     continue
@@ -272,7 +272,7 @@ class Writer:
     async def _wait_for_work(self) -> None:
         """Wait for something that may be written now."""
         kept = self.kept
-        while self._final is None and (kept.is_blocked or not (self._front or kept.in_doubt)):
+        while self._final is None and (kept.is_blocked or not (self._submitted or kept.in_doubt)):
             if kept.retry_at == math.inf:
                 await self._rest()
             elif trio.current_time() < kept.retry_at:
@@ -285,16 +285,16 @@ class Writer:
 
     def _try_again(self) -> None:
         self.kept.try_again(self._beside.under_way, trio.current_time())
-        self._beside.begin(self._front.beside)
+        self._beside.begin(self._submitted.beside)
 
     async def _leave(self) -> None:
         """Commit what waits, as far as that needs nobody else, and say what is left."""
-        front, kept = self._front, self.kept
+        submitted, kept = self._submitted, self.kept
         self.hurry()
         kept.is_full = False
         self._try_again()
-        while not kept.is_blocked and len(front.held) < PROBES_MAX:
-            if front or kept.in_doubt:
+        while not kept.is_blocked and len(submitted.held) < PROBES_MAX:
+            if submitted or kept.in_doubt:
                 await self._commit()
             elif self._beside.under_way and self._final is None:
                 await self._rest()
@@ -318,17 +318,19 @@ class Writer:
 
     async def _commit(self) -> None:
         """Commit one batch and call back. Whatever goes wrong, whoever has an operation in the batch is told."""
-        front, kept = self._front, self.kept
+        submitted, kept = self._submitted, self.kept
         items, kept.in_doubt = kept.in_doubt, []
         try:
-            is_lone = len(self._waiting) + len(self._starts) == 1 and not (front.alone_count or front.held)
-            if not items and is_lone and not front.takes_its_time:  # as ``Front.take`` does, for a lone step or start
+            is_lone = len(self._waiting) + len(self._starts) == 1 and not (submitted.alone_count or submitted.held)
+            if (
+                not items and is_lone and not submitted.commits_beside
+            ):  # as ``Submitted.take``, for a lone step or start
                 items = [(self._waiting or self._starts).popleft()]
-                front.is_turn_of_starts = type(items[0][0]) in ALONE
-                front.upkeep_count = int(type(items[0][0]) in UPKEEP)
+                submitted.is_turn_of_starts = type(items[0][0]) in ALONE
+                submitted.upkeep_count = int(type(items[0][0]) in UPKEEP)
             elif not items:
-                front.take(items)
-                self._beside.begin(front.beside)
+                submitted.take(items)
+                self._beside.begin(submitted.beside)
                 if not items:  # all that waits has to wait behind something
                     return
             behind_counts = len(self._waiting), len(self._starts)
@@ -353,9 +355,9 @@ class Writer:
                 guarded(callback, unusable(error))
             raise
         if len(outcomes) < len(items):  # the rest was not committed: it goes first, before what came later
-            front.put_back(items[len(outcomes) :])
+            submitted.put_back(items[len(outcomes) :])
         kept.is_full = False
-        if kept.obstacle.error is not None and not (front.held or front.alone_count):
+        if kept.obstacle.error is not None and not (submitted.held or submitted.alone_count):
             kept.obstacle.gone(trio.current_time())
         self.commit_count += 1
         self.operation_count += len(outcomes)
@@ -397,8 +399,8 @@ class Writer:
                 return outcomes
         began = time.perf_counter()
         apply: Callable[[], list[Any] | None] = functools.partial(store.apply, batch)
-        if self._front.upkeep_count:
-            apply = self._front.pace.measured(apply, self._front.upkeep_count)
+        if self._submitted.upkeep_count:
+            apply = self._submitted.pace.measured(apply, self._submitted.upkeep_count)
         outcomes = await self._write_thread.call(apply)
         assert outcomes is not None
         self._has_let_others_go = True
@@ -415,27 +417,27 @@ class Writer:
         item, callback = entry
         if not (self._is_running and isinstance(item, UserTransaction)):
             return  # it was told
-        front = self._front
+        submitted = self._submitted
         try:
             found = outcome.unwrap()
         except StoreFull as error:
-            front.keep(entry)
+            submitted.keep(entry)
             self.kept.met(error, trio.current_time())
         except (StoreAway, StoreInUse) as error:  # the same one once more, when the others are tried again
-            front.beside.appendleft(entry)
+            submitted.beside.appendleft(entry)
             self.kept.met(error, trio.current_time())
         except BaseException as error:
-            front.beside.appendleft(entry)  # so that it is told with all that waits
+            submitted.beside.appendleft(entry)  # so that it is told with all that waits
             self._end_with(error)
         else:
             self.commit_count += 1
             self.operation_count += 1
-            front.release_behind(item.fence.run)
+            submitted.release_behind(item.fence.run)
             guarded(callback, found)
             if self._awaited is not None:
                 self._awaited.set()
                 self._awaited = None
-            self._beside.begin(front.beside)
+            self._beside.begin(submitted.beside)
         self._wake()
 
     def _is_back(self) -> None:
@@ -443,11 +445,11 @@ class Writer:
         self._came_back = trio.Event()
 
     def _all_waiting(self) -> list[Entry]:
-        return [*self.kept.in_doubt, *self._beside.under_way, *self._front.all()]
+        return [*self.kept.in_doubt, *self._beside.under_way, *self._submitted.all()]
 
     def _fail_waiting(self, error: Exception) -> None:
-        waiting, perhaps = [*self._beside.under_way, *self._front.all()], self.kept.forget()
-        self._front.clear()
+        waiting, perhaps = [*self._beside.under_way, *self._submitted.all()], self.kept.forget()
+        self._submitted.clear()
         self._is_back()
         for _, callback in perhaps:
             guarded(callback, in_doubt(error))

@@ -226,8 +226,8 @@ async def test_cancellation_leaves_what_is_done(engine: Engine) -> None:
 async def test_many_share_a_commit_and_are_told_in_their_order_all_the_same(
     client: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front = client._client.services_in_use().writer._front
-    monkeypatch.setattr(front, "pace", UpkeepPace(lambda: 0.0))  # however slow the machine is
+    submitted = client._client.services_in_use().writer._submitted
+    monkeypatch.setattr(submitted, "pace", UpkeepPace(lambda: 0.0))  # however slow the machine is
     await start_many(client, 200)
     for bulk in (client.cancel_runs(workflow="waiting"), client.delete_runs(status="cancelled")):
         newest_first = await bulk.find()

@@ -28,8 +28,8 @@ from durable_trio.engine.services.dispatcher import Dispatcher
 from durable_trio.engine.services.feed import Feed, Subscription
 from durable_trio.engine.services.recovery import Reaper, Recovery
 from durable_trio.engine.services.timers import Timers
-from durable_trio.stores.front import Front
 from durable_trio.stores.reads import Reads
+from durable_trio.stores.submitted import Submitted
 from durable_trio.stores.threads import Waiter
 from durable_trio.stores.writer import Writer
 from durable_trio.turns.agenda import Agenda
@@ -53,7 +53,7 @@ MEASURED_COUNT: Final = 4
 GROUPS: Final[dict[str, tuple[tuple[type, ...], int]]] = {
     # Those classes, and of how many of their methods a call fails by default.
     "services": ((Timers, Recovery, Reaper, Feed, Subscription, Dispatcher), 16),
-    "writer": ((Writer, Front, Reads), 6),
+    "writer": ((Writer, Submitted, Reads), 6),
     "service of runs": ((Runs, Refusing, RunActor, Ending), 4),
     "pump": ((Turns, _InFlight, Port, Waiter), 10),
     "runs": ((Lobby, RunState, Mailbox, Agenda, Lane, ResidentRun), 6),
@@ -116,8 +116,8 @@ def test_one_fault_touches_one_run_or_one_service(group: str) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        *(Target("Front._take_starts", number) for number in (2, 5)),  # with something in hand already
-        Target("Front.take", 8),
+        *(Target("Submitted._take_starts", number) for number in (2, 5)),  # with something in hand already
+        Target("Submitted.take", 8),
         Target("Writer._commit", 13),
         *(Target("Runs._left", number) for number in (1, 4)),
         *(Target("Lane._next", number) for number in (4, 10, 19)),  # also in a run that is leaving already
@@ -126,7 +126,7 @@ def test_one_fault_touches_one_run_or_one_service(group: str) -> None:
     ids=str,
 )
 def test_a_fault_where_others_are_in_hand_costs_a_restart_and_nobody_waits_for_ever(target: Target) -> None:
-    chaos = Chaos(Writer, Front, Runs, RunActor, Lane)
+    chaos = Chaos(Writer, Submitted, Runs, RunActor, Lane)
     found = run_trial(chaos, target)
     assert chaos.is_met
     check(found, undisturbed(), target)

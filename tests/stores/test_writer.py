@@ -88,7 +88,7 @@ async def test_pieces_of_upkeep_share_a_commit_while_they_are_short_and_steps_go
 ) -> None:
     store = ScriptedStore()
     async with running(store) as writer:
-        monkeypatch.setattr(writer._front, "pace", UpkeepPace(lambda: 0.0))  # no time passes
+        monkeypatch.setattr(writer._submitted, "pace", UpkeepPace(lambda: 0.0))  # no time passes
         outcomes = Outcomes()
         outcomes.submit(writer, *[Sweep(hidden_before=1) for _ in range(20)], owner(77))
         await outcomes.wait(21)

@@ -205,7 +205,7 @@ async def test_who_is_cancelled_is_told_at_the_next_try_and_keeps_nobody_waiting
                 callers.start_soon(call, writer, "sent")
                 await wait_until(lambda: writer.is_away)
                 callers.start_soon(call, writer, "not sent")
-                await wait_until(lambda: len(writer.kept._front.all()) == 1)
+                await wait_until(lambda: len(writer.kept._submitted.all()) == 1)
                 began_at = trio.current_time()
                 callers.cancel_scope.cancel()
         assert trio.current_time() - began_at < writer.kept._away_seconds_max

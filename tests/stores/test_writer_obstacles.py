@@ -79,9 +79,9 @@ async def test_a_full_disk_keeps_the_outcomes_of_owners_in_their_order_until_the
             ContinueAsNew(fence=Fence(8, 1, 1), args="[]", now=1),
         ]
         outcomes.submit(writer, *operations)
-        await wait_until(lambda: len(writer._front.held) == 5)  # each was tried
+        await wait_until(lambda: len(writer._submitted.held) == 5)  # each was tried
         outcomes.submit(writer, owner(4), Finish(fence=Fence(5, 1, 1), status=RunStatus.SUSPENDED, now=1))
-        await wait_until(lambda: len(writer._front.held) == 7)
+        await wait_until(lambda: len(writer._submitted.held) == 7)
         assert outcomes.found == []
         disk.is_full = False
         await outcomes.wait(7)
@@ -404,7 +404,7 @@ async def test_a_full_disk_is_told_once_when_it_begins_and_once_when_it_is_over(
             full_store.batches.clear()
             await wait_until(lambda: len(full_store.batches) > 12)
             disk.is_full = False
-            await wait_until(lambda: not writer._front.held)
+            await wait_until(lambda: not writer._submitted.held)
             await writer.write(caller("a"))
             disk.is_full = True
     assert told(caplog) == [("WARNING", "writes_kept", 3), ("INFO", "writes_stored", 3)] * 2

@@ -14,7 +14,7 @@ import trio
 from durable_trio import Context, Engine, SignalTimeout, workflow
 from durable_trio.calls.map import MapItem
 from durable_trio.context.nursery import DurableNursery
-from durable_trio.stores import front
+from durable_trio.stores import submitted
 from durable_trio.stores.contract import Advance, Operation, SendSignal
 from durable_trio.testing.schedule import scheduling
 from durable_trio.turns import lobby
@@ -378,7 +378,7 @@ async def timeout_and_cancel(ctx: Context) -> list[str]:
 def test_a_timeout_that_the_store_refuses_is_cancelled_if_its_scope_was_meanwhile() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         # The cancelling branch's row is committed first, the timeout is still on its way when it goes on.
-        monkeypatch.setattr(front, "BATCH_OPERATIONS_MAX", 1)
+        monkeypatch.setattr(submitted, "BATCH_OPERATIONS_MAX", 1)
         for seed in range(20):  # one in four of them comes upon that moment
             trial = attempt(Program(timeout_and_cancel), seed, store=LateSignalStore())
             assert trial.value == ["cancelled", "end"]

@@ -18,20 +18,20 @@ from durable_trio.stores.precedence import ALONE, OWNERS, UPKEEP, Item, UserTran
 from durable_trio.stores.sizes import size_of
 from durable_trio.stores.upkeep import UpkeepPace
 
-__all__ = ["Callback", "Entry", "Front"]
+__all__ = ["Callback", "Entry", "Submitted"]
 
 Callback = Callable[[Any], None]
 Entry = tuple[Item, Callback]
 
 
-class Front:
-    """The queues of a writer.
+class Submitted:
+    """The queues of a writer. In each stand operations, with the callback that is to get the outcome.
 
     Args:
-        has_turns_beside: whether a transaction of the user's is committed beside the batches, not between two of them.
+        commits_beside: whether a transaction of the user's is committed beside the batches, not between two of them.
     """
 
-    def __init__(self, *, has_turns_beside: bool = False) -> None:
+    def __init__(self, *, commits_beside: bool = False) -> None:
         self.waiting: Final[deque[Entry]] = deque()
         self.starts: Final[deque[Entry]] = deque()
         #: So many of the first had no room together: each is tried by itself.
@@ -45,8 +45,7 @@ class Front:
         #: How many pieces of upkeep a batch may have, and how many the last one has.
         self.pace: Final = UpkeepPace()
         self.upkeep_count = 0
-        #: Whether what comes first may be something that goes beside.
-        self.takes_its_time = has_turns_beside
+        self.commits_beside: Final = commits_beside
         #: Whether one that is committed alone was the last: then starts go first.
         self.is_turn_of_starts = False
 
@@ -63,7 +62,7 @@ class Front:
         gives_way = bool(starts and waiting) and self.is_turn_of_starts and type(waiting[0][0]) in ALONE
         while waiting and len(items) < count_max and not gives_way:
             operation = waiting[0][0]
-            goes_beside = self.takes_its_time and isinstance(operation, UserTransaction)
+            goes_beside = self.commits_beside and isinstance(operation, UserTransaction)
             is_alone = type(operation) in ALONE and not goes_beside
             room -= size_of(operation)
             if items and (is_alone or room < 0):
