@@ -49,7 +49,7 @@ def apply_batch(transaction: Transaction, batch: Sequence[Operation]) -> list[An
             raise
     transaction.roll_back()
     transaction.wire.exchange(transaction.opening)
-    outcomes = _apply_each(transaction, batch)
+    outcomes = [_attempt(transaction, operation) for operation in batch]
     transaction.decided(outcomes)
     transaction.wire.exchange([_COMMIT])
     return outcomes
@@ -123,10 +123,6 @@ def _executors(operation: Any) -> Iterator[int]:
     ):
         if executor is not None:
             yield executor
-
-
-def _apply_each(transaction: Transaction, batch: Sequence[Operation]) -> list[Any]:
-    return [_attempt(transaction, operation) for operation in batch]
 
 
 def _attempt(transaction: Transaction, operation: Operation) -> Any:

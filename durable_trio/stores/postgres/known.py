@@ -6,7 +6,7 @@ among them, so that each operation finds what those before it have done.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
@@ -162,6 +162,3 @@ class Changes:
     unrefused: list[int] = attrs.Factory(list)  # runs of which it is forgotten who has refused them
     unwanted: list[int] = attrs.Factory(list)  # runs that were inserted for nothing
     renewals: dict[int, int] = attrs.Factory(dict)  # how often, by executor
-
-
-Outcomes = list[Any]
