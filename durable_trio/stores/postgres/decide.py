@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import attrs
+
 from durable_trio.errors import OwnershipLost, RunConflict, StoreError
 from durable_trio.records import RunStatus, StepKind
 from durable_trio.rows import RunRow
@@ -22,6 +24,7 @@ from durable_trio.stores.contract import (
     RenewLease,
     RequestCancel,
     SendSignal,
+    Sent,
     SignalWithStart,
     Started,
     StartRun,
@@ -35,6 +38,7 @@ from durable_trio.stores.outcomes import (
     fence_lost,
     has_row,
     parent_not_found,
+    signal_to_another,
     start_conflict,
 )
 from durable_trio.stores.postgres.known import Changes, Facts, NotTogetherError, RacedError, Run
@@ -44,7 +48,6 @@ from durable_trio.stores.postgres.letters import (
     is_wanted,
     request_cancel,
     send_signal,
-    send_with_start,
     take,
     tell_parent,
 )
@@ -141,7 +144,27 @@ def _begin(facts: Facts, operation: StartRun) -> Run:
 
 
 def _start_and_send(facts: Facts, changes: Changes, operation: SignalWithStart) -> Any:
-    return send_with_start(facts, changes, operation, start=_start, row_of=_row_of)
+    """Store a run and a signal to it, both or neither."""
+    if operation.signal.run_id != operation.start.id:
+        return signal_to_another(operation)
+    started = _start(facts, changes, operation.start)
+    if not isinstance(started, Started):
+        return started
+    run = facts.by_id[operation.start.id]
+    sent = send_signal(facts, changes, operation.signal)
+    if not isinstance(sent, Sent):
+        if started.created:
+            _take_back(facts, run)
+        return sent
+    return started if started.created else attrs.evolve(started, row=_row_of(facts, run))  # which it may have woken
+
+
+def _take_back(facts: Facts, run: Run) -> None:
+    """Have a run that has just begun never have been there."""
+    facts.added[run.id].is_used = False
+    del facts.by_id[run.id], facts.runs[run.run]
+    if run.parent is not None:
+        facts.open_children[run.parent].discard(run.run)
 
 
 # ---- what the owner says -----------------------------------------------------------------------------------------

@@ -6,17 +6,14 @@ An entry gets its number while the run is locked, so the entries of a run come i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
-from typing import Any
-
-import attrs
+from collections.abc import Collection
 
 from durable_trio.errors import MailboxFull, RunConflict, RunFinished, RunNotFound
 from durable_trio.records import RunStatus
-from durable_trio.rows import MailboxEntry, RunRow
+from durable_trio.rows import MailboxEntry
 from durable_trio.rules.run_life import LIFE, TAKES_CANCEL, TAKES_SIGNALS, WAITING, RunEvent
-from durable_trio.stores.contract import RequestCancel, SendSignal, Sent, SignalWithStart, Started, StartRun
-from durable_trio.stores.outcomes import has_ended, mailbox_full, run_not_found, signal_conflict, signal_to_another
+from durable_trio.stores.contract import RequestCancel, SendSignal, Sent
+from durable_trio.stores.outcomes import has_ended, mailbox_full, run_not_found, signal_conflict
 from durable_trio.stores.postgres.known import Changes, Facts, Letter, RacedError, Run
 
 __all__ = [
@@ -25,7 +22,6 @@ __all__ = [
     "is_wanted",
     "request_cancel",
     "send_signal",
-    "send_with_start",
     "take",
     "tell_parent",
 ]
@@ -80,32 +76,6 @@ def send_signal(
     if run.owner is None and run.status in WAITING and run.problem is None and operation.name in run.waits_for:
         run.wake(operation.now)
     return Sent(entry=entry, created=True, owner=run.owner, follows=follows)
-
-
-def send_with_start(
-    facts: Facts,
-    changes: Changes,
-    operation: SignalWithStart,
-    *,
-    start: Callable[[Facts, Changes, StartRun], Any],
-    row_of: Callable[[Facts, Run], RunRow],
-) -> Any:
-    """Store a run and a signal to it, both or neither (see ``SignalWithStart``)."""
-    if operation.signal.run_id != operation.start.id:
-        return signal_to_another(operation)
-    started = start(facts, changes, operation.start)
-    if not isinstance(started, Started):
-        return started
-    run = facts.by_id[operation.start.id]
-    sent = send_signal(facts, changes, operation.signal)
-    if not isinstance(sent, Sent):
-        if started.created:  # as if it had never been there
-            facts.added[run.id].is_used = False
-            del facts.by_id[run.id], facts.runs[run.run]
-            if run.parent is not None:
-                facts.open_children[run.parent].discard(run.run)
-        return sent
-    return started if started.created else attrs.evolve(started, row=row_of(facts, run))  # which it may have woken
 
 
 def request_cancel(facts: Facts, changes: Changes, operation: RequestCancel) -> Sent | RunNotFound | None:
