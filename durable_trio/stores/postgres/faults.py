@@ -9,8 +9,24 @@ from typing import Final, Self
 from psycopg import pq
 
 from durable_trio.errors import DurableError, StoreAway, StoreCorrupt, StoreError, StoreFull
+from durable_trio.stores.postgres.sqlstates import (
+    CLASS_OF_CONNECTION,
+    CLASS_OF_RESOURCES,
+    CLASSES_OF_VALUES,
+    CONFLICTS,
+    CORRUPT,
+    DEADLOCK,
+    DISK_FULL,
+    GOING_DOWN,
+    NO_PERMISSION,
+    READ_ONLY,
+    SERIALIZATION_FAILURE,
+    STATEMENT_CANCELLED,
+    TOO_LARGE,
+    TOO_MANY_CONNECTIONS,
+)
 
-__all__ = ["ONLY_READS", "ConnectionLost", "ServerError", "of_connection", "translate", "translating"]
+__all__ = ["ConnectionLost", "ServerError", "of_connection", "translate", "translating"]
 
 
 class ConnectionLost(Exception):
@@ -56,53 +72,44 @@ class ServerError(Exception):
     @classmethod
     def of_conflict(cls, text: str) -> Self:
         """Return what the server would say if it had noticed that two came together."""
-        return cls("40001", text)
+        return cls(SERIALIZATION_FAILURE, text)
 
     @property
     def ends_connection(self) -> bool:
         """Whether the server has let go of the connection with it, or cannot be written to on it."""
-        return self.severity in _FATAL or self.sqlstate == ONLY_READS
+        return self.severity in _FATAL or self.sqlstate == READ_ONLY
 
     @property
     def is_away(self) -> bool:
         """Whether it says that there is no server to write to."""
-        return self.ends_connection or self.sqlstate[:2] == "08" or self.sqlstate in _AWAY
+        return self.ends_connection or self.sqlstate[:2] == CLASS_OF_CONNECTION or self.sqlstate in GOING_DOWN
 
     @property
     def is_full(self) -> bool:
         """Whether the server's disk has no room."""
-        return self.sqlstate == _FULL
+        return self.sqlstate == DISK_FULL
 
     @property
     def is_of_operation(self) -> bool:
         """Whether what an operation contains has brought it about: a constraint, or a value that cannot be stored."""
-        return self.sqlstate[:2] in ("22", "23") or self.sqlstate in ("54000",)
+        return self.sqlstate[:2] in CLASSES_OF_VALUES or self.sqlstate == TOO_LARGE
 
     @property
     def may_be_tried_again(self) -> bool:
         """Whether the same transaction may succeed at once: a deadlock, a conflict of two that came together, or
         somebody has cancelled a statement.
         """
-        return self.sqlstate in ("40001", "40P01", "57014")
+        return self.sqlstate in (*CONFLICTS, STATEMENT_CANCELLED)
 
     @property
     def is_deadlock(self) -> bool:
         """Whether two have waited for each other, and this one was to let go."""
-        return self.sqlstate == "40P01"
+        return self.sqlstate == DEADLOCK
 
 
 _FATAL: Final = ("FATAL", "PANIC")
-#: Of a standby, or of a transaction that is to be so.
-ONLY_READS: Final = "25006"
-# Of a server that shuts down, has crashed, or starts.
-_AWAY: Final = frozenset({"57P01", "57P02", "57P03"})
-_TOO_MANY: Final = "53300"
 _SAID_OF_TOO_MANY: Final = ("too many clients", "too many connections", "remaining connection slots")
 _SAID_OF_OWN_LIMIT: Final = ("too many connections for role", "too many connections for database")
-_FULL: Final = "53100"
-_NO_RESOURCES: Final = "53"  # memory, room for locks
-_CORRUPT: Final = frozenset({"XX001", "XX002"})
-_NO_PERMISSION: Final = "42501"
 
 
 def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
@@ -111,15 +118,15 @@ def translate(error: ServerError | ConnectionLost, name: str) -> DurableError:
         return StoreAway(f"{name} cannot be reached: {error}")
     if error.is_away:
         return StoreAway(f"{name} cannot be reached: {error}")
-    if error.sqlstate == _TOO_MANY:
+    if error.sqlstate == TOO_MANY_CONNECTIONS:
         return StoreAway(f"{name} has too many connections ({_limit(None)}): {error}")
     if error.is_full:
         return StoreFull(f"the disk of {name} is full: {error}")
-    if error.may_be_tried_again or error.sqlstate[:2] == _NO_RESOURCES:  # again and again: others keep it from us
+    if error.may_be_tried_again or error.sqlstate[:2] == CLASS_OF_RESOURCES:  # again and again: others keep it from us
         return StoreAway(f"{name} cannot do it now: {error}")
-    if error.sqlstate in _CORRUPT:
+    if error.sqlstate in CORRUPT:
         return StoreCorrupt(f"{name} is damaged: {error}; restore a copy of the database")
-    if error.sqlstate == _NO_PERMISSION:
+    if error.sqlstate == NO_PERMISSION:
         return StoreError(f"{name}: {error}; see `durable-trio migrate --grants ROLE`")
     return StoreError(f"{name}: {error}")
 

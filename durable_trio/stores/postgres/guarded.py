@@ -16,6 +16,7 @@ from psycopg import pq
 from psycopg.abc import PQGen
 
 from durable_trio.stores.postgres.faults import ServerError
+from durable_trio.stores.postgres.sqlstates import CONFLICTS
 
 __all__ = ["GuardedConnection", "server_error"]
 
@@ -68,7 +69,7 @@ class GuardedConnection(psycopg.Connection[Any]):
             # and what is damaged is a table of its own.
             if self.broken or server_error(error).is_full:
                 self.fault = self.fault or error
-            if error.sqlstate in ("40001", "40P01"):
+            if error.sqlstate in CONFLICTS:
                 self.conflict = error
             raise
 

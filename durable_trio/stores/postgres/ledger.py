@@ -20,6 +20,7 @@ import attrs
 
 from durable_trio.stores.contract import Operation
 from durable_trio.stores.postgres.faults import ServerError
+from durable_trio.stores.postgres.sqlstates import IS_THERE
 from durable_trio.stores.postgres.wire import Request, Wire
 
 __all__ = ["COUNT", "Ledger", "is_known_commit"]
@@ -123,4 +124,4 @@ class Ledger:
 
 def is_known_commit(error: ServerError) -> bool:
     """Return whether an error says that this number was committed before."""
-    return error.sqlstate == "23505" and error.table == "commits"
+    return error.sqlstate == IS_THERE and error.table == "commits"

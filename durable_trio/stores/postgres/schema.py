@@ -10,6 +10,7 @@ from typing import Final
 
 from durable_trio.errors import SchemaTooNew, StoreError
 from durable_trio.stores.postgres.faults import ServerError
+from durable_trio.stores.postgres.sqlstates import NO_PERMISSION
 from durable_trio.stores.postgres.tables import MIGRATIONS, READABLE_BY, SCHEMA_VERSION
 from durable_trio.stores.postgres.wire import Request, Wire
 
@@ -81,7 +82,7 @@ def migrate(wire: Wire, schema: str, name: str) -> int:
         wire.execute("COMMIT")
     except ServerError as error:
         wire.execute("ROLLBACK")
-        if error.sqlstate == "42501":
+        if error.sqlstate == NO_PERMISSION:
             raise StoreError(
                 f"{name} has schema version {version} of {SCHEMA_VERSION}, and this role may not change that: have its "
                 f"owner run `durable-trio migrate --db URL`: {error}"

@@ -27,11 +27,12 @@ from durable_trio.looks import qualified_name
 from durable_trio.stores.contract import Advance, Fence
 from durable_trio.stores.outcomes import fence_lost
 from durable_trio.stores.postgres.batch import apply_within
-from durable_trio.stores.postgres.faults import ONLY_READS, ConnectionLost, ServerError
+from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.guarded import GuardedConnection, server_error
 from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import quoted
+from durable_trio.stores.postgres.sqlstates import CONFLICTS, IDLE_TOO_LONG, READ_ONLY
 from durable_trio.stores.postgres.transaction import FIND_OWNER, Transaction
 from durable_trio.stores.postgres.url import ENGINE
 from durable_trio.stores.postgres.wire import Request, Wire
@@ -49,9 +50,6 @@ _USERS_SETTINGS: Final = [
 ]
 # A margin, so that it is this process which says that the function was too slow.
 _LATE_MS: Final = 50
-_CONFLICTS: Final = ("40001", "40P01")
-# By this the server ends the connection of a function that has taken longer than that between two statements.
-_IDLE_TOO_LONG: Final = "25P03"
 # A function whose connection is lost again and again, for so long, is what brings that about.
 _LOSSES_MAX: Final = 10
 _LOSSES_SECONDS: Final = 60.0
@@ -167,7 +165,7 @@ class _Call:
             try:
                 return self._once(fn, seconds_max, until)
             except ConnectionLost as error:
-                if error.sqlstate == _IDLE_TOO_LONG:  # and so nothing is committed
+                if error.sqlstate == IDLE_TOO_LONG:  # between two statements; and so nothing is committed
                     raise _late(seconds_max) from error
                 raise
             except (psycopg.Error, ServerError) as error:
@@ -177,7 +175,7 @@ class _Call:
                     self._ledger.acknowledge(self._number)
                     return outcome
                 # What the store asks may be cancelled by somebody; the function's own statements are its own.
-                if not (error.may_be_tried_again if isinstance(error, ServerError) else error.sqlstate in _CONFLICTS):
+                if not (error.may_be_tried_again if isinstance(error, ServerError) else error.sqlstate in CONFLICTS):
                     raise
                 if time.monotonic() >= until:
                     raise _late(seconds_max) from error
@@ -263,7 +261,7 @@ class _Call:
                 ]
             )
         except ConnectionLost as error:
-            if error.sqlstate == ONLY_READS:  # another server's: this one could be written to just now
+            if error.sqlstate == READ_ONLY:  # another server's: this one could be written to just now
                 raise _unfit(error) from error
             raise
         except ServerError as error:

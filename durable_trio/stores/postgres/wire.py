@@ -20,6 +20,7 @@ import psycopg
 from psycopg import pq
 
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
+from durable_trio.stores.postgres.sqlstates import COMMITTED_HERE_ONLY, NO_TEXT, TOO_LARGE
 
 __all__ = ["Answer", "Request", "Wire"]
 
@@ -36,7 +37,6 @@ _BYTES: Final[dict[type, Callable[[Any], bytes | None]]] = {
 # doubling of what was asked, which is often at first and then hardly ever.
 _PLAN_ANEW: Final = "DISCARD PLANS"
 _ENDS: Final = ("COMMIT", "ROLLBACK")  # of a transaction: what comes then is in none
-_NO_TEXT: Final = "22021"  # character_not_in_repertoire
 
 
 def _encoded(values: tuple[Any, ...]) -> list[bytes | None] | None:
@@ -49,12 +49,12 @@ def _encoded(values: tuple[Any, ...]) -> list[bytes | None] | None:
     try:
         encoded = [_BYTES[type(value)](value) for value in values]
     except UnicodeEncodeError as error:
-        raise ServerError(_NO_TEXT, str(error)) from error
+        raise ServerError(NO_TEXT, str(error)) from error
     for value in encoded:
         if value is not None and b"\0" in value:
-            raise ServerError(_NO_TEXT, f"PostgreSQL has no text with a NUL in it, such as {value[:100]!r}")
+            raise ServerError(NO_TEXT, f"PostgreSQL has no text with a NUL in it, such as {value[:100]!r}")
     if _size(encoded) > _STATEMENT_BYTES_MAX:
-        raise ServerError(_TOO_LARGE, f"PostgreSQL takes at most {_STATEMENT_BYTES_MAX:,} bytes at once")
+        raise ServerError(TOO_LARGE, f"PostgreSQL takes at most {_STATEMENT_BYTES_MAX:,} bytes at once")
     return encoded or None
 
 
@@ -101,17 +101,12 @@ _VALUES: Final[dict[int, Callable[[bytes], Any]]] = {
 }
 
 
-# A warning: the wait for a standby was cut short, so that another server may not have what is committed on this one.
-_COMMITTED_HERE_ONLY: Final = "01000"
-
-
 # How often it is looked whether an answer is waited for for too long.
 _LOOK_SECONDS: Final = 0.5
 # What a server makes of a large value takes its time, during which it says nothing: at least so much a second.
 _BYTES_A_SECOND: Final = 2_000_000
 # A little more, and libpq has no room for it, or the server ends the connection: each time that it is tried.
 _STATEMENT_BYTES_MAX: Final = 800_000_000
-_TOO_LARGE: Final = "54000"  # program_limit_exceeded
 
 
 class _LateError(psycopg.OperationalError):
@@ -282,7 +277,7 @@ class Wire:
             del self._names[text]
         if self._doubt:
             self.close()
-            raise ConnectionLost(self._doubt, sqlstate=_COMMITTED_HERE_ONLY)
+            raise ConnectionLost(self._doubt, sqlstate=COMMITTED_HERE_ONLY)
         if error is not None:
             if error.ends_connection:
                 self.close()
@@ -368,7 +363,7 @@ class Wire:
 
     def _notice(self, result: pq.abc.PGresult) -> None:
         notice = ServerError.of(result)
-        if notice.sqlstate == _COMMITTED_HERE_ONLY:
+        if notice.sqlstate == COMMITTED_HERE_ONLY:
             self._doubt = notice.text
 
 

@@ -24,6 +24,7 @@ from durable_trio.stores.outcomes import RefusalError, cannot_be_deleted, cannot
 from durable_trio.stores.postgres.faults import ServerError
 from durable_trio.stores.postgres.operations.finding import lock_run
 from durable_trio.stores.postgres.operations.messages import tell_parent
+from durable_trio.stores.postgres.sqlstates import CLASSES_OF_TRIGGERS
 from durable_trio.stores.postgres.texts import numbers, texts
 from durable_trio.stores.postgres.transaction import Transaction
 
@@ -203,7 +204,7 @@ def sweep(transaction: Transaction, operation: Sweep) -> int | Stuck:
 
 def _forbids(error: ServerError) -> bool:
     """Return whether somebody's schema has refused a statement: by a constraint, or by a trigger."""
-    return error.is_of_operation or error.sqlstate[:2] in ("09", "27", "P0")
+    return error.is_of_operation or error.sqlstate[:2] in CLASSES_OF_TRIGGERS
 
 
 def _oldest(transaction: Transaction, operation: Prune) -> list[tuple[int, int]]:
