@@ -1,12 +1,14 @@
-"""What the platform around a program does for it, and tells it: being woken up, being put to sleep.
+"""What the platform around a program does for it, and tells it: being woken up, being put to sleep, having windows.
 
-The names come when they are asked for: each platform needs only its own.
+The names come when they are asked for: each platform needs only its own. ``tk`` and ``qt`` have a ``host`` each.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from durable_trio.platforms.cron import CronWakeUp as CronWakeUp
+    from durable_trio.platforms.desktop import DesktopCall as DesktopCall
+    from durable_trio.platforms.desktop import DesktopEngine as DesktopEngine
     from durable_trio.platforms.launchd import LaunchdWakeUp as LaunchdWakeUp
     from durable_trio.platforms.life_cycle import LifeCycle as LifeCycle
     from durable_trio.platforms.systemd import SystemdWakeUp as SystemdWakeUp
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 else:  # not for type checkers: they would believe in every name
     _MODULES = {
         "CronWakeUp": "cron",
+        "DesktopCall": "desktop",
+        "DesktopEngine": "desktop",
         "LaunchdWakeUp": "launchd",
         "LifeCycle": "life_cycle",
         "NoWakeUp": "wake_ups",
@@ -42,6 +46,8 @@ else:  # not for type checkers: they would believe in every name
 
 __all__ = [
     "CronWakeUp",
+    "DesktopCall",
+    "DesktopEngine",
     "LaunchdWakeUp",
     "LifeCycle",
     "NoWakeUp",
