@@ -413,12 +413,22 @@ def test_eager_tasks_run_nothing_inside_of_trio(run: Runs, host: Kind) -> None:
     async def one_step(ctx: Context) -> str:
         return await ctx.step("x", from_asyncio(eager))
 
-    async def main() -> None:
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    async def main() -> bool:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+        coroutine = asyncio.sleep(0)
+        try:
+            await loop.create_task(coroutine)
+        except TypeError:  # it passes what that factory does not take
+            coroutine.close()
+            loop.set_task_factory(None)
+            return False
         async with open_engine(":memory:", workflows=[one_step], host=host) as engine:
             assert await engine.run(one_step) == "asyncio"
+        return True
 
-    run(main)
+    if not run(main):
+        pytest.skip("this loop has no eager tasks in this Python")
 
 
 def test_nothing_is_left_that_only_the_garbage_collector_finds(run: Runs, host: Kind) -> None:
