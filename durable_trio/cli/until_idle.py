@@ -25,7 +25,7 @@ from durable_trio.platforms import (
     WhyEnded,
     serve_until_idle,
 )
-from durable_trio.views.documents import ServedDocument
+from durable_trio.views.documents import LongStepDocument, ServedDocument
 from durable_trio.views.values import iso
 
 __all__ = ["WAKE_UPS", "serve_and_go"]
@@ -98,6 +98,9 @@ def _tell(served: Served, *, as_json: bool) -> None:
             next_due=None if served.next_due is None else iso(served.next_due),
             steps=served.steps,
             unfinished=served.unfinished,
+            too_long=tuple(
+                LongStepDocument(run_id=step.run_id, step=step.key, attempt=step.attempt) for step in served.too_long
+            ),
         )
         write_json(document)
         return

@@ -22,24 +22,31 @@ from typing import Final
 import attrs
 import trio
 
-from durable_trio.clock import seconds_of, to_datetime
+from durable_trio.clock import MICROSECONDS, from_datetime, seconds_of, to_datetime
 from durable_trio.engine.engine import Engine
 from durable_trio.engine.versions import served_by
 from durable_trio.engine.wiring import Services
 from durable_trio.engine.workers.parent import Workers
 from durable_trio.errors import PASSING
+from durable_trio.logger import Logger
+from durable_trio.records import StepInHand
 from durable_trio.rows import ExecutorRow, ServedCode
 from durable_trio.rules.residency import SOON
 from durable_trio.stores.due_questions import FindNextDue, NextDue
 from durable_trio.stores.questions import Answer_co, CountBacklog, ListExecutors, Question
+from durable_trio.unseen import visible
 
 __all__ = ["Served", "WhyEnded", "serve_until_idle"]
+
+_LOGGER: Final = Logger("durable_trio.processes")
 
 # How often it is looked whether there is anything left; where other processes execute, each look is two questions.
 _LOOK_SECONDS: Final = 0.05
 _LOOK_AT_WORKERS_SECONDS: Final = 0.2
 # What closing takes, after steps in hand have had their grace: of the time that is left of the slot, at most this.
 _CLOSING_SECONDS: Final = 1.0
+# An interrupted step that had so much of the time has no use for another slot.
+_NEARLY_ALL: Final = 0.8
 # Runs that are left to whoever comes next are counted up to this number.
 _UNFINISHED_MAX: Final = 1000
 
@@ -60,12 +67,15 @@ class Served:
     ``next_due``: when the next run is due that this engine may execute, in UTC; past, if some were left that are due;
     ``None``: none by itself. ``steps``: how many outcomes of calls were recorded; ``None`` where worker processes did
     it. ``unfinished``: how many runs (of at most 1000) are due already, and left to whoever serves next.
+    ``too_long``: the steps that were interrupted at the end though they had nearly all of the time: they begin again
+    the next time, and will not finish then either. Not told where worker processes execute.
     """
 
     reason: WhyEnded
     next_due: datetime | None
     steps: int | None
     unfinished: int
+    too_long: tuple[StepInHand, ...] = ()
 
 
 async def serve_until_idle(
@@ -134,6 +144,7 @@ class _UntilIdle:
                 f"max_seconds is {seconds:g}, and of these the last {grace:g} (the engine's grace_seconds) are for "
                 "steps in hand: nothing would ever be begun; allow more, or give the engine a shorter grace"
             )
+        self._began_at = self._client.settings.clock.stamp()
         self._ends_at = trio.current_time() + seconds - grace - min(_CLOSING_SECONDS, (seconds - grace) / 2)
         self._is_alone = alone
         self._services: Services | None = None
@@ -147,7 +158,13 @@ class _UntilIdle:
         services = self._services
         left_count = 0 if services is None else len(services.resident_rows)
         now = to_datetime(self._client.settings.clock.stamp())
-        return Served(reason=WhyEnded.TIME, next_due=now, steps=None, unfinished=max(1, left_count))
+        return Served(
+            reason=WhyEnded.TIME,
+            next_due=now,
+            steps=None,
+            unfinished=max(1, left_count),
+            too_long=self._too_long(),
+        )
 
     # ---- Until ---------------------------------------------------------------------------------------------------
 
@@ -182,7 +199,28 @@ class _UntilIdle:
             next_due=None if found.at is None else to_datetime(found.at),
             steps=None if executor is None else executor.runs.recorded_count,
             unfinished=backlog.due_count,
+            too_long=self._too_long(),
         )
+
+    def _too_long(self) -> tuple[StepInHand, ...]:
+        """Return which of the interrupted steps had nearly all of the time, and say so of each."""
+        executor = None if self._services is None else self._services.executor
+        if self._reason is not WhyEnded.TIME or executor is None:
+            return ()
+        now = self._client.settings.clock.stamp()
+        least = _NEARLY_ALL * (now - self._began_at)
+        found = tuple(step for step in executor.runs.interrupted if now - from_datetime(step.started_at) >= least)
+        for step in found:
+            _LOGGER.warning(
+                "step %r of run %r was interrupted at the end, after %.0f s of the %.0f that there were: it begins "
+                "again the next time, and will not finish then either; allow more time, or make several steps of it",
+                visible(step.key),
+                visible(step.run_id),
+                (now - from_datetime(step.started_at)) / MICROSECONDS,
+                (now - self._began_at) / MICROSECONDS,
+                extra={"event": "step_too_long", "run_id": step.run_id, "step": step.key},
+            )
+        return found
 
     # ---- looking -------------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ __all__ = [
     "InHandDocument",
     "LeftDocument",
     "ListDocument",
+    "LongStepDocument",
     "ManyDocument",
     "PruneDocument",
     "ReloadDocument",
@@ -313,6 +314,16 @@ class ServedDocument:
     next_due: str | None
     steps: int | None  # outcomes of calls that were recorded; null where workers, or nobody who could be asked, did it
     unfinished: int  # runs, of at most 1000, that are due already
+    too_long: tuple[LongStepDocument, ...]  # that were interrupted though they had nearly all of the time
+
+
+@attrs.frozen(kw_only=True)
+class LongStepDocument:
+    """A step for which no time suffices that ``serve --until-idle`` has."""
+
+    run_id: str
+    step: str
+    attempt: int
 
 
 @attrs.frozen(kw_only=True)

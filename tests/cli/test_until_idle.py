@@ -59,7 +59,7 @@ def test_json_keeps_to_its_schema(tmp_path: Path, workers: str) -> None:
     assert said.code == 0, said
     validate(said.json, "serve")
     steps = 0 if workers == "0" else None
-    assert said.json == {"reason": "idle", "next_due": None, "steps": steps, "unfinished": 0}
+    assert said.json == {"reason": "idle", "next_due": None, "steps": steps, "unfinished": 0, "too_long": []}
     reach(str(tmp_path / "app.db"), "greets", "completed")
 
 

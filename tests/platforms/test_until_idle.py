@@ -156,16 +156,32 @@ async def test_several_at_once_share_the_work_and_all_end(file_path: str) -> Non
 # ---- time --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_step_that_is_longer_than_the_slot_is_left_to_the_next(file_path: str) -> None:
+async def test_a_step_that_is_longer_than_the_slot_is_left_to_the_next_and_told_of(
+    file_path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = trio.Event()
+
+    async def for_ever() -> None:
+        begun.set()
+        await trio.sleep_forever()
+
     @workflow
     async def long(ctx: Context) -> None:
-        await ctx.step("for ever", trio.sleep_forever)
+        await ctx.step("for ever", for_ever)
 
     async with Engine(file_path, workflows=[long]) as engine:
-        await engine.start(long)
-    served = await serve(file_path, workflows=[long], max_seconds=0.5, grace_seconds=0.1)
+        await engine.start(long, id="long")
+    end_the_time_with(begun, monkeypatch)
+    monkeypatch.setattr(until_idle, "_NEARLY_ALL", 0.0)
+    served = await serve(file_path, workflows=[long], max_seconds=60, grace_seconds=0.1)
     assert (served.reason, served.steps, served.unfinished) == ("time", 0, 1)
     assert about(served, 0)
+    assert [(step.run_id, step.key) for step in served.too_long] == [("long", "for ever#0")]
+    [told] = [record for record in caplog.records if getattr(record, "event", "") == "step_too_long"]
+    assert "step 'for ever#0' of run 'long' was interrupted at the end" in told.getMessage()
+    # One that has begun late may finish the next time.
+    monkeypatch.setattr(until_idle, "_NEARLY_ALL", 1.0)
+    assert (await serve(file_path, workflows=[long], max_seconds=60, grace_seconds=0.1)).too_long == ()
 
 
 def end_the_time_with(begun: trio.Event | threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:

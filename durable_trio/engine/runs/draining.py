@@ -1,24 +1,35 @@
-"""The wait for what runs have in hand when their process is to end: bounded, and it says what it waits for."""
+"""What runs have in hand, and the wait for it when their process is to end: bounded, and it says what it waits for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import trio
 
-from durable_trio.clock import MICROSECONDS
+from durable_trio.calls.step import FunctionCall
+from durable_trio.clock import MICROSECONDS, to_datetime
+from durable_trio.engine.runs.resident import ResidentRun
 from durable_trio.logger import Logger
+from durable_trio.records import StepInHand
 from durable_trio.rows import OpenStepRow, RunRow
 from durable_trio.stores.questions import OpenSteps
 from durable_trio.unseen import visible
 
-__all__ = ["drained"]
+__all__ = ["drained", "in_hand"]
 
 _LOGGER: Final = Logger("durable_trio.processes")
 #: Most steps end before the first line; more lines than one every so many seconds nobody reads.
 LINE_SECONDS: Final = 3.0
 _STEPS_TOLD: Final = 3
+
+
+def in_hand(runs: Iterable[ResidentRun]) -> Iterator[StepInHand]:
+    """Yield the steps of these runs whose functions are executing."""
+    for run in runs:
+        for call in run.turns.lobby.calls.values():
+            if isinstance(call, FunctionCall) and call.in_hand_since is not None:
+                yield StepInHand(run_id=run.row.id, key=str(call.key), started_at=to_datetime(call.in_hand_since))
 
 
 async def drained(

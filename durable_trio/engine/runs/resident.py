@@ -7,7 +7,7 @@ functions, and for the listener, which begins with the first notice: nearly alwa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Token
 from functools import partial
@@ -18,9 +18,7 @@ import trio
 
 from durable_trio.calls.body import Body
 from durable_trio.calls.saga import Saga
-from durable_trio.calls.step import FunctionCall
 from durable_trio.calls.step_tasks import StepTasks
-from durable_trio.clock import to_datetime
 from durable_trio.doors import guarded
 from durable_trio.engine.runs.damage import damage_in_look
 from durable_trio.engine.runs.inbox import Inbox, Notice
@@ -32,7 +30,7 @@ from durable_trio.events import RunResumed, RunStarted, RunSuspended
 from durable_trio.failures import Failures, is_cancelled
 from durable_trio.failures.one_line import tell_of
 from durable_trio.limits import MAILBOX_ENTRIES_READ, SUSPECT_RECOVERIES, SUSPECT_SECONDS
-from durable_trio.records import Problem, RunStatus, StepInHand, StepKind
+from durable_trio.records import Problem, RunStatus, StepKind
 from durable_trio.rows import SHARED_KEYS, HistoryRow, RunEnd, RunRow, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.rules.divergence import explain
@@ -167,13 +165,10 @@ class ResidentRun:
             return False
         return trio.current_time() - self._came_at < SUSPECT_SECONDS
 
-    def lingering(self) -> Iterator[StepInHand]:
-        """Yield the steps in hand that it waits for before it can end, if it is to end."""
-        if self.cancel_row is None and self.life is not Life.COMPENSATING:
-            return
-        for call in self.turns.lobby.calls.values():
-            if isinstance(call, FunctionCall) and call.in_hand_since is not None:
-                yield StepInHand(run_id=self.row.id, key=str(call.key), started_at=to_datetime(call.in_hand_since))
+    @property
+    def is_to_end(self) -> bool:
+        """Whether it goes on only until its steps in hand have come out, and what is to be undone is."""
+        return self.cancel_row is not None or self.life is Life.COMPENSATING
 
     # ---- life --------------------------------------------------------------------------------------------------
 

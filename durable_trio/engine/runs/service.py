@@ -21,7 +21,7 @@ from durable_trio.engine.os_signals import comes_of_signal
 from durable_trio.engine.runs.actor import RunActor
 from durable_trio.engine.runs.bodies import guard_bodies
 from durable_trio.engine.runs.damage import damage_of
-from durable_trio.engine.runs.draining import drained
+from durable_trio.engine.runs.draining import drained, in_hand
 from durable_trio.engine.runs.ending import cancelled
 from durable_trio.engine.runs.idle import IdleRuns
 from durable_trio.engine.runs.inbox import Notice
@@ -92,6 +92,8 @@ class Runs:
         self.settings = settings
         self.codec = codec
         self.is_draining = False
+        #: Steps that were in hand when the time for that was over.
+        self.interrupted: tuple[StepInHand, ...] = ()
         self.registry = registry
         self.failures_of = failures_of
         self.engine = engine
@@ -258,7 +260,7 @@ class Runs:
 
     def lingering(self) -> tuple[StepInHand, ...]:
         """Return the steps that runs wait for which are to end; of many some."""
-        steps = (step for actor in self._actors.values() for step in actor.lingering())
+        steps = in_hand(actor for actor in self._actors.values() if actor.is_to_end)
         return tuple(islice(steps, _LINGERING_MAX))
 
     def has(self, run: int) -> bool:
@@ -304,6 +306,7 @@ class Runs:
             guarded(actor.inbox.post, Notice.DRAIN)
         if self._actors and seconds > 0:
             await drained(self._empty, self.resident_rows, self.tellings.open_steps, self.settings.clock.stamp, seconds)
+        self.interrupted = tuple(in_hand(self._actors.values()))
         self.detach_now()
 
     def detach_now(self) -> None:
