@@ -126,11 +126,11 @@ class Session:
         self._wake = Bell()
         #: Whether the lock is held and others can ring.
         self.is_up = True
-        self._is_rung = False  # by this store: others are to be told
+        self._must_tell = False  # this store has committed, and others do not know
         self._is_mute = False  # others cannot be told
         self._is_closing = False
         self._looked_at = time.monotonic()
-        self._has_rung = False
+        self._was_told = False  # others have committed, and this store has not looked
         self._thread = threading.Thread(target=self._serve, args=(wire,), name="durable_trio session", daemon=True)
         self._thread.start()
 
@@ -141,15 +141,15 @@ class Session:
 
     def tell_others(self) -> None:
         """Let others know, soon, that something was committed."""
-        if not self._is_rung:
-            self._is_rung = True
+        if not self._must_tell:
+            self._must_tell = True
             self._wake.ring()
 
     def has_been_told(self) -> bool:
         """Return whether others have told of a commit since this was last asked, or have had long enough to do so."""
         now = time.monotonic()
-        if self._has_rung or now - self._looked_at >= self.poll_seconds:
-            self._has_rung, self._looked_at = False, now
+        if self._was_told or now - self._looked_at >= self.poll_seconds:
+            self._was_told, self._looked_at = False, now
             return True
         return False
 
@@ -224,7 +224,7 @@ class Session:
             while not self._is_closing:
                 now = time.monotonic()
                 until = beat_at
-                if self._is_rung:
+                if self._must_tell:
                     until = min(until, told_at + _RINGS_APART_SECONDS)
                 if is_due:
                     until = min(until, rung_at + _RINGS_APART_SECONDS)
@@ -235,8 +235,8 @@ class Session:
                 if is_due and now >= rung_at + _RINGS_APART_SECONDS:
                     is_due, rung_at = False, now
                     self._ring()
-                if self._is_rung and now >= told_at + _RINGS_APART_SECONDS:
-                    self._is_rung, told_at = False, now
+                if self._must_tell and now >= told_at + _RINGS_APART_SECONDS:
+                    self._must_tell, told_at = False, now
                     self._notify(wire)
                     beat_at = now + _HEARTBEAT_SECONDS
                 elif now >= beat_at:
@@ -261,7 +261,7 @@ class Session:
             self._is_mute = False
 
     def _ring(self) -> None:
-        self._has_rung = True
+        self._was_told = True
         self._bell.ring()
 
     def _rest(self, seconds: float) -> None:

@@ -372,7 +372,6 @@ class SqliteStore(Store):
             self._turn.release()
 
     tidy = wal_checkpoint
-    # ---- noticing ------------------------------------------------------------------------------------------------
 
     def connect(self) -> sqlite3.Connection:
         """Return a new connection to the same database for the user; the user closes it.
@@ -384,6 +383,8 @@ class SqliteStore(Store):
         self._usable()
         self._files.check_names()
         return open_for_user(self._target, uri=self.is_memory)
+
+    # ---- noticing ------------------------------------------------------------------------------------------------
 
     def read_cursor(self, text: str) -> Cursor:
         """Return a cursor that was written down (see ``Store.read_cursor``)."""

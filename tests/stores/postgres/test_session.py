@@ -188,7 +188,7 @@ def test_where_nobody_can_be_told_the_lock_is_kept(
     wait_until(lambda: session._is_mute)
     assert wire.execute(HOLDER, session.instance, session.lock_class).rows == holders
     session.tell_others()
-    wait_until(lambda: not session._is_rung)
+    wait_until(lambda: not session._must_tell)
     session.close()
     told = [record for record in caplog.records if getattr(record, "event", "") == "store_mute"]
     assert len(told) == 1
