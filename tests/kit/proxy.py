@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from durable_trio.stores.postgres.ledger import COUNT
+from durable_trio.stores.postgres.locks import FIND_LOCK_CLASS
 from durable_trio.stores.postgres.session import NOTIFY
 from durable_trio.stores.postgres.url import SETTINGS
 
@@ -17,7 +18,7 @@ __all__ = ["Proxy"]
 
 _QUESTIONS = (b"SELECT", b"WITH", b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 # What a store asks by itself, whatever it is asked for.
-_BY_THE_WAY = (b"SELECT 1", NOTIFY.encode(), COUNT.encode(), *(text.encode() for text in SETTINGS))
+_BY_THE_WAY = (FIND_LOCK_CLASS.encode(), NOTIFY.encode(), COUNT.encode(), *(text.encode() for text in SETTINGS))
 
 
 class Proxy:

@@ -20,12 +20,18 @@ import attrs
 
 from durable_trio.stores.contract import Operation
 from durable_trio.stores.postgres.faults import ServerError
-from durable_trio.stores.postgres.sqlstates import IS_THERE
+from durable_trio.stores.postgres.sqlstates import IS_NULL, IS_THERE
 from durable_trio.stores.postgres.wire import Request, Wire
 
-__all__ = ["COUNT", "Ledger", "is_known_commit"]
+__all__ = ["COUNT", "Ledger", "is_known_commit", "is_other_past"]
 
-INSERT: Final = "INSERT INTO commits (instance, batch) VALUES ($1::bigint, $2::bigint)"
+# Only if what was acknowledged last is there. Also without a loss of the connection may the tables be those of another
+# past: somebody has restored a backup into the schema. A number that is none, which no commit can have, says so.
+INSERT: Final = """INSERT INTO commits (instance, batch) VALUES ($1::bigint, CASE
+    WHEN $3::bigint IS NULL OR EXISTS (SELECT 1 FROM commits WHERE instance = $1::bigint AND batch = $3::bigint)
+    THEN $2::bigint
+END)
+"""
 COUNT: Final = """
     SELECT count(*) FROM commits
     WHERE instance = $1::bigint AND batch IN (SELECT value::bigint FROM json_array_elements_text($2::json) AS value)
@@ -81,7 +87,8 @@ class Ledger:
 
     def request(self, number: int) -> Request:
         """Return the first statement of a transaction."""
-        return Request(INSERT, (self.instance, number))
+        acknowledged = self._acknowledged
+        return Request(INSERT, (self.instance, number, acknowledged[-1] if acknowledged else None))
 
     def decide(self, number: int, outcome: Any) -> None:
         """Remember what comes of it if it is committed: before the commit is asked for."""
@@ -120,6 +127,11 @@ class Ledger:
         if self._acknowledged:
             first = min(first, self._acknowledged[0])
         return Request(FORGET, (self.instance, first))
+
+
+def is_other_past(error: ServerError) -> bool:
+    """Return whether an error says that the last commit that was acknowledged is not there."""
+    return error.sqlstate == IS_NULL and error.table == "commits"
 
 
 def is_known_commit(error: ServerError) -> bool:

@@ -111,8 +111,7 @@ class Session:
         self._place = place
         try:
             _prepare(wire)
-            ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
-            ((self._channel, place.said["max_connections"]),) = wire.execute(FIND_CHANNEL).rows
+            self._find_place(wire)
             self.instance = _new_instance(wire)
             if not self._take_lock(wire):
                 raise StoreError(f"{place.name}: somebody else holds the lock of the new instance {self.instance}")
@@ -198,6 +197,7 @@ class Session:
         wire = self._place.connect()
         try:
             _prepare(wire)
+            self._find_place(wire)
             while not self._take_lock(wire):  # the server may take the one before for alive
                 self._rest(_LOCK_RETRY_SECONDS)
                 if self._is_closing:
@@ -209,6 +209,13 @@ class Session:
             raise
         self.is_up = True
         return wire
+
+    def _find_place(self, wire: Wire) -> None:
+        """See of which schema locks and bells are: it may have been made anew, from a backup."""
+        ((self.lock_class,),) = wire.execute(FIND_LOCK_CLASS).rows
+        if self.lock_class is None:
+            raise StoreError(f"{self._place.name}: the schema is gone")
+        ((self._channel, self._place.said["max_connections"]),) = wire.execute(FIND_CHANNEL).rows
 
     def _take_lock(self, wire: Wire) -> bool:
         return bool(wire.execute(TAKE_LOCK, self.lock_class, self.instance).rows[0][0])
@@ -240,7 +247,8 @@ class Session:
                     self._notify(wire)
                     beat_at = now + _HEARTBEAT_SECONDS
                 elif now >= beat_at:
-                    wire.execute("SELECT 1")
+                    if wire.execute(FIND_LOCK_CLASS).rows != [(self.lock_class,)]:
+                        raise ConnectionLost("the schema has been made anew")
                     beat_at = now + _HEARTBEAT_SECONDS
 
     def _notify(self, wire: Wire) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "DISK_FULL",
     "GOING_DOWN",
     "IDLE_TOO_LONG",
+    "IS_NULL",
     "IS_THERE",
     "NO_PERMISSION",
     "NO_TEXT",
@@ -35,6 +36,7 @@ CLASS_OF_CONNECTION: Final = "08"
 #: A character that no text has in the database.
 NO_TEXT: Final = "22021"
 #: A unique constraint does not hold.
+IS_NULL: Final = "23502"
 IS_THERE: Final = "23505"
 #: Classes: a value that cannot be stored, a constraint.
 CLASSES_OF_VALUES: Final = ("22", "23")

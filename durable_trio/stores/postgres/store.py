@@ -26,7 +26,7 @@ from durable_trio.stores.postgres.answers.table import ANSWERS, Asking
 from durable_trio.stores.postgres.batch import OPERATIONS, apply_batch
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError, translating
 from durable_trio.stores.postgres.fronts import Fronts
-from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
+from durable_trio.stores.postgres.ledger import Ledger, is_known_commit, is_other_past
 from durable_trio.stores.postgres.lineage import look_back
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.operations.leases import RENEW_MEANWHILE
@@ -190,6 +190,8 @@ class PostgresStore(Store):
                     Transaction(wire, ledger.instance, opening, decided, ledger.dead, self._fronts), batch
                 )
             except ServerError as error:
+                if is_other_past(error):
+                    raise wire.give_up(error) from error  # it is looked at from a new connection (``lineage``)
                 if not is_known_commit(error):
                     raise
                 outcomes: list[Any] = ledger.decided(number)

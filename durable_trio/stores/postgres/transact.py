@@ -29,7 +29,7 @@ from durable_trio.stores.outcomes import fence_lost
 from durable_trio.stores.postgres.batch import apply_within
 from durable_trio.stores.postgres.faults import ConnectionLost, ServerError
 from durable_trio.stores.postgres.guarded import GuardedConnection, server_error
-from durable_trio.stores.postgres.ledger import Ledger, is_known_commit
+from durable_trio.stores.postgres.ledger import Ledger, is_known_commit, is_other_past
 from durable_trio.stores.postgres.link import Link
 from durable_trio.stores.postgres.schema import quoted
 from durable_trio.stores.postgres.sqlstates import CONFLICTS, IDLE_TOO_LONG, READ_ONLY
@@ -169,6 +169,8 @@ class _Call:
                     raise _late(seconds_max) from error
                 raise
             except (psycopg.Error, ServerError) as error:
+                if isinstance(error, ServerError) and is_other_past(error):
+                    raise self._wire.give_up(error) from error
                 self._wire.roll_back()
                 if isinstance(error, ServerError) and is_known_commit(error):
                     outcome = self._ledger.decided(self._number)

@@ -221,6 +221,11 @@ class Wire:
         with suppress(ConnectionLost, ServerError):
             self.execute("ROLLBACK")
 
+    def give_up(self, error: ServerError) -> ConnectionLost:
+        """Let go of the connection because of what the server has said, and return what is to be raised for that."""
+        self.close()
+        return ConnectionLost(str(error), sqlstate=error.sqlstate)
+
     def close(self) -> None:
         """Let go of the connection. Twice is nothing."""
         self._selector.close()
@@ -280,8 +285,7 @@ class Wire:
             raise ConnectionLost(self._doubt, sqlstate=COMMITTED_HERE_ONLY)
         if error is not None:
             if error.ends_connection:
-                self.close()
-                raise ConnectionLost(str(error), sqlstate=error.sqlstate) from error
+                raise self.give_up(error) from error
             raise error
         return answers[:-1] if is_planned_anew else answers
 

@@ -405,3 +405,31 @@ def test_a_server_that_has_lost_commits_is_noticed_and_runs_go_on_from_what_it_h
     assert mine_again != taker
     assert start(store, "afterwards", owner=mine_again).token == 1
     assert not caplog.records
+
+
+@pytest.mark.parametrize("is_transaction", [False, True], ids=["batch", "transaction"])
+def test_a_backup_that_is_restored_under_a_living_store_is_noticed(
+    store: PostgresStore, rows: Rows, caplog: pytest.LogCaptureFixture, is_transaction: bool
+) -> None:
+    """Also though no connection is lost: else what comes next would be written behind what is not there."""
+    row, fence = owned(store)
+
+    def write(seq: int) -> Any:
+        advance = Advance(fence=fence, rows=(step(seq, f"step-{seq}"),), now=20)
+        return store.transact(fence, lambda _: advance, seconds_max=20) if is_transaction else one(store, advance)
+
+    assert [write(1), write(2)] == [True, True]
+    rows.execute("DELETE FROM history WHERE seq = 2")
+    rows.execute("DELETE FROM commits WHERE batch = (SELECT max(batch) FROM commits)")
+    caplog.clear()
+    if is_transaction:
+        with pytest.raises(StoreAway):
+            write(3)
+        with pytest.raises(OwnershipLost):
+            write(3)
+    else:
+        assert isinstance(write(3), OwnershipLost)
+    assert store.ask(ListHistory(row.run)) == (step(1, "step-1"),)
+    told = [record for record in caplog.records if getattr(record, "event", "") == "store_rewound"]
+    assert [record.lost_count for record in told] == [1]  # type: ignore[attr-defined]
+    assert start(store, "afterwards").id == "afterwards"

@@ -208,3 +208,18 @@ def test_any_number_of_stores_that_are_gone_is_forgotten(store: PostgresStore, r
     left = rows.all("SELECT count(*) FILTER (WHERE process = 'gone'), count(*) FROM instances")
     assert left[0][0] < gone
     assert left[0][1] == left[0][0] + 1  # it is there itself
+
+
+def test_a_schema_that_is_made_anew_is_another_place(new_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a backup that is restored: locks are of the new one, where others look for them."""
+    monkeypatch.setattr(session_module, "_HEARTBEAT_SECONDS", 0.05)
+    place = parse_url(new_url)
+    with closing(place.connect()) as wire:
+        migrate(wire, place.schema, place.name)
+        with closing(Session(place, place.connect())) as session:
+            before = session.lock_class
+            wire.execute(f"DROP SCHEMA {quoted(place.schema)} CASCADE")
+            migrate(wire, place.schema, place.name)
+            wait_until(lambda: session.lock_class != before and session.is_up)
+            wait_until(lambda: is_there(wire, session))
+            assert wire.execute("SELECT instance FROM instances").rows == [(session.instance,)]
