@@ -280,9 +280,10 @@ class Wire:
             raise
         for text in new[prepared:]:
             del self._names[text]
-        if self._doubt:
+        doubt, self._doubt = self._doubt, ""
+        if doubt and not self.is_in_transaction:  # else it is a warning of somebody's trigger; nothing is committed
             self.close()
-            raise ConnectionLost(self._doubt, sqlstate=COMMITTED_HERE_ONLY)
+            raise ConnectionLost(doubt, sqlstate=COMMITTED_HERE_ONLY)
         if error is not None:
             if error.ends_connection:
                 raise self.give_up(error) from error

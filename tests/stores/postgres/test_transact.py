@@ -455,6 +455,15 @@ def test_what_a_function_leaves_for_the_commit_is_its_own_failure(
     payments.must_have_written_nothing()
 
 
+def test_a_warning_of_a_trigger_is_nothing(payments: Payments, deferred: Callable[[str], None], rows: Rows) -> None:
+    """Though it has the number of the one that a standby was not waited for."""
+    rows.execute("CREATE SEQUENCE public.tries")
+    deferred("PERFORM nextval('public.tries'); RAISE WARNING 'look out'")
+    assert payments.call(payments.pay) is True
+    assert rows.one("SELECT last_value FROM public.tries") == 1
+    rows.execute("DROP SEQUENCE public.tries CASCADE")
+
+
 def test_if_somebody_cancels_what_the_store_asks_the_function_is_called_again(
     payments: Payments, deferred: Callable[[str], None], rows: Rows
 ) -> None:
