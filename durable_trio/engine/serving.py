@@ -266,8 +266,8 @@ class Serving:
         if store.may_block:
             await self._open_in_thread()
         else:
+            await trio.lowlevel.checkpoint()  # before: nobody closes what is open when this is cancelled
             store.open()
-            await trio.lowlevel.checkpoint()
 
     async def _open_in_thread(self) -> None:
         """Open the store off the event loop.

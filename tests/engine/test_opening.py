@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
 import pytest
 import trio
 
 from durable_trio import Context, Engine, open_engine, workflow
+from durable_trio.stores.kinds import make_store
+from durable_trio.testing.wrapping import WrappedStore
 from tests.engine.harness import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -39,8 +44,24 @@ async def test_serve_can_be_cancelled_at_any_instant(file_path: str) -> None:
         assert await engine.run(one) == 1
 
 
-async def test_an_engine_in_memory_too() -> None:
+class Counted(WrappedStore):
+    """Knows whether it is open."""
+
+    is_open = False
+
+    def open(self) -> None:
+        super().open()
+        self.is_open = True
+
+    def close(self) -> None:
+        super().close()
+        self.is_open = False
+
+
+@pytest.mark.parametrize("opening", [open_engine, Engine])
+async def test_an_engine_in_memory_too(opening: Callable[..., AbstractAsyncContextManager[Engine]]) -> None:
     for passes in range(40):
+        store = Counted(make_store(":memory:"))
         with trio.fail_after(PATIENCE_SECONDS), trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
 
@@ -50,6 +71,8 @@ async def test_an_engine_in_memory_too() -> None:
                     scope.cancel()
 
                 nursery.start_soon(cancel, passes, scope)
-                async with open_engine(":memory:", workflows=[one]) as engine:
-                    await engine.run(one)
+                async with opening(store, workflows=[one]) as engine:
+                    if opening is open_engine:
+                        await engine.run(one)
                     await trio.sleep_forever()
+        assert not store.is_open, f"after {passes} passes"
