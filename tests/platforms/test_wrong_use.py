@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,9 +20,20 @@ from durable_trio.asyncio import open_engine as open_here
 from tests.kit import forks
 from tests.platforms.kit import Kind, make_loop, raised
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+pytestmark = [
+    pytest.mark.usefixtures("no_leaks"),
+    # What trio was given and cannot await; it may be found as garbage in a later test.
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
 
 Runs = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage_is_left() -> Iterator[None]:
+    """No such thing is found in tests of other files."""
+    yield
+    gc.collect()
 
 
 async def nothing() -> None:
@@ -99,7 +111,6 @@ async def in_nursery() -> None:
         nursery.start_soon(asyncio.sleep, 1)
 
 
-@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.parametrize(
     "awaits",
     [
