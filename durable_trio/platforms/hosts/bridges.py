@@ -38,8 +38,10 @@ class Bridge(abc.ABC):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: Final = loop
         self.users = 0
+        self.is_ending = False
         self._thread_id = threading.get_ident()
         self._nobody_is_left: trio.Event | None = None  # once trio runs
+        self._begun: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[Outcome[Any]] = loop.create_future()
 
     @abc.abstractmethod
@@ -55,28 +57,38 @@ class Bridge(abc.ABC):
         """Call ``fn`` soon in the loop; from where trio is. Nothing if the loop is closed."""
 
     @abc.abstractmethod
-    async def begin(self) -> None:
-        """Begin the trio run."""
+    def begin(self) -> None:
+        """Begin the trio run; ``told_begun`` says that it is there."""
+
+    async def join(self) -> None:
+        """One user more, once the run has begun. Raise what has come of it, if it could not."""
+        self.users += 1
+        cancelled = await _outlast(self._begun)
+        if self._ended.done():
+            self.users -= 1
+            self._ended.result().unwrap()
+        if cancelled is not None:
+            await self.end()
+            raise cancelled
 
     async def end(self) -> None:
         """One user less; with the last one the run ends, and has ended on return."""
         self.users -= 1
         if self.users:
             return
-        _BRIDGES.pop((self.loop, type(self)), None)
+        self.is_ending = True
         nobody_is_left = self._nobody_is_left
         assert nobody_is_left is not None
-        self.to_trio(nobody_is_left.set)
-        cancelled: asyncio.CancelledError | None = None
-        while not self._ended.done():
-            try:
-                with unanswered_cancels():
-                    await asyncio.wait([self._ended])
-            except asyncio.CancelledError as error:
-                cancelled = error
+        with suppress(trio.RunFinishedError):
+            self.to_trio(nobody_is_left.set)
+        cancelled = await _outlast(self._ended)
         self._ended.result().unwrap()
         if cancelled is not None:
             raise cancelled
+
+    async def wait_ended(self) -> None:
+        """Wait until the run has ended, whatever came of it."""
+        await asyncio.wait([self._ended])
 
     async def main(self) -> None:
         """Be there until nobody is left: the main task of the trio run."""
@@ -84,10 +96,19 @@ class Bridge(abc.ABC):
         assert self._nobody_is_left is not None
         await self._nobody_is_left.wait()
 
+    def told_begun(self) -> None:
+        """The trio run is there. In the loop."""
+        if not self._begun.done():
+            self._begun.set_result(None)
+
     def told_end(self, outcome: Outcome[Any]) -> None:
         """The trio run has ended. In the loop."""
+        key = self.loop, type(self)
+        if _BRIDGES.get(key) is self:
+            del _BRIDGES[key]
         if not self._ended.done():
             self._ended.set_result(outcome)
+        self.told_begun()  # it never will be
 
     # ---- asyncio → trio ----------------------------------------------------------------------------------------
 
@@ -180,10 +201,14 @@ class GuestBridge(Bridge):
         with suppress(RuntimeError):
             self.loop.call_soon(fn)
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         self._nobody_is_left = trio.Event()
+        self.told_begun()
         if trio.lowlevel.in_trio_run():  # somebody else has made trio this loop's guest: there can only be one
-            trio.lowlevel.spawn_system_task(self._be_beside)
+            try:
+                trio.lowlevel.spawn_system_task(self._be_beside)
+            except RuntimeError as error:
+                raise RuntimeError("the trio run that is this loop's guest is ending: open the engine later") from error
             return
         self._driver = Driver(AsyncioHost(self.loop))
         self._driver.start(self.main, self.told_end)
@@ -195,9 +220,11 @@ class GuestBridge(Bridge):
 
     async def _be_beside(self) -> None:
         outcome: Outcome[Any] = Value(None)
-        try:
+        with trio.CancelScope(shield=True):  # the run's end is told to its engines, which drain: they need the bridge
             await self.main()
-        except BaseException as error:
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled as error:
             outcome = Error(RuntimeError("the trio run that was this loop's guest has ended, with the engine in it"))
             outcome.error.__cause__ = error
             raise
@@ -219,17 +246,11 @@ class ThreadBridge(Bridge):
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(fn)
 
-    async def begin(self) -> None:
-        begun: asyncio.Future[None] = self.loop.create_future()
-
-        def tell_begun() -> None:
-            if not begun.done():
-                begun.set_result(None)
-
+    def begin(self) -> None:
         async def main() -> None:
             self._nobody_is_left = trio.Event()
             self._token = trio.lowlevel.current_trio_token()
-            self.to_loop(tell_begun)
+            self.to_loop(self.told_begun)
             await self.main()
 
         def run() -> None:
@@ -238,13 +259,6 @@ class ThreadBridge(Bridge):
 
         # A daemon: a program that ends without closing its engine is not kept from ending.
         threading.Thread(target=run, name="durable_trio", daemon=True).start()
-        while not begun.done():
-            try:
-                await asyncio.wait([begun])
-            except asyncio.CancelledError:
-                if begun.done():  # whoever comes next uses it
-                    raise
-                continue
 
 
 _KINDS: Final[dict[str, type[Bridge]]] = {"guest": GuestBridge, "thread": ThreadBridge}
@@ -261,14 +275,27 @@ async def open_bridge(kind: str) -> Bridge:
         raise ValueError(f"host is {kind!r}; choose 'guest' (in the loop's thread) or 'thread' (in one of its own)")
     loop = asyncio.get_running_loop()
     key = loop, _KINDS[kind]
-    bridge = _BRIDGES.get(key)
+    while (bridge := _BRIDGES.get(key)) is not None and bridge.is_ending:
+        await bridge.wait_ended()
     if bridge is None:
         _forget_closed()
         bridge = _KINDS[kind](loop)
-        await bridge.begin()
-        bridge = _BRIDGES.setdefault(key, bridge)
-    bridge.users += 1
+        bridge.begin()
+        _BRIDGES[key] = bridge
+    await bridge.join()
     return bridge
+
+
+async def _outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for what comes soon, whatever cancels the waiting task; return what did."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            with unanswered_cancels():
+                await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def _forget_closed() -> None:

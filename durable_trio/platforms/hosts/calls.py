@@ -33,12 +33,19 @@ class Call(Generic[T]):
         self.was_cancelled = False
 
     def begin(self) -> None:
-        """Begin it, in trio."""
+        """Begin it, in trio.
+
+        Raises:
+            trio.ClosedResourceError: that ends just now.
+        """
         task = asyncio.current_task()
         name = getattr(self._work, "func", self._work)
         name = getattr(name, "__qualname__", repr(name))
         self._name = name if task is None else f"{name} ← {task.get_name()}"
-        self._bridge.to_trio(self._spawn)
+        try:
+            self._bridge.to_trio(self._spawn)
+        except RuntimeError as error:  # it takes no new tasks; so may a run that is not of our making
+            raise trio.ClosedResourceError("the trio run in which the engine was is ending") from error
 
     def cancel(self) -> None:
         """Cancel it, from asyncio's side."""
@@ -98,7 +105,7 @@ class Call(Generic[T]):
             with self._scope:
                 outcome = Value(await self._work())
         except BaseException as error:
-            if isinstance(error, trio.Cancelled):  # the run is ending around it
+            if _is_only_cancelled(error):  # the run is ending around it
                 self._settle(Error(trio.ClosedResourceError("the engine was closed")))
                 raise
             outcome = Error(error)
@@ -182,6 +189,11 @@ class Held(Generic[T]):
                 await self._leave.wait()
         finally:
             self._bridge.to_loop(self._ended)
+
+
+def _is_only_cancelled(error: BaseException) -> bool:
+    rest = error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else error
+    return rest is None or isinstance(rest, trio.Cancelled)
 
 
 def unanswered_cancels() -> AbstractContextManager[object]:
