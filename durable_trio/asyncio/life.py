@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TypeAlias
 
 import durable_trio.engine.engine as native
 from durable_trio.platforms.hosts.bridges import Bridge, open_bridge
-from durable_trio.platforms.hosts.calls import Held
+from durable_trio.platforms.hosts.calls import Held, unanswered_cancels
 
 __all__ = ["Life", "Manager"]
 
@@ -62,7 +62,9 @@ class Life:
         self.is_over.set()
         self._cancel_count = cancel_count
         try:
-            await self._held.leave(self._cancelled)
+            # A scope of anyio's has told it already, and would do so again: that is no second cancel.
+            with unanswered_cancels() if cancel_count else nullcontext():
+                await self._held.leave(self._cancelled)
         except Exception as error:
             self.failure = error
             raise

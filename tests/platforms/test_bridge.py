@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -402,33 +401,6 @@ def test_a_second_cancel_of_the_leaving_task_stops_at_once(run: Runs, host: Kind
         assert isinstance(await raised(task), asyncio.CancelledError)
 
     run(main)
-
-
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
-def test_eager_tasks_run_nothing_inside_of_trio(run: Runs, host: Kind) -> None:
-    async def eager() -> str:
-        return sniffio.current_async_library()
-
-    @workflow
-    async def one_step(ctx: Context) -> str:
-        return await ctx.step("x", from_asyncio(eager))
-
-    async def main() -> bool:
-        loop = asyncio.get_running_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
-        coroutine = asyncio.sleep(0)
-        try:
-            await loop.create_task(coroutine)
-        except TypeError:  # it passes what that factory does not take
-            coroutine.close()
-            loop.set_task_factory(None)
-            return False
-        async with open_engine(":memory:", workflows=[one_step], host=host) as engine:
-            assert await engine.run(one_step) == "asyncio"
-        return True
-
-    if not run(main):
-        pytest.skip("this loop has no eager tasks in this Python")
 
 
 def test_nothing_is_left_that_only_the_garbage_collector_finds(run: Runs, host: Kind) -> None:

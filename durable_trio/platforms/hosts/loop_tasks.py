@@ -56,7 +56,11 @@ class AsyncioTask:
         self._task.add_done_callback(self._done)
 
     def _make(self, coroutine: Any) -> asyncio.Task[Any]:
-        return self._bridge.loop.create_task(coroutine, name=self._name)
+        try:
+            return self._bridge.loop.create_task(coroutine, name=self._name)
+        except BaseException:  # of the loop's task factory
+            coroutine.close()
+            raise
 
     def _cancel(self) -> None:
         self._is_cancelled = True
