@@ -6,6 +6,7 @@
     python scripts/crash_injection.py --probe after:finish --probe before:claim
     python scripts/crash_injection.py --minutes 30          until the time is over
     python scripts/crash_injection.py --store postgres      on a PostgreSQL server, a database for each campaign
+    python scripts/crash_injection.py --host guest-uvloop --host thread-asyncio    in programs in asyncio, in turns
 
 Each failure prints the one command that repeats it. Exit code 1 if there was one.
 """
@@ -26,6 +27,7 @@ sys.path.insert(0, str(_ROOT))
 
 from durable_trio.testing.probes import KINDS, PROBES  # noqa: E402
 from tests.crash.campaigns import Plan, all_probes, make_reference, probe_plan, random_plan  # noqa: E402
+from tests.crash.hosts import HOSTS  # noqa: E402
 from tests.crash.zygote import Zygote  # noqa: E402
 
 
@@ -36,13 +38,16 @@ def main() -> int:
     began = time.monotonic()
     counters: Counter[str] = Counter()
     failures = 0
+    hosts = " ".join(f"--host {name}" for name in options.host)
     zygote = Zygote()
     try:
         reference = make_reference(zygote, directory / "reference", url=_new_url(options))
         for number, plan in enumerate(_plans(options)):
             if options.minutes is not None and time.monotonic() - began > options.minutes * 60:
                 break
-            result = plan.run(zygote, directory / f"campaign-{number}", reference, url=_new_url(options))
+            result = plan.run(
+                zygote, directory / f"campaign-{number}", reference, url=_new_url(options), hosts=options.host
+            )
             counters.update(result.counters)
             word = "FAILED" if result.violations else "ok"
             print(f"{word:6} {result.seconds:6.1f} s  seed {plan.seed}  {plan.name}", flush=True)
@@ -51,7 +56,7 @@ def main() -> int:
                 for violation in result.violations[:20]:
                     print(f"         {violation}")
                 print(f"       files: {directory / f'campaign-{number}'}")
-                print(f"       repeat: {plan.command} --store {options.store}", flush=True)
+                print(f"       repeat: {plan.command} --store {options.store} {hosts}", flush=True)
     finally:
         zygote.close()
     print("\ncounters:")
@@ -79,9 +84,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1, metavar="N", help="die the n-th time the probe is reached (1)")
     parser.add_argument("--minutes", type=float, metavar="M", help="go on with new seeds for so long")
     parser.add_argument("--store", choices=["sqlite", "postgres"], default="sqlite", help="a file, or a private server")
+    parser.add_argument(
+        "--host", action="append", choices=list(HOSTS), help="where the engine runs (trio); several: in turns"
+    )
     parser.add_argument("--directory", metavar="DIR", help="where the files are; default a new temporary one")
     parser.add_argument("--list", action="store_true", help="list the probes, and end")
     options = parser.parse_args()
+    options.host = options.host or ["trio"]
     if options.list:
         for probe in PROBES:
             print(f"{probe:30} {KINDS[probe.partition(':')[2]]}")

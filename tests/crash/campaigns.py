@@ -32,11 +32,17 @@ class Plan:
     command: str  # repeats it
 
     def run(
-        self, zygote: Zygote, directory: Path, reference: dict[str, Any] | None, *, url: str | None = None
+        self,
+        zygote: Zygote,
+        directory: Path,
+        reference: dict[str, Any] | None,
+        *,
+        url: str | None = None,
+        hosts: Sequence[str] = ("trio",),
     ) -> Result:
         """Run it in an empty directory; what it leaves there tells the story if something was found.
 
-        ``url``: of a schema that is new, in place of a file.
+        ``url``: of a schema that is new, in place of a file. ``hosts``: where its engines run, in turns.
         """
         campaign = Campaign(
             zygote,
@@ -46,6 +52,7 @@ class Plan:
             durability=self.durability,
             reference=reference,
             url=url,
+            hosts=hosts,
         )
         result = campaign.run(self.kills)
         if not result.violations:

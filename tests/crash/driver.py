@@ -7,6 +7,7 @@ at the end the checker holds it against the logs, and a second recovery must fin
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -65,6 +66,7 @@ class Campaign:
     Args:
         directory: empty; the logs are there, and the file.
         url: of a schema that is new, in place of a file.
+        hosts: names of ``HOSTS``: the engines of its processes run there, in turns.
         during: around the life of each incarnation that is killed, from when it has been started.
     """
 
@@ -81,6 +83,7 @@ class Campaign:
         reference: dict[str, Any] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
         url: str | None = None,
+        hosts: Sequence[str] = ("trio",),
         during: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -95,6 +98,7 @@ class Campaign:
         self._reference = reference
         self._settle_seconds = settle_seconds
         self._during = during
+        self._hosts = itertools.cycle(hosts)
         self._wave = -1
         self._client: Process | None = None
         self._before: Snapshot | None = None
@@ -140,6 +144,7 @@ class Campaign:
         spec = {
             **self._spec,
             "role": "worker",
+            "host": next(self._hosts),
             "seed": self._random.randrange(1 << 30),
             "wave": self._wave,
             "done": sorted(set(done) - resumed),
@@ -153,7 +158,9 @@ class Campaign:
         if not self._spec["has_client"]:
             return
         if self._client is None:
-            self._client = self._zygote.spawn({**self._spec, "role": "client", "seed": self._wave})
+            self._client = self._zygote.spawn(
+                {**self._spec, "role": "client", "host": next(self._hosts), "seed": self._wave}
+            )
             self._client.wait_for("ready", PROBE_SECONDS)
         self._client.send(wave=self._wave)
 

@@ -1,6 +1,7 @@
 """What is asked of the engine: a wave of runs, and what becomes of each. All of it may be asked again after a crash.
 
-Every start and every signal has an id of its own, so that whoever was killed before it knew simply asks again.
+Every start and every signal has an id of its own, so that whoever was killed before it knew simply asks again. In trio
+or asyncio, as the engine is.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ import contextlib
 from datetime import UTC, datetime
 from typing import Any
 
+import anyio
 import attrs
-import trio
 
-from durable_trio import Engine, RunCancelled, RunConflict, RunExpired, RunFailed, RunFinished, RunNotFound, RunStatus
+from durable_trio import RunCancelled, RunConflict, RunExpired, RunFailed, RunFinished, RunNotFound, RunStatus
+from tests.crash.hosts import AnyEngine
 from tests.crash.logs import Logs
 
 _POLL_SECONDS = 0.02
@@ -67,7 +69,7 @@ def wave(number: int, *, only: tuple[str, ...] = ()) -> list[Planned]:
 class Asker:
     """Carries plans out in one process, and notes what it is told."""
 
-    def __init__(self, engine: Engine, logs: Logs, *, role: str, has_client: bool) -> None:
+    def __init__(self, engine: AnyEngine, logs: Logs, *, role: str, has_client: bool) -> None:
         self._engine = engine
         self._logs = logs
         self._role = role
@@ -83,7 +85,7 @@ class Asker:
             await self._wait_suspended(planned.id)  # only a run that comes back meets the code that has changed
         await self._send(planned)
         if planned.cancels:
-            await trio.sleep(0.1)
+            await anyio.sleep(0.1)
             requested = await self._engine.cancel(planned.id, reason="as planned")
             self._logs.ack("cancel", planned.id, requested=requested)
         if planned.abandons:
@@ -110,7 +112,7 @@ class Asker:
                 try:
                     await self._engine.send_signal(planned.id, name, payload, id=signal_id)
                 except RunNotFound:
-                    await trio.sleep(_POLL_SECONDS)  # it is being started by the worker
+                    await anyio.sleep(_POLL_SECONDS)  # it is being started by the worker
                 except RunFinished:
                     break
                 else:
@@ -124,7 +126,7 @@ class Asker:
             record = await run.record()
             if record.status not in (RunStatus.PENDING, RunStatus.RUNNING) and record.owner is None:
                 return
-            await trio.sleep(_POLL_SECONDS)
+            await anyio.sleep(_POLL_SECONDS)
 
     async def _mend(self, planned: Planned) -> None:
         run = self._engine.get(planned.id)
@@ -134,7 +136,7 @@ class Asker:
             if record.status is RunStatus.COMPLETED:
                 return
             if record.problem is None and record.status is not RunStatus.FAILED:
-                await trio.sleep(_POLL_SECONDS)
+                await anyio.sleep(_POLL_SECONDS)
                 continue
             self._logs.ack("resume", planned.id)
             mended.touch()

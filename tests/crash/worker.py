@@ -15,10 +15,12 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+import anyio.to_thread
 import attrs
 import trio
 
@@ -28,6 +30,7 @@ from durable_trio.stores.kinds import make_store
 from durable_trio.testing.checker import check, read_lines
 from durable_trio.testing.probes import ProbedStore
 from tests.crash import planted, workflows
+from tests.crash.hosts import HOSTS, AnyEngine, Host
 from tests.crash.logs import Logs
 from tests.crash.plans import LONG_AGO, Asker, Planned, wave
 
@@ -45,6 +48,11 @@ class Control:
     def send(self, **message: Any) -> None:
         """Tell the driver something."""
         self.socket.send(json.dumps(message).encode())
+
+    async def receive(self) -> bytes:
+        """Return the next message of the driver's, of a socket that does not block; nothing once it hangs up."""
+        await anyio.wait_readable(self.socket)
+        return self.socket.recv(4096)
 
 
 def main(spec: Spec, control: socket.socket) -> int:
@@ -66,6 +74,10 @@ def _address(spec: Spec) -> str:
     return spec.get("url") or str(Path(spec["directory"]) / "app.db")
 
 
+def _host(spec: Spec) -> Host:
+    return HOSTS[spec.get("host", "trio")]
+
+
 def _store(spec: Spec) -> Store:
     inner = make_store(_address(spec), durability=spec.get("durability", "full"))
     if spec.get("planted"):
@@ -78,23 +90,25 @@ def _store(spec: Spec) -> Store:
 
 def _work(spec: Spec, control: Control) -> int:
     logs = Logs(spec["directory"], kill_in_effect=spec.get("kill_in_effect"))
-    workflows.use(logs)
+    host = _host(spec)
+    workflows.use(logs, in_asyncio=host.is_asyncio)
     workflows.HOLDS[:] = [spec.get("holds", False)]
     store = _store(spec)
-    engine = Engine(
-        store,
-        workflows=workflows.ALL,
-        lease_seconds=spec.get("lease_seconds", 0.9),
-        concurrency=spec.get("concurrency", 256),
-        grace_seconds=spec.get("grace_seconds", 5.0),
-    )
+    options = {
+        "workflows": workflows.ALL,
+        "lease_seconds": spec.get("lease_seconds", 0.9),
+        "concurrency": spec.get("concurrency", 256),
+        "grace_seconds": spec.get("grace_seconds", 5.0),
+    }
     began = time.monotonic()
     if spec.get("bulk"):
-        trio.run(_serve_many, engine, spec["bulk"])
+        trio.run(_serve_many, Engine(store, **options), spec["bulk"])
+    elif spec.get("plain") and not host.is_asyncio:
+        trio.run(_serve_plainly, Engine(store, **options), control, began)
     elif spec.get("plain"):
-        trio.run(_serve_plainly, engine, control, began)
+        host.run(_serve_in_block, host.open_engine(store, **options), control, began)
     else:
-        trio.run(_serve_and_ask, spec, engine, store, logs, control)
+        host.run(_serve_and_ask, spec, host.open_engine(store, **options), store, logs, control)
     return 0
 
 
@@ -110,6 +124,14 @@ async def _serve_plainly(engine: Engine, control: Control, began: float) -> None
     control.send(served=True)
 
 
+async def _serve_in_block(opening: AbstractAsyncContextManager[AnyEngine], control: Control, began: float) -> None:
+    """The same where no signal is listened to: until it is killed."""
+    control.send(serving=time.time_ns() // 1000)
+    async with opening:
+        control.send(ready=time.monotonic() - began)
+        await anyio.sleep_forever()
+
+
 async def _serve_many(engine: Engine, bulk: Mapping[str, Any]) -> None:
     """Serve many runs of one workflow, all started at once."""
     async with trio.open_nursery() as nursery:
@@ -119,14 +141,15 @@ async def _serve_many(engine: Engine, bulk: Mapping[str, Any]) -> None:
             nursery.start_soon(functools.partial(engine.start, bulk["workflow"], *bulk["args"], id=run_id))
 
 
-async def _serve_and_ask(spec: Spec, engine: Engine, store: Store, logs: Logs, control: Control) -> None:
-    async with trio.open_nursery() as nursery:
-        await nursery.start(engine.serve)
+async def _serve_and_ask(
+    spec: Spec, opening: AbstractAsyncContextManager[AnyEngine], store: Store, logs: Logs, control: Control
+) -> None:
+    async with opening as engine:
         control.send(ready=True)
-        async with trio.open_nursery() as work:
+        async with anyio.create_task_group() as work:
             work.start_soon(_move_log, store)
             asker = Asker(engine, logs, role="worker", has_client=spec["has_client"])
-            async with trio.open_nursery() as asking:
+            async with anyio.create_task_group() as asking:
                 asking.start_soon(engine.prune, LONG_AGO)
                 for planned in _still_to_do(spec):
                     asking.start_soon(asker.carry_out, planned)
@@ -135,10 +158,9 @@ async def _serve_and_ask(spec: Spec, engine: Engine, store: Store, logs: Logs, c
             await _wait_all_ended(engine)
             work.cancel_scope.cancel()
         control.send(settled=True)
-        nursery.cancel_scope.cancel()
 
 
-async def _wait_all_ended(engine: Engine) -> None:
+async def _wait_all_ended(engine: AnyEngine) -> None:
     for record in (await engine.list_runs(status=_UNFINISHED, limit=1000)).runs:
         async with engine.watch(run_id=record.id) as changes:
             async for _ in changes:
@@ -151,7 +173,7 @@ async def _keep_asking(spec: Spec, asker: Asker) -> None:
     while True:
         number += 1
         _note_wave(spec, number)
-        async with trio.open_nursery() as asking:
+        async with anyio.create_task_group() as asking:
             for planned in wave(number, only=tuple(spec.get("only", ()))):
                 asking.start_soon(asker.carry_out, _by_worker(planned))
 
@@ -180,29 +202,32 @@ def _still_to_do(spec: Spec) -> list[Planned]:
 
 async def _move_log(store: Store) -> None:
     while True:
-        await trio.sleep(0.05)
+        await anyio.sleep(0.05)
         with suppress(StoreAway):  # as the engine does
-            await trio.to_thread.run_sync(store.tidy)
+            await anyio.to_thread.run_sync(store.tidy)
 
 
 # ---- the client ------------------------------------------------------------------------------------------------------
 
 
 def _ask(spec: Spec, control: Control) -> int:
-    logs = Logs(spec["directory"])
-    trio.run(_ask_as_told, spec, logs, control)
+    host = _host(spec)
+    opening = host.open_client(_address(spec), workflows=workflows.ALL, durability=spec.get("durability", "full"))
+    host.run(_ask_as_told, spec, opening, Logs(spec["directory"]), control)
     return 0
 
 
-async def _ask_as_told(spec: Spec, logs: Logs, control: Control) -> None:
+async def _ask_as_told(
+    spec: Spec, opening: AbstractAsyncContextManager[AnyEngine], logs: Logs, control: Control
+) -> None:
     """Carry out the client's part of each wave that the driver names; the end of the stream is the end."""
-    stream = trio.socket.from_stdlib_socket(control.socket)
+    control.socket.setblocking(False)
     only = tuple(spec.get("only", ()))
-    async with Engine(_address(spec), workflows=workflows.ALL, durability=spec.get("durability", "full")) as client:
+    async with opening as client:
         asker = Asker(client, logs, role="client", has_client=True)
         control.send(ready=True)
-        async with trio.open_nursery() as nursery:
-            while message := await stream.recv(4096):
+        async with anyio.create_task_group() as nursery:
+            while message := await control.receive():
                 command = json.loads(message)
                 if "wave" in command:
                     for planned in wave(command["wave"], only=only):
@@ -222,7 +247,9 @@ async def _start_and_wait(asker: Asker, control: Control, id: str, workflow: str
     control.send(ended=id)
 
 
-async def _send_timed(client: Engine, logs: Logs, control: Control, run: str, name: str, id: str, payload: Any) -> None:
+async def _send_timed(
+    client: AnyEngine, logs: Logs, control: Control, run: str, name: str, id: str, payload: Any
+) -> None:
     await client.send_signal(run, name, payload, id=id)
     logs.ack("send", run, name=name, id=id, payload=payload, sender="client")
     control.send(sent=id, at=time.time_ns() // 1000)

@@ -4,12 +4,14 @@ effect to the ledger. Their results depend on nothing but their arguments, save 
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import singledispatch
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
+import anyio
 import psycopg
 import trio
 
@@ -24,6 +26,7 @@ from durable_trio import (
     current_step,
     workflow,
 )
+from durable_trio.asyncio import from_asyncio
 from durable_trio.rows import escape
 from durable_trio.testing.probes import kill_self
 from tests.crash.logs import Logs
@@ -33,11 +36,27 @@ _SHORT = 0.01  # seconds that a service takes
 
 
 HOLDS: list[bool] = [False]  # whether the steps of a sequence do not end in this process
+IN_ASYNCIO: list[bool] = [False]  # whether this process has a loop of asyncio's around the engine
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def use(logs: Logs) -> None:
+def use(logs: Logs, *, in_asyncio: bool = False) -> None:
     """Write to these logs from now on."""
     LOGS[:] = [logs]
+    IN_ASYNCIO[:] = [in_asyncio]
+
+
+def in_either(fn: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Make a function a step of asyncio's in a process that has such a loop, and of trio's elsewhere."""
+    in_asyncio = from_asyncio(fn)
+
+    @functools.wraps(fn)
+    async def step(*args: P.args, **kwargs: P.kwargs) -> R:
+        return await (in_asyncio if IN_ASYNCIO[0] else fn)(*args, **kwargs)
+
+    return step
 
 
 def note(**fields: Any) -> None:
@@ -99,10 +118,11 @@ class Witness:
 # ---- step functions --------------------------------------------------------------------------------------------------
 
 
+@in_either
 async def add(a: int, b: int) -> int:
     """Ask a service for a sum."""
     note()
-    await trio.sleep(_SHORT)
+    await anyio.sleep(_SHORT)
     return a + b
 
 
@@ -113,6 +133,7 @@ def add_in_thread(a: int, b: int) -> int:
     return a + b
 
 
+@in_either
 async def fail_twice(value: int) -> int:
     """Ask a service that answers at the third attempt."""
     note()
@@ -127,10 +148,11 @@ async def refuse() -> None:
     raise ConnectionRefusedError("the service is gone")
 
 
+@in_either
 async def once(value: int) -> int:
     """Do what must not be done twice."""
     note(at_most_once=True)
-    await trio.sleep(_SHORT * 3)
+    await anyio.sleep(_SHORT * 3)
     return value
 
 
@@ -161,10 +183,11 @@ def insert_and_fail(connection: Any, value: int) -> int:
     raise ValueError("not this one")
 
 
+@in_either
 async def undo(result: Any) -> None:
     """Undo a step."""
     note(argument=result)
-    await trio.sleep(_SHORT)
+    await anyio.sleep(_SHORT)
 
 
 def undo_in_thread(result: Any) -> None:
@@ -179,6 +202,7 @@ async def undo_at_second(result: Any) -> None:
         raise ConnectionError("the service is away")
 
 
+@in_either
 async def undo_never(result: Any) -> None:
     """Fail to undo a step."""
     note(argument=result)

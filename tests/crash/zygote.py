@@ -137,8 +137,9 @@ class Zygote:
 
 def serve(connection: socket.socket) -> None:
     """Fork what is asked for until the parent hangs up."""
-    from tests.crash import worker  # everything is imported here, once
+    from tests.crash import hosts, worker  # everything is imported here, once
 
+    hosts.import_backends()
     gc.collect()
     gc.freeze()  # else what is collected in a fork touches, and so copies, all that it shares with this process
     statuses: dict[int, int] = {}
