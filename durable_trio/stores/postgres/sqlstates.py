@@ -35,8 +35,9 @@ COMMITTED_HERE_ONLY: Final = "01000"
 CLASS_OF_CONNECTION: Final = "08"
 #: A character that no text has in the database.
 NO_TEXT: Final = "22021"
-#: A unique constraint does not hold.
+#: No value where there must be one.
 IS_NULL: Final = "23502"
+#: A unique constraint does not hold.
 IS_THERE: Final = "23505"
 #: Classes: a value that cannot be stored, a constraint.
 CLASSES_OF_VALUES: Final = ("22", "23")
