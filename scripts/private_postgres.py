@@ -4,12 +4,14 @@
     ./scripts/postgres --data FOLDER    # its data stays there, for the next time
 
 The binaries are Debian's, or those that ``DURABLE_TRIO_TEST_PG_BIN`` names. As root it runs as the user ``postgres``.
+Where many are started, ``DURABLE_TRIO_TEST_PG_NEW`` names a folder for what all begin with: to copy that costs little.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import os
 import pwd
 import shutil
@@ -180,24 +182,38 @@ class Server:
             self._paused.add(sender)
 
     def _make_data(self, networks: Sequence[str]) -> None:
-        self._call(
-            "initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"
-        )
+        original = os.environ.get("DURABLE_TRIO_TEST_PG_NEW")
+        if original is None:
+            self._init(self.data)
+        else:
+            self._copy_new(Path(original))
         with open(self.data / "pg_hba.conf", "a", encoding="utf-8") as rules:
             rules.writelines(f"host all all {network} trust\n" for network in networks)
 
+    def _init(self, data: Path) -> None:
+        options = ("-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
+        self._call(self.binaries / "initdb", "-D", data, *options)
+
+    def _copy_new(self, original: Path) -> None:
+        """Copy the data of a new server from a folder, where the first one who comes makes it."""
+        original.mkdir(exist_ok=True)
+        os.chown(original, self._user.pw_uid, self._user.pw_gid)
+        with open(original / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (original / "data").exists():
+                self._init(original / "draft")
+                (original / "draft").rename(original / "data")
+        self._call("cp", "-a", original / "data", self.data)
+
     def _copy_data(self, leader: Server) -> None:
         source = f"{leader.url.rpartition('/')[0]}?application_name=standby"
-        self._call(
-            "pg_basebackup", "-D", str(self.data), "-d", source, "-R", "--checkpoint=fast", "--no-sync", "-X", "stream"
-        )
+        options = ("-R", "--checkpoint=fast", "--no-sync", "-X", "stream")
+        self._call(self.binaries / "pg_basebackup", "-D", self.data, "-d", source, *options)
 
-    def _call(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self.binaries / program), *arguments], capture_output=True, text=True, check=False, **self._as_user()
-        )
+    def _call(self, *command: str | Path) -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **self._as_user())
         if done.returncode:
-            raise RuntimeError(f"{program} has failed:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"{command[0]} has failed:\n{done.stderr[-2000:]}")
 
     def _as_user(self) -> dict[str, Any]:
         if os.getuid():
