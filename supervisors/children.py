@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import inspect
 from collections.abc import Awaitable, Callable
+from types import FunctionType
 from typing import Any
 
 import attrs
@@ -127,6 +128,12 @@ class Place:
 
 
 def takes_task_status(start: StartFunction) -> bool:
+    function = getattr(start, "__func__", start)
+    if (
+        type(function) is FunctionType and not function.__dict__
+    ):  # it stands for no other, of which it has the signature
+        code = function.__code__
+        return "task_status" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     try:
         return "task_status" in inspect.signature(start).parameters
     except (TypeError, ValueError):  # some callables written in C have no signature

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -23,6 +25,7 @@ from supervisors import (
     Strategy,
     open_supervisor,
 )
+from supervisors.children import takes_task_status
 from tests.supervisors.troupe import BoomError, Troupe
 
 
@@ -52,6 +55,50 @@ async def test_start_child_returns_what_the_child_gave_to_started(troupe: Troupe
     async with open_supervisor() as supervisor:
         assert await supervisor.start_child(troupe.child("a")) == "a is ready"
         assert supervisor.child("a").value == "a is ready"
+
+
+class Starts:
+    """Callables of all kinds, with and without ``task_status``."""
+
+    async def says(self, *, task_status: trio.TaskStatus[None]) -> None: ...
+
+    async def silent(self) -> None: ...
+
+    async def __call__(self, *, task_status: trio.TaskStatus[None]) -> None: ...
+
+    @staticmethod
+    async def has_a_variable() -> None:
+        task_status = None
+        assert task_status is None
+
+    @staticmethod
+    async def by_place(task_status: trio.TaskStatus[None]) -> None: ...
+
+    @functools.wraps(says)
+    async def stands_for_one_that_says(*args: Any, **options: Any) -> None: ...
+
+    @functools.wraps(silent)
+    async def stands_for_a_silent_one(*args: Any, task_status: trio.TaskStatus[None]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (Starts().says, True),
+        (Starts().silent, False),
+        (Starts(), True),
+        (Starts.has_a_variable, False),
+        (Starts.by_place, True),
+        (Starts().stands_for_one_that_says, True),
+        (Starts().stands_for_a_silent_one, False),
+        (functools.partial(Starts.by_place), True),
+        (functools.partial(Starts().silent), False),
+        (trio.sleep_forever, False),
+        (print, False),
+    ],
+)
+def test_who_says_when_he_is_ready_is_known_by_his_signature(start: Any, expected: bool) -> None:
+    assert takes_task_status(start) is expected
 
 
 async def test_a_child_without_task_status_is_ready_when_it_runs() -> None:
