@@ -16,6 +16,7 @@ import trio
 import trio.testing
 from hypothesis import settings
 
+from durable_trio.code import project
 from durable_trio.engine import engine
 from durable_trio.rules import residency
 from durable_trio.stores.contract import Store
@@ -23,6 +24,7 @@ from durable_trio.stores.sqlite import opening
 from tests.engine.harness import Leftovers
 from tests.kit.copies import copy_or_migrate
 from tests.kit.hosts import HOSTS
+from tests.kit.imports import found_once
 from tests.kit.measured import unmeasured
 from tests.kit.stores import KINDS, kind_at, store_at
 from tests.kit.traces import effects
@@ -38,6 +40,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # And what ``nohup`` starts is deaf to the end of a terminal, which asks a server without one to reload.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+vars(project)["_imported"] = found_once(project._imported)
 
 
 @pytest.fixture(autouse=True)
