@@ -127,6 +127,11 @@ class Show:
         """Return whether only the last order has not ended, which waits for the last trouble."""
         return sample.mirrored + sample.checked_out >= len(self._plan.files) + len(self._plan.orders) - 1
 
+    def has_gone_on(self, sample: Sample, since: Sample) -> bool:
+        """Return whether a step or a run has ended since, or nothing is left that could."""
+        ended_count, ended_before = (each.mirrored + each.checked_out for each in (sample, since))
+        return sample.row_count > since.row_count or ended_count > ended_before or not sample.owned
+
     def _is_all_done(self, sample: Sample) -> bool:
         return sample.mirrored + sample.checked_out == len(self._plan.files) + len(self._plan.orders)
 

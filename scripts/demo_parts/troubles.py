@@ -173,8 +173,11 @@ class _Troublemaker:
         await station.machine.mend()
         began = trio.current_time()
         if work.runs:
-            query = "SELECT 1 FROM (SELECT count(*) AS rows FROM history WHERE run = ANY(?)) AS now WHERE rows > ?"
-            await self._until(query, work.runs, before)
+            query = """
+                SELECT 1 WHERE (SELECT count(*) FROM history WHERE run = ANY(?)) > ?
+                    OR NOT EXISTS (SELECT 1 FROM runs WHERE run = ANY(?) AND finished_at IS NULL)
+            """  # one that has had all its steps has only its end left
+            await self._until(query, work.runs, before, work.runs)
         self._good(began, f"the cable is back, and it goes on{self._dead((work.executor,))}")
 
     async def _crash(self, number: str) -> None:
@@ -186,7 +189,7 @@ class _Troublemaker:
         await trio.sleep(_DOWN_SECONDS)
         await self._database.start()
         at_start = self._show.look()
-        await self._show.until(lambda sample: sample.row_count > at_start.row_count or self._show.is_idle(sample))
+        await self._show.until(lambda sample: self._show.has_gone_on(sample, at_start))
         self._good(began, f"it is back, and they go on{self._dead(executors)}")
         # Who is killed before it has its lock again, as all stores have one, is missed only after its lease.
         query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' HAVING count(*) > ?"
