@@ -254,6 +254,7 @@ async def _drain(services: Services, executor: Executor, grace: trio.CancelScope
         if patience.cancelled_caught:
             names = ", ".join(repr(row.id) for row in executor.runs.resident_rows()[:20])
             _LOGGER.error("these runs do not leave: %s; their steps ignore that they are cancelled", names)
+        executor.recovery.rest()  # or it would find itself dead, if its lease was due just then, and become another one
         await executor.recovery.retire(frozenset(executor.runs.crashed))
     except trio.ClosedResourceError:
         pass

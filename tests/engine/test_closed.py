@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from durable_trio import Context, Engine, RunNotFound, RunStatus, open_engine, workflow
+from durable_trio.engine.services.recovery import Recovery
+from durable_trio.stores.questions import ListExecutors
 from tests.engine.flows import CART, echo, waiting
 from tests.engine.harness import serving, stopped_when_ready, stored
 
@@ -55,6 +57,24 @@ async def test_a_call_after_the_end_of_the_block_is_refused(name: str) -> None:
         pass
     with pytest.raises(trio.ClosedResourceError):
         await CALLS[name](engine)
+
+
+async def test_who_has_left_becomes_nobody_else(store_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lease may be due just then: it is nobody any more, which is no reason to become another one."""
+    left_behind: list[Any] = []
+    retire = Recovery.retire
+
+    async def retire_and_look(recovery: Recovery, crashed_runs: frozenset[int]) -> None:
+        await retire(recovery, crashed_runs)
+        recovery.nudge()  # to renew the lease is due
+        with trio.move_on_after(0.3):  # it would be renewed within a quarter of a second
+            await recovery.wait_renewed()
+        left_behind.append(await recovery._writer.ask(ListExecutors()))
+
+    monkeypatch.setattr(Recovery, "retire", retire_and_look)
+    async with serving(store_path, echo) as engine:
+        assert await engine.run(echo, 1) == 1
+    assert left_behind == [()]
 
 
 async def test_closing_twice_is_nothing_and_calls_after_it_are_refused(store_path: str) -> None:
