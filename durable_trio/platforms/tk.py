@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import tkinter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any, Final
 
 from durable_trio.engine.engine import Engine
 from durable_trio.platforms.desktop import DesktopEngine, Toolkit
 from durable_trio.platforms.hosts.tk_host import TkHost
 
 __all__ = ["host"]
+
+# The handler that tkinter gives each new window: its `destroy`. Commands are named after their functions.
+_OF_TKINTER: Final = re.compile(r"\d+destroy")
 
 
 def host(root: tkinter.Tk, engine: AbstractAsyncContextManager[Engine]) -> DesktopEngine:
@@ -50,13 +55,14 @@ def host(root: tkinter.Tk, engine: AbstractAsyncContextManager[Engine]) -> Deskt
             root.destroy()
 
     def take_closing(close: Callable[[], object]) -> Callable[[], object]:
-        if root.protocol("WM_DELETE_WINDOW"):
+        before: Any = root.protocol("WM_DELETE_WINDOW")  # the name of a command
+        if before and not _OF_TKINTER.fullmatch(str(before)):
             return lambda: None
         root.protocol("WM_DELETE_WINDOW", close)
 
         def give_back() -> None:
             if window_is_there():
-                root.protocol("WM_DELETE_WINDOW", "")
+                root.protocol("WM_DELETE_WINDOW", before)
 
         return give_back
 

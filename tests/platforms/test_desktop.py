@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ from durable_trio import (
 )
 from durable_trio.platforms.desktop import DesktopEngine
 from durable_trio.platforms.hosts.driver import Driver
-from tests.engine.harness import PATIENCE_SECONDS
+from tests.engine.harness import PATIENCE_SECONDS, Leftovers
 from tests.kit.forks import Forked
-from tests.platforms.windows import TOOLKITS, Window, environment_of, must_be_there
+from tests.platforms.windows import TOOLKITS, TkWindow, Window, environment_of, must_be_there
 
 BEGUN: list[str] = []  # run ids of steps that have begun
 HELD = threading.Event()
@@ -148,7 +149,8 @@ def test_a_client_has_what_others_execute(window: Window, tmp_path: Path) -> Non
     assert [record.id for record in pages[0].runs] == ["run"]
 
 
-def test_closing_the_window_in_a_step_lets_it_finish(window: Window, tmp_path: Path) -> None:
+def test_closing_the_window_in_a_step_lets_it_finish(toolkit: str, window: Window, tmp_path: Path) -> None:
+    """Tk's stays until then. Qt's is gone, for nobody has asked it to wait."""
     path = tmp_path / "app.db"
     was_there: list[bool] = []
 
@@ -164,7 +166,30 @@ def test_closing_the_window_in_a_step_lets_it_finish(window: Window, tmp_path: P
         close_once_begun()
         window.run()
     assert history(path, "run") == ["hold#0 completed"]
+    assert was_there == [toolkit == "tk"]
     assert not window.is_there()
+
+
+@pytest.mark.parametrize("toolkit", ["tk"], indirect=True)  # nobody takes those of Qt's windows
+def test_a_handler_of_the_program_for_closing_is_left_to_it(window: Window) -> None:
+    closings: list[str] = []
+    assert isinstance(window, TkWindow)
+
+    def on_destroy() -> None:
+        closings.append("of the program")
+        engine.close()
+
+    before: Any = window.root.protocol("WM_DELETE_WINDOW")
+    with window.host(serving()):
+        assert window.root.protocol("WM_DELETE_WINDOW") != before
+        window.after(1, window.root.quit)
+        window.run()
+    assert window.root.protocol("WM_DELETE_WINDOW") == before
+    window.root.protocol("WM_DELETE_WINDOW", on_destroy)
+    with window.host(serving()) as engine:
+        window.after(1, window.close)
+        window.run()
+    assert closings == ["of the program"]
 
 
 def test_closing_twice_waits_for_no_step(window: Window, tmp_path: Path) -> None:
@@ -381,6 +406,9 @@ def test_each_wrong_use_says_what_to_write(window: Window) -> None:
 
     async def in_trio(native: Engine) -> None:
         said["trio"] = raised(RuntimeError, call)
+        window.after(0, lambda: said.update(dialog=raised(RuntimeError, call)))
+        window.after(1, window.close_dialog)
+        window.open_dialog()
 
     @workflow
     async def body(ctx: Context) -> None:
@@ -402,9 +430,23 @@ def test_each_wrong_use_says_what_to_write(window: Window) -> None:
         window.run()
     assert "another one: write root.after(0" in said["thread"] or "write QTimer.singleShot(0, app" in said["thread"]
     assert "current_step().engine" in said["trio"]
+    assert "have `then=` open it" in said["dialog"]
     assert "async with open_engine(…)" in said["second"]
     assert window.line in raised(trio.ClosedResourceError, call)
     assert window.line in raised(RuntimeError, engine.__enter__)
+
+
+def test_nothing_is_left_behind(toolkit: str, tmp_path: Path) -> None:
+    window = TOOLKITS[toolkit]()
+    with window.host(serving(tmp_path / "first.db")):  # what a toolkit opens for good, and keeps
+        window.after(1, window.pause)
+        window.run()
+    before = Leftovers.now()
+    with window.host(serving(tmp_path / "app.db")) as engine:
+        engine.call_soon(Engine.run, count, 2, then=lambda _: engine.close())
+        window.run()
+    window.end()
+    before.assert_nothing_new()
 
 
 def test_a_body_that_calls_the_window_is_told_of_its_context(window: Window) -> None:
@@ -475,7 +517,8 @@ toolkit, path, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 
 async def hold(n):
     print("begun", n, flush=True)
-    await trio.sleep(seconds if n == 1 else 0)
+    with trio.CancelScope(shield=seconds < 0):
+        await trio.sleep(abs(seconds) if n == 1 else 0)
     return n
 
 @workflow
@@ -566,3 +609,18 @@ def test_ctrl_c_drains_and_the_second_one_waits_for_no_step_and_kill_loses_nothi
         out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert out == "begun 2\nresult [0, 1, 2]\n"
         assert "Traceback" not in err
+
+
+def test_the_third_ctrl_c_ends_the_process_whatever_a_step_does(toolkit: str, tmp_path: Path) -> None:
+    with begin(toolkit, tmp_path / "app.db", -3600) as process:
+        wait_for(process, "begun 1")
+        for _ in range(3):
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0)
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)  # it may take two that come at once for one
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert process.returncode == -signal.SIGINT

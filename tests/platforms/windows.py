@@ -18,7 +18,7 @@ from tests.kit.displays import display
 with suppress(ImportError):  # some are built without; see `must_be_there`
     import tkinter
 
-__all__ = ["TOOLKITS", "Window", "environment_of", "must_be_there"]
+__all__ = ["TOOLKITS", "TkWindow", "Window", "environment_of", "must_be_there"]
 
 
 class Window(Protocol):
@@ -38,10 +38,15 @@ class Window(Protocol):
     def leave(self) -> None:
         """End its loop as a program does, without a word to the engine."""
 
+    def pause(self) -> None:
+        """End its loop, such that it can be run again."""
+
     def open_dialog(self) -> None:
         """Be in the nested loop of a modal dialog, until it is closed."""
 
-    def close_dialog(self) -> None: ...
+    def close_dialog(self) -> None:
+        """Close it; it was opened before."""
+
     def is_there(self) -> bool: ...
     def end(self) -> None: ...
 
@@ -77,11 +82,15 @@ class TkWindow:
     def leave(self) -> None:
         self.root.destroy()
 
+    def pause(self) -> None:
+        self.root.quit()
+
     def open_dialog(self) -> None:
         self._dialog = tkinter.Toplevel(self.root)
-        self._dialog.wait_visibility()
-        self._dialog.grab_set()
-        self.root.wait_window(self._dialog)
+        with suppress(tkinter.TclError):  # it may be closed while it is still coming up
+            self._dialog.wait_visibility()
+            self._dialog.grab_set()
+            self.root.wait_window(self._dialog)
 
     def close_dialog(self) -> None:
         assert self._dialog is not None
@@ -134,6 +143,9 @@ class QtWindow:
         self._label.close()
 
     def leave(self) -> None:
+        self.app.exit(0)
+
+    def pause(self) -> None:
         self.app.exit(0)
 
     def open_dialog(self) -> None:
