@@ -289,7 +289,8 @@ class DesktopEngine:
         if trio.lowlevel.in_trio_task():
             raise RuntimeError(
                 "this engine is for callbacks of the window, and was called from trio: use ctx in a body, "
-                "current_step().engine in a step, and in a function for call_soon the engine that it is given"
+                "current_step().engine in a step, and in a function for call_soon the engine that it is given; if this "
+                "is a callback, of a dialog that one of these has opened, have `then=` open it"
             )
 
     # ---- between the toolkit and trio --------------------------------------------------------------------------
