@@ -1,24 +1,25 @@
-"""The kinds of store, and which one an address means: one line in ``_BY_SCHEME`` for each kind that has URLs."""
+"""The kinds of store, and which one an address means: a line in ``_BY_SCHEME`` for each scheme of a URL."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from importlib import import_module
-from os import PathLike
-from typing import Any, Final
+from typing import Final
 
 from durable_trio.stores.address import Url, is_meant_as_url, is_url, without_password
 from durable_trio.stores.contract import Store
-from durable_trio.stores.sqlite import SqliteStore
+from durable_trio.stores.kind import Kind
+from durable_trio.stores.sqlite.kind import SQLITE
 
 __all__ = ["grants", "make_reader", "make_store", "migrate", "readable"]
 
 
-def _postgres(name: str) -> Callable[..., Any]:
-    """Return what the package has by a name. It is imported when it is needed: it is an extra, and takes its time."""
+def _postgres() -> Kind:
+    """Import the package when it is needed: it is an extra, and takes its time."""
     try:
-        found: Callable[..., Any] = getattr(import_module("durable_trio.stores.postgres"), name)
+        found: Kind = import_module("durable_trio.stores.postgres.kind").POSTGRES
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "psycopg":
             raise
@@ -27,10 +28,10 @@ def _postgres(name: str) -> Callable[..., Any]:
     return found
 
 
-_BY_SCHEME: Final[dict[str, Callable[[str], Callable[..., Any]]]] = {"postgresql": _postgres, "postgres": _postgres}
+_BY_SCHEME: Final[dict[str, Callable[[], Kind]]] = {"postgresql": _postgres, "postgres": _postgres}
 
 
-def make_store(address: str | PathLike[str], *, durability: str = "full", creates: bool = True) -> Store:
+def make_store(address: str | os.PathLike[str], *, durability: str = "full", creates: bool = True) -> Store:
     """Return the store at an address, not open yet: a path, ``":memory:"``, or a ``postgresql://`` URL.
 
     Args:
@@ -40,10 +41,9 @@ def make_store(address: str | PathLike[str], *, durability: str = "full", create
         ValueError: no store is at such an address.
         ImportError: what it needs is not installed.
     """
-    if isinstance(address, str) and _is_server(address):
-        store: Store = _package_of(address)("PostgresStore")(address, durability=durability, creates=creates)
-        return store
-    return SqliteStore(address, durability=durability)
+    if not isinstance(address, str):
+        return SQLITE.make_store(os.fspath(address), durability=durability, creates=creates)
+    return _kind_of(address).make_store(address, durability=durability, creates=creates)
 
 
 def make_reader(address: str) -> Store:
@@ -52,12 +52,7 @@ def make_reader(address: str) -> Store:
     Raises:
         ValueError, ImportError: as ``make_store``.
     """
-    if _is_server(address):
-        store: Store = _package_of(address)("PostgresReader")(address)
-        return store
-    from durable_trio.stores.sqlite.reading import SqliteReader
-
-    return SqliteReader(address)
+    return _kind_of(address).make_reader(address)
 
 
 def readable(address: str) -> AbstractContextManager[str]:
@@ -66,11 +61,7 @@ def readable(address: str) -> AbstractContextManager[str]:
     Raises:
         StoreError: a subclass that says why it cannot be read, or copied.
     """
-    if _is_server(address):
-        return nullcontext(address)
-    from durable_trio.stores.sqlite.reading import readable as readable_file
-
-    return readable_file(address)
+    return _kind_of(address).readable(address)
 
 
 def migrate(address: str) -> tuple[int, int]:
@@ -80,17 +71,7 @@ def migrate(address: str) -> tuple[int, int]:
         StoreError: it cannot be reached or changed; or a newer version of this library has written it.
         ValueError, ImportError: as ``make_store``.
     """
-    if _is_server(address):
-        versions: tuple[int, int] = _package_of(address)("migrate_database")(address)
-        return versions
-    from durable_trio.stores.sqlite.reading import version_of
-    from durable_trio.stores.sqlite.tables import SCHEMA_VERSION
-
-    before = version_of(address)
-    store = SqliteStore(address)
-    store.open()
-    store.close()
-    return before, SCHEMA_VERSION
+    return _kind_of(address).migrate(address)
 
 
 def grants(address: str, role: str) -> str:
@@ -99,20 +80,16 @@ def grants(address: str, role: str) -> str:
     Raises:
         ValueError: it is a file: who may use that, its permissions say.
     """
-    if not _is_server(address):
-        raise ValueError(f"{address!r} is a file: who may use it, its permissions say")
-    text: str = _package_of(address)("grants_for")(address, role)
-    return text
+    return _kind_of(address).grants(address, role)
 
 
-def _is_server(address: str) -> bool:
+def _kind_of(address: str) -> Kind:
     if is_meant_as_url(address):
         raise ValueError(f"{without_password(address)!r} is no URL; a server is named postgresql://user@host/database")
-    return is_url(address)
-
-
-def _package_of(url: str) -> Callable[[str], Callable[..., Any]]:
-    package = _BY_SCHEME.get(Url.of(url).scheme)
-    if package is None:
-        raise ValueError(f"store {without_password(url)!r}: a path, ':memory:' or a postgresql:// URL is supported")
-    return package
+    if not is_url(address):
+        return SQLITE
+    kind = _BY_SCHEME.get(Url.of(address).scheme)
+    if kind is None:
+        text = f"store {without_password(address)!r}: a path, ':memory:' or a postgresql:// URL is supported"
+        raise ValueError(text)
+    return kind()
