@@ -132,7 +132,7 @@ class Kept:
         """
         submitted = self._submitted
         self.is_blocked = False
-        if self.obstacle.error is not None:
+        if self.obstacle.error is not None and not self.is_leaving:  # who leaves says what is left by then
             waiting = [*self.in_doubt, *under_way, *submitted.all()]
             self.obstacle.still_there(len([item for item, _ in waiting if isinstance(item, OWNERS)]))
         submitted.release_held(PROBES_MAX if self.is_full else None)

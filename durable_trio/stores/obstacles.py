@@ -41,11 +41,14 @@ class Obstacle:
             return
         self._is_told = True
         number = getattr(self.error.__cause__, "os_errno", 0)
+        waits = (
+            f" What runs have done is kept in memory: {kept_count} of their writes wait, and are done again if this "
+            "process is stopped meanwhile"
+        )
         _LOGGER.warning(
-            "the store cannot be written: %s. It is tried again until it can; what runs have done is kept in memory, "
-            "and %d of their writes wait. Do not stop this process meanwhile: they would be done again",
-            self.error,
-            kept_count,
+            "the store cannot be written: %s. It is tried again until it can.%s",
+            str(self.error).rstrip("."),
+            waits if kept_count else "",
             extra={
                 "event": "writes_kept",
                 "cause": f"{type(self.error).__name__}: {self.error}",

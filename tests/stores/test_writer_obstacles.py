@@ -409,6 +409,7 @@ async def test_a_full_disk_is_told_once_when_it_begins_and_once_when_it_is_over(
             disk.is_full = True
     assert told(caplog) == [("WARNING", "writes_kept", 3), ("INFO", "writes_stored", 3)] * 2
     assert vars(caplog.records[0])["cause"] == "StoreFull: no room"
+    assert "no room. It is tried again until it can. What runs" in caplog.records[0].getMessage()
 
 
 async def test_a_file_that_somebody_holds_is_told_too(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:

@@ -135,10 +135,10 @@ def parse_url(url: str, *, session: str = "read-write") -> Place:
     name = without_password(url)
     if "@" in parts.place:  # libpq would look for a host or a database that begins with the rest of the password
         raise ValueError(f"{name} is no URL of a PostgreSQL database: an @ in a name or a password is written %40")
-    schema = _DEFAULT_SCHEMA
-    for option in parts.options:
-        if _name_of(option) == "schema":
-            schema = unquote(option.partition("=")[2])
+    schemas = [unquote(each.partition("=")[2]) for each in parts.options if _name_of(each) == "schema"]
+    schema = schemas[0] if schemas else _DEFAULT_SCHEMA
+    if len(schemas) > 1:
+        raise ValueError(f"{name} names more than one schema: a store is in one")
     if not schema or "\0" in schema or len(schema.encode()) > _NAME_BYTES_MAX:
         raise ValueError(f"{schema!r} is no name of a schema: 1 to {_NAME_BYTES_MAX} bytes")
     libpq_url = str(parts._replace(options=tuple(each for each in parts.options if _name_of(each) != "schema")))

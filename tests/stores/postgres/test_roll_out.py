@@ -106,6 +106,8 @@ def test_an_address_is_refused_in_words() -> None:
         PostgresStore("postgresql://localhost/x?sslmoed=require")
     with pytest.raises(ValueError, match="is no name of a schema"):
         PostgresStore("postgresql://localhost/x?schema=" + 64 * "x")
+    with pytest.raises(ValueError, match="names more than one schema"):
+        PostgresStore("postgresql://localhost/x?schema=a&connect_timeout=1&schema=b")
     with pytest.raises(StoreError, match="cannot be reached") as raised:
         PostgresStore("postgresql://joe:secret@127.0.0.1:1/x?passfile=/nowhere&schema=x").open()
     assert "secret" not in str(raised.value)
