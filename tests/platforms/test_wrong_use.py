@@ -17,6 +17,7 @@ import trio
 from durable_trio import Context, RunFailed, open_engine, workflow
 from durable_trio.asyncio import Engine, from_asyncio, start_engine
 from durable_trio.asyncio import open_engine as open_here
+from tests.engine.harness import PATIENCE_SECONDS
 from tests.kit import forks
 from tests.platforms.kit import Kind, make_loop, raised
 
@@ -148,6 +149,7 @@ def test_a_body_that_awaits_asyncio_fails_by_itself_and_is_told_what_to_write(
             assert await engine.run(right) == 1
 
     run(main)
+    gc.collect()  # coroutines that nobody has awaited are warned of, and that is to be ignored here
 
 
 def test_a_function_of_asyncio_is_for_steps_of_an_engine_in_asyncio(run: Runs, host: Kind) -> None:
@@ -172,6 +174,27 @@ def test_a_function_of_asyncio_is_for_steps_of_an_engine_in_asyncio(run: Runs, h
     trio.run(native)
     with pytest.raises(TypeError, match="async def"):
         from_asyncio(threading.Event().set)  # type: ignore[arg-type]
+
+
+LEFT_OPEN = """
+import asyncio, sys
+from durable_trio.asyncio import start_engine
+
+loop = asyncio.new_event_loop()
+engine = loop.run_until_complete(start_engine(":memory:", host=sys.argv[1]))
+if sys.argv[2] == "closed":
+    loop.run_until_complete(engine.aclose())
+loop.stop()
+loop.run_forever()
+"""
+
+
+@pytest.mark.parametrize("left", ["open", "closed"])
+def test_a_program_that_ends_with_an_engine_open_says_so(host: Kind, left: str) -> None:
+    command = [sys.executable, "-c", LEFT_OPEN, host, left]
+    done = forks.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    assert done.returncode == 0
+    assert ("await engine.aclose(), before the loop is closed" in done.stderr) == (left == "open"), done.stderr
 
 
 # What is left behind of the engine is left behind for good: so in a process of its own.

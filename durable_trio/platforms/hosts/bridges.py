@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import atexit
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from typing import Any, Final, TypeVar
 import trio
 from outcome import Error, Outcome, Value, capture
 
+from durable_trio.logger import Logger
 from durable_trio.platforms.hosts.asyncio_host import AsyncioHost
 from durable_trio.platforms.hosts.calls import Call, unanswered_cancels
 from durable_trio.platforms.hosts.driver import Driver
@@ -30,6 +32,8 @@ from durable_trio.platforms.hosts.loop_tasks import AsyncioTask
 __all__ = ["BRIDGE", "Bridge", "open_bridge"]
 
 T = TypeVar("T")
+
+_LOGGER: Final = Logger("durable_trio.processes")
 
 
 class Bridge(abc.ABC):
@@ -296,6 +300,18 @@ async def _outlast(future: asyncio.Future[Any]) -> asyncio.CancelledError | None
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled
+
+
+@atexit.register
+def _tell_left_open() -> None:
+    """The process ends. Of an engine in a loop that was run by hand nobody else would learn that it was open."""
+    if any(bridge.users for bridge in _BRIDGES.values()):
+        _LOGGER.warning(
+            "the program ends with an engine open in an event loop: steps in hand are not waited for, and run again "
+            "in the next process; leave its `async with open_engine(…)`, or await engine.aclose(), before the loop is "
+            "closed",
+            extra={"event": "left_open"},
+        )
 
 
 def _forget_closed() -> None:
