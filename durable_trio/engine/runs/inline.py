@@ -41,7 +41,7 @@ from durable_trio.rows import Key, RunRow, ServedCode, WaitRow
 from durable_trio.rules.damage import damaged
 from durable_trio.starting import SEED_BYTES
 from durable_trio.stores.contract import ClaimRun, Fence, Release, Started, StartRun
-from durable_trio.stores.questions import NOTHING_LOADED, FindRun, Loaded, LoadRun
+from durable_trio.stores.questions import NOTHING_LOADED, FindRun, ListExecutors, Loaded, LoadRun
 from durable_trio.turns.port import Callback, Port
 from durable_trio.turns.quiet import BODY, rest
 from durable_trio.workflows import INLINE_NAME, Workflow, workflow
@@ -52,8 +52,10 @@ _LOGGER = Logger("durable_trio.runs")
 _CODE: Final = ServedCode(INLINE_NAME, 0, 0)
 # How long a block that is cancelled, or has failed, waits for the store to take what it has done.
 PATIENCE_SECONDS: Final = 10.0
-# What it takes, beyond the store's doubt, until the runs of a process that has just died are free.
+# What it takes, beyond the store's doubt, until it is seen that a process has just died; and until its runs are free,
+# which on a busy machine is some looks later.
 _TAKEOVER_SECONDS_MAX: Final = 2.0
+_FREE_SECONDS_MAX: Final = 30.0
 _LOOK_SECONDS: Final = 0.1
 _AGAIN: Final = "enter it again, and it goes on from its last stored step"
 
@@ -273,18 +275,26 @@ async def _encode_input(services: Services, run_id: str, given: Any) -> tuple[st
 async def _claim_from_the_dead(services: Services, claim: ClaimRun) -> RunRow:
     """Claim a run. Whoever starts a script again may be sooner than the store knows that the one before has died."""
     doubt_seconds = services.writer.store.doubt_seconds
-    until = trio.current_time() + (doubt_seconds + _TAKEOVER_SECONDS_MAX if doubt_seconds else 0)
+    began = trio.current_time()
     while True:
         try:
             row: RunRow = await services.writer.write(claim)
         except RunConflict:
             held = await services.writer.ask_patiently(FindRun(claim.run_id))
-            is_of_another = held is not None and held.owner not in (None, claim.owner)
-            if not is_of_another or trio.current_time() > until:
+            if held is None or held.owner in (None, claim.owner) or not doubt_seconds:
+                raise
+            passed = trio.current_time() - began - doubt_seconds
+            if passed > _TAKEOVER_SECONDS_MAX and (passed > _FREE_SECONDS_MAX or await _lives(services, held.owner)):
                 raise
             await trio.sleep(_LOOK_SECONDS)
         else:
             return row
+
+
+async def _lives(services: Services, executor: int) -> bool:
+    """Return whether an executor may be alive; one that has just been declared dead is not there."""
+    rows = await services.writer.ask_patiently(ListExecutors())
+    return any(row.id == executor and row.is_locked is not False for row in rows)
 
 
 async def _claim(services: Services, executor: int, run_id: str, given: Any) -> tuple[RunRow, Loaded]:

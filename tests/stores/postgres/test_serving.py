@@ -6,17 +6,22 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
 
-from durable_trio import Context, open_engine, workflow
-from durable_trio.stores.postgres.session import Session
+from durable_trio import Context, RunConflict, RunStatus, open_engine, workflow
+from durable_trio.engine.runs import inline
+from durable_trio.rows import ServedCode
+from durable_trio.stores.contract import ClaimRun
+from durable_trio.stores.postgres.session import DOUBT_SECONDS, Session
 from durable_trio.stores.postgres.store import PostgresStore
 from durable_trio.stores.postgres.wire import Wire
 from durable_trio.stores.questions import ListExecutors
 from durable_trio.testing.store_contract.kit import register
+from durable_trio.workflows import INLINE_NAME
 from tests.engine.services.test_observers import looking
 from tests.kit.postgres import server
 from tests.stores.postgres.kit import Rows, connect, wait_until
@@ -106,3 +111,24 @@ def test_who_has_lost_its_session_for_a_moment_is_not_taken_for_dead(
     wait_until(lambda: is_there() is False)
     trio.run(main)
     assert [row.id for row in store.ask(ListExecutors())] == [executor]
+
+
+async def test_the_block_of_a_script_that_has_died_is_waited_for_until_that_is_certain(
+    url: str, open_store: Callable[[], PostgresStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it takes its time. Of one that lives it is told sooner: here without any patience."""
+    monkeypatch.setattr(inline, "_TAKEOVER_SECONDS_MAX", -DOUBT_SECONDS)
+    store = open_store()
+    async with open_engine(url) as engine:
+        with pytest.raises(ZeroDivisionError):
+            async with engine.inline("script"):
+                raise ZeroDivisionError
+        code, now = ServedCode(INLINE_NAME, 0, 0), store.read_clock()
+        store.apply([ClaimRun(owner=register(store), run_id="script", codes=(code,), is_asked_for=True, now=now)])
+        with pytest.raises(RunConflict, match="which is alive"):
+            async with engine.inline("script"):
+                raise AssertionError("entered")
+        store.close()
+        async with engine.inline("script"):
+            pass
+        assert (await engine.get("script").record()).status is RunStatus.COMPLETED
