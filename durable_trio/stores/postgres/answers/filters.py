@@ -14,11 +14,10 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from durable_trio.records import RunStatus
-from durable_trio.rules.run_life import FINAL, UNFINISHED
 from durable_trio.stores.postgres.answers.asking import Asking, text
 from durable_trio.stores.postgres.answers.parked import parked_runs
 from durable_trio.stores.postgres.parked import IS_PARKED
-from durable_trio.stores.questions import Order, RunFilter
+from durable_trio.stores.questions import RunFilter
 
 __all__ = [
     "COMPARED_RUNS",
@@ -31,7 +30,6 @@ __all__ = [
     "Values",
     "condition",
     "in_order",
-    "narrowed",
     "rarest_part",
 ]
 
@@ -109,18 +107,6 @@ class Page:
             return ""
         mark = "<" if self.is_last_first else ">"
         return f" AND ({place}, {run}) {mark} ({values.number(self.behind[0])}, {values.number(self.behind[1])})"
-
-
-def narrowed(which: RunFilter, order: Order) -> RunFilter:
-    """Return a filter with the statuses that runs can have which match it: an index may serve them."""
-    possible = set(RunStatus if which.statuses is None else which.statuses)
-    if which.is_parked or which.is_retrying or which.overdue_at is not None:
-        possible &= UNFINISHED
-    if order is Order.ENDED:
-        possible &= FINAL
-    if len(possible) == len(RunStatus):
-        return which
-    return attrs.evolve(which, statuses=tuple(status for status in RunStatus if status in possible))
 
 
 def condition(which: RunFilter, values: Values) -> str:

@@ -12,6 +12,7 @@ import attrs
 
 from durable_trio.rows import RunRow
 from durable_trio.rules.run_life import FINAL
+from durable_trio.stores.filters import narrowed
 from durable_trio.stores.postgres.answers.asking import Asking
 from durable_trio.stores.postgres.answers.filters import (
     COMPARED_RUNS,
@@ -21,7 +22,6 @@ from durable_trio.stores.postgres.answers.filters import (
     Values,
     condition,
     in_order,
-    narrowed,
     rarest_part,
 )
 from durable_trio.stores.postgres.rows import RUN_COLUMNS, run_from

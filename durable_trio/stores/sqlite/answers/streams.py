@@ -17,7 +17,8 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from durable_trio.records import RunStatus
-from durable_trio.rules.run_life import FINAL, UNFINISHED
+from durable_trio.rules.run_life import FINAL
+from durable_trio.stores.filters import narrowed
 from durable_trio.stores.questions import Order, RunFilter
 from durable_trio.stores.sqlite.answers import parts
 from durable_trio.stores.sqlite.answers.cells import Source
@@ -88,7 +89,7 @@ def matching(
 
     One call looks at no more than a slice. It gives fewer than ``limit`` keys if there are no more in that.
     """
-    which = _narrowed(which, order)
+    which = narrowed(which, order)
     way = WAYS[order]
     before = None if before is None else place_of(connection, way.column, before)
     term, parameters = conditions(which, order)
@@ -143,18 +144,6 @@ class _Look(NamedTuple):
     def _found(self, runs: str, values: Sequence[Any]) -> list[Key]:
         rows = self.connection.execute(self.sql.format(runs=runs), (*values, *self.parameters)).fetchall()
         return sorted(map(key_of, rows), reverse=self.way.is_last_first)
-
-
-def _narrowed(which: RunFilter, order: Order) -> RunFilter:
-    """Return a filter with the statuses that runs can have which match it: an index may serve them."""
-    possible = set(RunStatus if which.statuses is None else which.statuses)
-    if which.is_parked or which.is_retrying or which.overdue_at is not None:
-        possible &= UNFINISHED
-    if order is Order.ENDED:
-        possible &= FINAL
-    if len(possible) == len(RunStatus):
-        return which
-    return attrs.evolve(which, statuses=tuple(status for status in RunStatus if status in possible))
 
 
 # ---- keys ----------------------------------------------------------------------------------------------------------
