@@ -20,7 +20,7 @@ from outcome import Error, Outcome, Value, capture
 
 from durable_trio.limits import LINGER_MS
 
-__all__ = ["HOSTED", "Linger", "StoreThread", "Waiter", "no_abort"]
+__all__ = ["HOSTED", "Linger", "StoreThread", "Waiter"]
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class StoreThread:
         outcomes: list[Outcome[T]] = []
         go_on = partial(trio.lowlevel.reschedule, trio.lowlevel.current_task())
         self.hand_over(lambda: outcomes.append(capture(fn)), go_on)
-        await trio.lowlevel.wait_task_rescheduled(no_abort)
+        await trio.lowlevel.wait_task_rescheduled(_no_abort)
         return outcomes[0].unwrap()
 
     def hand_over(self, fn: Callable[[], None], done: Callable[[], object]) -> None:
@@ -127,12 +127,12 @@ class Waiter:
         """Wait for it; the wait cannot be cancelled."""
         if self.result is None:
             self.is_waiting = True
-            await trio.lowlevel.wait_task_rescheduled(no_abort)
+            await trio.lowlevel.wait_task_rescheduled(_no_abort)
         assert self.result is not None
         return self.result.unwrap()
 
 
-def no_abort(_: object) -> trio.lowlevel.Abort:
+def _no_abort(_: object) -> trio.lowlevel.Abort:
     """Say of a wait that it cannot be cancelled."""
     return trio.lowlevel.Abort.FAILED
 

@@ -17,7 +17,6 @@ from durable_trio.stores.sqlite.library import sqlite3
 
 __all__ = [
     "BUSY_TIMEOUT_MS",
-    "distrust_schema",
     "open_connection",
     "open_for_user",
     "reading_anything",
@@ -55,7 +54,7 @@ def open_connection(
         factory=factory,
     )
     try:
-        distrust_schema(connection)
+        _distrust_schema(connection)
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA mmap_size = 0").fetchall()
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -70,12 +69,12 @@ def open_for_user(target: str, *, uri: bool) -> sqlite3.Connection:
     """Open a connection that is the user's own: it never moves the log, which is left to the write turn."""
     connection = sqlite3.connect(target, timeout=BUSY_TIMEOUT_MS / 1000, uri=uri, check_same_thread=False)
     connection.execute("PRAGMA foreign_keys = ON")
-    distrust_schema(connection)
+    _distrust_schema(connection)
     connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
     return connection
 
 
-def distrust_schema(connection: sqlite3.Connection) -> None:
+def _distrust_schema(connection: sqlite3.Connection) -> None:
     """Have nothing in a file's schema call functions that could do harm, where this SQLite can tell which these are.
 
     Older ones (3.40, for example) take JSON functions for such, which the triggers for tags call. There the schema is

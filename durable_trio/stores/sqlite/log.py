@@ -20,7 +20,6 @@ from typing import Final
 __all__ = [
     "Generation",
     "Log",
-    "find_descriptor",
     "is_cut_short",
     "log_is_spoilt",
     "read_generation",
@@ -57,7 +56,7 @@ class Log:
         #: Others whenever the log was begun anew.
         self.salts = b""
         with suppress(OSError):
-            self._index = find_descriptor(self._index_path)
+            self._index = _find_descriptor(self._index_path)
             self._log = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def is_spoilt(self) -> bool:
@@ -123,7 +122,7 @@ def _ends_with(log: int, header: bytes) -> bool:
     return len(frame) == frame_bytes and _CHECKSUM.unpack_from(frame) == (first, second)
 
 
-def find_descriptor(path: str) -> int | None:
+def _find_descriptor(path: str) -> int | None:
     """Return a descriptor of this process for a file, if it has one; leave it open.
 
     Raises:
@@ -139,7 +138,7 @@ def find_descriptor(path: str) -> int | None:
 
 def read_header(path: str, count: int) -> bytes:
     """Return the first bytes of a file of SQLite's, and keep the locks that this process may have on it."""
-    descriptor = find_descriptor(path)
+    descriptor = _find_descriptor(path)
     if descriptor is not None:
         return os.pread(descriptor, count, 0)
     with open(path, "rb", buffering=0) as file:

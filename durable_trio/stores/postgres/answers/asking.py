@@ -8,10 +8,10 @@ import attrs
 
 from durable_trio.stores.postgres.wire import Answer, Request, Wire
 
-__all__ = ["NO_CHARACTER", "Asking", "text"]
+__all__ = ["Asking", "text"]
 
 #: In place of a NUL, which no text has in the database. Nor has any name this one.
-NO_CHARACTER: Final = "\uffff"
+_NO_CHARACTER: Final = "\uffff"
 _BEGIN: Final = Request("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _END: Final = Request("ROLLBACK")
 
@@ -48,4 +48,4 @@ class Asking:
 
 def text(value: str) -> str:
     """Return a text to look for, such that one which cannot be stored is found nowhere."""
-    return value.replace("\0", NO_CHARACTER)
+    return value.replace("\0", _NO_CHARACTER)

@@ -61,7 +61,6 @@ __all__ = [
     "loaded_from",
     "read_values",
     "to_load",
-    "values_from",
 ]
 
 _DAMAGE: Final = attrgetter("damage")
@@ -250,10 +249,10 @@ def _ids(asking: Asking, statement: str, run_ids: Sequence[str]) -> tuple[str, .
 
 def read_values(asking: Asking, question: ReadValues) -> Mapping[int, Mapping[str, str]]:
     """Return the published values of some runs."""
-    return values_from(question.runs, asking.only((PUBLISHED_OF, (numbers(question.runs),)))[0])
+    return _values_from(question.runs, asking.only((PUBLISHED_OF, (numbers(question.runs),)))[0])
 
 
-def values_from(runs: Sequence[int], answer: Answer) -> dict[int, Mapping[str, str]]:
+def _values_from(runs: Sequence[int], answer: Answer) -> dict[int, Mapping[str, str]]:
     """Return what an answer to ``PUBLISHED_OF`` tells of some runs, by run and key."""
     return {
         run: {key: value for key, value, _, _ in published} for run, published in _by_run(answer.rows, runs).items()
