@@ -64,7 +64,7 @@ def probe_plan(seed: int, probes: Sequence[str], *, count: int = 1) -> Plan:
     """Return a campaign that dies at each of the probes, one after the other."""
     chance = random.Random(f"{seed} {probes}")
     # Somebody must have died before anybody can be declared dead.
-    first = (Kill(probe="after:start"),) if probes[0].endswith(":reap") else ()
+    first = (Kill(probe="after:start"),) if probes[0].endswith((":reap", ":tell-death")) else ()
     return Plan(
         name="probes " + " ".join(probes),
         seed=seed,
