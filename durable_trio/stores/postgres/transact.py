@@ -59,7 +59,7 @@ _PAUSES_SECONDS_MAX: Final = (0.02, 0.04, 0.08, 0.16, *[0.3] * 1000)
 
 @attrs.define(eq=False)
 class Transactions:
-    """Runs transactions of the user's on up to ``count`` connections at a time.
+    """Runs transactions of the user's, each on a connection that it has alone; one that is free is used again.
 
     Args:
         make: makes a connection, to a database that has what was committed before.
@@ -73,7 +73,8 @@ class Transactions:
     _idle: list[Link] = attrs.Factory(list)
     _lock: threading.Lock = attrs.Factory(threading.Lock)
     _is_open: bool = True
-    # The numbers of those of which it is not known whether they were committed.
+    # The numbers of those of which it is not known whether they were committed. The same function is given again, until
+    # the writer ends, and this with it.
     _in_doubt: dict[Callable[[Any], Advance], int] = attrs.Factory(dict)
     # How often those have lost their connection while they worked, and since when.
     _losses: dict[Callable[[Any], Advance], tuple[int, float]] = attrs.Factory(dict)
