@@ -76,7 +76,7 @@ def _ended_by_second(signals: Sequence[int]) -> Iterator[None]:
     def arrived(os_signal: int, frame: FrameType | None) -> None:
         nonlocal has_come
         if has_come:  # both came while Python was away: this one was on its way already
-            _end_by(os_signal)
+            end_by(os_signal)
         has_come = True
         _leave_to_kernel(signals)
         inner[os_signal](os_signal, frame)
@@ -121,12 +121,13 @@ def ended_by_second_ctrl_c() -> Iterator[None]:
 
 def _leave_to_kernel(signals: Sequence[int]) -> None:
     # The first process of a container has no default: the kernel would drop what has no handler.
-    action = _end_by if os.getpid() == 1 else signal.SIG_DFL
+    action = end_by if os.getpid() == 1 else signal.SIG_DFL
     for os_signal in signals:
         signal.signal(os_signal, action)
 
 
-def _end_by(os_signal: int, frame: FrameType | None = None) -> NoReturn:
+def end_by(os_signal: int, frame: FrameType | None = None) -> NoReturn:
+    """End this process by a signal, as a handler of it: at once, whatever anybody waits for."""
     signal.signal(os_signal, signal.SIG_DFL)
     signal.raise_signal(os_signal)
     os._exit(128 + os_signal)  # where its default is to do nothing

@@ -23,6 +23,7 @@ import trio
 from outcome import Error, Outcome
 
 from durable_trio.engine.engine import Engine
+from durable_trio.engine.os_signals import end_by
 from durable_trio.platforms.hosts.driver import Driver
 from durable_trio.platforms.hosts.host import Host
 
@@ -372,8 +373,7 @@ class DesktopEngine:
     def _interrupted(self, os_signal: int, frame: FrameType | None) -> None:
         self._interrupted_count += 1
         if self._interrupted_count >= _ENDS_PROCESS:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
+            end_by(os_signal)
         self._host.call_soon(self._close_interrupted)
 
     def _close_interrupted(self) -> None:

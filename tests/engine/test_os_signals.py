@@ -75,7 +75,7 @@ def test_a_server_that_no_signal_has_reached_gives_back_the_handlers_too(own: Ca
 
 def test_signals_that_both_come_while_python_is_away_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[int] = []
-    monkeypatch.setattr(os_signals, "_end_by", ended.append)
+    monkeypatch.setattr(os_signals, "end_by", ended.append)
 
     def happens() -> None:
         handler: Any = signal.getsignal(signal.SIGTERM)
@@ -96,7 +96,7 @@ def test_the_first_process_of_a_container_ends_itself_for_the_kernel_would_not(m
         seen.extend(handlers())
 
     trio.run(partial(Engine(":memory:").serve, task_status=Started(happens)))
-    assert seen == [os_signals._end_by] * 2
+    assert seen == [os_signals.end_by] * 2
 
 
 def test_after_ctrl_c_a_program_has_its_handler_again_once_its_engine_has_drained(file_path: str) -> None:

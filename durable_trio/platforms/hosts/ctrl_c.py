@@ -8,16 +8,18 @@ third Ctrl-C within one turn ends the process.
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final
 
+from durable_trio.engine.os_signals import end_by
+
 __all__ = ["CtrlC"]
 
-_ENOUGH: Final = 3
+# Of those that come within one turn.
+_ENDS_PROCESS: Final = 3
 
 
 class CtrlC:
@@ -60,7 +62,5 @@ class CtrlC:
                 self._before(os_signal, frame)
             return
         self._deferred_count += 1
-        if self._deferred_count >= _ENOUGH:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGINT)
-            os._exit(128 + signal.SIGINT)  # where its default is to do nothing
+        if self._deferred_count >= _ENDS_PROCESS:
+            end_by(os_signal)
