@@ -31,7 +31,7 @@ async def guest(driver: Driver, main: Callable[[], Coroutine[Any, Any, Any]], **
     return (await ended).unwrap()
 
 
-def test_trio_has_what_the_driver_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trio_has_what_the_driver_takes() -> None:
     """The canary: if this fails with another version of trio, see ``GuestParts``."""
     found: list[GuestParts | None] = []
 

@@ -84,14 +84,15 @@ class Driver:
         self._load = HostLoad(host)
 
     @property
-    def is_running(self) -> bool:
-        """Whether the run has begun and not ended."""
-        return self._ended is not None
-
-    @property
     def is_own(self) -> bool:
         """Whether this driver does the work, and not trio's own ticks."""
         return self._parts is not None
+
+    @property
+    def _own(self) -> GuestParts:
+        """The parts of trio, where this driver does the work."""
+        assert self._parts is not None
+        return self._parts
 
     def start(
         self, main: Callable[[], Awaitable[Any]], ended: Callable[[Outcome[Any]], object], **options: Any
@@ -108,7 +109,7 @@ class Driver:
                 main,
                 run_sync_soon_threadsafe=self._soon_from_thread,
                 run_sync_soon_not_threadsafe=self._first,
-                done_callback=self._finish_later,
+                done_callback=self._finish_soon,
                 host_uses_signal_set_wakeup_fd=True,
                 **options,
             )
@@ -121,8 +122,7 @@ class Driver:
     def wake(self) -> None:
         """Have a turn soon: something was given to trio from the host's side."""
         if self._is_waiting:
-            parts = self._parts
-            assert parts is not None
+            parts = self._own
             parts.state.unrolled_run_next_send = capture(parts.get_events, 0)
             self._go_on()
 
@@ -168,10 +168,8 @@ class Driver:
 
     def _go_on(self) -> None:
         """Have the next turn in the host's next pass."""
-        parts = self._parts
-        assert parts is not None
         self._is_waiting = False
-        parts.runner.guest_tick_scheduled = True  # else trio would wake its descriptor, too
+        self._own.runner.guest_tick_scheduled = True  # else trio would wake its descriptor, too
         self._load.pass_begins()
         self._host.call_soon(self._queued_turn)
 
@@ -186,8 +184,7 @@ class Driver:
 
     def _passes(self) -> None:
         """Let trio make its passes, until it waits or its time is over."""
-        parts = self._parts
-        assert parts is not None
+        parts = self._own
         state, get_events = parts.state, parts.get_events
         ends_at = perf_counter() + TURN_SECONDS
         may_linger = True
@@ -198,10 +195,10 @@ class Driver:
                     timeout = state.unrolled_run_next_send.send(state.unrolled_run_gen)
                 except StopIteration:
                     outcome: Outcome[Any] = parts.runner.main_task_outcome
-                    self._finish_soon(outcome)
+                    self._leave_host(outcome)
                     return
                 except trio.TrioInternalError as error:
-                    self._finish_soon(Error(error))
+                    self._leave_host(Error(error))
                     return
                 events = capture(get_events, 0)
                 if not isinstance(events, Error) and not events.value:
@@ -222,9 +219,7 @@ class Driver:
 
     def _wait(self, timeout: float) -> None:
         """Have no turn before there are events, or the time is over."""
-        parts = self._parts
-        assert parts is not None
-        parts.runner.guest_tick_scheduled = False
+        self._own.runner.guest_tick_scheduled = False
         self._is_waiting = True
         self._due = perf_counter() + timeout
         if self._due < self._timer_due:
@@ -234,8 +229,7 @@ class Driver:
 
     def _resume(self, events: Outcome[Any]) -> None:
         """Have a turn now: there are these events, or the time is over."""
-        parts = self._parts
-        assert parts is not None
+        parts = self._own
         self._is_waiting = False
         parts.runner.guest_tick_scheduled = True
         parts.state.unrolled_run_next_send = events
@@ -250,9 +244,7 @@ class Driver:
 
     def _resume_if_any(self) -> bool:
         """Have a turn now if there are events."""
-        parts = self._parts
-        assert parts is not None
-        events = capture(parts.get_events, 0)
+        events = capture(self._own.get_events, 0)
         if not isinstance(events, Error) and not events.value:
             return False
         self._resume(events)
@@ -273,9 +265,7 @@ class Driver:
         if left > 0.000_5:
             self._set_timer(left)
         elif not self._resume_if_any():
-            parts = self._parts
-            assert parts is not None
-            self._resume(capture(parts.get_events, 0))
+            self._resume(capture(self._own.get_events, 0))
 
     # ---- lingering ---------------------------------------------------------------------------------------------
 
@@ -306,17 +296,16 @@ class Driver:
 
     # ---- the end -----------------------------------------------------------------------------------------------
 
-    def _finish_soon(self, outcome: Outcome[Any]) -> None:
-        """End, outside of the turn: who is told is code of the host's."""
-        parts = self._parts
-        assert parts is not None
+    def _leave_host(self, outcome: Outcome[Any]) -> None:
+        """Ask the host for nothing any more: trio has ended."""
         self._is_waiting = False
-        self._host.remove_reader(parts.descriptor)
+        self._host.remove_reader(self._own.descriptor)
         if self._timer is not None:
             self._timer.cancel()
-        self._finish_later(outcome)
+        self._finish_soon(outcome)
 
-    def _finish_later(self, outcome: Outcome[Any]) -> None:
+    def _finish_soon(self, outcome: Outcome[Any]) -> None:
+        """End outside of the turn: who is told is code of the host's."""
         self._host.call_soon(lambda: self._finish(outcome))
 
     def _finish(self, outcome: Outcome[Any]) -> None:
