@@ -100,6 +100,9 @@ class Transactions:
                 self._note_loss(fn, error)
             self._in_doubt[fn] = number
             raise
+        except BaseException:  # the function's own: it is not given again
+            self._losses.pop(fn, None)
+            raise
         self._losses.pop(fn, None)
         return outcome
 

@@ -550,3 +550,21 @@ def test_a_function_that_ends_its_connection_each_time_is_given_up(
     with pytest.raises(StepFailed, match="lost 12 times in a row"):
         payments.store.transact(payments.fence, whole, seconds_max=20)
     payments.must_have_written_nothing()
+
+
+def test_a_function_that_fails_by_itself_after_a_lost_connection_is_forgotten(payments: Payments) -> None:
+    """It is not given again, and so nobody would ask for it any more."""
+    calls: list[int] = []
+
+    def whole(connection: Connection) -> Advance:
+        calls.append(1)
+        if len(calls) == 1:
+            connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        raise ValueError("it is no use")
+
+    with pytest.raises(StoreAway):
+        payments.store.transact(payments.fence, whole, seconds_max=20)
+    with pytest.raises(ValueError, match="it is no use"):
+        payments.store.transact(payments.fence, whole, seconds_max=20)
+    transactions = payments.store._transactions
+    assert (transactions._losses, transactions._in_doubt) == ({}, {})
