@@ -1,4 +1,4 @@
-"""Each test of the bridge runs in each kind of loop, with the engine in that loop's thread and in one of its own."""
+"""What tests of other loops run in: each loop of asyncio's interface, each host of an engine there, each toolkit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.platforms.kit import HOSTS, LOOPS, Kind, make_loop, run_in
+from tests.platforms.windows import TOOLKITS, must_be_there
 
 
 @pytest.fixture(params=HOSTS)
@@ -22,6 +23,14 @@ def host(request: pytest.FixtureRequest) -> Kind:
 def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]:
     """Run a program in a loop of each kind."""
     return functools.partial(run_in, request.param)
+
+
+@pytest.fixture(params=TOOLKITS)
+def toolkit(request: pytest.FixtureRequest) -> str:
+    """The name of each toolkit that is there."""
+    found: str = request.param
+    must_be_there(found)
+    return found
 
 
 @pytest.fixture(autouse=True, scope="session")

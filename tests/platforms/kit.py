@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.engine.harness import PATIENCE_SECONDS
+from tests.kit.forks import Forked
 
 T = TypeVar("T")
 Kind: TypeAlias = Literal["guest", "thread"]
@@ -52,3 +53,12 @@ async def raised(work: Awaitable[object]) -> BaseException:
     except BaseException as error:
         return error
     raise AssertionError("it has raised nothing")
+
+
+def wait_for(process: Forked[Any], line: str) -> None:
+    """Return once it has printed a line."""
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said.strip() == line:
+            return
+    raise AssertionError(f"it has ended: {process.communicate()[1]}")

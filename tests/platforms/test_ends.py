@@ -15,7 +15,7 @@ import pytest
 
 from tests.engine.harness import PATIENCE_SECONDS
 from tests.kit.forks import Forked
-from tests.platforms.kit import Kind
+from tests.platforms.kit import Kind, wait_for
 
 STEPS = 6
 
@@ -84,15 +84,6 @@ class Program:
         """Return how often each step has begun, or ended."""
         lines = (line.split() for line in Path(f"{self._path}.notes").read_text().splitlines())
         return Counter(int(n) for said, n in lines if said == word)
-
-
-def wait_for(process: Forked[Any], line: str) -> None:
-    """Return once it has printed a line."""
-    assert process.stdout is not None
-    for said in process.stdout:
-        if said.strip() == line:
-            return
-    raise AssertionError(f"it has ended: {process.communicate()[1]}")
 
 
 @pytest.mark.parametrize("n", [2, 3])
