@@ -27,7 +27,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import trio
@@ -219,15 +219,7 @@ def main() -> None:
         folder.chmod(0o755)  # the server may be another user's
         with stores(arguments.store, folder) as places:
             results = trio.run(measure, places, arguments.rounds)
-    machine = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "sqlite": durable_trio.sqlite3.sqlite_version,
-        "pragmas": "journal_mode=WAL synchronous=FULL",
-        "rounds": arguments.rounds,
-        "load_average": os.getloadavg()[0],
-    }
+    machine = machine_of(arguments.rounds)
     summaries = {store: summary_of(found) for store, found in results.items()}
     if arguments.json:
         # Of the file alone as it was before there were others.
@@ -241,14 +233,27 @@ def main() -> None:
     for store, summary in summaries.items():
         if len(summaries) > 1:
             print(f"\n{store}")
-        for key, value in summary.items():
-            print(f"{key:26} {value['median']:10.2f}   ({value['least']:.2f} - {value['most']:.2f})")
+        show(summary)
     if len(summaries) > 1:
         ratios = [
             one["steps_per_second"] / other["steps_per_second"]
             for one, other in zip(results["postgres"], results["sqlite"], strict=True)
         ]
         print(f"\nsteps per second, postgres to sqlite: {statistics.median(ratios):.2f} (median of rounds)")
+
+
+def machine_of(rounds: int) -> dict[str, Any]:
+    """Return on what it was measured, and how often."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "trio": trio.__version__,
+        "sqlite": durable_trio.sqlite3.sqlite_version,
+        "pragmas": "journal_mode=WAL synchronous=FULL",
+        "rounds": rounds,
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def summary_of(results: list[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -261,6 +266,12 @@ def summary_of(results: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         }
         for key in results[0]
     }
+
+
+def show(summary: dict[str, dict[str, float]]) -> None:
+    """Print each figure with its spread."""
+    for key, value in summary.items():
+        print(f"{key:26} {value['median']:10.2f}   ({value['least']:.2f} - {value['most']:.2f})")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,6 @@ import argparse
 import asyncio
 import gc
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -31,7 +29,7 @@ from typing import Any, Final, Literal, Protocol
 
 import attrs
 import trio
-from bench import quantile_ms, sequential, short, summary_of
+from bench import machine_of, quantile_ms, sequential, short, show, summary_of
 
 import durable_trio
 import durable_trio.asyncio
@@ -162,16 +160,19 @@ async def figures_of(host: Measured) -> dict[str, float]:
 
 
 async def in_trio(path: str) -> dict[str, float]:
+    """Return the figures of an engine that ``trio.run`` runs."""
     async with durable_trio.open_engine(path, workflows=[sequential, short]) as engine:
         return await figures_of(InTrio(engine))
 
 
 async def in_asyncio(path: str, host: Literal["guest", "thread"]) -> dict[str, float]:
+    """Return those of one in the loop that runs here."""
     async with durable_trio.asyncio.open_engine(path, workflows=[sequential, short], host=host) as engine:
         return await figures_of(InAsyncio(engine))
 
 
 def in_uvloop(path: str) -> dict[str, float]:
+    """Return those of one in a loop of uvloop's."""
     import uvloop
 
     return uvloop.run(in_asyncio(path, "guest"))
@@ -186,6 +187,7 @@ HOSTS: Final[dict[str, Callable[[str], dict[str, float]]]] = {
 
 
 def main() -> None:
+    """Measure one host after the other in each round, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=None, help="a folder on the disk to measure; default temporary")
     parser.add_argument("--rounds", type=int, default=5)
@@ -201,14 +203,7 @@ def main() -> None:
                 if "native" in results and host != "native":
                     found["rate_to_native"] = found["steps_per_second"] / results["native"][-1]["steps_per_second"]
                 results[host].append(found)
-    machine = {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "trio": trio.__version__,
-        "rounds": arguments.rounds,
-        "load_average": os.getloadavg()[0],
-    }
+    machine = machine_of(arguments.rounds)
     summaries = {host: summary_of(found) for host, found in results.items()}
     if arguments.json:
         print(json.dumps({"machine": machine, "results": summaries}, indent=2))
@@ -221,8 +216,7 @@ def main() -> None:
     print("median of rounds (least - most)")
     for host, summary in summaries.items():
         print(f"\n{host}")
-        for key, value in summary.items():
-            print(f"{key:20} {value['median']:10.2f}   ({value['least']:.2f} - {value['most']:.2f})")
+        show(summary)
 
 
 if __name__ == "__main__":
