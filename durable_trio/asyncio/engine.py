@@ -239,11 +239,11 @@ class Engine:
 
     async def status(self) -> EngineStatus:
         """Return what the engine and its store look like now."""
-        return await self._call(partial(self._native.status))
+        return await self._call(self._native.status)
 
     async def versions(self) -> tuple[VersionRecord, ...]:
         """Return the versions of all workflows, who serves them, and how many runs need them."""
-        return await self._call(partial(self._native.versions))
+        return await self._call(self._native.versions)
 
     async def tree(self) -> TreeNode:
         """Return this process's supervision tree as data, with the runs that are in memory."""
@@ -265,11 +265,11 @@ class Engine:
 
     async def processes(self) -> tuple[ProcessReport, ...]:
         """Return what the processes that serve this store say of themselves."""
-        return await self._call(partial(self._native.processes))
+        return await self._call(self._native.processes)
 
     async def trees(self) -> tuple[TreeNode, ...]:
         """Return the supervision trees of all servers of this store."""
-        return await self._call(partial(self._native.trees))
+        return await self._call(self._native.trees)
 
     # ---- going on, and removing --------------------------------------------------------------------------------
 

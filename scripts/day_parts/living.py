@@ -113,25 +113,29 @@ class Day:
         return None if document["next_due"] is None else datetime.fromisoformat(document["next_due"]).timestamp()
 
     async def _start_runs(self) -> None:
-        numbers, end = self.numbers, self.minutes * MINUTE
+        """Store all runs of the day, of which each waits for something in it."""
+        numbers, seconds_max = self.numbers, 0.8 * self.minutes * MINUTE
         async with shop.make_at(self.store) as engine:
             for _ in range(self.runs):
-                kind = numbers.randrange(4)
-                seconds = numbers.uniform(0, 0.8 * end)
-                if kind == 0:
-                    left, chain = 0.8 * end, list[float]()
-                    while left > 0 and len(chain) < 6:
-                        chain.append(numbers.choice([0.2, 59, 61, numbers.uniform(0, left / 2)]))
-                        left -= chain[-1] + MINUTE  # it may be found a minute late each time
-                    await engine.start(shop.naps, chain)
-                elif kind == 1:
-                    await engine.start(
-                        shop.begins, MORNING + seconds, at=datetime.fromtimestamp(MORNING + seconds, UTC)
-                    )
-                elif kind == 2:
-                    await engine.start(shop.waits, seconds)
-                else:
-                    await engine.start(shop.tries, seconds / 2.5)
+                seconds = numbers.uniform(0, seconds_max)
+                match numbers.choice(["naps", "begins", "waits", "tries"]):
+                    case "naps":
+                        await engine.start(shop.naps, self._naps(seconds_max))
+                    case "begins":
+                        at = MORNING + seconds
+                        await engine.start(shop.begins, at, at=datetime.fromtimestamp(at, UTC))
+                    case "waits":
+                        await engine.start(shop.waits, seconds)
+                    case "tries":
+                        await engine.start(shop.tries, seconds / 2.5)
+
+    def _naps(self, seconds_max: float) -> list[float]:
+        """Return for how long a run sleeps, again and again: a moment, about a minute, or any time."""
+        left, naps = seconds_max, list[float]()
+        while left > 0 and len(naps) < 6:
+            naps.append(self.numbers.choice([0.2, 59, 61, self.numbers.uniform(0, left / 2)]))
+            left -= naps[-1] + MINUTE  # it may be found a minute late each time
+        return naps
 
     # ---- judging ---------------------------------------------------------------------------------------------------
 

@@ -315,6 +315,11 @@ def _tell_left_open() -> None:
 
 
 def _forget_closed() -> None:
+    """Forget the bridges of loops that are closed; say so where one of them leaves a guest in this thread.
+
+    Raises:
+        RuntimeError: the first time; then trio is free.
+    """
     for key, bridge in list(_BRIDGES.items()):
         if key[0].is_closed():
             del _BRIDGES[key]
