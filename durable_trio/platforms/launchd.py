@@ -17,8 +17,17 @@ from typing import Any, Final
 import attrs
 import trio
 
-from durable_trio.clock import Clock, to_datetime
-from durable_trio.platforms.wake_ups import Program, WakeUp, WakeUpFailed, call, instant_in, not_past, tagged
+from durable_trio.clock import Clock
+from durable_trio.platforms.wake_ups import (
+    Program,
+    WakeUp,
+    WakeUpFailed,
+    call,
+    instants_of,
+    is_asked_for,
+    not_past,
+    tagged,
+)
 
 __all__ = ["LaunchdWakeUp"]
 
@@ -49,8 +58,8 @@ class LaunchdWakeUp(WakeUp):
     async def schedule(self, at: datetime) -> None:
         """Have the program started at the first minute that is not before that instant, unless an earlier one comes."""
         due = self.minute(at)
-        jobs, now = await self._jobs(), to_datetime(self.clock.stamp())
-        if any(now < each <= due for each in jobs.values()):
+        jobs = await self._jobs()
+        if is_asked_for(due, jobs.values(), self.clock):
             return
         label = tagged(self.program.name, due)
         path = self._path(label)
@@ -103,9 +112,7 @@ class LaunchdWakeUp(WakeUp):
 
     async def _jobs(self) -> Mapping[str, datetime]:
         """Return the instants of all jobs of the program by their labels."""
-        names = await trio.to_thread.run_sync(_labels, self.agents)
-        found = ((label, instant_in(self.program.name, label)) for label in names)
-        return {label: instant for label, instant in found if instant is not None}
+        return instants_of(self.program.name, await trio.to_thread.run_sync(_labels, self.agents))
 
     async def _remove(self, label: str) -> None:
         # The list first: what is unloaded and still has one would be loaded again at the next login.

@@ -10,8 +10,8 @@ from typing import Final
 
 import attrs
 
-from durable_trio.clock import Clock, to_datetime
-from durable_trio.platforms.wake_ups import Program, WakeUp, call, instant_in, not_past, tagged
+from durable_trio.clock import Clock
+from durable_trio.platforms.wake_ups import Program, WakeUp, call, instants_of, is_asked_for, not_past, tagged
 
 __all__ = ["SystemdWakeUp"]
 
@@ -41,8 +41,7 @@ class SystemdWakeUp(WakeUp):
         # The second that it is in, not the next: a second too early it is waited for.
         due = not_past(at, self.clock, margin=_MARGIN).replace(microsecond=0)
         timers = await self._timers()
-        now = to_datetime(self.clock.stamp())
-        if any(now < each <= due for each in timers.values()):
+        if is_asked_for(due, timers.values(), self.clock):
             return
         await call(self.command(due))
         # Only now, so that there is one at each moment; and only later ones, which are needless.
@@ -84,8 +83,8 @@ class SystemdWakeUp(WakeUp):
         return ["systemctl", *(() if self.is_system else ("--user",))]
 
     async def _timers(self) -> Mapping[str, datetime]:
+        """Return the instants of all timers of the program by their units."""
         pattern = f"{self.program.name}-*.timer"
         said = await call([*self._systemctl, "list-units", "--all", "--plain", "--no-legend", "--no-pager", pattern])
         units = [line.split()[0] for line in said.splitlines() if line.strip()]
-        found = ((unit, instant_in(self.program.name, unit)) for unit in units)
-        return {unit: instant for unit, instant in found if instant is not None}
+        return instants_of(self.program.name, units)

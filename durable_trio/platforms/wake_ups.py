@@ -25,7 +25,7 @@ import trio
 from durable_trio.clock import Clock, from_datetime, to_datetime
 from durable_trio.errors import DurableError
 
-__all__ = ["NoWakeUp", "Program", "WakeUp", "WakeUpFailed", "call", "instant_in", "not_past", "tagged"]
+__all__ = ["NoWakeUp", "Program", "WakeUp", "WakeUpFailed", "call", "instants_of", "is_asked_for", "not_past", "tagged"]
 
 # Managers of services answer in milliseconds; one that is stuck must not keep a process that is about to end.
 _ANSWER_SECONDS: Final = 10.0
@@ -140,10 +140,16 @@ def tagged(name: str, at: datetime) -> str:
     return f"{name}-{at.astimezone(UTC).strftime(_TAG)}"
 
 
-def instant_in(name: str, tagged_name: str) -> datetime | None:
-    """Return the instant of a wake-up; ``None`` if that is not one of these."""
-    found = _TAGGED.match(tagged_name, len(name)) if tagged_name.startswith(name) else None
-    return None if found is None else datetime.strptime(found[1], _TAG).replace(tzinfo=UTC)
+def instants_of(name: str, tagged_names: Iterable[str]) -> dict[str, datetime]:
+    """Return the instants of those that are wake-ups of a program, by their names."""
+    found = {each: _TAGGED.match(each, len(name)) for each in tagged_names if each.startswith(name)}
+    return {each: datetime.strptime(tag[1], _TAG).replace(tzinfo=UTC) for each, tag in found.items() if tag is not None}
+
+
+def is_asked_for(due: datetime, instants: Iterable[datetime], clock: Clock) -> bool:
+    """Return whether one of these wake-ups is to come, and not after ``due``."""
+    now = to_datetime(clock.stamp())
+    return any(now < each <= due for each in instants)
 
 
 async def call(argv: Sequence[str | Path], *, text: str = "") -> str:
