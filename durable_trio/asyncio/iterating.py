@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from types import TracebackType
-from typing import TypeVar, cast
+from typing import Generic, TypeVar
 
 from durable_trio.engine import bulk, watching
 from durable_trio.platforms.hosts.bridges import Bridge
@@ -17,29 +17,46 @@ from supervisors import Event, EventStream
 __all__ = ["Bulk", "Changes", "Events", "Watch"]
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
-async def _next(bridge: Bridge, source: AsyncIterator[T]) -> T:
-    """Return what comes next of an iterator of trio's."""
+class _Source(Generic[T, S]):
+    """An iterator of trio's, asked by a task of asyncio's.
 
-    async def step() -> tuple[bool, T | None]:
-        try:
-            return True, await source.__anext__()
-        except StopAsyncIteration:  # it would not survive a coroutine (PEP 479)
-            return False, None
+    A cancel may come when the iterator has given something already, and will not give it again. It is kept for the next
+    call then.
 
-    has_value, value = await bridge.call(step)
-    if not has_value:
-        raise StopAsyncIteration
-    return cast(T, value)
+    Args:
+        state: what the iterator says of itself; as it was when it gave what was given last.
+    """
+
+    def __init__(self, bridge: Bridge, native: AsyncIterator[T], state: Callable[[], S]) -> None:
+        self._bridge = bridge
+        self._native = native
+        self._state = state
+        self._kept: list[tuple[T, S]] = []
+        self.state = state()
+
+    async def next(self) -> T:
+        """Return what comes next."""
+        if not self._kept:
+            await self._bridge.call(self._step)
+        if not self._kept:
+            raise StopAsyncIteration
+        value, self.state = self._kept.pop()
+        return value
+
+    async def _step(self) -> None:
+        with suppress(StopAsyncIteration):  # it would not survive a coroutine (PEP 479)
+            value = await self._native.__anext__()
+            self._kept.append((value, self._state()))
 
 
 class Changes:
     """An async iterator of ``RunRecord``, for one task. Made by ``Engine.watch`` and ``Run.watch``."""
 
     def __init__(self, bridge: Bridge, native: watching.Changes) -> None:
-        self._bridge = bridge
-        self._native = native
+        self._source = _Source(bridge, native, lambda: (native.cursor, native.is_present))
 
     def __aiter__(self) -> Changes:
         return self
@@ -47,19 +64,19 @@ class Changes:
     async def __anext__(self) -> RunRecord:
         """Return the next state; raise as the iterator of ``durable_trio.Engine.watch`` does.
 
-        *Cancellation:* nothing is lost: the next call gives the newest state.
+        *Cancellation:* nothing is lost: the next call goes on after the state that was given last.
         """
-        return await _next(self._bridge, self._native)
+        return await self._source.next()
 
     @property
     def cursor(self) -> str | None:
         """Where another watch goes on after the record that was given last (``since``); ``None`` before the first."""
-        return self._native.cursor
+        return self._source.state[0]
 
     @property
     def is_present(self) -> bool:
         """Whether the watch has found the state that was given last when it was opened: no change of now."""
-        return self._native.is_present
+        return self._source.state[1]
 
 
 class Watch(AbstractAsyncContextManager[Changes]):
@@ -92,6 +109,7 @@ class Bulk:
         self._bridge = bridge
         self._make = native
         self._native: bulk.Bulk | None = None
+        self._source: _Source[BulkProgress, None] | None = None
         self._only: Collection[str] | None = None
 
     @property
@@ -121,7 +139,9 @@ class Bulk:
         if self._native is None:
             await self._bridge.call(partial(self._with_native, _nothing))
         assert self._native is not None
-        return await _next(self._bridge, self._native)
+        if self._source is None:
+            self._source = _Source(self._bridge, self._native, _says_nothing)
+        return await self._source.next()
 
     async def _with_native(self, fn: Callable[[bulk.Bulk], Awaitable[T]]) -> T:
         if self._native is None:
@@ -133,12 +153,15 @@ async def _nothing(_: object) -> None:
     pass
 
 
+def _says_nothing() -> None:
+    pass
+
+
 class Events:
     """An async iterator of what happens in the supervision tree. Made by ``Engine.events``."""
 
     def __init__(self, bridge: Bridge, native: EventStream) -> None:
-        self._bridge = bridge
-        self._native = native
+        self._source = _Source(bridge, native, _says_nothing)
 
     def __aiter__(self) -> Events:
         return self
@@ -149,4 +172,4 @@ class Events:
         Raises:
             StopAsyncIteration: the engine is closed.
         """
-        return await _next(self._bridge, self._native)
+        return await self._source.next()
